@@ -146,9 +146,10 @@ class WarpAdamConfig:
     cov_beta: float = 0.95
 
     def __post_init__(self) -> None:
-        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
-            raise InvalidConfigError("betas", self.betas, "two numbers (beta1, beta2)")
-        object.__setattr__(self, "betas", tuple(self.betas))
+        betas: object = self.betas
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise InvalidConfigError("betas", betas, "two numbers (beta1, beta2)")
+        object.__setattr__(self, "betas", tuple(betas))
         numbers = {name: getattr(self, name) for name in LIMITS if name not in ("beta1", "beta2")}
         numbers |= {"beta1": self.betas[0], "beta2": self.betas[1]}
         for name, value in numbers.items():
@@ -160,9 +161,7 @@ class WarpAdamConfig:
                 raise InvalidConfigError(name, value, f"one of {', '.join(kind)}")
             object.__setattr__(self, name, str(kind(value)))
         if self.strategy not in STRATEGIES:
-            fitting = sorted(
-                {f"{s.structure} + {s.placement}" for s in STRATEGIES if s.learner == self.learner}
-            )
+            fitting = sorted({f"{s.structure} + {s.placement}" for s in STRATEGIES if s.learner == self.learner})
             raise InvalidConfigError(
                 "learner",
                 self.learner,

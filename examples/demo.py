@@ -1,0 +1,100 @@
+# The service from end to end on this machine: start it, post a job on real data, watch it, save what it recommends,
+# stop it. `make demo` runs this; everything it does is in reach of the `warptune` command too.
+"""Tune an autoencoder of the handwritten digits and save the recommended optimizer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from service.client import ApiError, Client
+from service.display import show_recommendation, watch
+
+SPEC: Final[dict[str, Any]] = {
+    "name": "digits-autoencoder",
+    "dataset": {"name": "digits"},
+    "model": {"name": "autoencoder", "hidden": [96, 48], "code": 30, "activation": "tanh"},
+    "search_space": {"preset": "quick"},
+    "baselines": ["adamw"],
+    "budget": {"trials_per_arm": 16, "steps": 300, "batch_size": 128},
+    "resources": {"slots": 1},  # one slot: the same seed gives the same configs
+    "confirm": {"seeds": 8},
+    "seed": 0,
+}
+
+OUTPUT: Final = Path("recommended.py")
+START_S: Final = 30.0
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_service(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start the API and a worker with a fresh SQLite database in ``folder``."""
+    environment = {
+        **os.environ,
+        "WARPTUNE_DATABASE_URL": f"sqlite:///{folder}/warptune.db",
+        "WARPTUNE_ARTIFACTS_URL": str(folder / "artifacts"),
+        "WARPTUNE_LOG_LEVEL": "WARNING",
+    }
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def wait_until_up(client: Client, service: subprocess.Popen[bytes]) -> None:
+    """Return when the service answers."""
+    deadline = time.monotonic() + START_S
+    while not client.is_up():
+        if service.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit("the service did not start")
+        time.sleep(0.1)
+
+
+def run(console: Console, client: Client) -> int:
+    """Run the job and save its recommendation; return the exit status."""
+    job = client.submit(SPEC)
+    console.print(f"job {job['id']}   watch it at {client.url}/dashboard", highlight=False)
+    job = dict(watch(console, client.watch(job["id"])))
+    if job["state"] != "succeeded":
+        console.print(f"[red]the job {job['state']}[/] {job['cause'] or ''}")
+        return 1
+    show_recommendation(console, client.recommendation(job["id"]))
+    OUTPUT.write_text(client.export(job["id"], "python"))
+    console.print(f"saved to [bold]{OUTPUT}[/]: run it, or import make_optimizer from it")
+    return 0
+
+
+def main() -> int:
+    """Run the demo."""
+    console, port = Console(), free_port()
+    with tempfile.TemporaryDirectory(prefix="warptune-demo-") as folder, Client(f"http://127.0.0.1:{port}") as client:
+        service = start_service(Path(folder), port)
+        try:
+            wait_until_up(client, service)
+            return run(console, client)
+        except ApiError as error:
+            console.print(f"[red]{error}[/]")
+            return 1
+        except KeyboardInterrupt:
+            console.print("stopped")
+            return 130
+        finally:
+            service.send_signal(signal.SIGTERM)
+            service.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+# Data only: the spaces that ship, each range with its reason. They serve single runs of small networks, 100 to 1,000
+# steps with a linearly decaying lr. What a range may be at all is in warpadam/config.py, how a user changes one in
+# overrides.py.
+"""The search spaces that ship, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from search_spaces.domains import Choice, Domain, Float, Int, Scalar
+from search_spaces.errors import SearchSpaceError, one_of
+from search_spaces.space import Parameter, SearchSpace
+from search_spaces.strategies import STRATEGY, strategy_parameter
+
+ADAM: Final[Mapping[str, Domain]] = {
+    # Below 3e-4 a run of 1,000 steps has not arrived when its lr has decayed to 0; above 0.1 Adam hardly ever trains.
+    "lr": Float(low=3e-4, high=0.1, log=True),
+    # The default, and one on either side: short or noisy runs differ in how much momentum they bear.
+    "beta1": Choice(values=(0.8, 0.9, 0.95)),
+    # A memory of 20, 100 and 1,000 steps; the last is longer than most runs here, but it is what users start from.
+    "beta2": Choice(values=(0.95, 0.99, 0.999)),
+    # None, PyTorch's default, and enough to regularise a network that overfits a small dataset.
+    "weight_decay": Choice(values=(0.0, 0.01, 0.1)),
+}
+"""What every arm may tune. One range for all: momentum and betas matter as much as lr, so nobody gets more of them."""
+
+_ROTATION: Final = "kronecker/sandwich/rotation"
+_DIAGONAL: Final = "diagonal/sandwich/hypergradient"
+_KRONECKER: Final = "kronecker/sandwich/hypergradient"
+_LOW_RANK: Final = "low_rank/sandwich/hypergradient"
+_PAPER: Final = tuple(f"{structure}/pre/hypergradient" for structure in ("diagonal", "low_rank", "kronecker", "full"))
+
+# P moves by about p_lr at each update, as the meta-gradient is normalised. Below 1e-3 it stays near the identity for a
+# whole run. Factors want 0.003 to 0.03; the learned scale of a rotation and a diagonal bear 0.1 to 0.3.
+_P_LR: Final = Float(low=1e-3, high=0.3, log=True)
+# At 1 the basis is always fresh; at 20 a run of 100 steps still gets five updates.
+_META_EVERY: Final = Int(low=1, high=20, log=True)
+# Off, or a pull that forgets P in about 1,000 or 100 updates: more would undo what one update learns.
+_P_DECAY: Final = Choice(values=(0.0, 0.001, 0.01))
+# Covariances over 10, 20 or 100 steps: shorter is noise, longer never warms up in a short run.
+_COV_BETA: Final = Choice(values=(0.9, 0.95, 0.99))
+# The layers of a small network have 10 to 100 rows: 16 columns are most of them, 1 is the cheapest there is.
+_RANK: Final = Int(low=1, high=16, log=True)
+# A dense block costs its square: 32 is one row of a small layer, 256 is still cheap beside the backward pass.
+_BLOCK_SIZE: Final = Choice(values=(32, 64, 128, 256))
+
+
+def _point(lr: float, beta1: float, beta2: float, **others: Scalar) -> dict[str, Scalar]:
+    return {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": 0.0, **others}
+
+
+def _warpadam(
+    name: str, strategies: tuple[str, ...], numbers: Mapping[str, Domain], first_trials: tuple[dict[str, Scalar], ...]
+) -> SearchSpace:
+    strategy = Parameter(name=STRATEGY, domain=Choice(values=strategies))
+    tuned = (strategy_parameter(number, domain, strategies) for number, domain in {**ADAM, **numbers}.items())
+    return SearchSpace(name=name, parameters=(strategy, *tuned), first_trials=first_trials)
+
+
+# For 10 to 20 trials: the strategy that is least sensitive to lr, the cheapest one that is not blind, and one number
+# for P. meta_every is fixed: a basis that is nearly always fresh costs little on small layers. weight_decay is off.
+QUICK: Final = _warpadam(
+    "quick",
+    (_ROTATION, _DIAGONAL),
+    {"weight_decay": Choice(values=(0.0,)), "p_lr": _P_LR, "meta_every": Choice(values=(2,))},
+    (
+        _point(0.01, 0.9, 0.95, strategy=_ROTATION, p_lr=0.03, meta_every=2),
+        _point(0.003, 0.9, 0.95, strategy=_ROTATION, p_lr=0.1, meta_every=2),
+        _point(0.01, 0.9, 0.95, strategy=_DIAGONAL, p_lr=0.1, meta_every=2),
+    ),
+)
+
+# The strategies worth their cost on a single run. Only sandwiches: a P before the moments that is not mapped back after
+# them is in `paper`. No `full`: its cost grows with the square of the block.
+DEFAULT: Final = _warpadam(
+    "default",
+    (_ROTATION, _KRONECKER, _DIAGONAL, _LOW_RANK),
+    {"p_lr": _P_LR, "meta_every": _META_EVERY, "p_decay": _P_DECAY, "cov_beta": _COV_BETA, "rank": _RANK},
+    (
+        _point(0.01, 0.9, 0.95, strategy=_ROTATION, p_lr=0.03, meta_every=2, cov_beta=0.95),
+        _point(0.003, 0.9, 0.95, strategy=_ROTATION, p_lr=0.1, meta_every=2, cov_beta=0.95),
+        _point(0.01, 0.9, 0.95, strategy=_KRONECKER, p_lr=0.01, meta_every=5, p_decay=0.0),
+    ),
+)
+
+# What the paper describes: P g into the moments, P learned by the meta-gradient, every structure. `diagonal` is the
+# negative control: Adam is blind to a constant positive diagonal before it.
+PAPER: Final = _warpadam(
+    "paper",
+    _PAPER,
+    {"p_lr": _P_LR, "meta_every": _META_EVERY, "p_decay": _P_DECAY, "rank": _RANK, "block_size": _BLOCK_SIZE},
+    (
+        _point(0.01, 0.9, 0.95, strategy=_PAPER[1], p_lr=0.003, meta_every=10, p_decay=0.0, rank=4),
+        _point(0.01, 0.9, 0.95, strategy=_PAPER[2], p_lr=0.001, meta_every=10, p_decay=0.01),
+        _point(0.03, 0.9, 0.95, strategy=_PAPER[0], p_lr=0.01, meta_every=10, p_decay=0.0),
+    ),
+)
+
+# The baseline: exactly the freedom on Adam's own numbers that WarpAdam has, and as many first trials.
+ADAMW: Final = SearchSpace(
+    name="adamw",
+    parameters=tuple(Parameter(name=name, domain=domain) for name, domain in ADAM.items()),
+    first_trials=(
+        _point(0.01, 0.9, 0.95),
+        _point(0.03, 0.9, 0.95),
+        _point(0.003, 0.9, 0.99),
+    ),
+)
+
+PRESETS: Final[Mapping[str, SearchSpace]] = {space.name: space for space in (DEFAULT, QUICK, PAPER, ADAMW)}
+"""Every preset by its name."""
+
+
+def get_preset(name: str) -> SearchSpace:
+    """Return the preset called ``name``.
+
+    Raises:
+        SearchSpaceError: There is no such preset; the message lists them.
+
+    >>> get_preset("adamw").names
+    ('lr', 'beta1', 'beta2', 'weight_decay')
+    """
+    if name not in PRESETS:
+        raise SearchSpaceError("preset", name, one_of(name, PRESETS))
+    return PRESETS[name]

@@ -1,0 +1,195 @@
+# Parameters, the condition under which one exists, and the space they form. Immutable and checked as a whole, so that
+# whoever holds a SearchSpace needs no further check; the kinds of values are in domains.py.
+"""A search space with conditional parameters, bound to no tuning library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+
+from search_spaces.domains import Choice, Domain, Float, Int, Scalar
+from search_spaces.errors import SearchSpaceError, one_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A parameter exists only while its parent has one of these values.
+
+    Attributes:
+        parent: Name of the parent parameter, a :class:`~search_spaces.Choice`.
+        values: The values of the parent.
+
+    >>> print(Condition(parent="strategy", values=("low_rank/pre/hypergradient",)))
+    strategy is low_rank/pre/hypergradient
+    """
+
+    parent: str
+    values: tuple[Scalar, ...]
+
+    def __str__(self) -> str:
+        return f"{self.parent} is {' or '.join(map(str, self.values))}"
+
+    def holds(self, values: Mapping[str, Scalar]) -> bool:
+        """Tell whether ``values`` has the parent at one of the values."""
+        return self.parent in values and values[self.parent] in self.values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One thing to tune.
+
+    Attributes:
+        name: Name of the parameter, as the optimizer calls it.
+        domain: The values it can take.
+        when: The condition under which it exists; None is always.
+
+    >>> Parameter(name="lr", domain=Float(low=0.001, high=0.1, log=True)).is_active({})
+    True
+    """
+
+    name: str
+    domain: Domain
+    when: Condition | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SearchSpaceError("name", self.name, "a name")
+        if not isinstance(self.domain, Float | Int | Choice):
+            raise SearchSpaceError(f"{self.name}.domain", self.domain, "a Float, an Int or a Choice")
+
+    def is_active(self, values: Mapping[str, Scalar]) -> bool:
+        """Tell whether the parameter exists beside ``values``, which hold the active parameters before it."""
+        return self.when is None or self.when.holds(values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """Parameters in an order where parents come before their children, and points worth trying first.
+
+    Attributes:
+        name: Name of the space.
+        parameters: The parameters, sorted when the space is made.
+        first_trials: Full, valid assignments to try before any sampling, best first.
+
+    Raises:
+        SearchSpaceError: Two parameters of one name, a condition on an unknown parent, on one that is no choice or on a
+            value it does not have, a circle of conditions, or a first trial that :meth:`check` refuses.
+
+    >>> rank = Parameter(name="rank", domain=Int(low=1, high=8), when=Condition(parent="low_rank", values=(True,)))
+    >>> low_rank = Parameter(name="low_rank", domain=Choice(values=(True, False)))
+    >>> space = SearchSpace(name="mine", parameters=(rank, low_rank))
+    >>> [parameter.name for parameter in space]
+    ['low_rank', 'rank']
+    >>> [parameter.name for parameter in space.active({"low_rank": False})]
+    ['low_rank']
+    >>> space.largest("rank")
+    8.0
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    first_trials: tuple[Mapping[str, Scalar], ...] = field(default=(), hash=False)
+
+    def __post_init__(self) -> None:
+        by_name = _by_name(self.parameters)
+        for parameter in self.parameters:
+            _check_condition(parameter, by_name)
+        object.__setattr__(self, "parameters", _parents_first(by_name))
+        for position, values in enumerate(self.first_trials):
+            try:
+                self.check(values)
+            except SearchSpaceError as error:
+                raise error.under(f"first_trials[{position}]") from None
+        object.__setattr__(self, "first_trials", tuple(MappingProxyType(dict(values)) for values in self.first_trials))
+
+    def __reduce__(self) -> tuple[partial[SearchSpace], tuple[()]]:
+        trials = tuple(dict(values) for values in self.first_trials)
+        return partial(SearchSpace, name=self.name, parameters=self.parameters, first_trials=trials), ()
+
+    def __iter__(self) -> Iterator[Parameter]:
+        return iter(self.parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Parameter:
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        raise SearchSpaceError("name", name, one_of(name, self.names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, parents first."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    def active(self, values: Mapping[str, Scalar]) -> tuple[Parameter, ...]:
+        """Return the parameters that exist under ``values``, parents first; a missing parent has no children."""
+        found: dict[str, Parameter] = {}
+        for parameter in self.parameters:
+            if parameter.is_active({name: values[name] for name in found if name in values}):
+                found[parameter.name] = parameter
+        return tuple(found.values())
+
+    def check(self, values: Mapping[str, Scalar]) -> None:
+        """Check that ``values`` has a legal value for every active parameter and nothing else.
+
+        Raises:
+            SearchSpaceError: Its ``path`` is the name of the first parameter that is wrong.
+        """
+        for name in values:
+            if name not in self:
+                raise SearchSpaceError(name, values[name], f"the name to be {one_of(name, self.names)}")
+        active = self.active(values)
+        for parameter in self.parameters:
+            value = values.get(parameter.name)
+            if parameter in active:
+                if not parameter.domain.contains(value):
+                    raise SearchSpaceError(parameter.name, value, str(parameter.domain))
+            elif parameter.name in values:
+                raise SearchSpaceError(parameter.name, value, f"no value unless {parameter.when}")
+
+    def largest(self, name: str) -> float | None:
+        """Return the largest number that a parameter can take; None if it is not here or is no number."""
+        return self[name].domain.largest if name in self else None
+
+
+def _by_name(parameters: Sequence[Parameter]) -> dict[str, Parameter]:
+    by_name: dict[str, Parameter] = {}
+    for parameter in parameters:
+        if parameter.name in by_name:
+            raise SearchSpaceError("parameters", parameter.name, "each name once")
+        by_name[parameter.name] = parameter
+    return by_name
+
+
+def _check_condition(parameter: Parameter, by_name: Mapping[str, Parameter]) -> None:
+    if (when := parameter.when) is None:
+        return
+    if when.parent not in by_name:
+        raise SearchSpaceError(f"{parameter.name}.when.parent", when.parent, one_of(when.parent, by_name))
+    domain = by_name[when.parent].domain
+    if not isinstance(domain, Choice):
+        raise SearchSpaceError(f"{parameter.name}.when.parent", when.parent, f"a choice, not {domain}")
+    if not when.values or not all(domain.contains(value) for value in when.values):
+        raise SearchSpaceError(f"{parameter.name}.when.values", when.values, f"values of {when.parent}: {domain}")
+
+
+def _parents_first(by_name: Mapping[str, Parameter]) -> tuple[Parameter, ...]:
+    ordered: dict[str, Parameter] = {}
+
+    def place(parameter: Parameter, below: tuple[str, ...]) -> None:
+        if parameter.name in below:
+            raise SearchSpaceError(f"{parameter.name}.when.parent", below[-1], "no circle of conditions")
+        if parameter.when is not None:
+            place(by_name[parameter.when.parent], (*below, parameter.name))
+        ordered[parameter.name] = parameter
+
+    for parameter in by_name.values():
+        place(parameter, ())
+    return tuple(ordered.values())

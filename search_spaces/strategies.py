@@ -1,0 +1,130 @@
+# Which of WarpAdam's numbers mean anything under which strategy, and which strategies a wish for a structure, a
+# placement or a learner leaves. The legal combinations themselves are in warpadam/config.py.
+"""Strategies as values of one parameter, and the parameters that depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import Final
+
+from search_spaces.domains import Domain
+from search_spaces.errors import SearchSpaceError, one_of
+from search_spaces.space import Condition, Parameter
+from warpadam.config import STRATEGIES, Learner, Placement, Strategy, Structure
+
+STRATEGY: Final = "strategy"
+"""Name of the parameter that holds structure, placement and learner, as ``str(Strategy)``."""
+
+FACETS: Final[Mapping[str, tuple[str, ...]]] = {
+    "structure": tuple(map(str, Structure)),
+    "placement": tuple(map(str, Placement)),
+    "learner": tuple(map(str, Learner)),
+}
+"""The three parts of a strategy and their values."""
+
+ALWAYS_USED: Final = frozenset({"lr", "beta1", "beta2", "eps", "weight_decay"})
+"""Adam's own numbers: every strategy uses them, and so does the plain AdamW."""
+
+_LEARNING: Final = tuple(str(learner) for learner in Learner if learner is not Learner.FROZEN)
+
+USED_BY: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "rank": ("structure", (Structure.LOW_RANK.value,)),
+    "block_size": ("structure", (Structure.FULL.value,)),
+    "max_dim": ("structure", (Structure.KRONECKER.value,)),
+    "p_lr": ("learner", _LEARNING),
+    "meta_every": ("learner", _LEARNING),
+    "p_decay": ("learner", (Learner.HYPERGRADIENT.value,)),
+    "cov_beta": ("learner", (Learner.ROTATION.value,)),
+}
+"""The numbers of P, each with the part of a strategy that decides whether it is used, and the values that use it."""
+
+_BY_NAME: Final[Mapping[str, Strategy]] = {str(strategy): strategy for strategy in STRATEGIES}
+
+
+def parse_strategy(text: object) -> Strategy:
+    """Return the strategy that ``text`` names.
+
+    Raises:
+        SearchSpaceError: It names no legal combination.
+
+    >>> parse_strategy("kronecker/sandwich/rotation").learner
+    <Learner.ROTATION: 'rotation'>
+    """
+    if not isinstance(text, str) or text not in _BY_NAME:
+        raise SearchSpaceError(STRATEGY, text, one_of(text, _BY_NAME))
+    return _BY_NAME[text]
+
+
+def is_used(name: str, strategy: str) -> bool:
+    """Tell whether WarpAdam's number ``name`` changes anything under ``strategy``.
+
+    >>> is_used("rank", "low_rank/pre/hypergradient"), is_used("rank", "diagonal/pre/hypergradient")
+    (True, False)
+    """
+    if name not in USED_BY:
+        return name in ALWAYS_USED
+    facet, values = USED_BY[name]
+    return getattr(_BY_NAME[strategy], facet) in values
+
+
+def strategy_parameter(name: str, domain: Domain, strategies: Sequence[str]) -> Parameter:
+    """Return the parameter of WarpAdam's number ``name``, which exists under those of ``strategies`` that use it.
+
+    >>> from search_spaces.domains import Int
+    >>> print(strategy_parameter("rank", Int(low=1, high=8), ["full/pre/hypergradient", "low_rank/pre/frozen"]).when)
+    strategy is low_rank/pre/frozen
+    """
+    if name in ALWAYS_USED:
+        return Parameter(name=name, domain=domain)
+    using = tuple(strategy for strategy in strategies if is_used(name, strategy))
+    return Parameter(name=name, domain=domain, when=Condition(parent=STRATEGY, values=using))
+
+
+def never_used(name: str, value: object, strategies: Iterable[str]) -> SearchSpaceError:
+    """Return the error for a value of WarpAdam's number ``name``, which none of ``strategies`` uses."""
+    facet, values = USED_BY[name]
+    here = ", ".join(dict.fromkeys(getattr(_BY_NAME[strategy], facet) for strategy in strategies))
+    return SearchSpaceError(name, value, f"no value unless {facet} is {' or '.join(values)}; here it is {here}")
+
+
+def choose_strategies(current: Sequence[str], wishes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the strategies that fit what is wished for.
+
+    Each wished combination takes the fitting strategies of ``current``; if there are none, those of the whole table of
+    legal ones, without ``frozen`` unless the learner is wished for. So a list never loses one of its values silently to
+    a preset that happens to lack it.
+
+    Args:
+        current: The strategies of the space.
+        wishes: Wished values of ``structure``, ``placement`` and ``learner``; each of them may be missing.
+
+    Raises:
+        SearchSpaceError: No legal combination fits.
+
+    >>> choose_strategies(["diagonal/sandwich/hypergradient"], {"structure": ["full"], "placement": ["pre"]})
+    ('full/pre/hypergradient',)
+    """
+    chosen: set[str] = set()
+    for values in product(*wishes.values()):
+        wish = dict(zip(wishes, values, strict=True))
+        chosen.update(_fitting(current, wish) or _fitting(_table("learner" in wish), wish))
+    if not chosen:
+        raise _no_combination(wishes)
+    return tuple(strategy for strategy in _BY_NAME if strategy in chosen)
+
+
+def _table(with_frozen: bool) -> list[str]:
+    return [name for name, strategy in _BY_NAME.items() if with_frozen or strategy.learner is not Learner.FROZEN]
+
+
+def _fitting(strategies: Iterable[str], wish: Mapping[str, str]) -> list[str]:
+    return [name for name in strategies if all(getattr(_BY_NAME[name], facet) == wish[facet] for facet in wish)]
+
+
+def _no_combination(wishes: Mapping[str, Sequence[str]]) -> SearchSpaceError:
+    *_, facet = wishes
+    fitting = [name for value in wishes[facet] for name in _fitting(_BY_NAME, {facet: value})]
+    others = ", ".join(f"{other}={'|'.join(values)}" for other, values in wishes.items() if other != facet)
+    given = "|".join(wishes[facet])
+    return SearchSpaceError(facet, given, f"a value that goes with {others}; {facet}={given} fits {', '.join(fitting)}")

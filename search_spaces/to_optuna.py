@@ -1,0 +1,77 @@
+# The only file here that imports Optuna. A space is asked define-by-run, active parameters only, parents first; the
+# same distributions rebuild a finished trial from stored values. Import it by its full name: the package does not.
+"""Search spaces for Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import BaseTrial
+
+from search_spaces.domains import Choice, Domain, Int, Scalar
+from search_spaces.space import SearchSpace
+
+
+def suggest(trial: BaseTrial, space: SearchSpace) -> dict[str, Scalar]:
+    """Ask ``trial`` for a value of every active parameter.
+
+    Raises:
+        ValueError: The trial's study has the same name with another kind of distribution.
+
+    >>> import optuna
+    >>> from search_spaces import get_preset
+    >>> trial = optuna.trial.FixedTrial({"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0})
+    >>> suggest(trial, get_preset("adamw"))
+    {'lr': 0.01, 'beta1': 0.9, 'beta2': 0.95, 'weight_decay': 0.0}
+    """
+    values: dict[str, Scalar] = {}
+    for parameter in space:
+        if parameter.is_active(values):
+            values[parameter.name] = _suggest(trial, parameter.name, parameter.domain)
+    return values
+
+
+def distributions(space: SearchSpace, values: Mapping[str, Scalar]) -> dict[str, BaseDistribution]:
+    """Return the distributions that :func:`suggest` registers on its way to ``values``.
+
+    With them ``optuna.trial.create_trial(params=values, distributions=...)`` rebuilds a trial that a sampler cannot
+    tell from one that was asked.
+
+    Raises:
+        SearchSpaceError: ``values`` is no full, legal assignment of the space.
+
+    >>> from search_spaces import get_preset
+    >>> space = get_preset("adamw")
+    >>> distributions(space, space.first_trials[0])["lr"]
+    FloatDistribution(high=0.1, log=True, low=0.0003, step=None)
+    """
+    space.check(values)
+    return {parameter.name: _distribution(parameter.domain) for parameter in space.active(values)}
+
+
+def first_trials(space: SearchSpace) -> list[dict[str, Scalar]]:
+    """Return the points to try first, each ready for ``Study.enqueue_trial``.
+
+    >>> from search_spaces import get_preset
+    >>> first_trials(get_preset("adamw"))[0]
+    {'lr': 0.01, 'beta1': 0.9, 'beta2': 0.95, 'weight_decay': 0.0}
+    """
+    return [dict(values) for values in space.first_trials]
+
+
+def _suggest(trial: BaseTrial, name: str, domain: Domain) -> Scalar:
+    if isinstance(domain, Choice):
+        return cast("Scalar", trial.suggest_categorical(name, domain.values))
+    if isinstance(domain, Int):
+        return trial.suggest_int(name, domain.low, domain.high, log=domain.log)
+    return trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if isinstance(domain, Choice):
+        return CategoricalDistribution(domain.values)
+    if isinstance(domain, Int):
+        return IntDistribution(domain.low, domain.high, log=domain.log)
+    return FloatDistribution(domain.low, domain.high, log=domain.log)

@@ -1,0 +1,1 @@
+"""The tuning service: jobs in, a recommended optimizer configuration out."""

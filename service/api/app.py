@@ -1,0 +1,54 @@
+# Puts the API together. It never trains and never loads torch; that is the worker's slots' business.
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from service.api import catalog, health, jobs, problems, results, trials
+from service.api.dashboard import Dashboard
+from service.api.limits import BodyLimit
+from service.artifacts import ArtifactStore
+from service.db.session import Database, close_optuna_storage, open_optuna_storage
+from service.settings import Settings
+from service.version import VERSION
+
+DESCRIPTION = """Tunes how WarpAdam's distortion matrix P is shaped and learned on your task, tunes the baselines with
+the same budget, and says on fresh paired seeds whether P helps. Every error is a problem document (RFC 9457)."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application.
+
+    Args:
+        settings: Settings of the process. The database's schema exists.
+    """
+    database = Database(settings.database_url)
+    storage = open_optuna_storage(settings.database_url)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        yield
+        close_optuna_storage(storage)
+        database.close()
+
+    app = FastAPI(title="warptune", version=VERSION, description=DESCRIPTION, lifespan=lifespan)
+    app.state.database = database
+    app.state.storage = storage
+    app.state.artifacts = ArtifactStore(settings.artifacts_url)
+    problems.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    for module in (jobs, trials, results, catalog, health):
+        app.include_router(module.router)
+
+    @app.get("/", include_in_schema=False)
+    def home() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    app.mount("/", Dashboard(storage))
+    return app

@@ -1,0 +1,50 @@
+# The names that a job spec may use, with what stands behind them.
+"""The catalogue over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from search_spaces import describe, get_preset
+from service.api.views import View
+from service.plan import BASELINES, WARP_PRESETS
+from service.schemas import AutoencoderSpec, MlpSpec
+from service.training.catalog import DATASETS, Task
+
+router = APIRouter(tags=["catalog"])
+
+
+class DatasetView(View):
+    """A bundled dataset."""
+
+    name: str
+    rows: int
+    features: int
+    task: Task
+    outputs: int = Field(description="Classes, or columns of the target.")
+    images: bool
+    source: str
+
+
+class Catalog(View):
+    """The names that a job may use."""
+
+    datasets: list[DatasetView]
+    models: dict[str, dict[str, Any]] = Field(description="Model name -> JSON schema of its spec.")
+    presets: dict[str, dict[str, Any]] = Field(description="Search spaces of the warpadam arm.")
+    baselines: dict[str, dict[str, Any]] = Field(description="Search spaces of the baselines.")
+
+
+@router.get("/v1/catalog")
+def catalog() -> Catalog:
+    """List the datasets, models, search space presets and baselines that a job may name."""
+    return Catalog(
+        datasets=[DatasetView(name=name, **asdict(info)) for name, info in DATASETS.items()],
+        models={"mlp": MlpSpec.model_json_schema(), "autoencoder": AutoencoderSpec.model_json_schema()},
+        presets={name: describe(get_preset(name)) for name in WARP_PRESETS},
+        baselines={name: describe(get_preset(name)) for name in BASELINES},
+    )

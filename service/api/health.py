@@ -1,0 +1,34 @@
+# Liveness and readiness, for whatever restarts this process or routes to it.
+"""Health over HTTP."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.api.deps import ArtifactsDep, DatabaseDep
+from service.api.problems import problem, responses
+from service.api.views import Health, Ready
+from service.version import VERSION
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """Answer that the process is alive."""
+    return Health(version=VERSION)
+
+
+@router.get("/readyz", response_model=Ready, responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))
+def readyz(db: DatabaseDep, artifacts: ArtifactsDep) -> Ready | JSONResponse:
+    """Answer whether the database and the artifact store can be used."""
+    try:
+        db.ping()
+        artifacts.check()
+    except (SQLAlchemyError, OSError) as error:
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", f"{type(error).__name__}: {error}")
+    return Ready()

@@ -1,0 +1,227 @@
+# What the API answers. Views are made from rows by their `of` and say nothing that the rows do not.
+"""Response models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.db.models import Event, Job, Trial, TrialPoint
+from service.ledger.queries import ArmSummary, Progress
+from service.plan import ArmPlan, JobPlan
+from service.recommend.recommendation import Finalist, Pair
+from service.recommend.verdict import Verdict, Word
+from service.schemas import JobSpec
+from service.states import ArmState, JobState, TrialState
+from service.study import study_name
+
+Item = TypeVar("Item")
+
+
+class View(BaseModel):
+    """Base of the answers."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+
+class Page(View, Generic[Item]):
+    """One page of a list; pass ``next_cursor`` as ``cursor`` for the next one."""
+
+    items: list[Item]
+    next_cursor: int | None = Field(description="null on the last page")
+
+
+class JobLinks(View):
+    """Where the rest of a job is."""
+
+    self: str
+    trials: str
+    events: str
+    recommendation: str
+    export: str
+    dashboard: str
+
+    @classmethod
+    def of(cls, job_id: str) -> JobLinks:
+        """Return the links of a job."""
+        job = f"/v1/jobs/{job_id}"
+        return cls(
+            self=job,
+            trials=f"{job}/trials",
+            events=f"{job}/events",
+            recommendation=f"{job}/recommendation",
+            export=f"{job}/export",
+            dashboard="/dashboard",
+        )
+
+
+class JobSummary(View):
+    """A job in a list."""
+
+    id: str
+    name: str
+    dataset: str
+    state: JobState
+    cause: str | None = Field(description="Why it failed.")
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class BestTrial(View):
+    """The completed trial with the lowest validation loss so far."""
+
+    number: int
+    val_loss: float
+    params: dict[str, Any]
+
+
+class ArmView(View):
+    """How far an arm is."""
+
+    name: str
+    state: ArmState
+    trials: dict[TrialState, int] = Field(description="Number of trials by state.")
+    trials_cap: int
+    seconds_used: float
+    seconds_cap: float
+    best: BestTrial | None
+    study: str = Field(description="Name of the arm's study in the Optuna dashboard.")
+
+    @classmethod
+    def of(cls, summary: ArmSummary, spec: JobSpec) -> ArmView:
+        """Return the view of an arm."""
+        arm, counts, best = summary
+        return cls(
+            name=arm.name,
+            state=arm.state,
+            trials=counts,
+            trials_cap=spec.budget.trials_per_arm,
+            seconds_used=arm.seconds_used,
+            seconds_cap=spec.budget.max_seconds,
+            best=None
+            if best is None or best.value is None
+            else BestTrial(number=best.number, val_loss=best.value, params=best.params),
+            study=study_name(arm.job_id, arm.name),
+        )
+
+
+class ConfirmView(View):
+    """How far the confirmation runs are."""
+
+    done: int
+    planned: int
+
+
+class JobView(JobSummary):
+    """A job with its arms."""
+
+    spec: JobSpec = Field(description="The spec with every default written out.")
+    data_sha256: str | None = Field(description="Hash of the prepared split.")
+    arms: list[ArmView]
+    confirm: ConfirmView
+    links: JobLinks
+
+    @classmethod
+    def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: Progress) -> JobView:
+        """Return the view of a job."""
+        spec = JobSpec.model_validate(job.spec)
+        return cls(
+            **JobSummary.model_validate(job).model_dump(),
+            spec=spec,
+            data_sha256=job.data_sha256,
+            arms=[ArmView.of(arm, spec) for arm in arms],
+            confirm=ConfirmView(done=confirm.done, planned=confirm.planned),
+            links=JobLinks.of(job.id),
+        )
+
+
+class TrialView(View):
+    """A trial."""
+
+    number: int
+    arm: str
+    state: TrialState
+    params: dict[str, Any] = Field(description="What the search chose.")
+    config: dict[str, Any] = Field(description="The optimizer's hyper-parameters.")
+    value: float | None = Field(description="Validation loss at the last step reached.")
+    last_step: int
+    seconds: float = Field(description="Training time.")
+    attempts: int
+    cause: str | None = Field(description="Why it did not complete.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Trial, plan: JobPlan) -> TrialView:
+        """Return the view of a trial."""
+        arm: ArmPlan = plan.arm(row.arm)
+        names = set(cls.model_fields) - {"config"}
+        return cls(**{name: getattr(row, name) for name in names}, config=arm.config(row.params))
+
+
+class PointView(View):
+    """One point of a learning curve."""
+
+    step: int
+    train_loss: float
+    val_loss: float
+    seconds: float
+
+    @classmethod
+    def of(cls, row: TrialPoint) -> PointView:
+        """Return the view of a point."""
+        return cls.model_validate(row)
+
+
+class TrialDetail(TrialView):
+    """A trial with its learning curve."""
+
+    curve: list[PointView]
+
+
+class EventView(View):
+    """Something that happened to a job."""
+
+    id: int
+    at: datetime
+    kind: str
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Event) -> EventView:
+        """Return the view of an event."""
+        return cls.model_validate(row)
+
+
+class RecommendationView(View):
+    """What to use, and why."""
+
+    job_id: str
+    verdict: Word
+    reason: str
+    arm: str = Field(description="warpadam only if it helps, otherwise the best baseline.")
+    trial: int
+    config: dict[str, Any]
+    baseline: str = Field(description="The best baseline by validation, which warpadam was compared with.")
+    statistics: Verdict | None = Field(description="null when too few pairs completed")
+    pairs: list[Pair]
+    finalists: list[Finalist]
+
+
+class Health(View):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class Ready(View):
+    """The process can serve requests: the database and the artifact store answer."""
+
+    status: Literal["ready"] = "ready"

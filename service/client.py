@@ -1,0 +1,108 @@
+# A thin client of the REST API, for the command line and for scripts. Answers are the API's own JSON; problems become
+# ApiError with their text.
+"""HTTP client of the service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Self
+
+import httpx2
+
+from service.errors import ServiceError
+from service.states import ENDED_JOB
+
+TIMEOUT_S: Final = 30.0
+"""Longest wait for an answer."""
+
+
+class ApiError(ServiceError):
+    """The service refused a request, or could not be reached.
+
+    Attributes:
+        status: HTTP status; 0 if there was no answer.
+        errors: The fields that are wrong, as in the problem document.
+    """
+
+    code = "api_error"
+
+    def __init__(self, status: int, detail: str, errors: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.errors = errors or []
+
+
+class Client:
+    """Talks to one service.
+
+    Args:
+        url: Its base URL, such as ``http://127.0.0.1:8000``.
+
+    Every method raises :class:`ApiError` when the service refuses or cannot be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx2.Client(base_url=self.url, timeout=TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._http.close()
+
+    def submit(self, spec: Mapping[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
+        """Queue a job and return it."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._json("POST", "/v1/jobs", json=spec, headers=headers)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Return a job with its arms."""
+        return self._json("GET", f"/v1/jobs/{job_id}")
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job."""
+        return self._json("POST", f"/v1/jobs/{job_id}/cancel")
+
+    def recommendation(self, job_id: str) -> dict[str, Any]:
+        """Return the recommendation of a job that has succeeded."""
+        return self._json("GET", f"/v1/jobs/{job_id}/recommendation")
+
+    def export(self, job_id: str, fmt: str) -> str:
+        """Return the text of an export."""
+        return self._send("GET", f"/v1/jobs/{job_id}/export", params={"format": fmt}).text
+
+    def watch(self, job_id: str, every_s: float = 0.5) -> Iterator[dict[str, Any]]:
+        """Yield the job again and again, the last time when it has ended."""
+        while True:
+            job = self.job(job_id)
+            yield job
+            if job["state"] in ENDED_JOB:
+                return
+            time.sleep(every_s)
+
+    def is_up(self) -> bool:
+        """Tell whether the service answers."""
+        try:
+            self._send("GET", "/healthz")
+        except ApiError:
+            return False
+        return True
+
+    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._send(method, path, **options).json()
+        return answer
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx2.HTTPError as error:
+            raise ApiError(0, f"cannot reach {self.url}: {error}") from error
+        if response.is_success:
+            return response
+        try:
+            problem = response.json()
+            raise ApiError(response.status_code, problem["detail"], problem["errors"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ApiError(response.status_code, f"{response.status_code} {response.reason_phrase}") from error

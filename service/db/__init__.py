@@ -1,0 +1,1 @@
+"""The SQL schema, its migrations and sessions."""

@@ -1,0 +1,163 @@
+# Engines, transactions and the creation of the schema. A transaction says when it begins whether it will write: SQLite
+# then takes its one write lock at once instead of failing half-way (BEGIN IMMEDIATE).
+"""Connections to the ledger's database."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+from alembic import command
+from alembic.config import Config
+from filelock import FileLock
+from sqlalchemy import Connection, Engine, Float, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+LOCK_TIMEOUT_S: Final = 60.0
+"""Seconds to wait for another process's write, or for its creation of the schema."""
+
+SCHEMA_LOCK: Final = 0x57617270
+"""Key of the PostgreSQL advisory lock that is held while the schema is created."""
+
+
+class epoch_now(FunctionElement[float]):  # noqa: N801 - reads as SQL
+    """Seconds since 1970 on the database's own clock, also within a transaction."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(epoch_now)
+def _epoch_now_standard(element: epoch_now, compiler: SQLCompiler, **options: Any) -> str:
+    del element, compiler, options
+    return "extract(epoch from current_timestamp)"
+
+
+@compiles(epoch_now, "postgresql")
+def _epoch_now_postgresql(element: epoch_now, compiler: SQLCompiler, **options: Any) -> str:
+    del element, compiler, options
+    return "extract(epoch from clock_timestamp())::float8"
+
+
+@compiles(epoch_now, "sqlite")
+def _epoch_now_sqlite(element: epoch_now, compiler: SQLCompiler, **options: Any) -> str:
+    del element, compiler, options
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+class Database:
+    """One engine, and the two kinds of transaction."""
+
+    def __init__(self, url: str) -> None:
+        self.url: URL = make_url(url)
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if self.url.get_backend_name() == "sqlite":
+            options = {"connect_args": {"timeout": LOCK_TIMEOUT_S, "check_same_thread": False}}
+        self.engine: Engine = create_engine(self.url, **options)
+        if self.url.get_backend_name() == "sqlite":
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a session that only reads."""
+        with Session(self.engine.execution_options(warptune_begin="DEFERRED"), expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Open a transaction that writes; it is committed at the end, rolled back on an exception."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def ping(self) -> None:
+        """Raise what the database raises when it cannot be reached or has no schema."""
+        with self.read() as session:
+            session.execute(text("SELECT 1 FROM jobs WHERE 1 = 0"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    del record
+    connection.isolation_level = None  # transactions begin in _begin_sqlite
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('warptune_begin', 'IMMEDIATE')}")
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Return the configuration of our migrations, bound to an open connection."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def create_schema(url: str) -> None:
+    """Bring our tables to the newest version and create Optuna's; safe from several processes at once."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{parsed.database}.lock", timeout=LOCK_TIMEOUT_S):
+            _migrate(url)
+        return
+    database = Database(url)
+    try:
+        with database.engine.connect() as connection:
+            if parsed.get_backend_name() == "postgresql":
+                connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": SCHEMA_LOCK})
+            _migrate(url)
+    finally:
+        database.close()  # ends the session, and with it the advisory lock
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    try:
+        with database.engine.begin() as connection:
+            command.upgrade(alembic_config(connection), "head")
+    finally:
+        database.close()
+    close_optuna_storage(open_optuna_storage(url, create=True))
+
+
+def open_optuna_storage(url: str, *, create: bool = False) -> optuna.storages.RDBStorage:
+    """Open Optuna's tables, which live in the ledger's database.
+
+    Args:
+        url: SQLAlchemy URL.
+        create: Create the tables; only :func:`create_schema` does, under its lock.
+    """
+    is_sqlite = make_url(url).get_backend_name() == "sqlite"
+    options: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if is_sqlite else {"pool_pre_ping": True}
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=not create)
+    if is_sqlite:
+        event.listen(storage.engine, "connect", _relax_sqlite)
+        storage.engine.dispose()  # the connections that were opened before the listener
+    return storage
+
+
+def close_optuna_storage(storage: optuna.storages.RDBStorage) -> None:
+    """Close every connection of a storage."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _relax_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    del record
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,120 @@
+# What a person sees in a terminal: progress bars while a job runs, and a table of its arms when it has ended. Draws
+# what the API answered and decides nothing.
+"""Jobs on a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from service.states import ENDED_TRIAL
+
+COLOURS: Final = {"helps": "green", "hurts": "red", "no_difference": "yellow", "inconclusive": "yellow"}
+CONFIRM: Final = "verify"
+
+
+def watch(console: Console, jobs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Show a progress bar for each arm, and one for the verification, until the job has ended; return it."""
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    job: Mapping[str, Any] = {}
+    with Progress(*columns, console=console) as progress:
+        bars: dict[str, TaskID] = {}
+        for job in jobs:
+            for arm in job["arms"]:
+                bar = _bar(progress, bars, arm["name"])
+                done = sum(arm["trials"].get(state, 0) for state in ENDED_TRIAL)
+                _move(progress, bar, done, arm["trials_cap"], arm["state"], _arm_note(arm))
+            bar = _bar(progress, bars, CONFIRM)
+            confirm = job["confirm"]
+            state = {"verifying": "running", "succeeded": "complete"}.get(job["state"], "queued")
+            _move(progress, bar, confirm["done"], confirm["planned"] or None, state, "fresh paired seeds")
+    return job
+
+
+def _bar(progress: Progress, bars: dict[str, TaskID], name: str) -> TaskID:
+    if name not in bars:
+        bars[name] = progress.add_task(name, start=False, total=None, note="")
+    return bars[name]
+
+
+def _move(progress: Progress, bar: TaskID, done: int, total: int | None, state: str, note: str) -> None:
+    if state != "queued" and progress.tasks[bar].start_time is None:
+        progress.start_task(bar)
+    if state == "complete":
+        progress.stop_task(bar)
+        total = done
+    progress.update(bar, completed=done, total=total, note=note)
+
+
+def _arm_note(arm: Mapping[str, Any]) -> str:
+    best = f"best val_loss {arm['best']['val_loss']:.4g}" if arm["best"] else ""
+    others = [f"{arm['trials'][state]} {state}" for state in ("pruned", "diverged", "failed") if state in arm["trials"]]
+    return "  ".join([best, *others]).strip()
+
+
+def show_job(console: Console, job: Mapping[str, Any]) -> None:
+    """Print how a job stands."""
+    console.print(f"[bold]{job['name']}[/]  {job['id']}  {job['state']}")
+    if job["cause"]:
+        console.print(Text(job["cause"], style="red"))
+    table = Table("arm", "state", "trials", "best val_loss", "trial", "seconds")
+    for arm in job["arms"]:
+        best = arm["best"]
+        trials = ", ".join(f"{count} {state}" for state, count in arm["trials"].items())
+        table.add_row(
+            arm["name"],
+            arm["state"],
+            trials,
+            f"{best['val_loss']:.5g}" if best else "",
+            str(best["number"]) if best else "",
+            f"{arm['seconds_used']:.1f}",
+        )
+    console.print(table)
+
+
+def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
+    """Print the arms side by side, the verdict and the recommended config."""
+    table = Table(title="The best config of each arm, on fresh seeds")
+    for column in ("arm", "trial", "val_loss (search)", "test_loss (mean)", "seconds a run", "runs"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for finalist in result["finalists"]:
+        table.add_row(
+            finalist["arm"],
+            str(finalist["trial"]),
+            f"{finalist['val_loss']:.5g}",
+            _figure(finalist["mean_test_loss"], ".5g"),
+            _figure(finalist["mean_seconds"], ".2f"),
+            f"{finalist['runs']}/{finalist['planned']}",
+            style="bold" if finalist["arm"] == result["arm"] else None,
+        )
+    console.print(table)
+    lines = [Text(result["verdict"], style=f"bold {COLOURS[result['verdict']]}"), Text(result["reason"])]
+    if statistics := result["statistics"]:
+        low, high = statistics["interval"]
+        lines.append(
+            Text(
+                f"improvement of the mean test loss {statistics['improvement']:.5g} "
+                f"({statistics['relative_improvement']:.1%}), 95 % interval {low:.5g} to {high:.5g}, "
+                f"one-sided p {min(statistics['p_helps'], statistics['p_hurts']):.4f}"
+            )
+        )
+    console.print(Panel(Group(*lines), title=f"Does P help? warpadam against {result['baseline']}", expand=False))
+    console.print(f"[bold]Recommended: {result['arm']}[/] (trial {result['trial']})")
+    console.print_json(json.dumps(result["config"]))
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

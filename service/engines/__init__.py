@@ -1,0 +1,1 @@
+"""What runs trials: the contract, and the engine of slot processes on one machine."""

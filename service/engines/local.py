@@ -1,0 +1,175 @@
+# The engine for one machine: a slot process for each run at a time, spawned once and reused for arm after arm and job
+# after job. It keeps no state of a trial; a slot that dies or hangs costs one attempt, never the worker.
+"""Runs in slot processes on this machine."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from dataclasses import replace
+from multiprocessing import connection as mp_connection
+from typing import Final
+
+from service.engines.base import Assignment, Work
+from service.engines.slot import Ready, Train, default_train, serve
+from service.errors import JobFailedError
+from service.schemas import ResourcesSpec
+from service.states import TrialState
+from service.training.run import Ended, Progress
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.2
+"""Longest time between two looks at whether everything must stop."""
+
+GRACE_S: Final = 0.8
+"""Time that a run gets to reach its next point before its process is killed; with TICK_S and the worker's poll, under
+the two seconds within which a cancelled job is still."""
+
+
+class _Slot:
+    """One slot process, seen from the worker."""
+
+    def __init__(self, train: Train) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, train), daemon=True, name="warptune-slot")
+        self.process.start()
+        theirs.close()  # so that the death of the process is the end of our pipe
+        self.ready: Ready | None = None
+        self.assignment: Assignment | None = None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class LocalEngine:
+    """Runs a Work in ``resources.slots`` processes.
+
+    Args:
+        train: What a slot does with a run; an importable function.
+    """
+
+    def __init__(self, train: Train = default_train) -> None:
+        self._train = train
+        self._slots: list[_Slot] = []
+
+    @property
+    def slot_pids(self) -> list[int]:
+        """Process ids of the slots."""
+        return [slot.process.pid for slot in self._slots if slot.process.pid]
+
+    def run(self, work: Work, resources: ResourcesSpec) -> None:
+        """Run what ``work`` hands out until it has nothing left or is halted.
+
+        Raises:
+            JobFailedError: The GPUs that were asked for are not here, or no slot process can be started.
+        """
+        while len(self._slots) < resources.slots:
+            self._slots.append(_Slot(self._train))
+        while len(self._slots) > resources.slots:
+            self._slots.pop().kill()
+        while not work.halted():
+            more = self._hand_out(work, resources)
+            busy = [slot for slot in self._slots if slot.assignment or (more and not slot.ready)]
+            if not busy:
+                return
+            by_connection = {slot.connection: slot for slot in busy}
+            for ready in mp_connection.wait(list(by_connection), TICK_S):
+                self._receive(by_connection[ready], work)  # type: ignore[index]
+        self._interrupt(work)
+
+    def close(self) -> None:
+        """End every slot process."""
+        while self._slots:
+            self._slots.pop().kill()
+
+    def _hand_out(self, work: Work, resources: ResourcesSpec) -> bool:
+        """Give every idle slot a run; return whether there may be more than there were idle slots."""
+        for index, slot in enumerate(self._slots):
+            if slot.ready is None or slot.assignment is not None:
+                continue
+            device = _device(index, resources, slot.ready.cuda_devices)
+            assignment = work.next()
+            if assignment is None:
+                return False
+            run = replace(assignment.run, threads=resources.cpus_per_trial, device=device)
+            slot.assignment = Assignment(assignment.key, run)
+            work.started(slot.assignment)
+            try:
+                slot.connection.send(run)
+            except (BrokenPipeError, ConnectionResetError):
+                self._replace(slot, work)
+        return True
+
+    def _receive(self, slot: _Slot, work: Work) -> None:
+        try:
+            message = slot.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._replace(slot, work)
+            return
+        if isinstance(message, Ready):
+            slot.ready = message
+            return
+        assert slot.assignment is not None, "only a slot with a run sends progress"
+        if isinstance(message, Progress):
+            go_on = work.progress(slot.assignment, message)
+            try:
+                slot.connection.send(go_on)
+            except (BrokenPipeError, ConnectionResetError):
+                self._replace(slot, work)
+            return
+        assignment, slot.assignment = slot.assignment, None
+        work.finished(assignment, message)
+
+    def _replace(self, slot: _Slot, work: Work) -> None:
+        """Put a new process in the place of a dead one and tell the Work about the run that it had."""
+        slot.kill()
+        cause = f"its slot process ended with exit code {slot.process.exitcode}"
+        if slot.ready is None:
+            self._slots.remove(slot)
+            raise JobFailedError(f"a slot process could not start: exit code {slot.process.exitcode}")
+        log.warning("a slot process died", extra={"exit_code": slot.process.exitcode})
+        self._slots[self._slots.index(slot)] = _Slot(self._train)
+        if slot.assignment is not None and not work.lost(slot.assignment, cause):
+            work.finished(slot.assignment, Ended(TrialState.FAILED, cause=cause))
+
+    def _interrupt(self, work: Work) -> None:
+        """Stop every run: at its next point, or by killing its process."""
+        deadline = time.monotonic() + GRACE_S
+        stopped = [slot.assignment for slot in self._slots if slot.assignment]
+        while busy := {slot.connection: slot for slot in self._slots if slot.assignment}:
+            answers = mp_connection.wait(list(busy), max(0.0, deadline - time.monotonic()))
+            for slot in [busy[c] for c in answers] or list(busy.values()):  # type: ignore[index]
+                if not answers or not _stopped_by_itself(slot):
+                    slot.kill()
+                    self._slots.remove(slot)
+        for assignment in stopped:
+            work.interrupted(assignment)
+
+
+def _stopped_by_itself(slot: _Slot) -> bool:
+    """Answer a slot's message during an interruption; return False if its process is gone."""
+    try:
+        if isinstance(slot.connection.recv(), Progress):
+            slot.connection.send(False)
+        else:
+            slot.assignment = None
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
+def _device(index: int, resources: ResourcesSpec, cuda_devices: int) -> str:
+    needed = resources.slots * resources.gpus_per_trial
+    if needed == 0:
+        return "cpu"
+    if needed > cuda_devices:
+        raise JobFailedError(
+            f"resources: {resources.slots} slots x {resources.gpus_per_trial:g} GPUs need {needed:g} CUDA devices, "
+            f"this worker has {cuda_devices}"
+        )
+    return f"cuda:{int(index * resources.gpus_per_trial)}"

@@ -1,0 +1,72 @@
+# The inside of a slot process. It is spawned once and does one run after the other; every point it reaches waits for
+# the worker's word. It ends when the worker's end of the pipe is gone, however that came about.
+"""The slot process."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from service.states import TrialState
+from service.training.run import Ended, Progress, Run
+
+Train = Callable[[Run], Iterator[Progress]]
+
+
+class Ready(NamedTuple):
+    """The slot has loaded torch and waits for its first run."""
+
+    cuda_devices: int
+
+
+def default_train(run: Run) -> Iterator[Progress]:
+    """Train with the service's own loop, loaded on first use."""
+    from service.training.loop import train
+
+    return train(run)
+
+
+def serve(connection: Connection, train: Train) -> None:
+    """Do runs until the other end of ``connection`` is closed.
+
+    Messages out: :class:`Ready` once, then for each run some :class:`Progress`, each answered with whether to go on,
+    and one :class:`Ended`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the worker decides
+    import torch
+
+    try:
+        connection.send(Ready(torch.cuda.device_count()))
+        while True:
+            connection.send(_execute(connection, train, connection.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _execute(connection: Connection, train: Train, run: Run) -> Ended:
+    from service.training.loop import DivergedError
+
+    last: Progress | None = None
+
+    def ended(state: TrialState, cause: str | None = None) -> Ended:
+        if last is None:
+            return Ended(state, cause=cause)
+        return Ended(state, last.val_loss, last.test_loss, last.seconds, cause)
+
+    try:
+        for point in train(run):
+            last = point
+            connection.send(point)
+            if not connection.recv():
+                return ended(TrialState.PRUNED)
+    except DivergedError as error:
+        return ended(TrialState.DIVERGED, str(error))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a run raises is recorded as its cause
+        last_frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
+        return ended(TrialState.FAILED, f"{type(error).__name__}: {error}\n{last_frames}".strip())
+    return ended(TrialState.COMPLETE)

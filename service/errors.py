@@ -1,0 +1,80 @@
+# Every error that the service raises on purpose. `code` is stable: clients may switch on it. Which HTTP status a
+# code has is decided in api/problems.py and nowhere else.
+#
+#   ServiceError
+#   ├── InvalidSpecError(ValueError)      a field of a request is wrong
+#   ├── NotFoundError(LookupError)        no such job, trial, ...
+#   ├── ConflictError                     not in this state of the job
+#   ├── IdempotencyConflictError          the key was used with another body
+#   ├── LeaseLostError                    another worker owns the job now: write nothing
+#   └── JobFailedError                    the job cannot go on; its text becomes the job's cause
+"""Errors of the service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Base of every error of this package."""
+
+    code: ClassVar[str] = "service_error"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one field of a request.
+
+    Attributes:
+        field: Dotted path from the top of the body, such as ``budget.steps``.
+        value: The value that was given; None where the field is missing.
+        expected: What would be right.
+    """
+
+    field: str
+    value: object
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: got {self.value!r}, expected {self.expected}"
+
+
+class InvalidSpecError(ServiceError, ValueError):
+    """At least one field of a request is wrong."""
+
+    code = "invalid_spec"
+
+    def __init__(self, *errors: FieldError) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = errors
+
+
+class NotFoundError(ServiceError, LookupError):
+    """The named thing does not exist."""
+
+    code = "not_found"
+
+
+class ConflictError(ServiceError):
+    """The thing exists, but is not in a state that allows the request."""
+
+    code = "conflict"
+
+
+class IdempotencyConflictError(ServiceError):
+    """The Idempotency-Key was used before, with another body."""
+
+    code = "idempotency_key_reused"
+
+
+class LeaseLostError(ServiceError):
+    """The job belongs to another worker by now; nothing more may be written about it."""
+
+    code = "lease_lost"
+
+
+class JobFailedError(ServiceError):
+    """The job cannot go on; the message is stored as its cause."""
+
+    code = "job_failed"

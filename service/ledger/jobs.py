@@ -1,0 +1,148 @@
+# What the API changes: a job comes in, is cancelled, goes away. It never touches a job that a worker owns, except to
+# ask that worker to stop.
+"""Submission, cancellation and deletion of jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import delete, or_, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from service.db.models import Arm, IdempotencyKey, Job
+from service.db.session import Database, epoch_now
+from service.errors import ConflictError, IdempotencyConflictError, NotFoundError
+from service.ledger.events import now, record
+from service.states import ACTIVE_JOB, ENDED_JOB, JobState
+
+
+def spec_hash(spec: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a whole spec: bodies that say the same are the same."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
+def require_job(session: Session, job_id: str) -> Job:
+    """Return the job's row.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    job = session.query(Job).filter(Job.id == job_id).one_or_none()
+    if job is None:
+        raise NotFoundError(f"there is no job {job_id!r}")
+    return job
+
+
+def submit(db: Database, spec: Mapping[str, Any], arms: Sequence[str]) -> Job:
+    """Store a queued job with its arms.
+
+    Args:
+        db: The ledger's database.
+        spec: The whole spec, defaults written out.
+        arms: Names of the arms, in the order in which they will run.
+    """
+    with db.write() as session:
+        return _insert(session, spec, arms)
+
+
+def submit_once(
+    db: Database,
+    spec: Mapping[str, Any],
+    arms: Sequence[str],
+    key: str,
+    render: Callable[[Session, Job], dict[str, Any]],
+) -> tuple[dict[str, Any], bool]:
+    """Store a queued job unless ``key`` already stands for one.
+
+    Args:
+        db: The ledger's database.
+        spec: The whole spec, defaults written out.
+        arms: Names of the arms, in the order in which they will run.
+        key: The Idempotency-Key.
+        render: Turns the new job into the answer that is stored and replayed.
+
+    Returns:
+        The answer, and whether it is a replay.
+
+    Raises:
+        IdempotencyConflictError: ``key`` was used with another body.
+    """
+    digest = spec_hash(spec)
+    try:
+        with db.write() as session:
+            earlier = session.get(IdempotencyKey, key)
+            if earlier is None:
+                job = _insert(session, spec, arms)
+                answer = render(session, job)
+                session.add(IdempotencyKey(key=key, spec_sha256=digest, job_id=job.id, answer=answer))
+                return answer, False
+    except IntegrityError:  # another request with the same key was a moment faster
+        with db.read() as session:
+            earlier = session.get_one(IdempotencyKey, key)
+    if earlier.spec_sha256 != digest:
+        raise IdempotencyConflictError(f"Idempotency-Key {key!r} was used before, with another body")
+    return earlier.answer, True
+
+
+def _insert(session: Session, spec: Mapping[str, Any], arms: Sequence[str]) -> Job:
+    job = Job(
+        id=f"job-{secrets.token_hex(8)}",
+        name=spec["name"],
+        dataset=spec["dataset"]["name"],
+        spec=dict(spec),
+        created_at=now(),
+    )
+    session.add(job)
+    session.flush()
+    session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(arms))
+    record(session, job.id, "submitted")
+    return job
+
+
+def cancel(db: Database, job_id: str) -> Job:
+    """Cancel a job: at once when no worker is on it, otherwise by asking its worker.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job has ended.
+    """
+    with db.write() as session:
+        job = require_job(session, job_id)
+        if job.state in ENDED_JOB:
+            raise ConflictError(f"job {job_id} has ended: it is {job.state}")
+        unowned = or_(Job.state == JobState.QUEUED, Job.lease_expires_s < epoch_now())
+        values = {"state": JobState.CANCELLED, "finished_at": now(), "lease_token": Job.lease_token + 1}
+        ended = session.execute(update(Job).where(Job.id == job_id, unowned).values(values).returning(Job.id)).first()
+        if not ended and not job.cancel_requested:
+            record(session, job_id, "cancel_requested")
+        session.execute(update(Job).where(Job.id == job_id).values(cancel_requested=True))
+        if ended:
+            record(session, job_id, JobState.CANCELLED)
+        session.refresh(job)
+        return job
+
+
+def close_for_deletion(db: Database, job_id: str) -> None:
+    """Make sure that no worker has the job or can take it, so that what belongs to it can be removed.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: A worker is on it.
+    """
+    with db.write() as session:
+        job = require_job(session, job_id)
+        if job.state in ACTIVE_JOB:
+            raise ConflictError(f"job {job_id} is {job.state}: cancel it first")
+        if job.state == JobState.QUEUED:
+            job.state = JobState.CANCELLED
+
+
+def delete_row(db: Database, job_id: str) -> None:
+    """Delete the job's rows in every table."""
+    with db.write() as session:
+        session.execute(delete(Job).where(Job.id == job_id, Job.state.in_(ENDED_JOB)))

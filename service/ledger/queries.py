@@ -1,0 +1,109 @@
+# What is read from the ledger, for the API: pages of jobs, trials and events, and the counts of a job. Reads only.
+"""Queries of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Trial, TrialPoint
+from service.errors import ConflictError, NotFoundError
+from service.states import ENDED_JOB, ENDED_TRIAL, JobState, TrialState
+
+
+class ArmSummary(NamedTuple):
+    """An arm with what its trials add up to."""
+
+    arm: Arm
+    counts: dict[TrialState, int]
+    best: Trial | None
+
+
+class Progress(NamedTuple):
+    """How many confirmation runs have ended, of how many planned."""
+
+    done: int
+    planned: int
+
+
+def jobs_page(session: Session, limit: int, before: int | None, **equals: str | None) -> Sequence[Job]:
+    """Return jobs, the newest first, with ``seq`` below ``before``; ``equals`` filters columns."""
+    query = _filtered(select(Job), Job, equals).order_by(Job.seq.desc()).limit(limit)
+    return session.scalars(query if before is None else query.where(Job.seq < before)).all()
+
+
+def trials_page(session: Session, job_id: str, limit: int, after: int | None, **equals: str | None) -> Sequence[Trial]:
+    """Return trials of a job by number, above ``after``; ``equals`` filters columns."""
+    query = _filtered(select(Trial).where(Trial.job_id == job_id), Trial, equals).order_by(Trial.number).limit(limit)
+    return session.scalars(query if after is None else query.where(Trial.number > after)).all()
+
+
+def events_page(session: Session, job_id: str, limit: int, after: int | None) -> Sequence[Event]:
+    """Return events of a job, the oldest first, with an id above ``after``."""
+    query = select(Event).where(Event.job_id == job_id).order_by(Event.id).limit(limit)
+    return session.scalars(query if after is None else query.where(Event.id > after)).all()
+
+
+def _filtered(query: Select[Any], table: type[Job | Trial], equals: dict[str, str | None]) -> Select[Any]:
+    return query.where(*(getattr(table, name) == value for name, value in equals.items() if value is not None))
+
+
+def arm_summaries(session: Session, job_id: str) -> list[ArmSummary]:
+    """Return the arms of a job in the order in which they run."""
+    arms = session.scalars(select(Arm).where(Arm.job_id == job_id).order_by(Arm.position)).all()
+    of_job = Trial.job_id == job_id
+    counts = session.execute(
+        select(Trial.arm, Trial.state, func.count()).where(of_job).group_by(Trial.arm, Trial.state)
+    )
+    by_arm: dict[str, dict[TrialState, int]] = {}
+    for name, state, count in counts:
+        by_arm.setdefault(name, {})[TrialState(state)] = count
+    return [ArmSummary(arm, by_arm.get(arm.name, {}), _best(session, job_id, arm.name)) for arm in arms]
+
+
+def _best(session: Session, job_id: str, arm: str) -> Trial | None:
+    complete = (Trial.job_id == job_id, Trial.arm == arm, Trial.state == TrialState.COMPLETE)
+    return session.scalars(select(Trial).where(*complete).order_by(Trial.value, Trial.number).limit(1)).first()
+
+
+def confirm_progress(session: Session, job_id: str) -> Progress:
+    """Return how far the confirmation runs of a job are."""
+    counts = select(ConfirmRun.state, func.count()).where(ConfirmRun.job_id == job_id).group_by(ConfirmRun.state)
+    by_state = {state: count for state, count in session.execute(counts)}  # noqa: C416 - rows are not tuples to mypy
+    return Progress(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
+
+
+def trial(session: Session, job_id: str, number: int) -> tuple[Trial, Sequence[TrialPoint]]:
+    """Return one trial with its learning curve.
+
+    Raises:
+        NotFoundError: The job has no trial of that number.
+    """
+    row = session.scalars(select(Trial).where(Trial.job_id == job_id, Trial.number == number)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"job {job_id} has no trial {number}")
+    points = select(TrialPoint).where(TrialPoint.trial_id == row.id).order_by(TrialPoint.step)
+    return row, session.scalars(points).all()
+
+
+def recommendation(session: Session, job: Job) -> RecommendationRow:
+    """Return the recommendation of a job.
+
+    Raises:
+        ConflictError: The job has not ended yet.
+        NotFoundError: The job ended without one.
+    """
+    row = session.get(RecommendationRow, job.id)
+    if row is not None:
+        return row
+    if job.state not in ENDED_JOB:
+        raise ConflictError(f"job {job.id} is {job.state}: its recommendation comes when it has succeeded")
+    because = f": {job.cause}" if job.state == JobState.FAILED else ""
+    raise NotFoundError(f"job {job.id} has no recommendation, it {_ended(job.state)}{because}")
+
+
+def _ended(state: JobState) -> str:
+    return "was cancelled" if state == JobState.CANCELLED else str(state)

@@ -1,0 +1,218 @@
+# What the owner of a job writes about it: arms, trials with their learning curves, confirmation runs, the end. Every
+# method is one transaction under the lease; a worker that lost its job gets LeaseLostError and changes nothing.
+"""Writes of the worker that owns a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from service.db.models import Arm, ConfirmRun, Job, RecommendationRow, Trial, TrialPoint
+from service.db.session import Database
+from service.ledger.events import now, record
+from service.ledger.jobs import require_job
+from service.ledger.lease import Lease, fenced
+from service.states import LIVE_TRIAL, ArmState, JobState, TrialState
+from service.training.run import Ended, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class RunLog:
+    """Writes about one leased job."""
+
+    db: Database
+    lease: Lease
+
+    @property
+    def job_id(self) -> str:
+        """Id of the leased job."""
+        return self.lease.job_id
+
+    # --- arms
+
+    def start_arm(self, arm: str) -> Arm:
+        """Mark the arm as running and return its row."""
+        with fenced(self.db, self.lease) as session:
+            row = session.get_one(Arm, (self.job_id, arm))
+            if row.state == ArmState.QUEUED:
+                row.state = ArmState.RUNNING
+                record(session, self.job_id, "arm_started", arm=arm)
+            return row
+
+    def finish_arm(self, arm: str, seconds_used: float, reason: str) -> None:
+        """Mark the arm as complete."""
+        with fenced(self.db, self.lease) as session:
+            row = session.get_one(Arm, (self.job_id, arm))
+            row.state, row.seconds_used = ArmState.COMPLETE, seconds_used
+            record(session, self.job_id, "arm_finished", arm=arm, reason=reason, seconds=round(seconds_used, 3))
+
+    # --- trials
+
+    def add_trial(self, arm: str, params: Mapping[str, Any]) -> Trial:
+        """Store a queued trial with the next free number of the job."""
+        with fenced(self.db, self.lease) as session:
+            last = session.scalar(select(func.max(Trial.number)).where(Trial.job_id == self.job_id))
+            number = 0 if last is None else last + 1
+            trial = Trial(job_id=self.job_id, number=number, arm=arm, state=TrialState.QUEUED, params=dict(params))
+            trial.created_at = now()
+            session.add(trial)
+            session.flush()
+            return trial
+
+    def start_trial(self, trial_id: int) -> int:
+        """Count one more attempt, forget the points of the last one, and return the number of attempts."""
+        with fenced(self.db, self.lease) as session:
+            trial = session.get_one(Trial, trial_id)
+            trial.state, trial.started_at = TrialState.RUNNING, now()
+            trial.attempts, trial.last_step, trial.seconds = trial.attempts + 1, 0, 0.0
+            session.execute(delete(TrialPoint).where(TrialPoint.trial_id == trial_id))
+            return trial.attempts
+
+    def add_point(self, trial_id: int, point: Progress) -> None:
+        """Store one point of a running trial's learning curve."""
+        step, train_loss, val_loss, seconds, _ = point
+        with fenced(self.db, self.lease) as session:
+            session.add(
+                TrialPoint(trial_id=trial_id, step=step, train_loss=train_loss, val_loss=val_loss, seconds=seconds)
+            )
+            trial = session.get_one(Trial, trial_id)
+            trial.last_step, trial.seconds = step, seconds
+
+    def finish_trial(self, trial_id: int, ended: Ended, arm_seconds: float) -> None:
+        """Store how a trial ended, and the seconds that its arm has used by then."""
+        with fenced(self.db, self.lease) as session:
+            trial = session.get_one(Trial, trial_id)
+            trial.state, trial.value, trial.cause = ended.state, ended.val_loss, ended.cause
+            trial.seconds, trial.finished_at = max(trial.seconds, ended.seconds), now()
+            session.get_one(Arm, (self.job_id, trial.arm)).seconds_used = arm_seconds
+
+    def requeue_trial(self, trial_id: int) -> None:
+        """Put a trial that was stopped through no fault of its own back; the attempt does not count."""
+        with fenced(self.db, self.lease) as session:
+            trial = session.get_one(Trial, trial_id)
+            trial.state, trial.attempts = TrialState.QUEUED, trial.attempts - 1
+
+    def retry_trial(self, trial_id: int, cause: str) -> None:
+        """Put a trial whose process died back for another attempt."""
+        with fenced(self.db, self.lease) as session:
+            trial = session.get_one(Trial, trial_id)
+            trial.state = TrialState.QUEUED
+            record(session, self.job_id, "trial_retried", trial=trial.number, cause=cause)
+
+    def recover_trials(self, max_attempts: int) -> None:
+        """After a worker died: queue its running trials again, or fail those that used up their attempts."""
+        with fenced(self.db, self.lease) as session:
+            lost = select(Trial).where(Trial.job_id == self.job_id, Trial.state == TrialState.RUNNING)
+            for trial in session.scalars(lost):
+                if trial.attempts < max_attempts:
+                    trial.state = TrialState.QUEUED
+                else:
+                    trial.state, trial.finished_at = TrialState.FAILED, now()
+                    trial.cause = f"its worker died on each of {trial.attempts} attempts"
+            runs = select(ConfirmRun).where(ConfirmRun.job_id == self.job_id, ConfirmRun.state == TrialState.RUNNING)
+            for run in session.scalars(runs):
+                run.state = TrialState.QUEUED
+
+    def trials(self, arm: str) -> Sequence[Trial]:
+        """Return the trials of an arm by number."""
+        with self.db.read() as session:
+            wanted = select(Trial).where(Trial.job_id == self.job_id, Trial.arm == arm).order_by(Trial.number)
+            return session.scalars(wanted).all()
+
+    def points(self, trial_id: int) -> dict[int, float]:
+        """Return step -> validation loss of one trial."""
+        with self.db.read() as session:
+            wanted = select(TrialPoint.step, TrialPoint.val_loss).where(TrialPoint.trial_id == trial_id)
+            return dict(session.execute(wanted).tuples().all())
+
+    # --- confirmation runs
+
+    def plan_confirm_runs(self, phase: str, finalists: Sequence[Trial], seeds: Sequence[int]) -> Sequence[ConfirmRun]:
+        """Store a queued run of every finalist on every seed, unless the phase was planned before; return all."""
+        with fenced(self.db, self.lease) as session:
+            planned = self._confirm_runs(session, phase)
+            if not planned:
+                session.add_all(
+                    ConfirmRun(
+                        job_id=self.job_id,
+                        phase=phase,
+                        arm=trial.arm,
+                        trial_number=trial.number,
+                        seed=seed,
+                        state=TrialState.QUEUED,
+                    )
+                    for seed in seeds
+                    for trial in finalists
+                )
+                session.flush()
+                record(session, self.job_id, "runs_planned", phase=phase, runs=len(finalists) * len(seeds))
+            return self._confirm_runs(session, phase)
+
+    def confirm_runs(self, phase: str) -> Sequence[ConfirmRun]:
+        """Return the runs of a phase, in the order in which they were planned."""
+        with self.db.read() as session:
+            return self._confirm_runs(session, phase)
+
+    def _confirm_runs(self, session: Session, phase: str) -> Sequence[ConfirmRun]:
+        wanted = select(ConfirmRun).where(ConfirmRun.job_id == self.job_id, ConfirmRun.phase == phase)
+        return session.scalars(wanted.order_by(ConfirmRun.id)).all()
+
+    def start_confirm_run(self, run_id: int) -> int:
+        """Count one more attempt of a confirmation run and return the number of attempts."""
+        with fenced(self.db, self.lease) as session:
+            run = session.get_one(ConfirmRun, run_id)
+            run.state, run.attempts = TrialState.RUNNING, run.attempts + 1
+            return run.attempts
+
+    def requeue_confirm_run(self, run_id: int) -> None:
+        """Put a confirmation run back."""
+        with fenced(self.db, self.lease) as session:
+            session.get_one(ConfirmRun, run_id).state = TrialState.QUEUED
+
+    def finish_confirm_run(self, run_id: int, ended: Ended) -> None:
+        """Store how a confirmation run ended."""
+        with fenced(self.db, self.lease) as session:
+            run = session.get_one(ConfirmRun, run_id)
+            run.state, run.cause, run.seconds = ended.state, ended.cause, ended.seconds
+            run.val_loss, run.test_loss = ended.val_loss, ended.test_loss
+
+    # --- the job
+
+    def set_data_hash(self, sha256: str) -> None:
+        """Store the hash of the prepared data."""
+        with fenced(self.db, self.lease) as session:
+            require_job(session, self.job_id).data_sha256 = sha256
+
+    def verify(self) -> None:
+        """Move the job from its search to the verification of the finalists."""
+        with fenced(self.db, self.lease) as session:
+            job = require_job(session, self.job_id)
+            if job.state != JobState.VERIFYING:
+                job.state = JobState.VERIFYING
+                record(session, self.job_id, JobState.VERIFYING)
+
+    def succeed(self, verdict: str, arm: str, data: Mapping[str, Any]) -> None:
+        """Store the recommendation and end the job, in one transaction."""
+        with fenced(self.db, self.lease) as session:
+            row = RecommendationRow(job_id=self.job_id, verdict=verdict, arm=arm, data=dict(data), created_at=now())
+            session.add(row)
+            self._end(session, JobState.SUCCEEDED, None)
+
+    def end(self, state: JobState, cause: str | None) -> None:
+        """End the job without a recommendation; trials that have not ended end with it."""
+        with fenced(self.db, self.lease) as session:
+            self._end(session, state, cause)
+
+    def _end(self, session: Session, state: JobState, cause: str | None) -> None:
+        job: Job = require_job(session, self.job_id)
+        job.state, job.cause, job.finished_at = state, cause, now()
+        job.lease_worker = job.lease_expires_s = None
+        record(session, self.job_id, state, **({"cause": cause} if cause else {}))
+        over = f"the job was {state} before the run was over"
+        for kind in (Trial, ConfirmRun):
+            still_open = (kind.job_id == self.job_id, kind.state.in_(LIVE_TRIAL))
+            session.execute(update(kind).where(*still_open).values(state=TrialState.PRUNED, cause=over))

@@ -1,0 +1,1 @@
+"""From finished arms to a claim that holds: confirmation runs, verdict, recommendation, export."""

@@ -1,0 +1,91 @@
+# The finalists of the arms on fresh seeds, as work for an engine. Every finalist gets the same seeds: the same initial
+# weights and the same batches, so that the losses are paired. What they mean is decided in recommendation.py.
+"""Confirmation runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
+
+from service.db.models import ConfirmRun, Trial
+from service.engines.base import Assignment
+from service.ledger.runs import RunLog
+from service.plan import JobPlan
+from service.schemas import JobSpec
+from service.states import TrialState
+from service.training.run import Ended, Progress
+
+Phase = Literal["select", "confirm"]
+
+FIRST_SEED: Final = 1
+"""Distance of the first fresh seed from the job's seed, which every trial used."""
+
+
+def fresh_seeds(spec: JobSpec, phase: Phase) -> list[int]:
+    """Return the seeds of a phase; none was used by a trial, and the phases share none."""
+    start = spec.seed + FIRST_SEED + (spec.confirm.seeds if phase == "select" else 0)
+    return list(range(start, start + spec.confirm.seeds))
+
+
+class ConfirmRuns:
+    """The runs of one phase.
+
+    Args:
+        log: Writes to the ledger.
+        plan: The job's plan.
+        phase: ``select`` picks one finalist of each arm by validation; ``confirm`` compares the arms on test.
+        finalists: The trials whose configs are run.
+        data: URL and SHA-256 of the prepared split.
+        halted: Whether the worker wants everything stopped.
+    """
+
+    def __init__(
+        self,
+        log: RunLog,
+        plan: JobPlan,
+        phase: Phase,
+        finalists: Sequence[Trial],
+        data: tuple[str, str],
+        halted: Callable[[], bool],
+    ) -> None:
+        self._log, self._plan, self._phase, self._data = log, plan, phase, data
+        self.halted = halted
+        self._params = {trial.number: trial.params for trial in finalists}
+        runs = log.plan_confirm_runs(phase, finalists, fresh_seeds(plan.spec, phase))
+        self._runs: dict[int, ConfirmRun] = {run.id: run for run in runs}
+        self._waiting = [run for run in runs if run.state == TrialState.QUEUED]
+
+    def next(self) -> Assignment | None:
+        """Return the next run of the plan."""
+        if not self._waiting:
+            return None
+        row = self._waiting.pop(0)
+        test = self._phase == "confirm"
+        run = self._plan.run(row.arm, self._params[row.trial_number], self._data, seed=row.seed, test=test)
+        return Assignment(row.id, run)
+
+    def started(self, assignment: Assignment) -> None:
+        """Count the attempt."""
+        self._runs[assignment.key].attempts = self._log.start_confirm_run(assignment.key)
+
+    def progress(self, assignment: Assignment, point: Progress) -> bool:
+        """Go on: a confirmation run is never stopped early."""
+        del assignment, point
+        return True
+
+    def finished(self, assignment: Assignment, ended: Ended) -> None:
+        """Record how the run ended."""
+        self._log.finish_confirm_run(assignment.key, ended)
+
+    def lost(self, assignment: Assignment, cause: str) -> bool:
+        """Queue the run again while it has attempts left."""
+        del cause
+        row = self._runs[assignment.key]
+        if row.attempts >= self._plan.spec.resources.max_attempts:
+            return False
+        self._waiting.append(row)
+        return True
+
+    def interrupted(self, assignment: Assignment) -> None:
+        """Leave the run to the next worker."""
+        self._log.requeue_confirm_run(assignment.key)

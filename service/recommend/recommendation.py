@@ -1,0 +1,172 @@
+# What a job recommends, and the figures behind it. Pure: trials and confirmation runs in, one Recommendation out; it is
+# stored as JSON by the ledger and shown as it is by the API, the command line and the exports.
+"""The recommendation of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from service.db.models import ConfirmRun, Trial
+from service.errors import JobFailedError
+from service.plan import WARPADAM, JobPlan
+from service.recommend.verdict import Verdict, Word, compare
+from service.states import TrialState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist:
+    """The best config of an arm, and how it did on the fresh seeds.
+
+    Attributes:
+        arm: Name of the arm.
+        trial: Number of its trial.
+        config: Hyper-parameters of the optimizer.
+        val_loss: Validation loss of the trial, which is what it was picked for: optimistic.
+        mean_test_loss: Mean over its confirmation runs that completed; None if none did.
+        mean_seconds: Mean training time of those runs.
+        runs: How many of the planned runs completed.
+        planned: How many were planned.
+    """
+
+    arm: str
+    trial: int
+    config: dict[str, Any]
+    val_loss: float
+    mean_test_loss: float | None
+    mean_seconds: float | None
+    runs: int
+    planned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The test losses of both arms on one seed; None where the run did not complete."""
+
+    seed: int
+    baseline: float | None
+    warpadam: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """What to use, and why.
+
+    Attributes:
+        verdict: Whether P helps on this task.
+        reason: The verdict in one sentence.
+        arm: The arm that is recommended: ``warpadam`` only if it helps, otherwise the best baseline.
+        trial: Number of the recommended trial.
+        config: Hyper-parameters of the recommended optimizer.
+        baseline: The baseline that warpadam was compared with: the best by validation.
+        statistics: The comparison; None when too few pairs completed.
+        pairs: The losses that were compared, one pair a seed.
+        finalists: Every arm's best.
+    """
+
+    verdict: Word
+    reason: str
+    arm: str
+    trial: int
+    config: dict[str, Any]
+    baseline: str
+    statistics: Verdict | None
+    pairs: list[Pair]
+    finalists: list[Finalist]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+MIN_PAIRS = 6
+"""Fewer pairs cannot be significant in a two-sided test at 0.05."""
+
+
+def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """Return the ``count`` completed trials with the lowest validation loss, best first."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    return sorted(complete, key=lambda trial: (trial.value, trial.number))[:count]
+
+
+def select(finalists: Sequence[Trial], runs: Sequence[ConfirmRun]) -> Trial:
+    """Return the finalist of one arm with the lowest mean validation loss over the selection runs.
+
+    Raises:
+        JobFailedError: No finalist completed all of its runs.
+    """
+    means: list[tuple[float, int, Trial]] = []
+    for trial in finalists:
+        losses = [run.val_loss for run in runs if run.trial_number == trial.number]
+        if losses and all(loss is not None for loss in losses):
+            means.append((float(np.mean([loss for loss in losses if loss is not None])), trial.number, trial))
+    if not means:
+        raise JobFailedError(f"arm {finalists[0].arm}: no finalist completed its selection runs")
+    return min(means)[2]
+
+
+def recommend(plan: JobPlan, finalists: Sequence[Trial], runs: Sequence[ConfirmRun]) -> Recommendation:
+    """Judge the arms' finalists by their confirmation runs.
+
+    Args:
+        plan: The job's plan.
+        finalists: One trial for each arm.
+        runs: Every run of the ``confirm`` phase.
+    """
+    by_arm = {trial.arm: trial for trial in finalists}
+    baseline = min((by_arm[name] for name in plan.spec.baselines), key=lambda trial: (trial.value, trial.number))
+    pairs = _pairs(runs, baseline.arm)
+    verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect)
+    chosen = by_arm[WARPADAM] if verdict == Word.HELPS else baseline
+    if verdict != Word.HELPS:
+        reason += f"; the recommendation is {baseline.arm}"
+    return Recommendation(
+        verdict=verdict,
+        reason=reason,
+        arm=chosen.arm,
+        trial=chosen.number,
+        config=plan.arm(chosen.arm).config(chosen.params),
+        baseline=baseline.arm,
+        statistics=statistics,
+        pairs=pairs,
+        finalists=[_finalist(plan, by_arm[arm.name], runs) for arm in plan.arms],
+    )
+
+
+def _judge(pairs: Sequence[Pair], min_effect: float) -> tuple[Word, str, Verdict | None]:
+    whole = [(p.baseline, p.warpadam) for p in pairs if p.baseline is not None and p.warpadam is not None]
+    missing = len(pairs) - len(whole)
+    if len(whole) < MIN_PAIRS:
+        return Word.INCONCLUSIVE, f"only {len(whole)} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed", None
+    statistics = compare([base for base, _ in whole], [warp for _, warp in whole], min_effect)
+    if missing and statistics.word is not Word.HURTS:
+        # a run that diverged is not missing by chance: without it the rest looks better than it is
+        return Word.INCONCLUSIVE, f"{missing} of {len(pairs)} pairs did not complete", statistics
+    return statistics.word, statistics.reason, statistics
+
+
+def _pairs(runs: Sequence[ConfirmRun], baseline: str) -> list[Pair]:
+    losses = {(run.arm, run.seed): run.test_loss for run in runs if run.state == TrialState.COMPLETE}
+    seeds = sorted({run.seed for run in runs})
+    return [
+        Pair(seed=seed, baseline=losses.get((baseline, seed)), warpadam=losses.get((WARPADAM, seed))) for seed in seeds
+    ]
+
+
+def _finalist(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun]) -> Finalist:
+    mine = [run for run in runs if run.arm == trial.arm]
+    complete = [run for run in mine if run.state == TrialState.COMPLETE and run.test_loss is not None]
+    assert trial.value is not None, "a finalist is a completed trial"
+    return Finalist(
+        arm=trial.arm,
+        trial=trial.number,
+        config=plan.arm(trial.arm).config(trial.params),
+        val_loss=trial.value,
+        mean_test_loss=float(np.mean([run.test_loss for run in complete])) if complete else None,
+        mean_seconds=float(np.mean([run.seconds for run in complete])) if complete else None,
+        runs=len(complete),
+        planned=len(mine),
+    )

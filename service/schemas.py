@@ -1,0 +1,180 @@
+# The job spec: the one description of a job, from the request body to the worker. Fields and ranges only; whether
+# names exist and fit together (dataset, model, search space) is decided in plan.py. Answers are in api/views.py.
+"""The specification of a tuning job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Len
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+Scalar = str | bool | int | float
+
+MAX_SEED = 2**31 - 1
+"""Largest seed: torch, numpy and Optuna all take it, with room for the confirmation seeds above it."""
+
+
+class SpecModel(BaseModel):
+    """Base of every part of a spec: unknown fields are refused, nothing is coerced, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DatasetSpec(SpecModel):
+    """Which data to train on; ``GET /v1/catalog`` lists the names."""
+
+    name: str = Field(description="Name of a bundled dataset.", examples=["digits"])
+
+
+Width = Annotated[int, Ge(1), Le(4096)]
+Activation = Literal["relu", "tanh", "gelu", "silu"]
+
+
+class MlpSpec(SpecModel):
+    """A multi-layer perceptron: linear layers with an activation between them."""
+
+    name: Literal["mlp"] = "mlp"
+    hidden: Annotated[list[Width], Len(1, 8)] = Field([64, 64], description="Widths of the hidden layers.")
+    activation: Activation = "relu"
+
+
+class AutoencoderSpec(SpecModel):
+    """A symmetric autoencoder: ``hidden`` down to ``code`` and back up; it reconstructs its standardised input."""
+
+    name: Literal["autoencoder"] = "autoencoder"
+    hidden: Annotated[list[Width], Len(1, 8)] = Field([96, 48], description="Widths from the input to the code.")
+    code: Width = Field(30, description="Width of the code layer.")
+    activation: Activation = "tanh"
+
+
+ModelSpec = Annotated[MlpSpec | AutoencoderSpec, Field(discriminator="name")]
+
+
+class ObjectiveSpec(SpecModel):
+    """What a trial is judged by: the validation loss at its last step."""
+
+    metric: Literal["val_loss"] = "val_loss"
+
+
+class RangeOverride(SpecModel):
+    """A narrower (or wider) range of one parameter."""
+
+    low: int | float
+    high: int | float
+    log: bool | None = Field(None, description="Search on a log scale; null keeps the preset's choice.")
+
+
+def _override_kind(value: object) -> str:
+    if isinstance(value, Mapping | RangeOverride):
+        return "range"
+    return "choices" if isinstance(value, list) else "value"
+
+
+Override = Annotated[
+    Annotated[RangeOverride, Tag("range")]
+    | Annotated[list[Scalar], Len(1, 100), Tag("choices")]
+    | Annotated[Scalar, Tag("value")],
+    Discriminator(_override_kind),
+]
+
+
+class SearchSpaceSpec(SpecModel):
+    """The search space of the warpadam arm: a preset, and what is changed in it."""
+
+    preset: str = Field("default", description="Name of a preset; `GET /v1/catalog` lists them.")
+    overrides: dict[str, Override] = Field(
+        default={},
+        max_length=50,
+        description="Parameter name -> a value (fixed), a list (choices), or {low, high, log} (range).",
+        examples=[{"structure": ["kronecker", "diagonal"], "meta_every": 10}],
+    )
+
+
+class EngineSpec(SpecModel):
+    """What runs the trials: ``optuna`` uses slot processes on the worker's own machine."""
+
+    name: Literal["optuna"] = "optuna"
+
+
+class SearchSpec(SpecModel):
+    """How the next trial is chosen and when a trial is stopped early (both are Optuna's)."""
+
+    sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
+    pruner: Literal["asha", "hyperband", "median", "none"] = "asha"
+
+
+class TrainingSpec(SpecModel):
+    """How a run is trained, the same for every arm."""
+
+    schedule: Literal["constant", "linear"] = Field("linear", description="lr over the steps; `linear` ends at 0.")
+
+
+class BudgetSpec(SpecModel):
+    """Caps, the same for every arm; whichever is reached first ends the arm."""
+
+    trials_per_arm: Annotated[int, Ge(1), Le(10_000)] = 20
+    steps: Annotated[int, Ge(1), Le(1_000_000)] = Field(400, description="Optimizer steps of one run.")
+    batch_size: Annotated[int, Ge(1), Le(65_536)] = Field(128, description="Rows; capped at the training rows.")
+    max_seconds: Annotated[float, Gt(0), Le(604_800)] = Field(600.0, description="Wall-clock seconds of one arm.")
+
+
+class ResourcesSpec(SpecModel):
+    """What the trials may use on the worker's machine."""
+
+    slots: Annotated[int, Ge(1), Le(64)] = Field(1, description="Trials that run at once. 1 makes a job repeatable.")
+    cpus_per_trial: Annotated[int, Ge(1), Le(256)] = Field(1, description="Threads of one trial.")
+    gpus_per_trial: Annotated[float, Ge(0), Le(8)] = Field(0.0, description="CUDA devices of one trial.")
+    max_attempts: Annotated[int, Ge(1), Le(10)] = Field(
+        2, description="Times a trial is started before it is failed, when its process dies."
+    )
+
+
+class ConfirmSpec(SpecModel):
+    """The final comparison of the arms' best configs on fresh paired seeds, judged on the test part."""
+
+    top_k: Annotated[int, Ge(1), Le(10)] = Field(
+        1, description="Finalists of an arm; with more than one, fresh seeds on validation pick among them first."
+    )
+    seeds: Annotated[int, Ge(6), Le(64)] = Field(8, description="Paired runs. Fewer than 6 prove nothing.")
+    min_effect: Annotated[float, Ge(0), Le(1)] = Field(
+        0.01, description="Smallest improvement that counts, relative to the baseline's mean test loss."
+    )
+
+
+class JobSpec(SpecModel):
+    """A tuning job: what to train, how to search, how much to spend."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "digits-mlp",
+                    "dataset": {"name": "digits"},
+                    "model": {"name": "mlp", "hidden": [64, 64], "activation": "relu"},
+                    "search_space": {"preset": "default", "overrides": {"meta_every": 10}},
+                    "budget": {"trials_per_arm": 20, "steps": 400},
+                    "seed": 0,
+                }
+            ]
+        }
+    )
+
+    name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+    dataset: DatasetSpec
+    model: ModelSpec
+    objective: ObjectiveSpec = ObjectiveSpec()
+    search_space: SearchSpaceSpec = SearchSpaceSpec()
+    baselines: Annotated[list[str], Len(1, 8)] = Field(["adamw"], description="Arms to compare against.")
+    engine: EngineSpec = EngineSpec()
+    search: SearchSpec = SearchSpec()
+    training: TrainingSpec = TrainingSpec()
+    budget: BudgetSpec = BudgetSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+    seed: Annotated[int, Ge(0), Le(MAX_SEED)] = Field(0, description="Data split, trial seed and samplers.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec with every default written out, as plain JSON values."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,115 @@
+# The long-running processes. `run` is the API and, as a child process, one worker; the child ends when its standard
+# input is closed, so it never outlives the API however that ends. Both stop cleanly on SIGINT and SIGTERM.
+"""Starting the API and workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Final
+
+from service import logs
+from service.db.session import Database, close_optuna_storage, create_schema, open_optuna_storage
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STOP_S: Final = 10.0
+"""Time that the worker gets to give its job back."""
+
+RESTART_S: Final = 1.0
+"""Pause before a worker that ended by itself is started again."""
+
+
+def run(settings: Settings, *, with_worker: bool) -> None:
+    """Serve the API until SIGINT or SIGTERM."""
+    import uvicorn
+
+    from service.api.app import create_app
+
+    logs.configure(settings)
+    create_schema(settings.database_url)
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, log_config=None)
+    )
+    if not with_worker:
+        server.run()
+        return
+    keeper = _WorkerKeeper(settings)
+    keeper.start()
+    try:
+        server.run()
+    finally:
+        keeper.stop()
+
+
+def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
+    """Run a worker until SIGINT or SIGTERM, or until standard input is closed if it has a parent."""
+    from service.engines.local import LocalEngine
+    from service.worker import Worker
+
+    logs.configure(settings)
+    create_schema(settings.database_url)
+    db = Database(settings.database_url)
+    engine = LocalEngine()
+    storage = open_optuna_storage(settings.database_url)
+    worker = Worker(settings, db, storage, engine)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: worker.stop())
+    if with_parent:
+        threading.Thread(target=_stop_with_parent, args=(worker.stop,), daemon=True).start()
+    try:
+        worker.run_forever()
+    finally:
+        engine.close()
+        close_optuna_storage(storage)
+        db.close()
+
+
+def _stop_with_parent(stop: object) -> None:
+    assert callable(stop)
+    sys.stdin.buffer.read()
+    stop()
+
+
+class _WorkerKeeper(threading.Thread):
+    """Runs a worker process and starts it again if it ends by itself."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(name="worker-keeper", daemon=True)
+        self._environment = {
+            **os.environ,
+            "WARPTUNE_DATABASE_URL": settings.database_url,
+            "WARPTUNE_ARTIFACTS_URL": settings.artifacts_url,
+        }
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Keep one worker alive until :meth:`stop`."""
+        command = [sys.executable, "-m", "service", "worker", "--with-parent"]
+        while not self._stopping.is_set():
+            # a session of its own: Ctrl-C reaches the API alone, which then stops the worker
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, env=self._environment, start_new_session=True
+            )
+            code = self._process.wait()
+            if not self._stopping.wait(RESTART_S):
+                log.error("the worker ended and is started again", extra={"exit_code": code})
+
+    def stop(self) -> None:
+        """Ask the worker to give its job back, and wait for it."""
+        self._stopping.set()
+        process = self._process
+        if process is not None:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self.join()

@@ -1,0 +1,44 @@
+# What an operator can set: environment variables with the prefix WARPTUNE_, nothing else. A job's own choices are in
+# schemas.py.
+"""Settings of the processes of the service."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+
+
+class Settings(BaseSettings):
+    """Settings, read from ``WARPTUNE_*`` environment variables."""
+
+    model_config = SettingsConfigDict(env_prefix="WARPTUNE_", frozen=True)
+
+    database_url: str = Field(
+        "sqlite:///warptune-data/warptune.db", description="SQLAlchemy URL of the ledger and of Optuna's tables."
+    )
+    artifacts_url: str = Field("warptune-data/artifacts", description="fsspec URL of the folder of the artifacts.")
+    host: str = Field("127.0.0.1", description="Address that the API listens on. There is no login: keep it private.")
+    port: Annotated[int, Ge(0), Le(65535)] = Field(8000, description="TCP port of the API.")
+    max_body_bytes: Annotated[int, Ge(1024)] = Field(1 << 20, description="Largest request body, in bytes.")
+    lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds a silent worker keeps its job.")
+    poll_s: Annotated[float, Gt(0), Le(1)] = Field(
+        0.3, description="Seconds between two looks for a queued job or for a cancellation."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Form of a log line on standard error.")
+
+    @property
+    def safe_database_url(self) -> str:
+        """The database URL without its password, fit for a log."""
+        return make_url(self.database_url).render_as_string(hide_password=True)
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Return the settings of this process, read once."""
+    return Settings()

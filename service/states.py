@@ -1,0 +1,49 @@
+# The states, and the moves between them. Values are stored in the database: add, never rename.
+#
+#   job:    queued -> running -> verifying -> succeeded      any of the first three -> cancelled | failed
+#                     running | verifying -> queued          its worker was stopped and gave it back
+#   arm:    queued -> running -> complete
+#   trial:  queued -> running -> complete | pruned | diverged | failed      (a confirmation run too)
+#                     running -> queued                      its process or its worker died
+"""States of jobs, arms and trials."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class JobState(StrEnum):
+    """State of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    VERIFYING = "verifying"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ArmState(StrEnum):
+    """State of an arm of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+
+
+class TrialState(StrEnum):
+    """State of a trial, and of a confirmation run."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+ACTIVE_JOB: Final = (JobState.RUNNING, JobState.VERIFYING)
+ENDED_JOB: Final = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+LIVE_TRIAL: Final = (TrialState.QUEUED, TrialState.RUNNING)
+ENDED_TRIAL: Final = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.DIVERGED, TrialState.FAILED)

@@ -1,0 +1,276 @@
+# One arm of a job as an Optuna study. The ledger is the truth: a study is brought in line with it whenever it is
+# opened, and every change is written to the ledger first. Optuna decides what to try next and what to stop early.
+"""The search of one arm: ask, report, tell."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import optuna
+from optuna.trial import TrialState as OptunaState
+from optuna.trial import create_trial
+
+from search_spaces.to_optuna import distributions, first_trials, suggest
+from service.db.models import Trial
+from service.engines.base import Assignment
+from service.ledger.runs import RunLog
+from service.plan import ArmPlan, JobPlan
+from service.schemas import SearchSpec
+from service.states import TrialState
+from service.training.run import Ended, Progress
+
+log = logging.getLogger(__name__)
+
+NUMBER: Final = "trial"
+"""User attribute of an Optuna trial: the number of the ledger's trial."""
+
+NO_LOSS: Final = 1e12
+"""What a diverged trial is told as when its arm has not seen a finite loss yet."""
+
+FIRST_RUNG: Final = 0.25
+"""Share of a run's steps before which no trial is stopped: with a decaying lr earlier losses say little."""
+
+REDUCTION: Final = 2
+"""Of the trials at a rung, one in this many goes on (asha, hyperband)."""
+
+
+_TOLD: Final = (OptunaState.COMPLETE, OptunaState.PRUNED)
+_TOLD_AS: Final = {
+    TrialState.COMPLETE: OptunaState.COMPLETE,
+    TrialState.PRUNED: OptunaState.PRUNED,
+    TrialState.DIVERGED: OptunaState.PRUNED,
+}
+"""What samplers learn from. A failed trial teaches them nothing and is not rebuilt."""
+
+
+def study_name(job_id: str, arm: str) -> str:
+    """Return the name of the Optuna study of an arm."""
+    return f"{job_id}/{arm}"
+
+
+def make_sampler(search: SearchSpec, seed: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler that a spec names.
+
+    Args:
+        search: The spec's choice.
+        seed: Seeds the sampler; a study with one slot then repeats itself.
+    """
+    match search.sampler:
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "gp":
+            return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+        case "qmc":
+            return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+        case _:
+            with warnings.catch_warnings():
+                # `group` is the only mode that models parameters which exist under a condition
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.samplers.TPESampler(seed=seed, group=True)
+
+
+def make_pruner(search: SearchSpec, steps: int) -> optuna.pruners.BasePruner:
+    """Return the pruner that a spec names; none stops a trial in the first quarter of its steps.
+
+    Args:
+        search: The spec's choice.
+        steps: Steps of a whole run.
+    """
+    first_rung = max(1, int(steps * FIRST_RUNG))
+    match search.pruner:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_rung, reduction_factor=REDUCTION)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(
+                min_resource=first_rung, max_resource=steps, reduction_factor=REDUCTION
+            )
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung)
+        case _:
+            return optuna.pruners.NopPruner()
+
+
+@dataclass(slots=True)
+class _Open:
+    """A trial that has not ended: its row, its Optuna trial, and the last step that was reported to it."""
+
+    row: Trial
+    asked: optuna.Trial
+    reported: int = 0
+
+
+class ArmSearch:
+    """The trials of one arm, as work for an engine.
+
+    Args:
+        log: Writes to the ledger.
+        plan: The job's plan.
+        arm: The arm to search.
+        storage: Optuna's tables.
+        data: URL and SHA-256 of the prepared split.
+        halted: Whether the worker wants everything stopped.
+    """
+
+    def __init__(
+        self,
+        log: RunLog,
+        plan: JobPlan,
+        arm: ArmPlan,
+        storage: optuna.storages.BaseStorage,
+        data: tuple[str, str],
+        halted: Callable[[], bool],
+    ) -> None:
+        self._log, self._plan, self._arm, self._storage = log, plan, arm, storage
+        self._data, self._worker_halted = data, halted
+        self._budget = plan.spec.budget
+        self._seconds_before = log.start_arm(arm.name).seconds_used
+        self._opened = time.monotonic()
+        rows = log.trials(arm.name)
+        self._trials: dict[int, Trial] = {row.id: row for row in rows}
+        self._waiting = [row for row in rows if row.state == TrialState.QUEUED]
+        self._open: dict[int, _Open] = {}
+        seed = zlib.crc32(f"{plan.spec.seed}/{arm.name}/{len(rows)}".encode())
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=study_name(log.job_id, arm.name),
+            load_if_exists=True,
+            sampler=make_sampler(plan.spec.search, seed),
+            pruner=make_pruner(plan.spec.search, plan.spec.budget.steps),
+        )
+        self._worst = max((row.value for row in rows if row.value is not None), default=-math.inf)
+        self._project()
+
+    @property
+    def seconds_used(self) -> float:
+        """Wall-clock seconds of this arm so far, those of earlier workers included."""
+        return self._seconds_before + time.monotonic() - self._opened
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the arm has reached ``budget.max_seconds``."""
+        return self.seconds_used >= self._budget.max_seconds
+
+    # --- Work
+
+    def next(self) -> Assignment | None:
+        """Return an interrupted trial, or a new one that Optuna asks for; None at the arm's cap."""
+        if self._waiting:
+            row = self._waiting.pop(0)
+            if row.id not in self._open:
+                self._open[row.id] = _Open(row, self._add(row, OptunaState.RUNNING))
+        elif len(self._trials) < self._budget.trials_per_arm:
+            asked = self.study.ask()
+            row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
+            asked.set_user_attr(NUMBER, row.number)
+            self._trials[row.id] = row
+            self._open[row.id] = _Open(row, asked)
+        else:
+            return None
+        run = self._plan.run(self._arm.name, row.params, self._data, seed=self._plan.spec.seed, test=False)
+        return Assignment(row.id, run)
+
+    def started(self, assignment: Assignment) -> None:
+        """Count the attempt."""
+        self._trials[assignment.key].attempts = self._log.start_trial(assignment.key)
+
+    def progress(self, assignment: Assignment, point: Progress) -> bool:
+        """Record the point, and ask the pruner unless it is the last one."""
+        self._log.add_point(assignment.key, point)
+        trial = self._open[assignment.key]
+        if point.step > trial.reported:  # a second attempt repeats the points of the first
+            trial.asked.report(point.val_loss, point.step)
+            trial.reported = point.step
+        return point.step == self._budget.steps or not trial.asked.should_prune()
+
+    def finished(self, assignment: Assignment, ended: Ended) -> None:
+        """Record how the trial ended, then tell Optuna."""
+        if ended.state == TrialState.PRUNED and ended.cause is None:
+            ended = ended._replace(cause=f"pruner {self._plan.spec.search.pruner}")
+        self._end(assignment.key, ended)
+
+    def lost(self, assignment: Assignment, cause: str) -> bool:
+        """Queue the trial again while it has attempts left."""
+        row = self._trials[assignment.key]
+        if row.attempts >= self._plan.spec.resources.max_attempts:
+            return False
+        self._log.retry_trial(row.id, cause)
+        self._waiting.append(row)
+        return True
+
+    def interrupted(self, assignment: Assignment) -> None:
+        """At the end of the arm's time the trial is over; otherwise it waits for the next worker."""
+        if self.out_of_time:
+            cause = f"the arm reached budget.max_seconds = {self._budget.max_seconds:g}"
+            points = self._log.points(assignment.key)
+            last = points[max(points)] if points else None
+            self._end(assignment.key, Ended(TrialState.PRUNED, last, cause=cause))
+            return
+        self._log.requeue_trial(assignment.key)
+        self.study.tell(self._open.pop(assignment.key).asked, state=OptunaState.FAIL)
+
+    def halted(self) -> bool:
+        """Stop when the worker says so, or when the arm's time is up."""
+        return self._worker_halted() or self.out_of_time
+
+    # --- Optuna
+
+    def _end(self, trial_id: int, ended: Ended) -> None:
+        self._log.finish_trial(trial_id, ended, self.seconds_used)
+        asked = self._open.pop(trial_id).asked
+        if ended.val_loss is not None:
+            self._worst = max(self._worst, ended.val_loss)
+        if ended.state == TrialState.COMPLETE:
+            self.study.tell(asked, ended.val_loss)
+        elif ended.state == TrialState.FAILED:
+            self.study.tell(asked, state=OptunaState.FAIL)
+        else:
+            if ended.state == TrialState.DIVERGED:
+                asked.report(self._penalty(), self._budget.steps)
+            self.study.tell(asked, state=OptunaState.PRUNED)
+
+    def _penalty(self) -> float:
+        return self._worst if math.isfinite(self._worst) else NO_LOSS
+
+    def _project(self) -> None:
+        """Bring the study in line with the ledger.
+
+        Trials that are still open there belong to a worker that is gone: they are failed, as the samplers would take
+        them for running ones. Trials that ended in the ledger and are missing in the study are added.
+        """
+        old = self.study.get_trials(deepcopy=False)
+        for trial in old:
+            if trial.state == OptunaState.RUNNING:
+                self.study.tell(trial.number, state=OptunaState.FAIL)
+        known = {trial.user_attrs.get(NUMBER) for trial in old if trial.state in _TOLD}
+        missing = [row for row in self._trials.values() if row.state in _TOLD_AS and row.number not in known]
+        for row in missing:
+            self._add(row, _TOLD_AS[row.state])
+        if missing:
+            log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
+        if not old and not self._trials:
+            for values in first_trials(self._arm.space)[: self._budget.trials_per_arm]:
+                self.study.enqueue_trial(values)
+
+    def _add(self, row: Trial, state: OptunaState) -> optuna.Trial:
+        """Add a trial of the ledger to the study: one that ended, or one that runs again."""
+        points = {} if state == OptunaState.RUNNING else self._log.points(row.id)
+        if row.state == TrialState.DIVERGED:
+            points[self._budget.steps] = self._penalty()
+        value = row.value if state == OptunaState.COMPLETE else (points[max(points)] if points else None)
+        frozen = create_trial(
+            state=state,
+            value=value,
+            params=dict(row.params),
+            distributions=distributions(self._arm.space, row.params),
+            intermediate_values=points,
+            user_attrs={NUMBER: row.number},
+        )
+        study_id = self._storage.get_study_id_from_name(self.study.study_name)
+        return optuna.Trial(self.study, self._storage.create_new_trial(study_id, template_trial=frozen))

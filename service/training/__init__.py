@@ -1,0 +1,1 @@
+"""What a trial does: data, models and the training loop."""

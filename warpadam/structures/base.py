@@ -1,0 +1,72 @@
+# The contract of a structure: how P of one tensor is parameterised by a few factor tensors. A structure holds shapes
+# only, never tensors, so that one object serves every parameter of the same shape and the factors can live in
+# optimizer.state. Must not know about Adam: where P acts is in placements.py, how it learns in learners/.
+"""The interface of every parameterisation of P."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Factors = dict[str, Tensor]
+"""The tensors that make up one P, by name."""
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape in which a tensor is mixed: (rows, everything else), or (elements,) below two axes.
+
+    >>> matrix_shape((8, 3, 5, 5)), matrix_shape((7,)), matrix_shape(())
+    ((8, 75), (7,), (1,))
+    """
+    if len(shape) < 2:
+        return (shape[0] if shape else 1,)
+    columns = 1
+    for length in shape[1:]:
+        columns *= length
+    return (shape[0], columns)
+
+
+class Distortion(ABC):
+    """P of one tensor, as a linear map on its ``layout``.
+
+    All methods but :meth:`to_layout` and :meth:`from_layout` take and return tensors in the layout. Factors are fp32,
+    or fp64 for fp64 parameters.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def layout(self) -> tuple[int, ...]:
+        """Shape of the tensors that P maps."""
+
+    def to_layout(self, tensor: Tensor) -> Tensor:
+        """Bring a tensor of the parameter's shape, of any strides, into the layout (a view where possible)."""
+        return tensor.reshape(self.layout)
+
+    def from_layout(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Undo :meth:`to_layout`."""
+        return tensor.view(shape)
+
+    @abstractmethod
+    def init_factors(self, dtype: torch.dtype, device: torch.device) -> Factors:
+        """Return the factors of the exact identity."""
+
+    @abstractmethod
+    def apply(self, factors: Mapping[str, Tensor], grad: Tensor) -> Tensor:
+        """Return P g."""
+
+    @abstractmethod
+    def apply_transpose(self, factors: Mapping[str, Tensor], update: Tensor) -> Tensor:
+        """Return P^T u."""
+
+    @abstractmethod
+    def pullback(self, factors: Mapping[str, Tensor], left: Tensor, right: Tensor) -> Factors:
+        """Return the gradient of every factor for the rank-one gradient dP = left right^T, never forming dP."""
+
+    @abstractmethod
+    def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
+        """Pull P towards the identity by ``p_decay`` and remove freedom that P does not see, in place."""

@@ -1,0 +1,90 @@
+# Q = A G B^T: one square factor for the rows, one for the columns. An axis longer than max_dim has no factor (it is
+# left alone); structures/__init__.py decides when that happens. Only A (x) B is seen by the optimizer, so the scale
+# that can move between the two is kept balanced.
+"""Kronecker-factored P."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from warpadam.structures.base import Distortion, Factors
+
+ROW: Final = "row_factor"
+COLUMN: Final = "column_factor"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class KroneckerDistortion(Distortion):
+    """Q = A G B^T for a matrix G (rows x columns).
+
+    Attributes:
+        shape: The layout: (rows, columns), or (elements,) when neither axis is mixed.
+        mix_rows: Whether there is a ``row_factor`` A, rows x rows.
+        mix_columns: Whether there is a ``column_factor`` B, columns x columns.
+
+    Cost: 2 rows columns (rows + columns) multiply-adds an application.
+    """
+
+    shape: tuple[int, ...]
+    mix_rows: bool
+    mix_columns: bool
+
+    @property
+    @override
+    def layout(self) -> tuple[int, ...]:
+        return self.shape
+
+    @override
+    def init_factors(self, dtype: torch.dtype, device: torch.device) -> Factors:
+        factors: Factors = {}
+        if self.mix_rows:
+            factors[ROW] = torch.eye(self.shape[0], dtype=dtype, device=device)
+        if self.mix_columns:
+            factors[COLUMN] = torch.eye(self.shape[1], dtype=dtype, device=device)
+        return factors
+
+    @override
+    def apply(self, factors: Mapping[str, Tensor], grad: Tensor) -> Tensor:
+        if self.mix_rows:
+            grad = factors[ROW] @ grad
+        return grad @ factors[COLUMN].mT if self.mix_columns else grad
+
+    @override
+    def apply_transpose(self, factors: Mapping[str, Tensor], update: Tensor) -> Tensor:
+        if self.mix_rows:
+            update = factors[ROW].mT @ update
+        return update @ factors[COLUMN] if self.mix_columns else update
+
+    @override
+    def pullback(self, factors: Mapping[str, Tensor], left: Tensor, right: Tensor) -> Factors:
+        pulled: Factors = {}
+        if self.mix_rows:
+            pulled[ROW] = (left @ factors[COLUMN] if self.mix_columns else left) @ right.mT
+        if self.mix_columns:
+            pulled[COLUMN] = left.mT @ (factors[ROW] @ right if self.mix_rows else right)
+        return pulled
+
+    @override
+    def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
+        if p_decay:
+            for factor in factors.values():
+                factor.mul_(1 - p_decay).diagonal().add_(p_decay)
+        if self.mix_rows and self.mix_columns:
+            self._balance(factors[ROW], factors[COLUMN])
+
+    @staticmethod
+    def _balance(row: Tensor, column: Tensor) -> None:
+        """Give both factors the same root mean square eigenvalue; A (x) B does not change."""
+        row_size = row.norm() / row.shape[0] ** 0.5
+        column_size = column.norm() / column.shape[0] ** 0.5
+        scale = (column_size / row_size).sqrt()
+        scale = torch.where(scale.isfinite() & (scale > 0), scale, 1.0)
+        row.mul_(scale)
+        column.div_(scale)

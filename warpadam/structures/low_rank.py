@@ -1,0 +1,68 @@
+# P = I + U V^T on the rows of the matrix. U starts at zero and V at random: exactly one zero factor makes P the
+# identity and still gives U a gradient (with both zero, both gradients are zero for ever).
+"""Identity plus low rank P."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from warpadam.structures.base import Distortion, Factors
+
+_SEED: Final = 2409_04244
+"""V is drawn from its own generator: the same in every run and process, and the global one is not disturbed."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LowRankDistortion(Distortion):
+    """Q = G + U (V^T G) for a matrix G (rows x columns).
+
+    Attributes:
+        rows: First axis of the layout.
+        columns: Second axis of the layout.
+        rank: Columns of ``left`` (U) and ``right`` (V), both rows x rank; at most ``rows``.
+    """
+
+    rows: int
+    columns: int
+    rank: int
+
+    @property
+    @override
+    def layout(self) -> tuple[int, ...]:
+        return (self.rows, self.columns)
+
+    @override
+    def init_factors(self, dtype: torch.dtype, device: torch.device) -> Factors:
+        generator = torch.Generator().manual_seed(_SEED)
+        right = torch.randn(self.rows, self.rank, dtype=torch.float64, generator=generator) * self.rows**-0.5
+        return {
+            "left": torch.zeros(self.rows, self.rank, dtype=dtype, device=device),
+            "right": right.to(dtype=dtype, device=device),
+        }
+
+    @override
+    def apply(self, factors: Mapping[str, Tensor], grad: Tensor) -> Tensor:
+        return torch.addmm(grad, factors["left"], factors["right"].mT @ grad)
+
+    @override
+    def apply_transpose(self, factors: Mapping[str, Tensor], update: Tensor) -> Tensor:
+        return torch.addmm(update, factors["right"], factors["left"].mT @ update)
+
+    @override
+    def pullback(self, factors: Mapping[str, Tensor], left: Tensor, right: Tensor) -> Factors:
+        return {
+            "left": left @ (right.mT @ factors["right"]),
+            "right": right @ (left.mT @ factors["left"]),
+        }
+
+    @override
+    def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
+        if p_decay:
+            factors["left"].mul_(1 - p_decay)  # P - I is linear in U; V keeps its length, so learning stays possible
