@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import fsspec
 
 
@@ -32,8 +34,9 @@ class ArtifactStore:
     def delete_job(self, job_id: str) -> None:
         """Delete every file of a job; it is no error if there is none."""
         folder = f"{self._root}/jobs/{job_id}"
-        if self._fs.exists(folder):
-            self._fs.rm(folder, recursive=True)
+        while self._fs.exists(folder):
+            with suppress(FileNotFoundError):  # another process deletes them too
+                self._fs.rm(folder, recursive=True)
 
     def check(self) -> None:
         """Raise what the store raises when it cannot be written to."""

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from service.client import ApiError, Client
 from service.settings import Settings
+from service.spec_file import read_spec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,15 +45,21 @@ class Format(StrEnum):
 
 
 def _fail(message: str, code: int = 1) -> typer.Exit:
-    err.print(f"[red]error:[/] {message}", markup=True, highlight=False, soft_wrap=True)
+    err.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
     return typer.Exit(code)
 
 
-def _api_failure(error: ApiError) -> typer.Exit:
-    if not error.errors:
-        return _fail(str(error))
-    lines = [f"  {item['field']}: got {item['value']!r}, expected {item['expected']}" for item in error.errors]
-    return _fail("the service refused the request\n" + "\n".join(lines))
+@contextmanager
+def _service(url: str) -> Iterator[Client]:
+    """Talk to the service, and say in a line why that was not possible."""
+    try:
+        with Client(url) as client:
+            yield client
+    except ApiError as error:
+        if not error.errors:
+            raise _fail(str(error)) from None
+        lines = [f"  {item['field']}: got {item['value']!r}, expected {item['expected']}" for item in error.errors]
+        raise _fail("the service refused the request\n" + "\n".join(lines)) from None
 
 
 def _settings(**changes: Any) -> Settings:
@@ -71,10 +80,8 @@ def serve(
     from service.serve import run
 
     settings = _settings(host=host, port=port)
-    try:
+    with _database_failures():
         run(settings, with_worker=worker)
-    except OSError as error:
-        raise _fail(str(error)) from None
 
 
 @app.command()
@@ -84,7 +91,9 @@ def worker(
     """Start a worker, which takes jobs from the database until it is stopped."""
     from service.serve import run_worker
 
-    run_worker(_settings(), with_parent=with_parent)
+    settings = _settings()
+    with _database_failures():
+        run_worker(settings, with_parent=with_parent)
 
 
 @app.command()
@@ -94,16 +103,18 @@ def submit(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Queue a job."""
-    body = _read_spec(spec)
-    with Client(url) as client:
-        try:
-            job = client.submit(body)
-            if not watch:
-                out.print(job["id"], highlight=False)
-                return
+    try:
+        body = read_spec(spec)
+    except OSError as error:
+        raise _fail(f"cannot read {spec}: {error.strerror}", 2) from None
+    except ValueError as error:
+        raise _fail(str(error), 2) from None
+    with _service(url) as client:
+        job = client.submit(body)
+        if watch:
             _watch(client, job["id"])
-        except ApiError as error:
-            raise _api_failure(error) from None
+        else:
+            out.print(job["id"], highlight=False)
 
 
 @app.command()
@@ -111,14 +122,11 @@ def show(job: JobArgument, url: Url = DEFAULT_URL) -> None:
     """Show how a job stands, and its recommendation when there is one."""
     from service.display import show_job, show_recommendation
 
-    with Client(url) as client:
-        try:
-            answer = client.job(job)
-            show_job(out, answer)
-            if answer["state"] == "succeeded":
-                show_recommendation(out, client.recommendation(job))
-        except ApiError as error:
-            raise _api_failure(error) from None
+    with _service(url) as client:
+        answer = client.job(job)
+        show_job(out, answer)
+        if answer["state"] == "succeeded":
+            show_recommendation(out, client.recommendation(job))
 
 
 @app.command()
@@ -131,37 +139,33 @@ def export(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Write the recommended config of a job to a file."""
-    with Client(url) as client:
-        try:
-            text = client.export(job, fmt)
-        except ApiError as error:
-            raise _api_failure(error) from None
+    with _service(url) as client:
+        text = client.export(job, fmt)
     if output is None:
         sys.stdout.write(text)
         return
     try:
-        output.write_text(text)
+        output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _fail(f"cannot write {output}: {error.strerror}") from None
 
 
-def _read_spec(path: Path) -> dict[str, Any]:
+@contextmanager
+def _database_failures() -> Iterator[None]:
+    """Say in a line why a process could not start or go on."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
-        body = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise _fail(f"cannot read {path}: {error.strerror}", 2) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _fail(f"{path} is neither YAML nor JSON: {error}", 2) from None
-    if not isinstance(body, dict):
-        raise _fail(f"{path} holds {type(body).__name__}, expected the fields of a job", 2)
-    return body
+        yield
+    except (OSError, SQLAlchemyError) as error:
+        raise _fail(str(error).partition("\n")[0]) from None
 
 
 def _watch(client: Client, job_id: str) -> None:
     from service.display import show_recommendation
     from service.display import watch as draw
 
-    out.print(f"job {job_id}  {client.url}/dashboard", highlight=False)
+    out.print(f"job {job_id}  {client.url}/dashboard", highlight=False, markup=False)
     try:
         job = draw(out, client.watch(job_id))
     except KeyboardInterrupt:

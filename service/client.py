@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import httpx2
 
@@ -15,6 +16,10 @@ from service.states import ENDED_JOB
 
 TIMEOUT_S: Final = 30.0
 """Longest wait for an answer."""
+
+
+def _path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"
 
 
 class ApiError(ServiceError):
@@ -44,7 +49,10 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx2.Client(base_url=self.url, timeout=TIMEOUT_S)
+        try:
+            self._http = httpx2.Client(base_url=self.url, timeout=TIMEOUT_S)
+        except httpx2.InvalidURL as error:
+            raise ApiError(0, f"cannot reach {self.url}: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -59,19 +67,19 @@ class Client:
 
     def job(self, job_id: str) -> dict[str, Any]:
         """Return a job with its arms."""
-        return self._json("GET", f"/v1/jobs/{job_id}")
+        return self._json("GET", _path(job_id))
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job."""
-        return self._json("POST", f"/v1/jobs/{job_id}/cancel")
+        return self._json("POST", f"{_path(job_id)}/cancel")
 
     def recommendation(self, job_id: str) -> dict[str, Any]:
         """Return the recommendation of a job that has succeeded."""
-        return self._json("GET", f"/v1/jobs/{job_id}/recommendation")
+        return self._json("GET", f"{_path(job_id)}/recommendation")
 
     def export(self, job_id: str, fmt: str) -> str:
         """Return the text of an export."""
-        return self._send("GET", f"/v1/jobs/{job_id}/export", params={"format": fmt}).text
+        return self._send("GET", f"{_path(job_id)}/export", params={"format": fmt}).text
 
     def watch(self, job_id: str, every_s: float = 0.5) -> Iterator[dict[str, Any]]:
         """Yield the job again and again, the last time when it has ended."""
@@ -91,7 +99,13 @@ class Client:
         return True
 
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self._send(method, path, **options).json()
+        response = self._send(method, path, **options)
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ApiError(response.status_code, f"what answers at {self.url} is not this service")
         return answer
 
     def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import optuna
 
 from service.artifacts import ArtifactStore
@@ -22,8 +24,8 @@ def delete_job(db: Database, storage: optuna.storages.BaseStorage, artifacts: Ar
     jobs.close_for_deletion(db, job_id)
     with db.read() as session:
         names = {study_name(job_id, summary.arm.name) for summary in queries.arm_summaries(session, job_id)}
-    for study in storage.get_all_studies():
-        if study.study_name in names:
-            optuna.delete_study(study_name=study.study_name, storage=storage)
+    for name in names:
+        with suppress(KeyError):  # it was never created, or another request deletes the job too
+            optuna.delete_study(study_name=name, storage=storage)
     artifacts.delete_job(job_id)
     jobs.delete_row(db, job_id)

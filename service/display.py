@@ -67,7 +67,7 @@ def _arm_note(arm: Mapping[str, Any]) -> str:
 
 def show_job(console: Console, job: Mapping[str, Any]) -> None:
     """Print how a job stands."""
-    console.print(f"[bold]{job['name']}[/]  {job['id']}  {job['state']}")
+    console.print(Text.assemble((job["name"], "bold"), f"  {job['id']}  {job['state']}"))
     if job["cause"]:
         console.print(Text(job["cause"], style="red"))
     table = Table("arm", "state", "trials", "best val_loss", "trial", "seconds")

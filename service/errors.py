@@ -12,8 +12,20 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MAX_VALUE_LENGTH: Final = 200
+"""Characters of a bad name or value that an error repeats."""
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxlong = _repr.maxother = MAX_VALUE_LENGTH
+
+
+def shortened(text: str) -> str:
+    """Return ``text``, cut if it is longer than ``MAX_VALUE_LENGTH``."""
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}..."
 
 
 class ServiceError(Exception):
@@ -37,7 +49,7 @@ class FieldError:
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.field}: got {self.value!r}, expected {self.expected}"
+        return f"{shortened(self.field)}: got {_repr.repr(self.value)}, expected {self.expected}"
 
 
 class InvalidSpecError(ServiceError, ValueError):

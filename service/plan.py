@@ -99,7 +99,7 @@ class JobPlan:
 def one_of(given: object, known: Iterable[str]) -> str:
     """Say which names are known, and which one was probably meant."""
     names = list(known)
-    close = difflib.get_close_matches(str(given), names, n=1)
+    close = difflib.get_close_matches(str(given)[:100], names, n=1)
     return f"one of {', '.join(names)}" + (f" (did you mean {close[0]!r}?)" if close else "")
 
 
@@ -116,7 +116,7 @@ def make_plan(spec: JobSpec) -> JobPlan:
     except InvalidSpecError as error:
         errors += error.errors
     if space is not None and spec.dataset.name in DATASETS:
-        errors += _check_rank(spec, space)
+        errors += _check_rank(spec)
     if errors or space is None:
         raise InvalidSpecError(*errors)
     info = DATASETS[spec.dataset.name]
@@ -175,12 +175,17 @@ def _check_confirm(spec: JobSpec) -> Iterable[FieldError]:
         yield FieldError("confirm.top_k", spec.confirm.top_k, f"at most budget.trials_per_arm, which is {limit}")
 
 
-def _check_rank(spec: JobSpec, space: SearchSpace) -> Iterable[FieldError]:
+def _check_rank(spec: JobSpec) -> Iterable[FieldError]:
     """Refuse a rank that the user asked for and no tensor has: it would silently mean a smaller one."""
-    rank = space.largest("rank")
-    wished = spec.search_space.overrides.get("rank")
     shapes = tensor_shapes(DATASETS[spec.dataset.name], spec.model)
     rows = max(shape[0] for shape in shapes if len(shape) > 1)
-    if wished is not None and rank is not None and rank > rows:
-        value = wished.model_dump(exclude_none=True) if isinstance(wished, RangeOverride) else wished
-        yield FieldError("search_space.overrides.rank", value, f"at most {rows}, the rows of the largest tensor")
+    wished = spec.search_space.overrides.get("rank")
+    places: Mapping[str, object] = {"": wished}
+    if isinstance(wished, RangeOverride):
+        places = {".high": wished.high}
+    elif isinstance(wished, list):
+        places = {f"[{index}]": value for index, value in enumerate(wished)}
+    for place, value in places.items():
+        if isinstance(value, int) and value > rows:
+            path = f"search_space.overrides.rank{place}"
+            yield FieldError(path, value, f"at most {rows}, the rows of the largest tensor")

@@ -161,7 +161,7 @@ class JobSpec(SpecModel):
         }
     )
 
-    name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+    name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
     dataset: DatasetSpec
     model: ModelSpec
     objective: ObjectiveSpec = ObjectiveSpec()

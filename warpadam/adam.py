@@ -48,8 +48,8 @@ def direction(moments: Moments) -> Tensor:
 
     Source: Kingma & Ba 2015, algorithm 1.
 
-    >>> mean = torch.tensor([0.2, -0.3])
-    >>> direction(Moments(0.1 * mean, 0.01 * mean**2, step=1, beta1=0.9, beta2=0.99, eps=0.0))
+    >>> grad = torch.tensor([4.0, -2.0])
+    >>> direction(Moments(grad / 2, grad**2 / 2, step=1, beta1=0.5, beta2=0.5, eps=0.0))
     tensor([ 1., -1.])
     """
     exp_avg = moments.exp_avg / (1 - moments.beta1**moments.step)

@@ -117,8 +117,8 @@ class WarpAdamConfig:
         block_size: Elements of one block of a ``full`` P; a larger tensor gets a block-diagonal P.
         max_dim: A ``kronecker`` axis longer than this is left alone.
         p_lr: Step size of the meta-gradient that learns P; 0 switches the meta-gradient off.
-        meta_every: Steps between two updates of P (of its basis, for ``rotation``).
-        p_decay: Pull towards the identity at each update of P: P += p_decay (I - P).
+        meta_every: Steps between two updates of P; for ``rotation`` of its basis, while its scale learns every step.
+        p_decay: Pull towards the identity at each update of P: P += p_decay (I - P); for ``rotation`` of its scale.
         cov_beta: Decay rate of the running gradient covariance (``rotation``).
 
     Raises:

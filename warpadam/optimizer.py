@@ -42,9 +42,9 @@ class WarpAdam(Optimizer):
         rank: Rank of ``low_rank``.
         block_size: Most elements of one block of ``full``.
         max_dim: Longest axis that ``kronecker`` mixes.
-        p_lr: Step size of the meta-gradient; 0 switches it off.
-        meta_every: Steps between two updates of P.
-        p_decay: Pull of P towards the identity at each update.
+        p_lr: Step size of the meta-gradient, whose own scale is normalised away; 0 switches it off.
+        meta_every: Steps between two updates of P, or of its basis.
+        p_decay: Pull of P, or of its learned scale, towards the identity at each update.
         cov_beta: Decay rate of the gradient covariances of ``rotation``.
         maximize: Climb instead of descend.
 

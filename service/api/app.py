@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
@@ -37,7 +38,14 @@ def create_app(settings: Settings) -> FastAPI:
         close_optuna_storage(storage)
         database.close()
 
-    app = FastAPI(title="warptune", version=VERSION, description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="warptune",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        responses=problems.responses(HTTPStatus.INTERNAL_SERVER_ERROR),
+    )
     app.state.database = database
     app.state.storage = storage
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
@@ -50,5 +58,5 @@ def create_app(settings: Settings) -> FastAPI:
     def home() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    app.mount("/", Dashboard(storage))
+    app.router.default = Dashboard(storage)  # gets what no route takes; a mount at / would also take their 405s
     return app

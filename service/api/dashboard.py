@@ -1,5 +1,5 @@
-# The Optuna dashboard, read-only. It knows no path prefix, so it is mounted last, at the root, and only its own paths
-# reach it; it has no login and could create and delete studies, so only GET and HEAD do.
+# The Optuna dashboard, read-only. It knows no path prefix, so it gets what no route takes, and only its own paths reach
+# it; it has no login and could create and delete studies, so only GET and HEAD do.
 """The mount of the Optuna dashboard."""
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from typing import Any, Final
 import optuna
 from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from service.api.problems import problem
 
-PREFIXES: Final = ("/dashboard", "/api/", "/static/", "/csv/", "/favicon.ico")
+PATHS: Final = ("/dashboard", "/favicon.ico")
+PREFIXES: Final = ("/dashboard/", "/api/", "/static/", "/csv/")
 """Paths of the dashboard; everything else that no route took is a 404."""
 
 
@@ -30,9 +32,10 @@ class Dashboard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a read to the dashboard, refuse anything else."""
         if scope["type"] != "http":
+            await WebSocketClose()(scope, receive, send)
             return
         path: str = scope["path"]
-        if not path.startswith(PREFIXES):
+        if path not in PATHS and not path.startswith(PREFIXES):
             answer = problem(404, "not_found", f"nothing is at {path}; see /docs")
         elif scope["method"] not in ("GET", "HEAD"):
             answer = problem(405, "read_only", "the dashboard is read-only here", headers={"Allow": "GET, HEAD"})

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import optuna
 from fastapi import Depends, Path, Request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.artifacts import ArtifactStore
 from service.db.session import Database
@@ -27,4 +28,21 @@ def _artifacts(request: Request) -> ArtifactStore:
 DatabaseDep = Annotated[Database, Depends(_database)]
 StorageDep = Annotated[optuna.storages.BaseStorage, Depends(_storage)]
 ArtifactsDep = Annotated[ArtifactStore, Depends(_artifacts)]
-JobId = Annotated[str, Path(description="Id of a job.", max_length=40, examples=["job-0123456789abcdef"])]
+
+MAX_NUMBER: Final = 2**31 - 1
+"""Largest whole number of a column, and so that a column can be compared with."""
+
+Text = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
+"""Text that a column can be compared with: PostgreSQL knows no NUL."""
+
+JobId = Annotated[Text, Path(description="Id of a job.", examples=["job-0123456789abcdef"])]
+Number = Annotated[int, Path(ge=0, le=MAX_NUMBER, description="Number of the trial within the job.")]
+
+
+class PageQuery(BaseModel):
+    """Which page of a list; an unknown parameter is refused, as a filter that is misspelt would show everything."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(50, ge=1, le=200, description="Items of a page.")
+    cursor: int | None = Field(None, ge=0, le=MAX_NUMBER, description="`next_cursor` of the page before.")

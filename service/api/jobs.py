@@ -7,10 +7,9 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy.orm import Session
 
-from service.api.deps import ArtifactsDep, DatabaseDep, JobId, StorageDep
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StorageDep, Text
 from service.api.problems import responses
 from service.api.views import EventView, JobSummary, JobView, Page
 from service.db.models import Job
@@ -24,20 +23,13 @@ from service.states import JobState
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-Limit = Annotated[int, Query(ge=1, le=200, description="Items of a page.")]
-Cursor = Annotated[int | None, Query(ge=0, description="`next_cursor` of the page before.")]
 
-
-class JobFilter(BaseModel):
+class JobQuery(PageQuery):
     """Which jobs to list."""
 
-    model_config = ConfigDict(extra="forbid")
-
     state: JobState | None = None
-    dataset: str | None = None
-    name: str | None = None
-    limit: Limit = 50
-    cursor: Cursor = None
+    dataset: Text | None = None
+    name: Text | None = None
 
 
 @router.post(
@@ -69,7 +61,7 @@ def submit_job(
 
 
 @router.get("", responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY))
-def list_jobs(db: DatabaseDep, wanted: Annotated[JobFilter, Query()]) -> Page[JobSummary]:
+def list_jobs(db: DatabaseDep, wanted: Annotated[JobQuery, Query()]) -> Page[JobSummary]:
     """List jobs, the newest first."""
     with db.read() as session:
         rows = queries.jobs_page(
@@ -80,7 +72,7 @@ def list_jobs(db: DatabaseDep, wanted: Annotated[JobFilter, Query()]) -> Page[Jo
     return Page(items=[JobSummary.model_validate(row) for row in shown], next_cursor=shown[-1].seq if more else None)
 
 
-@router.get("/{job_id}", responses=responses(HTTPStatus.NOT_FOUND))
+@router.get("/{job_id}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
 def get_job(job_id: JobId, db: DatabaseDep) -> JobView:
     """Show a job with its arms."""
     return _view(db, job_id)
@@ -89,7 +81,7 @@ def get_job(job_id: JobId, db: DatabaseDep) -> JobView:
 @router.delete(
     "/{job_id}",
     status_code=HTTPStatus.NO_CONTENT,
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def remove_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, storage: StorageDep) -> None:
     """Delete a job with its trials, studies and files. Refused while it runs."""
@@ -99,7 +91,7 @@ def remove_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, storage:
 @router.post(
     "/{job_id}/cancel",
     status_code=HTTPStatus.ACCEPTED,
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def cancel_job(job_id: JobId, db: DatabaseDep) -> JobView:
     """Cancel a job. Running trials stop within two seconds; a queued job is cancelled at once."""
@@ -107,14 +99,14 @@ def cancel_job(job_id: JobId, db: DatabaseDep) -> JobView:
     return _view(db, job_id)
 
 
-@router.get("/{job_id}/events", responses=responses(HTTPStatus.NOT_FOUND))
-def list_events(job_id: JobId, db: DatabaseDep, limit: Limit = 50, cursor: Cursor = None) -> Page[EventView]:
+@router.get("/{job_id}/events", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+def list_events(job_id: JobId, db: DatabaseDep, wanted: Annotated[PageQuery, Query()]) -> Page[EventView]:
     """List what happened to a job, the oldest first."""
     with db.read() as session:
         ledger.require_job(session, job_id)
-        rows = queries.events_page(session, job_id, limit + 1, cursor)
-    shown = rows[:limit]
-    more = len(rows) > limit
+        rows = queries.events_page(session, job_id, wanted.limit + 1, wanted.cursor)
+    shown = rows[: wanted.limit]
+    more = len(rows) > wanted.limit
     return Page(items=[EventView.of(row) for row in shown], next_cursor=shown[-1].id if more else None)
 
 

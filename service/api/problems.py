@@ -14,8 +14,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
+from service.api.field_errors import field_errors
 from service.errors import (
     ConflictError,
     FieldError,
@@ -23,8 +25,8 @@ from service.errors import (
     InvalidSpecError,
     NotFoundError,
     ServiceError,
+    shortened,
 )
-from service.schemas import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,8 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
     ConflictError: HTTPStatus.CONFLICT,
 }
 
-MAX_VALUE_LENGTH: Final = 200
-"""Characters of a bad value that are sent back; longer ones are cut."""
+MAX_ERRORS: Final = 20
+"""Fields that one answer names; a body can be wrong in a hundred thousand places."""
 
 
 class FieldProblem(BaseModel):
@@ -60,6 +62,16 @@ class Problem(BaseModel):
     errors: list[FieldProblem] = Field(default=[], description="The fields that are wrong.")
 
 
+class ProblemResponse(JSONResponse):
+    """A problem document that can repeat any text: a lone surrogate, which UTF-8 cannot hold, becomes ``?``."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: object) -> bytes:
+        """Return the document's bytes."""
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+
+
 def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI entry of the problems that a route may answer."""
     schema = {"$ref": "#/components/schemas/Problem"}
@@ -76,21 +88,34 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Return a problem document as a response."""
-    document = Problem(
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        code=code,
-        errors=[FieldProblem(field=e.field, value=_short(e.value), expected=e.expected) for e in errors],
-    )
-    return JSONResponse(document.model_dump(), status, headers=headers, media_type=MEDIA_TYPE)
+    document = {  # not a Problem, which would refuse to repeat text that is not Unicode
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "errors": [{"field": shortened(e.field), "value": _short(e.value), "expected": e.expected} for e in errors],
+    }
+    return ProblemResponse(document, status, headers=headers)
 
 
 def install(app: FastAPI) -> None:
-    """Register the handlers."""
+    """Register the handlers, and the schema that :func:`responses` refers to."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        for model in (Problem, FieldProblem):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema.pop("$defs", None)
+            document["components"]["schemas"][model.__name__] = schema
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(OperationalError, _on_database_error)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -106,10 +131,20 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = "_".join(status.phrase.lower().split())
+    if status == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
+        wrong = FieldError("body", None, f"JSON that can be read: {error.__cause__}")
+        return problem(status, code, str(wrong), [wrong])
     detail = str(error.detail)
     if status == HTTPStatus.NOT_FOUND and detail == status.phrase:
         detail = f"nothing is at {request.url.path}; see /docs"
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"{request.method} is not possible at {request.url.path}; see /docs"
     return problem(status, code, detail, headers=error.headers)
+
+
+async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
+    log.error("the database cannot be used", extra={"path": request.url.path}, exc_info=error)
+    return problem(503, "database_unavailable", "the database cannot be used now; the log of the service has more")
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
@@ -118,61 +153,23 @@ async def _on_bug(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
-    del request
     assert isinstance(error, RequestValidationError)
-    errors = [_field_error(item, error.body) for item in error.errors()]
-    return problem(422, InvalidSpecError.code, "; ".join(map(str, errors)), errors)
+    items = error.errors()
+    errors = field_errors(items[:MAX_ERRORS], error.body, _query_parameters(request))
+    more = f"; and {len(items) - MAX_ERRORS} more" if len(items) > MAX_ERRORS else ""
+    return problem(422, InvalidSpecError.code, "; ".join(map(str, errors)) + more, errors)
 
 
-def _field_error(item: Mapping[str, Any], body: object) -> FieldError:
-    """Turn one pydantic error into the field, the value and what would be right."""
-    place, *path = item["loc"]
-    kind, value = item["type"], item["input"]
-    if kind == "json_invalid":
-        return FieldError("body", item.get("ctx", {}).get("error"), f"valid JSON (error at character {path[0]})")
-    field = _field_name(path, body, kind) if place == "body" else ".".join(map(str, path))
-    if kind == "missing":
-        return FieldError(field or "body", None, "a value: the field is required")
-    if kind == "extra_forbidden":
-        known = _fields_beside(path) if place == "body" else "a parameter of this path"
-        return FieldError(field, value, known)
-    if kind == "union_tag_invalid":
-        field = f"{field}.{str(item['ctx']['discriminator']).strip(chr(39))}"
-        return FieldError(field, item["ctx"]["tag"], f"one of {item['ctx']['expected_tags']}")
-    if kind == "union_tag_not_found":
-        return FieldError(f"{field}.name", None, "a value: the field is required")
-    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    if place == "body" and not path:
-        message = "a JSON object (Content-Type: application/json)"
-    return FieldError(field or "body", value, message)
-
-
-def _field_name(path: Sequence[str | int], body: object, kind: str) -> str:
-    """Write ``path`` as a user would, without the tags that pydantic adds for the members of a union."""
-    name, node = "", body
-    for index, part in enumerate(path):
-        is_last = index == len(path) - 1
-        if isinstance(node, list) and isinstance(part, int) and part < len(node):
-            name, node = f"{name}[{part}]", node[part]
-        elif isinstance(node, dict) and (part in node or (is_last and kind == "missing")):
-            name, node = f"{name}.{part}" if name else str(part), node.get(part)
-    return name
-
-
-def _fields_beside(path: Sequence[str | int]) -> str:
-    """Say which fields exist where an unknown one was found."""
-    schema = JobSpec.model_json_schema()
-    node: Mapping[str, Any] = schema
-    for part in path[:-1]:
-        tagged = node.get("discriminator", {}).get("mapping", {}).get(part)  # a member of a union
-        node = {"$ref": tagged} if tagged else node.get("properties", {}).get(part, {})
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-    known = ", ".join(node.get("properties", {}))
-    return f"one of the fields {known}" if known else "no such field"
+def _query_parameters(request: Request) -> list[str]:
+    operation = request.app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
+    return [parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"]
 
 
 def _short(value: object) -> object:
-    """Return a JSON value that is short enough to send back."""
-    text = json.dumps(value, default=repr)
-    return json.loads(text) if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}..."
+    """Return a JSON value that is short enough to send back; what JSON cannot say becomes text."""
+    try:
+        text = json.dumps(value, default=repr)
+    except RecursionError:
+        return "a value that is nested too deeply"
+    short = shortened(text)
+    return json.loads(text, parse_constant=str) if short == text else short  # NaN and Infinity are no JSON

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.deps import DatabaseDep, JobId
 from service.api.problems import responses
@@ -18,7 +19,18 @@ from service.recommend.export import ExportFormat, render
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
 
-@router.get("/recommendation", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
+class ExportQuery(BaseModel):
+    """What to export."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: ExportFormat = Field(ExportFormat.JSON, description="Form of the file.")
+
+
+@router.get(
+    "/recommendation",
+    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
 def get_recommendation(job_id: JobId, db: DatabaseDep) -> RecommendationView:
     """Show what to use, whether P helps, and the figures behind it. 409 until the job has succeeded."""
     with db.read() as session:
@@ -34,15 +46,12 @@ def get_recommendation(job_id: JobId, db: DatabaseDep) -> RecommendationView:
     },
     response_class=Response,
 )
-def export(
-    job_id: JobId,
-    db: DatabaseDep,
-    fmt: Annotated[ExportFormat, Query(alias="format", description="Form of the file.")] = ExportFormat.JSON,
-) -> Response:
+def export(job_id: JobId, db: DatabaseDep, wanted: Annotated[ExportQuery, Query()]) -> Response:
     """Download the recommended config: as data, or as a script that trains with it."""
     with db.read() as session:
         job = require_job(session, job_id)
         row = queries.recommendation(session, job)
+    fmt = wanted.format
     name = f"recommended-{job_id}.{fmt.suffix}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(render(job, row, fmt), media_type=fmt.media_type, headers=headers)

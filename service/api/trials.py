@@ -6,11 +6,9 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Query
 
-from service.api.deps import DatabaseDep, JobId
-from service.api.jobs import Cursor, Limit
+from service.api.deps import DatabaseDep, JobId, Number, PageQuery, Text
 from service.api.problems import responses
 from service.api.views import Page, PointView, TrialDetail, TrialView
 from service.ledger import queries
@@ -22,19 +20,15 @@ from service.states import TrialState
 router = APIRouter(prefix="/v1/jobs/{job_id}/trials", tags=["trials"])
 
 
-class TrialFilter(BaseModel):
+class TrialQuery(PageQuery):
     """Which trials to list."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    arm: str | None = None
+    arm: Text | None = None
     state: TrialState | None = None
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 @router.get("", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
-def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialFilter, Query()]) -> Page[TrialView]:
+def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Query()]) -> Page[TrialView]:
     """List the trials of a job by number."""
     with db.read() as session:
         plan = make_plan(JobSpec.model_validate(require_job(session, job_id).spec))
@@ -44,12 +38,8 @@ def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialFilter, Q
     return Page(items=[TrialView.of(row, plan) for row in shown], next_cursor=shown[-1].number if more else None)
 
 
-@router.get("/{number}", responses=responses(HTTPStatus.NOT_FOUND))
-def get_trial(
-    job_id: JobId,
-    number: Annotated[int, Path(ge=0, description="Number of the trial within the job.")],
-    db: DatabaseDep,
-) -> TrialDetail:
+@router.get("/{number}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
     """Show a trial with its learning curve."""
     with db.read() as session:
         plan = make_plan(JobSpec.model_validate(require_job(session, job_id).spec))

@@ -21,11 +21,23 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from service.db.models import Base
+
 LOCK_TIMEOUT_S: Final = 60.0
 """Seconds to wait for another process's write, or for its creation of the schema."""
 
 SCHEMA_LOCK: Final = 0x57617270
 """Key of the PostgreSQL advisory lock that is held while the schema is created."""
+
+
+VERSION_TABLE: Final = "warptune_version"
+"""Alembic's table for our migrations; Optuna has one of the default name in the same database."""
+
+
+def is_ours(name: str | None, kind: str, parents: object) -> bool:
+    """Tell whether our migrations may look at a table: alembic's ``include_name``."""
+    del parents
+    return kind != "table" or name in Base.metadata.tables
 
 
 class epoch_now(FunctionElement[float]):  # noqa: N801 - reads as SQL

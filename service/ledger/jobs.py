@@ -10,15 +10,15 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, or_, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.db.models import Arm, IdempotencyKey, Job
+from service.db.models import Arm, ConfirmRun, IdempotencyKey, Job, Trial
 from service.db.session import Database, epoch_now
 from service.errors import ConflictError, IdempotencyConflictError, NotFoundError
 from service.ledger.events import now, record
-from service.states import ACTIVE_JOB, ENDED_JOB, JobState
+from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, JobState, TrialState
 
 
 def spec_hash(spec: Mapping[str, Any]) -> str:
@@ -26,13 +26,19 @@ def spec_hash(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 
-def require_job(session: Session, job_id: str) -> Job:
+def require_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     """Return the job's row.
+
+    Args:
+        session: The transaction.
+        job_id: Id of the job.
+        lock: Keep others from changing the row until the transaction has ended.
 
     Raises:
         NotFoundError: There is none.
     """
-    job = session.query(Job).filter(Job.id == job_id).one_or_none()
+    wanted = select(Job).where(Job.id == job_id)
+    job = session.scalars(wanted.with_for_update() if lock else wanted).one_or_none()
     if job is None:
         raise NotFoundError(f"there is no job {job_id!r}")
     return job
@@ -112,19 +118,27 @@ def cancel(db: Database, job_id: str) -> Job:
         ConflictError: The job has ended.
     """
     with db.write() as session:
-        job = require_job(session, job_id)
+        job = require_job(session, job_id, lock=True)
         if job.state in ENDED_JOB:
             raise ConflictError(f"job {job_id} has ended: it is {job.state}")
-        unowned = or_(Job.state == JobState.QUEUED, Job.lease_expires_s < epoch_now())
-        values = {"state": JobState.CANCELLED, "finished_at": now(), "lease_token": Job.lease_token + 1}
-        ended = session.execute(update(Job).where(Job.id == job_id, unowned).values(values).returning(Job.id)).first()
-        if not ended and not job.cancel_requested:
+        expired = session.scalar(select(Job.lease_expires_s < epoch_now()).where(Job.id == job_id))
+        if job.state == JobState.QUEUED or expired:
+            job.lease_token += 1  # a worker that only seemed to be gone writes nothing more
+            close(session, job, JobState.CANCELLED)
+        elif not job.cancel_requested:
             record(session, job_id, "cancel_requested")
-        session.execute(update(Job).where(Job.id == job_id).values(cancel_requested=True))
-        if ended:
-            record(session, job_id, JobState.CANCELLED)
-        session.refresh(job)
+        job.cancel_requested = True
         return job
+
+
+def close(session: Session, job: Job, state: JobState, cause: str | None = None) -> None:
+    """End a job in the transaction of ``session``; trials and runs that are still open end with it."""
+    job.state, job.cause, job.finished_at = state, cause, now()
+    job.lease_worker = job.lease_expires_s = None
+    record(session, job.id, state, **({"cause": cause} if cause else {}))
+    values: dict[str, Any] = {"state": TrialState.PRUNED, "cause": f"the job was {state} before the run was over"}
+    for kind, ended in ((Trial, values | {"finished_at": now()}), (ConfirmRun, values)):
+        session.execute(update(kind).where(kind.job_id == job.id, kind.state.in_(LIVE_TRIAL)).values(ended))
 
 
 def close_for_deletion(db: Database, job_id: str) -> None:
@@ -135,11 +149,11 @@ def close_for_deletion(db: Database, job_id: str) -> None:
         ConflictError: A worker is on it.
     """
     with db.write() as session:
-        job = require_job(session, job_id)
+        job = require_job(session, job_id, lock=True)
         if job.state in ACTIVE_JOB:
             raise ConflictError(f"job {job_id} is {job.state}: cancel it first")
         if job.state == JobState.QUEUED:
-            job.state = JobState.CANCELLED
+            close(session, job, JobState.CANCELLED)
 
 
 def delete_row(db: Database, job_id: str) -> None:

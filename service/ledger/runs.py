@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from service.db.models import Arm, ConfirmRun, Job, RecommendationRow, Trial, TrialPoint
+from service.db.models import Arm, ConfirmRun, RecommendationRow, Trial, TrialPoint
 from service.db.session import Database
 from service.ledger.events import now, record
-from service.ledger.jobs import require_job
+from service.ledger.jobs import close, require_job
 from service.ledger.lease import Lease, fenced
-from service.states import LIVE_TRIAL, ArmState, JobState, TrialState
+from service.states import ArmState, JobState, TrialState
 from service.training.run import Ended, Progress
 
 
@@ -127,7 +127,7 @@ class RunLog:
         """Return step -> validation loss of one trial."""
         with self.db.read() as session:
             wanted = select(TrialPoint.step, TrialPoint.val_loss).where(TrialPoint.trial_id == trial_id)
-            return dict(session.execute(wanted).tuples().all())
+            return {row.step: row.val_loss for row in session.execute(wanted)}
 
     # --- confirmation runs
 
@@ -200,19 +200,9 @@ class RunLog:
         with fenced(self.db, self.lease) as session:
             row = RecommendationRow(job_id=self.job_id, verdict=verdict, arm=arm, data=dict(data), created_at=now())
             session.add(row)
-            self._end(session, JobState.SUCCEEDED, None)
+            close(session, require_job(session, self.job_id), JobState.SUCCEEDED)
 
     def end(self, state: JobState, cause: str | None) -> None:
         """End the job without a recommendation; trials that have not ended end with it."""
         with fenced(self.db, self.lease) as session:
-            self._end(session, state, cause)
-
-    def _end(self, session: Session, state: JobState, cause: str | None) -> None:
-        job: Job = require_job(session, self.job_id)
-        job.state, job.cause, job.finished_at = state, cause, now()
-        job.lease_worker = job.lease_expires_s = None
-        record(session, self.job_id, state, **({"cause": cause} if cause else {}))
-        over = f"the job was {state} before the run was over"
-        for kind in (Trial, ConfirmRun):
-            still_open = (kind.job_id == self.job_id, kind.state.in_(LIVE_TRIAL))
-            session.execute(update(kind).where(*still_open).values(state=TrialState.PRUNED, cause=over))
+            close(session, require_job(session, self.job_id), state, cause)

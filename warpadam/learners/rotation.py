@@ -26,9 +26,12 @@ _EARLY_REFRESHES: Final = (1, 2, 4, 7)
 """Steps after which the basis is refreshed whatever ``meta_every`` says: one power iteration from the identity is far
 from the eigenvectors, and the first hundred steps would pay for it."""
 
-_SHIFT: Final = 1e-6
+_SHIFT: Final = 1e-4
 """Added to the covariance's spectrum, as a fraction of its mean: where the gradient had nothing to say, the basis stays
-as it was instead of turning with rounding noise."""
+as it was instead of turning with rounding noise. (1e-6 to 1e-3 train equally well; fp32 noise wants it large.)"""
+
+_MIN_SHIFT: Final = 1e-30
+"""The shift while there is no gradient at all: the QR of nothing would throw a carried basis away."""
 
 
 @final
@@ -120,7 +123,7 @@ def turn_basis(basis: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
 
     Cost: one matrix product and one QR decomposition of the length.
     """
-    shift = covariance.diagonal().mean() * _SHIFT
+    shift = (covariance.diagonal().mean() * _SHIFT).clamp_min(_MIN_SHIFT)
     power = torch.addmm(basis.mT * shift, covariance, basis.mT)
     order = (basis.mT * power).sum(0).argsort(descending=True, stable=True)
     turned, _ = torch.linalg.qr(power.index_select(1, order))

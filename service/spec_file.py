@@ -1,0 +1,52 @@
+# A job's spec as a file. Only the form is read here; the service checks the content, so that there is one checker.
+"""Spec files: JSON, or YAML in which numbers and text are what they are in JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
+"""1e-3, which YAML 1.1 takes for text as it has no point."""
+
+
+class _SpecLoader(yaml.SafeLoader):
+    """Knows 1e-3 as a number and leaves 2026-01-31 text, as YAML 1.2 and JSON do."""
+
+
+_SpecLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_SpecLoader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """Read the body of a job from a file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is neither JSON nor YAML, or holds something else than fields with JSON values.
+    """
+    try:
+        body = _parse(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ValueError(f"{path} holds {type(body).__name__}, expected the fields of a job")
+    try:
+        json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a value that JSON does not have: {error}") from error
+    return body
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.load(text, Loader=_SpecLoader)  # noqa: S506 - it is a SafeLoader

@@ -1,0 +1,91 @@
+# A worker for the tests: the real one, in this process, with real slot processes. The engine with the service's own
+# training loop is shared by the session, as its slots take seconds to load torch; faulty ones are made for one test.
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from service.db.models import Job, Trial
+from service.db.session import Database
+from service.engines.local import LocalEngine
+from service.engines.slot import Train
+from service.ledger import jobs
+from service.plan import make_plan
+from service.schemas import JobSpec
+from service.settings import Settings
+from service.worker import Worker
+from tests.conftest import SpecMaker
+
+WorkerMaker = Callable[..., Worker]
+Submit = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def shared_engine() -> Iterator[LocalEngine]:
+    """An engine that trains for real."""
+    engine = LocalEngine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def make_worker(
+    settings: Settings,
+    db: Database,
+    storage: optuna.storages.RDBStorage,
+    shared_engine: LocalEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[WorkerMaker]:
+    """Makes a worker; with ``train``, its slots run that instead of the service's own loop."""
+    engines: list[LocalEngine] = []
+    monkeypatch.setenv("FAULTS_DIR", str(tmp_path))
+
+    def make(train: Train | None = None) -> Worker:
+        engine = shared_engine
+        if train is not None:
+            engine = LocalEngine(train)
+            engines.append(engine)
+        return Worker(settings, db, storage, engine)
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture
+def submit(db: Database, spec: SpecMaker) -> Submit:
+    """Queues a job and returns its id."""
+
+    def queue(**parts: Any) -> str:
+        parsed = JobSpec.model_validate(spec(**parts))
+        return jobs.submit(db, parsed.to_json(), [arm.name for arm in make_plan(parsed).arms]).id
+
+    return queue
+
+
+def get_job(db: Database, job_id: str) -> Job:
+    """Return the row of a job."""
+    with db.read() as session:
+        return jobs.require_job(session, job_id)
+
+
+def get_trials(db: Database, job_id: str, arm: str | None = None) -> list[Trial]:
+    """Return the trials of a job, by number."""
+    with db.read() as session:
+        rows = session.query(Trial).filter(Trial.job_id == job_id).order_by(Trial.number).all()
+    return [row for row in rows if arm in (None, row.arm)]
+
+
+def running_in_optuna(storage: optuna.storages.RDBStorage) -> list[int]:
+    """Return the ids of the trials that Optuna takes for running."""
+    wanted = (optuna.trial.TrialState.RUNNING,)
+    return [
+        trial._trial_id
+        for study in storage.get_all_studies()
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=wanted)
+    ]

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, select, text
+
+from service.db.models import Base
+from service.db.session import VERSION_TABLE, Database, alembic_config, create_schema, epoch_now, is_ours
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_models(db: Database) -> None:
+    with db.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "include_name": is_ours, "compare_type": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_our_tables_and_optunas_share_a_database_without_a_common_name(db: Database) -> None:
+    ours = set(Base.metadata.tables) | {VERSION_TABLE}
+    everything = set(inspect(db.engine).get_table_names())
+    assert ours <= everything
+    assert {"studies", "trials", "alembic_version", "version_info"} <= everything - ours
+
+
+def test_the_migrations_can_be_undone(db: Database) -> None:
+    with db.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "base")
+    assert not set(Base.metadata.tables) & set(inspect(db.engine).get_table_names())
+
+
+def test_create_schema_may_be_repeated(database_url: str) -> None:
+    create_schema(database_url)
+
+
+def test_create_schema_from_several_processes_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/deep/er/fresh.db"
+    code = f"from service.db.session import create_schema; create_schema({url!r})"
+    processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)]
+    errors = [process.communicate()[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
+
+
+def test_the_databases_clock_agrees_with_ours_and_moves(db: Database) -> None:
+    with db.read() as session:
+        first, second = (session.scalar(select(epoch_now())) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert second >= first
+    assert abs(first - time.time()) < 60
+
+
+def test_a_failed_write_leaves_nothing(db: Database) -> None:
+    def insert_and_fail() -> None:
+        with db.write() as session:
+            session.execute(text("INSERT INTO idempotency_keys VALUES ('k', 'x', 'nobody', '{}')"))
+            raise RuntimeError
+
+    with pytest.raises(Exception, match=r"(?i)foreign key|^$"):
+        insert_and_fail()
+    with db.read() as session:
+        assert session.execute(text("SELECT count(*) FROM idempotency_keys")).scalar() == 0
+
+
+def test_a_database_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
+    missing = Database(f"sqlite:///{tmp_path}/nowhere/x.db")
+    with pytest.raises(Exception, match="unable to open database file"):
+        missing.ping()
+    missing.close()
+    assert not os.path.exists(tmp_path / "nowhere")

@@ -1,0 +1,66 @@
+# What can go wrong inside a slot process, as training functions. They count the runs of a test in files of FAULTS_DIR,
+# since every slot is a process of its own; whatever is not at fault trains for real.
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.engines.slot import default_train
+from service.training.run import Progress, Run
+
+
+def _count(name: str) -> int:
+    """Return how many times this was called with ``name`` in this test, this call included."""
+    folder = Path(os.environ["FAULTS_DIR"])
+    number = 1
+    while True:
+        try:
+            (folder / f"{name}-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+        else:
+            return number
+
+
+def second_run_raises(run: Run) -> Iterator[Progress]:
+    if _count("run") == 2:
+        raise RuntimeError("the second run is broken")
+    return default_train(run)
+
+
+def second_run_killed_once(run: Run) -> Iterator[Progress]:
+    """The second run dies at its third point; its second attempt does not."""
+    kill = _count("run") == 2
+    for index, point in enumerate(default_train(run)):
+        if kill and index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield point
+
+
+def one_config_always_killed(run: Run) -> Iterator[Progress]:
+    """Whatever config the second run has dies at every attempt."""
+    folder = Path(os.environ["FAULTS_DIR"])
+    if _count("run") == 2:
+        (folder / "fatal").write_text(repr(run.config))
+    fatal = folder / "fatal"
+    if fatal.exists() and fatal.read_text() == repr(run.config):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return default_train(run)
+
+
+def hangs(run: Run) -> Iterator[Progress]:
+    """A run that says nothing for a minute."""
+    _count("hanging")
+    time.sleep(60)
+    return default_train(run)
+
+
+def slow(run: Run) -> Iterator[Progress]:
+    """A real run that takes a while at every point."""
+    for point in default_train(run):
+        _count("point")
+        time.sleep(0.3)
+        yield point

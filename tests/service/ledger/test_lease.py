@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service.db.models import Event
+from service.db.session import Database
+from service.errors import LeaseLostError
+from service.ledger import jobs, lease
+from service.ledger.lease import Lease
+from service.ledger.runs import RunLog
+from service.states import JobState, TrialState
+from service.training.run import Ended, Progress
+from tests.service.conftest import Submit, get_job, get_trials
+
+
+def expire(db: Database, job_id: str) -> None:
+    with db.write() as session:
+        jobs.require_job(session, job_id).lease_expires_s = 0.0
+
+
+def claimed(db: Database, worker: str = "worker") -> Lease:
+    taken = lease.claim(db, worker, 30.0)
+    assert taken is not None
+    return taken
+
+
+def test_claim_gives_each_job_to_one_worker(db: Database, submit: Submit) -> None:
+    ids = {submit() for _ in range(12)}
+    start = threading.Barrier(6)
+
+    def claim_until_empty(name: int) -> list[str]:
+        start.wait()
+        mine = []
+        while (taken := lease.claim(db, f"worker-{name}", 30.0)) is not None:
+            mine.append(taken.job_id)
+        return mine
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = [job_id for mine in pool.map(claim_until_empty, range(6)) for job_id in mine]
+    assert len(taken) == 12
+    assert set(taken) == ids
+
+
+def test_claim_takes_the_oldest_job_first(db: Database, submit: Submit) -> None:
+    ids = [submit() for _ in range(3)]
+    assert [claimed(db).job_id for _ in ids] == ids
+    assert lease.claim(db, "late", 30.0) is None
+
+
+def test_claim_leaves_a_job_alone_while_its_lease_lasts_and_takes_it_over_afterwards(
+    db: Database, submit: Submit
+) -> None:
+    submit()
+    first = lease.claim(db, "first", 0.3)
+    assert first is not None
+    assert lease.claim(db, "second", 30.0) is None
+    lease.renew(db, first, 0.3)
+    assert lease.claim(db, "second", 30.0) is None
+    time.sleep(0.4)
+    second = claimed(db, "second")
+    assert (second.job_id, second.token) == (first.job_id, first.token + 1)
+    assert get_job(db, first.job_id).lease_worker == "second"
+
+
+def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    stale = claimed(db, "first")
+    log = RunLog(db, stale)
+    log.start_arm("warpadam")
+    trial = log.add_trial("warpadam", {"lr": 0.1})
+    log.start_trial(trial.id)
+    run = log.plan_confirm_runs("confirm", [trial], [1])[0]
+    expire(db, job_id)
+    claimed(db, "second")
+
+    def everything(session_free_log: RunLog) -> dict[str, object]:
+        job = get_job(db, job_id)
+        return {
+            "job": (job.state, job.cause, job.data_sha256, job.lease_worker),
+            "trials": [(t.state, t.value, t.attempts, t.last_step) for t in get_trials(db, job_id)],
+            "runs": [(r.state, r.test_loss) for r in session_free_log.confirm_runs("confirm")],
+        }
+
+    before = everything(log)
+    writes = (
+        lambda: log.start_arm("adamw"),
+        lambda: log.finish_arm("warpadam", 1.0, "trials_per_arm"),
+        lambda: log.add_trial("warpadam", {}),
+        lambda: log.start_trial(trial.id),
+        lambda: log.add_point(trial.id, Progress(1, 1.0, 1.0, 0.1)),
+        lambda: log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 1.0), 1.0),
+        lambda: log.requeue_trial(trial.id),
+        lambda: log.retry_trial(trial.id, "why"),
+        lambda: log.recover_trials(2),
+        lambda: log.plan_confirm_runs("select", [trial], [1]),
+        lambda: log.start_confirm_run(run.id),
+        lambda: log.requeue_confirm_run(run.id),
+        lambda: log.finish_confirm_run(run.id, Ended(TrialState.COMPLETE, 1.0)),
+        lambda: log.set_data_hash("x"),
+        lambda: log.verify(),
+        lambda: log.succeed("helps", "warpadam", {}),
+        lambda: log.end(JobState.FAILED, "why"),
+        lambda: lease.renew(db, stale, 30.0),
+        lambda: lease.release(db, stale),
+        lambda: lease.cancel_requested(db, stale),
+    )
+    for write in writes:
+        with pytest.raises(LeaseLostError):
+            write()
+    assert everything(log) == before
+
+
+def test_release_puts_the_job_back_for_the_next_worker(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    lease.release(db, claimed(db))
+    job = get_job(db, job_id)
+    assert (job.state, job.lease_worker, job.lease_expires_s) == (JobState.QUEUED, None, None)
+    assert claimed(db).job_id == job_id
+
+
+def test_a_deleted_job_is_a_lost_one(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    taken = claimed(db)
+    RunLog(db, taken).end(JobState.FAILED, "why")
+    jobs.delete_row(db, job_id)
+    with pytest.raises(LeaseLostError):
+        lease.renew(db, taken, 1.0)
+
+
+def test_every_change_of_a_job_is_an_event(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    log = RunLog(db, claimed(db, "me"))
+    log.start_arm("warpadam")
+    log.finish_arm("warpadam", 2.5, "trials_per_arm")
+    log.verify()
+    log.verify()  # a second worker verifies again: no second event
+    log.end(JobState.FAILED, "why")
+    with db.read() as session:
+        events = [(e.kind, e.data) for e in session.query(Event).filter(Event.job_id == job_id).order_by(Event.id)]
+    assert events == [
+        ("submitted", {}),
+        ("claimed", {"worker": "me", "token": 1}),
+        ("arm_started", {"arm": "warpadam"}),
+        ("arm_finished", {"arm": "warpadam", "reason": "trials_per_arm", "seconds": 2.5}),
+        ("verifying", {}),
+        ("failed", {"cause": "why"}),
+    ]

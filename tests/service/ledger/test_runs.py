@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from service.db.models import Trial
+from service.db.session import Database
+from service.ledger import lease, queries
+from service.ledger.runs import RunLog
+from service.states import JobState, TrialState
+from service.training.run import Ended, Progress
+from tests.service.conftest import Submit, get_job, get_trials
+
+
+@pytest.fixture
+def log(db: Database, submit: Submit) -> RunLog:
+    submit()
+    taken = lease.claim(db, "worker", 30.0)
+    assert taken is not None
+    return RunLog(db, taken)
+
+
+def started(log: RunLog, attempts: int = 1, arm: str = "warpadam") -> Trial:
+    trial = log.add_trial(arm, {"lr": 0.1})
+    for _ in range(attempts):
+        log.start_trial(trial.id)
+    return trial
+
+
+def test_trials_are_numbered_across_the_arms_of_a_job(log: RunLog) -> None:
+    assert [log.add_trial(arm, {}).number for arm in ("warpadam", "adamw", "warpadam")] == [0, 1, 2]
+    assert [trial.number for trial in log.trials("warpadam")] == [0, 2]
+
+
+def test_a_new_attempt_forgets_the_points_of_the_last_one(log: RunLog, db: Database) -> None:
+    trial = started(log)
+    log.add_point(trial.id, Progress(5, 1.0, 2.0, 0.1))
+    assert log.points(trial.id) == {5: 2.0}
+    assert log.start_trial(trial.id) == 2
+    assert log.points(trial.id) == {}
+    (row,) = get_trials(db, log.job_id)
+    assert (row.attempts, row.last_step, row.seconds) == (2, 0, 0.0)
+
+
+def test_recovery_queues_what_a_dead_worker_left_running_until_its_attempts_are_used_up(
+    log: RunLog, db: Database
+) -> None:
+    started(log, attempts=1)
+    started(log, attempts=2)
+    done = started(log)
+    log.finish_trial(done.id, Ended(TrialState.COMPLETE, 0.5), 1.0)
+    log.recover_trials(max_attempts=2)
+    trials = get_trials(db, log.job_id)
+    assert [t.state for t in trials] == [TrialState.QUEUED, TrialState.FAILED, TrialState.COMPLETE]
+    assert trials[1].cause == "its worker died on each of 2 attempts"
+
+
+def test_confirm_runs_are_planned_once(log: RunLog) -> None:
+    finalists = [started(log), started(log, arm="adamw")]
+    first = log.plan_confirm_runs("confirm", finalists, [1, 2])
+    again = log.plan_confirm_runs("confirm", finalists, [1, 2])
+    assert [run.id for run in first] == [run.id for run in again]
+    assert [(run.arm, run.seed) for run in first] == [("warpadam", 1), ("adamw", 1), ("warpadam", 2), ("adamw", 2)]
+
+
+def test_the_end_of_a_job_ends_its_open_trials(log: RunLog, db: Database) -> None:
+    started(log)
+    log.add_trial("adamw", {})
+    log.end(JobState.CANCELLED, None)
+    assert get_job(db, log.job_id).state == JobState.CANCELLED
+    for trial in get_trials(db, log.job_id):
+        assert (trial.state, trial.cause) == (TrialState.PRUNED, "the job was cancelled before the run was over")
+
+
+def test_arm_summaries_count_states_and_find_the_best_completed_trial(log: RunLog, db: Database) -> None:
+    for state, loss in (
+        (TrialState.COMPLETE, 0.5),
+        (TrialState.PRUNED, 0.1),
+        (TrialState.COMPLETE, 0.3),
+        (TrialState.COMPLETE, 0.3),
+        (TrialState.FAILED, None),
+    ):
+        log.finish_trial(started(log).id, Ended(state, loss), 1.5)
+    with db.read() as session:
+        warp, adamw = queries.arm_summaries(session, log.job_id)
+    assert warp.counts == {TrialState.COMPLETE: 3, TrialState.PRUNED: 1, TrialState.FAILED: 1}
+    assert warp.best is not None
+    assert (warp.best.number, warp.best.value, warp.arm.seconds_used) == (2, 0.3, 1.5)
+    assert (adamw.counts, adamw.best) == ({}, None)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.db.models import ConfirmRun, Trial
+from service.errors import JobFailedError
+from service.plan import JobPlan, make_plan
+from service.recommend.recommendation import best_trials, recommend, select
+from service.recommend.verdict import Word
+from service.schemas import JobSpec
+from service.states import TrialState
+
+ARMS = ("warpadam", "adamw")
+NOISE = [0.01, -0.02, 0.015, -0.01, 0.02, -0.015, 0.005, -0.005]
+
+
+@pytest.fixture
+def plan() -> JobPlan:
+    body = {"dataset": {"name": "wine"}, "model": {"name": "mlp"}, "search_space": {"preset": "quick"}}
+    return make_plan(JobSpec.model_validate(body))
+
+
+def trial(plan: JobPlan, number: int, value: float | None, arm: str = "warpadam", **changes: Any) -> Trial:
+    fields: dict[str, Any] = {
+        "number": number,
+        "arm": arm,
+        "value": value,
+        "state": TrialState.COMPLETE,
+        "params": dict(plan.arm(arm).space.first_trials[0]),
+    }
+    return Trial(**fields | changes)
+
+
+def runs(arm: str, losses: list[float | None], number: int, phase: str = "confirm") -> list[ConfirmRun]:
+    return [
+        ConfirmRun(
+            phase=phase,
+            arm=arm,
+            trial_number=number,
+            seed=seed,
+            state=TrialState.DIVERGED if loss is None else TrialState.COMPLETE,
+            test_loss=loss if phase == "confirm" else None,
+            val_loss=loss,
+            seconds=0.5,
+        )
+        for seed, loss in enumerate(losses, start=1)
+    ]
+
+
+def judge(plan: JobPlan, warp: list[float | None], base: list[float | None]) -> Any:
+    finalists = [trial(plan, 0, 0.4), trial(plan, 1, 0.5, "adamw")]
+    return recommend(plan, finalists, [*runs("warpadam", warp, 0), *runs("adamw", base, 1)])
+
+
+def losses(mean: float) -> list[float | None]:
+    return [mean + noise for noise in NOISE]
+
+
+BASELINE: list[float | None] = [1.0] * 8
+
+
+def test_warpadam_is_recommended_only_if_it_helps(plan: JobPlan) -> None:
+    result = judge(plan, losses(0.5), BASELINE)
+    assert (result.verdict, result.arm, result.trial) == (Word.HELPS, "warpadam", 0)
+    assert result.config == plan.arm("warpadam").config(plan.arm("warpadam").space.first_trials[0])
+    assert [(f.arm, f.runs, f.planned) for f in result.finalists] == [("warpadam", 8, 8), ("adamw", 8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("warp", "word"),
+    [
+        (losses(1.5), Word.HURTS),
+        (losses(0.995), Word.NO_DIFFERENCE),
+        ([1.5, 0.5, 1.4, 0.6, 1.5, 0.4, 1.6, 0.5], Word.INCONCLUSIVE),
+    ],
+)
+def test_otherwise_the_baseline_is_recommended_and_the_reason_says_so(
+    plan: JobPlan, warp: list[float | None], word: Word
+) -> None:
+    plan = make_plan(plan.spec.model_copy(update={"confirm": plan.spec.confirm.model_copy(update={"min_effect": 0.02})}))
+    result = judge(plan, warp, BASELINE)
+    assert (result.verdict, result.arm, result.trial) == (word, "adamw", 1)
+    assert result.reason.endswith("the recommendation is adamw")
+
+
+def test_a_run_that_diverged_keeps_warpadam_from_helping(plan: JobPlan) -> None:
+    result = judge(plan, [None, *losses(0.5)[1:]], BASELINE)
+    assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
+    assert "1 of 8 pairs did not complete" in result.reason
+    assert result.statistics.pairs == 7
+    assert result.finalists[0].runs == 7
+
+
+def test_too_few_whole_pairs_are_no_comparison(plan: JobPlan) -> None:
+    result = judge(plan, [None] * 3 + losses(0.5)[3:], BASELINE)
+    assert (result.verdict, result.statistics) == (Word.INCONCLUSIVE, None)
+    assert "only 5 of 8 pairs completed" in result.reason
+
+
+def test_the_best_trials_are_completed_ones_by_validation_then_number(plan: JobPlan) -> None:
+    rows = [
+        trial(plan, 0, 0.5),
+        trial(plan, 1, 0.1, state=TrialState.PRUNED),
+        trial(plan, 2, 0.3),
+        trial(plan, 3, 0.3),
+        trial(plan, 4, None, state=TrialState.FAILED),
+    ]
+    assert [row.number for row in best_trials(rows, 2)] == [2, 3]
+    assert [row.number for row in best_trials(rows, 9)] == [2, 3, 0]
+    assert best_trials(rows[1:2], 1) == []
+
+
+def test_selection_takes_the_lowest_mean_and_passes_over_whoever_did_not_finish(plan: JobPlan) -> None:
+    finalists = [trial(plan, 0, 0.1), trial(plan, 1, 0.2), trial(plan, 2, 0.3)]
+    all_runs = [
+        *runs("warpadam", [0.1, None], 0, "select"),
+        *runs("warpadam", [0.5, 0.6], 1, "select"),
+        *runs("warpadam", [0.5, 0.5], 2, "select"),
+    ]
+    assert select(finalists, all_runs).number == 2
+    with pytest.raises(JobFailedError, match="no finalist completed"):
+        select(finalists[:1], all_runs)

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import optuna
+import pytest
+
+from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
+from service.db.session import Database
+from service.engines.local import LocalEngine
+from service.ledger import jobs, lease
+from service.recommend.confirm import fresh_seeds
+from service.schemas import JobSpec
+from service.settings import Settings
+from service.states import JobState, TrialState
+from service.worker import Worker
+from tests.service import faults
+from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
+
+# On SQLite in the fast suite, on PostgreSQL too in the slow one; the ledger's own tests always run on both.
+pytestmark = pytest.mark.parametrize(
+    "database_url",
+    ["sqlite", pytest.param("postgresql", marks=[pytest.mark.postgres, pytest.mark.slow])],
+    indirect=True,
+)
+
+COMPLETE, FAILED, DIVERGED, PRUNED = TrialState.COMPLETE, TrialState.FAILED, TrialState.DIVERGED, TrialState.PRUNED
+
+
+def states(db: Database, job_id: str, arm: str | None = None) -> list[TrialState]:
+    return [trial.state for trial in get_trials(db, job_id, arm)]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.02)
+
+
+def test_a_job_ends_with_a_recommendation_and_everything_in_sql(
+    db: Database, storage: optuna.storages.RDBStorage, submit: Submit, make_worker: WorkerMaker, tmp_path: Path
+) -> None:
+    job_id = submit()
+    assert make_worker().run_next()
+
+    job = get_job(db, job_id)
+    assert (job.state, job.cause) == (JobState.SUCCEEDED, None)
+    assert job.started_at
+    assert job.finished_at
+    assert (tmp_path / "artifacts" / "jobs" / job_id / "data.npz").is_file()
+    assert states(db, job_id, "warpadam") == [COMPLETE] * 2
+    assert states(db, job_id, "adamw") == [COMPLETE] * 2
+    with db.read() as session:
+        points = session.query(TrialPoint).count()
+        runs = session.query(ConfirmRun).all()
+        result = session.query(RecommendationRow).one()
+        kinds = [event.kind for event in session.query(Event).order_by(Event.id)]
+    assert points == 4 * 10  # one a step in a run of 10 steps
+    assert {(run.arm, run.seed) for run in runs} == {(a, s) for a in ("warpadam", "adamw") for s in range(1, 7)}
+    assert all(run.state == COMPLETE and run.test_loss is not None for run in runs)
+    assert result.arm in ("warpadam", "adamw")
+    assert len(result.data["pairs"]) == 6
+    assert kinds[:2] == ["submitted", "claimed"]
+    assert kinds[-1] == "succeeded"
+    names = {study.study_name for study in optuna.get_all_study_summaries(storage)}
+    assert names == {f"{job_id}/warpadam", f"{job_id}/adamw"}
+
+
+def test_the_same_seed_and_one_slot_give_the_same_trials_and_runs(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    search = {"sampler": "tpe", "pruner": "asha"}
+    budget = {"trials_per_arm": 12, "steps": 20, "batch_size": 32}
+    ids = [submit(search=search, budget=budget, seed=3) for _ in range(2)]
+    worker = make_worker()
+    while worker.run_next():
+        pass
+    first, second = ([(t.arm, t.params, t.state, t.value, t.last_step) for t in get_trials(db, i)] for i in ids)
+    assert first == second
+    with db.read() as session:
+        rows = [session.get_one(RecommendationRow, job_id).data for job_id in ids]
+    assert rows[0]["config"] == rows[1]["config"]
+    assert rows[0]["pairs"] == rows[1]["pairs"]
+
+
+def test_a_trial_that_raises_is_failed_with_its_cause_and_the_job_goes_on(
+    db: Database, storage: optuna.storages.RDBStorage, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit()
+    make_worker(faults.second_run_raises).run_next()
+    trials = get_trials(db, job_id)
+    assert [trial.state for trial in trials] == [COMPLETE, FAILED, COMPLETE, COMPLETE]
+    assert trials[1].cause is not None
+    assert trials[1].cause.startswith("RuntimeError: the second run is broken")
+    assert "faults.py" in trials[1].cause
+    assert trials[1].attempts == 1
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    assert running_in_optuna(storage) == []
+
+
+def test_a_trial_whose_loss_is_not_finite_is_diverged_and_optuna_learns_from_it(
+    db: Database, storage: optuna.storages.RDBStorage, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    space = {"preset": "quick", "overrides": {"lr": [1e30, 0.01]}}
+    budget = {"trials_per_arm": 6, "steps": 10, "batch_size": 32}
+    job_id = submit(search_space=space, budget=budget)
+    make_worker().run_next()
+    trials = get_trials(db, job_id, "warpadam")
+    diverged = [trial for trial in trials if trial.params["lr"] == 1e30]
+    assert diverged
+    assert len(diverged) < len(trials)
+    assert {trial.state for trial in diverged} == {DIVERGED}
+    assert all(trial.cause and "loss is" in trial.cause for trial in diverged)
+    assert {trial.state for trial in trials if trial.params["lr"] == 0.01} == {COMPLETE}
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    study = optuna.load_study(study_name=f"{job_id}/warpadam", storage=storage)
+    told = {trial.user_attrs["trial"]: trial for trial in study.trials}
+    for trial in diverged:
+        assert told[trial.number].state == optuna.trial.TrialState.PRUNED
+        worst_seen = max((told[t.number].value for t in trials if t.number < trial.number), default=None)
+        assert told[trial.number].value is not None
+        assert worst_seen is None or told[trial.number].value >= worst_seen  # type: ignore[operator]
+
+
+def test_a_killed_slot_costs_one_attempt_and_the_trial_ends_as_if_nothing_had_happened(
+    db: Database, storage: optuna.storages.RDBStorage, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    undisturbed = submit()
+    make_worker().run_next()
+    job_id = submit()
+    make_worker(faults.second_run_killed_once).run_next()
+    trials = get_trials(db, job_id)
+    assert [trial.attempts for trial in trials] == [1, 2, 1, 1]
+    assert [t.value for t in trials] == [t.value for t in get_trials(db, undisturbed)]
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    assert running_in_optuna(storage) == []
+    with db.read() as session:
+        assert session.query(TrialPoint).filter(TrialPoint.trial_id == trials[1].id).count() == 10
+        retried = session.query(Event).filter(Event.kind == "trial_retried").one()
+    assert retried.data == {"trial": 1, "cause": "its slot process ended with exit code -9"}
+
+
+def test_a_trial_whose_slot_is_killed_every_time_is_failed_and_the_job_goes_on(
+    db: Database, storage: optuna.storages.RDBStorage, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit()
+    make_worker(faults.one_config_always_killed).run_next()
+    trials = get_trials(db, job_id)
+    assert [trial.state for trial in trials] == [COMPLETE, FAILED, COMPLETE, COMPLETE]
+    assert (trials[1].attempts, trials[1].cause) == (2, "its slot process ended with exit code -9")
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    assert running_in_optuna(storage) == []
+
+
+def test_an_arm_without_a_completed_trial_fails_the_job_and_says_why(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit(search_space={"preset": "quick", "overrides": {"lr": 1e30}})
+    make_worker().run_next()
+    job = get_job(db, job_id)
+    assert job.state == JobState.FAILED
+    assert job.cause is not None
+    assert job.cause.startswith("arm warpadam completed no trial (trials: 2 diverged; ended by trials_per_arm)")
+
+
+@pytest.mark.parametrize("train", [faults.slow, faults.hangs], ids=["between points", "hanging"])
+def test_cancel_stops_a_running_trial_within_two_seconds(
+    db: Database,
+    storage: optuna.storages.RDBStorage,
+    submit: Submit,
+    make_worker: WorkerMaker,
+    train: Callable[..., object],
+    tmp_path: Path,
+) -> None:
+    job_id = submit()
+    worker = make_worker(train)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(worker.run_next)
+        wait_for(lambda: any(tmp_path.glob("point-*")) or any(tmp_path.glob("hanging-*")))
+        asked = time.monotonic()
+        jobs.cancel(db, job_id)
+        assert running.result(timeout=10)
+        seconds = time.monotonic() - asked
+    assert seconds < 2.0
+    assert get_job(db, job_id).state == JobState.CANCELLED
+    (trial,) = get_trials(db, job_id)
+    assert (trial.state, trial.cause) == (PRUNED, "the job was cancelled before the run was over")
+    assert running_in_optuna(storage) == []
+
+
+def test_the_cap_on_seconds_ends_every_arm(db: Database, submit: Submit, make_worker: WorkerMaker) -> None:
+    budget = {"trials_per_arm": 10_000, "steps": 10, "batch_size": 32, "max_seconds": 2.0}
+    job_id = submit(budget=budget)
+    make_worker().run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    with db.read() as session:
+        ended = [event.data for event in session.query(Event).filter(Event.kind == "arm_finished")]
+    assert [(data["arm"], data["reason"]) for data in ended] == [
+        ("warpadam", "max_seconds"),
+        ("adamw", "max_seconds"),
+    ]
+    assert all(2.0 <= data["seconds"] < 4.0 for data in ended)
+
+
+def test_a_stopped_worker_gives_its_job_back_and_the_next_one_finishes_it(
+    db: Database, storage: optuna.storages.RDBStorage, submit: Submit, make_worker: WorkerMaker, tmp_path: Path
+) -> None:
+    undisturbed = submit()
+    make_worker().run_next()
+    job_id = submit()
+    worker = make_worker(faults.slow)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(worker.run_next)
+        wait_for(lambda: len(get_trials(db, job_id)) == 2 and (tmp_path / "point-12").exists())
+        worker.stop()
+        running.result(timeout=10)
+    assert get_job(db, job_id).state == JobState.QUEUED
+    assert states(db, job_id) == [COMPLETE, TrialState.QUEUED]
+    assert get_trials(db, job_id)[1].attempts == 0
+    assert running_in_optuna(storage) == []
+
+    make_worker().run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    same = [(t.params, t.value, t.attempts) for t in get_trials(db, undisturbed, "warpadam")]
+    assert [(t.params, t.value, t.attempts) for t in get_trials(db, job_id, "warpadam")] == same
+
+
+def test_a_worker_that_lost_its_lease_stops_and_writes_nothing_more(
+    db: Database, submit: Submit, make_worker: WorkerMaker, tmp_path: Path
+) -> None:
+    job_id = submit()
+    worker = make_worker(faults.slow)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(worker.run_next)
+        wait_for(lambda: any(tmp_path.glob("point-*")))
+        with db.write() as session:
+            jobs.require_job(session, job_id).lease_expires_s = 0.0
+        taken = lease.claim(db, "another", 10.0)
+        assert taken is not None
+        before = [(t.state, t.last_step) for t in get_trials(db, job_id)]
+        running.result(timeout=10)
+    assert get_job(db, job_id).state == JobState.RUNNING
+    assert get_job(db, job_id).lease_worker == "another"
+    assert [(t.state, t.last_step) for t in get_trials(db, job_id)] == before
+
+
+def test_workers_side_by_side_share_out_the_jobs(
+    settings: Settings,
+    db: Database,
+    storage: optuna.storages.RDBStorage,
+    submit: Submit,
+) -> None:
+    ids = [submit(budget={"trials_per_arm": 1, "steps": 2, "batch_size": 32}) for _ in range(4)]
+    engines = [LocalEngine(), LocalEngine()]
+    workers = [Worker(settings, db, storage, engine) for engine in engines]
+
+    def drain(worker: Worker) -> None:
+        while worker.run_next():
+            pass
+
+    threads = [threading.Thread(target=drain, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for engine in engines:
+        engine.close()
+    assert [get_job(db, job_id).state for job_id in ids] == [JobState.SUCCEEDED] * 4
+    with db.read() as session:
+        claims = session.query(Event).filter(Event.kind == "claimed").all()
+    assert sorted(event.job_id for event in claims) == sorted(ids)
+    assert all(len(get_trials(db, job_id)) == 2 for job_id in ids)
+
+
+def test_with_several_finalists_fresh_seeds_on_validation_pick_one_of_each_arm(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    confirm = {"top_k": 2, "seeds": 6}
+    job_id = submit(confirm=confirm, resources={"slots": 2})
+    make_worker().run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    with db.read() as session:
+        runs = session.query(ConfirmRun).all()
+    chosen = {run.trial_number for run in runs if run.phase == "confirm"}
+    assert len(chosen) == 2
+    spec = JobSpec.model_validate(get_job(db, job_id).spec)
+    assert not set(fresh_seeds(spec, "select")) & set(fresh_seeds(spec, "confirm"))
+    for arm in ("warpadam", "adamw"):
+        means: dict[int, float] = {}
+        for run in runs:
+            if run.phase == "select" and run.arm == arm:
+                assert run.val_loss is not None
+                assert run.test_loss is None  # the test part is not looked at before the last comparison
+                means[run.trial_number] = means.get(run.trial_number, 0.0) + run.val_loss
+        assert min(means, key=means.__getitem__) in chosen
+
+
+def test_gpus_that_are_not_there_fail_the_job_with_what_the_worker_has(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit(resources={"slots": 2, "gpus_per_trial": 1.5})
+    make_worker().run_next()
+    job = get_job(db, job_id)
+    assert job.state == JobState.FAILED
+    assert job.cause is not None
+    assert "2 slots x 1.5 GPUs need 3 CUDA devices" in job.cause

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.training.catalog import DATASETS, Task
+from service.training.datasets import Split, load, prepare
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_parts_hold_every_row_once_in_the_stated_shares(name: str) -> None:
+    info, split = DATASETS[name], prepare(name, 0)
+    sizes = [len(part) for part in (split.x_train, split.x_val, split.x_test)]
+    assert sum(sizes) == info.rows
+    assert sizes == pytest.approx([0.6 * info.rows, 0.2 * info.rows, 0.2 * info.rows], abs=2)
+    assert split.x_train.shape[1] == info.features
+    assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in (split.x_train, split.x_val, split.x_test))
+    rows = np.concatenate([split.x_train, split.x_val, split.x_test])
+    original = np.unique(prepare_raw(name), axis=0)
+    assert len(np.unique(rows, axis=0)) == len(original)
+
+
+def prepare_raw(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    from sklearn import datasets
+
+    return np.asarray(getattr(datasets, f"load_{name}")().data)
+
+
+@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task is Task.CLASSIFICATION])
+def test_every_part_of_a_classification_has_the_classes_in_equal_shares(name: str) -> None:
+    split = prepare(name, 0)
+    shares = [np.bincount(y) / len(y) for y in (split.y_train, split.y_val, split.y_test)]
+    assert len(shares[0]) == DATASETS[name].outputs
+    assert np.allclose(shares[0], shares[1], atol=0.03)
+    assert np.allclose(shares[0], shares[2], atol=0.03)
+
+
+def test_only_the_training_part_decides_the_scale() -> None:
+    split = prepare("wine", 0)
+    assert np.allclose(split.x_train.mean(0), 0, atol=1e-5)
+    assert np.allclose(split.x_train.std(0), 1, atol=1e-5)
+    assert not np.allclose(split.x_val.mean(0), 0, atol=1e-3)
+    regression = prepare("diabetes", 0)
+    assert regression.y_train.shape[1] == 1
+    assert regression.y_train.std() == pytest.approx(1, abs=1e-5)
+    assert abs(float(regression.y_test.mean())) > 1e-3
+
+
+def test_pixels_share_one_scale() -> None:
+    split = prepare("digits", 0)
+    deviations = split.x_train.std(0)
+    assert np.sqrt((deviations**2).mean()) == pytest.approx(1, abs=1e-4)
+    assert deviations.min() < 0.01 < 1 < deviations.max()
+    assert np.abs(split.x_val).max() < 10  # a rare pixel is not blown up
+
+
+def test_the_seed_decides_the_split_and_nothing_else_does() -> None:
+    assert prepare("wine", 1).to_npz() == prepare("wine", 1).to_npz()
+    assert prepare("wine", 1).to_npz() != prepare("wine", 2).to_npz()
+
+
+def test_a_stored_split_comes_back_and_a_changed_file_is_refused(tmp_path: Path) -> None:
+    split, file = prepare("wine", 0), tmp_path / "data.npz"
+    file.write_bytes(split.to_npz())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    back = load(f"file://{file}", digest)
+    assert isinstance(back, Split)
+    assert np.array_equal(back.x_test, split.x_test)
+    with pytest.raises(ValueError, match="the prepared data has changed"):
+        load(f"file://{file}", "0" * 64)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from service.plan import make_plan
+from service.schemas import JobSpec
+from service.training.datasets import prepare
+from service.training.loop import POINTS, DivergedError, train
+from service.training.models import build_model
+from service.training.run import Progress, Run
+
+MODELS: dict[str, dict[str, Any]] = {
+    "digits": {"name": "autoencoder", "hidden": [16], "code": 8},
+    "wine": {"name": "mlp", "hidden": [8]},
+    "breast_cancer": {"name": "mlp", "hidden": [8], "activation": "gelu"},
+    "diabetes": {"name": "mlp", "hidden": [8], "activation": "silu"},
+}
+
+
+def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **changes: Any) -> Run:
+    content = prepare(dataset, 0).to_npz()
+    file = tmp_path / f"{dataset}.npz"
+    file.write_bytes(content)
+    spec = JobSpec.model_validate(
+        {"dataset": {"name": dataset}, "model": MODELS[dataset], "budget": {"steps": 60, "batch_size": 32}}
+    )
+    plan = make_plan(spec)
+    data = (f"file://{file}", hashlib.sha256(content).hexdigest())
+    run = plan.run(arm, plan.arm(arm).space.first_trials[0], data, seed=5, test=True)
+    return replace(run, **changes)
+
+
+def without_seconds(points: list[Progress]) -> list[Progress]:
+    return [point._replace(seconds=0.0) for point in points]
+
+
+@pytest.mark.parametrize("arm", ["warpadam", "adamw"])
+@pytest.mark.parametrize("dataset", MODELS)
+def test_a_run_learns_and_ends_with_the_test_loss(tmp_path: Path, dataset: str, arm: str) -> None:
+    points = list(train(make_run(tmp_path, dataset, arm)))
+    assert [point.step for point in points] == list(range(3, 61, 3))
+    assert len(points) == POINTS
+    assert points[-1].train_loss < 0.8 * points[0].train_loss
+    assert points[-1].test_loss is not None
+    assert all(point.test_loss is None for point in points[:-1])
+    assert all(later.seconds > earlier.seconds for earlier, later in zip(points, points[1:], strict=False))
+
+
+def test_the_same_run_gives_the_same_points(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    first = without_seconds(list(train(run)))
+    torch.rand(3)  # whatever the process did before must not matter
+    assert without_seconds(list(train(run))) == first
+
+
+def test_the_seed_changes_weights_and_order_and_both_arms_share_them(tmp_path: Path) -> None:
+    frozen = {"lr": 0.0, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
+    runs = {
+        (arm, seed): next(train(make_run(tmp_path, arm=arm, config=frozen, seed=seed)))
+        for arm in ("warpadam", "adamw")
+        for seed in (1, 2)
+    }
+    assert runs["warpadam", 1].val_loss == runs["adamw", 1].val_loss  # nothing moves: the same initial weights
+    assert runs["warpadam", 1].train_loss == runs["adamw", 1].train_loss  # and the same batches
+    assert runs["adamw", 1].val_loss != runs["adamw", 2].val_loss
+
+
+@pytest.mark.parametrize("arm", ["warpadam", "adamw"])
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, arm: str) -> None:
+    run = make_run(tmp_path, arm=arm)
+    broken = replace(run, config={**run.config, "lr": 1e30})
+    with pytest.raises(DivergedError, match=r"the (training|validation) loss is .* after \d+ of 60 steps"):
+        list(train(broken))
+
+
+@pytest.mark.parametrize(("steps", "points"), [(1, 1), (7, 7), (20, 20), (21, 20), (100, 20)])
+def test_a_run_has_at_most_twenty_points_and_the_last_is_its_end(tmp_path: Path, steps: int, points: int) -> None:
+    reached = [point.step for point in train(make_run(tmp_path, steps=steps))]
+    assert len(reached) == points
+    assert reached == sorted(set(reached))
+    assert reached[-1] == steps
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("constant", [1.0, 1.0, 1.0, 1.0])]
+)
+def test_the_schedule_sets_the_lr_of_every_step(tmp_path: Path, schedule: str, factors: list[float]) -> None:
+    seen: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    try:
+        run = make_run(tmp_path, schedule=schedule, steps=4)
+        list(train(run))
+    finally:
+        hook.remove()
+    assert seen == pytest.approx([run.config["lr"] * factor for factor in factors])
+
+
+def test_a_batch_is_capped_at_the_training_rows(tmp_path: Path) -> None:
+    whole, larger = (without_seconds(list(train(make_run(tmp_path, batch_size=n)))) for n in (106, 10_000))
+    assert whole == larger
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "silu"])
+def test_the_model_has_an_activation_between_its_layers_and_none_at_its_end(activation: str) -> None:
+    model = build_model([4, 3, 2], activation)
+    assert [type(layer).__name__.lower() for layer in model] == ["linear", activation, "linear"]

@@ -1,0 +1,183 @@
+# The basis that follows the gradient: against an independent SOAP, and what must be carried along when it turns.
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from warpadam import WarpAdam
+from warpadam.learners.rotation import RotationRule, turn_basis
+from warpadam.learners.scale import LOG_SCALE
+from warpadam.structures import KroneckerDistortion
+
+FLOAT64, CPU = torch.float64, torch.device("cpu")
+RULE = RotationRule(KroneckerDistortion((3, 2), mix_rows=True, mix_columns=True))
+
+
+def _gradients(count: int, shape: tuple[int, ...] = (5, 4), scale: float = 1.0) -> list[Tensor]:
+    """Correlated gradients: the same random mixing of rows and columns in all of them."""
+    generator = torch.Generator().manual_seed(11)
+    mix = [torch.randn(n, n, dtype=FLOAT64, generator=generator) for n in (shape[0], shape[-1])]
+    raw = [torch.randn(shape, dtype=FLOAT64, generator=generator) for _ in range(count)]
+    return [scale * (mix[0] @ g if len(shape) == 1 else mix[0] @ g @ mix[1]) for g in raw]
+
+
+def _run(grads: list[Tensor], **settings: Any) -> tuple[Tensor, dict[str, Tensor], WarpAdam]:
+    param = torch.nn.Parameter(torch.zeros_like(grads[0]))
+    optimizer = WarpAdam([param], 0.1, **{"eps": 1e-12, "meta_every": 3, **settings})
+    for grad in grads:
+        param.grad = grad.clone()
+        optimizer.step()
+    return param.detach(), optimizer.state[param], optimizer
+
+
+def _soap(grads: list[Tensor], refreshes: set[int], lr: float = 0.1) -> Tensor:
+    """SOAP in column-eigenvector form, written from the paper: basis after some steps, Adam in between."""
+    rows, columns = grads[0].shape
+    bases = [torch.eye(rows, dtype=FLOAT64), torch.eye(columns, dtype=FLOAT64)]
+    covariances = [torch.zeros_like(basis) for basis in bases]
+    theta, mean, square = (torch.zeros_like(grads[0]) for _ in range(3))
+    for step, grad in enumerate(grads, start=1):
+        mean = 0.9 * mean + 0.1 * grad
+        square = 0.95 * square + 0.05 * (bases[0].T @ grad @ bases[1]) ** 2
+        rotated = (bases[0].T @ mean @ bases[1]) / (1 - 0.9**step)
+        moved = rotated / ((square / (1 - 0.95**step)).sqrt() + 1e-12)
+        theta = theta - lr * bases[0] @ moved @ bases[1].T
+        covariances = [0.95 * covariances[0] + 0.05 * grad @ grad.T, 0.95 * covariances[1] + 0.05 * grad.T @ grad]
+        if step in refreshes:
+            for axis in (0, 1):
+                ridge = 1e-4 * torch.trace(covariances[axis]) / len(covariances[axis])
+                held = covariances[axis] + ridge * torch.eye(len(covariances[axis]), dtype=FLOAT64)
+                order = torch.argsort(torch.diag(bases[axis].T @ held @ bases[axis]), descending=True)
+                bases[axis] = torch.linalg.qr(held @ bases[axis][:, order])[0]
+                square = square[order] if axis == 0 else square[:, order]
+    return theta
+
+
+def test_without_the_scale_it_is_soap() -> None:
+    grads = _gradients(20)
+    theta, _, _ = _run(grads, p_lr=0.0, betas=(0.9, 0.95), cov_beta=0.95, meta_every=3)
+    torch.testing.assert_close(theta, _soap(grads, {1, 2, 4, 7, 3, 6, 9, 12, 15, 18}), rtol=1e-8, atol=1e-9)
+
+
+def test_the_basis_matters() -> None:
+    grads = _gradients(20)
+    assert (_run(grads, p_lr=0.0)[0] - _run(grads, learner="frozen")[0]).abs().max() > 0.1
+
+
+def test_the_first_step_is_that_of_adam() -> None:
+    grads = _gradients(1)
+    torch.testing.assert_close(_run(grads)[0], -0.1 * grads[0].sign())
+
+
+def test_the_factors_stay_orthogonal() -> None:
+    _, state, _ = _run(_gradients(60), meta_every=1)
+    for name, length in (("row_factor", 5), ("column_factor", 4)):
+        identity = torch.eye(length, dtype=FLOAT64)
+        torch.testing.assert_close(state[name] @ state[name].mT, identity, rtol=1e-12, atol=1e-12)
+
+
+def test_turning_converges_to_the_eigenvectors_largest_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    true = torch.linalg.qr(torch.randn(6, 6, dtype=FLOAT64, generator=generator))[0]
+    covariance = true @ torch.diag(torch.tensor([3.0, 81.0, 1.0, 27.0, 9.0, 243.0], dtype=FLOAT64)) @ true.mT
+    basis = torch.eye(6, dtype=FLOAT64)
+    for _ in range(60):
+        basis, _ = turn_basis(basis, covariance)
+    expected = torch.tensor([243.0, 81.0, 27.0, 9.0, 3.0, 1.0], dtype=FLOAT64)
+    torch.testing.assert_close(basis @ covariance @ basis.mT, torch.diag(expected), rtol=1e-8, atol=1e-6)
+
+
+def test_turning_reports_where_each_vector_came_from() -> None:
+    basis, order = turn_basis(torch.eye(3, dtype=FLOAT64), torch.diag(torch.tensor([1.0, 4.0, 2.0], dtype=FLOAT64)))
+    assert order.tolist() == [1, 2, 0]
+    torch.testing.assert_close(basis.abs(), torch.eye(3, dtype=FLOAT64)[order])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e-12])
+def test_turning_keeps_the_basis_where_the_gradient_says_nothing(scale: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    basis = torch.linalg.qr(torch.randn(4, 4, generator=generator))[0]
+    seen = scale * basis[:1].mT @ basis[:1]
+    turned, order = turn_basis(basis, seen)
+    torch.testing.assert_close((turned @ basis.index_select(0, order).mT).abs(), torch.eye(4), rtol=1e-2, atol=1e-2)
+
+
+def test_a_refresh_carries_along_what_is_indexed_by_the_basis() -> None:
+    state = RULE.init_state(FLOAT64, CPU) | RULE.init_carried(FLOAT64, CPU)
+    state["exp_avg_sq"] = torch.arange(6.0, dtype=FLOAT64).view(3, 2)
+    state["row_covariance"] = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=FLOAT64))
+    state["column_covariance"] = torch.diag(torch.tensor([5.0, 4.0], dtype=FLOAT64))
+    state[LOG_SCALE] = torch.arange(5.0, dtype=FLOAT64)
+    RULE._refresh(state)
+    assert state["exp_avg_sq"].tolist() == [[4, 5], [2, 3], [0, 1]]
+    assert state[LOG_SCALE].tolist() == [2, 1, 0, 3, 4]
+
+
+def test_the_scale_of_the_loss_changes_nothing() -> None:
+    one, state, _ = _run(_gradients(20), p_lr=0.05)
+    other, scaled_state, _ = _run(_gradients(20, scale=1000.0), p_lr=0.05)
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(state[LOG_SCALE], scaled_state[LOG_SCALE], rtol=1e-6, atol=1e-8)
+
+
+def test_the_scale_learns_every_step_whatever_the_refresh() -> None:
+    grads = _gradients(12)
+    for count in range(2, 12):
+        _, before, _ = _run(grads[:count], p_lr=0.05, meta_every=100)
+        _, after, _ = _run(grads[: count + 1], p_lr=0.05, meta_every=100)
+        assert not torch.equal(before[LOG_SCALE], after[LOG_SCALE])
+
+
+def test_constant_gradients_lengthen_the_steps() -> None:
+    _, state, _ = _run(_gradients(1) * 15, p_lr=0.1)
+    assert state[LOG_SCALE].max() > 0.5
+
+
+def test_there_is_no_scale_without_a_meta_step_size() -> None:
+    _, state, _ = _run(_gradients(4), p_lr=0.0)
+    assert not {LOG_SCALE, "prev_update"} & set(state)
+
+
+def test_switching_the_meta_step_size_off_forgets_the_last_update() -> None:
+    param, optimizer = torch.nn.Parameter(torch.zeros(5, 4)), None
+    optimizer = WarpAdam([param], p_lr=0.1)
+    for p_lr in (0.1, 0.0, 0.1):
+        optimizer.param_groups[0]["p_lr"] = p_lr
+        param.grad = torch.ones(5, 4)
+        optimizer.step()
+    assert torch.count_nonzero(optimizer.state[param][LOG_SCALE]) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "factors", "scales"),
+    [
+        ((6,), set(), 6),
+        ((), set(), 1),
+        ((5, 4), {"column_factor", "column_covariance"}, 9),
+        ((4, 5), {"row_factor", "row_covariance"}, 9),
+        ((5, 5), set(), 10),
+        ((3, 1, 2, 2), {"row_factor", "row_covariance", "column_factor", "column_covariance"}, 7),
+    ],
+)
+def test_an_axis_that_is_not_mixed_keeps_its_coordinates_and_has_a_scale(
+    shape: tuple[int, ...], factors: set[str], scales: int
+) -> None:
+    param = torch.nn.Parameter(torch.ones(shape))
+    optimizer = WarpAdam([param], max_dim=4)
+    for _ in range(3):
+        param.grad = torch.ones(shape)
+        optimizer.step()
+    assert set(optimizer.get_distortion(param)) == factors | {LOG_SCALE}
+    assert optimizer.state[param][LOG_SCALE].numel() == scales
+
+
+def test_non_finite_gradients_do_not_reach_the_scale() -> None:
+    grads = _gradients(4)
+    grads[3][0, 0] = float("nan")
+    _, state, optimizer = _run(grads)
+    assert state[LOG_SCALE].isfinite().all()
+    assert optimizer.skipped_meta_updates == 1

@@ -1,0 +1,198 @@
+# One contract for every structure: a linear map given by factors, checked against the dense matrix it stands for, and
+# its pullback against autograd through that matrix.
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from warpadam.structures import (
+    DiagonalDistortion,
+    Distortion,
+    Factors,
+    FullDistortion,
+    KroneckerDistortion,
+    LowRankDistortion,
+)
+
+FLOAT64 = torch.float64
+CPU = torch.device("cpu")
+
+
+def _randn(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, dtype=FLOAT64, generator=torch.Generator().manual_seed(seed))
+
+
+class DistortionContract:
+    """What every structure must do; a subclass gives one, the parameter's shape, and its dense matrix."""
+
+    distortion: Distortion
+    shape: tuple[int, ...]
+
+    def dense(self, factors: Factors) -> Tensor:
+        raise NotImplementedError
+
+    def factors(self, seed: int) -> Factors:
+        start = self.distortion.init_factors(FLOAT64, CPU)
+        return {name: value + 0.3 * _randn(tuple(value.shape), seed + 1) for name, value in start.items()}
+
+    def tensor(self, seed: int) -> Tensor:
+        """A random tensor in the layout."""
+        return self.distortion.to_layout(_randn(self.shape, seed))
+
+    def test_starts_at_the_exact_identity(self) -> None:
+        factors = self.distortion.init_factors(FLOAT64, CPU)
+        grad = self.tensor(0)
+        assert torch.equal(self.distortion.apply(factors, grad), grad)
+        assert torch.equal(self.distortion.apply_transpose(factors, grad), grad)
+
+    def test_has_the_dtype_it_is_asked_for(self) -> None:
+        assert {f.dtype for f in self.distortion.init_factors(torch.float32, CPU).values()} <= {torch.float32}
+
+    def test_init_is_reproducible_and_leaves_the_global_generator_alone(self) -> None:
+        before = torch.get_rng_state()
+        first = self.distortion.init_factors(FLOAT64, CPU)
+        second = self.distortion.init_factors(FLOAT64, CPU)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    @pytest.mark.parametrize("seed", range(0, 50, 10))
+    def test_apply_is_the_dense_matrix(self, seed: int) -> None:
+        factors, grad = self.factors(seed), self.tensor(seed)
+        matrix = self.dense(factors)
+        mapped = self.distortion.apply(factors, grad).reshape(-1)
+        transposed = self.distortion.apply_transpose(factors, grad).reshape(-1)
+        torch.testing.assert_close(mapped, matrix @ grad.reshape(-1), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(transposed, matrix.mT @ grad.reshape(-1), rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("seed", range(0, 50, 10))
+    def test_pullback_is_autograd_through_the_dense_matrix(self, seed: int) -> None:
+        factors = {name: value.requires_grad_() for name, value in self.factors(seed).items()}
+        left, right = self.tensor(seed + 2), self.tensor(seed + 3)
+        inner = left.reshape(-1) @ self.dense(factors) @ right.reshape(-1)
+        expected = torch.autograd.grad(inner, list(factors.values()))
+        with torch.no_grad():
+            pulled = self.distortion.pullback(factors, left, right)
+        assert list(pulled) == list(factors)
+        for name, gradient in zip(factors, expected, strict=True):
+            torch.testing.assert_close(pulled[name], gradient, rtol=1e-10, atol=1e-12)
+
+    def test_settle_without_decay_leaves_the_matrix(self) -> None:
+        factors = self.factors(5)
+        before = self.dense(factors).clone()
+        self.distortion.settle(factors, 0.0)
+        torch.testing.assert_close(self.dense(factors), before, rtol=1e-12, atol=1e-12)
+
+    def test_settle_pulls_towards_the_identity(self) -> None:
+        factors = self.factors(6)
+        identity = torch.eye(len(self.dense(factors)), dtype=FLOAT64)
+        before = (self.dense(factors) - identity).norm()
+        self.distortion.settle(factors, 0.2)
+        assert (self.dense(factors) - identity).norm() < before
+        self.distortion.settle(factors, 1.0)
+        torch.testing.assert_close(self.dense(factors), identity, rtol=1e-12, atol=1e-12)
+
+    def test_settle_moves_p_in_place(self) -> None:
+        factors = self.factors(7)
+        tensors = dict(factors)
+        self.distortion.settle(factors, 0.1)
+        assert all(tensors[name] is factors[name] for name in tensors)
+
+    def test_layout_round_trip(self) -> None:
+        tensor = _randn(self.shape, 8)
+        layout = self.distortion.to_layout(tensor)
+        assert tuple(layout.shape) == self.distortion.layout
+        assert torch.equal(self.distortion.from_layout(layout, self.shape), tensor)
+
+    def test_layout_takes_any_strides(self) -> None:
+        tensor = _randn(self.shape, 9)
+        flipped = tensor.permute(*reversed(range(tensor.ndim))).contiguous().permute(*reversed(range(tensor.ndim)))
+        assert torch.equal(self.distortion.to_layout(flipped), self.distortion.to_layout(tensor))
+
+
+class TestDiagonal(DistortionContract):
+    distortion = DiagonalDistortion((3, 4))
+    shape = (3, 4)
+
+    def dense(self, factors: Factors) -> Tensor:
+        return torch.diag(factors["diagonal"].reshape(-1))
+
+
+class TestLowRank(DistortionContract):
+    distortion = LowRankDistortion(4, 3, rank=2)
+    shape = (4, 3)
+
+    def dense(self, factors: Factors) -> Tensor:
+        on_rows = torch.eye(4, dtype=FLOAT64) + factors["left"] @ factors["right"].mT
+        return torch.kron(on_rows, torch.eye(3, dtype=FLOAT64))
+
+
+class TestKronecker(DistortionContract):
+    distortion = KroneckerDistortion((3, 8), mix_rows=True, mix_columns=True)
+    shape = (3, 2, 2, 2)
+
+    def dense(self, factors: Factors) -> Tensor:
+        return torch.kron(factors["row_factor"], factors["column_factor"])
+
+
+class TestKroneckerRowsOnly(DistortionContract):
+    distortion = KroneckerDistortion((3, 5), mix_rows=True, mix_columns=False)
+    shape = (3, 5)
+
+    def dense(self, factors: Factors) -> Tensor:
+        return torch.kron(factors["row_factor"], torch.eye(5, dtype=FLOAT64))
+
+
+class TestKroneckerColumnsOnly(DistortionContract):
+    distortion = KroneckerDistortion((5, 3), mix_rows=False, mix_columns=True)
+    shape = (5, 3)
+
+    def dense(self, factors: Factors) -> Tensor:
+        return torch.kron(torch.eye(5, dtype=FLOAT64), factors["column_factor"])
+
+
+class TestFull(DistortionContract):
+    distortion = FullDistortion(12, max_block=12)
+    shape = (3, 4)
+
+    def dense(self, factors: Factors) -> Tensor:
+        return factors["blocks"][0]
+
+
+class TestFullPaddedBlocks(DistortionContract):
+    distortion = FullDistortion(10, max_block=4)
+    shape = (5, 2)
+
+    def dense(self, factors: Factors) -> Tensor:
+        dense: Tensor = torch.block_diag(*factors["blocks"])  # type: ignore[no-untyped-call]
+        return dense
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_low_rank_starts_with_exactly_one_zero_factor(rank: int) -> None:
+    factors = LowRankDistortion(4, 3, rank).init_factors(FLOAT64, CPU)
+    assert torch.count_nonzero(factors["left"]) == 0
+    assert torch.count_nonzero(factors["right"]) == factors["right"].numel()
+
+
+def test_low_rank_can_leave_its_start() -> None:
+    distortion = LowRankDistortion(4, 3, rank=2)
+    pulled = distortion.pullback(distortion.init_factors(FLOAT64, CPU), _randn((4, 3), 1), _randn((4, 3), 2))
+    assert torch.count_nonzero(pulled["left"]) == 8
+
+
+def test_kronecker_settle_gives_both_factors_one_size() -> None:
+    distortion = KroneckerDistortion((4, 9), mix_rows=True, mix_columns=True)
+    factors = {"row_factor": 50 * torch.eye(4, dtype=FLOAT64), "column_factor": torch.eye(9, dtype=FLOAT64) / 10}
+    distortion.settle(factors, 0.0)
+    expected = 5**0.5
+    torch.testing.assert_close(factors["row_factor"], expected * torch.eye(4, dtype=FLOAT64))
+    torch.testing.assert_close(factors["column_factor"], expected * torch.eye(9, dtype=FLOAT64))
+
+
+def test_kronecker_settle_survives_a_zero_factor() -> None:
+    distortion = KroneckerDistortion((2, 2), mix_rows=True, mix_columns=True)
+    factors = {"row_factor": torch.zeros(2, 2), "column_factor": torch.eye(2)}
+    distortion.settle(factors, 0.0)
+    assert all(factor.isfinite().all() for factor in factors.values())

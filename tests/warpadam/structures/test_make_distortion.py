@@ -1,0 +1,55 @@
+# Which structure a tensor really gets: the fall-backs, the caps and the flattening.
+
+from __future__ import annotations
+
+import pytest
+
+from warpadam.structures import (
+    DiagonalDistortion,
+    Distortion,
+    FullDistortion,
+    KroneckerDistortion,
+    LowRankDistortion,
+    make_distortion,
+    make_kronecker,
+)
+
+CASES: list[tuple[str, tuple[int, ...], Distortion]] = [
+    ("diagonal", (6, 5), DiagonalDistortion((6, 5))),
+    ("diagonal", (6, 2, 3), DiagonalDistortion((6, 6))),
+    ("diagonal", (), DiagonalDistortion((1,))),
+    ("low_rank", (6, 5), LowRankDistortion(6, 5, 4)),
+    ("low_rank", (2, 5), LowRankDistortion(2, 5, 2)),
+    ("low_rank", (6, 2, 3, 3), LowRankDistortion(6, 18, 4)),
+    ("low_rank", (6,), DiagonalDistortion((6,))),
+    ("low_rank", (0, 3), DiagonalDistortion((0, 3))),
+    ("kronecker", (6, 5), KroneckerDistortion((6, 5), mix_rows=True, mix_columns=True)),
+    ("kronecker", (8, 8), KroneckerDistortion((8, 8), mix_rows=True, mix_columns=True)),
+    ("kronecker", (9, 5), KroneckerDistortion((9, 5), mix_rows=False, mix_columns=True)),
+    ("kronecker", (6, 3, 3, 3), KroneckerDistortion((6, 27), mix_rows=True, mix_columns=False)),
+    ("kronecker", (9, 9), DiagonalDistortion((9, 9))),
+    ("kronecker", (6,), DiagonalDistortion((6,))),
+    ("kronecker", (), DiagonalDistortion((1,))),
+    ("full", (6, 5), FullDistortion(30, 16)),
+    ("full", (6,), FullDistortion(6, 16)),
+    ("full", (), FullDistortion(1, 16)),
+    ("full", (0,), DiagonalDistortion((0,))),
+]
+
+
+@pytest.mark.parametrize(("structure", "shape", "expected"), CASES, ids=str)
+def test_each_shape_gets_its_structure(structure: str, shape: tuple[int, ...], expected: Distortion) -> None:
+    assert make_distortion(structure, shape, rank=4, block_size=16, max_dim=8) == expected
+
+
+@pytest.mark.parametrize(
+    ("elements", "layout"), [(1, (1, 1)), (16, (1, 16)), (17, (2, 9)), (30, (2, 15)), (100, (7, 15))]
+)
+def test_full_blocks_are_as_equal_as_possible(elements: int, layout: tuple[int, int]) -> None:
+    assert FullDistortion(elements, 16).layout == layout
+
+
+@pytest.mark.parametrize("shape", [(6,), (9, 9), (), (0, 3)])
+def test_a_kronecker_that_mixes_nothing_has_no_factors(shape: tuple[int, ...]) -> None:
+    kronecker = make_kronecker(shape, max_dim=8)
+    assert (kronecker.mix_rows, kronecker.mix_columns) == (False, False)

@@ -1,0 +1,126 @@
+# Every value is checked, the message says which and why, and the table of strategies is the only gate.
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warpadam import STRATEGIES, InvalidConfigError, Learner, Placement, Strategy, Structure, WarpAdamConfig
+from warpadam.config import LIMITS, Limits
+from warpadam.errors import UnsupportedParameterError, WarpAdamError
+
+BAD_VALUES: list[tuple[str, Any]] = [
+    ("lr", -1e-3),
+    ("lr", math.nan),
+    ("lr", math.inf),
+    ("lr", "0.1"),
+    ("lr", True),
+    ("eps", -1e-8),
+    ("weight_decay", -0.1),
+    ("rank", 0),
+    ("rank", 2.0),
+    ("block_size", 0),
+    ("max_dim", -1),
+    ("p_lr", -0.1),
+    ("meta_every", 0),
+    ("meta_every", 1.5),
+    ("p_decay", 1.1),
+    ("cov_beta", 1.0),
+    ("structure", "dense"),
+    ("placement", "before"),
+    ("learner", "magic"),
+    ("betas", 0.9),
+    ("betas", (0.9,)),
+    ("betas", None),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD_VALUES)
+def test_a_bad_value_is_named_with_what_would_be_right(field: str, value: Any) -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        WarpAdamConfig(**{field: value})
+    assert caught.value.field == field
+    assert caught.value.value is value
+    assert caught.value.expected in str(caught.value)
+    assert field in str(caught.value)
+
+
+@pytest.mark.parametrize(("betas", "field"), [((1.0, 0.9), "beta1"), ((0.9, 1.0), "beta2"), ((-0.1, 0.9), "beta1")])
+def test_each_beta_is_checked_by_name(betas: tuple[float, float], field: str) -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        WarpAdamConfig(betas=betas)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_every_listed_strategy_is_accepted(strategy: Strategy) -> None:
+    assert WarpAdamConfig(**strategy._asdict()).strategy == strategy
+
+
+@pytest.mark.parametrize(
+    "strategy", sorted(set(itertools.product(Structure, Placement, Learner)) - set(STRATEGIES)), ids="/".join
+)
+def test_every_other_combination_is_refused_and_the_legal_ones_are_told(
+    strategy: tuple[Structure, Placement, Learner],
+) -> None:
+    structure, placement, learner = strategy
+    with pytest.raises(InvalidConfigError, match=r"kronecker \+ sandwich"):
+        WarpAdamConfig(structure=structure, placement=placement, learner=learner)
+
+
+def test_an_unknown_field_is_refused_by_from_dict() -> None:
+    with pytest.raises(InvalidConfigError, match=r"momentum=0\.9"):
+        WarpAdamConfig.from_dict({"momentum": 0.9})
+
+
+@given(
+    lr=st.floats(0, 10),
+    betas=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
+    rank=st.integers(1, 64),
+    p_decay=st.floats(0, 1),
+    strategy=st.sampled_from(STRATEGIES),
+)
+def test_a_config_survives_json(
+    lr: float, betas: tuple[float, float], rank: int, p_decay: float, strategy: Strategy
+) -> None:
+    config = WarpAdamConfig(lr=lr, betas=betas, rank=rank, p_decay=p_decay, **strategy._asdict())
+    assert WarpAdamConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        WarpAdamConfig().lr = 0.1  # type: ignore[misc]
+
+
+def test_every_number_has_limits() -> None:
+    numbers = {field.name for field in fields(WarpAdamConfig)} - {"structure", "placement", "learner", "betas"}
+    assert set(LIMITS) == numbers | {"beta1", "beta2"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "inside", "outside"),
+    [
+        (Limits(0, 1), (0, 1, 0.5), (-1e-9, 1 + 1e-9)),
+        (Limits(0, 1, above_low=True, below_high=True), (1e-9, 0.999), (0, 1)),
+        (Limits(1, whole=True), (1, 10**9), (0, 1.0, True)),
+    ],
+)
+def test_limits_allow_exactly_their_range(
+    limits: Limits, inside: tuple[float, ...], outside: tuple[float, ...]
+) -> None:
+    assert all(limits.allows(value) for value in inside)
+    assert not any(limits.allows(value) for value in outside)
+    assert f"{limits.low:g}" in str(limits)
+
+
+def test_each_error_is_also_the_builtin_that_a_user_would_catch() -> None:
+    assert issubclass(InvalidConfigError, (WarpAdamError, ValueError))
+    assert issubclass(UnsupportedParameterError, WarpAdamError)
+    assert issubclass(UnsupportedParameterError, TypeError)

@@ -1,0 +1,53 @@
+# The package as a whole: what it exports, what importing it costs, and that its examples run.
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import warpadam
+
+MODULES = sorted(m.name for m in pkgutil.walk_packages(warpadam.__path__, "warpadam."))
+
+
+@pytest.mark.parametrize("statement", ["import warpadam", "import warpadam.config", "import warpadam.errors"])
+def test_import_does_not_load_torch(statement: str) -> None:
+    check = f"import sys; {statement}; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_all_names_exactly_what_is_exported() -> None:
+    public = {name for name, value in vars(warpadam).items() if not name.startswith("_") and not _is_module(value)}
+    lazy = {"WarpAdam"}
+    assert set(warpadam.__all__) == (public - {"annotations", "TYPE_CHECKING"}) | lazy
+    assert warpadam.__all__ == sorted(warpadam.__all__, key=lambda name: (not name.isupper(), name))
+
+
+@pytest.mark.parametrize("name", warpadam.__all__)
+def test_every_exported_name_resolves(name: str) -> None:
+    assert getattr(warpadam, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'warpadam' has no attribute 'Warp'"):
+        _ = warpadam.Warp
+
+
+@pytest.mark.parametrize("name", ["warpadam", *MODULES])
+def test_doc_examples_run(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_the_package_has_doc_examples() -> None:
+    finder = doctest.DocTestFinder()
+    examples = [t for name in MODULES for t in finder.find(importlib.import_module(name)) if t.examples]
+    assert len(examples) >= 8
+
+
+def _is_module(value: object) -> bool:
+    return isinstance(value, type(sys))
