@@ -42,7 +42,7 @@ def configure(settings: Settings) -> None:
             "loggers": {
                 "alembic": {"level": "WARNING"},
                 "optuna": {"level": "WARNING"},
-                "uvicorn.access": {"level": "WARNING"},
+                "uvicorn": {"level": "WARNING"},
                 "httpx2": {"level": "WARNING"},
             },
         }

@@ -33,18 +33,15 @@ def run(settings: Settings, *, with_worker: bool) -> None:
 
     logs.configure(settings)
     create_schema(settings.database_url)
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, log_config=None)
-    )
-    if not with_worker:
-        server.run()
-        return
-    keeper = _WorkerKeeper(settings)
-    keeper.start()
+    keeper = _WorkerKeeper(settings) if with_worker else None
+    app = create_app(settings, on_startup=keeper.start if keeper else None)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # uvicorn raises what stopped it once more when it has shut down
     try:
-        server.run()
+        uvicorn.run(app, host=settings.host, port=settings.port, log_config=None)
     finally:
-        keeper.stop()
+        if keeper:
+            keeper.stop()
 
 
 def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
@@ -104,6 +101,8 @@ class _WorkerKeeper(threading.Thread):
     def stop(self) -> None:
         """Ask the worker to give its job back, and wait for it."""
         self._stopping.set()
+        if not self.is_alive():
+            return  # the API did not start
         process = self._process
         if process is not None:
             if process.stdin is not None:

@@ -39,7 +39,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ValueError(f"{path} holds {type(body).__name__}, expected the fields of a job")
     try:
-        json.dumps(body, allow_nan=False)
+        json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds a value that JSON does not have: {error}") from error
     return body

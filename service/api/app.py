@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
@@ -22,11 +22,12 @@ DESCRIPTION = """Tunes how WarpAdam's distortion matrix P is shaped and learned 
 the same budget, and says on fresh paired seeds whether P helps. Every error is a problem document (RFC 9457)."""
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, on_startup: Callable[[], None] | None = None) -> FastAPI:
     """Return the application.
 
     Args:
         settings: Settings of the process. The database's schema exists.
+        on_startup: Called once, when the application starts.
     """
     database = Database(settings.database_url)
     storage = open_optuna_storage(settings.database_url)
@@ -34,6 +35,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
+        if on_startup:
+            on_startup()
         yield
         close_optuna_storage(storage)
         database.close()

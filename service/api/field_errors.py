@@ -76,7 +76,7 @@ def _body_error(item: Mapping[str, Any], body: object) -> FieldError:
     if kind == "extra_forbidden":
         return FieldError(field, value, f"the name to be {one_of(path[-1], _model_at(path[:-1]).model_fields)}")
     if kind == "union_tag_invalid":
-        return FieldError(f"{field}.name", item["ctx"]["tag"], one_of(item["ctx"]["tag"], MODELS))
+        return FieldError(f"{field}.name", value["name"], one_of(value["name"], MODELS))
     if kind == "union_tag_not_found":
         return FieldError(f"{field}.name", None, REQUIRED)
     return FieldError(field, None if kind == "missing" else value, _expected(item))

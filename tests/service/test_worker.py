@@ -17,6 +17,7 @@ from service.recommend.confirm import fresh_seeds
 from service.schemas import JobSpec
 from service.settings import Settings
 from service.states import JobState, TrialState
+from service.study import NO_LOSS
 from service.worker import Worker
 from tests.service import faults
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
@@ -122,9 +123,8 @@ def test_a_trial_whose_loss_is_not_finite_is_diverged_and_optuna_learns_from_it(
     told = {trial.user_attrs["trial"]: trial for trial in study.trials}
     for trial in diverged:
         assert told[trial.number].state == optuna.trial.TrialState.PRUNED
-        worst_seen = max((told[t.number].value for t in trials if t.number < trial.number), default=None)
-        assert told[trial.number].value is not None
-        assert worst_seen is None or told[trial.number].value >= worst_seen  # type: ignore[operator]
+        earlier = [t.value for t in trials if t.number < trial.number and t.value is not None]
+        assert told[trial.number].value == (max(earlier) if earlier else NO_LOSS)
 
 
 def test_a_killed_slot_costs_one_attempt_and_the_trial_ends_as_if_nothing_had_happened(

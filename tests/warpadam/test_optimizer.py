@@ -120,6 +120,20 @@ def test_a_parameter_without_a_gradient_waits(strategy: Strategy) -> None:
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_gradients_that_are_overwritten_in_place_are_not_missed(strategy: Strategy) -> None:
+    results = []
+    for in_place in (False, True):
+        param = nn.Parameter(torch.ones(4, 3))
+        optimizer = WarpAdam([param], 0.1, **strategy._asdict(), meta_every=1)
+        for _ in range(6):
+            optimizer.zero_grad(set_to_none=not in_place)
+            (param.cos() * torch.arange(12.0).view(4, 3)).sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        results.append(param.detach())
+    assert torch.equal(*results)
+
+
 def test_frozen_parameters_keep_no_state() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
     model[0].requires_grad_(False)

@@ -185,7 +185,7 @@ def test_threads_and_device_follow_the_resources(make_engine: Make) -> None:
 
 
 def test_gpus_that_are_not_there_are_an_error_with_both_numbers(make_engine: Make) -> None:
-    with pytest.raises(JobFailedError, match="2 slots x 0.5 GPUs need 1 CUDA devices, this worker has 0"):
+    with pytest.raises(JobFailedError, match=r"2 slots x 0\.5 GPUs need 1 CUDA devices, this worker has 0"):
         make_engine(report_pid).run(Recorder(1), ResourcesSpec(slots=2, gpus_per_trial=0.5))
 
 

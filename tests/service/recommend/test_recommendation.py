@@ -79,7 +79,9 @@ def test_warpadam_is_recommended_only_if_it_helps(plan: JobPlan) -> None:
 def test_otherwise_the_baseline_is_recommended_and_the_reason_says_so(
     plan: JobPlan, warp: list[float | None], word: Word
 ) -> None:
-    plan = make_plan(plan.spec.model_copy(update={"confirm": plan.spec.confirm.model_copy(update={"min_effect": 0.02})}))
+    plan = make_plan(
+        plan.spec.model_copy(update={"confirm": plan.spec.confirm.model_copy(update={"min_effect": 0.02})})
+    )
     result = judge(plan, warp, BASELINE)
     assert (result.verdict, result.arm, result.trial) == (word, "adamw", 1)
     assert result.reason.endswith("the recommendation is adamw")
@@ -94,7 +96,7 @@ def test_a_run_that_diverged_keeps_warpadam_from_helping(plan: JobPlan) -> None:
 
 
 def test_too_few_whole_pairs_are_no_comparison(plan: JobPlan) -> None:
-    result = judge(plan, [None] * 3 + losses(0.5)[3:], BASELINE)
+    result = judge(plan, [None, None, None, *losses(0.5)[3:]], BASELINE)
     assert (result.verdict, result.statistics) == (Word.INCONCLUSIVE, None)
     assert "only 5 of 8 pairs completed" in result.reason
 

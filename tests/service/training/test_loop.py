@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_a_run_learns_and_ends_with_the_test_loss(tmp_path: Path, dataset: str, 
     assert points[-1].train_loss < 0.8 * points[0].train_loss
     assert points[-1].test_loss is not None
     assert all(point.test_loss is None for point in points[:-1])
-    assert all(later.seconds > earlier.seconds for earlier, later in zip(points, points[1:], strict=False))
+    assert all(later.seconds > earlier.seconds for earlier, later in pairwise(points))
 
 
 def test_the_same_run_gives_the_same_points(tmp_path: Path) -> None:

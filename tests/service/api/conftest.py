@@ -1,0 +1,129 @@
+# The API in this process, on both databases or, where SQL does not matter, on one SQLite file for the whole session.
+# Trials and results come from real calls of the ledger, made as a worker would make them.
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, inspect, select, table
+
+from service.api.app import create_app
+from service.db.models import Trial
+from service.db.session import Database, create_schema
+from service.ledger.lease import claim
+from service.ledger.runs import RunLog
+from service.plan import WARPADAM, make_plan
+from service.recommend.recommendation import recommend
+from service.settings import Settings
+from service.states import TrialState
+from service.training.run import Ended, Progress
+from tests.conftest import SpecMaker
+
+PROBLEM = "application/problem+json"
+
+sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For tests to which the database does not matter, but whose rows do."""
+
+
+@pytest.fixture
+def client(settings: Settings, db: Database) -> Iterator[TestClient]:
+    """The API on the database of the test."""
+    with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def shared_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of the shared API."""
+    folder = tmp_path_factory.mktemp("shared-api")
+    settings = Settings(database_url=f"sqlite:///{folder}/warptune.db", artifacts_url=str(folder / "artifacts"))
+    create_schema(settings.database_url)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def shared_client(shared_settings: Settings) -> Iterator[TestClient]:
+    """One API for tests that do not look at each other's rows."""
+    with TestClient(create_app(shared_settings), raise_server_exceptions=False) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def shared_db(shared_settings: Settings) -> Iterator[Database]:
+    """The database of the shared API."""
+    database = Database(shared_settings.database_url)
+    yield database
+    database.close()
+
+
+def count_rows(db: Database) -> dict[str, int]:
+    """Return the number of rows of every table, Optuna's included."""
+    names = inspect(db.engine).get_table_names()
+    with db.read() as session:
+        return {name: session.scalars(select(func.count()).select_from(table(name))).one() for name in names}
+
+
+def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
+    """Check that an answer is a problem document and return it."""
+    assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM), response.text
+    document: dict[str, Any] = response.json()
+    assert set(document) == {"type", "title", "status", "detail", "code", "errors"}
+    assert (document["status"], document["code"]) == (status, code)
+    assert document["detail"]
+    return document
+
+
+Submit = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def submit(client: TestClient, spec: SpecMaker) -> Submit:
+    """Posts a small job and returns the answer; keyword arguments replace parts of the spec."""
+
+    def post(**parts: Any) -> dict[str, Any]:
+        response = client.post("/v1/jobs", json=spec(**parts))
+        assert response.status_code == 202, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    return post
+
+
+def claim_job(db: Database, lease_s: float = 60.0) -> RunLog:
+    """Take the oldest free job as a worker does."""
+    lease = claim(db, "a worker of the tests", lease_s)
+    assert lease is not None
+    return RunLog(db, lease)
+
+
+def search(log: RunLog, trials: int = 2) -> list[Trial]:
+    """Write the whole search of the leased job, ``trials`` for each arm; return the best trial of each."""
+    plan = make_plan(log.lease.spec)
+    best = []
+    for arm in plan.arms:
+        log.start_arm(arm.name)
+        for index in range(trials):
+            trial = log.add_trial(arm.name, arm.space.first_trials[index % len(arm.space.first_trials)])
+            log.start_trial(trial.id)
+            for step in (5, 10):
+                log.add_point(trial.id, Progress(step, 1.0 / step, 0.5 + index, step * 0.01))
+            log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 0.5 + index, None, 0.1), 0.2 * (index + 1))
+        log.finish_arm(arm.name, 0.2 * trials, "trials_per_arm")
+        best.append(log.trials(arm.name)[0])
+    return best
+
+
+def succeed(log: RunLog, gain: float = 0.3) -> None:
+    """Write a whole job; on every fresh seed warpadam's loss is lower than the baseline's by ``gain``."""
+    finalists = search(log)
+    log.set_data_hash("0" * 64)
+    log.verify()
+    runs = log.plan_confirm_runs("confirm", finalists, range(100, 100 + log.lease.spec.confirm.seeds))
+    for run in runs:
+        log.start_confirm_run(run.id)
+        loss = 1.0 + run.seed % 7 / 100 - (gain if run.arm == WARPADAM else 0.0)
+        log.finish_confirm_run(run.id, Ended(TrialState.COMPLETE, loss, loss, 0.1))
+    result = recommend(make_plan(log.lease.spec), finalists, log.confirm_runs("confirm"))
+    log.succeed(result.verdict, result.arm, result.to_json())

@@ -1,0 +1,296 @@
+# What is wrong with a spec is said field by field: the path as its user would write it, the value that was given and
+# what would be right. Nothing of a refused spec is stored.
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.api.problems import MAX_ERRORS
+from service.db.session import Database
+from service.errors import MAX_VALUE_LENGTH
+from tests.conftest import SpecMaker
+from tests.service.api.conftest import assert_problem, count_rows
+
+MISSING = object()
+OVERRIDES = "search_space.overrides"
+
+
+def put(body: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """Return a copy of ``body`` with ``value`` at a dotted path; MISSING removes what is there."""
+    first, _, rest = path.partition(".")
+    if rest:
+        return body | {first: put(body.get(first, {}), rest, value)}
+    return {name: old for name, old in body.items() if name != first} if value is MISSING else body | {first: value}
+
+
+def refused(client: TestClient, db: Database, body: Any) -> list[dict[str, Any]]:
+    """Post a body that must be refused without a trace; return its errors."""
+    before = count_rows(db)
+    response = client.post("/v1/jobs", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    problem = assert_problem(response, 422, "invalid_spec")
+    assert count_rows(db) == before
+    errors: list[dict[str, Any]] = problem["errors"]
+    assert all(error["field"] in problem["detail"] for error in errors)
+    return errors
+
+
+WRONG: list[tuple[str, object, str, object, str]] = [
+    # what is put where; the field, the value and a part of what would be right that must come back
+    # --- names
+    ("dataset.name", "iris", "dataset.name", "iris", "one of digits, breast_cancer, wine, diabetes"),
+    ("dataset.name", "digit", "dataset.name", "digit", "did you mean 'digits'?"),
+    ("dataset.name", "", "dataset.name", "", "one of digits"),
+    ("model.name", "cnn", "model.name", "cnn", "one of mlp, autoencoder"),
+    ("model.name", 3, "model.name", 3, "one of mlp, autoencoder"),
+    ("model.name", None, "model.name", None, "one of mlp, autoencoder"),
+    ("model.activation", "ReLU", "model.activation", "ReLU", "'relu', 'tanh', 'gelu' or 'silu'"),
+    ("search_space.preset", "fast", "search_space.preset", "fast", "one of default, quick, paper"),
+    ("search_space.preset", "adamw", "search_space.preset", "adamw", "one of default, quick, paper"),
+    ("objective.metric", "accuracy", "objective.metric", "accuracy", "'val_loss'"),
+    ("engine.name", "ray", "engine.name", "ray", "'optuna'"),
+    ("search.sampler", "grid", "search.sampler", "grid", "'tpe', 'random', 'gp' or 'qmc'"),
+    ("search.pruner", "pbt", "search.pruner", "pbt", "'asha', 'hyperband', 'median' or 'none'"),
+    ("training.schedule", "cosine", "training.schedule", "cosine", "'constant' or 'linear'"),
+    ("baselines", ["sgd"], "baselines[0]", "sgd", "one of adamw"),
+    ("baselines", ["adamw", "warpadam"], "baselines[1]", "warpadam", "one of adamw"),
+    ("baselines", ["adamw", "adamw"], "baselines[1]", "adamw", "every baseline once"),
+    ("baselines", [], "baselines", [], "at least 1 item"),
+    ("baselines", ["adamw"] * 9, "baselines", ["adamw"] * 9, "at most 8 items"),
+    ("baselines", "adamw", "baselines", "adamw", "a list"),
+    ("baselines", [1], "baselines[0]", 1, "a valid string"),
+    # --- what is missing, unknown or null
+    ("dataset", MISSING, "dataset", None, "the field is required"),
+    ("dataset", {}, "dataset.name", None, "the field is required"),
+    ("dataset", None, "dataset", None, "a JSON object"),
+    ("dataset", "wine", "dataset", "wine", "a JSON object"),
+    ("model", MISSING, "model", None, "the field is required"),
+    ("model", {}, "model.name", None, "the field is required"),
+    ("model", [], "model", [], "a JSON object"),
+    ("model", None, "model", None, "a JSON object"),
+    ("name", None, "name", None, "a valid string"),
+    ("seed", None, "seed", None, "a valid integer"),
+    ("budget", None, "budget", None, "a JSON object"),
+    ("budget.steps", None, "budget.steps", None, "a valid integer"),
+    ("search_space", None, "search_space", None, "a JSON object"),
+    (OVERRIDES, None, OVERRIDES, None, "a JSON object"),
+    (OVERRIDES, ["lr"], OVERRIDES, ["lr"], "a JSON object"),
+    ("datset", {"name": "wine"}, "datset", {"name": "wine"}, "did you mean 'dataset'?"),
+    ("model.widths", [8], "model.widths", [8], "one of name, hidden, activation"),
+    ("model.code", 3, "model.code", 3, "one of name, hidden, activation"),
+    ("model.mlp", 3, "model.mlp", 3, "one of name, hidden, activation"),
+    ("budget.step", 3, "budget.step", 3, "did you mean 'steps'?"),
+    ("budget", {"budget": {}}, "budget.budget", {}, "one of trials_per_arm, steps"),
+    ("dataset.path", "/etc/passwd", "dataset.path", "/etc/passwd", "one of name"),
+    ("search_space.override", {}, "search_space.override", {}, "did you mean 'overrides'?"),
+    # --- ranges and types
+    ("name", "", "name", "", "at least 1 character"),
+    ("name", "x" * 101, "name", "x" * 101, "at most 100 characters"),
+    ("name", "two\nlines", "name", "two\nlines", "text that matches"),
+    ("name", "nul\x00", "name", "nul\x00", "text that matches"),
+    ("name", "escape\x1b[31m", "name", "escape\x1b[31m", "text that matches"),
+    ("name", "escape\x9b31m", "name", "escape\x9b31m", "text that matches"),
+    ("name", 7, "name", 7, "a valid string"),
+    ("budget.steps", 0, "budget.steps", 0, "greater than or equal to 1"),
+    ("budget.steps", -5, "budget.steps", -5, "greater than or equal to 1"),
+    ("budget.steps", "400", "budget.steps", "400", "a valid integer"),
+    ("budget.steps", True, "budget.steps", True, "a valid integer"),
+    ("budget.steps", 1.5, "budget.steps", 1.5, "a valid integer"),
+    ("budget.steps", 400.0, "budget.steps", 400.0, "a valid integer"),
+    ("budget.steps", [400], "budget.steps", [400], "a valid integer"),
+    ("budget.steps", 10**6 + 1, "budget.steps", 10**6 + 1, "less than or equal to 1000000"),
+    ("budget.steps", 10**30, "budget.steps", 10**30, "less than or equal to 1000000"),
+    ("budget.steps", math.nan, "budget.steps", "NaN", "a valid integer"),
+    ("budget.steps", math.inf, "budget.steps", "Infinity", "a valid integer"),
+    ("budget.trials_per_arm", 0, "budget.trials_per_arm", 0, "greater than or equal to 1"),
+    ("budget.batch_size", 0, "budget.batch_size", 0, "greater than or equal to 1"),
+    ("budget.max_seconds", 0, "budget.max_seconds", 0, "greater than 0"),
+    ("budget.max_seconds", "60", "budget.max_seconds", "60", "a valid number"),
+    ("budget.max_seconds", math.nan, "budget.max_seconds", "NaN", "a finite number"),
+    ("budget.max_seconds", -math.inf, "budget.max_seconds", "-Infinity", "a finite number"),
+    ("budget.max_seconds", 604801, "budget.max_seconds", 604801, "less than or equal to 604800"),
+    ("resources.slots", 0, "resources.slots", 0, "greater than or equal to 1"),
+    ("resources.slots", 65, "resources.slots", 65, "less than or equal to 64"),
+    ("resources.gpus_per_trial", -1, "resources.gpus_per_trial", -1, "greater than or equal to 0"),
+    ("resources.max_attempts", 0, "resources.max_attempts", 0, "greater than or equal to 1"),
+    ("confirm.seeds", 5, "confirm.seeds", 5, "greater than or equal to 6"),
+    ("confirm.seeds", 65, "confirm.seeds", 65, "less than or equal to 64"),
+    ("confirm.top_k", 0, "confirm.top_k", 0, "greater than or equal to 1"),
+    ("confirm.top_k", 3, "confirm.top_k", 3, "at most budget.trials_per_arm, which is 2"),
+    ("confirm.min_effect", 1.1, "confirm.min_effect", 1.1, "less than or equal to 1"),
+    ("seed", -1, "seed", -1, "greater than or equal to 0"),
+    ("seed", 2**31, "seed", 2**31, "less than or equal to 2147483647"),
+    ("model.hidden", [], "model.hidden", [], "at least 1 item"),
+    ("model.hidden", [8] * 9, "model.hidden", [8] * 9, "at most 8 items"),
+    ("model.hidden", [0], "model.hidden[0]", 0, "greater than or equal to 1"),
+    ("model.hidden", [8, 4097], "model.hidden[1]", 4097, "less than or equal to 4096"),
+    ("model.hidden", [8, 8, "8"], "model.hidden[2]", "8", "a valid integer"),
+    ("model.hidden", 8, "model.hidden", 8, "a list"),
+    ("model", {"name": "autoencoder"}, "model.name", "autoencoder", "mlp for dataset 'wine'"),
+    # --- overrides
+    (f"{OVERRIDES}.p_rl", 0.1, f"{OVERRIDES}.p_rl", 0.1, "did you mean 'p_lr'?"),
+    (f"{OVERRIDES}.structure", "diag", f"{OVERRIDES}.structure", "diag", "one of diagonal, low_rank"),
+    (f"{OVERRIDES}.structure", ["full", "x"], f"{OVERRIDES}.structure[1]", "x", "one of diagonal, low_rank"),
+    (f"{OVERRIDES}.structure", ["full", "full"], f"{OVERRIDES}.structure[1]", "full", "each name once"),
+    (f"{OVERRIDES}.structure", [], f"{OVERRIDES}.structure", [], "at least 1 item"),
+    (f"{OVERRIDES}.structure", None, f"{OVERRIDES}.structure", None, "a valid string"),
+    (f"{OVERRIDES}.strategy", "full/pre/rotation", f"{OVERRIDES}.strategy", "full/pre/rotation", "one of diagonal/pre"),
+    (f"{OVERRIDES}.lr", -0.1, f"{OVERRIDES}.lr", -0.1, "a finite number >= 0"),
+    (f"{OVERRIDES}.lr", "0.1", f"{OVERRIDES}.lr", "0.1", "a finite number >= 0"),
+    (f"{OVERRIDES}.lr", True, f"{OVERRIDES}.lr", True, "a finite number >= 0"),
+    (f"{OVERRIDES}.lr", math.nan, f"{OVERRIDES}.lr", "NaN", "a finite number"),
+    (f"{OVERRIDES}.lr", [0.1, -1], f"{OVERRIDES}.lr[1]", -1, "a finite number >= 0"),
+    (f"{OVERRIDES}.lr", [0.1, None], f"{OVERRIDES}.lr[1]", None, "a valid number"),
+    (f"{OVERRIDES}.lr", [0.1, [0.2]], f"{OVERRIDES}.lr[1]", [0.2], "a valid number"),
+    (f"{OVERRIDES}.lr", [0.1, 0.1], f"{OVERRIDES}.lr[1]", 0.1, "each value once"),
+    (f"{OVERRIDES}.lr", [0.1] * 101, f"{OVERRIDES}.lr", None, "at most 100 items"),
+    (f"{OVERRIDES}.beta2", 1, f"{OVERRIDES}.beta2", 1, "< 1"),
+    (f"{OVERRIDES}.meta_every", 2.5, f"{OVERRIDES}.meta_every", 2.5, "a whole number >= 1"),
+    (f"{OVERRIDES}.meta_every", {"low": 1.5, "high": 3}, f"{OVERRIDES}.meta_every.low", 1.5, "a whole number >= 1"),
+    (f"{OVERRIDES}.p_lr", {"high": 1}, f"{OVERRIDES}.p_lr.low", None, "the field is required"),
+    (f"{OVERRIDES}.p_lr", {"low": 0.1}, f"{OVERRIDES}.p_lr.high", None, "the field is required"),
+    (f"{OVERRIDES}.p_lr", {"low": 0.2, "high": 0.1}, f"{OVERRIDES}.p_lr.low", 0.2, "at most the high end, 0.1"),
+    (f"{OVERRIDES}.p_lr", {"low": 0, "high": 1, "log": True}, f"{OVERRIDES}.p_lr.low", 0, "a number > 0"),
+    (f"{OVERRIDES}.p_lr", {"low": 0, "high": 1, "log": 1}, f"{OVERRIDES}.p_lr.log", 1, "a valid boolean"),
+    (f"{OVERRIDES}.p_lr", {"low": "a", "high": 1}, f"{OVERRIDES}.p_lr.low", "a", "a valid number"),
+    (f"{OVERRIDES}.p_lr", {"low": 0.1, "high": math.inf}, f"{OVERRIDES}.p_lr.high", "Infinity", "a finite number"),
+    (f"{OVERRIDES}.p_lr", {"low": 0.1, "high": 1, "q": 2}, f"{OVERRIDES}.p_lr.q", 2, "one of low, high, log"),
+    (f"{OVERRIDES}.p_lr", {"low": 0.1, "high": 1, "range": 2}, f"{OVERRIDES}.p_lr.range", 2, "one of low, high, log"),
+    (f"{OVERRIDES}.rank", 17, f"{OVERRIDES}.rank", 17, "at most 8, the rows of the largest tensor"),
+    (f"{OVERRIDES}.rank", [2, 9, 4, 8], f"{OVERRIDES}.rank[1]", 9, "at most 8, the rows of the largest tensor"),
+    (f"{OVERRIDES}.rank", {"low": 1, "high": 9}, f"{OVERRIDES}.rank.high", 9, "at most 8, the rows of the largest"),
+    (f"{OVERRIDES}.rank", 0, f"{OVERRIDES}.rank", 0, "a whole number >= 1"),
+    (OVERRIDES, {"structure": "diagonal", "rank": 2}, f"{OVERRIDES}.rank", 2, "no value unless structure is low_rank"),
+    (OVERRIDES, {"structure": "full", "learner": "rotation"}, f"{OVERRIDES}.learner", "rotation", "kronecker"),
+    (OVERRIDES, {f"p{n}": 1 for n in range(51)}, OVERRIDES, None, "at most 50 items"),
+]
+
+
+@pytest.mark.parametrize(("path", "wrong", "field", "value", "expected"), WRONG, ids=lambda part: str(part)[:40])
+def test_wrong_field_is_named_with_its_value_and_what_would_be_right(
+    shared_client: TestClient,
+    shared_db: Database,
+    spec: SpecMaker,
+    path: str,
+    wrong: object,
+    field: str,
+    value: object,
+    expected: str,
+) -> None:
+    body = put(spec(search_space={"preset": "default"}), path, wrong)
+    (error,) = refused(shared_client, shared_db, body)
+    assert error["field"] == field
+    assert expected in error["expected"]
+    if value is not None or wrong in (None, MISSING):
+        assert error["value"] == value
+
+
+def test_every_wrong_field_is_named_at_once(shared_client: TestClient, shared_db: Database, spec: SpecMaker) -> None:
+    body = spec(dataset={"name": "iris"}, baselines=["x"], confirm={"top_k": 4}, search_space={"preset": "y"})
+    errors = refused(shared_client, shared_db, body)
+    assert [error["field"] for error in errors] == [
+        "dataset.name",
+        "baselines[0]",
+        "confirm.top_k",
+        "search_space.preset",
+    ]
+    errors = refused(shared_client, shared_db, spec(seed=-1, budget={"steps": 0}, model={"name": "mlp", "hidden": [0]}))
+    assert [error["field"] for error in errors] == ["model.hidden[0]", "budget.steps", "seed"]
+
+
+def test_field_of_a_union_is_named_once(shared_client: TestClient, shared_db: Database, spec: SpecMaker) -> None:
+    errors = refused(shared_client, shared_db, spec(search_space={"overrides": {"lr": None}}))
+    assert [error["field"] for error in errors] == ["search_space.overrides.lr"]
+    assert errors[0]["expected"] == "a valid string, or a valid boolean, or a valid integer, or a valid number"
+
+
+@pytest.mark.parametrize(
+    ("body", "value", "expected"),
+    [
+        ("", None, "the field is required"),
+        ("null", None, "a JSON object"),
+        ("[]", [], "a JSON object"),
+        ('"job"', "job", "a JSON object"),
+        ("7", 7, "a JSON object"),
+        ("{", "", "valid JSON: Expecting property name enclosed in double quotes at character 1"),
+        ('{"seed": 1,, }', ', }', "valid JSON: Expecting property name"),
+        ("{'seed': 1}", "'seed': 1}", "valid JSON: Expecting property name"),
+        ('{"seed": 01}', "1}", "valid JSON: Expecting ',' delimiter at character 10"),
+    ],
+)
+def test_body_that_is_no_object_is_refused(
+    shared_client: TestClient, shared_db: Database, body: str, value: object, expected: str
+) -> None:
+    before = count_rows(shared_db)
+    response = shared_client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    (error,) = assert_problem(response, 422, "invalid_spec")["errors"]
+    assert (error["field"], error["value"]) == ("body", value)
+    assert expected in error["expected"]
+    assert count_rows(shared_db) == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\xff\xfe\x00", b'{"name": "\xe9"}', b"[" * 5000 + b"]" * 5000, b'{"a":' * 5000, b"9" * 5000],
+    ids=["utf-16", "latin-1", "deep list", "deep object", "long number"],
+)
+def test_body_that_cannot_be_read_is_refused(shared_client: TestClient, shared_db: Database, body: bytes) -> None:
+    before = count_rows(shared_db)
+    response = shared_client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    (error,) = assert_problem(response, 400, "bad_request")["errors"]
+    assert error["field"] == "body"
+    assert error["expected"].startswith("JSON that can be read: ")
+    assert count_rows(shared_db) == before
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/yaml", ""])
+def test_body_of_another_type_is_refused(shared_client: TestClient, spec: SpecMaker, content_type: str) -> None:
+    response = shared_client.post("/v1/jobs", content=json.dumps(spec()), headers={"Content-Type": content_type})
+    (error,) = assert_problem(response, 422, "invalid_spec")["errors"]
+    assert error["field"] == "body"
+    assert "Content-Type: application/json" in error["expected"]
+
+
+@pytest.mark.parametrize("depth", range(500, 1000, 20))
+def test_value_that_is_nested_deeply_is_refused(shared_client: TestClient, spec: SpecMaker, depth: int) -> None:
+    body = json.dumps(spec(seed="?")).replace('"?"', "[" * depth + "]" * depth)
+    response = shared_client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code in (400, 422), response.text
+
+
+@pytest.mark.parametrize(
+    "place", ["name", "dataset.name", "search_space.preset", "search_space.overrides.structure", "unknown"]
+)
+def test_half_a_surrogate_pair_is_refused(
+    shared_client: TestClient, shared_db: Database, spec: SpecMaker, place: str
+) -> None:
+    errors = refused(shared_client, shared_db, put(spec(), place, "\ud800"))
+    assert [error["field"] for error in errors] == [place]
+    assert errors[0]["value"] == "?"
+
+
+def test_name_with_half_a_surrogate_pair_is_refused(
+    shared_client: TestClient, shared_db: Database, spec: SpecMaker
+) -> None:
+    errors = refused(shared_client, shared_db, spec(search_space={"overrides": {"\ud800": 1}}))
+    assert [error["field"] for error in errors] == ["search_space.overrides.?"]
+    assert len(refused(shared_client, shared_db, spec() | {"\ud800": 1})) == 1
+
+
+def test_only_the_first_of_very_many_errors_are_named(shared_client: TestClient, spec: SpecMaker) -> None:
+    body = spec() | {f"field{index}": index for index in range(50_000)}
+    problem = assert_problem(shared_client.post("/v1/jobs", json=body), 422, "invalid_spec")
+    assert [error["field"] for error in problem["errors"]] == [f"field{index}" for index in range(MAX_ERRORS)]
+    assert problem["detail"].endswith(f"; and {50_000 - MAX_ERRORS} more")
+
+
+@pytest.mark.parametrize("path", ["name", "dataset.name", "baselines", "x" * 500_000, "search_space.overrides.lr"])
+def test_long_names_and_values_are_cut(shared_client: TestClient, spec: SpecMaker, path: str) -> None:
+    response = shared_client.post("/v1/jobs", json=put(spec(), path, "y" * 400_000))
+    (error,) = assert_problem(response, 422, "invalid_spec")["errors"]
+    assert len(error["value"]) <= MAX_VALUE_LENGTH + 3
+    assert error["value"].endswith("...")
+    assert len(response.content) < 3000

@@ -1,0 +1,213 @@
+# Jobs come in with every default written out, and are listed page by page without gaps or repeats.
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.db.session import Database
+from service.states import JobState
+from tests.conftest import SpecMaker
+from tests.service.api.conftest import Submit, assert_problem, claim_job, count_rows, search, sqlite_only, succeed
+
+
+def pages(client: TestClient, path: str, limit: int, **query: Any) -> list[list[dict[str, Any]]]:
+    found: list[list[dict[str, Any]]] = []
+    cursor: int | None = None
+    while True:
+        wanted = {"limit": limit, **query} | ({} if cursor is None else {"cursor": cursor})
+        answer = client.get(path, params=wanted).json()
+        found.append(answer["items"])
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            return found
+
+
+def test_submitted_job_is_queued_and_says_where_everything_is(client: TestClient, spec: SpecMaker) -> None:
+    response = client.post("/v1/jobs", json=spec(name="größer 🚀"))
+    job = response.json()
+    assert response.status_code == 202
+    assert re.fullmatch(r"job-[0-9a-f]{16}", job["id"])
+    assert response.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert "idempotent-replayed" not in response.headers
+    assert (job["name"], job["dataset"], job["state"]) == ("größer 🚀", "wine", "queued")
+    assert (job["cause"], job["data_sha256"], job["cancel_requested"]) == (None, None, False)
+    assert (job["started_at"], job["finished_at"]) == (None, None)
+    assert abs(datetime.fromisoformat(job["created_at"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert job["confirm"] == {"done": 0, "planned": 0}
+    assert client.get(job["links"]["self"]).json() == job
+    for name in ("trials", "events", "dashboard"):
+        assert client.get(job["links"][name]).status_code == 200
+    for name in ("recommendation", "export"):
+        assert_problem(client.get(job["links"][name]), 409, "conflict")
+
+
+def test_spec_comes_back_with_every_default_written_out(client: TestClient, spec: SpecMaker) -> None:
+    body = {"dataset": {"name": "digits"}, "model": {"name": "autoencoder"}}
+    job = client.post("/v1/jobs", json=body).json()
+    assert job["spec"]["model"] == {"name": "autoencoder", "hidden": [96, 48], "code": 30, "activation": "tanh"}
+    assert job["spec"]["baselines"] == ["adamw"]
+    assert job["spec"]["budget"] == {"trials_per_arm": 20, "steps": 400, "batch_size": 128, "max_seconds": 600.0}
+    again = client.post("/v1/jobs", json=job["spec"])
+    assert again.status_code == 202
+    assert again.json()["spec"] == job["spec"]
+
+
+def test_overrides_come_back_as_they_were_given(submit: Submit) -> None:
+    overrides = {
+        "structure": ["kronecker", "diagonal"],
+        "lr": {"low": 0.001, "high": 1, "log": None},
+        "meta_every": 10,
+        "p_lr": [0.01, 0.1],
+    }
+    assert submit(search_space={"overrides": overrides})["spec"]["search_space"]["overrides"] == overrides
+
+
+def test_arms_tell_how_far_they_are(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit()
+    assert [arm["name"] for arm in job["arms"]] == ["warpadam", "adamw"]
+    assert all(arm["trials"] == {} and arm["best"] is None and arm["state"] == "queued" for arm in job["arms"])
+    log = claim_job(db)
+    search(log)
+    arms = client.get(f"/v1/jobs/{job['id']}").json()["arms"]
+    assert [(arm["state"], arm["trials"], arm["trials_cap"]) for arm in arms] == [("complete", {"complete": 2}, 2)] * 2
+    assert [arm["best"]["number"] for arm in arms] == [0, 2]
+    assert [arm["best"]["val_loss"] for arm in arms] == [0.5, 0.5]
+    assert [arm["study"] for arm in arms] == [f"{job['id']}/warpadam", f"{job['id']}/adamw"]
+
+
+def test_confirmation_runs_are_counted(client: TestClient, submit: Submit, db: Database) -> None:
+    job_id = submit()["id"]
+    log = claim_job(db)
+    finalists = search(log)
+    log.verify()
+    first, *_ = log.plan_confirm_runs("confirm", finalists, range(6))
+    log.start_confirm_run(first.id)
+    assert client.get(f"/v1/jobs/{job_id}").json()["confirm"] == {"done": 0, "planned": 12}
+
+
+def test_succeeded_job_has_ended(client: TestClient, submit: Submit, db: Database) -> None:
+    job_id = submit()["id"]
+    succeed(claim_job(db))
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    assert (job["state"], job["confirm"], job["data_sha256"]) == ("succeeded", {"done": 12, "planned": 12}, "0" * 64)
+    assert job["created_at"] <= job["started_at"] <= job["finished_at"]
+
+
+def test_list_is_newest_first_and_pages_have_no_gaps_and_no_repeats(client: TestClient, submit: Submit) -> None:
+    ids = [submit(name=f"job {index}")["id"] for index in range(7)]
+    for limit in (1, 3, 7, 8):
+        found = pages(client, "/v1/jobs", limit)
+        assert [job["id"] for page in found for job in page] == ids[::-1]
+        assert [len(page) for page in found[:-1]] == [limit] * (len(found) - 1)
+        assert found[-1]
+
+
+def test_job_that_comes_in_between_two_pages_moves_nothing(client: TestClient, submit: Submit) -> None:
+    ids = [submit()["id"] for _ in range(4)]
+    first = client.get("/v1/jobs", params={"limit": 2}).json()
+    submit()
+    rest = client.get("/v1/jobs", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert [job["id"] for job in first["items"] + rest["items"]] == ids[::-1]
+    assert rest["next_cursor"] is None
+
+
+def test_list_of_nothing_is_one_empty_page(client: TestClient) -> None:
+    assert client.get("/v1/jobs").json() == {"items": [], "next_cursor": None}
+
+
+def test_filters_narrow_the_list(client: TestClient, submit: Submit, db: Database) -> None:
+    first, second = submit(name="a")["id"], submit(name="b", dataset={"name": "digits"})["id"]
+    third = submit(name="a", dataset={"name": "digits"})["id"]
+    claim_job(db)
+
+    def listed(**query: Any) -> list[str]:
+        return [job["id"] for page in pages(client, "/v1/jobs", 1, **query) for job in page]
+
+    assert listed(state="running") == [first]
+    assert listed(state="queued") == [third, second]
+    assert listed(dataset="digits") == [third, second]
+    assert listed(name="a") == [third, first]
+    assert listed(name="a", dataset="digits", state="queued") == [third]
+    assert listed(name="A") == listed(dataset="iris") == listed(state="failed") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "field", "expected"),
+    [
+        ("", "limit=0", "limit", "greater than or equal to 1"),
+        ("", "limit=201", "limit", "less than or equal to 200"),
+        ("", "limit=abc", "limit", "a valid integer"),
+        ("", "limit=", "limit", "a valid integer"),
+        ("", "limit=1.5", "limit", "a valid integer"),
+        ("", "cursor=-1", "cursor", "greater than or equal to 0"),
+        ("", "cursor=x", "cursor", "a valid integer"),
+        ("", f"cursor={10**30}", "cursor", "less than or equal to"),
+        ("", "state=done", "state", "'queued', 'running'"),
+        ("", "state=", "state", "'queued', 'running'"),
+        ("", "name=%00", "name", "text that matches"),
+        ("", f"dataset={'x' * 101}", "dataset", "at most 100 characters"),
+        ("", "stat=queued", "stat", "did you mean 'state'?"),
+        ("", "offset=1", "offset", "one of limit, cursor, state, dataset, name"),
+        ("/job-0/events", "limit=0", "limit", "greater than or equal to 1"),
+        ("/job-0/events", "state=queued", "state", "one of limit, cursor"),
+        ("/%00", "", "job_id", "text that matches"),
+        (f"/{'x' * 101}", "", "job_id", "at most 100 characters"),
+    ],
+)
+def test_bad_query_names_the_parameter(
+    shared_client: TestClient, path: str, query: str, field: str, expected: str
+) -> None:
+    problem = assert_problem(shared_client.get(f"/v1/jobs{path}?{query}"), 422, "invalid_spec")
+    assert [error["field"] for error in problem["errors"]] == [field]
+    assert expected in problem["errors"][0]["expected"]
+
+
+@sqlite_only
+def test_largest_cursor_and_limit_are_fine(client: TestClient, submit: Submit) -> None:
+    job_id = submit()["id"]
+    answer = client.get("/v1/jobs", params={"limit": 200, "cursor": 2**31 - 1}).json()
+    assert [job["id"] for job in answer["items"]] == [job_id]
+    assert client.get("/v1/jobs", params={"cursor": 0}).json()["items"] == []
+
+
+@pytest.mark.parametrize("method", ["get", "delete"])
+def test_unknown_job_is_not_found(client: TestClient, method: str) -> None:
+    problem = assert_problem(client.request(method, "/v1/jobs/job-0000000000000000"), 404, "not_found")
+    assert "job-0000000000000000" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/cancel", "/events", "/trials", "/trials/0", "/recommendation", "/export"])
+def test_nothing_is_below_an_unknown_job(shared_client: TestClient, path: str) -> None:
+    method = "post" if path == "/cancel" else "get"
+    assert_problem(shared_client.request(method, f"/v1/jobs/job-0000000000000000{path}"), 404, "not_found")
+
+
+def test_events_tell_the_story_in_order_and_in_pages(client: TestClient, submit: Submit, db: Database) -> None:
+    submit()
+    job_id = submit()["id"]
+    claim_job(db)
+    succeed(claim_job(db))
+    found = pages(client, f"/v1/jobs/{job_id}/events", 2)
+    events = [event for page in found for event in page]
+    kinds = ["submitted", "claimed", *["arm_started", "arm_finished"] * 2, "verifying", "runs_planned", "succeeded"]
+    assert [event["kind"] for event in events] == kinds
+    assert [event["id"] for event in events] == sorted({event["id"] for event in events})
+    assert all(datetime.fromisoformat(event["at"]).utcoffset() == timedelta(0) for event in events)
+    assert events[1]["data"] == {"worker": "a worker of the tests", "token": 1}
+
+
+def test_failed_job_tells_its_cause(client: TestClient, submit: Submit, db: Database) -> None:
+    job_id = submit()["id"]
+    claim_job(db).end(JobState.FAILED, "arm adamw completed no trial")
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    assert (job["state"], job["cause"]) == ("failed", "arm adamw completed no trial")
+    assert client.get("/v1/jobs", params={"state": "failed"}).json()["items"][0]["cause"] == job["cause"]
+
+
+def test_names_need_not_be_unique(client: TestClient, submit: Submit, db: Database) -> None:
+    assert submit(name="same")["id"] != submit(name="same")["id"]
+    assert count_rows(db)["jobs"] == 2
