@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check format docs clean
+.PHONY: install demo test test-slow check format clean
 
 install: $(STAMP)
 
@@ -17,7 +17,7 @@ demo: install ## tune a real job on this machine and save the recommended config
 	$(BIN)/python examples/demo.py
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from service.client import ApiError, Client
 from service.settings import Settings
-from service.spec_file import read_spec
+
+if TYPE_CHECKING:
+    from service.client import Client
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +53,8 @@ def _fail(message: str, code: int = 1) -> typer.Exit:
 @contextmanager
 def _service(url: str) -> Iterator[Client]:
     """Talk to the service, and say in a line why that was not possible."""
+    from service.client import ApiError, Client
+
     try:
         with Client(url) as client:
             yield client
@@ -103,6 +106,8 @@ def submit(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Queue a job."""
+    from service.spec_file import read_spec
+
     try:
         body = read_spec(spec)
     except OSError as error:

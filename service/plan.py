@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +18,7 @@ from search_spaces import (
     get_preset,
     warpadam_config,
 )
+from search_spaces.errors import one_of
 from service.errors import FieldError, InvalidSpecError
 from service.schemas import AutoencoderSpec, JobSpec, RangeOverride
 from service.training.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
@@ -94,13 +94,6 @@ class JobPlan:
             seed=seed,
             test=test,
         )
-
-
-def one_of(given: object, known: Iterable[str]) -> str:
-    """Say which names are known, and which one was probably meant."""
-    names = list(known)
-    close = difflib.get_close_matches(str(given)[:100], names, n=1)
-    return f"one of {', '.join(names)}" + (f" (did you mean {close[0]!r}?)" if close else "")
 
 
 def make_plan(spec: JobSpec) -> JobPlan:

@@ -34,7 +34,13 @@ def run(settings: Settings, *, with_worker: bool) -> None:
     logs.configure(settings)
     create_schema(settings.database_url)
     keeper = _WorkerKeeper(settings) if with_worker else None
-    app = create_app(settings, on_startup=keeper.start if keeper else None)
+
+    def on_startup() -> None:
+        log.info("starting", extra={"url": f"http://{settings.host}:{settings.port}"})
+        if keeper:
+            keeper.start()
+
+    app = create_app(settings, on_startup)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # uvicorn raises what stopped it once more when it has shut down
     try:

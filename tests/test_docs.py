@@ -58,7 +58,7 @@ def test_the_spec_in_the_documents_is_the_default_one_but_for_what_it_shows() ->
     assert set(spec.model_fields_set) == set(JobSpec.model_fields)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/settings.md", "docs/jobs.md"])
+@pytest.mark.parametrize("name", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_every_command_and_target_and_file_that_a_document_names_exists(name: str) -> None:
     text = read(name)
     targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))

@@ -14,14 +14,14 @@ LAYERS = ("warpadam", "search_spaces", "service")
 
 # Inside the service: a room may import those to its left.
 ROOMS = (
-    {"states", "version", "settings", "errors", "logs", "schemas", "artifacts"},
-    {"training"},
+    {"states", "version", "settings", "errors", "schemas", "artifacts"},
+    {"training", "logs"},
     {"plan", "db"},
     {"ledger"},
     {"engines"},
     {"study"},
     {"recommend"},
-    {"deletion", "worker", "client"},
+    {"deletion", "worker", "client", "spec_file"},
     {"api", "display"},
     {"serve"},
     {"cli"},

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from search_spaces.errors import one_of
 from service.errors import FieldError
-from service.plan import one_of
 from service.schemas import AutoencoderSpec, JobSpec, MlpSpec, RangeOverride
 
 MODELS: Final[Mapping[str, type[BaseModel]]] = {"mlp": MlpSpec, "autoencoder": AutoencoderSpec}

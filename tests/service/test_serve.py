@@ -19,6 +19,7 @@ from service.client import Client
 from tests.conftest import SpecMaker
 
 WAIT_S = 60.0
+CHEAP = {"preset": "quick", "overrides": {"structure": "diagonal"}}
 
 
 class Service:
@@ -83,11 +84,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 Start = Callable[..., Service]
 
 
+@pytest.mark.slow
 def test_a_job_from_the_command_line_survives_the_death_of_its_worker(
     start: Start, spec: SpecMaker, tmp_path: Path
 ) -> None:
     service = start()
-    body = spec(budget={"trials_per_arm": 3, "steps": 800, "batch_size": 32})
+    body = spec(budget={"trials_per_arm": 3, "steps": 400, "batch_size": 32}, search_space=CHEAP)
     file = tmp_path / "spec.yaml"
     file.write_text(yaml.safe_dump(body))
     submitted = service.warptune("submit", str(file))
@@ -119,11 +121,13 @@ def test_a_job_from_the_command_line_survives_the_death_of_its_worker(
     assert "Traceback" not in service.log.read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_of_a_job_gives_it_back_and_the_next_start_finishes_it(
     start: Start, spec: SpecMaker
 ) -> None:
     service = start()
-    job_id = service.client.submit(spec(budget={"trials_per_arm": 2, "steps": 800, "batch_size": 32}))["id"]
+    body = spec(budget={"trials_per_arm": 2, "steps": 400, "batch_size": 32}, search_space=CHEAP)
+    job_id = service.client.submit(body)["id"]
     wait_for(lambda: service.client.job(job_id)["arms"][0]["trials"].get("running"))
     children = service.descendants()
     service.process.send_signal(signal.SIGINT)

@@ -216,7 +216,7 @@ def test_field_of_a_union_is_named_once(shared_client: TestClient, shared_db: Da
         ('"job"', "job", "a JSON object"),
         ("7", 7, "a JSON object"),
         ("{", "", "valid JSON: Expecting property name enclosed in double quotes at character 1"),
-        ('{"seed": 1,, }', ', }', "valid JSON: Expecting property name"),
+        ('{"seed": 1,, }', ", }", "valid JSON: Expecting property name"),
         ("{'seed': 1}", "'seed': 1}", "valid JSON: Expecting property name"),
         ('{"seed": 01}', "1}", "valid JSON: Expecting ',' delimiter at character 10"),
     ],

@@ -1,0 +1,136 @@
+# The document says what the API does: every operation, every problem, every default.
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.openapi.models import OpenAPI
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from service.schemas import AutoencoderSpec, JobSpec, MlpSpec, RangeOverride, SpecModel
+from tests.service.api.conftest import PROBLEM
+
+OPERATIONS = {
+    ("post", "/v1/jobs"): {202, 413, 422, 500},
+    ("get", "/v1/jobs"): {200, 422, 500},
+    ("get", "/v1/jobs/{job_id}"): {200, 404, 422, 500},
+    ("delete", "/v1/jobs/{job_id}"): {204, 404, 409, 422, 500},
+    ("post", "/v1/jobs/{job_id}/cancel"): {202, 404, 409, 422, 500},
+    ("get", "/v1/jobs/{job_id}/events"): {200, 404, 422, 500},
+    ("get", "/v1/jobs/{job_id}/trials"): {200, 404, 422, 500},
+    ("get", "/v1/jobs/{job_id}/trials/{number}"): {200, 404, 422, 500},
+    ("get", "/v1/jobs/{job_id}/recommendation"): {200, 404, 409, 422, 500},
+    ("get", "/v1/jobs/{job_id}/export"): {200, 404, 409, 422, 500},
+    ("get", "/v1/catalog"): {200, 500},
+    ("get", "/healthz"): {200, 500},
+    ("get", "/readyz"): {200, 500, 503},
+}
+
+
+@pytest.fixture(scope="module")
+def document(shared_client: TestClient) -> dict[str, Any]:
+    """The document of the API."""
+    answer: dict[str, Any] = shared_client.get("/openapi.json").json()
+    return answer
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(method, path): op for path, methods in document["paths"].items() for method, op in methods.items()}
+
+
+def nodes(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from nodes(inner)
+
+
+def test_document_is_openapi(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    OpenAPI.model_validate(document)
+    names = [op["operationId"] for op in operations(document).values()]
+    assert len(names) == len(set(names))
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    references = {node["$ref"] for node in nodes(document) if isinstance(node.get("$ref"), str)}
+    assert "#/components/schemas/Problem" in references
+    for reference in references:
+        node: Any = document
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
+
+
+def test_every_operation_is_here_with_all_its_answers(document: dict[str, Any]) -> None:
+    found = {key: {int(status) for status in op["responses"]} for key, op in operations(document).items()}
+    assert found == OPERATIONS
+
+
+def test_every_operation_is_explained(document: dict[str, Any]) -> None:
+    for key, op in operations(document).items():
+        assert op["summary"], key
+        assert op["description"].endswith("."), key
+        assert op["tags"], key
+        for parameter in op.get("parameters", []):
+            assert parameter.get("description") or parameter["schema"].get("title"), (key, parameter)
+
+
+def test_every_problem_is_a_problem_document(document: dict[str, Any]) -> None:
+    for key, op in operations(document).items():
+        for status, response in op["responses"].items():
+            if int(status) >= 400:
+                schema = response["content"][PROBLEM]["schema"]
+                assert (list(response["content"]), schema["$ref"]) == ([PROBLEM], "#/components/schemas/Problem"), key
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    assert set(document["components"]["schemas"]["Problem"]["properties"]) == {
+        "type",
+        "title",
+        "status",
+        "detail",
+        "code",
+        "errors",
+    }
+
+
+def spec_models() -> list[type[BaseModel]]:
+    fields = [field.annotation for field in JobSpec.model_fields.values()]
+    inner = [kind for kind in fields if isinstance(kind, type) and issubclass(kind, SpecModel)]
+    return [JobSpec, MlpSpec, AutoencoderSpec, RangeOverride, *inner]
+
+
+@pytest.mark.parametrize("model", spec_models(), ids=lambda model: model.__name__)
+def test_every_default_of_the_spec_is_visible(document: dict[str, Any], model: type[BaseModel]) -> None:
+    schema = document["components"]["schemas"][model.__name__]
+    assert schema["additionalProperties"] is False
+    required = []
+    for name, field in model.model_fields.items():
+        if field.default is PydanticUndefined:
+            required.append(name)
+            continue
+        default = field.default.model_dump(mode="json") if isinstance(field.default, BaseModel) else field.default
+        if schema["properties"][name].get("const") != default:
+            assert schema["properties"][name]["default"] == default, name
+    assert schema.get("required", []) == required
+
+
+def test_examples_of_the_document_are_accepted(shared_client: TestClient, document: dict[str, Any]) -> None:
+    examples = document["components"]["schemas"]["JobSpec"]["examples"]
+    assert examples
+    for example in examples:
+        response = shared_client.post("/v1/jobs", json=example)
+        assert response.status_code == 202, response.text
+
+
+def test_example_of_a_job_id_is_what_an_id_looks_like(document: dict[str, Any]) -> None:
+    (parameter,) = document["paths"]["/v1/jobs/{job_id}"]["get"]["parameters"]
+    assert all(re.fullmatch(r"job-[0-9a-f]{16}", example) for example in parameter["schema"]["examples"])
+
+
+def test_pages_of_the_document_are_there(shared_client: TestClient) -> None:
+    assert shared_client.get("/", follow_redirects=False).headers["location"] == "/docs"
+    for path in ("/docs", "/redoc"):
+        assert "warptune" in shared_client.get(path).text
