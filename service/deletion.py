@@ -4,17 +4,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-import optuna
-
 from service.artifacts import ArtifactStore
 from service.db.session import Database
+from service.db.studies import Studies, study_name
 from service.ledger import jobs, queries
-from service.study import study_name
 
 
-def delete_job(db: Database, storage: optuna.storages.BaseStorage, artifacts: ArtifactStore, job_id: str) -> None:
+def delete_job(db: Database, studies: Studies, artifacts: ArtifactStore, job_id: str) -> None:
     """Delete a job that no worker is on.
 
     Raises:
@@ -24,8 +20,6 @@ def delete_job(db: Database, storage: optuna.storages.BaseStorage, artifacts: Ar
     jobs.close_for_deletion(db, job_id)
     with db.read() as session:
         names = {study_name(job_id, summary.arm.name) for summary in queries.arm_summaries(session, job_id)}
-    for name in names:
-        with suppress(KeyError):  # it was never created, or another request deletes the job too
-            optuna.delete_study(study_name=name, storage=storage)
+    studies.delete(names)
     artifacts.delete_job(job_id)
     jobs.delete_row(db, job_id)

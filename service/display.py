@@ -107,7 +107,7 @@ def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
         lines.append(
             Text(
                 f"improvement of the mean test loss {statistics['improvement']:.5g} "
-                f"({statistics['relative_improvement']:.1%}), 95 % interval {low:.5g} to {high:.5g}, "
+                f"({_figure(statistics['relative_improvement'], '.1%')}), 95 % interval {low:.5g} to {high:.5g}, "
                 f"one-sided p {min(statistics['p_helps'], statistics['p_hurts']):.4f}"
             )
         )

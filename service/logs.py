@@ -7,8 +7,6 @@ import logging
 import logging.config
 from typing import Final
 
-import optuna
-
 from service.settings import Settings
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -26,8 +24,6 @@ class TextFormatter(logging.Formatter):
 
 def configure(settings: Settings) -> None:
     """Send the log of this process to standard error, as text or as one JSON object a line."""
-    optuna.logging.disable_default_handler()
-    optuna.logging.enable_propagation()
     json_format = "%(asctime)s %(levelname)s %(name)s %(message)s"
     logging.config.dictConfig(
         {
@@ -41,9 +37,17 @@ def configure(settings: Settings) -> None:
             "root": {"level": settings.log_level, "handlers": ["stderr"]},
             "loggers": {
                 "alembic": {"level": "WARNING"},
-                "optuna": {"level": "WARNING"},
                 "uvicorn": {"level": "WARNING"},
                 "httpx2": {"level": "WARNING"},
             },
         }
     )
+
+
+def tame_optuna() -> None:
+    """Let Optuna's warnings go where ours go, instead of to a handler of its own."""
+    import optuna
+
+    optuna.logging.disable_default_handler()
+    optuna.logging.enable_propagation()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

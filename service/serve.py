@@ -13,7 +13,8 @@ import threading
 from typing import Final
 
 from service import logs
-from service.db.session import Database, close_optuna_storage, create_schema, open_optuna_storage
+from service.db.session import Database, create_schema
+from service.db.studies import Studies
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,12 @@ def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
     from service.worker import Worker
 
     logs.configure(settings)
+    logs.tame_optuna()
     create_schema(settings.database_url)
     db = Database(settings.database_url)
     engine = LocalEngine()
-    storage = open_optuna_storage(settings.database_url)
-    worker = Worker(settings, db, storage, engine)
+    studies = Studies(settings.database_url)
+    worker = Worker(settings, db, studies.open(), engine)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
     if with_parent:
@@ -69,7 +71,7 @@ def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
         worker.run_forever()
     finally:
         engine.close()
-        close_optuna_storage(storage)
+        studies.close()
         db.close()
 
 

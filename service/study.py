@@ -19,6 +19,7 @@ from optuna.trial import create_trial
 
 from search_spaces.to_optuna import distributions, first_trials, suggest
 from service.db.models import Trial
+from service.db.studies import study_name
 from service.engines.base import Assignment
 from service.ledger.runs import RunLog
 from service.plan import ArmPlan, JobPlan
@@ -48,11 +49,6 @@ _TOLD_AS: Final = {
     TrialState.DIVERGED: OptunaState.PRUNED,
 }
 """What samplers learn from. A failed trial teaches them nothing and is not rebuilt."""
-
-
-def study_name(job_id: str, arm: str) -> str:
-    """Return the name of the Optuna study of an arm."""
-    return f"{job_id}/{arm}"
 
 
 def make_sampler(search: SearchSpec, seed: int) -> optuna.samplers.BaseSampler:

@@ -12,7 +12,8 @@ import optuna
 import pytest
 from sqlalchemy import create_engine, text
 
-from service.db.session import Database, close_optuna_storage, create_schema, open_optuna_storage
+from service.db.session import Database, create_schema
+from service.db.studies import Studies
 from service.settings import Settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,8 +36,15 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty SQLite file with the schema, which takes half a second to create; tests get copies."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    create_schema(f"sqlite:///{path}")
+    _create_tables(f"sqlite:///{path}")
     return path
+
+
+def _create_tables(url: str) -> None:
+    create_schema(url)
+    studies = Studies(url)
+    studies.open()
+    studies.close()
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +54,7 @@ def postgres_template(postgres_server: str) -> str:
     with admin.connect() as connection:
         connection.execute(text("CREATE DATABASE test_template"))
     admin.dispose()
-    create_schema(admin.url.set(database="test_template").render_as_string(hide_password=False))
+    _create_tables(admin.url.set(database="test_template").render_as_string(hide_password=False))
     return "test_template"
 
 
@@ -86,9 +94,9 @@ def db(settings: Settings) -> Iterator[Database]:
 @pytest.fixture
 def storage(settings: Settings) -> Iterator[optuna.storages.RDBStorage]:
     """Optuna's tables in the same database."""
-    opened = open_optuna_storage(settings.database_url)
-    yield opened
-    close_optuna_storage(opened)
+    studies = Studies(settings.database_url)
+    yield studies.open()
+    studies.close()
 
 
 SpecMaker = Callable[..., dict[str, Any]]

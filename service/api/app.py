@@ -14,7 +14,8 @@ from service.api import catalog, health, jobs, problems, results, trials
 from service.api.dashboard import Dashboard
 from service.api.limits import BodyLimit
 from service.artifacts import ArtifactStore
-from service.db.session import Database, close_optuna_storage, open_optuna_storage
+from service.db.session import Database
+from service.db.studies import Studies
 from service.settings import Settings
 from service.version import VERSION
 
@@ -30,7 +31,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         on_startup: Called once, when the application starts.
     """
     database = Database(settings.database_url)
-    storage = open_optuna_storage(settings.database_url)
+    studies = Studies(settings.database_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -38,7 +39,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         if on_startup:
             on_startup()
         yield
-        close_optuna_storage(storage)
+        studies.close()
         database.close()
 
     app = FastAPI(
@@ -50,7 +51,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         responses=problems.responses(HTTPStatus.INTERNAL_SERVER_ERROR),
     )
     app.state.database = database
-    app.state.storage = storage
+    app.state.studies = studies
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -61,5 +62,5 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     def home() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    app.router.default = Dashboard(storage)  # gets what no route takes; a mount at / would also take their 405s
+    app.router.default = Dashboard(studies)  # gets what no route takes; a mount at / would also take their 405s
     return app

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import optuna
 from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from service.api.problems import problem
+from service.db.studies import Studies
 
 PATHS: Final = ("/dashboard", "/favicon.ico")
 PREFIXES: Final = ("/dashboard/", "/api/", "/static/", "/csv/")
@@ -22,11 +22,11 @@ class Dashboard:
     """ASGI application that passes reads to the dashboard, which is loaded when it is first asked for.
 
     Args:
-        storage: Optuna's tables.
+        studies: Optuna's tables.
     """
 
-    def __init__(self, storage: optuna.storages.BaseStorage) -> None:
-        self._storage = storage
+    def __init__(self, studies: Studies) -> None:
+        self._studies = studies
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,5 +50,7 @@ class Dashboard:
         import optuna_dashboard  # takes over a second, which the start of the API does not wait for
         from a2wsgi import WSGIMiddleware
 
-        app: Any = WSGIMiddleware(optuna_dashboard.wsgi(self._storage))  # its types are narrower than starlette's
+        app: Any = WSGIMiddleware(
+            optuna_dashboard.wsgi(self._studies.open())
+        )  # its types are narrower than starlette's
         return app  # type: ignore[no-any-return]

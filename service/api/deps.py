@@ -5,20 +5,20 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-import optuna
 from fastapi import Depends, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.artifacts import ArtifactStore
 from service.db.session import Database
+from service.db.studies import Studies
 
 
 def _database(request: Request) -> Database:
     return request.app.state.database  # type: ignore[no-any-return]
 
 
-def _storage(request: Request) -> optuna.storages.BaseStorage:
-    return request.app.state.storage  # type: ignore[no-any-return]
+def _studies(request: Request) -> Studies:
+    return request.app.state.studies  # type: ignore[no-any-return]
 
 
 def _artifacts(request: Request) -> ArtifactStore:
@@ -26,7 +26,7 @@ def _artifacts(request: Request) -> ArtifactStore:
 
 
 DatabaseDep = Annotated[Database, Depends(_database)]
-StorageDep = Annotated[optuna.storages.BaseStorage, Depends(_storage)]
+StudiesDep = Annotated[Studies, Depends(_studies)]
 ArtifactsDep = Annotated[ArtifactStore, Depends(_artifacts)]
 
 MAX_NUMBER: Final = 2**31 - 1

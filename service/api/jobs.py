@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from sqlalchemy.orm import Session
 
-from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StorageDep, Text
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StudiesDep, Text
 from service.api.problems import responses
 from service.api.views import EventView, JobSummary, JobView, Page
 from service.db.models import Job
@@ -83,9 +83,9 @@ def get_job(job_id: JobId, db: DatabaseDep) -> JobView:
     status_code=HTTPStatus.NO_CONTENT,
     responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
-def remove_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, storage: StorageDep) -> None:
+def remove_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, studies: StudiesDep) -> None:
     """Delete a job with its trials, studies and files. Refused while it runs."""
-    delete_job(db, storage, artifacts, job_id)
+    delete_job(db, studies, artifacts, job_id)
 
 
 @router.post(

@@ -10,13 +10,13 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.db.models import Event, Job, Trial, TrialPoint
+from service.db.studies import study_name
 from service.ledger.queries import ArmSummary, Progress
 from service.plan import ArmPlan, JobPlan
 from service.recommend.recommendation import Finalist, Pair
 from service.recommend.verdict import Verdict, Word
 from service.schemas import JobSpec
 from service.states import ArmState, JobState, TrialState
-from service.study import study_name
 
 Item = TypeVar("Item")
 

@@ -1,5 +1,5 @@
-# Engines, transactions and the creation of the schema. A transaction says when it begins whether it will write: SQLite
-# then takes its one write lock at once instead of failing half-way (BEGIN IMMEDIATE).
+# Engines, transactions and the creation of our tables (Optuna's: studies.py). A transaction says when it begins whether
+# it will write: SQLite then takes its one write lock at once instead of failing half-way (BEGIN IMMEDIATE).
 """Connections to the ledger's database."""
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import optuna
 from alembic import command
 from alembic.config import Config
 from filelock import FileLock
@@ -119,57 +118,31 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
-def create_schema(url: str) -> None:
-    """Bring our tables to the newest version and create Optuna's; safe from several processes at once."""
+@contextmanager
+def schema_lock(url: str) -> Iterator[None]:
+    """Hold the one lock under which tables are created; makes the folder of a SQLite file."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{parsed.database}.lock", timeout=LOCK_TIMEOUT_S):
-            _migrate(url)
+            yield
         return
     database = Database(url)
     try:
         with database.engine.connect() as connection:
             if parsed.get_backend_name() == "postgresql":
                 connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": SCHEMA_LOCK})
-            _migrate(url)
+            yield
     finally:
         database.close()  # ends the session, and with it the advisory lock
 
 
-def _migrate(url: str) -> None:
-    database = Database(url)
-    try:
-        with database.engine.begin() as connection:
-            command.upgrade(alembic_config(connection), "head")
-    finally:
-        database.close()
-    close_optuna_storage(open_optuna_storage(url, create=True))
-
-
-def open_optuna_storage(url: str, *, create: bool = False) -> optuna.storages.RDBStorage:
-    """Open Optuna's tables, which live in the ledger's database.
-
-    Args:
-        url: SQLAlchemy URL.
-        create: Create the tables; only :func:`create_schema` does, under its lock.
-    """
-    is_sqlite = make_url(url).get_backend_name() == "sqlite"
-    options: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if is_sqlite else {"pool_pre_ping": True}
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=not create)
-    if is_sqlite:
-        event.listen(storage.engine, "connect", _relax_sqlite)
-        storage.engine.dispose()  # the connections that were opened before the listener
-    return storage
-
-
-def close_optuna_storage(storage: optuna.storages.RDBStorage) -> None:
-    """Close every connection of a storage."""
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def _relax_sqlite(connection: sqlite3.Connection, record: object) -> None:
-    del record
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
-        connection.execute(f"PRAGMA {pragma}")
+def create_schema(url: str) -> None:
+    """Bring our tables to the newest version; safe from several processes at once."""
+    with schema_lock(url):
+        database = Database(url)
+        try:
+            with database.engine.begin() as connection:
+                command.upgrade(alembic_config(connection), "head")
+        finally:
+            database.close()

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
@@ -102,7 +101,7 @@ def select(finalists: Sequence[Trial], runs: Sequence[ConfirmRun]) -> Trial:
     for trial in finalists:
         losses = [run.val_loss for run in runs if run.trial_number == trial.number]
         if losses and all(loss is not None for loss in losses):
-            means.append((float(np.mean([loss for loss in losses if loss is not None])), trial.number, trial))
+            means.append((fmean(loss for loss in losses if loss is not None), trial.number, trial))
     if not means:
         raise JobFailedError(f"arm {finalists[0].arm}: no finalist completed its selection runs")
     return min(means)[2]
@@ -158,15 +157,16 @@ def _pairs(runs: Sequence[ConfirmRun], baseline: str) -> list[Pair]:
 
 def _finalist(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun]) -> Finalist:
     mine = [run for run in runs if run.arm == trial.arm]
-    complete = [run for run in mine if run.state == TrialState.COMPLETE and run.test_loss is not None]
+    complete = [run for run in mine if run.state == TrialState.COMPLETE]
+    losses = [run.test_loss for run in complete if run.test_loss is not None]
     assert trial.value is not None, "a finalist is a completed trial"
     return Finalist(
         arm=trial.arm,
         trial=trial.number,
         config=plan.arm(trial.arm).config(trial.params),
         val_loss=trial.value,
-        mean_test_loss=float(np.mean([run.test_loss for run in complete])) if complete else None,
-        mean_seconds=float(np.mean([run.seconds for run in complete])) if complete else None,
+        mean_test_loss=fmean(losses) if losses else None,
+        mean_seconds=fmean(run.seconds for run in complete) if complete else None,
         runs=len(complete),
         planned=len(mine),
     )

@@ -1,17 +1,19 @@
-# The statistics, and the word. Pure functions of two lists of paired losses; scipy does the arithmetic. Knows nothing
-# of jobs, arms or how the losses came about.
+# The statistics, and the word. Pure functions of two lists of paired losses; scipy does the arithmetic and is loaded
+# when there is some: the API shows verdicts without it. Knows nothing of jobs, arms or how the losses came about.
 """Whether one optimizer beats another on paired runs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
 
 ALPHA: Final = 0.05
 """Level of the one-sided tests."""
@@ -21,8 +23,6 @@ EXACT_PAIRS: Final = 16
 
 RESAMPLES: Final = 9_999
 """Bootstrap resamples of an interval."""
-
-Floats = npt.NDArray[np.float64]
 
 
 class Word(StrEnum):
@@ -45,7 +45,7 @@ class Verdict:
         baseline_mean: Mean loss of the baseline.
         challenger_mean: Mean loss of the challenger.
         improvement: Mean of baseline minus challenger; positive is better.
-        relative_improvement: The same, divided by the baseline's mean.
+        relative_improvement: The same, divided by the baseline's mean; None if that is 0.
         interval: 95 % BCa bootstrap interval of the improvement.
         p_helps: One-sided sign-flip permutation p-value that the improvement is above 0.
         p_hurts: The same for below 0.
@@ -57,7 +57,7 @@ class Verdict:
     baseline_mean: float
     challenger_mean: float
     improvement: float
-    relative_improvement: float
+    relative_improvement: float | None
     interval: tuple[float, float]
     p_helps: float
     p_hurts: float
@@ -81,6 +81,8 @@ def compare(baseline: Sequence[float], challenger: Sequence[float], min_effect: 
     >>> compare([1.0, 1.1, 1.2, 1.0, 1.1, 1.2], [0.5, 0.6, 0.6, 0.5, 0.5, 0.7], min_effect=0.01).word
     <Word.HELPS: 'helps'>
     """
+    import numpy as np
+
     base, other = np.asarray(baseline, np.float64), np.asarray(challenger, np.float64)
     if base.shape != other.shape or base.ndim != 1 or len(base) < 2:
         raise ValueError(f"expected two lists of the same length, 2 or more, got {len(baseline)} and {len(challenger)}")
@@ -100,10 +102,10 @@ def compare(baseline: Sequence[float], challenger: Sequence[float], min_effect: 
     else:
         word = Word.INCONCLUSIVE
     low, high = _interval(gains, 0.95)
-    relative = mean / scale if scale else math.copysign(math.inf, mean) if mean else 0.0
+    relative = mean / scale if scale else None
     return Verdict(
         word=word,
-        reason=_reason(word, relative, min_effect, len(gains)),
+        reason=_reason(word, mean, relative, min_effect, len(gains)),
         pairs=len(gains),
         baseline_mean=float(base.mean()),
         challenger_mean=float(other.mean()),
@@ -118,7 +120,8 @@ def compare(baseline: Sequence[float], challenger: Sequence[float], min_effect: 
 def _sign_flip(gains: Floats, alternative: Literal["greater", "less"]) -> float:
     if not gains.any():
         return 1.0
-    from scipy import stats  # takes most of a second to load, which a process that only shows verdicts saves
+    import numpy as np
+    from scipy import stats
 
     resamples = 1 << len(gains) if len(gains) <= EXACT_PAIRS else 99_999
     result = stats.permutation_test(
@@ -134,8 +137,9 @@ def _sign_flip(gains: Floats, alternative: Literal["greater", "less"]) -> float:
 
 
 def _interval(gains: Floats, level: float) -> tuple[float, float]:
-    if np.ptp(gains) == 0.0:
+    if gains.min() == gains.max():
         return float(gains[0]), float(gains[0])
+    import numpy as np
     from scipy import stats
 
     rng = np.random.default_rng(0)
@@ -143,8 +147,9 @@ def _interval(gains: Floats, level: float) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _reason(word: Word, relative: float, min_effect: float, pairs: int) -> str:
-    change = f"{abs(relative):.1%} {'lower' if relative >= 0 else 'higher'}"
+def _reason(word: Word, mean: float, relative: float | None, min_effect: float, pairs: int) -> str:
+    amount = f"{abs(mean):.3g}" if relative is None else f"{abs(relative):.1%}"
+    change = f"{amount} {'lower' if mean >= 0 else 'higher'}"
     match word:
         case Word.HELPS:
             return f"the test loss is {change} on {pairs} fresh paired seeds, and that is significant"

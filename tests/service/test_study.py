@@ -7,13 +7,14 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from service.db.session import Database
+from service.db.studies import study_name
 from service.engines.base import Assignment
 from service.ledger import lease
 from service.ledger.runs import RunLog
 from service.plan import make_plan
 from service.schemas import JobSpec, SearchSpec
 from service.states import TrialState
-from service.study import NUMBER, ArmSearch, make_pruner, make_sampler, study_name
+from service.study import NUMBER, ArmSearch, make_pruner, make_sampler
 from service.training.run import Ended, Progress
 from tests.service.conftest import Submit, get_trials, running_in_optuna
 

@@ -75,6 +75,19 @@ def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
     return document
 
 
+def pages(client: TestClient, path: str, limit: int, **query: Any) -> list[list[dict[str, Any]]]:
+    """Return every page of a list."""
+    found: list[list[dict[str, Any]]] = []
+    cursor: int | None = None
+    while True:
+        wanted = {"limit": limit, **query} | ({} if cursor is None else {"cursor": cursor})
+        answer = client.get(path, params=wanted).json()
+        found.append(answer["items"])
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            return found
+
+
 Submit = Callable[..., dict[str, Any]]
 
 

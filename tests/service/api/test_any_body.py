@@ -30,8 +30,30 @@ WHOLE: dict[str, Any] = JobSpec.model_validate(
 
 text = st.text(st.characters(exclude_categories=[]), max_size=20)
 words = st.sampled_from(
-    [*JobSpec.model_fields, "low", "high", "log", "name", "steps", "range", "choices", "value", "mlp", "autoencoder"]
-    + ["rank", "lr", "beta1", "strategy", "placement", "learner", "diagonal", "frozen", "digits", "default", "adamw"]
+    [
+        *JobSpec.model_fields,
+        "low",
+        "high",
+        "log",
+        "name",
+        "steps",
+        "range",
+        "choices",
+        "value",
+        "mlp",
+        "autoencoder",
+        "rank",
+        "lr",
+        "beta1",
+        "strategy",
+        "placement",
+        "learner",
+        "diagonal",
+        "frozen",
+        "digits",
+        "default",
+        "adamw",
+    ]
 )
 numbers = st.one_of(
     st.integers(-2, 20),

@@ -14,11 +14,11 @@ from sqlalchemy import update
 from service.artifacts import ArtifactStore
 from service.db.models import Job
 from service.db.session import Database
+from service.db.studies import study_name
 from service.errors import LeaseLostError
 from service.ledger.lease import cancel_requested, release
 from service.settings import Settings
 from service.states import JobState
-from service.study import study_name
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import Submit, assert_problem, claim_job, count_rows, search, succeed
 

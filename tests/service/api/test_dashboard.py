@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from service.db.session import Database
-from service.study import study_name
+from service.db.studies import study_name
 from tests.service.api.conftest import Submit, assert_problem, count_rows, sqlite_only
 
 

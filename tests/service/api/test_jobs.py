@@ -11,19 +11,16 @@ from fastapi.testclient import TestClient
 from service.db.session import Database
 from service.states import JobState
 from tests.conftest import SpecMaker
-from tests.service.api.conftest import Submit, assert_problem, claim_job, count_rows, search, sqlite_only, succeed
-
-
-def pages(client: TestClient, path: str, limit: int, **query: Any) -> list[list[dict[str, Any]]]:
-    found: list[list[dict[str, Any]]] = []
-    cursor: int | None = None
-    while True:
-        wanted = {"limit": limit, **query} | ({} if cursor is None else {"cursor": cursor})
-        answer = client.get(path, params=wanted).json()
-        found.append(answer["items"])
-        cursor = answer["next_cursor"]
-        if cursor is None:
-            return found
+from tests.service.api.conftest import (
+    Submit,
+    assert_problem,
+    claim_job,
+    count_rows,
+    pages,
+    search,
+    sqlite_only,
+    succeed,
+)
 
 
 def test_submitted_job_is_queued_and_says_where_everything_is(client: TestClient, spec: SpecMaker) -> None:

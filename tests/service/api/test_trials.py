@@ -11,7 +11,7 @@ from service.ledger.runs import RunLog
 from service.plan import make_plan
 from service.states import TrialState
 from service.training.run import Ended, Progress
-from tests.service.api.conftest import Submit, assert_problem, claim_job, search, sqlite_only
+from tests.service.api.conftest import Submit, assert_problem, claim_job, pages, search, sqlite_only
 
 
 @pytest.fixture
@@ -23,15 +23,8 @@ def log(submit: Submit, db: Database) -> RunLog:
     return log
 
 
-def listed(client: TestClient, log: RunLog, **query: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    cursor = None
-    while True:
-        page = client.get(f"/v1/jobs/{log.job_id}/trials", params=query | ({"cursor": cursor} if cursor else {})).json()
-        found += page["items"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return found
+def listed(client: TestClient, log: RunLog, limit: int = 2, **query: Any) -> list[dict[str, Any]]:
+    return [trial for page in pages(client, f"/v1/jobs/{log.job_id}/trials", limit, **query) for trial in page]
 
 
 def test_trials_are_listed_by_number_page_by_page(client: TestClient, log: RunLog) -> None:
@@ -44,7 +37,7 @@ def test_trials_are_listed_by_number_page_by_page(client: TestClient, log: RunLo
 def test_trials_are_filtered(client: TestClient, log: RunLog) -> None:
     trial = log.add_trial("adamw", {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0})
     log.finish_trial(trial.id, Ended(TrialState.DIVERGED, cause="the loss is not finite"), 1.0)
-    assert [t["number"] for t in listed(client, log, arm="warpadam", limit=2)] == [0, 1, 2]
+    assert [t["number"] for t in listed(client, log, arm="warpadam")] == [0, 1, 2]
     assert [t["number"] for t in listed(client, log, arm="adamw", state="complete")] == [3, 4, 5]
     (diverged,) = listed(client, log, state="diverged")
     assert (diverged["number"], diverged["value"], diverged["cause"]) == (6, None, "the loss is not finite")
@@ -65,7 +58,7 @@ def test_trial_shows_its_config_and_its_curve(client: TestClient, log: RunLog) -
     ]
     assert (trial["last_step"], trial["seconds"], trial["attempts"], trial["cause"]) == (10, 0.1, 1, None)
     assert trial["created_at"] <= trial["started_at"] <= trial["finished_at"]
-    (same,) = listed(client, log, limit=1, arm="warpadam")[:1]
+    same = listed(client, log)[0]
     assert {**same, "curve": trial["curve"]} == trial
 
 

@@ -43,7 +43,10 @@ def test_create_schema_may_be_repeated(database_url: str) -> None:
 
 def test_create_schema_from_several_processes_at_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/deep/er/fresh.db"
-    code = f"from service.db.session import create_schema; create_schema({url!r})"
+    code = (
+        "from service.db.session import create_schema; from service.db.studies import Studies;"
+        f"create_schema({url!r}); studies = Studies({url!r}); studies.open(); studies.close()"
+    )
     processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)]
     errors = [process.communicate()[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, errors

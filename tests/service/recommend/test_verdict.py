@@ -35,6 +35,11 @@ def test_the_word(challenger: list[float], min_effect: float, word: Word) -> Non
     assert compare(BASE, challenger, min_effect).word is word
 
 
+def test_a_baseline_without_loss_has_no_relative_effect() -> None:
+    verdict = compare([0.0] * 6, [0.1, 0.2, 0.1, 0.2, 0.1, 0.3], 0.01)
+    assert (verdict.word, verdict.relative_improvement) == (Word.HURTS, None)
+
+
 def test_the_p_value_of_eight_pairs_is_exact() -> None:
     verdict = compare(BASE, shifted(0.3), 0.01)
     assert verdict.p_helps == pytest.approx(1 / 2**8)

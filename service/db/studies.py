@@ -1,0 +1,80 @@
+# Optuna's tables, which share the ledger's database. They are created, and Optuna itself is loaded, when they are first
+# needed: the API answers before that.
+"""Optuna's storage."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+
+from service.db.session import LOCK_TIMEOUT_S, schema_lock
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def study_name(job_id: str, arm: str) -> str:
+    """Return the name of the Optuna study of an arm."""
+    return f"{job_id}/{arm}"
+
+
+class Studies:
+    """Optuna's tables in a database.
+
+    Args:
+        url: SQLAlchemy URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._storage: optuna.storages.RDBStorage | None = None
+
+    def open(self) -> optuna.storages.RDBStorage:
+        """Return the storage; the first call creates the tables where they are missing."""
+        with self._lock:
+            if self._storage is None:
+                with schema_lock(self._url):  # Optuna's own creation races with that of other processes
+                    self._storage = _open(self._url)
+            return self._storage
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete the studies of these names; it is no error if one does not exist."""
+        import optuna
+
+        storage = self.open()
+        for name in names:
+            with suppress(KeyError):
+                optuna.delete_study(study_name=name, storage=storage)
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._lock:
+            if self._storage is not None:
+                self._storage.remove_session()
+                self._storage.engine.dispose()
+                self._storage = None
+
+
+def _open(url: str) -> optuna.storages.RDBStorage:
+    import optuna
+
+    is_sqlite = make_url(url).get_backend_name() == "sqlite"
+    options: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if is_sqlite else {"pool_pre_ping": True}
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+    if is_sqlite:
+        event.listen(storage.engine, "connect", _relax_sqlite)
+        storage.engine.dispose()  # the connections that were opened before the listener
+    return storage
+
+
+def _relax_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    del record
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,136 @@
+# What a job ends with: a recommendation and its exports, or a clear word on why there is none (yet).
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+from service.db.session import Database
+from service.ledger import jobs
+from service.states import JobState
+from service.version import VERSION
+from tests.service.api.conftest import Submit, assert_problem, claim_job, search, sqlite_only, succeed
+
+
+@pytest.fixture
+def done(client: TestClient, submit: Submit, db: Database) -> dict[str, Any]:
+    """A job in which warpadam wins."""
+    job = submit(name='"quoted" $name {}')
+    succeed(claim_job(db))
+    return job
+
+
+def test_recommendation_says_what_to_use_and_why(client: TestClient, done: dict[str, Any]) -> None:
+    answer = client.get(done["links"]["recommendation"]).json()
+    assert (answer["job_id"], answer["verdict"], answer["arm"], answer["trial"]) == (done["id"], "helps", "warpadam", 0)
+    assert (answer["baseline"], answer["statistics"]["pairs"], len(answer["pairs"])) == ("adamw", 6, 6)
+    assert answer["statistics"]["improvement"] == pytest.approx(0.3)
+    assert answer["statistics"]["interval"] == pytest.approx([0.3, 0.3])
+    assert answer["config"] == client.get(f"{done['links']['trials']}/0").json()["config"]
+    assert [(f["arm"], f["trial"], f["runs"], f["planned"]) for f in answer["finalists"]] == [
+        ("warpadam", 0, 6, 6),
+        ("adamw", 2, 6, 6),
+    ]
+    assert answer["reason"].endswith("% lower on 6 fresh paired seeds, and that is significant")
+
+
+@sqlite_only
+def test_baseline_is_recommended_where_p_does_not_help(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit()
+    succeed(claim_job(db), gain=-0.3)
+    answer = client.get(job["links"]["recommendation"]).json()
+    assert (answer["verdict"], answer["arm"], answer["trial"]) == ("hurts", "adamw", 2)
+    exported = client.get(job["links"]["export"]).json()
+    assert exported["optimizer"] == "torch.optim.AdamW"
+    assert exported["config"] == answer["config"]
+    script = client.get(job["links"]["export"], params={"format": "python"}).text
+    assert "from torch.optim import AdamW" in script
+
+
+@pytest.mark.parametrize("what", ["recommendation", "export"])
+@pytest.mark.parametrize("state", ["queued", "running", "verifying"])
+@sqlite_only
+def test_job_that_has_not_ended_is_a_conflict(
+    client: TestClient, submit: Submit, db: Database, state: str, what: str
+) -> None:
+    job = submit()
+    if state != "queued":
+        log = claim_job(db)
+        if state == "verifying":
+            search(log)
+            log.verify()
+    problem = assert_problem(client.get(job["links"][what]), 409, "conflict")
+    assert problem["detail"] == f"job {job['id']} is {state}: its recommendation comes when it has succeeded"
+
+
+@pytest.mark.parametrize("what", ["recommendation", "export"])
+@pytest.mark.parametrize(
+    ("state", "because"), [("failed", "it failed: adamw completed no trial"), ("cancelled", "it was cancelled")]
+)
+@sqlite_only
+def test_job_that_ended_without_one_is_not_found(
+    client: TestClient, submit: Submit, db: Database, state: str, because: str, what: str
+) -> None:
+    job = submit()
+    if state == "failed":
+        claim_job(db).end(JobState.FAILED, "adamw completed no trial")
+    else:
+        jobs.cancel(db, job["id"])
+    problem = assert_problem(client.get(job["links"][what]), 404, "not_found")
+    assert problem["detail"] == f"job {job['id']} has no recommendation, {because}"
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix", "content_type"),
+    [("json", "json", "application/json"), ("yaml", "yaml", "application/yaml"), ("python", "py", "text/x-python")],
+)
+@sqlite_only
+def test_export_is_a_file(client: TestClient, done: dict[str, Any], form: str, suffix: str, content_type: str) -> None:
+    response = client.get(done["links"]["export"], params={"format": form})
+    assert response.status_code == 200
+    assert response.headers["content-type"].partition(";")[0] == content_type
+    disposition = f'attachment; filename="recommended-{done["id"]}.{suffix}"'
+    assert response.headers["content-disposition"] == disposition
+
+
+def test_data_exports_hold_the_config_and_where_it_comes_from(client: TestClient, done: dict[str, Any]) -> None:
+    exported = json.loads(client.get(done["links"]["export"]).text)
+    recommendation = client.get(done["links"]["recommendation"]).json()
+    assert exported == yaml.safe_load(client.get(done["links"]["export"], params={"format": "yaml"}).text)
+    assert (exported["job"], exported["name"], exported["spec"]) == (done["id"], done["name"], done["spec"])
+    assert (exported["optimizer"], exported["warptune"]) == ("warpadam.WarpAdam", VERSION)
+    for field in ("verdict", "reason", "config", "trial", "statistics"):
+        assert exported[field] == recommendation[field]
+
+
+@sqlite_only
+@pytest.mark.parametrize("model", [{"name": "mlp", "hidden": [8, 4]}, {"name": "autoencoder"}], ids=["mlp", "auto"])
+def test_script_compiles_and_holds_the_config(
+    client: TestClient, submit: Submit, db: Database, model: dict[str, Any]
+) -> None:
+    job = submit(model=model, dataset={"name": "digits"}, name='"""\n'.strip() + "\\")
+    succeed(claim_job(db))
+    script = client.get(job["links"]["export"], params={"format": "python"}).text
+    names: dict[str, Any] = {"__name__": "recommended"}
+    exec(compile(script, "recommended.py", "exec"), names)
+    assert names["CONFIG"] == client.get(job["links"]["recommendation"]).json()["config"]
+    optimizer = names["make_optimizer"](names["make_model"]())
+    assert type(optimizer).__name__ == "WarpAdam"
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "expected"),
+    [
+        ("format=xml", "format", "'json', 'yaml' or 'python'"),
+        ("format=", "format", "'json', 'yaml' or 'python'"),
+        ("format=JSON", "format", "'json', 'yaml' or 'python'"),
+        ("fromat=yaml", "fromat", "did you mean 'format'?"),
+    ],
+)
+def test_unknown_format_is_refused(shared_client: TestClient, query: str, field: str, expected: str) -> None:
+    problem = assert_problem(shared_client.get(f"/v1/jobs/job-0/export?{query}"), 422, "invalid_spec")
+    assert [error["field"] for error in problem["errors"]] == [field]
+    assert expected in problem["errors"][0]["expected"]
