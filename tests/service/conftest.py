@@ -19,6 +19,7 @@ from service.schemas import JobSpec
 from service.settings import Settings
 from service.worker import Worker
 from tests.conftest import SpecMaker
+from tests.service.live import Live, serve
 
 WorkerMaker = Callable[..., Worker]
 Submit = Callable[..., str]
@@ -89,3 +90,10 @@ def running_in_optuna(storage: optuna.storages.RDBStorage) -> list[int]:
         for study in storage.get_all_studies()
         for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=wanted)
     ]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """The API behind a real HTTP server."""
+    with serve(tmp_path_factory.mktemp("live")) as running:
+        yield running

@@ -111,7 +111,7 @@ def test_data_exports_hold_the_config_and_where_it_comes_from(client: TestClient
 def test_script_compiles_and_holds_the_config(
     client: TestClient, submit: Submit, db: Database, model: dict[str, Any]
 ) -> None:
-    job = submit(model=model, dataset={"name": "digits"}, name='"""\n'.strip() + "\\")
+    job = submit(model=model, dataset={"name": "digits"}, name='"""\\')
     succeed(claim_job(db))
     script = client.get(job["links"]["export"], params={"format": "python"}).text
     names: dict[str, Any] = {"__name__": "recommended"}
