@@ -18,10 +18,6 @@ TIMEOUT_S: Final = 30.0
 """Longest wait for an answer."""
 
 
-def _path(job_id: str) -> str:
-    return f"/v1/jobs/{quote(job_id, safe='')}"
-
-
 class ApiError(ServiceError):
     """The service refused a request, or could not be reached.
 
@@ -120,3 +116,9 @@ class Client:
             raise ApiError(response.status_code, problem["detail"], problem["errors"])
         except (ValueError, KeyError, TypeError) as error:
             raise ApiError(response.status_code, f"{response.status_code} {response.reason_phrase}") from error
+
+
+def _path(job_id: str) -> str:
+    if not job_id.strip("."):  # would name another path
+        raise ApiError(404, f"there is no job {job_id!r}")
+    return f"/v1/jobs/{quote(job_id, safe='')}"

@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 
 from service.api import catalog, health, jobs, problems, results, trials
 from service.api.dashboard import Dashboard
@@ -42,7 +43,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         studies.close()
         database.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="warptune",
         version=VERSION,
         description=DESCRIPTION,

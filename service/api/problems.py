@@ -104,11 +104,12 @@ def install(app: FastAPI) -> None:
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = describe()
+        document = describe()  # makes it once and keeps it
+        schemas = document["components"]["schemas"]
         for model in (Problem, FieldProblem):
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            schema.pop("$defs", None)
-            document["components"]["schemas"][model.__name__] = schema
+            if model.__name__ not in schemas:
+                schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas[model.__name__].pop("$defs", None)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from service import cli
 from service.ledger import jobs
 from service.ledger.lease import claim
 from service.ledger.runs import RunLog
+from service.schemas import JobSpec
 from service.states import JobState
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
@@ -173,12 +173,13 @@ def test_show_draws_the_arms_of_a_job(run: Run, live: Live, spec: SpecMaker, tmp
     assert "no [/space] left" in run("show", job_id).stdout
 
 
-@pytest.fixture
-def succeeded(run: Run, live: Live, spec_file: Path) -> str:
+@pytest.fixture(scope="module")
+def succeeded(live: Live) -> str:
     """Id of a job that has succeeded."""
-    job_id = run("submit", spec_file).stdout.strip()
+    spec = JobSpec.model_validate({"dataset": {"name": "wine"}, "model": {"name": "mlp"}, "confirm": {"seeds": 6}})
+    job = jobs.submit(live.db, spec.to_json(), ["warpadam", "adamw"])
     succeed(claim_job(live.db))
-    return job_id
+    return job.id
 
 
 def test_show_adds_the_recommendation(run: Run, succeeded: str) -> None:
@@ -261,9 +262,13 @@ def test_wrong_setting_is_named(
     fails(run(command), 2, message)
 
 
-@pytest.mark.parametrize("command", ["serve", "worker"])
 @pytest.mark.parametrize(
-    "database_url", ["nonsense", "foo://x", "postgresql+psycopg://127.0.0.1:1/x", "sqlite:////proc/x/y.db"]
+    ("command", "database_url"),
+    [
+        ("serve", "nonsense"),
+        ("serve", "sqlite:////proc/x/y.db"),
+        ("worker", "postgresql+psycopg://nobody:secret@127.0.0.1:1/x"),
+    ],
 )
 def test_database_that_cannot_be_used_is_one_line(command: str, database_url: str, tmp_path: Path) -> None:
     environment = {"PATH": "", "WARPTUNE_DATABASE_URL": database_url, "WARPTUNE_ARTIFACTS_URL": str(tmp_path)}
@@ -273,3 +278,4 @@ def test_database_that_cannot_be_used_is_one_line(command: str, database_url: st
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in result.stderr
+    assert "secret" not in result.stderr

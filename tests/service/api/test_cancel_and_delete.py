@@ -20,7 +20,7 @@ from service.ledger.lease import cancel_requested, release
 from service.settings import Settings
 from service.states import JobState
 from tests.conftest import SpecMaker
-from tests.service.api.conftest import Submit, assert_problem, claim_job, count_rows, search, succeed
+from tests.service.api.conftest import Submit, assert_problem, claim_job, count_rows, search, sqlite_only, succeed
 
 
 def bring_to(db: Database, state: str) -> None:
@@ -101,6 +101,7 @@ def test_job_of_a_silent_worker_is_cancelled_at_once(client: TestClient, submit:
         log.add_trial("warpadam", {})
 
 
+@sqlite_only
 def test_job_that_was_given_back_takes_its_open_trials_with_it(
     client: TestClient, submit: Submit, db: Database
 ) -> None:
@@ -111,6 +112,7 @@ def test_job_that_was_given_back_takes_its_open_trials_with_it(
     assert client.post(f"/v1/jobs/{job_id}/cancel").json()["arms"][0]["trials"] == {"pruned": 1}
 
 
+@sqlite_only
 @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
 def test_ended_job_cannot_be_cancelled(client: TestClient, submit: Submit, db: Database, state: str) -> None:
     job_id = submit()["id"]
@@ -121,6 +123,7 @@ def test_ended_job_cannot_be_cancelled(client: TestClient, submit: Submit, db: D
     assert client.get(f"/v1/jobs/{job_id}").json() == before
 
 
+@sqlite_only
 @pytest.mark.parametrize("state", ["running", "verifying"])
 def test_job_with_a_worker_cannot_be_deleted(client: TestClient, submit: Submit, db: Database, state: str) -> None:
     job_id = submit()["id"]
@@ -180,6 +183,23 @@ def test_job_of_a_silent_worker_can_be_cancelled_and_deleted(client: TestClient,
         log.verify()
 
 
+@pytest.mark.parametrize(("method", "path"), [("DELETE", ""), ("POST", "/cancel")])
+def test_request_waits_for_a_worker_that_is_just_claiming(
+    client: TestClient, submit: Submit, db: Database, method: str, path: str
+) -> None:
+    job_id = submit()["id"]
+    claimed = {"state": JobState.RUNNING, "lease_token": 1, "lease_expires_s": time.time() + 60}
+    with ThreadPoolExecutor(1) as pool:
+        with db.write() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(claimed))
+            answer = pool.submit(client.request, method, f"/v1/jobs/{job_id}{path}")
+            time.sleep(0.2)
+            assert not answer.done()
+        assert answer.result().status_code == (409 if method == "DELETE" else 202)
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    assert (job["state"], job["cancel_requested"]) == ("running", method == "POST")
+
+
 # Optuna's rows are gone when the second request commits; that is the point
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
 def test_many_deletions_at_once_are_one(
@@ -200,6 +220,7 @@ def test_many_deletions_at_once_are_one(
     assert not Path(settings.artifacts_url, "jobs", job_id).exists()
 
 
+@sqlite_only
 def test_deletion_that_was_cut_short_is_finished_by_the_next(
     client: TestClient, submit: Submit, db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

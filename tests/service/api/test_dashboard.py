@@ -31,33 +31,30 @@ def test_dashboard_lists_the_study_of_a_job(
     assert client.head("/dashboard").status_code == 200
 
 
+CHANGES = [
+    ("POST", "/api/studies"),
+    ("DELETE", "/api/studies/{id}"),
+    ("POST", "/api/studies/{id}/rename"),
+    ("PUT", "/api/studies/{id}/note"),
+    ("POST", "/api/trials/1/tell"),
+    ("POST", "/api/trials/1/user-attrs"),
+    ("POST", "/api/studies/{id}/1/skip"),
+    ("PATCH", "/api/studies/{id}"),
+    ("OPTIONS", "/api/studies"),
+    ("POST", "/dashboard"),
+]
+
+
 @sqlite_only
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/api/studies"),
-        ("DELETE", "/api/studies/{id}"),
-        ("POST", "/api/studies/{id}/rename"),
-        ("PUT", "/api/studies/{id}/note"),
-        ("POST", "/api/trials/1/tell"),
-        ("POST", "/api/trials/1/user-attrs"),
-        ("POST", "/api/studies/{id}/1/skip"),
-        ("PATCH", "/api/studies/{id}"),
-        ("OPTIONS", "/api/studies"),
-        ("POST", "/dashboard"),
-    ],
-)
-def test_nothing_can_be_changed(
-    client: TestClient, storage: optuna.storages.RDBStorage, db: Database, method: str, path: str
-) -> None:
+def test_nothing_can_be_changed(client: TestClient, storage: optuna.storages.RDBStorage, db: Database) -> None:
     study = optuna.create_study(storage=storage, study_name="stays")
     study.ask()
     before = count_rows(db)
-    response = client.request(
-        method, path.format(id=study._study_id), json={"study_name": "x", "directions": ["minimize"]}
-    )
-    assert_problem(response, 405, "read_only")
-    assert response.headers["allow"] == "GET, HEAD"
+    body = {"study_name": "x", "directions": ["minimize"]}
+    for method, path in CHANGES:
+        response = client.request(method, path.format(id=study._study_id), json=body)
+        assert_problem(response, 405, "read_only")
+        assert response.headers["allow"] == "GET, HEAD"
     assert count_rows(db) == before
 
 

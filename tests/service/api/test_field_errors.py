@@ -2,6 +2,7 @@
 # what would be right. Nothing of a refused spec is stored.
 from __future__ import annotations
 
+import enum
 import json
 import math
 from typing import Any
@@ -15,7 +16,12 @@ from service.errors import MAX_VALUE_LENGTH
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows
 
-MISSING = object()
+
+class Missing(enum.Enum):
+    FIELD = "the field is left out"
+
+
+MISSING = Missing.FIELD
 OVERRIDES = "search_space.overrides"
 
 

@@ -25,6 +25,7 @@ def test_same_key_and_body_replay_the_same_answer(client: TestClient, spec: Spec
     assert count_rows(db)["jobs"] == 1
 
 
+@sqlite_only
 def test_replay_is_the_first_answer_even_when_the_job_has_moved_on(
     client: TestClient, spec: SpecMaker, db: Database
 ) -> None:
@@ -34,6 +35,7 @@ def test_replay_is_the_first_answer_even_when_the_job_has_moved_on(
     assert client.get(first["links"]["self"]).json()["state"] == "succeeded"
 
 
+@sqlite_only
 def test_body_that_says_the_same_is_the_same(client: TestClient, spec: SpecMaker) -> None:
     first = client.post("/v1/jobs", json=spec(), headers=key("a")).json()
     reordered = dict(reversed(list(spec(seed=0, baselines=["adamw"]).items())))
@@ -55,6 +57,7 @@ def test_another_key_is_another_job(client: TestClient, spec: SpecMaker, db: Dat
     assert len(ids) == count_rows(db)["idempotency_keys"] == 4
 
 
+@sqlite_only
 def test_refused_body_does_not_use_up_the_key(client: TestClient, spec: SpecMaker, db: Database) -> None:
     before = count_rows(db)
     assert_problem(client.post("/v1/jobs", json=spec(baselines=["sgd"]), headers=key("a")), 422, "invalid_spec")
@@ -101,6 +104,7 @@ def test_longest_key_is_fine(client: TestClient, spec: SpecMaker) -> None:
     assert answers[0] == answers[1]
 
 
+@sqlite_only
 def test_deleted_job_frees_its_key(client: TestClient, spec: SpecMaker) -> None:
     first = client.post("/v1/jobs", json=spec(), headers=key("a")).json()
     assert client.delete(first["links"]["self"]).status_code == 204

@@ -42,6 +42,7 @@ def test_submitted_job_is_queued_and_says_where_everything_is(client: TestClient
         assert_problem(client.get(job["links"][name]), 409, "conflict")
 
 
+@sqlite_only
 def test_spec_comes_back_with_every_default_written_out(client: TestClient, spec: SpecMaker) -> None:
     body = {"dataset": {"name": "digits"}, "model": {"name": "autoencoder"}}
     job = client.post("/v1/jobs", json=body).json()
@@ -76,6 +77,7 @@ def test_arms_tell_how_far_they_are(client: TestClient, submit: Submit, db: Data
     assert [arm["study"] for arm in arms] == [f"{job['id']}/warpadam", f"{job['id']}/adamw"]
 
 
+@sqlite_only
 def test_confirmation_runs_are_counted(client: TestClient, submit: Submit, db: Database) -> None:
     job_id = submit()["id"]
     log = claim_job(db)
@@ -103,6 +105,7 @@ def test_list_is_newest_first_and_pages_have_no_gaps_and_no_repeats(client: Test
         assert found[-1]
 
 
+@sqlite_only
 def test_job_that_comes_in_between_two_pages_moves_nothing(client: TestClient, submit: Submit) -> None:
     ids = [submit()["id"] for _ in range(4)]
     first = client.get("/v1/jobs", params={"limit": 2}).json()
@@ -112,6 +115,7 @@ def test_job_that_comes_in_between_two_pages_moves_nothing(client: TestClient, s
     assert rest["next_cursor"] is None
 
 
+@sqlite_only
 def test_list_of_nothing_is_one_empty_page(client: TestClient) -> None:
     assert client.get("/v1/jobs").json() == {"items": [], "next_cursor": None}
 
@@ -171,6 +175,7 @@ def test_largest_cursor_and_limit_are_fine(client: TestClient, submit: Submit) -
     assert client.get("/v1/jobs", params={"cursor": 0}).json()["items"] == []
 
 
+@sqlite_only
 @pytest.mark.parametrize("method", ["get", "delete"])
 def test_unknown_job_is_not_found(client: TestClient, method: str) -> None:
     problem = assert_problem(client.request(method, "/v1/jobs/job-0000000000000000"), 404, "not_found")
@@ -197,6 +202,7 @@ def test_events_tell_the_story_in_order_and_in_pages(client: TestClient, submit:
     assert events[1]["data"] == {"worker": "a worker of the tests", "token": 1}
 
 
+@sqlite_only
 def test_failed_job_tells_its_cause(client: TestClient, submit: Submit, db: Database) -> None:
     job_id = submit()["id"]
     claim_job(db).end(JobState.FAILED, "arm adamw completed no trial")
@@ -205,6 +211,7 @@ def test_failed_job_tells_its_cause(client: TestClient, submit: Submit, db: Data
     assert client.get("/v1/jobs", params={"state": "failed"}).json()["items"][0]["cause"] == job["cause"]
 
 
+@sqlite_only
 def test_names_need_not_be_unique(client: TestClient, submit: Submit, db: Database) -> None:
     assert submit(name="same")["id"] != submit(name="same")["id"]
     assert count_rows(db)["jobs"] == 2

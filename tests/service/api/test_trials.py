@@ -68,6 +68,7 @@ def test_trial_of_a_baseline_shows_the_arguments_of_its_optimizer(client: TestCl
     assert config == {"lr": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0}
 
 
+@sqlite_only
 def test_running_trial_shows_how_far_it_is(client: TestClient, log: RunLog) -> None:
     trial = log.add_trial("adamw", {"lr": 0.01})
     log.start_trial(trial.id)

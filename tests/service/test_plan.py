@@ -1,0 +1,149 @@
+# From a spec to what a job will do. What a spec's types cannot say is checked here, all of it at once.
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from search_spaces import PRESETS, Choice, Float, Int, get_preset
+from service.errors import InvalidSpecError
+from service.plan import BASELINES, WARP_PRESETS, JobPlan, make_plan, warp_space
+from service.schemas import JobSpec
+from service.training.catalog import Task
+from tests.conftest import SpecMaker
+
+DATA = ("file:///split.npz", "0" * 64)
+
+
+def plan(spec: SpecMaker, **parts: Any) -> JobPlan:
+    return make_plan(JobSpec.model_validate(spec(**parts)))
+
+
+def errors(spec: SpecMaker, **parts: Any) -> dict[str, tuple[object, str]]:
+    with pytest.raises(InvalidSpecError) as caught:
+        plan(spec, **parts)
+    return {error.field: (error.value, error.expected) for error in caught.value.errors}
+
+
+def test_warpadam_runs_first_and_then_the_baselines(spec: SpecMaker) -> None:
+    made = plan(spec, baselines=["adamw"])
+    assert [arm.name for arm in made.arms] == ["warpadam", "adamw"]
+    assert made.arm("warpadam").space == get_preset("quick")
+    assert made.arm("adamw").space == get_preset("adamw")
+
+
+def test_every_preset_is_of_warpadam_or_a_baseline() -> None:
+    assert set(WARP_PRESETS) | set(BASELINES) == set(PRESETS)
+    assert not set(WARP_PRESETS) & set(BASELINES)
+
+
+def test_overrides_change_the_space_of_warpadam_only(spec: SpecMaker) -> None:
+    overrides = {"lr": 0.5, "p_lr": {"low": 0.1, "high": 0.2}, "structure": "diagonal", "meta_every": [1, 3]}
+    made = plan(spec, search_space={"preset": "default", "overrides": overrides})
+    space = made.arm("warpadam").space
+    assert space["lr"].domain == Choice(values=(0.5,))
+    assert space["p_lr"].domain == Float(low=0.1, high=0.2, log=True)
+    assert space["strategy"].domain == Choice(values=("diagonal/sandwich/hypergradient",))
+    assert space["meta_every"].domain == Choice(values=(1, 3))
+    assert made.arm("adamw").space == get_preset("adamw")
+
+
+def test_log_of_null_is_the_one_of_the_preset(spec: SpecMaker) -> None:
+    wanted = {"overrides": {"rank": {"low": 1, "high": 4, "log": None}}}
+    space = warp_space(JobSpec.model_validate(spec(search_space=wanted)))
+    assert space["rank"].domain == Int(low=1, high=4, log=True)
+
+
+def test_config_is_what_the_values_of_a_space_stand_for(spec: SpecMaker) -> None:
+    made = plan(spec)
+    values = made.arm("warpadam").space.first_trials[0]
+    config = made.arm("warpadam").config(values)
+    assert (config["lr"], config["betas"]) == (values["lr"], [values["beta1"], values["beta2"]])
+    assert f"{config['structure']}/{config['placement']}/{config['learner']}" == values["strategy"]
+    adamw = made.arm("adamw").config(made.arm("adamw").space.first_trials[0])
+    assert adamw == {"lr": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "task", "sizes"),
+    [
+        ("wine", {"name": "mlp", "hidden": [8]}, Task.CLASSIFICATION, (13, 8, 3)),
+        ("diabetes", {"name": "mlp", "hidden": [8, 4]}, Task.REGRESSION, (10, 8, 4, 1)),
+        ("digits", {"name": "autoencoder", "hidden": [9, 5], "code": 2}, Task.AUTOENCODING, (64, 9, 5, 2, 5, 9, 64)),
+    ],
+)
+def test_model_fits_the_data(
+    spec: SpecMaker, dataset: str, model: dict[str, Any], task: Task, sizes: tuple[int, ...]
+) -> None:
+    made = plan(spec, dataset={"name": dataset}, model=model)
+    assert (made.task, made.sizes) == (task, sizes)
+
+
+def test_run_carries_everything_that_it_depends_on(spec: SpecMaker) -> None:
+    made = plan(
+        spec,
+        model={"name": "mlp", "hidden": [8], "activation": "gelu"},
+        budget={"steps": 7, "batch_size": 9},
+        training={"schedule": "constant"},
+    )
+    run = made.run("adamw", {"lr": 0.25}, DATA, seed=3, test=True)
+    assert (run.arm, run.config["lr"], run.sizes, run.activation) == ("adamw", 0.25, (13, 8, 3), "gelu")
+    assert (run.task, run.data_url, run.data_sha256) == (Task.CLASSIFICATION, *DATA)
+    assert (run.steps, run.batch_size, run.schedule, run.seed, run.test) == (7, 9, "constant", 3, True)
+
+
+def test_everything_that_is_wrong_is_said_at_once(spec: SpecMaker) -> None:
+    wrong = errors(
+        spec,
+        dataset={"name": "mnist"},
+        baselines=["sgd", "adamw", "adamw"],
+        confirm={"top_k": 3},
+        search_space={"preset": "quick", "overrides": {"lr": -1}},
+    )
+    assert wrong == {
+        "dataset.name": ("mnist", "one of digits, breast_cancer, wine, diabetes"),
+        "baselines[0]": ("sgd", "one of adamw"),
+        "baselines[2]": ("adamw", "every baseline once"),
+        "confirm.top_k": (3, "at most budget.trials_per_arm, which is 2"),
+        "search_space.overrides.lr": (-1, "a finite number >= 0"),
+    }
+
+
+def test_autoencoder_takes_images_only(spec: SpecMaker) -> None:
+    wrong = errors(spec, dataset={"name": "diabetes"}, model={"name": "autoencoder"})
+    assert wrong == {"model.name": ("autoencoder", "mlp for dataset 'diabetes'; an autoencoder takes ['digits']")}
+
+
+@pytest.mark.parametrize(
+    ("rank", "wrong"),
+    [
+        (20, None),
+        (21, {"": 21}),
+        ([1, 20], None),
+        ([21, 2, 22], {"[0]": 21, "[2]": 22}),
+        ({"low": 1, "high": 20}, None),
+        ({"low": 1, "high": 21}, {".high": 21}),
+    ],
+)
+def test_rank_is_at_most_the_rows_of_the_largest_tensor(
+    spec: SpecMaker, rank: object, wrong: dict[str, int] | None
+) -> None:
+    parts = {
+        "model": {"name": "mlp", "hidden": [20, 10]},
+        "search_space": {"preset": "default", "overrides": {"rank": rank}},
+    }
+    if wrong is None:
+        assert plan(spec, **parts).arm("warpadam").space.largest("rank") == 20
+        return
+    expected = "at most 20, the rows of the largest tensor"
+    path = "search_space.overrides.rank"
+    assert errors(spec, **parts) == {f"{path}{place}": (value, expected) for place, value in wrong.items()}
+
+
+def test_rank_of_a_preset_may_be_above_the_rows(spec: SpecMaker) -> None:
+    space = plan(spec, model={"name": "mlp", "hidden": [2]}, search_space={"preset": "default"}).arm("warpadam").space
+    assert space.largest("rank") == 16
+
+
+def test_unknown_names_of_any_length_are_answered_at_once(spec: SpecMaker) -> None:
+    assert "dataset.name" in errors(spec, dataset={"name": "digits" * 100_000})
