@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 
 import fsspec
@@ -27,8 +28,9 @@ class ArtifactStore:
         """Store a file and return its URL; an older one of that name is replaced."""
         target = f"{self._root}/jobs/{job_id}/{name}"
         self._fs.makedirs(f"{self._root}/jobs/{job_id}", exist_ok=True)
-        self._fs.pipe_file(f"{target}.part", content)
-        self._fs.mv(f"{target}.part", target)
+        part = f"{target}.{secrets.token_hex(4)}.part"
+        self._fs.pipe_file(part, content)
+        self._fs.mv(part, target)
         return self.path(job_id, name)
 
     def delete_job(self, job_id: str) -> None:

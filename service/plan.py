@@ -102,7 +102,7 @@ def make_plan(spec: JobSpec) -> JobPlan:
     Raises:
         InvalidSpecError: With every field that is wrong, not only the first.
     """
-    errors = [*_check_data(spec), *_check_baselines(spec), *_check_confirm(spec)]
+    errors = [*_check_data(spec), *_check_baselines(spec), *_check_search(spec), *_check_confirm(spec)]
     space: SearchSpace | None = None
     try:
         space = warp_space(spec)
@@ -160,6 +160,12 @@ def _check_baselines(spec: JobSpec) -> Iterable[FieldError]:
             yield FieldError(f"baselines[{index}]", name, one_of(name, BASELINES))
         elif name in spec.baselines[:index]:
             yield FieldError(f"baselines[{index}]", name, "every baseline once")
+
+
+def _check_search(spec: JobSpec) -> Iterable[FieldError]:
+    if spec.search.sampler == "gp" and spec.search.pruner != "none":
+        expected = "none with the sampler gp, which learns from completed trials only"
+        yield FieldError("search.pruner", spec.search.pruner, expected)
 
 
 def _check_confirm(spec: JobSpec) -> Iterable[FieldError]:

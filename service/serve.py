@@ -64,7 +64,8 @@ def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
     studies = Studies(settings.database_url)
     worker = Worker(settings, db, studies.open(), engine)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: worker.stop())
+        # in a thread: the handler may interrupt the very wait whose lock stop() needs
+        signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
     if with_parent:
         threading.Thread(target=_stop_with_parent, args=(worker.stop,), daemon=True).start()
     try:
@@ -102,6 +103,8 @@ class _WorkerKeeper(threading.Thread):
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, env=self._environment, start_new_session=True
             )
+            if self._stopping.is_set() and self._process.stdin:
+                self._process.stdin.close()  # stop() came while it was started
             code = self._process.wait()
             if not self._stopping.wait(RESTART_S):
                 log.error("the worker ended and is started again", extra={"exit_code": code})

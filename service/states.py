@@ -2,7 +2,7 @@
 #
 #   job:    queued -> running -> verifying -> succeeded      any of the first three -> cancelled | failed
 #                     running | verifying -> queued          its worker was stopped and gave it back
-#   arm:    queued -> running -> complete
+#   arm:    queued -> running -> complete                    queued | running -> stopped, with its job
 #   trial:  queued -> running -> complete | pruned | diverged | failed      (a confirmation run too)
 #                     running -> queued                      its process or its worker died
 """States of jobs, arms and trials."""
@@ -30,6 +30,7 @@ class ArmState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     COMPLETE = "complete"
+    STOPPED = "stopped"
 
 
 class TrialState(StrEnum):

@@ -7,8 +7,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -23,7 +21,7 @@ from service.db.studies import study_name
 from service.engines.base import Assignment
 from service.ledger.runs import RunLog
 from service.plan import ArmPlan, JobPlan
-from service.schemas import SearchSpec
+from service.samplers import make_pruner, make_sampler
 from service.states import TrialState
 from service.training.run import Ended, Progress
 
@@ -35,13 +33,6 @@ NUMBER: Final = "trial"
 NO_LOSS: Final = 1e12
 """What a diverged trial is told as when its arm has not seen a finite loss yet."""
 
-FIRST_RUNG: Final = 0.25
-"""Share of a run's steps before which no trial is stopped: with a decaying lr earlier losses say little."""
-
-REDUCTION: Final = 2
-"""Of the trials at a rung, one in this many goes on (asha, hyperband)."""
-
-
 _TOLD: Final = (OptunaState.COMPLETE, OptunaState.PRUNED)
 _TOLD_AS: Final = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
@@ -49,48 +40,6 @@ _TOLD_AS: Final = {
     TrialState.DIVERGED: OptunaState.PRUNED,
 }
 """What samplers learn from. A failed trial teaches them nothing and is not rebuilt."""
-
-
-def make_sampler(search: SearchSpec, seed: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler that a spec names.
-
-    Args:
-        search: The spec's choice.
-        seed: Seeds the sampler; a study with one slot then repeats itself.
-    """
-    match search.sampler:
-        case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        case "gp":
-            return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
-        case "qmc":
-            return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
-        case _:
-            with warnings.catch_warnings():
-                # `group` is the only mode that models parameters which exist under a condition
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.samplers.TPESampler(seed=seed, group=True)
-
-
-def make_pruner(search: SearchSpec, steps: int) -> optuna.pruners.BasePruner:
-    """Return the pruner that a spec names; none stops a trial in the first quarter of its steps.
-
-    Args:
-        search: The spec's choice.
-        steps: Steps of a whole run.
-    """
-    first_rung = max(1, int(steps * FIRST_RUNG))
-    match search.pruner:
-        case "asha":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_rung, reduction_factor=REDUCTION)
-        case "hyperband":
-            return optuna.pruners.HyperbandPruner(
-                min_resource=first_rung, max_resource=steps, reduction_factor=REDUCTION
-            )
-        case "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung)
-        case _:
-            return optuna.pruners.NopPruner()
 
 
 @dataclass(slots=True)
@@ -127,17 +76,15 @@ class ArmSearch:
         self._data, self._worker_halted = data, halted
         self._budget = plan.spec.budget
         self._seconds_before = log.start_arm(arm.name).seconds_used
-        self._opened = time.monotonic()
+        self._began: float | None = None
         rows = log.trials(arm.name)
         self._trials: dict[int, Trial] = {row.id: row for row in rows}
         self._waiting = [row for row in rows if row.state == TrialState.QUEUED]
         self._open: dict[int, _Open] = {}
-        seed = zlib.crc32(f"{plan.spec.seed}/{arm.name}/{len(rows)}".encode())
         self.study = optuna.create_study(
             storage=storage,
             study_name=study_name(log.job_id, arm.name),
             load_if_exists=True,
-            sampler=make_sampler(plan.spec.search, seed),
             pruner=make_pruner(plan.spec.search, plan.spec.budget.steps),
         )
         self._worst = max((row.value for row in rows if row.value is not None), default=-math.inf)
@@ -145,13 +92,18 @@ class ArmSearch:
 
     @property
     def seconds_used(self) -> float:
-        """Wall-clock seconds of this arm so far, those of earlier workers included."""
-        return self._seconds_before + time.monotonic() - self._opened
+        """Wall-clock seconds of this arm so far, from its first run on, those of earlier workers included."""
+        return self._seconds_before + (time.monotonic() - self._began if self._began is not None else 0.0)
 
     @property
     def out_of_time(self) -> bool:
         """Whether the arm has reached ``budget.max_seconds``."""
         return self.seconds_used >= self._budget.max_seconds
+
+    @property
+    def reached(self) -> str:
+        """Name of the cap that ended the arm."""
+        return "trials_per_arm" if len(self._trials) >= self._budget.trials_per_arm else "max_seconds"
 
     # --- Work
 
@@ -162,6 +114,8 @@ class ArmSearch:
             if row.id not in self._open:
                 self._open[row.id] = _Open(row, self._add(row, OptunaState.RUNNING))
         elif len(self._trials) < self._budget.trials_per_arm:
+            arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
+            self.study.sampler = make_sampler(self._plan.spec.search, arm_seed, len(self._trials))
             asked = self.study.ask()
             row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
             asked.set_user_attr(NUMBER, row.number)
@@ -173,7 +127,8 @@ class ArmSearch:
         return Assignment(row.id, run)
 
     def started(self, assignment: Assignment) -> None:
-        """Count the attempt."""
+        """Count the attempt; the arm's clock runs from its first one, when a slot has loaded what it needs."""
+        self._began = self._began if self._began is not None else time.monotonic()
         self._trials[assignment.key].attempts = self._log.start_trial(assignment.key)
 
     def progress(self, assignment: Assignment, point: Progress) -> bool:
@@ -203,33 +158,59 @@ class ArmSearch:
     def interrupted(self, assignment: Assignment) -> None:
         """At the end of the arm's time the trial is over; otherwise it waits for the next worker."""
         if self.out_of_time:
-            cause = f"the arm reached budget.max_seconds = {self._budget.max_seconds:g}"
-            points = self._log.points(assignment.key)
-            last = points[max(points)] if points else None
-            self._end(assignment.key, Ended(TrialState.PRUNED, last, cause=cause))
-            return
-        self._log.requeue_trial(assignment.key)
-        self.study.tell(self._open.pop(assignment.key).asked, state=OptunaState.FAIL)
+            self._end_at_cap(assignment.key)
+        else:
+            self._log.requeue_trial(assignment.key, self.seconds_used)
 
     def halted(self) -> bool:
         """Stop when the worker says so, or when the arm's time is up."""
         return self._worker_halted() or self.out_of_time
 
+    def close(self) -> None:
+        """Leave nothing open in Optuna; at the end of the arm's time, trials that wait for another attempt are over."""
+        if self.out_of_time:
+            for row in self._waiting:
+                self._end_at_cap(row.id)
+        for trial in self._open.values():
+            self.study.tell(trial.asked, state=OptunaState.FAIL, skip_if_finished=True)
+
+    def _end_at_cap(self, trial_id: int) -> None:
+        points = self._log.points(trial_id)
+        last = points[max(points)] if points else None
+        cause = f"the arm reached budget.max_seconds = {self._budget.max_seconds:g}"
+        self._end(trial_id, Ended(TrialState.PRUNED, last, cause=cause))
+
     # --- Optuna
 
     def _end(self, trial_id: int, ended: Ended) -> None:
         self._log.finish_trial(trial_id, ended, self.seconds_used)
-        asked = self._open.pop(trial_id).asked
         if ended.val_loss is not None:
             self._worst = max(self._worst, ended.val_loss)
-        if ended.state == TrialState.COMPLETE:
-            self.study.tell(asked, ended.val_loss)
-        elif ended.state == TrialState.FAILED:
-            self.study.tell(asked, state=OptunaState.FAIL)
+        trial = self._open.pop(trial_id, None)
+        if trial is None:
+            return  # it waited for its turn and was not asked again
+        if ended.state == TrialState.DIVERGED:
+            self._tell_diverged(trial)
+        elif ended.state == TrialState.COMPLETE:
+            self.study.tell(trial.asked, ended.val_loss)
         else:
-            if ended.state == TrialState.DIVERGED:
-                asked.report(self._penalty(), self._budget.steps)
-            self.study.tell(asked, state=OptunaState.PRUNED)
+            self.study.tell(trial.asked, state=_TOLD_AS.get(ended.state, OptunaState.FAIL))
+
+    def _tell_diverged(self, trial: _Open) -> None:
+        """Tell the worst finite loss so far, one step after the last point.
+
+        Samplers rank stopped trials by how far they came: at a later step a diverged one would look better than others.
+        """
+        trial.asked.report(self._penalty(), trial.reported + 1)
+        if self._complete_only:
+            self.study.tell(trial.asked, self._penalty())
+        else:
+            self.study.tell(trial.asked, state=OptunaState.PRUNED)
+
+    @property
+    def _complete_only(self) -> bool:
+        """Whether the sampler looks at nothing but completed trials."""
+        return self._plan.spec.search.sampler == "gp"
 
     def _penalty(self) -> float:
         return self._worst if math.isfinite(self._worst) else NO_LOSS
@@ -250,19 +231,22 @@ class ArmSearch:
             self._add(row, _TOLD_AS[row.state])
         if missing:
             log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
-        if not old and not self._trials:
-            for values in first_trials(self._arm.space)[: self._budget.trials_per_arm]:
+        waiting = [trial.system_attrs.get("fixed_params") for trial in old if trial.state == OptunaState.WAITING]
+        tried = [*waiting, *(row.params for row in self._trials.values())]
+        for values in first_trials(self._arm.space)[: self._budget.trials_per_arm]:
+            if values not in tried:
                 self.study.enqueue_trial(values)
 
     def _add(self, row: Trial, state: OptunaState) -> optuna.Trial:
         """Add a trial of the ledger to the study: one that ended, or one that runs again."""
         points = {} if state == OptunaState.RUNNING else self._log.points(row.id)
+        value = row.value
         if row.state == TrialState.DIVERGED:
-            points[self._budget.steps] = self._penalty()
-        value = row.value if state == OptunaState.COMPLETE else (points[max(points)] if points else None)
+            value = points[max(points, default=0) + 1] = self._penalty()
+            state = OptunaState.COMPLETE if self._complete_only else state
         frozen = create_trial(
             state=state,
-            value=value,
+            value=None if state == OptunaState.RUNNING else value,
             params=dict(row.params),
             distributions=distributions(self._arm.space, row.params),
             intermediate_values=points,

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from typing import Final
 
 import optuna
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.artifacts import ArtifactStore
 from service.db.models import Trial
@@ -26,7 +28,7 @@ from service.ledger.lease import Lease
 from service.ledger.runs import RunLog
 from service.plan import ArmPlan, JobPlan, make_plan
 from service.recommend.confirm import ConfirmRuns, Phase
-from service.recommend.recommendation import best_trials, recommend, select
+from service.recommend.recommendation import Finalist, best_trials, recommend, select
 from service.settings import Settings
 from service.states import ArmState, JobState
 from service.study import ArmSearch
@@ -38,6 +40,13 @@ HEARTBEATS: Final = 5
 
 DATA_FILE: Final = "data.npz"
 """Name of the artifact with a job's prepared split."""
+
+
+LEDGER_AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError, optuna.exceptions.StorageInternalError)
+"""What is raised while the database cannot be reached; nothing about the job is wrong then."""
+
+AWAY_PAUSE_S: Final = 1.0
+"""Pause before the next try to reach the ledger."""
 
 
 class HaltedError(Exception):
@@ -116,15 +125,24 @@ class Worker:
         self._stopping.set()
 
     def run_forever(self) -> None:
-        """Run jobs until :meth:`stop` is called."""
+        """Run jobs until :meth:`stop` is called; while the ledger cannot be reached, try again and again."""
         log.info("worker ready", extra={"worker": self.name})
         while not self._stopping.is_set():
-            if not self.run_next():
-                self._stopping.wait(self._settings.poll_s)
+            try:
+                pause_s = 0.0 if self.run_next() else self._settings.poll_s
+            except LEDGER_AWAY:
+                log.warning("cannot reach the ledger", exc_info=True)
+                pause_s = AWAY_PAUSE_S
+            self._stopping.wait(pause_s)
         log.info("worker stopped", extra={"worker": self.name})
 
     def run_next(self) -> bool:
-        """Claim one job and run it to its end; return False when there is none to claim."""
+        """Claim one job and run it to its end; return False when there is none to claim.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: The ledger cannot be reached. The job is left as it is; when its lease has run
+                out, this worker or another goes on with it.
+        """
         lease = leases.claim(self._db, self.name, self._settings.lease_s)
         if lease is None:
             return False
@@ -154,7 +172,7 @@ class Worker:
         except JobFailedError as error:
             record.end(JobState.FAILED, str(error))
             log.warning("job failed", extra={"job": record.job_id, "cause": str(error)})
-        except LeaseLostError:
+        except (LeaseLostError, *LEDGER_AWAY):
             raise
         except Exception as error:
             log.exception("job failed on an error of the service", extra={"job": record.job_id})
@@ -182,9 +200,10 @@ class _JobRun:
         data = self._prepare_data()
         for arm in plan.arms:
             self._search(plan, arm, data)
+            self._best(arm.name, 1)  # an arm that completed nothing ends the job at once
         self._record.verify()
         finalists = self._select(plan, data)
-        self._confirm(plan, "confirm", finalists, data)
+        self._confirm(plan, "confirm", [finalist.trial for finalist in finalists], data)
         result = recommend(plan, finalists, self._record.confirm_runs("confirm"))
         self._record.succeed(result.verdict, result.arm, result.to_json())
 
@@ -195,37 +214,47 @@ class _JobRun:
         self._keeper.check()
         content = prepare(self._spec.dataset.name, self._spec.seed).to_npz()
         digest = hashlib.sha256(content).hexdigest()
-        url = self._artifacts.put(self._record.job_id, DATA_FILE, content)
-        self._record.set_data_hash(digest)
-        return url, digest
+        before = self._record.set_data_hash(digest)
+        if before not in (None, digest):
+            raise JobFailedError(
+                f"the data that this worker prepares has SHA-256 {digest}, the trials so far were trained on {before}: "
+                "the workers have different versions of numpy or scikit-learn"
+            )
+        return self._artifacts.put(self._record.job_id, DATA_FILE, content), digest
 
     def _search(self, plan: JobPlan, arm: ArmPlan, data: tuple[str, str]) -> None:
         if self._record.start_arm(arm.name).state == ArmState.COMPLETE:
             return
         search = ArmSearch(self._record, plan, arm, self._storage, data, self._keeper.halted)
-        self._run(search)
-        reason = "max_seconds" if search.out_of_time else "trials_per_arm"
-        self._record.finish_arm(arm.name, search.seconds_used, reason)
-        trials = self._record.trials(arm.name)
-        if not best_trials(trials, 1):
-            counts = ", ".join(f"{n} {state}" for state, n in Counter(str(t.state) for t in trials).items()) or "none"
-            causes = [trial.cause for trial in trials if trial.cause]
-            last = f"; the last cause: {causes[-1]}" if causes else ""
-            raise JobFailedError(f"arm {arm.name} completed no trial (trials: {counts}; ended by {reason}){last}")
+        try:
+            self._run(search)
+        finally:
+            search.close()
+        self._record.finish_arm(arm.name, search.seconds_used, search.reached)
 
-    def _select(self, plan: JobPlan, data: tuple[str, str]) -> list[Trial]:
+    def _select(self, plan: JobPlan, data: tuple[str, str]) -> list[Finalist]:
         """Return one finalist for each arm."""
         top_k = self._spec.confirm.top_k
-        contenders = [best_trials(self._record.trials(arm.name), top_k) for arm in plan.arms]
+        contenders = [self._best(arm.name, top_k) for arm in plan.arms]
         if top_k == 1:
-            return [trials[0] for trials in contenders]
+            return [Finalist(trials[0], trials[0].value or 0.0) for trials in contenders]
         self._confirm(plan, "select", [trial for trials in contenders for trial in trials], data)
         runs = self._record.confirm_runs("select")
         return [select(trials, runs) for trials in contenders]
+
+    def _best(self, arm: str, count: int) -> list[Trial]:
+        trials = self._record.trials(arm)
+        best = best_trials(trials, count)
+        if not best:
+            counts = ", ".join(f"{n} {state}" for state, n in Counter(str(t.state) for t in trials).items()) or "none"
+            causes = [trial.cause for trial in trials if trial.cause]
+            last = f"; the last cause: {causes[-1]}" if causes else ""
+            raise JobFailedError(f"arm {arm} completed no trial (trials: {counts}){last}")
+        return best
 
     def _confirm(self, plan: JobPlan, phase: Phase, finalists: Sequence[Trial], data: tuple[str, str]) -> None:
         self._run(ConfirmRuns(self._record, plan, phase, finalists, data, self._keeper.halted))
 
     def _run(self, work: Work) -> None:
-        self._engine.run(work, self._spec.resources)
+        self._engine.run(work, self._spec.resources, self._spec.budget.max_seconds)
         self._keeper.check()

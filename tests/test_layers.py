@@ -19,6 +19,7 @@ ROOMS = (
     {"plan", "db"},
     {"ledger"},
     {"engines"},
+    {"samplers"},
     {"study"},
     {"recommend"},
     {"deletion", "worker", "client", "spec_file"},

@@ -13,7 +13,7 @@ from service.db.models import Event, Job, Trial, TrialPoint
 from service.db.studies import study_name
 from service.ledger.queries import ArmSummary, Progress
 from service.plan import ArmPlan, JobPlan
-from service.recommend.recommendation import Finalist, Pair
+from service.recommend.recommendation import ArmResult, Pair
 from service.recommend.verdict import Verdict, Word
 from service.schemas import JobSpec
 from service.states import ArmState, JobState, TrialState
@@ -211,7 +211,7 @@ class RecommendationView(View):
     baseline: str = Field(description="The best baseline by validation, which warpadam was compared with.")
     statistics: Verdict | None = Field(description="null when too few pairs completed")
     pairs: list[Pair]
-    finalists: list[Finalist]
+    finalists: list[ArmResult]
 
 
 class Health(View):

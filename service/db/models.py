@@ -15,7 +15,7 @@ from service.states import ArmState, JobState, TrialState
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time; SQLite, which forgets the zone, gets it back on the way out."""
+    """An aware UTC time; SQLite forgets the zone and PostgreSQL answers in its own: both come back as UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -23,7 +23,9 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Attach UTC where the database returned a naive value."""
         del dialect
-        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Base(DeclarativeBase):

@@ -52,8 +52,15 @@ class Work(Protocol):
 class Engine(Protocol):
     """Runs a Work to its end."""
 
-    def run(self, work: Work, resources: ResourcesSpec) -> None:
+    def run(self, work: Work, resources: ResourcesSpec, silence_s: float) -> None:
         """Run what ``work`` hands out until it has nothing left or is halted.
+
+        Whatever ``work`` raises ends the run and leaves no process busy with it.
+
+        Args:
+            work: What to run, and whom to tell.
+            resources: What the runs may use.
+            silence_s: Seconds after which a run that reached no new point is taken for hung and is lost.
 
         Raises:
             JobFailedError: The resources can never be had here.

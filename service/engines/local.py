@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import time
@@ -16,7 +17,7 @@ from service.engines.slot import Ready, Train, default_train, serve
 from service.errors import JobFailedError
 from service.schemas import ResourcesSpec
 from service.states import TrialState
-from service.training.run import Ended, Progress
+from service.training.run import Ended, Progress, Run
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,10 @@ TICK_S: Final = 0.2
 GRACE_S: Final = 0.8
 """Time that a run gets to reach its next point before its process is killed; with TICK_S and the worker's poll, under
 the two seconds within which a cancelled job is still."""
+
+
+START_LIMIT_S: Final = 300.0
+"""Longest time that a slot may take to load torch."""
 
 
 class _Slot:
@@ -39,6 +44,28 @@ class _Slot:
         theirs.close()  # so that the death of the process is the end of our pipe
         self.ready: Ready | None = None
         self.assignment: Assignment | None = None
+        self.heard = time.monotonic()
+
+    def send(self, message: Run | bool) -> bool:
+        """Send to the slot; return False if its process is gone."""
+        try:
+            self.connection.send(message)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> Ready | Progress | Ended | None:
+        """Return the slot's message; None if its process is gone."""
+        self.heard = time.monotonic()
+        try:
+            message: Ready | Progress | Ended = self.connection.recv()
+        except (EOFError, OSError):
+            return None
+        return message
+
+    def silent_s(self) -> float:
+        """Seconds since the slot was last heard of."""
+        return time.monotonic() - self.heard
 
     def kill(self) -> None:
         self.process.kill()
@@ -56,36 +83,47 @@ class LocalEngine:
     def __init__(self, train: Train = default_train) -> None:
         self._train = train
         self._slots: list[_Slot] = []
+        atexit.register(self.close)  # multiprocessing would wait for slots that wait for us
 
     @property
     def slot_pids(self) -> list[int]:
         """Process ids of the slots."""
         return [slot.process.pid for slot in self._slots if slot.process.pid]
 
-    def run(self, work: Work, resources: ResourcesSpec) -> None:
+    def run(self, work: Work, resources: ResourcesSpec, silence_s: float) -> None:
         """Run what ``work`` hands out until it has nothing left or is halted.
 
         Raises:
             JobFailedError: The GPUs that were asked for are not here, or no slot process can be started.
         """
-        while len(self._slots) < resources.slots:
-            self._slots.append(_Slot(self._train))
-        while len(self._slots) > resources.slots:
-            self._slots.pop().kill()
-        while not work.halted():
-            more = self._hand_out(work, resources)
-            busy = [slot for slot in self._slots if slot.assignment or (more and not slot.ready)]
-            if not busy:
-                return
-            by_connection = {slot.connection: slot for slot in busy}
-            for ready in mp_connection.wait(list(by_connection), TICK_S):
-                self._receive(by_connection[ready], work)  # type: ignore[index]
-        self._interrupt(work)
+        try:
+            while len(self._slots) < resources.slots:
+                self._slots.append(_Slot(self._train))
+            while len(self._slots) > resources.slots:
+                self._slots.pop().kill()
+            while not work.halted():
+                more = self._hand_out(work, resources)
+                busy = {slot.connection: slot for slot in self._slots if slot.assignment or (more and not slot.ready)}
+                if not busy:
+                    return
+                for ready in mp_connection.wait(list(busy), TICK_S):
+                    self._receive(busy[ready], work)  # type: ignore[index]
+                self._kill_silent(work, silence_s)
+            self._interrupt(work)
+        except BaseException:
+            self._drop_busy()  # or the next job would get this one's messages
+            raise
 
     def close(self) -> None:
         """End every slot process."""
         while self._slots:
             self._slots.pop().kill()
+        atexit.unregister(self.close)
+
+    def _drop_busy(self) -> None:
+        for slot in [slot for slot in self._slots if slot.assignment or not slot.ready]:
+            slot.kill()
+            self._slots.remove(slot)
 
     def _hand_out(self, work: Work, resources: ResourcesSpec) -> bool:
         """Give every idle slot a run; return whether there may be more than there were idle slots."""
@@ -97,45 +135,45 @@ class LocalEngine:
             if assignment is None:
                 return False
             run = replace(assignment.run, threads=resources.cpus_per_trial, device=device)
-            slot.assignment = Assignment(assignment.key, run)
+            slot.assignment, slot.heard = Assignment(assignment.key, run), time.monotonic()
             work.started(slot.assignment)
-            try:
-                slot.connection.send(run)
-            except (BrokenPipeError, ConnectionResetError):
+            if not slot.send(run):
                 self._replace(slot, work)
         return True
 
     def _receive(self, slot: _Slot, work: Work) -> None:
-        try:
-            message = slot.connection.recv()
-        except (EOFError, ConnectionResetError):
+        message = slot.receive()
+        if message is None:
             self._replace(slot, work)
-            return
-        if isinstance(message, Ready):
+        elif isinstance(message, Ready):
             slot.ready = message
-            return
-        assert slot.assignment is not None, "only a slot with a run sends progress"
-        if isinstance(message, Progress):
-            go_on = work.progress(slot.assignment, message)
-            try:
-                slot.connection.send(go_on)
-            except (BrokenPipeError, ConnectionResetError):
+        else:
+            assert slot.assignment is not None, "only a slot with a run sends progress"
+            if isinstance(message, Ended):
+                assignment, slot.assignment = slot.assignment, None
+                work.finished(assignment, message)
+            elif not slot.send(work.progress(slot.assignment, message)):
                 self._replace(slot, work)
-            return
-        assignment, slot.assignment = slot.assignment, None
-        work.finished(assignment, message)
 
-    def _replace(self, slot: _Slot, work: Work) -> None:
+    def _kill_silent(self, work: Work, silence_s: float) -> None:
+        """Put new processes in the place of those that hang."""
+        for slot in list(self._slots):
+            limit = silence_s if slot.ready else START_LIMIT_S
+            if (slot.assignment or not slot.ready) and slot.silent_s() > limit:
+                self._replace(slot, work, f"it was silent for {limit:g} seconds")
+
+    def _replace(self, slot: _Slot, work: Work, cause: str | None = None) -> None:
         """Put a new process in the place of a dead one and tell the Work about the run that it had."""
         slot.kill()
-        cause = f"its slot process ended with exit code {slot.process.exitcode}"
+        cause = cause or f"its slot process ended with exit code {slot.process.exitcode}"
         if slot.ready is None:
             self._slots.remove(slot)
-            raise JobFailedError(f"a slot process could not start: exit code {slot.process.exitcode}")
-        log.warning("a slot process died", extra={"exit_code": slot.process.exitcode})
+            raise JobFailedError(f"a slot process could not start: {cause}")
+        log.warning("a slot process was lost", extra={"cause": cause})
+        assignment = slot.assignment
         self._slots[self._slots.index(slot)] = _Slot(self._train)
-        if slot.assignment is not None and not work.lost(slot.assignment, cause):
-            work.finished(slot.assignment, Ended(TrialState.FAILED, cause=cause))
+        if assignment is not None and not work.lost(assignment, cause):
+            work.finished(assignment, Ended(TrialState.FAILED, cause=cause))
 
     def _interrupt(self, work: Work) -> None:
         """Stop every run: at its next point, or by killing its process."""
@@ -153,14 +191,11 @@ class LocalEngine:
 
 def _stopped_by_itself(slot: _Slot) -> bool:
     """Answer a slot's message during an interruption; return False if its process is gone."""
-    try:
-        if isinstance(slot.connection.recv(), Progress):
-            slot.connection.send(False)
-        else:
-            slot.assignment = None
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return False
-    return True
+    message = slot.receive()
+    if isinstance(message, Progress):
+        return slot.send(False)
+    slot.assignment = None
+    return message is not None
 
 
 def _device(index: int, resources: ResourcesSpec, cuda_devices: int) -> str:

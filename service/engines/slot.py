@@ -7,8 +7,9 @@ from __future__ import annotations
 import signal
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from service.states import TrialState
 from service.training.run import Ended, Progress, Run
@@ -29,24 +30,47 @@ def default_train(run: Run) -> Iterator[Progress]:
     return train(run)
 
 
+class _WorkerGoneError(Exception):
+    """The worker's end of the pipe is closed."""
+
+
+class _Pipe:
+    """The slot's end of the pipe; tells the worker's end being gone from an error of the run."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def send(self, message: Ready | Progress | Ended) -> None:
+        try:
+            self._connection.send(message)
+        except OSError as error:
+            raise _WorkerGoneError from error
+
+    def receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise _WorkerGoneError from error
+
+
 def serve(connection: Connection, train: Train) -> None:
     """Do runs until the other end of ``connection`` is closed.
 
     Messages out: :class:`Ready` once, then for each run some :class:`Progress`, each answered with whether to go on,
     and one :class:`Ended`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the worker decides
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they reach a whole group of processes; the worker decides
     import torch
 
-    try:
-        connection.send(Ready(torch.cuda.device_count()))
+    pipe = _Pipe(connection)
+    with suppress(_WorkerGoneError):
+        pipe.send(Ready(torch.cuda.device_count()))
         while True:
-            connection.send(_execute(connection, train, connection.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+            pipe.send(_execute(pipe, train, pipe.receive()))
 
 
-def _execute(connection: Connection, train: Train, run: Run) -> Ended:
+def _execute(pipe: _Pipe, train: Train, run: Run) -> Ended:
     from service.training.loop import DivergedError
 
     last: Progress | None = None
@@ -59,12 +83,12 @@ def _execute(connection: Connection, train: Train, run: Run) -> Ended:
     try:
         for point in train(run):
             last = point
-            connection.send(point)
-            if not connection.recv():
+            pipe.send(point)
+            if not pipe.receive():
                 return ended(TrialState.PRUNED)
     except DivergedError as error:
         return ended(TrialState.DIVERGED, str(error))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except _WorkerGoneError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a run raises is recorded as its cause
         last_frames = "".join(traceback.format_tb(error.__traceback__)[-3:])

@@ -18,7 +18,7 @@ from service.db.models import Arm, ConfirmRun, IdempotencyKey, Job, Trial
 from service.db.session import Database, epoch_now
 from service.errors import ConflictError, IdempotencyConflictError, NotFoundError
 from service.ledger.events import now, record
-from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, JobState, TrialState
+from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, ArmState, JobState, TrialState
 
 
 def spec_hash(spec: Mapping[str, Any]) -> str:
@@ -137,6 +137,8 @@ def close(session: Session, job: Job, state: JobState, cause: str | None = None)
     job.lease_worker = job.lease_expires_s = None
     record(session, job.id, state, **({"cause": cause} if cause else {}))
     values: dict[str, Any] = {"state": TrialState.PRUNED, "cause": f"the job was {state} before the run was over"}
+    unfinished = (Arm.job_id == job.id, Arm.state != ArmState.COMPLETE)
+    session.execute(update(Arm).where(*unfinished).values(state=ArmState.STOPPED))
     for kind, ended in ((Trial, values | {"finished_at": now()}), (ConfirmRun, values)):
         session.execute(update(kind).where(kind.job_id == job.id, kind.state.in_(LIVE_TRIAL)).values(ended))
 

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -15,6 +16,7 @@ from service.db.models import Job
 from service.db.session import Database, epoch_now
 from service.errors import LeaseLostError
 from service.ledger.events import now, record
+from service.ledger.jobs import close, require_job
 from service.schemas import JobSpec
 from service.states import ACTIVE_JOB, JobState
 
@@ -26,12 +28,17 @@ class Lease:
     Attributes:
         job_id: The job.
         token: Fencing token; grows with every claim of the job.
-        spec: The job's spec.
+        spec_json: The job's spec, as it was stored.
     """
 
     job_id: str
     token: int
-    spec: JobSpec
+    spec_json: Mapping[str, Any]
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job's spec. Raises pydantic's ValidationError if another version stored what this one refuses."""
+        return JobSpec.model_validate(self.spec_json)
 
 
 def claim(db: Database, worker: str, lease_s: float) -> Lease | None:
@@ -60,7 +67,7 @@ def claim(db: Database, worker: str, lease_s: float) -> Lease | None:
         if row is None:
             return None
         record(session, row.id, "claimed", worker=worker, token=row.lease_token)
-    return Lease(row.id, row.lease_token, JobSpec.model_validate(row.spec))
+    return Lease(row.id, row.lease_token, row.spec)
 
 
 def renew(db: Database, lease: Lease, lease_s: float) -> None:
@@ -104,8 +111,11 @@ def fenced(db: Database, lease: Lease) -> Iterator[Session]:
 
 
 def release(db: Database, lease: Lease) -> None:
-    """Give the job back, unfinished, for the next worker."""
+    """Give the job back, unfinished, for the next worker; cancel it if that was asked for in the meantime."""
     with fenced(db, lease) as session:
-        values = {"state": JobState.QUEUED, "lease_expires_s": None, "lease_worker": None}
-        session.execute(update(Job).where(Job.id == lease.job_id, Job.state.in_(ACTIVE_JOB)).values(values))
+        job = require_job(session, lease.job_id)
+        if job.cancel_requested:
+            close(session, job, JobState.CANCELLED)
+            return
+        job.state, job.lease_worker, job.lease_expires_s = JobState.QUEUED, None, None
         record(session, lease.job_id, "released")

@@ -90,11 +90,12 @@ class RunLog:
             trial.seconds, trial.finished_at = max(trial.seconds, ended.seconds), now()
             session.get_one(Arm, (self.job_id, trial.arm)).seconds_used = arm_seconds
 
-    def requeue_trial(self, trial_id: int) -> None:
-        """Put a trial that was stopped through no fault of its own back; the attempt does not count."""
+    def requeue_trial(self, trial_id: int, arm_seconds: float) -> None:
+        """Put a trial that was stopped through no fault of its own back; the attempt does not count, the time does."""
         with fenced(self.db, self.lease) as session:
             trial = session.get_one(Trial, trial_id)
             trial.state, trial.attempts = TrialState.QUEUED, trial.attempts - 1
+            session.get_one(Arm, (self.job_id, trial.arm)).seconds_used = arm_seconds
 
     def retry_trial(self, trial_id: int, cause: str) -> None:
         """Put a trial whose process died back for another attempt."""
@@ -104,18 +105,16 @@ class RunLog:
             record(session, self.job_id, "trial_retried", trial=trial.number, cause=cause)
 
     def recover_trials(self, max_attempts: int) -> None:
-        """After a worker died: queue its running trials again, or fail those that used up their attempts."""
+        """After a worker died: queue what it was running again, or fail what has used up its attempts."""
         with fenced(self.db, self.lease) as session:
-            lost = select(Trial).where(Trial.job_id == self.job_id, Trial.state == TrialState.RUNNING)
-            for trial in session.scalars(lost):
-                if trial.attempts < max_attempts:
-                    trial.state = TrialState.QUEUED
-                else:
-                    trial.state, trial.finished_at = TrialState.FAILED, now()
-                    trial.cause = f"its worker died on each of {trial.attempts} attempts"
+            trials = select(Trial).where(Trial.job_id == self.job_id, Trial.state == TrialState.RUNNING)
             runs = select(ConfirmRun).where(ConfirmRun.job_id == self.job_id, ConfirmRun.state == TrialState.RUNNING)
-            for run in session.scalars(runs):
-                run.state = TrialState.QUEUED
+            for run in (*session.scalars(trials), *session.scalars(runs)):
+                if run.attempts < max_attempts:
+                    run.state = TrialState.QUEUED
+                else:
+                    run.state = TrialState.FAILED
+                    run.cause = f"its worker died on each of {run.attempts} attempts"
 
     def trials(self, arm: str) -> Sequence[Trial]:
         """Return the trials of an arm by number."""
@@ -169,9 +168,10 @@ class RunLog:
             return run.attempts
 
     def requeue_confirm_run(self, run_id: int) -> None:
-        """Put a confirmation run back."""
+        """Put a confirmation run that was stopped through no fault of its own back; the attempt does not count."""
         with fenced(self.db, self.lease) as session:
-            session.get_one(ConfirmRun, run_id).state = TrialState.QUEUED
+            run = session.get_one(ConfirmRun, run_id)
+            run.state, run.attempts = TrialState.QUEUED, run.attempts - 1
 
     def finish_confirm_run(self, run_id: int, ended: Ended) -> None:
         """Store how a confirmation run ended."""
@@ -182,10 +182,13 @@ class RunLog:
 
     # --- the job
 
-    def set_data_hash(self, sha256: str) -> None:
-        """Store the hash of the prepared data."""
+    def set_data_hash(self, sha256: str) -> str | None:
+        """Store the hash of the prepared data, unless there is one; return the one that was there before."""
         with fenced(self.db, self.lease) as session:
-            require_job(session, self.job_id).data_sha256 = sha256
+            job = require_job(session, self.job_id)
+            before = job.data_sha256
+            job.data_sha256 = before or sha256
+            return before
 
     def verify(self) -> None:
         """Move the job from its search to the verification of the finalists."""

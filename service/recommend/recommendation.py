@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
@@ -16,8 +16,15 @@ from service.recommend.verdict import Verdict, Word, compare
 from service.states import TrialState
 
 
+class Finalist(NamedTuple):
+    """The trial that stands for its arm, and the validation loss that it was picked for."""
+
+    trial: Trial
+    score: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finalist:
+class ArmResult:
     """The best config of an arm, and how it did on the fresh seeds.
 
     Attributes:
@@ -74,7 +81,7 @@ class Recommendation:
     baseline: str
     statistics: Verdict | None
     pairs: list[Pair]
-    finalists: list[Finalist]
+    finalists: list[ArmResult]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -82,7 +89,7 @@ class Recommendation:
 
 
 MIN_PAIRS = 6
-"""Fewer pairs cannot be significant in a two-sided test at 0.05."""
+"""Fewer pairs can hardly be significant: five that all agree have a one-sided p of 0.03, four 0.06."""
 
 
 def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
@@ -91,32 +98,37 @@ def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
     return sorted(complete, key=lambda trial: (trial.value, trial.number))[:count]
 
 
-def select(finalists: Sequence[Trial], runs: Sequence[ConfirmRun]) -> Trial:
-    """Return the finalist of one arm with the lowest mean validation loss over the selection runs.
+def select(contenders: Sequence[Trial], runs: Sequence[ConfirmRun]) -> Finalist:
+    """Return the trial of one arm with the lowest mean validation loss over the selection runs.
+
+    Trials that completed fewer runs than others come after them: a run that diverged is not missing by chance.
 
     Raises:
-        JobFailedError: No finalist completed all of its runs.
+        JobFailedError: No trial completed any run.
     """
-    means: list[tuple[float, int, Trial]] = []
-    for trial in finalists:
-        losses = [run.val_loss for run in runs if run.trial_number == trial.number]
-        if losses and all(loss is not None for loss in losses):
-            means.append((fmean(loss for loss in losses if loss is not None), trial.number, trial))
-    if not means:
-        raise JobFailedError(f"arm {finalists[0].arm}: no finalist completed its selection runs")
-    return min(means)[2]
+    ranked: list[tuple[int, float, int, Trial]] = []
+    for trial in contenders:
+        mine = [run for run in runs if run.trial_number == trial.number]
+        losses = [run.val_loss for run in mine if run.state == TrialState.COMPLETE and run.val_loss is not None]
+        if losses:
+            ranked.append((len(mine) - len(losses), fmean(losses), trial.number, trial))
+    if not ranked:
+        raise JobFailedError(f"arm {contenders[0].arm}: none of its best trials completed a selection run")
+    _, mean, _, trial = min(ranked)
+    return Finalist(trial, mean)
 
 
-def recommend(plan: JobPlan, finalists: Sequence[Trial], runs: Sequence[ConfirmRun]) -> Recommendation:
+def recommend(plan: JobPlan, finalists: Sequence[Finalist], runs: Sequence[ConfirmRun]) -> Recommendation:
     """Judge the arms' finalists by their confirmation runs.
 
     Args:
         plan: The job's plan.
-        finalists: One trial for each arm.
+        finalists: One for each arm.
         runs: Every run of the ``confirm`` phase.
     """
-    by_arm = {trial.arm: trial for trial in finalists}
-    baseline = min((by_arm[name] for name in plan.spec.baselines), key=lambda trial: (trial.value, trial.number))
+    by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
+    rivals = [finalist for finalist in finalists if finalist.trial.arm != WARPADAM]
+    baseline = min(rivals, key=lambda finalist: (finalist.score, finalist.trial.number)).trial
     pairs = _pairs(runs, baseline.arm)
     verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect)
     chosen = by_arm[WARPADAM] if verdict == Word.HELPS else baseline
@@ -131,7 +143,7 @@ def recommend(plan: JobPlan, finalists: Sequence[Trial], runs: Sequence[ConfirmR
         baseline=baseline.arm,
         statistics=statistics,
         pairs=pairs,
-        finalists=[_finalist(plan, by_arm[arm.name], runs) for arm in plan.arms],
+        finalists=[_arm_result(plan, by_arm[arm.name], runs) for arm in plan.arms],
     )
 
 
@@ -141,8 +153,7 @@ def _judge(pairs: Sequence[Pair], min_effect: float) -> tuple[Word, str, Verdict
     if len(whole) < MIN_PAIRS:
         return Word.INCONCLUSIVE, f"only {len(whole)} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed", None
     statistics = compare([base for base, _ in whole], [warp for _, warp in whole], min_effect)
-    if missing and statistics.word is not Word.HURTS:
-        # a run that diverged is not missing by chance: without it the rest looks better than it is
+    if missing:  # a run that diverged is not missing by chance: without it the rest looks better than it is
         return Word.INCONCLUSIVE, f"{missing} of {len(pairs)} pairs did not complete", statistics
     return statistics.word, statistics.reason, statistics
 
@@ -155,12 +166,12 @@ def _pairs(runs: Sequence[ConfirmRun], baseline: str) -> list[Pair]:
     ]
 
 
-def _finalist(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun]) -> Finalist:
+def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun]) -> ArmResult:
     mine = [run for run in runs if run.arm == trial.arm]
     complete = [run for run in mine if run.state == TrialState.COMPLETE]
     losses = [run.test_loss for run in complete if run.test_loss is not None]
     assert trial.value is not None, "a finalist is a completed trial"
-    return Finalist(
+    return ArmResult(
         arm=trial.arm,
         trial=trial.number,
         config=plan.arm(trial.arm).config(trial.params),

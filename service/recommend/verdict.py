@@ -21,6 +21,9 @@ ALPHA: Final = 0.05
 EXACT_PAIRS: Final = 16
 """Up to this many pairs every sign flip is counted; above it 99,999 random ones are."""
 
+SAME: Final = 1e-12
+"""Relative spread up to which gains are taken for equal."""
+
 RESAMPLES: Final = 9_999
 """Bootstrap resamples of an interval."""
 
@@ -67,8 +70,8 @@ def compare(baseline: Sequence[float], challenger: Sequence[float], min_effect: 
     """Compare paired losses.
 
     ``helps``: the improvement is above 0 at level 0.05 (exact one-sided sign-flip permutation test) and its mean at
-    least ``min_effect`` of the baseline's mean. ``hurts``: the mirror image. ``no_difference``: the 90 % interval of
-    the improvement lies within plus or minus ``min_effect``. Otherwise ``inconclusive``.
+    least ``min_effect`` of the baseline's mean. ``hurts``: the mirror image. ``no_difference``: Student's 90 % interval
+    of the improvement lies within plus or minus ``min_effect``. Otherwise ``inconclusive``.
 
     Args:
         baseline: Losses of the baseline, one a seed; all finite.
@@ -92,7 +95,7 @@ def compare(baseline: Sequence[float], challenger: Sequence[float], min_effect: 
     mean, scale = float(gains.mean()), abs(float(base.mean()))
     threshold = min_effect * scale
     p_helps, p_hurts = _sign_flip(gains, "greater"), _sign_flip(gains, "less")
-    low90, high90 = _interval(gains, 0.90)
+    low90, high90 = _t_interval(gains, 0.90)
     if p_helps <= ALPHA and mean >= threshold and mean > 0:
         word = Word.HELPS
     elif p_hurts <= ALPHA and -mean >= threshold and mean < 0:
@@ -101,7 +104,7 @@ def compare(baseline: Sequence[float], challenger: Sequence[float], min_effect: 
         word = Word.NO_DIFFERENCE
     else:
         word = Word.INCONCLUSIVE
-    low, high = _interval(gains, 0.95)
+    low, high = _bca_interval(gains, 0.95)
     relative = mean / scale if scale else None
     return Verdict(
         word=word,
@@ -136,9 +139,14 @@ def _sign_flip(gains: Floats, alternative: Literal["greater", "less"]) -> float:
     return float(result.pvalue)
 
 
-def _interval(gains: Floats, level: float) -> tuple[float, float]:
-    if gains.min() == gains.max():
-        return float(gains[0]), float(gains[0])
+def _all_alike(gains: Floats) -> bool:
+    """Tell whether the gains differ in their last digits at most: no interval can be computed from rounding."""
+    return bool(gains.max() - gains.min() <= SAME * abs(gains).max())
+
+
+def _bca_interval(gains: Floats, level: float) -> tuple[float, float]:
+    if _all_alike(gains):
+        return float(gains.min()), float(gains.max())
     import numpy as np
     from scipy import stats
 
@@ -147,13 +155,21 @@ def _interval(gains: Floats, level: float) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
+def _t_interval(gains: Floats, level: float) -> tuple[float, float]:
+    """Student's interval: with 6 to 10 pairs the bootstrap's is too narrow to claim that two arms are equal."""
+    if _all_alike(gains):
+        return float(gains.min()), float(gains.max())
+    from scipy import stats
+
+    interval = stats.ttest_1samp(gains, 0.0).confidence_interval(level)
+    return float(interval.low), float(interval.high)
+
+
 def _reason(word: Word, mean: float, relative: float | None, min_effect: float, pairs: int) -> str:
     amount = f"{abs(mean):.3g}" if relative is None else f"{abs(relative):.1%}"
     change = f"{amount} {'lower' if mean >= 0 else 'higher'}"
     match word:
-        case Word.HELPS:
-            return f"the test loss is {change} on {pairs} fresh paired seeds, and that is significant"
-        case Word.HURTS:
+        case Word.HELPS | Word.HURTS:
             return f"the test loss is {change} on {pairs} fresh paired seeds, and that is significant"
         case Word.NO_DIFFERENCE:
             return f"on {pairs} fresh paired seeds the test loss differs by less than {min_effect:.1%}"

@@ -56,10 +56,10 @@ def train(run: Run) -> Iterator[Progress]:
         seconds += time.perf_counter() - started
         last_step = step
         val_loss = parts.evaluate(model, "val")
-        for name, value in (("training", train_loss), ("validation", val_loss)):
+        test_loss = parts.evaluate(model, "test") if run.test and step == run.steps else None
+        for name, value in (("training", train_loss), ("validation", val_loss), ("test", test_loss or 0.0)):
             if not math.isfinite(value):
                 raise DivergedError(f"the {name} loss is {value} after {step} of {run.steps} steps")
-        test_loss = parts.evaluate(model, "test") if run.test and step == run.steps else None
         yield Progress(step, train_loss, val_loss, seconds, test_loss)
 
 

@@ -12,9 +12,10 @@ from service.engines.base import Assignment
 from service.ledger import lease
 from service.ledger.runs import RunLog
 from service.plan import make_plan
+from service.samplers import make_pruner, make_sampler
 from service.schemas import JobSpec, SearchSpec
 from service.states import TrialState
-from service.study import NUMBER, ArmSearch, make_pruner, make_sampler
+from service.study import NUMBER, ArmSearch
 from service.training.run import Ended, Progress
 from tests.service.conftest import Submit, get_trials, running_in_optuna
 
@@ -187,18 +188,19 @@ def test_every_sampler_searches_a_conditional_space_and_repeats_itself(
     from search_spaces import get_preset
     from search_spaces.to_optuna import suggest
 
-    def search(seed: int) -> list[dict[str, object]]:
-        sampler = make_sampler(SearchSpec.model_validate({"sampler": name}), seed)
-        assert isinstance(sampler, kind)
-        study = optuna.create_study(sampler=sampler)
+    def search(arm_seed: str) -> list[dict[str, object]]:
+        study = optuna.create_study()
         for index in range(12):
+            study.sampler = make_sampler(SearchSpec.model_validate({"sampler": name}), arm_seed, index)
+            assert isinstance(study.sampler, kind)
             asked = study.ask()
             suggest(asked, get_preset("default"))
             study.tell(asked, (index * 7 % 5) / 5)
         return [trial.params for trial in study.trials]
 
-    assert search(1) == search(1)
-    assert search(1) != search(2)
+    assert search("1/warpadam") == search("1/warpadam")
+    assert search("1/warpadam") != search("2/warpadam")
+    assert len({str(params) for params in search("1/warpadam")}) == 12
 
 
 @pytest.mark.parametrize(
@@ -222,6 +224,76 @@ def test_every_pruner_takes_any_number_of_steps(
         trial.report(loss, steps)
         trial.should_prune()
         study.tell(trial, loss)
+
+
+def test_an_interrupted_search_goes_on_as_it_would_have(
+    db: Database, submit: Submit, storage: optuna.storages.RDBStorage
+) -> None:
+    def params(interrupted: bool) -> list[dict[str, object]]:
+        job_id = submit(budget={"trials_per_arm": 16, "steps": 10}, search={"sampler": "tpe", "pruner": "none"})
+        taken = lease.claim(db, "worker", 30.0)
+        assert taken is not None
+        plan = make_plan(taken.spec)
+        data = ("file:///data.npz", "0")
+
+        def reopen() -> ArmSearch:
+            return ArmSearch(RunLog(db, taken), plan, plan.arm("warpadam"), storage, data, lambda: False)
+
+        search = reopen()
+        for index in range(16):
+            if interrupted and index in (2, 13):
+                search.interrupted(take(search))
+                search.close()
+                search = reopen()
+            complete(search, (index * 7 % 5) / 5)
+        assert running_in_optuna(storage) == []
+        return [trial.params for trial in get_trials(db, job_id)]
+
+    assert params(interrupted=True) == params(interrupted=False)
+
+
+def test_a_first_trial_that_got_lost_with_its_worker_is_tried_all_the_same(open_arm: Open) -> None:
+    dead = open_arm()
+    dead.study.ask()  # the worker died before it could write the trial
+    search = open_arm()
+    tried = [take(search).run.config for _ in range(3)]
+    plan = search._plan.arm("warpadam")
+    assert all(plan.config(values) in tried for values in plan.space.first_trials)
+
+
+def test_at_the_end_of_the_arms_time_a_trial_that_waits_for_its_second_attempt_is_over(
+    open_arm: Open, log: RunLog, db: Database, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = open_arm()
+    assignment = take(search)
+    search.progress(assignment, Progress(5, 0.4, 0.4, 0.1))
+    search.lost(assignment, "killed")
+    monkeypatch.setattr(ArmSearch, "out_of_time", True)
+    search.close()
+    (trial,) = get_trials(db, log.job_id)
+    assert (trial.state, trial.cause) == (TrialState.PRUNED, "the arm reached budget.max_seconds = 600")
+    assert running_in_optuna(storage) == []
+
+
+def test_a_diverged_trial_looks_worse_to_the_sampler_than_a_pruned_one(open_arm: Open) -> None:
+    search = open_arm()
+    complete(search, 0.5)
+    pruned, diverged = take(search), take(search)
+    search.progress(pruned, Progress(5, 0.9, 0.9, 0.1))
+    search.finished(pruned, Ended(TrialState.PRUNED, 0.9))
+    search.finished(diverged, Ended(TrialState.DIVERGED))
+    by_number = finished(search)
+    assert by_number[2].last_step is not None
+    assert by_number[1].last_step is not None
+    assert by_number[2].last_step < by_number[1].last_step  # it is ranked by how far it came, then by its value
+    assert by_number[2].value == 0.9
+
+
+def test_the_clock_of_an_arm_runs_from_its_first_run_on(open_arm: Open) -> None:
+    search = open_arm()
+    assert search.seconds_used == 0.0
+    take(search)
+    assert search.seconds_used > 0.0
 
 
 def test_the_arms_of_a_job_get_samplers_of_their_own(open_arm: Open, log: RunLog) -> None:

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import optuna
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
 from service.ledger import jobs, lease
+from service.ledger.runs import RunLog
 from service.recommend.confirm import fresh_seeds
 from service.schemas import JobSpec
 from service.settings import Settings
 from service.states import JobState, TrialState
 from service.study import NO_LOSS
+from service.training.run import Progress
 from service.worker import Worker
 from tests.service import faults
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
@@ -165,7 +168,7 @@ def test_an_arm_without_a_completed_trial_fails_the_job_and_says_why(
     job = get_job(db, job_id)
     assert job.state == JobState.FAILED
     assert job.cause is not None
-    assert job.cause.startswith("arm warpadam completed no trial (trials: 2 diverged; ended by trials_per_arm)")
+    assert job.cause.startswith("arm warpadam completed no trial (trials: 2 diverged); the last cause: the")
 
 
 @pytest.mark.parametrize("train", [faults.slow, faults.hangs], ids=["between points", "hanging"])
@@ -309,3 +312,51 @@ def test_gpus_that_are_not_there_fail_the_job_with_what_the_worker_has(
     assert job.state == JobState.FAILED
     assert job.cause is not None
     assert "2 slots x 1.5 GPUs need 3 CUDA devices" in job.cause
+
+
+def test_a_ledger_that_is_away_for_a_moment_costs_no_job(
+    db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    worker = make_worker()
+    add_point, calls = RunLog.add_point, []
+
+    def away_once(log: RunLog, trial_id: int, point: Progress) -> None:
+        calls.append(trial_id)
+        if len(calls) == 3:
+            raise OperationalError("INSERT", {}, Exception("the server closed the connection"))
+        add_point(log, trial_id, point)
+
+    monkeypatch.setattr(RunLog, "add_point", away_once)
+    with pytest.raises(OperationalError):
+        worker.run_next()
+    assert get_job(db, job_id).state == JobState.RUNNING
+    with db.write() as session:
+        jobs.require_job(session, job_id).lease_expires_s = 0.0  # as it is when nobody renews it
+    assert worker.run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    assert [trial.attempts for trial in get_trials(db, job_id)] == [2, 1, 1, 1]
+
+
+def test_a_job_whose_data_would_change_in_the_middle_fails(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit()
+    with db.write() as session:
+        jobs.require_job(session, job_id).data_sha256 = "0" * 64
+    make_worker().run_next()
+    job = get_job(db, job_id)
+    assert job.state == JobState.FAILED
+    assert "the trials so far were trained on 000000" in (job.cause or "")
+
+
+def test_a_spec_of_another_version_fails_its_job_and_not_its_worker(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit()
+    with db.write() as session:
+        job = jobs.require_job(session, job_id)
+        job.spec = {**job.spec, "from_the_future": 1}
+    assert make_worker().run_next()
+    assert get_job(db, job_id).state == JobState.FAILED
+    assert "from_the_future" in (get_job(db, job_id).cause or "")

@@ -2,6 +2,8 @@
 # Trials and results come from real calls of the ledger, made as a worker would make them.
 from __future__ import annotations
 
+import enum
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +17,7 @@ from service.db.session import Database, create_schema
 from service.ledger.lease import claim
 from service.ledger.runs import RunLog
 from service.plan import WARPADAM, make_plan
-from service.recommend.recommendation import recommend
+from service.recommend.recommendation import Finalist, recommend
 from service.settings import Settings
 from service.states import TrialState
 from service.training.run import Ended, Progress
@@ -88,6 +90,34 @@ def pages(client: TestClient, path: str, limit: int, **query: Any) -> list[list[
             return found
 
 
+class Missing(enum.Enum):
+    """What to put at a place of a body to remove what is there."""
+
+    FIELD = "the field is left out"
+
+
+MISSING = Missing.FIELD
+
+
+def put(body: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """Return a copy of ``body`` with ``value`` at a dotted path; MISSING removes what is there."""
+    first, _, rest = path.partition(".")
+    if rest:
+        return body | {first: put(body.get(first, {}), rest, value)}
+    return {name: old for name, old in body.items() if name != first} if value is MISSING else body | {first: value}
+
+
+def refused(client: TestClient, db: Database, body: Any) -> list[dict[str, Any]]:
+    """Post a body that must be refused without a trace; return its errors."""
+    before = count_rows(db)
+    response = client.post("/v1/jobs", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    problem = assert_problem(response, 422, "invalid_spec")
+    assert count_rows(db) == before
+    errors: list[dict[str, Any]] = problem["errors"]
+    assert all(error["field"] in problem["detail"] for error in errors)
+    return errors
+
+
 Submit = Callable[..., dict[str, Any]]
 
 
@@ -137,5 +167,6 @@ def succeed(log: RunLog, gain: float = 0.25) -> None:
     for run in runs:
         loss = 1.0 + run.seed % 8 / 64 - (gain if run.arm == WARPADAM else 0.0)
         log.finish_confirm_run(run.id, Ended(TrialState.COMPLETE, loss, loss, 0.1))
-    result = recommend(make_plan(log.lease.spec), finalists, log.confirm_runs("confirm"))
+    picked = [Finalist(trial, trial.value or 0.0) for trial in finalists]
+    result = recommend(make_plan(log.lease.spec), picked, log.confirm_runs("confirm"))
     log.succeed(result.verdict, result.arm, result.to_json())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -15,6 +16,8 @@ from service.schemas import ResourcesSpec
 from service.states import TrialState
 from service.training.catalog import Task
 from service.training.run import Ended, Progress, Run
+
+SILENCE_S = 60.0
 
 
 def make_run(seed: int) -> Run:
@@ -51,6 +54,16 @@ def exit_at_once(run: Run) -> Iterator[Progress]:
 
 def out_of_memory(run: Run) -> Iterator[Progress]:
     raise MemoryError("no room")
+    yield
+
+
+def sleep_for_ever(run: Run) -> Iterator[Progress]:
+    time.sleep(600)
+    yield Progress(1, 0.0, 0.0, 0.1)
+
+
+def truncated(run: Run) -> Iterator[Progress]:
+    raise EOFError("the file is cut short")
     yield
 
 
@@ -116,9 +129,9 @@ Make = Callable[[Train], LocalEngine]
 def test_slots_are_spawned_once_and_reused_for_run_after_run_and_job_after_job(make_engine: Make) -> None:
     engine = make_engine(report_pid)
     first, second = Recorder(6), Recorder(6)
-    engine.run(first, ResourcesSpec(slots=2))
+    engine.run(first, ResourcesSpec(slots=2), SILENCE_S)
     pids = set(engine.slot_pids)
-    engine.run(second, ResourcesSpec(slots=2))
+    engine.run(second, ResourcesSpec(slots=2), SILENCE_S)
     assert len(pids) == 2
     assert set(engine.slot_pids) == pids
     for work in (first, second):
@@ -126,13 +139,13 @@ def test_slots_are_spawned_once_and_reused_for_run_after_run_and_job_after_job(m
         assert len(work.ended) == 6
         assert {int(point.train_loss) for _, point in work.points} <= pids
         assert work.peak == 2
-    engine.run(Recorder(1), ResourcesSpec(slots=1))
+    engine.run(Recorder(1), ResourcesSpec(slots=1), SILENCE_S)
     assert len(engine.slot_pids) == 1
 
 
 def test_a_run_that_is_told_to_stop_is_pruned_at_that_point(make_engine: Make) -> None:
     work = Recorder(2, stop_after=2)
-    make_engine(report_pid).run(work, ResourcesSpec())
+    make_engine(report_pid).run(work, ResourcesSpec(), SILENCE_S)
     assert [point.step for _, point in work.points] == [1, 2, 1, 2]
     assert [(e.state, e.val_loss, e.seconds) for e in work.ended.values()] == [
         (TrialState.PRUNED, 0.0, 0.1),
@@ -143,7 +156,7 @@ def test_a_run_that_is_told_to_stop_is_pruned_at_that_point(make_engine: Make) -
 def test_a_slot_that_dies_is_replaced_and_its_run_started_again_while_it_may(make_engine: Make) -> None:
     engine = make_engine(exit_at_once)
     work = Recorder(1, attempts=2)
-    engine.run(work, ResourcesSpec())
+    engine.run(work, ResourcesSpec(), SILENCE_S)
     assert work.begun == [0, 0]
     assert work.ended == {0: Ended(TrialState.FAILED, cause="its slot process ended with exit code 3")}
     assert len(engine.slot_pids) == 1
@@ -151,19 +164,19 @@ def test_a_slot_that_dies_is_replaced_and_its_run_started_again_while_it_may(mak
 
 def test_a_slot_killed_from_outside_between_two_runs_costs_no_result(make_engine: Make) -> None:
     engine = make_engine(report_pid)
-    engine.run(Recorder(1), ResourcesSpec())
+    engine.run(Recorder(1), ResourcesSpec(), SILENCE_S)
     (pid,) = engine.slot_pids
     os.kill(pid, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(pid)], timeout=5)
     work = Recorder(2)
-    engine.run(work, ResourcesSpec())
+    engine.run(work, ResourcesSpec(), SILENCE_S)
     assert {ended.state for ended in work.ended.values()} == {TrialState.COMPLETE}
     assert pid not in engine.slot_pids
 
 
 def test_whatever_a_run_raises_is_its_cause(make_engine: Make) -> None:
     work = Recorder(1)
-    make_engine(out_of_memory).run(work, ResourcesSpec())
+    make_engine(out_of_memory).run(work, ResourcesSpec(), SILENCE_S)
     cause = work.ended[0].cause
     assert work.ended[0].state == TrialState.FAILED
     assert cause is not None
@@ -173,25 +186,60 @@ def test_whatever_a_run_raises_is_its_cause(make_engine: Make) -> None:
 def test_a_halted_work_is_not_begun(make_engine: Make) -> None:
     work = Recorder(3)
     work.is_halted = True
-    make_engine(report_pid).run(work, ResourcesSpec())
+    make_engine(report_pid).run(work, ResourcesSpec(), SILENCE_S)
     assert (work.begun, work.ended) == ([], {})
 
 
 def test_threads_and_device_follow_the_resources(make_engine: Make) -> None:
     work = Recorder(1)
-    make_engine(report_where).run(work, ResourcesSpec(cpus_per_trial=2))
+    make_engine(report_where).run(work, ResourcesSpec(cpus_per_trial=2), SILENCE_S)
     ((_, point),) = work.points
     assert (point.train_loss, point.val_loss) == (2.0, -1.0)
 
 
 def test_gpus_that_are_not_there_are_an_error_with_both_numbers(make_engine: Make) -> None:
     with pytest.raises(JobFailedError, match=r"2 slots x 0\.5 GPUs need 1 CUDA devices, this worker has 0"):
-        make_engine(report_pid).run(Recorder(1), ResourcesSpec(slots=2, gpus_per_trial=0.5))
+        make_engine(report_pid).run(Recorder(1), ResourcesSpec(slots=2, gpus_per_trial=0.5), SILENCE_S)
+
+
+def test_a_run_that_hangs_is_lost_and_its_slot_replaced(make_engine: Make) -> None:
+    work = Recorder(1, attempts=2)
+    make_engine(sleep_for_ever).run(work, ResourcesSpec(), 0.5)
+    assert work.begun == [0, 0]
+    assert work.ended == {0: Ended(TrialState.FAILED, cause="it was silent for 0.5 seconds")}
+
+
+@pytest.mark.parametrize("method", ["started", "progress", "finished"])
+def test_what_the_work_raises_leaves_no_slot_busy_with_it(
+    make_engine: Make, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    engine = make_engine(report_pid)
+
+    class BrokenError(Exception):
+        pass
+
+    def broken(*_: object) -> None:
+        raise BrokenError
+
+    work = Recorder(3)
+    monkeypatch.setattr(work, method, broken)
+    with pytest.raises(BrokenError):
+        engine.run(work, ResourcesSpec(slots=2), SILENCE_S)
+    after = Recorder(2)
+    engine.run(after, ResourcesSpec(slots=2), SILENCE_S)
+    assert sorted(after.ended) == [0, 1]
+    assert len(after.points) == 6
+
+
+def test_an_end_of_file_inside_a_run_is_that_runs_cause(make_engine: Make) -> None:
+    work = Recorder(1)
+    make_engine(truncated).run(work, ResourcesSpec(), SILENCE_S)
+    assert (work.ended[0].cause or "").startswith("EOFError: the file is cut short")
 
 
 def test_close_leaves_no_process(make_engine: Make) -> None:
     engine = make_engine(report_pid)
-    engine.run(Recorder(2), ResourcesSpec(slots=2))
+    engine.run(Recorder(2), ResourcesSpec(slots=2), SILENCE_S)
     processes = [psutil.Process(pid) for pid in engine.slot_pids]
     engine.close()
     _, alive = psutil.wait_procs(processes, timeout=5)

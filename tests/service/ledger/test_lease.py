@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pydantic import ValidationError
 
 from service.db.models import Event
 from service.db.session import Database
@@ -93,7 +94,7 @@ def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
         lambda: log.start_trial(trial.id),
         lambda: log.add_point(trial.id, Progress(1, 1.0, 1.0, 0.1)),
         lambda: log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 1.0), 1.0),
-        lambda: log.requeue_trial(trial.id),
+        lambda: log.requeue_trial(trial.id, 1.0),
         lambda: log.retry_trial(trial.id, "why"),
         lambda: log.recover_trials(2),
         lambda: log.plan_confirm_runs("select", [trial], [1]),
@@ -149,3 +150,22 @@ def test_every_change_of_a_job_is_an_event(db: Database, submit: Submit) -> None
         ("verifying", {}),
         ("failed", {"cause": "why"}),
     ]
+
+
+def test_a_job_that_is_given_back_after_its_cancellation_is_cancelled(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    taken = claimed(db)
+    jobs.cancel(db, job_id)
+    lease.release(db, taken)
+    assert get_job(db, job_id).state == JobState.CANCELLED
+    assert lease.claim(db, "next", 30.0) is None
+
+
+def test_a_spec_that_this_version_refuses_can_be_claimed_and_is_then_refused(db: Database, submit: Submit) -> None:
+    job_id = submit()
+    with db.write() as session:
+        job = jobs.require_job(session, job_id)
+        job.spec = {**job.spec, "from_the_future": 1}
+    taken = claimed(db)
+    with pytest.raises(ValidationError, match="from_the_future"):
+        _ = taken.spec

@@ -6,7 +6,7 @@ from service.db.models import Trial
 from service.db.session import Database
 from service.ledger import lease, queries
 from service.ledger.runs import RunLog
-from service.states import JobState, TrialState
+from service.states import ArmState, JobState, TrialState
 from service.training.run import Ended, Progress
 from tests.service.conftest import Submit, get_job, get_trials
 
@@ -54,6 +54,24 @@ def test_recovery_queues_what_a_dead_worker_left_running_until_its_attempts_are_
     assert trials[1].cause == "its worker died on each of 2 attempts"
 
 
+def test_recovery_fails_a_confirm_run_that_took_its_worker_down_every_time(log: RunLog) -> None:
+    fatal, unlucky = log.plan_confirm_runs("confirm", [started(log)], [1, 2])
+    for run in (fatal, fatal, unlucky):
+        log.start_confirm_run(run.id)
+    log.recover_trials(max_attempts=2)
+    assert [run.state for run in log.confirm_runs("confirm")] == [TrialState.FAILED, TrialState.QUEUED]
+
+
+def test_what_is_put_back_keeps_its_attempt_and_the_arm_its_time(log: RunLog, db: Database) -> None:
+    trial = started(log)
+    log.requeue_trial(trial.id, 7.5)
+    run = log.plan_confirm_runs("confirm", [trial], [1])[0]
+    log.start_confirm_run(run.id)
+    log.requeue_confirm_run(run.id)
+    assert (get_trials(db, log.job_id)[0].attempts, log.confirm_runs("confirm")[0].attempts) == (0, 0)
+    assert log.start_arm("warpadam").seconds_used == 7.5
+
+
 def test_confirm_runs_are_planned_once(log: RunLog) -> None:
     finalists = [started(log), started(log, arm="adamw")]
     first = log.plan_confirm_runs("confirm", finalists, [1, 2])
@@ -69,6 +87,8 @@ def test_the_end_of_a_job_ends_its_open_trials(log: RunLog, db: Database) -> Non
     assert get_job(db, log.job_id).state == JobState.CANCELLED
     for trial in get_trials(db, log.job_id):
         assert (trial.state, trial.cause) == (TrialState.PRUNED, "the job was cancelled before the run was over")
+    with db.read() as session:
+        assert {arm.arm.state for arm in queries.arm_summaries(session, log.job_id)} == {ArmState.STOPPED}
 
 
 def test_arm_summaries_count_states_and_find_the_best_completed_trial(log: RunLog, db: Database) -> None:

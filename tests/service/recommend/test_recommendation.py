@@ -7,7 +7,7 @@ import pytest
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.plan import JobPlan, make_plan
-from service.recommend.recommendation import best_trials, recommend, select
+from service.recommend.recommendation import Finalist, best_trials, recommend, select
 from service.recommend.verdict import Word
 from service.schemas import JobSpec
 from service.states import TrialState
@@ -50,7 +50,7 @@ def runs(arm: str, losses: list[float | None], number: int, phase: str = "confir
 
 
 def judge(plan: JobPlan, warp: list[float | None], base: list[float | None]) -> Any:
-    finalists = [trial(plan, 0, 0.4), trial(plan, 1, 0.5, "adamw")]
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
     return recommend(plan, finalists, [*runs("warpadam", warp, 0), *runs("adamw", base, 1)])
 
 
@@ -114,13 +114,23 @@ def test_the_best_trials_are_completed_ones_by_validation_then_number(plan: JobP
     assert best_trials(rows[1:2], 1) == []
 
 
-def test_selection_takes_the_lowest_mean_and_passes_over_whoever_did_not_finish(plan: JobPlan) -> None:
-    finalists = [trial(plan, 0, 0.1), trial(plan, 1, 0.2), trial(plan, 2, 0.3)]
+def test_selection_takes_the_lowest_mean_and_whoever_did_not_finish_comes_last(plan: JobPlan) -> None:
+    contenders = [trial(plan, 0, 0.1), trial(plan, 1, 0.2), trial(plan, 2, 0.3)]
+    diverged = runs("warpadam", [0.1, 0.1], 0, "select")
+    diverged[1].state = TrialState.DIVERGED  # with a finite loss from the point before
     all_runs = [
-        *runs("warpadam", [0.1, None], 0, "select"),
+        *diverged,
         *runs("warpadam", [0.5, 0.6], 1, "select"),
         *runs("warpadam", [0.5, 0.5], 2, "select"),
     ]
-    assert select(finalists, all_runs).number == 2
-    with pytest.raises(JobFailedError, match="no finalist completed"):
-        select(finalists[:1], all_runs)
+    assert select(contenders, all_runs) == Finalist(contenders[2], 0.5)
+    assert select(contenders[:1], all_runs) == Finalist(contenders[0], 0.1)
+    diverged[0].state = TrialState.FAILED
+    with pytest.raises(JobFailedError, match="none of its best trials completed a selection run"):
+        select(contenders[:1], all_runs)
+
+
+def test_the_baseline_that_is_compared_is_the_best_by_the_score_it_was_picked_for(plan: JobPlan) -> None:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.9), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    result = recommend(plan, finalists, [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)])
+    assert result.baseline == "adamw"

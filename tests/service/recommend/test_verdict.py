@@ -35,6 +35,12 @@ def test_the_word(challenger: list[float], min_effect: float, word: Word) -> Non
     assert compare(BASE, challenger, min_effect).word is word
 
 
+def test_gains_that_differ_in_their_last_digit_only_have_an_interval() -> None:
+    verdict = compare([0.15] * 8, [0.1] * 4 + [0.15 - 0.049999999999999996] * 4, 0.01)
+    assert verdict.word is Word.HELPS
+    assert all(map(math.isfinite, verdict.interval))
+
+
 def test_a_baseline_without_loss_has_no_relative_effect() -> None:
     verdict = compare([0.0] * 6, [0.1, 0.2, 0.1, 0.2, 0.1, 0.3], 0.01)
     assert (verdict.word, verdict.relative_improvement) == (Word.HURTS, None)

@@ -1,0 +1,63 @@
+# Optuna's samplers and pruners by the names of a spec. Which trial they see is study.py's business.
+"""Samplers and pruners."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from typing import Final
+
+import optuna
+
+from service.schemas import SearchSpec
+
+FIRST_RUNG: Final = 0.25
+"""Share of a run's steps before which no trial is stopped: with a decaying lr earlier losses say little."""
+
+REDUCTION: Final = 2
+"""Of the trials at a rung, one in this many goes on (asha, hyperband)."""
+
+
+def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler that a spec names.
+
+    Args:
+        search: The spec's choice.
+        arm_seed: Names the arm and the job's seed.
+        asked: Trials that the arm has asked for before. The sampler is seeded anew for each, so that an interrupted
+            search goes on as it would have; only qmc is one sequence, whose place Optuna stores.
+    """
+    of_arm, of_trial = (zlib.crc32(name.encode()) for name in (arm_seed, f"{arm_seed}/{asked}"))
+    match search.sampler:
+        case "random":
+            return optuna.samplers.RandomSampler(seed=of_trial)
+        case "gp":
+            return optuna.samplers.GPSampler(seed=of_trial, warn_independent_sampling=False)
+        case "qmc":
+            return optuna.samplers.QMCSampler(seed=of_arm, scramble=True, warn_independent_sampling=False)
+        case _:
+            with warnings.catch_warnings():
+                # `group` is the only mode that models parameters which exist under a condition
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.samplers.TPESampler(seed=of_trial, group=True)
+
+
+def make_pruner(search: SearchSpec, steps: int) -> optuna.pruners.BasePruner:
+    """Return the pruner that a spec names; none stops a trial in the first quarter of its steps.
+
+    Args:
+        search: The spec's choice.
+        steps: Steps of a whole run.
+    """
+    first_rung = max(1, int(steps * FIRST_RUNG))
+    match search.pruner:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_rung, reduction_factor=REDUCTION)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(
+                min_resource=first_rung, max_resource=steps, reduction_factor=REDUCTION
+            )
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung)
+        case _:
+            return optuna.pruners.NopPruner()
