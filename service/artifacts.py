@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
+from typing import Final
 
 import fsspec
+
+ATTEMPTS: Final = 5
+"""Times that a folder is deleted while others delete it too."""
 
 
 class ArtifactStore:
@@ -36,7 +40,10 @@ class ArtifactStore:
     def delete_job(self, job_id: str) -> None:
         """Delete every file of a job; it is no error if there is none."""
         folder = f"{self._root}/jobs/{job_id}"
-        while self._fs.exists(folder):
+        for _ in range(ATTEMPTS):
+            self._fs.invalidate_cache()
+            if not self._fs.exists(folder):
+                return
             with suppress(FileNotFoundError):  # another process deletes them too
                 self._fs.rm(folder, recursive=True)
 

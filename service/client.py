@@ -78,12 +78,20 @@ class Client:
         return self._send("GET", f"{_path(job_id)}/export", params={"format": fmt}).text
 
     def watch(self, job_id: str, every_s: float = 0.5) -> Iterator[dict[str, Any]]:
-        """Yield the job again and again, the last time when it has ended."""
+        """Yield the job again and again, the last time when it has ended; bear a service that is away for a moment."""
+        answered = time.monotonic()
         while True:
-            job = self.job(job_id)
-            yield job
-            if job["state"] in ENDED_JOB:
-                return
+            try:
+                job = self.job(job_id)
+            except ApiError as error:
+                away = error.status in (0, 503) and time.monotonic() - answered < TIMEOUT_S
+                if not away:
+                    raise
+            else:
+                answered = time.monotonic()
+                yield job
+                if job["state"] in ENDED_JOB:
+                    return
             time.sleep(every_s)
 
     def is_up(self) -> bool:

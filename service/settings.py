@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
 
 
 class Settings(BaseSettings):
@@ -31,14 +29,3 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Form of a log line on standard error.")
-
-    @property
-    def safe_database_url(self) -> str:
-        """The database URL without its password, fit for a log."""
-        return make_url(self.database_url).render_as_string(hide_password=True)
-
-
-@lru_cache(maxsize=1)
-def get_settings() -> Settings:
-    """Return the settings of this process, read once."""
-    return Settings()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 
 from fastapi import APIRouter
@@ -13,6 +14,8 @@ from service.api.deps import ArtifactsDep, DatabaseDep
 from service.api.problems import problem, responses
 from service.api.views import Health, Ready
 from service.version import VERSION
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["health"])
 
@@ -30,5 +33,7 @@ def readyz(db: DatabaseDep, artifacts: ArtifactsDep) -> Ready | JSONResponse:
         db.ping()
         artifacts.check()
     except (SQLAlchemyError, OSError) as error:
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", f"{type(error).__name__}: {error}")
+        log.warning("not ready", exc_info=error)
+        reason = f"{type(error).__name__}: the log of the service has more"
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", reason)
     return Ready()
