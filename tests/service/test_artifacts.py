@@ -1,0 +1,60 @@
+# Files of a job: whole or not there, readable by their URL, and gone with the job even when two delete it.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.artifacts import ArtifactStore, read_artifact
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path / "artifacts"))
+
+
+def test_file_is_read_back_by_its_url(store: ArtifactStore) -> None:
+    url = store.put("job-0", "data.npz", b"rows")
+    assert url == store.path("job-0", "data.npz")
+    assert read_artifact(url) == b"rows"
+
+
+def test_newer_file_replaces_the_older_and_leaves_no_part(store: ArtifactStore, tmp_path: Path) -> None:
+    store.put("job-0", "data.npz", b"old")
+    assert read_artifact(store.put("job-0", "data.npz", b"new")) == b"new"
+    assert [path.name for path in (tmp_path / "artifacts/jobs/job-0").iterdir()] == ["data.npz"]
+
+
+def test_deletion_takes_the_files_of_one_job(store: ArtifactStore) -> None:
+    gone, stays = store.put("job-0", "data.npz", b"rows"), store.put("job-00", "data.npz", b"rows")
+    store.delete_job("job-0")
+    store.delete_job("job-0")
+    assert read_artifact(stays) == b"rows"
+    with pytest.raises(FileNotFoundError):
+        read_artifact(gone)
+
+
+def test_deletion_goes_on_when_another_process_was_faster(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(3):
+        store.put("job-0", f"file-{index}", b"rows")
+    delete = store._fs.rm
+
+    def overtaken(path: str, **options: Any) -> None:
+        monkeypatch.setattr(store._fs, "rm", delete)
+        (tmp_path / "artifacts/jobs/job-0/file-1").unlink()
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(store._fs, "rm", overtaken)
+    store.delete_job("job-0")
+    assert not (tmp_path / "artifacts/jobs/job-0").exists()
+
+
+def test_store_that_cannot_be_made_is_an_os_error(store: ArtifactStore, tmp_path: Path) -> None:
+    store.check()
+    assert (tmp_path / "artifacts").is_dir()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        ArtifactStore(str(tmp_path / "file")).check()
