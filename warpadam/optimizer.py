@@ -16,7 +16,7 @@ from warpadam.config import WarpAdamConfig
 from warpadam.errors import InvalidConfigError, UnsupportedParameterError
 from warpadam.learners import Settings, UpdateRule, make_rule
 from warpadam.learners.normalised import SKIPPED
-from warpadam.stacks import Member, Stack, alike
+from warpadam.stacks import Member, Stack, alike, gradient_of, move
 
 _DEFAULT: Final = WarpAdamConfig()
 _CONFIG_FIELDS: Final = tuple(field.name for field in fields(WarpAdamConfig))
@@ -39,14 +39,15 @@ class WarpAdam(Optimizer):
         structure: ``diagonal``, ``low_rank``, ``kronecker`` or ``full``. A convolution's weight is the matrix
             (out, in * kh * kw); vectors and scalars are ``diagonal`` unless ``full``.
         placement: ``pre``, ``post`` or ``sandwich``. ``diagonal`` with ``pre`` is a negative control: Adam cancels it.
-        learner: ``hypergradient``, ``rotation`` (``kronecker`` + ``sandwich`` only) or ``frozen``.
+        learner: ``hypergradient``, ``rotation`` (``kronecker`` + ``sandwich`` only), ``whitening`` (``kronecker`` +
+            ``pre`` only) or ``frozen``.
         rank: Rank of ``low_rank``.
         block_size: Most elements of one block of ``full``.
         max_dim: Longest axis that ``kronecker`` mixes.
         p_lr: Step size of the meta-gradient, whose own scale is normalised away; 0 switches it off.
         meta_every: Steps between two updates of P, or of its basis.
         p_decay: Pull of P, or of its learned scale, towards the identity at each update.
-        cov_beta: Decay rate of the gradient covariances of ``rotation``.
+        cov_beta: Decay rate of the gradient covariances of ``rotation`` and ``whitening``.
         maximize: Climb instead of descend.
 
     Raises:
@@ -153,7 +154,10 @@ class WarpAdam(Optimizer):
 
     @property
     def skipped_meta_updates(self) -> int:
-        """How many meta-gradients were not finite and therefore skipped, over all parameters; waits for the device."""
+        """How often P was kept because a meta-gradient, or a covariance of ``whitening``, was not finite.
+
+        Over all parameters; waits for the device.
+        """
         return int(sum(float(state[SKIPPED]) for state in self.state.values() if SKIPPED in state))
 
     def get_distortion(self, param: Tensor) -> dict[str, Tensor]:
@@ -242,33 +246,16 @@ class WarpAdam(Optimizer):
 
 
 def _step_one(member: Member, group: Mapping[str, Any], settings: Settings) -> None:
-    grad = _gradient(member)
+    grad = gradient_of(member)
     update = member.rule.update(member.state, -grad if group["maximize"] else grad, settings)
-    _move([member], [update], group)
+    move([member], [update], group["lr"], group["weight_decay"])
 
 
 def _step_stack(stack: Stack, members: list[Member], group: Mapping[str, Any], settings: Settings) -> None:
-    grad = stack.join_gradients([_gradient(member) for member in members])
+    grad = stack.join_gradients([gradient_of(member) for member in members])
     update = stack.rule.update(stack.state, grad.neg_() if group["maximize"] else grad, settings)
     stack.share()
-    _move(members, stack.split(update), group)
-
-
-def _gradient(member: Member) -> Tensor:
-    grad = member.param.grad
-    assert grad is not None
-    return member.rule.distortion.to_layout(grad.to(_state_dtype(member.param)))
-
-
-def _move(members: list[Member], updates: list[Tensor], group: Mapping[str, Any]) -> None:
-    params = [member.param for member in members]
-    moves = [
-        member.rule.distortion.from_layout(update, tuple(member.param.shape))
-        for member, update in zip(members, updates, strict=True)
-    ]
-    if group["weight_decay"]:
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-    torch._foreach_add_(params, moves, alpha=-group["lr"])
+    move(members, stack.split(update), group["lr"], group["weight_decay"])
 
 
 def _state_dtype(param: Tensor) -> torch.dtype:

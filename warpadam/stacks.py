@@ -52,6 +52,25 @@ def alike(members: Iterable[Member]) -> list[list[Member]]:
     return list(found.values())
 
 
+def gradient_of(member: Member) -> Tensor:
+    """Return the gradient of a parameter in its layout and the dtype of its state."""
+    grad = member.param.grad
+    assert grad is not None
+    return member.rule.distortion.to_layout(grad.to(member.state["exp_avg"].dtype))
+
+
+def move(members: Sequence[Member], updates: Sequence[Tensor], lr: float, weight_decay: float) -> None:
+    """Decay the parameters and move them by -lr times their updates, which are in their layouts."""
+    params = [member.param for member in members]
+    moves = [
+        member.rule.distortion.from_layout(update, tuple(member.param.shape))
+        for member, update in zip(members, updates, strict=True)
+    ]
+    if weight_decay:
+        torch._foreach_mul_(params, 1 - lr * weight_decay)
+    torch._foreach_add_(params, moves, alpha=-lr)
+
+
 @final
 class Stack:
     """The states of several parameters as one state with a dimension in front.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -35,9 +36,9 @@ def normalised_step(
     """
     _init(state, meta_gradients, stack_dims)
     squares = {name: grad.square() for name, grad in meta_gradients.items()}
-    total = torch.stack([square.flatten(stack_dims).sum(-1) for square in squares.values()]).sum(0)
-    finite = total.isfinite()
-    accepted = finite.to(total.dtype)
+    first, *others = (square.flatten(stack_dims).sum(-1) for square in squares.values())
+    finite = sum(others, first) < math.inf  # False for NaN as well, and a third of the calls of isfinite
+    accepted = finite.to(first.dtype)
     state["meta_step"] += accepted
     state[SKIPPED] += 1 - accepted
     beta1, beta2 = META_BETAS
@@ -45,7 +46,11 @@ def normalised_step(
     step_size = accepted * (1 - beta2**count).sqrt() / (1 - beta1**count) * p_lr
     for name, grad in meta_gradients.items():
         each = (*finite.shape, *([1] * (grad.ndim - stack_dims)))
-        kept, weight, size = finite.view(each), accepted.view(each), step_size.view(each)
+        kept, weight, size = (
+            (value.view(each) for value in (finite, accepted, step_size))
+            if stack_dims
+            else (finite, accepted, step_size)
+        )
         exp_avg, exp_avg_sq = state[f"{name}_exp_avg"], state[f"{name}_exp_avg_sq"]
         exp_avg.lerp_(torch.where(kept, grad, 0.0), (1 - beta1) * weight)
         exp_avg_sq.lerp_(torch.where(kept, squares[name], 0.0), (1 - beta2) * weight)

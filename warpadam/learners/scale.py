@@ -1,5 +1,6 @@
-# The learned positive scale S = exp(s) on a direction, one s for each row and one for each column. Adam divides out a
-# scale before its moments, so S acts after them only. Shared by the rules that have one; knows no P.
+# The learned positive scale S = exp(s) on a direction, one s for each row and one for each column, or one s for a whole
+# matrix. Adam divides out a scale before its moments, so S acts after them only. Shared by the rules that have one;
+# knows no P.
 """A learned step size for each row and column."""
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def scale_direction(state: Mapping[str, Tensor], update: Tensor) -> Tensor:
     log_scale = state[LOG_SCALE]
     if update.ndim > log_scale.ndim:
         rows = update.shape[-2]
-        log_scale = log_scale[..., :rows, None] + log_scale[..., None, rows:]
+        one = log_scale.shape[-1] == 1
+        log_scale = log_scale[..., None] if one else log_scale[..., :rows, None] + log_scale[..., None, rows:]
     return update * log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp_()
 
 
@@ -51,7 +53,8 @@ def learn_scale(state: dict[str, Tensor], next_grad: Tensor, scaled: Tensor, p_l
     """
     pulled = next_grad * scaled
     if pulled.ndim > state[LOG_SCALE].ndim:
-        pulled = torch.cat((pulled.sum(-1), pulled.sum(-2)), -1)
+        one = state[LOG_SCALE].shape[-1] == 1
+        pulled = pulled.flatten(-2).sum(-1, keepdim=True) if one else torch.cat((pulled.sum(-1), pulled.sum(-2)), -1)
     normalised_step(state, {LOG_SCALE: pulled.neg_()}, p_lr, stack_dims=pulled.ndim - 1)
     if p_decay:
         state[LOG_SCALE].mul_(1 - p_decay)
