@@ -20,15 +20,15 @@ from torch import nn
 
 from warpadam import WarpAdam
 
-ROUNDS, STEPS, WARM_UP = 9, 20, 8
+ROUNDS, STEPS, WARM_UP = 9, 10, 8
 
 AUTOENCODER = (64, 96, 48, 30, 48, 96, 64)
-WIDTH, LAYERS = 256, 4
+WIDTH, LAYERS = 64, 4
 
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "ten 64x64 matrices, ten vectors": [(64, 64), (64,)] * 10,
     "autoencoder, 12 tensors": [s for i, o in pairwise(AUTOENCODER) for s in ((o, i), (o,))],
-    "3.2 M transformer": [
+    "transformer of width 64, 4 layers": [
         s
         for shape in ((3 * WIDTH, WIDTH), (WIDTH, WIDTH), (4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH))
         for s in (shape, shape[:1])
@@ -37,6 +37,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 }
 
 HYPERGRADIENT: dict[str, Any] = {"learner": "hypergradient", "p_lr": 0.01}
+WHITENING: dict[str, Any] = {"placement": "pre", "learner": "whitening", "p_lr": 0.0}
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "AdamW, for-loop": lambda params: torch.optim.AdamW(params, foreach=False),
     "AdamW, foreach": lambda params: torch.optim.AdamW(params, foreach=True),
@@ -46,10 +47,12 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "rotation, p_lr 0, every 10": lambda params: WarpAdam(params, p_lr=0.0),
     "rotation with scale, every 10": lambda params: WarpAdam(params, p_lr=0.03),
     "rotation with scale, every 2": lambda params: WarpAdam(params, p_lr=0.03, meta_every=2),
+    "whitening, p_lr 0, every 10": lambda params: WarpAdam(params, **WHITENING),
+    "whitening, p_lr 0, every 5": lambda params: WarpAdam(params, **WHITENING, meta_every=5),
 }
 
 
-def milliseconds(shapes: list[tuple[int, ...]], rounds: int) -> dict[str, float]:
+def milliseconds(shapes: list[tuple[int, ...]]) -> dict[str, float]:
     """Return the median time of a step of every optimizer; gradients are given, not computed."""
     made = {}
     for name, make in OPTIMIZERS.items():
@@ -60,7 +63,7 @@ def milliseconds(shapes: list[tuple[int, ...]], rounds: int) -> dict[str, float]
         for _ in range(WARM_UP):
             made[name].step()
     times: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, optimizer in made.items():
             started = time.perf_counter()
             for _ in range(STEPS):
@@ -75,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(1)
     figures = {}
     for label, shapes in SHAPES.items():
-        figures[label] = milliseconds(shapes, 2 if "transformer" in label else ROUNDS)
+        figures[label] = milliseconds(shapes)
         print(label)
         for name, value in figures[label].items():
             print(f"  {name:36} {value:8.2f} ms  {value / figures[label]['AdamW, for-loop']:6.1f} times AdamW")
