@@ -26,13 +26,15 @@ ADAM: Final[Mapping[str, Domain]] = {
 """What every arm may tune. One range for all: momentum and betas matter as much as lr, so nobody gets more of them."""
 
 _ROTATION: Final = "kronecker/sandwich/rotation"
+_WHITENING: Final = "kronecker/pre/whitening"
 _DIAGONAL: Final = "diagonal/sandwich/hypergradient"
 _KRONECKER: Final = "kronecker/sandwich/hypergradient"
 _LOW_RANK: Final = "low_rank/sandwich/hypergradient"
 _PAPER: Final = tuple(f"{structure}/pre/hypergradient" for structure in ("diagonal", "low_rank", "kronecker", "full"))
 
 # P moves by about p_lr at each update, as the meta-gradient is normalised. Below 1e-3 it stays near the identity for a
-# whole run. Factors want 0.003 to 0.03; the learned scale of a rotation and a diagonal bear 0.1 to 0.3.
+# whole run, and there whitening is best, which has little use for a scale. Factors want 0.003 to 0.03; the learned
+# scale of a rotation and a diagonal bear 0.1 to 0.3.
 _P_LR: Final = Float(low=1e-3, high=0.3, log=True)
 # At 1 the basis is always fresh; at 20 a run of 100 steps still gets five updates.
 _META_EVERY: Final = Int(low=1, high=20, log=True)
@@ -58,34 +60,37 @@ def _warpadam(
     return SearchSpace(name=name, parameters=(strategy, *tuned), first_trials=first_trials)
 
 
-# For 10 to 20 trials: the strategy that is least sensitive to lr, the cheapest one that is not blind, and one number
-# for P. meta_every is fixed: a basis that is nearly always fresh costs little on small layers. weight_decay is off.
+# For 10 to 20 trials: the strategy that is least sensitive to lr, the one that is best at its own lr, the cheapest one
+# that is not blind, and one number for P. meta_every is fixed: a basis that is nearly always fresh costs little on
+# small layers. weight_decay is off.
 QUICK: Final = _warpadam(
     "quick",
-    (_ROTATION, _DIAGONAL),
+    (_ROTATION, _WHITENING, _DIAGONAL),
     {"weight_decay": Choice(values=(0.0,)), "p_lr": _P_LR, "meta_every": Choice(values=(2,))},
     (
         _point(0.01, 0.9, 0.95, strategy=_ROTATION, p_lr=0.03, meta_every=2),
-        _point(0.003, 0.9, 0.95, strategy=_ROTATION, p_lr=0.1, meta_every=2),
+        _point(0.03, 0.9, 0.95, strategy=_WHITENING, p_lr=0.001, meta_every=2),
         _point(0.01, 0.9, 0.95, strategy=_DIAGONAL, p_lr=0.1, meta_every=2),
     ),
 )
 
-# The strategies worth their cost on a single run. Only sandwiches: a P before the moments that is not mapped back after
-# them is in `paper`. No `full`: its cost grows with the square of the block.
+# The strategies worth their cost on a single run. A P before the moments that is not mapped back after them must be
+# symmetric positive, as whitening's is; the others are in `paper`. No `full`: its cost grows with the square of the
+# block.
 DEFAULT: Final = _warpadam(
     "default",
-    (_ROTATION, _KRONECKER, _DIAGONAL, _LOW_RANK),
+    (_ROTATION, _WHITENING, _KRONECKER, _DIAGONAL, _LOW_RANK),
     {"p_lr": _P_LR, "meta_every": _META_EVERY, "p_decay": _P_DECAY, "cov_beta": _COV_BETA, "rank": _RANK},
     (
         _point(0.01, 0.9, 0.95, strategy=_ROTATION, p_lr=0.03, meta_every=2, cov_beta=0.95),
         _point(0.003, 0.9, 0.95, strategy=_ROTATION, p_lr=0.1, meta_every=2, cov_beta=0.95),
-        _point(0.01, 0.9, 0.95, strategy=_KRONECKER, p_lr=0.01, meta_every=5, p_decay=0.0),
+        _point(0.03, 0.9, 0.95, strategy=_WHITENING, p_lr=0.001, meta_every=5, cov_beta=0.95),
     ),
 )
 
 # What the paper describes: P g into the moments, P learned by the meta-gradient, every structure. `diagonal` is the
-# negative control: Adam is blind to a constant positive diagonal before it.
+# negative control: Adam is blind to a constant positive diagonal before it. Whitening has the same placement, but no
+# meta-gradient: an override of `learner` brings it in.
 PAPER: Final = _warpadam(
     "paper",
     _PAPER,

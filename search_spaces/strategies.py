@@ -35,7 +35,7 @@ USED_BY: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "p_lr": ("learner", _LEARNING),
     "meta_every": ("learner", _LEARNING),
     "p_decay": ("learner", (Learner.HYPERGRADIENT.value,)),
-    "cov_beta": ("learner", (Learner.ROTATION.value,)),
+    "cov_beta": ("learner", (Learner.ROTATION.value, Learner.WHITENING.value)),
 }
 """The numbers of P, each with the part of a strategy that decides whether it is used, and the values that use it."""
 

@@ -36,6 +36,7 @@ class Learner(StrEnum):
 
     HYPERGRADIENT = "hypergradient"
     ROTATION = "rotation"
+    WHITENING = "whitening"
     FROZEN = "frozen"
 
 
@@ -53,9 +54,11 @@ class Strategy(NamedTuple):
 STRATEGIES: Final[tuple[Strategy, ...]] = (
     *(Strategy(s, p, Learner.HYPERGRADIENT) for s in Structure for p in Placement),
     Strategy(Structure.KRONECKER, Placement.SANDWICH, Learner.ROTATION),
+    Strategy(Structure.KRONECKER, Placement.PRE, Learner.WHITENING),
     *(Strategy(s, p, Learner.FROZEN) for s in Structure for p in Placement),
 )
-"""Every legal combination. A basis that turns needs a way back, hence rotation only as a sandwich."""
+"""Every legal combination. A basis that turns needs a way back, hence rotation only as a sandwich; the symmetric
+positive P of whitening needs none."""
 
 
 class Limits(NamedTuple):
@@ -112,14 +115,17 @@ class WarpAdamConfig:
         weight_decay: Decoupled weight decay, as in AdamW.
         structure: Parameterisation of P for matrices; vectors are ``diagonal`` unless it is ``full``.
         placement: Where P acts: ``pre`` is the paper's form, ``sandwich`` is Adam in a warped space.
-        learner: How P is learned. ``rotation`` exists for ``kronecker`` + ``sandwich`` only.
+        learner: How P is learned. ``rotation`` exists for ``kronecker`` + ``sandwich`` only, ``whitening`` for
+            ``kronecker`` + ``pre`` only.
         rank: Columns of the two factors of a ``low_rank`` P; a tensor with fewer rows takes its rows.
         block_size: Elements of one block of a ``full`` P; a larger tensor gets a block-diagonal P.
         max_dim: A ``kronecker`` axis longer than this is left alone.
         p_lr: Step size of the meta-gradient that learns P; 0 switches the meta-gradient off.
-        meta_every: Steps between two updates of P; for ``rotation`` of its basis, while its scale learns every step.
-        p_decay: Pull towards the identity at each update of P: P += p_decay (I - P); for ``rotation`` of its scale.
-        cov_beta: Decay rate of the running gradient covariance (``rotation``).
+        meta_every: Steps between two updates of P; for ``rotation`` of its basis and for ``whitening`` of its roots,
+            while their scale learns every step.
+        p_decay: Pull towards the identity at each update of P: P += p_decay (I - P); for ``rotation`` and
+            ``whitening`` of their scale.
+        cov_beta: Decay rate of the running gradient covariance (``rotation`` and ``whitening``).
 
     Raises:
         InvalidConfigError: A value is out of its range in ``LIMITS``, or the combination of structure,

@@ -16,6 +16,7 @@ from warpadam.config import WarpAdamConfig
 from warpadam.errors import InvalidConfigError, UnsupportedParameterError
 from warpadam.learners import Settings, UpdateRule, make_rule
 from warpadam.learners.normalised import SKIPPED
+from warpadam.stacks import Member, Stack, alike, gradient_of, move
 
 _DEFAULT: Final = WarpAdamConfig()
 _CONFIG_FIELDS: Final = tuple(field.name for field in fields(WarpAdamConfig))
@@ -38,14 +39,15 @@ class WarpAdam(Optimizer):
         structure: ``diagonal``, ``low_rank``, ``kronecker`` or ``full``. A convolution's weight is the matrix
             (out, in * kh * kw); vectors and scalars are ``diagonal`` unless ``full``.
         placement: ``pre``, ``post`` or ``sandwich``. ``diagonal`` with ``pre`` is a negative control: Adam cancels it.
-        learner: ``hypergradient``, ``rotation`` (``kronecker`` + ``sandwich`` only) or ``frozen``.
+        learner: ``hypergradient``, ``rotation`` (``kronecker`` + ``sandwich`` only), ``whitening`` (``kronecker`` +
+            ``pre`` only) or ``frozen``.
         rank: Rank of ``low_rank``.
         block_size: Most elements of one block of ``full``.
         max_dim: Longest axis that ``kronecker`` mixes.
         p_lr: Step size of the meta-gradient, whose own scale is normalised away; 0 switches it off.
         meta_every: Steps between two updates of P, or of its basis.
         p_decay: Pull of P, or of its learned scale, towards the identity at each update.
-        cov_beta: Decay rate of the gradient covariances of ``rotation``.
+        cov_beta: Decay rate of the gradient covariances of ``rotation`` and ``whitening``.
         maximize: Climb instead of descend.
 
     Raises:
@@ -82,6 +84,7 @@ class WarpAdam(Optimizer):
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _CONFIG_FIELDS}
         config = WarpAdamConfig(**given)
+        self._stacks: dict[int, Stack] = {}
         super().__init__(params, {**asdict(config), "maximize": maximize})
 
     @classmethod
@@ -134,16 +137,27 @@ class WarpAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_grads()
+        stacks: dict[int, Stack] = {}
         for group in self.param_groups:
             settings = _settings(group)
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._step_param(param, param.grad, group, settings)
+            moving = (param for param in group["params"] if param.grad is not None)
+            for members in alike(Member(param, *self._prepare(param, group)) for param in moving):
+                if len(members) == 1:
+                    _step_one(members[0], group, settings)
+                else:
+                    key = id(members[0].param)
+                    stack = self._stacks.get(key)
+                    stacks[key] = stack if stack is not None and stack.serves(members) else Stack(members)
+                    _step_stack(stacks[key], members, group, settings)
+        self._stacks = stacks
         return loss
 
     @property
     def skipped_meta_updates(self) -> int:
-        """How many meta-gradients were not finite and therefore skipped, over all parameters; waits for the device."""
+        """How often P was kept because a meta-gradient, or a covariance of ``whitening``, was not finite.
+
+        Over all parameters; waits for the device.
+        """
         return int(sum(float(state[SKIPPED]) for state in self.state.values() if SKIPPED in state))
 
     def get_distortion(self, param: Tensor) -> dict[str, Tensor]:
@@ -197,6 +211,7 @@ class WarpAdam(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._stacks = {}
         for group in self.param_groups:
             group.setdefault("maximize", False)
 
@@ -207,14 +222,6 @@ class WarpAdam(Optimizer):
                 for name, value in state_dict["state"].get(key, {}).items():
                     device = value.device if name == "step" else param.device
                     self.state[param][name] = value.to(device=device, copy=True)
-
-    def _step_param(self, param: Tensor, grad: Tensor, group: dict[str, Any], settings: Settings) -> None:
-        rule, state = self._prepare(param, group)
-        grad = rule.distortion.to_layout(grad.to(_state_dtype(param)))
-        update = rule.update(state, -grad if group["maximize"] else grad, settings)
-        if group["weight_decay"]:
-            param.mul_(1 - group["lr"] * group["weight_decay"])
-        param.add_(rule.distortion.from_layout(update, tuple(param.shape)), alpha=-group["lr"])
 
     def _prepare(self, param: Tensor, group: Mapping[str, Any]) -> tuple[UpdateRule, dict[str, Tensor]]:
         strategy = (group["structure"], group["placement"], group["learner"])
@@ -236,6 +243,19 @@ class WarpAdam(Optimizer):
                 grad = param.grad
                 if grad is not None and (grad.layout != torch.strided or grad.is_complex()):
                     _check_tensor(grad, "gradient of parameter", _describe(group, group_index, index))
+
+
+def _step_one(member: Member, group: Mapping[str, Any], settings: Settings) -> None:
+    grad = gradient_of(member)
+    update = member.rule.update(member.state, -grad if group["maximize"] else grad, settings)
+    move([member], [update], group["lr"], group["weight_decay"])
+
+
+def _step_stack(stack: Stack, members: list[Member], group: Mapping[str, Any], settings: Settings) -> None:
+    grad = stack.join_gradients([gradient_of(member) for member in members])
+    update = stack.rule.update(stack.state, grad.neg_() if group["maximize"] else grad, settings)
+    stack.share()
+    move(members, stack.split(update), group["lr"], group["weight_decay"])
 
 
 def _state_dtype(param: Tensor) -> torch.dtype:

@@ -66,7 +66,7 @@ def test_scalar_fixes_list_is_a_choice_and_ends_are_a_range(name: str, override:
     ("name", "override", "used_by"),
     [
         ("eps", {"low": 1e-10, "high": 1e-6, "log": True}, None),
-        ("max_dim", [64, 256], {ROTATION, "kronecker/sandwich/hypergradient"}),
+        ("max_dim", [64, 256], {ROTATION, "kronecker/pre/whitening", "kronecker/sandwich/hypergradient"}),
     ],
 )
 def test_number_that_the_preset_leaves_alone_is_added_with_its_condition(

@@ -90,5 +90,11 @@ def test_default_tries_the_rotation_first() -> None:
     assert (first["beta1"], first["beta2"], first["p_lr"]) == (0.9, 0.95, 0.03)
 
 
+@pytest.mark.parametrize("name", ["quick", "default"])
+def test_whitening_is_tried_early_at_its_own_lr_with_hardly_a_scale(name: str) -> None:
+    (trial,) = (t for t in get_preset(name).first_trials if t["strategy"] == "kronecker/pre/whitening")
+    assert (trial["lr"], trial["p_lr"]) == (0.03, 0.001)
+
+
 def test_paper_is_pre_placement_learned_by_hypergradient_for_every_structure() -> None:
     assert set(strategies(get_preset("paper"))) == {f"{structure}/pre/hypergradient" for structure in Structure}

@@ -16,6 +16,7 @@ from search_spaces.strategies import (
 from warpadam.config import LIMITS, STRATEGIES
 
 ROTATION = "kronecker/sandwich/rotation"
+WHITENING = "kronecker/pre/whitening"
 DIAGONAL = "diagonal/sandwich/hypergradient"
 
 
@@ -49,6 +50,9 @@ def test_every_tied_number_is_used_by_some_strategies_and_not_by_others(name: st
         ("p_decay", DIAGONAL, True),
         ("cov_beta", ROTATION, True),
         ("cov_beta", DIAGONAL, False),
+        ("cov_beta", WHITENING, True),
+        ("p_lr", WHITENING, True),
+        ("p_decay", WHITENING, False),
         ("momentum", DIAGONAL, False),
     ],
 )
@@ -81,6 +85,8 @@ def test_text_that_names_no_legal_combination_is_refused(text: object) -> None:
         ({}, [DIAGONAL, ROTATION]),
         ({"structure": ["diagonal"]}, [DIAGONAL]),
         ({"learner": ["rotation"]}, [ROTATION]),
+        ({"learner": ["whitening"]}, [WHITENING]),
+        ({"placement": ["pre"], "learner": ["whitening", "rotation"]}, [WHITENING]),
         ({"structure": ["full"], "placement": ["post"]}, ["full/post/hypergradient"]),
         ({"structure": ["full"], "placement": ["post"], "learner": ["frozen"]}, ["full/post/frozen"]),
         (

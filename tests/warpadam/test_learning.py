@@ -74,6 +74,11 @@ def test_rotation_beats_adam_at_the_step_size_tuned_for_adam(
     assert _train(_warp(lr, p_lr=p_lr, meta_every=meta_every))[0] < 0.3 * loss
 
 
+def test_whitening_beats_adam_both_tuned(best_adam: tuple[float, float]) -> None:
+    settings: dict[str, Any] = {"placement": "pre", "learner": "whitening", "p_lr": 0.0, "meta_every": 5}
+    assert min(_train(_warp(lr, **settings))[0] for lr in LRS) < 0.3 * best_adam[0]
+
+
 def test_hypergradient_beats_adam_at_the_step_size_tuned_for_adam(best_adam: tuple[float, float]) -> None:
     loss, lr = best_adam
     assert _train(_warp(lr, **HYPERGRADIENT))[0] < 0.7 * loss

@@ -71,7 +71,8 @@ def test_every_other_combination_is_refused_and_the_legal_ones_are_told(
     strategy: tuple[Structure, Placement, Learner],
 ) -> None:
     structure, placement, learner = strategy
-    with pytest.raises(InvalidConfigError, match=r"kronecker \+ sandwich"):
+    fitting = "pre" if learner == Learner.WHITENING else "sandwich"
+    with pytest.raises(InvalidConfigError, match=rf"kronecker \+ {fitting} \(got {structure} \+ {placement}"):
         WarpAdamConfig(structure=structure, placement=placement, learner=learner)
 
 

@@ -11,16 +11,26 @@ from warpadam.learners.base import Settings, State, UpdateRule
 from warpadam.learners.frozen import FrozenRule
 from warpadam.learners.hypergradient import HypergradientRule
 from warpadam.learners.rotation import RotationRule
-from warpadam.structures import make_distortion, make_kronecker
+from warpadam.learners.whitening import WhiteningRule
+from warpadam.structures import KroneckerDistortion, make_distortion, make_kronecker
 
-__all__ = ["FrozenRule", "HypergradientRule", "RotationRule", "Settings", "State", "UpdateRule", "make_rule"]
+__all__ = [
+    "FrozenRule",
+    "HypergradientRule",
+    "RotationRule",
+    "Settings",
+    "State",
+    "UpdateRule",
+    "WhiteningRule",
+    "make_rule",
+]
 
 
 @lru_cache(maxsize=4096)
 def make_rule(
     strategy: tuple[str, str, str], shape: tuple[int, ...], rank: int, block_size: int, max_dim: int
 ) -> UpdateRule:
-    """Return the update rule of a parameter of ``shape``.
+    """Return the update rule of a parameter of ``shape``; where ``whitening`` has nothing to mix it is plain Adam.
 
     Args:
         strategy: Legal values of structure, placement and learner.
@@ -33,6 +43,8 @@ def make_rule(
     if learner == Learner.ROTATION:
         return RotationRule(make_kronecker(shape, max_dim=max_dim))
     distortion = make_distortion(structure, shape, rank=rank, block_size=block_size, max_dim=max_dim)
+    if learner == Learner.WHITENING and isinstance(distortion, KroneckerDistortion):
+        return WhiteningRule(distortion)
     if learner == Learner.HYPERGRADIENT:
         return HypergradientRule(distortion, placement)
     return FrozenRule(distortion, placement)

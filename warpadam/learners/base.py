@@ -1,6 +1,6 @@
 # The contract of a learner: it owns the whole update rule of one parameter, its moments, its P and how P learns. A rule
 # holds shapes only; tensors live in the state that the optimizer keeps. Parameters of equal shape and strategy share
-# one rule object, which is the key to batch them by.
+# one rule object, and one call of it serves a whole stack of them: see stacks.py.
 """The interface of every update rule."""
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ class UpdateRule(ABC):
         """Fold in one gradient and return the direction that is then multiplied by -lr.
 
         Args:
-            state: Changed in place.
-            grad: In the layout and of the state's dtype; must not be changed or kept.
+            state: Changed in place; entries may come and go.
+            grad: In the layout and of the state's dtype; must not be changed or kept. With one more dimension in front
+                it holds the gradients of several parameters, and so does every entry of the state.
             settings: The group's numbers at this step.
         """
 
@@ -74,9 +75,9 @@ def init_moments(distortion: Distortion, dtype: torch.dtype, device: torch.devic
 
 
 def count_step(state: State) -> int:
-    """Advance the step counter and return it; a CPU tensor, so no device waits."""
+    """Advance the step counter, which stacked parameters share, and return it; on the CPU, so no device waits."""
     state["step"] += 1
-    return int(state["step"].item())
+    return int(state["step"].view(-1)[0].item())
 
 
 def moments_of(state: State, step: int, settings: Settings) -> Moments:

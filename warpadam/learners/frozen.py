@@ -16,6 +16,7 @@ from warpadam.config import Placement
 from warpadam.learners.base import Settings, State, UpdateRule, count_step, init_moments, moments_of
 from warpadam.learners.rotation import RotationRule
 from warpadam.learners.scale import init_scale, scale_direction
+from warpadam.learners.whitening import WhiteningRule
 from warpadam.placements import Warp, unwarp_direction, warp_gradient
 from warpadam.structures import DiagonalDistortion, Factors, KroneckerDistortion
 
@@ -43,6 +44,8 @@ class FrozenRule(UpdateRule):
             if isinstance(self.distortion, DiagonalDistortion):
                 factors = self.distortion.init_factors(dtype, device)
                 return {**factors, **init_scale(self.distortion.layout, dtype, device)}
+        if self.placement == Placement.PRE and isinstance(self.distortion, KroneckerDistortion):
+            return WhiteningRule(self.distortion).init_carried(dtype, device)
         return self.distortion.init_factors(dtype, device)
 
     @override

@@ -68,5 +68,5 @@ class HypergradientRule(UpdateRule):
     ) -> None:
         moments = moments_of(state, prev_step, settings)
         pulled = meta_gradient(warp, moments, prev_grad, grad)
-        normalised_step(state, pulled, settings.p_lr)
+        normalised_step(state, pulled, settings.p_lr, stack_dims=grad.ndim - len(self.distortion.layout))
         self.distortion.settle({name: state[name] for name in pulled}, settings.p_decay)

@@ -86,7 +86,8 @@ class RotationRule(UpdateRule):
         """Step the scale in the basis of the step that it judges; return the gradient in that basis."""
         projected = self.distortion.apply(state, grad)
         if LOG_SCALE not in state:
-            state.update(init_scale(self.distortion.layout, grad.dtype, grad.device))
+            scale = init_scale(self.distortion.layout, grad.dtype, grad.device)[LOG_SCALE]
+            state[LOG_SCALE] = scale.repeat(*grad.shape[: grad.ndim - len(self.distortion.layout)], 1)
         if prev_update is not None:
             learn_scale(state, projected, prev_update, settings.p_lr, settings.p_decay)
         return projected
@@ -96,7 +97,8 @@ class RotationRule(UpdateRule):
         for axis, name in enumerate(_COVARIANCE):
             if name in state:
                 state[name], order = turn_basis(state[name], state[_COVARIANCE[name]])
-                state["exp_avg_sq"] = state["exp_avg_sq"].index_select(axis, order)
+                moved = order.unsqueeze(-2 if axis else -1).expand_as(state["exp_avg_sq"])
+                state["exp_avg_sq"] = state["exp_avg_sq"].gather(axis - 2, moved)
                 reorder_scale(state, self.distortion.layout, axis, order)
 
     def _direction(self, state: State, grad: Tensor, projected: Tensor, step: int, settings: Settings) -> Tensor:
@@ -115,7 +117,7 @@ def turn_basis(basis: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Move an orthogonal basis towards the eigenvectors of a covariance, largest eigenvalue first.
 
     Args:
-        basis: Rows are the basis vectors, length x length.
+        basis: Rows are the basis vectors, length x length; several at once with dimensions in front.
         covariance: Symmetric, same shape.
 
     Returns:
@@ -123,8 +125,8 @@ def turn_basis(basis: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
 
     Cost: one matrix product and one QR decomposition of the length.
     """
-    shift = (covariance.diagonal().mean() * _SHIFT).clamp_min(_MIN_SHIFT)
-    power = torch.addmm(basis.mT * shift, covariance, basis.mT)
-    order = (basis.mT * power).sum(0).argsort(descending=True, stable=True)
-    turned, _ = torch.linalg.qr(power.index_select(1, order))
+    shift = (covariance.diagonal(dim1=-2, dim2=-1).mean(-1) * _SHIFT).clamp_min(_MIN_SHIFT)
+    power = covariance @ basis.mT + basis.mT * shift[..., None, None]
+    order = (basis.mT * power).sum(-2).argsort(dim=-1, descending=True, stable=True)
+    turned, _ = torch.linalg.qr(power.gather(-1, order.unsqueeze(-2).expand_as(power)))
     return turned.mT.contiguous(), order

@@ -1,5 +1,6 @@
-# The learned positive scale S = exp(s) on a direction, one s for each row and one for each column. Adam divides out a
-# scale before its moments, so S acts after them only. Shared by the rules that have one; knows no P.
+# The learned positive scale S = exp(s) on a direction, one s for each row and one for each column, or one s for a whole
+# matrix. Adam divides out a scale before its moments, so S acts after them only. Shared by the rules that have one;
+# knows no P.
 """A learned step size for each row and column."""
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ def scale_direction(state: Mapping[str, Tensor], update: Tensor) -> Tensor:
     if LOG_SCALE not in state:
         return update
     log_scale = state[LOG_SCALE]
-    if update.ndim == 2:
-        rows, columns = torch.split(log_scale, list(update.shape))
-        log_scale = rows.unsqueeze(-1) + columns
+    if update.ndim > log_scale.ndim:
+        rows = update.shape[-2]
+        one = log_scale.shape[-1] == 1
+        log_scale = log_scale[..., None] if one else log_scale[..., :rows, None] + log_scale[..., None, rows:]
     return update * log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp_()
 
 
@@ -49,10 +51,11 @@ def learn_scale(state: dict[str, Tensor], next_grad: Tensor, scaled: Tensor, p_l
         p_lr: Step size of s.
         p_decay: Pull of s towards 0.
     """
-    pulled = (next_grad * scaled).neg_()
-    if pulled.ndim == 2:
-        pulled = torch.cat((pulled.sum(1), pulled.sum(0)))
-    normalised_step(state, {LOG_SCALE: pulled}, p_lr)
+    pulled = next_grad * scaled
+    if pulled.ndim > state[LOG_SCALE].ndim:
+        one = state[LOG_SCALE].shape[-1] == 1
+        pulled = pulled.flatten(-2).sum(-1, keepdim=True) if one else torch.cat((pulled.sum(-1), pulled.sum(-2)), -1)
+    normalised_step(state, {LOG_SCALE: pulled.neg_()}, p_lr, stack_dims=pulled.ndim - 1)
     if p_decay:
         state[LOG_SCALE].mul_(1 - p_decay)
     state[LOG_SCALE].clamp_(-MAX_LOG_SCALE, MAX_LOG_SCALE)
@@ -69,6 +72,6 @@ def reorder_scale(state: dict[str, Tensor], layout: tuple[int, ...], axis: int, 
     """
     for name in (LOG_SCALE, f"{LOG_SCALE}_exp_avg", f"{LOG_SCALE}_exp_avg_sq"):
         if name in state:
-            parts = list(torch.split(state[name], list(layout)))
-            parts[axis] = parts[axis].index_select(0, order)
-            state[name] = torch.cat(parts)
+            parts = list(torch.split(state[name], list(layout), -1))
+            parts[axis] = parts[axis].gather(-1, order)
+            state[name] = torch.cat(parts, -1)

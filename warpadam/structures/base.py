@@ -32,8 +32,8 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 class Distortion(ABC):
     """P of one tensor, as a linear map on its ``layout``.
 
-    All methods but :meth:`to_layout` and :meth:`from_layout` take and return tensors in the layout. Factors are fp32,
-    or fp64 for fp64 parameters.
+    All methods but :meth:`to_layout` and :meth:`from_layout` take and return tensors in the layout, and may be given
+    several P at once: factors and tensors that share leading dimensions. Factors are fp32, or fp64 for fp64 parameters.
     """
 
     __slots__ = ()

@@ -59,11 +59,11 @@ class FullDistortion(Distortion):
 
     @override
     def apply(self, factors: Mapping[str, Tensor], grad: Tensor) -> Tensor:
-        return torch.bmm(factors["blocks"], grad.unsqueeze(-1)).squeeze(-1)
+        return (factors["blocks"] @ grad.unsqueeze(-1)).squeeze(-1)
 
     @override
     def apply_transpose(self, factors: Mapping[str, Tensor], update: Tensor) -> Tensor:
-        return torch.bmm(factors["blocks"].mT, update.unsqueeze(-1)).squeeze(-1)
+        return (factors["blocks"].mT @ update.unsqueeze(-1)).squeeze(-1)
 
     @override
     def pullback(self, factors: Mapping[str, Tensor], left: Tensor, right: Tensor) -> Factors:

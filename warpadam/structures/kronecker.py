@@ -75,16 +75,16 @@ class KroneckerDistortion(Distortion):
     def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
         if p_decay:
             for factor in factors.values():
-                factor.mul_(1 - p_decay).diagonal().add_(p_decay)
+                factor.mul_(1 - p_decay).diagonal(dim1=-2, dim2=-1).add_(p_decay)
         if self.mix_rows and self.mix_columns:
             self._balance(factors[ROW], factors[COLUMN])
 
     @staticmethod
     def _balance(row: Tensor, column: Tensor) -> None:
         """Give both factors the same root mean square eigenvalue; A (x) B does not change."""
-        row_size = row.norm() / row.shape[0] ** 0.5
-        column_size = column.norm() / column.shape[0] ** 0.5
-        scale = (column_size / row_size).sqrt()
+        row_size = row.square().mean((-2, -1), keepdim=True) * row.shape[-1]
+        column_size = column.square().mean((-2, -1), keepdim=True) * column.shape[-1]
+        scale = (column_size / row_size) ** 0.25
         scale = torch.where(scale.isfinite() & (scale > 0), scale, 1.0)
         row.mul_(scale)
         column.div_(scale)

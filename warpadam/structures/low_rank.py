@@ -49,11 +49,11 @@ class LowRankDistortion(Distortion):
 
     @override
     def apply(self, factors: Mapping[str, Tensor], grad: Tensor) -> Tensor:
-        return torch.addmm(grad, factors["left"], factors["right"].mT @ grad)
+        return grad + factors["left"] @ (factors["right"].mT @ grad)
 
     @override
     def apply_transpose(self, factors: Mapping[str, Tensor], update: Tensor) -> Tensor:
-        return torch.addmm(update, factors["right"], factors["left"].mT @ update)
+        return update + factors["right"] @ (factors["left"].mT @ update)
 
     @override
     def pullback(self, factors: Mapping[str, Tensor], left: Tensor, right: Tensor) -> Factors:

@@ -1,0 +1,135 @@
+# Parameters that are stepped together move as they would alone, and what the optimizer keeps for each is its own.
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from warpadam import STRATEGIES, Strategy, WarpAdam
+from warpadam.stacks import _MAX_PADDED
+
+SHAPES: list[tuple[int, ...]] = [(4, 3), (5,), (4, 3), (2,), (4, 3, 1), (), (3, 4), (4, 3)]
+FLOAT64 = torch.float64
+ROTATION = next(strategy for strategy in STRATEGIES if strategy.learner == "rotation")
+
+
+def _params(dtype: torch.dtype = FLOAT64, shapes: list[tuple[int, ...]] = SHAPES) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(s, dtype=FLOAT64, generator=generator).to(dtype)) for s in shapes]
+
+
+def _gradient(param: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(param.shape, dtype=FLOAT64, generator=generator).to(param.dtype)
+
+
+def _make(params: list[nn.Parameter], strategy: Strategy = ROTATION, **settings: Any) -> WarpAdam:
+    return WarpAdam(params, 0.05, **strategy._asdict(), **{"p_lr": 0.05, "meta_every": 2, "rank": 2, **settings})
+
+
+def _train(params: list[nn.Parameter], optimizer: WarpAdam, steps: range, pause: bool = False) -> None:
+    """Give each parameter its own gradients; with ``pause`` some have none, each at other steps."""
+    for step in steps:
+        for index, param in enumerate(params):
+            waits = pause and (step + index) % 4 == 0
+            param.grad = None if waits else _gradient(param, 100 * step + index)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("pause", [False, True], ids=["always", "with_pauses"])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_together_they_move_as_they_would_alone(strategy: Strategy, pause: bool) -> None:
+    """An optimizer of its own for each parameter is the reference; it has nothing to stack."""
+    together, alone = _params(), _params()
+    optimizer = _make(together, strategy, weight_decay=0.1)
+    _train(together, optimizer, range(12), pause)
+    for index, param in enumerate(alone):
+        single = _make([param], strategy, weight_decay=0.1)
+        for step in range(12):
+            param.grad = None if pause and (step + index) % 4 == 0 else _gradient(param, 100 * step + index)
+            single.step()
+        torch.testing.assert_close(together[index], param, rtol=1e-9, atol=1e-11)
+        kept = optimizer.state[together[index]]
+        assert set(kept) == set(single.state[param])
+        for name, value in single.state[param].items():
+            torch.testing.assert_close(kept[name], value, rtol=1e-7, atol=1e-11)
+
+
+def test_equal_shapes_and_short_vectors_share_storage_and_others_do_not() -> None:
+    params = _params(shapes=[(4, 3), (4, 3), (3, 4), (2,), (5,), (_MAX_PADDED + 1,)])
+    optimizer = _make(params)
+    _train(params, optimizer, range(3))
+    storages = [optimizer.state[param]["exp_avg"].untyped_storage().data_ptr() for param in params]
+    assert storages[0] == storages[1]
+    assert storages[3] == storages[4]
+    assert len(set(storages)) == 4
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "log_scale"])
+def test_a_state_that_is_replaced_from_outside_counts(name: str) -> None:
+    params, others = _params(), _params()
+    optimizer, other = _make(params), _make(others)
+    for own, made in ((params, optimizer), (others, other)):
+        _train(own, made, range(3))
+    optimizer.state[params[2]][name] = torch.full_like(optimizer.state[params[2]][name], 0.5)
+    other.state[others[2]][name].fill_(0.5)
+    _train(params, optimizer, range(3, 6))
+    _train(others, other, range(3, 6))
+    assert all(torch.equal(one, two) for one, two in zip(params, others, strict=True))
+
+
+def test_a_p_given_to_one_of_them_stays_its_own() -> None:
+    params = _params()
+    optimizer = _make(params, p_lr=0.0)
+    _train(params, optimizer, range(3))
+    given = {"log_scale": torch.ones(7, dtype=FLOAT64)}
+    optimizer.set_distortion(params[0], given)
+    _train(params, optimizer, range(3, 6))
+    assert torch.equal(optimizer.get_distortion(params[0])["log_scale"], given["log_scale"])
+    assert "log_scale" not in optimizer.get_distortion(params[2])
+
+
+def test_one_bad_gradient_spoils_no_neighbour() -> None:
+    params, clean = _params(), _params()
+    optimizer, other = _make(params), _make(clean)
+    _train(params, optimizer, range(4))
+    _train(clean, other, range(4))
+    for index, (param, twin) in enumerate(zip(params, clean, strict=True)):
+        param.grad, twin.grad = _gradient(param, index), _gradient(twin, index)
+    assert params[2].grad is not None
+    params[2].grad[0, 0] = float("nan")
+    optimizer.step()
+    other.step()
+    assert optimizer.skipped_meta_updates == 1
+    assert not params[2].isfinite().all()
+    assert all(torch.equal(a, b) for i, (a, b) in enumerate(zip(params, clean, strict=True)) if i != 2)
+
+
+def test_stacked_groups_keep_their_own_numbers_and_a_late_group_joins() -> None:
+    params = _params(shapes=[(4, 3)] * 6)
+    optimizer = WarpAdam([{"params": params[:2], "lr": 0.1}, {"params": params[2:4], "lr": 0.0}], lr=0.2)
+    before = [param.detach().clone() for param in params]
+    _train(params[:4], optimizer, range(3))
+    optimizer.add_param_group({"params": params[4:]})
+    _train(params, optimizer, range(3, 5))
+    moved = [not torch.equal(param, start) for param, start in zip(params, before, strict=True)]
+    assert moved == [True, True, False, False, True, True]
+    assert [int(optimizer.state[param]["step"]) for param in params] == [5, 5, 5, 5, 2, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_a_stacked_run_resumes_bit_for_bit(strategy: Strategy, dtype: torch.dtype) -> None:
+    whole, first = _params(dtype), _params(dtype)
+    uninterrupted, interrupted = _make(whole, strategy), _make(first, strategy)
+    _train(whole, uninterrupted, range(9), pause=True)
+    _train(first, interrupted, range(5), pause=True)
+    second = [nn.Parameter(param.detach().clone()) for param in first]
+    resumed = _make(second, strategy)
+    resumed.load_state_dict(copy.deepcopy(interrupted.state_dict()))
+    _train(second, resumed, range(5, 9), pause=True)
+    assert all(torch.equal(one, two) for one, two in zip(second, whole, strict=True))
