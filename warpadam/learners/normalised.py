@@ -14,9 +14,6 @@ from torch import Tensor
 META_BETAS: Final = (0.9, 0.95)
 """Decay rates of the meta-gradient's moments. P has few updates and its gradient drifts: a short memory is best."""
 
-META_EPS: Final = 1e-30
-"""Only against 0/0: anything larger would make learning depend on the scale of the loss."""
-
 SKIPPED: Final = "meta_skipped"
 """State entry that counts the meta-gradients that were not finite."""
 
@@ -54,7 +51,10 @@ def normalised_step(
         exp_avg, exp_avg_sq = state[f"{name}_exp_avg"], state[f"{name}_exp_avg_sq"]
         exp_avg.lerp_(torch.where(kept, grad, 0.0), (1 - beta1) * weight)
         exp_avg_sq.lerp_(torch.where(kept, squares[name], 0.0), (1 - beta2) * weight)
-        state[name].addcdiv_(exp_avg * size, exp_avg_sq.sqrt().add_(META_EPS), value=-1.0)
+        smallest = (
+            torch.finfo(grad.dtype).tiny ** 0.5
+        )  # below it a square is rounded to nothing, and the ratio is noise
+        state[name].addcdiv_(exp_avg * size, exp_avg_sq.sqrt().add_(smallest), value=-1.0)
 
 
 def _init(state: dict[str, Tensor], meta_gradients: Mapping[str, Tensor], stack_dims: int) -> None:

@@ -19,7 +19,7 @@ def log(submit: Submit, db: Database) -> RunLog:
     """A running job of two arms with three trials each."""
     submit(budget={"trials_per_arm": 3, "steps": 10})
     log = claim_job(db)
-    search(log, trials=3)
+    search(log, trials=3, points=(5, 10))
     return log
 
 

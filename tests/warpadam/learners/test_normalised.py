@@ -73,3 +73,11 @@ def test_a_zero_meta_gradient_moves_nothing() -> None:
     state = _state()
     normalised_step(state, {name: torch.zeros_like(value) for name, value in state.items()}, 0.1)
     assert torch.equal(state["b"], _state()["b"])
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-17, 1e-20, 1e-22, 1e-24, 1e-40])
+def test_a_gradient_whose_square_underflows_moves_nothing_far(size: float) -> None:
+    state = {"a": torch.zeros(3)}
+    for _ in range(3):
+        normalised_step(state, {"a": torch.full((3,), size)}, 0.01)
+    assert float(state["a"].abs().max()) <= 0.0301
