@@ -23,7 +23,8 @@ ADAM: Final[Mapping[str, Domain]] = {
     # None, PyTorch's default, and enough to regularise a network that overfits a small dataset.
     "weight_decay": Choice(values=(0.0, 0.01, 0.1)),
 }
-"""What every arm may tune. One range for all: momentum and betas matter as much as lr, so nobody gets more of them."""
+"""What every arm may tune. One range for all: momentum and betas matter as much as lr, so WarpAdam gets no more of them
+than the baseline does (in `quick`, which keeps its weight decay off, it gets less)."""
 
 _ROTATION: Final = "kronecker/sandwich/rotation"
 _WHITENING: Final = "kronecker/pre/whitening"
