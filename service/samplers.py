@@ -28,17 +28,17 @@ def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.sample
             search goes on as it would have; only qmc is one sequence, whose place Optuna stores.
     """
     of_arm, of_trial = (zlib.crc32(name.encode()) for name in (arm_seed, f"{arm_seed}/{asked}"))
-    match search.sampler:
-        case "random":
-            return optuna.samplers.RandomSampler(seed=of_trial)
-        case "gp":
-            return optuna.samplers.GPSampler(seed=of_trial, warn_independent_sampling=False)
-        case "qmc":
-            return optuna.samplers.QMCSampler(seed=of_arm, scramble=True, warn_independent_sampling=False)
-        case _:
-            with warnings.catch_warnings():
-                # `group` is the only mode that models parameters which exist under a condition
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings():
+        # qmc, and TPE's `group`, the only mode that models parameters which exist under a condition
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match search.sampler:
+            case "random":
+                return optuna.samplers.RandomSampler(seed=of_trial)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=of_trial, warn_independent_sampling=False)
+            case "qmc":
+                return optuna.samplers.QMCSampler(seed=of_arm, scramble=True, warn_independent_sampling=False)
+            case _:
                 return optuna.samplers.TPESampler(seed=of_trial, group=True)
 
 

@@ -115,6 +115,8 @@ class RunLog:
                 else:
                     run.state = TrialState.FAILED
                     run.cause = f"its worker died on each of {run.attempts} attempts"
+                    if isinstance(run, Trial):
+                        run.finished_at = now()
 
     def trials(self, arm: str) -> Sequence[Trial]:
         """Return the trials of an arm by number."""

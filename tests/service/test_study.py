@@ -181,7 +181,6 @@ def test_the_pruner_stops_a_trial_that_is_far_behind_and_never_at_the_last_step(
         ("qmc", optuna.samplers.QMCSampler),
     ],
 )
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_every_sampler_searches_a_conditional_space_and_repeats_itself(
     name: str, kind: type[optuna.samplers.BaseSampler], database_url: str
 ) -> None:

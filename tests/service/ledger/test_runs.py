@@ -52,6 +52,7 @@ def test_recovery_queues_what_a_dead_worker_left_running_until_its_attempts_are_
     trials = get_trials(db, log.job_id)
     assert [t.state for t in trials] == [TrialState.QUEUED, TrialState.FAILED, TrialState.COMPLETE]
     assert trials[1].cause == "its worker died on each of 2 attempts"
+    assert trials[1].finished_at is not None
 
 
 def test_recovery_fails_a_confirm_run_that_took_its_worker_down_every_time(log: RunLog) -> None:
