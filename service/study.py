@@ -44,9 +44,8 @@ _TOLD_AS: Final = {
 
 @dataclass(slots=True)
 class _Open:
-    """A trial that has not ended: its row, its Optuna trial, and the last step that was reported to it."""
+    """A trial that has not ended: its Optuna trial, and the last step that was reported to it."""
 
-    row: Trial
     asked: optuna.Trial
     reported: int = 0
 
@@ -112,7 +111,7 @@ class ArmSearch:
         if self._waiting:
             row = self._waiting.pop(0)
             if row.id not in self._open:
-                self._open[row.id] = _Open(row, self._add(row, OptunaState.RUNNING))
+                self._open[row.id] = _Open(self._add(row, OptunaState.RUNNING))
         elif len(self._trials) < self._budget.trials_per_arm:
             arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
             self.study.sampler = make_sampler(self._plan.spec.search, arm_seed, len(self._trials))
@@ -120,7 +119,7 @@ class ArmSearch:
             row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
             asked.set_user_attr(NUMBER, row.number)
             self._trials[row.id] = row
-            self._open[row.id] = _Open(row, asked)
+            self._open[row.id] = _Open(asked)
         else:
             return None
         run = self._plan.run(self._arm.name, row.params, self._data, seed=self._plan.spec.seed, test=False)

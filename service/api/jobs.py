@@ -67,9 +67,7 @@ def list_jobs(db: DatabaseDep, wanted: Annotated[JobQuery, Query()]) -> Page[Job
         rows = queries.jobs_page(
             session, wanted.limit + 1, wanted.cursor, state=wanted.state, dataset=wanted.dataset, name=wanted.name
         )
-    shown = rows[: wanted.limit]
-    more = len(rows) > wanted.limit
-    return Page(items=[JobSummary.model_validate(row) for row in shown], next_cursor=shown[-1].seq if more else None)
+    return Page[JobSummary].of(rows, wanted.limit, JobSummary.model_validate, lambda row: row.seq)
 
 
 @router.get("/{job_id}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
@@ -105,9 +103,7 @@ def list_events(job_id: JobId, db: DatabaseDep, wanted: Annotated[PageQuery, Que
     with db.read() as session:
         ledger.require_job(session, job_id)
         rows = queries.events_page(session, job_id, wanted.limit + 1, wanted.cursor)
-    shown = rows[: wanted.limit]
-    more = len(rows) > wanted.limit
-    return Page(items=[EventView.of(row) for row in shown], next_cursor=shown[-1].id if more else None)
+    return Page[EventView].of(rows, wanted.limit, EventView.of, lambda row: row.id)
 
 
 def _view(db: Database, job_id: str) -> JobView:

@@ -33,9 +33,7 @@ def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Qu
     with db.read() as session:
         plan = make_plan(JobSpec.model_validate(require_job(session, job_id).spec))
         rows = queries.trials_page(session, job_id, wanted.limit + 1, wanted.cursor, arm=wanted.arm, state=wanted.state)
-    shown = rows[: wanted.limit]
-    more = len(rows) > wanted.limit
-    return Page(items=[TrialView.of(row, plan) for row in shown], next_cursor=shown[-1].number if more else None)
+    return Page[TrialView].of(rows, wanted.limit, lambda row: TrialView.of(row, plan), lambda row: row.number)
 
 
 @router.get("/{number}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,7 @@ from service.schemas import JobSpec
 from service.states import ArmState, JobState, TrialState
 
 Item = TypeVar("Item")
+Row = TypeVar("Row")
 
 
 class View(BaseModel):
@@ -32,6 +33,13 @@ class Page(View, Generic[Item]):
 
     items: list[Item]
     next_cursor: int | None = Field(description="null on the last page")
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], limit: int, view: Callable[[Row], Item], cursor: Callable[[Row], int]) -> Self:
+        """Return a page of ``limit`` rows; one row more than that says that there is another page."""
+        shown = rows[:limit]
+        more = len(rows) > limit
+        return cls(items=[view(row) for row in shown], next_cursor=cursor(shown[-1]) if more else None)
 
 
 class JobLinks(View):
