@@ -81,7 +81,7 @@ def diagnose(optimizer: WarpAdam) -> Diagnosis:
 def _report(item: Listed, state: Mapping[str, Tensor]) -> TensorReport:
     rule, group = item.rule, item.group
     names = p_entries(rule) & state.keys()
-    known = {name: state[name] for name in names} or rule.init_carried(torch.float32, torch.device("cpu"))
+    known = {name: state[name] for name in names} or rule.init_carried(torch.float32, item.param.device)
     measures = rule.distortion.measure(known)
     whole = product(measures.values())
     scale = scale_direction(known, torch.ones(rule.distortion.layout, device=item.param.device))
