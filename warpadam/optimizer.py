@@ -138,7 +138,7 @@ class WarpAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_grads()
-        with without_autocast(param.device.type for group in self.param_groups for param in group["params"]):
+        with without_autocast():
             self._step_groups()
         return loss
 

@@ -4,21 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 
 import torch
 
 
 @contextmanager
-def without_autocast(device_types: Iterable[str]) -> Iterator[None]:
-    """Switch autocast off, where it is on.
-
-    Args:
-        device_types: Of the tensors that are computed with, for example ``cuda``; repetitions are fine.
-    """
+def without_autocast() -> Iterator[None]:
+    """Switch autocast off, on the CPU and the accelerator of this process, where it is on."""
     with ExitStack() as stack:
-        for device_type in set(device_types):
-            if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        for device_type in _device_types():
+            if torch.is_autocast_enabled(device_type):
                 stack.enter_context(torch.autocast(device_type, enabled=False))
         yield
+
+
+@cache
+def _device_types() -> tuple[str, ...]:
+    accelerator = torch.accelerator.current_accelerator()
+    return ("cpu",) if accelerator is None else ("cpu", accelerator.type)

@@ -20,6 +20,7 @@ RANKS = 2
 STEPS = 20
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own compiler
 @pytest.mark.parametrize(
     "backend",
