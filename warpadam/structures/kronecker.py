@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.structures.base import Distortion, Factors
+from warpadam.structures.base import Factors, SidedDistortion
 
 ROW: Final = "row_factor"
 COLUMN: Final = "column_factor"
@@ -21,7 +22,7 @@ COLUMN: Final = "column_factor"
 
 @final
 @dataclass(frozen=True, slots=True)
-class KroneckerDistortion(Distortion):
+class KroneckerDistortion(SidedDistortion):
     """Q = A G B^T for a matrix G (rows x columns).
 
     Attributes:
@@ -78,6 +79,34 @@ class KroneckerDistortion(Distortion):
                 factor.mul_(1 - p_decay).diagonal(dim1=-2, dim2=-1).add_(p_decay)
         if self.mix_rows and self.mix_columns:
             self._balance(factors[ROW], factors[COLUMN])
+
+    @property
+    @override
+    def sides(self) -> dict[str, str]:
+        rows = {ROW: "row_covariance"} if self.mix_rows else {}
+        return rows | ({COLUMN: "column_covariance"} if self.mix_columns else {})
+
+    @property
+    @override
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @override
+    def follow(self, state: Mapping[str, Tensor], grad: Tensor, cov_beta: float) -> None:
+        for side, name in self.sides.items():
+            vectors = grad if side == ROW else grad.mT
+            add = Tensor.addmm_ if grad.ndim == 2 else Tensor.baddbmm_
+            add(state[name], vectors, vectors.mT, beta=cov_beta, alpha=1 - cov_beta)
+
+    @override
+    def reordered(self, tensor: Tensor, side: str, order: Tensor) -> Tensor:
+        if tensor.ndim > order.ndim:
+            dim = -2 if side == ROW else -1
+            return tensor.gather(dim, order.unsqueeze(-3 - dim).expand_as(tensor))
+        parts = list(tensor.split(list(self.shape), -1))
+        axis = 0 if side == ROW else 1
+        parts[axis] = parts[axis].gather(-1, order)
+        return torch.cat(parts, -1)
 
     @staticmethod
     def _balance(row: Tensor, column: Tensor) -> None:
