@@ -42,8 +42,8 @@ class WarpAdam(Optimizer):
         structure: ``diagonal``, ``low_rank``, ``kronecker`` or ``full``. A convolution's weight is the matrix
             (out, in * kh * kw); vectors and scalars are ``diagonal`` unless ``full``.
         placement: ``pre``, ``post`` or ``sandwich``. ``diagonal`` with ``pre`` is a negative control: Adam cancels it.
-        learner: ``hypergradient``, ``rotation`` (``kronecker`` + ``sandwich`` only), ``whitening`` (``kronecker`` +
-            ``pre`` only) or ``frozen``.
+        learner: ``hypergradient``, ``rotation`` (``sandwich`` only), ``whitening`` (``pre`` only) or ``frozen``;
+            ``rotation`` and ``whitening`` need ``kronecker`` or ``full``.
         rank: Rank of ``low_rank``.
         block_size: Most elements of one block of ``full``.
         max_dim: Longest axis that ``kronecker`` mixes.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -42,52 +43,65 @@ def normalised_step(
     stack_dims = stack_dims or [0] * len(states)
     for state, pulled, dims in zip(states, meta_gradients, stack_dims, strict=True):
         _init(state, pulled, dims)
+    names = [(state, name) for state, pulled in zip(states, meta_gradients, strict=True) for name in pulled]
+    grads = [grad for pulled in meta_gradients for grad in pulled.values()]
+    if not grads:
+        return
+    squares = iter(torch._foreach_mul(grads, grads))
     sizes = [
-        sum(grad.square().sum(tuple(range(dims, grad.ndim))) for grad in pulled.values())
+        functools.reduce(torch.add, (_total(next(squares), dims) for _ in pulled)).view(-1)
         for pulled, dims in zip(meta_gradients, stack_dims, strict=True)
     ]
-    finite = _joined(sizes) < math.inf  # False for NaN as well, and a third of the calls of isfinite
-    accepted = finite.to(sizes[0].dtype)  # type: ignore[union-attr]
-    torch._foreach_add_([state[_COUNT] for state in states], _parted(accepted, states))
-    torch._foreach_add_([state[SKIPPED] for state in states], _parted(1 - accepted, states))
+    finite = torch.cat(sizes) < math.inf  # False for NaN as well, and a third of the calls of isfinite
+    numbers = _decide(states, finite.to(sizes[0].dtype), p_lr)
+    lengths = [size.numel() for size in sizes]
+    kept: list[Tensor] = []
+    chosen: list[tuple[Tensor, ...]] = []
+    for pulled, dims, flags, values in zip(
+        meta_gradients, stack_dims, finite.split_with_sizes(lengths), numbers.split_with_sizes(lengths, 1), strict=True
+    ):
+        for grad in pulled.values():
+            each = (*grad.shape[:dims], *[1] * (grad.ndim - dims))
+            kept.append(torch.where(flags.view(each), grad, 0.0))
+            chosen.append(values.view(3, *each).unbind())
+    first, second, step_sizes = zip(*chosen, strict=True)
+    _step(names, kept, first, second, step_sizes)
+
+
+def _total(square: Tensor, stack_dims: int) -> Tensor:
+    return square.flatten(1).sum(1) if stack_dims else square.sum()
+
+
+def _decide(states: Sequence[dict[str, Tensor]], accepted: Tensor, p_lr: float) -> Tensor:
+    """Count, and return three numbers for each parameter: the weights of both averages, and minus the step size."""
+    counts = torch.cat([state[_COUNT].view(-1) for state in states]).add_(accepted)
+    skipped = torch.cat([state[SKIPPED].view(-1) for state in states]).add_(1 - accepted)
+    lengths = [state[_COUNT].numel() for state in states]
+    for name, values in ((_COUNT, counts), (SKIPPED, skipped)):
+        torch._foreach_copy_([state[name].view(-1) for state in states], list(values.split_with_sizes(lengths)))
     beta1, beta2 = META_BETAS
-    # with none accepted yet the averages are 0, and so is the step
-    count = _joined([state[_COUNT] for state in states]).clamp_min(1)
-    step_size = accepted * (1 - beta2**count).sqrt() / (1 - beta1**count) * -p_lr
-    numbers = [_parted(each, states) for each in (finite, (1 - beta1) * accepted, (1 - beta2) * accepted, step_size)]
-    rows = [
-        (state, name, grad, *(number.view(*number.shape, *[1] * (grad.ndim - dims)) for number in of_state))
-        for state, pulled, dims, *of_state in zip(states, meta_gradients, stack_dims, *numbers, strict=True)
-        for name, grad in pulled.items()
-    ]
-    if rows:
-        _step(rows)
+    count = counts.clamp_min_(1)  # with none accepted yet the averages are 0, and so is the step
+    step_size = accepted * (1 - beta2**count).sqrt_() / (1 - beta1**count) * -p_lr
+    return torch.stack(((1 - beta1) * accepted, (1 - beta2) * accepted, step_size))
 
 
-def _step(rows: Sequence[tuple[dict[str, Tensor], str, Tensor, Tensor, Tensor, Tensor, Tensor]]) -> None:
-    grads = [torch.where(kept, grad, 0.0) for _, _, grad, kept, *_ in rows]
-    exp_avgs = [state[f"{name}_exp_avg"] for state, name, *_ in rows]
-    exp_avg_sqs = [state[f"{name}_exp_avg_sq"] for state, name, *_ in rows]
-    *_, first, second, sizes = zip(*rows, strict=True)
+def _step(
+    names: Sequence[tuple[dict[str, Tensor], str]],
+    grads: Sequence[Tensor],
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    step_sizes: Sequence[Tensor],
+) -> None:
+    """Adam on the named tensors; ``grads`` are overwritten."""
+    exp_avgs = [state[f"{name}_exp_avg"] for state, name in names]
+    exp_avg_sqs = [state[f"{name}_exp_avg_sq"] for state, name in names]
     torch._foreach_lerp_(exp_avgs, grads, first)
     torch._foreach_mul_(grads, grads)
     torch._foreach_lerp_(exp_avg_sqs, grads, second)
     roots = torch._foreach_sqrt(exp_avg_sqs)
     # below it a square is rounded to nothing, and the ratio is noise
     torch._foreach_add_(roots, torch.finfo(roots[0].dtype).tiny ** 0.5)
-    torch._foreach_addcdiv_([state[name] for state, name, *_ in rows], torch._foreach_mul(exp_avgs, sizes), roots)
-
-
-def _joined(numbers: Sequence[Tensor]) -> Tensor:
-    """Return the numbers of all parameters as one vector."""
-    return torch.cat([number.view(-1) for number in numbers])
-
-
-def _parted(numbers: Tensor, states: Sequence[dict[str, Tensor]]) -> list[Tensor]:
-    """Undo :func:`_joined`: for each state its numbers, shaped as its counters."""
-    counters = [state[_COUNT] for state in states]
-    parts = numbers.split([counter.numel() for counter in counters])
-    return [part.view(counter.shape) for part, counter in zip(parts, counters, strict=True)]
+    torch._foreach_addcdiv_([state[name] for state, name in names], torch._foreach_mul(exp_avgs, step_sizes), roots)
 
 
 def _init(state: dict[str, Tensor], meta_gradients: Mapping[str, Tensor], stack_dims: int) -> None:

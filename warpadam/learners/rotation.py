@@ -113,5 +113,5 @@ def turn_basis(basis: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     shift = (covariance.diagonal(dim1=-2, dim2=-1).mean(-1) * _SHIFT).clamp_min(_MIN_SHIFT)
     grown = (basis @ covariance).add_(basis * shift[..., None, None])
     order = torch.linalg.vecdot(basis, grown).argsort(dim=-1, descending=True, stable=True)
-    turned, _ = torch.linalg.qr(grown.take_along_dim(order[..., None], -2).mT)
+    turned, _ = torch.linalg.qr(grown.gather(-2, order[..., None].expand_as(grown)).mT)
     return turned.mT, order
