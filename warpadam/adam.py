@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,15 +24,15 @@ class Moments(NamedTuple):
         eps: Added to the root of the second moment.
     """
 
-    exp_avgs: Sequence[Tensor]
-    exp_avg_sqs: Sequence[Tensor]
+    exp_avgs: list[Tensor]
+    exp_avg_sqs: list[Tensor]
     step: int
     beta1: float
     beta2: float
     eps: float
 
 
-def update_moments(moments: Moments, values: Sequence[Tensor]) -> None:
+def update_moments(moments: Moments, values: list[Tensor]) -> None:
     """Fold ``values`` into both running means, in place.
 
     Args:
@@ -44,7 +43,7 @@ def update_moments(moments: Moments, values: Sequence[Tensor]) -> None:
     update_second_moments(moments, values)
 
 
-def update_second_moments(moments: Moments, values: Sequence[Tensor]) -> None:
+def update_second_moments(moments: Moments, values: list[Tensor]) -> None:
     """Fold the squares of ``values`` into the second running mean only, in place."""
     torch._foreach_mul_(moments.exp_avg_sqs, moments.beta2)
     torch._foreach_addcmul_(moments.exp_avg_sqs, values, values, value=1 - moments.beta2)

@@ -222,9 +222,7 @@ class WarpAdam(Optimizer):
                     device = value.device if name == "step" else param.device
                     self.state[param][name] = value.to(device=device, copy=True)
 
-    def _prepare(
-        self, param: Tensor, group: Mapping[str, Any]
-    ) -> tuple[UpdateRule, Distortion, dict[str, Tensor]]:
+    def _prepare(self, param: Tensor, group: Mapping[str, Any]) -> tuple[UpdateRule, Distortion, dict[str, Tensor]]:
         strategy, limits = _plan_key(group)
         rule, distortion = choose_rule(strategy, tuple(param.shape), **dict(zip(_LIMITS, limits, strict=True)))
         state = self.state[param]

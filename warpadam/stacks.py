@@ -96,8 +96,8 @@ class _Batch:
 
     def _gradients(self, negated: bool) -> list[Tensor]:
         if self._copies:
-            stacked = [member.param.grad for stack in self.stacks if stack.slots for member in stack.members]
-            torch._foreach_copy_(self._copies, stacked)
+            stacked = (member.param.grad for stack in self.stacks if stack.slots for member in stack.members)
+            torch._foreach_copy_(self._copies, [grad for grad in stacked if grad is not None])
         grads = [stack.gradient() for stack in self.stacks]
         return list(torch._foreach_neg(grads)) if negated else grads
 
@@ -179,9 +179,7 @@ class Stack:
         self._views = [list(member.state.values()) for member in self.members]
 
     def _nothing_changed(self) -> bool:
-        return len(self.state) == len(self._shared) and all(
-            map(_same, self.state.values(), self._shared.values())
-        )
+        return len(self.state) == len(self._shared) and all(map(_same, self.state.values(), self._shared.values()))
 
     def _split(self, stacked: Tensor) -> list[Tensor]:
         longest = max(self._lengths)

@@ -87,10 +87,10 @@ def _decide(states: Sequence[dict[str, Tensor]], accepted: Tensor, p_lr: float) 
 
 def _step(
     names: Sequence[tuple[dict[str, Tensor], str]],
-    grads: Sequence[Tensor],
-    first: Sequence[Tensor],
-    second: Sequence[Tensor],
-    step_sizes: Sequence[Tensor],
+    grads: list[Tensor],
+    first: tuple[Tensor, ...],
+    second: tuple[Tensor, ...],
+    step_sizes: tuple[Tensor, ...],
 ) -> None:
     """Adam on the named tensors; ``grads`` are overwritten."""
     exp_avgs = [state[f"{name}_exp_avg"] for state, name in names]
@@ -101,7 +101,9 @@ def _step(
     roots = torch._foreach_sqrt(exp_avg_sqs)
     # below it a square is rounded to nothing, and the ratio is noise
     torch._foreach_add_(roots, torch.finfo(roots[0].dtype).tiny ** 0.5)
-    torch._foreach_addcdiv_([state[name] for state, name in names], torch._foreach_mul(exp_avgs, step_sizes), roots)
+    torch._foreach_addcdiv_(
+        [state[name] for state, name in names], list(torch._foreach_mul(exp_avgs, step_sizes)), roots
+    )
 
 
 def _init(state: dict[str, Tensor], meta_gradients: Mapping[str, Tensor], stack_dims: int) -> None:

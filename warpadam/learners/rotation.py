@@ -53,7 +53,10 @@ class RotationRule(UpdateRule):
 
     @override
     def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
-        return {**init_moments(distortion, dtype, device), **cast(SidedDistortion, distortion).init_sides(dtype, device)}
+        return {
+            **init_moments(distortion, dtype, device),
+            **cast(SidedDistortion, distortion).init_sides(dtype, device),
+        }
 
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:

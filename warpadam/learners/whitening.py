@@ -57,11 +57,18 @@ class WhiteningRule(UpdateRule):
     @override
     def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
         skipped = torch.zeros((), dtype=dtype, device=device)
-        return {**init_moments(distortion, dtype, device), **cast(SidedDistortion, distortion).init_sides(dtype, device), SKIPPED: skipped}
+        return {
+            **init_moments(distortion, dtype, device),
+            **cast(SidedDistortion, distortion).init_sides(dtype, device),
+            SKIPPED: skipped,
+        }
 
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
-        return {**cast(SidedDistortion, distortion).init_sides(dtype, device), LOG_SCALE: torch.zeros(1, dtype=dtype, device=device)}
+        return {
+            **cast(SidedDistortion, distortion).init_sides(dtype, device),
+            LOG_SCALE: torch.zeros(1, dtype=dtype, device=device),
+        }
 
     @override
     def update(self, parts: Sequence[Part], settings: Settings) -> list[Tensor]:
@@ -89,7 +96,7 @@ def _directions(parts: Sequence[Part], step: int, settings: Settings) -> list[Te
     moments = moments_of(parts, step, settings)
     grads, beta1 = [part.grad for part in parts], settings.beta1
     torch._foreach_lerp_(moments.exp_avgs, grads, 1 - beta1)
-    ahead = torch._foreach_mul(grads, 1 - beta1)
+    ahead = list(torch._foreach_mul(grads, 1 - beta1))
     torch._foreach_add_(ahead, moments.exp_avgs, alpha=beta1 / (1 - beta1**step))
     warped = [part.distortion.apply(part.state, tensor) for part, tensor in zip(parts, ahead, strict=True)]
     update_second_moments(moments, warped)

@@ -103,7 +103,7 @@ class KroneckerDistortion(SidedDistortion):
         if tensor.ndim > order.ndim:
             dim = -2 if side == ROW else -1
             return tensor.gather(dim, order.unsqueeze(-3 - dim).expand_as(tensor))
-        parts = list(tensor.split(list(self.shape), -1))
+        parts = list(tensor.split_with_sizes(list(self.shape), -1))
         axis = 0 if side == ROW else 1
         parts[axis] = parts[axis].gather(-1, order)
         return torch.cat(parts, -1)

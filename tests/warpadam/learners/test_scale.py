@@ -32,7 +32,6 @@ def _part(layout: tuple[int, ...], log_scale: Tensor | None = None) -> Part:
     return part
 
 
-
 def _scaled(part: Part, update: Tensor) -> Tensor:
     scaled = update.clone()
     scale_directions([part], [scaled])
