@@ -74,11 +74,11 @@ def _total(square: Tensor, stack_dims: int) -> Tensor:
 
 def _decide(states: Sequence[dict[str, Tensor]], accepted: Tensor, p_lr: float) -> Tensor:
     """Count, and return three numbers for each parameter: the weights of both averages, and minus the step size."""
-    counts = torch.cat([state[_COUNT].view(-1) for state in states]).add_(accepted)
-    skipped = torch.cat([state[SKIPPED].view(-1) for state in states]).add_(1 - accepted)
-    lengths = [state[_COUNT].numel() for state in states]
-    for name, values in ((_COUNT, counts), (SKIPPED, skipped)):
-        torch._foreach_copy_([state[name].view(-1) for state in states], list(values.split_with_sizes(lengths)))
+    steps, skips = ([state[name].view(-1) for state in states] for name in (_COUNT, SKIPPED))
+    counts, skipped = torch.cat(steps).add_(accepted), torch.cat(skips).add_(1 - accepted)
+    lengths = [step.numel() for step in steps]
+    for kept, values in ((steps, counts), (skips, skipped)):
+        torch._foreach_copy_(kept, list(values.split_with_sizes(lengths)))
     beta1, beta2 = META_BETAS
     count = counts.clamp_min_(1)  # with none accepted yet the averages are 0, and so is the step
     step_size = accepted * (1 - beta2**count).sqrt_() / (1 - beta1**count) * -p_lr
