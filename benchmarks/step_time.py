@@ -1,6 +1,7 @@
-# What one optimizer step costs beside torch's AdamW, in one process and one thread. All optimizers take turns in every
-# round, so a busy machine slows them alike; the figure is the median over the rounds.
-"""Milliseconds a step of WarpAdam and of torch.optim.AdamW."""
+# What one optimizer step costs beside torch's Adam and a SOAP of others, and beside the matrix products it cannot do
+# without. All optimizers take turns in every round, so a busy machine slows them alike. A figure is the median over the
+# rounds of the mean over 20 steps, refreshes included.
+"""Milliseconds a step of WarpAdam, of torch.optim and of pytorch_optimizer.SOAP."""
 
 from __future__ import annotations
 
@@ -11,82 +12,124 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from pytorch_optimizer import SOAP
 from torch import nn
 
 from warpadam import WarpAdam
 
-ROUNDS, STEPS, WARM_UP = 9, 10, 8
+STEPS, WARM_UP = 20, 10
 
-AUTOENCODER = (64, 96, 48, 30, 48, 96, 64)
-WIDTH, LAYERS = 64, 4
+Shapes = list[tuple[int, ...]]
+Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
-SHAPES: dict[str, list[tuple[int, ...]]] = {
-    "ten 64x64 matrices, ten vectors": [(64, 64), (64,)] * 10,
-    "autoencoder, 12 tensors": [s for i, o in pairwise(AUTOENCODER) for s in ((o, i), (o,))],
-    "transformer of width 64, 4 layers": [
-        s
-        for shape in ((3 * WIDTH, WIDTH), (WIDTH, WIDTH), (4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH))
-        for s in (shape, shape[:1])
-    ]
-    * LAYERS,
+
+def layers(*widths: int) -> Shapes:
+    """Shapes of a fully connected network: a matrix and a bias for each layer."""
+    return [shape for inputs, outputs in pairwise(widths) for shape in ((outputs, inputs), (outputs,))]
+
+
+def transformer(width: int, depth: int, vocabulary: int, context: int) -> Shapes:
+    """Shapes of a transformer with biases and two norms a layer."""
+    block = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
+    layer: Shapes = [shape for matrix in block for shape in (matrix, matrix[:1])] + [(width,)] * 4
+    ends: Shapes = [(vocabulary, width), (context, width), (width,), (width,), (vocabulary, width), (vocabulary,)]
+    return layer * depth + ends
+
+
+class Case(NamedTuple):
+    """Some parameters, and how they are timed."""
+
+    shapes: Shapes
+    threads: int
+    rounds: int
+
+
+CASES: dict[str, Case] = {
+    "ten 64x64 matrices, ten vectors": Case([(64, 64), (64,)] * 10, 1, 9),
+    "MLP 2-48-48-48-1, 8 tensors": Case(layers(2, 48, 48, 48, 1), 1, 9),
+    "autoencoder 64-96-48-30-48-96-64, 12 tensors": Case(layers(64, 96, 48, 30, 48, 96, 64), 1, 9),
+    "transformer of width 64, 4 layers": Case(transformer(64, 4, 100, 64), 1, 5),
+    "transformer of width 256, 4 layers, 3.3 M parameters": Case(transformer(256, 4, 100, 128), 2, 3),
 }
 
-HYPERGRADIENT: dict[str, Any] = {"learner": "hypergradient", "p_lr": 0.01}
-WHITENING: dict[str, Any] = {"placement": "pre", "learner": "whitening", "p_lr": 0.0}
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
-    "AdamW, for-loop": lambda params: torch.optim.AdamW(params, foreach=False),
-    "AdamW, foreach": lambda params: torch.optim.AdamW(params, foreach=True),
+HYPERGRADIENT: dict[str, Any] = {"placement": "sandwich", "learner": "hypergradient"}
+WHITENING: dict[str, Any] = {"placement": "pre", "learner": "whitening"}
+OPTIMIZERS: dict[str, Make] = {
+    "Adam, foreach": lambda params: torch.optim.Adam(params, foreach=True),
+    "SOAP of pytorch_optimizer, every 10": lambda params: SOAP(params, precondition_frequency=10),
     "frozen, diagonal": lambda params: WarpAdam(params, structure="diagonal", learner="frozen"),
     "diagonal hypergradient, every 10": lambda params: WarpAdam(params, structure="diagonal", **HYPERGRADIENT),
+    "low_rank(16) hypergradient, every 10": lambda params: WarpAdam(
+        params, structure="low_rank", rank=16, **HYPERGRADIENT
+    ),
     "kronecker hypergradient, every 10": lambda params: WarpAdam(params, **HYPERGRADIENT),
     "rotation, p_lr 0, every 10": lambda params: WarpAdam(params, p_lr=0.0),
     "rotation with scale, every 10": lambda params: WarpAdam(params, p_lr=0.03),
-    "rotation with scale, every 2": lambda params: WarpAdam(params, p_lr=0.03, meta_every=2),
-    "whitening, p_lr 0, every 10": lambda params: WarpAdam(params, **WHITENING),
-    "whitening, p_lr 0, every 5": lambda params: WarpAdam(params, **WHITENING, meta_every=5),
+    "whitening, p_lr 0, every 10": lambda params: WarpAdam(params, **WHITENING, p_lr=0.0),
+    "whitening with scale, every 10": lambda params: WarpAdam(params, **WHITENING, p_lr=0.03),
 }
 
 
-def milliseconds(shapes: list[tuple[int, ...]]) -> dict[str, float]:
-    """Return the median time of a step of every optimizer; gradients are given, not computed."""
-    made = {}
-    for name, make in OPTIMIZERS.items():
-        params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
-        for param in params:
-            param.grad = torch.randn_like(param)
-        made[name] = make(params)
-        for _ in range(WARM_UP):
-            made[name].step()
+def milliseconds(case: Case) -> dict[str, float]:
+    """Return the time of a step of every optimizer; gradients are given, not computed."""
+    torch.set_num_threads(case.threads)
+    made = {name: _stepper(make, case.shapes) for name, make in OPTIMIZERS.items()}
+    made = {"matrix products of P g and P^T u": _products(case.shapes), **made}
     times: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(ROUNDS):
-        for name, optimizer in made.items():
+    for step in made.values():
+        for _ in range(WARM_UP):
+            step()
+    for _ in range(case.rounds):
+        for name, step in made.items():
             started = time.perf_counter()
             for _ in range(STEPS):
-                optimizer.step()
+                step()
             times[name].append((time.perf_counter() - started) / STEPS * 1e3)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _stepper(make: Make, shapes: Shapes) -> Callable[[], object]:
+    params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    for param in params:
+        param.grad = torch.randn_like(param)
+    return make(params).step
+
+
+def _products(shapes: Shapes) -> Callable[[], object]:
+    """The bound of a Kronecker sandwich: A G B^T and A^T U B for every matrix, and nothing else."""
+    matrices = [(torch.randn(shape), *(torch.randn(n, n) for n in shape)) for shape in shapes if len(shape) == 2]
+
+    def multiply() -> None:
+        for grad, row, column in matrices:
+            torch.mm(torch.mm(row, grad), column.T)
+            torch.mm(torch.mm(row.T, grad), column)
+
+    return multiply
 
 
 def main() -> None:
     """Measure, print, save."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     figures = {}
-    for label, shapes in SHAPES.items():
-        figures[label] = milliseconds(shapes)
-        print(label)
+    for label, case in CASES.items():
+        figures[label] = milliseconds(case)
+        adam, soap = (figures[label][name] for name in list(OPTIMIZERS)[:2])
+        print(f"{label}, {case.threads} thread{'s' if case.threads > 1 else ''}")
         for name, value in figures[label].items():
-            print(f"  {name:36} {value:8.2f} ms  {value / figures[label]['AdamW, for-loop']:6.1f} times AdamW")
+            print(f"  {name:38} {value:8.2f} ms  {value / adam:6.1f} x Adam  {value / soap:5.2f} x SOAP")
     result = {
         "milliseconds": figures,
+        "threads": {label: case.threads for label, case in CASES.items()},
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "machine": f"{platform.machine()}, 1 thread of {os.cpu_count()} cores",
+        "pytorch_optimizer": version("pytorch_optimizer"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_suffix(".json")
     target.write_text(json.dumps(result, indent=2) + "\n")

@@ -102,8 +102,8 @@ def choose_strategies(current: Sequence[str], wishes: Mapping[str, Sequence[str]
     Raises:
         SearchSpaceError: No legal combination fits.
 
-    >>> choose_strategies(["diagonal/sandwich/hypergradient"], {"structure": ["full"], "placement": ["pre"]})
-    ('full/pre/hypergradient',)
+    >>> choose_strategies(["diagonal/sandwich/hypergradient"], {"structure": ["full"], "placement": ["post"]})
+    ('full/post/hypergradient',)
     """
     chosen: set[str] = set()
     for values in product(*wishes.values()):

@@ -53,12 +53,12 @@ class Strategy(NamedTuple):
 
 STRATEGIES: Final[tuple[Strategy, ...]] = (
     *(Strategy(s, p, Learner.HYPERGRADIENT) for s in Structure for p in Placement),
-    Strategy(Structure.KRONECKER, Placement.SANDWICH, Learner.ROTATION),
-    Strategy(Structure.KRONECKER, Placement.PRE, Learner.WHITENING),
+    *(Strategy(s, Placement.SANDWICH, Learner.ROTATION) for s in (Structure.KRONECKER, Structure.FULL)),
+    *(Strategy(s, Placement.PRE, Learner.WHITENING) for s in (Structure.KRONECKER, Structure.FULL)),
     *(Strategy(s, p, Learner.FROZEN) for s in Structure for p in Placement),
 )
-"""Every legal combination. A basis that turns needs a way back, hence rotation only as a sandwich; the symmetric
-positive P of whitening needs none."""
+"""Every legal combination. Rotation and whitening follow the gradient's covariance, hence a P that mixes. A basis that
+turns needs a way back, hence rotation only as a sandwich; the symmetric positive P of whitening needs none."""
 
 
 class Limits(NamedTuple):
@@ -115,8 +115,8 @@ class WarpAdamConfig:
         weight_decay: Decoupled weight decay, as in AdamW.
         structure: Parameterisation of P for matrices; vectors are ``diagonal`` unless it is ``full``.
         placement: Where P acts: ``pre`` is the paper's form, ``sandwich`` is Adam in a warped space.
-        learner: How P is learned. ``rotation`` exists for ``kronecker`` + ``sandwich`` only, ``whitening`` for
-            ``kronecker`` + ``pre`` only.
+        learner: How P is learned. ``rotation`` exists as a ``sandwich`` only, ``whitening`` as ``pre`` only; both for
+            ``kronecker`` and ``full``.
         rank: Columns of the two factors of a ``low_rank`` P; a tensor with fewer rows takes its rows.
         block_size: Elements of one block of a ``full`` P; a larger tensor gets a block-diagonal P.
         max_dim: A ``kronecker`` axis longer than this is left alone.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.learners.scale import scale_direction
+from warpadam.learners.scale import LOG_SCALE, step_scale
 from warpadam.optimizer import WarpAdam
 from warpadam.reports import Listed, listed, p_entries, table, times
 from warpadam.structures.measures import Measures, product
@@ -79,12 +79,13 @@ def diagnose(optimizer: WarpAdam) -> Diagnosis:
 
 
 def _report(item: Listed, state: Mapping[str, Tensor]) -> TensorReport:
-    rule, group = item.rule, item.group
-    names = p_entries(rule) & state.keys()
-    known = {name: state[name] for name in names} or rule.init_carried(torch.float32, item.param.device)
-    measures = rule.distortion.measure(known)
+    group = item.group
+    names = p_entries(item) & state.keys()
+    known = {name: state[name] for name in names} or item.identity(item.param.device)
+    measures = item.distortion.measure(known)
     whole = product(measures.values())
-    scale = scale_direction(known, torch.ones(rule.distortion.layout, device=item.param.device))
+    log_scale = known.get(LOG_SCALE, torch.zeros(1))
+    scale = step_scale(log_scale, torch.empty(item.distortion.layout, device=item.param.device))
     return TensorReport(
         name=item.name,
         shape=tuple(item.param.shape),

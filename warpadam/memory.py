@@ -119,7 +119,7 @@ def _simulate(item: Listed) -> TensorMemory:
     """Step one parameter on the meta device; report its largest state."""
     param = nn.Parameter(torch.empty_like(item.param, device="meta"))
     optimizer = WarpAdam([{**item.group, "params": [(item.name, param)], "meta_every": 1}])
-    names = p_entries(item.rule)
+    names = p_entries(item)
     found = []
     for _ in range(_STEPS):
         param.grad = torch.empty_like(param)

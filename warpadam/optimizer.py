@@ -14,13 +14,16 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from warpadam.config import WarpAdamConfig
 from warpadam.errors import InvalidConfigError, UnsupportedParameterError
-from warpadam.learners import Settings, UpdateRule, make_rule
+from warpadam.learners import Settings, UpdateRule, choose_rule
 from warpadam.learners.normalised import SKIPPED
 from warpadam.precision import without_autocast
-from warpadam.stacks import Member, Stack, alike, gradient_of, move
+from warpadam.stacks import Member, Plan
+from warpadam.structures import Distortion
 
 _DEFAULT: Final = WarpAdamConfig()
 _CONFIG_FIELDS: Final = tuple(field.name for field in fields(WarpAdamConfig))
+
+_LIMITS: Final = ("rank", "block_size", "max_dim")
 
 
 @final
@@ -40,8 +43,8 @@ class WarpAdam(Optimizer):
         structure: ``diagonal``, ``low_rank``, ``kronecker`` or ``full``. A convolution's weight is the matrix
             (out, in * kh * kw); vectors and scalars are ``diagonal`` unless ``full``.
         placement: ``pre``, ``post`` or ``sandwich``. ``diagonal`` with ``pre`` is a negative control: Adam cancels it.
-        learner: ``hypergradient``, ``rotation`` (``kronecker`` + ``sandwich`` only), ``whitening`` (``kronecker`` +
-            ``pre`` only) or ``frozen``.
+        learner: ``hypergradient``, ``rotation`` (``sandwich`` only), ``whitening`` (``pre`` only) or ``frozen``;
+            ``rotation`` and ``whitening`` need ``kronecker`` or ``full``.
         rank: Rank of ``low_rank``.
         block_size: Most elements of one block of ``full``.
         max_dim: Longest axis that ``kronecker`` mixes.
@@ -85,7 +88,7 @@ class WarpAdam(Optimizer):
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _CONFIG_FIELDS}
         config = WarpAdamConfig(**given)
-        self._stacks: dict[int, Stack] = {}
+        self._plans: dict[int, Plan] = {}
         super().__init__(params, {**asdict(config), "maximize": maximize})
 
     @classmethod
@@ -156,8 +159,8 @@ class WarpAdam(Optimizer):
         Raises:
             KeyError: The parameter is not one of this optimizer's.
         """
-        rule, state = self._prepare(param, self._group_of(param))
-        carried = rule.init_carried(torch.float32, torch.device("meta"))
+        rule, distortion, state = self._prepare(param, self._group_of(param))
+        carried = rule.init_carried(distortion, torch.float32, torch.device("meta"))
         return {name: state[name].clone() for name in carried if name in state}
 
     def set_distortion(self, param: Tensor, distortion: Mapping[str, Tensor]) -> None:
@@ -167,8 +170,8 @@ class WarpAdam(Optimizer):
             InvalidConfigError: A tensor that the parameter's strategy does not have, or one of another shape.
             KeyError: The parameter is not one of this optimizer's.
         """
-        rule, state = self._prepare(param, self._group_of(param))
-        carried = rule.init_carried(torch.float32, torch.device("meta"))
+        rule, structure, state = self._prepare(param, self._group_of(param))
+        carried = rule.init_carried(structure, torch.float32, torch.device("meta"))
         for name, value in distortion.items():
             if name not in carried:
                 raise InvalidConfigError("distortion", name, f"one of {', '.join(carried)}")
@@ -201,7 +204,7 @@ class WarpAdam(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._stacks = {}
+        self._plans = {}
         for group in self.param_groups:
             group.setdefault("maximize", False)
 
@@ -214,27 +217,23 @@ class WarpAdam(Optimizer):
                     self.state[param][name] = value.to(device=device, copy=True)
 
     def _step_groups(self) -> None:
-        stacks: dict[int, Stack] = {}
-        for group in self.param_groups:
-            settings = _settings(group)
-            moving = (param for param in group["params"] if param.grad is not None)
-            for members in alike(Member(param, *self._prepare(param, group)) for param in moving):
-                if len(members) == 1:
-                    _step_one(members[0], group, settings)
-                else:
-                    key = id(members[0].param)
-                    stack = self._stacks.get(key)
-                    stacks[key] = stack if stack is not None and stack.serves(members) else Stack(members)
-                    _step_stack(stacks[key], members, group, settings)
-        self._stacks = stacks
+        for index, group in enumerate(self.param_groups):
+            params = [param for param in group["params"] if param.grad is not None]
+            key = _plan_key(group)
+            plan = self._plans.get(index)
+            if plan is None or not plan.serves(params, self.state, key):
+                self._plans.pop(index, None)
+                plan = Plan([Member(param, *self._prepare(param, group)) for param in params], key)
+                self._plans[index] = plan
+            plan.step(group, _settings(group))
 
-    def _prepare(self, param: Tensor, group: Mapping[str, Any]) -> tuple[UpdateRule, dict[str, Tensor]]:
-        strategy = (group["structure"], group["placement"], group["learner"])
-        rule = make_rule(strategy, tuple(param.shape), group["rank"], group["block_size"], group["max_dim"])
+    def _prepare(self, param: Tensor, group: Mapping[str, Any]) -> tuple[UpdateRule, Distortion, dict[str, Tensor]]:
+        strategy, limits = _plan_key(group)
+        rule, distortion = choose_rule(strategy, tuple(param.shape), **dict(zip(_LIMITS, limits, strict=True)))
         state = self.state[param]
         if not state:
-            state.update(rule.init_state(_state_dtype(param), param.device))
-        return rule, state
+            state.update(rule.init_state(distortion, _state_dtype(param), param.device))
+        return rule, distortion, state
 
     def _group_of(self, param: Tensor) -> dict[str, Any]:
         for group in self.param_groups:
@@ -250,19 +249,6 @@ class WarpAdam(Optimizer):
                     _check_tensor(grad, "gradient of parameter", _describe(group, group_index, index))
 
 
-def _step_one(member: Member, group: Mapping[str, Any], settings: Settings) -> None:
-    grad = gradient_of(member)
-    update = member.rule.update(member.state, -grad if group["maximize"] else grad, settings)
-    move([member], [update], group["lr"], group["weight_decay"])
-
-
-def _step_stack(stack: Stack, members: list[Member], group: Mapping[str, Any], settings: Settings) -> None:
-    grad = stack.join_gradients([gradient_of(member) for member in members])
-    update = stack.rule.update(stack.state, grad.neg_() if group["maximize"] else grad, settings)
-    stack.share()
-    move(members, stack.split(update), group["lr"], group["weight_decay"])
-
-
 def _state_dtype(param: Tensor) -> torch.dtype:
     return torch.float64 if param.dtype == torch.float64 else torch.float32
 
@@ -270,6 +256,11 @@ def _state_dtype(param: Tensor) -> torch.dtype:
 def _settings(group: Mapping[str, Any]) -> Settings:
     beta1, beta2 = group["betas"]
     return Settings(beta1, beta2, group["eps"], group["p_lr"], group["meta_every"], group["p_decay"], group["cov_beta"])
+
+
+def _plan_key(group: Mapping[str, Any]) -> tuple[tuple[str, str, str], tuple[int, ...]]:
+    """What of a group decides about rules and structures: the strategy, and the numbers named in ``_LIMITS``."""
+    return (group["structure"], group["placement"], group["learner"]), tuple(group[name] for name in _LIMITS)
 
 
 def _check_group(group: Mapping[str, Any]) -> None:

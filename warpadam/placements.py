@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from warpadam.adam import Moments, direction, direction_slope
+from warpadam.adam import Moments, direction_slope, directions
 from warpadam.config import Placement
 from warpadam.structures.base import Distortion, Factors
 
@@ -57,7 +57,7 @@ def meta_gradient(warp: Warp, moments: Moments, grad: Tensor, next_grad: Tensor,
 
     Args:
         warp: P of that step.
-        moments: The moments of that step, with its warped gradient folded in; in the layout.
+        moments: Those of this one tensor at that step, with its warped gradient folded in; in the layout.
         grad: The gradient g of that step, in the layout.
         next_grad: The gradient g' of the next step, in the layout.
         lr: Step size of that step. A constant factor, so a learner that normalises can leave it at 1.
@@ -67,7 +67,7 @@ def meta_gradient(warp: Warp, moments: Moments, grad: Tensor, next_grad: Tensor,
     distortion, factors = warp.distortion, warp.factors
     pulled = None
     if warp.placement != Placement.PRE:
-        update = direction(moments).mul_(-lr)
+        update = directions(moments)[0].mul_(-lr)
         if warp.placement == Placement.POST:
             return distortion.pullback(factors, next_grad, update)
         pulled = distortion.pullback(factors, update, next_grad)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from warpadam.learners import UpdateRule, make_rule
+from warpadam.learners import UpdateRule, choose_rule
+from warpadam.structures import Distortion, Factors
 
 
 class Listed(NamedTuple):
@@ -22,12 +23,18 @@ class Listed(NamedTuple):
         name: Its name, or its place if the groups have no names.
         param: The parameter.
         rule: What steps it.
+        distortion: The structure of its P.
     """
 
     group: Mapping[str, Any]
     name: str
     param: Tensor
     rule: UpdateRule
+    distortion: Distortion
+
+    def identity(self, device: torch.device) -> Factors:
+        """Return what P consists of before anything was learned: factors, covariances and scale."""
+        return self.rule.init_carried(self.distortion, torch.float32, device)
 
 
 def listed(optimizer: Optimizer) -> Iterator[Listed]:
@@ -36,13 +43,13 @@ def listed(optimizer: Optimizer) -> Iterator[Listed]:
         strategy = (group["structure"], group["placement"], group["learner"])
         for index, param in enumerate(group["params"]):
             name = group["param_names"][index] if "param_names" in group else f"{index} of group {group_index}"
-            rule = make_rule(strategy, tuple(param.shape), group["rank"], group["block_size"], group["max_dim"])
-            yield Listed(group, name, param, rule)
+            limits = {limit: group[limit] for limit in ("rank", "block_size", "max_dim")}
+            yield Listed(group, name, param, *choose_rule(strategy, tuple(param.shape), **limits))
 
 
-def p_entries(rule: UpdateRule) -> frozenset[str]:
+def p_entries(item: Listed) -> frozenset[str]:
     """Return the names of the state entries that are P: factors, covariances and scale."""
-    return frozenset(rule.init_carried(torch.float32, torch.device("meta")))
+    return frozenset(item.identity(torch.device("meta")))
 
 
 def times(shape: Sequence[int]) -> str:

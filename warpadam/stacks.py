@@ -1,131 +1,214 @@
-# Many small tensors cost more in calls than in arithmetic, so parameters that a rule treats alike are stepped as one.
-# Their state lives in stacked tensors, and what the optimizer keeps for each of them are views, which a checkpoint sees
-# as any other tensor. Anybody may replace a view: the stack is then made anew. Knows nothing of what entries mean.
-"""Parameters of one kind, stepped together."""
+# Many small tensors cost more in calls than in arithmetic, so parameters of one layout are stacked into one tensor, and
+# all stacks of a rule are stepped by one call. The optimizer keeps views of the stacked state, which a checkpoint sees
+# as any other tensors. Anybody may replace a view: then the plan is made anew. Knows nothing of what entries mean.
+"""Which parameters are stepped together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple, final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, final
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from warpadam.learners.base import State, UpdateRule
+from warpadam.learners.base import Part, Settings, State, UpdateRule
+from warpadam.structures import Distortion
 
 _MAX_ELEMENTS: Final = 65_536
-"""Larger tensors are stepped alone: their arithmetic hides the calls, and a stack would only cost memory."""
+"""Larger tensors are stepped one by one: their arithmetic hides the calls, and all that a step does with one finds it
+in the cache."""
 
 _MAX_PADDED: Final = 1_024
 """Shorter vectors are padded with zeros to one length. A zero gradient leaves zero moments and moves nothing."""
 
 
 class Member(NamedTuple):
-    """One parameter in one step.
+    """One parameter.
 
     Attributes:
         param: The parameter; it has a gradient.
         rule: Its update rule.
+        distortion: The structure of its P.
         state: What the optimizer keeps for it.
     """
 
     param: Tensor
     rule: UpdateRule
+    distortion: Distortion
     state: State
 
 
-def alike(members: Iterable[Member]) -> list[list[Member]]:
-    """Split the parameters of one group into those that can be stepped together, in their order.
+@final
+class Plan:
+    """How the parameters of one group that have a gradient are stepped.
 
-    These have the same layout, or are short vectors; have seen as many steps; and remember the same entries.
+    Args:
+        members: In the group's order.
+        key: What of the group's settings decided about rules and structures.
     """
-    found: dict[object, list[Member]] = {}
-    for member in members:
-        layout = member.rule.distortion.layout
-        exp_avg = member.state["exp_avg"]
-        key: object = id(member.param)
-        if exp_avg.numel() <= _MAX_ELEMENTS:
-            kind = None if len(layout) == 1 and layout[0] <= _MAX_PADDED else member.rule
-            key = (kind, member.state["step"].item(), frozenset(member.state), exp_avg.dtype, exp_avg.device)
-        found.setdefault(key, []).append(member)
-    return list(found.values())
+
+    __slots__ = ("_batches", "_key", "_members", "_params")
+
+    def __init__(self, members: Sequence[Member], key: object) -> None:
+        self._key = key
+        self._members = members
+        self._params = [member.param for member in members]
+        self._batches = [_Batch(stacks) for stacks in _batched(members)]
+
+    def serves(self, params: Sequence[Tensor], states: Mapping[Tensor, State], key: object) -> bool:
+        """Tell whether these are its parameters, and their states are still those it shares."""
+        return (
+            key == self._key
+            and len(params) == len(self._params)
+            and all(map(_same, params, self._params))
+            and all(states[member.param] is member.state for member in self._members)
+            and all(stack.is_shared() for batch in self._batches for stack in batch.stacks)
+        )
+
+    def step(self, group: Mapping[str, Any], settings: Settings) -> None:
+        """Move every parameter by one step."""
+        for batch in self._batches:
+            batch.step(group, settings)
 
 
-def gradient_of(member: Member) -> Tensor:
-    """Return the gradient of a parameter in its layout and the dtype of its state."""
-    grad = member.param.grad
-    assert grad is not None
-    return member.rule.distortion.to_layout(grad.to(member.state["exp_avg"].dtype))
+class _Batch:
+    """Stacks that one call of their rule steps."""
 
+    __slots__ = ("_copies", "_grads", "_params", "stacks")
 
-def move(members: Sequence[Member], updates: Sequence[Tensor], lr: float, weight_decay: float) -> None:
-    """Decay the parameters and move them by -lr times their updates, which are in their layouts."""
-    params = [member.param for member in members]
-    moves = [
-        member.rule.distortion.from_layout(update, tuple(member.param.shape))
-        for member, update in zip(members, updates, strict=True)
-    ]
-    if weight_decay:
-        torch._foreach_mul_(params, 1 - lr * weight_decay)
-    torch._foreach_add_(params, moves, alpha=-lr)
+    def __init__(self, stacks: Sequence[Stack]) -> None:
+        self.stacks = stacks
+        self._params = [member.param for stack in stacks for member in stack.members]
+        self._copies = [slot for stack in stacks for slot in stack.slots]
+
+    def step(self, group: Mapping[str, Any], settings: Settings) -> None:
+        grads = self._gradients(group["maximize"])
+        parts = [Part(stack.distortion, stack.state, grad) for stack, grad in zip(self.stacks, grads, strict=True)]
+        updates = self.stacks[0].rule.update(parts, settings)
+        moves: list[Tensor] = []
+        for stack, update in zip(self.stacks, updates, strict=True):
+            stack.share()
+            moves += stack.split_like_params(update)
+        if group["weight_decay"]:
+            torch._foreach_mul_(self._params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(self._params, moves, alpha=-group["lr"])
+
+    def _gradients(self, negated: bool) -> list[Tensor]:
+        if self._copies:
+            stacked = (member.param.grad for stack in self.stacks if stack.slots for member in stack.members)
+            torch._foreach_copy_(self._copies, [grad for grad in stacked if grad is not None])
+        grads = [stack.gradient() for stack in self.stacks]
+        return list(torch._foreach_neg(grads)) if negated else grads
 
 
 @final
 class Stack:
-    """The states of several parameters as one state with a dimension in front.
+    """Parameters of one layout, or short vectors, with their states as one; a single one as it is.
 
     Args:
-        members: As :func:`alike` groups them.
+        members: As many as there are.
 
     Attributes:
-        state: What a rule changes; :meth:`share` afterwards.
-        rule: The rule for all: that of the longest vector, or the one that all have.
+        members: These.
+        rule: The rule of all.
+        distortion: That of the longest vector, or the one that all have.
+        state: What a rule changes; with a dimension in front if there are several. :meth:`share` afterwards.
+        slots: Where the gradient of each parameter is copied to, in its shape; none for a single one.
     """
 
-    __slots__ = ("_lengths", "_shared", "_states", "_views", "rule", "state")
+    __slots__ = ("_grad", "_lengths", "_shared", "_views", "distortion", "members", "rule", "slots", "state")
 
     def __init__(self, members: Sequence[Member]) -> None:
-        self.rule = max((member.rule for member in members), key=lambda rule: rule.distortion.layout)
-        self._lengths = [member.rule.distortion.layout[0] for member in members]
-        self._states = [member.state for member in members]
-        self.state = {name: self._join([state[name] for state in self._states]) for name in self._states[0]}
+        self.members = members
+        self.rule = members[0].rule
+        self.distortion = max((member.distortion for member in members), key=lambda distortion: distortion.layout)
+        self._lengths = [member.distortion.layout[0] for member in members]
+        self.slots: list[Tensor] = []
         self._shared: State = {}
         self._views: list[list[Tensor]] = []
+        states = [member.state for member in members]
+        if len(members) == 1:
+            self.state = states[0]
+        else:
+            self.state = {name: _joined([state[name] for state in states]) for name in states[0]}
+            exp_avg = self.state["exp_avg"]
+            self._grad = torch.zeros_like(exp_avg)
+            self.slots = self.split_like_params(self._grad)
         self.share()
 
-    def serves(self, members: Sequence[Member]) -> bool:
-        """Tell whether these are its parameters, and their states are still views of it."""
-        return len(members) == len(self._states) and all(
-            member.state is state and list(map(id, state.values())) == list(map(id, views))
-            for member, state, views in zip(members, self._states, self._views, strict=True)
+    def is_shared(self) -> bool:
+        """Tell whether the states of the parameters still are what the stack gave them."""
+        if len(self.members) == 1:
+            return True
+        return all(
+            len(views) == len(member.state) and all(map(_same, views, member.state.values()))
+            for member, views in zip(self.members, self._views, strict=True)
         )
 
-    def join_gradients(self, grads: Sequence[Tensor]) -> Tensor:
-        """Return the gradients, each in its parameter's layout, as one tensor."""
-        return self._join(grads)
+    def gradient(self) -> Tensor:
+        """Return the gradients in the layout; what was copied to the slots if there are several."""
+        if len(self.members) > 1:
+            return self._grad
+        grad = self.members[0].param.grad
+        assert grad is not None
+        return self.distortion.to_layout(grad.to(self.state["exp_avg"].dtype))
 
-    def split(self, stacked: Tensor) -> list[Tensor]:
-        """Return each parameter's part of a stacked tensor, as views."""
+    def split_like_params(self, stacked: Tensor) -> list[Tensor]:
+        """Return each parameter's part of a tensor in the layout, as a view of the parameter's shape."""
+        parts = self._split(stacked) if len(self.members) > 1 else [stacked]
+        return [
+            member.distortion.from_layout(part, tuple(member.param.shape))
+            for part, member in zip(parts, self.members, strict=True)
+        ]
+
+    def share(self) -> None:
+        """Give every parameter's state the entries that the stacked state has now."""
+        if len(self.members) == 1 or self._nothing_changed():
+            return
+        gone = self._shared.keys() - self.state.keys()
+        changed = {
+            name: self._split(value) for name, value in self.state.items() if value is not self._shared.get(name)
+        }
+        for index, member in enumerate(self.members):
+            for name in gone:
+                del member.state[name]
+            for name, parts in changed.items():
+                member.state[name] = parts[index]
+        self._shared = dict(self.state)
+        self._views = [list(member.state.values()) for member in self.members]
+
+    def _nothing_changed(self) -> bool:
+        return len(self.state) == len(self._shared) and all(map(_same, self.state.values(), self._shared.values()))
+
+    def _split(self, stacked: Tensor) -> list[Tensor]:
         longest = max(self._lengths)
         if stacked.ndim != 2 or stacked.shape[1] != longest or min(self._lengths) == longest:
             return list(stacked.unbind())
         return [part[:length] for part, length in zip(stacked.unbind(), self._lengths, strict=True)]
 
-    def share(self) -> None:
-        """Give every parameter's state the entries that the stacked state has now."""
-        gone = self._shared.keys() - self.state.keys()
-        changed = {name: self.split(value) for name, value in self.state.items() if value is not self._shared.get(name)}
-        for index, state in enumerate(self._states):
-            for name in gone:
-                del state[name]
-            for name, parts in changed.items():
-                state[name] = parts[index]
-        self._shared = dict(self.state)
-        self._views = [list(state.values()) for state in self._states]
 
-    @staticmethod
-    def _join(tensors: Sequence[Tensor]) -> Tensor:
-        if all(tensor.shape == tensors[0].shape for tensor in tensors):
-            return torch.stack(list(tensors))
-        return pad_sequence(list(tensors), batch_first=True)
+def _batched(members: Iterable[Member]) -> list[list[Stack]]:
+    """Stack the members that have one layout, or are short vectors, and group the stacks that a rule can step at once.
+
+    Together are those that have seen as many steps; in a stack, those that remember the same entries.
+    """
+    batches: dict[object, dict[object, list[Member]]] = {}
+    for index, member in enumerate(members):
+        exp_avg, layout = member.state["exp_avg"], member.distortion.layout
+        alone = index if exp_avg.numel() > _MAX_ELEMENTS else None
+        padded = len(layout) == 1 and layout[0] <= _MAX_PADDED
+        batch = (member.rule, member.state["step"].item(), exp_avg.dtype, exp_avg.device, alone)
+        stack = (type(member.distortion) if padded else member.distortion, frozenset(member.state))
+        batches.setdefault(batch, {}).setdefault(stack, []).append(member)
+    return [[Stack(together) for together in stacks.values()] for stacks in batches.values()]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    if all(tensor.shape == tensors[0].shape for tensor in tensors):
+        return torch.stack(list(tensors))
+    return pad_sequence(list(tensors), batch_first=True)
+
+
+def _same(one: object, other: object) -> bool:
+    return one is other

@@ -92,7 +92,10 @@ def test_structure_filters_the_strategies_and_drops_what_they_do_not_use() -> No
         ({"structure": ["diagonal", "low_rank"]}, [DIAGONAL, LOW_RANK]),
         ({"structure": "full", "placement": "post"}, ["full/post/hypergradient"]),
         ({"structure": "full", "placement": "post", "learner": "frozen"}, ["full/post/frozen"]),
-        ({"structure": ["diagonal", "full"], "placement": ["sandwich"]}, [DIAGONAL, "full/sandwich/hypergradient"]),
+        (
+            {"structure": ["diagonal", "full"], "placement": ["sandwich"]},
+            [DIAGONAL, "full/sandwich/hypergradient", "full/sandwich/rotation"],
+        ),
         ({"strategy": ["full/pre/frozen", DIAGONAL]}, ["full/pre/frozen", DIAGONAL]),
         ({"strategy": [ROTATION, DIAGONAL], "structure": "diagonal"}, [DIAGONAL]),
     ],
@@ -102,7 +105,7 @@ def test_wishes_choose_the_strategies(overrides: dict[str, object], expected: li
 
 
 def test_strategies_new_to_the_preset_bring_the_numbers_they_use() -> None:
-    space = default(structure=["low_rank", "full"], placement="pre", block_size=64)
+    space = default(structure=["low_rank", "full"], placement="pre", learner="hypergradient", block_size=64)
     assert space["rank"].when == Condition(parent="strategy", values=("low_rank/pre/hypergradient",))
     assert space["block_size"].when == Condition(parent="strategy", values=("full/pre/hypergradient",))
     assert set(space["p_lr"].when.values if space["p_lr"].when else ()) == set(strategies(space))

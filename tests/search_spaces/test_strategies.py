@@ -85,8 +85,8 @@ def test_text_that_names_no_legal_combination_is_refused(text: object) -> None:
         ({}, [DIAGONAL, ROTATION]),
         ({"structure": ["diagonal"]}, [DIAGONAL]),
         ({"learner": ["rotation"]}, [ROTATION]),
-        ({"learner": ["whitening"]}, [WHITENING]),
-        ({"placement": ["pre"], "learner": ["whitening", "rotation"]}, [WHITENING]),
+        ({"learner": ["whitening"]}, [WHITENING, "full/pre/whitening"]),
+        ({"placement": ["pre"], "learner": ["whitening", "rotation"]}, [WHITENING, "full/pre/whitening"]),
         ({"structure": ["full"], "placement": ["post"]}, ["full/post/hypergradient"]),
         ({"structure": ["full"], "placement": ["post"], "learner": ["frozen"]}, ["full/post/frozen"]),
         (

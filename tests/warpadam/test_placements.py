@@ -96,7 +96,7 @@ class _RealStep:
         self.before = (self.param.detach().clone(), state["exp_avg"].clone(), state["exp_avg_sq"].clone())
         self.grad = self._gradient(_randn(shape, generator))
         optimizer.step()
-        self.moments = Moments(state["exp_avg"], state["exp_avg_sq"], 4, BETA1, BETA2, EPS)
+        self.moments = Moments([state["exp_avg"]], [state["exp_avg_sq"]], 4, BETA1, BETA2, EPS)
         self.next_target = _randn(shape, generator)
         self.next_grad = self._gradient(self.next_target)
 
@@ -142,7 +142,7 @@ def test_meta_gradient_is_autograd_through_one_real_step(
     elements = dense_grad.shape[0]
     whole = Warp(placement, FullDistortion(elements, elements), {"blocks": _dense(step.distortion, step.factors)[None]})
     flat = step.moments._replace(
-        exp_avg=step.moments.exp_avg.reshape(1, -1), exp_avg_sq=step.moments.exp_avg_sq.reshape(1, -1)
+        exp_avgs=[step.moments.exp_avgs[0].reshape(1, -1)], exp_avg_sqs=[step.moments.exp_avg_sqs[0].reshape(1, -1)]
     )
     dense = meta_gradient(whole, flat, step.grad.reshape(1, -1), step.next_grad.reshape(1, -1), LR)["blocks"][0]
     torch.testing.assert_close(dense, dense_grad, rtol=1e-10, atol=1e-10)
@@ -160,7 +160,7 @@ def test_meta_gradient_is_proportional_to_lr_and_to_the_next_gradient(placement:
 
 def test_meta_gradient_changes_none_of_its_inputs() -> None:
     step = _RealStep("kronecker", "sandwich", (3, 4), 64)
-    inputs = [step.grad, step.next_grad, step.moments.exp_avg, step.moments.exp_avg_sq, *step.factors.values()]
+    inputs = [step.grad, step.next_grad, *step.moments.exp_avgs, *step.moments.exp_avg_sqs, *step.factors.values()]
     before = [tensor.clone() for tensor in inputs]
     meta_gradient(Warp("sandwich", step.distortion, step.factors), step.moments, step.grad, step.next_grad, LR)
     assert all(torch.equal(now, then) for now, then in zip(inputs, before, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from warpadam.stacks import _MAX_PADDED
 SHAPES: list[tuple[int, ...]] = [(4, 3), (5,), (4, 3), (2,), (4, 3, 1), (), (3, 4), (4, 3)]
 FLOAT64 = torch.float64
 ROTATION = next(strategy for strategy in STRATEGIES if strategy.learner == "rotation")
+WHITENING = next(strategy for strategy in STRATEGIES if strategy.learner == "whitening")
 
 
 def _params(dtype: torch.dtype = FLOAT64, shapes: list[tuple[int, ...]] = SHAPES) -> list[nn.Parameter]:
@@ -133,3 +135,35 @@ def test_a_stacked_run_resumes_bit_for_bit(strategy: Strategy, dtype: torch.dtyp
     resumed.load_state_dict(copy.deepcopy(interrupted.state_dict()))
     _train(second, resumed, range(5, 9), pause=True)
     assert all(torch.equal(one, two) for one, two in zip(second, whole, strict=True))
+
+
+def _memory(optimizer: WarpAdam) -> tuple[int, int, int]:
+    """Bytes that the state's storages hold, the number of its entries, and of all tensors that are alive."""
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in values}
+    gc.collect()
+    return sum(storages.values()), len(values), sum(type(thing) is Tensor for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s.placement == "sandwich" or s == WHITENING], ids=str)
+def test_nothing_grows_in_200_steps_and_the_plan_is_made_once(strategy: Strategy) -> None:
+    params = _params()
+    optimizer = _make(params, strategy)
+    _train(params, optimizer, range(20))
+    before, plan = _memory(optimizer), optimizer._plans[0]
+    for _ in range(10):
+        _train(params, optimizer, range(20))
+        assert _memory(optimizer) == before
+    assert optimizer._plans[0] is plan
+
+
+@pytest.mark.parametrize("field", ["max_dim", "block_size"])
+def test_a_number_that_decides_the_structure_is_not_missed_when_it_changes(field: str) -> None:
+    """What such a change means for a state that exists is the user's affair; that it is seen is ours."""
+    params = _params(shapes=[(4, 3)])
+    optimizer = _make(params)
+    _train(params, optimizer, range(2))
+    plan = optimizer._plans[0]
+    optimizer.param_groups[0][field] += 1
+    _train(params, optimizer, range(2))
+    assert optimizer._plans[0] is not plan

@@ -1,19 +1,19 @@
-# The contract of a learner: it owns the whole update rule of one parameter, its moments, its P and how P learns. A rule
-# holds shapes only; tensors live in the state that the optimizer keeps. Parameters of equal shape and strategy share
-# one rule object, and one call of it serves a whole stack of them: see stacks.py.
+# The contract of a learner: it owns the whole update rule of a parameter, its moments, its P and how P learns. A rule
+# holds no tensors and no shapes; it is given many parameters at once, so that elementwise work is one call over a list
+# (torch._foreach_*) and only matrix products are a call for each shape. Who is given together: see stacks.py.
 """The interface of every update rule."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from warpadam.adam import Moments, direction, update_moments
-from warpadam.placements import Warp, unwarp_direction, warp_gradient
+from warpadam.adam import Moments
 from warpadam.structures import Distortion, Factors
 
 State = dict[str, Tensor]
@@ -32,35 +32,47 @@ class Settings(NamedTuple):
     cov_beta: float
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateRule(ABC):
-    """How one parameter moves, and how its P learns.
+class Part(NamedTuple):
+    """One parameter in one step, or several that have one layout, stacked.
 
     Attributes:
         distortion: The structure of P; gradients and directions are in its layout.
+        state: Changed in place; entries may come and go.
+        grad: In the layout and of the state's dtype; must not be changed or kept. With one more dimension in front it
+            holds the gradients of several parameters, and so does every entry of the state.
     """
 
     distortion: Distortion
+    state: State
+    grad: Tensor
+
+    @property
+    def stack_dims(self) -> int:
+        """Dimensions in front of the layout that count parameters: 0 or 1."""
+        return self.grad.ndim - len(self.distortion.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRule(ABC):
+    """How parameters move, and how their P learns. Equal rules treat parameters alike."""
 
     @abstractmethod
-    def init_state(self, dtype: torch.dtype, device: torch.device) -> State:
+    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
         """Return the state before the first step, with P the exact identity."""
 
     @abstractmethod
-    def init_carried(self, dtype: torch.dtype, device: torch.device) -> Factors:
+    def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
         """Return what a learned P consists of, as it is before anything was learned.
 
         These are the tensors that may be carried to another run; a state may lack the optional ones.
         """
 
     @abstractmethod
-    def update(self, state: State, grad: Tensor, settings: Settings) -> Tensor:
-        """Fold in one gradient and return the direction that is then multiplied by -lr.
+    def update(self, parts: Sequence[Part], settings: Settings) -> list[Tensor]:
+        """Fold in one gradient of every part and return the directions that are then multiplied by -lr.
 
         Args:
-            state: Changed in place; entries may come and go.
-            grad: In the layout and of the state's dtype; must not be changed or kept. With one more dimension in front
-                it holds the gradients of several parameters, and so does every entry of the state.
+            parts: All have made the same number of steps; their states may differ in the optional entries.
             settings: The group's numbers at this step.
         """
 
@@ -74,24 +86,15 @@ def init_moments(distortion: Distortion, dtype: torch.dtype, device: torch.devic
     }
 
 
-def count_step(state: State) -> int:
-    """Advance the step counter, which stacked parameters share, and return it; on the CPU, so no device waits."""
-    state["step"] += 1
-    return int(state["step"].view(-1)[0].item())
+def count_step(parts: Sequence[Part]) -> int:
+    """Advance the step counters, which agree, and return them; on the CPU, so no device waits."""
+    steps = [part.state["step"] for part in parts]
+    torch._foreach_add_(steps, 1)
+    return int(steps[0].view(-1)[0].item())
 
 
-def moments_of(state: State, step: int, settings: Settings) -> Moments:
-    """Return the moments in ``state``, shared, not copied."""
-    return Moments(state["exp_avg"], state["exp_avg_sq"], step, settings.beta1, settings.beta2, settings.eps)
-
-
-def warped_adam_step(warp: Warp, moments: Moments, grad: Tensor) -> Tensor:
-    """Return the direction of one plain step: moments of the warped gradient, mapped back.
-
-    Args:
-        warp: P and its place.
-        moments: The moments with the counter already advanced; changed in place.
-        grad: In the layout.
-    """
-    update_moments(moments, warp_gradient(warp, grad))
-    return unwarp_direction(warp, direction(moments))
+def moments_of(parts: Sequence[Part], step: int, settings: Settings) -> Moments:
+    """Return the moments in the states, shared, not copied."""
+    exp_avgs = [part.state["exp_avg"] for part in parts]
+    exp_avg_sqs = [part.state["exp_avg_sq"] for part in parts]
+    return Moments(exp_avgs, exp_avg_sqs, step, settings.beta1, settings.beta2, settings.eps)

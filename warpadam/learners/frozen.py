@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,14 +12,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.adam import direction, update_moments
+from warpadam.adam import directions, update_moments
 from warpadam.config import Placement
-from warpadam.learners.base import Settings, State, UpdateRule, count_step, init_moments, moments_of
+from warpadam.learners.base import Part, Settings, State, UpdateRule, count_step, init_moments, moments_of
 from warpadam.learners.rotation import RotationRule
-from warpadam.learners.scale import init_scale, scale_direction
+from warpadam.learners.scale import LOG_SCALE, scale_directions
 from warpadam.learners.whitening import WhiteningRule
 from warpadam.placements import Warp, unwarp_direction, warp_gradient
-from warpadam.structures import DiagonalDistortion, Factors, KroneckerDistortion
+from warpadam.structures import DiagonalDistortion, Distortion, Factors, SidedDistortion
 
 
 @final
@@ -33,24 +34,26 @@ class FrozenRule(UpdateRule):
     placement: str
 
     @override
-    def init_state(self, dtype: torch.dtype, device: torch.device) -> State:
-        return {**init_moments(self.distortion, dtype, device), **self.distortion.init_factors(dtype, device)}
+    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
+        return {**init_moments(distortion, dtype, device), **distortion.init_factors(dtype, device)}
 
     @override
-    def init_carried(self, dtype: torch.dtype, device: torch.device) -> Factors:
-        if self.placement == Placement.SANDWICH:
-            if isinstance(self.distortion, KroneckerDistortion):
-                return RotationRule(self.distortion).init_carried(dtype, device)
-            if isinstance(self.distortion, DiagonalDistortion):
-                factors = self.distortion.init_factors(dtype, device)
-                return {**factors, **init_scale(self.distortion.layout, dtype, device)}
-        if self.placement == Placement.PRE and isinstance(self.distortion, KroneckerDistortion):
-            return WhiteningRule(self.distortion).init_carried(dtype, device)
-        return self.distortion.init_factors(dtype, device)
+    def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
+        if isinstance(distortion, SidedDistortion):
+            if self.placement == Placement.SANDWICH:
+                return RotationRule().init_carried(distortion, dtype, device)
+            if self.placement == Placement.PRE:
+                return WhiteningRule().init_carried(distortion, dtype, device)
+        factors = distortion.init_factors(dtype, device)
+        if self.placement == Placement.SANDWICH and isinstance(distortion, DiagonalDistortion):
+            factors[LOG_SCALE] = torch.zeros(distortion.scale_shape, dtype=dtype, device=device)
+        return factors
 
     @override
-    def update(self, state: State, grad: Tensor, settings: Settings) -> Tensor:
-        moments = moments_of(state, count_step(state), settings)
-        warp = Warp(self.placement, self.distortion, state)
-        update_moments(moments, warp_gradient(warp, grad))
-        return unwarp_direction(warp, scale_direction(state, direction(moments)))
+    def update(self, parts: Sequence[Part], settings: Settings) -> list[Tensor]:
+        moments = moments_of(parts, count_step(parts), settings)
+        warps = [Warp(self.placement, part.distortion, part.state) for part in parts]
+        update_moments(moments, [warp_gradient(warp, part.grad) for warp, part in zip(warps, parts, strict=True)])
+        updates = directions(moments)
+        scale_directions(parts, updates)
+        return [unwarp_direction(warp, update) for warp, update in zip(warps, updates, strict=True)]

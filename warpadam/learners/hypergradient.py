@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -11,21 +12,16 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.learners.base import (
-    Settings,
-    State,
-    UpdateRule,
-    count_step,
-    init_moments,
-    moments_of,
-    warped_adam_step,
-)
+from warpadam.adam import directions, update_moments
+from warpadam.learners.base import Part, Settings, State, UpdateRule, count_step, init_moments, moments_of
 from warpadam.learners.normalised import normalised_step
-from warpadam.placements import Warp, meta_gradient
-from warpadam.structures import Factors
+from warpadam.placements import Warp, meta_gradient, unwarp_direction, warp_gradient
+from warpadam.structures import Distortion, Factors
 
 _FIRST_STEP: Final = 2
 """Adam's first direction is sign(q) whatever P is: its slope is rounding noise, which normalisation would blow up."""
+
+_PREV_GRAD: Final = "prev_grad"
 
 
 @final
@@ -45,28 +41,35 @@ class HypergradientRule(UpdateRule):
     placement: str
 
     @override
-    def init_state(self, dtype: torch.dtype, device: torch.device) -> State:
-        return {**init_moments(self.distortion, dtype, device), **self.distortion.init_factors(dtype, device)}
+    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
+        return {**init_moments(distortion, dtype, device), **distortion.init_factors(dtype, device)}
 
     @override
-    def init_carried(self, dtype: torch.dtype, device: torch.device) -> Factors:
-        return self.distortion.init_factors(dtype, device)
+    def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
+        return distortion.init_factors(dtype, device)
 
     @override
-    def update(self, state: State, grad: Tensor, settings: Settings) -> Tensor:
-        step = count_step(state)
-        warp = Warp(self.placement, self.distortion, state)
-        prev_grad = state.pop("prev_grad", None)
-        if prev_grad is not None:
-            self._learn(warp, state, prev_grad, grad, step - 1, settings)
+    def update(self, parts: Sequence[Part], settings: Settings) -> list[Tensor]:
+        step = count_step(parts)
+        judged = [part for part in parts if _PREV_GRAD in part.state]
+        if judged:
+            self._learn(judged, step - 1, settings)
         if settings.p_lr > 0 and step >= _FIRST_STEP and step % settings.meta_every == 0:
-            state["prev_grad"] = grad.clone()
-        return warped_adam_step(warp, moments_of(state, step, settings), grad)
+            for part in parts:
+                part.state[_PREV_GRAD] = part.grad.clone()
+        moments = moments_of(parts, step, settings)
+        warps = [self._warp(part) for part in parts]
+        update_moments(moments, [warp_gradient(warp, part.grad) for warp, part in zip(warps, parts, strict=True)])
+        return [unwarp_direction(*pair) for pair in zip(warps, directions(moments), strict=True)]
 
-    def _learn(
-        self, warp: Warp, state: State, prev_grad: Tensor, grad: Tensor, prev_step: int, settings: Settings
-    ) -> None:
-        moments = moments_of(state, prev_step, settings)
-        pulled = meta_gradient(warp, moments, prev_grad, grad)
-        normalised_step(state, pulled, settings.p_lr, stack_dims=grad.ndim - len(self.distortion.layout))
-        self.distortion.settle({name: state[name] for name in pulled}, settings.p_decay)
+    def _warp(self, part: Part) -> Warp:
+        return Warp(self.placement, part.distortion, part.state)
+
+    def _learn(self, parts: Sequence[Part], prev_step: int, settings: Settings) -> None:
+        pulled = []
+        for part in parts:
+            moments = moments_of([part], prev_step, settings)
+            pulled.append(meta_gradient(self._warp(part), moments, part.state.pop(_PREV_GRAD), part.grad))
+        normalised_step([part.state for part in parts], pulled, settings.p_lr, [part.stack_dims for part in parts])
+        for part, factors in zip(parts, pulled, strict=True):
+            part.distortion.settle({name: part.state[name] for name in factors}, settings.p_decay)

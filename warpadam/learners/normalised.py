@@ -1,15 +1,19 @@
 # How learned tensors are stepped along a meta-gradient: Adam on them, so that the scale of the loss cancels, and a
-# non-finite meta-gradient is skipped and counted. No host synchronisation: the decision stays on the device.
+# non-finite meta-gradient is skipped and counted. No host synchronisation: the decision stays on the device. What is
+# one number for a parameter is computed in one vector for all of them.
 """Adam on the factors of P."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
+
+from warpadam.structures import SidedDistortion
 
 META_BETAS: Final = (0.9, 0.95)
 """Decay rates of the meta-gradient's moments. P has few updates and its gradient drifts: a short memory is best."""
@@ -17,44 +21,104 @@ META_BETAS: Final = (0.9, 0.95)
 SKIPPED: Final = "meta_skipped"
 """State entry that counts the meta-gradients that were not finite."""
 
+_COUNT: Final = "meta_step"
+
 
 def normalised_step(
-    state: dict[str, Tensor], meta_gradients: Mapping[str, Tensor], p_lr: float, stack_dims: int = 0
+    states: Sequence[dict[str, Tensor]],
+    meta_gradients: Sequence[Mapping[str, Tensor]],
+    p_lr: float,
+    stack_dims: Sequence[int] | None = None,
 ) -> None:
-    """Step the named tensors of ``state`` against their meta-gradients, in place, with Adam's normalisation.
+    """Step the named tensors of every state against their meta-gradients, in place, with Adam's normalisation.
 
-    If any meta-gradient is not finite, or its square overflows, nothing moves and ``meta_skipped`` grows by one.
+    If any meta-gradient of a parameter is not finite, or its square overflows, nothing of it moves and its
+    ``meta_skipped`` grows by one.
 
     Args:
-        state: Holds the tensors, and gets the moments (``<name>_exp_avg``, ``<name>_exp_avg_sq``) and counters.
-        meta_gradients: Gradient of the next loss for each tensor, same shapes.
+        states: Each holds the tensors of one parameter, and gets the moments (``<name>_exp_avg``,
+            ``<name>_exp_avg_sq``) and counters.
+        meta_gradients: For each state the gradient of the next loss for each tensor, same shapes.
         p_lr: Step size.
-        stack_dims: Leading dimensions of every tensor that count parameters; each is accepted or skipped by itself.
+        stack_dims: For each state the leading dimensions of its tensors that count parameters; 0 if not given.
     """
-    _init(state, meta_gradients, stack_dims)
-    squares = {name: grad.square() for name, grad in meta_gradients.items()}
-    first, *others = (square.flatten(stack_dims).sum(-1) for square in squares.values())
-    finite = sum(others, first) < math.inf  # False for NaN as well, and a third of the calls of isfinite
-    accepted = finite.to(first.dtype)
-    state["meta_step"] += accepted
-    state[SKIPPED] += 1 - accepted
+    stack_dims = stack_dims or [0] * len(states)
+    for state, pulled, dims in zip(states, meta_gradients, stack_dims, strict=True):
+        _init(state, pulled, dims)
+    names = [(state, name) for state, pulled in zip(states, meta_gradients, strict=True) for name in pulled]
+    grads = [grad for pulled in meta_gradients for grad in pulled.values()]
+    if not grads:
+        return
+    squares = iter(torch._foreach_mul(grads, grads))
+    sizes = [
+        functools.reduce(torch.add, (_total(next(squares), dims) for _ in pulled)).view(-1)
+        for pulled, dims in zip(meta_gradients, stack_dims, strict=True)
+    ]
+    finite = torch.cat(sizes) < math.inf  # False for NaN as well, and a third of the calls of isfinite
+    numbers = _decide(states, finite.to(sizes[0].dtype), p_lr)
+    lengths = [size.numel() for size in sizes]
+    kept: list[Tensor] = []
+    chosen: list[tuple[Tensor, ...]] = []
+    for pulled, dims, flags, values in zip(
+        meta_gradients, stack_dims, finite.split_with_sizes(lengths), numbers.split_with_sizes(lengths, 1), strict=True
+    ):
+        for grad in pulled.values():
+            each = (*grad.shape[:dims], *[1] * (grad.ndim - dims))
+            kept.append(torch.where(flags.view(each), grad, 0.0))
+            chosen.append(values.view(3, *each).unbind())
+    first, second, step_sizes = zip(*chosen, strict=True)
+    _step(names, kept, first, second, step_sizes)
+
+
+def restart_unless_finite(distortion: SidedDistortion, state: dict[str, Tensor]) -> None:
+    """Zero the covariances of a parameter, and count it in ``meta_skipped``, if one of them is not finite; in place."""
+    names = distortion.sides.values()
+    if not names:
+        return
+    dims = state[SKIPPED].ndim
+    usable = torch.stack([state[name].isfinite().flatten(dims).all(-1) for name in names]).all(0)
+    state[SKIPPED] += (~usable).to(state[SKIPPED].dtype)
+    for name in names:
+        each = usable.view(*usable.shape, *[1] * (state[name].ndim - dims))
+        state[name].copy_(torch.where(each, state[name], 0.0))
+
+
+def _total(square: Tensor, stack_dims: int) -> Tensor:
+    return square.flatten(1).sum(1) if stack_dims else square.sum()
+
+
+def _decide(states: Sequence[dict[str, Tensor]], accepted: Tensor, p_lr: float) -> Tensor:
+    """Count, and return three numbers for each parameter: the weights of both averages, and minus the step size."""
+    steps, skips = ([state[name].view(-1) for state in states] for name in (_COUNT, SKIPPED))
+    counts, skipped = torch.cat(steps).add_(accepted), torch.cat(skips).add_(1 - accepted)
+    lengths = [step.numel() for step in steps]
+    for kept, values in ((steps, counts), (skips, skipped)):
+        torch._foreach_copy_(kept, list(values.split_with_sizes(lengths)))
     beta1, beta2 = META_BETAS
-    count = state["meta_step"].clamp_min(1)  # with none accepted yet the averages are 0, and so is the step
-    step_size = accepted * (1 - beta2**count).sqrt() / (1 - beta1**count) * p_lr
-    for name, grad in meta_gradients.items():
-        each = (*finite.shape, *([1] * (grad.ndim - stack_dims)))
-        kept, weight, size = (
-            (value.view(each) for value in (finite, accepted, step_size))
-            if stack_dims
-            else (finite, accepted, step_size)
-        )
-        exp_avg, exp_avg_sq = state[f"{name}_exp_avg"], state[f"{name}_exp_avg_sq"]
-        exp_avg.lerp_(torch.where(kept, grad, 0.0), (1 - beta1) * weight)
-        exp_avg_sq.lerp_(torch.where(kept, squares[name], 0.0), (1 - beta2) * weight)
-        smallest = (
-            torch.finfo(grad.dtype).tiny ** 0.5
-        )  # below it a square is rounded to nothing, and the ratio is noise
-        state[name].addcdiv_(exp_avg * size, exp_avg_sq.sqrt().add_(smallest), value=-1.0)
+    count = counts.clamp_min_(1)  # with none accepted yet the averages are 0, and so is the step
+    step_size = accepted * (1 - beta2**count).sqrt_() / (1 - beta1**count) * -p_lr
+    return torch.stack(((1 - beta1) * accepted, (1 - beta2) * accepted, step_size))
+
+
+def _step(
+    names: Sequence[tuple[dict[str, Tensor], str]],
+    grads: list[Tensor],
+    first: tuple[Tensor, ...],
+    second: tuple[Tensor, ...],
+    step_sizes: tuple[Tensor, ...],
+) -> None:
+    """Adam on the named tensors; ``grads`` are overwritten."""
+    exp_avgs = [state[f"{name}_exp_avg"] for state, name in names]
+    exp_avg_sqs = [state[f"{name}_exp_avg_sq"] for state, name in names]
+    torch._foreach_lerp_(exp_avgs, grads, first)
+    torch._foreach_mul_(grads, grads)
+    torch._foreach_lerp_(exp_avg_sqs, grads, second)
+    roots = torch._foreach_sqrt(exp_avg_sqs)
+    # below it a square is rounded to nothing, and the ratio is noise
+    torch._foreach_add_(roots, torch.finfo(roots[0].dtype).tiny ** 0.5)
+    torch._foreach_addcdiv_(
+        [state[name] for state, name in names], list(torch._foreach_mul(exp_avgs, step_sizes)), roots
+    )
 
 
 def _init(state: dict[str, Tensor], meta_gradients: Mapping[str, Tensor], stack_dims: int) -> None:
@@ -62,5 +126,5 @@ def _init(state: dict[str, Tensor], meta_gradients: Mapping[str, Tensor], stack_
         if f"{name}_exp_avg" not in state:
             state[f"{name}_exp_avg"] = torch.zeros_like(grad)
             state[f"{name}_exp_avg_sq"] = torch.zeros_like(grad)
-            for counter in ("meta_step", SKIPPED):
+            for counter in (_COUNT, SKIPPED):
                 state.setdefault(counter, grad.new_zeros(grad.shape[:stack_dims]))

@@ -1,17 +1,19 @@
-# The learned positive scale S = exp(s) on a direction, one s for each row and one for each column, or one s for a whole
-# matrix. Adam divides out a scale before its moments, so S acts after them only. Shared by the rules that have one;
-# knows no P.
+# The learned positive scale S = exp(s) on a direction: s for each row plus s for each column, s for each element, or
+# one s for a whole tensor; its shape says which. Adam divides out a scale before its moments, so S acts after them
+# only. Shared by the rules that have one; knows no P.
 """A learned step size for each row and column."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from warpadam.learners.base import Part, Settings, State
 from warpadam.learners.normalised import normalised_step
+from warpadam.structures import SidedDistortion
 
 LOG_SCALE: Final = "log_scale"
 """State entry: s of the rows, then s of the columns; in one tensor, so that one small step moves both."""
@@ -19,59 +21,84 @@ LOG_SCALE: Final = "log_scale"
 MAX_LOG_SCALE: Final = 2.0
 """Trust range of s: a step is at most e^2 = 7.4 times longer or shorter than Adam's."""
 
-
-def init_scale(layout: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """Return s = 0: ``log_scale`` (rows + columns), or (elements) for a vector."""
-    return {LOG_SCALE: torch.zeros(sum(layout), dtype=dtype, device=device)}
+_PREV_UPDATE: Final = "prev_update"
+"""State entry: the S u that the next gradient will judge; only while s learns."""
 
 
-def scale_direction(state: Mapping[str, Tensor], update: Tensor) -> Tensor:
-    """Return S u, or u itself if ``state`` has no scale.
+def scale_directions(parts: Sequence[Part], updates: Sequence[Tensor]) -> None:
+    """Multiply every u by S, in place; where a state has no scale u stays."""
+    for part, update in zip(parts, updates, strict=True):
+        if LOG_SCALE in part.state:
+            update.mul_(step_scale(part.state[LOG_SCALE], update))
 
-    >>> scale_direction({LOG_SCALE: torch.tensor([0.0, 9.0])}, torch.ones(2)).log()
-    tensor([0., 2.])
+
+def learn_scales(parts: Sequence[Part], next_grads: Sequence[Tensor], settings: Settings) -> None:
+    """Step every s that has an update to be judged along its meta-gradient -<g', S u>, normalised, in place.
+
+    A scale starts where there is none, and stays in the trust range. Without ``p_lr`` the updates are forgotten.
+
+    Args:
+        parts: Their states hold the scales, and what :func:`remember` left.
+        next_grads: g' of every part in the space in which the scale acted.
+        settings: Step size of s and its pull towards 0.
     """
-    if LOG_SCALE not in state:
-        return update
-    log_scale = state[LOG_SCALE]
+    judged: list[State] = []
+    pulled = []
+    for part, grad in zip(parts, next_grads, strict=True):
+        prev_update = part.state.get(_PREV_UPDATE)
+        if prev_update is not None:
+            judged.append(part.state)
+            pulled.append({LOG_SCALE: _pulled(grad * prev_update, part.state[LOG_SCALE])})
+    if not judged:
+        return
+    scales = [state[LOG_SCALE] for state in judged]
+    dims = [part.stack_dims for part in parts if _PREV_UPDATE in part.state]
+    normalised_step(judged, pulled, settings.p_lr, dims)
+    if settings.p_decay:
+        torch._foreach_mul_(scales, 1 - settings.p_decay)
+    torch._foreach_clamp_min_(scales, -MAX_LOG_SCALE)
+    torch._foreach_clamp_max_(scales, MAX_LOG_SCALE)
+
+
+def start_scale(part: Part, shape: tuple[int, ...]) -> None:
+    """Give a part that has no scale s = 0, of ``shape`` for each parameter."""
+    if LOG_SCALE not in part.state:
+        part.state[LOG_SCALE] = part.grad.new_zeros((*part.grad.shape[: part.stack_dims], *shape))
+
+
+def remember(parts: Sequence[Part], updates: Sequence[Tensor]) -> None:
+    """Keep every S u until the next gradient judges it."""
+    for part, update in zip(parts, updates, strict=True):
+        part.state[_PREV_UPDATE] = update
+
+
+def forget(parts: Sequence[Part]) -> None:
+    """Drop what :func:`remember` kept: no later gradient may judge it."""
+    for part in parts:
+        part.state.pop(_PREV_UPDATE, None)
+
+
+def reorder_scale(state: State, distortion: SidedDistortion, side: str, order: Tensor) -> None:
+    """Permute the scale of one side and the moments it is learned with, if ``state`` has one."""
+    for name in (LOG_SCALE, f"{LOG_SCALE}_exp_avg", f"{LOG_SCALE}_exp_avg_sq"):
+        if name in state:
+            state[name] = distortion.reordered(state[name], side, order)
+
+
+def step_scale(log_scale: Tensor, update: Tensor) -> Tensor:
+    """Return S = exp(s) within the trust range, broadcastable to an update in the layout."""
     if update.ndim > log_scale.ndim:
         rows = update.shape[-2]
         one = log_scale.shape[-1] == 1
         log_scale = log_scale[..., None] if one else log_scale[..., :rows, None] + log_scale[..., None, rows:]
-    return update * log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp_()
+    return log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp_()
 
 
-def learn_scale(state: dict[str, Tensor], next_grad: Tensor, scaled: Tensor, p_lr: float, p_decay: float) -> None:
-    """Step s along its meta-gradient -<g', S u>, normalised, and keep it in the trust range; in place.
-
-    Args:
-        state: Holds the scale.
-        next_grad: g' in the space in which the scale acted.
-        scaled: The S u that was applied, in the same space.
-        p_lr: Step size of s.
-        p_decay: Pull of s towards 0.
-    """
-    pulled = next_grad * scaled
-    if pulled.ndim > state[LOG_SCALE].ndim:
-        one = state[LOG_SCALE].shape[-1] == 1
-        pulled = pulled.flatten(-2).sum(-1, keepdim=True) if one else torch.cat((pulled.sum(-1), pulled.sum(-2)), -1)
-    normalised_step(state, {LOG_SCALE: pulled.neg_()}, p_lr, stack_dims=pulled.ndim - 1)
-    if p_decay:
-        state[LOG_SCALE].mul_(1 - p_decay)
-    state[LOG_SCALE].clamp_(-MAX_LOG_SCALE, MAX_LOG_SCALE)
-
-
-def reorder_scale(state: dict[str, Tensor], layout: tuple[int, ...], axis: int, order: Tensor) -> None:
-    """Permute the scale of one axis and the moments it is learned with.
-
-    Args:
-        state: Holds the scale, or not.
-        layout: (rows, columns).
-        axis: 0 for rows, 1 for columns.
-        order: For each new position the old one.
-    """
-    for name in (LOG_SCALE, f"{LOG_SCALE}_exp_avg", f"{LOG_SCALE}_exp_avg_sq"):
-        if name in state:
-            parts = list(torch.split(state[name], list(layout), -1))
-            parts[axis] = parts[axis].gather(-1, order)
-            state[name] = torch.cat(parts, -1)
+def _pulled(agreement: Tensor, log_scale: Tensor) -> Tensor:
+    """Return the meta-gradient of s from the elements of <g', S u>, which are overwritten."""
+    if agreement.ndim > log_scale.ndim:
+        if log_scale.shape[-1] == 1:
+            agreement = agreement.flatten(-2).sum(-1, keepdim=True)
+        else:
+            agreement = torch.cat((agreement.sum(-1), agreement.sum(-2)), -1)
+    return agreement.neg_()

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from warpadam.config import Structure
-from warpadam.structures.base import Distortion, Factors, matrix_shape
+from warpadam.structures.base import Distortion, Factors, SidedDistortion, matrix_shape
 from warpadam.structures.diagonal import DiagonalDistortion
 from warpadam.structures.full import FullDistortion
 from warpadam.structures.kronecker import KroneckerDistortion
@@ -18,6 +18,7 @@ __all__ = [
     "FullDistortion",
     "KroneckerDistortion",
     "LowRankDistortion",
+    "SidedDistortion",
     "make_distortion",
     "make_kronecker",
     "matrix_shape",

@@ -45,6 +45,11 @@ class Distortion(ABC):
     def layout(self) -> tuple[int, ...]:
         """Shape of the tensors that P maps."""
 
+    @property
+    def scale_shape(self) -> tuple[int, ...]:
+        """Shape of a learned scale of the directions: one number for each row, then one for each column."""
+        return (sum(self.layout),)
+
     def to_layout(self, tensor: Tensor) -> Tensor:
         """Bring a tensor of the parameter's shape, of any strides, into the layout (a view where possible)."""
         return tensor.reshape(self.layout)
@@ -78,4 +83,39 @@ class Distortion(ABC):
         """Return the measures of the matrices whose Kronecker product P is, by factor; none for the identity.
 
         For one P, on the CPU; it waits for the device.
+        """
+
+
+class SidedDistortion(Distortion):
+    """A P whose factors are square matrices, each on one side of the gradient, that can follow its covariance there."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def sides(self) -> dict[str, str]:
+        """Name of each factor, and of the covariance that has its shape."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Elements of the parameter; the layout may have more."""
+
+    def init_sides(self, dtype: torch.dtype, device: torch.device) -> Factors:
+        """Return the factors of the exact identity, and covariances that have seen nothing."""
+        factors = self.init_factors(dtype, device)
+        return {**factors, **{self.sides[name]: torch.zeros_like(factor) for name, factor in factors.items()}}
+
+    @abstractmethod
+    def follow(self, state: Mapping[str, Tensor], grad: Tensor, cov_beta: float) -> None:
+        """Fold a gradient into the running covariances of ``state``, in place, with decay rate ``cov_beta``."""
+
+    @abstractmethod
+    def reordered(self, tensor: Tensor, side: str, order: Tensor) -> Tensor:
+        """Permute a tensor in the layout, or a scale, as the rows of one factor were.
+
+        Args:
+            tensor: In the layout or of ``scale_shape``.
+            side: Name of the factor.
+            order: For each new row of the factor the old one; the factor's shape without its last dimension.
         """

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.structures.base import Distortion, Factors
+from warpadam.structures.base import Factors, SidedDistortion
 from warpadam.structures.measures import Measures, measure_matrix
 
 ROW: Final = "row_factor"
@@ -22,7 +23,7 @@ COLUMN: Final = "column_factor"
 
 @final
 @dataclass(frozen=True, slots=True)
-class KroneckerDistortion(Distortion):
+class KroneckerDistortion(SidedDistortion):
     """Q = A G B^T for a matrix G (rows x columns).
 
     Attributes:
@@ -82,8 +83,35 @@ class KroneckerDistortion(Distortion):
 
     @override
     def measure(self, factors: Mapping[str, Tensor]) -> dict[str, Measures]:
-        mixed = {ROW: self.mix_rows, COLUMN: self.mix_columns}
-        return {name: measure_matrix(factors[name]) for name, is_mixed in mixed.items() if is_mixed}
+        return {name: measure_matrix(factors[name]) for name in self.sides}
+
+    @property
+    @override
+    def sides(self) -> dict[str, str]:
+        rows = {ROW: "row_covariance"} if self.mix_rows else {}
+        return rows | ({COLUMN: "column_covariance"} if self.mix_columns else {})
+
+    @property
+    @override
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @override
+    def follow(self, state: Mapping[str, Tensor], grad: Tensor, cov_beta: float) -> None:
+        for side, name in self.sides.items():
+            vectors = grad if side == ROW else grad.mT
+            add = Tensor.addmm_ if grad.ndim == 2 else Tensor.baddbmm_
+            add(state[name], vectors, vectors.mT, beta=cov_beta, alpha=1 - cov_beta)
+
+    @override
+    def reordered(self, tensor: Tensor, side: str, order: Tensor) -> Tensor:
+        if tensor.ndim > order.ndim:
+            dim = -2 if side == ROW else -1
+            return tensor.gather(dim, order.unsqueeze(-3 - dim).expand_as(tensor))
+        parts = list(tensor.split_with_sizes(list(self.shape), -1))
+        axis = 0 if side == ROW else 1
+        parts[axis] = parts[axis].gather(-1, order)
+        return torch.cat(parts, -1)
 
     @staticmethod
     def _balance(row: Tensor, column: Tensor) -> None:

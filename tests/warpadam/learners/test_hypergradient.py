@@ -46,7 +46,7 @@ def test_the_first_update_follows_the_closed_form_meta_gradient(structure: str, 
     param, optimizer, history = _run(grads[:2], structure=structure, placement=placement)
     state = optimizer.state[optimizer.param_groups[0]["params"][0]]
     distortion = make_distortion(structure, tuple(param.shape), rank=2, block_size=256, max_dim=1024)
-    moments = Moments(state["exp_avg"], state["exp_avg_sq"], 2, 0.9, 0.95, 1e-12)
+    moments = Moments([state["exp_avg"]], [state["exp_avg_sq"]], 2, 0.9, 0.95, 1e-12)
     layouts = [distortion.to_layout(grad) for grad in grads]
     expected = meta_gradient(Warp(placement, distortion, history[-1]), moments, layouts[1], layouts[2])
     _, optimizer, _ = _run(grads, structure=structure, placement=placement)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from warpadam import WarpAdam
-from warpadam.learners.rotation import RotationRule, turn_basis
+from warpadam.learners.rotation import RotationRule, refresh, turn_basis
 from warpadam.learners.scale import LOG_SCALE
 from warpadam.structures import KroneckerDistortion
 
 FLOAT64, CPU = torch.float64, torch.device("cpu")
-RULE = RotationRule(KroneckerDistortion((3, 2), mix_rows=True, mix_columns=True))
+KRONECKER = KroneckerDistortion((3, 2), mix_rows=True, mix_columns=True)
 
 
 def _gradients(count: int, shape: tuple[int, ...] = (5, 4), scale: float = 1.0) -> list[Tensor]:
@@ -107,12 +107,12 @@ def test_turning_keeps_the_basis_where_the_gradient_says_nothing(scale: float) -
 
 
 def test_a_refresh_carries_along_what_is_indexed_by_the_basis() -> None:
-    state = RULE.init_state(FLOAT64, CPU) | RULE.init_carried(FLOAT64, CPU)
+    state = RotationRule().init_state(KRONECKER, FLOAT64, CPU) | RotationRule().init_carried(KRONECKER, FLOAT64, CPU)
     state["exp_avg_sq"] = torch.arange(6.0, dtype=FLOAT64).view(3, 2)
     state["row_covariance"] = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=FLOAT64))
     state["column_covariance"] = torch.diag(torch.tensor([5.0, 4.0], dtype=FLOAT64))
     state[LOG_SCALE] = torch.arange(5.0, dtype=FLOAT64)
-    RULE._refresh(state)
+    refresh(KRONECKER, state)
     assert state["exp_avg_sq"].tolist() == [[4, 5], [2, 3], [0, 1]]
     assert state[LOG_SCALE].tolist() == [2, 1, 0, 3, 4]
 

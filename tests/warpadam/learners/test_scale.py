@@ -8,78 +8,113 @@ import pytest
 import torch
 from torch import Tensor
 
+from warpadam.learners import Part, Settings
 from warpadam.learners.scale import (
     LOG_SCALE,
     MAX_LOG_SCALE,
-    init_scale,
-    learn_scale,
+    learn_scales,
+    remember,
     reorder_scale,
-    scale_direction,
+    scale_directions,
+    start_scale,
 )
+from warpadam.structures import FullDistortion, KroneckerDistortion
 
-FLOAT64, CPU = torch.float64, torch.device("cpu")
+FLOAT64 = torch.float64
 
 
-def _scale(layout: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {LOG_SCALE: 0.3 * torch.randn(sum(layout), dtype=FLOAT64, generator=generator)}
+def _part(layout: tuple[int, ...], log_scale: Tensor | None = None) -> Part:
+    distortion = KroneckerDistortion(layout, mix_rows=False, mix_columns=False)
+    part = Part(distortion, {}, torch.zeros(layout, dtype=FLOAT64))
+    start_scale(part, distortion.scale_shape)
+    if log_scale is not None:
+        part.state[LOG_SCALE] = log_scale
+    return part
+
+
+def _scaled(part: Part, update: Tensor) -> Tensor:
+    scaled = update.clone()
+    scale_directions([part], [scaled])
+    return scaled
+
+
+def _learn(part: Part, next_grad: Tensor, scaled: Tensor, p_lr: float, p_decay: float = 0.0) -> Tensor:
+    remember([part], [scaled])
+    learn_scales([part], [next_grad], Settings(0.9, 0.95, 1e-8, p_lr, 10, p_decay, 0.95))
+    return part.state[LOG_SCALE]
 
 
 @pytest.mark.parametrize("layout", [(3, 4), (5,)])
 def test_the_start_is_exactly_one(layout: tuple[int, ...]) -> None:
     update = torch.randn(layout, dtype=FLOAT64)
-    assert torch.equal(scale_direction(init_scale(layout, FLOAT64, CPU), update), update)
-    assert scale_direction({}, update) is update
+    assert torch.equal(_scaled(_part(layout), update), update)
+    assert torch.equal(_scaled(_part(layout)._replace(state={}), update), update)
 
 
-def test_a_matrix_is_scaled_by_its_row_times_its_column() -> None:
-    state = {LOG_SCALE: torch.tensor([math.log(2), 0.0, 0.0, math.log(3), 0.0])}
-    expected = torch.tensor([[2.0, 6.0, 2.0], [1.0, 3.0, 1.0]])
-    torch.testing.assert_close(scale_direction(state, torch.ones(2, 3)), expected)
+@pytest.mark.parametrize(
+    ("log_scale", "expected"),
+    [
+        ([math.log(2), 0.0, 0.0, math.log(3), 0.0], [[2.0, 6.0, 2.0], [1.0, 3.0, 1.0]]),
+        ([math.log(5)], [[5.0] * 3] * 2),
+        ([[0.0, 1.0, 9.0], [-9.0, 0.0, 0.0]], [[1.0, math.e, math.e**2], [math.e**-2, 1.0, 1.0]]),
+    ],
+    ids=["row_times_column", "one_number", "each_element_within_the_trust_range"],
+)
+def test_the_shape_of_the_scale_says_what_it_scales(log_scale: list[float], expected: list[list[float]]) -> None:
+    part = _part((2, 3), torch.tensor(log_scale))
+    torch.testing.assert_close(_scaled(part, torch.ones(2, 3)), torch.tensor(expected))
 
 
-@pytest.mark.parametrize("layout", [(3, 4), (5,)])
-def test_the_meta_gradient_is_autograd_through_the_scaled_step(layout: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("layout", "scale_shape"), [((3, 4), (7,)), ((5,), (5,)), ((3, 4), (1,)), ((3, 4), (3, 4))], ids=str
+)
+def test_the_meta_gradient_is_autograd_through_the_scaled_step(
+    layout: tuple[int, ...], scale_shape: tuple[int, ...]
+) -> None:
     generator = torch.Generator().manual_seed(1)
     update, next_grad = (torch.randn(layout, dtype=FLOAT64, generator=generator) for _ in range(2))
-    state = _scale(layout)
-    log_scale = state[LOG_SCALE].clone().requires_grad_()
-    moved = -(next_grad * scale_direction({LOG_SCALE: log_scale}, update)).sum()
-    (expected,) = torch.autograd.grad(moved, log_scale)
-    before = state[LOG_SCALE].clone()
-    learn_scale(state, next_grad, scale_direction(state, update), 0.01, 0.0)
-    torch.testing.assert_close(state[f"{LOG_SCALE}_exp_avg"] * 10, expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(state[LOG_SCALE], before - 0.01 * expected.sign())
+    before = 0.3 * torch.randn(scale_shape, dtype=FLOAT64, generator=generator)
+    log_scale = before.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(-(next_grad * _scaled(_part(layout, log_scale), update)).sum(), log_scale)
+    part = _part(layout, before.clone())
+    after = _learn(part, next_grad, _scaled(part, update), 0.01)
+    torch.testing.assert_close(part.state[f"{LOG_SCALE}_exp_avg"] * 10, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(after, before - 0.01 * expected.sign())
 
 
 def test_the_scale_grows_where_steps_agree_with_the_next_gradient() -> None:
-    state = init_scale((2,), FLOAT64, CPU)
-    learn_scale(state, torch.tensor([1.0, -1.0]), torch.tensor([1.0, 1.0]), 0.1, 0.0)
-    torch.testing.assert_close(state[LOG_SCALE], torch.tensor([0.1, -0.1], dtype=FLOAT64))
+    after = _learn(_part((2,)), torch.tensor([1.0, -1.0], dtype=FLOAT64), torch.ones(2, dtype=FLOAT64), 0.1)
+    torch.testing.assert_close(after, torch.tensor([0.1, -0.1], dtype=FLOAT64))
 
 
 def test_the_scale_stays_in_its_trust_range() -> None:
-    state = init_scale((2, 2), FLOAT64, CPU)
+    part, ones = _part((2, 2)), torch.ones(2, 2, dtype=FLOAT64)
     for _ in range(10):
-        learn_scale(state, torch.ones(2, 2, dtype=FLOAT64), torch.ones(2, 2, dtype=FLOAT64), 1.0, 0.0)
-    assert state[LOG_SCALE].abs().max() <= MAX_LOG_SCALE
-    assert scale_direction(state, torch.ones(2, 2, dtype=FLOAT64)).max() <= math.exp(MAX_LOG_SCALE) * (1 + 1e-12)
+        _learn(part, ones, ones, 1.0)
+    assert part.state[LOG_SCALE].abs().max() <= MAX_LOG_SCALE
+    assert _scaled(part, ones).max() <= math.exp(MAX_LOG_SCALE) * (1 + 1e-12)
 
 
 def test_decay_pulls_the_scale_to_one() -> None:
-    state = {LOG_SCALE: torch.ones(2, dtype=FLOAT64)}
-    learn_scale(state, torch.zeros(2, dtype=FLOAT64), torch.ones(2, dtype=FLOAT64), 0.1, 0.25)
-    torch.testing.assert_close(state[LOG_SCALE], torch.full((2,), 0.75, dtype=FLOAT64))
+    part = _part((2,), torch.ones(2, dtype=FLOAT64))
+    after = _learn(part, torch.zeros(2, dtype=FLOAT64), torch.ones(2, dtype=FLOAT64), 0.1, 0.25)
+    torch.testing.assert_close(after, torch.full((2,), 0.75, dtype=FLOAT64))
 
 
-def test_reordering_permutes_one_axis_and_its_moments() -> None:
-    state = {LOG_SCALE: torch.arange(5.0), f"{LOG_SCALE}_exp_avg": torch.arange(5.0) + 10}
-    reorder_scale(state, (2, 3), 1, torch.tensor([2, 0, 1]))
-    assert state[LOG_SCALE].tolist() == [0, 1, 4, 2, 3]
-    assert state[f"{LOG_SCALE}_exp_avg"].tolist() == [10, 11, 14, 12, 13]
+KRONECKER = KroneckerDistortion((2, 3), mix_rows=True, mix_columns=True)
+
+
+@pytest.mark.parametrize("name", [LOG_SCALE, f"{LOG_SCALE}_exp_avg", f"{LOG_SCALE}_exp_avg_sq"])
+def test_reordering_permutes_one_side_and_its_moments(name: str) -> None:
+    state = {name: torch.arange(5.0)}
+    reorder_scale(state, KRONECKER, "column_factor", torch.tensor([2, 0, 1]))
+    assert state[name].tolist() == [0, 1, 4, 2, 3]
+    state = {name: torch.arange(6.0).view(2, 3)}
+    reorder_scale(state, FullDistortion(6, 3), "blocks", torch.tensor([[2, 0, 1], [0, 2, 1]]))
+    assert state[name].tolist() == [[2, 0, 1], [3, 5, 4]]
 
 
 def test_reordering_without_a_scale_does_nothing() -> None:
     state: dict[str, Tensor] = {}
-    reorder_scale(state, (2, 3), 0, torch.tensor([1, 0]))
+    reorder_scale(state, KRONECKER, "row_factor", torch.tensor([1, 0]))
     assert state == {}
