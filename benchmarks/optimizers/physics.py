@@ -58,10 +58,12 @@ def _poisson_pinn(seed: int) -> Problem:
         side = torch.arange(BOUNDARY) % 4
         edge[torch.arange(BOUNDARY), side // 2] = (side % 2).float()
         residual = laplacian(model, inside) + source(inside)
-        return residual.square().mean() + BOUNDARY_WEIGHT * model(edge).square().mean()
+        edge_loss: Tensor = model(edge).square().mean()
+        return residual.square().mean() + BOUNDARY_WEIGHT * edge_loss
 
     def validation_loss() -> float:
-        return ((model(grid).squeeze(1) - exact).square().sum() / exact.square().sum()).item()
+        error: Tensor = model(grid).squeeze(1) - exact
+        return (error.square().sum() / exact.square().sum()).item()
 
     return Problem(model, batch_loss, validation_loss)
 

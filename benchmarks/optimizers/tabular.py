@@ -85,9 +85,8 @@ def supervised(model: nn.Module, data: Split, loss: Loss, batch_size: int, seed:
 
     def batch_loss() -> Tensor:
         if not rows:
-            rows.extend(
-                b for b in torch.randperm(len(data.x), generator=order).split(batch_size) if len(b) == batch_size
-            )
+            shuffled = torch.randperm(len(data.x), generator=order)
+            rows.extend(shuffled[: len(shuffled) // batch_size * batch_size].view(-1, batch_size))
         batch = rows.pop()
         return loss(model(data.x[batch]), data.y[batch])
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from benchmarks.optimizers.arms import Arm
@@ -131,7 +132,7 @@ def train(problem: Problem, optimizers: Sequence[Optimizer], steps: int, lr_fact
                 _step(problem, optimizers)
                 for schedule in schedules:
                     schedule.step()
-        except torch.linalg.LinAlgError:  # a factorisation of what is not finite any more
+        except LinAlgError:  # a factorisation of what is not finite any more
             points.append((point, math.inf, seconds + time.perf_counter() - started))
             break
         seconds += time.perf_counter() - started

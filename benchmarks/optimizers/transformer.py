@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pydoc_data.topics import topics
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +40,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, time, width) to the same shape."""
         normed = self.norm_attention(x)
-        heads = (m(normed).unflatten(-1, (HEADS, -1)).transpose(1, 2) for m in (self.query, self.key, self.value))
-        seen = functional.scaled_dot_product_attention(*heads, is_causal=True)
+        query, key, value = (
+            m(normed).unflatten(-1, (HEADS, -1)).transpose(1, 2) for m in (self.query, self.key, self.value)
+        )
+        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.mix(seen.transpose(1, 2).flatten(2))
-        return x + self.narrow(functional.gelu(self.widen(self.norm_mlp(x))))
+        wide: Tensor = functional.gelu(self.widen(self.norm_mlp(x)))
+        return x + cast("Tensor", self.narrow(wide))
 
 
 class CharTransformer(nn.Module):
