@@ -126,7 +126,7 @@ def _shampoo(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> li
             moving_average_for_momentum=True,
             decoupled_weight_decay=True,
             shape_interpretation=False,
-            use_svd=True,
+            start_preconditioning_step=2,
             **kwargs,
         )
     ]
@@ -157,6 +157,11 @@ _MEMORY = Choice(values=(0.9, 0.95, 0.99))
 def _soap_point(lr: float, beta1: float, every: int) -> Values:
     tuned = {"lr": lr, "beta1": beta1, "beta2": 0.95, "weight_decay": 0.0}
     return {**tuned, "shampoo_beta": 0.95, "precondition_frequency": every}
+
+
+def _shampoo_point(lr: float, graft: str, exponent: int) -> Values:
+    tuned = {"lr": lr, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0}
+    return {**tuned, "graft": graft, "inverse_exponent_override": exponent, "preconditioning_compute_steps": 2}
 
 
 WARPADAM: Final = Arm(
@@ -219,41 +224,15 @@ SHAMPOO: Final = Arm(
         {
             **ADAM,
             "beta2": _MEMORY,
+            # Whose update norm a tensor gets; SGD's and AdaGrad's, the others there are, were far behind.
             "graft": Choice(values=("rmsprop", "sqrtn")),
+            # 0 is the paper's, the root of order 4 for a matrix; 2 takes the square root on both sides.
             "inverse_exponent_override": Choice(values=(0, 2)),
             "preconditioning_compute_steps": Choice(values=(2, 5)),
-            "start_preconditioning_step": Choice(values=(2,)),
         },
-        {
-            "lr": 0.01,
-            "beta1": 0.9,
-            "beta2": 0.95,
-            "weight_decay": 0.0,
-            "graft": "rmsprop",
-            "inverse_exponent_override": 0,
-            "preconditioning_compute_steps": 5,
-            "start_preconditioning_step": 2,
-        },
-        {
-            "lr": 0.003,
-            "beta1": 0.9,
-            "beta2": 0.95,
-            "weight_decay": 0.0,
-            "graft": "rmsprop",
-            "inverse_exponent_override": 2,
-            "preconditioning_compute_steps": 5,
-            "start_preconditioning_step": 2,
-        },
-        {
-            "lr": 0.003,
-            "beta1": 0.9,
-            "beta2": 0.95,
-            "weight_decay": 0.0,
-            "graft": "sqrtn",
-            "inverse_exponent_override": 2,
-            "preconditioning_compute_steps": 5,
-            "start_preconditioning_step": 2,
-        },
+        _shampoo_point(0.01, "sqrtn", 2),
+        _shampoo_point(0.01, "rmsprop", 0),
+        _shampoo_point(0.03, "sqrtn", 2),
     ),
     optimizers=_shampoo,
     code=_PEERS,

@@ -43,10 +43,10 @@ class Curve:
         return self.losses[-1] if math.isfinite(self.losses[-1]) else math.inf
 
     def to_json(self) -> dict[str, list[float | None]]:
-        """Return the curve as JSON has it: a loss that is not finite is null, numbers have six digits."""
+        """Return the curve as JSON has it: a loss that is not finite is null."""
         return {
             "steps": list(self.steps),
-            "losses": [float(f"{loss:.6g}") if math.isfinite(loss) else None for loss in self.losses],
+            "losses": [loss if math.isfinite(loss) else None for loss in self.losses],
             "seconds": [round(second, 4) for second in self.seconds],
         }
 
