@@ -16,6 +16,7 @@ from warpadam.config import WarpAdamConfig
 from warpadam.errors import InvalidConfigError, UnsupportedParameterError
 from warpadam.learners import Settings, UpdateRule, make_rule
 from warpadam.learners.normalised import SKIPPED
+from warpadam.precision import without_autocast
 from warpadam.stacks import Member, Stack, alike, gradient_of, move
 
 _DEFAULT: Final = WarpAdamConfig()
@@ -137,19 +138,8 @@ class WarpAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_grads()
-        stacks: dict[int, Stack] = {}
-        for group in self.param_groups:
-            settings = _settings(group)
-            moving = (param for param in group["params"] if param.grad is not None)
-            for members in alike(Member(param, *self._prepare(param, group)) for param in moving):
-                if len(members) == 1:
-                    _step_one(members[0], group, settings)
-                else:
-                    key = id(members[0].param)
-                    stack = self._stacks.get(key)
-                    stacks[key] = stack if stack is not None and stack.serves(members) else Stack(members)
-                    _step_stack(stacks[key], members, group, settings)
-        self._stacks = stacks
+        with without_autocast():
+            self._step_groups()
         return loss
 
     @property
@@ -222,6 +212,21 @@ class WarpAdam(Optimizer):
                 for name, value in state_dict["state"].get(key, {}).items():
                     device = value.device if name == "step" else param.device
                     self.state[param][name] = value.to(device=device, copy=True)
+
+    def _step_groups(self) -> None:
+        stacks: dict[int, Stack] = {}
+        for group in self.param_groups:
+            settings = _settings(group)
+            moving = (param for param in group["params"] if param.grad is not None)
+            for members in alike(Member(param, *self._prepare(param, group)) for param in moving):
+                if len(members) == 1:
+                    _step_one(members[0], group, settings)
+                else:
+                    key = id(members[0].param)
+                    stack = self._stacks.get(key)
+                    stacks[key] = stack if stack is not None and stack.serves(members) else Stack(members)
+                    _step_stack(stacks[key], members, group, settings)
+        self._stacks = stacks
 
     def _prepare(self, param: Tensor, group: Mapping[str, Any]) -> tuple[UpdateRule, dict[str, Tensor]]:
         strategy = (group["structure"], group["placement"], group["learner"])

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from warpadam.adam import direction
 from warpadam.learners.base import Settings, State, UpdateRule, count_step, init_moments, moments_of
+from warpadam.learners.normalised import SKIPPED
 from warpadam.learners.scale import LOG_SCALE, init_scale, learn_scale, reorder_scale, scale_direction
 from warpadam.structures import Factors, KroneckerDistortion
 from warpadam.structures.kronecker import COLUMN, ROW
@@ -57,6 +58,7 @@ class RotationRule(UpdateRule):
             **init_moments(self.distortion, dtype, device),
             **factors,
             **{_COVARIANCE[name]: torch.zeros_like(factor) for name, factor in factors.items()},
+            SKIPPED: torch.zeros((), dtype=dtype, device=device),
         }
 
     @override
@@ -96,7 +98,11 @@ class RotationRule(UpdateRule):
         """Turn the basis by one power iteration, and carry along what is indexed by it."""
         for axis, name in enumerate(_COVARIANCE):
             if name in state:
-                state[name], order = turn_basis(state[name], state[_COVARIANCE[name]])
+                covariance = state[_COVARIANCE[name]]
+                usable = covariance.isfinite().all(-1).all(-1)
+                state[SKIPPED] += (~usable).to(state[SKIPPED].dtype)
+                covariance.copy_(torch.where(usable[..., None, None], covariance, 0.0))  # its mean starts anew
+                state[name], order = turn_basis(state[name], covariance)
                 moved = order.unsqueeze(-2 if axis else -1).expand_as(state["exp_avg_sq"])
                 state["exp_avg_sq"] = state["exp_avg_sq"].gather(axis - 2, moved)
                 reorder_scale(state, self.distortion.layout, axis, order)

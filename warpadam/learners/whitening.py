@@ -103,6 +103,7 @@ class WhiteningRule(UpdateRule):
         state[SKIPPED] += (~usable).to(state[SKIPPED].dtype)
         for name in names:
             covariance = torch.where(usable[..., None, None], state[_COVARIANCE[name]], 0.0)
+            state[_COVARIANCE[name]].copy_(covariance)  # one that was not finite starts anew
             positive = (covariance.diagonal(dim1=-2, dim2=-1).amax(-1) > 0)[..., None, None]
             state[name].copy_(torch.where(positive, inverse_root(covariance), state[name]))
 

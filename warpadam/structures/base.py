@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from warpadam.structures.measures import Measures
+
 Factors = dict[str, Tensor]
 """The tensors that make up one P, by name."""
 
@@ -70,3 +72,10 @@ class Distortion(ABC):
     @abstractmethod
     def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
         """Pull P towards the identity by ``p_decay`` and remove freedom that P does not see, in place."""
+
+    @abstractmethod
+    def measure(self, factors: Mapping[str, Tensor]) -> dict[str, Measures]:
+        """Return the measures of the matrices whose Kronecker product P is, by factor; none for the identity.
+
+        For one P, on the CPU; it waits for the device.
+        """

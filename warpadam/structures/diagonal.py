@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from warpadam.structures.base import Distortion, Factors
+from warpadam.structures.measures import Measures, measure_diagonal
 
 
 @final
@@ -55,3 +56,7 @@ class DiagonalDistortion(Distortion):
     def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
         if p_decay:
             factors["diagonal"].mul_(1 - p_decay).add_(p_decay)
+
+    @override
+    def measure(self, factors: Mapping[str, Tensor]) -> dict[str, Measures]:
+        return {"diagonal": measure_diagonal(factors["diagonal"])}

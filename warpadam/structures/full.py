@@ -15,6 +15,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from warpadam.structures.base import Distortion, Factors
+from warpadam.structures.measures import Measures, measure_matrix
 
 
 @final
@@ -73,3 +74,7 @@ class FullDistortion(Distortion):
     def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
         if p_decay:
             factors["blocks"].mul_(1 - p_decay).diagonal(dim1=-2, dim2=-1).add_(p_decay)
+
+    @override
+    def measure(self, factors: Mapping[str, Tensor]) -> dict[str, Measures]:
+        return {"blocks": measure_matrix(factors["blocks"])}

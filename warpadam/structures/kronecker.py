@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from warpadam.structures.base import Distortion, Factors
+from warpadam.structures.measures import Measures, measure_matrix
 
 ROW: Final = "row_factor"
 COLUMN: Final = "column_factor"
@@ -78,6 +79,11 @@ class KroneckerDistortion(Distortion):
                 factor.mul_(1 - p_decay).diagonal(dim1=-2, dim2=-1).add_(p_decay)
         if self.mix_rows and self.mix_columns:
             self._balance(factors[ROW], factors[COLUMN])
+
+    @override
+    def measure(self, factors: Mapping[str, Tensor]) -> dict[str, Measures]:
+        mixed = {ROW: self.mix_rows, COLUMN: self.mix_columns}
+        return {name: measure_matrix(factors[name]) for name, is_mixed in mixed.items() if is_mixed}
 
     @staticmethod
     def _balance(row: Tensor, column: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from warpadam.structures.base import Distortion, Factors
+from warpadam.structures.measures import Measures, measure_matrix
 
 _SEED: Final = 2409_04244
 """V is drawn from its own generator: the same in every run and process, and the global one is not disturbed."""
@@ -66,3 +67,20 @@ class LowRankDistortion(Distortion):
     def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
         if p_decay:
             factors["left"].mul_(1 - p_decay)  # P - I is linear in U; V keeps its length, so learning stays possible
+
+    @override
+    def measure(self, factors: Mapping[str, Tensor]) -> dict[str, Measures]:
+        """Measure P on the span of U and V, where it differs from the identity, by a matrix of at most 2 rank."""
+        left, right = (factors[name].detach().to("cpu", torch.float64) for name in ("left", "right"))
+        basis, _ = torch.linalg.qr(torch.cat((left, right), 1))
+        inside = measure_matrix(torch.eye(basis.shape[1]) + (basis.mT @ left) @ (basis.mT @ right).mT)
+        share = basis.shape[1] / self.rows
+        around = [1.0] if share < 1 else []
+        return {
+            "left_right": Measures(
+                mean_square=1 + share * (inside.mean_square - 1),
+                mean_diagonal=1 + share * (inside.mean_diagonal - 1),
+                largest=max([inside.largest, *around]),
+                smallest=min([inside.smallest, *around]),
+            )
+        }

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from warpadam.structures import (
     KroneckerDistortion,
     LowRankDistortion,
 )
+from warpadam.structures.measures import product
 
 FLOAT64 = torch.float64
 CPU = torch.device("cpu")
@@ -98,6 +101,19 @@ class DistortionContract:
         tensors = dict(factors)
         self.distortion.settle(factors, 0.1)
         assert all(tensors[name] is factors[name] for name in tensors)
+
+    @pytest.mark.parametrize("seed", range(0, 50, 10))
+    def test_measures_are_those_of_the_dense_matrix(self, seed: int) -> None:
+        factors = self.factors(seed)
+        matrix, measured = self.dense(factors), product(self.distortion.measure(factors).values())
+        # a padded block has coordinates that no element uses: there the dense matrix is not all of P
+        if matrix.shape[0] == math.prod(self.distortion.layout):
+            identity = torch.eye(len(matrix), dtype=FLOAT64)
+            assert measured.norm == pytest.approx(float(matrix.norm() / identity.norm()), rel=1e-9)
+            assert measured.distance == pytest.approx(float((matrix - identity).norm() / identity.norm()), rel=1e-9)
+            assert measured.condition == pytest.approx(float(torch.linalg.cond(matrix)), rel=1e-7)
+        start = product(self.distortion.measure(self.distortion.init_factors(FLOAT64, CPU)).values())
+        assert (start.norm, start.distance, start.condition) == pytest.approx((1, 0, 1), abs=1e-7)
 
     def test_layout_round_trip(self) -> None:
         tensor = _randn(self.shape, 8)

@@ -1,0 +1,66 @@
+# A profile times copies: the run it is asked about goes on as if nothing had happened.
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from warpadam import InvalidConfigError, WarpAdam, param_groups, step_profile
+from warpadam.profiling import StepProfile
+
+
+def _trained(**settings: Any) -> tuple[nn.Module, WarpAdam]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8))
+    optimizer = WarpAdam(param_groups(model, **settings))
+    model(torch.randn(4, 64)).square().mean().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_the_run_is_left_as_it_is() -> None:
+    model, optimizer = _trained()
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"]))
+    random = torch.get_rng_state()
+    step_profile(optimizer, 3)
+    assert all(
+        torch.equal(now, then) for now, then in zip(model.state_dict().values(), before[0].values(), strict=True)
+    )
+    for state, then in zip(optimizer.state_dict()["state"].values(), before[1].values(), strict=True):
+        assert set(state) == set(then)
+        assert all(torch.equal(state[name], then[name]) for name in then)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_costly_p_takes_most_of_the_step_and_the_slowest_step_is_no_faster_than_the_mean() -> None:
+    _, optimizer = _trained(learner="rotation", meta_every=1)
+    profile = step_profile(optimizer, 10)
+    assert profile.steps == 10
+    assert 0.3 < profile.share < 1
+    assert profile.slowest_ms >= profile.step_ms > profile.plain_ms > 0
+
+
+def test_two_updates_of_p_are_timed_if_nothing_is_said() -> None:
+    _, optimizer = _trained(meta_every=15)
+    assert step_profile(optimizer).steps == 30
+
+
+def test_it_works_before_the_first_gradient() -> None:
+    optimizer = WarpAdam(nn.Linear(4, 4).parameters())
+    assert step_profile(optimizer, 2).step_ms > 0
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True])
+def test_a_bad_number_of_steps_is_refused(steps: Any) -> None:
+    with pytest.raises(InvalidConfigError, match="steps="):
+        step_profile(_trained()[1], steps)
+
+
+def test_it_prints_as_a_table() -> None:
+    text = str(StepProfile(steps=4, step_ms=2.0, slowest_ms=3.0, plain_ms=0.5))
+    assert text.splitlines()[1].split() == ["2.00", "3.00", "0.50", "75%"]

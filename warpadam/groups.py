@@ -1,0 +1,134 @@
+# Which tensors of a model P is for. A table of embeddings has rows that are looked up, not multiplied, and the output
+# layer one row a class: neither has axes worth mixing, so both are left to plain Adam. Rules here are short and go by
+# torch's own module types and names; what they get wrong the caller overrides.
+"""Parameter groups for a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+from torch import nn
+
+from warpadam.config import Learner, Placement, Structure, WarpAdamConfig
+from warpadam.errors import InvalidConfigError
+from warpadam.structures import DiagonalDistortion, make_distortion
+
+_TABLE_NAME: Final = re.compile(
+    r"(^|_)(embed|embedding|embeddings|pos|position|positional|positions|token|tokens)(_|$)"
+)
+"""Own name of a bare parameter that is looked up or added like an embedding: ``pos_embed``, ``cls_token``."""
+
+_PLAIN: Final[dict[str, Any]] = {
+    "structure": Structure.DIAGONAL,
+    "placement": Placement.PRE,
+    "learner": Learner.FROZEN,
+}
+"""The strategy that is exactly AdamW."""
+
+
+def param_groups(
+    model: nn.Module,
+    config: WarpAdamConfig | None = None,
+    *,
+    plain: Iterable[nn.Module | str] | nn.Module | str | None = None,
+    plain_lr: float | None = None,
+    **overrides: Any,
+) -> list[dict[str, Any]]:
+    """Return the groups of a model for :class:`~warpadam.WarpAdam`: P for the hidden layers, plain Adam for the rest.
+
+    Plain Adam (exactly AdamW) steps the embeddings, the output layer, and what ``whitening`` has no P for. Embeddings
+    are the parameters of ``nn.Embedding`` and ``nn.EmbeddingBag``, and parameters whose own name is that of a table,
+    for example ``pos_embed`` or ``cls_token``. The output layer is every ``nn.Linear`` whose weight is tied to an
+    embedding, or, if there is none, the last ``nn.Linear`` that the model registered. Tensors with fewer than two axes
+    (biases, norms) have no weight decay. Parameters that need no gradient are left out; a tied one appears once, by its
+    first name.
+
+    Args:
+        model: Its parameters' names come along, for errors and for learned P.
+        config: Settings of the hidden layers; the defaults if not given.
+        plain: Modules, or names of modules or parameters, to leave to plain Adam in place of the output layer;
+            embeddings are plain in any case. ``()`` for none.
+        plain_lr: Learning rate of plain Adam; that of ``config`` if not given. The update of ``whitening`` has a fixed
+            size, so its lr (about 0.03) is larger than Adam's (0.003 to 0.01).
+        **overrides: Fields of ``config`` to replace.
+
+    Returns:
+        At most four groups, each with all settings: P with and without weight decay, plain with and without.
+
+    Raises:
+        InvalidConfigError: A setting out of range or unknown; something in ``plain`` that the model does not have.
+
+    >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+    >>> for group in param_groups(model, learner="whitening", placement="pre", lr=0.03, plain_lr=0.01):
+    ...     print(group["learner"], group["lr"], [name for name, _ in group["params"]])
+    whitening 0.03 ['1.weight']
+    frozen 0.01 ['0.weight', '2.weight']
+    frozen 0.01 ['1.bias', '2.bias']
+    """
+    warped = WarpAdamConfig.from_dict({**(config or WarpAdamConfig()).to_dict(), **overrides})
+    adam = replace(warped, lr=warped.lr if plain_lr is None else plain_lr, **_PLAIN)
+    chosen = _output_layers(model) if plain is None else _chosen(model, plain)
+    left_out = _tables(model) | _ids(chosen)
+    groups: dict[tuple[bool, bool], list[tuple[str, nn.Parameter]]] = {}
+    for name, param in model.named_parameters():
+        if param.requires_grad:
+            is_plain = id(param) in left_out or not _has_p(warped, tuple(param.shape))
+            groups.setdefault((is_plain, param.ndim < 2), []).append((name, param))
+    return [
+        _group(adam if is_plain else warped, is_short, groups[is_plain, is_short])
+        for is_plain, is_short in sorted(groups)
+    ]
+
+
+def _group(config: WarpAdamConfig, is_short: bool, params: list[tuple[str, nn.Parameter]]) -> dict[str, Any]:
+    settings = asdict(config)
+    return {"params": params, **settings, "weight_decay": 0.0 if is_short else config.weight_decay}
+
+
+def _has_p(config: WarpAdamConfig, shape: tuple[int, ...]) -> bool:
+    """Tell whether the strategy does more than plain Adam for a tensor; ``whitening`` leaves vectors to Adam."""
+    if config.learner != Learner.WHITENING:
+        return True
+    distortion = make_distortion(
+        config.structure, shape, rank=config.rank, block_size=config.block_size, max_dim=config.max_dim
+    )
+    return not isinstance(distortion, DiagonalDistortion)
+
+
+def _tables(model: nn.Module) -> set[int]:
+    bare = {id(param) for name, param in model.named_parameters() if _TABLE_NAME.search(name.rpartition(".")[2])}
+    return bare | _ids(_embeddings(model))
+
+
+def _embeddings(model: nn.Module) -> list[nn.Parameter]:
+    modules = (module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag))
+    return [param for module in modules for param in module.parameters()]
+
+
+def _output_layers(model: nn.Module) -> list[nn.Parameter]:
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    embedded = _ids(_embeddings(model))
+    chosen = [module for module in linears if id(module.weight) in embedded] or linears[-1:]
+    return [param for module in chosen for param in module.parameters()]
+
+
+def _chosen(model: nn.Module, plain: Iterable[nn.Module | str] | nn.Module | str) -> list[nn.Parameter]:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    params = dict(model.named_parameters(remove_duplicate=False))
+    found: list[nn.Parameter] = []
+    for choice in [plain] if isinstance(plain, nn.Module | str) else plain:
+        module = modules.get(choice) if isinstance(choice, str) else choice
+        if isinstance(choice, str) and choice in params:
+            found.append(params[choice])
+        elif module is not None and any(module is own for own in modules.values()):
+            found.extend(module.parameters())
+        else:
+            raise InvalidConfigError("plain", choice, "modules of the model, or names of its modules or parameters")
+    return found
+
+
+def _ids(params: Iterable[nn.Parameter]) -> set[int]:
+    return {id(param) for param in params}

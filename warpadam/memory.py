@@ -1,0 +1,144 @@
+# The memory of an optimizer's state, known before there is any: the optimizer itself is run on the meta device, where
+# tensors have shapes and no storage. So no learner has to describe its state a second time.
+"""What the state of WarpAdam will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+from typing_extensions import override
+
+from warpadam.config import WarpAdamConfig
+from warpadam.optimizer import WarpAdam
+from warpadam.reports import Listed, listed, p_entries, table, times
+
+_MOMENTS: Final = frozenset({"step", "exp_avg", "exp_avg_sq"})
+"""State entries of Adam itself."""
+
+_STEPS: Final = 4
+"""With P updated at each, every learner has made all the entries it will ever have."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorMemory:
+    """What one parameter's state takes, in bytes.
+
+    Attributes:
+        name: The parameter's name, or its place in the groups.
+        shape: Its shape.
+        p_bytes: P: factors, covariances and scale.
+        moments_bytes: Adam's two moments and its step counter.
+        learning_bytes: What P is learned with: moments of the meta-gradient, counters, and the previous gradient or
+            update while it is remembered.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    p_bytes: int
+    moments_bytes: int
+    learning_bytes: int
+
+
+@final
+class MemoryEstimate(tuple[TensorMemory, ...]):
+    """The memory of each parameter's state; ``str()`` of it is a table with a total."""
+
+    __slots__ = ()
+
+    @property
+    def p_bytes(self) -> int:
+        """Bytes of every P."""
+        return sum(row.p_bytes for row in self)
+
+    @property
+    def moments_bytes(self) -> int:
+        """Bytes of all moments of Adam."""
+        return sum(row.moments_bytes for row in self)
+
+    @property
+    def learning_bytes(self) -> int:
+        """Bytes of what P is learned with."""
+        return sum(row.learning_bytes for row in self)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the whole state."""
+        return self.p_bytes + self.moments_bytes + self.learning_bytes
+
+    @override
+    def __str__(self) -> str:
+        rows = [("parameter", "shape", "P", "moments", "learning P", "bytes")]
+        each = [(row.name, times(row.shape), row.p_bytes, row.moments_bytes, row.learning_bytes) for row in self]
+        total = ("total", "", self.p_bytes, self.moments_bytes, self.learning_bytes)
+        rows += [(name, shape, *_with_sum(*sizes)) for name, shape, *sizes in (*each, total)]
+        return table(rows)
+
+
+def estimate_memory(
+    params: nn.Module | Mapping[str, Sequence[int]] | ParamsT, config: WarpAdamConfig | None = None
+) -> MemoryEstimate:
+    """Return the most bytes that the state will take between two steps, before there is any.
+
+    The optimizer is run for a few steps on the meta device, where tensors have shapes and no storage. P is updated at
+    each of them, so entries that come and go, as the previous gradient does, are counted as if they were always there.
+    Parameters of one kind share storage in which short vectors are padded: the padding is not counted, and neither is
+    what a step needs while it runs.
+
+    Args:
+        params: A model, shapes by name (fp32), or anything that ``WarpAdam`` takes, for example the result of
+            :func:`~warpadam.param_groups`. Parameters that need no gradient are left out.
+        config: Settings; the defaults if not given. Groups may replace them.
+
+    Raises:
+        InvalidConfigError: Settings of a group out of range.
+        UnsupportedParameterError: A complex or sparse parameter.
+
+    >>> estimate = estimate_memory({"weight": (64, 32), "bias": (64,)})
+    >>> estimate[0].p_bytes == 4 * (2 * (64**2 + 32**2) + 64 + 32)  # factors, covariances, scale
+    True
+    """
+    planned = WarpAdam.from_config(_as_params(params), config or WarpAdamConfig())
+    return MemoryEstimate(_simulate(item) for item in listed(planned) if item.param.requires_grad)
+
+
+def _as_params(params: nn.Module | Mapping[str, Sequence[int]] | ParamsT) -> ParamsT:
+    if isinstance(params, nn.Module):
+        return params.named_parameters()
+    if isinstance(params, Mapping):
+        return [(name, nn.Parameter(torch.empty(tuple(shape), device="meta"))) for name, shape in params.items()]
+    return params
+
+
+def _simulate(item: Listed) -> TensorMemory:
+    """Step one parameter on the meta device; report its largest state."""
+    param = nn.Parameter(torch.empty_like(item.param, device="meta"))
+    optimizer = WarpAdam([{**item.group, "params": [(item.name, param)], "meta_every": 1}])
+    names = p_entries(item.rule)
+    found = []
+    for _ in range(_STEPS):
+        param.grad = torch.empty_like(param)
+        optimizer.step()
+        state = optimizer.state[param]
+        found.append((_bytes(state, names), _bytes(state, _MOMENTS), _bytes(state, state.keys() - names - _MOMENTS)))
+    p_bytes, moments_bytes, learning_bytes = max(found, key=sum)
+    return TensorMemory(
+        name=item.name,
+        shape=tuple(param.shape),
+        p_bytes=p_bytes,
+        moments_bytes=moments_bytes,
+        learning_bytes=learning_bytes,
+    )
+
+
+def _bytes(state: Mapping[str, Tensor], names: Iterable[str]) -> int:
+    return sum(state[name].nbytes for name in names if name in state)
+
+
+def _with_sum(p_bytes: int, moments_bytes: int, learning_bytes: int) -> tuple[str, str, str, str]:
+    return f"{p_bytes:,}", f"{moments_bytes:,}", f"{learning_bytes:,}", f"{p_bytes + moments_bytes + learning_bytes:,}"
