@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ from search_spaces import (
     warpadam_config,
 )
 from search_spaces.presets import ADAM
-from warpadam import WarpAdam
+from warpadam import WarpAdam, param_groups
 
 Values = Mapping[str, Scalar]
 
@@ -84,23 +84,29 @@ def split(model: nn.Module) -> tuple[list[nn.Parameter], nn.Parameter, list[nn.P
     return matrices[:-1], matrices[-1], others
 
 
+def decayed(params: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return two groups: vectors, which no arm decays, and all other parameters."""
+    listed = list(params)
+    vectors = {"params": [param for param in listed if param.ndim < 2], "weight_decay": 0.0}
+    return [{"params": [param for param in listed if param.ndim >= 2]}, vectors]
+
+
 def _warpadam(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
     config = warpadam_config(values)
-    if not any(isinstance(module, nn.Embedding) for module in model.modules()):
-        return [WarpAdam.from_config(model.named_parameters(), config)]
-    hidden, output, others = split(model)
-    plain: dict[str, Any] = {"params": [output, *others], "structure": "diagonal", "learner": "frozen"}
-    return [WarpAdam.from_config([{"params": hidden}, plain], config)]
+    # a small network is all hidden layers, as it is for SOAP and Shampoo; where there are embeddings the output layer
+    # is large and left to Adam, as they are
+    has_embeddings = any(isinstance(module, nn.Embedding) for module in model.modules())
+    return [WarpAdam.from_config(param_groups(model, config, plain=None if has_embeddings else ()), config)]
 
 
 def _adamw(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
-    return [torch.optim.AdamW(model.parameters(), fused=True, **adamw_config(values).to_dict())]
+    return [torch.optim.AdamW(decayed(model.parameters()), fused=True, **adamw_config(values).to_dict())]
 
 
 def _muon(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
     hidden, output, others = split(model)
-    decay = float(values["weight_decay"])
     (hidden if values["output_layer"] == "muon" else others).append(output)
+    decay = float(values["weight_decay"])
     muon = torch.optim.Muon(
         hidden,
         lr=float(values["lr"]),
@@ -108,35 +114,36 @@ def _muon(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[
         weight_decay=decay,
         adjust_lr_fn="match_rms_adamw",
     )
-    adamw = torch.optim.AdamW(others, lr=float(values["adamw_lr"]), betas=(0.9, 0.95), weight_decay=decay, fused=True)
+    adamw = torch.optim.AdamW(
+        decayed(others), lr=float(values["adamw_lr"]), betas=(0.9, 0.95), weight_decay=decay, fused=True
+    )
     return [muon, adamw]
 
 
 def _soap(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
-    return [pytorch_optimizer.SOAP(model.parameters(), **_with_betas(values))]
+    return [pytorch_optimizer.SOAP(decayed(model.parameters()), **_with_betas(values))]
 
 
 def _shampoo(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
-    kwargs = _with_betas(values)
-    graft = LayerWiseGrafting[kwargs.pop("graft").upper()]
+    settings = _with_betas(values)
     return [
         pytorch_optimizer.ScalableShampoo(
-            model.parameters(),
-            graft_type=graft,
+            decayed(model.parameters()),
+            graft_type=LayerWiseGrafting[settings.pop("graft").upper()],
             moving_average_for_momentum=True,
             decoupled_weight_decay=True,
             shape_interpretation=False,
             start_preconditioning_step=2,
-            **kwargs,
+            preconditioning_compute_steps=2,
+            **settings,
         )
     ]
 
 
 def _schedule_free(model: nn.Module, values: Values, steps: int, warm_up: int) -> list[Optimizer]:
-    kwargs = _with_betas(values)
-    share = kwargs.pop("warm_up")
-    steps_up = max(warm_up, round(share * steps))
-    return [pytorch_optimizer.ScheduleFreeAdamW(model.parameters(), warmup_steps=steps_up, **kwargs)]
+    settings = _with_betas(values)
+    settings["warmup_steps"] = max(warm_up, round(settings.pop("warm_up") * steps))
+    return [pytorch_optimizer.ScheduleFreeAdamW(decayed(model.parameters()), **settings)]
 
 
 def _with_betas(values: Values) -> dict[str, Any]:
@@ -161,7 +168,7 @@ def _soap_point(lr: float, beta1: float, every: int) -> Values:
 
 def _shampoo_point(lr: float, graft: str, exponent: int) -> Values:
     tuned = {"lr": lr, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0}
-    return {**tuned, "graft": graft, "inverse_exponent_override": exponent, "preconditioning_compute_steps": 2}
+    return {**tuned, "graft": graft, "inverse_exponent_override": exponent}
 
 
 WARPADAM: Final = Arm(
@@ -228,7 +235,6 @@ SHAMPOO: Final = Arm(
             "graft": Choice(values=("rmsprop", "sqrtn")),
             # 0 is the paper's, the root of order 4 for a matrix; 2 takes the square root on both sides.
             "inverse_exponent_override": Choice(values=(0, 2)),
-            "preconditioning_compute_steps": Choice(values=(2, 5)),
         },
         _shampoo_point(0.01, "sqrtn", 2),
         _shampoo_point(0.01, "rmsprop", 0),

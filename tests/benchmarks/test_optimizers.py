@@ -5,8 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.optimizers.__main__ import main
@@ -223,3 +229,53 @@ def test_a_report_of_nothing_says_what_is_missing(tmp_path: Path, capsys: pytest
     assert main(["report", "--tasks", "diabetes", "--arms", "adamw", "soap", "--out", str(tmp_path)]) == 0
     assert "- missing: diabetes, soap" in capsys.readouterr().out
     assert not (tmp_path / "optimizers.png").exists()
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A benchmark that would run for long; it has recorded some runs of both of its arms."""
+    with subprocess.Popen([*command(tmp_path), "--trials", "500"], stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: all(file.exists() and file.read_text().count("\n") > 2 for file in records(tmp_path)))
+            yield process
+        finally:
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.kill()
+            for child in family:
+                child.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_benchmark_leaves_no_process_and_goes_on(
+    number: signal.Signals, endless: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    family = psutil.Process(endless.pid).children(recursive=True)
+    assert len(family) >= 2
+    endless.send_signal(number)
+    assert endless.wait(60) == (130 if number == signal.SIGINT else -number)
+    wait_until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family))
+    before = [file.read_text() for file in records(tmp_path)]
+    assert subprocess.run([*command(tmp_path), "--trials", "3"], stdout=subprocess.DEVNULL).returncode == 0
+    for text, file in zip(before, records(tmp_path), strict=True):
+        assert file.read_text().startswith(text)
+    report = json.loads((tmp_path / "optimizers.json").read_text())
+    assert report["missing"] == []
+    assert (tmp_path / "optimizers.png").stat().st_size > 10_000
+
+
+def command(folder: Path) -> list[str]:
+    chosen = ["--tasks", "diabetes", "--arms", "adamw", "soap", "--seeds", "2", "--out", str(folder)]
+    return [sys.executable, "-m", "benchmarks.optimizers", *chosen]
+
+
+def records(folder: Path) -> list[Path]:
+    return [folder / "runs" / f"diabetes--{arm}.jsonl" for arm in ("adamw", "soap")]
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 200.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
