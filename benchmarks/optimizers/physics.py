@@ -86,6 +86,6 @@ def _function_fit(seed: int) -> Problem:
 
 
 TASKS: Final = (
-    GradientTask(name="poisson_pinn", version="1", steps=400, problem=_poisson_pinn),
-    GradientTask(name="function_fit", version="1", steps=400, problem=_function_fit),
+    GradientTask(name="poisson_pinn", version="1", steps=400, cost=3.0, problem=_poisson_pinn),
+    GradientTask(name="function_fit", version="1", steps=400, cost=2.0, problem=_function_fit),
 )

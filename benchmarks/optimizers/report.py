@@ -82,7 +82,7 @@ def _row(outcome: Outcome, best_peer: float | None, adamw: Curve | None) -> Repo
         "seconds_per_run": median_curve(outcome.confirmed).seconds[-1],
         "diverged_trials": sum(not math.isfinite(loss) for _, loss in outcome.trials),
         "best": dict(outcome.best),
-        "trials": [{"loss": loss, "values": dict(values)} for values, loss in outcome.trials],
+        "trials": [{"loss": loss, **values} for values, loss in outcome.trials],
         "sweep": {f"{factor:.3g}": curve.final for factor, curve in sorted(outcome.swept.items())},
         "steps": list(outcome.confirmed[0].steps),
         "confirmed": [{"losses": list(c.losses), "seconds": c.seconds[-1]} for c in outcome.confirmed],
@@ -145,8 +145,7 @@ def _number(value: float | None) -> str:
 
 def save_report(report: Report, path: Path) -> None:
     """Write the report; a number has six digits, one that is not finite is null, and a list of numbers is one line."""
-    text = json.dumps(_plain(report), indent=1)
-    path.write_text(text + "\n")
+    path.write_text(_text(_plain(report)) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -157,3 +156,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
+
+
+def _text(value: Any, margin: str = "\n") -> str:
+    inner = margin + " "
+    if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
+        return "{" + ",".join(f"{inner}{json.dumps(name)}: {_text(item, inner)}" for name, item in value.items()) + "}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "[" + ",".join(inner + _text(item, inner) for item in value) + "]"
+    return json.dumps(value)

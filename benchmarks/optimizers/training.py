@@ -66,7 +66,7 @@ class Task(ABC):
         version: Changes with the definition; results of another version are not reused.
         steps: Optimizer steps of a run.
         seeds_per_trial: Runs that a tuning trial is averaged over, for every arm alike.
-        cost: Rough seconds of a run; long ones are started first.
+        cost: Rough seconds of a trial; long ones are started first.
     """
 
     name: str

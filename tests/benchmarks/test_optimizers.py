@@ -222,6 +222,7 @@ def test_a_report_is_made_from_what_is_there(tmp_path: Path) -> None:
     save_report(report, tmp_path / "report.json")
     stored = json.loads((tmp_path / "report.json").read_text())
     assert len(stored["tasks"]["digits_mlp"]["adamw"]["trials"]) == BUDGET.trials
+    assert stored["tasks"]["digits_mlp"]["adamw"]["trials"][0]["lr"] == ADAMW.space.first_trials[0]["lr"]
     assert stored["versions"]["torch"]
 
 
