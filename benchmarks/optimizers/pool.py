@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from benchmarks.optimizers.arms import ARMS
+from benchmarks.optimizers.measures import final_loss
 from benchmarks.optimizers.protocol import Budget, Unit
 from benchmarks.optimizers.tasks import TASKS
 
@@ -75,9 +76,8 @@ def _run(name: Name, budget: Budget, folder: Path) -> None:
     arm = next(arm for arm in ARMS if arm.name == name[1])
     unit = Unit(task, arm, budget, folder, said=lambda _: _leave_if_alone())
     outcome = unit.outcome(run=True)
-    finals = sorted(curve.final for curve in outcome.confirmed)
     seconds = sum(record.curve.seconds[-1] for record in unit.records.runs)
-    print(f"{task.name}, {arm.title}: {finals[len(finals) // 2]:.4g} ({seconds:.0f} s of training)", flush=True)
+    print(f"{task.name}, {arm.title}: {final_loss(outcome.confirmed):.4g} ({seconds:.0f} s of training)", flush=True)
 
 
 def _leave_if_alone() -> None:
