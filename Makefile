@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check format clean
+.PHONY: install demo test test-slow check format bench-optimizers clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
 	@touch $(STAMP)
 
 demo: install ## tune a real job on this machine and save the recommended config
@@ -30,6 +30,9 @@ check: install ## ruff, the format, mypy --strict
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-optimizers: install ## WarpAdam beside its peers, all tuned alike; resumes where it was stopped
+	$(BIN)/python -m benchmarks.optimizers
 
 clean:
 	rm -rf $(VENV) build *.egg-info

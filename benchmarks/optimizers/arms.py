@@ -1,0 +1,268 @@
+# The optimizers that are compared: for each its space, its schedule, and how values become torch optimizers. The spaces
+# give every arm what its users tune, as many first trials as WarpAdam's, and Adam's own ranges where they apply.
+"""The arms of the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pytorch_optimizer
+import torch
+from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
+from torch import nn
+from torch.optim import Optimizer
+
+import warpadam
+from benchmarks.optimizers.code_digest import code_digest
+from search_spaces import (
+    Choice,
+    Domain,
+    Float,
+    Parameter,
+    Scalar,
+    SearchSpace,
+    adamw_config,
+    get_preset,
+    warpadam_config,
+)
+from search_spaces.presets import ADAM
+from warpadam import WarpAdam, param_groups
+
+Values = Mapping[str, Scalar]
+
+MakeOptimizers = Callable[[nn.Module, Values, int, int], list[Optimizer]]
+"""Model, values, steps of the run and its warm-up -> optimizers that step together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: Unique name, fit for a file name.
+        title: Name for tables and plots.
+        space: What is tuned.
+        optimizers: Makes the optimizers of a model.
+        code: Digest or version of the code that steps; results of another one are not reused.
+        schedule: ``linear`` decays the lr to 0, after the task's warm-up; ``constant`` leaves both to the optimizer.
+        lrs: The parameters that are an lr, scaled together.
+    """
+
+    name: str
+    title: str
+    space: SearchSpace
+    optimizers: MakeOptimizers
+    code: str
+    schedule: Literal["linear", "constant"] = "linear"
+    lrs: tuple[str, ...] = ("lr",)
+
+    @property
+    def definition(self) -> str:
+        """What must be equal for an old result to be valid."""
+        return f"{self.name} {self.code} {self.schedule} {self.space!r}"
+
+    def lr_factor(self, step: int, steps: int, warm_up: int) -> float:
+        """Return what the lr is multiplied with after ``step`` of ``steps`` steps."""
+        if self.schedule == "constant":
+            return 1.0
+        return min(1.0, (step + 1) / (warm_up + 1)) * (1.0 - step / steps)
+
+    def scaled(self, values: Values, factor: float) -> dict[str, Scalar]:
+        """Return the values with every lr times ``factor``."""
+        return {name: float(value) * factor if name in self.lrs else value for name, value in values.items()}
+
+
+def split(model: nn.Module) -> tuple[list[nn.Parameter], nn.Parameter, list[nn.Parameter]]:
+    """Return hidden matrices, the output layer's matrix, and all other parameters (embeddings, vectors)."""
+    embedded = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    matrices = [param for param in model.parameters() if param.ndim == 2 and id(param) not in embedded]
+    others = [param for param in model.parameters() if param.ndim != 2 or id(param) in embedded]
+    return matrices[:-1], matrices[-1], others
+
+
+def decayed(params: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return two groups: vectors, which no arm decays, and all other parameters."""
+    listed = list(params)
+    vectors = {"params": [param for param in listed if param.ndim < 2], "weight_decay": 0.0}
+    return [{"params": [param for param in listed if param.ndim >= 2]}, vectors]
+
+
+def _warpadam(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
+    config = warpadam_config(values)
+    # a small network is all hidden layers, as it is for SOAP and Shampoo; where there are embeddings the output layer
+    # is large and left to Adam, as they are
+    has_embeddings = any(isinstance(module, nn.Embedding) for module in model.modules())
+    return [WarpAdam.from_config(param_groups(model, config, plain=None if has_embeddings else ()), config)]
+
+
+def _adamw(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
+    return [torch.optim.AdamW(decayed(model.parameters()), fused=True, **adamw_config(values).to_dict())]
+
+
+def _muon(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
+    hidden, output, others = split(model)
+    (hidden if values["output_layer"] == "muon" else others).append(output)
+    decay = float(values["weight_decay"])
+    muon = torch.optim.Muon(
+        hidden,
+        lr=float(values["lr"]),
+        momentum=float(values["momentum"]),
+        weight_decay=decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adamw = torch.optim.AdamW(
+        decayed(others), lr=float(values["adamw_lr"]), betas=(0.9, 0.95), weight_decay=decay, fused=True
+    )
+    return [muon, adamw]
+
+
+def _soap(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
+    return [pytorch_optimizer.SOAP(decayed(model.parameters()), **_with_betas(values))]
+
+
+def _shampoo(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
+    settings = _with_betas(values)
+    return [
+        pytorch_optimizer.ScalableShampoo(
+            decayed(model.parameters()),
+            graft_type=LayerWiseGrafting[settings.pop("graft").upper()],
+            moving_average_for_momentum=True,
+            decoupled_weight_decay=True,
+            shape_interpretation=False,
+            start_preconditioning_step=2,
+            preconditioning_compute_steps=2,  # 5 was clearly behind where it was tried, 1 is slower than all others
+            block_size=128,
+            **settings,
+        )
+    ]
+
+
+def _schedule_free(model: nn.Module, values: Values, steps: int, warm_up: int) -> list[Optimizer]:
+    settings = _with_betas(values)
+    settings["warmup_steps"] = max(warm_up, round(settings.pop("warm_up") * steps))
+    return [pytorch_optimizer.ScheduleFreeAdamW(decayed(model.parameters()), **settings)]
+
+
+def _with_betas(values: Values) -> dict[str, Any]:
+    rest = {name: value for name, value in values.items() if name not in ("beta1", "beta2")}
+    return {**rest, "betas": (float(values["beta1"]), float(values["beta2"]))}
+
+
+def _space(name: str, domains: Mapping[str, Domain], *first_trials: Values) -> SearchSpace:
+    parameters = tuple(Parameter(name=parameter, domain=domain) for parameter, domain in domains.items())
+    return SearchSpace(name=name, parameters=parameters, first_trials=first_trials)
+
+
+_TORCH: Final = f"torch {version('torch')}"
+_PEERS: Final = f"pytorch-optimizer {version('pytorch-optimizer')}"
+_MEMORY = Choice(values=(0.9, 0.95, 0.99))
+
+
+def _soap_point(lr: float, beta1: float, every: int) -> Values:
+    tuned = {"lr": lr, "beta1": beta1, "beta2": 0.95, "weight_decay": 0.0}
+    return {**tuned, "shampoo_beta": 0.95, "precondition_frequency": every}
+
+
+def _shampoo_point(lr: float, graft: str, exponent: int) -> Values:
+    tuned = {"lr": lr, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0}
+    return {**tuned, "graft": graft, "inverse_exponent_override": exponent}
+
+
+WARPADAM: Final = Arm(
+    name="warpadam",
+    title="WarpAdam",
+    space=get_preset("default"),
+    optimizers=_warpadam,
+    code=code_digest(Path(warpadam.__file__).parent),
+)
+
+ADAMW: Final = Arm(name="adamw", title="AdamW", space=get_preset("adamw"), optimizers=_adamw, code=_TORCH)
+
+MUON: Final = Arm(
+    name="muon",
+    title="Muon",
+    space=_space(
+        "muon",
+        {
+            "lr": Float(low=1e-3, high=0.3, log=True),
+            "momentum": ADAM["beta1"],
+            "weight_decay": ADAM["weight_decay"],
+            "adamw_lr": ADAM["lr"],
+            "output_layer": Choice(values=("adamw", "muon")),
+        },
+        {"lr": 0.03, "momentum": 0.9, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "adamw"},
+        {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.0, "adamw_lr": 0.003, "output_layer": "adamw"},
+        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "muon"},
+    ),
+    optimizers=_muon,
+    code=_TORCH,
+    lrs=("lr", "adamw_lr"),
+)
+
+SOAP: Final = Arm(
+    name="soap",
+    title="SOAP",
+    space=_space(
+        "soap",
+        {
+            **ADAM,
+            # Bases follow the last 10, 20 or 100 gradients; the second moment likewise.
+            "beta2": _MEMORY,
+            "shampoo_beta": _MEMORY,
+            # The fresher the basis, the lower the loss: 10, its default, was behind wherever it was tried here.
+            "precondition_frequency": Choice(values=(1, 2, 5)),
+        },
+        _soap_point(0.01, 0.9, 1),
+        _soap_point(0.03, 0.9, 1),
+        _soap_point(0.003, 0.95, 2),
+    ),
+    optimizers=_soap,
+    code=_PEERS,
+)
+
+SHAMPOO: Final = Arm(
+    name="shampoo",
+    title="Shampoo",
+    space=_space(
+        "shampoo",
+        {
+            **ADAM,
+            "beta2": _MEMORY,
+            # Whose update norm a tensor gets; SGD's and AdaGrad's, the others there are, were far behind.
+            "graft": Choice(values=("rmsprop", "sqrtn")),
+            # 0 is the paper's, the root of order 4 for a matrix; 2 takes the square root on both sides.
+            "inverse_exponent_override": Choice(values=(0, 2)),
+        },
+        _shampoo_point(0.01, "sqrtn", 2),
+        _shampoo_point(0.01, "rmsprop", 0),
+        _shampoo_point(0.03, "sqrtn", 2),
+    ),
+    optimizers=_shampoo,
+    code=_PEERS,
+)
+
+SCHEDULE_FREE: Final = Arm(
+    name="schedule_free",
+    title="ScheduleFree AdamW",
+    space=_space(
+        "schedule_free",
+        {
+            **ADAM,
+            "lr": Float(low=1e-3, high=0.3, log=True),
+            "beta1": Choice(values=(0.9, 0.95, 0.98)),
+            "warm_up": Choice(values=(0.0, 0.05, 0.2)),
+        },
+        {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0, "warm_up": 0.05},
+        {"lr": 0.03, "beta1": 0.95, "beta2": 0.99, "weight_decay": 0.0, "warm_up": 0.05},
+        {"lr": 0.003, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "warm_up": 0.05},
+    ),
+    optimizers=_schedule_free,
+    code=_PEERS,
+    schedule="constant",
+)
+
+ARMS: Final = (WARPADAM, ADAMW, MUON, SOAP, SHAMPOO, SCHEDULE_FREE)

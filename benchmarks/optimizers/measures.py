@@ -1,0 +1,92 @@
+# From curves to figures: pure functions, no files. A figure that compares arms is a ratio, so that tasks can be
+# averaged by their geometric mean; what never happened counts as MISS.
+"""The figures of the report."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.optimizers.training import Curve
+from service.recommend.verdict import ALPHA, compare
+from service.study import NO_LOSS
+
+MISS: Final = 10.0
+"""What the steps or seconds to a loss count that is never reached, as a ratio."""
+
+WORST_SPREAD: Final = 1000.0
+"""What the spread over the lr counts at most; a run that diverged has no loss to divide by."""
+
+MARGIN: Final = 1.02
+"""WarpAdam loses where it is significantly above this times the best peer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """WarpAdam beside the best peer on one task.
+
+    Attributes:
+        word: ``win`` (significantly below the peer), ``loss`` (significantly above ``MARGIN`` times the peer) or
+            ``even``.
+        peer: Name of the peer with the lowest median loss, on the seeds of the test.
+        ratio: Median loss of WarpAdam over the peer's.
+        p_win: One-sided p-value that the losses are below the peer's.
+        p_loss: One-sided p-value that they are above ``MARGIN`` times the peer's.
+    """
+
+    word: str
+    peer: str
+    ratio: float
+    p_win: float
+    p_loss: float
+
+
+def median_curve(curves: Sequence[Curve]) -> Curve:
+    """Return the median loss and the median seconds at each point; a curve that diverged is infinite from there on."""
+    longest = max(curves, key=lambda curve: len(curve.steps))
+    points = range(len(longest.steps))
+    losses = [statistics.median(c.losses[i] if i < len(c.losses) else math.inf for c in curves) for i in points]
+    seconds = [statistics.median(c.seconds[min(i, len(c.seconds) - 1)] for c in curves) for i in points]
+    return Curve(longest.steps, losses, seconds)
+
+
+def final_loss(curves: Sequence[Curve]) -> float:
+    """Return the median of the last losses."""
+    return statistics.median(curve.final for curve in curves)
+
+
+def to_reach(curve: Curve, loss: float, baseline: Curve) -> tuple[float, float]:
+    """Return the steps and the seconds to a loss, as ratios to the whole of ``baseline``; ``MISS`` if never reached."""
+    for step, reached, seconds in zip(curve.steps, curve.losses, curve.seconds, strict=True):
+        if reached <= loss:
+            return step / baseline.steps[-1], seconds / baseline.seconds[-1]
+    return MISS, MISS
+
+
+def lr_spread(swept: Mapping[float, Curve]) -> float:
+    """Return the worst over the best final loss, at most ``WORST_SPREAD``."""
+    finals = [curve.final for curve in swept.values()]
+    return min(max(finals) / min(finals), WORST_SPREAD)
+
+
+def geometric_mean(ratios: Iterable[float]) -> float:
+    """Return the geometric mean."""
+    return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
+
+
+def judge(challenger: Sequence[Curve], peers: Mapping[str, Sequence[Curve]]) -> Judgement:
+    """Compare with the best peer by exact sign-flip tests on the logarithms of paired losses."""
+    peer = min(peers, key=lambda name: final_loss(peers[name]))
+    ours, theirs = _logs(challenger), _logs(peers[peer])
+    p_win = compare(theirs, ours, min_effect=0.0).p_helps
+    p_loss = compare([loss + math.log(MARGIN) for loss in theirs], ours, min_effect=0.0).p_hurts
+    word = "win" if p_win <= ALPHA else "loss" if p_loss <= ALPHA else "even"
+    ratio = final_loss(challenger) / final_loss(peers[peer])
+    return Judgement(word=word, peer=peer, ratio=ratio, p_win=p_win, p_loss=p_loss)
+
+
+def _logs(curves: Sequence[Curve]) -> list[float]:
+    return [math.log(min(curve.final, NO_LOSS)) for curve in curves]

@@ -1,0 +1,11 @@
+# The list of all tasks; a new one is a file with a task, and a line here.
+"""The tasks of the benchmark."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from benchmarks.optimizers import physics, tabular, transformer
+from benchmarks.optimizers.training import Task
+
+TASKS: Final[tuple[Task, ...]] = (*tabular.TASKS, *physics.TASKS, *transformer.TASKS)

@@ -1,0 +1,100 @@
+# A small causal transformer on characters. The text comes with Python: the help topics of pydoc.
+"""Character modelling."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pydoc_data.topics import topics
+from typing import Final, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.optimizers.training import GradientTask, Problem
+
+WIDTH: Final = 64
+LAYERS: Final = 2
+HEADS: Final = 4
+CONTEXT: Final = 64
+BATCH: Final = 16
+HELD_OUT: Final = 0.1
+"""Share of the text, at its end, that is kept for validation."""
+
+WINDOWS: Final = 64
+"""Validation windows, spread evenly over the held-out text."""
+
+
+class Block(nn.Module):
+    """Attention and a two-layer network, each normalised before and added after.
+
+    Query, key and value have a matrix each: for an optimizer that looks at a matrix as a whole they are three things.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.query, self.key, self.value, self.mix = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.widen, self.narrow = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, time, width) to the same shape."""
+        normed = self.norm_attention(x)
+        query, key, value = (
+            m(normed).unflatten(-1, (HEADS, -1)).transpose(1, 2) for m in (self.query, self.key, self.value)
+        )
+        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.mix(seen.transpose(1, 2).flatten(2))
+        wide: Tensor = functional.gelu(self.widen(self.norm_mlp(x)))
+        return x + cast("Tensor", self.narrow(wide))
+
+
+class CharTransformer(nn.Module):
+    """Logits of the next character."""
+
+    def __init__(self, characters: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(characters, WIDTH)
+        self.positions = nn.Embedding(CONTEXT, WIDTH)
+        for table in (self.embedding, self.positions):
+            nn.init.normal_(table.weight, std=0.02)
+        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.output = nn.Linear(WIDTH, characters)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Map characters (batch, time) to logits (batch, time, characters)."""
+        x = self.embedding(text) + self.positions.weight[: text.shape[1]]
+        logits: Tensor = self.output(self.norm(self.blocks(x)))
+        return logits
+
+
+@lru_cache
+def text() -> tuple[Tensor, Tensor, int]:
+    """Return the training text, the validation windows (WINDOWS, CONTEXT + 1), and the number of characters."""
+    joined = "\n".join(topics[name] for name in sorted(topics))
+    alphabet = {character: index for index, character in enumerate(sorted(set(joined)))}
+    encoded = torch.tensor([alphabet[character] for character in joined])
+    cut = int(len(encoded) * (1 - HELD_OUT))
+    starts = torch.linspace(cut, len(encoded) - CONTEXT - 1, WINDOWS).long()
+    return encoded[:cut], encoded[starts[:, None] + torch.arange(CONTEXT + 1)], len(alphabet)
+
+
+def _char_transformer(seed: int) -> Problem:
+    train, windows, characters = text()
+    model = CharTransformer(characters)
+    draw = torch.Generator().manual_seed(seed)
+
+    def loss(batch: Tensor) -> Tensor:
+        return functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+
+    def batch_loss() -> Tensor:
+        starts = torch.randint(len(train) - CONTEXT, (BATCH, 1), generator=draw)
+        return loss(train[starts + torch.arange(CONTEXT + 1)])
+
+    return Problem(model, batch_loss, lambda: loss(windows).item())
+
+
+TASKS: Final = (
+    GradientTask(name="char_transformer", version="1", steps=300, warm_up=20, cost=8.0, problem=_char_transformer),
+)
