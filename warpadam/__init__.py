@@ -8,12 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from warpadam.config import STRATEGIES, Learner, Placement, Strategy, Structure, WarpAdamConfig
-from warpadam.errors import InvalidConfigError, UnsupportedParameterError, WarpAdamError
+from warpadam.errors import (
+    InvalidConfigError,
+    UnsupportedParameterError,
+    WarpAdamError,
+    WarpFileError,
+    WarpMismatchError,
+)
 
 if TYPE_CHECKING:
     from warpadam.diagnostics import Diagnosis, TensorReport, diagnose
     from warpadam.groups import param_groups
     from warpadam.memory import MemoryEstimate, TensorMemory, estimate_memory
+    from warpadam.meta import MetaConfig, MetaResult, MetaTrainer, Task, Warp, load_warp, save_warp
     from warpadam.optimizer import WarpAdam
     from warpadam.profiling import StepProfile, step_profile
 
@@ -23,32 +30,48 @@ __all__ = [
     "InvalidConfigError",
     "Learner",
     "MemoryEstimate",
+    "MetaConfig",
+    "MetaResult",
+    "MetaTrainer",
     "Placement",
     "StepProfile",
     "Strategy",
     "Structure",
+    "Task",
     "TensorMemory",
     "TensorReport",
     "UnsupportedParameterError",
+    "Warp",
     "WarpAdam",
     "WarpAdamConfig",
     "WarpAdamError",
+    "WarpFileError",
+    "WarpMismatchError",
     "diagnose",
     "estimate_memory",
+    "load_warp",
     "param_groups",
+    "save_warp",
     "step_profile",
 ]
 
 _NEED_TORCH: Final = {
     "Diagnosis": "diagnostics",
     "MemoryEstimate": "memory",
+    "MetaConfig": "meta",
+    "MetaResult": "meta",
+    "MetaTrainer": "meta",
     "StepProfile": "profiling",
+    "Task": "meta",
     "TensorMemory": "memory",
     "TensorReport": "diagnostics",
+    "Warp": "meta",
     "WarpAdam": "optimizer",
     "diagnose": "diagnostics",
     "estimate_memory": "memory",
+    "load_warp": "meta",
     "param_groups": "groups",
+    "save_warp": "meta",
     "step_profile": "profiling",
 }
 """The module of each name that is loaded when it is asked for."""

@@ -1,8 +1,10 @@
 # Every error of the optimizer. Each is also the builtin that a torch user would catch.
 #
 #   WarpAdamError
-#   ├── InvalidConfigError(ValueError)      a hyper-parameter out of range, or an illegal combination
-#   └── UnsupportedParameterError(TypeError) a sparse or complex tensor
+#   ├── InvalidConfigError(ValueError)       a hyper-parameter out of range, or an illegal combination
+#   ├── UnsupportedParameterError(TypeError) a sparse or complex tensor
+#   ├── WarpFileError(ValueError)            a file that holds no P, or no longer the one that was saved
+#   └── WarpMismatchError(ValueError)        a P that does not fit the optimizer it is given to
 """Errors raised by warpadam."""
 
 from __future__ import annotations
@@ -30,3 +32,19 @@ class InvalidConfigError(WarpAdamError, ValueError):
 
 class UnsupportedParameterError(WarpAdamError, TypeError):
     """A parameter or its gradient is of a kind that WarpAdam cannot step."""
+
+
+class WarpFileError(WarpAdamError, ValueError):
+    """A file does not hold a saved P, or its content is no longer what was saved."""
+
+
+class WarpMismatchError(WarpAdamError, ValueError):
+    """A P does not fit the optimizer it is given to.
+
+    Attributes:
+        mismatches: One line for each thing that does not fit.
+    """
+
+    def __init__(self, mismatches: tuple[str, ...]) -> None:
+        super().__init__("this P does not fit the optimizer:\n" + "\n".join(f"  {line}" for line in mismatches))
+        self.mismatches = mismatches

@@ -34,8 +34,8 @@ def test_every_exported_name_resolves(name: str) -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="'warpadam' has no attribute 'Warp'"):
-        _ = warpadam.Warp
+    with pytest.raises(AttributeError, match="'warpadam' has no attribute 'Warper'"):
+        _ = warpadam.Warper
 
 
 @pytest.mark.parametrize("name", ["warpadam", *MODULES])

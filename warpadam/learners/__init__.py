@@ -30,8 +30,8 @@ def choose_rule(
 ) -> tuple[UpdateRule, Distortion]:
     """Return the update rule of a parameter of ``shape`` and the structure of its P.
 
-    Vectors, and matrices with nothing to mix, are stepped by plain Adam under ``whitening``: an update of fixed size would
-    make a lone bias jump for ever. Under ``rotation`` such matrices are stepped by Adam with a scale.
+    Vectors, and matrices with nothing to mix, are stepped by plain Adam under ``whitening``: an update of fixed size
+    would make a lone bias jump for ever. Under ``rotation`` such matrices are stepped by Adam with a scale.
 
     Args:
         strategy: Legal values of structure, placement and learner.

@@ -70,7 +70,7 @@ def _whitening_of_one_block(grads: list[Tensor], refreshes: set[int]) -> Tensor:
     return theta
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (12,), (2, 3, 1, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4), (12, 1), (2, 3, 1, 2)], ids=str)
 def test_one_block_is_the_rule_written_out(shape: tuple[int, ...]) -> None:
     grads = _gradients(20, shape)
     rotated, whitened = (_run(grads, **kind, cov_beta=0.95)[0].reshape(-1) for kind in (ROTATION, WHITENING))
@@ -99,16 +99,16 @@ def test_the_bases_stay_orthogonal_and_the_padding_stays_out() -> None:
 
 @pytest.mark.parametrize("size", [12, 10])
 def test_a_whitened_update_has_its_size_whatever_the_padding(size: int) -> None:
-    param = torch.nn.Parameter(torch.zeros(size, dtype=FLOAT64))
+    param = torch.nn.Parameter(torch.zeros(size, 1, dtype=FLOAT64))
     optimizer = WarpAdam([param], 1.0, **WHITENING, p_lr=0.0, block_size=4)
-    for grad in _gradients(9, (size,)):
+    for grad in _gradients(9, (size, 1)):
         before, param.grad = param.detach().clone(), grad
         optimizer.step()
         assert (param.detach() - before).square().mean().sqrt().item() == pytest.approx(UPDATE_RMS)
 
 
 def test_the_scale_is_per_element_in_the_eigenbasis_or_one_for_the_tensor() -> None:
-    grads = _gradients(12, (10,))
+    grads = _gradients(12, (10, 1))
     assert _run(grads, **ROTATION, block_size=4, p_lr=0.05)[1][LOG_SCALE].shape == (3, 4)
     assert _run(grads, **WHITENING, block_size=4, p_lr=0.05)[1][LOG_SCALE].shape == (1,)
 
@@ -122,7 +122,7 @@ def test_the_scale_of_the_loss_changes_nothing(kind: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_covariance_that_is_not_finite_keeps_p_and_is_counted(bad: float) -> None:
-    grads = _gradients(12, (10,))
+    grads = _gradients(12, (10, 1))
     kept = _run(grads[:10], **WHITENING, block_size=4, meta_every=100)[1]["blocks"]
     grads[9][0] = bad
     _, state, optimizer = _run(grads, **WHITENING, block_size=4, meta_every=10)

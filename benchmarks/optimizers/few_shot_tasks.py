@@ -1,0 +1,146 @@
+# The tasks of few_shot.py, and how many networks are trained side by side. Knows no optimizer.
+"""Small problems made of handwritten digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, permutations
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+BATCH_SIZE = 32
+
+NamedParams = list[tuple[str, nn.Parameter]]
+OptimizerFactory = Callable[[NamedParams], Sequence[torch.optim.Optimizer]]
+
+
+@lru_cache(maxsize=1)
+def digits() -> tuple[Tensor, Tensor]:
+    """Return 1797 images as rows of 64 numbers from 0 to 1, and their digits."""
+    data = load_digits()
+    return torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)
+
+
+class DigitTask:
+    """Tell some digits apart; their order gives the labels."""
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        images, targets = digits()
+        self.classes = tuple(classes)
+        rows = torch.cat([(targets == digit).nonzero().squeeze(1) for digit in classes])
+        self.inputs = images[rows]
+        self.labels = torch.cat([torch.full((int((targets == d).sum()),), label) for label, d in enumerate(classes)])
+
+    def make_model(self) -> nn.Sequential:
+        """Return a fresh network."""
+        return nn.Sequential(
+            nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, len(self.classes))
+        )
+
+    def sample(self) -> Callable[[nn.Module], Tensor]:
+        """Draw a batch; return its loss as a function of the network."""
+        rows = torch.randint(len(self.labels), (BATCH_SIZE,))
+        inputs, labels = self.inputs[rows], self.labels[rows]
+        return lambda model: cross_entropy(model(inputs), labels)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Tasks to learn P on, to choose settings on, and to report."""
+
+    training: list[DigitTask]
+    validation: list[DigitTask]
+    held_out: list[DigitTask]
+
+
+@lru_cache(maxsize=2)
+def subsets() -> Split:
+    """Five of ten digits: 200 subsets to learn on, 32 to choose on, 20 to report."""
+    every = list(combinations(range(10), 5))
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
+    tasks = [DigitTask(every[index]) for index in order]
+    return Split(tasks[20:220], tasks[220:], tasks[:20])
+
+
+@lru_cache(maxsize=2)
+def disjoint() -> Split:
+    """Three digits in an order: all of 0-5 to learn on, 20 of 6-9 to report."""
+    unseen = list(permutations(range(6, 10), 3))
+    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(0)).tolist()
+    held_out = [DigitTask(unseen[index]) for index in order[:20]]
+    return Split([DigitTask(classes) for classes in permutations(range(6), 3)], [], held_out)
+
+
+@lru_cache(maxsize=2)
+def inner_disjoint() -> Split:
+    """The same within 0-5, to choose settings on: learn on 0-3, judge where 4 and 5 are among the three."""
+    judged = [DigitTask(classes) for other in range(4) for classes in permutations((4, 5, other))]
+    return Split([DigitTask(classes) for classes in permutations(range(4), 3)], judged[:20], [])
+
+
+def train_together(
+    tasks: Sequence[DigitTask], make_optimizers: OptimizerFactory, steps: int, seed: int, marks: Sequence[int]
+) -> Tensor:
+    """Train a network on each task and return the mean cross-entropy over its whole task after some steps.
+
+    The networks are computed as one, and stepped by one optimizer that holds all their parameters. Every parameter has
+    its own state, so each network goes where it would go alone.
+
+    Args:
+        tasks: With the same number of classes.
+        make_optimizers: From the named parameters of all networks.
+        steps: To train.
+        seed: Of the networks and the batches.
+        marks: Steps after which the loss is wanted.
+
+    Returns:
+        tasks x marks; infinite where it is not a number.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        models = [task.make_model() for task in tasks]
+    named = [(f"{i}.{name}", param) for i, model in enumerate(models) for name, param in model.named_parameters()]
+    per_model = len(named) // len(tasks)
+    optimizers = make_optimizers(named)
+    inputs, labels, sizes, inside = _padded(tasks)
+
+    def losses(x: Tensor, y: Tensor) -> Tensor:
+        stacked = [torch.stack([named[m * per_model + i][1] for m in range(len(tasks))]) for i in range(per_model)]
+        for layer in range(0, per_model, 2):
+            x = torch.baddbmm(stacked[layer + 1].unsqueeze(1), x, stacked[layer].mT)
+            if layer < per_model - 2:
+                x = x.relu()
+        return cross_entropy(x.transpose(1, 2), y, reduction="none")
+
+    found = []
+    each = torch.arange(len(tasks))[:, None]
+    for step in range(1, steps + 1):
+        rows = (torch.rand(len(tasks), BATCH_SIZE, generator=generator) * sizes[:, None]).long()
+        for _, param in named:
+            param.grad = None
+        torch.autograd.backward(losses(inputs[each, rows], labels[each, rows]).mean(1).sum())
+        for optimizer in optimizers:
+            optimizer.step()
+        if step in marks:
+            with torch.no_grad():
+                loss = (losses(inputs, labels) * inside).sum(1) / sizes
+                found.append(torch.where(loss.isfinite(), loss, torch.inf))
+    return torch.stack(found, 1)
+
+
+def _padded(tasks: Sequence[DigitTask]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all examples of all tasks, their labels, how many each task has, and which rows are examples."""
+    longest = max(len(task.labels) for task in tasks)
+    inputs = torch.zeros(len(tasks), longest, 64)
+    labels = torch.zeros(len(tasks), longest, dtype=torch.long)
+    sizes = torch.tensor([len(task.labels) for task in tasks])
+    for index, task in enumerate(tasks):
+        inputs[index, : len(task.labels)], labels[index, : len(task.labels)] = task.inputs, task.labels
+    inside = torch.arange(longest) < sizes[:, None]
+    return inputs, labels, sizes, inside

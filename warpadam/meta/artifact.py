@@ -1,0 +1,132 @@
+# A Warp in a safetensors file: the tensors, and a JSON text that says what they are. Both are covered by one sha256, so
+# a file is either what was saved or refused. Nothing in it is executed when it is read.
+"""Save and load a learned P."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from warpadam.config import Learner, Placement, Strategy, Structure, WarpAdamConfig
+from warpadam.errors import InvalidConfigError, WarpFileError
+from warpadam.meta.warp import Warp, WarpedParameter
+
+FORMAT: Final = "warpadam.warp"
+"""Tells our files from other safetensors files."""
+
+FORMAT_VERSION: Final = 1
+"""Grows when a reader of today could not understand the file."""
+
+_SEPARATOR: Final = ":"
+"""Between a parameter's name and a tensor's, which has none."""
+
+
+def save_warp(path: str | os.PathLike[str], warp: Warp) -> None:
+    """Write P to a file, all or nothing: a reader sees the old file or the new one, whole.
+
+    Args:
+        path: Ends in ``.safetensors`` by custom. An existing file is replaced.
+        warp: Its tensors are stored as they are, bit for bit.
+
+    >>> from warpadam import WarpAdam
+    >>> warp = Warp.of(WarpAdam(torch.nn.Linear(3, 2).named_parameters()))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_warp(f"{folder}/p.safetensors", warp)
+    ...     loaded = load_warp(f"{folder}/p.safetensors")
+    >>> loaded.config == warp.config
+    True
+    """
+    path = Path(path)
+    tensors = {
+        f"{name}{_SEPARATOR}{tensor_name}": tensor.detach().cpu().contiguous()
+        for name, source in warp.parameters.items()
+        for tensor_name, tensor in source.tensors.items()
+    }
+    content = json.dumps(
+        {
+            "config": warp.config.to_dict(),
+            "parameters": {
+                name: {"shape": list(source.shape), "strategy": list(source.strategy)}
+                for name, source in warp.parameters.items()
+            },
+        }
+    )
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "content": content,
+        "sha256": _digest(content, tensors),
+    }
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def load_warp(path: str | os.PathLike[str]) -> Warp:
+    """Read what :func:`save_warp` wrote, onto the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        WarpFileError: It is not such a file, was written by a later version, is truncated, or was changed.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise WarpFileError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise WarpFileError(
+            f"{os.fspath(path)} holds no P: its format is {metadata.get('format')!r}, expected {FORMAT!r}"
+        )
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise WarpFileError(
+            f"{os.fspath(path)} has format version {metadata.get('format_version')!r}, "
+            f"this package reads {FORMAT_VERSION}"
+        )
+    content, saved = metadata.get("content", ""), metadata.get("sha256")
+    found = _digest(content, tensors)
+    if found != saved:
+        raise WarpFileError(f"{os.fspath(path)} was changed after it was saved: sha256 {found}, expected {saved}")
+    return _read(json.loads(content), tensors, path)
+
+
+def _digest(content: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(content.encode())
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        digest.update(f"\0{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(content: dict[str, Any], tensors: dict[str, Tensor], path: str | os.PathLike[str]) -> Warp:
+    owned: dict[str, dict[str, Tensor]] = {name: {} for name in content["parameters"]}
+    for key, tensor in tensors.items():
+        name, _, tensor_name = key.rpartition(_SEPARATOR)
+        owned[name][tensor_name] = tensor
+    try:
+        config = WarpAdamConfig.from_dict(content["config"])
+    except InvalidConfigError as error:
+        raise WarpFileError(f"{os.fspath(path)}: {error}") from error
+    parameters = {}
+    for name, described in content["parameters"].items():
+        structure, placement, learner = described["strategy"]
+        strategy = Strategy(Structure(structure), Placement(placement), Learner(learner))
+        parameters[name] = WarpedParameter(tuple(described["shape"]), strategy, owned[name])
+    return Warp(config, parameters)
