@@ -39,6 +39,8 @@ _PAPER: Final = tuple(f"{structure}/pre/hypergradient" for structure in ("diagon
 _P_LR: Final = Float(low=1e-3, high=0.3, log=True)
 # At 1 the basis is always fresh; at 20 a run of 100 steps still gets five updates.
 _META_EVERY: Final = Int(low=1, high=20, log=True)
+# In `default`: off, which leaves Adam, a rotation or a whitening without a learned scale; or on, in steps of about 3.
+_P_LR_OR_OFF: Final = Choice(values=(0.0, 0.003, 0.01, 0.03, 0.1, 0.3))
 # Off, or a pull that forgets P in about 1,000 or 100 updates: more would undo what one update learns.
 _P_DECAY: Final = Choice(values=(0.0, 0.001, 0.01))
 # Covariances over 10, 20 or 100 steps: shorter is noise, longer never warms up in a short run.
@@ -61,6 +63,11 @@ def _warpadam(
     return SearchSpace(name=name, parameters=(strategy, *tuned), first_trials=first_trials)
 
 
+def _default_point(lr: float, beta1: float, strategy: str, **others: Scalar) -> dict[str, Scalar]:
+    followed = {} if strategy == _DIAGONAL else {"cov_beta": 0.95}
+    return _point(lr, beta1, 0.95, strategy=strategy, **{"p_decay": 0.0, **followed, **others})
+
+
 # For 10 to 20 trials: the strategy that is least sensitive to lr, the one that is best at its own lr, the cheapest one
 # that is not blind, and one number for P. meta_every is fixed: a basis that is nearly always fresh costs little on
 # small layers. weight_decay is off.
@@ -70,22 +77,25 @@ QUICK: Final = _warpadam(
     {"weight_decay": Choice(values=(0.0,)), "p_lr": _P_LR, "meta_every": Choice(values=(2,))},
     (
         _point(0.01, 0.9, 0.95, strategy=_ROTATION, p_lr=0.03, meta_every=2),
-        _point(0.03, 0.9, 0.95, strategy=_WHITENING, p_lr=0.001, meta_every=2),
+        _point(0.03, 0.9, 0.95, strategy=_WHITENING, p_lr=0.003, meta_every=2),
         _point(0.01, 0.9, 0.95, strategy=_DIAGONAL, p_lr=0.1, meta_every=2),
     ),
 )
 
 # The strategies worth their cost on a single run. A P before the moments that is not mapped back after them must be
 # symmetric positive, as whitening's is; the others are in `paper`. No `full`: its cost grows with the square of the
-# block.
+# block. The first trials are short of regularisation and rich of it, with much and little momentum.
 DEFAULT: Final = _warpadam(
     "default",
     (_ROTATION, _WHITENING, _KRONECKER, _DIAGONAL, _LOW_RANK),
-    {"p_lr": _P_LR, "meta_every": _META_EVERY, "p_decay": _P_DECAY, "cov_beta": _COV_BETA, "rank": _RANK},
+    {"p_lr": _P_LR_OR_OFF, "meta_every": _META_EVERY, "p_decay": _P_DECAY, "cov_beta": _COV_BETA, "rank": _RANK},
     (
-        _point(0.01, 0.9, 0.95, strategy=_ROTATION, p_lr=0.03, meta_every=2, cov_beta=0.95),
-        _point(0.003, 0.9, 0.95, strategy=_ROTATION, p_lr=0.1, meta_every=2, cov_beta=0.95),
-        _point(0.03, 0.9, 0.95, strategy=_WHITENING, p_lr=0.001, meta_every=5, cov_beta=0.95),
+        _default_point(0.03, 0.9, _WHITENING, p_lr=0.0, meta_every=2),
+        _default_point(0.06, 0.95, _WHITENING, p_lr=0.0, meta_every=2),
+        _default_point(0.01, 0.8, _ROTATION, p_lr=0.003, meta_every=1),
+        _default_point(0.03, 0.8, _WHITENING, p_lr=0.01, meta_every=5),
+        _default_point(0.003, 0.9, _WHITENING, p_lr=0.0, meta_every=5, weight_decay=0.1),
+        _default_point(0.003, 0.9, _DIAGONAL, p_lr=0.03, meta_every=5, weight_decay=0.1),
     ),
 )
 

@@ -34,7 +34,7 @@ USED_BY: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "max_dim": ("structure", (Structure.KRONECKER.value,)),
     "p_lr": ("learner", _LEARNING),
     "meta_every": ("learner", _LEARNING),
-    "p_decay": ("learner", (Learner.HYPERGRADIENT.value,)),
+    "p_decay": ("learner", _LEARNING),
     "cov_beta": ("learner", (Learner.ROTATION.value, Learner.WHITENING.value)),
 }
 """The numbers of P, each with the part of a strategy that decides whether it is used, and the values that use it."""

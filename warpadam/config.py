@@ -136,18 +136,18 @@ class WarpAdamConfig:
     True
     """
 
-    lr: float = 1e-3
+    lr: float = 0.03
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.0
     structure: str = Structure.KRONECKER
-    placement: str = Placement.SANDWICH
-    learner: str = Learner.ROTATION
+    placement: str = Placement.PRE
+    learner: str = Learner.WHITENING
     rank: int = 4
     block_size: int = 256
-    max_dim: int = 1024
+    max_dim: int = 512
     p_lr: float = 0.01
-    meta_every: int = 10
+    meta_every: int = 5
     p_decay: float = 0.0
     cov_beta: float = 0.95
 
