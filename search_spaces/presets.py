@@ -121,6 +121,9 @@ ADAMW: Final = SearchSpace(
         _point(0.01, 0.9, 0.95),
         _point(0.03, 0.9, 0.95),
         _point(0.003, 0.9, 0.99),
+        _point(0.01, 0.8, 0.95),
+        _point(0.03, 0.95, 0.99),
+        {**_point(0.003, 0.9, 0.95), "weight_decay": 0.1},
     ),
 )
 

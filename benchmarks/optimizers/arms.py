@@ -168,13 +168,13 @@ _PEERS: Final = f"pytorch-optimizer {version('pytorch-optimizer')}"
 _MEMORY = Choice(values=(0.9, 0.95, 0.99))
 
 
-def _soap_point(lr: float, beta1: float, every: int) -> Values:
-    tuned = {"lr": lr, "beta1": beta1, "beta2": 0.95, "weight_decay": 0.0}
+def _soap_point(lr: float, beta1: float, every: int, decay: float = 0.0) -> Values:
+    tuned = {"lr": lr, "beta1": beta1, "beta2": 0.95, "weight_decay": decay}
     return {**tuned, "shampoo_beta": 0.95, "precondition_frequency": every}
 
 
-def _shampoo_point(lr: float, graft: str, exponent: int) -> Values:
-    tuned = {"lr": lr, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0}
+def _shampoo_point(lr: float, beta1: float, graft: str, exponent: int, decay: float = 0.0) -> Values:
+    tuned = {"lr": lr, "beta1": beta1, "beta2": 0.95, "weight_decay": decay}
     return {**tuned, "graft": graft, "inverse_exponent_override": exponent}
 
 
@@ -203,6 +203,9 @@ MUON: Final = Arm(
         {"lr": 0.03, "momentum": 0.9, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "adamw"},
         {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.0, "adamw_lr": 0.003, "output_layer": "adamw"},
         {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "muon"},
+        {"lr": 0.03, "momentum": 0.8, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "adamw"},
+        {"lr": 0.06, "momentum": 0.95, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "muon"},
+        {"lr": 0.003, "momentum": 0.9, "weight_decay": 0.1, "adamw_lr": 0.003, "output_layer": "muon"},
     ),
     optimizers=_muon,
     code=_TORCH,
@@ -225,6 +228,9 @@ SOAP: Final = Arm(
         _soap_point(0.01, 0.9, 1),
         _soap_point(0.03, 0.9, 1),
         _soap_point(0.003, 0.95, 2),
+        _soap_point(0.01, 0.8, 1),
+        _soap_point(0.03, 0.95, 1),
+        _soap_point(0.003, 0.9, 2, 0.1),
     ),
     optimizers=_soap,
     code=_PEERS,
@@ -243,9 +249,12 @@ SHAMPOO: Final = Arm(
             # 0 is the paper's, the root of order 4 for a matrix; 2 takes the square root on both sides.
             "inverse_exponent_override": Choice(values=(0, 2)),
         },
-        _shampoo_point(0.01, "sqrtn", 2),
-        _shampoo_point(0.01, "rmsprop", 0),
-        _shampoo_point(0.03, "sqrtn", 2),
+        _shampoo_point(0.01, 0.9, "sqrtn", 2),
+        _shampoo_point(0.01, 0.9, "rmsprop", 0),
+        _shampoo_point(0.03, 0.9, "sqrtn", 2),
+        _shampoo_point(0.02, 0.8, "sqrtn", 2),
+        _shampoo_point(0.02, 0.95, "sqrtn", 2),
+        _shampoo_point(0.003, 0.9, "sqrtn", 2, 0.1),
     ),
     optimizers=_shampoo,
     code=f"{_PEERS}, every 2, transformer 5",
@@ -265,6 +274,9 @@ SCHEDULE_FREE: Final = Arm(
         {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0, "warm_up": 0.05},
         {"lr": 0.03, "beta1": 0.95, "beta2": 0.99, "weight_decay": 0.0, "warm_up": 0.05},
         {"lr": 0.003, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "warm_up": 0.05},
+        {"lr": 0.01, "beta1": 0.95, "beta2": 0.99, "weight_decay": 0.0, "warm_up": 0.2},
+        {"lr": 0.03, "beta1": 0.98, "beta2": 0.99, "weight_decay": 0.0, "warm_up": 0.05},
+        {"lr": 0.003, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "warm_up": 0.05},
     ),
     optimizers=_schedule_free,
     code=_PEERS,
