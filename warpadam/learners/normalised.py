@@ -72,11 +72,13 @@ def normalised_step(
 
 def restart_unless_finite(distortion: SidedDistortion, state: dict[str, Tensor]) -> None:
     """Zero the covariances of a parameter, and count it in ``meta_skipped``, if one of them is not finite; in place."""
-    names = distortion.sides.values()
+    names = list(distortion.sides.values())
     if not names:
         return
+    # any covariance will do: their traces are the same, that of the gradient's squares; and no element of such a matrix
+    # is larger than the largest on its diagonal
     dims = state[SKIPPED].ndim
-    usable = torch.stack([state[name].isfinite().flatten(dims).all(-1) for name in names]).all(0)
+    usable = state[names[0]].diagonal(dim1=-2, dim2=-1).flatten(dims).sum(-1).isfinite()
     state[SKIPPED] += (~usable).to(state[SKIPPED].dtype)
     for name in names:
         each = usable.view(*usable.shape, *[1] * (state[name].ndim - dims))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast, final
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.adam import directions, update_second_moments
 from warpadam.learners.base import Part, Settings, State, UpdateRule, count_step, init_moments, moments_of
 from warpadam.learners.normalised import SKIPPED, restart_unless_finite
 from warpadam.learners.scale import LOG_SCALE, forget, learn_scales, remember, scale_directions, start_scale
@@ -28,6 +28,9 @@ POWER: Final = 0.5
 DAMPING: Final = 1e-5
 """Added to the covariance's spectrum, as a fraction of its largest eigenvalue: P stretches at most 1/sqrt of it. (1e-4
 leaves a transformer's loss 0.07 higher, 1e-3 0.4; 1e-6 is as good, but nearer to what fp32 resolves.)"""
+
+_SMALLEST: Final = 1e-20
+"""Below it the square of a root mean square is rounded to nothing: a row of zeros does not move."""
 
 _EARLY_REFRESHES: Final = (2, 4, 7)
 """Steps at which P is refreshed whatever ``meta_every`` says. Never at the first: the root of one gradient's covariance
@@ -104,36 +107,39 @@ def _directions(parts: Sequence[Part], step: int, settings: Settings) -> list[Te
     warped = [part.distortion.apply(part.state, tensor) for part, tensor in zip(parts, ahead, strict=True)]
     rows = [tensor.square().mean(-1, keepdim=True) for tensor in warped]
     torch._foreach_lerp_(moments.exp_avg_sqs, rows, 1 - settings.beta2)
-    updates = directions(moments._replace(exp_avgs=warped, beta1=0.0))
-    for part, update in zip(parts, updates, strict=True):
-        size = cast(SidedDistortion, part.distortion).size
-        rms = update.square().sum((-2, -1), keepdim=True).div_(size).sqrt_()
-        update.mul_(torch.where(rms > 0, UPDATE_RMS / rms, 0.0))
-    return updates
+    roots = list(torch._foreach_sqrt(moments.exp_avg_sqs))
+    torch._foreach_div_(roots, math.sqrt(1 - settings.beta2**step))
+    torch._foreach_add_(roots, settings.eps)
+    torch._foreach_clamp_min_(roots, _SMALLEST)
+    torch._foreach_sqrt_(rows)
+    torch._foreach_div_(rows, roots)  # the root mean square of each row of u
+    for part, tensor, root, row in zip(parts, warped, roots, rows, strict=True):
+        share = tensor.shape[-1] / cast(SidedDistortion, part.distortion).size
+        size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).mul_(math.sqrt(share))
+        tensor.mul_(UPDATE_RMS / (root * size.clamp_min_(_SMALLEST**0.75)))
+    return warped
 
 
 def refresh(distortion: SidedDistortion, state: State) -> None:
     """Recompute the factors; keep them where a covariance is zero, or was not finite."""
     restart_unless_finite(distortion, state)
     for side, name in distortion.sides.items():
-        covariance = state[name]
-        positive = (covariance.diagonal(dim1=-2, dim2=-1).amax(-1) > 0)[..., None, None]
-        state[side].copy_(torch.where(positive, inverse_root(covariance), state[side]))
+        size = state[name].diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+        state[side].copy_(torch.where(size > 0, inverse_root(state[name], size), state[side]))
 
 
-def inverse_root(covariance: Tensor) -> Tensor:
+def inverse_root(covariance: Tensor, size: Tensor) -> Tensor:
     """Return (L / lmax + damping I)^-power of a symmetric L >= 0, or of several with dimensions in front.
 
     Args:
-        covariance: Finite, length x length; of zeros the result has no meaning but is finite.
+        covariance: Finite, length x length; of zeros the result is not a number.
+        size: Its largest diagonal element, which keeps the numbers in range.
 
-    >>> inverse_root(torch.tensor([[1.0, 0.0], [0.0, 0.25]])).round(decimals=2)
+    >>> inverse_root(torch.tensor([[1.0, 0.0], [0.0, 0.25]]), torch.tensor(1.0)).round(decimals=2)
     tensor([[1., 0.],
             [0., 2.]])
     """
-    size = covariance.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
-    values, vectors = torch.linalg.eigh(covariance / torch.where(size > 0, size, 1.0))
-    largest = values[..., -1:]
-    roots = (values.clamp_min(0) / torch.where(largest > 0, largest, 1.0) + DAMPING) ** -POWER
+    values, vectors = torch.linalg.eigh(covariance / size.clamp_min(torch.finfo(size.dtype).tiny))
+    roots = (values.clamp_min(0) / values[..., -1:]).add_(DAMPING).pow_(-POWER)
     root: Tensor = (vectors * roots.unsqueeze(-2)) @ vectors.mT
     return root

@@ -64,7 +64,7 @@ def _whitening_of_one_block(grads: list[Tensor], refreshes: set[int]) -> Tensor:
             factor = left @ torch.diag(values**-0.5) @ right
         mean = 0.9 * mean + 0.1 * grad
         warped = factor @ (0.9 * mean / (1 - 0.9**step) + 0.1 * grad)
-        square = 0.95 * square + 0.05 * warped**2
+        square = 0.95 * square + 0.05 * (warped**2).mean()
         update = warped / ((square / (1 - 0.95**step)).sqrt() + 1e-12)
         theta = theta - 0.1 * UPDATE_RMS * update / update.square().mean().sqrt()
     return theta
