@@ -83,13 +83,48 @@ def inner_disjoint() -> Split:
     return Split([DigitTask(classes) for classes in permutations(range(4), 3)], judged[:20], [])
 
 
+class SideBySide(nn.ModuleList):
+    """A fresh network for each task, computed as one; a parameter is called ``<task>.<its name>``.
+
+    Args:
+        tasks: With the same number of classes.
+        seed: Of the networks and the batches.
+    """
+
+    def __init__(self, tasks: Sequence[DigitTask], seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            super().__init__([task.make_model() for task in tasks])
+        self._generator = torch.Generator().manual_seed(seed)
+        self._inputs, self._labels, self._sizes, self._inside = _padded(tasks)
+
+    def batch_loss(self) -> Tensor:
+        """Draw a batch for each network; return the sum of their losses, so none feels the others."""
+        each = torch.arange(len(self))[:, None]
+        rows = (torch.rand(len(self), BATCH_SIZE, generator=self._generator) * self._sizes[:, None]).long()
+        return self._losses(self._inputs[each, rows], self._labels[each, rows]).mean(1).sum()
+
+    def task_losses(self) -> Tensor:
+        """Return the mean cross-entropy of each network over its whole task."""
+        with torch.no_grad():
+            return (self._losses(self._inputs, self._labels) * self._inside).sum(1) / self._sizes
+
+    def _losses(self, x: Tensor, y: Tensor) -> Tensor:
+        stacked = [torch.stack(same) for same in zip(*(model.parameters() for model in self), strict=True)]
+        for layer in range(0, len(stacked), 2):
+            x = torch.baddbmm(stacked[layer + 1].unsqueeze(1), x, stacked[layer].mT)
+            if layer < len(stacked) - 2:
+                x = x.relu()
+        return cross_entropy(x.transpose(1, 2), y, reduction="none")
+
+
 def train_together(
     tasks: Sequence[DigitTask], make_optimizers: OptimizerFactory, steps: int, seed: int, marks: Sequence[int]
 ) -> Tensor:
     """Train a network on each task and return the mean cross-entropy over its whole task after some steps.
 
-    The networks are computed as one, and stepped by one optimizer that holds all their parameters. Every parameter has
-    its own state, so each network goes where it would go alone.
+    The networks are stepped by one optimizer that holds all their parameters. Every parameter has its own state, so
+    each network goes where it would go alone.
 
     Args:
         tasks: With the same number of classes.
@@ -101,36 +136,17 @@ def train_together(
     Returns:
         tasks x marks; infinite where it is not a number.
     """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        models = [task.make_model() for task in tasks]
-    named = [(f"{i}.{name}", param) for i, model in enumerate(models) for name, param in model.named_parameters()]
-    per_model = len(named) // len(tasks)
-    optimizers = make_optimizers(named)
-    inputs, labels, sizes, inside = _padded(tasks)
-
-    def losses(x: Tensor, y: Tensor) -> Tensor:
-        stacked = [torch.stack([named[m * per_model + i][1] for m in range(len(tasks))]) for i in range(per_model)]
-        for layer in range(0, per_model, 2):
-            x = torch.baddbmm(stacked[layer + 1].unsqueeze(1), x, stacked[layer].mT)
-            if layer < per_model - 2:
-                x = x.relu()
-        return cross_entropy(x.transpose(1, 2), y, reduction="none")
-
+    networks = SideBySide(tasks, seed)
+    optimizers = make_optimizers(list(networks.named_parameters()))
     found = []
-    each = torch.arange(len(tasks))[:, None]
     for step in range(1, steps + 1):
-        rows = (torch.rand(len(tasks), BATCH_SIZE, generator=generator) * sizes[:, None]).long()
-        for _, param in named:
-            param.grad = None
-        torch.autograd.backward(losses(inputs[each, rows], labels[each, rows]).mean(1).sum())
+        networks.zero_grad()
+        torch.autograd.backward(networks.batch_loss())
         for optimizer in optimizers:
             optimizer.step()
         if step in marks:
-            with torch.no_grad():
-                loss = (losses(inputs, labels) * inside).sum(1) / sizes
-                found.append(torch.where(loss.isfinite(), loss, torch.inf))
+            loss = networks.task_losses()
+            found.append(torch.where(loss.isfinite(), loss, torch.inf))
     return torch.stack(found, 1)
 
 

@@ -8,8 +8,9 @@ import json
 import math
 import os
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -77,6 +78,10 @@ def _row(outcome: Outcome, best_peer: float | None, adamw: Curve | None) -> Repo
     if adamw is not None:
         steps, seconds = to_reach(median_curve(outcome.confirmed), adamw.final, adamw)
         row |= {"to_adamw": final / adamw.final, "steps_to_adamw": steps, "seconds_to_adamw": seconds}
+    learned = [curve.learning for curve in outcome.confirmed if curve.learning is not None]
+    if learned:
+        median_seconds = statistics.median(learning.seconds for learning in learned)
+        row["learning"] = asdict(replace(learned[0], seconds=median_seconds))
     return row | {
         "lr_spread": lr_spread(outcome.swept),
         "seconds_per_run": median_curve(outcome.confirmed).seconds[-1],
@@ -117,6 +122,7 @@ def tables(report: Report) -> str:
         lines += [f"\n### {task}\n", *_header("", *columns)]
         for arm, row in sorted(rows.items(), key=lambda item: item[1]["final"]):
             lines.append(_line(titles[arm], *(_number(row.get(column)) for column in columns)))
+        lines += [_learned(titles[arm], row["learning"]) for arm, row in rows.items() if "learning" in row]
     lines += ["\n### Geometric means\n", *_header("", *RATIOS)]
     for arm, means in sorted(report["geometric_means"].items()):
         lines.append(_line(titles[arm], *(_number(means.get(ratio)) for ratio in RATIOS)))
@@ -129,6 +135,11 @@ def tables(report: Report) -> str:
     if report["stale_runs"]:
         lines.append(f"- {report['stale_runs']} runs on record belong to another version of a task or an arm: not used")
     return "\n".join(lines)
+
+
+def _learned(title: str, learning: Report) -> str:
+    steps, seconds = learning["steps"], _number(learning["seconds"])
+    return f"\nP of {title} was learned on {learning['tasks']} tasks, in {steps} steps and {seconds} s, not counted."
 
 
 def _header(*names: str) -> list[str]:

@@ -8,7 +8,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
@@ -24,6 +24,21 @@ POINTS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
+class Learning:
+    """What an arm did on other tasks before the run; none of it is part of the curve.
+
+    Attributes:
+        tasks: How many.
+        steps: On all of them.
+        seconds: Time it took.
+    """
+
+    tasks: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """Validation losses of one run.
 
@@ -31,30 +46,34 @@ class Curve:
         steps: Steps done at each point.
         losses: Validation loss there; the run ends at the first that is not finite.
         seconds: Training time up to there, without the time spent on validation.
+        learning: What was learned before, if anything was.
     """
 
     steps: Sequence[int]
     losses: Sequence[float]
     seconds: Sequence[float]
+    learning: Learning | None = None
 
     @property
     def final(self) -> float:
         """The last loss; infinite if the run diverged."""
         return self.losses[-1] if math.isfinite(self.losses[-1]) else math.inf
 
-    def to_json(self) -> dict[str, list[float | None]]:
+    def to_json(self) -> dict[str, Any]:
         """Return the curve as JSON has it: a loss that is not finite is null."""
-        return {
+        stored: dict[str, Any] = {
             "steps": list(self.steps),
             "losses": [loss if math.isfinite(loss) else None for loss in self.losses],
             "seconds": [round(second, 4) for second in self.seconds],
         }
+        return stored if self.learning is None else {**stored, "learning": asdict(self.learning)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Curve:
         """Read what :meth:`to_json` wrote."""
         losses = [math.inf if loss is None else loss for loss in stored["losses"]]
-        return cls(stored["steps"], losses, stored["seconds"])
+        learning = Learning(**stored["learning"]) if "learning" in stored else None
+        return cls(stored["steps"], losses, stored["seconds"], learning)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,13 @@ import pytest
 
 from benchmarks.optimizers.__main__ import main
 from benchmarks.optimizers.arms import ADAMW, ARMS, MUON, WARPADAM, Arm, split
+from benchmarks.optimizers.few_shot_digits import FewShotTask
 from benchmarks.optimizers.measures import MISS, WORST_SPREAD, judge, lr_spread, median_curve, to_reach
 from benchmarks.optimizers.protocol import Budget, MissingRunError, Outcome, Unit
 from benchmarks.optimizers.records import Record
 from benchmarks.optimizers.report import make_report, save_report, tables
 from benchmarks.optimizers.tasks import TASKS
-from benchmarks.optimizers.training import Curve, GradientTask, Task, report_steps
+from benchmarks.optimizers.training import Curve, GradientTask, Learning, Task, report_steps
 
 BUDGET = Budget(trials=5, seeds=2)
 BY_NAME = {task.name: task for task in TASKS}
@@ -32,6 +33,13 @@ def short(name: str, steps: int = 4) -> GradientTask:
     task = BY_NAME[name]
     assert isinstance(task, GradientTask)
     return dataclasses.replace(task, steps=steps)
+
+
+def tiny(name: str) -> Task:
+    task = BY_NAME[name]
+    if isinstance(task, FewShotTask):
+        return dataclasses.replace(task, steps=4, networks=2, learning_tasks=1, learning_steps=3)
+    return short(name)
 
 
 PAIR: tuple[Task, ...] = (short("digits_mlp"), short("diabetes"))
@@ -57,11 +65,11 @@ def losses(outcome: Outcome) -> list[object]:
     return [outcome.trials, outcome.best, [list(curve.losses) for curve in curves]]
 
 
-@pytest.mark.parametrize("task", [task.name for task in TASKS if isinstance(task, GradientTask)])
+@pytest.mark.parametrize("task", BY_NAME)
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_every_arm_makes_steps_on_every_task(task: str, arm: Arm) -> None:
     for values in arm.space.first_trials:
-        curve = short(task).run(arm, values, seed=0)
+        curve = tiny(task).run(arm, values, seed=0)
         assert list(curve.steps) == [1, 2, 3, 4]
         assert len(set(curve.losses)) > 1
         assert math.isfinite(curve.final)
@@ -191,9 +199,10 @@ def test_a_judgement_is_of_the_best_peer_with_a_margin(factor: float, word: str)
     assert (found.word, found.peer) == (word, "near")
 
 
-def test_a_curve_survives_json() -> None:
-    made = Curve([1, 2], [0.25, math.inf], [0.5, 1.0])
-    assert Curve.from_json(json.loads(json.dumps(made.to_json()))).losses == [0.25, math.inf]
+@pytest.mark.parametrize("learning", [None, Learning(3, 60, 1.5)])
+def test_a_curve_survives_json(learning: Learning | None) -> None:
+    made = Curve([1, 2], [0.25, math.inf], [0.5, 1.0], learning)
+    assert Curve.from_json(json.loads(json.dumps(made.to_json()))) == made
 
 
 def test_a_curve_has_its_last_point_at_the_end() -> None:
@@ -224,6 +233,18 @@ def test_a_report_is_made_from_what_is_there(tmp_path: Path) -> None:
     assert len(stored["tasks"]["digits_mlp"]["adamw"]["trials"]) == BUDGET.trials
     assert stored["tasks"]["digits_mlp"]["adamw"]["trials"][0]["lr"] == ADAMW.space.first_trials[0]["lr"]
     assert stored["versions"]["torch"]
+
+
+def test_a_report_tells_what_p_was_learned_on_and_counts_none_of_it(tmp_path: Path) -> None:
+    task = tiny("few_shot_digits")
+    for arm in (WARPADAM, ADAMW):
+        Unit(task, arm, Budget(trials=1, seeds=2), tmp_path).outcome(run=True)
+    report, curves = make_report([task], (WARPADAM, ADAMW), Budget(trials=1, seeds=2), tmp_path)
+    rows = report["tasks"]["few_shot_digits"]
+    assert (rows["warpadam"]["learning"]["tasks"], rows["warpadam"]["learning"]["steps"]) == (1, 3)
+    assert "learning" not in rows["adamw"]
+    assert "P of WarpAdam was learned on 1 tasks, in 3 steps and " in tables(report)
+    assert curves["few_shot_digits"]["warpadam"][0].steps[-1] == 4
 
 
 def test_a_report_of_nothing_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,85 @@
+# Few-shot digits as a task of the benchmark: who has a P learns it on other subsets first, all others start from
+# nothing. The subsets are in few_shot_tasks.py; few_shot.py has the larger comparison, at settings chosen by hand.
+"""The few-shot task."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from torch import nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+from torch.optim import Optimizer
+
+from benchmarks.optimizers.arms import Arm
+from benchmarks.optimizers.few_shot_tasks import SideBySide, subsets
+from benchmarks.optimizers.protocol import FIRST_CONFIRM_SEED
+from benchmarks.optimizers.training import Curve, Learning, Problem, Task, train
+from search_spaces import Scalar, warpadam_config
+from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotTask(Task):
+    """Train on digit subsets that were not learned on; the loss is their mean.
+
+    Tuning seeds are judged on other subsets than those that confirm.
+
+    Attributes:
+        networks: Subsets that are trained on at once.
+        learning_tasks: Subsets that P is learned on, online, before.
+        learning_steps: Steps on each of them.
+    """
+
+    networks: int = 10
+    learning_tasks: int = 12
+    learning_steps: int = 30
+
+    def run(self, arm: Arm, values: Mapping[str, Scalar], seed: int) -> Curve:
+        """Learn P if the arm has one, then train from there, with the arm's schedule."""
+        confirms = seed >= FIRST_CONFIRM_SEED
+        networks = SideBySide((subsets().held_out if confirms else subsets().validation)[: self.networks], seed)
+        optimizers = optimizers_for_all(arm, networks, values, self.steps)
+        started = time.perf_counter()
+        try:
+            learns = self._carry_p(optimizers, values, seed)
+        except LinAlgError:  # a factorisation of what is not finite any more
+            return Curve([self.steps], [math.inf], [0.0])
+        seconds = time.perf_counter() - started
+        problem = Problem(networks, networks.batch_loss, lambda: float(networks.task_losses().mean()))
+        curve = train(problem, optimizers, self.steps, lambda step: arm.lr_factor(step, self.steps, 0))
+        learned = Learning(self.learning_tasks, self.learning_tasks * self.learning_steps, round(seconds, 4))
+        return replace(curve, learning=learned) if learns else curve
+
+    def _carry_p(self, optimizers: Sequence[Optimizer], values: Mapping[str, Scalar], seed: int) -> bool:
+        """Learn P under the same values and give it to every network; tell whether any optimizer has one."""
+        takers = [optimizer for optimizer in optimizers if isinstance(optimizer, WarpAdam)]
+        for optimizer in takers:
+            meta = MetaConfig(steps=self.learning_steps, seed=seed)
+            warp = MetaTrainer(subsets().training, warpadam_config(values), meta).train(self.learning_tasks).warp
+            each = {f"{i}.{name}": own for i in range(self.networks) for name, own in warp.parameters.items()}
+            # not strict: what the arm leaves to plain Adam (vectors, beside whitening) takes no P
+            Warp(warp.config, each).apply(optimizer, strict=False)
+        return bool(takers)
+
+
+def optimizers_for_all(arm: Arm, networks: SideBySide, values: Mapping[str, Scalar], steps: int) -> list[Optimizer]:
+    """Return the arm's optimizers for one network, each with the parameters of all.
+
+    An arm sees one network at a time, so that each has its own output layer; named as it is among all.
+    """
+    first, *others = (
+        arm.optimizers(nn.ModuleDict({str(index): network}), values, steps, 0) for index, network in enumerate(networks)
+    )
+    for other in others:
+        for optimizer, more in zip(first, other, strict=True):
+            for group, same in zip(optimizer.param_groups, more.param_groups, strict=True):
+                for name in {"params", "param_names"} & set(group):
+                    group[name] = [*group[name], *same[name]]
+    return first
+
+
+TASKS: Final = (FewShotTask(name="few_shot_digits", version="1", steps=100, cost=8.0),)
