@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from benchmarks.optimizers import few_shot_digits
 from benchmarks.optimizers.arms import ADAMW, ARMS, MUON, WARPADAM, Arm
 from benchmarks.optimizers.few_shot_digits import TASKS, optimizers_for_all
 from benchmarks.optimizers.few_shot_tasks import DigitTask, SideBySide, subsets
-from benchmarks.optimizers.protocol import FIRST_CONFIRM_SEED
+from benchmarks.optimizers.protocol import FIRST_CONFIRM_SEED, Budget, Unit
+from benchmarks.optimizers.report import make_report, tables
 
 TASK = dataclasses.replace(TASKS[0], steps=4, networks=3, learning_tasks=2, learning_steps=4)
 ROTATION, _, WHITENING = WARPADAM.space.first_trials
@@ -78,3 +80,14 @@ def test_what_tunes_never_confirms(seed: int, monkeypatch: pytest.MonkeyPatch) -
 def test_a_p_that_ruins_learning_is_a_diverged_run() -> None:
     values = {**WARPADAM.space.first_trials[0], "lr": 1e30}
     assert TASK.run(WARPADAM, values, seed=0).final == math.inf
+
+
+def test_a_report_tells_what_p_was_learned_on_and_counts_none_of_it(tmp_path: Path) -> None:
+    for arm in (WARPADAM, ADAMW):
+        Unit(TASK, arm, Budget(trials=1, seeds=2), tmp_path).outcome(run=True)
+    report, curves = make_report([TASK], (WARPADAM, ADAMW), Budget(trials=1, seeds=2), tmp_path)
+    rows = report["tasks"]["few_shot_digits"]
+    assert (rows["warpadam"]["learning"]["tasks"], rows["warpadam"]["learning"]["steps"]) == (2, 8)
+    assert "learning" not in rows["adamw"]
+    assert "P of WarpAdam was learned on 2 tasks, in 8 steps and " in tables(report)
+    assert curves["few_shot_digits"]["warpadam"][0].steps[-1] == 4

@@ -235,18 +235,6 @@ def test_a_report_is_made_from_what_is_there(tmp_path: Path) -> None:
     assert stored["versions"]["torch"]
 
 
-def test_a_report_tells_what_p_was_learned_on_and_counts_none_of_it(tmp_path: Path) -> None:
-    task = tiny("few_shot_digits")
-    for arm in (WARPADAM, ADAMW):
-        Unit(task, arm, Budget(trials=1, seeds=2), tmp_path).outcome(run=True)
-    report, curves = make_report([task], (WARPADAM, ADAMW), Budget(trials=1, seeds=2), tmp_path)
-    rows = report["tasks"]["few_shot_digits"]
-    assert (rows["warpadam"]["learning"]["tasks"], rows["warpadam"]["learning"]["steps"]) == (1, 3)
-    assert "learning" not in rows["adamw"]
-    assert "P of WarpAdam was learned on 1 tasks, in 3 steps and " in tables(report)
-    assert curves["few_shot_digits"]["warpadam"][0].steps[-1] == 4
-
-
 def test_a_report_of_nothing_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--tasks", "diabetes", "--arms", "adamw", "soap", "--out", str(tmp_path)]) == 0
     assert "- missing: diabetes, soap" in capsys.readouterr().out
