@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 class Moments(NamedTuple):
@@ -83,7 +82,7 @@ def direction_slope(moments: Moments, value: Tensor) -> Tensor:
     (exp_avg,), (exp_avg_sq,) = moments.exp_avgs, moments.exp_avg_sqs
     correction1, correction2 = 1 - moments.beta1**moments.step, 1 - moments.beta2**moments.step
     root = exp_avg_sq.sqrt().div_(math.sqrt(correction2))
-    functional.threshold_(root, moments.eps, math.inf)  # what is divided by it below becomes 0
+    torch.threshold_(root, moments.eps, math.inf)  # what is divided by it below becomes 0
     denominator = root + moments.eps
     slope = (exp_avg * value).mul_((moments.beta2 - 1) / (correction1 * correction2))
     slope.div_(root.mul_(denominator)).add_((1 - moments.beta1) / correction1)
