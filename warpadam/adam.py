@@ -80,12 +80,10 @@ def direction_slope(moments: Moments, value: Tensor) -> Tensor:
         value: The q of that step, same shape.
     """
     (exp_avg,), (exp_avg_sq,) = moments.exp_avgs, moments.exp_avg_sqs
-    first = (1 - moments.beta1) / (1 - moments.beta1**moments.step)
-    second = (1 - moments.beta2) / (1 - moments.beta2**moments.step)
-    root = exp_avg_sq.sqrt().div_(math.sqrt(1 - moments.beta2**moments.step))
-    alive = root > moments.eps
-    root = torch.where(alive, root, 1.0)
+    correction1, correction2 = 1 - moments.beta1**moments.step, 1 - moments.beta2**moments.step
+    root = exp_avg_sq.sqrt().div_(math.sqrt(correction2))
+    torch.threshold_(root, moments.eps, math.inf)  # what is divided by it below becomes 0
     denominator = root + moments.eps
-    exp_avg = exp_avg / (1 - moments.beta1**moments.step)
-    slope = first / denominator - exp_avg * value * second / (root * denominator.square())
-    return torch.where(alive, slope, 0.0)
+    slope = (exp_avg * value).mul_((moments.beta2 - 1) / (correction1 * correction2))
+    slope.div_(root.mul_(denominator)).add_((1 - moments.beta1) / correction1)
+    return slope.div_(denominator)

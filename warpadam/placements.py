@@ -65,15 +65,16 @@ def meta_gradient(warp: Warp, moments: Moments, grad: Tensor, next_grad: Tensor,
     Cost: one or two applications of P and one or two pullbacks.
     """
     distortion, factors = warp.distortion, warp.factors
+    next_grad = next_grad * -lr
     pulled = None
     if warp.placement != Placement.PRE:
-        update = directions(moments)[0].mul_(-lr)
+        (update,) = directions(moments)
         if warp.placement == Placement.POST:
             return distortion.pullback(factors, next_grad, update)
         pulled = distortion.pullback(factors, update, next_grad)
         next_grad = distortion.apply(factors, next_grad)
-    slope = direction_slope(moments, warp_gradient(warp, grad)).mul_(next_grad).mul_(-lr)
+    slope = direction_slope(moments, warp_gradient(warp, grad)).mul_(next_grad)
     through_moments = distortion.pullback(factors, slope, grad)
     if pulled is None:
         return through_moments
-    return {name: through_moments[name] + pulled[name] for name in pulled}
+    return {name: through_moments[name].add_(pulled[name]) for name in pulled}

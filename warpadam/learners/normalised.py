@@ -38,7 +38,7 @@ def normalised_step(
     Args:
         states: Each holds the tensors of one parameter, and gets the moments (``<name>_exp_avg``,
             ``<name>_exp_avg_sq``) and counters.
-        meta_gradients: For each state the gradient of the next loss for each tensor, same shapes.
+        meta_gradients: For each state the gradient of the next loss for each tensor, same shapes; overwritten.
         p_lr: Step size.
         stack_dims: For each state the leading dimensions of its tensors that count parameters; 0 if not given.
     """
@@ -46,17 +46,15 @@ def normalised_step(
     for state, pulled, dims in zip(states, meta_gradients, stack_dims, strict=True):
         _init(state, pulled, dims)
     names = [(state, name) for state, pulled in zip(states, meta_gradients, strict=True) for name in pulled]
-    grads = [grad for pulled in meta_gradients for grad in pulled.values()]
-    if not grads:
+    if not names:
         return
-    squares = iter(torch._foreach_mul(grads, grads))
     sizes = [
-        functools.reduce(torch.add, (_total(next(squares), dims) for _ in pulled)).view(-1)
+        functools.reduce(torch.add, (_square_sum(grad, dims) for grad in pulled.values())).view(-1)
         for pulled, dims in zip(meta_gradients, stack_dims, strict=True)
     ]
     finite = torch.cat(sizes) < math.inf  # False for NaN as well, and a third of the calls of isfinite
     numbers = _decide(states, finite.to(sizes[0].dtype), p_lr)
-    lengths = [size.numel() for size in sizes]
+    lengths, zero = [size.numel() for size in sizes], sizes[0].new_zeros(())
     kept: list[Tensor] = []
     chosen: list[tuple[Tensor, ...]] = []
     for pulled, dims, flags, values in zip(
@@ -64,7 +62,7 @@ def normalised_step(
     ):
         for grad in pulled.values():
             each = (*grad.shape[:dims], *[1] * (grad.ndim - dims))
-            kept.append(torch.where(flags.view(each), grad, 0.0))
+            kept.append(torch.where(flags.view(each), grad, zero, out=grad))
             chosen.append(values.view(3, *each).unbind())
     first, second, step_sizes = zip(*chosen, strict=True)
     _step(names, kept, first, second, step_sizes)
@@ -80,13 +78,17 @@ def restart_unless_finite(distortion: SidedDistortion, state: dict[str, Tensor])
     dims = state[SKIPPED].ndim
     usable = state[names[0]].diagonal(dim1=-2, dim2=-1).flatten(dims).sum(-1).isfinite()
     state[SKIPPED] += (~usable).to(state[SKIPPED].dtype)
+    zero = state[SKIPPED].new_zeros(())
     for name in names:
         each = usable.view(*usable.shape, *[1] * (state[name].ndim - dims))
-        state[name].copy_(torch.where(each, state[name], 0.0))
+        torch.where(each, state[name], zero, out=state[name])
 
 
-def _total(square: Tensor, stack_dims: int) -> Tensor:
-    return square.flatten(1).sum(1) if stack_dims else square.sum()
+def _square_sum(grad: Tensor, stack_dims: int) -> Tensor:
+    if stack_dims:
+        return grad.square().flatten(1).sum(1)
+    flat = grad.reshape(-1)
+    return torch.dot(flat, flat)
 
 
 def _decide(states: Sequence[dict[str, Tensor]], accepted: Tensor, p_lr: float) -> Tensor:
@@ -118,9 +120,8 @@ def _step(
     roots = torch._foreach_sqrt(exp_avg_sqs)
     # below it a square is rounded to nothing, and the ratio is noise
     torch._foreach_add_(roots, torch.finfo(roots[0].dtype).tiny ** 0.5)
-    torch._foreach_addcdiv_(
-        [state[name] for state, name in names], list(torch._foreach_mul(exp_avgs, step_sizes)), roots
-    )
+    torch._foreach_div_(roots, step_sizes)  # a step size of 0 makes them infinite
+    torch._foreach_addcdiv_([state[name] for state, name in names], exp_avgs, roots)
 
 
 def _init(state: dict[str, Tensor], meta_gradients: Mapping[str, Tensor], stack_dims: int) -> None:

@@ -28,9 +28,9 @@ def test_it_is_torch_adam_on_the_named_tensors() -> None:
     adam = torch.optim.Adam(params.values(), lr=0.1, betas=META_BETAS, eps=0.0)
     for seed in range(5):
         grads = _grads(seed)
-        normalised_step([state], [grads], 0.1)
         for name, param in params.items():
             param.grad = grads[name].clone()
+        normalised_step([state], [grads], 0.1)  # overwrites them
         adam.step()
     for name, param in params.items():
         torch.testing.assert_close(state[name], param.detach(), rtol=1e-12, atol=1e-12)

@@ -91,6 +91,19 @@ def test_turning_converges_to_the_eigenvectors_largest_first() -> None:
     torch.testing.assert_close(basis @ covariance @ basis.mT, torch.diag(expected), rtol=1e-8, atol=1e-6)
 
 
+def test_turning_is_orthogonal_in_single_precision_whatever_the_spectrum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bases = torch.linalg.qr(torch.randn(2, 96, 96, generator=generator))[0]
+    spectrum = torch.stack((torch.logspace(0, -12, 96), torch.zeros(96)))
+    covariances = bases.mT @ (spectrum[..., None] * bases)
+    turned, order = turn_basis(torch.eye(96).expand(2, -1, -1), covariances)
+    torch.testing.assert_close(turned @ turned.mT, torch.eye(96).expand(2, -1, -1), rtol=0, atol=3e-6)
+    for one, covariance, index in zip(turned, covariances, order, strict=True):
+        alone, same = turn_basis(torch.eye(96), covariance)
+        assert torch.equal(same, index)
+        torch.testing.assert_close(alone, one, rtol=0, atol=1e-5)
+
+
 def test_turning_reports_where_each_vector_came_from() -> None:
     basis, order = turn_basis(torch.eye(3, dtype=FLOAT64), torch.diag(torch.tensor([1.0, 4.0, 2.0], dtype=FLOAT64)))
     assert order.tolist() == [1, 2, 0]
