@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.adam import directions, update_second_moments
+from warpadam.adam import directions
 from warpadam.learners.base import Part, Settings, State, UpdateRule, count_step, init_moments, moments_of
 from warpadam.learners.normalised import SKIPPED, restart_unless_finite
 from warpadam.learners.scale import LOG_SCALE, forget, learn_scales, remember, scale_directions, start_scale
@@ -41,13 +41,14 @@ class WhiteningRule(UpdateRule):
 
     Each factor of P is (L / lmax + damping I)^-power with L the running covariance of its side and lmax its largest
     eigenvalue. Adam is blind to the constant by which this differs from (L + damping lmax I)^-power, and P stays near I
-    in size. The second moment follows the mean square of each row of P h, whose elements P has made alike already, and the
-    update is rescaled to ``UPDATE_RMS``.
+    in size. The second moment follows the mean square of each row of P h, whose elements P has made alike already, and
+    the update is rescaled to ``UPDATE_RMS``.
 
     The structure must be one with sides: A (x) B from G G^T and G^T G, or a dense block each from its g g^T.
 
-    State: ``exp_avg`` in raw gradient space, one ``exp_avg_sq`` for each row of the warped gradient, the factors, their covariances, a
-    count of refreshes that were skipped, and with ``p_lr`` > 0 one learned scale and the update it is judged by.
+    State: ``exp_avg`` in raw gradient space, one ``exp_avg_sq`` for each row of the warped gradient, the factors, their
+    covariances, a count of refreshes that were skipped, and with ``p_lr`` > 0 one learned scale and the update it is
+    judged by.
 
     Cost: a refresh takes one symmetric eigendecomposition a factor. (An iteration of matrix products needs some 20 of
     them at this damping, and LAPACK's cost is that of 7 to 10.)
@@ -103,7 +104,10 @@ def _directions(parts: Sequence[Part], step: int, settings: Settings) -> list[Te
     torch._foreach_add_(ahead, moments.exp_avgs, alpha=beta1 / (1 - beta1**step))
     warped = [part.distortion.apply(part.state, tensor) for part, tensor in zip(parts, ahead, strict=True)]
     rows = [tensor.square().mean(-1, keepdim=True) for tensor in warped]
-    torch._foreach_lerp_(moments.exp_avg_sqs, rows, 1 - settings.beta2)
+    torch._foreach_mul_(moments.exp_avg_sqs, settings.beta2)
+    torch._foreach_add_(
+        moments.exp_avg_sqs, rows, alpha=1 - settings.beta2
+    )  # lerp makes NaN of a square that overflowed
     updates = directions(moments._replace(exp_avgs=warped, beta1=0.0))
     for part, update in zip(parts, updates, strict=True):
         size = cast(SidedDistortion, part.distortion).size

@@ -43,11 +43,12 @@ def _power(matrix: Tensor, power: float) -> Tensor:
 
 
 def _reference(grads: list[Tensor], refreshes: set[int]) -> Tensor:
-    """The rule written out in float64: covariances, damped inverse roots, nesterov, second moment, size."""
+    """The rule written out in float64: covariances, damped inverse roots, nesterov, second moment of rows, size."""
     rows, columns = grads[0].shape
     left, right = torch.zeros(rows, rows, dtype=FLOAT64), torch.zeros(columns, columns, dtype=FLOAT64)
     row, column = torch.eye(rows, dtype=FLOAT64), torch.eye(columns, dtype=FLOAT64)
-    theta, mean, square = (torch.zeros_like(grads[0]) for _ in range(3))
+    theta, mean = torch.zeros_like(grads[0]), torch.zeros_like(grads[0])
+    square = torch.zeros(rows, 1, dtype=FLOAT64)
     for step, grad in enumerate(grads, start=1):
         left, right = 0.95 * left + 0.05 * grad @ grad.T, 0.95 * right + 0.05 * grad.T @ grad
         if step in refreshes:
@@ -56,7 +57,7 @@ def _reference(grads: list[Tensor], refreshes: set[int]) -> Tensor:
             column = _power(right / largest[1] + DAMPING * torch.eye(columns, dtype=FLOAT64), -POWER)
         mean = 0.9 * mean + 0.1 * grad
         warped = row @ (0.9 * mean / (1 - 0.9**step) + 0.1 * grad) @ column
-        square = 0.95 * square + 0.05 * warped**2
+        square = 0.95 * square + 0.05 * warped.square().mean(1, keepdim=True)
         update = warped / ((square / (1 - 0.95**step)).sqrt() + 1e-12)
         theta = theta - 0.1 * UPDATE_RMS * update / update.square().mean().sqrt()
     return theta
