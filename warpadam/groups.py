@@ -97,6 +97,8 @@ def _has_p(config: WarpAdamConfig, shape: tuple[int, ...]) -> bool:
     """Tell whether the strategy does more than plain Adam for a tensor; ``whitening`` leaves vectors to Adam."""
     if config.learner != Learner.WHITENING:
         return True
+    if len(shape) < 2:
+        return False
     distortion = make_distortion(
         config.structure, shape, rank=config.rank, block_size=config.block_size, max_dim=config.max_dim
     )

@@ -121,6 +121,17 @@ def test_tables_and_the_output_layer_have_a_quarter_of_the_lr_of_whitening_unles
     assert set(rates.values()) == {0.02}
 
 
+@pytest.mark.parametrize("structure", ["kronecker", "full"])
+def test_whitening_leaves_vectors_to_plain_adam_in_five_groups_at_most(structure: str) -> None:
+    groups = param_groups(Transformer(), structure=structure, plain=("out", "block.norm1"))
+    assert {param.ndim >= 2 for group in groups if group["learner"] == "whitening" for _, param in group["params"]} == {
+        True
+    }
+    assert len(groups) == 4
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(12, 12), nn.Linear(4, 2))  # both axes of the second are too long
+    assert len(param_groups(model, max_dim=10)) == 5
+
+
 def test_a_setting_of_the_strategy_alone_is_completed() -> None:
     learners = {group["learner"] for group in param_groups(Transformer(), structure="diagonal")}
     assert learners == {"hypergradient", "frozen"}
