@@ -59,20 +59,24 @@ CASES: dict[str, Case] = {
     "transformer of width 64, 4 layers": Case(transformer(64, 4, 100, 64), 1, 5),
 }
 
-HYPERGRADIENT: dict[str, Any] = {"placement": "sandwich", "learner": "hypergradient"}
-WHITENING: dict[str, Any] = {"placement": "pre", "learner": "whitening"}
+EVERY_10: dict[str, Any] = {"meta_every": 10, "max_dim": 1024}
+HYPERGRADIENT: dict[str, Any] = {**EVERY_10, "learner": "hypergradient"}
+ROTATION: dict[str, Any] = {**EVERY_10, "learner": "rotation"}
+WHITENING: dict[str, Any] = {**EVERY_10, "learner": "whitening"}
 OPTIMIZERS: dict[str, Make] = {
     "Adam, foreach": lambda params: torch.optim.Adam(params, foreach=True),
     "SOAP of pytorch_optimizer, every 10": lambda params: SOAP(params, precondition_frequency=10),
-    "frozen, diagonal": lambda params: WarpAdam(params, structure="diagonal", learner="frozen"),
+    "frozen, diagonal": lambda params: WarpAdam(params, structure="diagonal", placement="sandwich", learner="frozen"),
     "diagonal hypergradient, every 10": lambda params: WarpAdam(params, structure="diagonal", **HYPERGRADIENT),
     "low_rank(16) hypergradient, every 10": lambda params: WarpAdam(
         params, structure="low_rank", rank=16, **HYPERGRADIENT
     ),
-    "kronecker hypergradient, every 10": lambda params: WarpAdam(params, **HYPERGRADIENT, max_dim=1024),
-    "rotation, p_lr 0, every 10": lambda params: WarpAdam(params, p_lr=0.0, max_dim=1024),
-    "rotation, p_lr 0, max_dim 512, every 10": lambda params: WarpAdam(params, p_lr=0.0, max_dim=512),
-    "rotation with scale, every 10": lambda params: WarpAdam(params, p_lr=0.03, max_dim=1024),
+    "kronecker hypergradient, every 10": lambda params: WarpAdam(params, **HYPERGRADIENT),
+    "rotation, p_lr 0, every 10": lambda params: WarpAdam(params, **ROTATION, p_lr=0.0),
+    "rotation, p_lr 0, max_dim 512, every 10": lambda params: WarpAdam(
+        params, **{**ROTATION, "max_dim": 512}, p_lr=0.0
+    ),
+    "rotation with scale, every 10": lambda params: WarpAdam(params, **ROTATION, p_lr=0.03),
     "whitening, p_lr 0, every 10": lambda params: WarpAdam(params, **WHITENING, p_lr=0.0),
     "whitening with scale, every 10": lambda params: WarpAdam(params, **WHITENING, p_lr=0.03),
 }

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from warpadam.errors import InvalidConfigError
 
@@ -59,6 +59,24 @@ STRATEGIES: Final[tuple[Strategy, ...]] = (
 )
 """Every legal combination. Rotation and whitening follow the gradient's covariance, hence a P that mixes. A basis that
 turns needs a way back, hence rotation only as a sandwich; the symmetric positive P of whitening needs none."""
+
+
+def _rank(strategy: Strategy) -> tuple[int, int, int]:
+    structures = (Structure.KRONECKER, Structure.FULL, Structure.DIAGONAL, Structure.LOW_RANK)
+    learners = (Learner.WHITENING, Learner.ROTATION, Learner.HYPERGRADIENT, Learner.FROZEN)
+    placements = (Placement.SANDWICH, Placement.PRE, Placement.POST)
+    if strategy.learner is Learner.FROZEN:
+        placements = (Placement.PRE, Placement.SANDWICH, Placement.POST)
+    structure, placement, learner = strategy
+    return learners.index(learner), structures.index(structure), placements.index(placement)
+
+
+_PREFERRED: Final = tuple(sorted(STRATEGIES, key=_rank))
+"""The same, the likeliest wish first: what a user leaves open is as in the first one that fits what is given. A P
+learned by meta-gradient is best as a sandwich; a ``frozen`` one that is the identity is AdamW anywhere."""
+
+_OPEN: Final = cast("str", None)
+"""Default of structure, placement and learner. It is gone when the config is made."""
 
 
 class Limits(NamedTuple):
@@ -113,7 +131,10 @@ class WarpAdamConfig:
         betas: Decay rates of the first and second moment, as in Adam.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay, as in AdamW.
-        structure: Parameterisation of P for matrices; vectors are ``diagonal`` unless it is ``full``.
+        structure: Parameterisation of P for matrices; vectors are ``diagonal`` unless ``full``. If nothing is said
+            of structure, placement and learner, they are ``kronecker``, ``pre`` and ``whitening``. If one or two are
+            given, the rest is what goes with them best: ``diagonal``, ``low_rank`` and ``post`` are learned by
+            ``hypergradient``, which is a ``sandwich`` if it may be, and a ``sandwich`` by ``rotation`` if it may be.
         placement: Where P acts: ``pre`` is the paper's form, ``sandwich`` is Adam in a warped space.
         learner: How P is learned. ``rotation`` exists as a ``sandwich`` only, ``whitening`` as ``pre`` only; both for
             ``kronecker`` and ``full``.
@@ -128,10 +149,12 @@ class WarpAdamConfig:
         cov_beta: Decay rate of the running gradient covariance (``rotation`` and ``whitening``).
 
     Raises:
-        InvalidConfigError: A value is out of its range in ``LIMITS``, or the combination of structure,
-            placement and learner is not in ``STRATEGIES``.
+        InvalidConfigError: A value is out of its range in ``LIMITS``, or what is given of structure, placement and
+            learner is in no strategy of ``STRATEGIES``.
 
-    >>> config = WarpAdamConfig(lr=0.01, structure="diagonal", learner="hypergradient")
+    >>> config = WarpAdamConfig(lr=0.01, structure="diagonal")
+    >>> config.placement, config.learner
+    ('sandwich', 'hypergradient')
     >>> WarpAdamConfig.from_dict(config.to_dict()) == config
     True
     """
@@ -140,9 +163,9 @@ class WarpAdamConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.0
-    structure: str = Structure.KRONECKER
-    placement: str = Placement.PRE
-    learner: str = Learner.WHITENING
+    structure: str = _OPEN
+    placement: str = _OPEN
+    learner: str = _OPEN
     rank: int = 4
     block_size: int = 256
     max_dim: int = 512
@@ -161,23 +184,33 @@ class WarpAdamConfig:
         for name, value in numbers.items():
             if not LIMITS[name].allows(value):
                 raise InvalidConfigError(name, value, str(LIMITS[name]))
-        for name, kind in (("structure", Structure), ("placement", Placement), ("learner", Learner)):
-            value = getattr(self, name)
-            if value not in tuple(kind):
-                raise InvalidConfigError(name, value, f"one of {', '.join(kind)}")
-            object.__setattr__(self, name, str(kind(value)))
-        if self.strategy not in STRATEGIES:
-            fitting = sorted({f"{s.structure} + {s.placement}" for s in STRATEGIES if s.learner == self.learner})
-            raise InvalidConfigError(
-                "learner",
-                self.learner,
-                f"with it one of {'; '.join(fitting)} (got {self.structure} + {self.placement})",
-            )
+        for name, value in _complete(self.structure, self.placement, self.learner)._asdict().items():
+            object.__setattr__(self, name, str(value))
 
     @property
     def strategy(self) -> Strategy:
         """Structure, placement and learner as one value."""
         return Strategy(Structure(self.structure), Placement(self.placement), Learner(self.learner))
+
+    def changed(self, **settings: Any) -> WarpAdamConfig:
+        """Return the config with other values.
+
+        Structure, placement and learner that are not among ``settings`` (or None) stay, if they go with those that are;
+        if not, they are chosen as if they had never been given.
+
+        Raises:
+            InvalidConfigError: An unknown field, a value out of range, or settings that do not go together.
+
+        >>> str(WarpAdamConfig().changed(structure="full").strategy)
+        'full/pre/whitening'
+        >>> str(WarpAdamConfig().changed(structure="diagonal").strategy)
+        'diagonal/sandwich/hypergradient'
+        """
+        given = {name: settings[name] for name in Strategy._fields if settings.get(name) is not None}
+        values = {**asdict(self), **settings, **self.strategy._asdict(), **given}
+        if tuple(values[name] for name in Strategy._fields) not in STRATEGIES:
+            values |= dict.fromkeys(Strategy._fields) | given
+        return self.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-ready values, one for each field; ``betas`` is a list."""
@@ -195,3 +228,18 @@ class WarpAdamConfig:
             if name not in known:
                 raise InvalidConfigError(name, value, f"one of the fields {', '.join(known)}")
         return cls(**values)
+
+
+def _complete(structure: str | None, placement: str | None, learner: str | None) -> Strategy:
+    """Return the first choice among the strategies with these parts; None is a part that is open."""
+    given = {"structure": structure, "placement": placement, "learner": learner}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, kind in (("structure", Structure), ("placement", Placement), ("learner", Learner)):
+        if name in given and given[name] not in tuple(kind):
+            raise InvalidConfigError(name, given[name], f"one of {', '.join(kind)}")
+    for strategy in _PREFERRED:
+        if given.items() <= strategy._asdict().items():
+            return strategy
+    fitting = sorted({f"{s.structure} + {s.placement}" for s in STRATEGIES if s.learner == learner})
+    others = " + ".join(str(value) for name, value in given.items() if name != "learner")
+    raise InvalidConfigError("learner", learner, f"with it one of {'; '.join(fitting)} (got {others})")

@@ -57,24 +57,24 @@ def param_groups(
             embeddings are plain in any case. ``()`` for none.
         plain_lr: Learning rate of embeddings, output layer and ``plain``. If not given that of ``config``, or a quarter
             of it with ``whitening``: its updates have a fixed size, so its lr is larger than Adam's.
-        **overrides: Fields of ``config`` to replace.
+        **overrides: Fields of ``config`` to replace, as :meth:`~warpadam.config.WarpAdamConfig.changed` does.
 
     Returns:
-        At most five groups, each with all settings: P with and without weight decay, vectors that ``whitening`` has no P
-        for, and embeddings, output layer and ``plain`` with and without weight decay.
+        Groups with all settings, each with and without weight decay where both occur: what has a P; what ``whitening``
+        has no P for; embeddings, output layer and ``plain``.
 
     Raises:
         InvalidConfigError: A setting out of range or unknown; something in ``plain`` that the model does not have.
 
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
-    >>> for group in param_groups(model, learner="whitening", placement="pre", lr=0.03, plain_lr=0.01):
+    >>> for group in param_groups(model, lr=0.03, plain_lr=0.01):
     ...     print(group["learner"], group["lr"], [name for name, _ in group["params"]])
     whitening 0.03 ['1.weight']
     frozen 0.03 ['1.bias']
     frozen 0.01 ['0.weight', '2.weight']
     frozen 0.01 ['2.bias']
     """
-    warped = WarpAdamConfig.from_dict({**(config or WarpAdamConfig()).to_dict(), **overrides})
+    warped = (config or WarpAdamConfig()).changed(**overrides)
     if plain_lr is None:
         plain_lr = warped.lr * (WHITENING_PLAIN_LR if warped.learner == Learner.WHITENING else 1)
     configs = (warped, replace(warped, **_PLAIN), replace(warped, lr=plain_lr, **_PLAIN))
@@ -97,6 +97,8 @@ def _has_p(config: WarpAdamConfig, shape: tuple[int, ...]) -> bool:
     """Tell whether the strategy does more than plain Adam for a tensor; ``whitening`` leaves vectors to Adam."""
     if config.learner != Learner.WHITENING:
         return True
+    if len(shape) < 2:
+        return False
     distortion = make_distortion(
         config.structure, shape, rank=config.rank, block_size=config.block_size, max_dim=config.max_dim
     )

@@ -100,7 +100,7 @@ def estimate_memory(
         UnsupportedParameterError: A complex or sparse parameter.
 
     >>> estimate = estimate_memory({"weight": (64, 32), "bias": (64,)})
-    >>> estimate[0].p_bytes == 4 * (2 * (64**2 + 32**2) + 64 + 32)  # factors, covariances, scale
+    >>> estimate[0].p_bytes == 4 * (2 * (64**2 + 32**2) + 1)  # factors, covariances, scale
     True
     """
     planned = WarpAdam.from_config(_as_params(params), config or WarpAdamConfig())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from warpadam.config import WarpAdamConfig
+from warpadam.config import Strategy, WarpAdamConfig
 from warpadam.errors import InvalidConfigError, UnsupportedParameterError
 from warpadam.learners import Settings, UpdateRule, choose_rule
 from warpadam.learners.normalised import SKIPPED
@@ -36,15 +36,19 @@ class WarpAdam(Optimizer):
 
     Args:
         params: Parameters, groups of them, or ``model.named_parameters()``: with names, errors use them.
-        lr: Step size; read from the group at each step, so schedulers work.
+        lr: Step size; read from the group at each step, so schedulers work. The default fits ``whitening``, whose
+            updates have a root mean square of 0.2; start the others at 0.003 to 0.01.
         betas: Decay rates of the moments.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay.
         structure: ``diagonal``, ``low_rank``, ``kronecker`` or ``full``. A convolution's weight is the matrix
-            (out, in * kh * kw); vectors and scalars are ``diagonal`` unless ``full``.
+            (out, in * kh * kw); vectors and scalars are ``diagonal`` unless ``full``. Not given, it is what goes with
+            ``placement`` and ``learner``, and so with these; with none of the three they are ``kronecker``, ``pre`` and
+            ``whitening``.
         placement: ``pre``, ``post`` or ``sandwich``. ``diagonal`` with ``pre`` is a negative control: Adam cancels it.
         learner: ``hypergradient``, ``rotation`` (``sandwich`` only), ``whitening`` (``pre`` only) or ``frozen``;
-            ``rotation`` and ``whitening`` need ``kronecker`` or ``full``.
+            ``rotation`` and ``whitening`` need ``kronecker`` or ``full``, and step vectors and scalars by Adam, with a
+            learned scale (``rotation``) or plain (``whitening``).
         rank: Rank of ``low_rank``.
         block_size: Most elements of one block of ``full``.
         max_dim: Longest axis that ``kronecker`` mixes.
@@ -55,15 +59,17 @@ class WarpAdam(Optimizer):
         maximize: Climb instead of descend.
 
     Raises:
-        InvalidConfigError: A value out of range, or an illegal combination; in any group.
+        InvalidConfigError: A value out of range, or an illegal combination that was asked for; in any group.
         UnsupportedParameterError: A complex or sparse parameter.
 
     Source: Pan, Chen & Ye 2024 (arXiv 2409.04244).
 
     >>> model = torch.nn.Linear(3, 2)
-    >>> optimizer = WarpAdam(model.named_parameters(), lr=0.01, structure="kronecker", learner="rotation")
+    >>> optimizer = WarpAdam(model.named_parameters(), lr=0.01, learner="rotation")
     >>> model(torch.ones(4, 3)).square().mean().backward()
     >>> optimizer.step()
+    >>> optimizer.defaults["structure"], optimizer.defaults["placement"]
+    ('kronecker', 'sandwich')
     """
 
     def __init__(  # noqa: PLR0913 - as flat as every constructor of torch.optim
@@ -74,9 +80,9 @@ class WarpAdam(Optimizer):
         eps: float = _DEFAULT.eps,
         weight_decay: float = _DEFAULT.weight_decay,
         *,
-        structure: str = _DEFAULT.structure,
-        placement: str = _DEFAULT.placement,
-        learner: str = _DEFAULT.learner,
+        structure: str | None = None,
+        placement: str | None = None,
+        learner: str | None = None,
         rank: int = _DEFAULT.rank,
         block_size: int = _DEFAULT.block_size,
         max_dim: int = _DEFAULT.max_dim,
@@ -103,11 +109,17 @@ class WarpAdam(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own settings; what is missing takes the optimizer's defaults.
 
+        Only if those of structure, placement and learner do not go with what the group has of the three, the group's
+        are completed as if they were the constructor's: ``{"structure": "diagonal"}`` is learned by ``hypergradient``,
+        in a ``sandwich``, when the optimizer's learner is ``whitening``.
+
         Raises:
             InvalidConfigError: As the constructor.
             UnsupportedParameterError: As the constructor.
         """
-        _check_group({**self.defaults, **param_group})
+        own = {name: value for name, value in param_group.items() if name in _CONFIG_FIELDS}
+        config = _config_of(self.defaults).changed(**own)
+        param_group.update({name: getattr(config, name) for name in Strategy._fields})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -191,7 +203,7 @@ class WarpAdam(Optimizer):
 
         def check(_: Optimizer, final_state: dict[str, Any]) -> None:
             for group in final_state["param_groups"]:
-                _check_group({**self.defaults, **group})
+                _config_of({**self.defaults, **group})
             loaded.append(final_state)
 
         before = self.register_load_state_dict_pre_hook(check)
@@ -263,8 +275,9 @@ def _plan_key(group: Mapping[str, Any]) -> tuple[tuple[str, str, str], tuple[int
     return (group["structure"], group["placement"], group["learner"]), tuple(group[name] for name in _LIMITS)
 
 
-def _check_group(group: Mapping[str, Any]) -> None:
-    WarpAdamConfig(**{name: group[name] for name in _CONFIG_FIELDS})
+def _config_of(group: Mapping[str, Any]) -> WarpAdamConfig:
+    """Check the settings of a group."""
+    return WarpAdamConfig(**{name: group[name] for name in _CONFIG_FIELDS})
 
 
 def _describe(group: Mapping[str, Any], group_index: int, index: int) -> str:

@@ -44,7 +44,7 @@ class Recipe:
     held_out: dict[str, Any]
 
 
-_TRAINING = WarpAdamConfig(lr=0.01, betas=(0.8, 0.95), p_lr=0.003, meta_every=1)
+_TRAINING = WarpAdamConfig(learner="rotation", lr=0.01, betas=(0.8, 0.95), p_lr=0.003, meta_every=1)
 
 RECIPES = {
     "subsets": Recipe(_TRAINING, 100, {"cov_beta": 0.9, "betas": (0.7, 0.95), "p_lr": 0.003, "p_decay": 0.02}),
@@ -97,8 +97,8 @@ def _adamw(lr: float, betas: Any) -> OptimizerFactory:
 
 
 def _soap(lr: float, betas: Any) -> OptimizerFactory:
-    settings: dict[str, Any] = {"betas": betas, "cov_beta": betas[1], "p_lr": 0.0, "meta_every": 1}
-    return lambda named: [WarpAdam(named, lr, **settings)]
+    settings: dict[str, Any] = {"learner": "rotation", "betas": betas, "cov_beta": betas[1], "p_lr": 0.0}
+    return lambda named: [WarpAdam(named, lr, meta_every=1, **settings)]
 
 
 def _other_soap(lr: float, betas: Any) -> OptimizerFactory:

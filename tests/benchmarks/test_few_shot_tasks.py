@@ -37,11 +37,14 @@ def test_networks_side_by_side_go_where_each_goes_alone() -> None:
     tasks = subsets().validation[:3]
 
     def together(named: NamedParams) -> list[torch.optim.Optimizer]:
-        return [WarpAdam(named, 0.01, meta_every=1)]
+        return [WarpAdam(named, 0.01, learner="rotation", meta_every=1)]
 
     def alone(named: NamedParams) -> list[torch.optim.Optimizer]:
         size = len(named) // 3
-        return [WarpAdam(named[index * size : (index + 1) * size], 0.01, meta_every=1) for index in range(3)]
+        return [
+            WarpAdam(named[index * size : (index + 1) * size], 0.01, learner="rotation", meta_every=1)
+            for index in range(3)
+        ]
 
     losses = [train_together(tasks, make, 8, 0, (1, 8)) for make in (together, alone)]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)

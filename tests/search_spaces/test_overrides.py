@@ -194,7 +194,7 @@ def test_overrides_can_be_applied_one_after_the_other() -> None:
 
 def test_first_trial_of_a_strategy_that_is_gone_is_dropped() -> None:
     kept = default(learner="rotation").first_trials
-    assert kept == get_preset("default").first_trials[:2]
+    assert kept == get_preset("default").first_trials[2:3]
     assert default(structure="full").first_trials == ()
     assert default(structure="diagonal", learner="frozen").first_trials == ()
 
@@ -202,12 +202,12 @@ def test_first_trial_of_a_strategy_that_is_gone_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("overrides", "name", "values"),
     [
-        ({"lr": {"low": 0.005, "high": 0.008}}, "lr", [0.008, 0.005, 0.008]),
-        ({"lr": [0.002, 0.011]}, "lr", [0.011, 0.002, 0.011]),
-        ({"beta1": 0.5}, "beta1", [0.5, 0.5, 0.5]),
-        ({"meta_every": {"low": 4, "high": 9}}, "meta_every", [4, 4, 5]),
-        ({"eps": {"low": 1e-6, "high": 1e-4}}, "eps", [1e-6, 1e-6, 1e-6]),
-        ({"eps": {"low": 1e-10, "high": 1e-4}}, "eps", [1e-8, 1e-8, 1e-8]),
+        ({"lr": {"low": 0.005, "high": 0.008}}, "lr", [0.008, 0.008, 0.008, 0.008, 0.005, 0.005]),
+        ({"lr": [0.002, 0.011]}, "lr", [0.011, 0.011, 0.011, 0.011, 0.002, 0.002]),
+        ({"beta1": 0.5}, "beta1", [0.5] * 6),
+        ({"meta_every": {"low": 4, "high": 9}}, "meta_every", [4, 4, 4, 5, 5, 5]),
+        ({"eps": {"low": 1e-6, "high": 1e-4}}, "eps", [1e-6] * 6),
+        ({"eps": {"low": 1e-10, "high": 1e-4}}, "eps", [1e-8] * 6),
     ],
 )
 def test_first_trials_take_the_nearest_legal_value(

@@ -84,16 +84,33 @@ def test_quick_has_few_free_parameters() -> None:
     assert free == ["strategy", "lr", "beta1", "beta2", "p_lr"]
 
 
-def test_default_tries_the_rotation_first() -> None:
-    first = get_preset("default").first_trials[0]
-    assert first["strategy"] == "kronecker/sandwich/rotation"
-    assert (first["beta1"], first["beta2"], first["p_lr"]) == (0.9, 0.95, 0.03)
+def test_default_tries_whitening_first_at_its_own_lr_without_a_scale() -> None:
+    trials = get_preset("default").first_trials
+    assert trials[0]["strategy"] == "kronecker/pre/whitening"
+    assert (trials[0]["lr"], trials[0]["beta1"], trials[0]["beta2"], trials[0]["p_lr"]) == (0.03, 0.9, 0.95, 0.0)
+    assert {trial["strategy"] for trial in trials} == {
+        "kronecker/pre/whitening",
+        "kronecker/sandwich/rotation",
+        "diagonal/sandwich/hypergradient",
+    }
 
 
-@pytest.mark.parametrize("name", ["quick", "default"])
-def test_whitening_is_tried_early_at_its_own_lr_with_hardly_a_scale(name: str) -> None:
-    (trial,) = (t for t in get_preset(name).first_trials if t["strategy"] == "kronecker/pre/whitening")
-    assert (trial["lr"], trial["p_lr"]) == (0.03, 0.001)
+def test_default_and_its_baseline_start_from_as_many_points_some_of_them_regularised() -> None:
+    for name in ("default", "adamw"):
+        trials = get_preset(name).first_trials
+        assert len(trials) == 6
+        assert {trial["weight_decay"] for trial in trials} == {0.0, 0.1}
+        assert len({trial["beta1"] for trial in trials}) == 3
+
+
+def test_default_may_switch_the_meta_gradient_off() -> None:
+    domain = get_preset("default")["p_lr"].domain
+    assert domain == Choice(values=(0.0, 0.003, 0.01, 0.03, 0.1, 0.3))
+
+
+def test_quick_tries_whitening_at_its_own_lr_with_hardly_a_scale() -> None:
+    (trial,) = (t for t in get_preset("quick").first_trials if t["strategy"] == "kronecker/pre/whitening")
+    assert (trial["lr"], trial["p_lr"]) == (0.03, 0.003)
 
 
 def test_paper_is_pre_placement_learned_by_hypergradient_for_every_structure() -> None:

@@ -14,12 +14,12 @@ from warpadam import InvalidConfigError, WarpAdamConfig
 def test_strategy_splits_and_betas_join() -> None:
     config = warpadam_config(get_preset("default").first_trials[0])
     assert config == WarpAdamConfig(
-        lr=0.01,
+        lr=0.03,
         betas=(0.9, 0.95),
         structure="kronecker",
-        placement="sandwich",
-        learner="rotation",
-        p_lr=0.03,
+        placement="pre",
+        learner="whitening",
+        p_lr=0.0,
         meta_every=2,
         cov_beta=0.95,
     )

@@ -38,7 +38,12 @@ def test_every_preset_is_of_warpadam_or_a_baseline() -> None:
 
 
 def test_overrides_change_the_space_of_warpadam_only(spec: SpecMaker) -> None:
-    overrides = {"lr": 0.5, "p_lr": {"low": 0.1, "high": 0.2}, "structure": "diagonal", "meta_every": [1, 3]}
+    overrides = {
+        "lr": 0.5,
+        "p_lr": {"low": 0.1, "high": 0.2, "log": True},
+        "structure": "diagonal",
+        "meta_every": [1, 3],
+    }
     made = plan(spec, search_space={"preset": "default", "overrides": overrides})
     space = made.arm("warpadam").space
     assert space["lr"].domain == Choice(values=(0.5,))

@@ -49,7 +49,7 @@ TABLES = {"table.weight", "pos_embed", "cls_token"}
 )
 def test_embeddings_and_the_output_layer_are_left_to_plain_adam(tied: bool, plain: Any, expected: set[str]) -> None:
     model = Transformer(tied)
-    groups = param_groups(model, plain=plain)
+    groups = param_groups(model, plain=plain, learner="rotation")
     assert set(_names(groups, "frozen")) == TABLES | expected
     assert sorted(_names(groups)) == sorted(dict(model.named_parameters()))
 
@@ -57,8 +57,13 @@ def test_embeddings_and_the_output_layer_are_left_to_plain_adam(tied: bool, plai
 def test_a_module_is_chosen_by_itself_and_a_container_as_one() -> None:
     first = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model = nn.Sequential(first, nn.Linear(2, 2))
-    assert set(_names(param_groups(model, plain=first), "frozen")) == {n for n in model.state_dict() if n[0] == "0"}
-    assert set(_names(param_groups(model, plain=[first[1]]), "frozen")) == {"0.1.weight", "0.1.bias"}
+    assert set(_names(param_groups(model, plain=first, learner="rotation"), "frozen")) == {
+        n for n in model.state_dict() if n[0] == "0"
+    }
+    assert set(_names(param_groups(model, plain=[first[1]], learner="rotation"), "frozen")) == {
+        "0.1.weight",
+        "0.1.bias",
+    }
 
 
 @pytest.mark.parametrize("choice", ["heat", nn.Linear(2, 2)], ids=["name", "module"])
@@ -89,19 +94,51 @@ def test_biases_and_norms_have_no_weight_decay() -> None:
     assert decays["block.norm1.weight"] == (1, 0.0)
 
 
-def test_what_whitening_has_no_p_for_takes_the_rate_of_plain_adam() -> None:
+def test_what_whitening_has_no_p_for_is_stepped_by_adam_at_its_own_rate() -> None:
     groups = param_groups(Transformer(), WarpAdamConfig(**WHITENING, lr=0.03, max_dim=10), plain_lr=0.01)
     rates = {name: (group["lr"], group["learner"]) for group in groups for name, _ in group["params"]}
     assert rates["block.linear1.weight"] == rates["block.self_attn.in_proj_weight"] == (0.03, "whitening")
-    for name in ("block.linear1.bias", "block.norm1.weight", "out.weight", "table.weight"):
+    for name in ("block.linear1.bias", "block.norm1.weight"):
+        assert rates[name] == (0.03, "frozen")
+    for name in ("out.weight", "out.bias", "table.weight"):
         assert rates[name] == (0.01, "frozen")
+    assert len(groups) == 4
     longer = nn.Sequential(nn.Conv2d(12, 12, 1), nn.Linear(2, 2))  # both axes over max_dim
     assert "0.weight" in _names(param_groups(longer, **WHITENING, max_dim=10), "frozen")
 
 
-def test_by_default_all_groups_share_the_rate_and_a_scheduler_multiplies_all_alike() -> None:
+@pytest.mark.parametrize(
+    ("settings", "rate"), [({}, 0.005), ({"learner": "rotation"}, 0.02), ({"plain_lr": 0.01}, 0.01)], ids=str
+)
+def test_tables_and_the_output_layer_have_a_quarter_of_the_lr_of_whitening_unless_told(
+    settings: dict[str, Any], rate: float
+) -> None:
+    rates = {
+        name: group["lr"] for group in param_groups(Transformer(), lr=0.02, **settings) for name, _ in group["params"]
+    }
+    plain = TABLES | {"out.weight", "out.bias"}
+    assert {rates.pop(name) for name in plain} == {rate}
+    assert set(rates.values()) == {0.02}
+
+
+@pytest.mark.parametrize("structure", ["kronecker", "full"])
+def test_whitening_leaves_vectors_to_plain_adam_in_five_groups_at_most(structure: str) -> None:
+    groups = param_groups(Transformer(), structure=structure, plain=("out", "block.norm1"))
+    assert {param.ndim >= 2 for group in groups if group["learner"] == "whitening" for _, param in group["params"]} == {
+        True
+    }
+    assert len(groups) == 4
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(12, 12), nn.Linear(4, 2))  # both axes of the second are too long
+    assert len(param_groups(model, max_dim=10)) == 5
+
+
+def test_a_setting_of_the_strategy_alone_is_completed() -> None:
+    learners = {group["learner"] for group in param_groups(Transformer(), structure="diagonal")}
+    assert learners == {"hypergradient", "frozen"}
+
+
+def test_a_scheduler_multiplies_all_rates_alike() -> None:
     model = Transformer()
-    assert {group["lr"] for group in param_groups(model, lr=0.02)} == {0.02}
     optimizer = WarpAdam(param_groups(model, lr=0.02, plain_lr=0.01))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, 1.0, 4)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.005, 0.01]
@@ -128,7 +165,8 @@ def test_the_plain_groups_are_stepped_exactly_as_adamw_steps_them() -> None:
     torch.manual_seed(0)
     model = Transformer().double()
     twin = copy.deepcopy(model)
-    warped = WarpAdam(param_groups(model, **WHITENING, lr=0.0, plain_lr=0.02, weight_decay=0.1, plain=("out",)))
+    groups = param_groups(model, **WHITENING, weight_decay=0.1, plain=("out",))
+    warped = WarpAdam([{**group, "lr": 0.0 if group["learner"] == "whitening" else 0.02} for group in groups])
     plain = [(name, param) for group in warped.param_groups for name, param in _named(group) if group["lr"] > 0]
     theirs = dict(twin.named_parameters())
     decayed = [theirs[name] for name, param in plain if param.ndim >= 2]

@@ -53,7 +53,8 @@ def _warp(lr: float, **settings: Any) -> Make:
     return lambda params: WarpAdam(params, lr, BETAS, **settings)
 
 
-HYPERGRADIENT: dict[str, Any] = {"learner": "hypergradient", "p_lr": 0.03, "meta_every": 1}
+HYPERGRADIENT: dict[str, Any] = {"placement": "sandwich", "learner": "hypergradient", "p_lr": 0.03, "meta_every": 1}
+ROTATION: dict[str, Any] = {"placement": "sandwich", "learner": "rotation", "p_lr": 0.03, "meta_every": 10}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_rotation_beats_adam_at_the_step_size_tuned_for_adam(
     best_adam: tuple[float, float], p_lr: float, meta_every: int
 ) -> None:
     loss, lr = best_adam
-    assert _train(_warp(lr, p_lr=p_lr, meta_every=meta_every))[0] < 0.3 * loss
+    assert _train(_warp(lr, **{**ROTATION, "p_lr": p_lr, "meta_every": meta_every}))[0] < 0.3 * loss
 
 
 def test_whitening_beats_adam_both_tuned(best_adam: tuple[float, float]) -> None:
@@ -89,11 +90,11 @@ def test_hypergradient_tuned_beats_adam_tuned(best_adam: tuple[float, float]) ->
 
 
 def test_the_learned_scale_forgives_a_step_size_that_is_too_small() -> None:
-    without, with_scale = (_train(_warp(0.03, p_lr=p_lr))[0] for p_lr in (0.0, 0.03))
+    without, with_scale = (_train(_warp(0.03, **{**ROTATION, "p_lr": p_lr}))[0] for p_lr in (0.0, 0.03))
     assert with_scale < 0.5 * without
 
 
-@pytest.mark.parametrize("settings", [HYPERGRADIENT, {"p_lr": 0.03}], ids=["hypergradient", "rotation"])
+@pytest.mark.parametrize("settings", [HYPERGRADIENT, ROTATION], ids=["hypergradient", "rotation"])
 def test_a_p_learned_on_one_task_helps_on_the_next(best_adam: tuple[float, float], settings: dict[str, Any]) -> None:
     """The tasks share their conditioning, not their target; P stays frozen on the second."""
     lr = 0.3
@@ -101,7 +102,7 @@ def test_a_p_learned_on_one_task_helps_on_the_next(best_adam: tuple[float, float
     assert isinstance(teacher, WarpAdam)
 
     def make(params: list[nn.Parameter]) -> WarpAdam:
-        optimizer = WarpAdam(params, lr, BETAS, learner="frozen")
+        optimizer = WarpAdam(params, lr, BETAS, placement="sandwich", learner="frozen")
         optimizer.set_distortion(params[0], teacher.get_distortion(weight))
         return optimizer
 

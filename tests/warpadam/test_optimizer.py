@@ -160,12 +160,41 @@ def test_each_group_has_its_own_strategy() -> None:
     torch.testing.assert_close((vector - 1).abs(), torch.full((4,), 0.5))
 
 
+@pytest.mark.parametrize(
+    ("settings", "group", "expected"),
+    [
+        ({}, {"structure": "diagonal"}, "diagonal/sandwich/hypergradient"),
+        ({}, {"structure": "full"}, "full/pre/whitening"),
+        ({}, {"learner": "rotation"}, "kronecker/sandwich/rotation"),
+        ({"structure": "low_rank"}, {"placement": "post"}, "low_rank/post/hypergradient"),
+        ({"structure": "low_rank"}, {"learner": "whitening"}, "kronecker/pre/whitening"),
+        ({"learner": "rotation"}, {"lr": 0.5}, "kronecker/sandwich/rotation"),
+        ({"learner": "rotation"}, {"structure": None}, "kronecker/sandwich/rotation"),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_group_completes_what_the_optimizer_has_not_for_it(
+    settings: dict[str, Any], group: dict[str, Any], expected: str, late: bool
+) -> None:
+    first, param = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
+    groups: list[dict[str, Any]] = [{"params": [first]}, {"params": [param], **group}]
+    optimizer = WarpAdam(groups[:1] if late else groups, **settings)
+    if late:
+        optimizer.add_param_group(groups[1])
+    strategies = ["/".join(own[name] for name in Strategy._fields) for own in optimizer.param_groups]
+    assert strategies == [str(WarpAdamConfig(**settings).strategy), expected]
+    _set_grads([first, param], 0)
+    optimizer.step()
+    assert not torch.equal(param, torch.ones(3, 2))
+
+
 BAD_SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("lr", {"lr": -1.0}),
     ("beta2", {"betas": (0.9, 1.0)}),
     ("rank", {"rank": 0}),
     ("structure", {"structure": "dense"}),
     ("learner", {"learner": "rotation", "placement": "pre"}),
+    ("learner", {"learner": "whitening", "structure": "diagonal"}),
 ]
 
 
@@ -182,7 +211,7 @@ def test_bad_settings_are_refused_in_the_constructor_and_in_a_group(field: str, 
 
 
 def test_the_defaults_are_those_of_the_config() -> None:
-    defaults = dict(_small()[1].defaults)
+    defaults = dict(WarpAdam([nn.Parameter(torch.ones(2))]).defaults)
     assert defaults.pop("maximize") is False
     assert WarpAdamConfig(**defaults) == WarpAdamConfig()
 

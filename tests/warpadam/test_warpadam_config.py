@@ -76,6 +76,101 @@ def test_every_other_combination_is_refused_and_the_legal_ones_are_told(
         WarpAdamConfig(structure=structure, placement=placement, learner=learner)
 
 
+@pytest.mark.parametrize(
+    ("given", "completed"),
+    [
+        ("", "kronecker/pre/whitening"),
+        ("structure=kronecker", "kronecker/pre/whitening"),
+        ("structure=full", "full/pre/whitening"),
+        ("structure=diagonal", "diagonal/sandwich/hypergradient"),
+        ("structure=low_rank", "low_rank/sandwich/hypergradient"),
+        ("placement=pre", "kronecker/pre/whitening"),
+        ("placement=sandwich", "kronecker/sandwich/rotation"),
+        ("placement=post", "kronecker/post/hypergradient"),
+        ("learner=whitening", "kronecker/pre/whitening"),
+        ("learner=rotation", "kronecker/sandwich/rotation"),
+        ("learner=hypergradient", "kronecker/sandwich/hypergradient"),
+        ("learner=frozen", "kronecker/pre/frozen"),
+        ("structure=full learner=rotation", "full/sandwich/rotation"),
+        ("structure=full placement=sandwich", "full/sandwich/rotation"),
+        ("structure=full placement=post", "full/post/hypergradient"),
+        ("structure=diagonal placement=pre", "diagonal/pre/hypergradient"),
+        ("structure=diagonal learner=frozen", "diagonal/pre/frozen"),
+        ("placement=pre learner=hypergradient", "kronecker/pre/hypergradient"),
+        ("placement=sandwich learner=frozen", "kronecker/sandwich/frozen"),
+    ],
+)
+def test_what_is_not_given_goes_with_what_is(given: str, completed: str) -> None:
+    settings: dict[str, Any] = dict(pair.split("=") for pair in given.split())
+    config = WarpAdamConfig(**settings)
+    assert str(config.strategy) == completed
+    assert WarpAdamConfig.from_dict(settings) == config
+    assert config.to_dict() | settings == config.to_dict()
+    assert {type(value) for value in (config.structure, config.placement, config.learner)} == {str}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_every_two_parts_of_a_strategy_are_completed_to_a_legal_one_that_has_them(strategy: Strategy) -> None:
+    for part in Strategy._fields:
+        given = {name: value for name, value in strategy._asdict().items() if name != part}
+        found = WarpAdamConfig(**given).strategy
+        assert found in STRATEGIES
+        assert found._replace(**{part: getattr(strategy, part)}) == strategy
+
+
+@pytest.mark.parametrize("learner", ["rotation", "whitening"])
+@pytest.mark.parametrize("structure", ["diagonal", "low_rank"])
+def test_two_parts_that_no_third_joins_are_refused(structure: str, learner: str) -> None:
+    with pytest.raises(
+        InvalidConfigError, match=rf"learner='{learner}'.*full \+ .*; kronecker \+ .*\(got {structure}\)"
+    ):
+        WarpAdamConfig(structure=structure, learner=learner)
+
+
+@pytest.mark.parametrize(
+    ("start", "settings", "changed"),
+    [
+        ("kronecker/pre/whitening", {}, "kronecker/pre/whitening"),
+        ("kronecker/pre/whitening", {"structure": "full"}, "full/pre/whitening"),
+        ("kronecker/pre/whitening", {"structure": "diagonal"}, "diagonal/sandwich/hypergradient"),
+        ("kronecker/pre/whitening", {"learner": "rotation"}, "kronecker/sandwich/rotation"),
+        ("kronecker/pre/whitening", {"learner": "frozen"}, "kronecker/pre/frozen"),
+        ("diagonal/post/hypergradient", {"structure": "full"}, "full/post/hypergradient"),
+        ("diagonal/post/hypergradient", {"learner": "whitening"}, "kronecker/pre/whitening"),
+        ("full/sandwich/rotation", {"structure": None}, "full/sandwich/rotation"),
+    ],
+)
+def test_a_change_keeps_the_rest_of_the_strategy_where_it_fits(
+    start: str, settings: dict[str, Any], changed: str
+) -> None:
+    structure, placement, learner = start.split("/")
+    config = WarpAdamConfig(structure=structure, placement=placement, learner=learner, lr=0.5, p_decay=0.25)
+    after = config.changed(**settings, lr=0.125)
+    assert str(after.strategy) == changed
+    assert (after.lr, after.p_decay) == (0.125, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"momentum": 0.9}, "momentum"),
+        ({"structure": "dense"}, "structure"),
+        ({"structure": "diagonal", "learner": "rotation"}, "learner"),
+        ({"rank": 0}, "rank"),
+    ],
+)
+def test_a_bad_change_is_refused(settings: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        WarpAdamConfig().changed(**settings)
+    assert caught.value.field == field
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    config = WarpAdamConfig()
+    assert str(config.strategy) == "kronecker/pre/whitening"
+    assert (config.lr, config.p_lr, config.meta_every, config.max_dim) == (0.03, 0.01, 5, 512)
+
+
 def test_an_unknown_field_is_refused_by_from_dict() -> None:
     with pytest.raises(InvalidConfigError, match=r"momentum=0\.9"):
         WarpAdamConfig.from_dict({"momentum": 0.9})

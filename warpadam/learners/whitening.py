@@ -44,13 +44,14 @@ class WhiteningRule(UpdateRule):
 
     Each factor of P is (L / lmax + damping I)^-power with L the running covariance of its side and lmax its largest
     eigenvalue. Adam is blind to the constant by which this differs from (L + damping lmax I)^-power, and P stays near I
-    in size. The second moment follows the mean square of each row of P h, whose elements P has made alike already, and the
-    update is rescaled to ``UPDATE_RMS``.
+    in size. The second moment follows the mean square of each row of P h, whose elements P has made alike already, and
+    the update is rescaled to ``UPDATE_RMS``.
 
     The structure must be one with sides: A (x) B from G G^T and G^T G, or a dense block each from its g g^T.
 
-    State: ``exp_avg`` in raw gradient space, one ``exp_avg_sq`` for each row of the warped gradient, the factors, their covariances, a
-    count of refreshes that were skipped, and with ``p_lr`` > 0 one learned scale and the update it is judged by.
+    State: ``exp_avg`` in raw gradient space, one ``exp_avg_sq`` for each row of the warped gradient, the factors, their
+    covariances, a count of refreshes that were skipped, and with ``p_lr`` > 0 one learned scale and the update it is
+    judged by.
 
     Cost: a refresh takes one symmetric eigendecomposition a factor. (An iteration of matrix products needs some 20 of
     them at this damping, and LAPACK's cost is that of 7 to 10.)
@@ -106,7 +107,8 @@ def _directions(parts: Sequence[Part], step: int, settings: Settings) -> list[Te
     torch._foreach_add_(ahead, moments.exp_avgs, alpha=beta1 / (1 - beta1**step))
     warped = [part.distortion.apply(part.state, tensor) for part, tensor in zip(parts, ahead, strict=True)]
     rows = [tensor.square().mean(-1, keepdim=True) for tensor in warped]
-    torch._foreach_lerp_(moments.exp_avg_sqs, rows, 1 - settings.beta2)
+    torch._foreach_mul_(moments.exp_avg_sqs, settings.beta2)  # a lerp would make NaN of a square that overflowed
+    torch._foreach_add_(moments.exp_avg_sqs, rows, alpha=1 - settings.beta2)
     roots = list(torch._foreach_sqrt(moments.exp_avg_sqs))
     torch._foreach_div_(roots, math.sqrt(1 - settings.beta2**step))
     torch._foreach_add_(roots, settings.eps)
@@ -115,6 +117,7 @@ def _directions(parts: Sequence[Part], step: int, settings: Settings) -> list[Te
     torch._foreach_div_(rows, roots)  # the root mean square of each row of u
     for part, tensor, root, row in zip(parts, warped, roots, rows, strict=True):
         share = tensor.shape[-1] / cast(SidedDistortion, part.distortion).size
+        row.nan_to_num_(0.0)  # such a row does not move
         size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).mul_(math.sqrt(share))
         tensor.mul_(UPDATE_RMS / (root * size.clamp_min_(_SMALLEST**0.75)))
     return warped

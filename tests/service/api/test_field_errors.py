@@ -139,7 +139,7 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     (f"{OVERRIDES}.rank", {"low": 1, "high": 9}, f"{OVERRIDES}.rank.high", 9, "at most 8, the rows of the largest"),
     (f"{OVERRIDES}.rank", 0, f"{OVERRIDES}.rank", 0, "a whole number >= 1"),
     (OVERRIDES, {"structure": "diagonal", "rank": 2}, f"{OVERRIDES}.rank", 2, "no value unless structure is low_rank"),
-    (OVERRIDES, {"structure": "full", "learner": "rotation"}, f"{OVERRIDES}.learner", "rotation", "kronecker"),
+    (OVERRIDES, {"structure": "diagonal", "learner": "rotation"}, f"{OVERRIDES}.learner", "rotation", "kronecker"),
     (OVERRIDES, {f"p{n}": 1 for n in range(51)}, OVERRIDES, None, "at most 50 items"),
 ]
 

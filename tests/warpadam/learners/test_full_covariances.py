@@ -55,7 +55,7 @@ def _rotation_of_one_block(grads: list[Tensor], refreshes: set[int]) -> Tensor:
 def _whitening_of_one_block(grads: list[Tensor], refreshes: set[int]) -> Tensor:
     length = grads[0].numel()
     factor, covariance = torch.eye(length, dtype=FLOAT64), torch.zeros(length, length, dtype=FLOAT64)
-    theta, mean, square = (torch.zeros(length, dtype=FLOAT64) for _ in range(3))
+    theta, mean, square = torch.zeros(length, dtype=FLOAT64), torch.zeros(length, dtype=FLOAT64), torch.zeros(())
     for step, grad in enumerate((grad.reshape(-1) for grad in grads), start=1):
         covariance = 0.95 * covariance + 0.05 * torch.outer(grad, grad)
         if step in refreshes:
@@ -64,7 +64,7 @@ def _whitening_of_one_block(grads: list[Tensor], refreshes: set[int]) -> Tensor:
             factor = left @ torch.diag(values**-0.5) @ right
         mean = 0.9 * mean + 0.1 * grad
         warped = factor @ (0.9 * mean / (1 - 0.9**step) + 0.1 * grad)
-        square = 0.95 * square + 0.05 * (warped**2).mean()
+        square = 0.95 * square + 0.05 * warped.square().mean()  # a block is one row
         update = warped / ((square / (1 - 0.95**step)).sqrt() + 1e-12)
         theta = theta - 0.1 * UPDATE_RMS * update / update.square().mean().sqrt()
     return theta

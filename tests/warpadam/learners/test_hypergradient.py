@@ -25,7 +25,8 @@ def _gradients(count: int, shape: tuple[int, ...] = (4, 3), scale: float = 1.0) 
 def _run(grads: list[Tensor], **settings: Any) -> tuple[Tensor, WarpAdam, list[dict[str, Tensor]]]:
     """Feed the gradients; return the parameter, the optimizer and P after each step."""
     param = torch.nn.Parameter(torch.zeros_like(grads[0]))
-    defaults: dict[str, Any] = {"learner": "hypergradient", "p_lr": 0.01, "meta_every": 1, "rank": 2, "eps": 1e-12}
+    defaults: dict[str, Any] = {"placement": "sandwich", "learner": "hypergradient", "p_lr": 0.01, "meta_every": 1}
+    defaults |= {"rank": 2, "eps": 1e-12}
     optimizer = WarpAdam([param], 0.1, **{**defaults, **settings})
     history = []
     for grad in grads:

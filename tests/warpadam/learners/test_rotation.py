@@ -27,7 +27,9 @@ def _gradients(count: int, shape: tuple[int, ...] = (5, 4), scale: float = 1.0) 
 
 def _run(grads: list[Tensor], **settings: Any) -> tuple[Tensor, dict[str, Tensor], WarpAdam]:
     param = torch.nn.Parameter(torch.zeros_like(grads[0]))
-    optimizer = WarpAdam([param], 0.1, **{"eps": 1e-12, "meta_every": 3, **settings})
+    optimizer = WarpAdam(
+        [param], 0.1, **{"learner": "rotation", "p_lr": 0.03, "eps": 1e-12, "meta_every": 3, **settings}
+    )
     for grad in grads:
         param.grad = grad.clone()
         optimizer.step()
@@ -157,7 +159,7 @@ def test_there_is_no_scale_without_a_meta_step_size() -> None:
 
 def test_switching_the_meta_step_size_off_forgets_the_last_update() -> None:
     param, optimizer = torch.nn.Parameter(torch.zeros(5, 4)), None
-    optimizer = WarpAdam([param], p_lr=0.1)
+    optimizer = WarpAdam([param], learner="rotation", p_lr=0.1)
     for p_lr in (0.1, 0.0, 0.1):
         optimizer.param_groups[0]["p_lr"] = p_lr
         param.grad = torch.ones(5, 4)
@@ -180,7 +182,7 @@ def test_an_axis_that_is_not_mixed_keeps_its_coordinates_and_has_a_scale(
     shape: tuple[int, ...], factors: set[str], scales: int
 ) -> None:
     param = torch.nn.Parameter(torch.ones(shape))
-    optimizer = WarpAdam([param], max_dim=4)
+    optimizer = WarpAdam([param], learner="rotation", max_dim=4)
     for _ in range(3):
         param.grad = torch.ones(shape)
         optimizer.step()

@@ -43,7 +43,7 @@ def _power(matrix: Tensor, power: float) -> Tensor:
 
 
 def _reference(grads: list[Tensor], refreshes: set[int]) -> Tensor:
-    """The rule written out in float64: covariances, damped inverse roots, nesterov, second moment, size."""
+    """The rule written out in float64: covariances, damped inverse roots, nesterov, second moment of rows, size."""
     rows, columns = grads[0].shape
     left, right = torch.zeros(rows, rows, dtype=FLOAT64), torch.zeros(columns, columns, dtype=FLOAT64)
     row, column = torch.eye(rows, dtype=FLOAT64), torch.eye(columns, dtype=FLOAT64)
@@ -57,7 +57,7 @@ def _reference(grads: list[Tensor], refreshes: set[int]) -> Tensor:
             column = _power(right / largest[1] + DAMPING * torch.eye(columns, dtype=FLOAT64), -POWER)
         mean = 0.9 * mean + 0.1 * grad
         warped = row @ (0.9 * mean / (1 - 0.9**step) + 0.1 * grad) @ column
-        square = 0.95 * square + 0.05 * (warped**2).mean(1, keepdim=True)
+        square = 0.95 * square + 0.05 * warped.square().mean(1, keepdim=True)
         update = warped / ((square / (1 - 0.95**step)).sqrt() + 1e-12)
         theta = theta - 0.1 * UPDATE_RMS * update / update.square().mean().sqrt()
     return theta

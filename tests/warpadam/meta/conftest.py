@@ -70,7 +70,7 @@ def broken() -> Regression:
 
 DIAGONAL = WarpAdamConfig(lr=0.03, structure="diagonal", placement="sandwich", learner="hypergradient", meta_every=1)
 KRONECKER = WarpAdamConfig(lr=0.03, structure="kronecker", placement="sandwich", learner="hypergradient", meta_every=1)
-ROTATION = WarpAdamConfig(lr=0.03, meta_every=1, p_lr=0.02)
+ROTATION = WarpAdamConfig(lr=0.03, learner="rotation", meta_every=1, p_lr=0.02)
 WHITENING = WarpAdamConfig(lr=0.03, placement="pre", learner="whitening", meta_every=2)
 
 

@@ -14,7 +14,7 @@ from warpadam import Warp, WarpAdam, WarpAdamConfig
 from warpadam.meta.replay import ReplayBuffer, Visit, learn_from, replay, structure_of
 from warpadam.structures import Distortion
 
-CONFIG = WarpAdamConfig(lr=0.1, weight_decay=0.1, learner="hypergradient", meta_every=1)
+CONFIG = WarpAdamConfig(lr=0.1, weight_decay=0.1, placement="sandwich", learner="hypergradient", meta_every=1)
 STRATEGIES = [("diagonal", "post"), ("diagonal", "sandwich"), ("low_rank", "sandwich"), ("kronecker", "pre")] + [
     (structure, "sandwich") for structure in ("kronecker", "full")
 ]

@@ -83,7 +83,8 @@ def test_without_learning_only_what_follows_covariances_moves(strategy: Strategy
 def test_a_carried_scale_acts_on_a_rotation_that_follows_and_does_not_learn() -> None:
     """Written from the formulas: every refresh permutes s with the basis, and S multiplies the direction."""
     param = nn.Parameter(torch.zeros(3, 2, dtype=torch.float64))
-    optimizer = WarpAdam([("w", param)], 0.1, betas=(0.8, 0.95), cov_beta=0.9, meta_every=1, p_lr=0.0, eps=0.0)
+    numbers: dict[str, Any] = {"betas": (0.8, 0.95), "cov_beta": 0.9, "meta_every": 1, "p_lr": 0.0, "eps": 0.0}
+    optimizer = WarpAdam([("w", param)], 0.1, **ROTATION._asdict(), **numbers)
     log_scale = torch.tensor([1.0, -0.5, 0.3, 0.2, -1.0], dtype=torch.float64)
     optimizer.set_distortion(param, {"log_scale": log_scale})
     rows, columns = torch.eye(3).double(), torch.eye(2).double()
@@ -123,7 +124,7 @@ def _renamed(model: nn.Module) -> list[tuple[str, Tensor]]:
 def test_every_mismatch_is_listed_and_nothing_is_given() -> None:
     warp = _learned(ROTATION)
     other = nn.Sequential(nn.Linear(4, 7), nn.Linear(7, 2))
-    optimizer = WarpAdam(_renamed(other), meta_every=1)
+    optimizer = WarpAdam(_renamed(other), **ROTATION._asdict(), meta_every=1)
     _train(other, optimizer, range(3))
     before = {key: value.clone() for key, value in optimizer.state[other.get_parameter("0.weight")].items()}
     with pytest.raises(WarpMismatchError) as caught:
@@ -144,7 +145,7 @@ def test_every_mismatch_is_listed_and_nothing_is_given() -> None:
 def test_not_strict_takes_what_fits_and_returns_the_rest() -> None:
     warp = _learned(ROTATION)
     model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
-    optimizer = WarpAdam(model.named_parameters())
+    optimizer = WarpAdam(model.named_parameters(), **ROTATION._asdict())
     left = warp.apply(optimizer, strict=False)
     assert [line.split(" is ")[0] for line in left] == ["shape: '1.weight'", "shape: '1.bias'"]
     taken = optimizer.get_distortion(model.get_parameter("0.weight"))
@@ -186,7 +187,7 @@ def test_an_optimizer_without_names_is_refused(use: Any) -> None:
 def test_each_group_keeps_its_own_strategy() -> None:
     first, second = nn.Linear(4, 5), nn.Linear(5, 2)
     groups = [{"params": list(first.named_parameters())}, {"params": list(second.named_parameters("2"))}]
-    optimizer = WarpAdam([{**groups[0], **DIAGONAL._asdict()}, groups[1]])
+    optimizer = WarpAdam([{**groups[0], **DIAGONAL._asdict()}, groups[1]], **ROTATION._asdict())
     warp = Warp.of(optimizer)
     assert [warp.parameters[name].strategy for name in ("weight", "2.weight")] == [DIAGONAL, ROTATION]
     assert warp.apply(optimizer) == ()
