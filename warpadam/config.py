@@ -169,7 +169,7 @@ class WarpAdamConfig:
     rank: int = 4
     block_size: int = 256
     max_dim: int = 512
-    p_lr: float = 0.01
+    p_lr: float = 0.015
     meta_every: int = 5
     p_decay: float = 0.0
     cov_beta: float = 0.95
