@@ -64,8 +64,7 @@ def _warpadam(
 
 
 def _default_point(lr: float, beta1: float, strategy: str, **others: Scalar) -> dict[str, Scalar]:
-    followed = {} if strategy == _DIAGONAL else {"cov_beta": 0.95}
-    return _point(lr, beta1, 0.95, strategy=strategy, **{"p_decay": 0.0, **followed, **others})
+    return _point(lr, beta1, 0.95, strategy=strategy, **{"p_decay": 0.0, "cov_beta": 0.95, **others})
 
 
 # For 10 to 20 trials: the strategy that is least sensitive to lr, the one that is best at its own lr, the cheapest one
@@ -91,11 +90,11 @@ DEFAULT: Final = _warpadam(
     {"p_lr": _P_LR_OR_OFF, "meta_every": _META_EVERY, "p_decay": _P_DECAY, "cov_beta": _COV_BETA, "rank": _RANK},
     (
         _default_point(0.03, 0.9, _WHITENING, p_lr=0.0, meta_every=2),
-        _default_point(0.06, 0.95, _WHITENING, p_lr=0.0, meta_every=2),
+        _default_point(0.04, 0.95, _WHITENING, p_lr=0.0, meta_every=2),
         _default_point(0.01, 0.8, _ROTATION, p_lr=0.003, meta_every=1),
         _default_point(0.03, 0.8, _WHITENING, p_lr=0.0, meta_every=2),
         _default_point(0.003, 0.9, _ROTATION, p_lr=0.0, meta_every=2, weight_decay=0.1),
-        _default_point(0.003, 0.9, _DIAGONAL, p_lr=0.03, meta_every=5, weight_decay=0.1),
+        _default_point(0.03, 0.9, _ROTATION, p_lr=0.0, meta_every=1),
     ),
 )
 
