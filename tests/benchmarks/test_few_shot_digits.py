@@ -18,7 +18,10 @@ from benchmarks.optimizers.protocol import FIRST_CONFIRM_SEED, Budget, Unit
 from benchmarks.optimizers.report import make_report, tables
 
 TASK = dataclasses.replace(TASKS[0], steps=4, networks=3, learning_tasks=2, learning_steps=4)
-ROTATION, _, WHITENING = WARPADAM.space.first_trials
+ROTATION, WHITENING = (
+    next(trial for trial in WARPADAM.space.first_trials if str(trial["strategy"]).endswith(learner))
+    for learner in ("rotation", "whitening")
+)
 
 
 def stepped(arm: Arm, networks: SideBySide, *, together: bool) -> list[torch.Tensor]:

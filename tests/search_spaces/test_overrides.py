@@ -204,10 +204,10 @@ def test_first_trial_of_a_strategy_that_is_gone_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("overrides", "name", "values"),
     [
-        ({"lr": {"low": 0.005, "high": 0.008}}, "lr", [0.008, 0.008, 0.008, 0.008, 0.005, 0.005]),
-        ({"lr": [0.002, 0.011]}, "lr", [0.011, 0.011, 0.011, 0.011, 0.002, 0.002]),
+        ({"lr": {"low": 0.005, "high": 0.008}}, "lr", [0.008, 0.008, 0.008, 0.008, 0.005, 0.008]),
+        ({"lr": [0.002, 0.011]}, "lr", [0.011, 0.011, 0.011, 0.011, 0.002, 0.011]),
         ({"beta1": 0.5}, "beta1", [0.5] * 5),
-        ({"meta_every": {"low": 4, "high": 9}}, "meta_every", [4, 4, 4, 4, 4, 5]),
+        ({"meta_every": {"low": 4, "high": 9}}, "meta_every", [4, 4, 4, 4, 4, 4]),
         ({"eps": {"low": 1e-6, "high": 1e-4}}, "eps", [1e-6] * 6),
         ({"eps": {"low": 1e-10, "high": 1e-4}}, "eps", [1e-8] * 6),
     ],
