@@ -244,7 +244,10 @@ def test_a_report_of_nothing_says_what_is_missing(tmp_path: Path, capsys: pytest
 @pytest.fixture
 def endless(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A benchmark that would run for long; it has recorded some runs of both of its arms."""
+    # what a shell starts in the background ignores it, and so would its children
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen([*command(tmp_path), "--trials", "500"], stderr=subprocess.DEVNULL) as process:
+        signal.signal(signal.SIGINT, before)
         try:
             wait_until(lambda: all(file.exists() and file.read_text().count("\n") > 2 for file in records(tmp_path)))
             yield process
