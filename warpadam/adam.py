@@ -40,11 +40,6 @@ def update_moments(moments: Moments, values: list[Tensor]) -> None:
         values: What Adam is fed with, same shapes as the moments.
     """
     torch._foreach_lerp_(moments.exp_avgs, values, 1 - moments.beta1)
-    update_second_moments(moments, values)
-
-
-def update_second_moments(moments: Moments, values: list[Tensor]) -> None:
-    """Fold the squares of ``values`` into the second running mean only, in place."""
     torch._foreach_mul_(moments.exp_avg_sqs, moments.beta2)
     torch._foreach_addcmul_(moments.exp_avg_sqs, values, values, value=1 - moments.beta2)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from warpadam.config import Learner, Placement, Structure, WarpAdamConfig
 from warpadam.errors import InvalidConfigError
-from warpadam.structures import DiagonalDistortion, make_distortion
+from warpadam.learners import WhiteningRule, choose_rule
 
 _TABLE_NAME: Final = re.compile(
     r"(^|_)(embed|embedding|embeddings|pos|position|positional|positions|token|tokens)(_|$)"
@@ -97,12 +97,9 @@ def _has_p(config: WarpAdamConfig, shape: tuple[int, ...]) -> bool:
     """Tell whether the strategy does more than plain Adam for a tensor; ``whitening`` leaves vectors to Adam."""
     if config.learner != Learner.WHITENING:
         return True
-    if len(shape) < 2:
-        return False
-    distortion = make_distortion(
-        config.structure, shape, rank=config.rank, block_size=config.block_size, max_dim=config.max_dim
-    )
-    return not isinstance(distortion, DiagonalDistortion)
+    limits = {"rank": config.rank, "block_size": config.block_size, "max_dim": config.max_dim}
+    rule, _ = choose_rule(config.strategy, shape, **limits)
+    return isinstance(rule, WhiteningRule)
 
 
 def _tables(model: nn.Module) -> set[int]:

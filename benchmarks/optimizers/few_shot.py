@@ -69,29 +69,6 @@ def learn_p(split: Split, config: WarpAdamConfig, *, rounds: int, steps: int, se
     return MetaTrainer(split.training, config, MetaConfig(steps=steps, seed=seed)).train(rounds).warp
 
 
-def warped_curve(config: WarpAdamConfig, *, seed: int, variant: str = "subsets", steps: int = 100) -> list[float]:
-    """Learn P with one configuration and use it with the same one, but for a p_lr of 0.
-
-    Returns:
-        Mean loss over ten held-out tasks after each step.
-
-    Cost: about 4 seconds to learn and 3 to use it on one free core, with a rotation refreshed at every step.
-    """
-    split = SPLITS[variant]()
-    warp = learn_p(split, config, rounds=16, steps=40, seed=seed)
-    return _curve(split, from_warp(warp, 10), seed, steps)
-
-
-def peer_curve(make: OptimizerFactory, *, seed: int, variant: str = "subsets", steps: int = 100) -> list[float]:
-    """Return what :func:`warped_curve` does, of an optimizer that starts from nothing."""
-    return _curve(SPLITS[variant](), make, seed, steps)
-
-
-def _curve(split: Split, make: OptimizerFactory, seed: int, steps: int) -> list[float]:
-    found: list[float] = train_together(split.held_out[:10], make, steps, seed, range(1, steps + 1)).mean(0).tolist()
-    return found
-
-
 def _adamw(lr: float, betas: Any) -> OptimizerFactory:
     return lambda named: [torch.optim.AdamW([p for _, p in named], lr, betas, weight_decay=0.0)]
 
