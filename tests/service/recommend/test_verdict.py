@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from service.recommend.verdict import Word, compare
+from service.recommend import verdict as verdict_module
+from service.recommend.verdict import MOST_PAIRS, Word, compare, holm, level
+
+few_resamples = pytest.mark.usefixtures("quick_intervals")
+"""For simulations: their words do not depend on the bootstrap interval, which is only shown."""
+
+
+@pytest.fixture
+def quick_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict_module, "RESAMPLES", 50)
+
 
 BASE = [1.0, 1.2, 0.9, 1.1, 1.05, 0.95, 1.15, 1.0]
 NOISE = [0.01, -0.02, 0.015, -0.01, 0.02, -0.015, 0.005, -0.005]
@@ -52,6 +63,26 @@ def test_the_p_value_of_eight_pairs_is_exact() -> None:
     assert verdict.p_hurts == 1.0
 
 
+@pytest.mark.parametrize("count", [2, 7, 10])
+def test_the_p_value_is_the_one_of_scipy(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for gains in (rng.normal(0.3, 1.0, count), rng.integers(-2, 4, count).astype(float)):  # the second with ties
+        verdict = compare((9.0 + gains).tolist(), [9.0] * count, 0.0)
+        for alternative, found in (("greater", verdict.p_helps), ("less", verdict.p_hurts)):
+            expected = stats.permutation_test(
+                (gains,), np.mean, permutation_type="samples", n_resamples=9999, alternative=alternative
+            )
+            assert found == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.slow
+def test_more_pairs_than_can_be_counted_are_sampled() -> None:
+    rng = np.random.default_rng(0)
+    gains = rng.normal(0.35, 1.0, (2, 41))
+    sampled, exact = (compare((9.0 + gains[0][:n]).tolist(), [9.0] * n, 0.0) for n in (41, 40))
+    assert sampled.p_helps == pytest.approx(exact.p_helps, abs=0.02)
+
+
 def test_six_pairs_can_be_significant_and_four_cannot() -> None:
     assert compare(BASE[:6], shifted(0.3)[:6], 0.01).word is Word.HELPS
     assert compare(BASE[:4], shifted(0.3)[:4], 0.01).word is not Word.HELPS
@@ -83,6 +114,7 @@ def test_swapping_the_arms_mirrors_the_word_and_the_unit_does_not_matter(
     assert scaled.p_helps == pytest.approx(verdict.p_helps, abs=0.02)  # ties may break at the last digit
 
 
+@few_resamples
 def test_noise_alone_rarely_helps() -> None:
     rng = np.random.default_rng(0)
     draws = rng.normal(1.0, 0.1, (200, 2, 8)).tolist()
@@ -103,3 +135,65 @@ def test_noise_alone_rarely_helps() -> None:
 def test_lists_that_are_no_pairs_are_refused(baseline: list[float], challenger: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare(baseline, challenger, 0.01)
+
+
+def test_equal_pairs_are_no_difference_without_a_warning() -> None:
+    verdict = compare(BASE, BASE, 0.0)
+    assert (verdict.word, verdict.p_helps, verdict.p_hurts, verdict.interval) == (Word.NO_DIFFERENCE, 1.0, 1.0, (0, 0))
+    assert (verdict.win_rate, verdict.more_pairs) == (0.5, None)
+
+
+def test_win_rate_is_the_share_of_pairs_with_a_gain_and_half_of_the_ties() -> None:
+    assert compare([1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 1.0, 1.5], 0.0).win_rate == 0.625
+
+
+def test_a_further_look_is_tested_at_half_the_level_and_says_so() -> None:
+    six = (BASE[:6], shifted(0.3)[:6])
+    looks = [compare(*six, 0.01, look=look) for look in (1, 2, 3)]
+    assert [v.alpha for v in looks] == [0.05, 0.025, 0.0125] == [level(look) for look in (1, 2, 3)]
+    assert [v.word for v in looks] == [Word.HELPS, Word.HELPS, Word.INCONCLUSIVE]  # p is 1/64 at each
+    assert "look" not in looks[0].reason
+    assert "(look 2, tested at level 0.025)" in looks[1].reason
+
+
+@few_resamples
+def test_an_inconclusive_comparison_says_how_many_more_pairs_would_settle_it() -> None:
+    rng = np.random.default_rng(1)
+    gains = rng.normal(0.0, 1.0, 8)
+    gains = 0.5 + (gains - gains.mean()) / gains.std(ddof=1)  # an effect of half a standard deviation
+    verdict = compare([5.0] * 8, (5.0 - gains).tolist(), 0.0)
+    assert verdict.word is Word.INCONCLUSIVE
+    assert verdict.more_pairs is not None
+    assert f"{verdict.more_pairs} more would" in verdict.reason
+    pairs = 8 + verdict.more_pairs
+    assert 24 <= pairs <= 30  # (1.65 + 0.84)^2 / 0.5^2 = 25, and a little for Student's t
+    later = rng.normal(0.5, 1.0, (200, pairs))
+    settled = [compare([5.0] * pairs, (5.0 - row).tolist(), 0.0).word is Word.HELPS for row in later]
+    assert 0.7 <= np.mean(settled) <= 0.9
+
+
+def test_a_small_effect_inside_the_bounds_needs_the_pairs_that_show_it_is_small() -> None:
+    verdict = compare(BASE, shifted(0.0), 0.005)
+    assert verdict.word is Word.INCONCLUSIVE
+    assert verdict.more_pairs is not None
+    assert 1 <= verdict.more_pairs < 100
+
+
+def test_a_hopeless_comparison_asks_for_no_number() -> None:
+    verdict = compare([1.0] * 8, [1.5, 0.5] * 4, 0.0)
+    assert verdict.more_pairs is None
+    assert f"even {MOST_PAIRS} would hardly" in verdict.reason
+
+
+def test_holm_multiplies_by_the_hypotheses_that_are_left_and_never_decreases() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.slow
+@few_resamples
+def test_a_true_effect_of_one_standard_deviation_is_found_by_ten_pairs() -> None:
+    rng = np.random.default_rng(2)
+    found = [compare([5.0] * 10, (5.0 - row).tolist(), 0.0).word is Word.HELPS for row in rng.normal(1, 1, (500, 10))]
+    assert np.mean(found) >= 0.8
