@@ -10,7 +10,7 @@ from search_spaces.errors import SearchSpaceError
 from search_spaces.overrides import apply_overrides
 from search_spaces.presets import PRESETS, get_preset
 from search_spaces.space import Condition, Parameter, SearchSpace
-from search_spaces.to_config import AdamWConfig, adamw_config, warpadam_config
+from search_spaces.to_config import AdamWConfig, adamw_config, joined_betas, warpadam_config
 
 __all__ = [
     "PRESETS",
@@ -28,5 +28,6 @@ __all__ = [
     "apply_overrides",
     "describe",
     "get_preset",
+    "joined_betas",
     "warpadam_config",
 ]

@@ -100,6 +100,16 @@ def adamw_config(values: Mapping[str, Scalar]) -> AdamWConfig:
     return AdamWConfig.from_dict(_with_betas(values, AdamWConfig().betas))
 
 
+def joined_betas(values: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Return the values with ``beta1`` and ``beta2`` as one ``betas``, as optimizers take them.
+
+    >>> joined_betas({"lr": 0.01, "beta1": 0.9, "beta2": 0.99})
+    {'lr': 0.01, 'betas': [0.9, 0.99]}
+    """
+    joined = _with_betas(values, AdamWConfig().betas)
+    return {name: list(value) if name == "betas" else value for name, value in joined.items()}
+
+
 def _is_pair(value: object) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2
 

@@ -111,7 +111,9 @@ def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
                 f"one-sided p {min(statistics['p_helps'], statistics['p_hurts']):.4f}"
             )
         )
-    console.print(Panel(Group(*lines), title=f"Does P help? warpadam against {result['baseline']}", expand=False))
+    console.print(
+        Panel(Group(*lines), title=f"Does P help? {result['challenger']} against {result['baseline']}", expand=False)
+    )
     console.print(f"[bold]Recommended: {result['arm']}[/] (trial {result['trial']})")
     console.print_json(json.dumps(result["config"]))
 

@@ -4,50 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from importlib.util import find_spec
+from typing import Final
 
-from search_spaces import (
-    PRESETS,
-    Scalar,
-    SearchSpace,
-    SearchSpaceError,
-    adamw_config,
-    apply_overrides,
-    get_preset,
-    warpadam_config,
-)
+from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import one_of
+from service.arms import BASELINES, ArmPlan, baseline_arm, control_arm, warpadam_arms
 from service.errors import FieldError, InvalidSpecError
 from service.schemas import AutoencoderSpec, JobSpec, RangeOverride
 from service.training.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
 from service.training.run import Run
 
-WARPADAM: Final = "warpadam"
-"""Name of the arm that learns P; the others are baselines."""
-
-BASELINES: Final[Mapping[str, Callable[[Mapping[str, Scalar]], Mapping[str, Any]]]] = {
-    "adamw": lambda values: adamw_config(values).to_dict(),
-}
-"""Baseline -> from the values of its search space (the preset of its name) to its optimizer's arguments."""
-
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
 """The presets that a job's ``search_space`` may name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmPlan:
-    """One arm: its name and what it tunes."""
-
-    name: str
-    space: SearchSpace
-
-    def config(self, values: Mapping[str, Scalar]) -> dict[str, Any]:
-        """Return the optimizer configuration that an assignment of the space stands for, as plain JSON values."""
-        if self.name == WARPADAM:
-            return warpadam_config(values).to_dict()
-        return dict(BASELINES[self.name](values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +27,7 @@ class JobPlan:
 
     Attributes:
         spec: The spec it was made from.
-        arms: The arms in the order in which they run: warpadam, then the baselines.
+        arms: The arms in the order in which they run: warpadam, the baselines, the controls.
         task: What is trained.
         sizes: Widths of the model's layers.
     """
@@ -80,9 +51,10 @@ class JobPlan:
             seed: Seed of the initial weights and of the order of the batches.
             test: Whether the run ends with the test loss.
         """
+        chosen = self.arm(arm)
         return Run(
-            arm=arm,
-            config=self.arm(arm).config(values),
+            arm=chosen.optimizer,
+            config=chosen.config(values),
             sizes=self.sizes,
             activation=self.spec.model.activation,
             task=self.task,
@@ -116,8 +88,9 @@ def make_plan(spec: JobSpec) -> JobPlan:
     return JobPlan(
         spec=spec,
         arms=(
-            ArmPlan(name=WARPADAM, space=space),
-            *(ArmPlan(name=name, space=get_preset(name)) for name in spec.baselines),
+            *warpadam_arms(space, spec.arms == "per_structure"),
+            *map(baseline_arm, spec.baselines),
+            *map(control_arm, spec.controls),
         ),
         task=task_of(info, spec.model),
         sizes=tuple(layer_sizes(info, spec.model)),
@@ -160,6 +133,11 @@ def _check_baselines(spec: JobSpec) -> Iterable[FieldError]:
             yield FieldError(f"baselines[{index}]", name, one_of(name, BASELINES))
         elif name in spec.baselines[:index]:
             yield FieldError(f"baselines[{index}]", name, "every baseline once")
+        elif name == "soap" and find_spec("pytorch_optimizer") is None:
+            yield FieldError(f"baselines[{index}]", name, "pytorch-optimizer to be installed, the extra `soap`")
+    for index, name in enumerate(spec.controls):
+        if name in spec.controls[:index]:
+            yield FieldError(f"controls[{index}]", name, "every control once")
 
 
 def _check_search(spec: JobSpec) -> Iterable[FieldError]:

@@ -111,6 +111,9 @@ class TrainingSpec(SpecModel):
     schedule: Literal["constant", "linear"] = Field("linear", description="lr over the steps; `linear` ends at 0.")
 
 
+Control = Literal["diagonal_pre", "random_p", "adamw_more_steps"]
+
+
 class BudgetSpec(SpecModel):
     """Caps, the same for every arm; whichever is reached first ends the arm."""
 
@@ -166,7 +169,13 @@ class JobSpec(SpecModel):
     model: ModelSpec
     objective: ObjectiveSpec = ObjectiveSpec()
     search_space: SearchSpaceSpec = SearchSpaceSpec()
+    arms: Literal["warpadam", "per_structure"] = Field(
+        "warpadam", description="One arm that learns P, or one for each structure of P in the search space."
+    )
     baselines: Annotated[list[str], Len(1, 8)] = Field(["adamw"], description="Arms to compare against.")
+    controls: Annotated[list[Control], Len(0, 3)] = Field(
+        [], description="Arms that show what P itself does. They are never recommended."
+    )
     engine: EngineSpec = EngineSpec()
     search: SearchSpec = SearchSpec()
     training: TrainingSpec = TrainingSpec()

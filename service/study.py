@@ -16,11 +16,12 @@ from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
 from search_spaces.to_optuna import distributions, first_trials, suggest
+from service.arms import ArmPlan
 from service.db.models import Trial
 from service.db.studies import study_name
 from service.engines.base import Assignment
 from service.ledger.runs import RunLog
-from service.plan import ArmPlan, JobPlan
+from service.plan import JobPlan
 from service.samplers import make_pruner, make_sampler
 from service.states import TrialState
 from service.training.run import Ended, Progress

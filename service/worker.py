@@ -18,6 +18,7 @@ import optuna
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from service.arms import ArmPlan
 from service.artifacts import ArtifactStore
 from service.db.models import Trial
 from service.db.session import Database
@@ -26,7 +27,7 @@ from service.errors import JobFailedError, LeaseLostError
 from service.ledger import lease as leases
 from service.ledger.lease import Lease
 from service.ledger.runs import RunLog
-from service.plan import ArmPlan, JobPlan, make_plan
+from service.plan import JobPlan, make_plan
 from service.recommend.confirm import ConfirmRuns, Phase
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
 from service.settings import Settings

@@ -15,7 +15,7 @@ LAYERS = ("warpadam", "search_spaces", "service")
 # Inside the service: a room may import those to its left.
 ROOMS = (
     {"states", "version", "settings", "errors", "schemas", "artifacts"},
-    {"training", "logs"},
+    {"training", "logs", "arms"},
     {"plan", "db"},
     {"ledger"},
     {"engines"},

@@ -165,12 +165,7 @@ def _space(name: str, domains: Mapping[str, Domain], *first_trials: Values) -> S
 
 _TORCH: Final = f"torch {version('torch')}"
 _PEERS: Final = f"pytorch-optimizer {version('pytorch-optimizer')}"
-_MEMORY = Choice(values=(0.9, 0.95, 0.99))
-
-
-def _soap_point(lr: float, beta1: float, every: int, decay: float = 0.0) -> Values:
-    tuned = {"lr": lr, "beta1": beta1, "beta2": 0.95, "weight_decay": decay}
-    return {**tuned, "shampoo_beta": 0.95, "precondition_frequency": every}
+_MEMORY: Final = Choice(values=(0.9, 0.95, 0.99))
 
 
 def _shampoo_point(lr: float, beta1: float, graft: str, exponent: int, decay: float = 0.0) -> Values:
@@ -191,22 +186,7 @@ ADAMW: Final = Arm(name="adamw", title="AdamW", space=get_preset("adamw"), optim
 MUON: Final = Arm(
     name="muon",
     title="Muon",
-    space=_space(
-        "muon",
-        {
-            "lr": Float(low=1e-3, high=0.3, log=True),
-            "momentum": ADAM["beta1"],
-            "weight_decay": ADAM["weight_decay"],
-            "adamw_lr": ADAM["lr"],
-            "output_layer": Choice(values=("adamw", "muon")),
-        },
-        {"lr": 0.03, "momentum": 0.9, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "adamw"},
-        {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.0, "adamw_lr": 0.003, "output_layer": "adamw"},
-        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "muon"},
-        {"lr": 0.03, "momentum": 0.8, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "adamw"},
-        {"lr": 0.06, "momentum": 0.95, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": "muon"},
-        {"lr": 0.003, "momentum": 0.9, "weight_decay": 0.1, "adamw_lr": 0.003, "output_layer": "muon"},
-    ),
+    space=get_preset("muon"),
     optimizers=_muon,
     code=_TORCH,
     lrs=("lr", "adamw_lr"),
@@ -215,23 +195,7 @@ MUON: Final = Arm(
 SOAP: Final = Arm(
     name="soap",
     title="SOAP",
-    space=_space(
-        "soap",
-        {
-            **ADAM,
-            # Bases follow the last 10, 20 or 100 gradients; the second moment likewise.
-            "beta2": _MEMORY,
-            "shampoo_beta": _MEMORY,
-            # The fresher the basis, the lower the loss: 10, its default, was behind wherever it was tried here.
-            "precondition_frequency": Choice(values=(1, 2, 5)),
-        },
-        _soap_point(0.01, 0.9, 1),
-        _soap_point(0.03, 0.9, 1),
-        _soap_point(0.003, 0.95, 2),
-        _soap_point(0.01, 0.8, 1),
-        _soap_point(0.03, 0.95, 1),
-        _soap_point(0.003, 0.9, 2, 0.1),
-    ),
+    space=get_preset("soap"),
     optimizers=_soap,
     code=_PEERS,
 )

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from search_spaces import describe, get_preset
 from service.api.views import View
-from service.plan import BASELINES, WARP_PRESETS
+from service.arms import BASELINES
+from service.plan import WARP_PRESETS
 from service.schemas import AutoencoderSpec, MlpSpec
 from service.training.catalog import DATASETS, Task
 

@@ -9,10 +9,11 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.arms import ArmPlan
 from service.db.models import Event, Job, Trial, TrialPoint
 from service.db.studies import study_name
 from service.ledger.queries import ArmSummary, Progress
-from service.plan import ArmPlan, JobPlan
+from service.plan import JobPlan
 from service.recommend.recommendation import ArmResult, Pair
 from service.recommend.verdict import Verdict, Word
 from service.schemas import JobSpec
@@ -213,10 +214,11 @@ class RecommendationView(View):
     job_id: str
     verdict: Word
     reason: str
-    arm: str = Field(description="warpadam only if it helps, otherwise the best baseline.")
+    arm: str = Field(description="One that learns P only if it helps, otherwise the best baseline.")
     trial: int
     config: dict[str, Any]
-    baseline: str = Field(description="The best baseline by validation, which warpadam was compared with.")
+    challenger: str = Field("warpadam", description="The best arm by validation of those that learn P.")
+    baseline: str = Field(description="The best baseline by validation, which it was compared with.")
     statistics: Verdict | None = Field(description="null when too few pairs completed")
     pairs: list[Pair]
     finalists: list[ArmResult]

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import yaml
 
+from service.arms import Role
 from service.db.models import Job, RecommendationRow
-from service.plan import WARPADAM, JobPlan, make_plan
+from service.plan import JobPlan, make_plan
 from service.schemas import JobSpec
 from service.training.catalog import Task
 from service.version import VERSION
@@ -39,10 +40,14 @@ class ExportFormat(StrEnum):
 
 
 OPTIMIZERS: Final = {
-    WARPADAM: ("warpadam", "WarpAdam", "model.named_parameters()"),
-    "adamw": ("torch.optim", "AdamW", "model.parameters()"),
+    "warpadam": ("warpadam", "WarpAdam", "WarpAdam(model.named_parameters(), **CONFIG)"),
+    "adamw": ("torch.optim", "AdamW", "AdamW(model.parameters(), **CONFIG)"),
+    **{
+        name: ("service.training.optimizers", "build_optimizer", f'build_optimizer("{name}", model, CONFIG)')
+        for name in ("muon", "soap", "sgd")
+    },
 }
-"""Arm -> module and class of its optimizer, and what it is given."""
+"""Optimizer -> where it comes from, what is imported, and the call that makes it."""
 
 MODULES: Final = {"relu": "ReLU", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU"}
 LOSSES: Final = {
@@ -79,7 +84,7 @@ $layers
 
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     """Return the recommended optimizer for the parameters of a model."""
-    return $optimizer($params, **CONFIG)
+    return $call
 
 
 def main() -> None:
@@ -130,7 +135,7 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat) -> str:
 
 
 def _document(job: Job, row: RecommendationRow) -> dict[str, Any]:
-    module, optimizer, _ = OPTIMIZERS[row.arm]
+    module, optimizer, _ = OPTIMIZERS[make_plan(JobSpec.model_validate(job.spec)).arm(row.arm).optimizer]
     return {
         "job": job.id,
         "name": job.name,
@@ -147,8 +152,9 @@ def _document(job: Job, row: RecommendationRow) -> dict[str, Any]:
 
 
 def _script(plan: JobPlan, row: RecommendationRow) -> str:
-    module, optimizer, params = OPTIMIZERS[row.arm]
-    role = "warpadam" if row.arm == WARPADAM else "baseline"
+    arm = plan.arm(row.arm)
+    module, optimizer, call = OPTIMIZERS[arm.optimizer]
+    role = "warpadam" if arm.role is Role.WARPADAM else "baseline"
     pair = next((pair for pair in row.data["pairs"] if pair[role] is not None), None)
     seed, recorded = (pair["seed"], f"{pair[role]:.8f}") if pair else (plan.spec.seed, "none")
     layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(plan.sizes)]
@@ -162,7 +168,7 @@ def _script(plan: JobPlan, row: RecommendationRow) -> str:
         version=VERSION,
         module=module,
         optimizer=optimizer,
-        params=params,
+        call=call,
         config=pprint.pformat(row.data["config"], sort_dicts=False),
         steps=plan.spec.budget.steps,
         batch_size=plan.spec.budget.batch_size,

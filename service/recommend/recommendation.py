@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from service.arms import Role
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
-from service.plan import WARPADAM, JobPlan
+from service.plan import JobPlan
 from service.recommend.verdict import Verdict, Word, compare
 from service.states import TrialState
 
@@ -64,10 +65,11 @@ class Recommendation:
     Attributes:
         verdict: Whether P helps on this task.
         reason: The verdict in one sentence.
-        arm: The arm that is recommended: ``warpadam`` only if it helps, otherwise the best baseline.
+        arm: The arm that is recommended: one that learns P only if it helps, otherwise the best baseline.
         trial: Number of the recommended trial.
         config: Hyper-parameters of the recommended optimizer.
-        baseline: The baseline that warpadam was compared with: the best by validation.
+        challenger: The arm that learns P, the best by validation if there are several.
+        baseline: The baseline that it was compared with: the best by validation.
         statistics: The comparison; None when too few pairs completed.
         pairs: The losses that were compared, one pair a seed.
         finalists: Every arm's best.
@@ -78,6 +80,7 @@ class Recommendation:
     arm: str
     trial: int
     config: dict[str, Any]
+    challenger: str
     baseline: str
     statistics: Verdict | None
     pairs: list[Pair]
@@ -127,11 +130,10 @@ def recommend(plan: JobPlan, finalists: Sequence[Finalist], runs: Sequence[Confi
         runs: Every run of the ``confirm`` phase.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
-    rivals = [finalist for finalist in finalists if finalist.trial.arm != WARPADAM]
-    baseline = min(rivals, key=lambda finalist: (finalist.score, finalist.trial.number)).trial
-    pairs = _pairs(runs, baseline.arm)
+    challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
+    pairs = _pairs(runs, baseline, challenger)
     verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect)
-    chosen = by_arm[WARPADAM] if verdict == Word.HELPS else baseline
+    chosen = challenger if verdict == Word.HELPS else baseline
     if verdict != Word.HELPS:
         reason += f"; the recommendation is {baseline.arm}"
     return Recommendation(
@@ -140,6 +142,7 @@ def recommend(plan: JobPlan, finalists: Sequence[Finalist], runs: Sequence[Confi
         arm=chosen.arm,
         trial=chosen.number,
         config=plan.arm(chosen.arm).config(chosen.params),
+        challenger=challenger.arm,
         baseline=baseline.arm,
         statistics=statistics,
         pairs=pairs,
@@ -158,16 +161,25 @@ def _judge(pairs: Sequence[Pair], min_effect: float) -> tuple[Word, str, Verdict
     return statistics.word, statistics.reason, statistics
 
 
-def _pairs(runs: Sequence[ConfirmRun], baseline: str) -> list[Pair]:
-    losses = {(run.arm, run.seed): run.test_loss for run in runs if run.state == TrialState.COMPLETE}
-    seeds = sorted({run.seed for run in runs})
+def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finalist:
+    mine = [finalist for finalist in finalists if plan.arm(finalist.trial.arm).role is role]
+    return min(mine, key=lambda finalist: (finalist.score, finalist.trial.number))
+
+
+def _pairs(runs: Sequence[ConfirmRun], baseline: Trial, challenger: Trial) -> list[Pair]:
+    losses = {(run.trial_number, run.seed): run.test_loss for run in runs if run.state == TrialState.COMPLETE}
     return [
-        Pair(seed=seed, baseline=losses.get((baseline, seed)), warpadam=losses.get((WARPADAM, seed))) for seed in seeds
+        Pair(
+            seed=seed,
+            baseline=losses.get((baseline.number, seed)),
+            warpadam=losses.get((challenger.number, seed)),
+        )
+        for seed in sorted({run.seed for run in runs})
     ]
 
 
 def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun]) -> ArmResult:
-    mine = [run for run in runs if run.arm == trial.arm]
+    mine = [run for run in runs if run.trial_number == trial.number]
     complete = [run for run in mine if run.state == TrialState.COMPLETE]
     losses = [run.test_loss for run in complete if run.test_loss is not None]
     assert trial.value is not None, "a finalist is a completed trial"

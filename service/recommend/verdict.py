@@ -91,7 +91,7 @@ def level(look: int) -> float:
     >>> level(1), level(2)
     (0.05, 0.025)
     """
-    return ALPHA / 2 ** (look - 1)
+    return ALPHA * 0.5 ** (look - 1)
 
 
 def compare(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from service.training.catalog import Task
 from service.training.datasets import load
-from service.training.models import LOSSES, build_model, build_optimizer
+from service.training.models import LOSSES, build_model
+from service.training.optimizers import build_optimizer
 from service.training.run import Progress, Run
 
 POINTS: Final = 20

@@ -17,7 +17,7 @@ class Run:
     """Everything that one training run depends on.
 
     Attributes:
-        arm: Which optimizer.
+        arm: Name of the optimizer.
         config: Its hyper-parameters.
         sizes: Widths of the model's layers.
         activation: Name of the activation between them.

@@ -18,7 +18,7 @@ def strategies(space: SearchSpace) -> list[str]:
 
 
 def test_presets_are_the_documented_ones() -> None:
-    assert set(ALL) == {"quick", "default", "paper", "adamw"}
+    assert set(ALL) == {"quick", "default", "paper", "adamw", "muon", "soap", "sgd"}
     assert all(get_preset(name).name == name for name in ALL)
 
 
@@ -42,7 +42,10 @@ def test_every_range_of_a_preset_is_legal(name: str) -> None:
             continue
         domain = parameter.domain
         values = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
-        assert all(LIMITS[parameter.name].allows(value) for value in values), parameter
+        if parameter.name in LIMITS:
+            assert all(LIMITS[parameter.name].allows(value) for value in values), parameter
+        else:
+            assert parameter.name in {"momentum", "adamw_lr", "output_layer", "shampoo_beta", "precondition_frequency"}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -67,6 +70,14 @@ def test_baseline_may_tune_at_least_the_weight_decay_of_warpadam(name: str) -> N
     ours, baseline = get_preset(name)["weight_decay"].domain, get_preset("adamw")["weight_decay"].domain
     assert isinstance(ours, Choice)
     assert all(baseline.contains(value) for value in ours.values)
+
+
+@pytest.mark.parametrize("name", ["muon", "soap", "sgd"])
+def test_every_baseline_starts_from_as_many_points_as_adamw_and_they_are_legal(name: str) -> None:
+    space = get_preset(name)
+    assert len(space.first_trials) == len(get_preset("adamw").first_trials)
+    for values in space.first_trials:
+        space.check(values)
 
 
 def test_no_preset_starts_from_more_points_than_the_baseline() -> None:

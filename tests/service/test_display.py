@@ -81,6 +81,7 @@ def recommendation(**changes: Any) -> dict[str, Any]:
         "reason": "it is better",
         "arm": "warpadam",
         "trial": 3,
+        "challenger": "warpadam",
         "baseline": "adamw",
         "config": {"lr": 0.01, "betas": [0.9, 0.95]},
         "finalists": [{"arm": "warpadam", **finalist}, {"arm": "adamw", **finalist}],

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from search_spaces import PRESETS, Choice, Float, Int, get_preset
+from service.arms import BASELINES, Role
 from service.errors import InvalidSpecError
-from service.plan import BASELINES, WARP_PRESETS, JobPlan, make_plan, warp_space
+from service.plan import WARP_PRESETS, JobPlan, make_plan, warp_space
 from service.schemas import JobSpec
 from service.training.catalog import Task
 from tests.conftest import SpecMaker
@@ -30,6 +31,49 @@ def test_warpadam_runs_first_and_then_the_baselines(spec: SpecMaker) -> None:
     assert [arm.name for arm in made.arms] == ["warpadam", "adamw"]
     assert made.arm("warpadam").space == get_preset("quick")
     assert made.arm("adamw").space == get_preset("adamw")
+
+
+def test_one_arm_for_each_structure_of_the_space_on_request(spec: SpecMaker) -> None:
+    made = plan(spec, arms="per_structure", search_space={"preset": "default"}, baselines=["adamw", "soap"])
+    assert [arm.name for arm in made.arms] == [
+        "warpadam-kronecker",
+        "warpadam-diagonal",
+        "warpadam-low_rank",
+        "adamw",
+        "soap",
+    ]
+    for arm in made.arms[:3]:
+        values = arm.space.first_trials[0] if arm.space.first_trials else None
+        assert arm.role is Role.WARPADAM
+        domain = arm.space["strategy"].domain
+        assert isinstance(domain, Choice)
+        structures = {str(strategy).split("/")[0] for strategy in domain.values}
+        assert structures == {arm.name.removeprefix("warpadam-")}
+        assert values is None or arm.config(values)["structure"] in structures
+    assert "rank" in made.arm("warpadam-low_rank").space
+    assert "rank" not in made.arm("warpadam-kronecker").space
+
+
+def test_controls_run_last_and_play_their_own_part(spec: SpecMaker) -> None:
+    made = plan(spec, controls=["diagonal_pre", "random_p", "adamw_more_steps"])
+    assert [(arm.name, arm.role) for arm in made.arms[2:]] == [
+        ("diagonal_pre", Role.CONTROL),
+        ("random_p", Role.CONTROL),
+        ("adamw_more_steps", Role.CONTROL),
+    ]
+    diagonal, random_p, more = made.arms[2:]
+    assert diagonal.space["strategy"].domain == Choice(values=("diagonal/pre/hypergradient",))
+    config = random_p.config(random_p.space.first_trials[0])
+    assert (config["structure"], config["placement"], config["learner"]) == ("kronecker", "sandwich", "frozen")
+    assert more.config(more.space.first_trials[0]) == made.arm("adamw").config(more.space.first_trials[0])
+
+
+def test_soap_without_its_package_is_refused_before_anything_runs(
+    spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.plan.find_spec", lambda name: None)
+    wrong = errors(spec, baselines=["adamw", "soap"])
+    assert wrong == {"baselines[1]": ("soap", "pytorch-optimizer to be installed, the extra `soap`")}
 
 
 def test_every_preset_is_of_warpadam_or_a_baseline() -> None:
@@ -101,14 +145,16 @@ def test_everything_that_is_wrong_is_said_at_once(spec: SpecMaker) -> None:
     wrong = errors(
         spec,
         dataset={"name": "mnist"},
-        baselines=["sgd", "adamw", "adamw"],
+        baselines=["lion", "adamw", "adamw"],
+        controls=["random_p", "random_p"],
         confirm={"top_k": 3},
         search_space={"preset": "quick", "overrides": {"lr": -1}},
     )
     assert wrong == {
         "dataset.name": ("mnist", "one of digits, breast_cancer, wine, diabetes"),
-        "baselines[0]": ("sgd", "one of adamw"),
+        "baselines[0]": ("lion", "one of adamw, muon, soap, sgd"),
         "baselines[2]": ("adamw", "every baseline once"),
+        "controls[1]": ("random_p", "every control once"),
         "confirm.top_k": (3, "at most budget.trials_per_arm, which is 2"),
         "search_space.overrides.lr": (-1, "a finite number >= 0"),
     }

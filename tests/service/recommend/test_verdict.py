@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -68,7 +69,9 @@ def test_the_p_value_is_the_one_of_scipy(count: int) -> None:
     rng = np.random.default_rng(count)
     for gains in (rng.normal(0.3, 1.0, count), rng.integers(-2, 4, count).astype(float)):  # the second with ties
         verdict = compare((9.0 + gains).tolist(), [9.0] * count, 0.0)
-        for alternative, found in (("greater", verdict.p_helps), ("less", verdict.p_hurts)):
+        sides: list[tuple[Literal["greater", "less"], float]]
+        sides = [("greater", verdict.p_helps), ("less", verdict.p_hurts)]
+        for alternative, found in sides:
             expected = stats.permutation_test(
                 (gains,), np.mean, permutation_type="samples", n_resamples=9999, alternative=alternative
             )

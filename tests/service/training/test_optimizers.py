@@ -1,0 +1,119 @@
+# Every optimizer that an arm can name trains, repeats itself from a seed, and goes on from its state as if nothing had
+# happened; the composed ones are held against their parts.
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from search_spaces import get_preset
+from service.arms import BASELINES, CONFIGS, baseline_arm, control_arm, warpadam_arms
+from service.training.models import build_model
+from service.training.optimizers import BUILDERS, MuonWithAdamW, build_optimizer
+
+ARMS = [
+    *warpadam_arms(get_preset("quick"), per_structure=False),
+    *map(baseline_arm, BASELINES),
+    *map(control_arm, ("diagonal_pre", "random_p", "adamw_more_steps")),
+]
+X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+Y = X @ torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+
+
+def make(arm: Any, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = build_model((6, 8, 2), "tanh")
+    return model, build_optimizer(arm.optimizer, model, arm.config(arm.space.first_trials[0]))
+
+
+def loss_of(model: nn.Module) -> torch.Tensor:
+    return nn.functional.mse_loss(model(X), Y)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(model).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return loss_of(model).item()
+
+
+def test_every_optimizer_that_an_arm_can_name_can_be_built() -> None:
+    assert set(BUILDERS) == set(CONFIGS) == {arm.optimizer for arm in ARMS}
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_it_learns_and_repeats_itself(arm: Any) -> None:
+    first, second = make(arm), make(arm)
+    before = loss_of(first[0]).item()
+    assert train(*first, 40) < 0.7 * before
+    train(*second, 40)
+    assert all(torch.equal(a, b) for a, b in zip(first[0].parameters(), second[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_it_goes_on_from_its_state_as_if_nothing_had_happened(arm: Any) -> None:
+    model, optimizer = make(arm)
+    train(model, optimizer, 5)
+    other, resumed = make(arm, seed=1)
+    other.load_state_dict(model.state_dict())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert train(model, optimizer, 5) == train(other, resumed, 5)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_a_schedule_reaches_every_group(arm: Any) -> None:
+    model, optimizer = make(arm)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step == 0))
+    train(model, optimizer, 1)
+    schedule.step()
+    before = [param.clone() for param in model.parameters()]
+    train(model, optimizer, 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_muon_with_adamw_steps_as_its_parts_do() -> None:
+    def parts(model: nn.Module) -> tuple[torch.optim.Muon, torch.optim.AdamW]:
+        matrices = [param for param in model.parameters() if param.ndim == 2]
+        vectors = [param for param in model.parameters() if param.ndim != 2]
+        return torch.optim.Muon(matrices, lr=0.01), torch.optim.AdamW(vectors, lr=0.01)
+
+    torch.manual_seed(0)
+    together = build_model((6, 8, 2), "tanh")
+    apart = copy.deepcopy(together)
+    train(together, MuonWithAdamW(*parts(together)), 5)
+    muon, adamw = parts(apart)
+    for _ in range(5):
+        apart.zero_grad()
+        loss_of(apart).backward()  # type: ignore[no-untyped-call]
+        muon.step()  # type: ignore[no-untyped-call]
+        adamw.step()
+    assert all(torch.equal(a, b) for a, b in zip(together.parameters(), apart.parameters(), strict=True))
+
+
+def test_muon_leaves_the_output_layer_to_adamw_where_it_is_told_to() -> None:
+    model = build_model((6, 8, 2), "tanh")
+    for output, count in (("adamw", 1), ("muon", 2)):
+        config = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": output}
+        optimizer = build_optimizer("muon", model, config)
+        assert len(optimizer.param_groups[0]["params"]) == count
+
+
+def test_a_random_p_has_the_norm_of_the_identity_and_differs_from_seed_to_seed() -> None:
+    factors = []
+    for seed in (0, 1):
+        model, optimizer = make(control_arm("random_p"), seed)
+        weight = next(iter(model.parameters()))
+        factors.append(optimizer.get_distortion(weight)["row_factor"])  # type: ignore[attr-defined]
+    for factor in factors:
+        assert torch.allclose(factor @ factor.T, torch.eye(8), atol=1e-5)
+    assert not torch.equal(*factors)
+
+
+def test_an_optimizer_that_is_not_known_is_an_error_with_the_names() -> None:
+    with pytest.raises(ValueError, match="optimizer: got 'lion', expected one of warpadam, adamw"):
+        build_optimizer("lion", nn.Linear(2, 2), {})
