@@ -23,6 +23,9 @@ from search_spaces import (
 WARPADAM: Final = "warpadam"
 """Name of the arm that learns P, or with one arm for each structure, the beginning of their names."""
 
+REFERENCE: Final = "adamw"
+"""The baseline whose final loss may be the target of the others."""
+
 MORE_STEPS: Final = "adamw_more_steps"
 """Name of the control that gets the seconds which P costs as more steps."""
 

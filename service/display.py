@@ -60,7 +60,7 @@ def _move(progress: Progress, bar: TaskID, done: int, total: int | None, state: 
 
 
 def _arm_note(arm: Mapping[str, Any]) -> str:
-    best = f"best val_loss {arm['best']['val_loss']:.4g}" if arm["best"] else ""
+    best = f"best {arm['best']['value']:.4g}" if arm["best"] else ""
     others = [f"{arm['trials'][state]} {state}" for state in ("pruned", "diverged", "failed") if state in arm["trials"]]
     return "  ".join([best, *others]).strip()
 
@@ -70,7 +70,7 @@ def show_job(console: Console, job: Mapping[str, Any]) -> None:
     console.print(Text.assemble((job["name"], "bold"), f"  {job['id']}  {job['state']}"))
     if job["cause"]:
         console.print(Text(job["cause"], style="red"))
-    table = Table("arm", "state", "trials", "best val_loss", "trial", "seconds")
+    table = Table("arm", "state", "trials", "best value", "trial", "seconds")
     for arm in job["arms"]:
         best = arm["best"]
         trials = ", ".join(f"{count} {state}" for state, count in arm["trials"].items())
@@ -78,7 +78,7 @@ def show_job(console: Console, job: Mapping[str, Any]) -> None:
             arm["name"],
             arm["state"],
             trials,
-            f"{best['val_loss']:.5g}" if best else "",
+            f"{best['value']:.5g}" if best else "",
             str(best["number"]) if best else "",
             f"{arm['seconds_used']:.1f}",
         )
@@ -88,13 +88,13 @@ def show_job(console: Console, job: Mapping[str, Any]) -> None:
 def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
     """Print the arms side by side, the verdict and the recommended config."""
     table = Table(title="The best config of each arm, on fresh seeds")
-    for column in ("arm", "trial", "val_loss (search)", "test_loss (mean)", "seconds a run", "runs"):
+    for column in ("arm", "trial", "value (search)", "test_loss (mean)", "seconds a run", "runs"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for finalist in result["finalists"]:
         table.add_row(
             finalist["arm"],
             str(finalist["trial"]),
-            f"{finalist['val_loss']:.5g}",
+            f"{finalist['value']:.5g}",
             _figure(finalist["mean_test_loss"], ".5g"),
             _figure(finalist["mean_seconds"], ".2f"),
             f"{finalist['runs']}/{finalist['planned']}",

@@ -11,8 +11,9 @@ from typing import Final
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import one_of
-from service.arms import BASELINES, ArmPlan, baseline_arm, control_arm, warpadam_arms
+from service.arms import BASELINES, MORE_STEPS, REFERENCE, ArmPlan, baseline_arm, control_arm, warpadam_arms
 from service.errors import FieldError, InvalidSpecError
+from service.objective import TIMED
 from service.schemas import AutoencoderSpec, JobSpec, RangeOverride
 from service.training.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
 from service.training.run import Run
@@ -27,7 +28,8 @@ class JobPlan:
 
     Attributes:
         spec: The spec it was made from.
-        arms: The arms in the order in which they run: warpadam, the baselines, the controls.
+        arms: The arms in the order in which they run: warpadam, the baselines, the controls; AdamW first where the
+            target of the others is what it reaches.
         task: What is trained.
         sizes: Widths of the model's layers.
     """
@@ -41,7 +43,16 @@ class JobPlan:
         """Return the arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
 
-    def run(self, arm: str, values: Mapping[str, Scalar], data: tuple[str, str], *, seed: int, test: bool) -> Run:
+    def run(
+        self,
+        arm: str,
+        values: Mapping[str, Scalar],
+        data: tuple[str, str],
+        *,
+        seed: int,
+        test: bool,
+        steps: int | None = None,
+    ) -> Run:
         """Return one training run of this job.
 
         Args:
@@ -50,6 +61,7 @@ class JobPlan:
             data: URL and SHA-256 of the prepared split.
             seed: Seed of the initial weights and of the order of the batches.
             test: Whether the run ends with the test loss.
+            steps: Its steps, if they are not ``budget.steps``.
         """
         chosen = self.arm(arm)
         return Run(
@@ -60,7 +72,7 @@ class JobPlan:
             task=self.task,
             data_url=data[0],
             data_sha256=data[1],
-            steps=self.spec.budget.steps,
+            steps=steps or self.spec.budget.steps,
             batch_size=self.spec.budget.batch_size,
             schedule=self.spec.training.schedule,
             seed=seed,
@@ -74,7 +86,8 @@ def make_plan(spec: JobSpec) -> JobPlan:
     Raises:
         InvalidSpecError: With every field that is wrong, not only the first.
     """
-    errors = [*_check_data(spec), *_check_baselines(spec), *_check_search(spec), *_check_confirm(spec)]
+    checks = (_check_data, _check_objective, _check_baselines, _check_search, _check_confirm)
+    errors = [error for check in checks for error in check(spec)]
     space: SearchSpace | None = None
     try:
         space = warp_space(spec)
@@ -85,13 +98,16 @@ def make_plan(spec: JobSpec) -> JobPlan:
     if errors or space is None:
         raise InvalidSpecError(*errors)
     info = DATASETS[spec.dataset.name]
+    arms = [
+        *warpadam_arms(space, spec.arms == "per_structure"),
+        *map(baseline_arm, spec.baselines),
+        *map(control_arm, spec.controls),
+    ]
+    if spec.objective.target == "baseline":
+        arms.sort(key=lambda arm: arm.name != REFERENCE)
     return JobPlan(
         spec=spec,
-        arms=(
-            *warpadam_arms(space, spec.arms == "per_structure"),
-            *map(baseline_arm, spec.baselines),
-            *map(control_arm, spec.controls),
-        ),
+        arms=tuple(arms),
         task=task_of(info, spec.model),
         sizes=tuple(layer_sizes(info, spec.model)),
     )
@@ -127,6 +143,27 @@ def _check_data(spec: JobSpec) -> Iterable[FieldError]:
         yield FieldError("model.name", spec.model.name, f"mlp for dataset {name!r}; an autoencoder takes {images}")
 
 
+def _check_objective(spec: JobSpec) -> Iterable[FieldError]:
+    metric, target, trade_off = spec.objective.metric, spec.objective.target, spec.objective.trade_off
+    timed = metric in TIMED
+    if timed and target is None:
+        yield FieldError("objective.target", None, f"a validation loss or baseline, as the metric is {metric}")
+    if not timed and target is not None:
+        yield FieldError(
+            "objective.target", target, f"nothing with the metric {metric}; {' and '.join(TIMED)} have one"
+        )
+    if target == "baseline" and REFERENCE not in spec.baselines:
+        yield FieldError("objective.target", target, f"{REFERENCE} among the baselines, whose final loss it stands for")
+    if trade_off and metric != "val_loss":
+        yield FieldError("objective.trade_off", trade_off, f"the metric val_loss beside it, not {metric}")
+    if trade_off and spec.search.pruner != "none":
+        yield FieldError("search.pruner", spec.search.pruner, "none with two objectives, which no pruner can weigh")
+    if spec.dataset.name in DATASETS and metric in ("val_accuracy", "val_r2"):
+        task = task_of(DATASETS[spec.dataset.name], spec.model)
+        if (metric == "val_accuracy") != (task is Task.CLASSIFICATION):
+            yield FieldError("objective.metric", metric, f"a metric of {task}; val_accuracy is one of classification")
+
+
 def _check_baselines(spec: JobSpec) -> Iterable[FieldError]:
     for index, name in enumerate(spec.baselines):
         if name not in BASELINES:
@@ -138,6 +175,8 @@ def _check_baselines(spec: JobSpec) -> Iterable[FieldError]:
     for index, name in enumerate(spec.controls):
         if name in spec.controls[:index]:
             yield FieldError(f"controls[{index}]", name, "every control once")
+        elif name == MORE_STEPS and REFERENCE not in spec.baselines:
+            yield FieldError(f"controls[{index}]", name, f"{REFERENCE} among the baselines, whose steps it extends")
 
 
 def _check_search(spec: JobSpec) -> Iterable[FieldError]:

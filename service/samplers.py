@@ -42,6 +42,11 @@ def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.sample
                 return optuna.samplers.TPESampler(seed=of_trial, group=True)
 
 
+def first_rung(steps: int) -> int:
+    """Return the step before which no trial of ``steps`` steps is stopped."""
+    return max(1, int(steps * FIRST_RUNG))
+
+
 def make_pruner(search: SearchSpec, steps: int) -> optuna.pruners.BasePruner:
     """Return the pruner that a spec names; none stops a trial in the first quarter of its steps.
 
@@ -49,15 +54,13 @@ def make_pruner(search: SearchSpec, steps: int) -> optuna.pruners.BasePruner:
         search: The spec's choice.
         steps: Steps of a whole run.
     """
-    first_rung = max(1, int(steps * FIRST_RUNG))
+    first = first_rung(steps)
     match search.pruner:
         case "asha":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_rung, reduction_factor=REDUCTION)
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
         case "hyperband":
-            return optuna.pruners.HyperbandPruner(
-                min_resource=first_rung, max_resource=steps, reduction_factor=REDUCTION
-            )
+            return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=steps, reduction_factor=REDUCTION)
         case "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_rung)
+            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first)
         case _:
             return optuna.pruners.NopPruner()

@@ -16,6 +16,13 @@ MAX_SEED = 2**31 - 1
 """Largest seed: torch, numpy and Optuna all take it, with room for the confirmation seeds above it."""
 
 
+MAX_STEPS = 1_000_000
+"""Steps of the longest run."""
+
+MAX_CONFIRM_SEEDS = 64
+"""Fresh seeds of a phase."""
+
+
 class SpecModel(BaseModel):
     """Base of every part of a spec: unknown fields are refused, nothing is coerced, nothing changes."""
 
@@ -53,9 +60,17 @@ ModelSpec = Annotated[MlpSpec | AutoencoderSpec, Field(discriminator="name")]
 
 
 class ObjectiveSpec(SpecModel):
-    """What a trial is judged by: the validation loss at its last step."""
+    """What a trial is judged by, on the validation part."""
 
-    metric: Literal["val_loss"] = "val_loss"
+    metric: Literal["val_loss", "val_accuracy", "val_r2", "seconds_to_target", "steps_to_target"] = Field(
+        "val_loss", description="At the last step; or the training seconds or steps until val_loss is at the target."
+    )
+    target: float | Literal["baseline"] | None = Field(
+        None, description="val_loss to reach, for *_to_target; `baseline` is the one that the tuned AdamW ends with."
+    )
+    trade_off: Literal["seconds"] | None = Field(
+        None, description="A second objective beside val_loss: training seconds. The result has the Pareto front."
+    )
 
 
 class RangeOverride(SpecModel):
@@ -118,7 +133,7 @@ class BudgetSpec(SpecModel):
     """Caps, the same for every arm; whichever is reached first ends the arm."""
 
     trials_per_arm: Annotated[int, Ge(1), Le(10_000)] = 20
-    steps: Annotated[int, Ge(1), Le(1_000_000)] = Field(400, description="Optimizer steps of one run.")
+    steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = Field(400, description="Optimizer steps of one run.")
     batch_size: Annotated[int, Ge(1), Le(65_536)] = Field(128, description="Rows; capped at the training rows.")
     max_seconds: Annotated[float, Gt(0), Le(604_800)] = Field(600.0, description="Wall-clock seconds of one arm.")
 
@@ -140,7 +155,9 @@ class ConfirmSpec(SpecModel):
     top_k: Annotated[int, Ge(1), Le(10)] = Field(
         1, description="Finalists of an arm; with more than one, fresh seeds on validation pick among them first."
     )
-    seeds: Annotated[int, Ge(6), Le(64)] = Field(8, description="Paired runs. Fewer than 6 prove nothing.")
+    seeds: Annotated[int, Ge(6), Le(MAX_CONFIRM_SEEDS)] = Field(
+        8, description="Paired runs. Fewer than 6 prove nothing."
+    )
     min_effect: Annotated[float, Ge(0), Le(1)] = Field(
         0.01, description="Smallest improvement that counts, relative to the baseline's mean test loss."
     )

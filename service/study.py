@@ -1,54 +1,42 @@
-# One arm of a job as an Optuna study. The ledger is the truth: a study is brought in line with it whenever it is
-# opened, and every change is written to the ledger first. Optuna decides what to try next and what to stop early.
+# One arm of a job as work for an engine: what to try next, what to stop early, what to write. The ledger is the truth
+# and every change is written to it first; Optuna's side of it is in projection.py.
 """The search of one arm: ask, report, tell."""
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import optuna
-from optuna.trial import TrialState as OptunaState
-from optuna.trial import create_trial
 
-from search_spaces.to_optuna import distributions, first_trials, suggest
+from search_spaces.to_optuna import suggest
 from service.arms import ArmPlan
 from service.db.models import Trial
-from service.db.studies import study_name
 from service.engines.base import Assignment
+from service.fidelity import UNPRUNED, Fidelity, measure
 from service.ledger.runs import RunLog
+from service.objective import Objective, make_objective
 from service.plan import JobPlan
-from service.samplers import make_pruner, make_sampler
+from service.projection import NUMBER, ArmStudy, OpenTrial
+from service.samplers import first_rung, make_sampler
 from service.states import TrialState
 from service.training.run import Ended, Progress
 
-log = logging.getLogger(__name__)
 
-NUMBER: Final = "trial"
-"""User attribute of an Optuna trial: the number of the ledger's trial."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What earlier arms decide about an arm.
 
-NO_LOSS: Final = 1e12
-"""What a diverged trial is told as when its arm has not seen a finite loss yet."""
+    Attributes:
+        steps: Steps of its runs.
+        target: Validation loss to reach, where that is the baseline's; None before there is one.
+        pruning: Whether its trials may be stopped early, as far as earlier arms tell.
+    """
 
-_TOLD: Final = (OptunaState.COMPLETE, OptunaState.PRUNED)
-_TOLD_AS: Final = {
-    TrialState.COMPLETE: OptunaState.COMPLETE,
-    TrialState.PRUNED: OptunaState.PRUNED,
-    TrialState.DIVERGED: OptunaState.PRUNED,
-}
-"""What samplers learn from. A failed trial teaches them nothing and is not rebuilt."""
-
-
-@dataclass(slots=True)
-class _Open:
-    """A trial that has not ended: its Optuna trial, and the last step that was reported to it."""
-
-    asked: optuna.Trial
-    reported: int = 0
+    steps: int
+    target: float | None = None
+    pruning: bool = True
 
 
 class ArmSearch:
@@ -61,6 +49,7 @@ class ArmSearch:
         storage: Optuna's tables.
         data: URL and SHA-256 of the prepared split.
         halted: Whether the worker wants everything stopped.
+        terms: What earlier arms decide; the spec's steps and its own target if not given.
     """
 
     def __init__(
@@ -71,24 +60,23 @@ class ArmSearch:
         storage: optuna.storages.BaseStorage,
         data: tuple[str, str],
         halted: Callable[[], bool],
+        terms: Terms | None = None,
     ) -> None:
-        self._log, self._plan, self._arm, self._storage = log, plan, arm, storage
-        self._data, self._worker_halted = data, halted
+        self._log, self._plan, self._arm, self._data = log, plan, arm, data
+        self._worker_halted = halted
         self._budget = plan.spec.budget
+        self._terms = terms or Terms(steps=self._budget.steps)
+        self.objective = objective_of(plan, self._terms)
         self._seconds_before = log.start_arm(arm.name).seconds_used
         self._began: float | None = None
         rows = log.trials(arm.name)
         self._trials: dict[int, Trial] = {row.id: row for row in rows}
         self._waiting = [row for row in rows if row.state == TrialState.QUEUED]
-        self._open: dict[int, _Open] = {}
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name=study_name(log.job_id, arm.name),
-            load_if_exists=True,
-            pruner=make_pruner(plan.spec.search, plan.spec.budget.steps),
-        )
-        self._worst = max((row.value for row in rows if row.value is not None), default=-math.inf)
-        self._project()
+        self._open: dict[int, OpenTrial] = {}
+        self._projection = ArmStudy(log.job_id, plan.spec, arm, storage, rows, log.curves, self.objective)
+        self.study = self._projection.study
+        self.fidelity: Fidelity | None = None
+        self._measure()
 
     @property
     def seconds_used(self) -> float:
@@ -105,14 +93,12 @@ class ArmSearch:
         """Name of the cap that ended the arm."""
         return "trials_per_arm" if len(self._trials) >= self._budget.trials_per_arm else "max_seconds"
 
-    # --- Work
-
     def next(self) -> Assignment | None:
         """Return an interrupted trial, or a new one that Optuna asks for; None at the arm's cap."""
         if self._waiting:
             row = self._waiting.pop(0)
             if row.id not in self._open:
-                self._open[row.id] = _Open(self._add(row, OptunaState.RUNNING))
+                self._open[row.id] = self._projection.resume(row)
         elif len(self._trials) < self._budget.trials_per_arm:
             arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
             self.study.sampler = make_sampler(self._plan.spec.search, arm_seed, len(self._trials))
@@ -120,10 +106,11 @@ class ArmSearch:
             row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
             asked.set_user_attr(NUMBER, row.number)
             self._trials[row.id] = row
-            self._open[row.id] = _Open(asked)
+            self._open[row.id] = OpenTrial(asked, [])
         else:
             return None
-        run = self._plan.run(self._arm.name, row.params, self._data, seed=self._plan.spec.seed, test=False)
+        seed, steps = self._plan.spec.seed, self._terms.steps
+        run = self._plan.run(self._arm.name, row.params, self._data, seed=seed, test=False, steps=steps)
         return Assignment(row.id, run)
 
     def started(self, assignment: Assignment) -> None:
@@ -132,13 +119,11 @@ class ArmSearch:
         self._trials[assignment.key].attempts = self._log.start_trial(assignment.key)
 
     def progress(self, assignment: Assignment, point: Progress) -> bool:
-        """Record the point, and ask the pruner unless it is the last one."""
+        """Record the point, and ask the pruner where it may be asked, unless it is the last one."""
         self._log.add_point(assignment.key, point)
         trial = self._open[assignment.key]
-        if point.step > trial.reported:  # a second attempt repeats the points of the first
-            trial.asked.report(point.val_loss, point.step)
-            trial.reported = point.step
-        return point.step == self._budget.steps or not trial.asked.should_prune()
+        self._projection.report(trial, point)
+        return point.step == self._terms.steps or not self._may_prune or not trial.asked.should_prune()
 
     def finished(self, assignment: Assignment, ended: Ended) -> None:
         """Record how the trial ended, then tell Optuna."""
@@ -172,85 +157,46 @@ class ArmSearch:
             for row in self._waiting:
                 self._end_at_cap(row.id)
         for trial in self._open.values():
-            self.study.tell(trial.asked, state=OptunaState.FAIL, skip_if_finished=True)
+            self._projection.drop(trial)
 
     def _end_at_cap(self, trial_id: int) -> None:
-        points = self._log.points(trial_id)
-        last = points[max(points)] if points else None
+        points = self._log.curves([trial_id])[trial_id]
+        last = points[-1].val_loss if points else None
         cause = f"the arm reached budget.max_seconds = {self._budget.max_seconds:g}"
         self._end(trial_id, Ended(TrialState.PRUNED, last, cause=cause))
 
-    # --- Optuna
-
     def _end(self, trial_id: int, ended: Ended) -> None:
-        self._log.finish_trial(trial_id, ended, self.seconds_used)
-        if ended.val_loss is not None:
-            self._worst = max(self._worst, ended.val_loss)
         trial = self._open.pop(trial_id, None)
-        if trial is None:
-            return  # it waited for its turn and was not asked again
-        if ended.state == TrialState.DIVERGED:
-            self._tell_diverged(trial)
-        elif ended.state == TrialState.COMPLETE:
-            self.study.tell(trial.asked, ended.val_loss)
-        else:
-            self.study.tell(trial.asked, state=_TOLD_AS.get(ended.state, OptunaState.FAIL))
+        points = trial.points if trial else []
+        if ended.state == TrialState.COMPLETE and points:
+            ended = ended._replace(value=self.objective.cost(points))
+        elif ended.val_loss is not None and points:
+            ended = ended._replace(value=self.objective.signal(points[-1]))
+        self._log.finish_trial(trial_id, ended, self.seconds_used)
+        row = self._trials[trial_id]
+        row.state, row.value = ended.state, ended.val_loss if ended.value is None else ended.value
+        if trial is not None:  # otherwise it waited for its turn and was not asked again
+            self._projection.tell(trial, ended)
+        self._measure()
 
-    def _tell_diverged(self, trial: _Open) -> None:
-        """Tell the worst finite loss so far, one step after the last point.
-
-        Samplers rank stopped trials by how far they came: at a later step a diverged one would look better than others.
-        """
-        trial.asked.report(self._penalty(), trial.reported + 1)
-        if self._complete_only:
-            self.study.tell(trial.asked, self._penalty())
-        else:
-            self.study.tell(trial.asked, state=OptunaState.PRUNED)
+    # --- pruning
 
     @property
-    def _complete_only(self) -> bool:
-        """Whether the sampler looks at nothing but completed trials."""
-        return self._plan.spec.search.sampler == "gp"
+    def _may_prune(self) -> bool:
+        """Whether the pruner is asked: not before the first trials have shown that early losses rank runs."""
+        return self._terms.pruning and self.fidelity is not None and self.fidelity.trusted
 
-    def _penalty(self) -> float:
-        return self._worst if math.isfinite(self._worst) else NO_LOSS
+    def _measure(self) -> None:
+        if self.fidelity is None and not self._plan.spec.objective.trade_off:
+            self.fidelity = arm_fidelity(self._log, self._plan, self._arm, self._terms, list(self._trials.values()))
 
-    def _project(self) -> None:
-        """Bring the study in line with the ledger.
 
-        Trials that are still open there belong to a worker that is gone: they are failed, as the samplers would take
-        them for running ones. Trials that ended in the ledger and are missing in the study are added.
-        """
-        old = self.study.get_trials(deepcopy=False)
-        for trial in old:
-            if trial.state == OptunaState.RUNNING:
-                self.study.tell(trial.number, state=OptunaState.FAIL)
-        known = {trial.user_attrs.get(NUMBER) for trial in old if trial.state in _TOLD}
-        missing = [row for row in self._trials.values() if row.state in _TOLD_AS and row.number not in known]
-        for row in missing:
-            self._add(row, _TOLD_AS[row.state])
-        if missing:
-            log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
-        waiting = [trial.system_attrs.get("fixed_params") for trial in old if trial.state == OptunaState.WAITING]
-        tried = [*waiting, *(row.params for row in self._trials.values())]
-        for values in first_trials(self._arm.space)[: self._budget.trials_per_arm]:
-            if values not in tried:
-                self.study.enqueue_trial(values)
+def objective_of(plan: JobPlan, terms: Terms) -> Objective:
+    """Return what an arm's trials are judged by."""
+    return make_objective(plan.spec.objective, terms.steps, plan.spec.budget.max_seconds, terms.target)
 
-    def _add(self, row: Trial, state: OptunaState) -> optuna.Trial:
-        """Add a trial of the ledger to the study: one that ended, or one that runs again."""
-        points = {} if state == OptunaState.RUNNING else self._log.points(row.id)
-        value = row.value
-        if row.state == TrialState.DIVERGED:
-            value = points[max(points, default=0) + 1] = self._penalty()
-            state = OptunaState.COMPLETE if self._complete_only else state
-        frozen = create_trial(
-            state=state,
-            value=None if state == OptunaState.RUNNING else value,
-            params=dict(row.params),
-            distributions=distributions(self._arm.space, row.params),
-            intermediate_values=points,
-            user_attrs={NUMBER: row.number},
-        )
-        study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        return optuna.Trial(self.study, self._storage.create_new_trial(study_id, template_trial=frozen))
+
+def arm_fidelity(log: RunLog, plan: JobPlan, arm: ArmPlan, terms: Terms, rows: list[Trial]) -> Fidelity | None:
+    """Return how well early losses rank the trials of an arm; None while its first ones have not ended."""
+    curves = log.curves([row.id for row in rows[:UNPRUNED]]) if len(rows) >= UNPRUNED else {}
+    return measure(arm.name, rows, curves, objective_of(plan, terms), first_rung(terms.steps))

@@ -15,13 +15,16 @@ LAYERS = ("warpadam", "search_spaces", "service")
 # Inside the service: a room may import those to its left.
 ROOMS = (
     {"states", "version", "settings", "errors", "schemas", "artifacts"},
-    {"training", "logs", "arms"},
+    {"training", "logs"},
+    {"arms", "objective"},
     {"plan", "db"},
     {"ledger"},
     {"engines"},
-    {"samplers"},
+    {"samplers", "fidelity"},
+    {"projection"},
     {"study"},
     {"recommend"},
+    {"job_run"},
     {"deletion", "worker", "client", "spec_file"},
     {"api", "display"},
     {"serve"},

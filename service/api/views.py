@@ -14,6 +14,7 @@ from service.db.models import Event, Job, Trial, TrialPoint
 from service.db.studies import study_name
 from service.ledger.queries import ArmSummary, Progress
 from service.plan import JobPlan
+from service.recommend.findings import Findings
 from service.recommend.recommendation import ArmResult, Pair
 from service.recommend.verdict import Verdict, Word
 from service.schemas import JobSpec
@@ -82,10 +83,10 @@ class JobSummary(View):
 
 
 class BestTrial(View):
-    """The completed trial with the lowest validation loss so far."""
+    """The completed trial that is best so far."""
 
     number: int
-    val_loss: float
+    value: float
     params: dict[str, Any]
 
 
@@ -114,7 +115,7 @@ class ArmView(View):
             seconds_cap=spec.budget.max_seconds,
             best=None
             if best is None or best.value is None
-            else BestTrial(number=best.number, val_loss=best.value, params=best.params),
+            else BestTrial(number=best.number, value=best.value, params=best.params),
             study=study_name(arm.job_id, arm.name),
         )
 
@@ -157,7 +158,10 @@ class TrialView(View):
     state: TrialState
     params: dict[str, Any] = Field(description="What the search chose.")
     config: dict[str, Any] = Field(description="The optimizer's hyper-parameters.")
-    value: float | None = Field(description="Validation loss at the last step reached.")
+    value: float | None = Field(
+        description="What the search minimises: the validation loss at the last step reached, what its accuracy or R2 "
+        "lacks to 1, or the time to the target (a miss: the cap, and the loss that was left)."
+    )
     last_step: int
     seconds: float = Field(description="Training time.")
     attempts: int
@@ -181,6 +185,7 @@ class PointView(View):
     train_loss: float
     val_loss: float
     seconds: float
+    val_score: float | None = Field(description="Accuracy, or R2, on the validation part.")
 
     @classmethod
     def of(cls, row: TrialPoint) -> PointView:
@@ -222,6 +227,7 @@ class RecommendationView(View):
     statistics: Verdict | None = Field(description="null when too few pairs completed")
     pairs: list[Pair]
     finalists: list[ArmResult]
+    findings: Findings | None = Field(None, description="Descriptive: other arms and metrics, and how the search went.")
 
 
 class Health(View):

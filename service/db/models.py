@@ -41,8 +41,9 @@ def _job_key() -> Mapped[str]:
 class Job(Base):
     """One tuning job, with its lease.
 
-    ``lease_token`` grows with every claim: a write that carries an older one is refused. ``lease_expires_s`` is in
-    seconds since 1970 on the database's clock.
+    ``looks`` counts how many times its confirmation is judged: one more with each extension. ``lease_token`` grows with
+    every claim: a write that carries an older one is refused. ``lease_expires_s`` is in seconds since 1970 on the
+    database's clock.
     """
 
     __tablename__ = "jobs"
@@ -60,6 +61,7 @@ class Job(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    looks: Mapped[int] = mapped_column(default=1, server_default="1")
     lease_worker: Mapped[str | None] = mapped_column(String(200))
     lease_token: Mapped[int] = mapped_column(default=0)
     lease_expires_s: Mapped[float | None]
@@ -120,10 +122,14 @@ class TrialPoint(Base):
     train_loss: Mapped[float]
     val_loss: Mapped[float]
     seconds: Mapped[float]
+    val_score: Mapped[float | None]
 
 
 class ConfirmRun(Base):
-    """One run of a finalist on a fresh seed: phase ``select`` is judged on validation, ``confirm`` on test."""
+    """One run of a finalist on a fresh seed: phase ``select`` is judged on validation, ``confirm`` on test.
+
+    ``curve`` has a list [step, train_loss, val_loss, seconds, val_score] for each point of its learning curve.
+    """
 
     __tablename__ = "job_confirm_runs"
     __table_args__ = (UniqueConstraint("job_id", "phase", "trial_number", "seed"),)
@@ -137,6 +143,8 @@ class ConfirmRun(Base):
     state: Mapped[TrialState] = mapped_column(String(16))
     val_loss: Mapped[float | None]
     test_loss: Mapped[float | None]
+    test_score: Mapped[float | None]
+    curve: Mapped[list[list[float | None]]] = mapped_column(JSON, default=list, server_default="[]")
     seconds: Mapped[float] = mapped_column(default=0.0)
     attempts: Mapped[int] = mapped_column(default=0)
     cause: Mapped[str | None] = mapped_column(Text)

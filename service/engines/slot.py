@@ -78,7 +78,7 @@ def _execute(pipe: _Pipe, train: Train, run: Run) -> Ended:
     def ended(state: TrialState, cause: str | None = None) -> Ended:
         if last is None:
             return Ended(state, cause=cause)
-        return Ended(state, last.val_loss, last.test_loss, last.seconds, cause)
+        return Ended(state, last.val_loss, last.test_loss, last.seconds, cause, last.test_score)
 
     try:
         for point in train(run):

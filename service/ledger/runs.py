@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,19 +74,18 @@ class RunLog:
 
     def add_point(self, trial_id: int, point: Progress) -> None:
         """Store one point of a running trial's learning curve."""
-        step, train_loss, val_loss, seconds, _ = point
+        names = ("step", "train_loss", "val_loss", "seconds", "val_score")
         with fenced(self.db, self.lease) as session:
-            session.add(
-                TrialPoint(trial_id=trial_id, step=step, train_loss=train_loss, val_loss=val_loss, seconds=seconds)
-            )
+            session.add(TrialPoint(trial_id=trial_id, **{name: getattr(point, name) for name in names}))
             trial = session.get_one(Trial, trial_id)
-            trial.last_step, trial.seconds = step, seconds
+            trial.last_step, trial.seconds = point.step, point.seconds
 
     def finish_trial(self, trial_id: int, ended: Ended, arm_seconds: float) -> None:
         """Store how a trial ended, and the seconds that its arm has used by then."""
         with fenced(self.db, self.lease) as session:
             trial = session.get_one(Trial, trial_id)
-            trial.state, trial.value, trial.cause = ended.state, ended.val_loss, ended.cause
+            trial.state, trial.cause = ended.state, ended.cause
+            trial.value = ended.val_loss if ended.value is None else ended.value
             trial.seconds, trial.finished_at = max(trial.seconds, ended.seconds), now()
             session.get_one(Arm, (self.job_id, trial.arm)).seconds_used = arm_seconds
 
@@ -124,19 +123,24 @@ class RunLog:
             wanted = select(Trial).where(Trial.job_id == self.job_id, Trial.arm == arm).order_by(Trial.number)
             return session.scalars(wanted).all()
 
-    def points(self, trial_id: int) -> dict[int, float]:
-        """Return step -> validation loss of one trial."""
+    def curves(self, trial_ids: Collection[int]) -> dict[int, list[Progress]]:
+        """Return the learning curves of trials, by id."""
+        found: dict[int, list[Progress]] = {trial_id: [] for trial_id in trial_ids}
         with self.db.read() as session:
-            wanted = select(TrialPoint.step, TrialPoint.val_loss).where(TrialPoint.trial_id == trial_id)
-            return {row.step: row.val_loss for row in session.execute(wanted)}
+            wanted = select(TrialPoint).where(TrialPoint.trial_id.in_(found)).order_by(TrialPoint.step)
+            for row in session.scalars(wanted):
+                point = Progress(row.step, row.train_loss, row.val_loss, row.seconds, None, row.val_score)
+                found[row.trial_id].append(point)
+        return found
 
     # --- confirmation runs
 
     def plan_confirm_runs(self, phase: str, finalists: Sequence[Trial], seeds: Sequence[int]) -> Sequence[ConfirmRun]:
-        """Store a queued run of every finalist on every seed, unless the phase was planned before; return all."""
+        """Store a queued run of every finalist on every seed, unless it was planned before; return all of the phase."""
         with fenced(self.db, self.lease) as session:
-            planned = self._confirm_runs(session, phase)
-            if not planned:
+            planned = {(run.trial_number, run.seed) for run in self._confirm_runs(session, phase)}
+            new = [(seed, t) for seed in seeds for t in finalists if (t.number, seed) not in planned]
+            if new:
                 session.add_all(
                     ConfirmRun(
                         job_id=self.job_id,
@@ -146,11 +150,10 @@ class RunLog:
                         seed=seed,
                         state=TrialState.QUEUED,
                     )
-                    for seed in seeds
-                    for trial in finalists
+                    for seed, trial in new
                 )
                 session.flush()
-                record(session, self.job_id, "runs_planned", phase=phase, runs=len(finalists) * len(seeds))
+                record(session, self.job_id, "runs_planned", phase=phase, runs=len(new))
             return self._confirm_runs(session, phase)
 
     def confirm_runs(self, phase: str) -> Sequence[ConfirmRun]:
@@ -175,14 +178,20 @@ class RunLog:
             run = session.get_one(ConfirmRun, run_id)
             run.state, run.attempts = TrialState.QUEUED, run.attempts - 1
 
-    def finish_confirm_run(self, run_id: int, ended: Ended) -> None:
-        """Store how a confirmation run ended."""
+    def finish_confirm_run(self, run_id: int, ended: Ended, curve: Sequence[Progress] = ()) -> None:
+        """Store how a confirmation run ended, with its learning curve."""
         with fenced(self.db, self.lease) as session:
             run = session.get_one(ConfirmRun, run_id)
             run.state, run.cause, run.seconds = ended.state, ended.cause, ended.seconds
-            run.val_loss, run.test_loss = ended.val_loss, ended.test_loss
+            run.val_loss, run.test_loss, run.test_score = ended.val_loss, ended.test_loss, ended.test_score
+            run.curve = [[p.step, p.train_loss, p.val_loss, p.seconds, p.val_score] for p in curve]
 
     # --- the job
+
+    def looks(self) -> int:
+        """Return how many times the confirmation is judged, this time included."""
+        with self.db.read() as session:
+            return require_job(session, self.job_id).looks
 
     def set_data_hash(self, sha256: str) -> str | None:
         """Store the hash of the prepared data, unless there is one; return the one that was there before."""
@@ -204,7 +213,7 @@ class RunLog:
         """Store the recommendation and end the job, in one transaction."""
         with fenced(self.db, self.lease) as session:
             row = RecommendationRow(job_id=self.job_id, verdict=verdict, arm=arm, data=dict(data), created_at=now())
-            session.add(row)
+            session.merge(row)  # in the place of the one before an extension
             close(session, require_job(session, self.job_id), JobState.SUCCEEDED)
 
     def end(self, state: JobState, cause: str | None) -> None:

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment
 from service.ledger.runs import RunLog
 from service.plan import JobPlan
-from service.schemas import JobSpec
+from service.schemas import MAX_CONFIRM_SEEDS, JobSpec
 from service.states import TrialState
 from service.training.run import Ended, Progress
 
@@ -22,8 +22,8 @@ FIRST_SEED: Final = 1
 
 
 def fresh_seeds(spec: JobSpec, phase: Phase) -> list[int]:
-    """Return the seeds of a phase; none was used by a trial, and the phases share none."""
-    start = spec.seed + FIRST_SEED + (spec.confirm.seeds if phase == "select" else 0)
+    """Return the seeds of a phase; none was used by a trial, and the phases share none, however far one is extended."""
+    start = spec.seed + FIRST_SEED + (MAX_CONFIRM_SEEDS if phase == "select" else 0)
     return list(range(start, start + spec.confirm.seeds))
 
 
@@ -37,6 +37,7 @@ class ConfirmRuns:
         finalists: The trials whose configs are run.
         data: URL and SHA-256 of the prepared split.
         halted: Whether the worker wants everything stopped.
+        steps: Steps of a run by arm, where they are not those of the spec.
     """
 
     def __init__(
@@ -47,13 +48,17 @@ class ConfirmRuns:
         finalists: Sequence[Trial],
         data: tuple[str, str],
         halted: Callable[[], bool],
+        steps: Mapping[str, int] | None = None,
     ) -> None:
         self._log, self._plan, self._phase, self._data = log, plan, phase, data
         self.halted = halted
+        self._steps = steps or {}
+        self._curves: dict[int, list[Progress]] = {}
         self._params = {trial.number: trial.params for trial in finalists}
         runs = log.plan_confirm_runs(phase, finalists, fresh_seeds(plan.spec, phase))
         self._runs: dict[int, ConfirmRun] = {run.id: run for run in runs}
-        self._waiting = [run for run in runs if run.state == TrialState.QUEUED]
+        mine = [run for run in runs if run.trial_number in self._params]  # another finalist's look is over
+        self._waiting = [run for run in mine if run.state == TrialState.QUEUED]
 
     def next(self) -> Assignment | None:
         """Return the next run of the plan."""
@@ -61,21 +66,23 @@ class ConfirmRuns:
             return None
         row = self._waiting.pop(0)
         test = self._phase == "confirm"
-        run = self._plan.run(row.arm, self._params[row.trial_number], self._data, seed=row.seed, test=test)
+        params, steps = self._params[row.trial_number], self._steps.get(row.arm)
+        run = self._plan.run(row.arm, params, self._data, seed=row.seed, test=test, steps=steps)
         return Assignment(row.id, run)
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt."""
+        self._curves[assignment.key] = []
         self._runs[assignment.key].attempts = self._log.start_confirm_run(assignment.key)
 
     def progress(self, assignment: Assignment, point: Progress) -> bool:
-        """Go on: a confirmation run is never stopped early."""
-        del assignment, point
+        """Keep the point and go on: a confirmation run is never stopped early."""
+        self._curves[assignment.key].append(point)
         return True
 
     def finished(self, assignment: Assignment, ended: Ended) -> None:
         """Record how the run ended."""
-        self._log.finish_confirm_run(assignment.key, ended)
+        self._log.finish_confirm_run(assignment.key, ended, self._curves.pop(assignment.key, []))
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
         """Queue the run again while it has attempts left."""

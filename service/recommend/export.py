@@ -155,8 +155,8 @@ def _script(plan: JobPlan, row: RecommendationRow) -> str:
     arm = plan.arm(row.arm)
     module, optimizer, call = OPTIMIZERS[arm.optimizer]
     role = "warpadam" if arm.role is Role.WARPADAM else "baseline"
-    pair = next((pair for pair in row.data["pairs"] if pair[role] is not None), None)
-    seed, recorded = (pair["seed"], f"{pair[role]:.8f}") if pair else (plan.spec.seed, "none")
+    pair = next((pair for pair in row.data["pairs"] if pair[f"{role}_test_loss"] is not None), None)
+    seed, recorded = (pair["seed"], f"{pair[f'{role}_test_loss']:.8f}") if pair else (plan.spec.seed, "none")
     layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(plan.sizes)]
     between = f"nn.{MODULES[plan.spec.model.activation]}()"
     lines = [line for layer in layers for line in (layer, between)][:-1]

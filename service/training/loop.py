@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from service.training.catalog import Task
 from service.training.datasets import load
-from service.training.models import LOSSES, build_model
+from service.training.models import LOSSES, SCORES, build_model
 from service.training.optimizers import build_optimizer
 from service.training.run import Progress, Run
 
@@ -56,12 +56,12 @@ def train(run: Run) -> Iterator[Progress]:
         train_loss = total.item() / (step - last_step)
         seconds += time.perf_counter() - started
         last_step = step
-        val_loss = parts.evaluate(model, "val")
-        test_loss = parts.evaluate(model, "test") if run.test and step == run.steps else None
+        val_loss, val_score = parts.evaluate(model, "val")
+        test_loss, test_score = parts.evaluate(model, "test") if run.test and step == run.steps else (None, None)
         for name, value in (("training", train_loss), ("validation", val_loss), ("test", test_loss or 0.0)):
             if not math.isfinite(value):
                 raise DivergedError(f"the {name} loss is {value} after {step} of {run.steps} steps")
-        yield Progress(step, train_loss, val_loss, seconds, test_loss)
+        yield Progress(step, train_loss, val_loss, seconds, test_loss, val_score, test_score)
 
 
 def _report_steps(steps: int) -> list[int]:
@@ -81,7 +81,7 @@ class _Parts:
             if run.task is Task.AUTOENCODING
             else {name: torch.from_numpy(getattr(split, f"y_{name}")).to(run.device) for name in names}
         )
-        self.loss = LOSSES[run.task]
+        self.task, self.loss = run.task, LOSSES[run.task]
         self.batch_size = min(run.batch_size, len(self.x["train"]))
         self.order = torch.Generator().manual_seed(run.seed)
 
@@ -95,5 +95,7 @@ class _Parts:
                     yield x[rows], y[rows]
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, part: str) -> float:
-        return self.loss(model(self.x[part]), self.y[part]).item()
+    def evaluate(self, model: nn.Module, part: str) -> tuple[float, float]:
+        """Return the loss, and the accuracy or R2."""
+        output, y = model(self.x[part]), self.y[part]
+        return self.loss(output, y).item(), SCORES[self.task](output, y).item()

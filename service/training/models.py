@@ -27,6 +27,22 @@ LOSSES: Final[Mapping[Task, Callable[[Tensor, Tensor], Tensor]]] = {
 """Mean over the rows (and columns); a regression's target and an autoencoder's input are standardised."""
 
 
+def _accuracy(output: Tensor, y: Tensor) -> Tensor:
+    return (output.argmax(1) == y).float().mean()
+
+
+def _r2(output: Tensor, y: Tensor) -> Tensor:
+    return 1 - (output - y).square().sum() / (y - y.mean(0)).square().sum()
+
+
+SCORES: Final[Mapping[Task, Callable[[Tensor, Tensor], Tensor]]] = {
+    Task.CLASSIFICATION: _accuracy,
+    Task.REGRESSION: _r2,
+    Task.AUTOENCODING: _r2,
+}
+"""Share of the rows that are right; or share of the variance, of all columns together, that is explained."""
+
+
 def build_model(sizes: Sequence[int], activation: str) -> nn.Sequential:
     """Return linear layers of the given widths with an activation between them, freshly initialised."""
     layers: list[nn.Module] = []

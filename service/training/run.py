@@ -58,6 +58,8 @@ class Progress(NamedTuple):
         val_loss: Loss on the whole validation part.
         seconds: Training time so far, without the time spent on validation or on waiting.
         test_loss: Loss on the whole test part; only at the last step, and only where it was asked for.
+        val_score: Accuracy of a classification, otherwise R2, on the validation part.
+        test_score: The same on the test part, where there is a test loss.
     """
 
     step: int
@@ -65,6 +67,8 @@ class Progress(NamedTuple):
     val_loss: float
     seconds: float
     test_loss: float | None = None
+    val_score: float | None = None
+    test_score: float | None = None
 
 
 class Ended(NamedTuple):
@@ -76,6 +80,8 @@ class Ended(NamedTuple):
         test_loss: Test loss, where it was asked for.
         seconds: Training time.
         cause: Why it did not complete.
+        test_score: Accuracy or R2 on the test part, where it was asked for.
+        value: What the search minimises; None where that is the validation loss.
     """
 
     state: TrialState
@@ -83,3 +89,5 @@ class Ended(NamedTuple):
     test_loss: float | None = None
     seconds: float = 0.0
     cause: str | None = None
+    test_score: float | None = None
+    value: float | None = None

@@ -31,7 +31,7 @@ def job(state: str, *arms: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return answer | {"confirm": {"done": 0, "planned": 0}} | changes
 
 
-BEST = {"number": 3, "val_loss": 0.123456, "params": {}}
+BEST = {"number": 3, "value": 0.123456, "params": {}}
 
 
 def test_watch_draws_each_arm_and_returns_the_ended_job(console: Console) -> None:
@@ -51,7 +51,7 @@ def test_watch_draws_each_arm_and_returns_the_ended_job(console: Console) -> Non
     (warpadam, adamw, verify) = drawn(console).strip().splitlines()
     assert warpadam.split()[0] == "warpadam"
     assert "4/4" in warpadam
-    assert "best val_loss 0.1235  1 pruned  1 diverged" in warpadam
+    assert "best 0.1235  1 pruned  1 diverged" in warpadam
     assert adamw.split()[0] == "adamw"
     assert "3/3" in adamw, "an arm that its seconds ended is complete with what it has"
     assert "12/12" in verify
@@ -74,7 +74,7 @@ def test_texts_are_drawn_as_they_are(console: Console, name: str) -> None:
 
 
 def recommendation(**changes: Any) -> dict[str, Any]:
-    finalist = {"trial": 3, "val_loss": 0.5, "mean_test_loss": 0.25, "mean_seconds": 1.5, "runs": 6, "planned": 6}
+    finalist = {"trial": 3, "value": 0.5, "mean_test_loss": 0.25, "mean_seconds": 1.5, "runs": 6, "planned": 6}
     statistics = {"interval": [0.1, 0.2], "improvement": 0.15, "relative_improvement": 0.3, "p_helps": 0.0156}
     answer = {
         "verdict": "helps",
@@ -106,7 +106,7 @@ def test_every_verdict_can_be_shown(console: Console, verdict: str) -> None:
 
 
 def test_recommendation_without_complete_runs_shows_dashes(console: Console) -> None:
-    lost = {"arm": "warpadam", "trial": 0, "val_loss": 1.0, "mean_test_loss": None, "mean_seconds": None}
+    lost = {"arm": "warpadam", "trial": 0, "value": 1.0, "mean_test_loss": None, "mean_seconds": None}
     show_recommendation(console, recommendation(statistics=None, finalists=[lost | {"runs": 0, "planned": 6}]))
     assert "0/6" in drawn(console)
     assert " - " in drawn(console)

@@ -12,21 +12,24 @@ from service.engines.base import Assignment
 from service.ledger import lease
 from service.ledger.runs import RunLog
 from service.plan import make_plan
+from service.projection import NUMBER
 from service.samplers import make_pruner, make_sampler
 from service.schemas import JobSpec, SearchSpec
 from service.states import TrialState
-from service.study import NUMBER, ArmSearch
+from service.study import ArmSearch, Terms
 from service.training.run import Ended, Progress
 from tests.service.conftest import Submit, get_trials, running_in_optuna
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+CAP = 10
 
 Open = Callable[..., ArmSearch]
 
 
 @pytest.fixture
 def log(db: Database, submit: Submit) -> RunLog:
-    submit(budget={"trials_per_arm": 6, "steps": 10}, search={"sampler": "tpe", "pruner": "median"})
+    submit(budget={"trials_per_arm": CAP, "steps": 10}, search={"sampler": "tpe", "pruner": "median"})
     taken = lease.claim(db, "worker", 30.0)
     assert taken is not None
     return RunLog(db, taken)
@@ -75,7 +78,7 @@ def test_every_trial_uses_the_jobs_seed_and_sees_no_test_data(open_arm: Open, lo
 
 def test_the_arm_ends_at_its_cap(open_arm: Open) -> None:
     search = open_arm()
-    for _ in range(6):
+    for _ in range(CAP):
         complete(search, 0.5)
     assert search.next() is None
 
@@ -120,7 +123,8 @@ def test_a_study_that_was_lost_is_rebuilt_from_the_ledger(
     after = {number: (t.params, t.value, t.intermediate_values) for number, t in finished(rebuilt).items()}
     assert after == before
     assert set(after) == {0, 1, 2, 3}
-    complete(rebuilt, 0.3)  # the sixth trial, sampled from the rebuilt study
+    for _ in range(CAP - 5):
+        complete(rebuilt, 0.3)  # sampled from the rebuilt study
     assert rebuilt.next() is None
 
 
@@ -147,10 +151,10 @@ def test_reopening_fails_the_ghosts_of_a_dead_worker_and_repeats_their_trials(
     search.finished(again, Ended(TrialState.COMPLETE, 0.2))
     assert [trial.attempts for trial in get_trials(db, log.job_id)] == [1, 2]
     assert {number: t.value for number, t in finished(search).items()} == {0: 0.5, 1: 0.2}
-    for _ in range(4):
+    for _ in range(CAP - 2):
         complete(search, 0.4)
     assert search.next() is None
-    assert len(get_trials(db, log.job_id)) == 6
+    assert len(get_trials(db, log.job_id)) == CAP
 
 
 def test_reopening_a_study_that_is_in_line_changes_nothing(open_arm: Open) -> None:
@@ -162,14 +166,57 @@ def test_reopening_a_study_that_is_in_line_changes_nothing(open_arm: Open) -> No
 
 def test_the_pruner_stops_a_trial_that_is_far_behind_and_never_at_the_last_step(open_arm: Open) -> None:
     search = open_arm()
-    for _ in range(5):  # the median pruner watches five trials before it acts
-        complete(search, 0.1)
-    bad = take(search)
+    bad = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
     assert search.progress(bad, Progress(1, 9.0, 9.0, 0.1))  # in the first quarter of the steps
     assert not search.progress(bad, Progress(5, 9.0, 9.0, 0.1))
     assert search.progress(bad, Progress(10, 9.0, 9.0, 0.1))
     search.finished(bad, Ended(TrialState.PRUNED, 9.0))
-    assert told(search)[5] == (5, OptunaState.PRUNED, 9.0)
+    assert told(search)[8] == (8, OptunaState.PRUNED, 9.0)
+
+
+def after_the_first_eight(search: ArmSearch, finals: list[float]) -> Assignment:
+    """Complete eight trials, whose losses at the first rung are 1, 2, ... 8; return the ninth."""
+    for early, final in enumerate(finals, start=1):
+        assignment = take(search)
+        assert search.progress(assignment, Progress(5, float(early), float(early), 0.1))
+        assert search.progress(assignment, Progress(10, final, final, 0.2))
+        search.finished(assignment, Ended(TrialState.COMPLETE, final, None, 0.2))
+    return take(search)
+
+
+def test_the_first_eight_trials_are_never_stopped(open_arm: Open) -> None:
+    search = open_arm()
+    for index in range(8):
+        assignment = take(search)
+        assert search.progress(assignment, Progress(5, 10.0**index, 10.0**index, 0.1))
+        search.progress(assignment, Progress(10, 1.0, 1.0 + index, 0.2))
+        search.finished(assignment, Ended(TrialState.COMPLETE, 1.0 + index, None, 0.2))
+    assert search.fidelity is not None
+    assert (search.fidelity.tau, search.fidelity.trusted) == (1.0, True)
+
+
+def test_pruning_is_off_where_early_losses_do_not_rank_runs_as_final_ones_do(open_arm: Open) -> None:
+    search = open_arm()
+    bad = after_the_first_eight(search, [4.0, 1.0, 3.0, 2.0, 4.5, 1.5, 3.5, 2.5])
+    assert search.fidelity is not None
+    assert search.fidelity.tau is not None
+    assert search.fidelity.tau < 0.5
+    assert search.progress(bad, Progress(5, 99.0, 99.0, 0.1))
+    again = open_arm()  # another worker measures the same
+    assert again.fidelity == search.fidelity
+
+
+def test_pruning_stays_off_in_the_arms_after_one_that_could_not_be_trusted(
+    open_arm: Open, log: RunLog, storage: optuna.storages.RDBStorage
+) -> None:
+    plan = make_plan(log.lease.spec)
+    terms = Terms(steps=10, pruning=False)
+    data = ("file:///data.npz", "0")
+    search = ArmSearch(log, plan, plan.arm("adamw"), storage, data, lambda: False, terms)
+    bad = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
+    assert search.fidelity is not None
+    assert search.fidelity.trusted
+    assert search.progress(bad, Progress(5, 99.0, 99.0, 0.1))
 
 
 @pytest.mark.parametrize(

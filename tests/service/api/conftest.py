@@ -17,6 +17,7 @@ from service.db.models import Trial
 from service.db.session import Database, create_schema
 from service.ledger.lease import claim
 from service.ledger.runs import RunLog
+from service.objective import Objective
 from service.plan import make_plan
 from service.recommend.recommendation import Finalist, recommend
 from service.settings import Settings
@@ -170,5 +171,6 @@ def succeed(log: RunLog, gain: float = 0.25) -> None:
         loss = 1.0 + run.seed % 8 / 64 - (gain if run.arm == WARPADAM else 0.0)
         log.finish_confirm_run(run.id, Ended(TrialState.COMPLETE, loss, loss, 0.1))
     picked = [Finalist(trial, trial.value or 0.0) for trial in finalists]
-    result = recommend(make_plan(log.lease.spec), picked, log.confirm_runs("confirm"))
+    objective = Objective(metric="val_loss", target=None, steps=10, max_seconds=600.0)
+    result = recommend(make_plan(log.lease.spec), picked, log.confirm_runs("confirm"), objective, log.looks())
     log.succeed(result.verdict, result.arm, result.to_json())

@@ -30,7 +30,7 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     ("search.sampler", "grid", "search.sampler", "grid", "'tpe', 'random', 'gp' or 'qmc'"),
     ("search.pruner", "pbt", "search.pruner", "pbt", "'asha', 'hyperband', 'median' or 'none'"),
     ("training.schedule", "cosine", "training.schedule", "cosine", "'constant' or 'linear'"),
-    ("baselines", ["sgd"], "baselines[0]", "sgd", "one of adamw"),
+    ("baselines", ["lion"], "baselines[0]", "lion", "one of adamw, muon, soap, sgd"),
     ("baselines", ["adamw", "warpadam"], "baselines[1]", "warpadam", "one of adamw"),
     ("baselines", ["adamw", "adamw"], "baselines[1]", "adamw", "every baseline once"),
     ("baselines", [], "baselines", [], "at least 1 item"),

@@ -73,7 +73,7 @@ def test_arms_tell_how_far_they_are(client: TestClient, submit: Submit, db: Data
     arms = client.get(f"/v1/jobs/{job['id']}").json()["arms"]
     assert [(arm["state"], arm["trials"], arm["trials_cap"]) for arm in arms] == [("complete", {"complete": 2}, 2)] * 2
     assert [arm["best"]["number"] for arm in arms] == [0, 2]
-    assert [arm["best"]["val_loss"] for arm in arms] == [0.5, 0.5]
+    assert [arm["best"]["value"] for arm in arms] == [0.5, 0.5]
     assert [arm["study"] for arm in arms] == [f"{job['id']}/warpadam", f"{job['id']}/adamw"]
 
 

@@ -6,12 +6,14 @@ import pytest
 
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
+from service.objective import Objective
 from service.plan import JobPlan, make_plan
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
 from service.recommend.verdict import Word
 from service.schemas import JobSpec
 from service.states import TrialState
 
+LOSS = Objective(metric="val_loss", target=None, steps=10, max_seconds=60.0)
 ARMS = ("warpadam", "adamw")
 NOISE = [0.01, -0.02, 0.015, -0.01, 0.02, -0.015, 0.005, -0.005]
 
@@ -44,6 +46,8 @@ def runs(arm: str, losses: list[float | None], number: int, phase: str = "confir
             test_loss=loss if phase == "confirm" else None,
             val_loss=loss,
             seconds=0.5,
+            curve=[] if loss is None else [[10, loss, loss, 0.5, 1.0 - loss / 10]],
+            test_score=None if loss is None else 1.0 - loss / 10,
         )
         for seed, loss in enumerate(losses, start=1)
     ]
@@ -51,7 +55,7 @@ def runs(arm: str, losses: list[float | None], number: int, phase: str = "confir
 
 def judge(plan: JobPlan, warp: list[float | None], base: list[float | None]) -> Any:
     finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
-    return recommend(plan, finalists, [*runs("warpadam", warp, 0), *runs("adamw", base, 1)])
+    return recommend(plan, finalists, [*runs("warpadam", warp, 0), *runs("adamw", base, 1)], LOSS)
 
 
 def losses(mean: float) -> list[float | None]:
@@ -123,14 +127,14 @@ def test_selection_takes_the_lowest_mean_and_whoever_did_not_finish_comes_last(p
         *runs("warpadam", [0.5, 0.6], 1, "select"),
         *runs("warpadam", [0.5, 0.5], 2, "select"),
     ]
-    assert select(contenders, all_runs) == Finalist(contenders[2], 0.5)
-    assert select(contenders[:1], all_runs) == Finalist(contenders[0], 0.1)
+    assert select(contenders, all_runs, LOSS) == Finalist(contenders[2], 0.5)
+    assert select(contenders[:1], all_runs, LOSS) == Finalist(contenders[0], 0.1)
     diverged[0].state = TrialState.FAILED
     with pytest.raises(JobFailedError, match="none of its best trials completed a selection run"):
-        select(contenders[:1], all_runs)
+        select(contenders[:1], all_runs, LOSS)
 
 
 def test_the_baseline_that_is_compared_is_the_best_by_the_score_it_was_picked_for(plan: JobPlan) -> None:
     finalists = [Finalist(trial(plan, 0, 0.4), 0.9), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
-    result = recommend(plan, finalists, [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)])
+    result = recommend(plan, finalists, [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)], LOSS)
     assert result.baseline == "adamw"
