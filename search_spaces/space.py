@@ -128,6 +128,17 @@ class SearchSpace:
         """Names of the parameters, parents first."""
         return tuple(parameter.name for parameter in self.parameters)
 
+    def some_values(self) -> dict[str, Scalar]:
+        """Return a legal assignment: the first of the first trials, or else the first or lowest value of everything."""
+        if self.first_trials:
+            return dict(self.first_trials[0])
+        values: dict[str, Scalar] = {}
+        for parameter in self.parameters:
+            if parameter.is_active(values):
+                domain = parameter.domain
+                values[parameter.name] = domain.values[0] if isinstance(domain, Choice) else domain.low
+        return values
+
     def active(self, values: Mapping[str, Scalar]) -> tuple[Parameter, ...]:
         """Return the parameters that exist under ``values``, parents first; a missing parent has no children."""
         found: dict[str, Parameter] = {}

@@ -6,6 +6,7 @@
 #   ├── NotFoundError(LookupError)        no such job, trial, ...
 #   ├── ConflictError                     not in this state of the job
 #   ├── IdempotencyConflictError          the key was used with another body
+#   ├── UnavailableError                  it cannot be answered now
 #   ├── LeaseLostError                    another worker owns the job now: write nothing
 #   └── JobFailedError                    the job cannot go on; its text becomes the job's cause
 """Errors of the service."""
@@ -78,6 +79,12 @@ class IdempotencyConflictError(ServiceError):
     """The Idempotency-Key was used before, with another body."""
 
     code = "idempotency_key_reused"
+
+
+class UnavailableError(ServiceError):
+    """The question is right, but the answer cannot be found out now."""
+
+    code = "unavailable"
 
 
 class LeaseLostError(ServiceError):

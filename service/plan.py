@@ -14,7 +14,15 @@ from search_spaces.errors import one_of
 from service.arms import BASELINES, MORE_STEPS, REFERENCE, ArmPlan, baseline_arm, control_arm, warpadam_arms
 from service.errors import FieldError, InvalidSpecError
 from service.objective import TIMED
-from service.schemas import AutoencoderSpec, JobSpec, RangeOverride
+from service.schemas import (
+    MAX_CONFIRM_SEEDS,
+    MAX_SECONDS,
+    MAX_TRIALS,
+    AutoencoderSpec,
+    ExtendSpec,
+    JobSpec,
+    RangeOverride,
+)
 from service.training.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
 from service.training.run import Run
 
@@ -110,6 +118,43 @@ def make_plan(spec: JobSpec) -> JobPlan:
         arms=tuple(arms),
         task=task_of(info, spec.model),
         sizes=tuple(layer_sizes(info, spec.model)),
+    )
+
+
+def extended(spec: JobSpec, more: ExtendSpec) -> JobSpec:
+    """Return the spec of a job to which trials, seeds or seconds are added.
+
+    Raises:
+        InvalidSpecError: Nothing is added, a sum is over the limit of its field, or earlier trials would be worth
+            nothing: they were judged by what other trials of the job set.
+    """
+    if not (more.trials or more.seeds or more.max_seconds):
+        raise InvalidSpecError(FieldError("trials", 0, "a number above 0 here, in seeds or in max_seconds"))
+    budget, confirm = spec.budget, spec.confirm
+    sums = {
+        "trials": (budget.trials_per_arm + more.trials, MAX_TRIALS),
+        "seeds": (confirm.seeds + more.seeds, MAX_CONFIRM_SEEDS),
+        "max_seconds": (budget.max_seconds + more.max_seconds, MAX_SECONDS),
+    }
+    errors = [
+        FieldError(name, getattr(more, name), f"at most {limit:g} with those that the job has, not {total:g}")
+        for name, (total, limit) in sums.items()
+        if total > limit
+    ]
+    depends = "objective.target: baseline" if spec.objective.target == "baseline" else ""
+    depends = depends or (f"the control {MORE_STEPS}" if MORE_STEPS in spec.controls else "")
+    for name in ("trials", "max_seconds"):
+        if depends and getattr(more, name):
+            expected = f"0: {depends} hangs on the best trial of other arms, which more trials may change"
+            errors.append(FieldError(name, getattr(more, name), expected))
+    if errors:
+        raise InvalidSpecError(*errors)
+    larger = {"trials_per_arm": sums["trials"][0], "max_seconds": sums["max_seconds"][0]}
+    return spec.model_copy(
+        update={
+            "budget": budget.model_copy(update=larger),
+            "confirm": confirm.model_copy(update={"seeds": sums["seeds"][0]}),
+        }
     )
 
 

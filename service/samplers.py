@@ -39,7 +39,7 @@ def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.sample
             case "qmc":
                 return optuna.samplers.QMCSampler(seed=of_arm, scramble=True, warn_independent_sampling=False)
             case _:
-                return optuna.samplers.TPESampler(seed=of_trial, group=True)
+                return optuna.samplers.TPESampler(seed=of_trial, multivariate=True, group=True)
 
 
 def first_rung(steps: int) -> int:

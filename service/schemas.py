@@ -19,6 +19,12 @@ MAX_SEED = 2**31 - 1
 MAX_STEPS = 1_000_000
 """Steps of the longest run."""
 
+MAX_TRIALS = 10_000
+"""Trials of an arm."""
+
+MAX_SECONDS = 604_800
+"""Seconds of an arm: a week."""
+
 MAX_CONFIRM_SEEDS = 64
 """Fresh seeds of a phase."""
 
@@ -132,10 +138,10 @@ Control = Literal["diagonal_pre", "random_p", "adamw_more_steps"]
 class BudgetSpec(SpecModel):
     """Caps, the same for every arm; whichever is reached first ends the arm."""
 
-    trials_per_arm: Annotated[int, Ge(1), Le(10_000)] = 20
+    trials_per_arm: Annotated[int, Ge(1), Le(MAX_TRIALS)] = 20
     steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = Field(400, description="Optimizer steps of one run.")
     batch_size: Annotated[int, Ge(1), Le(65_536)] = Field(128, description="Rows; capped at the training rows.")
-    max_seconds: Annotated[float, Gt(0), Le(604_800)] = Field(600.0, description="Wall-clock seconds of one arm.")
+    max_seconds: Annotated[float, Gt(0), Le(MAX_SECONDS)] = Field(600.0, description="Wall-clock seconds of one arm.")
 
 
 class ResourcesSpec(SpecModel):
@@ -204,3 +210,11 @@ class JobSpec(SpecModel):
     def to_json(self) -> dict[str, Any]:
         """Return the spec with every default written out, as plain JSON values."""
         return self.model_dump(mode="json")
+
+
+class ExtendSpec(SpecModel):
+    """What to add to a job that has succeeded."""
+
+    trials: Annotated[int, Ge(0), Le(MAX_TRIALS)] = Field(0, description="More trials for each arm.")
+    seeds: Annotated[int, Ge(0), Le(MAX_CONFIRM_SEEDS)] = Field(0, description="More fresh paired seeds.")
+    max_seconds: Annotated[float, Ge(0), Le(MAX_SECONDS)] = Field(0.0, description="More seconds for each arm.")

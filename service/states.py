@@ -2,7 +2,9 @@
 #
 #   job:    queued -> running -> verifying -> succeeded      any of the first three -> cancelled | failed
 #                     running | verifying -> queued          its worker was stopped and gave it back
+#                     succeeded -> queued                    it was extended: more trials, seeds or seconds
 #   arm:    queued -> running -> complete                    queued | running -> stopped, with its job
+#                     complete -> queued                     its job was extended by trials or seconds
 #   trial:  queued -> running -> complete | pruned | diverged | failed      (a confirmation run too)
 #                     running -> queued                      its process or its worker died
 """States of jobs, arms and trials."""

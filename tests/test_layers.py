@@ -20,7 +20,7 @@ ROOMS = (
     {"plan", "db"},
     {"ledger"},
     {"engines"},
-    {"samplers", "fidelity"},
+    {"samplers", "fidelity", "estimate"},
     {"projection"},
     {"study"},
     {"recommend"},

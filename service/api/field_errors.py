@@ -40,17 +40,20 @@ PREFIXES: Final = {
 """How pydantic's messages begin, and what is said instead, after "expected"."""
 
 
-def field_errors(items: Sequence[Mapping[str, Any]], body: object, parameters: Sequence[str]) -> list[FieldError]:
+def field_errors(
+    items: Sequence[Mapping[str, Any]], body: object, parameters: Sequence[str], top: type[BaseModel] = JobSpec
+) -> list[FieldError]:
     """Turn pydantic's errors into ours, one a field.
 
     Args:
         items: What ``errors()`` of the exception returned.
         body: The body that was sent, as far as it could be read.
         parameters: Names of the query parameters that the path has.
+        top: What the body was to be.
     """
     by_field: dict[str, FieldError] = {}
     for item in items:
-        error = _body_error(item, body) if item["loc"][0] == "body" else _parameter_error(item, parameters)
+        error = _body_error(item, body, top) if item["loc"][0] == "body" else _parameter_error(item, parameters)
         if error.field in by_field:  # one error for each member of a union
             earlier = by_field[error.field]
             error = replace(earlier, expected=f"{earlier.expected}, or {error.expected}")
@@ -64,7 +67,7 @@ def _parameter_error(item: Mapping[str, Any], parameters: Sequence[str]) -> Fiel
     return FieldError(name, item["input"], f"the name to be {one_of(name, parameters)}" if unknown else _expected(item))
 
 
-def _body_error(item: Mapping[str, Any], body: object) -> FieldError:
+def _body_error(item: Mapping[str, Any], body: object, top: type[BaseModel]) -> FieldError:
     path = item["loc"][1:]
     kind, value = item["type"], item["input"]
     if kind == "json_invalid":
@@ -74,7 +77,8 @@ def _body_error(item: Mapping[str, Any], body: object) -> FieldError:
         missing = REQUIRED if kind == "missing" else OBJECT
         return FieldError("body", value, f"{missing} (Content-Type: application/json)")
     if kind == "extra_forbidden":
-        return FieldError(field, value, f"the name to be {one_of(path[-1], _model_at(path[:-1]).model_fields)}")
+        model = _model_at(path[:-1]) if path[:-1] else top
+        return FieldError(field, value, f"the name to be {one_of(path[-1], model.model_fields)}")
     if kind == "union_tag_invalid":
         return FieldError(f"{field}.name", value["name"], one_of(value["name"], MODELS))
     if kind == "union_tag_not_found":
@@ -116,8 +120,6 @@ def _without_tag(path: Sequence[str | int]) -> Sequence[str | int]:
 def _model_at(path: Sequence[str | int]) -> type[BaseModel]:
     """Return the part of the spec that is at ``path``."""
     match path:
-        case []:
-            return JobSpec
         case ["model", str(tag)]:
             return MODELS[tag]
         case ["search_space", "overrides", *_]:

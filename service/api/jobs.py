@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -15,13 +16,23 @@ from service.api.views import EventView, JobSummary, JobView, Page
 from service.db.models import Job
 from service.db.session import Database
 from service.deletion import delete_job
+from service.estimate import JobEstimate, estimate
 from service.ledger import jobs as ledger
 from service.ledger import queries
-from service.plan import make_plan
-from service.schemas import JobSpec
+from service.plan import extended, make_plan
+from service.schemas import ExtendSpec, JobSpec
 from service.states import JobState
+from service.training.catalog import DATASETS, training_rows
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        min_length=1, max_length=255, description="Makes it safe to send again: one key, one effect, the same answer."
+    ),
+]
 
 
 class JobQuery(PageQuery):
@@ -35,21 +46,26 @@ class JobQuery(PageQuery):
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
-    responses=responses(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY),
+    responses={
+        200: {"model": JobEstimate, "description": "A dry run: what the job would do and cost."},
+        **responses(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE
+        ),
+    },
 )
 def submit_job(
     spec: JobSpec,
     response: Response,
     db: DatabaseDep,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            min_length=1, max_length=255, description="Makes it safe to send again: one key, one job, the same answer."
-        ),
-    ] = None,
-) -> JobView:
+    idempotency_key: KeyHeader = None,
+    dry_run: Annotated[bool, Query(description="Answer the plan with an estimate, and queue nothing.")] = False,
+) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
-    arms = [arm.name for arm in make_plan(spec).arms]
+    plan = make_plan(spec)
+    if dry_run:
+        response.status_code = HTTPStatus.OK
+        return estimate(plan, training_rows(DATASETS[spec.dataset.name]))
+    arms = [arm.name for arm in plan.arms]
     if idempotency_key is None:
         view = _view(db, ledger.submit(db, spec.to_json(), arms).id)
     else:
@@ -95,6 +111,25 @@ def cancel_job(job_id: JobId, db: DatabaseDep) -> JobView:
     """Cancel a job. Running trials stop within two seconds; a queued job is cancelled at once."""
     ledger.cancel(db, job_id)
     return _view(db, job_id)
+
+
+@router.post(
+    "/{job_id}/extend",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+def extend_job(
+    job_id: JobId, more: ExtendSpec, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None
+) -> JobView:
+    """Add trials, seeds or seconds to a job that has succeeded. Its next verdict is tested at half the level."""
+
+    def change(spec: Mapping[str, Any]) -> dict[str, Any]:
+        return extended(JobSpec.model_validate(spec), more).to_json()
+
+    answer, replayed = ledger.extend(db, job_id, change, more.model_dump(), idempotency_key, _render)
+    if idempotency_key is not None:
+        response.headers["Idempotent-Replayed"] = str(replayed).lower()
+    return JobView.model_validate(answer)
 
 
 @router.get("/{job_id}/events", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))

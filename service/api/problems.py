@@ -26,8 +26,10 @@ from service.errors import (
     InvalidSpecError,
     NotFoundError,
     ServiceError,
+    UnavailableError,
     shortened,
 )
+from service.schemas import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
     IdempotencyConflictError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
+    UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 MAX_ERRORS: Final = 20
@@ -158,7 +161,9 @@ async def _on_bug(request: Request, error: Exception) -> JSONResponse:
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     items = error.errors()
-    errors = field_errors(items[:MAX_ERRORS], error.body, _query_parameters(request))
+    body_field = request.scope["route"].body_field
+    top = body_field.field_info.annotation if body_field else JobSpec
+    errors = field_errors(items[:MAX_ERRORS], error.body, _query_parameters(request), top)
     more = f"; and {len(items) - MAX_ERRORS} more" if len(items) > MAX_ERRORS else ""
     return problem(422, InvalidSpecError.code, "; ".join(map(str, errors)) + more, errors)
 

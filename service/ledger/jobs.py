@@ -78,12 +78,67 @@ def submit_once(
     Raises:
         IdempotencyConflictError: ``key`` was used with another body.
     """
-    digest = spec_hash(spec)
+    return _once(db, key, spec_hash(spec), lambda session: _insert(session, spec, arms), render)
+
+
+def extend(
+    db: Database,
+    job_id: str,
+    change: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    more: Mapping[str, Any],
+    key: str | None,
+    render: Callable[[Session, Job], dict[str, Any]],
+) -> tuple[dict[str, Any], bool]:
+    """Queue a succeeded job again with a larger spec. Its recommendation stays until there is another one.
+
+    Args:
+        db: The ledger's database.
+        job_id: The job.
+        change: From the job's spec to the larger one.
+        more: What is added, for the event and for telling replays.
+        key: The Idempotency-Key; without one, sending again adds again once the job has succeeded.
+        render: Turns the job into the answer.
+
+    Returns:
+        The answer, and whether it is a replay.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job has not succeeded.
+        IdempotencyConflictError: ``key`` was used with another body.
+    """
+
+    def act(session: Session) -> Job:
+        job = require_job(session, job_id, lock=True)
+        if job.state != JobState.SUCCEEDED:
+            raise ConflictError(f"job {job_id} is {job.state}: only a job that has succeeded can be extended")
+        job.spec = dict(change(job.spec))
+        job.state, job.finished_at, job.cancel_requested, job.looks = JobState.QUEUED, None, False, job.looks + 1
+        if more.get("trials") or more.get("max_seconds"):
+            session.execute(update(Arm).where(Arm.job_id == job_id).values(state=ArmState.QUEUED))
+        record(session, job_id, "extended", **more)
+        session.flush()
+        return job
+
+    if key is not None:
+        return _once(db, key, spec_hash({"job": job_id, "more": dict(more)}), act, render)
+    with db.write() as session:
+        return render(session, act(session)), False
+
+
+def _once(
+    db: Database,
+    key: str,
+    digest: str,
+    act: Callable[[Session], Job],
+    render: Callable[[Session, Job], dict[str, Any]],
+) -> tuple[dict[str, Any], bool]:
+    """Do what a request asks for unless ``key`` stands for it already; return the answer and whether it is a replay."""
     try:
         with db.write() as session:
             earlier = session.get(IdempotencyKey, key)
             if earlier is None:
-                job = _insert(session, spec, arms)
+                job = act(session)
                 answer = render(session, job)
                 session.add(IdempotencyKey(key=key, spec_sha256=digest, job_id=job.id, answer=answer))
                 return answer, False

@@ -96,11 +96,11 @@ def recommendation(session: Session, job: Job) -> RecommendationRow:
         ConflictError: The job has not ended yet.
         NotFoundError: The job ended without one.
     """
+    if job.state not in ENDED_JOB:  # a job that was extended has an earlier one, which is about to be replaced
+        raise ConflictError(f"job {job.id} is {job.state}: its recommendation comes when it has succeeded")
     row = session.get(RecommendationRow, job.id)
     if row is not None:
         return row
-    if job.state not in ENDED_JOB:
-        raise ConflictError(f"job {job.id} is {job.state}: its recommendation comes when it has succeeded")
     because = f": {job.cause}" if job.state == JobState.FAILED else ""
     raise NotFoundError(f"job {job.id} has no recommendation, it {_ended(job.state)}{because}")
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,6 +49,16 @@ DATASETS: Final[Mapping[str, DatasetInfo]] = {
     "wine": DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3),
     "diabetes": DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1),
 }
+
+
+HELD_OUT: Final = 0.2
+"""Share of the rows in the validation part, and again in the test part."""
+
+
+def training_rows(dataset: DatasetInfo) -> int:
+    """Return how many rows are left to train on."""
+    held_out = math.ceil(dataset.rows * HELD_OUT)
+    return dataset.rows - held_out - math.ceil((dataset.rows - held_out) * HELD_OUT / (1 - HELD_OUT))
 
 
 def task_of(dataset: DatasetInfo, model: MlpSpec | AutoencoderSpec) -> Task:

@@ -8,7 +8,6 @@ import hashlib
 import io
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +16,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from service.artifacts import read_artifact
-from service.training.catalog import DATASETS, Task
+from service.training.catalog import DATASETS, HELD_OUT, Task
 
 Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
-
-HELD_OUT: Final = 0.2
-"""Share of the rows in the validation part, and again in the test part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,12 @@ import pytest
 
 from service.db.models import ConfirmRun, RecommendationRow
 from service.db.session import Database
+from service.ledger import jobs
+from service.plan import extended
 from service.recommend import verdict as verdict_module
 from service.recommend.verdict import Word, compare
+from service.schemas import ExtendSpec, JobSpec
+from service.states import JobState
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -168,3 +173,32 @@ def test_arms_and_controls_run_with_the_same_caps_and_adamw_gets_the_seconds_of_
     assert found["baseline"] in ("adamw", "muon", "soap", "sgd")
     described = {row["arm"] for row in found["findings"]["comparisons"]}
     assert described == set(arms) - {found["baseline"]}
+
+
+def test_an_extended_job_keeps_its_runs_adds_the_new_ones_and_says_that_it_looks_again(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit()
+    worker = make_worker()
+    worker.run_next()
+    before = {(t.number, t.value) for t in get_trials(db, job_id)}
+    first = result(db, job_id)
+
+    def change(spec: Mapping[str, Any]) -> dict[str, Any]:
+        return extended(JobSpec.model_validate(spec), ExtendSpec(trials=1, seeds=2)).to_json()
+
+    jobs.extend(db, job_id, change, {"trials": 1, "seeds": 2}, None, lambda session, job: {})
+    assert worker.run_next()
+    job = get_job(db, job_id)
+    assert (job.state, job.looks) == (JobState.SUCCEEDED, 2)
+    after = {(t.number, t.value) for t in get_trials(db, job_id)}
+    assert before < after
+    assert len(after) == 6
+    second = result(db, job_id)
+    assert (first["statistics"]["look"], second["statistics"]["look"]) == (1, 2)
+    assert second["statistics"]["alpha"] == 0.025
+    assert len(second["pairs"]) == 8
+    assert "look 2, tested at level 0.025" in second["reason"]
+    kept = [(pair["seed"], pair["baseline"]) for pair in first["pairs"]]
+    if first["finalists"][1]["trial"] == second["finalists"][1]["trial"]:
+        assert [(pair["seed"], pair["baseline"]) for pair in second["pairs"]][:6] == kept

@@ -15,11 +15,12 @@ from service.schemas import AutoencoderSpec, JobSpec, MlpSpec, RangeOverride, Sp
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {
-    ("post", "/v1/jobs"): {202, 413, 422, 500},
+    ("post", "/v1/jobs"): {200, 202, 413, 422, 500, 503},
     ("get", "/v1/jobs"): {200, 422, 500},
     ("get", "/v1/jobs/{job_id}"): {200, 404, 422, 500},
     ("delete", "/v1/jobs/{job_id}"): {204, 404, 409, 422, 500},
     ("post", "/v1/jobs/{job_id}/cancel"): {202, 404, 409, 422, 500},
+    ("post", "/v1/jobs/{job_id}/extend"): {202, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/events"): {200, 404, 422, 500},
     ("get", "/v1/jobs/{job_id}/trials"): {200, 404, 422, 500},
     ("get", "/v1/jobs/{job_id}/trials/{number}"): {200, 404, 422, 500},

@@ -1,0 +1,60 @@
+# What a run costs, found out by doing a little of it: run as a child process with JSON in and out, since the API, which
+# asks, does not load torch. Steps are timed on numbers drawn at random; memory comes from the optimizer's own estimate.
+"""Seconds of a step and bytes of P, for each arm of a job."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from service.training.catalog import Task
+from service.training.models import LOSSES, build_model
+from service.training.optimizers import build_optimizer
+from warpadam import WarpAdamConfig, estimate_memory
+
+WARM_UP_STEPS: Final = 3
+TIMED_STEPS: Final = 20
+"""Steps after a warm-up; P is updated several times in them."""
+
+
+def footprint(request: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return ``seconds_a_step`` and ``p_bytes`` by arm.
+
+    Args:
+        request: ``sizes``, ``activation``, ``task``, ``batch_size`` of the model and its batches, and for each of
+            ``arms`` its ``name``, ``optimizer`` and ``config``.
+    """
+    torch.set_num_threads(1)
+    return {arm["name"]: _arm(request, arm) for arm in request["arms"]}
+
+
+def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]:
+    torch.manual_seed(0)
+    sizes: Sequence[int] = request["sizes"]
+    model = build_model(sizes, request["activation"])
+    optimizer = build_optimizer(arm["optimizer"], model, arm["config"])
+    task = Task(request["task"])
+    x = torch.randn(request["batch_size"], sizes[0])
+    shape = (len(x), sizes[-1])
+    y = torch.randint(sizes[-1], (len(x),)) if task is Task.CLASSIFICATION else torch.randn(shape)
+    began = 0.0
+    for step in range(WARM_UP_STEPS + TIMED_STEPS):
+        if step == WARM_UP_STEPS:
+            began = time.perf_counter()
+        loss = LOSSES[task](model(x), y)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    seconds = (time.perf_counter() - began) / TIMED_STEPS
+    learns = arm["optimizer"] in ("warpadam", "random_p")
+    p_bytes = estimate_memory(model, WarpAdamConfig.from_dict(arm["config"])).p_bytes if learns else 0
+    return {"seconds_a_step": seconds, "p_bytes": float(p_bytes)}
+
+
+if __name__ == "__main__":
+    json.dump(footprint(json.load(sys.stdin)), sys.stdout)

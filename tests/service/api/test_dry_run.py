@@ -1,0 +1,76 @@
+# A dry run answers what a job would do and cost, queues nothing, and leaves torch to another process.
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service import estimate as estimate_module
+from service.db.session import Database
+from service.schemas import MlpSpec
+from service.training.catalog import DATASETS, layer_sizes, training_rows
+from service.training.datasets import prepare
+from service.training.models import build_model
+from tests.conftest import SpecMaker
+from tests.service.api.conftest import assert_problem, count_rows
+from warpadam import WarpAdamConfig, estimate_memory
+
+DRY = "/v1/jobs?dry_run=true"
+
+
+def test_plan_names_arms_trials_seconds_and_memory_and_queues_nothing(
+    shared_client: TestClient, shared_db: Database, spec: SpecMaker
+) -> None:
+    before = count_rows(shared_db)
+    body = spec(baselines=["adamw", "muon"], controls=["random_p"], budget={"trials_per_arm": 5, "steps": 100})
+    answer = shared_client.post(DRY, json=body)
+    assert answer.status_code == 200, answer.text
+    plan: dict[str, Any] = answer.json()
+    assert count_rows(shared_db) == before
+    arms = {arm["name"]: arm for arm in plan["arms"]}
+    assert [(name, arm["role"]) for name, arm in arms.items()] == [
+        ("warpadam", "warpadam"),
+        ("adamw", "baseline"),
+        ("muon", "baseline"),
+        ("random_p", "control"),
+    ]
+    assert (plan["trials"], plan["confirm_runs"]) == (20, 24)
+    assert all(0 < arm["seconds_a_run"] < 60 for arm in arms.values())
+    assert plan["seconds"] == pytest.approx(sum(arm["seconds"] for arm in arms.values()))
+    for arm in arms.values():
+        assert arm["seconds"] == pytest.approx(11 * arm["seconds_a_run"])
+    config = {"structure": "kronecker", "placement": "sandwich", "learner": "rotation", "meta_every": 2, "p_lr": 0.03}
+    model = build_model(layer_sizes(DATASETS["wine"], MlpSpec(hidden=[8])), "relu")
+    assert arms["warpadam"]["p_bytes"] == estimate_memory(model, WarpAdamConfig.from_dict(config)).p_bytes
+    assert plan["p_bytes"] == max(arm["p_bytes"] for arm in arms.values())
+    assert arms["adamw"]["p_bytes"] == 0
+
+
+def test_seconds_of_an_arm_are_capped_as_its_search_is(shared_client: TestClient, spec: SpecMaker) -> None:
+    budget = {"trials_per_arm": 10_000, "steps": 100_000, "max_seconds": 1.0}
+    plan = shared_client.post(DRY, json=spec(budget=budget)).json()
+    for arm in plan["arms"]:
+        assert arm["seconds"] == pytest.approx(1.0 + 6 * arm["seconds_a_run"])
+
+
+def test_a_spec_that_is_wrong_is_refused_as_it_would_be(shared_client: TestClient, spec: SpecMaker) -> None:
+    assert_problem(shared_client.post(DRY, json=spec(dataset={"name": "mnist"})), 422, "invalid_spec")
+    assert_problem(shared_client.post("/v1/jobs?dry_run=maybe", json=spec()), 422, "invalid_spec")
+
+
+def test_figures_that_cannot_be_found_are_no_figures(
+    shared_client: TestClient, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert_problem(shared_client.post(DRY, json=spec()), 503, "unavailable")
+    monkeypatch.undo()
+    monkeypatch.setattr(estimate_module, "TIMEOUT_S", 0.01)
+    problem = assert_problem(shared_client.post(DRY, json=spec()), 503, "unavailable")
+    assert "not timed within 0.01 seconds" in problem["detail"]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_training_rows_are_those_of_the_split(name: str) -> None:
+    assert training_rows(DATASETS[name]) == len(prepare(name, 0).x_train)
