@@ -45,10 +45,9 @@ Curves = Callable[[Collection[int]], Mapping[int, Sequence[Progress]]]
 
 @dataclass(slots=True)
 class OpenTrial:
-    """A trial that has not ended: its Optuna trial, its points, and the last step that was reported."""
+    """A trial that has not ended: its Optuna trial, and the last step that was reported."""
 
     asked: optuna.Trial
-    points: list[Progress]
     reported: int = 0
 
 
@@ -91,12 +90,11 @@ class ArmStudy:
 
     def resume(self, row: Trial) -> OpenTrial:
         """Open a trial of the ledger that runs again."""
-        return OpenTrial(self._add(row, OptunaState.RUNNING, ()), [])
+        return OpenTrial(self._add(row, OptunaState.RUNNING, ()))
 
     def report(self, trial: OpenTrial, point: Progress) -> None:
         """Report a point; a second attempt repeats those of the first. Two objectives have no pruner to report to."""
         if point.step > trial.reported:
-            trial.points.append(point)
             if not self._two:
                 trial.asked.report(self._objective.signal(point), point.step)
             trial.reported = point.step

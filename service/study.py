@@ -106,7 +106,7 @@ class ArmSearch:
             row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
             asked.set_user_attr(NUMBER, row.number)
             self._trials[row.id] = row
-            self._open[row.id] = OpenTrial(asked, [])
+            self._open[row.id] = OpenTrial(asked)
         else:
             return None
         seed, steps = self._plan.spec.seed, self._terms.steps
@@ -167,7 +167,7 @@ class ArmSearch:
 
     def _end(self, trial_id: int, ended: Ended) -> None:
         trial = self._open.pop(trial_id, None)
-        points = trial.points if trial else []
+        points = self._log.curves([trial_id])[trial_id]
         if ended.state == TrialState.COMPLETE and points:
             ended = ended._replace(value=self.objective.cost(points))
         elif ended.val_loss is not None and points:

@@ -106,11 +106,11 @@ def test_json_is_read_too(run: Run, live: Live, tmp_path: Path, spec: SpecMaker)
 
 def test_refused_spec_names_every_field(run: Run, tmp_path: Path, spec: SpecMaker) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text(yaml.safe_dump(spec(baselines=["sgd"], dataset={"name": "[/iris]"})))
+    path.write_text(yaml.safe_dump(spec(baselines=["lion"], dataset={"name": "[/iris]"})))
     result = run("submit", path)
     fails(result, 1, "the service refused the request")
     assert "  dataset.name: got '[/iris]', expected one of digits" in result.stderr
-    assert "  baselines[0]: got 'sgd', expected one of adamw" in result.stderr
+    assert "  baselines[0]: got 'lion', expected one of adamw, muon, soap, sgd" in result.stderr
 
 
 @pytest.mark.parametrize(

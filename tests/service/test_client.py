@@ -65,10 +65,12 @@ def test_watch_yields_until_the_job_has_ended(live: Live, client: Client, job: d
 
 
 def test_refusal_carries_the_problem(client: Client, spec: SpecMaker) -> None:
-    with pytest.raises(ApiError, match=r"baselines\[0\]: got 'sgd'") as caught:
-        client.submit(spec(baselines=["sgd"]))
+    with pytest.raises(ApiError, match=r"baselines\[0\]: got 'lion'") as caught:
+        client.submit(spec(baselines=["lion"]))
     assert caught.value.status == 422
-    assert caught.value.errors == [{"field": "baselines[0]", "value": "sgd", "expected": "one of adamw"}]
+    assert caught.value.errors == [
+        {"field": "baselines[0]", "value": "lion", "expected": "one of adamw, muon, soap, sgd"}
+    ]
 
 
 def test_body_over_the_limit_is_refused_over_a_socket_too(client: Client, spec: SpecMaker) -> None:

@@ -24,6 +24,8 @@ with TestClient(create_app(Settings(database_url=database_url, artifacts_url=art
     body = {"dataset": {"name": "wine"}, "model": {"name": "mlp"}, "search_space": {"preset": "paper"}}
     job = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "a"}).json()
     assert client.post("/v1/jobs", json={}).status_code == 422
+    assert client.post("/v1/jobs?dry_run=true", json=body).status_code == 200
+    assert client.post(f"/v1/jobs/{done}/extend", json={}).status_code == 422
     for path in (
         "/v1/jobs",
         "/v1/catalog",

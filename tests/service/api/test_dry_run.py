@@ -20,6 +20,7 @@ from warpadam import WarpAdamConfig, estimate_memory
 DRY = "/v1/jobs?dry_run=true"
 
 
+@pytest.mark.slow
 def test_plan_names_arms_trials_seconds_and_memory_and_queues_nothing(
     shared_client: TestClient, shared_db: Database, spec: SpecMaker
 ) -> None:
@@ -48,6 +49,7 @@ def test_plan_names_arms_trials_seconds_and_memory_and_queues_nothing(
     assert arms["adamw"]["p_bytes"] == 0
 
 
+@pytest.mark.slow
 def test_seconds_of_an_arm_are_capped_as_its_search_is(shared_client: TestClient, spec: SpecMaker) -> None:
     budget = {"trials_per_arm": 10_000, "steps": 100_000, "max_seconds": 1.0}
     plan = shared_client.post(DRY, json=spec(budget=budget)).json()

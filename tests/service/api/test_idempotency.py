@@ -60,7 +60,7 @@ def test_another_key_is_another_job(client: TestClient, spec: SpecMaker, db: Dat
 @sqlite_only
 def test_refused_body_does_not_use_up_the_key(client: TestClient, spec: SpecMaker, db: Database) -> None:
     before = count_rows(db)
-    assert_problem(client.post("/v1/jobs", json=spec(baselines=["sgd"]), headers=key("a")), 422, "invalid_spec")
+    assert_problem(client.post("/v1/jobs", json=spec(baselines=["lion"]), headers=key("a")), 422, "invalid_spec")
     assert count_rows(db) == before
     assert client.post("/v1/jobs", json=spec(), headers=key("a")).headers["idempotent-replayed"] == "false"
 

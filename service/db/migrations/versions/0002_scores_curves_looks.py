@@ -12,20 +12,28 @@ depends_on = None
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("jobs") as batch_op:
-        batch_op.add_column(sa.Column("looks", sa.Integer(), nullable=False, server_default="1"))
-    with op.batch_alter_table("job_trial_points") as batch_op:
-        batch_op.add_column(sa.Column("val_score", sa.Double(), nullable=True))
-    with op.batch_alter_table("job_confirm_runs") as batch_op:
-        batch_op.add_column(sa.Column("test_score", sa.Double(), nullable=True))
-        batch_op.add_column(sa.Column("curve", sa.JSON(), nullable=False, server_default="[]"))
+    # not in batches, which on SQLite may make a table anew and with the old one delete the rows that refer to it
+    op.add_column("jobs", sa.Column("looks", sa.Integer(), nullable=False, server_default="1"))
+    op.add_column("job_trial_points", sa.Column("val_score", sa.Double(), nullable=True))
+    op.add_column("job_confirm_runs", sa.Column("test_score", sa.Double(), nullable=True))
+    op.add_column("job_confirm_runs", sa.Column("curve", sa.JSON(), nullable=False, server_default="[]"))
+    _rename_figures()
+
+
+def _rename_figures() -> None:
+    """Earlier recommendations: what was the loss is a value now, and pairs repeat the test losses."""
+    table = sa.table("job_recommendations", sa.column("job_id", sa.String()), sa.column("data", sa.JSON()))
+    connection = op.get_bind()
+    for job_id, data in connection.execute(sa.select(table.c.job_id, table.c.data)).all():
+        for finalist in data["finalists"]:
+            finalist["value"] = finalist.pop("val_loss")
+        for pair in data["pairs"]:
+            pair |= {f"{role}_test_loss": pair[role] for role in ("baseline", "warpadam")}
+        connection.execute(sa.update(table).where(table.c.job_id == job_id).values(data=data))
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("job_confirm_runs") as batch_op:
-        batch_op.drop_column("curve")
-        batch_op.drop_column("test_score")
-    with op.batch_alter_table("job_trial_points") as batch_op:
-        batch_op.drop_column("val_score")
-    with op.batch_alter_table("jobs") as batch_op:
-        batch_op.drop_column("looks")
+    op.drop_column("job_confirm_runs", "curve")
+    op.drop_column("job_confirm_runs", "test_score")
+    op.drop_column("job_trial_points", "val_score")
+    op.drop_column("jobs", "looks")
