@@ -106,7 +106,7 @@ def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
         low, high = statistics["interval"]
         lines.append(
             Text(
-                f"improvement of the mean test loss {statistics['improvement']:.5g} "
+                f"mean improvement {statistics['improvement']:.5g} "
                 f"({_figure(statistics['relative_improvement'], '.1%')}), 95 % interval {low:.5g} to {high:.5g}, "
                 f"one-sided p {min(statistics['p_helps'], statistics['p_hurts']):.4f}"
             )
@@ -114,8 +114,29 @@ def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
     console.print(
         Panel(Group(*lines), title=f"Does P help? {result['challenger']} against {result['baseline']}", expand=False)
     )
+    if findings := result.get("findings"):
+        _show_findings(console, findings)
     console.print(f"[bold]Recommended: {result['arm']}[/] (trial {result['trial']})")
     console.print_json(json.dumps(result["config"]))
+
+
+def _show_findings(console: Console, findings: Mapping[str, Any]) -> None:
+    table = Table(title="Other arms and metrics: descriptive, p adjusted after Holm")
+    for column in ("arm", "against", "metric", "mean", "against", "better by", "wins", "p"):
+        table.add_column(column, justify="left" if column in ("arm", "metric") else "right")
+    for row in findings["comparisons"]:
+        table.add_row(
+            row["arm"],
+            row["against"],
+            row["metric"],
+            f"{row['mean']:.4g}",
+            f"{row['against_mean']:.4g}",
+            _figure(row["relative_improvement"], ".1%"),
+            f"{row['win_rate']:.0%}",
+            f"{row['p_holm']:.3f}",
+        )
+    console.print(table)
+    console.print(Text(findings["pruning"]))
 
 
 def _figure(value: float | None, form: str) -> str:

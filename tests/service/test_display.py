@@ -94,7 +94,7 @@ def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
     show_recommendation(console, recommendation())
     text = drawn(console)
     assert "Does P help? warpadam against adamw" in text
-    assert "improvement of the mean test loss 0.15 (30.0%), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
+    assert "mean improvement 0.15 (30.0%), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
     assert "Recommended: warpadam (trial 3)" in text
     assert '"lr": 0.01' in text
 
@@ -110,3 +110,22 @@ def test_recommendation_without_complete_runs_shows_dashes(console: Console) -> 
     show_recommendation(console, recommendation(statistics=None, finalists=[lost | {"runs": 0, "planned": 6}]))
     assert "0/6" in drawn(console)
     assert " - " in drawn(console)
+
+
+def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(console: Console) -> None:
+    comparison = {
+        "arm": "muon",
+        "against": "adamw",
+        "metric": "val_loss",
+        "mean": 0.25,
+        "against_mean": 0.5,
+        "relative_improvement": 0.5,
+        "win_rate": 0.875,
+        "p_holm": 0.0625,
+    }
+    findings = {"comparisons": [comparison], "pruning": "pruning was on"}
+    show_recommendation(console, recommendation(findings=findings))
+    shown = drawn(console)
+    assert "descriptive" in shown
+    for figure in ("muon", "50.0%", "88%", "0.062", "pruning was on"):
+        assert figure in shown

@@ -120,6 +120,23 @@ def test_script_compiles_and_holds_the_config(
     assert callable(names["make_optimizer"])
 
 
+@sqlite_only
+@pytest.mark.parametrize("baseline", ["muon", "soap", "sgd"])
+def test_script_of_any_baseline_makes_its_optimizer(
+    client: TestClient, submit: Submit, db: Database, baseline: str
+) -> None:
+    job = submit(baselines=[baseline], arms="per_structure")
+    log = claim_job(db)
+    succeed(log, gain=-0.25)
+    exported = client.get(job["links"]["export"]).json()
+    assert exported["optimizer"] == "service.training.optimizers.build_optimizer"
+    script = client.get(job["links"]["export"], params={"format": "python"}).text
+    names: dict[str, Any] = {"__name__": "recommended"}
+    exec(compile(script, "recommended.py", "exec"), names)
+    optimizer = names["make_optimizer"](names["make_model"]())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
 @pytest.mark.parametrize(
     ("query", "field", "expected"),
     [
