@@ -70,7 +70,16 @@ class JobPlan:
         """Return the arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
 
-    def run(self, arm: str, values: Mapping[str, Scalar], data: tuple[str, str], *, seed: int, test: bool) -> Run:
+    def run(
+        self,
+        arm: str,
+        values: Mapping[str, Scalar],
+        data: tuple[str, str],
+        *,
+        seed: int,
+        test: bool,
+        checkpoint_url: str | None = None,
+    ) -> Run:
         """Return one training run of this job.
 
         Args:
@@ -79,6 +88,7 @@ class JobPlan:
             data: URL and SHA-256 of the prepared split.
             seed: Seed of the initial weights and of the order of the batches.
             test: Whether the run ends with the test loss.
+            checkpoint_url: Folder of its checkpoints; None for a run that makes none.
         """
         return Run(
             arm=arm,
@@ -93,6 +103,8 @@ class JobPlan:
             schedule=self.spec.training.schedule,
             seed=seed,
             test=test,
+            checkpoint_url=checkpoint_url,
+            checkpoint_every_s=self.spec.resources.checkpoint_every_s,
         )
 
 

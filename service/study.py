@@ -16,6 +16,7 @@ from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
 from search_spaces.to_optuna import distributions, first_trials, suggest
+from service.artifacts import ArtifactStore
 from service.db.models import Trial
 from service.db.studies import study_name
 from service.engines.base import Assignment
@@ -50,6 +51,10 @@ class _Open:
     reported: int = 0
 
 
+def _checkpoint_name(row: Trial) -> str:
+    return f"trial-{row.number}"
+
+
 class ArmSearch:
     """The trials of one arm, as work for an engine.
 
@@ -59,6 +64,7 @@ class ArmSearch:
         arm: The arm to search.
         storage: Optuna's tables.
         data: URL and SHA-256 of the prepared split.
+        artifacts: Keeps the checkpoints of the trials.
         halted: Whether the worker wants everything stopped.
     """
 
@@ -69,10 +75,11 @@ class ArmSearch:
         arm: ArmPlan,
         storage: optuna.storages.BaseStorage,
         data: tuple[str, str],
+        artifacts: ArtifactStore,
         halted: Callable[[], bool],
     ) -> None:
         self._log, self._plan, self._arm, self._storage = log, plan, arm, storage
-        self._data, self._worker_halted = data, halted
+        self._data, self._artifacts, self._worker_halted = data, artifacts, halted
         self._budget = plan.spec.budget
         self._seconds_before = log.start_arm(arm.name).seconds_used
         self._began: float | None = None
@@ -116,13 +123,19 @@ class ArmSearch:
             arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
             self.study.sampler = make_sampler(self._plan.spec.search, arm_seed, len(self._trials))
             asked = self.study.ask()
-            row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
+            try:
+                row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
+            except BaseException:
+                self.study.tell(asked, state=OptunaState.FAIL)  # or whoever owns the job now would take it for running
+                raise
             asked.set_user_attr(NUMBER, row.number)
             self._trials[row.id] = row
             self._open[row.id] = _Open(asked)
         else:
             return None
-        run = self._plan.run(self._arm.name, row.params, self._data, seed=self._plan.spec.seed, test=False)
+        url = self._artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row))
+        seed = self._plan.spec.seed
+        run = self._plan.run(self._arm.name, row.params, self._data, seed=seed, test=False, checkpoint_url=url)
         return Assignment(row.id, run)
 
     def started(self, assignment: Assignment) -> None:
@@ -131,10 +144,15 @@ class ArmSearch:
         self._trials[assignment.key].attempts = self._log.start_trial(assignment.key)
 
     def progress(self, assignment: Assignment, point: Progress) -> bool:
-        """Record the point, and ask the pruner unless it is the last one."""
+        """Record the point, and ask the pruner unless it is the last one.
+
+        A second attempt repeats the points of the first: that it went on from them is settled.
+        """
         self._log.add_point(assignment.key, point)
         trial = self._open[assignment.key]
-        if point.step > trial.reported:  # a second attempt repeats the points of the first
+        if point.step < trial.reported:
+            return True
+        if point.step > trial.reported:
             trial.asked.report(point.val_loss, point.step)
             trial.reported = point.step
         return point.step == self._budget.steps or not trial.asked.should_prune()
@@ -183,6 +201,7 @@ class ArmSearch:
 
     def _end(self, trial_id: int, ended: Ended) -> None:
         self._log.finish_trial(trial_id, ended, self.seconds_used)
+        self._artifacts.delete_checkpoints(self._log.job_id, _checkpoint_name(self._trials[trial_id]))
         if ended.val_loss is not None:
             self._worst = max(self._worst, ended.val_loss)
         trial = self._open.pop(trial_id, None)

@@ -156,7 +156,12 @@ class Worker:
         return True
 
     def _settle(self, record: RunLog, keeper: Keeper) -> None:
-        """Run the job and write how it ended."""
+        """Run the job, write how it ended, and remove the checkpoints of an ended one."""
+        if self._carry(record, keeper):
+            self._artifacts.delete_checkpoints(record.job_id)
+
+    def _carry(self, record: RunLog, keeper: Keeper) -> bool:
+        """Run the job and write how it ended; return False if it goes back to the queue."""
         try:
             _JobRun(record, keeper, self._engine, self._storage, self._artifacts).execute()
             log.info("job succeeded", extra={"job": record.job_id})
@@ -167,8 +172,9 @@ class Worker:
                 record.end(JobState.CANCELLED, None)
                 log.info("job cancelled", extra={"job": record.job_id})
             else:
-                leases.release(self._db, record.lease)
+                cancelled = leases.release(self._db, record.lease)
                 log.info("job released", extra={"job": record.job_id})
+                return cancelled
         except JobFailedError as error:
             record.end(JobState.FAILED, str(error))
             log.warning("job failed", extra={"job": record.job_id, "cause": str(error)})
@@ -177,6 +183,7 @@ class Worker:
         except Exception as error:
             log.exception("job failed on an error of the service", extra={"job": record.job_id})
             record.end(JobState.FAILED, f"internal error: {type(error).__name__}: {error}")
+        return True
 
 
 class _JobRun:
@@ -225,7 +232,7 @@ class _JobRun:
     def _search(self, plan: JobPlan, arm: ArmPlan, data: tuple[str, str]) -> None:
         if self._record.start_arm(arm.name).state == ArmState.COMPLETE:
             return
-        search = ArmSearch(self._record, plan, arm, self._storage, data, self._keeper.halted)
+        search = ArmSearch(self._record, plan, arm, self._storage, data, self._artifacts, self._keeper.halted)
         try:
             self._run(search)
         finally:
@@ -253,7 +260,7 @@ class _JobRun:
         return best
 
     def _confirm(self, plan: JobPlan, phase: Phase, finalists: Sequence[Trial], data: tuple[str, str]) -> None:
-        self._run(ConfirmRuns(self._record, plan, phase, finalists, data, self._keeper.halted))
+        self._run(ConfirmRuns(self._record, plan, phase, finalists, data, self._artifacts, self._keeper.halted))
 
     def _run(self, work: Work) -> None:
         self._engine.run(work, self._spec.resources, self._spec.budget.max_seconds)

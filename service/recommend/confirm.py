@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
+from service.artifacts import ArtifactStore
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment
 from service.ledger.runs import RunLog
@@ -27,6 +28,10 @@ def fresh_seeds(spec: JobSpec, phase: Phase) -> list[int]:
     return list(range(start, start + spec.confirm.seeds))
 
 
+def _checkpoint_name(run_id: int) -> str:
+    return f"confirm-{run_id}"
+
+
 class ConfirmRuns:
     """The runs of one phase.
 
@@ -36,6 +41,7 @@ class ConfirmRuns:
         phase: ``select`` picks one finalist of each arm by validation; ``confirm`` compares the arms on test.
         finalists: The trials whose configs are run.
         data: URL and SHA-256 of the prepared split.
+        artifacts: Keeps the checkpoints of the runs.
         halted: Whether the worker wants everything stopped.
     """
 
@@ -46,9 +52,10 @@ class ConfirmRuns:
         phase: Phase,
         finalists: Sequence[Trial],
         data: tuple[str, str],
+        artifacts: ArtifactStore,
         halted: Callable[[], bool],
     ) -> None:
-        self._log, self._plan, self._phase, self._data = log, plan, phase, data
+        self._log, self._plan, self._phase, self._data, self._artifacts = log, plan, phase, data, artifacts
         self.halted = halted
         self._params = {trial.number: trial.params for trial in finalists}
         runs = log.plan_confirm_runs(phase, finalists, fresh_seeds(plan.spec, phase))
@@ -61,7 +68,9 @@ class ConfirmRuns:
             return None
         row = self._waiting.pop(0)
         test = self._phase == "confirm"
-        run = self._plan.run(row.arm, self._params[row.trial_number], self._data, seed=row.seed, test=test)
+        url = self._artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row.id))
+        params = self._params[row.trial_number]
+        run = self._plan.run(row.arm, params, self._data, seed=row.seed, test=test, checkpoint_url=url)
         return Assignment(row.id, run)
 
     def started(self, assignment: Assignment) -> None:
@@ -76,6 +85,7 @@ class ConfirmRuns:
     def finished(self, assignment: Assignment, ended: Ended) -> None:
         """Record how the run ended."""
         self._log.finish_confirm_run(assignment.key, ended)
+        self._artifacts.delete_checkpoints(self._log.job_id, _checkpoint_name(assignment.key))
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
         """Queue the run again while it has attempts left."""
