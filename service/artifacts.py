@@ -4,11 +4,17 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from contextlib import suppress
 from typing import Final
 
 import fsspec
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS: Final = "checkpoints"
+"""Folder of a job with a folder for each of its runs."""
 
 ATTEMPTS: Final = 5
 """Times that a folder is deleted while others delete it too."""
@@ -30,16 +36,29 @@ class ArtifactStore:
 
     def put(self, job_id: str, name: str, content: bytes) -> str:
         """Store a file and return its URL; an older one of that name is replaced."""
-        target = f"{self._root}/jobs/{job_id}/{name}"
-        self._fs.makedirs(f"{self._root}/jobs/{job_id}", exist_ok=True)
-        part = f"{target}.{secrets.token_hex(4)}.part"
-        self._fs.pipe_file(part, content)
-        self._fs.mv(part, target)
-        return self.path(job_id, name)
+        url = self.path(job_id, name)
+        write_artifact(url, content)
+        return url
 
     def delete_job(self, job_id: str) -> None:
         """Delete every file of a job; it is no error if there is none."""
-        folder = f"{self._root}/jobs/{job_id}"
+        self._delete(f"{self._root}/jobs/{job_id}")
+
+    def checkpoint_url(self, job_id: str, run_name: str) -> str:
+        """Return the URL of the folder of one run's checkpoints, which belong to that run alone."""
+        return self.path(job_id, f"{CHECKPOINTS}/{run_name}")
+
+    def delete_checkpoints(self, job_id: str, run_name: str = "") -> None:
+        """Delete the checkpoints of a run that has ended, or of every run of a job that has.
+
+        A store that cannot be reached costs a warning: the files go with the job at the latest.
+        """
+        try:
+            self._delete(f"{self._root}/jobs/{job_id}/{CHECKPOINTS}/{run_name}".rstrip("/"))
+        except Exception:  # stores raise what they like
+            log.warning("checkpoints are left behind", extra={"job": job_id, "run": run_name}, exc_info=True)
+
+    def _delete(self, folder: str) -> None:
         for _ in range(ATTEMPTS):
             self._fs.invalidate_cache()
             if not self._fs.exists(folder):
@@ -50,6 +69,20 @@ class ArtifactStore:
     def check(self) -> None:
         """Raise what the store raises when it cannot be written to."""
         self._fs.makedirs(self._root, exist_ok=True)
+
+
+def write_artifact(url: str, content: bytes) -> None:
+    """Write a file of the store, whole or not at all; an older one of that name is replaced."""
+    fs, target = fsspec.url_to_fs(url)
+    fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+    part = f"{target}.{secrets.token_hex(4)}.part"
+    try:
+        fs.pipe_file(part, content)
+        fs.mv(part, target)
+    except BaseException:
+        with suppress(Exception):
+            fs.rm_file(part)
+        raise
 
 
 def read_artifact(url: str) -> bytes:

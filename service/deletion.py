@@ -1,6 +1,6 @@
-# The end of a job: its studies, its files, its rows, in this order, so that a deletion that was cut short can be sent
-# again and finishes the rest.
-"""Deletion of a job with everything that belongs to it."""
+# The end of a job by its user's wish. Deletion takes its studies, its files, its rows, in this order, so that one that
+# was cut short can be sent again and finishes the rest. The end that a worker brings about is in worker.py.
+"""Cancellation and deletion of a job with what belongs to it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.db.studies import Studies, study_name
 from service.ledger import jobs, queries
+from service.states import JobState
+
+
+def cancel_job(db: Database, artifacts: ArtifactStore, job_id: str) -> None:
+    """Cancel a job: at once when no worker is on it, otherwise by asking its worker, who then removes its checkpoints.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job has ended.
+    """
+    if jobs.cancel(db, job_id).state == JobState.CANCELLED:
+        artifacts.delete_checkpoints(job_id)
 
 
 def delete_job(db: Database, studies: Studies, artifacts: ArtifactStore, job_id: str) -> None:

@@ -139,7 +139,8 @@ class JobRun:
         if self._record.start_arm(arm.name).state == ArmState.COMPLETE:
             return
         terms, storage = self._terms[arm.name], self._tools.storage
-        search = ArmSearch(self._record, plan, arm, storage, data, self._watch.halted, terms)
+        artifacts = self._tools.artifacts
+        search = ArmSearch(self._record, plan, arm, storage, data, artifacts, self._watch.halted, terms)
         try:
             self._run(search)
         finally:
@@ -169,7 +170,8 @@ class JobRun:
 
     def _confirm(self, plan: JobPlan, phase: Phase, finalists: Sequence[Trial], data: tuple[str, str]) -> None:
         steps = {arm: terms.steps for arm, terms in self._terms.items()}
-        self._run(ConfirmRuns(self._record, plan, phase, finalists, data, self._watch.halted, steps))
+        artifacts, halted = self._tools.artifacts, self._watch.halted
+        self._run(ConfirmRuns(self._record, plan, phase, finalists, data, artifacts, halted, steps))
 
     def _run(self, work: Work) -> None:
         self._tools.engine.run(work, self._spec.resources, self._spec.budget.max_seconds)

@@ -60,6 +60,7 @@ class JobPlan:
         seed: int,
         test: bool,
         steps: int | None = None,
+        checkpoint_url: str | None = None,
     ) -> Run:
         """Return one training run of this job.
 
@@ -70,6 +71,7 @@ class JobPlan:
             seed: Seed of the initial weights and of the order of the batches.
             test: Whether the run ends with the test loss.
             steps: Its steps, if they are not ``budget.steps``.
+            checkpoint_url: Folder of its checkpoints; None for a run that makes none.
         """
         chosen = self.arm(arm)
         return Run(
@@ -85,6 +87,8 @@ class JobPlan:
             schedule=self.spec.training.schedule,
             seed=seed,
             test=test,
+            checkpoint_url=checkpoint_url,
+            checkpoint_every_s=self.spec.resources.checkpoint_every_s,
         )
 
 

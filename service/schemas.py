@@ -153,6 +153,9 @@ class ResourcesSpec(SpecModel):
     max_attempts: Annotated[int, Ge(1), Le(10)] = Field(
         2, description="Times a trial is started before it is failed, when its process dies."
     )
+    checkpoint_every_s: Annotated[float, Gt(0), Le(86_400)] = Field(
+        30.0, description="Seconds between two checkpoints of a run: what a run that is killed loses at most."
+    )
 
 
 class ConfirmSpec(SpecModel):

@@ -12,6 +12,7 @@ import optuna
 
 from search_spaces.to_optuna import suggest
 from service.arms import ArmPlan
+from service.artifacts import ArtifactStore
 from service.db.models import Trial
 from service.engines.base import Assignment
 from service.fidelity import UNPRUNED, Fidelity, measure
@@ -39,6 +40,10 @@ class Terms:
     pruning: bool = True
 
 
+def _checkpoint_name(row: Trial) -> str:
+    return f"trial-{row.number}"
+
+
 class ArmSearch:
     """The trials of one arm, as work for an engine.
 
@@ -48,6 +53,7 @@ class ArmSearch:
         arm: The arm to search.
         storage: Optuna's tables.
         data: URL and SHA-256 of the prepared split.
+        artifacts: Keeps the checkpoints of the trials.
         halted: Whether the worker wants everything stopped.
         terms: What earlier arms decide; the spec's steps and its own target if not given.
     """
@@ -59,11 +65,12 @@ class ArmSearch:
         arm: ArmPlan,
         storage: optuna.storages.BaseStorage,
         data: tuple[str, str],
+        artifacts: ArtifactStore,
         halted: Callable[[], bool],
         terms: Terms | None = None,
     ) -> None:
-        self._log, self._plan, self._arm, self._data = log, plan, arm, data
-        self._worker_halted = halted
+        self._log, self._plan, self._arm = log, plan, arm
+        self._data, self._artifacts, self._worker_halted = data, artifacts, halted
         self._budget = plan.spec.budget
         self._terms = terms or Terms(steps=self._budget.steps)
         self.objective = objective_of(plan, self._terms)
@@ -103,14 +110,21 @@ class ArmSearch:
             arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
             self.study.sampler = make_sampler(self._plan.spec.search, arm_seed, len(self._trials))
             asked = self.study.ask()
-            row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
+            try:
+                row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
+            except BaseException:
+                self._projection.drop(OpenTrial(asked))  # or whoever owns the job now would take it for running
+                raise
             asked.set_user_attr(NUMBER, row.number)
             self._trials[row.id] = row
             self._open[row.id] = OpenTrial(asked)
         else:
             return None
+        url = self._artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row))
         seed, steps = self._plan.spec.seed, self._terms.steps
-        run = self._plan.run(self._arm.name, row.params, self._data, seed=seed, test=False, steps=steps)
+        run = self._plan.run(
+            self._arm.name, row.params, self._data, seed=seed, test=False, steps=steps, checkpoint_url=url
+        )
         return Assignment(row.id, run)
 
     def started(self, assignment: Assignment) -> None:
@@ -119,9 +133,14 @@ class ArmSearch:
         self._trials[assignment.key].attempts = self._log.start_trial(assignment.key)
 
     def progress(self, assignment: Assignment, point: Progress) -> bool:
-        """Record the point, and ask the pruner where it may be asked, unless it is the last one."""
+        """Record the point, and ask the pruner where it may be asked, unless it is the last one.
+
+        A second attempt repeats the points of the first: that it went on from them is settled.
+        """
         self._log.add_point(assignment.key, point)
         trial = self._open[assignment.key]
+        if point.step < trial.reported:
+            return True
         self._projection.report(trial, point)
         return point.step == self._terms.steps or not self._may_prune or not trial.asked.should_prune()
 
@@ -174,6 +193,7 @@ class ArmSearch:
             ended = ended._replace(value=self.objective.signal(points[-1]))
         self._log.finish_trial(trial_id, ended, self.seconds_used)
         row = self._trials[trial_id]
+        self._artifacts.delete_checkpoints(self._log.job_id, _checkpoint_name(row))
         row.state, row.value = ended.state, ended.val_loss if ended.value is None else ended.value
         if trial is not None:  # otherwise it waited for its turn and was not asked again
             self._projection.tell(trial, ended)

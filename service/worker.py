@@ -145,7 +145,12 @@ class Worker:
         return True
 
     def _settle(self, record: RunLog, keeper: Keeper) -> None:
-        """Run the job and write how it ended."""
+        """Run the job, write how it ended, and remove the checkpoints of an ended one."""
+        if self._carry(record, keeper):
+            self._tools.artifacts.delete_checkpoints(record.job_id)
+
+    def _carry(self, record: RunLog, keeper: Keeper) -> bool:
+        """Run the job and write how it ended; return False if it goes back to the queue."""
         try:
             JobRun(record, keeper, self._tools).execute()
             log.info("job succeeded", extra={"job": record.job_id})
@@ -156,8 +161,9 @@ class Worker:
                 record.end(JobState.CANCELLED, None)
                 log.info("job cancelled", extra={"job": record.job_id})
             else:
-                leases.release(self._db, record.lease)
+                cancelled = leases.release(self._db, record.lease)
                 log.info("job released", extra={"job": record.job_id})
+                return cancelled
         except JobFailedError as error:
             record.end(JobState.FAILED, str(error))
             log.warning("job failed", extra={"job": record.job_id, "cause": str(error)})
@@ -166,3 +172,4 @@ class Worker:
         except Exception as error:
             log.exception("job failed on an error of the service", extra={"job": record.job_id})
             record.end(JobState.FAILED, f"internal error: {type(error).__name__}: {error}")
+        return True

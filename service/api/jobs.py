@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from sqlalchemy.orm import Session
 
+from service import deletion
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StudiesDep, Text
 from service.api.problems import responses
 from service.api.views import EventView, JobSummary, JobView, Page
 from service.db.models import Job
 from service.db.session import Database
-from service.deletion import delete_job
 from service.estimate import JobEstimate, estimate
 from service.ledger import jobs as ledger
 from service.ledger import queries
@@ -99,7 +99,7 @@ def get_job(job_id: JobId, db: DatabaseDep) -> JobView:
 )
 def remove_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, studies: StudiesDep) -> None:
     """Delete a job with its trials, studies and files. Refused while it runs."""
-    delete_job(db, studies, artifacts, job_id)
+    deletion.delete_job(db, studies, artifacts, job_id)
 
 
 @router.post(
@@ -107,9 +107,9 @@ def remove_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, studies:
     status_code=HTTPStatus.ACCEPTED,
     responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
-def cancel_job(job_id: JobId, db: DatabaseDep) -> JobView:
+def cancel_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep) -> JobView:
     """Cancel a job. Running trials stop within two seconds; a queued job is cancelled at once."""
-    ledger.cancel(db, job_id)
+    deletion.cancel_job(db, artifacts, job_id)
     return _view(db, job_id)
 
 

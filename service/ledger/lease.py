@@ -110,12 +110,20 @@ def fenced(db: Database, lease: Lease) -> Iterator[Session]:
         yield session
 
 
-def release(db: Database, lease: Lease) -> None:
-    """Give the job back, unfinished, for the next worker; cancel it if that was asked for in the meantime."""
+def release(db: Database, lease: Lease) -> bool:
+    """Give the job back, unfinished, for the next worker; cancel it if that was asked for in the meantime.
+
+    Returns:
+        Whether it was cancelled.
+
+    Raises:
+        LeaseLostError: The job has another owner, or is gone.
+    """
     with fenced(db, lease) as session:
         job = require_job(session, lease.job_id)
         if job.cancel_requested:
             close(session, job, JobState.CANCELLED)
-            return
+            return True
         job.state, job.lease_worker, job.lease_expires_s = JobState.QUEUED, None, None
         record(session, lease.job_id, "released")
+    return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
+from service.artifacts import ArtifactStore
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment
 from service.ledger.runs import RunLog
@@ -27,6 +28,10 @@ def fresh_seeds(spec: JobSpec, phase: Phase) -> list[int]:
     return list(range(start, start + spec.confirm.seeds))
 
 
+def _checkpoint_name(run_id: int) -> str:
+    return f"confirm-{run_id}"
+
+
 class ConfirmRuns:
     """The runs of one phase.
 
@@ -36,6 +41,7 @@ class ConfirmRuns:
         phase: ``select`` picks one finalist of each arm by validation; ``confirm`` compares the arms on test.
         finalists: The trials whose configs are run.
         data: URL and SHA-256 of the prepared split.
+        artifacts: Keeps the checkpoints of the runs.
         halted: Whether the worker wants everything stopped.
         steps: Steps of a run by arm, where they are not those of the spec.
     """
@@ -47,10 +53,11 @@ class ConfirmRuns:
         phase: Phase,
         finalists: Sequence[Trial],
         data: tuple[str, str],
+        artifacts: ArtifactStore,
         halted: Callable[[], bool],
         steps: Mapping[str, int] | None = None,
     ) -> None:
-        self._log, self._plan, self._phase, self._data = log, plan, phase, data
+        self._log, self._plan, self._phase, self._data, self._artifacts = log, plan, phase, data, artifacts
         self.halted = halted
         self._steps = steps or {}
         self._curves: dict[int, list[Progress]] = {}
@@ -67,7 +74,8 @@ class ConfirmRuns:
         row = self._waiting.pop(0)
         test = self._phase == "confirm"
         params, steps = self._params[row.trial_number], self._steps.get(row.arm)
-        run = self._plan.run(row.arm, params, self._data, seed=row.seed, test=test, steps=steps)
+        url = self._artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row.id))
+        run = self._plan.run(row.arm, params, self._data, seed=row.seed, test=test, steps=steps, checkpoint_url=url)
         return Assignment(row.id, run)
 
     def started(self, assignment: Assignment) -> None:
@@ -83,6 +91,7 @@ class ConfirmRuns:
     def finished(self, assignment: Assignment, ended: Ended) -> None:
         """Record how the run ended."""
         self._log.finish_confirm_run(assignment.key, ended, self._curves.pop(assignment.key, []))
+        self._artifacts.delete_checkpoints(self._log.job_id, _checkpoint_name(assignment.key))
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
         """Queue the run again while it has attempts left."""

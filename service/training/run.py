@@ -4,12 +4,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, NamedTuple
 
 from service.states import TrialState
 from service.training.catalog import Task
+
+_BESIDE_THE_RESULT: Final = ("data_url", "threads", "device", "checkpoint_url", "checkpoint_every_s")
+"""Fields of a run that :meth:`Run.digest` leaves out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,8 @@ class Run:
         threads: CPU threads.
         device: torch device.
         test: Whether the last point carries the test loss.
+        checkpoint_url: Folder of its checkpoints, no other run's; None for a run that makes none.
+        checkpoint_every_s: Seconds between two checkpoints.
     """
 
     arm: str
@@ -47,6 +54,17 @@ class Run:
     threads: int = 1
     device: str = "cpu"
     test: bool = False
+    checkpoint_url: str | None = None
+    checkpoint_every_s: float = 30.0
+
+    def digest(self) -> str:
+        """Return a SHA-256 of what the result depends on: two runs with one digest may use each other's checkpoints.
+
+        Left out are the checkpoint's own fields, the data's URL (its hash is in), and threads and device, which only
+        move the last bits and may differ from one attempt to the next.
+        """
+        fields = {name: value for name, value in asdict(self).items() if name not in _BESIDE_THE_RESULT}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 class Progress(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.artifacts import ArtifactStore, read_artifact
+from service.artifacts import ArtifactStore, read_artifact, write_artifact
 
 
 @pytest.fixture
@@ -58,3 +58,46 @@ def test_store_that_cannot_be_made_is_an_os_error(store: ArtifactStore, tmp_path
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
         ArtifactStore(str(tmp_path / "file")).check()
+
+
+def test_checkpoints_go_run_by_run_and_then_all_together(store: ArtifactStore) -> None:
+    data = store.put("job-0", "data.npz", b"rows")
+    urls = [f"{store.checkpoint_url('job-0', name)}/step-1.ckpt" for name in ("trial-1", "trial-10", "confirm-1")]
+    for url in urls:
+        write_artifact(url, b"state")
+    store.delete_checkpoints("job-0", "trial-1")
+    assert [file_exists(url) for url in urls] == [False, True, True]
+    store.delete_checkpoints("job-0")
+    store.delete_checkpoints("job-0")
+    assert [file_exists(url) for url in (*urls, data)] == [False, False, False, True]
+
+
+def test_checkpoints_that_cannot_be_deleted_cost_a_warning(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: str, **options: Any) -> None:
+        raise PermissionError(path)
+
+    write_artifact(f"{store.checkpoint_url('job-0', 'trial-1')}/step-1.ckpt", b"state")
+    monkeypatch.setattr(store._fs, "rm", refuse)
+    store.delete_checkpoints("job-0", "trial-1")
+    assert [record.message for record in caplog.records] == ["checkpoints are left behind"]
+
+
+def test_a_file_that_cannot_be_put_in_its_place_leaves_no_part(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store.put("job-0", "data.npz", b"old")
+
+    def full(*_: object, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store._fs, "mv", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.put("job-0", "data.npz", b"new")
+    assert [path.name for path in (tmp_path / "artifacts/jobs/job-0").iterdir()] == ["data.npz"]
+    assert read_artifact(store.path("job-0", "data.npz")) == b"old"
+
+
+def file_exists(url: str) -> bool:
+    return Path(url.removeprefix("file://")).exists()

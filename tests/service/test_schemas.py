@@ -42,7 +42,13 @@ def test_defaults_are_what_the_documents_say() -> None:
         "search": {"sampler": "tpe", "pruner": "asha"},
         "training": {"schedule": "linear"},
         "budget": {"trials_per_arm": 20, "steps": 400, "batch_size": 128, "max_seconds": 600.0},
-        "resources": {"slots": 1, "cpus_per_trial": 1, "gpus_per_trial": 0.0, "max_attempts": 2},
+        "resources": {
+            "slots": 1,
+            "cpus_per_trial": 1,
+            "gpus_per_trial": 0.0,
+            "max_attempts": 2,
+            "checkpoint_every_s": 30.0,
+        },
         "confirm": {"top_k": 1, "seeds": 8, "min_effect": 0.01},
         "seed": 0,
     }

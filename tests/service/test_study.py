@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 
+from service.artifacts import ArtifactStore, write_artifact
 from service.db.session import Database
 from service.db.studies import study_name
 from service.engines.base import Assignment
-from service.ledger import lease
+from service.errors import LeaseLostError
+from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
 from service.plan import make_plan
 from service.projection import NUMBER
 from service.samplers import make_pruner, make_sampler
 from service.schemas import JobSpec, SearchSpec
-from service.states import TrialState
+from service.settings import Settings
+from service.states import ENDED_TRIAL, TrialState
 from service.study import ArmSearch, Terms
 from service.training.run import Ended, Progress
 from tests.service.conftest import Submit, get_trials, running_in_optuna
@@ -36,11 +40,12 @@ def log(db: Database, submit: Submit) -> RunLog:
 
 
 @pytest.fixture
-def open_arm(log: RunLog, storage: optuna.storages.RDBStorage) -> Open:
+def open_arm(log: RunLog, storage: optuna.storages.RDBStorage, settings: Settings) -> Open:
     plan = make_plan(log.lease.spec)
+    artifacts = ArtifactStore(settings.artifacts_url)
 
     def make(arm: str = "warpadam", storage: optuna.storages.BaseStorage = storage) -> ArmSearch:
-        return ArmSearch(log, plan, plan.arm(arm), storage, ("file:///data.npz", "0"), lambda: False)
+        return ArmSearch(log, plan, plan.arm(arm), storage, ("file:///data.npz", "0"), artifacts, lambda: False)
 
     return make
 
@@ -95,6 +100,51 @@ def test_a_lost_trial_is_handed_out_again_and_its_repeated_points_are_reported_o
     assert not search.lost(again, "killed")  # the second of two attempts
     search.finished(again, Ended(TrialState.FAILED, cause="killed"))
     assert [trial.state for trial in search.study.trials if NUMBER in trial.user_attrs] == [OptunaState.FAIL]
+
+
+def test_points_that_a_resumed_trial_repeats_are_kept_and_not_judged_again(
+    open_arm: Open, db: Database, log: RunLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = open_arm()
+    first = take(search)
+    for step in (2, 4, 6):
+        assert search.progress(first, Progress(step, 0.4, 0.4, 0.1))
+    assert search.lost(first, "killed")
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda _: True)
+    monkeypatch.setattr(ArmSearch, "_may_prune", True)  # not before the first trials have ended otherwise
+    again = take(search)
+    answers = [search.progress(again, Progress(step, 0.4, 0.4, 0.1)) for step in (2, 4, 6)]
+    assert answers == [True, True, False]
+    assert [point.step for point in log.curves([first.key])[first.key]] == [2, 4, 6]
+
+
+def test_a_search_that_cannot_write_its_new_trial_leaves_none_running_in_optuna(
+    open_arm: Open, log: RunLog, db: Database, storage: optuna.storages.RDBStorage
+) -> None:
+    search = open_arm()
+    complete(search, 0.5)
+    with db.write() as session:
+        jobs.require_job(session, log.job_id).lease_token += 1  # as if another worker had the job
+    with pytest.raises(LeaseLostError):
+        search.next()
+    assert running_in_optuna(storage) == []
+
+
+@pytest.mark.parametrize("state", ENDED_TRIAL)
+def test_the_checkpoints_of_a_trial_go_when_it_ends_and_not_when_it_is_put_back(
+    open_arm: Open, state: TrialState
+) -> None:
+    search = open_arm()
+    assignments = [take(search) for _ in range(3)]
+    urls = [f"{assignment.run.checkpoint_url}/step-1.ckpt" for assignment in assignments]
+    assert len(set(urls)) == 3
+    for url in urls:
+        write_artifact(url, b"state")
+    ended, interrupted, lost = assignments
+    search.interrupted(interrupted)
+    search.lost(lost, "killed")
+    search.finished(ended, Ended(state, 0.5, cause="why"))
+    assert [Path(url.removeprefix("file://")).exists() for url in urls] == [False, True, True]
 
 
 def test_a_diverged_trial_is_told_as_the_worst_finite_loss_so_far(open_arm: Open) -> None:
@@ -207,12 +257,13 @@ def test_pruning_is_off_where_early_losses_do_not_rank_runs_as_final_ones_do(ope
 
 
 def test_pruning_stays_off_in_the_arms_after_one_that_could_not_be_trusted(
-    open_arm: Open, log: RunLog, storage: optuna.storages.RDBStorage
+    open_arm: Open, log: RunLog, storage: optuna.storages.RDBStorage, settings: Settings
 ) -> None:
     plan = make_plan(log.lease.spec)
     terms = Terms(steps=10, pruning=False)
     data = ("file:///data.npz", "0")
-    search = ArmSearch(log, plan, plan.arm("adamw"), storage, data, lambda: False, terms)
+    artifacts = ArtifactStore(settings.artifacts_url)
+    search = ArmSearch(log, plan, plan.arm("adamw"), storage, data, artifacts, lambda: False, terms)
     bad = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
     assert search.fidelity is not None
     assert search.fidelity.trusted
@@ -273,8 +324,10 @@ def test_every_pruner_takes_any_number_of_steps(
 
 
 def test_an_interrupted_search_goes_on_as_it_would_have(
-    db: Database, submit: Submit, storage: optuna.storages.RDBStorage
+    db: Database, submit: Submit, storage: optuna.storages.RDBStorage, settings: Settings
 ) -> None:
+    artifacts = ArtifactStore(settings.artifacts_url)
+
     def params(interrupted: bool) -> list[dict[str, object]]:
         job_id = submit(budget={"trials_per_arm": 16, "steps": 10}, search={"sampler": "tpe", "pruner": "none"})
         taken = lease.claim(db, "worker", 30.0)
@@ -283,7 +336,7 @@ def test_an_interrupted_search_goes_on_as_it_would_have(
         data = ("file:///data.npz", "0")
 
         def reopen() -> ArmSearch:
-            return ArmSearch(RunLog(db, taken), plan, plan.arm("warpadam"), storage, data, lambda: False)
+            return ArmSearch(RunLog(db, taken), plan, plan.arm("warpadam"), storage, data, artifacts, lambda: False)
 
         search = reopen()
         for index in range(16):

@@ -10,6 +10,7 @@ import optuna
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from service.artifacts import ArtifactStore, write_artifact
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
@@ -194,6 +195,32 @@ def test_cancel_stops_a_running_trial_within_two_seconds(
     (trial,) = get_trials(db, job_id)
     assert (trial.state, trial.cause) == (PRUNED, "the job was cancelled before the run was over")
     assert running_in_optuna(storage) == []
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled", "released"])
+def test_the_worker_removes_the_checkpoints_of_a_job_that_ended_and_of_no_other(
+    db: Database, submit: Submit, make_worker: WorkerMaker, settings: Settings, end: str
+) -> None:
+    overrides = {"structure": "diagonal", **({"lr": 1e30} if end == "failed" else {})}
+    job_id = submit(search_space={"preset": "quick", "overrides": overrides})
+    artifacts = ArtifactStore(settings.artifacts_url)
+    left_behind = f"{artifacts.checkpoint_url(job_id, 'trial-99')}/step-000000001.ckpt"
+    write_artifact(left_behind, b"state")
+    worker = make_worker()
+    if end in ("cancelled", "released"):
+        worker = make_worker(faults.hangs)
+        with ThreadPoolExecutor() as pool:
+            running = pool.submit(worker.run_next)
+            wait_for(lambda: bool(get_trials(db, job_id)))
+            if end == "cancelled":
+                jobs.cancel(db, job_id)
+            else:
+                worker.stop()
+            running.result(timeout=10)
+    else:
+        worker.run_next()
+    assert get_job(db, job_id).state == (JobState.QUEUED if end == "released" else end)
+    assert Path(left_behind.removeprefix("file://")).exists() == (end == "released")
 
 
 def test_the_cap_on_seconds_ends_every_arm(db: Database, submit: Submit, make_worker: WorkerMaker) -> None:

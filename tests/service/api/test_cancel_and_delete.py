@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from service.artifacts import ArtifactStore
+from service.artifacts import ArtifactStore, write_artifact
 from service.db.models import Job
 from service.db.session import Database
 from service.db.studies import study_name
@@ -110,6 +110,24 @@ def test_job_that_was_given_back_takes_its_open_trials_with_it(
     log.add_trial("warpadam", {})
     release(db, log.lease)
     assert client.post(f"/v1/jobs/{job_id}/cancel").json()["arms"][0]["trials"] == {"pruned": 1}
+
+
+@sqlite_only
+def test_checkpoints_of_a_job_that_no_worker_is_on_go_with_its_cancellation(
+    client: TestClient, submit: Submit, db: Database, settings: Settings
+) -> None:
+    artifacts = ArtifactStore(settings.artifacts_url)
+    kept = []
+    for given_back in (True, False):
+        job_id = submit()["id"]
+        log = claim_job(db)
+        url = f"{artifacts.checkpoint_url(job_id, 'trial-0')}/step-1.ckpt"
+        write_artifact(url, b"state")
+        if given_back:
+            release(db, log.lease)
+        assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+        kept.append(Path(url.removeprefix("file://")).exists())
+    assert kept == [False, True]  # the second is its worker's to remove
 
 
 @sqlite_only

@@ -91,6 +91,8 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     ("resources.slots", 65, "resources.slots", 65, "less than or equal to 64"),
     ("resources.gpus_per_trial", -1, "resources.gpus_per_trial", -1, "greater than or equal to 0"),
     ("resources.max_attempts", 0, "resources.max_attempts", 0, "greater than or equal to 1"),
+    ("resources.checkpoint_every_s", 0, "resources.checkpoint_every_s", 0, "greater than 0"),
+    ("resources.checkpoint_every_s", 1e9, "resources.checkpoint_every_s", 1e9, "less than or equal to 86400"),
     ("confirm.seeds", 5, "confirm.seeds", 5, "greater than or equal to 6"),
     ("confirm.seeds", 65, "confirm.seeds", 65, "less than or equal to 64"),
     ("confirm.top_k", 0, "confirm.top_k", 0, "greater than or equal to 1"),

@@ -1,0 +1,134 @@
+# Checkpoints of one run: files of its own folder in the artifact store, named by step. Each is written whole and read
+# back; only then are older ones deleted, all but the one before it. What is in one is loop.py's business.
+"""Writing and finding the checkpoints of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import fsspec
+import torch
+
+from service.artifacts import read_artifact, write_artifact
+from service.training.run import Run
+from service.version import VERSION
+
+log = logging.getLogger(__name__)
+
+_NAME: Final = re.compile(r"step-(\d{9})\.ckpt")
+_DIGEST_BYTES: Final = 32
+
+
+class UnusableCheckpointError(ValueError):
+    """A file that is torn, changed, or of another run."""
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        run: Without a ``checkpoint_url`` there are none.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._url, self._every_s = run.checkpoint_url, run.checkpoint_every_s
+        self._owner = {"version": VERSION, "run": run.digest()}
+        self._data_url = run.data_url
+        self._proven: int | None = None
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Tell whether it is time for the next one."""
+        return self._url is not None and time.monotonic() - self._last >= self._every_s
+
+    def newest(self) -> Mapping[str, Any] | None:
+        """Return the content of the newest checkpoint that can be used, on the CPU; None when there is none.
+
+        What cannot be used is passed over, with a warning in the log.
+        """
+        if self._url is None:
+            return None
+        steps: list[int] = []
+        try:
+            steps = sorted(self._steps(), reverse=True)
+        except Exception:  # stores raise what they like
+            log.warning("cannot list checkpoints, the run starts anew", extra={"url": self._url}, exc_info=True)
+        for step in steps:
+            try:
+                content = self._read(step)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, the one before it is next
+                log.warning("unusable checkpoint", extra={"url": self._file(step), "cause": str(error)})
+            else:
+                self._proven = step
+                log.info("run resumed", extra={"url": self._url, "step": step})
+                return content
+        if steps:
+            log.warning("no usable checkpoint, the run starts anew", extra={"url": self._url})
+        return None
+
+    def save(self, step: int, content: Mapping[str, Any]) -> None:
+        """Write a checkpoint, prove that it can be read, and delete all older ones but the last that was proven.
+
+        A store that does not take it costs a warning, not the run. Nothing is written once the run's data is gone: its
+        job has been deleted.
+
+        Cost: a copy of ``content`` in memory; it is sent to the store once and read back once.
+        """
+        assert self._url is not None, "only called when due"
+        try:
+            if not _exists(self._data_url):
+                log.warning("no checkpoint: the data of the run is gone", extra={"url": self._data_url})
+            else:
+                write_artifact(self._file(step), self._encode(content))
+                self._read(step)
+                self._delete_older(step)
+                self._proven = step
+        except Exception:  # stores raise what they like
+            log.warning("a checkpoint could not be written", extra={"url": self._file(step)}, exc_info=True)
+        self._last = time.monotonic()
+
+    def _file(self, step: int) -> str:
+        return f"{self._url}/step-{step:09d}.ckpt"
+
+    def _steps(self) -> list[int]:
+        fs, folder = fsspec.url_to_fs(self._url)
+        fs.invalidate_cache()
+        if not fs.exists(folder):
+            return []
+        names = (str(path).rpartition("/")[2] for path in fs.ls(folder, detail=False))
+        return [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
+
+    def _delete_older(self, step: int) -> None:
+        """Leave what is newer than ``step``: the same run, in an orphaned process, may be ahead of this one."""
+        for older in self._steps():
+            if older < step and older != self._proven:
+                fs, path = fsspec.url_to_fs(self._file(older))
+                fs.rm_file(path)
+
+    def _encode(self, content: Mapping[str, Any]) -> bytes:
+        buffer = io.BytesIO()
+        torch.save({"owner": self._owner, "content": dict(content)}, buffer)
+        payload = buffer.getvalue()
+        return hashlib.sha256(payload).digest() + payload
+
+    def _read(self, step: int) -> Mapping[str, Any]:
+        stored = memoryview(read_artifact(self._file(step)))
+        digest, payload = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
+        if hashlib.sha256(payload).digest() != digest:
+            raise UnusableCheckpointError(f"its SHA-256 is not the one it was written with ({len(stored)} bytes)")
+        loaded = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        if loaded["owner"] != self._owner:
+            raise UnusableCheckpointError(f"it belongs to {loaded['owner']}, not to {self._owner}")
+        content: Mapping[str, Any] = loaded["content"]
+        return content
+
+
+def _exists(url: str) -> bool:
+    fs, path = fsspec.url_to_fs(url)
+    return bool(fs.exists(path))

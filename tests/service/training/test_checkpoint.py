@@ -1,0 +1,307 @@
+# A run that is cut short and goes on from its checkpoint must end as if nothing had happened, and a checkpoint that is
+# torn, changed or another run's must never be used.
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from search_spaces import get_preset
+from service.arms import BASELINES, CONFIGS
+from service.artifacts import read_artifact, write_artifact
+from service.plan import WARP_PRESETS
+from service.training import checkpoint as checkpoint_module
+from service.training.checkpoint import Checkpoints
+from service.training.loop import train
+from service.training.run import Progress, Run
+from tests.service.training.test_loop import make_run, without_seconds
+
+EVERY_STEP_S = 1e-9
+
+STARTS = {
+    **{
+        str(values["strategy"]): ("warpadam", preset, index)
+        for preset in WARP_PRESETS
+        for index, values in enumerate(get_preset(preset).first_trials)
+    },
+    **{name: (name, name, 0) for name in BASELINES},
+}
+"""For every strategy that a preset starts from and every baseline: an arm, a preset, and one of its first trials."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return replace(make_run(tmp_path), checkpoint_url=f"file://{tmp_path}/trial-0", checkpoint_every_s=EVERY_STEP_S)
+
+
+def config_of(arm: str, preset: str, index: int) -> dict[str, Any]:
+    values = get_preset(preset).first_trials[index]
+    return dict(CONFIGS[arm](values))
+
+
+class KilledError(Exception):
+    """Stands for the death of the process."""
+
+
+def cut_short(run: Run, after: int) -> None:
+    """Train until ``after`` steps are done and die in the next."""
+    done = 0
+
+    def count(*_: object) -> None:
+        nonlocal done
+        if done == after:
+            raise KilledError
+        done += 1
+
+    hook = register_optimizer_step_pre_hook(count)
+    try:
+        with pytest.raises(KilledError):
+            list(train(run))
+    finally:
+        hook.remove()
+
+
+def steps_of(action: Callable[[], object]) -> int:
+    """Return how many optimizer steps ``action`` makes."""
+    steps: list[int] = []
+    hook = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+    try:
+        action()
+    finally:
+        hook.remove()
+    return len(steps)
+
+
+def end_of(run: Run, points: list[Progress]) -> dict[str, Any]:
+    """Return the whole state after the last step, without what depends on the clock."""
+    saved = Checkpoints(run).newest()
+    assert saved is not None
+    assert saved["step"] == run.steps == points[-1].step
+    return {name: value for name, value in saved.items() if name not in ("seconds", "points")}
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def files(run: Run) -> list[str]:
+    fs, folder = fsspec.url_to_fs(run.checkpoint_url)
+    return sorted(str(path).rpartition("/")[2] for path in fs.ls(folder, detail=False))
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("start", "schedule"), [*((start, "linear") for start in STARTS), *((arm, "constant") for arm in BASELINES)]
+)
+def test_a_run_cut_short_twice_ends_bit_for_bit_like_an_uninterrupted_one(
+    tmp_path: Path, run: Run, start: str, schedule: Literal["linear", "constant"]
+) -> None:
+    arm = STARTS[start][0]
+    run = replace(run, arm=arm, config=config_of(*STARTS[start]), schedule=schedule, steps=30)
+    whole = replace(run, checkpoint_url=f"file://{tmp_path}/whole")
+    uninterrupted = list(train(whole))
+
+    cut_short(run, 8)
+    cut_short(run, 11)  # counted from the checkpoint on: after 19 steps, in the middle of an epoch and of a point
+    points: list[Progress] = []
+    assert steps_of(lambda: points.extend(train(run))) == 30 - 19
+    assert without_seconds(points) == without_seconds(uninterrupted)
+    assert equal(end_of(run, points), end_of(whole, uninterrupted))
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 29, 59])
+def test_a_run_goes_on_from_any_step(run: Run, after: int) -> None:
+    uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
+    cut_short(run, after)
+    points: list[Progress] = []
+    assert steps_of(lambda: points.extend(train(run))) == 60 - after
+    assert without_seconds(points) == uninterrupted
+    assert all(later.seconds > earlier.seconds for earlier, later in pairwise(points))
+
+
+def test_a_run_that_had_ended_gives_its_points_again_without_a_step(run: Run) -> None:
+    points = list(train(run))
+    again: list[Progress] = []
+    assert steps_of(lambda: again.extend(train(run))) == 0
+    assert again[:-1] == points[:-1]
+    assert without_seconds(again) == without_seconds(points)
+
+
+def test_checkpoints_are_written_by_time_and_two_are_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    written: list[int] = []
+    save = Checkpoints.save
+
+    def note(checkpoints: Checkpoints, step: int, content: Mapping[str, Any]) -> None:
+        written.append(step)
+        save(checkpoints, step, content)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(Checkpoints, "save", note)
+
+    def tick(*_: object) -> None:
+        nonlocal now
+        now += 1.0
+
+    hook = register_optimizer_step_pre_hook(tick)
+    try:
+        list(train(replace(run, checkpoint_every_s=7.0, steps=30)))
+    finally:
+        hook.remove()
+    assert written == [7, 14, 21, 28]
+    assert files(run) == ["step-000000021.ckpt", "step-000000028.ckpt"]
+
+
+def test_a_run_without_a_place_for_checkpoints_writes_none(tmp_path: Path, run: Run) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    list(train(replace(run, checkpoint_url=None)))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: b"",
+        lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+        lambda content: b"\0" * len(content),
+    ],
+    ids=["torn", "a byte short", "empty", "one bit", "zeros"],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(
+    run: Run, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
+    cut_short(run, 20)
+    newest = f"{run.checkpoint_url}/step-000000020.ckpt"
+    write_artifact(newest, damage(read_artifact(newest)))
+    points: list[Progress] = []
+    assert steps_of(lambda: points.extend(train(run))) == 60 - 19
+    assert without_seconds(points) == uninterrupted
+    assert warnings_in(caplog) == ["unusable checkpoint"]
+    assert files(run) == ["step-000000059.ckpt", "step-000000060.ckpt"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_starts_anew_and_says_so(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
+    cut_short(run, 20)
+    assert files(run) == ["step-000000019.ckpt", "step-000000020.ckpt"]
+    for name in files(run):
+        write_artifact(f"{run.checkpoint_url}/{name}", b"not a checkpoint")
+    points: list[Progress] = []
+    assert steps_of(lambda: points.extend(train(run))) == 60
+    assert without_seconds(points) == uninterrupted
+    assert warnings_in(caplog) == ["unusable checkpoint"] * 2 + ["no usable checkpoint, the run starts anew"]
+
+
+OTHER: dict[str, Any] = {
+    "arm": "adamw",
+    "config": {"lr": 0.5},
+    "sizes": (13, 9, 3),
+    "activation": "tanh",
+    "task": "regression",
+    "data_sha256": "0" * 64,
+    "steps": 61,
+    "batch_size": 31,
+    "schedule": "constant",
+    "seed": 6,
+    "test": False,
+}
+SAME: dict[str, Any] = {
+    "data_url": "file:///elsewhere.npz",
+    "threads": 3,
+    "device": "cuda:1",
+    "checkpoint_url": "file:///elsewhere",
+    "checkpoint_every_s": 1.0,
+}
+
+
+def test_every_field_of_a_run_either_changes_its_digest_or_does_not_change_its_result(run: Run) -> None:
+    assert OTHER.keys() | SAME.keys() == set(Run.__dataclass_fields__)
+    assert {name for name, value in OTHER.items() if replace(run, **{name: value}).digest() == run.digest()} == set()
+    assert {name for name, value in SAME.items() if replace(run, **{name: value}).digest() != run.digest()} == set()
+
+
+def test_the_checkpoint_of_another_run_or_version_is_never_used(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_short(run, 20)
+    assert Checkpoints(replace(run, seed=6)).newest() is None
+    assert "it belongs to" in caplog.records[0].cause  # type: ignore[attr-defined]
+    assert Checkpoints(run).newest() is not None
+    monkeypatch.setattr(checkpoint_module, "VERSION", "0.0.1")
+    assert Checkpoints(run).newest() is None
+
+
+def test_a_store_that_takes_no_checkpoint_costs_a_warning_and_not_the_run(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "trial-0").write_text("a file where the folder should be")
+    points = list(train(replace(run, steps=2)))
+    assert [point.step for point in points] == [1, 2]
+    assert "a checkpoint could not be written" in warnings_in(caplog)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+
+
+def test_a_checkpoint_that_cannot_be_read_back_leaves_the_one_before_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_short(run, 20)
+    monkeypatch.setattr(checkpoint_module, "write_artifact", lambda url, content: write_artifact(url, content[:-9]))
+    list(train(replace(run)))
+    assert set(warnings_in(caplog)) == {"a checkpoint could not be written"}
+    monkeypatch.undo()
+    saved = Checkpoints(run).newest()
+    assert saved is not None
+    assert saved["step"] == 20
+
+
+def test_an_orphaned_process_that_is_ahead_keeps_its_checkpoints(run: Run) -> None:
+    cut_short(run, 20)
+    behind = Checkpoints(run)
+    content = behind.newest()
+    assert content is not None
+    cut_short(run, 10)  # another process, which went on to step 30
+    behind.save(21, content)
+    assert files(run) == [f"step-0000000{step}.ckpt" for step in (21, 29, 30)]
+
+
+def test_nothing_is_written_for_a_job_that_is_gone(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    points = train(run)
+    next(points)
+    before = files(run)
+    (tmp_path / "wine.npz").unlink()
+    assert len(list(points)) == 19
+    assert files(run) == before
+    assert set(warnings_in(caplog)) == {"no checkpoint: the data of the run is gone"}
+
+
+def test_checkpoints_work_in_a_store_that_is_no_folder(run: Run) -> None:
+    run = replace(run, checkpoint_url="memory://bucket/jobs/job-0/checkpoints/trial-0")
+    uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
+    cut_short(run, 20)
+    assert files(run) == ["step-000000019.ckpt", "step-000000020.ckpt"]
+    points: list[Progress] = []
+    assert steps_of(lambda: points.extend(train(run))) == 40
+    assert without_seconds(points) == uninterrupted

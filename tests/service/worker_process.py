@@ -1,0 +1,31 @@
+# A worker as a process of its own, for the tests that pause and kill one: the real one, with slots that train as the
+# named function of faults.py does. At its end it says whether it has loaded torch.
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+from service.db.session import Database
+from service.db.studies import Studies
+from service.engines.local import LocalEngine
+from service.settings import Settings
+from service.worker import Worker
+from tests.service import faults
+
+
+def main() -> None:
+    """Take jobs until SIGTERM."""
+    logging.basicConfig(level=logging.INFO)
+    settings = Settings()
+    db, studies = Database(settings.database_url), Studies(settings.database_url)
+    engine = LocalEngine(getattr(faults, sys.argv[1]))
+    worker = Worker(settings, db, studies.open(), engine)
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    worker.run_forever()
+    engine.close()
+    print("torch" if "torch" in sys.modules else "no torch")
+
+
+if __name__ == "__main__":
+    main()
