@@ -61,11 +61,12 @@ def directions(moments: Moments) -> list[Tensor]:
     else:
         for denominator in denominators:
             denominator.masked_fill_(denominator == 0, 1.0)  # 0/0: a dead input does not move
-    return list(torch._foreach_div(moments.exp_avgs, denominators))
+    # into the memory of the denominators: fresh memory costs more than the division
+    return [torch.div(*pair, out=pair[1]) for pair in zip(moments.exp_avgs, denominators, strict=True)]
 
 
-def direction_slope(moments: Moments, value: Tensor) -> Tensor:
-    """Return D = du/dq, elementwise, at the last ``value`` q that went into the moments of one tensor.
+def direction_and_slope(moments: Moments, value: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return u and D = du/dq of one tensor, elementwise, at the last ``value`` q that went into its moments.
 
     The moments before that value are constants. Where sqrt(v^) <= eps the slope is set to 0: an input that was dead
     so far would otherwise meet 1/eps the moment it revives.
@@ -73,12 +74,18 @@ def direction_slope(moments: Moments, value: Tensor) -> Tensor:
     Args:
         moments: The means after ``value`` was folded in.
         value: The q of that step, same shape.
+        factor: Both are multiplied by it.
     """
     (exp_avg,), (exp_avg_sq,) = moments.exp_avgs, moments.exp_avg_sqs
     correction1, correction2 = 1 - moments.beta1**moments.step, 1 - moments.beta2**moments.step
-    root = exp_avg_sq.sqrt().div_(math.sqrt(correction2))
-    torch.threshold_(root, moments.eps, math.inf)  # what is divided by it below becomes 0
+    root = exp_avg_sq.sqrt().mul_(1 / math.sqrt(correction2))
     denominator = root + moments.eps
-    slope = (exp_avg * value).mul_((moments.beta2 - 1) / (correction1 * correction2))
-    slope.div_(root.mul_(denominator)).add_((1 - moments.beta1) / correction1)
-    return slope.div_(denominator)
+    if not moments.eps:
+        denominator.masked_fill_(denominator == 0, 1.0)
+    # a number plus a scaled quotient in one pass
+    update = torch.addcdiv(root.new_zeros(()), exp_avg, denominator, value=factor / correction1)
+    torch.threshold_(root, moments.eps, math.inf)  # what is divided by it below becomes 0
+    own_share = root.new_full((), factor * (1 - moments.beta1) / correction1)
+    slope = torch.mul(update, value, out=denominator)
+    torch.addcdiv(own_share, slope, root, value=(moments.beta2 - 1) / correction2, out=slope)
+    return update, slope.div_(root.add_(moments.eps))

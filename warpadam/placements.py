@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from warpadam.adam import Moments, direction_slope, directions
+from warpadam.adam import Moments, direction_and_slope, directions
 from warpadam.config import Placement
 from warpadam.structures.base import Distortion, Factors
 
@@ -65,16 +65,13 @@ def meta_gradient(warp: Warp, moments: Moments, grad: Tensor, next_grad: Tensor,
     Cost: one or two applications of P and one or two pullbacks.
     """
     distortion, factors = warp.distortion, warp.factors
-    next_grad = next_grad * -lr
-    pulled = None
-    if warp.placement != Placement.PRE:
+    if warp.placement == Placement.POST:
         (update,) = directions(moments)
-        if warp.placement == Placement.POST:
-            return distortion.pullback(factors, next_grad, update)
-        pulled = distortion.pullback(factors, update, next_grad)
-        next_grad = distortion.apply(factors, next_grad)
-    slope = direction_slope(moments, warp_gradient(warp, grad)).mul_(next_grad)
+        return distortion.pullback(factors, next_grad * -lr, update)
+    update, slope = direction_and_slope(moments, warp_gradient(warp, grad), -lr)
+    if warp.placement == Placement.PRE:
+        return distortion.pullback(factors, slope.mul_(next_grad), grad)
+    pulled = distortion.pullback(factors, update, next_grad)
+    slope.mul_(distortion.apply(factors, next_grad))
     through_moments = distortion.pullback(factors, slope, grad)
-    if pulled is None:
-        return through_moments
     return {name: through_moments[name].add_(pulled[name]) for name in pulled}

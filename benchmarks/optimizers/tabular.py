@@ -150,9 +150,9 @@ def _diabetes(seed: int) -> Problem:
 
 
 TASKS: Final = (
-    GradientTask(name="digits_mlp", version="1", steps=300, seeds_per_trial=2, cost=1.0, problem=_digits_mlp),
+    GradientTask(name="digits_mlp", version="1", steps=300, seeds_per_trial=3, cost=1.0, problem=_digits_mlp),
     GradientTask(name="digits_autoencoder", version="1", steps=400, cost=3.0, problem=_digits_autoencoder),
-    GradientTask(name="digits_convnet", version="1", steps=200, cost=1.5, problem=_digits_convnet),
-    GradientTask(name="breast_cancer", version="1", steps=200, seeds_per_trial=2, cost=1.0, problem=_breast_cancer),
-    GradientTask(name="diabetes", version="1", steps=200, seeds_per_trial=2, cost=1.0, problem=_diabetes),
+    GradientTask(name="digits_convnet", version="1", steps=200, seeds_per_trial=3, cost=1.5, problem=_digits_convnet),
+    GradientTask(name="breast_cancer", version="1", steps=200, seeds_per_trial=3, cost=1.0, problem=_breast_cancer),
+    GradientTask(name="diabetes", version="1", steps=200, seeds_per_trial=3, cost=1.0, problem=_diabetes),
 )

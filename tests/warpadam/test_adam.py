@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from warpadam.adam import Moments, direction_slope, directions, update_moments
+from warpadam.adam import Moments, direction_and_slope, directions, update_moments
 
 
 def _moments(values: list[Tensor], beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8) -> Moments:
@@ -45,35 +45,40 @@ def test_slope_equals_autograd_through_the_last_update(seed: int, steps: int, be
     exp_avg_sq = 0.95 * before.exp_avg_sqs[0] + 0.05 * last**2
     root = (exp_avg_sq / (1 - 0.95**steps)).sqrt()
     (expected,) = torch.autograd.grad((exp_avg / (1 - beta1**steps) / (root + 1e-8)).sum(), last)
-    torch.testing.assert_close(direction_slope(_moments(values, beta1), values[-1]), expected, rtol=1e-9, atol=1e-12)
+    update, slope = direction_and_slope(_moments(values, beta1), values[-1])
+    torch.testing.assert_close(slope, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close([update], directions(_moments(values, beta1)), rtol=1e-12, atol=1e-14)
+    scaled = direction_and_slope(_moments(values, beta1), values[-1], -0.5)
+    torch.testing.assert_close(list(scaled), [-0.5 * update, -0.5 * slope], rtol=1e-12, atol=1e-14)
 
 
 def test_slope_is_zero_where_the_input_was_always_dead() -> None:
     dead_then_tiny = [torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0])]
-    slope = direction_slope(_moments(dead_then_tiny), dead_then_tiny[-1])
+    _, slope = direction_and_slope(_moments(dead_then_tiny), dead_then_tiny[-1])
     assert slope[0] == 0
     assert slope[1] != 0
 
 
 def test_slope_is_zero_where_the_root_does_not_exceed_eps() -> None:
     values = [torch.tensor([1e-9, 1.0], dtype=torch.float64)] * 3
-    assert direction_slope(_moments(values, eps=1e-8), values[-1])[0] == 0
+    assert direction_and_slope(_moments(values, eps=1e-8), values[-1])[1][0] == 0
 
 
 def test_slope_is_finite_when_a_dead_input_revives() -> None:
     values = [torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1e-3])]
-    assert direction_slope(_moments(values), values[-1]).abs().item() < 1e4
+    assert direction_and_slope(_moments(values), values[-1])[1].abs().item() < 1e4
 
 
 def test_a_dead_input_does_not_move_even_without_eps() -> None:
-    (direction,) = directions(_moments([torch.tensor([0.0, -3.0])], eps=0.0))
-    torch.testing.assert_close(direction, torch.tensor([0.0, -1.0]))
+    moments, expected = _moments([torch.tensor([0.0, -3.0])], eps=0.0), torch.tensor([0.0, -1.0])
+    torch.testing.assert_close(directions(moments)[0], expected)
+    torch.testing.assert_close(direction_and_slope(moments, torch.tensor([0.0, -3.0]))[0], expected)
 
 
 def test_direction_does_not_change_the_moments() -> None:
     moments = _moments([torch.tensor([1.0, 2.0]), torch.tensor([3.0, -4.0])])
     before = (moments.exp_avgs[0].clone(), moments.exp_avg_sqs[0].clone())
     directions(moments)
-    direction_slope(moments, torch.tensor([3.0, -4.0]))
+    direction_and_slope(moments, torch.tensor([3.0, -4.0]))
     assert torch.equal(moments.exp_avgs[0], before[0])
     assert torch.equal(moments.exp_avg_sqs[0], before[1])

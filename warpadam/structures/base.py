@@ -68,7 +68,7 @@ class Distortion(ABC):
 
     @abstractmethod
     def apply_transpose(self, factors: Mapping[str, Tensor], update: Tensor) -> Tensor:
-        """Return P^T u."""
+        """Return P^T u; ``update`` may be overwritten."""
 
     @abstractmethod
     def pullback(self, factors: Mapping[str, Tensor], left: Tensor, right: Tensor) -> Factors:

@@ -46,7 +46,7 @@ class DiagonalDistortion(Distortion):
 
     @override
     def apply_transpose(self, factors: Mapping[str, Tensor], update: Tensor) -> Tensor:
-        return factors["diagonal"] * update
+        return update.mul_(factors["diagonal"])
 
     @override
     def pullback(self, factors: Mapping[str, Tensor], left: Tensor, right: Tensor) -> Factors:

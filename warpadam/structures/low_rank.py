@@ -50,11 +50,13 @@ class LowRankDistortion(Distortion):
 
     @override
     def apply(self, factors: Mapping[str, Tensor], grad: Tensor) -> Tensor:
-        return _plus_product(grad, factors["left"], factors["right"].mT @ grad)
+        add = torch.addmm if grad.ndim == 2 else torch.baddbmm
+        return add(grad, factors["left"], factors["right"].mT @ grad)
 
     @override
     def apply_transpose(self, factors: Mapping[str, Tensor], update: Tensor) -> Tensor:
-        return _plus_product(update, factors["right"], factors["left"].mT @ update)
+        add = Tensor.addmm_ if update.ndim == 2 else Tensor.baddbmm_
+        return add(update, factors["right"], factors["left"].mT @ update)
 
     @override
     def pullback(self, factors: Mapping[str, Tensor], left: Tensor, right: Tensor) -> Factors:
@@ -84,8 +86,3 @@ class LowRankDistortion(Distortion):
                 smallest=min([inside.smallest, *around]),
             )
         }
-
-
-def _plus_product(tensor: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return ``tensor`` + ``left`` ``right``, of one or of several at once."""
-    return (torch.addmm if tensor.ndim == 2 else torch.baddbmm)(tensor, left, right)
