@@ -19,10 +19,10 @@ from search_spaces.to_optuna import distributions, first_trials, suggest
 from service.artifacts import ArtifactStore
 from service.db.models import Trial
 from service.db.studies import study_name
-from service.engines.base import Assignment
+from service.engines.base import Assignment, Pruning
 from service.ledger.runs import RunLog
 from service.plan import ArmPlan, JobPlan
-from service.samplers import make_pruner, make_sampler
+from service.samplers import make_pruner, make_pruning, make_sampler
 from service.states import TrialState
 from service.training.run import Ended, Progress
 
@@ -87,11 +87,14 @@ class ArmSearch:
         self._trials: dict[int, Trial] = {row.id: row for row in rows}
         self._waiting = [row for row in rows if row.state == TrialState.QUEUED]
         self._open: dict[int, _Open] = {}
+        self.pruning: Pruning | None = make_pruning(plan.spec.engine, plan.spec.search, self._budget.steps)
         self.study = optuna.create_study(
             storage=storage,
             study_name=study_name(log.job_id, arm.name),
             load_if_exists=True,
-            pruner=make_pruner(plan.spec.search, plan.spec.budget.steps),
+            pruner=optuna.pruners.NopPruner()  # the engine decides
+            if self.pruning
+            else make_pruner(plan.spec.search, self._budget.steps),
         )
         self._worst = max((row.value for row in rows if row.value is not None), default=-math.inf)
         self._project()
@@ -136,7 +139,7 @@ class ArmSearch:
         url = self._artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row))
         seed = self._plan.spec.seed
         run = self._plan.run(self._arm.name, row.params, self._data, seed=seed, test=False, checkpoint_url=url)
-        return Assignment(row.id, run)
+        return Assignment(row.id, run, self._plan.spec.resources.max_attempts - row.attempts - 1)
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt; the arm's clock runs from its first one, when a slot has loaded what it needs."""
@@ -164,12 +167,11 @@ class ArmSearch:
         self._end(assignment.key, ended)
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
-        """Queue the trial again while it has attempts left."""
+        """Let the trial begin again while it has attempts left."""
         row = self._trials[assignment.key]
         if row.attempts >= self._plan.spec.resources.max_attempts:
             return False
         self._log.retry_trial(row.id, cause)
-        self._waiting.append(row)
         return True
 
     def interrupted(self, assignment: Assignment) -> None:

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import optuna
@@ -111,11 +111,17 @@ class Worker:
         settings: Settings of the process.
         db: The ledger's database; its schema exists.
         storage: Optuna's tables.
-        engine: Runs the trials.
+        engines: Run the trials, by the names that a spec's ``engine`` takes.
     """
 
-    def __init__(self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engine: Engine) -> None:
-        self._settings, self._db, self._storage, self._engine = settings, db, storage, engine
+    def __init__(
+        self,
+        settings: Settings,
+        db: Database,
+        storage: optuna.storages.BaseStorage,
+        engines: Mapping[str, Engine],
+    ) -> None:
+        self._settings, self._db, self._storage, self._engines = settings, db, storage, engines
         self._artifacts = ArtifactStore(settings.artifacts_url)
         self._stopping = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
@@ -163,7 +169,7 @@ class Worker:
     def _carry(self, record: RunLog, keeper: Keeper) -> bool:
         """Run the job and write how it ended; return False if it goes back to the queue."""
         try:
-            _JobRun(record, keeper, self._engine, self._storage, self._artifacts).execute()
+            _JobRun(record, keeper, self._engines, self._storage, self._artifacts).execute()
             log.info("job succeeded", extra={"job": record.job_id})
         except HaltedError:
             if keeper.lost:
@@ -193,13 +199,14 @@ class _JobRun:
         self,
         record: RunLog,
         keeper: Keeper,
-        engine: Engine,
+        engines: Mapping[str, Engine],
         storage: optuna.storages.BaseStorage,
         artifacts: ArtifactStore,
     ) -> None:
-        self._record, self._keeper, self._engine = record, keeper, engine
+        self._record, self._keeper = record, keeper
         self._storage, self._artifacts = storage, artifacts
         self._spec = record.lease.spec
+        self._engine = engines[self._spec.engine.name]
 
     def execute(self) -> None:
         plan = make_plan(self._spec)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from service.artifacts import ArtifactStore
 from service.db.models import ConfirmRun, Trial
-from service.engines.base import Assignment
+from service.engines.base import Assignment, Pruning
 from service.ledger.runs import RunLog
 from service.plan import JobPlan
 from service.schemas import JobSpec
@@ -57,6 +57,7 @@ class ConfirmRuns:
     ) -> None:
         self._log, self._plan, self._phase, self._data, self._artifacts = log, plan, phase, data, artifacts
         self.halted = halted
+        self.pruning: Pruning | None = None
         self._params = {trial.number: trial.params for trial in finalists}
         runs = log.plan_confirm_runs(phase, finalists, fresh_seeds(plan.spec, phase))
         self._runs: dict[int, ConfirmRun] = {run.id: run for run in runs}
@@ -71,7 +72,7 @@ class ConfirmRuns:
         url = self._artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row.id))
         params = self._params[row.trial_number]
         run = self._plan.run(row.arm, params, self._data, seed=row.seed, test=test, checkpoint_url=url)
-        return Assignment(row.id, run)
+        return Assignment(row.id, run, self._plan.spec.resources.max_attempts - row.attempts - 1)
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt."""
@@ -88,13 +89,9 @@ class ConfirmRuns:
         self._artifacts.delete_checkpoints(self._log.job_id, _checkpoint_name(assignment.key))
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
-        """Queue the run again while it has attempts left."""
+        """Let the run begin again while it has attempts left."""
         del cause
-        row = self._runs[assignment.key]
-        if row.attempts >= self._plan.spec.resources.max_attempts:
-            return False
-        self._waiting.append(row)
-        return True
+        return self._runs[assignment.key].attempts < self._plan.spec.resources.max_attempts
 
     def interrupted(self, assignment: Assignment) -> None:
         """Leave the run to the next worker."""

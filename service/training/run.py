@@ -101,3 +101,7 @@ class Ended(NamedTuple):
     test_loss: float | None = None
     seconds: float = 0.0
     cause: str | None = None
+
+
+class DivergedError(ArithmeticError):
+    """A loss of a run is not finite any more."""

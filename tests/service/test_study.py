@@ -85,13 +85,13 @@ def test_the_arm_ends_at_its_cap(open_arm: Open) -> None:
     assert search.next() is None
 
 
-def test_a_lost_trial_is_handed_out_again_and_its_repeated_points_are_reported_once(open_arm: Open) -> None:
+def test_a_lost_trial_begins_again_and_its_repeated_points_are_reported_once(open_arm: Open) -> None:
     search = open_arm()
     first = take(search)
     search.progress(first, Progress(5, 0.4, 0.4, 0.1))
     assert search.lost(first, "killed")
-    again = take(search)
-    assert again == first
+    search.started(first)
+    again = first
     search.progress(again, Progress(5, 0.4, 0.4, 0.1))
     search.progress(again, Progress(10, 0.3, 0.3, 0.2))
     assert not search.lost(again, "killed")  # the second of two attempts
@@ -108,7 +108,8 @@ def test_points_that_a_resumed_trial_repeats_are_kept_and_not_judged_again(
         assert search.progress(first, Progress(step, 0.4, 0.4, 0.1))
     assert search.lost(first, "killed")
     monkeypatch.setattr(optuna.Trial, "should_prune", lambda _: True)
-    again = take(search)
+    again = first
+    search.started(again)
     answers = [search.progress(again, Progress(step, 0.4, 0.4, 0.1)) for step in (2, 4, 6)]
     assert answers == [True, True, False]
     assert sorted(log.points(first.key)) == [2, 4, 6]
@@ -319,6 +320,7 @@ def test_at_the_end_of_the_arms_time_a_trial_that_waits_for_its_second_attempt_i
     search.progress(assignment, Progress(5, 0.4, 0.4, 0.1))
     search.lost(assignment, "killed")
     monkeypatch.setattr(ArmSearch, "out_of_time", True)
+    search.interrupted(assignment)
     search.close()
     (trial,) = get_trials(db, log.job_id)
     assert (trial.state, trial.cause) == (TrialState.PRUNED, "the arm reached budget.max_seconds = 600")
