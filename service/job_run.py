@@ -47,7 +47,7 @@ class Watch(Protocol):
 class Tools:
     """What a worker runs jobs with."""
 
-    engine: Engine
+    engines: Mapping[str, Engine]
     storage: optuna.storages.BaseStorage
     artifacts: ArtifactStore
 
@@ -174,7 +174,7 @@ class JobRun:
         self._run(ConfirmRuns(self._record, plan, phase, finalists, data, artifacts, halted, steps))
 
     def _run(self, work: Work) -> None:
-        self._tools.engine.run(work, self._spec.resources, self._spec.budget.max_seconds)
+        self._tools.engines[self._spec.engine.name].run(work, self._spec.resources, self._spec.budget.max_seconds)
         self._watch.check()
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +26,14 @@ from service.schemas import (
 )
 from service.training.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
 from service.training.run import Run
+
+RAY_RESOURCES: Final = {
+    "CPU": "cpus_per_trial",
+    "GPU": "gpus_per_trial",
+    "memory": "memory_bytes",
+    "object_store_memory": "memory_bytes",
+}
+"""Resources of a Ray node that are no custom ones -> the field of a spec that asks for them."""
 
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
 """The presets that a job's ``search_space`` may name."""
@@ -98,7 +107,7 @@ def make_plan(spec: JobSpec) -> JobPlan:
     Raises:
         InvalidSpecError: With every field that is wrong, not only the first.
     """
-    checks = (_check_data, _check_objective, _check_baselines, _check_search, _check_confirm)
+    checks = (_check_data, _check_objective, _check_baselines, _check_search, _check_resources, _check_confirm)
     errors = [error for check in checks for error in check(spec)]
     space: SearchSpace | None = None
     try:
@@ -232,6 +241,25 @@ def _check_search(spec: JobSpec) -> Iterable[FieldError]:
     if spec.search.sampler == "gp" and spec.search.pruner != "none":
         expected = "none with the sampler gp, which learns from completed trials only"
         yield FieldError("search.pruner", spec.search.pruner, expected)
+
+
+def _check_resources(spec: JobSpec) -> Iterable[FieldError]:
+    """Refuse what the chosen engine would ignore, and what Ray cannot place anywhere."""
+    given = spec.resources
+    if spec.engine.name != "ray":
+        for field, default in (("max_concurrent", None), ("memory_bytes", None), ("custom", {})):
+            if getattr(given, field) != default:
+                expected = f"{json.dumps(default)}, its default: only the engine ray knows it"
+                yield FieldError(f"resources.{field}", getattr(given, field), expected)
+        return
+    if given.slots != 1:
+        expected = "1, its default: with the engine ray, resources.max_concurrent limits how many trials run at once"
+        yield FieldError("resources.slots", given.slots, expected)
+    if given.gpus_per_trial > 1 and given.gpus_per_trial != int(given.gpus_per_trial):
+        yield FieldError("resources.gpus_per_trial", given.gpus_per_trial, "a whole number above 1 with the engine ray")
+    for name in given.custom.keys() & RAY_RESOURCES.keys():
+        expected = f"nothing: set resources.{RAY_RESOURCES[name]} instead"
+        yield FieldError(f"resources.custom.{name}", given.custom[name], expected)
 
 
 def _check_confirm(spec: JobSpec) -> Iterable[FieldError]:

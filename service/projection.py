@@ -80,7 +80,7 @@ class ArmStudy:
             storage=storage,
             study_name=study_name(job_id, arm.name),
             load_if_exists=True,
-            pruner=make_pruner(spec.search, objective.steps),
+            pruner=make_pruner(spec.engine, spec.search, objective.steps),
             directions=["minimize"] * (2 if self._two else 1),
         )
         values = [row.value for row in rows if row.value is not None]

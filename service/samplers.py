@@ -9,13 +9,18 @@ from typing import Final
 
 import optuna
 
-from service.schemas import SearchSpec
+from service.engines.base import Pruning
+from service.schemas import EngineSpec, SearchSpec
 
 FIRST_RUNG: Final = 0.25
 """Share of a run's steps before which no trial is stopped: with a decaying lr earlier losses say little."""
 
 REDUCTION: Final = 2
 """Of the trials at a rung, one in this many goes on (asha, hyperband)."""
+
+
+STARTUP_RUNS: Final = 5
+"""Trials of an arm before which none is stopped (median)."""
 
 
 def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.samplers.BaseSampler:
@@ -47,13 +52,29 @@ def first_rung(steps: int) -> int:
     return max(1, int(steps * FIRST_RUNG))
 
 
-def make_pruner(search: SearchSpec, steps: int) -> optuna.pruners.BasePruner:
+def make_pruning(engine: EngineSpec, search: SearchSpec, steps: int) -> Pruning | None:
+    """Return what the engine stops early by itself; None where Optuna's pruner decides, or nobody does."""
+    if engine.name != "ray" or search.pruner == "none":
+        return None
+    return Pruning(
+        pruner=search.pruner,
+        steps=steps,
+        first_rung=first_rung(steps),
+        reduction=REDUCTION,
+        startup_runs=STARTUP_RUNS,
+    )
+
+
+def make_pruner(engine: EngineSpec, search: SearchSpec, steps: int) -> optuna.pruners.BasePruner:
     """Return the pruner that a spec names; none stops a trial in the first quarter of its steps.
 
     Args:
+        engine: Ray stops runs early by itself.
         search: The spec's choice.
         steps: Steps of a whole run.
     """
+    if make_pruning(engine, search, steps):
+        return optuna.pruners.NopPruner()
     first = first_rung(steps)
     match search.pruner:
         case "asha":
@@ -61,6 +82,6 @@ def make_pruner(search: SearchSpec, steps: int) -> optuna.pruners.BasePruner:
         case "hyperband":
             return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=steps, reduction_factor=REDUCTION)
         case "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first)
+            return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_RUNS, n_warmup_steps=first)
         case _:
             return optuna.pruners.NopPruner()

@@ -114,13 +114,13 @@ class SearchSpaceSpec(SpecModel):
 
 
 class EngineSpec(SpecModel):
-    """What runs the trials: ``optuna`` uses slot processes on the worker's own machine."""
+    """What runs the trials: ``optuna`` uses slot processes on the worker's own machine, ``ray`` a Ray cluster."""
 
-    name: Literal["optuna"] = "optuna"
+    name: Literal["optuna", "ray"] = "optuna"
 
 
 class SearchSpec(SpecModel):
-    """How the next trial is chosen and when a trial is stopped early (both are Optuna's)."""
+    """How the next trial is chosen (Optuna's sampler) and when a trial is stopped early (by the engine's pruner)."""
 
     sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
     pruner: Literal["asha", "hyperband", "median", "none"] = "asha"
@@ -145,11 +145,28 @@ class BudgetSpec(SpecModel):
 
 
 class ResourcesSpec(SpecModel):
-    """What the trials may use on the worker's machine."""
+    """What the trials may use: on the worker's machine (engine ``optuna``) or on a cluster (engine ``ray``)."""
 
-    slots: Annotated[int, Ge(1), Le(64)] = Field(1, description="Trials that run at once. 1 makes a job repeatable.")
-    cpus_per_trial: Annotated[int, Ge(1), Le(256)] = Field(1, description="Threads of one trial.")
-    gpus_per_trial: Annotated[float, Ge(0), Le(8)] = Field(0.0, description="CUDA devices of one trial.")
+    slots: Annotated[int, Ge(1), Le(64)] = Field(
+        1, description="Engine optuna: trials that run at once. 1 makes a job repeatable."
+    )
+    max_concurrent: Annotated[int, Ge(1), Le(10_000)] | None = Field(
+        None, description="Engine ray: trials that run at once; null is as many as fit. 1 makes a job repeatable."
+    )
+    cpus_per_trial: Annotated[int, Ge(1), Le(256)] = Field(1, description="CPUs, and threads, of one trial.")
+    gpus_per_trial: Annotated[float, Ge(0), Le(8)] = Field(
+        0.0, description="CUDA devices of one trial; below 1, trials share a device."
+    )
+    memory_bytes: Annotated[int, Ge(1)] | None = Field(
+        None,
+        description="Engine ray: memory that a node must have free for one trial; placed by it, not limited to it.",
+    )
+    custom: dict[Annotated[str, Len(1, 100)], Annotated[float, Gt(0), Le(1_000_000)]] = Field(
+        default={},
+        max_length=20,
+        description="Engine ray: other resources of the nodes that one trial takes.",
+        examples=[{"accelerator_type:A100": 1}],
+    )
     max_attempts: Annotated[int, Ge(1), Le(10)] = Field(
         2, description="Times a trial is started before it is failed, when its process dies."
     )

@@ -53,16 +53,18 @@ def run(settings: Settings, *, with_worker: bool) -> None:
 
 def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
     """Run a worker until SIGINT or SIGTERM, or until standard input is closed if it has a parent."""
+    from service.engines.base import Engine
     from service.engines.local import LocalEngine
+    from service.engines.ray_tune import RayEngine
     from service.worker import Worker
 
     logs.configure(settings)
     logs.tame_optuna()
     create_schema(settings.database_url)
     db = Database(settings.database_url)
-    engine = LocalEngine()
+    engines: dict[str, Engine] = {"optuna": LocalEngine(), "ray": RayEngine(settings.ray_address)}
     studies = Studies(settings.database_url)
-    worker = Worker(settings, db, studies.open(), engine)
+    worker = Worker(settings, db, studies.open(), engines)
     for number in (signal.SIGINT, signal.SIGTERM):
         # in a thread: the handler may interrupt the very wait whose lock stop() needs
         signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
@@ -71,7 +73,8 @@ def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
     try:
         worker.run_forever()
     finally:
-        engine.close()
+        for engine in engines.values():
+            engine.close()
         studies.close()
         db.close()
 

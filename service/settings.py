@@ -20,6 +20,10 @@ class Settings(BaseSettings):
         "sqlite:///warptune-data/warptune.db", description="SQLAlchemy URL of the ledger and of Optuna's tables."
     )
     artifacts_url: str = Field("warptune-data/artifacts", description="fsspec URL of the folder of the artifacts.")
+    ray_address: str | None = Field(
+        None,
+        description="host:port of the Ray cluster that runs jobs of the engine ray; none: a Ray of the worker's own.",
+    )
     host: str = Field("127.0.0.1", description="Address that the API listens on. There is no login: keep it private.")
     port: Annotated[int, Ge(0), Le(65535)] = Field(8000, description="TCP port of the API.")
     max_body_bytes: Annotated[int, Ge(1024)] = Field(1 << 20, description="Largest request body, in bytes.")

@@ -14,13 +14,13 @@ from search_spaces.to_optuna import suggest
 from service.arms import ArmPlan
 from service.artifacts import ArtifactStore
 from service.db.models import Trial
-from service.engines.base import Assignment
+from service.engines.base import Assignment, Pruning
 from service.fidelity import UNPRUNED, Fidelity, measure
 from service.ledger.runs import RunLog
 from service.objective import Objective, make_objective
 from service.plan import JobPlan
 from service.projection import NUMBER, ArmStudy, OpenTrial
-from service.samplers import first_rung, make_sampler
+from service.samplers import first_rung, make_pruning, make_sampler
 from service.states import TrialState
 from service.training.run import Ended, Progress
 
@@ -80,6 +80,7 @@ class ArmSearch:
         self._trials: dict[int, Trial] = {row.id: row for row in rows}
         self._waiting = [row for row in rows if row.state == TrialState.QUEUED]
         self._open: dict[int, OpenTrial] = {}
+        self.pruning: Pruning | None = make_pruning(plan.spec.engine, plan.spec.search, self._terms.steps)
         self._projection = ArmStudy(log.job_id, plan.spec, arm, storage, rows, log.curves, self.objective)
         self.study = self._projection.study
         self.fidelity: Fidelity | None = None
@@ -125,7 +126,8 @@ class ArmSearch:
         run = self._plan.run(
             self._arm.name, row.params, self._data, seed=seed, test=False, steps=steps, checkpoint_url=url
         )
-        return Assignment(row.id, run)
+        retries = self._plan.spec.resources.max_attempts - row.attempts - 1
+        return Assignment(row.id, run, retries, prunable=self._may_prune)
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt; the arm's clock runs from its first one, when a slot has loaded what it needs."""
@@ -151,12 +153,11 @@ class ArmSearch:
         self._end(assignment.key, ended)
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
-        """Queue the trial again while it has attempts left."""
+        """Let the trial begin again while it has attempts left."""
         row = self._trials[assignment.key]
         if row.attempts >= self._plan.spec.resources.max_attempts:
             return False
         self._log.retry_trial(row.id, cause)
-        self._waiting.append(row)
         return True
 
     def interrupted(self, assignment: Assignment) -> None:

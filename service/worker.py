@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import Final
 
 import optuna
@@ -100,12 +101,18 @@ class Worker:
         settings: Settings of the process.
         db: The ledger's database; its schema exists.
         storage: Optuna's tables.
-        engine: Runs the trials.
+        engines: Run the trials, by the names that a spec's ``engine`` takes.
     """
 
-    def __init__(self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engine: Engine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        db: Database,
+        storage: optuna.storages.BaseStorage,
+        engines: Mapping[str, Engine],
+    ) -> None:
         self._settings, self._db = settings, db
-        self._tools = Tools(engine, storage, ArtifactStore(settings.artifacts_url))
+        self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url))
         self._stopping = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 

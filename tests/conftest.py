@@ -15,9 +15,29 @@ from sqlalchemy import create_engine, text
 
 from service.db.session import Database, create_schema
 from service.db.studies import Studies
+from service.engines.ray_session import ENVIRONMENT, OBJECT_STORE_BYTES
 from service.settings import Settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """A real Ray in this process, on loopback, with four CPUs and two GPUs that nobody looks for."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.update(ENVIRONMENT)
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=2,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from service.schemas import ResourcesSpec
 from service.training.run import Ended, Progress, Run
@@ -18,14 +18,44 @@ class Assignment:
     Attributes:
         key: Row id of the trial or confirmation run.
         run: What to train.
+        retries: Times that it may be started again when its process dies; :meth:`Work.lost` agrees.
+        prunable: Whether an engine that stops runs early by itself may stop this one.
     """
 
     key: int
     run: Run
+    retries: int = 0
+    prunable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """Which runs are stopped early, for an engine that decides that itself.
+
+    Attributes:
+        pruner: Who decides.
+        steps: Steps of a whole run.
+        first_rung: Step before which no run is stopped.
+        reduction: Of the runs at a rung, one in this many goes on (asha, hyperband).
+        startup_runs: Runs before which none is stopped (median).
+    """
+
+    pruner: Literal["asha", "hyperband", "median"]
+    steps: int
+    first_rung: int
+    reduction: int
+    startup_runs: int
 
 
 class Work(Protocol):
-    """A source of runs, told of everything that happens to them. Called from one thread."""
+    """A source of runs, told of everything that happens to them. Called from one thread.
+
+    What :meth:`next` returned ends as :meth:`finished` or :meth:`interrupted`, unless the engine's ``run`` raises.
+    """
+
+    @property
+    def pruning(self) -> Pruning | None:
+        """What the engine stops early by itself; None leaves it to :meth:`progress`."""
 
     def next(self) -> Assignment | None:
         """Return the next run to start, or None when there is none now and none before a running one ends."""
@@ -40,10 +70,10 @@ class Work(Protocol):
         """The run is over."""
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
-        """The run's process died; return whether the run is to be started again."""
+        """The run's process died; return whether the engine is to start the run again."""
 
     def interrupted(self, assignment: Assignment) -> None:
-        """The run was stopped because of :meth:`halted`."""
+        """The run was stopped, or did not begin (again), because of :meth:`halted`."""
 
     def halted(self) -> bool:
         """Tell whether everything must stop now; asked several times a second."""

@@ -12,8 +12,9 @@ from dataclasses import replace
 from multiprocessing import connection as mp_connection
 from typing import Final
 
+from service.engines.attempt import Train, default_train
 from service.engines.base import Assignment, Work
-from service.engines.slot import Ready, Train, default_train, serve
+from service.engines.slot import Ready, serve
 from service.errors import JobFailedError
 from service.schemas import ResourcesSpec
 from service.states import TrialState
@@ -83,6 +84,7 @@ class LocalEngine:
     def __init__(self, train: Train = default_train) -> None:
         self._train = train
         self._slots: list[_Slot] = []
+        self._again: list[Assignment] = []
         atexit.register(self.close)  # multiprocessing would wait for slots that wait for us
 
     @property
@@ -121,6 +123,7 @@ class LocalEngine:
         atexit.unregister(self.close)
 
     def _drop_busy(self) -> None:
+        self._again = []
         for slot in [slot for slot in self._slots if slot.assignment or not slot.ready]:
             slot.kill()
             self._slots.remove(slot)
@@ -131,11 +134,11 @@ class LocalEngine:
             if slot.ready is None or slot.assignment is not None:
                 continue
             device = _device(index, resources, slot.ready.cuda_devices)
-            assignment = work.next()
+            assignment = self._again.pop(0) if self._again else work.next()
             if assignment is None:
                 return False
             run = replace(assignment.run, threads=resources.cpus_per_trial, device=device)
-            slot.assignment, slot.heard = Assignment(assignment.key, run), time.monotonic()
+            slot.assignment, slot.heard = replace(assignment, run=run), time.monotonic()
             work.started(slot.assignment)
             if not slot.send(run):
                 self._replace(slot, work)
@@ -172,13 +175,18 @@ class LocalEngine:
         log.warning("a slot process was lost", extra={"cause": cause})
         assignment = slot.assignment
         self._slots[self._slots.index(slot)] = _Slot(self._train)
-        if assignment is not None and not work.lost(assignment, cause):
+        if assignment is None:
+            return
+        if work.lost(assignment, cause):
+            self._again.append(assignment)
+        else:
             work.finished(assignment, Ended(TrialState.FAILED, cause=cause))
 
     def _interrupt(self, work: Work) -> None:
         """Stop every run: at its next point, or by killing its process."""
         deadline = time.monotonic() + GRACE_S
-        stopped = [slot.assignment for slot in self._slots if slot.assignment]
+        stopped = [slot.assignment for slot in self._slots if slot.assignment] + self._again
+        self._again = []
         while busy := {slot.connection: slot for slot in self._slots if slot.assignment}:
             answers = mp_connection.wait(list(busy), max(0.0, deadline - time.monotonic()))
             for slot in [busy[c] for c in answers] or list(busy.values()):  # type: ignore[index]

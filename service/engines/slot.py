@@ -5,29 +5,19 @@
 from __future__ import annotations
 
 import signal
-import traceback
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from service.engines.attempt import Train, attempt, ended_at
 from service.states import TrialState
 from service.training.run import Ended, Progress, Run
-
-Train = Callable[[Run], Iterator[Progress]]
 
 
 class Ready(NamedTuple):
     """The slot has loaded torch and waits for its first run."""
 
     cuda_devices: int
-
-
-def default_train(run: Run) -> Iterator[Progress]:
-    """Train with the service's own loop, loaded on first use."""
-    from service.training.loop import train
-
-    return train(run)
 
 
 class _WorkerGoneError(Exception):
@@ -71,26 +61,10 @@ def serve(connection: Connection, train: Train) -> None:
 
 
 def _execute(pipe: _Pipe, train: Train, run: Run) -> Ended:
-    from service.training.loop import DivergedError
-
-    last: Progress | None = None
-
-    def ended(state: TrialState, cause: str | None = None) -> Ended:
-        if last is None:
-            return Ended(state, cause=cause)
-        return Ended(state, last.val_loss, last.test_loss, last.seconds, cause, last.test_score)
-
-    try:
-        for point in train(run):
-            last = point
-            pipe.send(point)
-            if not pipe.receive():
-                return ended(TrialState.PRUNED)
-    except DivergedError as error:
-        return ended(TrialState.DIVERGED, str(error))
-    except _WorkerGoneError:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a run raises is recorded as its cause
-        last_frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
-        return ended(TrialState.FAILED, f"{type(error).__name__}: {error}\n{last_frames}".strip())
-    return ended(TrialState.COMPLETE)
+    for event in attempt(train, run):
+        if isinstance(event, Ended):
+            return event
+        pipe.send(event)
+        if not pipe.receive():
+            return ended_at(event, TrialState.PRUNED)
+    raise AssertionError("an attempt ends with Ended")

@@ -93,7 +93,8 @@ class RunLog:
         """Put a trial that was stopped through no fault of its own back; the attempt does not count, the time does."""
         with fenced(self.db, self.lease) as session:
             trial = session.get_one(Trial, trial_id)
-            trial.state, trial.attempts = TrialState.QUEUED, trial.attempts - 1
+            if trial.state == TrialState.RUNNING:
+                trial.state, trial.attempts = TrialState.QUEUED, trial.attempts - 1
             session.get_one(Arm, (self.job_id, trial.arm)).seconds_used = arm_seconds
 
     def retry_trial(self, trial_id: int, cause: str) -> None:
@@ -176,7 +177,8 @@ class RunLog:
         """Put a confirmation run that was stopped through no fault of its own back; the attempt does not count."""
         with fenced(self.db, self.lease) as session:
             run = session.get_one(ConfirmRun, run_id)
-            run.state, run.attempts = TrialState.QUEUED, run.attempts - 1
+            if run.state == TrialState.RUNNING:
+                run.state, run.attempts = TrialState.QUEUED, run.attempts - 1
 
     def finish_confirm_run(self, run_id: int, ended: Ended, curve: Sequence[Progress] = ()) -> None:
         """Store how a confirmation run ended, with its learning curve."""

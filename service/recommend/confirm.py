@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from service.artifacts import ArtifactStore
 from service.db.models import ConfirmRun, Trial
-from service.engines.base import Assignment
+from service.engines.base import Assignment, Pruning
 from service.ledger.runs import RunLog
 from service.plan import JobPlan
 from service.schemas import MAX_CONFIRM_SEEDS, JobSpec
@@ -61,6 +61,7 @@ class ConfirmRuns:
         self.halted = halted
         self._steps = steps or {}
         self._curves: dict[int, list[Progress]] = {}
+        self.pruning: Pruning | None = None
         self._params = {trial.number: trial.params for trial in finalists}
         runs = log.plan_confirm_runs(phase, finalists, fresh_seeds(plan.spec, phase))
         self._runs: dict[int, ConfirmRun] = {run.id: run for run in runs}
@@ -76,7 +77,7 @@ class ConfirmRuns:
         params, steps = self._params[row.trial_number], self._steps.get(row.arm)
         url = self._artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row.id))
         run = self._plan.run(row.arm, params, self._data, seed=row.seed, test=test, steps=steps, checkpoint_url=url)
-        return Assignment(row.id, run)
+        return Assignment(row.id, run, self._plan.spec.resources.max_attempts - row.attempts - 1)
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt."""
@@ -94,13 +95,9 @@ class ConfirmRuns:
         self._artifacts.delete_checkpoints(self._log.job_id, _checkpoint_name(assignment.key))
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
-        """Queue the run again while it has attempts left."""
+        """Let the run begin again while it has attempts left."""
         del cause
-        row = self._runs[assignment.key]
-        if row.attempts >= self._plan.spec.resources.max_attempts:
-            return False
-        self._waiting.append(row)
-        return True
+        return self._runs[assignment.key].attempts < self._plan.spec.resources.max_attempts
 
     def interrupted(self, assignment: Assignment) -> None:
         """Leave the run to the next worker."""

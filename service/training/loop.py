@@ -18,14 +18,10 @@ from service.training.checkpoint import Checkpoints
 from service.training.datasets import load
 from service.training.models import LOSSES, SCORES, build_model
 from service.training.optimizers import build_optimizer
-from service.training.run import Progress, Run
+from service.training.run import DivergedError, Progress, Run
 
 POINTS: Final = 20
 """Points of a learning curve: the validation loss is measured this many times in a run, the last at its end."""
-
-
-class DivergedError(ArithmeticError):
-    """A loss is not finite any more."""
 
 
 def train(run: Run) -> Iterator[Progress]:

@@ -109,3 +109,7 @@ class Ended(NamedTuple):
     cause: str | None = None
     test_score: float | None = None
     value: float | None = None
+
+
+class DivergedError(ArithmeticError):
+    """A loss of a run is not finite any more."""

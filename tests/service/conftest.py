@@ -11,8 +11,8 @@ import pytest
 
 from service.db.models import Job, Trial
 from service.db.session import Database
+from service.engines.attempt import Train
 from service.engines.local import LocalEngine
-from service.engines.slot import Train
 from service.ledger import jobs
 from service.plan import make_plan
 from service.schemas import JobSpec
@@ -51,7 +51,7 @@ def make_worker(
         if train is not None:
             engine = LocalEngine(train)
             engines.append(engine)
-        return Worker(settings, db, storage, engine)
+        return Worker(settings, db, storage, {"optuna": engine})
 
     yield make
     for engine in engines:

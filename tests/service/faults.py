@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.engines.slot import default_train
+from service.engines.attempt import Train, default_train
 from service.training.run import Progress, Run
 
 
@@ -23,6 +23,23 @@ def _count(name: str) -> int:
             number += 1
         else:
             return number
+
+
+def in_folder(folder: str, train: Train, run: Run) -> Iterator[Progress]:
+    """Do ``train`` with FAULTS_DIR set, in a process that was started before the test."""
+    os.environ["FAULTS_DIR"] = folder
+    return train(run)
+
+
+def first_run_killed_once_second_raises(run: Run) -> Iterator[Progress]:
+    """The first attempt dies at its third point; after its second attempt, the next run raises."""
+    number = _count("run")
+    if number == 3:
+        raise RuntimeError("the run is broken")
+    for index, point in enumerate(default_train(run)):
+        if number == 1 and index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield point
 
 
 def second_run_raises(run: Run) -> Iterator[Progress]:

@@ -160,6 +160,17 @@ def test_everything_that_is_wrong_is_said_at_once(spec: SpecMaker) -> None:
     }
 
 
+def test_ray_refuses_what_it_would_ignore_or_could_never_place(spec: SpecMaker) -> None:
+    given = {"slots": 2, "gpus_per_trial": 1.5, "custom": {"GPU": 1.0, "accelerator_type:A100": 1.0}}
+    wrong = errors(spec, engine={"name": "ray"}, resources=given)
+    expected = "1, its default: with the engine ray, resources.max_concurrent limits how many trials run at once"
+    assert wrong == {
+        "resources.slots": (2, expected),
+        "resources.gpus_per_trial": (1.5, "a whole number above 1 with the engine ray"),
+        "resources.custom.GPU": (1.0, "nothing: set resources.gpus_per_trial instead"),
+    }
+
+
 def test_autoencoder_takes_images_only(spec: SpecMaker) -> None:
     wrong = errors(spec, dataset={"name": "diabetes"}, model={"name": "autoencoder"})
     assert wrong == {"model.name": ("autoencoder", "mlp for dataset 'diabetes'; an autoencoder takes ['digits']")}

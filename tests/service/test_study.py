@@ -17,7 +17,7 @@ from service.ledger.runs import RunLog
 from service.plan import make_plan
 from service.projection import NUMBER
 from service.samplers import make_pruner, make_sampler
-from service.schemas import JobSpec, SearchSpec
+from service.schemas import EngineSpec, JobSpec, SearchSpec
 from service.settings import Settings
 from service.states import ENDED_TRIAL, TrialState
 from service.study import ArmSearch, Terms
@@ -88,13 +88,13 @@ def test_the_arm_ends_at_its_cap(open_arm: Open) -> None:
     assert search.next() is None
 
 
-def test_a_lost_trial_is_handed_out_again_and_its_repeated_points_are_reported_once(open_arm: Open) -> None:
+def test_a_lost_trial_begins_again_and_its_repeated_points_are_reported_once(open_arm: Open) -> None:
     search = open_arm()
     first = take(search)
     search.progress(first, Progress(5, 0.4, 0.4, 0.1))
     assert search.lost(first, "killed")
-    again = take(search)
-    assert again == first
+    search.started(first)
+    again = first
     search.progress(again, Progress(5, 0.4, 0.4, 0.1))
     search.progress(again, Progress(10, 0.3, 0.3, 0.2))
     assert not search.lost(again, "killed")  # the second of two attempts
@@ -112,7 +112,8 @@ def test_points_that_a_resumed_trial_repeats_are_kept_and_not_judged_again(
     assert search.lost(first, "killed")
     monkeypatch.setattr(optuna.Trial, "should_prune", lambda _: True)
     monkeypatch.setattr(ArmSearch, "_may_prune", True)  # not before the first trials have ended otherwise
-    again = take(search)
+    again = first
+    search.started(again)
     answers = [search.progress(again, Progress(step, 0.4, 0.4, 0.1)) for step in (2, 4, 6)]
     assert answers == [True, True, False]
     assert [point.step for point in log.curves([first.key])[first.key]] == [2, 4, 6]
@@ -313,7 +314,7 @@ def test_every_sampler_searches_a_conditional_space_and_repeats_itself(
 def test_every_pruner_takes_any_number_of_steps(
     name: str, kind: type[optuna.pruners.BasePruner], steps: int, database_url: str
 ) -> None:
-    pruner = make_pruner(SearchSpec.model_validate({"pruner": name}), steps)
+    pruner = make_pruner(EngineSpec(), SearchSpec.model_validate({"pruner": name}), steps)
     assert isinstance(pruner, kind)
     study = optuna.create_study(pruner=pruner)
     for loss in (1.0, 2.0, 3.0):
@@ -368,6 +369,7 @@ def test_at_the_end_of_the_arms_time_a_trial_that_waits_for_its_second_attempt_i
     search.progress(assignment, Progress(5, 0.4, 0.4, 0.1))
     search.lost(assignment, "killed")
     monkeypatch.setattr(ArmSearch, "out_of_time", True)
+    search.interrupted(assignment)
     search.close()
     (trial,) = get_trials(db, log.job_id)
     assert (trial.state, trial.cause) == (TrialState.PRUNED, "the arm reached budget.max_seconds = 600")

@@ -23,7 +23,7 @@ from service.engines.local import LocalEngine
 from service.plan import make_plan
 from service.schemas import JobSpec
 from service.settings import Settings
-from service.states import JobState, TrialState
+from service.states import ENDED_JOB, JobState, TrialState
 from service.training.loop import train
 from service.worker import Worker
 from tests.service import faults
@@ -36,6 +36,8 @@ CHECKPOINT_EVERY_S = 0.1
 STEPS_BETWEEN_POINTS = STEPS // 20
 MOST_REDONE = int(CHECKPOINT_EVERY_S / faults.STEP_S) + 1 + STEPS_BETWEEN_POINTS
 """One interval, the step during which it ran out, and what an orphaned slot still did on its way to its next point."""
+
+RAY = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 LEASE_S = 1.0
 WAIT_S = 90.0
@@ -94,10 +96,14 @@ def uninterrupted_curve(job: Job, trial: Trial, tmp_path: Path) -> list[tuple[in
     return [point[:3] for point in train(plan.run(trial.arm, trial.params, data, seed=plan.spec.seed, test=False))]
 
 
-def small_job(submit: Submit, slots: int) -> str:
+def small_job(submit: Submit, slots: int, engine: str = "optuna") -> str:
     return submit(
+        engine={"name": engine},
         budget={"trials_per_arm": 2, "steps": STEPS, "batch_size": 32},
-        resources={"slots": slots, "checkpoint_every_s": CHECKPOINT_EVERY_S},
+        resources={
+            {"optuna": "slots", "ray": "max_concurrent"}[engine]: slots,
+            "checkpoint_every_s": CHECKPOINT_EVERY_S,
+        },
         search_space={"preset": "quick", "overrides": {"structure": "diagonal"}},
     )
 
@@ -108,13 +114,19 @@ def take_over(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "after_steps"),
+    ("engine", "slots", "after_steps"),
     [
-        (1, STEPS + 45),
+        ("optuna", 1, STEPS + 45),
+        pytest.param("ray", 1, STEPS + 45, marks=RAY),
         *(
             pytest.param(
-                1 + i % 2, 15 + 22 * i, marks=pytest.mark.slow, id=f"{1 + i % 2} slots, after {15 + 22 * i} steps"
+                engine,
+                1 + i % 2,
+                15 + 22 * i,
+                marks=[pytest.mark.slow, *marks],
+                id=f"{engine}, {1 + i % 2} at once, after {15 + 22 * i} steps",
             )
+            for engine, marks in (("optuna", []), ("ray", RAY))
             for i in range(10)
         ),
     ],
@@ -126,10 +138,12 @@ def test_the_next_worker_finishes_the_job_of_a_killed_one(
     make_worker: WorkerMaker,
     start: Start,
     tmp_path: Path,
+    *,
+    engine: str,
     slots: int,
     after_steps: int,
 ) -> None:
-    job_id = small_job(submit, slots)
+    job_id = small_job(submit, slots, engine)
     first = start()
     wait_for(lambda: steps_done(tmp_path).total() >= after_steps)
     first.send_signal(signal.SIGKILL)
@@ -139,7 +153,11 @@ def test_the_next_worker_finishes_the_job_of_a_killed_one(
     in_flight = [number for number, (state, *_) in before.items() if state == TrialState.RUNNING]
     steps_before = steps_done(tmp_path)
 
-    take_over(make_worker(faults.counted))
+    if engine == "ray":
+        start()  # it needs a Ray of its own
+        wait_for(lambda: get_job(db, job_id).state in ENDED_JOB)
+    else:
+        take_over(make_worker(faults.counted))
 
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     assert [(trial.state, trial.last_step) for trial in get_trials(db, job_id)] == [(TrialState.COMPLETE, STEPS)] * 4
@@ -165,7 +183,7 @@ def test_a_trial_goes_on_from_its_checkpoint_when_its_slot_is_killed_or_its_work
 ) -> None:
     job_id = small_job(submit, 1)
     worker = make_worker(faults.counted)
-    engine = worker._tools.engine
+    engine = worker._tools.engines["optuna"]
     assert isinstance(engine, LocalEngine)
     with ThreadPoolExecutor() as pool:
         running = pool.submit(worker.run_next)

@@ -287,7 +287,7 @@ def test_workers_side_by_side_share_out_the_jobs(
 ) -> None:
     ids = [submit(budget={"trials_per_arm": 1, "steps": 2, "batch_size": 32}) for _ in range(4)]
     engines = [LocalEngine(), LocalEngine()]
-    workers = [Worker(settings, db, storage, engine) for engine in engines]
+    workers = [Worker(settings, db, storage, {"optuna": engine}) for engine in engines]
 
     def drain(worker: Worker) -> None:
         while worker.run_next():

@@ -8,7 +8,9 @@ import sys
 
 from service.db.session import Database
 from service.db.studies import Studies
+from service.engines.base import Engine
 from service.engines.local import LocalEngine
+from service.engines.ray_tune import RayEngine
 from service.settings import Settings
 from service.worker import Worker
 from tests.service import faults
@@ -19,11 +21,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO)
     settings = Settings()
     db, studies = Database(settings.database_url), Studies(settings.database_url)
-    engine = LocalEngine(getattr(faults, sys.argv[1]))
-    worker = Worker(settings, db, studies.open(), engine)
+    train = getattr(faults, sys.argv[1])
+    engines: dict[str, Engine] = {"optuna": LocalEngine(train), "ray": RayEngine(settings.ray_address, train)}
+    worker = Worker(settings, db, studies.open(), engines)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     worker.run_forever()
-    engine.close()
+    for engine in engines.values():
+        engine.close()
     print("torch" if "torch" in sys.modules else "no torch")
 
 

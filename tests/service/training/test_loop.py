@@ -13,9 +13,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from service.plan import make_plan
 from service.schemas import JobSpec
 from service.training.datasets import prepare
-from service.training.loop import POINTS, DivergedError, train
+from service.training.loop import POINTS, train
 from service.training.models import build_model
-from service.training.run import Progress, Run
+from service.training.run import DivergedError, Progress, Run
 
 MODELS: dict[str, dict[str, Any]] = {
     "digits": {"name": "autoencoder", "hidden": [16], "code": 8},

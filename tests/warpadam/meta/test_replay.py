@@ -63,7 +63,9 @@ def _meta_loss(
         if config.placement == "post":
             update = structure.apply(factors[name], update)
         elif config.placement == "sandwich":
-            zero = torch.zeros_like(update, requires_grad=True)  # P^T u as the derivative of <P x, u>: nothing overwritten
+            zero = torch.zeros_like(
+                update, requires_grad=True
+            )  # P^T u as the derivative of <P x, u>: nothing overwritten
             (update,) = torch.autograd.grad(structure.apply(factors[name], zero), zero, update, create_graph=True)
         moved[name] = (1 - 0.1 * 0.1) * param.detach() - 0.1 * update.view(param.shape)
 

@@ -1,0 +1,263 @@
+# What an empty trial costs: through our engines with the ledger and Optuna behind them, beside the least that each
+# could cost, Ray Tune with reused actors and plain Optuna ask/tell on the same storage. In turn, one trial at a time.
+"""Seconds of an empty trial, under each engine and under the library that it is built on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback only; Ray reads it when it is imported
+
+from ray import tune
+
+from search_spaces.to_optuna import suggest
+from service.artifacts import ArtifactStore
+from service.db.session import Database, create_schema
+from service.db.studies import Studies
+from service.engines.base import Assignment, Engine
+from service.engines.local import LocalEngine
+from service.engines.ray_session import RaySession
+from service.engines.ray_tune import RayEngine
+from service.ledger import jobs, lease
+from service.ledger.runs import RunLog
+from service.plan import make_plan
+from service.schemas import JobSpec, ResourcesSpec
+from service.study import ArmSearch
+from service.training.run import Ended, Progress, Run
+
+SILENCE_S = 600.0
+
+
+def one_point(_: Run) -> Iterator[Progress]:
+    """An empty trial."""
+    yield Progress(1, 0.5, 0.5, 0.0)
+
+
+class EmptyTrial(tune.Trainable):
+    """An empty trial, as Ray Tune has it."""
+
+    def step(self) -> dict[str, Any]:
+        return {"val_loss": 0.5, "done": True}
+
+    def reset_config(self, _: dict[str, Any]) -> bool:  # type: ignore[override]
+        return True
+
+
+class Clock(tune.Callback):
+    """When each trial ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_trial_complete(self, **_: Any) -> None:  # type: ignore[override]
+        self.ends.append(time.perf_counter())
+
+
+class TimedSearch(ArmSearch):
+    """An arm that notes when each trial ended."""
+
+    ends: list[float]
+
+    def finished(self, assignment: Assignment, ended: Ended) -> None:
+        super().finished(assignment, ended)
+        self.ends.append(time.perf_counter())
+
+
+def per_trial_s(ends: list[float]) -> float:
+    """Seconds of a trial, without the start of processes before the first."""
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def search(folder: str, trials: int, engine_name: str) -> tuple[TimedSearch, Callable[[], None]]:
+    """A fresh ledger with one job, and its first arm."""
+    url = f"sqlite:///{folder}/warptune.db"
+    create_schema(url)
+    db, studies = Database(url), Studies(url)
+    spec = JobSpec.model_validate(
+        {
+            "dataset": {"name": "wine"},
+            "model": {"name": "mlp", "hidden": [8]},
+            "search": {"sampler": "random", "pruner": "none"},
+            "engine": {"name": engine_name},
+            "budget": {"trials_per_arm": trials, "steps": 1, "max_seconds": SILENCE_S},
+        }
+    )
+    plan = make_plan(spec)
+    jobs.submit(db, spec.to_json(), [arm.name for arm in plan.arms])
+    taken = lease.claim(db, "benchmark", SILENCE_S)
+    assert taken is not None
+    work = TimedSearch(
+        RunLog(db, taken), plan, plan.arms[0], studies.open(), ("", ""), ArtifactStore(folder), lambda: False
+    )
+    work.ends = []
+
+    def close() -> None:
+        work.close()
+        studies.close()
+        db.close()
+
+    return work, close
+
+
+def through(engine: Engine, engine_name: str, trials: int) -> float:
+    """An arm of empty trials through one of our engines."""
+    with tempfile.TemporaryDirectory() as folder:
+        work, close = search(folder, trials, engine_name)
+        resources = {"ray": {"max_concurrent": 1}, "optuna": {"slots": 1}}[engine_name]
+        engine.run(work, type(work._plan.spec.resources).model_validate(resources), SILENCE_S)
+        close()
+    assert len(work.ends) == trials
+    return per_trial_s(work.ends)
+
+
+def plain_optuna(trials: int) -> float:
+    """The same number of asks, reports and tells, over the same space and storage."""
+    with tempfile.TemporaryDirectory() as folder:
+        work, close = search(folder, trials, "optuna")
+        study = optuna.create_study(study_name="plain", storage=work._storage)
+        ends = []
+        for number in range(trials):
+            study.sampler = optuna.samplers.RandomSampler(seed=number)
+            trial = study.ask()
+            suggest(trial, work._arm.space)
+            trial.report(0.5, 1)
+            study.tell(trial, 0.5)
+            ends.append(time.perf_counter())
+        close()
+    return per_trial_s(ends)
+
+
+def ray_by_default(trials: int) -> float:
+    """Ray Tune's own empty trials as it comes: it writes results and snapshots of its state to files."""
+    ours = {name: os.environ.pop(name) for name in ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "TUNE_GLOBAL_CHECKPOINT_S")}
+    try:
+        return plain_ray(trials)
+    finally:
+        os.environ.update(ours)
+
+
+class InMemory:
+    """Empty trials with nothing behind them."""
+
+    pruning = None
+
+    def __init__(self, like: Assignment, trials: int) -> None:
+        self._waiting = [replace(like, key=key) for key in range(trials)]
+        self.ends: list[float] = []
+
+    def next(self) -> Assignment | None:
+        return self._waiting.pop() if self._waiting else None
+
+    def started(self, _: Assignment) -> None:
+        """Nothing."""
+
+    def progress(self, *_: object) -> bool:
+        return True
+
+    def finished(self, *_: object) -> None:
+        self.ends.append(time.perf_counter())
+
+    def lost(self, *_: object) -> bool:
+        return False
+
+    def interrupted(self, _: Assignment) -> None:
+        """Nothing."""
+
+    def halted(self) -> bool:
+        return False
+
+
+def without_ledger(engine: Engine, trials: int) -> float:
+    """Empty trials through the Ray engine, with neither the ledger nor Optuna behind it."""
+    with tempfile.TemporaryDirectory() as folder:
+        work, close = search(folder, 1, "ray")
+        assignment = work.next()
+        close()
+    assert assignment is not None
+    bare = InMemory(assignment, trials)
+    engine.run(bare, ResourcesSpec(max_concurrent=1), SILENCE_S)
+    return per_trial_s(bare.ends)
+
+
+def plain_ray(trials: int) -> float:
+    """Ray Tune's own empty trials with all of that switched off, one at a time in a reused actor."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        tune.Tuner(
+            tune.with_resources(EmptyTrial, {"cpu": 1}),
+            tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True, max_concurrent_trials=1),
+            run_config=tune.RunConfig(
+                name="plain",
+                storage_path=folder,
+                callbacks=[clock],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        ).fit()
+    assert len(clock.ends) == trials
+    return per_trial_s(clock.ends)
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=60)
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    session = RaySession(None)
+    session.connect()
+    local, ray = LocalEngine(one_point), RayEngine(train=one_point)
+    measured: dict[str, Callable[[], float]] = {
+        "optuna": lambda: plain_optuna(given.trials),
+        "local_engine": lambda: through(local, "optuna", given.trials),
+        "ray_tune": lambda: plain_ray(given.trials),
+        "ray_tune_by_default": lambda: ray_by_default(given.trials),
+        "ray_engine_without_ledger": lambda: without_ledger(ray, given.trials),
+        "ray_engine": lambda: through(ray, "ray", given.trials),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in measured}
+    for turn in range(given.rounds + 1):
+        for name, measure in measured.items():
+            figure = measure()
+            if turn:  # the first round warms everything up
+                seconds[name].append(figure)
+                print(f"{name:25} {figure * 1000:8.1f} ms", flush=True)
+    local.close()
+    ray.close()
+    session.close()
+    median = {name: statistics.median(figures) for name, figures in seconds.items()}
+    ratios = {
+        "local_engine_to_optuna": median["local_engine"] / median["optuna"],
+        "ray_engine_to_ray_tune_by_default": median["ray_engine"] / median["ray_tune_by_default"],
+        "ray_engine_to_ray_tune": median["ray_engine"] / median["ray_tune"],
+        "ray_engine_without_ledger_to_ray_tune": median["ray_engine_without_ledger"] / median["ray_tune"],
+    }
+    result = {
+        "seconds_per_trial": seconds,
+        "median": median,
+        "ratios": ratios,
+        "trials": given.trials,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "versions": {name: version(name) for name in ("ray", "optuna", "sqlalchemy", "warptune")},
+    }
+    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(ratios))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+# What every engine promises, as one test class; an engine's own file gives it `make_engine` and `at_once`.
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from service.engines.attempt import Train
+from service.engines.base import Assignment, Engine, Pruning
+from service.errors import JobFailedError
+from service.schemas import ResourcesSpec
+from service.states import TrialState
+from service.training.catalog import Task
+from service.training.run import DivergedError, Ended, Progress, Run
+
+SILENCE_S = 120.0
+
+Make = Callable[[Train], Engine]
+
+
+def make_run(seed: int) -> Run:
+    return Run(
+        arm="warpadam",
+        config={},
+        sizes=(2, 1),
+        activation="relu",
+        task=Task.REGRESSION,
+        data_url="",
+        data_sha256="",
+        steps=3,
+        batch_size=1,
+        schedule="constant",
+        seed=seed,
+    )
+
+
+def report_pid(run: Run) -> Iterator[Progress]:
+    """Three points; the training loss is the process id."""
+    for step in (1, 2, 3):
+        yield Progress(step, float(os.getpid()), float(run.seed), 0.1)
+
+
+def report_where(run: Run) -> Iterator[Progress]:
+    """One point: threads, and the index of the device."""
+    yield Progress(1, float(run.threads), float(run.device.removeprefix("cuda:")) if run.device != "cpu" else -1.0, 0.1)
+
+
+def exit_at_once(run: Run) -> Iterator[Progress]:
+    os._exit(3)
+    yield
+
+
+def out_of_memory(run: Run) -> Iterator[Progress]:
+    raise MemoryError("no room")
+    yield
+
+
+def diverge(run: Run) -> Iterator[Progress]:
+    yield Progress(1, 0.5, 0.5, 0.1)
+    raise DivergedError("the training loss is nan after 2 of 3 steps")
+
+
+def truncated(run: Run) -> Iterator[Progress]:
+    raise EOFError("the file is cut short")
+    yield
+
+
+def then_sleep_for_ever(run: Run) -> Iterator[Progress]:
+    yield Progress(1, float(os.getpid()), 0.0, 0.1)
+    time.sleep(600)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process of this id, after a moment for one that is being killed."""
+    deadline = time.monotonic() + 2.0
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+class Recorder:
+    """A Work that hands out ``count`` runs and writes down what it is told."""
+
+    def __init__(self, count: int, stop_after: int | None = None, attempts: int = 2) -> None:
+        self.waiting = [Assignment(key, make_run(key), attempts - 1) for key in range(count)]
+        self.attempts = dict.fromkeys(range(count), attempts)
+        self.pruning: Pruning | None = None
+        self.points: list[tuple[int, Progress]] = []
+        self.ended: dict[int, Ended] = {}
+        self.stopped: list[int] = []
+        self.begun: list[int] = []
+        self.peak = 0
+        self.stop_after = stop_after
+        self.is_halted = False
+
+    def next(self) -> Assignment | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def started(self, assignment: Assignment) -> None:
+        self.begun.append(assignment.key)
+        self.attempts[assignment.key] -= 1
+        self.peak = max(self.peak, len(self.begun) - len(self.ended))
+
+    def progress(self, assignment: Assignment, point: Progress) -> bool:
+        self.points.append((assignment.key, point))
+        return point.step != self.stop_after
+
+    def finished(self, assignment: Assignment, ended: Ended) -> None:
+        assert assignment.key not in self.ended
+        self.ended[assignment.key] = ended
+
+    def lost(self, assignment: Assignment, cause: str) -> bool:
+        return self.attempts[assignment.key] > 0
+
+    def interrupted(self, assignment: Assignment) -> None:
+        self.stopped.append(assignment.key)
+
+    def halted(self) -> bool:
+        return self.is_halted
+
+
+class HaltedAtAPoint(Recorder):
+    """Is halted once a run has reached a point, and counts the seconds from then on."""
+
+    halted_at = 0.0
+
+    def progress(self, assignment: Assignment, point: Progress) -> bool:
+        self.is_halted, self.halted_at = True, time.monotonic()
+        return super().progress(assignment, point)
+
+
+class EngineContract:
+    """Run for every engine; a subclass has the fixture ``make_engine``."""
+
+    @staticmethod
+    def at_once(count: int) -> ResourcesSpec:
+        """Resources under which ``count`` runs go on at once."""
+        raise NotImplementedError
+
+    def test_every_run_is_done_once_in_few_processes(self, make_engine: Make) -> None:
+        engine = make_engine(report_pid)
+        work = Recorder(6)
+        engine.run(work, self.at_once(2), SILENCE_S)
+        assert sorted(work.begun) == sorted(work.ended) == list(range(6))
+        assert {ended.state for ended in work.ended.values()} == {TrialState.COMPLETE}
+        assert sorted((key, point.step, point.val_loss) for key, point in work.points) == [
+            (key, step, float(key)) for key in range(6) for step in (1, 2, 3)
+        ]
+        assert len({point.train_loss for _, point in work.points}) <= 2
+        assert work.peak <= 2
+        assert work.stopped == []
+
+    def test_one_at_a_time_they_are_done_in_their_order(self, make_engine: Make) -> None:
+        work = Recorder(4)
+        make_engine(report_pid).run(work, self.at_once(1), SILENCE_S)
+        assert work.begun == list(work.ended) == [0, 1, 2, 3]
+        assert [key for key, _ in work.points] == sorted([0, 1, 2, 3] * 3)
+        assert work.peak == 1
+
+    def test_a_run_that_is_told_to_stop_is_pruned_at_that_point(self, make_engine: Make) -> None:
+        work = Recorder(2, stop_after=2)
+        make_engine(report_pid).run(work, self.at_once(1), SILENCE_S)
+        assert [point.step for _, point in work.points] == [1, 2, 1, 2]
+        assert [(e.state, e.val_loss, e.seconds) for e in work.ended.values()] == [
+            (TrialState.PRUNED, 0.0, 0.1),
+            (TrialState.PRUNED, 1.0, 0.1),
+        ]
+
+    def test_a_run_whose_process_dies_is_started_again_while_it_may(self, make_engine: Make) -> None:
+        work = Recorder(1, attempts=2)
+        make_engine(exit_at_once).run(work, self.at_once(1), SILENCE_S)
+        assert work.begun == [0, 0]
+        assert list(work.ended) == [0]
+        assert work.ended[0].state == TrialState.FAILED
+        assert work.ended[0].cause
+
+    @pytest.mark.parametrize(
+        ("train", "cause"),
+        [(out_of_memory, "MemoryError: no room"), (truncated, "EOFError: the file is cut short")],
+        ids=["memory", "end of file"],
+    )
+    def test_whatever_a_run_raises_is_its_cause_and_it_is_not_tried_again(
+        self, make_engine: Make, train: Train, cause: str
+    ) -> None:
+        work = Recorder(1)
+        make_engine(train).run(work, self.at_once(1), SILENCE_S)
+        assert work.begun == [0]
+        assert work.ended[0].state == TrialState.FAILED
+        assert (work.ended[0].cause or "").startswith(cause)
+
+    def test_a_run_that_diverges_keeps_its_last_finite_loss(self, make_engine: Make) -> None:
+        work = Recorder(1)
+        make_engine(diverge).run(work, self.at_once(1), SILENCE_S)
+        cause = "the training loss is nan after 2 of 3 steps"
+        assert work.ended == {0: Ended(TrialState.DIVERGED, 0.5, None, 0.1, cause)}
+
+    def test_a_halted_work_is_not_begun(self, make_engine: Make) -> None:
+        work = Recorder(3)
+        work.is_halted = True
+        make_engine(report_pid).run(work, self.at_once(1), SILENCE_S)
+        assert (work.begun, work.ended) == ([], {})
+
+    def test_halting_stops_a_busy_run_within_two_seconds(self, make_engine: Make) -> None:
+        engine, work = make_engine(then_sleep_for_ever), HaltedAtAPoint(3)
+        engine.run(work, self.at_once(1), SILENCE_S)
+        seconds = time.monotonic() - work.halted_at
+        assert seconds < 2.0
+        assert (work.begun, work.stopped, work.ended) == ([0], [0], {})
+        assert not is_alive(int(work.points[0][1].train_loss))
+
+    def test_a_run_that_hangs_is_lost(self, make_engine: Make) -> None:
+        work = Recorder(1, attempts=2)
+        make_engine(then_sleep_for_ever).run(work, self.at_once(1), 0.5)
+        assert work.begun == [0, 0]
+        assert work.ended == {0: Ended(TrialState.FAILED, cause="it was silent for 0.5 seconds")}
+
+    @pytest.mark.parametrize("method", ["started", "progress", "finished"])
+    def test_what_the_work_raises_leaves_no_process_busy_with_it(
+        self, make_engine: Make, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        engine = make_engine(report_pid)
+
+        class BrokenError(Exception):
+            pass
+
+        def broken(*_: object) -> None:
+            raise BrokenError
+
+        work = Recorder(3)
+        monkeypatch.setattr(work, method, broken)
+        with pytest.raises(BrokenError):
+            engine.run(work, self.at_once(1), SILENCE_S)
+        after = Recorder(2)
+        engine.run(after, self.at_once(1), SILENCE_S)
+        assert sorted(after.ended) == [0, 1]
+        assert len(after.points) == 6
+
+    def test_threads_and_device_follow_the_resources(self, make_engine: Make) -> None:
+        work = Recorder(1)
+        resources = self.at_once(1).model_copy(update={"cpus_per_trial": 2})
+        make_engine(report_where).run(work, resources, SILENCE_S)
+        ((_, point),) = work.points
+        assert (point.train_loss, point.val_loss) == (2.0, -1.0)
+
+    def test_resources_that_are_not_there_end_the_job_within_ten_seconds(self, make_engine: Make) -> None:
+        began = time.monotonic()
+        work = Recorder(1)
+        resources = self.at_once(1).model_copy(update={"gpus_per_trial": 7.0})
+        with pytest.raises(JobFailedError, match=r"resources: .*7"):
+            make_engine(report_pid).run(work, resources, SILENCE_S)
+        assert time.monotonic() - began < 10.0
+        assert work.begun == []

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from service.engines.base import Assignment, Pruning
+from service.engines.ray_tune import RayEngine
+from service.errors import JobFailedError
+from service.schemas import ResourcesSpec
+from service.states import TrialState
+from service.training.run import Progress, Run
+from tests.service.engines.contract import SILENCE_S, EngineContract, Make, Recorder, make_run, report_pid
+
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("shared_ray")]
+
+
+@pytest.fixture
+def make_engine() -> Make:
+    return lambda train: RayEngine(train=train)
+
+
+class TestRayEngine(EngineContract):
+    @staticmethod
+    def at_once(count: int) -> ResourcesSpec:
+        return ResourcesSpec(max_concurrent=count)
+
+
+def report_devices(folder: Path, run: Run) -> Iterator[Progress]:
+    """One point, once four runs are under way: the visible CUDA device."""
+    (folder / f"run-{run.seed}").touch()
+    while len(list(folder.glob("run-*"))) < 4:
+        time.sleep(0.05)
+    yield Progress(1, float(os.environ["CUDA_VISIBLE_DEVICES"]), 0.0, 0.1)
+
+
+def ranked(run: Run) -> Iterator[Progress]:
+    """Eight points; the loss is the seed's own at every step, so that a scheduler can tell them apart."""
+    for step in range(1, 9):
+        yield Progress(step, 0.0, float(run.seed), 0.1)
+
+
+def test_a_cluster_that_can_never_place_a_run_says_what_was_asked_and_what_it_has() -> None:
+    resources = ResourcesSpec(custom={"accelerator_type:A100": 1.0}, memory_bytes=1 << 20)
+    expected = r"accelerator_type:A100 1, memory 1 MiB; its nodes have: .*CPU 4, GPU 2"
+    with pytest.raises(JobFailedError, match=expected):
+        RayEngine(train=report_pid).run(Recorder(1), resources, SILENCE_S)
+
+
+def test_four_runs_share_two_gpus_each_with_the_device_that_ray_gave_it(tmp_path: Path) -> None:
+    work = Recorder(4)
+    RayEngine(train=partial(report_devices, tmp_path)).run(work, ResourcesSpec(gpus_per_trial=0.5), SILENCE_S)
+    assert work.peak == 4
+    assert sorted(point.train_loss for _, point in work.points) == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("pruner", ["asha", "hyperband", "median"])
+def test_rays_scheduler_stops_runs_early_but_none_before_the_first_rung(
+    pruner: Literal["asha", "hyperband", "median"],
+) -> None:
+    count = 12
+    work = Recorder(0)
+    work.waiting = [Assignment(key, replace(make_run(key), steps=8), 1) for key in range(count)]
+    work.attempts = dict.fromkeys(range(count), 2)
+    work.pruning = Pruning(pruner=pruner, steps=8, first_rung=2, reduction=2, startup_runs=5)
+    RayEngine(train=ranked).run(work, ResourcesSpec(max_concurrent=2), SILENCE_S)
+    states = {key: ended.state for key, ended in work.ended.items()}
+    assert sorted(states) == list(range(count))
+    # hyperband halves what its bracket has when all of it waits, and two at once seldom fill one
+    expected = {TrialState.COMPLETE} if pruner == "hyperband" else {TrialState.COMPLETE, TrialState.PRUNED}
+    assert expected <= set(states.values()) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert states[0] == TrialState.COMPLETE
+    last = {key: point.step for key, point in work.points}
+    assert all(step >= 2 for step in last.values())
+    assert all((states[key] == TrialState.COMPLETE) == (step == 8) for key, step in last.items())
+    repeats = [(key, point.step) for key, point in work.points]
+    assert len(repeats) == len(set(repeats))

@@ -1,0 +1,124 @@
+# A cluster of two nodes beside a head that runs nothing; the node with the run is killed in the middle. Prints what
+# became of the run. Training is the service's own; every step leaves a line with the node it was done on.
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback only; Ray reads it when it is imported
+
+from ray.cluster_utils import Cluster
+
+from service.artifacts import ArtifactStore
+from service.engines.attempt import default_train
+from service.engines.base import Assignment
+from service.engines.ray_tune import RayEngine
+from service.schemas import ResourcesSpec
+from service.training.catalog import Task
+from service.training.datasets import prepare
+from service.training.run import Progress, Run
+from tests.service.engines.contract import SILENCE_S, Recorder
+
+STEPS = 200
+STEP_S = 0.05
+CHECKPOINT_EVERY_S = 0.5
+
+
+def counted(folder: str, run: Run) -> Iterator[Progress]:
+    """A real run, slowed down, that writes a line with its node for every step."""
+    import ray
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    node = ray.get_runtime_context().get_node_id()
+    with (Path(folder) / "steps").open("a") as lines:
+
+        def count(*_: object) -> None:
+            print(node, os.getppid(), file=lines, flush=True)
+            time.sleep(STEP_S)
+
+        hook = register_optimizer_step_pre_hook(count)
+        try:
+            yield from default_train(run)
+        finally:
+            hook.remove()
+
+
+def make_run(folder: str) -> Run:
+    content = prepare("wine", 0).to_npz()
+    store = ArtifactStore(folder)
+    return Run(
+        arm="adamw",
+        config={"lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
+        sizes=(13, 8, 3),
+        activation="relu",
+        task=Task.CLASSIFICATION,
+        data_url=store.put("job", "data.npz", content),
+        data_sha256=hashlib.sha256(content).hexdigest(),
+        steps=STEPS,
+        batch_size=32,
+        schedule="linear",
+        seed=0,
+        checkpoint_url=store.checkpoint_url("job", "trial-0"),
+        checkpoint_every_s=CHECKPOINT_EVERY_S,
+    )
+
+
+def kill_node_after(folder: str, steps: int) -> None:
+    """Kill the raylet under which the run's process is, and that process, as the end of a machine does."""
+    lines: list[str] = []
+    while len(lines) < steps:
+        time.sleep(0.05)
+        file = Path(folder) / "steps"
+        lines = file.read_text().splitlines() if file.exists() else []
+    raylet = psutil.Process(int(lines[-1].split()[1]))
+    for process in [raylet, *raylet.children(recursive=True)]:
+        process.send_signal(signal.SIGKILL)
+
+
+def main(folder: str) -> None:
+    """Run, kill, print."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    run = make_run(folder)
+    undisturbed = list(default_train(replace(run, checkpoint_url=None)))[-1].val_loss
+    work = Recorder(0)
+    work.waiting, work.attempts = [Assignment(0, run, 1)], {0: 2}
+    killer = threading.Thread(target=kill_node_after, args=(folder, STEPS // 2))
+    killer.start()
+    engine = RayEngine(cluster.address, partial(counted, folder))
+    engine.run(work, ResourcesSpec(), SILENCE_S)
+    killer.join()
+    nodes = [line.split()[0] for line in (Path(folder) / "steps").read_text().splitlines()]
+    steps_before = nodes.count(nodes[0])
+    print(
+        json.dumps(
+            {
+                "state": work.ended[0].state,
+                "value": work.ended[0].val_loss,
+                "undisturbed": undisturbed,
+                "begun": len(work.begun),
+                "nodes": list(dict.fromkeys(nodes)),
+                "steps_before": steps_before,
+                "steps_lost": len(nodes) - STEPS,
+                "most_lost": int(CHECKPOINT_EVERY_S / STEP_S) + 2,
+            }
+        )
+    )
+    engine.close()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
