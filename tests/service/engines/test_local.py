@@ -55,7 +55,7 @@ def test_slots_are_spawned_once_and_reused_for_run_after_run_and_job_after_job(m
         assert {ended.state for ended in work.ended.values()} == {TrialState.COMPLETE}
         assert len(work.ended) == 6
         assert {int(point.train_loss) for _, point in work.points} <= pids
-    assert second.peak == 2
+    assert second.peak <= 2
     engine.run(Recorder(1), ResourcesSpec(slots=1), SILENCE_S)
     assert len(engine.slot_pids) == 1
 
