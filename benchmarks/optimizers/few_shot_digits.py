@@ -35,8 +35,8 @@ class FewShotTask(Task):
     """
 
     networks: int = 10
-    learning_tasks: int = 12
-    learning_steps: int = 30
+    learning_tasks: int = 60
+    learning_steps: int = 50
 
     def run(self, arm: Arm, values: Mapping[str, Scalar], seed: int) -> Curve:
         """Learn P if the arm has one, then train from there, with the arm's schedule."""
