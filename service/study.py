@@ -7,9 +7,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import optuna
 from optuna.trial import TrialState as OptunaState
@@ -17,6 +17,7 @@ from optuna.trial import create_trial
 
 from search_spaces.to_optuna import distributions, first_trials, suggest
 from service.db.models import Trial
+from service.db.projection import Projection, horizon
 from service.db.studies import study_name
 from service.engines.base import Assignment
 from service.ledger.runs import RunLog
@@ -33,7 +34,12 @@ NUMBER: Final = "trial"
 NO_LOSS: Final = 1e12
 """What a diverged trial is told as when its arm has not seen a finite loss yet."""
 
-_TOLD: Final = (OptunaState.COMPLETE, OptunaState.PRUNED)
+POINTS_EVERY_S: Final = 0.5
+"""Longest time that points wait to be written: many short trials then share a transaction, a long one waits for none."""
+
+CHUNK: Final = 500
+"""Trials that are written in one transaction when a study is brought in line."""
+
 _TOLD_AS: Final = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
     TrialState.PRUNED: OptunaState.PRUNED,
@@ -67,11 +73,12 @@ class ArmSearch:
         log: RunLog,
         plan: JobPlan,
         arm: ArmPlan,
-        storage: optuna.storages.BaseStorage,
+        storage: optuna.storages.RDBStorage,
         data: tuple[str, str],
         halted: Callable[[], bool],
     ) -> None:
-        self._log, self._plan, self._arm, self._storage = log, plan, arm, storage
+        self._log, self._plan, self._arm = log, plan, arm
+        self._storage = Projection(storage, NUMBER)
         self._data, self._worker_halted = data, halted
         self._budget = plan.spec.budget
         self._seconds_before = log.start_arm(arm.name).seconds_used
@@ -80,10 +87,11 @@ class ArmSearch:
         self._trials: dict[int, Trial] = {row.id: row for row in rows}
         self._waiting = [row for row in rows if row.state == TrialState.QUEUED]
         self._open: dict[int, _Open] = {}
+        self._points: list[tuple[int, Progress]] = []
+        self._points_written = time.monotonic()
         self.study = optuna.create_study(
-            storage=storage,
+            storage=self._storage,
             study_name=study_name(log.job_id, arm.name),
-            load_if_exists=True,
             pruner=make_pruner(plan.spec.search, plan.spec.budget.steps),
         )
         self._worst = max((row.value for row in rows if row.value is not None), default=-math.inf)
@@ -111,7 +119,7 @@ class ArmSearch:
         if self._waiting:
             row = self._waiting.pop(0)
             if row.id not in self._open:
-                self._open[row.id] = _Open(self._add(row, OptunaState.RUNNING))
+                self._open[row.id] = _Open(self._again(row))
         elif len(self._trials) < self._budget.trials_per_arm:
             arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
             self.study.sampler = make_sampler(self._plan.spec.search, arm_seed, len(self._trials))
@@ -127,12 +135,14 @@ class ArmSearch:
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt; the arm's clock runs from its first one, when a slot has loaded what it needs."""
+        self._write_points()  # those of an earlier attempt, which the new one makes anew
         self._began = self._began if self._began is not None else time.monotonic()
         self._trials[assignment.key].attempts = self._log.start_trial(assignment.key)
 
     def progress(self, assignment: Assignment, point: Progress) -> bool:
         """Record the point, and ask the pruner unless it is the last one."""
-        self._log.add_point(assignment.key, point)
+        self._points.append((assignment.key, point))
+        self._write_points(POINTS_EVERY_S)
         trial = self._open[assignment.key]
         if point.step > trial.reported:  # a second attempt repeats the points of the first
             trial.asked.report(point.val_loss, point.step)
@@ -156,6 +166,7 @@ class ArmSearch:
 
     def interrupted(self, assignment: Assignment) -> None:
         """At the end of the arm's time the trial is over; otherwise it waits for the next worker."""
+        self._write_points()
         if self.out_of_time:
             self._end_at_cap(assignment.key)
         else:
@@ -163,6 +174,7 @@ class ArmSearch:
 
     def halted(self) -> bool:
         """Stop when the worker says so, or when the arm's time is up."""
+        self._write_points(POINTS_EVERY_S)
         return self._worker_halted() or self.out_of_time
 
     def close(self) -> None:
@@ -173,6 +185,12 @@ class ArmSearch:
         for trial in self._open.values():
             self.study.tell(trial.asked, state=OptunaState.FAIL, skip_if_finished=True)
 
+    def _write_points(self, every_s: float = 0.0) -> None:
+        """Write the points that wait, unless some were written less than ``every_s`` ago."""
+        if self._points and time.monotonic() - self._points_written >= every_s:
+            self._log.add_points(self._points)
+            self._points, self._points_written = [], time.monotonic()
+
     def _end_at_cap(self, trial_id: int) -> None:
         points = self._log.points(trial_id)
         last = points[max(points)] if points else None
@@ -182,6 +200,7 @@ class ArmSearch:
     # --- Optuna
 
     def _end(self, trial_id: int, ended: Ended) -> None:
+        self._write_points()
         self._log.finish_trial(trial_id, ended, self.seconds_used)
         if ended.val_loss is not None:
             self._worst = max(self._worst, ended.val_loss)
@@ -217,39 +236,58 @@ class ArmSearch:
     def _project(self) -> None:
         """Bring the study in line with the ledger.
 
-        Trials that are still open there belong to a worker that is gone: they are failed, as the samplers would take
-        them for running ones. Trials that ended in the ledger and are missing in the study are added.
+        Trials that ended in the ledger and are missing in the study are added. Whatever an earlier worker left open
+        there, the storage has failed.
         """
-        old = self.study.get_trials(deepcopy=False)
-        for trial in old:
-            if trial.state == OptunaState.RUNNING:
-                self.study.tell(trial.number, state=OptunaState.FAIL)
-        known = {trial.user_attrs.get(NUMBER) for trial in old if trial.state in _TOLD}
-        missing = [row for row in self._trials.values() if row.state in _TOLD_AS and row.number not in known]
-        for row in missing:
-            self._add(row, _TOLD_AS[row.state])
+        told = self._storage.told()
+        rows = [row for row in self._trials.values() if row.state in _TOLD_AS]
+        missing = [row for row in rows if row.number not in told]
+        for start in range(0, len(missing), CHUNK):
+            self._storage.write(self._ended(missing[start : start + CHUNK], told))
         if missing:
             log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
-        waiting = [trial.system_attrs.get("fixed_params") for trial in old if trial.state == OptunaState.WAITING]
-        tried = [*waiting, *(row.params for row in self._trials.values())]
+        for frozen in self._ended(horizon(rows, _complete_value), told):
+            self._storage.create_new_trial(self.study._study_id, frozen)
+        tried = [row.params for row in self._trials.values()]
         for values in first_trials(self._arm.space)[: self._budget.trials_per_arm]:
             if values not in tried:
                 self.study.enqueue_trial(values)
 
-    def _add(self, row: Trial, state: OptunaState) -> optuna.Trial:
-        """Add a trial of the ledger to the study: one that ended, or one that runs again."""
-        points = {} if state == OptunaState.RUNNING else self._log.points(row.id)
-        value = row.value
-        if row.state == TrialState.DIVERGED:
-            value = points[max(points, default=0) + 1] = self._penalty()
-            state = OptunaState.COMPLETE if self._complete_only else state
-        frozen = create_trial(
+    def _ended(
+        self, rows: Sequence[Trial], notes: Mapping[int, dict[str, Any]]
+    ) -> Iterator[optuna.trial.FrozenTrial]:
+        """Yield ended trials of the ledger as they were told to Optuna, with what pruners noted about them."""
+        curves = self._log.curves([row.id for row in rows])
+        for row in rows:
+            state, value, points = _TOLD_AS[row.state], row.value, curves.get(row.id, {})
+            if row.state == TrialState.DIVERGED:
+                value = points[max(points, default=0) + 1] = self._penalty()
+                state = OptunaState.COMPLETE if self._complete_only else state
+            yield self._frozen(row, state, value, points, notes.get(row.number, {}))
+
+    def _again(self, row: Trial) -> optuna.Trial:
+        """Open a trial of the ledger that runs again."""
+        frozen = self._frozen(row, OptunaState.RUNNING, None, {}, {})
+        return optuna.Trial(self.study, self._storage.create_new_trial(self.study._study_id, frozen))
+
+    def _frozen(
+        self,
+        row: Trial,
+        state: OptunaState,
+        value: float | None,
+        points: dict[int, float],
+        notes: dict[str, Any],
+    ) -> optuna.trial.FrozenTrial:
+        return create_trial(
             state=state,
-            value=None if state == OptunaState.RUNNING else value,
+            value=value,
             params=dict(row.params),
             distributions=distributions(self._arm.space, row.params),
             intermediate_values=points,
             user_attrs={NUMBER: row.number},
+            system_attrs=notes,
         )
-        study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        return optuna.Trial(self.study, self._storage.create_new_trial(study_id, template_trial=frozen))
+
+
+def _complete_value(row: Trial) -> float | None:
+    return row.value if row.state == TrialState.COMPLETE else None

@@ -114,7 +114,7 @@ class Worker:
         engine: Runs the trials.
     """
 
-    def __init__(self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engine: Engine) -> None:
+    def __init__(self, settings: Settings, db: Database, storage: optuna.storages.RDBStorage, engine: Engine) -> None:
         self._settings, self._db, self._storage, self._engine = settings, db, storage, engine
         self._artifacts = ArtifactStore(settings.artifacts_url)
         self._stopping = threading.Event()
@@ -187,7 +187,7 @@ class _JobRun:
         record: RunLog,
         keeper: Keeper,
         engine: Engine,
-        storage: optuna.storages.BaseStorage,
+        storage: optuna.storages.RDBStorage,
         artifacts: ArtifactStore,
     ) -> None:
         self._record, self._keeper, self._engine = record, keeper, engine

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, RecommendationRow, Trial, TrialPoint
@@ -18,6 +18,9 @@ from service.ledger.jobs import close, require_job
 from service.ledger.lease import Lease, fenced
 from service.states import ArmState, JobState, TrialState
 from service.training.run import Ended, Progress
+
+IDS_OF_A_QUERY: Final = 500
+"""Ids that one query asks for: databases limit the parameters of a statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +75,16 @@ class RunLog:
             session.execute(delete(TrialPoint).where(TrialPoint.trial_id == trial_id))
             return trial.attempts
 
-    def add_point(self, trial_id: int, point: Progress) -> None:
-        """Store one point of a running trial's learning curve."""
-        step, train_loss, val_loss, seconds, _ = point
+    def add_points(self, points: Sequence[tuple[int, Progress]]) -> None:
+        """Store points of running trials' learning curves, each with its trial's id, in the order of their steps."""
+        rows = [
+            {"trial_id": key, "step": p.step, "train_loss": p.train_loss, "val_loss": p.val_loss, "seconds": p.seconds}
+            for key, p in points
+        ]
+        last = [{"id": key, "last_step": p.step, "seconds": p.seconds} for key, p in dict(points).items()]
         with fenced(self.db, self.lease) as session:
-            session.add(
-                TrialPoint(trial_id=trial_id, step=step, train_loss=train_loss, val_loss=val_loss, seconds=seconds)
-            )
-            trial = session.get_one(Trial, trial_id)
-            trial.last_step, trial.seconds = step, seconds
+            session.execute(insert(TrialPoint), rows)
+            session.execute(update(Trial), last)
 
     def finish_trial(self, trial_id: int, ended: Ended, arm_seconds: float) -> None:
         """Store how a trial ended, and the seconds that its arm has used by then."""
@@ -129,6 +133,17 @@ class RunLog:
         with self.db.read() as session:
             wanted = select(TrialPoint.step, TrialPoint.val_loss).where(TrialPoint.trial_id == trial_id)
             return {row.step: row.val_loss for row in session.execute(wanted)}
+
+    def curves(self, trial_ids: Sequence[int]) -> dict[int, dict[int, float]]:
+        """Return the id of each trial that has points -> step -> validation loss."""
+        curves: dict[int, dict[int, float]] = {}
+        with self.db.read() as session:
+            for start in range(0, len(trial_ids), IDS_OF_A_QUERY):
+                some = trial_ids[start : start + IDS_OF_A_QUERY]
+                wanted = select(TrialPoint.trial_id, TrialPoint.step, TrialPoint.val_loss)
+                for trial_id, step, val_loss in session.execute(wanted.where(TrialPoint.trial_id.in_(some))):
+                    curves.setdefault(trial_id, {})[step] = val_loss
+        return curves
 
     # --- confirmation runs
 

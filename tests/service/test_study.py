@@ -135,7 +135,10 @@ def test_reopening_fails_the_ghosts_of_a_dead_worker_and_repeats_their_trials(
     dead = open_arm()
     complete(dead, 0.5)
     interrupted = take(dead)  # and the worker is gone
-    dead.study.ask()  # it died before the ledger knew of this one
+    of_old = optuna.load_study(study_name=dead.study.study_name, storage=storage)
+    of_old.ask()  # what the worker of an earlier version left behind
+    of_old.enqueue_trial({})
+    of_old.ask()
     assert len(running_in_optuna(storage)) == 2
     log.recover_trials(max_attempts=2)
 
