@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check format bench-optimizers clean
+.PHONY: install demo test test-slow check format bench-optimizers bench-scale compose-check clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench,ray]"
 	@touch $(STAMP)
 
 demo: install ## tune a real job on this machine and save the recommended config
@@ -33,6 +33,12 @@ format: install
 
 bench-optimizers: install ## WarpAdam beside its peers, all tuned alike; resumes where it was stopped
 	$(BIN)/python -m benchmarks.optimizers
+
+bench-scale: install ## 10,000 trials from 1,000 slots that train nothing
+	$(BIN)/python -m benchmarks.scale
+
+compose-check: install ## docker-compose.yml against the code, then its services natively on loopback
+	$(BIN)/python -m pytest -m "" tests/docker
 
 clean:
 	rm -rf $(VENV) build *.egg-info

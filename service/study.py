@@ -192,6 +192,7 @@ class ArmSearch:
             self._points, self._points_written = [], time.monotonic()
 
     def _end_at_cap(self, trial_id: int) -> None:
+        self._write_points()
         points = self._log.points(trial_id)
         last = points[max(points)] if points else None
         cause = f"the arm reached budget.max_seconds = {self._budget.max_seconds:g}"
@@ -200,8 +201,8 @@ class ArmSearch:
     # --- Optuna
 
     def _end(self, trial_id: int, ended: Ended) -> None:
-        self._write_points()
-        self._log.finish_trial(trial_id, ended, self.seconds_used)
+        self._log.finish_trial(trial_id, ended, self.seconds_used, self._points)
+        self._points, self._points_written = [], time.monotonic()
         if ended.val_loss is not None:
             self._worst = max(self._worst, ended.val_loss)
         trial = self._open.pop(trial_id, None)
@@ -253,9 +254,7 @@ class ArmSearch:
             if values not in tried:
                 self.study.enqueue_trial(values)
 
-    def _ended(
-        self, rows: Sequence[Trial], notes: Mapping[int, dict[str, Any]]
-    ) -> Iterator[optuna.trial.FrozenTrial]:
+    def _ended(self, rows: Sequence[Trial], notes: Mapping[int, dict[str, Any]]) -> Iterator[optuna.trial.FrozenTrial]:
         """Yield ended trials of the ledger as they were told to Optuna, with what pruners noted about them."""
         curves = self._log.curves([row.id for row in rows])
         for row in rows:

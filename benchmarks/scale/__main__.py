@@ -71,7 +71,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=10_000, help="trials of the arm (%(default)s)")
     parser.add_argument("--slots", type=int, default=1_000, help="trials at once (%(default)s)")
     parser.add_argument("--sampler", default="tpe", choices=["tpe", "random", "qmc"], help="(%(default)s)")
-    parser.add_argument("--pruner", default="asha", choices=["asha", "hyperband", "median", "none"], help="(%(default)s)")
+    parser.add_argument(
+        "--pruner", default="asha", choices=["asha", "hyperband", "median", "none"], help="(%(default)s)"
+    )
     parser.add_argument("--database", nargs="+", default=DATABASES, choices=DATABASES, help="(both)")
     parser.add_argument("--repeats", type=int, default=100, help="requests of each kind (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "scale.json")

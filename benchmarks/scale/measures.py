@@ -121,7 +121,11 @@ class Bench:
         """Return what Optuna has of every trial; a diverged one is told as the worst loss so far, which has grown."""
         study = optuna.load_study(study_name=name, storage=self._studies.open())
         return {
-            trial.user_attrs[NUMBER]: (trial.state, trial.params, trial.value if trial.state.name == "COMPLETE" else None)
+            trial.user_attrs[NUMBER]: (
+                trial.state,
+                trial.params,
+                trial.value if trial.state.name == "COMPLETE" else None,
+            )
             for trial in study.get_trials(deepcopy=False)
             if NUMBER in trial.user_attrs
         }

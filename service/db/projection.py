@@ -58,6 +58,8 @@ class Projection(optuna.storages.InMemoryStorage):
         self._tables: dict[str, Table] = dict(metadata.tables)
         self._stored_id = -1
         self._stored_trials = 0
+        self._open: set[int] = set()
+        self._ended: list[FrozenTrial] = []
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create the study, or take the one of that name over."""
@@ -88,19 +90,32 @@ class Projection(optuna.storages.InMemoryStorage):
         """Change the state; a trial that has ended is written."""
         changed = super().set_trial_state_values(trial_id, state, values)
         if changed and state.is_finished():
+            self._look_at(trial_id)
             self.write([self.get_trial(trial_id)])
         return changed
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Add a trial in memory: a new one, or one that the tables have already."""
+        trial_id = super().create_new_trial(study_id, template_trial)
+        if template_trial is not None and template_trial.state.is_finished():
+            self._look_at(trial_id)
+        else:
+            self._open.add(trial_id)
+        return trial_id
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Return what is open, the newest trials that have ended, and the best of the older ones."""
-        trials = super().get_all_trials(study_id, deepcopy=False, states=states)
-        ended = [trial for trial in trials if trial.state.is_finished()]
-        if len(ended) > HORIZON:
-            seen = {trial.number for trial in horizon(ended, _complete_value)}
-            trials = [trial for trial in trials if trial.number in seen or not trial.state.is_finished()]
+        trials = [*self._ended, *map(self.get_trial, self._open)]
+        if states is not None:
+            trials = [trial for trial in trials if trial.state in states]
+        trials.sort(key=lambda trial: trial.number)
         return copy.deepcopy(trials) if deepcopy else trials
+
+    def _look_at(self, trial_id: int) -> None:
+        self._open.discard(trial_id)
+        self._ended = horizon([*self._ended, self.get_trial(trial_id)], _complete_value)
 
     def told(self) -> dict[Any, dict[str, Any]]:
         """Return the ledger's number of every trial that samplers learn from -> what pruners have noted about it."""
@@ -173,7 +188,8 @@ def _details(trial: FrozenTrial) -> dict[str, list[dict[str, Any]]]:
             for name, value in trial.params.items()
         ],
         "trial_values": [
-            {"objective": index, "value": value, "value_type": "FINITE"} for index, value in enumerate(trial.values or ())
+            {"objective": index, "value": value, "value_type": "FINITE"}
+            for index, value in enumerate(trial.values or ())
         ],
         "trial_intermediate_values": [
             {"step": step, "intermediate_value": value, "intermediate_value_type": "FINITE"}

@@ -77,18 +77,15 @@ class RunLog:
 
     def add_points(self, points: Sequence[tuple[int, Progress]]) -> None:
         """Store points of running trials' learning curves, each with its trial's id, in the order of their steps."""
-        rows = [
-            {"trial_id": key, "step": p.step, "train_loss": p.train_loss, "val_loss": p.val_loss, "seconds": p.seconds}
-            for key, p in points
-        ]
-        last = [{"id": key, "last_step": p.step, "seconds": p.seconds} for key, p in dict(points).items()]
         with fenced(self.db, self.lease) as session:
-            session.execute(insert(TrialPoint), rows)
-            session.execute(update(Trial), last)
+            _insert_points(session, points)
 
-    def finish_trial(self, trial_id: int, ended: Ended, arm_seconds: float) -> None:
-        """Store how a trial ended, and the seconds that its arm has used by then."""
+    def finish_trial(
+        self, trial_id: int, ended: Ended, arm_seconds: float, points: Sequence[tuple[int, Progress]] = ()
+    ) -> None:
+        """Store how a trial ended, the seconds that its arm has used by then, and points that were not stored yet."""
         with fenced(self.db, self.lease) as session:
+            _insert_points(session, points)
             trial = session.get_one(Trial, trial_id)
             trial.state, trial.value, trial.cause = ended.state, ended.val_loss, ended.cause
             trial.seconds, trial.finished_at = max(trial.seconds, ended.seconds), now()
@@ -226,3 +223,15 @@ class RunLog:
         """End the job without a recommendation; trials that have not ended end with it."""
         with fenced(self.db, self.lease) as session:
             close(session, require_job(session, self.job_id), state, cause)
+
+
+def _insert_points(session: Session, points: Sequence[tuple[int, Progress]]) -> None:
+    if not points:
+        return
+    rows = [
+        {"trial_id": key, "step": p.step, "train_loss": p.train_loss, "val_loss": p.val_loss, "seconds": p.seconds}
+        for key, p in points
+    ]
+    last = [{"id": key, "last_step": p.step, "seconds": p.seconds} for key, p in dict(points).items()]
+    session.execute(insert(TrialPoint), rows)
+    session.execute(update(Trial), last)
