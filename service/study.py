@@ -35,7 +35,7 @@ NO_LOSS: Final = 1e12
 """What a diverged trial is told as when its arm has not seen a finite loss yet."""
 
 POINTS_EVERY_S: Final = 0.5
-"""Longest time that points wait to be written: many short trials then share a transaction, a long one waits for none."""
+"""Longest time that points wait to be written: short trials then share a transaction, a long one waits for none."""
 
 CHUNK: Final = 500
 """Trials that are written in one transaction when a study is brought in line."""

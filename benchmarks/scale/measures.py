@@ -145,7 +145,7 @@ class Bench:
                     lambda i: client.get(f"{job}/trials?state=diverged&cursor={cursors[i]}"), repeats
                 ),
                 "one trial": _latencies(lambda i: client.get(f"{job}/trials/{cursors[i]}"), repeats),
-                "the job": _latencies(lambda i: client.get(job), repeats),
+                "the job": _latencies(lambda _: client.get(job), repeats),
             }
 
 

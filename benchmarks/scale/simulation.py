@@ -59,7 +59,7 @@ class _Curve:
     """The learning curve of one run: a power law whose depth depends on its config."""
 
     def __init__(self, assignment: Assignment) -> None:
-        draw = random.Random(f"{sorted(assignment.run.config.items())}/{assignment.run.seed}")
+        draw = random.Random(f"{sorted(assignment.run.config.items())}/{assignment.run.seed}")  # noqa: S311
         self.assignment, self.count = assignment, min(POINTS, assignment.run.steps)
         self.index, self.last = 0, math.inf
         self.floor, self.rate = draw.uniform(0.05, 1.0), draw.uniform(0.2, 1.5)

@@ -107,6 +107,7 @@ class Projection(optuna.storages.InMemoryStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Return what is open, the newest trials that have ended, and the best of the older ones."""
+        del study_id  # there is one
         trials = [*self._ended, *map(self.get_trial, self._open)]
         if states is not None:
             trials = [trial for trial in trials if trial.state in states]

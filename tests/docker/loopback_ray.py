@@ -1,5 +1,5 @@
-# Ray's command line on loopback. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 keeps every address there, and the command refuses a
-# second node with it, for a reason that is no concern of a test on one machine: this lifts the refusal and nothing else.
+# Ray's command line on loopback. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 keeps every address there, and the command refuses
+# a second node with it, for a reason that is no concern of a test on one machine: this lifts that and nothing else.
 from __future__ import annotations
 
 import types
