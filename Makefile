@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check format bench-optimizers clean
+.PHONY: install demo test test-slow check format bench-optimizers bench-scale compose-check clean
 
 install: $(STAMP)
 
@@ -33,6 +33,12 @@ format: install
 
 bench-optimizers: install ## WarpAdam beside its peers, all tuned alike; resumes where it was stopped
 	$(BIN)/python -m benchmarks.optimizers
+
+bench-scale: install ## 10,000 trials from 1,000 slots that train nothing
+	$(BIN)/python -m benchmarks.scale
+
+compose-check: install ## docker-compose.yml against the code, then its services natively on loopback
+	$(BIN)/python -m pytest -m "" tests/docker
 
 clean:
 	rm -rf $(VENV) build *.egg-info

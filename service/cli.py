@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -69,8 +70,13 @@ def _settings(**changes: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in changes.items() if value is not None})
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: got {e['input']!r}, {e['msg']}" for e in error.errors()]
+        lines = [f"  {'.'.join(map(str, e['loc']))}: got {_shown(e['input'])}, {e['msg']}" for e in error.errors()]
         raise _fail("a setting is wrong\n" + "\n".join(lines), 2) from None
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error may show it: a URL without its password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", repr(value))
 
 
 @app.command()
@@ -97,6 +103,16 @@ def worker(
     settings = _settings()
     with _database_failures():
         run_worker(settings, with_parent=with_parent)
+
+
+@app.command()
+def migrate() -> None:
+    """Create the tables of the service and of Optuna, or bring them to this version."""
+    from service.serve import migrate as run_migrations
+
+    settings = _settings()
+    with _database_failures():
+        run_migrations(settings)
 
 
 @app.command()

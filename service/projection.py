@@ -1,5 +1,6 @@
 # The Optuna study of one arm, as a projection of the ledger's trials: brought in line when it is opened, told of every
-# end. Whether a trial goes on and what is written first is study.py's business.
+# end. The worker that owns the job is its one writer: it asks and reports in memory, and stores a trial when that has
+# ended. Whether a trial goes on and what is written first is study.py's business.
 """One arm's Optuna study."""
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
-from optuna.trial import create_trial
 
 from search_spaces.to_optuna import distributions, first_trials
 from service.arms import ArmPlan
@@ -76,13 +78,18 @@ class ArmStudy:
     ) -> None:
         self._spec, self._arm, self._storage, self._objective = spec, arm, storage, objective
         self._two = spec.objective.trade_off is not None
+        name, directions = study_name(job_id, arm.name), [StudyDirection.MINIMIZE] * (2 if self._two else 1)
+        self._stored = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, directions=directions)
+        self._memory = optuna.storages.InMemoryStorage()
         self.study = optuna.create_study(
-            storage=storage,
-            study_name=study_name(job_id, arm.name),
-            load_if_exists=True,
+            storage=self._memory,
+            study_name=name,
             pruner=make_pruner(spec.engine, spec.search, objective.steps),
-            directions=["minimize"] * (2 if self._two else 1),
+            directions=directions,
         )
+        self._memory_id = self._memory.get_study_id_from_name(name)
+        self._stored_id = storage.get_study_id_from_name(name)
+        self._notes: dict[str, Any] = {}
         values = [row.value for row in rows if row.value is not None]
         self._worst = max(values, default=-math.inf)
         self._slowest = max((row.seconds for row in rows), default=0.0)
@@ -90,7 +97,18 @@ class ArmStudy:
 
     def resume(self, row: Trial) -> OpenTrial:
         """Open a trial of the ledger that runs again."""
-        return OpenTrial(self._add(row, OptunaState.RUNNING, ()))
+        frozen = self._frozen(row, OptunaState.RUNNING, ())
+        return OpenTrial(optuna.Trial(self.study, self._memory.create_new_trial(self._memory_id, frozen)))
+
+    def ask(self, sampler: optuna.samplers.BaseSampler) -> optuna.Trial:
+        """Ask for a new trial, and store where in its sequence the sampler is."""
+        self.study.sampler = sampler
+        asked = self.study.ask()
+        for key, value in self._memory.get_study_system_attrs(self._memory_id).items():
+            if self._notes.get(key) != value:
+                self._notes[key] = value
+                self._storage.set_study_system_attr(self._stored_id, key, value)
+        return asked
 
     def report(self, trial: OpenTrial, point: Progress) -> None:
         """Report a point; a second attempt repeats those of the first. Two objectives have no pruner to report to."""
@@ -101,6 +119,10 @@ class ArmStudy:
 
     def tell(self, trial: OpenTrial, ended: Ended) -> None:
         """Tell how a trial ended."""
+        self._tell(trial, ended)
+        self._stored.add_trial(self.study.get_trials(deepcopy=False)[trial.asked.number])
+
+    def _tell(self, trial: OpenTrial, ended: Ended) -> None:
         value = ended.val_loss if ended.value is None else ended.value
         if value is not None:
             self._worst = max(self._worst, value)
@@ -116,7 +138,7 @@ class ArmStudy:
             self.study.tell(trial.asked, state=_TOLD_AS.get(ended.state, OptunaState.FAIL))
 
     def drop(self, trial: OpenTrial) -> None:
-        """Leave nothing open in Optuna."""
+        """Leave a trial to the next worker: samplers have seen the last of it."""
         self.study.tell(trial.asked, state=OptunaState.FAIL, skip_if_finished=True)
 
     def _tell_diverged(self, trial: OpenTrial) -> None:
@@ -142,31 +164,29 @@ class ArmStudy:
         return self._worst if math.isfinite(self._worst) else NO_LOSS
 
     def _align(self, rows: Sequence[Trial], curves: Curves) -> None:
-        """Bring the study in line with the ledger.
-
-        Trials that are still open there belong to a worker that is gone: they are failed, as the samplers would take
-        them for running ones. Trials that ended in the ledger and are missing in the study are added.
-        """
-        old = self.study.get_trials(deepcopy=False)
-        for trial in old:
-            if trial.state == OptunaState.RUNNING:
-                self.study.tell(trial.number, state=OptunaState.FAIL)
-        known = {trial.user_attrs.get(NUMBER) for trial in old if trial.state in _TOLD}
+        """Bring both studies in line with the ledger: what ended there and is not stored is added."""
+        told = self._stored.get_trials(deepcopy=False, states=_TOLD)
+        stored = {trial.user_attrs.get(NUMBER): trial for trial in told}
         learned = set(_TOLD_AS) - ({TrialState.PRUNED} if self._two else set())
-        missing = [row for row in rows if row.state in learned and row.number not in known]
+        ended = [row for row in rows if row.state in learned]
+        missing = [row for row in ended if row.number not in stored]
         points = curves([row.id for row in missing])
         for row in missing:
-            self._add(row, _TOLD_AS[row.state], points[row.id])
+            stored[row.number] = self._frozen(row, _TOLD_AS[row.state], points[row.id])
+            self._stored.add_trial(stored[row.number])
         if missing:
             log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
-        waiting = [trial.system_attrs.get("fixed_params") for trial in old if trial.state == OptunaState.WAITING]
-        tried = [*waiting, *(row.params for row in rows)]
+        self.study.add_trials([stored[row.number] for row in ended])
+        self._notes.update(self._storage.get_study_system_attrs(self._stored_id))
+        for key, value in self._notes.items():
+            self._memory.set_study_system_attr(self._memory_id, key, value)
+        tried = [row.params for row in rows]
         for values in first_trials(self._arm.space)[: self._spec.budget.trials_per_arm]:
             if values not in tried:
                 self.study.enqueue_trial(values)
 
-    def _add(self, row: Trial, state: OptunaState, points: Sequence[Progress]) -> optuna.Trial:
-        """Add a trial of the ledger to the study: one that ended, or one that runs again."""
+    def _frozen(self, row: Trial, state: OptunaState, points: Sequence[Progress]) -> FrozenTrial:
+        """Return a trial of the ledger: one that ended, or one that runs again."""
         signals = {} if self._two else {point.step: self._objective.signal(point) for point in points}
         value, seconds = row.value, row.seconds
         if row.state == TrialState.DIVERGED:
@@ -175,7 +195,7 @@ class ArmStudy:
                 signals[max(signals, default=0) + 1] = value
             state = OptunaState.COMPLETE if self._complete_only else state
         running = state == OptunaState.RUNNING
-        frozen = create_trial(
+        return create_trial(
             state=state,
             value=None if running or self._two else value,
             values=[value, seconds] if self._two and not running and value is not None else None,
@@ -184,5 +204,3 @@ class ArmStudy:
             intermediate_values=signals,
             user_attrs={NUMBER: row.number},
         )
-        study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        return optuna.Trial(self.study, self._storage.create_new_trial(study_id, template_trial=frozen))

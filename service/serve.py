@@ -51,6 +51,16 @@ def run(settings: Settings, *, with_worker: bool) -> None:
             keeper.stop()
 
 
+def migrate(settings: Settings) -> None:
+    """Create our tables and Optuna's, or bring them to this version; safe from several processes at once."""
+    logs.configure(settings)
+    create_schema(settings.database_url)
+    studies = Studies(settings.database_url)
+    studies.open()
+    studies.close()
+    log.info("the database is ready")
+
+
 def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
     """Run a worker until SIGINT or SIGTERM, or until standard input is closed if it has a parent."""
     from service.engines.base import Engine

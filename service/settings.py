@@ -4,11 +4,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
+from urllib.parse import unquote, urlsplit
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+WELL_KNOWN_PASSWORDS: Final = frozenset(
+    (
+        "postgres",
+        "password",
+        "passwd",
+        "changeme",
+        "change-me",
+        "secret",
+        "admin",
+        "root",
+        "example",
+        "test",
+        "warptune",
+    )
+)
+"""Passwords of examples and of images, which a database that others can reach must not have."""
 
 
 class Settings(BaseSettings):
@@ -33,3 +51,12 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Form of a log line on standard error.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _refuse_default_password(cls, url: str) -> str:
+        """Refuse a password that everybody knows; none at all is the database's own decision."""
+        authority = urlsplit(url).netloc.rpartition("@")[0]
+        if unquote(authority.partition(":")[2]).lower() in WELL_KNOWN_PASSWORDS:
+            raise ValueError("its password is a well-known default; make one with: openssl rand -hex 24")
+        return url

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import optuna
 
@@ -23,6 +24,9 @@ from service.projection import NUMBER, ArmStudy, OpenTrial
 from service.samplers import first_rung, make_pruning, make_sampler
 from service.states import TrialState
 from service.training.run import Ended, Progress
+
+POINTS_EVERY_S: Final = 0.5
+"""Longest time that points wait to be written: those of short trials share a transaction, a long one waits for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,9 @@ class ArmSearch:
         self._trials: dict[int, Trial] = {row.id: row for row in rows}
         self._waiting = [row for row in rows if row.state == TrialState.QUEUED]
         self._open: dict[int, OpenTrial] = {}
+        self._curves: dict[int, list[Progress]] = {}
+        self._unwritten: list[tuple[int, Progress]] = []
+        self._written = time.monotonic()
         self.pruning: Pruning | None = make_pruning(plan.spec.engine, plan.spec.search, self._terms.steps)
         self._projection = ArmStudy(log.job_id, plan.spec, arm, storage, rows, log.curves, self.objective)
         self.study = self._projection.study
@@ -109,8 +116,7 @@ class ArmSearch:
                 self._open[row.id] = self._projection.resume(row)
         elif len(self._trials) < self._budget.trials_per_arm:
             arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
-            self.study.sampler = make_sampler(self._plan.spec.search, arm_seed, len(self._trials))
-            asked = self.study.ask()
+            asked = self._projection.ask(make_sampler(self._plan.spec.search, arm_seed, len(self._trials)))
             try:
                 row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
             except BaseException:
@@ -131,6 +137,8 @@ class ArmSearch:
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt; the arm's clock runs from its first one, when a slot has loaded what it needs."""
+        self._write_points()  # those of an earlier attempt, which the new one makes anew
+        self._curves[assignment.key] = []
         self._began = self._began if self._began is not None else time.monotonic()
         self._trials[assignment.key].attempts = self._log.start_trial(assignment.key)
 
@@ -139,7 +147,9 @@ class ArmSearch:
 
         A second attempt repeats the points of the first: that it went on from them is settled.
         """
-        self._log.add_point(assignment.key, point)
+        self._curves[assignment.key].append(point)
+        self._unwritten.append((assignment.key, point))
+        self._write_points(POINTS_EVERY_S)
         trial = self._open[assignment.key]
         if point.step < trial.reported:
             return True
@@ -162,6 +172,7 @@ class ArmSearch:
 
     def interrupted(self, assignment: Assignment) -> None:
         """At the end of the arm's time the trial is over; otherwise it waits for the next worker."""
+        self._write_points()
         if self.out_of_time:
             self._end_at_cap(assignment.key)
         else:
@@ -169,6 +180,7 @@ class ArmSearch:
 
     def halted(self) -> bool:
         """Stop when the worker says so, or when the arm's time is up."""
+        self._write_points(POINTS_EVERY_S)
         return self._worker_halted() or self.out_of_time
 
     def close(self) -> None:
@@ -179,26 +191,38 @@ class ArmSearch:
         for trial in self._open.values():
             self._projection.drop(trial)
 
+    def _write_points(self, every_s: float = 0.0) -> None:
+        """Write the points that wait, unless some were written less than ``every_s`` ago."""
+        if self._unwritten and time.monotonic() - self._written >= every_s:
+            self._log.add_points(self._unwritten)
+            self._unwritten, self._written = [], time.monotonic()
+
     def _end_at_cap(self, trial_id: int) -> None:
-        points = self._log.curves([trial_id])[trial_id]
+        points = self._curve(trial_id)
         last = points[-1].val_loss if points else None
         cause = f"the arm reached budget.max_seconds = {self._budget.max_seconds:g}"
         self._end(trial_id, Ended(TrialState.PRUNED, last, cause=cause))
 
     def _end(self, trial_id: int, ended: Ended) -> None:
         trial = self._open.pop(trial_id, None)
-        points = self._log.curves([trial_id])[trial_id]
+        points = self._curve(trial_id)
+        self._curves.pop(trial_id, None)
         if ended.state == TrialState.COMPLETE and points:
             ended = ended._replace(value=self.objective.cost(points))
         elif ended.val_loss is not None and points:
             ended = ended._replace(value=self.objective.signal(points[-1]))
-        self._log.finish_trial(trial_id, ended, self.seconds_used)
+        self._log.finish_trial(trial_id, ended, self.seconds_used, self._unwritten)
+        self._unwritten, self._written = [], time.monotonic()
         row = self._trials[trial_id]
         self._artifacts.delete_checkpoints(self._log.job_id, _checkpoint_name(row))
         row.state, row.value = ended.state, ended.val_loss if ended.value is None else ended.value
         if trial is not None:  # otherwise it waited for its turn and was not asked again
             self._projection.tell(trial, ended)
         self._measure()
+
+    def _curve(self, trial_id: int) -> list[Progress]:
+        """Return the curve so far; that of a trial which waits for its turn is in the ledger."""
+        return self._curves[trial_id] if trial_id in self._curves else self._log.curves([trial_id])[trial_id]
 
     # --- pruning
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, RecommendationRow, Trial, TrialPoint
@@ -18,6 +18,12 @@ from service.ledger.jobs import close, require_job
 from service.ledger.lease import Lease, fenced
 from service.states import ArmState, JobState, TrialState
 from service.training.run import Ended, Progress
+
+IDS_OF_A_QUERY: Final = 500
+"""Ids that one query asks for: databases limit the parameters of a statement."""
+
+_POINT: Final = ("step", "train_loss", "val_loss", "seconds", "val_score")
+"""What the ledger keeps of a point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +78,17 @@ class RunLog:
             session.execute(delete(TrialPoint).where(TrialPoint.trial_id == trial_id))
             return trial.attempts
 
-    def add_point(self, trial_id: int, point: Progress) -> None:
-        """Store one point of a running trial's learning curve."""
-        names = ("step", "train_loss", "val_loss", "seconds", "val_score")
+    def add_points(self, points: Sequence[tuple[int, Progress]]) -> None:
+        """Store points of running trials' learning curves, each with its trial's id, in the order of their steps."""
         with fenced(self.db, self.lease) as session:
-            session.add(TrialPoint(trial_id=trial_id, **{name: getattr(point, name) for name in names}))
-            trial = session.get_one(Trial, trial_id)
-            trial.last_step, trial.seconds = point.step, point.seconds
+            _insert_points(session, points)
 
-    def finish_trial(self, trial_id: int, ended: Ended, arm_seconds: float) -> None:
-        """Store how a trial ended, and the seconds that its arm has used by then."""
+    def finish_trial(
+        self, trial_id: int, ended: Ended, arm_seconds: float, points: Sequence[tuple[int, Progress]] = ()
+    ) -> None:
+        """Store how a trial ended, the seconds that its arm has used by then, and points that were not stored yet."""
         with fenced(self.db, self.lease) as session:
+            _insert_points(session, points)
             trial = session.get_one(Trial, trial_id)
             trial.state, trial.cause = ended.state, ended.cause
             trial.value = ended.val_loss if ended.value is None else ended.value
@@ -127,11 +133,14 @@ class RunLog:
     def curves(self, trial_ids: Collection[int]) -> dict[int, list[Progress]]:
         """Return the learning curves of trials, by id."""
         found: dict[int, list[Progress]] = {trial_id: [] for trial_id in trial_ids}
+        columns = (getattr(TrialPoint, name) for name in ("trial_id", *_POINT))
+        wanted = select(*columns).order_by(TrialPoint.step)
         with self.db.read() as session:
-            wanted = select(TrialPoint).where(TrialPoint.trial_id.in_(found)).order_by(TrialPoint.step)
-            for row in session.scalars(wanted):
-                point = Progress(row.step, row.train_loss, row.val_loss, row.seconds, None, row.val_score)
-                found[row.trial_id].append(point)
+            for start in range(0, len(found), IDS_OF_A_QUERY):
+                ids = [*found][start : start + IDS_OF_A_QUERY]
+                for row in session.execute(wanted.where(TrialPoint.trial_id.in_(ids))):
+                    point = Progress(row.step, row.train_loss, row.val_loss, row.seconds, None, row.val_score)
+                    found[row.trial_id].append(point)
         return found
 
     # --- confirmation runs
@@ -222,3 +231,12 @@ class RunLog:
         """End the job without a recommendation; trials that have not ended end with it."""
         with fenced(self.db, self.lease) as session:
             close(session, require_job(session, self.job_id), state, cause)
+
+
+def _insert_points(session: Session, points: Sequence[tuple[int, Progress]]) -> None:
+    if not points:
+        return
+    rows = [{"trial_id": key, **{name: getattr(point, name) for name in _POINT}} for key, point in points]
+    last = [{"id": key, "last_step": p.step, "seconds": p.seconds} for key, p in dict(points).items()]
+    session.execute(insert(TrialPoint), rows)
+    session.execute(update(Trial), last)

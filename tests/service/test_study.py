@@ -116,6 +116,7 @@ def test_points_that_a_resumed_trial_repeats_are_kept_and_not_judged_again(
     search.started(again)
     answers = [search.progress(again, Progress(step, 0.4, 0.4, 0.1)) for step in (2, 4, 6)]
     assert answers == [True, True, False]
+    search.finished(again, Ended(TrialState.PRUNED, 0.4))
     assert [point.step for point in log.curves([first.key])[first.key]] == [2, 4, 6]
 
 
@@ -167,7 +168,7 @@ def test_a_study_that_was_lost_is_rebuilt_from_the_ledger(
     search.finished(pruned, Ended(TrialState.PRUNED, 0.9))
     search.finished(diverged, Ended(TrialState.DIVERGED))
     search.finished(failed, Ended(TrialState.FAILED, cause="broken"))
-    before = {number: (t.params, t.value, t.intermediate_values) for number, t in finished(search).items()}
+    before = {number: (t.params, t.value, t.intermediate_values) for number, t in finished(search.study).items()}
 
     optuna.delete_study(study_name=study_name(log.job_id, "warpadam"), storage=storage)
     rebuilt = open_arm()
@@ -179,19 +180,17 @@ def test_a_study_that_was_lost_is_rebuilt_from_the_ledger(
     assert rebuilt.next() is None
 
 
-def finished(search: ArmSearch) -> dict[int, optuna.trial.FrozenTrial]:
+def finished(study: optuna.Study) -> dict[int, optuna.trial.FrozenTrial]:
     states = (OptunaState.COMPLETE, OptunaState.PRUNED)
-    return {t.user_attrs[NUMBER]: t for t in search.study.get_trials(states=states)}
+    return {t.user_attrs[NUMBER]: t for t in study.get_trials(states=states)}
 
 
-def test_reopening_fails_the_ghosts_of_a_dead_worker_and_repeats_their_trials(
+def test_a_dead_worker_leaves_nothing_running_in_optuna_and_its_trials_are_repeated(
     open_arm: Open, storage: optuna.storages.RDBStorage, log: RunLog, db: Database
 ) -> None:
     dead = open_arm()
     complete(dead, 0.5)
     interrupted = take(dead)  # and the worker is gone
-    dead.study.ask()  # it died before the ledger knew of this one
-    assert len(running_in_optuna(storage)) == 2
     log.recover_trials(max_attempts=2)
 
     search = open_arm()
@@ -201,7 +200,9 @@ def test_reopening_fails_the_ghosts_of_a_dead_worker_and_repeats_their_trials(
     search.progress(again, Progress(10, 0.2, 0.2, 0.1))
     search.finished(again, Ended(TrialState.COMPLETE, 0.2))
     assert [trial.attempts for trial in get_trials(db, log.job_id)] == [1, 2]
-    assert {number: t.value for number, t in finished(search).items()} == {0: 0.5, 1: 0.2}
+    stored = optuna.load_study(study_name=dead.study.study_name, storage=storage)
+    for study in (search.study, stored):
+        assert {number: t.value for number, t in finished(study).items()} == {0: 0.5, 1: 0.2}
     for _ in range(CAP - 2):
         complete(search, 0.4)
     assert search.next() is None
@@ -383,7 +384,7 @@ def test_a_diverged_trial_looks_worse_to_the_sampler_than_a_pruned_one(open_arm:
     search.progress(pruned, Progress(5, 0.9, 0.9, 0.1))
     search.finished(pruned, Ended(TrialState.PRUNED, 0.9))
     search.finished(diverged, Ended(TrialState.DIVERGED))
-    by_number = finished(search)
+    by_number = finished(search.study)
     assert by_number[2].last_step is not None
     assert by_number[1].last_step is not None
     assert by_number[2].last_step < by_number[1].last_step  # it is ranked by how far it came, then by its value

@@ -346,15 +346,15 @@ def test_a_ledger_that_is_away_for_a_moment_costs_no_job(
 ) -> None:
     job_id = submit()
     worker = make_worker()
-    add_point, calls = RunLog.add_point, []
+    add_points, calls = RunLog.add_points, []
 
-    def away_once(log: RunLog, trial_id: int, point: Progress) -> None:
-        calls.append(trial_id)
-        if len(calls) == 3:
+    def away_once(log: RunLog, points: list[tuple[int, Progress]]) -> None:
+        calls.append(points)
+        if len(calls) == 1:
             raise OperationalError("INSERT", {}, Exception("the server closed the connection"))
-        add_point(log, trial_id, point)
+        add_points(log, points)
 
-    monkeypatch.setattr(RunLog, "add_point", away_once)
+    monkeypatch.setattr(RunLog, "add_points", away_once)
     with pytest.raises(OperationalError):
         worker.run_next()
     assert get_job(db, job_id).state == JobState.RUNNING

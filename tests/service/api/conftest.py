@@ -154,7 +154,7 @@ def search(log: RunLog, trials: int = 2, points: Sequence[int] = ()) -> list[Tri
             trial = log.add_trial(arm.name, arm.space.first_trials[index % len(arm.space.first_trials)])
             log.start_trial(trial.id)
             for step in points:
-                log.add_point(trial.id, Progress(step, 1.0 / step, 0.5 + index, step * 0.01))
+                log.add_points([(trial.id, Progress(step, 1.0 / step, 0.5 + index, step * 0.01))])
             log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 0.5 + index, None, 0.1), 0.2 * (index + 1))
         log.finish_arm(arm.name, 0.2 * trials, "trials_per_arm")
         best.append(log.trials(arm.name)[0])

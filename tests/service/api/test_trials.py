@@ -72,7 +72,7 @@ def test_trial_of_a_baseline_shows_the_arguments_of_its_optimizer(client: TestCl
 def test_running_trial_shows_how_far_it_is(client: TestClient, log: RunLog) -> None:
     trial = log.add_trial("adamw", {"lr": 0.01})
     log.start_trial(trial.id)
-    log.add_point(trial.id, Progress(5, 1.0, 0.9, 0.05))
+    log.add_points([(trial.id, Progress(5, 1.0, 0.9, 0.05))])
     shown = client.get(f"/v1/jobs/{log.job_id}/trials/6").json()
     assert (shown["state"], shown["value"], shown["finished_at"]) == ("running", None, None)
     assert (shown["last_step"], len(shown["curve"])) == (5, 1)

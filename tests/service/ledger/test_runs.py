@@ -33,7 +33,7 @@ def test_trials_are_numbered_across_the_arms_of_a_job(log: RunLog) -> None:
 
 def test_a_new_attempt_forgets_the_points_of_the_last_one(log: RunLog, db: Database) -> None:
     trial = started(log)
-    log.add_point(trial.id, Progress(5, 1.0, 2.0, 0.1))
+    log.add_points([(trial.id, Progress(5, 1.0, 2.0, 0.1))])
     assert {p.step: p.val_loss for p in log.curves([trial.id])[trial.id]} == {5: 2.0}
     assert log.start_trial(trial.id) == 2
     assert {p.step: p.val_loss for p in log.curves([trial.id])[trial.id]} == {}

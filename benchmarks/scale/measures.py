@@ -1,0 +1,195 @@
+# What is measured: the search itself, a worker that takes the job over, and what a user reads over HTTP from a server
+# process of its own. The ledger, the study and the API are the service's; only the training is simulated.
+"""The measurements."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+import optuna
+
+from benchmarks.scale.simulation import SimulatedEngine
+from service.arms import WARPADAM
+from service.artifacts import ArtifactStore
+from service.db.session import Database, create_schema
+from service.db.studies import Studies, study_name
+from service.ledger import jobs, lease
+from service.ledger.runs import RunLog
+from service.plan import make_plan
+from service.projection import NUMBER
+from service.schemas import JobSpec
+from service.study import ArmSearch
+
+LEASE_S: Final = 86_400.0
+"""Nobody else is there to take the job; the renewals of a worker's keeper are not what is measured."""
+
+START_LIMIT_S: Final = 60.0
+"""Longest time that the API may take to answer."""
+
+
+def make_spec(trials: int, sampler: str, pruner: str) -> JobSpec:
+    """Return a job whose warpadam arm has ``trials`` trials."""
+    return JobSpec.model_validate(
+        {
+            "name": "scale",
+            "dataset": {"name": "wine"},
+            "model": {"name": "mlp"},
+            "search": {"sampler": sampler, "pruner": pruner},
+            "budget": {"trials_per_arm": trials, "max_seconds": 604_800.0},
+        }
+    )
+
+
+class Bench:
+    """One job in one database.
+
+    Args:
+        url: SQLAlchemy URL of an empty database.
+        artifacts_url: Folder where the checkpoints of runs would be.
+        spec: The job.
+    """
+
+    def __init__(self, url: str, artifacts_url: str, spec: JobSpec) -> None:
+        create_schema(url)
+        self.url, self._plan = url, make_plan(spec)
+        self._db, self._studies = Database(url), Studies(url)
+        self.job_id = jobs.submit(self._db, spec.to_json(), [arm.name for arm in self._plan.arms]).id
+        taken = lease.claim(self._db, "scale", LEASE_S)
+        assert taken is not None
+        self._log = RunLog(self._db, taken)
+        self._artifacts = ArtifactStore(artifacts_url)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._studies.close()
+        self._db.close()
+
+    def _open(self) -> ArmSearch:
+        arm, data = self._plan.arm(WARPADAM), ("file:///no-data.npz", "0")
+        return ArmSearch(self._log, self._plan, arm, self._studies.open(), data, self._artifacts, lambda: False)
+
+    def search(self, slots: int) -> dict[str, Any]:
+        """Run the whole arm and return how long its parts took."""
+        search, engine = self._open(), SimulatedEngine(slots)
+        began = time.perf_counter()
+        engine.run(search, self._plan.spec.resources, 0.0)
+        seconds = time.perf_counter() - began
+        search.close()
+        states = Counter(str(trial.state) for trial in self._log.trials(WARPADAM))
+        trials, clock = sum(states.values()), engine.clock
+        tenth = max(1, trials // 10)
+        return {
+            "trials": trials,
+            "states": dict(states),
+            "points": clock.calls["progress"],
+            "seconds": round(seconds, 2),
+            "trials_per_s": round(trials / seconds, 2),
+            "ms_per_trial": {name: round(1000 * spent / trials, 2) for name, spent in clock.seconds.items()},
+            "ask_ms": {
+                "first_tenth": round(1000 * statistics.median(clock.asks[:tenth]), 2),
+                "last_tenth": round(1000 * statistics.median(clock.asks[-tenth:]), 2),
+            },
+        }
+
+    def resume_s(self) -> float:
+        """Return the seconds that a new worker needs until it could ask for its first trial."""
+        self._studies.close()
+        began = time.perf_counter()
+        self._log.recover_trials(self._plan.spec.resources.max_attempts)
+        search = self._open()
+        seconds = time.perf_counter() - began
+        search.close()
+        return seconds
+
+    def rebuild_s(self) -> float:
+        """Return the seconds that opening the study takes when Optuna's tables have lost it."""
+        name = study_name(self.job_id, WARPADAM)
+        before = self._told(name)
+        optuna.delete_study(study_name=name, storage=self._studies.open())
+        seconds = self.resume_s()
+        assert self._told(name) == before, "the rebuilt study holds what the lost one held"
+        return seconds
+
+    def _told(self, name: str) -> dict[Any, tuple[Any, ...]]:
+        """Return what Optuna has of every trial; a diverged one is told as the worst loss so far, which has grown."""
+        study = optuna.load_study(study_name=name, storage=self._studies.open())
+        return {
+            trial.user_attrs[NUMBER]: (
+                trial.state,
+                trial.params,
+                trial.value if trial.state.name == "COMPLETE" else None,
+            )
+            for trial in study.get_trials(deepcopy=False)
+            if NUMBER in trial.user_attrs
+        }
+
+    def http_ms(self, repeats: int) -> dict[str, dict[str, float]]:
+        """Return the latencies of what a user reads, over HTTP from a server process."""
+        with _api(self.url) as client:
+            job = f"/v1/jobs/{self.job_id}"
+            last = len(self._log.trials(WARPADAM)) - 1
+            cursors = [round(last * i / repeats) for i in range(repeats)]
+            return {
+                "page of 50 trials": _latencies(lambda i: client.get(f"{job}/trials?cursor={cursors[i]}"), repeats),
+                "page of 200 trials": _latencies(
+                    lambda i: client.get(f"{job}/trials?limit=200&cursor={cursors[i]}"), repeats
+                ),
+                "page of 50 diverged trials": _latencies(
+                    lambda i: client.get(f"{job}/trials?state=diverged&cursor={cursors[i]}"), repeats
+                ),
+                "one trial": _latencies(lambda i: client.get(f"{job}/trials/{cursors[i]}"), repeats),
+                "the job": _latencies(lambda _: client.get(job), repeats),
+            }
+
+
+def _latencies(get: Callable[[int], httpx2.Response], repeats: int) -> dict[str, float]:
+    taken = []
+    for index in range(repeats):
+        began = time.perf_counter()
+        get(index).raise_for_status()
+        taken.append(1000 * (time.perf_counter() - began))
+    cuts = statistics.quantiles(taken, n=20)
+    return {"median": round(statistics.median(taken), 2), "p95": round(cuts[-1], 2), "max": round(max(taken), 2)}
+
+
+@contextmanager
+def _api(url: str) -> Iterator[httpx2.Client]:
+    """Run the API on a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "service", "serve", "--no-worker", "--port", str(port)]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "WARPTUNE_DATABASE_URL": url, "WARPTUNE_LOG_LEVEL": "WARNING"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(command, env=environment)
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            _wait_until_ready(client, process)
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def _wait_until_ready(client: httpx2.Client, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if client.get("/healthz").is_success:
+                return
+        except httpx2.TransportError:
+            time.sleep(0.1)
+    raise RuntimeError("the API does not answer")
