@@ -172,7 +172,7 @@ def test_a_study_that_was_lost_is_rebuilt_from_the_ledger(
 
     optuna.delete_study(study_name=study_name(log.job_id, "warpadam"), storage=storage)
     rebuilt = open_arm()
-    after = {number: (t.params, t.value, t.intermediate_values) for number, t in finished(rebuilt).items()}
+    after = {number: (t.params, t.value, t.intermediate_values) for number, t in finished(rebuilt.study).items()}
     assert after == before
     assert set(after) == {0, 1, 2, 3}
     for _ in range(CAP - 5):
