@@ -36,6 +36,7 @@ err = Console(stderr=True)
 Url = Annotated[str, typer.Option(envvar="WARPTUNE_URL", help="Where the service is.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Stay until the job has ended.")]
 
 
 class Format(StrEnum):
@@ -118,10 +119,12 @@ def migrate() -> None:
 @app.command()
 def submit(
     spec: Annotated[Path, typer.Argument(help="YAML or JSON file with the job's spec.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Stay until the job has ended.")] = False,
+    watch: Watch = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would do and cost.")] = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Queue a job."""
+    from service.display import show_estimate
     from service.spec_file import read_spec
 
     try:
@@ -131,11 +134,32 @@ def submit(
     except ValueError as error:
         raise _fail(str(error), 2) from None
     with _service(url) as client:
-        job = client.submit(body)
-        if watch:
-            _watch(client, job["id"])
+        if dry_run:
+            show_estimate(out, client.estimate(body))
         else:
-            out.print(job["id"], highlight=False)
+            _queued(client, client.submit(body)["id"], watch)
+
+
+@app.command()
+def extend(
+    job: JobArgument,
+    trials: Annotated[int, typer.Option(help="More trials for each arm.")] = 0,
+    seeds: Annotated[int, typer.Option(help="More fresh paired seeds.")] = 0,
+    max_seconds: Annotated[float, typer.Option(help="More seconds for each arm.")] = 0.0,
+    watch: Watch = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Add to a job that has succeeded; its next verdict is tested at half the level."""
+    with _service(url) as client:
+        client.extend(job, {"trials": trials, "seeds": seeds, "max_seconds": max_seconds})
+        _queued(client, job, watch)
+
+
+@app.command()
+def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:
+    """Stop a job; what it has found so far stays."""
+    with _service(url) as client:
+        out.print(f"{job} {client.cancel(job)['state']}", highlight=False)
 
 
 @app.command()
@@ -180,6 +204,13 @@ def _database_failures() -> Iterator[None]:
         yield
     except (OSError, SQLAlchemyError) as error:
         raise _fail(str(error).partition("\n")[0]) from None
+
+
+def _queued(client: Client, job_id: str, watch: bool) -> None:
+    if watch:
+        _watch(client, job_id)
+    else:
+        out.print(job_id, highlight=False)
 
 
 def _watch(client: Client, job_id: str) -> None:

@@ -61,6 +61,14 @@ class Client:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._json("POST", "/v1/jobs", json=spec, headers=headers)
 
+    def estimate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a job would do and cost; nothing is queued."""
+        return self._json("POST", "/v1/jobs", json=spec, params={"dry_run": "true"})
+
+    def extend(self, job_id: str, more: Mapping[str, Any]) -> dict[str, Any]:
+        """Add trials, seeds or seconds to a job that has succeeded, and return it."""
+        return self._json("POST", f"{_path(job_id)}/extend", json=more)
+
     def job(self, job_id: str) -> dict[str, Any]:
         """Return a job with its arms."""
         return self._json("GET", _path(job_id))

@@ -65,6 +65,20 @@ def _arm_note(arm: Mapping[str, Any]) -> str:
     return "  ".join([best, *others]).strip()
 
 
+def show_estimate(console: Console, plan: Mapping[str, Any]) -> None:
+    """Print what a job would do and cost."""
+    table = Table("arm", "trials", "runs on fresh seeds", "seconds a run", "seconds", "memory of P")
+    for arm in plan["arms"]:
+        counts = (str(arm["trials"]), str(arm["confirm_runs"]))
+        seconds = (f"{arm['seconds_a_run']:.3g}", f"{arm['seconds']:.3g}")
+        table.add_row(arm["name"], *counts, *seconds, f"{arm['p_bytes']:,} B")
+    console.print(table)
+    console.print(
+        f"{plan['trials']} trials and {plan['confirm_runs']} confirmation runs, about {plan['seconds']:.3g} s"
+    )
+    console.print(Text(plan["note"]))
+
+
 def show_job(console: Console, job: Mapping[str, Any]) -> None:
     """Print how a job stands."""
     console.print(Text.assemble((job["name"], "bold"), f"  {job['id']}  {job['state']}"))

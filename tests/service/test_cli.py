@@ -16,7 +16,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from service import cli
-from service.ledger import jobs
+from service.ledger import jobs, queries
 from service.ledger.lease import claim
 from service.ledger.runs import RunLog
 from service.schemas import JobSpec
@@ -91,6 +91,33 @@ def test_submit_prints_the_id_and_nothing_else(run: Run, live: Live, spec_file: 
     with live.db.read() as session:
         assert jobs.require_job(session, result.stdout.strip()).state == "queued"
     jobs.cancel(live.db, result.stdout.strip())
+
+
+def test_a_dry_run_tells_the_plan_and_queues_nothing(run: Run, live: Live, spec_file: Path) -> None:
+    result = run("submit", spec_file, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "warpadam" in result.stdout
+    assert "confirmation runs, about" in result.stdout
+    with live.db.read() as session:
+        assert queries.jobs_page(session, 10, None) == []
+
+
+def test_extend_adds_to_a_job_that_has_succeeded_and_refuses_nothing_to_add(
+    run: Run, live: Live, succeeded: str
+) -> None:
+    assert run("extend", succeeded).exit_code == 1
+    result = run("extend", succeeded, "--seeds", 2)
+    assert (result.exit_code, result.stdout.strip()) == (0, succeeded)
+    with live.db.read() as session:
+        assert jobs.require_job(session, succeeded).state == JobState.QUEUED
+
+
+def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
+    job = run("submit", spec_file).stdout.strip()
+    assert run("cancel", job).stdout.strip() == f"{job} cancelled"
+    again = run("cancel", job)
+    assert again.exit_code == 1
+    assert "has ended" in again.stderr
 
 
 def test_json_is_read_too(run: Run, live: Live, tmp_path: Path, spec: SpecMaker) -> None:
@@ -235,7 +262,7 @@ def test_watched_job_that_fails_is_an_error(run: Run, live: Live, spec_file: Pat
 def test_help_lists_the_commands(run: Run) -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("serve", "worker", "submit", "show", "export"):
+    for command in ("serve", "worker", "migrate", "submit", "extend", "cancel", "show", "export"):
         assert command in result.stdout
         assert run(command, "--help").exit_code == 0
 
