@@ -94,7 +94,7 @@ DEFAULT: Final = _warpadam(
         _default_point(0.06, 0.8, _WHITENING, p_lr=0.0, meta_every=2, weight_decay=0.1),
         _default_point(0.04, 0.8, _WHITENING, p_lr=0.0, meta_every=2),
         _default_point(0.01, 0.8, _ROTATION, p_lr=0.003, meta_every=1, weight_decay=0.1),
-        _default_point(0.01, 0.8, _WHITENING, p_lr=0.0, meta_every=2),
+        _default_point(0.05, 0.9, _ROTATION, p_lr=0.0, meta_every=1),
     ),
 )
 
