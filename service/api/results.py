@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.deps import DatabaseDep, JobId
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId
 from service.api.problems import responses
 from service.api.views import RecommendationView
 from service.ledger import queries
@@ -41,17 +41,20 @@ def get_recommendation(job_id: JobId, db: DatabaseDep) -> RecommendationView:
 @router.get(
     "/export",
     responses={
-        200: {"content": {"application/json": {}, "application/yaml": {}, "text/x-python": {}}},
+        200: {"content": {fmt.media_type: {} for fmt in ExportFormat}},
         **responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
     },
     response_class=Response,
 )
-def export(job_id: JobId, db: DatabaseDep, wanted: Annotated[ExportQuery, Query()]) -> Response:
-    """Download the recommended config: as data, or as a script that trains with it."""
+def export(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, wanted: Annotated[ExportQuery, Query()]) -> Response:
+    """Download the recommended config: as data, as a script that trains with it, the P that it learned, or all in a zip.
+
+    404 for `safetensors` when the recommendation has no P.
+    """
     with db.read() as session:
         job = require_job(session, job_id)
         row = queries.recommendation(session, job)
     fmt = wanted.format
     name = f"recommended-{job_id}.{fmt.suffix}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(render(job, row, fmt), media_type=fmt.media_type, headers=headers)
+    return Response(render(job, row, fmt, artifacts), media_type=fmt.media_type, headers=headers)

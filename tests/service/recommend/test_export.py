@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from service.db.models import Job, RecommendationRow
+from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.ledger import jobs
 from service.recommend.export import ExportFormat, render
@@ -51,11 +52,12 @@ def test_every_export_of_a_real_job_says_the_same_and_the_script_reaches_the_rec
     job_id = submit(**JOBS[name])
     make_worker().run_next()
     job, row = finished_job(db, job_id)
+    store = ArtifactStore(str(tmp_path / "artifacts"))
     if name != "regression":
         assert row.arm == name
 
-    document = json.loads(render(job, row, ExportFormat.JSON))
-    assert yaml.safe_load(render(job, row, ExportFormat.YAML)) == document
+    document = json.loads(render(job, row, ExportFormat.JSON, store))
+    assert yaml.safe_load(render(job, row, ExportFormat.YAML, store)) == document
     assert document["config"] == row.data["config"]
     assert document["spec"] == job.spec
     if row.arm == "warpadam":
@@ -64,7 +66,7 @@ def test_every_export_of_a_real_job_says_the_same_and_the_script_reaches_the_rec
         torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], **document["config"])
 
     script = tmp_path / "recommended.py"
-    script.write_text(render(job, row, ExportFormat.PYTHON))
+    script.write_bytes(render(job, row, ExportFormat.PYTHON, store))
     printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=tmp_path)
     found = re.search(r"test loss ([\d.]+), recorded ([\d.]+)", printed.stdout)
     assert found, printed.stdout
