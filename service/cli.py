@@ -234,6 +234,9 @@ def _write(content: bytes, output: Path | None) -> None:
         return
     part = output.with_name(f".{output.name}.part")
     try:
+        if output.exists() and not output.is_file():  # a device or a pipe
+            output.write_bytes(content)
+            return
         part.write_bytes(content)
         part.replace(output)
     except OSError as error:

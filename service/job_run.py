@@ -30,6 +30,7 @@ from service.study import ArmSearch, Terms, arm_fidelity
 from service.training.run import Progress
 from service.version import versions
 
+
 class Watch(Protocol):
     """Says whether work on the job may go on."""
 
@@ -109,7 +110,7 @@ class JobRun:
         if content is None:
             return None
         digest = hashlib.sha256(content).hexdigest()
-        self._confirm(plan, "from_p", [trial], data, digest)
+        self._confirm(plan, "from_p", [trial], data)
         run = next(run for run in self._record.confirm_runs("from_p") if run.trial_number == trial.number)
         return {"file": p_file(trial.number), "sha256": digest, "seed": run.seed, "test_loss": run.test_loss}
 
@@ -185,12 +186,10 @@ class JobRun:
             raise JobFailedError(f"arm {arm} completed no trial (trials: {counts}){last}")
         return best
 
-    def _confirm(
-        self, plan: JobPlan, phase: Phase, finalists: Sequence[Trial], data: tuple[str, str], p_sha256: str = ""
-    ) -> None:
+    def _confirm(self, plan: JobPlan, phase: Phase, finalists: Sequence[Trial], data: tuple[str, str]) -> None:
         steps = {arm: terms.steps for arm, terms in self._terms.items()}
         artifacts, halted = self._tools.artifacts, self._watch.halted
-        self._run(ConfirmRuns(self._record, plan, phase, finalists, data, artifacts, halted, steps, p_sha256))
+        self._run(ConfirmRuns(self._record, plan, phase, finalists, data, artifacts, halted, steps))
 
     def _run(self, work: Work) -> None:
         self._tools.engines[self._spec.engine.name].run(work, self._spec.resources, self._spec.budget.max_seconds)

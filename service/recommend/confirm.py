@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
 from service.arms import Role
-from service.artifacts import ArtifactStore
+from service.artifacts import ArtifactStore, read_artifact
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment, Pruning
 from service.ledger.runs import RunLog
@@ -43,14 +44,13 @@ class ConfirmRuns:
     Args:
         log: Writes to the ledger.
         plan: The job's plan.
-        phase: ``select`` picks one finalist of each arm by validation; ``confirm`` compares the arms on test; ``from_p`` trains
-            the recommended config once more from the P that it learned.
+        phase: ``select`` picks one finalist of each arm by validation; ``confirm`` compares the arms on test;
+            ``from_p`` trains the recommended config once more from the P that it learned.
         finalists: The trials whose configs are run.
         data: URL and SHA-256 of the prepared split.
         artifacts: Keeps the checkpoints of the runs.
         halted: Whether the worker wants everything stopped.
         steps: Steps of a run by arm, where they are not those of the spec.
-        p_sha256: Hash of the P that the runs of ``from_p`` start from.
     """
 
     def __init__(
@@ -63,12 +63,10 @@ class ConfirmRuns:
         artifacts: ArtifactStore,
         halted: Callable[[], bool],
         steps: Mapping[str, int] | None = None,
-        p_sha256: str = "",
     ) -> None:
         self._log, self._plan, self._phase, self._data, self._artifacts = log, plan, phase, data, artifacts
         self.halted = halted
         self._steps = steps or {}
-        self._p_sha256 = p_sha256
         self._curves: dict[int, list[Progress]] = {}
         self.pruning: Pruning | None = None
         self._params = {trial.number: trial.params for trial in finalists}
@@ -88,7 +86,7 @@ class ConfirmRuns:
         run = self._plan.run(row.arm, params, self._data, seed=row.seed, test=test, steps=steps, checkpoint_url=url)
         p_url = self._artifacts.p_url(self._log.job_id, row.trial_number)
         if self._phase == "from_p":
-            run = replace(run, from_p_url=p_url, from_p_sha256=self._p_sha256)
+            run = replace(run, from_p_url=p_url, from_p_sha256=hashlib.sha256(read_artifact(p_url)).hexdigest())
         elif self._leaves_p(row):
             run = replace(run, p_url=p_url)
         return Assignment(row.id, run, self._plan.spec.resources.max_attempts - row.attempts - 1)

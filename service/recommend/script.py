@@ -1,5 +1,5 @@
-# The recommended config as a script. It needs torch, numpy and warpadam, nothing of the service: what it takes over from
-# there (the loop, Muon beside AdamW) is in script.py.template, and tests hold what it ends with against the service's.
+# The recommended config as a script. It needs torch, numpy and warpadam, nothing of the service: what it takes over
+# from there (the loop, Muon beside AdamW) is here and in script.py.template; tests hold its losses against the loop's.
 """The exported training script."""
 
 from __future__ import annotations

@@ -13,7 +13,15 @@ from typing import Any, Final, Literal, NamedTuple
 from service.states import TrialState
 from service.training.catalog import Task
 
-_BESIDE_THE_RESULT: Final = ("data_url", "threads", "device", "checkpoint_url", "checkpoint_every_s", "p_url", "from_p_url")
+_BESIDE_THE_RESULT: Final = (
+    "data_url",
+    "threads",
+    "device",
+    "checkpoint_url",
+    "checkpoint_every_s",
+    "p_url",
+    "from_p_url",
+)
 """Fields of a run that :meth:`Run.digest` leaves out."""
 
 
