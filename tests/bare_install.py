@@ -18,11 +18,12 @@ REQUIRED_BY_TORCH: Final = {"filelock", "fsspec", "jinja2"}
 
 PRELUDE: Final = """
 import sys
-class Refuse:
+class Finder:
+    def __init__(self, inner):
+        self.inner = inner
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {refused!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Refuse())
+        return None if name.partition(".")[0] in {refused!r} else self.inner.find_spec(name, path, target)
+sys.meta_path[:] = [Finder(inner) for inner in sys.meta_path]
 sys.argv = ["warptune"]
 """
 
