@@ -72,7 +72,7 @@ def run(console: Console, client: Client) -> int:
         console.print(f"[red]the job {job['state']}[/] {job['cause'] or ''}")
         return 1
     show_recommendation(console, client.recommendation(job["id"]))
-    OUTPUT.write_text(client.export(job["id"], "python"))
+    OUTPUT.write_bytes(client.export(job["id"], "python"))
     console.print(f"saved to [bold]{OUTPUT}[/]: run it, or import make_optimizer from it")
     return 0
 

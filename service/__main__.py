@@ -1,5 +1,22 @@
+# The command `warptune`, also as `python -m service`. The base install has the optimizer only: without the extra
+# `service` this says what to install.
 """``python -m service`` is ``warptune``."""
 
-from service.cli import app
+from __future__ import annotations
 
-app(prog_name="warptune")
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from service.cli import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("service", "search_spaces", "warpadam"):
+            raise
+        sys.exit(f"error: warptune needs {error.name}; install the service: pip install 'warptune[service]'")
+    app(prog_name="warptune")
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,9 @@ import fsspec
 
 log = logging.getLogger(__name__)
 
+DATA_FILE: Final = "data.npz"
+"""Name of the artifact with a job's prepared split."""
+
 CHECKPOINTS: Final = "checkpoints"
 """Folder of a job with a folder for each of its runs."""
 
@@ -39,6 +42,17 @@ class ArtifactStore:
         url = self.path(job_id, name)
         write_artifact(url, content)
         return url
+
+    def get(self, job_id: str, name: str) -> bytes | None:
+        """Return the content of a file; None if there is no such file."""
+        try:
+            return read_artifact(self.path(job_id, name))
+        except FileNotFoundError:
+            return None
+
+    def p_url(self, job_id: str, trial: int) -> str:
+        """Return the URL of the P that a trial's config learned."""
+        return self.path(job_id, p_file(trial))
 
     def delete_job(self, job_id: str) -> None:
         """Delete every file of a job; it is no error if there is none."""
@@ -69,6 +83,11 @@ class ArtifactStore:
     def check(self) -> None:
         """Raise what the store raises when it cannot be written to."""
         self._fs.makedirs(self._root, exist_ok=True)
+
+
+def p_file(trial: int) -> str:
+    """Return the name of the artifact with the P that a trial's config learned."""
+    return f"p-{trial}.safetensors"
 
 
 def write_artifact(url: str, content: bytes) -> None:

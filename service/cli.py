@@ -44,7 +44,10 @@ class Format(StrEnum):
 
     JSON = "json"
     YAML = "yaml"
+    TOML = "toml"
     PYTHON = "python"
+    SAFETENSORS = "safetensors"
+    ZIP = "zip"
 
 
 def _fail(message: str, code: int = 1) -> typer.Exit:
@@ -183,15 +186,61 @@ def export(
     ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Write the recommended config of a job to a file."""
+    """Write the recommended config of a job to a file: as data, as a script, its learned P, or all in a zip."""
     with _service(url) as client:
-        text = client.export(job, fmt)
-    if output is None:
-        sys.stdout.write(text)
-        return
+        _write(client.export(job, fmt), output)
+
+
+@app.command()
+def report(
+    job: JobArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("report.html"),
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write the report of a job that has succeeded: one HTML file, which needs no network."""
+    with _service(url) as client:
+        _write(client.report(job), output)
+
+
+@app.command()
+def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip export.")]) -> None:
+    """Check the sums of a zip export, train its recommendation again and compare the losses."""
+    from service.replay import TOLERANCE, BundleError, read_bundle
+    from service.replay import replay as train_again
+
     try:
-        output.write_text(text, encoding="utf-8")
+        content = read_bundle(bundle)
+        out.print(f"{len(content.files)} files, every sum is right", highlight=False)
+        done = []
+        for run in train_again(content):
+            done.append(run)
+            line = f"{run.what} {run.test_loss:.8f}, recorded {run.recorded:.8f}"
+            out.print(line, highlight=False, soft_wrap=True)
     except OSError as error:
+        raise _fail(f"cannot read {bundle}: {error.strerror}") from None
+    except BundleError as error:
+        raise _fail(str(error)) from None
+    if not all(run.agrees for run in done):
+        versions = ", ".join(f"{name} {number}" for name, number in content.manifest.get("versions", {}).items())
+        raise _fail(f"the losses differ by more than {TOLERANCE:g}; they were recorded with {versions}")
+    out.print("replayed: the losses agree", highlight=False)
+
+
+def _write(content: bytes, output: Path | None) -> None:
+    """Write a file whole or not at all; without a name, write to standard output."""
+    if output is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+        return
+    part = output.with_name(f".{output.name}.part")
+    try:
+        if output.exists() and not output.is_file():  # a device or a pipe
+            output.write_bytes(content)
+            return
+        part.write_bytes(content)
+        part.replace(output)
+    except OSError as error:
+        part.unlink(missing_ok=True)
         raise _fail(f"cannot write {output}: {error.strerror}") from None
 
 

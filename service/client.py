@@ -81,9 +81,13 @@ class Client:
         """Return the recommendation of a job that has succeeded."""
         return self._json("GET", f"{_path(job_id)}/recommendation")
 
-    def export(self, job_id: str, fmt: str) -> str:
-        """Return the text of an export."""
-        return self._send("GET", f"{_path(job_id)}/export", params={"format": fmt}).text
+    def export(self, job_id: str, fmt: str) -> bytes:
+        """Return the content of an export."""
+        return self._send("GET", f"{_path(job_id)}/export", params={"format": fmt}).content
+
+    def report(self, job_id: str) -> bytes:
+        """Return the HTML report of a job that has succeeded."""
+        return self._send("GET", f"{_path(job_id)}/report").content
 
     def watch(self, job_id: str, every_s: float = 0.5) -> Iterator[dict[str, Any]]:
         """Yield the job again and again, the last time when it has ended; bear a service that is away for a moment."""

@@ -8,12 +8,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Protocol
 
 import optuna
 
 from service.arms import MORE_STEPS, REFERENCE, ArmPlan, Role
-from service.artifacts import ArtifactStore
+from service.artifacts import DATA_FILE, ArtifactStore, p_file
 from service.db.models import Trial
 from service.engines.base import Engine, Work
 from service.errors import JobFailedError
@@ -28,9 +28,7 @@ from service.schemas import MAX_STEPS
 from service.states import ArmState
 from service.study import ArmSearch, Terms, arm_fidelity
 from service.training.run import Progress
-
-DATA_FILE: Final = "data.npz"
-"""Name of the artifact with a job's prepared split."""
+from service.version import versions
 
 
 class Watch(Protocol):
@@ -87,14 +85,34 @@ class JobRun:
         objective = self._final_objective()
         finalists = self._select(plan, data, objective)
         self._confirm(plan, "confirm", [finalist.trial for finalist in finalists], data)
-        self._finish(plan, finalists, objective)
+        self._finish(plan, finalists, objective, data)
 
-    def _finish(self, plan: JobPlan, finalists: Sequence[Finalist], objective: Objective) -> None:
+    def _finish(
+        self, plan: JobPlan, finalists: Sequence[Finalist], objective: Objective, data: tuple[str, str]
+    ) -> None:
         runs, look = self._record.confirm_runs("confirm"), self._record.looks()
         result = recommend(plan, finalists, runs, objective, look)
         searched = [Searched(arm, self._record.trials(arm.name), self._fidelities[arm.name]) for arm in plan.arms]
         findings = make_findings(plan, result, finalists, searched, runs, objective)
-        self._record.succeed(result.verdict, result.arm, {**result.to_json(), "findings": findings.to_json()})
+        chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
+        learned = self._try_p(plan, chosen, data)
+        found = {"findings": findings.to_json(), "learned_p": learned, "made_with": versions()}
+        self._record.succeed(result.verdict, result.arm, {**result.to_json(), **found})
+
+    def _try_p(self, plan: JobPlan, trial: Trial, data: tuple[str, str]) -> dict[str, Any] | None:
+        """Train once more from the P that the recommended config learned; None if it learns none, or it was not kept.
+
+        The figure is for those who load P: it says what they must get. It is no part of the verdict.
+        """
+        if plan.arm(trial.arm).role is not Role.WARPADAM:
+            return None
+        content = self._tools.artifacts.get(self._record.job_id, p_file(trial.number))
+        if content is None:
+            return None
+        digest = hashlib.sha256(content).hexdigest()
+        self._confirm(plan, "from_p", [trial], data)
+        run = next(run for run in self._record.confirm_runs("from_p") if run.trial_number == trial.number)
+        return {"file": p_file(trial.number), "sha256": digest, "seed": run.seed, "test_loss": run.test_loss}
 
     def _prepare_data(self) -> tuple[str, str]:
         """Store the split of the job and return its URL and hash."""

@@ -25,7 +25,7 @@ ROOMS = (
     {"study"},
     {"recommend"},
     {"job_run"},
-    {"deletion", "worker", "client", "spec_file"},
+    {"deletion", "worker", "client", "spec_file", "replay"},
     {"api", "display"},
     {"serve"},
     {"cli"},

@@ -9,12 +9,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.deps import DatabaseDep, JobId
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId
 from service.api.problems import responses
 from service.api.views import RecommendationView
 from service.ledger import queries
 from service.ledger.jobs import require_job
 from service.recommend.export import ExportFormat, render
+from service.recommend.report import make_report
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
@@ -41,17 +42,39 @@ def get_recommendation(job_id: JobId, db: DatabaseDep) -> RecommendationView:
 @router.get(
     "/export",
     responses={
-        200: {"content": {"application/json": {}, "application/yaml": {}, "text/x-python": {}}},
+        200: {"content": {fmt.media_type: {} for fmt in ExportFormat}},
         **responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
     },
     response_class=Response,
 )
-def export(job_id: JobId, db: DatabaseDep, wanted: Annotated[ExportQuery, Query()]) -> Response:
-    """Download the recommended config: as data, or as a script that trains with it."""
+def export(
+    job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, wanted: Annotated[ExportQuery, Query()]
+) -> Response:
+    """Download the recommended config: as data, as a script, the P that it learned, or all of it in a zip.
+
+    404 for `safetensors` when the recommendation has no P.
+    """
     with db.read() as session:
         job = require_job(session, job_id)
         row = queries.recommendation(session, job)
     fmt = wanted.format
     name = f"recommended-{job_id}.{fmt.suffix}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(render(job, row, fmt), media_type=fmt.media_type, headers=headers)
+    return Response(render(job, row, fmt, artifacts), media_type=fmt.media_type, headers=headers)
+
+
+@router.get(
+    "/report",
+    responses={
+        200: {"content": {"text/html": {}}},
+        **responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+    },
+    response_class=Response,
+)
+def report(job_id: JobId, db: DatabaseDep) -> Response:
+    """Show the result as one page, which needs no network and can be saved. 409 until the job has succeeded."""
+    with db.read() as session:
+        job = require_job(session, job_id)
+        row = queries.recommendation(session, job)
+        runs = queries.confirm_runs(session, job_id)
+    return Response(make_report(job, row, runs), media_type="text/html")

@@ -52,6 +52,7 @@ class JobLinks(View):
     events: str
     recommendation: str
     export: str
+    report: str
     dashboard: str
 
     @classmethod
@@ -64,6 +65,7 @@ class JobLinks(View):
             events=f"{job}/events",
             recommendation=f"{job}/recommendation",
             export=f"{job}/export",
+            report=f"{job}/report",
             dashboard="/dashboard",
         )
 
@@ -213,6 +215,15 @@ class EventView(View):
         return cls.model_validate(row)
 
 
+class LearnedP(View):
+    """The P that the recommended config learned, and what a run that starts from it ends with."""
+
+    file: str
+    sha256: str
+    seed: int = Field(description="Of the run that learned it, and of the one that started from it.")
+    test_loss: float | None = Field(description="Of the run that started from it; no part of the verdict.")
+
+
 class RecommendationView(View):
     """What to use, and why."""
 
@@ -227,6 +238,8 @@ class RecommendationView(View):
     statistics: Verdict | None = Field(description="null when too few pairs completed")
     pairs: list[Pair]
     finalists: list[ArmResult]
+    learned_p: LearnedP | None = Field(None, description="null when the recommended optimizer has no P that was kept")
+    made_with: dict[str, str] = Field({}, description="Versions of the worker that made the recommendation.")
     findings: Findings | None = Field(None, description="Descriptive: other arms and metrics, and how the search went.")
 
 

@@ -76,6 +76,12 @@ def confirm_progress(session: Session, job_id: str) -> Progress:
     return Progress(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
 
 
+def confirm_runs(session: Session, job_id: str) -> Sequence[ConfirmRun]:
+    """Return the runs of the ``confirm`` phase of a job, in the order in which they were planned."""
+    wanted = select(ConfirmRun).where(ConfirmRun.job_id == job_id, ConfirmRun.phase == "confirm")
+    return session.scalars(wanted.order_by(ConfirmRun.id)).all()
+
+
 def trial(session: Session, job_id: str, number: int) -> tuple[Trial, Sequence[TrialPoint]]:
     """Return one trial with its learning curve.
 

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Literal
 
-from service.artifacts import ArtifactStore
+from service.arms import Role
+from service.artifacts import ArtifactStore, read_artifact
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment, Pruning
 from service.ledger.runs import RunLog
@@ -16,16 +19,19 @@ from service.schemas import MAX_CONFIRM_SEEDS, JobSpec
 from service.states import TrialState
 from service.training.run import Ended, Progress
 
-Phase = Literal["select", "confirm"]
+Phase = Literal["select", "confirm", "from_p"]
 
 FIRST_SEED: Final = 1
 """Distance of the first fresh seed from the job's seed, which every trial used."""
 
 
 def fresh_seeds(spec: JobSpec, phase: Phase) -> list[int]:
-    """Return the seeds of a phase; none was used by a trial, and the phases share none, however far one is extended."""
+    """Return the seeds of a phase: ``select`` and ``confirm`` share none with each other or a trial, however extended.
+
+    ``from_p`` is one run, on the seed whose ``confirm`` run left the P that it starts from.
+    """
     start = spec.seed + FIRST_SEED + (MAX_CONFIRM_SEEDS if phase == "select" else 0)
-    return list(range(start, start + spec.confirm.seeds))
+    return list(range(start, start + (1 if phase == "from_p" else spec.confirm.seeds)))
 
 
 def _checkpoint_name(run_id: int) -> str:
@@ -38,7 +44,8 @@ class ConfirmRuns:
     Args:
         log: Writes to the ledger.
         plan: The job's plan.
-        phase: ``select`` picks one finalist of each arm by validation; ``confirm`` compares the arms on test.
+        phase: ``select`` picks one finalist of each arm by validation; ``confirm`` compares the arms on test;
+            ``from_p`` trains the recommended config once more from the P that it learned.
         finalists: The trials whose configs are run.
         data: URL and SHA-256 of the prepared split.
         artifacts: Keeps the checkpoints of the runs.
@@ -73,11 +80,21 @@ class ConfirmRuns:
         if not self._waiting:
             return None
         row = self._waiting.pop(0)
-        test = self._phase == "confirm"
+        test = self._phase != "select"
         params, steps = self._params[row.trial_number], self._steps.get(row.arm)
         url = self._artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row.id))
         run = self._plan.run(row.arm, params, self._data, seed=row.seed, test=test, steps=steps, checkpoint_url=url)
+        p_url = self._artifacts.p_url(self._log.job_id, row.trial_number)
+        if self._phase == "from_p":
+            run = replace(run, from_p_url=p_url, from_p_sha256=hashlib.sha256(read_artifact(p_url)).hexdigest())
+        elif self._leaves_p(row):
+            run = replace(run, p_url=p_url)
         return Assignment(row.id, run, self._plan.spec.resources.max_attempts - row.attempts - 1)
+
+    def _leaves_p(self, row: ConfirmRun) -> bool:
+        """Tell whether the P that a run learns is kept: that of the first ``confirm`` run of an arm that learns it."""
+        first = row.seed == fresh_seeds(self._plan.spec, "confirm")[0]
+        return self._phase == "confirm" and first and self._plan.arm(row.arm).role is Role.WARPADAM
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt."""

@@ -1,23 +1,22 @@
-# The recommended config as a file: plain data for other programs, or a script that trains the job's model with it and
-# holds the loss it gets against the one that was recorded.
+# The recommended config as a file: plain data for other programs, the learned P, a script that trains with it, or all
+# of it in a zip with sums. The script is made in script.py; a zip is read again in service/replay.py. Never pickle.
 """Exports of a recommendation."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import pprint
+import zipfile
 from enum import StrEnum
-from itertools import pairwise
-from string import Template
 from typing import Any, Final
 
-import yaml
-
-from service.arms import Role
+from service.artifacts import DATA_FILE, ArtifactStore
 from service.db.models import Job, RecommendationRow
+from service.errors import NotFoundError
 from service.plan import JobPlan, make_plan
+from service.recommend.script import OPTIMIZERS, make_script, replayed_run, summary
 from service.schemas import JobSpec
-from service.training.catalog import Task
 from service.version import VERSION
 
 
@@ -26,7 +25,10 @@ class ExportFormat(StrEnum):
 
     JSON = "json"
     YAML = "yaml"
+    TOML = "toml"
     PYTHON = "python"
+    SAFETENSORS = "safetensors"
+    ZIP = "zip"
 
     @property
     def suffix(self) -> str:
@@ -36,112 +38,75 @@ class ExportFormat(StrEnum):
     @property
     def media_type(self) -> str:
         """MIME type of the file."""
-        return "text/x-python" if self is ExportFormat.PYTHON else f"application/{self}"
+        return MEDIA_TYPES.get(self, f"application/{self}")
 
 
-OPTIMIZERS: Final = {
-    "warpadam": ("warpadam", "WarpAdam", "WarpAdam(model.named_parameters(), **CONFIG)"),
-    "adamw": ("torch.optim", "AdamW", "AdamW(model.parameters(), **CONFIG)"),
-    **{
-        name: ("service.training.optimizers", "build_optimizer", f'build_optimizer("{name}", model, CONFIG)')
-        for name in ("muon", "soap", "sgd")
-    },
-}
-"""Optimizer -> where it comes from, what is imported, and the call that makes it."""
+MEDIA_TYPES: Final = {ExportFormat.PYTHON: "text/x-python", ExportFormat.SAFETENSORS: "application/octet-stream"}
 
-MODULES: Final = {"relu": "ReLU", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU"}
-LOSSES: Final = {
-    Task.CLASSIFICATION: "cross_entropy",
-    Task.REGRESSION: "mse_loss",
-    Task.AUTOENCODING: "mse_loss",
-}
+MANIFEST: Final = "manifest.json"
+SCRIPT: Final = "recommended.py"
+DOCUMENT: Final = "recommended.json"
+P_FILE: Final = "p.safetensors"
+"""Files of a zip; the prepared split is ``data.npz``."""
 
-SCRIPT: Final = Template('''\
-"""Recommended optimizer of $job_id: $arm, verdict $verdict.
+BUNDLE_FORMAT: Final = "warptune.job"
+BUNDLE_VERSION: Final = 1
+"""Grows when a reader of today could not understand the zip."""
 
-Import make_optimizer to use it on your own model. Run as a script, this trains the model of the job on its data, split
-and first confirmation seed, and prints the test loss that it reaches beside the one that was recorded. Made by
-warptune $version, which it needs installed.
-"""
-
-import torch
-from torch import nn
-from torch.nn import functional
-
-from service.training.datasets import prepare
-from $module import $optimizer
-
-CONFIG = $config
-STEPS, BATCH_SIZE, SEED = $steps, $batch_size, $seed
+EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+"""Time of every file in a zip, so that equal content gives equal bytes."""
 
 
-def make_model() -> nn.Module:
-    """Return the model of the job with fresh weights."""
-    return nn.Sequential(
-$layers
-    )
-
-
-def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """Return the recommended optimizer for the parameters of a model."""
-    return $call
-
-
-def main() -> None:
-    """Train as the job did."""
-    torch.set_num_threads($threads)
-    split = prepare("$dataset", seed=$data_seed)
-    x, x_test = torch.from_numpy(split.x_train), torch.from_numpy(split.x_test)
-    y, y_test = $targets
-    torch.manual_seed(SEED)
-    model = make_model()
-    optimizer = make_optimizer(model)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: $factor)
-    order, batch_size, step = torch.Generator().manual_seed(SEED), min(BATCH_SIZE, len(x)), 0
-    while step < STEPS:
-        for rows in torch.split(torch.randperm(len(x), generator=order), batch_size):
-            if len(rows) < batch_size or step == STEPS:
-                break
-            loss = functional.$loss(model(x[rows]), y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step += 1
-    with torch.no_grad():
-        test_loss = functional.$loss(model(x_test), y_test).item()
-    print(f"test loss {test_loss:.8f}, recorded $recorded")
-
-
-if __name__ == "__main__":
-    main()
-''')
-
-
-def render(job: Job, row: RecommendationRow, fmt: ExportFormat) -> str:
-    """Return the text of an export.
+def render(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: ArtifactStore) -> bytes:
+    """Return the content of an export.
 
     Args:
         job: The job.
         row: Its recommendation.
-        fmt: Form of the text.
+        fmt: Form of the file.
+        artifacts: Has the prepared split and the learned P.
+
+    Raises:
+        NotFoundError: The recommendation has no learned P (``safetensors``), or the prepared split is gone (``zip``).
     """
-    if fmt is ExportFormat.PYTHON:
-        return _script(make_plan(JobSpec.model_validate(job.spec)), row)
-    document = _document(job, row)
+    plan = make_plan(JobSpec.model_validate(job.spec))
+    match fmt:
+        case ExportFormat.PYTHON:
+            return make_script(plan, row, job.data_sha256, artifacts.get(job.id, DATA_FILE)).encode()
+        case ExportFormat.SAFETENSORS:
+            return _learned_p(row, artifacts)
+        case ExportFormat.ZIP:
+            return _bundle(job, plan, row, artifacts)
+        case _:
+            return _text(_document(job, plan, row), fmt).encode()
+
+
+def _text(document: dict[str, Any], fmt: ExportFormat) -> str:
     if fmt is ExportFormat.YAML:
+        import yaml
+
         return str(yaml.safe_dump(document, sort_keys=False))
+    if fmt is ExportFormat.TOML:
+        import tomli_w
+
+        return tomli_w.dumps(_without_none(document))
     return json.dumps(document, indent=2) + "\n"
 
 
-def _document(job: Job, row: RecommendationRow) -> dict[str, Any]:
-    module, optimizer, _ = OPTIMIZERS[make_plan(JobSpec.model_validate(job.spec)).arm(row.arm).optimizer]
+def _without_none(value: Any) -> Any:
+    """Leave out fields without a value, which TOML cannot say."""
+    if isinstance(value, dict):
+        return {name: _without_none(item) for name, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
+
+
+def _document(job: Job, plan: JobPlan, row: RecommendationRow) -> dict[str, Any]:
     return {
         "job": job.id,
         "name": job.name,
         "verdict": row.verdict,
         "reason": row.data["reason"],
-        "optimizer": f"{module}.{optimizer}",
+        "optimizer": OPTIMIZERS[plan.arm(row.arm).optimizer].name,
         "config": row.data["config"],
         "trial": row.data["trial"],
         "statistics": row.data["statistics"],
@@ -151,34 +116,46 @@ def _document(job: Job, row: RecommendationRow) -> dict[str, Any]:
     }
 
 
-def _script(plan: JobPlan, row: RecommendationRow) -> str:
-    arm = plan.arm(row.arm)
-    module, optimizer, call = OPTIMIZERS[arm.optimizer]
-    role = "warpadam" if arm.role is Role.WARPADAM else "baseline"
-    pair = next((pair for pair in row.data["pairs"] if pair[f"{role}_test_loss"] is not None), None)
-    seed, recorded = (pair["seed"], f"{pair[f'{role}_test_loss']:.8f}") if pair else (plan.spec.seed, "none")
-    layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(plan.sizes)]
-    between = f"nn.{MODULES[plan.spec.model.activation]}()"
-    lines = [line for layer in layers for line in (layer, between)][:-1]
-    autoencodes = plan.task is Task.AUTOENCODING
-    return SCRIPT.substitute(
-        job_id=row.job_id,
-        arm=row.arm,
-        verdict=row.verdict,
-        version=VERSION,
-        module=module,
-        optimizer=optimizer,
-        call=call,
-        config=pprint.pformat(row.data["config"], sort_dicts=False),
-        steps=plan.spec.budget.steps,
-        batch_size=plan.spec.budget.batch_size,
-        seed=seed,
-        data_seed=plan.spec.seed,
-        dataset=plan.spec.dataset.name,
-        threads=plan.spec.resources.cpus_per_trial,
-        layers="\n".join(f"        {line}," for line in lines),
-        targets="x, x_test" if autoencodes else "torch.from_numpy(split.y_train), torch.from_numpy(split.y_test)",
-        factor="1.0 - step / STEPS" if plan.spec.training.schedule == "linear" else "1.0",
-        loss=LOSSES[plan.task],
-        recorded=recorded,
-    )
+def _learned_p(row: RecommendationRow, artifacts: ArtifactStore) -> bytes:
+    """Return the learned P, the very file that the run from it was recorded with."""
+    learned = row.data.get("learned_p")
+    if learned is None:
+        raise NotFoundError(f"job {row.job_id} recommends {row.arm}, which has no learned P to export")
+    content = artifacts.get(row.job_id, learned["file"])
+    if content is None or hashlib.sha256(content).hexdigest() != learned["sha256"]:
+        raise NotFoundError(f"the learned P of job {row.job_id} is not in the artifact store any more")
+    return content
+
+
+def _bundle(job: Job, plan: JobPlan, row: RecommendationRow, artifacts: ArtifactStore) -> bytes:
+    data, learned = artifacts.get(job.id, DATA_FILE), row.data.get("learned_p")
+    if data is None or hashlib.sha256(data).hexdigest() != job.data_sha256:
+        raise NotFoundError(f"the prepared data of job {job.id} is not in the artifact store any more")
+    files = {
+        SCRIPT: make_script(plan, row, job.data_sha256, None).encode(),
+        DOCUMENT: _text(_document(job, plan, row), ExportFormat.JSON).encode(),
+        DATA_FILE: data,
+    }
+    if learned is not None:
+        files[P_FILE] = _learned_p(row, artifacts)
+    run = replayed_run(plan, row)
+    manifest = {
+        "format": BUNDLE_FORMAT,
+        "format_version": BUNDLE_VERSION,
+        "job": job.id,
+        "name": job.name,
+        "arm": row.arm,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "versions": row.data.get("made_with", {"warptune": VERSION}),
+        "seeds": {"job": plan.spec.seed, "confirm": [pair["seed"] for pair in row.data["pairs"]]},
+        "data_sha256": job.data_sha256,
+        "run": summary(plan, row),
+        "expected": {"seed": run.seed, "test_loss": run.test_loss},
+        "expected_from_p": learned and {"seed": learned["seed"], "test_loss": learned["test_loss"]},
+        "spec": job.spec,
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {MANIFEST: json.dumps(manifest, indent=2).encode(), **files}.items():
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from service.training.catalog import Task
 from service.training.checkpoint import Checkpoints
 from service.training.datasets import load
+from service.training.learned_p import apply_p, write_p
 from service.training.models import LOSSES, SCORES, build_model
 from service.training.optimizers import build_optimizer
 from service.training.run import DivergedError, Progress, Run
@@ -52,6 +53,8 @@ def train(run: Run) -> Iterator[Progress]:
         train_loss = state.mean_loss()
         state.seconds += time.perf_counter() - started
         yield state.measure(train_loss)
+    if run.p_url is not None:
+        state.keep_p(run.p_url)
 
 
 def _report_steps(steps: int) -> list[int]:
@@ -67,6 +70,8 @@ class _State:
         self._data = _Data(run)
         self._model = build_model(run.sizes, run.activation).to(run.device)
         self._optimizer = build_optimizer(run.arm, self._model, run.config)
+        if run.from_p_url is not None:
+            apply_p(self._optimizer, run.from_p_url, run.from_p_sha256)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: 1.0 - step / run.steps if run.schedule == "linear" else 1.0
         )
@@ -101,6 +106,10 @@ class _State:
         self._total_loss.zero_()
         self.points.append(Progress(self.step, train_loss, val_loss, self.seconds, test_loss, val_score, test_score))
         return self.points[-1]
+
+    def keep_p(self, url: str) -> None:
+        """Write the P that was learned, where there is one."""
+        write_p(self._optimizer, url)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values."""

@@ -13,7 +13,15 @@ from typing import Any, Final, Literal, NamedTuple
 from service.states import TrialState
 from service.training.catalog import Task
 
-_BESIDE_THE_RESULT: Final = ("data_url", "threads", "device", "checkpoint_url", "checkpoint_every_s")
+_BESIDE_THE_RESULT: Final = (
+    "data_url",
+    "threads",
+    "device",
+    "checkpoint_url",
+    "checkpoint_every_s",
+    "p_url",
+    "from_p_url",
+)
 """Fields of a run that :meth:`Run.digest` leaves out."""
 
 
@@ -38,6 +46,9 @@ class Run:
         test: Whether the last point carries the test loss.
         checkpoint_url: Folder of its checkpoints, no other run's; None for a run that makes none.
         checkpoint_every_s: Seconds between two checkpoints.
+        p_url: Where the P that the run learned is written at its end; None for a run that leaves none.
+        from_p_url: The P that the run starts from; None for one that starts from P = I.
+        from_p_sha256: The hash of that file.
     """
 
     arm: str
@@ -56,6 +67,9 @@ class Run:
     test: bool = False
     checkpoint_url: str | None = None
     checkpoint_every_s: float = 30.0
+    p_url: str | None = None
+    from_p_url: str | None = None
+    from_p_sha256: str | None = None
 
     def digest(self) -> str:
         """Return a SHA-256 of what the result depends on: two runs with one digest may use each other's checkpoints.

@@ -218,6 +218,14 @@ def test_show_adds_the_recommendation(run: Run, succeeded: str) -> None:
     assert config["structure"] == "kronecker"
 
 
+def test_report_is_saved_and_nothing_half_written_is_left(run: Run, succeeded: str, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    saved = run("report", succeeded, "-o", target)
+    assert (saved.exit_code, saved.output) == (0, "")
+    assert target.read_text().startswith("<!doctype html>")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
 @pytest.mark.parametrize("form", ["json", "yaml", "python"])
 def test_export_goes_to_a_file_or_to_standard_output(run: Run, succeeded: str, tmp_path: Path, form: str) -> None:
     printed = run("export", succeeded, "--format", form)

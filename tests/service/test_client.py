@@ -46,7 +46,7 @@ def test_key_makes_it_safe_to_send_again(client: Client, spec: SpecMaker) -> Non
 def test_results_are_read(live: Live, client: Client, job: dict[str, Any]) -> None:
     succeed(claim_job(live.db))
     assert client.recommendation(job["id"])["verdict"] == "helps"
-    assert client.export(job["id"], "python").startswith('"""Recommended optimizer of')
+    assert client.export(job["id"], "python").startswith(b'"""Recommended optimizer of')
 
 
 def test_watch_yields_until_the_job_has_ended(live: Live, client: Client, job: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from service.db.session import Database
 from service.ledger import jobs
+from service.recommend.export import ExportFormat
 from service.states import JobState
 from service.version import VERSION
 from tests.service.api.conftest import Submit, assert_problem, claim_job, search, sqlite_only, succeed
@@ -48,7 +50,13 @@ def test_baseline_is_recommended_where_p_does_not_help(client: TestClient, submi
     assert exported["optimizer"] == "torch.optim.AdamW"
     assert exported["config"] == answer["config"]
     script = client.get(job["links"]["export"], params={"format": "python"}).text
-    assert "from torch.optim import AdamW" in script
+    assert "torch.optim.AdamW(model.parameters(), **CONFIG)" in script
+
+
+def results(job: dict[str, Any]) -> list[str]:
+    """Return every address at which the result of a job is."""
+    links = job["links"]
+    return [links["recommendation"], links["report"], *(f"{links['export']}?format={form}" for form in ExportFormat)]
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "verifying"])
@@ -60,8 +68,8 @@ def test_job_that_has_not_ended_is_a_conflict(client: TestClient, submit: Submit
         if state == "verifying":
             search(log)
             log.verify()
-    for what in ("recommendation", "export"):
-        problem = assert_problem(client.get(job["links"][what]), 409, "conflict")
+    for path in results(job):
+        problem = assert_problem(client.get(path), 409, "conflict")
         assert problem["detail"] == f"job {job['id']} is {state}: its recommendation comes when it has succeeded"
 
 
@@ -77,14 +85,19 @@ def test_job_that_ended_without_one_is_not_found(
         claim_job(db).end(JobState.FAILED, "adamw completed no trial")
     else:
         jobs.cancel(db, job["id"])
-    for what in ("recommendation", "export"):
-        problem = assert_problem(client.get(job["links"][what]), 404, "not_found")
+    for path in results(job):
+        problem = assert_problem(client.get(path), 404, "not_found")
         assert problem["detail"] == f"job {job['id']} has no recommendation, {because}"
 
 
 @pytest.mark.parametrize(
     ("form", "suffix", "content_type"),
-    [("json", "json", "application/json"), ("yaml", "yaml", "application/yaml"), ("python", "py", "text/x-python")],
+    [
+        ("json", "json", "application/json"),
+        ("yaml", "yaml", "application/yaml"),
+        ("toml", "toml", "application/toml"),
+        ("python", "py", "text/x-python"),
+    ],
 )
 @sqlite_only
 def test_export_is_a_file(client: TestClient, done: dict[str, Any], form: str, suffix: str, content_type: str) -> None:
@@ -129,20 +142,45 @@ def test_script_of_any_baseline_makes_its_optimizer(
     log = claim_job(db)
     succeed(log, gain=-0.25)
     exported = client.get(job["links"]["export"]).json()
-    assert exported["optimizer"] == "service.training.optimizers.build_optimizer"
+    names = {"muon": "torch.optim.Muon", "soap": "pytorch_optimizer.SOAP", "sgd": "torch.optim.SGD"}
+    assert exported["optimizer"] == names[baseline]
     script = client.get(job["links"]["export"], params={"format": "python"}).text
-    names: dict[str, Any] = {"__name__": "recommended"}
-    exec(compile(script, "recommended.py", "exec"), names)
-    optimizer = names["make_optimizer"](names["make_model"]())
+    made: dict[str, Any] = {"__name__": "recommended"}
+    exec(compile(script, "recommended.py", "exec"), made)
+    assert "service" not in script
+    optimizer = made["make_optimizer"](made["make_model"]())
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+@sqlite_only
+def test_what_an_export_needs_and_is_not_there_is_not_found(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit()
+    succeed(claim_job(db), gain=-0.25)
+    for form, missing in (("safetensors", "adamw, which has no learned P"), ("zip", "is not in the artifact store")):
+        problem = assert_problem(client.get(job["links"]["export"], params={"format": form}), 404, "not_found")
+        assert missing in problem["detail"]
+
+
+@sqlite_only
+def test_report_is_one_page_that_escapes_what_the_user_wrote(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit(name="<script>alert(1)</script>")
+    succeed(claim_job(db))
+    response = client.get(job["links"]["report"])
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "<script>alert" not in response.text
+    assert "<h1>&lt;script&gt;alert(1)&lt;/script&gt;</h1>" in response.text
+    assert "Paired differences on the fresh seeds" in response.text
+    page = re.sub(r"<script.*?</script>", "", response.text, flags=re.DOTALL)
+    assert not re.search(r"(src|href)=", page), "it must work offline"
+    assert client.get(job["links"]["report"]).text == response.text
 
 
 @pytest.mark.parametrize(
     ("query", "field", "expected"),
     [
-        ("format=xml", "format", "'json', 'yaml' or 'python'"),
-        ("format=", "format", "'json', 'yaml' or 'python'"),
-        ("format=JSON", "format", "'json', 'yaml' or 'python'"),
+        ("format=xml", "format", "'json', 'yaml', 'toml', 'python', 'safetensors' or 'zip'"),
+        ("format=", "format", "'json', 'yaml', 'toml', 'python', 'safetensors' or 'zip'"),
+        ("format=JSON", "format", "'json', 'yaml', 'toml', 'python', 'safetensors' or 'zip'"),
         ("fromat=yaml", "fromat", "did you mean 'format'?"),
     ],
 )
