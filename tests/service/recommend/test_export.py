@@ -103,7 +103,8 @@ def test_every_export_of_a_real_job_runs_and_reaches_the_recorded_loss(
     alone.parent.mkdir()
     alone.write_bytes(render(job, row, ExportFormat.PYTHON, store))
     ((got, beside),) = run_script(alone)
-    assert (beside, got) == (recorded, pytest.approx(beside, abs=1e-6))
+    assert beside == recorded
+    assert got == pytest.approx(beside, abs=1e-6)
 
     learned = row.data["learned_p"]
     if row.arm == "warpadam":
