@@ -48,6 +48,7 @@ def make_report(job: Job, row: RecommendationRow, runs: Sequence[ConfirmRun]) ->
     return _template().render(
         job=job,
         data=data,
+        learned_p=data.get("learned_p"),
         findings=findings,
         figures=[(title, _html(figure, title)) for title, figure in figures if figure is not None],
         significant=[item for item in findings["comparisons"] if item["p_holm"] <= ALPHA],

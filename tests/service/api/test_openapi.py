@@ -26,6 +26,7 @@ OPERATIONS = {
     ("get", "/v1/jobs/{job_id}/trials/{number}"): {200, 404, 422, 500},
     ("get", "/v1/jobs/{job_id}/recommendation"): {200, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/export"): {200, 404, 409, 422, 500},
+    ("get", "/v1/jobs/{job_id}/report"): {200, 404, 409, 422, 500},
     ("get", "/v1/catalog"): {200, 500},
     ("get", "/healthz"): {200, 500},
     ("get", "/readyz"): {200, 500, 503},
