@@ -95,12 +95,16 @@ class RunLog:
         """Store how a trial ended, the seconds that its arm has used by then, and points that were not stored yet."""
         with fenced(self.db, self.lease) as session:
             _insert_points(session, points)
-            trial = update(Trial).where(Trial.id == trial_id).values(
-                state=ended.state,
-                cause=ended.cause,
-                value=ended.val_loss if ended.value is None else ended.value,
-                seconds=case((Trial.seconds < ended.seconds, ended.seconds), else_=Trial.seconds),
-                finished_at=now(),
+            trial = (
+                update(Trial)
+                .where(Trial.id == trial_id)
+                .values(
+                    state=ended.state,
+                    cause=ended.cause,
+                    value=ended.val_loss if ended.value is None else ended.value,
+                    seconds=case((Trial.seconds < ended.seconds, ended.seconds), else_=Trial.seconds),
+                    finished_at=now(),
+                )
             )
             arm = session.scalars(trial.returning(Trial.arm), execution_options=_IN_SQL).one()
             mine = (Arm.job_id == self.job_id, Arm.name == arm)
