@@ -14,6 +14,7 @@ from search_spaces.strategies import FACETS, STRATEGY, parse_strategy
 from warpadam.config import LIMITS, WarpAdamConfig
 
 _BETAS = ("beta1", "beta2")
+_WARPADAM_BETAS = WarpAdamConfig().betas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def warpadam_config(values: Mapping[str, Scalar]) -> WarpAdamConfig:
     >>> config.structure, config.betas, config.p_lr
     ('diagonal', (0.8, 0.95), 0.1)
     """
-    arguments = _with_betas(values, WarpAdamConfig().betas)
+    arguments = _with_betas(values, _WARPADAM_BETAS)
     if STRATEGY in arguments:
         arguments |= dict(zip(FACETS, parse_strategy(arguments.pop(STRATEGY)), strict=True))
     return WarpAdamConfig.from_dict(arguments)

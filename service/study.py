@@ -118,7 +118,7 @@ class ArmSearch:
             arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
             asked = self._projection.ask(make_sampler(self._plan.spec.search, arm_seed, len(self._trials)))
             try:
-                row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space))
+                row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space), running=True)
             except BaseException:
                 self._projection.drop(OpenTrial(asked))  # or whoever owns the job now would take it for running
                 raise
@@ -132,7 +132,7 @@ class ArmSearch:
         run = self._plan.run(
             self._arm.name, row.params, self._data, seed=seed, test=False, steps=steps, checkpoint_url=url
         )
-        retries = self._plan.spec.resources.max_attempts - row.attempts - 1
+        retries = self._plan.spec.resources.max_attempts - row.attempts - (row.state == TrialState.QUEUED)
         return Assignment(row.id, run, retries, prunable=self._may_prune)
 
     def started(self, assignment: Assignment) -> None:
@@ -140,7 +140,9 @@ class ArmSearch:
         self._write_points()  # those of an earlier attempt, which the new one makes anew
         self._curves[assignment.key] = []
         self._began = self._began if self._began is not None else time.monotonic()
-        self._trials[assignment.key].attempts = self._log.start_trial(assignment.key)
+        row = self._trials[assignment.key]
+        if row.state == TrialState.QUEUED:  # a new one was stored as running its first attempt
+            row.state, row.attempts = TrialState.RUNNING, self._log.start_trial(row.id)
 
     def progress(self, assignment: Assignment, point: Progress) -> bool:
         """Record the point, and ask the pruner where it may be asked, unless it is the last one.
@@ -168,6 +170,7 @@ class ArmSearch:
         if row.attempts >= self._plan.spec.resources.max_attempts:
             return False
         self._log.retry_trial(row.id, cause)
+        row.state = TrialState.QUEUED
         return True
 
     def interrupted(self, assignment: Assignment) -> None:

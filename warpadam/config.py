@@ -214,7 +214,8 @@ class WarpAdamConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-ready values, one for each field; ``betas`` is a list."""
-        return {**asdict(self), "betas": list(self.betas)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # asdict would copy every number
+        return {**values, "betas": list(self.betas)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WarpAdamConfig:

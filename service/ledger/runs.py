@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import case, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, RecommendationRow, Trial, TrialPoint
@@ -24,6 +24,10 @@ IDS_OF_A_QUERY: Final = 500
 
 _POINT: Final = ("step", "train_loss", "val_loss", "seconds", "val_score")
 """What the ledger keeps of a point."""
+
+
+_IN_SQL: Final = {"synchronize_session": False}
+"""For an UPDATE of rows that the session has not loaded, and does not need to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +62,15 @@ class RunLog:
 
     # --- trials
 
-    def add_trial(self, arm: str, params: Mapping[str, Any]) -> Trial:
-        """Store a queued trial with the next free number of the job."""
+    def add_trial(self, arm: str, params: Mapping[str, Any], *, running: bool = False) -> Trial:
+        """Store a trial with the next free number of the job: queued, or running its first attempt."""
         with fenced(self.db, self.lease) as session:
             last = session.scalar(select(func.max(Trial.number)).where(Trial.job_id == self.job_id))
             number = 0 if last is None else last + 1
             trial = Trial(job_id=self.job_id, number=number, arm=arm, state=TrialState.QUEUED, params=dict(params))
             trial.created_at = now()
+            if running:
+                trial.state, trial.attempts, trial.started_at = TrialState.RUNNING, 1, trial.created_at
             session.add(trial)
             session.flush()
             return trial
@@ -89,11 +95,20 @@ class RunLog:
         """Store how a trial ended, the seconds that its arm has used by then, and points that were not stored yet."""
         with fenced(self.db, self.lease) as session:
             _insert_points(session, points)
-            trial = session.get_one(Trial, trial_id)
-            trial.state, trial.cause = ended.state, ended.cause
-            trial.value = ended.val_loss if ended.value is None else ended.value
-            trial.seconds, trial.finished_at = max(trial.seconds, ended.seconds), now()
-            session.get_one(Arm, (self.job_id, trial.arm)).seconds_used = arm_seconds
+            trial = (
+                update(Trial)
+                .where(Trial.id == trial_id)
+                .values(
+                    state=ended.state,
+                    cause=ended.cause,
+                    value=ended.val_loss if ended.value is None else ended.value,
+                    seconds=case((Trial.seconds < ended.seconds, ended.seconds), else_=Trial.seconds),
+                    finished_at=now(),
+                )
+            )
+            arm = session.scalars(trial.returning(Trial.arm), execution_options=_IN_SQL).one()
+            mine = (Arm.job_id == self.job_id, Arm.name == arm)
+            session.execute(update(Arm).where(*mine).values(seconds_used=arm_seconds), execution_options=_IN_SQL)
 
     def requeue_trial(self, trial_id: int, arm_seconds: float) -> None:
         """Put a trial that was stopped through no fault of its own back; the attempt does not count, the time does."""

@@ -21,10 +21,10 @@ from service.client import ApiError, Client
 from service.schemas import EngineSpec
 from tests.docker.services import ROOT, Services, free_port, read_compose
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.postgres, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.postgres, pytest.mark.timeout(900)]
 
-START_S = 90.0
-JOB_S = 240.0
+START_S = 150.0
+JOB_S = 420.0
 ENGINES = get_args(EngineSpec.model_fields["name"].annotation)
 
 
@@ -65,11 +65,13 @@ def stack(folder: Path, postgres_server: str) -> Iterator[Stack]:
         assert migrate.wait(START_S) == 0, services.log("migrate")
         services.start("ray-head")
         services.wait("ray-head", lambda: services.is_healthy("ray-head"), START_S)
-        for name in ("ray-worker", "worker", "api"):
-            services.start(name)
         stack = Stack(services, f"http://127.0.0.1:{port}", f"127.0.0.1:{ray_port}")
-        services.wait("api", lambda: answers(stack.url), START_S)
+        services.start("ray-worker")  # one node after the other, as two that start at once share a session's folder
+        services.wait("ray-worker", lambda: "Ray runtime started" in services.log("ray-worker"), START_S)
+        services.start("worker")
         services.wait("worker", lambda: "worker ready" in services.log("worker"), START_S)
+        services.start("api")
+        services.wait("api", lambda: answers(stack.url), START_S)
         yield stack
     finally:
         services.close()
@@ -101,7 +103,7 @@ def ask_ray(stack: Stack, code: str, **environment: str) -> subprocess.Completed
         env=stack.services.environment("worker") | environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
     )
 
 

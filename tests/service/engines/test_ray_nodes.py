@@ -13,7 +13,8 @@ import pytest
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
 @pytest.mark.slow
-@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.timeout(330)
+@pytest.mark.parametrize("turn", range(10))
 def test_a_run_whose_node_is_killed_goes_on_from_its_last_checkpoint_on_another(tmp_path: Path, turn: int) -> None:
     command = [sys.executable, "-m", "tests.service.engines.two_nodes", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

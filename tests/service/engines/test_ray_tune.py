@@ -81,3 +81,22 @@ def test_rays_scheduler_stops_runs_early_but_none_before_the_first_rung(
     assert all((states[key] == TrialState.COMPLETE) == (step == 8) for key, step in last.items())
     repeats = [(key, point.step) for key, point in work.points]
     assert len(repeats) == len(set(repeats))
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median"])
+def test_rays_scheduler_stops_no_run_that_must_not_be_stopped_and_stops_later_ones(
+    pruner: Literal["asha", "median"],
+) -> None:
+    unprunable, count = 8, 20
+    losses = [*range(unprunable), 0, 1, 2, 3, 4, 100, 101, 102, 103, 104, 105, 106]  # worse and worse in either part
+    work = Recorder(0)
+    work.waiting = [
+        Assignment(key, replace(make_run(loss), steps=8), 1, prunable=key >= unprunable)
+        for key, loss in enumerate(losses)
+    ]
+    work.attempts = dict.fromkeys(range(count), 2)
+    work.pruning = Pruning(pruner=pruner, steps=8, first_rung=2, reduction=2, startup_runs=5)
+    RayEngine(train=ranked).run(work, ResourcesSpec(max_concurrent=1), SILENCE_S)
+    states = [work.ended[key].state for key in range(count)]
+    assert states[:unprunable] == [TrialState.COMPLETE] * unprunable
+    assert states[-5:] == [TrialState.PRUNED] * 5

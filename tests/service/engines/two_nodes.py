@@ -33,6 +33,8 @@ from tests.service.engines.contract import SILENCE_S, Recorder
 STEPS = 200
 STEP_S = 0.05
 CHECKPOINT_EVERY_S = 0.5
+NOTICE = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
+"""How soon Ray notices that a node is gone; left alone it takes up to a minute."""
 
 
 def counted(folder: str, run: Run) -> Iterator[Progress]:
@@ -88,7 +90,8 @@ def kill_node_after(folder: str, steps: int) -> None:
 
 def main(folder: str) -> None:
     """Run, kill, print."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    head: dict[str, object] = {"num_cpus": 0, "include_dashboard": False, "_system_config": NOTICE}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     run = make_run(folder)
