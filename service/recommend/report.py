@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cache
 from statistics import fmean
@@ -66,11 +67,17 @@ def _template() -> jinja2.Template:
         loader=jinja2.PackageLoader("service", "recommend"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
+    environment.filters["json"] = _json
     return environment.get_template("report.html.jinja")
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"  # noqa: RUF001 - the dash of a table
+
+
+def _json(value: object) -> str:
+    """Return JSON as plain text, which the template then escapes as any other."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _html(figure: go.Figure, title: str) -> str:
@@ -125,8 +132,8 @@ def _paired_differences(pairs: Sequence[dict[str, Any]]) -> go.Figure | None:
         )
     )
     figure.add_hline(y=0, line_color="black", line_width=1)
-    figure.add_hline(y=fmean(gains), line_dash="dash", annotation_text="mean")
-    figure.update_layout(yaxis_title="baseline minus challenger (above 0: the challenger is better)")
+    figure.add_hline(y=fmean(gains), line_dash="dash", annotation_text="mean; above 0 the challenger is better")
+    figure.update_layout(yaxis_title="baseline minus challenger")
     return figure
 
 
