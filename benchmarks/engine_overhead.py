@@ -127,7 +127,7 @@ def plain_optuna(trials: int) -> float:
     """The same number of asks, reports and tells, over the same space and storage."""
     with tempfile.TemporaryDirectory() as folder:
         work, close = search(folder, trials, "optuna")
-        study = optuna.create_study(study_name="plain", storage=work._storage)
+        study = optuna.create_study(study_name="plain", storage=work._projection._storage)
         ends = []
         for number in range(trials):
             study.sampler = optuna.samplers.RandomSampler(seed=number)

@@ -17,6 +17,7 @@ from service.db.session import Database
 from service.engines.attempt import Train, default_train
 from service.engines.local import LocalEngine
 from service.engines.ray_tune import RayEngine
+from service.fidelity import UNPRUNED
 from service.ledger import jobs
 from service.settings import Settings
 from service.states import JobState, TrialState
@@ -28,7 +29,12 @@ COMPLETE, FAILED, DIVERGED, PRUNED = TrialState.COMPLETE, TrialState.FAILED, Tri
 
 ONE_AT_A_TIME = {"optuna": {"slots": 1}, "ray": {"max_concurrent": 1}}
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("shared_ray")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.timeout(300),  # an actor after each death, on a machine that may be busy
+]
 
 MakeWorker = Callable[..., Worker]
 SubmitTo = Callable[..., str]
@@ -139,7 +145,7 @@ def test_trials_that_are_stopped_early_are_pruned_and_those_without_a_finite_los
     job_id = submit_to(
         engine_name,
         search={"sampler": "random", "pruner": "asha"},
-        budget={"trials_per_arm": 10, "steps": 8, "batch_size": 32},
+        budget={"trials_per_arm": 20, "steps": 8, "batch_size": 32},  # the first 8 are never stopped
         search_space={"preset": "quick", "overrides": overrides},
     )
     assert make_worker().run_next()
@@ -150,6 +156,7 @@ def test_trials_that_are_stopped_early_are_pruned_and_those_without_a_finite_los
     assert COMPLETE in {trial.state for trial in by_lr[0.01]}
     pruned = [trial for trial in trials if trial.state == PRUNED]
     assert pruned
+    assert all(trial not in trials[:UNPRUNED] for trial in pruned)
     assert {trial.cause for trial in pruned} == {"pruner asha"}
     assert all(2 <= trial.last_step < 8 and trial.value is not None for trial in pruned)
     assert running_in_optuna(storage) == []
