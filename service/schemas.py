@@ -36,9 +36,19 @@ class SpecModel(BaseModel):
 
 
 class DatasetSpec(SpecModel):
-    """Which data to train on; ``GET /v1/catalog`` lists the names."""
+    """Which data to train on: a bundled dataset by ``name``, or an uploaded one by ``id``."""
 
-    name: str = Field(description="Name of a bundled dataset.", examples=["digits"])
+    name: str | None = Field(None, description="Name of a bundled dataset; `GET /v1/catalog` lists them.")
+    id: str | None = Field(None, description="Id of an uploaded dataset; `GET /v1/datasets` lists them.", max_length=40)
+    target: str | None = Field(None, description="Column of an uploaded dataset to predict; arrays have one at most.")
+    task: Literal["classification", "regression", "autoencoding", "language"] | None = Field(
+        None, description="What to train an uploaded dataset for; null lets the target decide."
+    )
+
+    @property
+    def label(self) -> str:
+        """What a job's dataset is called."""
+        return self.name or self.id or ""
 
 
 Width = Annotated[int, Ge(1), Le(4096)]

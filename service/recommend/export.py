@@ -15,8 +15,7 @@ import yaml
 
 from service.arms import Role
 from service.db.models import Job, RecommendationRow
-from service.plan import JobPlan, make_plan
-from service.schemas import JobSpec
+from service.plan import JobPlan, plan_of
 from service.training.catalog import Task
 from service.version import VERSION
 
@@ -127,7 +126,7 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat) -> str:
         fmt: Form of the text.
     """
     if fmt is ExportFormat.PYTHON:
-        return _script(make_plan(JobSpec.model_validate(job.spec)), row)
+        return _script(plan_of(job.spec, job.dataset_info), row)
     document = _document(job, row)
     if fmt is ExportFormat.YAML:
         return str(yaml.safe_dump(document, sort_keys=False))
@@ -135,7 +134,7 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat) -> str:
 
 
 def _document(job: Job, row: RecommendationRow) -> dict[str, Any]:
-    module, optimizer, _ = OPTIMIZERS[make_plan(JobSpec.model_validate(job.spec)).arm(row.arm).optimizer]
+    module, optimizer, _ = OPTIMIZERS[plan_of(job.spec, job.dataset_info).arm(row.arm).optimizer]
     return {
         "job": job.id,
         "name": job.name,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from service.schemas import AutoencoderSpec, MlpSpec
 
@@ -20,11 +20,12 @@ class Task(StrEnum):
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
     AUTOENCODING = "autoencoding"
+    LANGUAGE = "language"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetInfo:
-    """Facts about one bundled dataset.
+    """Facts about one dataset.
 
     Attributes:
         rows: Number of samples.
@@ -33,6 +34,7 @@ class DatasetInfo:
         outputs: Classes of a classification, columns of a regression's target.
         images: Whether the columns are pixels: they share one unit, and so one scale, and can be autoencoded.
         source: Where the data comes from.
+        shape: Channels, height and width of an image; empty for other data.
     """
 
     rows: int
@@ -41,10 +43,16 @@ class DatasetInfo:
     outputs: int
     images: bool = False
     source: str = "scikit-learn"
+    shape: tuple[int, ...] = ()
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
+        """Read the JSON values of ``dataclasses.asdict``."""
+        return cls(**{**stored, "task": Task(stored["task"]), "shape": tuple(stored["shape"])})
 
 
 DATASETS: Final[Mapping[str, DatasetInfo]] = {
-    "digits": DatasetInfo(rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True),
+    "digits": DatasetInfo(rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True, shape=(1, 8, 8)),
     "breast_cancer": DatasetInfo(rows=569, features=30, task=Task.CLASSIFICATION, outputs=2),
     "wine": DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3),
     "diabetes": DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1),

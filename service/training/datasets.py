@@ -1,13 +1,17 @@
 # The data of a job: loaded, split into train / validation / test once from the job's seed, scaled by what the training
-# part shows, and stored as plain arrays that the slot processes read. Knows nothing of models or trials.
+# part shows, and stored as plain arrays that the slot processes map into memory. Knows nothing of models or trials;
+# uploaded data is prepared in preparation.py.
 """Loading, splitting and scaling of datasets."""
 
 from __future__ import annotations
 
 import hashlib
-import io
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +19,13 @@ from sklearn import datasets as sklearn_datasets
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from service.artifacts import read_artifact
+from service.artifacts import copy_folder, local_path
 from service.training.catalog import DATASETS, HELD_OUT, Task
+
+PARTS: Final = ("train", "val", "test")
+
+_fetched: list[tempfile.TemporaryDirectory[str]] = []
+"""Copies of splits that no local folder holds."""
 
 Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
@@ -32,17 +41,36 @@ class Split:
     x_test: Array
     y_test: Array
 
-    def to_npz(self) -> bytes:
-        """Return the arrays as an uncompressed NPZ file; equal arrays give equal bytes."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
-        return buffer.getvalue()
+    def arrays(self) -> dict[str, Array]:
+        """Return the arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    @classmethod
-    def from_npz(cls, content: bytes) -> Split:
-        """Read what :meth:`to_npz` wrote."""
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+def save_split(arrays: Mapping[str, Array], folder: Path) -> None:
+    """Write arrays of a split as .npy files; equal arrays give equal bytes."""
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+def split_digest(folder: Path) -> str:
+    """Return a SHA-256 of the files of a split."""
+    digest = hashlib.sha256()
+    for field in fields(Split):
+        with (folder / f"{field.name}.npy").open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def split_rows(rows: int, seed: int, classes: npt.NDArray[Any] | None) -> dict[str, npt.NDArray[np.int64]]:
+    """Return which rows go into which part: 60 / 20 / 20, stratified where ``classes`` are given."""
+    rest, test = train_test_split(np.arange(rows), test_size=HELD_OUT, random_state=seed, stratify=classes)
+    train, val = train_test_split(
+        rest,
+        test_size=HELD_OUT / (1 - HELD_OUT),
+        random_state=seed,
+        stratify=None if classes is None else classes[rest],
+    )
+    return {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
 
 
 def prepare(name: str, seed: int) -> Split:
@@ -76,13 +104,20 @@ def prepare(name: str, seed: int) -> Split:
 
 @lru_cache(maxsize=2)
 def load(url: str, sha256: str) -> Split:
-    """Read a prepared split from the artifact store; the last ones are kept in memory.
+    """Map a prepared split of the artifact store into memory; the last ones stay mapped.
 
     Raises:
         ValueError: The file is not the one that was prepared for the job.
     """
-    content = read_artifact(url)
-    digest = hashlib.sha256(content).hexdigest()
+    source, is_local = local_path(url)
+    if not is_local:
+        folder = tempfile.TemporaryDirectory(prefix="warptune-data-")  # goes with the process
+        _fetched.append(folder)
+        copy_folder(url, Path(folder.name))
+        source = Path(folder.name)
+    digest = split_digest(source)
     if digest != sha256:
         raise ValueError(f"the prepared data has changed: its SHA-256 is {digest}, expected {sha256}")
-    return Split.from_npz(content)
+    files = {field.name: source / f"{field.name}.npy" for field in fields(Split)}
+    # "c": what is mapped can be written to, which torch asks for, and nothing that is written reaches the file
+    return Split(**{name: np.load(file, mmap_mode="c", allow_pickle=False) for name, file in files.items()})

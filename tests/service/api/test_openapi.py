@@ -15,7 +15,7 @@ from service.schemas import AutoencoderSpec, JobSpec, MlpSpec, RangeOverride, Sp
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {
-    ("post", "/v1/jobs"): {200, 202, 413, 422, 500, 503},
+    ("post", "/v1/jobs"): {200, 202, 409, 413, 422, 500, 503},
     ("get", "/v1/jobs"): {200, 422, 500},
     ("get", "/v1/jobs/{job_id}"): {200, 404, 422, 500},
     ("delete", "/v1/jobs/{job_id}"): {204, 404, 409, 422, 500},
@@ -26,6 +26,10 @@ OPERATIONS = {
     ("get", "/v1/jobs/{job_id}/trials/{number}"): {200, 404, 422, 500},
     ("get", "/v1/jobs/{job_id}/recommendation"): {200, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/export"): {200, 404, 409, 422, 500},
+    ("post", "/v1/datasets"): {200, 201, 413, 422, 500},
+    ("get", "/v1/datasets"): {200, 422, 500},
+    ("get", "/v1/datasets/{dataset_id}"): {200, 404, 422, 500},
+    ("delete", "/v1/datasets/{dataset_id}"): {204, 404, 409, 422, 500},
     ("get", "/v1/catalog"): {200, 500},
     ("get", "/healthz"): {200, 500},
     ("get", "/readyz"): {200, 500, 503},
