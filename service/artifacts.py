@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 CHECKPOINTS: Final = "checkpoints"
 """Folder of a job with a folder for each of its runs."""
 
+DATA_FOLDER: Final = "data"
+"""Folder of a job with its prepared split."""
+
 ATTEMPTS: Final = 5
 """Times that a folder is deleted while others delete it too."""
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
 from service.errors import FieldError
-from service.schemas import AutoencoderSpec, JobSpec, RangeOverride
-from service.training.catalog import DATASETS, DatasetInfo, tensor_shapes
+from service.schemas import AutoencoderSpec, ConvnetSpec, JobSpec, RangeOverride, ResnetSpec, TransformerSpec
+from service.training.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes
 
 
 def check_dataset(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -33,10 +33,37 @@ def check_dataset(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldErro
 
 def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
     """Yield what keeps the model from being trained on the data."""
+    if info is None:
+        return
+    if (info.task is Task.LANGUAGE) != isinstance(spec.model, TransformerSpec):
+        fits = "transformer for a text" if info.task is Task.LANGUAGE else "another one: a transformer takes a text"
+        yield FieldError("model.name", spec.model.name, fits)
+        return
+    if isinstance(spec.model, TransformerSpec):
+        yield from _check_transformer(spec.model, info)
+    elif isinstance(spec.model, ConvnetSpec | ResnetSpec):
+        yield from _check_convolutions(spec, info)
     name = spec.dataset.name
-    if name is not None and info is not None and isinstance(spec.model, AutoencoderSpec) and not info.images:
+    if name is not None and isinstance(spec.model, AutoencoderSpec) and not info.images:
         images = [other for other, info in DATASETS.items() if info.images]
         yield FieldError("model.name", spec.model.name, f"mlp for dataset {name!r}; an autoencoder takes {images}")
+
+
+def _check_convolutions(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:
+    if not info.shape:
+        yield FieldError("model.name", spec.model.name, "mlp: the rows of this dataset are no images")
+    elif info.task is Task.AUTOENCODING:
+        yield FieldError("model.name", spec.model.name, "autoencoder or mlp to reconstruct images")
+    if isinstance(spec.model, ResnetSpec) and spec.budget.batch_size < 2:
+        yield FieldError("budget.batch_size", spec.budget.batch_size, "2 at least with resnet's batch norm")
+
+
+def _check_transformer(model: TransformerSpec, info: DatasetInfo) -> Iterable[FieldError]:
+    if model.width % model.heads:
+        yield FieldError("model.heads", model.heads, f"a divisor of model.width, which is {model.width}")
+    longest = int(info.rows * HELD_OUT) - 1
+    if model.tokens == "bytes" and model.context > longest:
+        yield FieldError("model.context", model.context, f"at most {longest}, what the validation part has")
 
 
 def check_rank(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:

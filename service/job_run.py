@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import optuna
 
 from service.arms import MORE_STEPS, REFERENCE, ArmPlan, Role
-from service.artifacts import ArtifactStore
+from service.artifacts import DATA_FOLDER, ArtifactStore
 from service.db.models import Trial
 from service.engines.base import Engine, Work
 from service.errors import JobFailedError
@@ -30,9 +30,6 @@ from service.states import ArmState
 from service.study import ArmSearch, Terms, arm_fidelity
 from service.training.catalog import DatasetInfo
 from service.training.run import Progress
-
-DATA_FOLDER: Final = "data"
-"""Name of the folder with a job's prepared split."""
 
 
 class Watch(Protocol):

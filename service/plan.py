@@ -20,8 +20,10 @@ from service.schemas import (
     MAX_CONFIRM_SEEDS,
     MAX_SECONDS,
     MAX_TRIALS,
+    AutoencoderSpec,
     ExtendSpec,
     JobSpec,
+    MlpSpec,
     RangeOverride,
 )
 from service.training.catalog import DATASETS, DatasetInfo, Task, layer_sizes, task_of
@@ -58,6 +60,12 @@ class JobPlan:
     task: Task
     sizes: tuple[int, ...]
 
+    @property
+    def network(self) -> Mapping[str, Any] | None:
+        """Spec of a model that is no chain of linear layers."""
+        chain = isinstance(self.spec.model, MlpSpec | AutoencoderSpec)
+        return None if chain else self.spec.model.model_dump(mode="json")
+
     def arm(self, name: str) -> ArmPlan:
         """Return the arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
@@ -90,6 +98,8 @@ class JobPlan:
             config=chosen.config(values),
             sizes=self.sizes,
             activation=self.spec.model.activation,
+            model=self.network,
+            shape=self.info.shape,
             task=self.task,
             data_url=data[0],
             data_sha256=data[1],

@@ -69,7 +69,7 @@ def submit_job(
     info = asdict(plan.info) if spec.dataset.id is not None else None
     if dry_run:
         response.status_code = HTTPStatus.OK
-        return estimate(plan, training_rows(plan.info))
+        return estimate(plan, training_rows(plan.info, spec.model))
     arms = [arm.name for arm in plan.arms]
     if idempotency_key is None:
         view = _view(db, ledger.submit(db, spec.to_json(), arms, info).id)

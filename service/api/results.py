@@ -9,9 +9,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.deps import DatabaseDep, JobId
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId
 from service.api.problems import responses
 from service.api.views import RecommendationView
+from service.artifacts import DATA_FOLDER
 from service.ledger import queries
 from service.ledger.jobs import require_job
 from service.recommend.export import ExportFormat, render
@@ -46,7 +47,9 @@ def get_recommendation(job_id: JobId, db: DatabaseDep) -> RecommendationView:
     },
     response_class=Response,
 )
-def export(job_id: JobId, db: DatabaseDep, wanted: Annotated[ExportQuery, Query()]) -> Response:
+def export(
+    job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, wanted: Annotated[ExportQuery, Query()]
+) -> Response:
     """Download the recommended config: as data, or as a script that trains with it."""
     with db.read() as session:
         job = require_job(session, job_id)
@@ -54,4 +57,6 @@ def export(job_id: JobId, db: DatabaseDep, wanted: Annotated[ExportQuery, Query(
     fmt = wanted.format
     name = f"recommended-{job_id}.{fmt.suffix}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(render(job, row, fmt), media_type=fmt.media_type, headers=headers)
+    return Response(
+        render(job, row, fmt, artifacts.path(job_id, DATA_FOLDER)), media_type=fmt.media_type, headers=headers
+    )

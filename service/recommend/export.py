@@ -53,6 +53,7 @@ LOSSES: Final = {
     Task.CLASSIFICATION: "cross_entropy",
     Task.REGRESSION: "mse_loss",
     Task.AUTOENCODING: "mse_loss",
+    Task.LANGUAGE: "cross_entropy",
 }
 
 SCRIPT: Final = Template('''\
@@ -67,8 +68,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from service.training.datasets import prepare
-from $module import $optimizer
+from service.training.datasets import $loader
+${network_import}from $module import $optimizer
 
 CONFIG = $config
 STEPS, BATCH_SIZE, SEED = $steps, $batch_size, $seed
@@ -76,9 +77,7 @@ STEPS, BATCH_SIZE, SEED = $steps, $batch_size, $seed
 
 def make_model() -> nn.Module:
     """Return the model of the job with fresh weights."""
-    return nn.Sequential(
-$layers
-    )
+    return $model
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -89,7 +88,7 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 def main() -> None:
     """Train as the job did."""
     torch.set_num_threads($threads)
-    split = prepare("$dataset", seed=$data_seed)
+    split = $split
     x, x_test = torch.from_numpy(split.x_train), torch.from_numpy(split.x_test)
     y, y_test = $targets
     torch.manual_seed(SEED)
@@ -107,6 +106,7 @@ def main() -> None:
             optimizer.step()
             schedule.step()
             step += 1
+    model.eval()
     with torch.no_grad():
         test_loss = functional.$loss(model(x_test), y_test).item()
     print(f"test loss {test_loss:.8f}, recorded $recorded")
@@ -117,16 +117,17 @@ if __name__ == "__main__":
 ''')
 
 
-def render(job: Job, row: RecommendationRow, fmt: ExportFormat) -> str:
+def render(job: Job, row: RecommendationRow, fmt: ExportFormat, data_url: str = "") -> str:
     """Return the text of an export.
 
     Args:
         job: The job.
         row: Its recommendation.
         fmt: Form of the text.
+        data_url: The prepared split, which the script of an uploaded dataset reads.
     """
     if fmt is ExportFormat.PYTHON:
-        return _script(plan_of(job.spec, job.dataset_info), row)
+        return _script(plan_of(job.spec, job.dataset_info), row, (data_url, job.data_sha256))
     document = _document(job, row)
     if fmt is ExportFormat.YAML:
         return str(yaml.safe_dump(document, sort_keys=False))
@@ -150,7 +151,7 @@ def _document(job: Job, row: RecommendationRow) -> dict[str, Any]:
     }
 
 
-def _script(plan: JobPlan, row: RecommendationRow) -> str:
+def _script(plan: JobPlan, row: RecommendationRow, data: tuple[str, str | None]) -> str:
     arm = plan.arm(row.arm)
     module, optimizer, call = OPTIMIZERS[arm.optimizer]
     role = "warpadam" if arm.role is Role.WARPADAM else "baseline"
@@ -159,6 +160,13 @@ def _script(plan: JobPlan, row: RecommendationRow) -> str:
     layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(plan.sizes)]
     between = f"nn.{MODULES[plan.spec.model.activation]}()"
     lines = [line for layer in layers for line in (layer, between)][:-1]
+    chain = plan.network is None
+    model = "nn.Sequential(\n" + "\n".join(f"        {line}," for line in lines) + "\n    )"
+    if not chain:
+        activation = plan.spec.model.activation
+        model = f'build_network({plan.network!r}, {plan.info.shape!r}, {plan.sizes!r}, "{activation}")'
+    name = plan.spec.dataset.name
+    uploaded = name is None
     autoencodes = plan.task is Task.AUTOENCODING
     return SCRIPT.substitute(
         job_id=row.job_id,
@@ -172,10 +180,11 @@ def _script(plan: JobPlan, row: RecommendationRow) -> str:
         steps=plan.spec.budget.steps,
         batch_size=plan.spec.budget.batch_size,
         seed=seed,
-        data_seed=plan.spec.seed,
-        dataset=plan.spec.dataset.name,
+        loader="load" if uploaded else "prepare",
+        split=f'load("{data[0]}", "{data[1]}")' if uploaded else f'prepare("{name}", seed={plan.spec.seed})',
         threads=plan.spec.resources.cpus_per_trial,
-        layers="\n".join(f"        {line}," for line in lines),
+        model=model,
+        network_import="" if chain else "from service.training.models import build_network\n",
         targets="x, x_test" if autoencodes else "torch.from_numpy(split.y_train), torch.from_numpy(split.y_test)",
         factor="1.0 - step / STEPS" if plan.spec.training.schedule == "linear" else "1.0",
         loss=LOSSES[plan.task],

@@ -150,7 +150,9 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         target = None
     _check_task(facts, task, target)
     if task is Task.LANGUAGE:
-        return DatasetInfo(rows=facts.rows, features=1, task=task, outputs=256, source="upload")
+        return DatasetInfo(
+            rows=facts.rows, features=1, task=task, outputs=256, source="upload", characters=facts.characters
+        )
     features = math.prod(facts.shape) if facts.shape else _width(facts, target)
     if not features:
         raise InvalidSpecError(FieldError("dataset.target", spec.target, "a table with a column that varies beside it"))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from service.training.catalog import Task
 from service.training.checkpoint import Checkpoints
 from service.training.datasets import load
-from service.training.models import LOSSES, SCORES, build_model
+from service.training.models import LOSSES, SCORES, build_network
 from service.training.optimizers import build_optimizer
 from service.training.run import DivergedError, Progress, Run
 
@@ -65,7 +65,7 @@ class _State:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._data = _Data(run)
-        self._model = build_model(run.sizes, run.activation).to(run.device)
+        self._model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
         self._optimizer = build_optimizer(run.arm, self._model, run.config)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: 1.0 - step / run.steps if run.schedule == "linear" else 1.0
@@ -180,5 +180,7 @@ class _Data:
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str) -> tuple[float, float]:
         """Return the loss, and the accuracy or R2."""
+        model.eval()
         output, y = model(self.x[part]), self.y[part]
+        model.train()
         return self.loss(output, y).item(), SCORES[self.task](output, y).item()

@@ -19,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from service.artifacts import local_folder
-from service.schemas import JobSpec
-from service.training.catalog import DatasetInfo, Task
+from service.errors import JobFailedError
+from service.schemas import JobSpec, TransformerSpec
+from service.training.catalog import DatasetInfo, Task, part_bounds
 from service.training.datasets import PARTS, Array, prepare, save_split, split_rows
 from service.training.facts import FACTS_FILE, TEXT_FEATURES, Column, ColumnKind, DatasetFacts, Layout
 
@@ -46,6 +47,8 @@ def prepare_job(spec: JobSpec, info: DatasetInfo, dataset_url: str, folder: Path
         facts = DatasetFacts.from_json(json.loads((source / FACTS_FILE).read_text(encoding="utf-8")))
         if facts.layout is Layout.TABLE:
             _prepare_table(facts, spec, info, source, folder)
+        elif isinstance(spec.model, TransformerSpec):
+            save_split(_windows((source / "text.txt").read_bytes(), spec.model), folder)
         else:
             _prepare_arrays(facts, spec, info, source, folder)
 
@@ -126,3 +129,26 @@ def _targets(y: npt.NDArray[Any] | None, task: Task, parts: dict[str, npt.NDArra
     column = np.asarray(y, dtype=np.float64)[:, None]
     scaler = StandardScaler().fit(column[parts["train"]])
     return {f"y_{part}": scaler.transform(column[rows]).astype(np.float32) for part, rows in parts.items()}
+
+
+def _windows(text: bytes, model: TransformerSpec) -> dict[str, Array]:
+    """Cut each part of a text into windows; the target of a token is the next one.
+
+    The parts are consecutive, as rows drawn at random would be neighbours of those that were trained on. The characters
+    are those of the whole text: which there are is a fact of the dataset.
+    """
+    if model.tokens == "characters":
+        codes = np.frombuffer(text.decode().encode("utf-32-le"), dtype=np.uint32)
+        tokens = np.unique(codes, return_inverse=True)[1]
+    else:
+        tokens = np.frombuffer(text, dtype=np.uint8)
+    ends = part_bounds(len(tokens))
+    arrays: dict[str, Array] = {}
+    for part, piece in zip(PARTS, np.split(tokens.astype(np.int64), ends), strict=True):
+        count = (len(piece) - 1) // model.context
+        if not count:
+            raise JobFailedError(f"the {part} part of the text has {len(piece)} tokens: fewer than a window")
+        length = count * model.context
+        arrays[f"x_{part}"] = piece[:length].reshape(count, model.context)
+        arrays[f"y_{part}"] = piece[1 : length + 1].reshape(count, model.context)
+    return arrays
