@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 CHECKPOINTS: Final = "checkpoints"
 """Folder of a job with a folder for each of its runs."""
 
-DATA_FOLDER: Final = "data"
-"""Folder of a job with its prepared split."""
+DATA_FILE: Final = "data.npz"
+"""Name of the artifact with a job's prepared split."""
 
 ATTEMPTS: Final = 5
 """Times that a folder is deleted while others delete it too."""
@@ -69,10 +69,10 @@ class ArtifactStore:
         """Return the URL of the folder of an uploaded dataset."""
         return str(self._fs.unstrip_protocol(f"{self._root}/datasets/{dataset_id}"))
 
-    def put_folder(self, job_id: str, name: str, folder: Path) -> str:
-        """Store the files of a local folder under a name of a job; return the URL of the folder."""
+    def put_file(self, job_id: str, name: str, file: Path) -> str:
+        """Store a copy of a local file and return its URL; an older one of that name is replaced."""
         url = self.path(job_id, name)
-        _put_files(url, folder)
+        write_file(url, file)
         return url
 
     def put_dataset(self, dataset_id: str, folder: Path) -> None:
@@ -138,6 +138,12 @@ def local_path(url: str) -> tuple[Path, bool]:
     """Return the path behind a URL, and whether it is one of this machine."""
     fs, path = fsspec.url_to_fs(url)
     return Path(path), isinstance(fs, LocalFileSystem)
+
+
+def read_file(url: str, file: Path) -> None:
+    """Copy a file of the store to a local one."""
+    fs, path = fsspec.url_to_fs(url)
+    fs.get_file(path, str(file))
 
 
 def copy_folder(url: str, folder: Path) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Protocol
 import optuna
 
 from service.arms import MORE_STEPS, REFERENCE, ArmPlan, Role
-from service.artifacts import DATA_FOLDER, ArtifactStore
+from service.artifacts import DATA_FILE, ArtifactStore
 from service.db.models import Trial
 from service.engines.base import Engine, Work
 from service.errors import JobFailedError
@@ -97,17 +98,20 @@ class JobRun:
 
     def _prepare_data(self, info: DatasetInfo) -> tuple[str, str]:
         """Store the split of the job and return its URL and hash."""
-        from service.training.datasets import split_digest  # loads scikit-learn, which an idle worker does not need
+        from service.training.datasets import pack_split  # loads scikit-learn, which an idle worker does not need
         from service.training.preparation import prepare_job
 
         self._watch.check()
         artifacts = self._tools.artifacts
         with tempfile.TemporaryDirectory(prefix="warptune-split-") as name:
-            folder = Path(name)
+            folder, packed = Path(name) / "arrays", Path(name) / DATA_FILE
+            folder.mkdir()
             prepare_job(self._spec, info, artifacts.dataset_url(self._spec.dataset.label), folder)
-            digest = split_digest(folder)
+            pack_split(folder, packed)
+            with packed.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
             self._agree_on_data(digest)
-            return artifacts.put_folder(self._record.job_id, DATA_FOLDER, folder), digest
+            return artifacts.put_file(self._record.job_id, DATA_FILE, packed), digest
 
     def _agree_on_data(self, digest: str) -> None:
         before = self._record.set_data_hash(digest)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId
 from service.api.problems import responses
 from service.api.views import RecommendationView
-from service.artifacts import DATA_FOLDER
+from service.artifacts import DATA_FILE
 from service.ledger import queries
 from service.ledger.jobs import require_job
 from service.recommend.export import ExportFormat, render
@@ -58,5 +58,5 @@ def export(
     name = f"recommended-{job_id}.{fmt.suffix}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(
-        render(job, row, fmt, artifacts.path(job_id, DATA_FOLDER)), media_type=fmt.media_type, headers=headers
+        render(job, row, fmt, artifacts.path(job_id, DATA_FILE)), media_type=fmt.media_type, headers=headers
     )

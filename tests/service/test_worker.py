@@ -57,7 +57,7 @@ def test_a_job_ends_with_a_recommendation_and_everything_in_sql(
     assert (job.state, job.cause) == (JobState.SUCCEEDED, None)
     assert job.started_at
     assert job.finished_at
-    assert (tmp_path / "artifacts" / "jobs" / job_id / "data" / "x_train.npy").is_file()
+    assert (tmp_path / "artifacts" / "jobs" / job_id / "data.npz").is_file()
     assert states(db, job_id, "warpadam") == [COMPLETE] * 2
     assert states(db, job_id, "adamw") == [COMPLETE] * 2
     with db.read() as session:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.training.catalog import DATASETS, Task
-from service.training.datasets import Split, load, prepare, save_split, split_digest
+from service.training.datasets import Split, load, pack_split, prepare, save_split
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -65,9 +66,14 @@ def test_the_seed_decides_the_split_and_nothing_else_does() -> None:
 
 def test_a_stored_split_comes_back_and_a_changed_file_is_refused(tmp_path: Path) -> None:
     split = prepare("wine", 0)
+    file = tmp_path / "data.npz"
     save_split(split.arrays(), tmp_path)
-    back = load(f"file://{tmp_path}", split_digest(tmp_path))
+    pack_split(tmp_path, file)
+    back = load(f"file://{file}", hashlib.sha256(file.read_bytes()).hexdigest())
+    with np.load(file, allow_pickle=False) as arrays:
+        assert all(np.array_equal(arrays[name], array) for name, array in split.arrays().items())
+    assert all(isinstance(array, np.memmap) and array.flags.aligned for array in back.arrays().values())
     assert isinstance(back, Split)
     assert np.array_equal(back.x_test, split.x_test)
     with pytest.raises(ValueError, match="the prepared data has changed"):
-        load(f"file://{tmp_path}", "0" * 64)
+        load(f"file://{file}", "0" * 64)
