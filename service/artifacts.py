@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import suppress
-from typing import Final
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,28 @@ class ArtifactStore:
         except Exception:  # stores raise what they like
             log.warning("checkpoints are left behind", extra={"job": job_id, "run": run_name}, exc_info=True)
 
+    def dataset_url(self, dataset_id: str) -> str:
+        """Return the URL of the folder of an uploaded dataset."""
+        return str(self._fs.unstrip_protocol(f"{self._root}/datasets/{dataset_id}"))
+
+    def put_file(self, job_id: str, name: str, file: Path) -> str:
+        """Store a copy of a local file and return its URL; an older one of that name is replaced."""
+        url = self.path(job_id, name)
+        write_file(url, file)
+        return url
+
+    def put_dataset(self, dataset_id: str, folder: Path) -> None:
+        """Store the files of a local folder as those of a dataset."""
+        try:
+            _put_files(self.dataset_url(dataset_id), folder)
+        except BaseException:
+            self.delete_dataset(dataset_id)
+            raise
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Delete every file of a dataset; it is no error if there is none."""
+        self._delete(f"{self._root}/datasets/{dataset_id}")
+
     def _delete(self, folder: str) -> None:
         for _ in range(ATTEMPTS):
             self._fs.invalidate_cache()
@@ -92,11 +118,25 @@ def p_file(trial: int) -> str:
 
 def write_artifact(url: str, content: bytes) -> None:
     """Write a file of the store, whole or not at all; an older one of that name is replaced."""
+    _write(url, lambda fs, part: fs.pipe_file(part, content))
+
+
+def write_file(url: str, file: Path) -> None:
+    """Copy a local file to the store, whole or not at all; an older one of that name is replaced."""
+    _write(url, lambda fs, part: fs.put_file(str(file), part))
+
+
+def _put_files(url: str, folder: Path) -> None:
+    for file in sorted(folder.iterdir()):
+        write_file(f"{url}/{file.name}", file)
+
+
+def _write(url: str, fill: Callable[[Any, str], None]) -> None:
     fs, target = fsspec.url_to_fs(url)
     fs.makedirs(target.rpartition("/")[0], exist_ok=True)
     part = f"{target}.{secrets.token_hex(4)}.part"
     try:
-        fs.pipe_file(part, content)
+        fill(fs, part)
         fs.mv(part, target)
     except BaseException:
         with suppress(Exception):
@@ -108,3 +148,34 @@ def read_artifact(url: str) -> bytes:
     """Return the content of a file of the store."""
     fs, path = fsspec.url_to_fs(url)
     return bytes(fs.cat_file(path))
+
+
+def local_path(url: str) -> tuple[Path, bool]:
+    """Return the path behind a URL, and whether it is one of this machine."""
+    fs, path = fsspec.url_to_fs(url)
+    return Path(path), isinstance(fs, LocalFileSystem)
+
+
+def read_file(url: str, file: Path) -> None:
+    """Copy a file of the store to a local one."""
+    fs, path = fsspec.url_to_fs(url)
+    fs.get_file(path, str(file))
+
+
+def copy_folder(url: str, folder: Path) -> None:
+    """Copy the files of a folder of the store into a local one."""
+    fs, path = fsspec.url_to_fs(url)
+    for file in fs.ls(path, detail=False):
+        fs.get_file(file, str(folder / str(file).rpartition("/")[2]))
+
+
+@contextmanager
+def local_folder(url: str) -> Iterator[Path]:
+    """Yield a local folder with the files of a folder of the store: that itself, or a copy that goes away."""
+    path, is_local = local_path(url)
+    if is_local:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="warptune-") as copy:
+        copy_folder(url, Path(copy))
+        yield Path(copy)

@@ -39,15 +39,7 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Stay until the job has ended.")]
 
 
-class Format(StrEnum):
-    """Form of an export."""
-
-    JSON = "json"
-    YAML = "yaml"
-    TOML = "toml"
-    PYTHON = "python"
-    SAFETENSORS = "safetensors"
-    ZIP = "zip"
+Format = StrEnum("Format", ["JSON", "YAML", "TOML", "PYTHON", "SAFETENSORS", "ZIP"])
 
 
 def _fail(message: str, code: int = 1) -> typer.Exit:
@@ -242,6 +234,34 @@ def _write(content: bytes, output: Path | None) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise _fail(f"cannot write {output}: {error.strerror}") from None
+
+
+@app.command()
+def upload(
+    file: Annotated[Path, typer.Argument(help="CSV, Parquet, NPZ, plain text, or a zip of image folders.")],
+    fmt: Annotated[
+        str | None, typer.Option("--format", help="csv, parquet, npz, text or images; else the name's ending decides.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Upload a dataset and print its id, which a job's spec names."""
+    with _service(url) as client:
+        try:
+            dataset, is_new = client.upload(file, fmt)
+        except OSError as error:
+            raise _fail(f"cannot read {file}: {error.strerror}", 2) from None
+    out.print(dataset["id"], highlight=False)
+    if not is_new:
+        err.print("the same file was uploaded before")
+
+
+@app.command()
+def datasets(url: Url = DEFAULT_URL) -> None:
+    """List the uploaded datasets, the newest first."""
+    with _service(url) as client:
+        for item in client.datasets():
+            line = f"{item['id']}  {item['rows']:>9} rows  {item['format']:<8} {item['name']}"
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

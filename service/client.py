@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
@@ -88,6 +90,22 @@ class Client:
     def report(self, job_id: str) -> bytes:
         """Return the HTML report of a job that has succeeded."""
         return self._send("GET", f"{_path(job_id)}/report").content
+
+    def upload(self, file: Path, fmt: str | None = None) -> tuple[dict[str, Any], bool]:
+        """Upload a file; return the dataset, and whether it is new. OSError: the file cannot be read."""
+        query = {"filename": file.name[-100:]} | ({"format": fmt} if fmt else {})
+        with file.open("rb") as content:
+            response = self._send("POST", "/v1/datasets", params=query, content=content, timeout=None)
+        dataset: dict[str, Any] = response.json()
+        return dataset, response.status_code == HTTPStatus.CREATED
+
+    def datasets(self) -> Iterator[dict[str, Any]]:
+        """Yield the uploaded datasets, the newest first."""
+        page = self._json("GET", "/v1/datasets", params={"limit": 200})
+        yield from page["items"]
+        while page["next_cursor"] is not None:
+            page = self._json("GET", "/v1/datasets", params={"limit": 200, "cursor": page["next_cursor"]})
+            yield from page["items"]
 
     def watch(self, job_id: str, every_s: float = 0.5) -> Iterator[dict[str, Any]]:
         """Yield the job again and again, the last time when it has ended; bear a service that is away for a moment."""

@@ -3,6 +3,8 @@
 #
 #   ServiceError
 #   ├── InvalidSpecError(ValueError)      a field of a request is wrong
+#   ├── InvalidFileError(ValueError)      an uploaded file cannot be used
+#   ├── FileTooLargeError(ValueError)     an uploaded file is over the limit
 #   ├── NotFoundError(LookupError)        no such job, trial, ...
 #   ├── ConflictError                     not in this state of the job
 #   ├── IdempotencyConflictError          the key was used with another body
@@ -61,6 +63,18 @@ class InvalidSpecError(ServiceError, ValueError):
     def __init__(self, *errors: FieldError) -> None:
         super().__init__("; ".join(map(str, errors)))
         self.errors = errors
+
+
+class InvalidFileError(ServiceError, ValueError):
+    """An uploaded file cannot be used; the message names the row and the column where there is one."""
+
+    code = "invalid_file"
+
+
+class FileTooLargeError(ServiceError, ValueError):
+    """An uploaded file has more bytes than the service takes."""
+
+    code = "file_too_large"
 
 
 class NotFoundError(ServiceError, LookupError):

@@ -14,6 +14,7 @@ from typing import Any, Final
 from service.arms import Role
 from service.errors import UnavailableError
 from service.plan import JobPlan
+from service.training.catalog import parameter_count
 
 TIMEOUT_S: Final = 60.0
 """Longest time for the steps of all arms, the loading of torch included."""
@@ -64,6 +65,7 @@ class JobEstimate:
         confirm_runs: Runs on fresh seeds of all arms.
         seconds: Training time of all of them, divided by the slots.
         p_bytes: The largest memory of P of a run.
+        parameters: Parameters of the model.
         note: How the seconds were found.
     """
 
@@ -72,6 +74,7 @@ class JobEstimate:
     confirm_runs: int
     seconds: float
     p_bytes: int
+    parameters: int
     note: str
 
 
@@ -112,6 +115,7 @@ def estimate(plan: JobPlan, training_rows: int) -> JobEstimate:
         confirm_runs=sum(arm.confirm_runs for arm in arms),
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
+        parameters=parameter_count(plan.info, plan.spec.model),
         note=NOTE,
     )
 
@@ -119,6 +123,8 @@ def estimate(plan: JobPlan, training_rows: int) -> JobEstimate:
 def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
     request: dict[str, Any] = {
         "sizes": plan.sizes,
+        "model": plan.network,
+        "shape": plan.info.shape,
         "activation": plan.spec.model.activation,
         "task": plan.task,
         "batch_size": batch_size,

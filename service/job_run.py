@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
@@ -20,13 +22,14 @@ from service.errors import JobFailedError
 from service.fidelity import Fidelity
 from service.ledger.runs import RunLog
 from service.objective import Objective, make_objective
-from service.plan import JobPlan, make_plan
+from service.plan import JobPlan, plan_of
 from service.recommend.confirm import ConfirmRuns, Phase
 from service.recommend.findings import Searched, make_findings
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
 from service.schemas import MAX_STEPS
 from service.states import ArmState
 from service.study import ArmSearch, Terms, arm_fidelity
+from service.training.catalog import DatasetInfo
 from service.training.run import Progress
 from service.version import versions
 
@@ -71,9 +74,9 @@ class JobRun:
         Raises:
             JobFailedError: It cannot go on.
         """
-        plan = make_plan(self._spec)
+        plan = plan_of(self._record.lease.spec_json, self._record.lease.info_json)
         self._record.recover_trials(self._spec.resources.max_attempts)
-        data = self._prepare_data()
+        data = self._prepare_data(plan.info)
         for arm in plan.arms:
             self._terms[arm.name] = self._make_terms(plan, arm)
             self._search(plan, arm, data)
@@ -114,20 +117,30 @@ class JobRun:
         run = next(run for run in self._record.confirm_runs("from_p") if run.trial_number == trial.number)
         return {"file": p_file(trial.number), "sha256": digest, "seed": run.seed, "test_loss": run.test_loss}
 
-    def _prepare_data(self) -> tuple[str, str]:
+    def _prepare_data(self, info: DatasetInfo) -> tuple[str, str]:
         """Store the split of the job and return its URL and hash."""
-        from service.training.datasets import prepare  # loads scikit-learn, which an idle worker does not need
+        from service.training.datasets import pack_split  # loads scikit-learn, which an idle worker does not need
+        from service.training.preparation import prepare_job
 
         self._watch.check()
-        content = prepare(self._spec.dataset.name, self._spec.seed).to_npz()
-        digest = hashlib.sha256(content).hexdigest()
+        artifacts = self._tools.artifacts
+        with tempfile.TemporaryDirectory(prefix="warptune-split-") as name:
+            folder, packed = Path(name) / "arrays", Path(name) / DATA_FILE
+            folder.mkdir()
+            prepare_job(self._spec, info, artifacts.dataset_url(self._spec.dataset.label), folder)
+            pack_split(folder, packed)
+            with packed.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            self._agree_on_data(digest)
+            return artifacts.put_file(self._record.job_id, DATA_FILE, packed), digest
+
+    def _agree_on_data(self, digest: str) -> None:
         before = self._record.set_data_hash(digest)
         if before not in (None, digest):
             raise JobFailedError(
                 f"the data that this worker prepares has SHA-256 {digest}, the trials so far were trained on {before}: "
                 "the workers have different versions of numpy or scikit-learn"
             )
-        return self._tools.artifacts.put(self._record.job_id, DATA_FILE, content), digest
 
     def _make_terms(self, plan: JobPlan, arm: ArmPlan) -> Terms:
         """Return what the arms before this one decide about it."""

@@ -8,11 +8,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import one_of
 from service.arms import BASELINES, MORE_STEPS, REFERENCE, ArmPlan, baseline_arm, control_arm, warpadam_arms
+from service.data_checks import check_dataset, check_model, check_rank
 from service.errors import FieldError, InvalidSpecError
 from service.objective import TIMED
 from service.schemas import (
@@ -22,9 +23,10 @@ from service.schemas import (
     AutoencoderSpec,
     ExtendSpec,
     JobSpec,
+    MlpSpec,
     RangeOverride,
 )
-from service.training.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
+from service.training.catalog import DATASETS, DatasetInfo, Task, layer_sizes, task_of
 from service.training.run import Run
 
 RAY_RESOURCES: Final = {
@@ -45,6 +47,7 @@ class JobPlan:
 
     Attributes:
         spec: The spec it was made from.
+        info: Facts about its dataset.
         arms: The arms in the order in which they run: warpadam, the baselines, the controls; AdamW first where the
             target of the others is what it reaches.
         task: What is trained.
@@ -52,9 +55,16 @@ class JobPlan:
     """
 
     spec: JobSpec
+    info: DatasetInfo
     arms: tuple[ArmPlan, ...]
     task: Task
     sizes: tuple[int, ...]
+
+    @property
+    def network(self) -> Mapping[str, Any] | None:
+        """Spec of a model that is no chain of linear layers."""
+        chain = isinstance(self.spec.model, MlpSpec | AutoencoderSpec)
+        return None if chain else self.spec.model.model_dump(mode="json")
 
     def arm(self, name: str) -> ArmPlan:
         """Return the arm called ``name``."""
@@ -88,6 +98,8 @@ class JobPlan:
             config=chosen.config(values),
             sizes=self.sizes,
             activation=self.spec.model.activation,
+            model=self.network,
+            shape=self.info.shape,
             task=self.task,
             data_url=data[0],
             data_sha256=data[1],
@@ -101,24 +113,33 @@ class JobPlan:
         )
 
 
-def make_plan(spec: JobSpec) -> JobPlan:
+def plan_of(stored: Mapping[str, Any], info: Mapping[str, Any] | None) -> JobPlan:
+    """Return the plan of a job from what its row holds."""
+    return make_plan(JobSpec.model_validate(stored), None if info is None else DatasetInfo.from_json(info))
+
+
+def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
     """Check that the parts of a spec exist and fit together.
+
+    Args:
+        spec: The spec.
+        info: Facts about its dataset, if that was uploaded.
 
     Raises:
         InvalidSpecError: With every field that is wrong, not only the first.
     """
-    checks = (_check_data, _check_objective, _check_baselines, _check_search, _check_resources, _check_confirm)
-    errors = [error for check in checks for error in check(spec)]
+    checks = (check_model, _check_objective, _check_baselines, _check_search, _check_resources, _check_confirm)
+    info = info if info is not None else DATASETS.get(spec.dataset.name or "")
+    errors = [*check_dataset(spec, info), *(error for check in checks for error in check(spec, info))]
     space: SearchSpace | None = None
     try:
         space = warp_space(spec)
     except InvalidSpecError as error:
         errors += error.errors
-    if space is not None and spec.dataset.name in DATASETS:
-        errors += _check_rank(spec)
-    if errors or space is None:
+    if space is not None and info is not None and not errors:
+        errors += check_rank(spec, info)
+    if errors or space is None or info is None:
         raise InvalidSpecError(*errors)
-    info = DATASETS[spec.dataset.name]
     arms = [
         *warpadam_arms(space, spec.arms == "per_structure"),
         *map(baseline_arm, spec.baselines),
@@ -128,6 +149,7 @@ def make_plan(spec: JobSpec) -> JobPlan:
         arms.sort(key=lambda arm: arm.name != REFERENCE)
     return JobPlan(
         spec=spec,
+        info=info,
         arms=tuple(arms),
         task=task_of(info, spec.model),
         sizes=tuple(layer_sizes(info, spec.model)),
@@ -192,16 +214,7 @@ def warp_space(spec: JobSpec) -> SearchSpace:
         ) from error
 
 
-def _check_data(spec: JobSpec) -> Iterable[FieldError]:
-    name = spec.dataset.name
-    if name not in DATASETS:
-        yield FieldError("dataset.name", name, one_of(name, DATASETS))
-    elif isinstance(spec.model, AutoencoderSpec) and not DATASETS[name].images:
-        images = [other for other, info in DATASETS.items() if info.images]
-        yield FieldError("model.name", spec.model.name, f"mlp for dataset {name!r}; an autoencoder takes {images}")
-
-
-def _check_objective(spec: JobSpec) -> Iterable[FieldError]:
+def _check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
     metric, target, trade_off = spec.objective.metric, spec.objective.target, spec.objective.trade_off
     timed = metric in TIMED
     if timed and target is None:
@@ -216,13 +229,13 @@ def _check_objective(spec: JobSpec) -> Iterable[FieldError]:
         yield FieldError("objective.trade_off", trade_off, f"the metric val_loss beside it, not {metric}")
     if trade_off and spec.search.pruner != "none":
         yield FieldError("search.pruner", spec.search.pruner, "none with two objectives, which no pruner can weigh")
-    if spec.dataset.name in DATASETS and metric in ("val_accuracy", "val_r2"):
-        task = task_of(DATASETS[spec.dataset.name], spec.model)
+    if info is not None and metric in ("val_accuracy", "val_r2"):
+        task = task_of(info, spec.model)
         if (metric == "val_accuracy") != (task is Task.CLASSIFICATION):
             yield FieldError("objective.metric", metric, f"a metric of {task}; val_accuracy is one of classification")
 
 
-def _check_baselines(spec: JobSpec) -> Iterable[FieldError]:
+def _check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     for index, name in enumerate(spec.baselines):
         if name not in BASELINES:
             yield FieldError(f"baselines[{index}]", name, one_of(name, BASELINES))
@@ -237,13 +250,13 @@ def _check_baselines(spec: JobSpec) -> Iterable[FieldError]:
             yield FieldError(f"controls[{index}]", name, f"{REFERENCE} among the baselines, whose steps it extends")
 
 
-def _check_search(spec: JobSpec) -> Iterable[FieldError]:
+def _check_search(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     if spec.search.sampler == "gp" and spec.search.pruner != "none":
         expected = "none with the sampler gp, which learns from completed trials only"
         yield FieldError("search.pruner", spec.search.pruner, expected)
 
 
-def _check_resources(spec: JobSpec) -> Iterable[FieldError]:
+def _check_resources(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     """Refuse what the chosen engine would ignore, and what Ray cannot place anywhere."""
     given = spec.resources
     if spec.engine.name != "ray":
@@ -262,23 +275,7 @@ def _check_resources(spec: JobSpec) -> Iterable[FieldError]:
         yield FieldError(f"resources.custom.{name}", given.custom[name], expected)
 
 
-def _check_confirm(spec: JobSpec) -> Iterable[FieldError]:
+def _check_confirm(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     if spec.confirm.top_k > spec.budget.trials_per_arm:
         limit = spec.budget.trials_per_arm
         yield FieldError("confirm.top_k", spec.confirm.top_k, f"at most budget.trials_per_arm, which is {limit}")
-
-
-def _check_rank(spec: JobSpec) -> Iterable[FieldError]:
-    """Refuse a rank that the user asked for and no tensor has: it would silently mean a smaller one."""
-    shapes = tensor_shapes(DATASETS[spec.dataset.name], spec.model)
-    rows = max(shape[0] for shape in shapes if len(shape) > 1)
-    wished = spec.search_space.overrides.get("rank")
-    places: Mapping[str, object] = {"": wished}
-    if isinstance(wished, RangeOverride):
-        places = {".high": wished.high}
-    elif isinstance(wished, list):
-        places = {f"[{index}]": value for index, value in enumerate(wished)}
-    for place, value in places.items():
-        if isinstance(value, int) and value > rows:
-            path = f"search_space.overrides.rank{place}"
-            yield FieldError(path, value, f"at most {rows}, the rows of the largest tensor")

@@ -36,9 +36,19 @@ class SpecModel(BaseModel):
 
 
 class DatasetSpec(SpecModel):
-    """Which data to train on; ``GET /v1/catalog`` lists the names."""
+    """Which data to train on: a bundled dataset by ``name``, or an uploaded one by ``id``."""
 
-    name: str = Field(description="Name of a bundled dataset.", examples=["digits"])
+    name: str | None = Field(None, description="Name of a bundled dataset; `GET /v1/catalog` lists them.")
+    id: str | None = Field(None, description="Id of an uploaded dataset; `GET /v1/datasets` lists them.", max_length=40)
+    target: str | None = Field(None, description="Column of an uploaded dataset to predict; arrays have one at most.")
+    task: Literal["classification", "regression", "autoencoding", "language"] | None = Field(
+        None, description="What to train an uploaded dataset for; null lets the target decide."
+    )
+
+    @property
+    def label(self) -> str:
+        """What a job's dataset is called."""
+        return self.name or self.id or ""
 
 
 Width = Annotated[int, Ge(1), Le(4096)]
@@ -62,7 +72,48 @@ class AutoencoderSpec(SpecModel):
     activation: Activation = "tanh"
 
 
-ModelSpec = Annotated[MlpSpec | AutoencoderSpec, Field(discriminator="name")]
+class ConvnetSpec(SpecModel):
+    """3 x 3 convolutions, each followed by an activation and 2 x 2 pooling; the mean over all places is classified."""
+
+    name: Literal["convnet"] = "convnet"
+    channels: Annotated[list[Annotated[int, Ge(1), Le(1024)]], Len(1, 6)] = Field(
+        [16, 32], description="Channels of the convolutions."
+    )
+    activation: Activation = "relu"
+
+
+class ResnetSpec(SpecModel):
+    """A residual network as for CIFAR: three stages of ``width``, twice and four times ``width``, batch norm."""
+
+    name: Literal["resnet"] = "resnet"
+    width: Annotated[int, Ge(1), Le(256)] = Field(16, description="Channels of the first stage.")
+    blocks: Annotated[int, Ge(1), Le(18)] = Field(1, description="Residual blocks of a stage.")
+    activation: Activation = "relu"
+
+
+class TransformerSpec(SpecModel):
+    """A causal transformer that predicts the next character or byte of a text; norm before each part."""
+
+    name: Literal["transformer"] = "transformer"
+    tokens: Literal["bytes", "characters"] = Field("bytes", description="What the text is cut into.")
+    context: Annotated[int, Ge(2), Le(4096)] = Field(64, description="Tokens of a window.")
+    layers: Annotated[int, Ge(1), Le(24)] = 2
+    heads: Annotated[int, Ge(1), Le(64)] = Field(4, description="Attention heads; they divide the width.")
+    width: Width = 64
+    activation: Activation = "gelu"
+
+
+AnyModel = MlpSpec | AutoencoderSpec | ConvnetSpec | ResnetSpec | TransformerSpec
+ModelSpec = Annotated[AnyModel, Field(discriminator="name")]
+
+MODELS: Mapping[str, type[AnyModel]] = {
+    "mlp": MlpSpec,
+    "autoencoder": AutoencoderSpec,
+    "convnet": ConvnetSpec,
+    "resnet": ResnetSpec,
+    "transformer": TransformerSpec,
+}
+"""Name of a model -> its spec."""
 
 
 class ObjectiveSpec(SpecModel):

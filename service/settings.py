@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the API listens on. There is no login: keep it private.")
     port: Annotated[int, Ge(0), Le(65535)] = Field(8000, description="TCP port of the API.")
     max_body_bytes: Annotated[int, Ge(1024)] = Field(1 << 20, description="Largest request body, in bytes.")
+    max_dataset_bytes: Annotated[int, Ge(1024)] = Field(
+        4 << 30, description="Largest uploaded dataset, in bytes, as it comes and unpacked."
+    )
     lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds a silent worker keeps its job.")
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
         0.3, description="Seconds between two looks for a queued job or for a cancellation."

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from service.api import catalog, health, jobs, problems, results, trials
+from service.api import catalog, datasets, health, jobs, problems, results, trials
 from service.api.dashboard import Dashboard
 from service.api.limits import BodyLimit
 from service.artifacts import ArtifactStore
@@ -54,9 +54,10 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.state.database = database
     app.state.studies = studies
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
+    app.state.max_dataset_bytes = settings.max_dataset_bytes
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    for module in (jobs, trials, results, catalog, health):
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
+    for module in (jobs, trials, results, datasets, catalog, health):
         app.include_router(module.router)
 
     @app.get("/", include_in_schema=False)

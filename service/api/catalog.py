@@ -13,7 +13,7 @@ from search_spaces import describe, get_preset
 from service.api.views import View
 from service.arms import BASELINES
 from service.plan import WARP_PRESETS
-from service.schemas import AutoencoderSpec, MlpSpec
+from service.schemas import MODELS
 from service.training.catalog import DATASETS, Task
 
 router = APIRouter(tags=["catalog"])
@@ -40,12 +40,18 @@ class Catalog(View):
     baselines: dict[str, dict[str, Any]] = Field(description="Search spaces of the baselines.")
 
 
+@router.get("/v1/models")
+def models() -> dict[str, dict[str, Any]]:
+    """List the models that a job may name, each with the JSON schema of its spec."""
+    return {name: model.model_json_schema() for name, model in MODELS.items()}
+
+
 @router.get("/v1/catalog")
 def catalog() -> Catalog:
     """List the datasets, models, search space presets and baselines that a job may name."""
     return Catalog(
         datasets=[DatasetView(name=name, **asdict(info)) for name, info in DATASETS.items()],
-        models={"mlp": MlpSpec.model_json_schema(), "autoencoder": AutoencoderSpec.model_json_schema()},
+        models=models(),
         presets={name: describe(get_preset(name)) for name in WARP_PRESETS},
         baselines={name: describe(get_preset(name)) for name in BASELINES},
     )

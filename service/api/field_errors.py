@@ -12,9 +12,7 @@ from pydantic import BaseModel
 
 from search_spaces.errors import one_of
 from service.errors import FieldError
-from service.schemas import AutoencoderSpec, JobSpec, MlpSpec, RangeOverride
-
-MODELS: Final[Mapping[str, type[BaseModel]]] = {"mlp": MlpSpec, "autoencoder": AutoencoderSpec}
+from service.schemas import MODELS, JobSpec, RangeOverride
 
 REQUIRED: Final = "a value: the field is required"
 OBJECT: Final = "a JSON object"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -17,12 +18,12 @@ from service.api.views import EventView, JobSummary, JobView, Page
 from service.db.models import Job
 from service.db.session import Database
 from service.estimate import JobEstimate, estimate
+from service.ledger import datasets, queries
 from service.ledger import jobs as ledger
-from service.ledger import queries
 from service.plan import extended, make_plan
 from service.schemas import ExtendSpec, JobSpec
 from service.states import JobState
-from service.training.catalog import DATASETS, training_rows
+from service.training.catalog import training_rows
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -49,7 +50,10 @@ class JobQuery(PageQuery):
     responses={
         200: {"model": JobEstimate, "description": "A dry run: what the job would do and cost."},
         **responses(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE
+            HTTPStatus.CONFLICT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.SERVICE_UNAVAILABLE,
         ),
     },
 )
@@ -61,15 +65,16 @@ def submit_job(
     dry_run: Annotated[bool, Query(description="Answer the plan with an estimate, and queue nothing.")] = False,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
-    plan = make_plan(spec)
+    plan = make_plan(spec, datasets.info_for(db, spec.dataset))
+    info = asdict(plan.info) if spec.dataset.id is not None else None
     if dry_run:
         response.status_code = HTTPStatus.OK
-        return estimate(plan, training_rows(DATASETS[spec.dataset.name]))
+        return estimate(plan, training_rows(plan.info, spec.model))
     arms = [arm.name for arm in plan.arms]
     if idempotency_key is None:
-        view = _view(db, ledger.submit(db, spec.to_json(), arms).id)
+        view = _view(db, ledger.submit(db, spec.to_json(), arms, info).id)
     else:
-        answer, replayed = ledger.submit_once(db, spec.to_json(), arms, idempotency_key, _render)
+        answer, replayed = ledger.submit_once(db, spec.to_json(), arms, idempotency_key, _render, info)
         view = JobView.model_validate(answer)
         response.headers["Idempotent-Replayed"] = str(replayed).lower()
     response.headers["Location"] = view.links.self

@@ -13,14 +13,14 @@ TOO_LARGE: Final = 413
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 to a body over ``max_bytes``."""
+    """ASGI middleware that answers 413 to a body over ``max_bytes``, but at ``streamed``, which has its own limit."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, streamed: str = "") -> None:
+        self._app, self._max_bytes, self._streamed = app, max_bytes, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the whole body, at most ``max_bytes`` of it, then pass it on."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (scope["path"], scope["method"]) == (self._streamed, "POST"):
             await self._app(scope, receive, send)
             return
         body = bytearray()

@@ -22,7 +22,9 @@ from service.api.field_errors import field_errors
 from service.errors import (
     ConflictError,
     FieldError,
+    FileTooLargeError,
     IdempotencyConflictError,
+    InvalidFileError,
     InvalidSpecError,
     NotFoundError,
     ServiceError,
@@ -38,6 +40,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
     InvalidSpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
     IdempotencyConflictError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidFileError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    FileTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,

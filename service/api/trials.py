@@ -13,8 +13,7 @@ from service.api.problems import responses
 from service.api.views import Page, PointView, TrialDetail, TrialView
 from service.ledger import queries
 from service.ledger.jobs import require_job
-from service.plan import make_plan
-from service.schemas import JobSpec
+from service.plan import plan_of
 from service.states import TrialState
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/trials", tags=["trials"])
@@ -31,7 +30,8 @@ class TrialQuery(PageQuery):
 def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Query()]) -> Page[TrialView]:
     """List the trials of a job by number."""
     with db.read() as session:
-        plan = make_plan(JobSpec.model_validate(require_job(session, job_id).spec))
+        job = require_job(session, job_id)
+        plan = plan_of(job.spec, job.dataset_info)
         rows = queries.trials_page(session, job_id, wanted.limit + 1, wanted.cursor, arm=wanted.arm, state=wanted.state)
     return Page[TrialView].of(rows, wanted.limit, lambda row: TrialView.of(row, plan), lambda row: row.number)
 
@@ -40,7 +40,8 @@ def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Qu
 def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
     """Show a trial with its learning curve."""
     with db.read() as session:
-        plan = make_plan(JobSpec.model_validate(require_job(session, job_id).spec))
+        job = require_job(session, job_id)
+        plan = plan_of(job.spec, job.dataset_info)
         row, points = queries.trial(session, job_id, number)
     curve = [PointView.of(point) for point in points]
     return TrialDetail(**TrialView.of(row, plan).model_dump(), curve=curve)

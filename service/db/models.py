@@ -8,7 +8,18 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.states import ArmState, JobState, TrialState
@@ -41,9 +52,9 @@ def _job_key() -> Mapped[str]:
 class Job(Base):
     """One tuning job, with its lease.
 
-    ``looks`` counts how many times its confirmation is judged: one more with each extension. ``lease_token`` grows with
-    every claim: a write that carries an older one is refused. ``lease_expires_s`` is in seconds since 1970 on the
-    database's clock.
+    ``dataset_info`` is what is known of an uploaded dataset, NULL for a bundled one. ``looks`` counts how many times
+    its confirmation is judged: one more with each extension. ``lease_token`` grows with every claim: a write that
+    carries an older one is refused. ``lease_expires_s`` is in seconds since 1970 on the database's clock.
     """
 
     __tablename__ = "jobs"
@@ -57,6 +68,7 @@ class Job(Base):
     spec: Mapped[dict[str, Any]]
     cause: Mapped[str | None] = mapped_column(Text)
     data_sha256: Mapped[str | None] = mapped_column(String(64))
+    dataset_info: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -65,6 +77,21 @@ class Job(Base):
     lease_worker: Mapped[str | None] = mapped_column(String(200))
     lease_token: Mapped[int] = mapped_column(default=0)
     lease_expires_s: Mapped[float | None]
+
+
+class DatasetRow(Base):
+    """An uploaded dataset; ``facts`` is what it was found to hold."""
+
+    __tablename__ = "datasets"
+
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(40), unique=True)
+    name: Mapped[str] = mapped_column(String(100))
+    format: Mapped[str] = mapped_column(String(16))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    facts: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
 
 
 class IdempotencyKey(Base):

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from service.db.models import Arm, ConfirmRun, IdempotencyKey, Job, Trial
 from service.db.session import Database, epoch_now
 from service.errors import ConflictError, IdempotencyConflictError, NotFoundError
+from service.ledger import datasets
 from service.ledger.events import now, record
 from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, ArmState, JobState, TrialState
 
@@ -44,16 +45,20 @@ def require_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
-def submit(db: Database, spec: Mapping[str, Any], arms: Sequence[str]) -> Job:
+def submit(db: Database, spec: Mapping[str, Any], arms: Sequence[str], info: Mapping[str, Any] | None = None) -> Job:
     """Store a queued job with its arms.
 
     Args:
         db: The ledger's database.
         spec: The whole spec, defaults written out.
         arms: Names of the arms, in the order in which they will run.
+        info: What is known of an uploaded dataset.
+
+    Raises:
+        ConflictError: The uploaded dataset was deleted.
     """
     with db.write() as session:
-        return _insert(session, spec, arms)
+        return _insert(session, spec, arms, info)
 
 
 def submit_once(
@@ -62,6 +67,7 @@ def submit_once(
     arms: Sequence[str],
     key: str,
     render: Callable[[Session, Job], dict[str, Any]],
+    info: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Store a queued job unless ``key`` already stands for one.
 
@@ -71,6 +77,7 @@ def submit_once(
         arms: Names of the arms, in the order in which they will run.
         key: The Idempotency-Key.
         render: Turns the new job into the answer that is stored and replayed.
+        info: What is known of an uploaded dataset.
 
     Returns:
         The answer, and whether it is a replay.
@@ -78,7 +85,7 @@ def submit_once(
     Raises:
         IdempotencyConflictError: ``key`` was used with another body.
     """
-    return _once(db, key, spec_hash(spec), lambda session: _insert(session, spec, arms), render)
+    return _once(db, key, spec_hash(spec), lambda session: _insert(session, spec, arms, info), render)
 
 
 def extend(
@@ -112,6 +119,8 @@ def extend(
         job = require_job(session, job_id, lock=True)
         if job.state != JobState.SUCCEEDED:
             raise ConflictError(f"job {job_id} is {job.state}: only a job that has succeeded can be extended")
+        if job.dataset_info is not None:
+            datasets.lock(session, job.dataset)
         job.spec = dict(change(job.spec))
         job.state, job.finished_at, job.cancel_requested, job.looks = JobState.QUEUED, None, False, job.looks + 1
         if more.get("trials") or more.get("max_seconds"):
@@ -150,11 +159,15 @@ def _once(
     return earlier.answer, True
 
 
-def _insert(session: Session, spec: Mapping[str, Any], arms: Sequence[str]) -> Job:
+def _insert(session: Session, spec: Mapping[str, Any], arms: Sequence[str], info: Mapping[str, Any] | None) -> Job:
+    chosen = spec["dataset"]
+    if chosen["id"] is not None:
+        datasets.lock(session, chosen["id"])
     job = Job(
         id=f"job-{secrets.token_hex(8)}",
         name=spec["name"],
-        dataset=spec["dataset"]["name"],
+        dataset=chosen["name"] or chosen["id"],
+        dataset_info=None if info is None else dict(info),
         spec=dict(spec),
         created_at=now(),
     )

@@ -29,11 +29,13 @@ class Lease:
         job_id: The job.
         token: Fencing token; grows with every claim of the job.
         spec_json: The job's spec, as it was stored.
+        info_json: What is known of its uploaded dataset.
     """
 
     job_id: str
     token: int
     spec_json: Mapping[str, Any]
+    info_json: Mapping[str, Any] | None = None
 
     @property
     def spec(self) -> JobSpec:
@@ -59,7 +61,7 @@ def claim(db: Database, worker: str, lease_s: float) -> Lease | None:
             lease_token=Job.lease_token + 1,
             lease_expires_s=epoch_now() + lease_s,
         )
-        .returning(Job.id, Job.lease_token, Job.spec)
+        .returning(Job.id, Job.lease_token, Job.spec, Job.dataset_info)
         .execution_options(synchronize_session=False)
     )
     with db.write() as session:
@@ -67,7 +69,7 @@ def claim(db: Database, worker: str, lease_s: float) -> Lease | None:
         if row is None:
             return None
         record(session, row.id, "claimed", worker=worker, token=row.lease_token)
-    return Lease(row.id, row.lease_token, row.spec)
+    return Lease(row.id, row.lease_token, row.spec, row.dataset_info)
 
 
 def renew(db: Database, lease: Lease, lease_s: float) -> None:

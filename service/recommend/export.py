@@ -14,9 +14,8 @@ from typing import Any, Final
 from service.artifacts import DATA_FILE, ArtifactStore
 from service.db.models import Job, RecommendationRow
 from service.errors import NotFoundError
-from service.plan import JobPlan, make_plan
+from service.plan import JobPlan, plan_of
 from service.recommend.script import OPTIMIZERS, make_script, replayed_run, summary
-from service.schemas import JobSpec
 from service.version import VERSION
 
 
@@ -69,7 +68,7 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: Artif
     Raises:
         NotFoundError: The recommendation has no learned P (``safetensors``), or the prepared split is gone (``zip``).
     """
-    plan = make_plan(JobSpec.model_validate(job.spec))
+    plan = plan_of(job.spec, job.dataset_info)
     match fmt:
         case ExportFormat.PYTHON:
             return make_script(plan, row, job.data_sha256, artifacts.get(job.id, DATA_FILE)).encode()

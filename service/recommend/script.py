@@ -106,11 +106,20 @@ OPTIMIZERS: Final = {
 }
 """Optimizer of an arm that can be recommended -> how a script makes it."""
 
+NETWORK_IMPORTS: Final = """
+from collections.abc import Callable
+
+from torch import Tensor
+from typing_extensions import override
+
+"""
+
 MODULES: Final = {"relu": "ReLU", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU"}
 LOSSES: Final = {
     Task.CLASSIFICATION: "cross_entropy",
     Task.REGRESSION: "mse_loss",
     Task.AUTOENCODING: "mse_loss",
+    Task.LANGUAGE: "cross_entropy",
 }
 
 
@@ -157,7 +166,7 @@ def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, 
         version=VERSION,
         needs=code.needs,
         imports=code.imports,
-        before=code.before,
+        before=_network_code(plan) + code.before,
         body=textwrap.indent(code.body.strip(), "    "),
         config=pprint.pformat(row.data["config"], sort_dicts=False),
         steps=spec.budget.steps,
@@ -169,7 +178,7 @@ def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, 
         p_recorded=learned and learned["test_loss"],
         threads=spec.resources.cpus_per_trial,
         device=repr("cuda" if spec.resources.gpus_per_trial else "cpu"),
-        layers="\n".join(f"        {line}," for line in _layers(plan)),
+        model=_model(plan),
         part='f"x_{part}"' if plan.task is Task.AUTOENCODING else 'f"y_{part}"',
         factor="1.0 - step / STEPS" if spec.training.schedule == "linear" else "1.0",
         loss=LOSSES[plan.task],
@@ -178,10 +187,28 @@ def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, 
     )
 
 
-def _layers(plan: JobPlan) -> list[str]:
-    between = f"nn.{MODULES[plan.spec.model.activation]}()"
-    layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(plan.sizes)]
-    return [line for layer in layers for line in (layer, between)][:-1]
+def _network_code(plan: JobPlan) -> str:
+    """Return the source of what is no chain of linear layers; it needs nothing but torch."""
+    if plan.network is None:
+        return ""
+    source = (files("service.training") / "networks.py").read_text(encoding="utf-8")
+    return NETWORK_IMPORTS + source[source.index("Activation =") :] + "\n"
+
+
+def _model(plan: JobPlan) -> str:
+    """Return the expression that makes the model."""
+    spec, module = plan.network, f"nn.{MODULES[plan.spec.model.activation]}"
+    if spec is None:
+        layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(plan.sizes)]
+        lines = [line for layer in layers for line in (layer, f"{module}()")][:-1]
+        return "nn.Sequential(\n" + "\n".join(f"        {line}," for line in lines) + "\n    )"
+    shape, outputs = plan.info.shape, plan.sizes[-1]
+    if spec["name"] == "convnet":
+        return f"convnet({shape}, {spec['channels']}, {module}, {outputs})"
+    if spec["name"] == "resnet":
+        return f"resnet({shape}, {spec['width']}, {spec['blocks']}, {module}, {outputs})"
+    blocks = f"[TransformerBlock({spec['width']}, {spec['heads']}, {module}) for _ in range({spec['layers']})]"
+    return f"Transformer({outputs}, {spec['context']}, {spec['width']}, {blocks})"
 
 
 def _embedded(data: bytes | None) -> str:
@@ -198,6 +225,8 @@ def summary(plan: JobPlan, row: RecommendationRow) -> dict[str, Any]:
         "arm": plan.arm(row.arm).optimizer,
         "config": row.data["config"],
         "sizes": list(plan.sizes),
+        "model": plan.network,
+        "shape": list(plan.info.shape),
         "activation": spec.model.activation,
         "task": str(plan.task),
         "steps": spec.budget.steps,

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
-from service.schemas import AutoencoderSpec, MlpSpec
+from service.schemas import AnyModel, AutoencoderSpec, ConvnetSpec, MlpSpec, ResnetSpec, TransformerSpec
 
 
 class Task(StrEnum):
@@ -20,11 +20,12 @@ class Task(StrEnum):
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
     AUTOENCODING = "autoencoding"
+    LANGUAGE = "language"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetInfo:
-    """Facts about one bundled dataset.
+    """Facts about one dataset.
 
     Attributes:
         rows: Number of samples.
@@ -33,6 +34,8 @@ class DatasetInfo:
         outputs: Classes of a classification, columns of a regression's target.
         images: Whether the columns are pixels: they share one unit, and so one scale, and can be autoencoded.
         source: Where the data comes from.
+        shape: Channels, height and width of an image; empty for other data.
+        characters: Distinct characters of a text.
     """
 
     rows: int
@@ -41,10 +44,17 @@ class DatasetInfo:
     outputs: int
     images: bool = False
     source: str = "scikit-learn"
+    shape: tuple[int, ...] = ()
+    characters: int = 0
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
+        """Read the JSON values of ``dataclasses.asdict``."""
+        return cls(**{**stored, "task": Task(stored["task"]), "shape": tuple(stored["shape"])})
 
 
 DATASETS: Final[Mapping[str, DatasetInfo]] = {
-    "digits": DatasetInfo(rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True),
+    "digits": DatasetInfo(rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True, shape=(1, 8, 8)),
     "breast_cancer": DatasetInfo(rows=569, features=30, task=Task.CLASSIFICATION, outputs=2),
     "wine": DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3),
     "diabetes": DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1),
@@ -55,29 +65,85 @@ HELD_OUT: Final = 0.2
 """Share of the rows in the validation part, and again in the test part."""
 
 
-def training_rows(dataset: DatasetInfo) -> int:
-    """Return how many rows are left to train on."""
+def training_rows(dataset: DatasetInfo, model: AnyModel | None = None) -> int:
+    """Return how many rows are left to train on; of a text, how many windows of ``model``."""
+    if isinstance(model, TransformerSpec):
+        return (part_bounds(dataset.rows)[0] - 1) // model.context
     held_out = math.ceil(dataset.rows * HELD_OUT)
     return dataset.rows - held_out - math.ceil((dataset.rows - held_out) * HELD_OUT / (1 - HELD_OUT))
 
 
-def task_of(dataset: DatasetInfo, model: MlpSpec | AutoencoderSpec) -> Task:
+def part_bounds(tokens: int) -> tuple[int, int]:
+    """Return where the training part and the validation part of a text end."""
+    held_out = int(tokens * HELD_OUT)
+    return tokens - 2 * held_out, tokens - held_out
+
+
+def task_of(dataset: DatasetInfo, model: AnyModel) -> Task:
     """Return what ``model`` is trained for on ``dataset``."""
     return Task.AUTOENCODING if isinstance(model, AutoencoderSpec) else dataset.task
 
 
-def layer_sizes(dataset: DatasetInfo, model: MlpSpec | AutoencoderSpec) -> list[int]:
-    """Return the widths of the layers of ``model``, from the input to the output.
+def layer_sizes(dataset: DatasetInfo, model: AnyModel) -> list[int]:
+    """Return the widths of the layers of ``model``, from the input to the output; of others than chains, just those.
 
     >>> layer_sizes(DATASETS["digits"], AutoencoderSpec())
     [64, 96, 48, 30, 48, 96, 64]
     """
     if isinstance(model, AutoencoderSpec):
         return [dataset.features, *model.hidden, model.code, *reversed(model.hidden), dataset.features]
-    return [dataset.features, *model.hidden, dataset.outputs]
+    if isinstance(model, MlpSpec):
+        return [dataset.features, *model.hidden, dataset.outputs]
+    if isinstance(model, TransformerSpec):
+        return [model.context, dataset.characters if model.tokens == "characters" else dataset.outputs]
+    return [dataset.features, dataset.outputs]
 
 
-def tensor_shapes(dataset: DatasetInfo, model: MlpSpec | AutoencoderSpec) -> list[tuple[int, ...]]:
+def tensor_shapes(dataset: DatasetInfo, model: AnyModel) -> list[tuple[int, ...]]:
     """Return the shapes of the parameters of ``model``, in the order of ``Module.parameters()``."""
     sizes = layer_sizes(dataset, model)
+    if isinstance(model, ConvnetSpec):
+        return _convnet_shapes(dataset.shape[0], model, sizes[-1])
+    if isinstance(model, ResnetSpec):
+        return _resnet_shapes(dataset.shape[0], model, sizes[-1])
+    if isinstance(model, TransformerSpec):
+        return _transformer_shapes(model, sizes[-1])
+    return _chain_shapes(sizes)
+
+
+def parameter_count(dataset: DatasetInfo, model: AnyModel) -> int:
+    """Return the number of parameters of ``model`` on ``dataset``."""
+    return sum(map(math.prod, tensor_shapes(dataset, model)))
+
+
+def _chain_shapes(sizes: list[int]) -> list[tuple[int, ...]]:
     return [shape for fan_in, fan_out in pairwise(sizes) for shape in ((fan_out, fan_in), (fan_out,))]
+
+
+def _convnet_shapes(channels: int, model: ConvnetSpec, outputs: int) -> list[tuple[int, ...]]:
+    pairs = pairwise([channels, *model.channels])
+    convolutions: list[tuple[int, ...]] = [shape for c, out in pairs for shape in ((out, c, 3, 3), (out,))]
+    return convolutions + _chain_shapes([model.channels[-1], outputs])
+
+
+def _resnet_shapes(channels: int, model: ResnetSpec, outputs: int) -> list[tuple[int, ...]]:
+    def convolution(inner: int, out: int, side: int) -> list[tuple[int, ...]]:
+        return [(out, inner, side, side), (out,), (out,)]
+
+    shapes = convolution(channels, model.width, 3)
+    before = model.width
+    for stage in range(3):
+        width = model.width << stage
+        for _ in range(model.blocks):
+            shapes += convolution(before, width, 3) + convolution(width, width, 3)
+            shapes += convolution(before, width, 1) if before != width else []
+            before = width
+    return shapes + _chain_shapes([before, outputs])
+
+
+def _transformer_shapes(model: TransformerSpec, tokens: int) -> list[tuple[int, ...]]:
+    width = model.width
+    norm: list[tuple[int, ...]] = [(width,), (width,)]
+    block = [*norm, *_chain_shapes([width, 3 * width]), *_chain_shapes([width, width])]
+    block += [*norm, *_chain_shapes([width, 4 * width, width])]
+    return [(tokens, width), (model.context, width), *block * model.layers, *norm, *_chain_shapes([width, tokens])]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from service.training.catalog import Task
-from service.training.models import LOSSES, build_model
+from service.training.models import LOSSES, build_network
 from service.training.optimizers import build_optimizer
 from warpadam import WarpAdamConfig, estimate_memory
 
@@ -26,8 +26,8 @@ def footprint(request: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return ``seconds_a_step`` and ``p_bytes`` by arm.
 
     Args:
-        request: ``sizes``, ``activation``, ``task``, ``batch_size`` of the model and its batches, and for each of
-            ``arms`` its ``name``, ``optimizer`` and ``config``.
+        request: ``sizes``, ``activation``, ``model``, ``shape``, ``task``, ``batch_size`` of the model and its batches,
+            and for each of ``arms`` its ``name``, ``optimizer`` and ``config``.
     """
     torch.set_num_threads(1)
     return {arm["name"]: _arm(request, arm) for arm in request["arms"]}
@@ -36,12 +36,15 @@ def footprint(request: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]:
     torch.manual_seed(0)
     sizes: Sequence[int] = request["sizes"]
-    model = build_model(sizes, request["activation"])
+    model = build_network(request["model"], tuple(request["shape"]), sizes, request["activation"])
     optimizer = build_optimizer(arm["optimizer"], model, arm["config"])
     task = Task(request["task"])
-    x = torch.randn(request["batch_size"], sizes[0])
-    shape = (len(x), sizes[-1])
-    y = torch.randint(sizes[-1], (len(x),)) if task is Task.CLASSIFICATION else torch.randn(shape)
+    rows = request["batch_size"]
+    x, y = torch.randn(rows, sizes[0]), torch.randn(rows, sizes[-1])
+    if task is Task.CLASSIFICATION:
+        y = torch.randint(sizes[-1], (rows,))
+    elif task is Task.LANGUAGE:
+        x = y = torch.randint(sizes[-1], (rows, sizes[0]))
     began = 0.0
     for step in range(WARM_UP_STEPS + TIMED_STEPS):
         if step == WARM_UP_STEPS:

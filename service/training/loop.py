@@ -17,7 +17,7 @@ from service.training.catalog import Task
 from service.training.checkpoint import Checkpoints
 from service.training.datasets import load
 from service.training.learned_p import apply_p, write_p
-from service.training.models import LOSSES, SCORES, build_model
+from service.training.models import LOSSES, SCORES, build_network
 from service.training.optimizers import build_optimizer
 from service.training.run import DivergedError, Progress, Run
 
@@ -68,7 +68,7 @@ class _State:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._data = _Data(run)
-        self._model = build_model(run.sizes, run.activation).to(run.device)
+        self._model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
         self._optimizer = build_optimizer(run.arm, self._model, run.config)
         if run.from_p_url is not None:
             apply_p(self._optimizer, run.from_p_url, run.from_p_sha256)
@@ -189,5 +189,7 @@ class _Data:
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str) -> tuple[float, float]:
         """Return the loss, and the accuracy or R2."""
+        model.eval()
         output, y = model(self.x[part]), self.y[part]
+        model.train()
         return self.loss(output, y).item(), SCORES[self.task](output, y).item()

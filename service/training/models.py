@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from service.training.catalog import Task
+from service.training.networks import Transformer, TransformerBlock, convnet, resnet
 
 ACTIVATIONS: Final[Mapping[str, type[nn.Module]]] = {
     "relu": nn.ReLU,
@@ -23,6 +24,7 @@ LOSSES: Final[Mapping[Task, Callable[[Tensor, Tensor], Tensor]]] = {
     Task.CLASSIFICATION: functional.cross_entropy,
     Task.REGRESSION: functional.mse_loss,
     Task.AUTOENCODING: functional.mse_loss,
+    Task.LANGUAGE: functional.cross_entropy,
 }
 """Mean over the rows (and columns); a regression's target and an autoencoder's input are standardised."""
 
@@ -39,6 +41,7 @@ SCORES: Final[Mapping[Task, Callable[[Tensor, Tensor], Tensor]]] = {
     Task.CLASSIFICATION: _accuracy,
     Task.REGRESSION: _r2,
     Task.AUTOENCODING: _r2,
+    Task.LANGUAGE: _accuracy,
 }
 """Share of the rows that are right; or share of the variance, of all columns together, that is explained."""
 
@@ -49,3 +52,25 @@ def build_model(sizes: Sequence[int], activation: str) -> nn.Sequential:
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
+
+
+def build_network(
+    spec: Mapping[str, Any] | None, shape: tuple[int, ...], sizes: Sequence[int], activation: str
+) -> nn.Module:
+    """Return the model of a run, freshly initialised.
+
+    Args:
+        spec: Spec of a model that is no chain of linear layers; None for a chain.
+        shape: Channels, height and width of an image.
+        sizes: Widths of the layers of a chain; of another model, those of its input and its output.
+        activation: Name of the activation.
+    """
+    if spec is None:
+        return build_model(sizes, activation)
+    activate, outputs = ACTIVATIONS[activation], sizes[-1]
+    if spec["name"] == "convnet":
+        return convnet(shape, spec["channels"], activate, outputs)
+    if spec["name"] == "resnet":
+        return resnet(shape, spec["width"], spec["blocks"], activate, outputs)
+    blocks = [TransformerBlock(spec["width"], spec["heads"], activate) for _ in range(spec["layers"])]
+    return Transformer(outputs, spec["context"], spec["width"], blocks)

@@ -34,6 +34,8 @@ class Run:
         config: Its hyper-parameters.
         sizes: Widths of the model's layers.
         activation: Name of the activation between them.
+        model: Spec of a model that is no chain of linear layers; `sizes` are then those of its input and its output.
+        shape: Channels, height and width of an image; empty for other data.
         task: What is trained, and with it the loss.
         data_url: The prepared split.
         data_sha256: Its hash.
@@ -62,6 +64,8 @@ class Run:
     batch_size: int
     schedule: Literal["constant", "linear"]
     seed: int
+    model: Mapping[str, Any] | None = None
+    shape: tuple[int, ...] = ()
     threads: int = 1
     device: str = "cpu"
     test: bool = False

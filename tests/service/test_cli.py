@@ -314,3 +314,22 @@ def test_database_that_cannot_be_used_is_one_line(command: str, database_url: st
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in result.stderr
     assert "secret" not in result.stderr
+
+
+def test_upload_prints_the_id_which_datasets_lists(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "numbers.csv"
+    path.write_text("a,b\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
+    first, again = run("upload", path), run("upload", path)
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert again.stdout == first.stdout
+    assert again.stderr == "the same file was uploaded before\n"
+    (line,) = [line for line in run("datasets").stdout.splitlines() if line.startswith(first.stdout.strip())]
+    assert line.split()[1:] == ["20", "rows", "csv", "numbers.csv"]
+
+
+def test_upload_of_what_cannot_be_used_says_why(run: Run, tmp_path: Path) -> None:
+    fails(run("upload", tmp_path / "missing.csv"), 2, "cannot read")
+    (tmp_path / "bad.csv").write_text("a,b\n1\n")
+    fails(run("upload", tmp_path / "bad.csv"), 1, "Row #2: Expected 2 columns, got 1")
+    (tmp_path / "sheet.xls").write_text("x")
+    fails(run("upload", tmp_path / "sheet.xls"), 1, "filename: got 'sheet.xls', expected a name that ends with .csv")

@@ -31,7 +31,7 @@ SMALLEST: dict[str, Any] = {"dataset": {"name": "wine"}, "model": {"name": "mlp"
 def test_defaults_are_what_the_documents_say() -> None:
     assert JobSpec.model_validate(SMALLEST).to_json() == {
         "name": "untitled",
-        "dataset": {"name": "wine"},
+        "dataset": {"name": "wine", "id": None, "target": None, "task": None},
         "model": {"name": "mlp", "hidden": [64, 64], "activation": "relu"},
         "objective": {"metric": "val_loss", "target": None, "trade_off": None},
         "search_space": {"preset": "default", "overrides": {}},

@@ -11,11 +11,11 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from service.schemas import AutoencoderSpec, JobSpec, MlpSpec, RangeOverride, SpecModel
+from service.schemas import MODELS, JobSpec, RangeOverride, SpecModel
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {
-    ("post", "/v1/jobs"): {200, 202, 413, 422, 500, 503},
+    ("post", "/v1/jobs"): {200, 202, 409, 413, 422, 500, 503},
     ("get", "/v1/jobs"): {200, 422, 500},
     ("get", "/v1/jobs/{job_id}"): {200, 404, 422, 500},
     ("delete", "/v1/jobs/{job_id}"): {204, 404, 409, 422, 500},
@@ -27,6 +27,11 @@ OPERATIONS = {
     ("get", "/v1/jobs/{job_id}/recommendation"): {200, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/export"): {200, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/report"): {200, 404, 409, 422, 500},
+    ("post", "/v1/datasets"): {200, 201, 413, 422, 500},
+    ("get", "/v1/datasets"): {200, 422, 500},
+    ("get", "/v1/datasets/{dataset_id}"): {200, 404, 422, 500},
+    ("delete", "/v1/datasets/{dataset_id}"): {204, 404, 409, 422, 500},
+    ("get", "/v1/models"): {200, 500},
     ("get", "/v1/catalog"): {200, 500},
     ("get", "/healthz"): {200, 500},
     ("get", "/readyz"): {200, 500, 503},
@@ -101,7 +106,7 @@ def test_every_problem_is_a_problem_document(document: dict[str, Any]) -> None:
 def spec_models() -> list[type[BaseModel]]:
     fields = [field.annotation for field in JobSpec.model_fields.values()]
     inner = [kind for kind in fields if isinstance(kind, type) and issubclass(kind, SpecModel)]
-    return [JobSpec, MlpSpec, AutoencoderSpec, RangeOverride, *inner]
+    return [JobSpec, *MODELS.values(), RangeOverride, *inner]
 
 
 @pytest.mark.parametrize("model", spec_models(), ids=lambda model: model.__name__)

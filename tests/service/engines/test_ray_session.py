@@ -55,7 +55,7 @@ def test_an_embedded_ray_listens_on_loopback_only_and_dies_with_a_worker_that_is
     listening = [
         connection.laddr.ip
         for connection in psutil.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN and connection.pid in ours
+        if connection.status == psutil.CONN_LISTEN and connection.pid in ours and connection.laddr
     ]
     assert listening
     assert [ip for ip in listening if not is_loopback(ip)] == []

@@ -26,7 +26,7 @@ from service.engines.base import Assignment
 from service.engines.ray_tune import RayEngine
 from service.schemas import ResourcesSpec
 from service.training.catalog import Task
-from service.training.datasets import prepare
+from service.training.datasets import pack_split, prepare, save_split
 from service.training.run import Progress, Run
 from tests.service.engines.contract import SILENCE_S, Recorder
 
@@ -57,16 +57,19 @@ def counted(folder: str, run: Run) -> Iterator[Progress]:
 
 
 def make_run(folder: str) -> Run:
-    content = prepare("wine", 0).to_npz()
-    store = ArtifactStore(folder)
+    store, split = ArtifactStore(folder), Path(folder) / "split"
+    split.mkdir()
+    save_split(prepare("wine", 0).arrays(), split)
+    packed = Path(folder) / "split.npz"
+    pack_split(split, packed)
     return Run(
         arm="adamw",
         config={"lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
         sizes=(13, 8, 3),
         activation="relu",
         task=Task.CLASSIFICATION,
-        data_url=store.put("job", "data.npz", content),
-        data_sha256=hashlib.sha256(content).hexdigest(),
+        data_url=store.put_file("job", "data.npz", packed),
+        data_sha256=hashlib.sha256(packed.read_bytes()).hexdigest(),
         steps=STEPS,
         batch_size=32,
         schedule="linear",

@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from service.plan import make_plan
 from service.schemas import JobSpec
-from service.training.datasets import prepare
+from service.training.datasets import pack_split, prepare, save_split
 from service.training.loop import POINTS, train
 from service.training.models import build_model
 from service.training.run import DivergedError, Progress, Run
@@ -26,14 +26,16 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **changes: Any) -> Run:
-    content = prepare(dataset, 0).to_npz()
+    folder = tmp_path / dataset
+    folder.mkdir(exist_ok=True)
+    save_split(prepare(dataset, 0).arrays(), folder)
     file = tmp_path / f"{dataset}.npz"
-    file.write_bytes(content)
+    pack_split(folder, file)
     spec = JobSpec.model_validate(
         {"dataset": {"name": dataset}, "model": MODELS[dataset], "budget": {"steps": 60, "batch_size": 32}}
     )
     plan = make_plan(spec)
-    data = (f"file://{file}", hashlib.sha256(content).hexdigest())
+    data = (f"file://{file}", hashlib.sha256(file.read_bytes()).hexdigest())
     run = plan.run(arm, plan.arm(arm).space.first_trials[0], data, seed=5, test=True)
     return replace(run, **changes)
 

@@ -1,0 +1,191 @@
+# Routes of uploaded datasets. The body of an upload is streamed to a temporary file, checked in a thread, then stored:
+# no event loop waits for a file, and a refused one leaves nothing.
+"""Datasets over HTTP."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from functools import partial
+from http import HTTPStatus
+from pathlib import PurePath
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, Text
+from service.api.problems import responses
+from service.api.views import Page, View
+from service.artifacts import ArtifactStore
+from service.datasets.upload import SUFFIXES, FileFormat, Upload
+from service.db.models import DatasetRow
+from service.db.session import Database
+from service.errors import FieldError, InvalidSpecError
+from service.ledger import datasets as ledger
+from service.ledger.events import now
+from service.training.catalog import Task
+from service.training.facts import FACTS_FILE, ColumnKind, DatasetFacts, Layout
+
+PATH: Final = "/v1/datasets"
+"""Where files are posted to: the limit on other bodies does not apply there."""
+
+router = APIRouter(prefix=PATH, tags=["datasets"])
+
+DatasetId = Annotated[Text, Path(description="Id of an uploaded dataset.", examples=["ds-" + "0" * 32])]
+
+
+class UploadQuery(BaseModel):
+    """What is uploaded."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    filename: str = Field("", max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", description="Its name.")
+    format: FileFormat | None = Field(None, description="What it is; null lets the ending of the name decide.")
+
+
+class ColumnView(View):
+    """A column, as it was found."""
+
+    name: str
+    kind: ColumnKind = Field(description="Whether it is scaled, one-hot coded, or hashed word by word.")
+    type: str = Field(description="Its type in the file.")
+    missing: int = Field(description="Rows without a value.")
+    first_missing: int | None = Field(description="The first of them, counted from 1.")
+    distinct: int
+    levels: dict[str, int] | None = Field(description="Value -> rows, where there are few: the class balance.")
+    low: float | None
+    high: float | None
+    task: Task = Field(description="What it would ask for as the target.")
+
+
+class DatasetSummary(View):
+    """A dataset in a list."""
+
+    id: str
+    name: str
+    format: FileFormat
+    sha256: str
+    size_bytes: int
+    rows: int
+    created_at: datetime
+
+
+class UploadedDataset(DatasetSummary):
+    """A dataset with what it was found to hold."""
+
+    layout: Layout
+    columns: list[ColumnView] = Field(description="Columns of a table, or the labels of arrays and images.")
+    shape: list[int] = Field(description="Shape of a row of arrays and images, channels first.")
+    characters: int = Field(description="Distinct characters of a text.")
+    task: Task | None = Field(description="What it is for where no target is chosen; null for a table.")
+
+
+def _summary(row: DatasetRow) -> DatasetSummary:
+    names = set(DatasetSummary.model_fields) - {"rows"}
+    return DatasetSummary(**{name: getattr(row, name) for name in names}, rows=row.facts["rows"])
+
+
+def _view(row: DatasetRow) -> UploadedDataset:
+    facts = DatasetFacts.from_json(row.facts)
+    columns = [
+        ColumnView(
+            **{name: getattr(column, name) for name in set(ColumnView.model_fields) - {"task"}},
+            task=facts.suggested_task(column),
+        )
+        for column in facts.columns
+    ]
+    return UploadedDataset(
+        **_summary(row).model_dump(),
+        layout=facts.layout,
+        columns=columns,
+        shape=list(facts.shape),
+        characters=facts.characters,
+        task=None if facts.layout is Layout.TABLE else facts.suggested_task(facts.target(None)),
+    )
+
+
+BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "The file itself.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.CREATED,
+    openapi_extra=BODY,
+    responses={
+        200: {"model": UploadedDataset, "description": "The same file was uploaded before."},
+        **responses(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY),
+    },
+)
+async def upload_dataset(
+    request: Request,
+    response: Response,
+    db: DatabaseDep,
+    artifacts: ArtifactsDep,
+    wanted: Annotated[UploadQuery, Query()],
+) -> UploadedDataset:
+    """Upload a file: CSV, Parquet, NPZ, plain text, or a zip with a folder of images for each class."""
+    fmt = wanted.format or SUFFIXES.get(PurePath(wanted.filename.lower()).suffix)
+    if fmt is None:
+        expected = f"a name that ends with {', '.join(SUFFIXES)}, or the format beside it"
+        raise InvalidSpecError(FieldError("filename", wanted.filename, expected))
+    with Upload(fmt, request.app.state.max_dataset_bytes) as upload:
+        async for piece in request.stream():
+            await run_in_threadpool(upload.write, piece)
+        name = wanted.filename or f"{upload.dataset_id}.{fmt}"
+        row, is_new = await run_in_threadpool(partial(_keep, db, artifacts, upload, fmt, name))
+    response.status_code = HTTPStatus.CREATED if is_new else HTTPStatus.OK
+    response.headers["Location"] = f"{PATH}/{row.id}"
+    return _view(row)
+
+
+def _keep(
+    db: Database, artifacts: ArtifactStore, upload: Upload, fmt: FileFormat, name: str
+) -> tuple[DatasetRow, bool]:
+    earlier = ledger.find(db, upload.dataset_id)
+    if earlier is not None:
+        return earlier, False
+    facts, folder = upload.unpack()
+    (folder / FACTS_FILE).write_text(json.dumps(facts.to_json()), encoding="utf-8")
+    artifacts.put_dataset(upload.dataset_id, folder)
+    row = DatasetRow(
+        id=upload.dataset_id,
+        name=name,
+        format=fmt,
+        sha256=upload.sha256,
+        size_bytes=upload.size_bytes,
+        facts=facts.to_json(),
+        created_at=now(),
+    )
+    return ledger.add(db, row)
+
+
+@router.get("", responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY))
+def list_datasets(db: DatabaseDep, wanted: Annotated[PageQuery, Query()]) -> Page[DatasetSummary]:
+    """List uploaded datasets, the newest first."""
+    with db.read() as session:
+        rows = ledger.page(session, wanted.limit + 1, wanted.cursor)
+    return Page[DatasetSummary].of(rows, wanted.limit, _summary, lambda row: row.seq)
+
+
+@router.get("/{dataset_id}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+def get_dataset(dataset_id: DatasetId, db: DatabaseDep) -> UploadedDataset:
+    """Show what an uploaded dataset holds: rows, columns, types, missing values, class balance."""
+    return _view(ledger.require(db, dataset_id))
+
+
+@router.delete(
+    "/{dataset_id}",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+def remove_dataset(dataset_id: DatasetId, db: DatabaseDep, artifacts: ArtifactsDep) -> None:
+    """Delete an uploaded dataset. Refused while a job that has not ended uses it."""
+    ledger.delete(db, dataset_id, artifacts.delete_dataset)

@@ -1,0 +1,47 @@
+# A zip file from a stranger: names that lead out of its folder, sizes that explode. Looked at before anything in it is
+# unpacked; what is in it is arrays.py's and images.py's business.
+"""Safe reading of zip files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from service.errors import InvalidFileError
+
+MAX_ENTRIES: Final = 1_000_000
+"""Files of one archive."""
+
+
+@contextmanager
+def open_zip(source: Path, max_bytes: int) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+    """Open an archive whose files are all inside its folder and fit into ``max_bytes`` together; yield its files.
+
+    Raises:
+        InvalidFileError: It is no such archive.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            _check(entries, max_bytes)
+            yield archive, entries
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+        raise InvalidFileError(f"it is no zip file that can be read: {error}") from error
+
+
+def _check(entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise InvalidFileError(f"the archive has {len(entries)} files; {MAX_ENTRIES} are the most")
+    total = 0
+    for entry in entries:
+        path = PurePosixPath(entry.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+            raise InvalidFileError(f"the name {entry.filename!r} in the archive leads out of its folder")
+        total += entry.file_size
+        if total > max_bytes:
+            raise InvalidFileError(
+                f"unpacked it has {total} bytes with {entry.filename!r}, more than the {max_bytes} that are allowed"
+            )

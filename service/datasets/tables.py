@@ -1,0 +1,153 @@
+# CSV and Parquet become one Parquet file of numbers and texts, and facts about each column. A file that cannot be read
+# is refused with the row and the column. Arrays and images are in arrays.py and images.py.
+"""Tables: reading, checking, describing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from service.datasets.text import check_utf8
+from service.errors import InvalidFileError
+from service.training.facts import MAX_LEVELS, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout
+
+TABLE_FILE: Final = "table.parquet"
+"""Name of the file that a table is kept in."""
+
+MAX_COLUMNS: Final = 4096
+"""Columns of the widest table; one-hot coding multiplies them."""
+
+MAX_BLOCK_BYTES: Final = 2**31 - 1
+"""Largest block that pyarrow reads; the types of a column are found out from the first block."""
+
+
+def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
+    """Read a CSV file with a header and keep it in ``folder``.
+
+    Args:
+        source: The file.
+        folder: Where to keep it.
+        max_bytes: Most bytes that it may take in memory.
+
+    Raises:
+        InvalidFileError: It cannot be read, or not as a table.
+    """
+    check_utf8(source)
+    block = min(max(source.stat().st_size, 1024), MAX_BLOCK_BYTES)
+    try:
+        table = pyarrow.csv.read_csv(
+            source,
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=block),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, check_utf8=True),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise InvalidFileError(f"it is no CSV table: {error}") from error
+    return _keep(table, folder, max_bytes)
+
+
+def read_parquet(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
+    """Read a Parquet file and keep it in ``folder``.
+
+    Args:
+        source: The file.
+        folder: Where to keep it.
+        max_bytes: Most bytes that it may take in memory.
+
+    Raises:
+        InvalidFileError: It cannot be read, or a column is no column of numbers or texts.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(source) as file:
+            meta = file.metadata
+            size = sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups))
+            _check_size(max(size, meta.num_rows * meta.num_columns), max_bytes)
+            table = file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidFileError(f"it is no whole Parquet file: {error}") from error
+    return _keep(table, folder, max_bytes)
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise InvalidFileError(f"unpacked it has {size} bytes, more than the {max_bytes} that are allowed")
+
+
+def _keep(table: pa.Table, folder: Path, max_bytes: int) -> DatasetFacts:
+    names = table.column_names
+    for index, name in enumerate(names, 1):
+        if not name.strip():
+            raise InvalidFileError(f"column {index} has no name")
+        if name in names[: index - 1]:
+            raise InvalidFileError(f"column {index} has the name {name!r}, which another column has too")
+    if not 1 <= len(names) <= MAX_COLUMNS:
+        raise InvalidFileError(f"it has {len(names)} columns; 1 to {MAX_COLUMNS} are possible")
+    if table.num_rows < MIN_ROWS:
+        raise InvalidFileError(f"it has {table.num_rows} rows below the header; {MIN_ROWS} are the fewest")
+    _check_size(table.nbytes, max_bytes)
+    clean = {name: _clean(name, table.column(name).combine_chunks()) for name in names}
+    columns = tuple(_describe(name, str(table.field(name).type), values) for name, values in clean.items())
+    pyarrow.parquet.write_table(pa.table(clean), folder / TABLE_FILE)
+    return DatasetFacts(layout=Layout.TABLE, rows=table.num_rows, columns=columns)
+
+
+def _clean(name: str, values: Any) -> Any:
+    """Return the column as numbers or texts; NaN is a missing value."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        values = values.dictionary_decode()
+        kind = values.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return values.cast(pa.string())
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        values = pc.divide(values.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
+    elif pa.types.is_boolean(kind):
+        values = values.cast(pa.int64())
+    elif pa.types.is_integer(kind) and kind != pa.uint64():
+        return values.cast(pa.int64())
+    elif not (pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or kind == pa.uint64()):
+        raise InvalidFileError(f"column {name!r} has the type {kind}; numbers, texts, times and booleans can be used")
+    if pa.types.is_integer(values.type):
+        return values
+    numbers = values.cast(pa.float64(), safe=False)
+    numbers = pc.if_else(pc.fill_null(pc.is_nan(numbers), False), pa.scalar(None, pa.float64()), numbers)
+    infinite = pc.index(pc.fill_null(pc.is_inf(numbers), False), True).as_py()
+    if infinite >= 0:
+        raise InvalidFileError(f"column {name!r} is infinite in row {infinite + 1}")
+    return numbers
+
+
+def _describe(name: str, type_name: str, values: Any) -> Column:
+    missing = values.null_count
+    distinct = pc.count_distinct(values, mode="only_valid").as_py()
+    first = pc.index(pc.is_null(values), True).as_py() + 1 if missing else None
+    levels: dict[str, int] | None = None
+    if distinct <= MAX_LEVELS:
+        counts = pc.value_counts(values.drop_null()).to_pylist()
+        counted = sorted((item["values"], item["counts"]) for item in counts)
+        levels = {str(value): count for value, count in counted}
+    if pa.types.is_string(values.type):
+        kind = ColumnKind.TEXT if levels is None else ColumnKind.CATEGORY
+        return Column(
+            name=name, kind=kind, type=type_name, missing=missing, first_missing=first, distinct=distinct, levels=levels
+        )
+    ends = pc.min_max(values).as_py()
+    whole = pa.types.is_integer(values.type) or all(math.floor(float(v)) == float(v) for v in levels or {"0.5": 1})
+    return Column(
+        name=name,
+        kind=ColumnKind.NUMBER,
+        type=type_name,
+        missing=missing,
+        first_missing=first,
+        distinct=distinct,
+        whole=bool(whole),
+        levels=levels,
+        low=ends["min"],
+        high=ends["max"],
+    )

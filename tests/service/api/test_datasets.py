@@ -1,0 +1,214 @@
+# Uploads over HTTP: what is found in a good file, and that a bad one is refused by name and leaves nothing behind.
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from service.api.app import create_app
+from service.db.session import Database
+from service.settings import Settings
+from tests.conftest import SpecMaker
+from tests.service.api.conftest import assert_problem, count_rows, pages, sqlite_only
+from tests.service.datasets import files
+
+LIMIT = 4 << 20
+"""Largest upload of these tests."""
+
+
+@pytest.fixture
+def uploads(settings: Settings, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """The API with a small limit, and its temporary files in a folder that can be looked at."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    small = settings.model_copy(update={"max_dataset_bytes": LIMIT})
+    with TestClient(create_app(small), raise_server_exceptions=False) as opened:
+        yield opened
+
+
+def upload(client: TestClient, name: str, content: bytes, **query: str) -> Any:
+    return client.post("/v1/datasets", params={"filename": name, **query}, content=content)
+
+
+def left_on_disk(tmp_path: Path) -> list[str]:
+    folders = [tmp_path / "artifacts", tmp_path / "tmp"]
+    return [str(path) for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_table_is_described(uploads: TestClient) -> None:
+    answer = upload(uploads, "people.csv", files.csv())
+    assert answer.status_code == 201, answer.text
+    dataset = answer.json()
+    assert answer.headers["location"] == f"/v1/datasets/{dataset['id']}"
+    assert uploads.get(answer.headers["location"]).json() == dataset
+    assert (dataset["name"], dataset["format"], dataset["layout"]) == ("people.csv", "csv", "table")
+    assert (dataset["rows"], dataset["size_bytes"]) == (40, len(files.csv()))
+    age, city, note, label = dataset["columns"]
+    assert (age["kind"], age["missing"], age["first_missing"], age["low"], age["high"]) == ("number", 6, 4, 20, 59)
+    assert (city["kind"], city["missing"], sorted(city["levels"])) == ("category", 4, ["Köln", "Oslo", "Rome"])
+    assert (note["kind"], note["distinct"]) == ("category", 40)
+    assert (label["levels"], label["task"]) == ({"no": 20, "yes": 20}, "classification")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "layout", "rows", "shape", "task"),
+    [
+        ("diabetes.parquet", files.parquet(), "table", 442, [], None),
+        ("digits.npz", files.digits_npz(), "arrays", 1797, [1, 8, 8], "classification"),
+        ("flat.npz", files.npz(x=np.ones((12, 5))), "arrays", 12, [5], "autoencoding"),
+        ("colour.npz", files.npz(x=np.ones((12, 6, 5, 3))), "arrays", 12, [3, 6, 5], "autoencoding"),
+        ("digits.zip", files.archive(files.images()), "arrays", 60, [1, 8, 8], "classification"),
+        ("topics.txt", files.text(), "text", 60_000, [], "language"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)
+@sqlite_only
+def test_every_kind_of_file_is_taken_and_deleted(
+    uploads: TestClient, tmp_path: Path, name: str, content: bytes, layout: str, rows: int, shape: list[int], task: str
+) -> None:
+    answer = upload(uploads, name, content)
+    assert answer.status_code == 201, answer.text
+    dataset = answer.json()
+    assert (dataset["layout"], dataset["rows"], dataset["shape"], dataset["task"]) == (layout, rows, shape, task)
+    assert left_on_disk(tmp_path)
+    assert uploads.delete(f"/v1/datasets/{dataset['id']}").status_code == 204
+    assert left_on_disk(tmp_path) == []
+    assert_problem(uploads.get(f"/v1/datasets/{dataset['id']}"), 404, "not_found")
+
+
+def test_the_same_file_twice_is_one_dataset(uploads: TestClient) -> None:
+    first, again = upload(uploads, "a.csv", files.csv()), upload(uploads, "b.csv", files.csv())
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+    other = upload(uploads, "c.csv", files.csv(41))
+    assert other.status_code == 201
+    listed = [item["id"] for page in pages(uploads, "/v1/datasets", 1) for item in page]
+    assert listed == [other.json()["id"], first.json()["id"]]
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+GOOD_X = np.arange(60.0).reshape(20, 3)
+LABELS = np.arange(20) % 2
+
+
+def with_nan() -> bytes:
+    x = GOOD_X.copy()
+    x[6, 2] = np.nan
+    return files.npz(x=x, y=LABELS)
+
+
+ONE_FOLDER = files.archive({f"a/{index}.png": files.png(np.ones((4, 4))) for index in range(12)})
+TWO_SIZES = files.archive(files.images() | {"z/z/z.png": files.png(np.ones((4, 5)))})
+
+BAD = {
+    "truncated Parquet": ("a.parquet", truncated(files.parquet()), "no whole Parquet file"),
+    "Parquet of lists": ("a.parquet", files.parquet(y=[[1, 2]] * 442), "column 'y' has the type list"),
+    "infinite number": ("a.parquet", files.parquet(y=[1.0] * 441 + [np.inf]), "column 'y' is infinite in row 442"),
+    "ragged rows": ("a.csv", files.csv() + b"\n1,2\n", "Row #42: Expected 4 columns, got 2"),
+    "wrong encoding": ("a.csv", files.csv() + "\n1,Zürich,x,no\n".encode("latin-1"), "row 42 is not UTF-8"),
+    "text in a wrong encoding": ("a.txt", b"abc\n" * 500 + b"\xff", "row 501 is not UTF-8: it has the byte 0xff"),
+    "character cut in half": ("a.txt", b"abc\n" * 500 + "é".encode()[:1], "row 501 is not UTF-8"),
+    "short text": ("a.txt", b"abc", "the text has 3 bytes"),
+    "header only": ("a.csv", b"a,b\n", "it has 0 rows"),
+    "one name twice": ("a.csv", b"a,a\n" + b"1,2\n" * 20, "column 2 has the name 'a'"),
+    "no name": ("a.csv", b"a,\n" + b"1,2\n" * 20, "column 2 has no name"),
+    "NaN in features": ("a.npz", with_nan(), "x is nan in row 7, column 3"),
+    "one class only": ("a.npz", files.npz(x=GOOD_X, y=np.ones(20)), "y has one class only, 1.0"),
+    "pickled objects": ("a.npz", files.npz(x=np.array([{}] * 20)), "x holds pickled Python objects"),
+    "other arrays": ("a.npz", files.npz(images=GOOD_X), "it holds images; expected the array x"),
+    "too few labels": ("a.npz", files.npz(x=GOOD_X, y=LABELS[:3]), "y has the shape (3,); expected one value for each"),
+    "no archive": ("a.npz", b"x" * 100, "no zip file"),
+    "truncated archive": ("a.zip", truncated(files.archive(files.images())), "no zip file"),
+    "truncated array": ("a.npz", files.archive({"x.npy": truncated(files.npz(x=GOOD_X))}), "x cannot be read"),
+    "zip bomb": ("a.zip", files.archive({"a/x.png": bytes(LIMIT + 1)}), f"unpacked it has {LIMIT + 1} bytes"),
+    "NPZ bomb": ("a.npz", files.archive({"x.npy": bytes(LIMIT + 1)}), f"unpacked it has {LIMIT + 1} bytes"),
+    "name that leads out": ("a.zip", files.archive(files.images() | {"../../etc/x.png": b""}), "'../../etc/x.png'"),
+    "no image": ("a.zip", files.archive(files.images() | {"d/0/zz.png": b"GIF"}), "'d/0/zz.png' is no image"),
+    "one folder only": ("a.zip", ONE_FOLDER, "one class"),
+    "images of two sizes": ("a.zip", TWO_SIZES, "(5, 4)"),
+    "image in no folder": ("a.zip", files.archive(files.images() | {"x.png": b""}), "'x.png' is in no folder"),
+    "empty file": ("a.csv", b"", "0 bytes"),
+}  # fmt: skip
+
+
+@sqlite_only
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_refused_by_name_and_leaves_nothing(
+    uploads: TestClient, db: Database, tmp_path: Path, case: str
+) -> None:
+    name, content, expected = BAD[case]
+    before = count_rows(db)
+    document = assert_problem(upload(uploads, name, content), 422, "invalid_file")
+    assert expected in document["detail"]
+    assert count_rows(db) == before
+    assert left_on_disk(tmp_path) == []
+
+
+@sqlite_only
+@pytest.mark.parametrize("announced", [True, False], ids=["content-length", "chunked"])
+def test_a_file_over_the_limit_is_refused(uploads: TestClient, db: Database, tmp_path: Path, announced: bool) -> None:
+    body = b"a" * (LIMIT + 1)
+    content: Any = body if announced else (body[i : i + 65_536] for i in range(0, len(body), 65_536))
+    document = assert_problem(upload(uploads, "a.txt", content), 413, "file_too_large")
+    assert str(LIMIT) in document["detail"]
+    assert left_on_disk(tmp_path) == []
+    assert upload(uploads, "a.txt", b"a" * LIMIT).status_code == 201
+
+
+@pytest.mark.parametrize(("query", "field"), [({"filename": "a.xls"}, "filename"), ({}, "filename")])
+@sqlite_only
+def test_an_upload_says_what_it_is(uploads: TestClient, query: dict[str, str], field: str) -> None:
+    document = assert_problem(uploads.post("/v1/datasets", params=query, content=b"x"), 422, "invalid_spec")
+    assert [error["field"] for error in document["errors"]] == [field]
+    assert ".parquet" in document["detail"]
+
+
+TARGETS = {
+    "unknown": ({"target": "lable"}, "dataset.target", "did you mean 'label'"),
+    "constant": ({"target": "same"}, "dataset.target", "it is the same in every row"),
+    "with gaps": ({"target": "age"}, "dataset.target", "9 rows have none, the first is 4"),
+    "of a rare class": ({"target": "rare"}, "dataset.target", "at least 5 rows of every class; '1' has 1"),
+    "a text to regress": ({"target": "label", "task": "regression"}, "dataset.target", "a column of numbers"),
+    "numbers as classes": ({"target": "id", "task": "classification"}, "dataset.target", "at most 50 classes, not 60"),
+    "none for a class": ({"task": "classification"}, "dataset.task", "need a target"),
+    "a language": ({"task": "language"}, "dataset.task", "autoencoding"),
+    "bundled too": ({"name": "wine"}, "dataset.id", "nothing beside dataset.name"),
+}
+
+
+@sqlite_only
+@pytest.mark.parametrize("case", TARGETS)
+def test_a_target_that_cannot_be_learned_is_refused(
+    uploads: TestClient, db: Database, spec: SpecMaker, case: str
+) -> None:
+    lines = files.csv(60).decode().splitlines()
+    more = [f"{line},1,{int(index == 3)},{index}" for index, line in enumerate(lines[1:])]
+    content = "\n".join([f"{lines[0]},same,rare,id", *more])
+    dataset_id = upload(uploads, "t.csv", content.encode()).json()["id"]
+    given, field, expected = TARGETS[case]
+    before = count_rows(db)
+    answer = uploads.post("/v1/jobs", json=spec(dataset={"id": dataset_id, **given}))
+    (error,) = [e for e in assert_problem(answer, 422, "invalid_spec")["errors"] if e["field"] == field]
+    assert expected in error["expected"]
+    assert count_rows(db) == before
+
+
+def test_a_dataset_stays_while_a_job_uses_it(uploads: TestClient, spec: SpecMaker) -> None:
+    dataset_id = upload(uploads, "people.csv", files.csv()).json()["id"]
+    job = uploads.post("/v1/jobs", json=spec(dataset={"id": dataset_id, "target": "label"}))
+    assert job.status_code == 202, job.text
+    assert job.json()["dataset"] == dataset_id
+    document = assert_problem(uploads.delete(f"/v1/datasets/{dataset_id}"), 409, "conflict")
+    assert job.json()["id"] in document["detail"]
+    uploads.post(f"/v1/jobs/{job.json()['id']}/cancel")
+    assert uploads.delete(f"/v1/datasets/{dataset_id}").status_code == 204
+    answer = uploads.post("/v1/jobs", json=spec(dataset={"id": dataset_id, "target": "label"}))
+    assert_problem(answer, 422, "invalid_spec")

@@ -1,0 +1,73 @@
+# From an uploaded file to a recommendation, all through REST, with a real worker and real slot processes.
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.api.app import create_app
+from service.settings import Settings
+from tests.conftest import SpecMaker
+from tests.service.conftest import WorkerMaker
+from tests.service.datasets import files
+
+pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)]
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings)) as opened:
+        yield opened
+
+
+CASES: dict[str, tuple[str, bytes, dict[str, Any], dict[str, Any]]] = {
+    "csv": ("people.csv", files.csv(120), {"target": "label"}, {"name": "mlp", "hidden": [8]}),
+    "parquet": ("diabetes.parquet", files.parquet(), {"target": "y"}, {"name": "mlp", "hidden": [8]}),
+    "npz": ("digits.npz", files.digits_npz(), {}, {"name": "mlp", "hidden": [16]}),
+    "npz autoencoded": ("d.npz", files.digits_npz(), {"task": "autoencoding"}, {"name": "autoencoder", "hidden": [16]}),
+    "convnet": ("digits.npz", files.digits_npz(), {}, {"name": "convnet", "channels": [4, 8]}),
+    "resnet": ("digits.zip", files.archive(files.images(200)), {}, {"name": "resnet", "width": 2}),
+    "text": ("t.txt", files.text(), {}, {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "context": 16}),
+    "characters": (
+        "t.txt",
+        files.text(),
+        {},
+        {"name": "transformer", "tokens": "characters", "width": 16, "layers": 1, "heads": 2, "context": 16},
+    ),
+    "images": ("digits.zip", files.archive(files.images(200)), {}, {"name": "mlp", "hidden": [16]}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_an_uploaded_file_comes_to_a_recommendation(
+    api: TestClient, make_worker: WorkerMaker, spec: SpecMaker, tmp_path: Path, case: str
+) -> None:
+    name, content, chosen, model = CASES[case]
+    uploaded = api.post("/v1/datasets", params={"filename": name}, content=content)
+    assert uploaded.status_code == 201, uploaded.text
+    body = spec(dataset={"id": uploaded.json()["id"], **chosen}, model=model)
+    answer = api.post("/v1/jobs", json=body)
+    assert answer.status_code == 202, answer.text
+    links = answer.json()["links"]
+    assert make_worker().run_next()
+    job = api.get(links["self"]).json()
+    assert job["state"] == "succeeded", job["cause"]
+    result = api.get(links["recommendation"]).json()
+    assert len(result["pairs"]) == 6
+    assert all(pair["warpadam_test_loss"] is not None for pair in result["pairs"])
+    (trial, *_) = api.get(links["trials"]).json()["items"]
+    curve = api.get(f"{links['trials']}/{trial['number']}").json()["curve"]
+    assert curve[-1]["train_loss"] < curve[0]["train_loss"]
+    script = tmp_path / "recommended.py"
+    script.write_text(api.get(links["export"], params={"format": "python"}).text)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    reached, recorded = (float(number) for number in re.findall(r"\d+\.\d+", done.stdout))
+    assert reached == pytest.approx(recorded, rel=1e-4)
