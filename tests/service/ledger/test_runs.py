@@ -31,6 +31,30 @@ def test_trials_are_numbered_across_the_arms_of_a_job(log: RunLog) -> None:
     assert [trial.number for trial in log.trials("warpadam")] == [0, 2]
 
 
+def test_a_trial_that_is_stored_as_running_is_in_its_first_attempt_and_can_be_put_back(
+    log: RunLog, db: Database
+) -> None:
+    trial = log.add_trial("warpadam", {"lr": 0.1}, running=True)
+    (row,) = get_trials(db, log.job_id)
+    assert (row.state, row.attempts, row.started_at) == (TrialState.RUNNING, 1, row.created_at)
+    log.requeue_trial(trial.id, 0.0)
+    (row,) = get_trials(db, log.job_id)
+    assert (row.state, row.attempts) == (TrialState.QUEUED, 0)
+    assert log.start_trial(trial.id) == 1
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 0.3), (0.5, 0.5)])
+def test_the_end_of_a_trial_keeps_the_longer_of_its_times(
+    log: RunLog, db: Database, seconds: float, expected: float
+) -> None:
+    trial = started(log)
+    log.finish_trial(
+        trial.id, Ended(TrialState.PRUNED, 0.5, None, seconds), 1.5, [(trial.id, Progress(7, 1.0, 0.5, 0.3))]
+    )
+    (row,) = get_trials(db, log.job_id)
+    assert (row.seconds, row.last_step, row.value) == (expected, 7, 0.5)
+
+
 def test_a_new_attempt_forgets_the_points_of_the_last_one(log: RunLog, db: Database) -> None:
     trial = started(log)
     log.add_points([(trial.id, Progress(5, 1.0, 2.0, 0.1))])
