@@ -7,8 +7,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
 import optuna
 
@@ -21,6 +21,7 @@ from service.fidelity import Fidelity
 from service.ledger.runs import RunLog
 from service.objective import Objective, make_objective
 from service.plan import JobPlan, make_plan
+from service.recommend.break_even import FamilyFinding, find_break_even
 from service.recommend.confirm import ConfirmRuns, Phase
 from service.recommend.findings import Searched, make_findings
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
@@ -28,6 +29,9 @@ from service.schemas import MAX_STEPS
 from service.states import ArmState
 from service.study import ArmSearch, Terms, arm_fidelity
 from service.training.run import Progress
+
+if TYPE_CHECKING:
+    from service.training.families import FamilySummary
 
 DATA_FILE: Final = "data.npz"
 """Name of the artifact with a job's prepared split."""
@@ -66,6 +70,7 @@ class JobRun:
         self._spec = record.lease.spec
         self._terms: dict[str, Terms] = {}
         self._fidelities: dict[str, Fidelity | None] = {}
+        self._family: FamilySummary | None = None
 
     def execute(self) -> None:
         """Run the job to its recommendation.
@@ -94,14 +99,18 @@ class JobRun:
         result = recommend(plan, finalists, runs, objective, look)
         searched = [Searched(arm, self._record.trials(arm.name), self._fidelities[arm.name]) for arm in plan.arms]
         findings = make_findings(plan, result, finalists, searched, runs, objective)
+        if self._family is not None:
+            of_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
+            tasks = len(self._family.tasks["meta_test"])
+            repaid = find_break_even(plan, of_arm[result.baseline], of_arm[result.challenger], runs, tasks)
+            family = FamilyFinding(**asdict(self._family), break_even=repaid)
+            findings = replace(findings, family=family)
         self._record.succeed(result.verdict, result.arm, {**result.to_json(), "findings": findings.to_json()})
 
     def _prepare_data(self) -> tuple[str, str]:
         """Store the split of the job and return its URL and hash."""
-        from service.training.datasets import prepare  # loads scikit-learn, which an idle worker does not need
-
         self._watch.check()
-        content = prepare(self._spec.dataset.name, self._spec.seed).to_npz()
+        content = self._prepared()
         digest = hashlib.sha256(content).hexdigest()
         before = self._record.set_data_hash(digest)
         if before not in (None, digest):
@@ -110,6 +119,21 @@ class JobRun:
                 "the workers have different versions of numpy or scikit-learn"
             )
         return self._tools.artifacts.put(self._record.job_id, DATA_FILE, content), digest
+
+    def _prepared(self) -> bytes:
+        """Return the split of the job, or its family of tasks."""
+        if self._spec.family is None:
+            from service.training.datasets import prepare  # loads scikit-learn, which an idle worker does not need
+
+            return prepare(self._spec.dataset.name, self._spec.seed).to_npz()
+        from service.training.families import FamilyError, bundled_table, prepare_family
+
+        try:
+            table = bundled_table(self._spec.dataset.name)
+            family, self._family = prepare_family(table, self._spec.family, self._spec.seed)
+        except FamilyError as error:
+            raise JobFailedError(str(error)) from error
+        return family.to_npz()
 
     def _make_terms(self, plan: JobPlan, arm: ArmPlan) -> Terms:
         """Return what the arms before this one decide about it."""

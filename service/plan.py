@@ -14,6 +14,7 @@ from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_
 from search_spaces.errors import one_of
 from service.arms import BASELINES, MORE_STEPS, REFERENCE, ArmPlan, baseline_arm, control_arm, warpadam_arms
 from service.errors import FieldError, InvalidSpecError
+from service.family import check_family, info_of_a_task
 from service.objective import TIMED
 from service.schemas import (
     MAX_CONFIRM_SEEDS,
@@ -25,7 +26,7 @@ from service.schemas import (
     RangeOverride,
 )
 from service.training.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
-from service.training.run import Run
+from service.training.run import FamilyTraining, Run
 
 RAY_RESOURCES: Final = {
     "CPU": "cpus_per_trial",
@@ -83,6 +84,8 @@ class JobPlan:
             checkpoint_url: Folder of its checkpoints; None for a run that makes none.
         """
         chosen = self.arm(arm)
+        family = self.spec.family
+        learn_tasks = family.learn_tasks if family and chosen.optimizer == "warpadam" else 0
         return Run(
             arm=chosen.optimizer,
             config=chosen.config(values),
@@ -98,6 +101,7 @@ class JobPlan:
             test=test,
             checkpoint_url=checkpoint_url,
             checkpoint_every_s=self.spec.resources.checkpoint_every_s,
+            family=FamilyTraining(learn_tasks, family.learn_steps) if family else None,
         )
 
 
@@ -118,7 +122,7 @@ def make_plan(spec: JobSpec) -> JobPlan:
         errors += _check_rank(spec)
     if errors or space is None:
         raise InvalidSpecError(*errors)
-    info = DATASETS[spec.dataset.name]
+    info = info_of_a_task(DATASETS[spec.dataset.name], spec.family)
     arms = [
         *warpadam_arms(space, spec.arms == "per_structure"),
         *map(baseline_arm, spec.baselines),
@@ -199,6 +203,8 @@ def _check_data(spec: JobSpec) -> Iterable[FieldError]:
     elif isinstance(spec.model, AutoencoderSpec) and not DATASETS[name].images:
         images = [other for other, info in DATASETS.items() if info.images]
         yield FieldError("model.name", spec.model.name, f"mlp for dataset {name!r}; an autoencoder takes {images}")
+    if name in DATASETS:
+        yield from check_family(spec, DATASETS[name])
 
 
 def _check_objective(spec: JobSpec) -> Iterable[FieldError]:

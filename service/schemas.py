@@ -132,6 +132,29 @@ class TrainingSpec(SpecModel):
     schedule: Literal["constant", "linear"] = Field("linear", description="lr over the steps; `linear` ends at 0.")
 
 
+class ClassSubsetsSpec(SpecModel):
+    """A task for each subset of the classes, relabelled 0 to ``ways`` - 1."""
+
+    ways: Annotated[int, Ge(2), Le(100)] = Field(5, description="Classes of a task; fewer than the dataset has.")
+    tasks: Annotated[int, Ge(3), Le(1000)] = Field(200, description="Subsets at most; drawn if there are more.")
+
+
+class FamilySpec(SpecModel):
+    """Many related tasks out of one dataset: P is learned on some of them and judged on others."""
+
+    class_subsets: ClassSubsetsSpec | None = Field(None, description="Each subset of the classes is a task.")
+    group_by: str | None = Field(
+        None,
+        max_length=200,
+        description="Column whose values make the tasks; a number with more than 20 values by ten quantile bins.",
+    )
+    learn_tasks: Annotated[int, Ge(1), Le(10_000)] = Field(60, description="Tasks that P is learned on, one by one.")
+    learn_steps: Annotated[int, Ge(2), Le(100_000)] = Field(50, description="Steps on each of them.")
+    evaluate_tasks: Annotated[int, Ge(1), Le(100)] = Field(
+        10, description="Tasks at most of meta-validation, and of meta-test: a fifth of all each."
+    )
+
+
 Control = Literal["diagonal_pre", "random_p", "adamw_more_steps"]
 
 
@@ -210,6 +233,7 @@ class JobSpec(SpecModel):
     name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
     dataset: DatasetSpec
     model: ModelSpec
+    family: FamilySpec | None = Field(None, description="Learn P over many tasks of the dataset; null is one task.")
     objective: ObjectiveSpec = ObjectiveSpec()
     search_space: SearchSpaceSpec = SearchSpaceSpec()
     arms: Literal["warpadam", "per_structure"] = Field(

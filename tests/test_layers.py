@@ -16,7 +16,7 @@ LAYERS = ("warpadam", "search_spaces", "service")
 ROOMS = (
     {"states", "version", "settings", "errors", "schemas", "artifacts"},
     {"training", "logs"},
-    {"arms", "objective"},
+    {"arms", "objective", "family"},
     {"plan", "db"},
     {"ledger"},
     {"engines"},

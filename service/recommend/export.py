@@ -15,6 +15,7 @@ import yaml
 
 from service.arms import Role
 from service.db.models import Job, RecommendationRow
+from service.errors import ConflictError
 from service.plan import JobPlan, make_plan
 from service.schemas import JobSpec
 from service.training.catalog import Task
@@ -125,9 +126,15 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat) -> str:
         job: The job.
         row: Its recommendation.
         fmt: Form of the text.
+
+    Raises:
+        ConflictError: A script of a job on a family of tasks.
     """
     if fmt is ExportFormat.PYTHON:
-        return _script(make_plan(JobSpec.model_validate(job.spec)), row)
+        plan = make_plan(JobSpec.model_validate(job.spec))
+        if plan.spec.family is not None:
+            raise ConflictError("a job on a family of tasks has no script that trains once; json and yaml have its config")
+        return _script(plan, row)
     document = _document(job, row)
     if fmt is ExportFormat.YAML:
         return str(yaml.safe_dump(document, sort_keys=False))

@@ -33,6 +33,7 @@ class DatasetInfo:
         outputs: Classes of a classification, columns of a regression's target.
         images: Whether the columns are pixels: they share one unit, and so one scale, and can be autoencoded.
         source: Where the data comes from.
+        columns: Names of the input columns.
     """
 
     rows: int
@@ -41,18 +42,38 @@ class DatasetInfo:
     outputs: int
     images: bool = False
     source: str = "scikit-learn"
+    columns: tuple[str, ...] = ()
 
+
+_PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
+_CELLS: Final = (
+    *("radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity"),
+    *("concave points", "symmetry", "fractal dimension"),
+)
+_NUCLEI: Final = (
+    *(f"mean {name}" for name in _CELLS),
+    *(f"{name} error" for name in _CELLS),
+    *(f"worst {name}" for name in _CELLS),
+)
+_WINE: Final = (
+    *("alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium", "total_phenols", "flavanoids"),
+    *("nonflavanoid_phenols", "proanthocyanins", "color_intensity", "hue", "od280/od315_of_diluted_wines", "proline"),
+)
+_PATIENT: Final = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
 DATASETS: Final[Mapping[str, DatasetInfo]] = {
-    "digits": DatasetInfo(rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True),
-    "breast_cancer": DatasetInfo(rows=569, features=30, task=Task.CLASSIFICATION, outputs=2),
-    "wine": DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3),
-    "diabetes": DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1),
+    "digits": DatasetInfo(rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True, columns=_PIXELS),
+    "breast_cancer": DatasetInfo(rows=569, features=30, task=Task.CLASSIFICATION, outputs=2, columns=_NUCLEI),
+    "wine": DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3, columns=_WINE),
+    "diabetes": DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1, columns=_PATIENT),
 }
 
 
 HELD_OUT: Final = 0.2
 """Share of the rows in the validation part, and again in the test part."""
+
+MIN_TASKS: Final = 3
+"""Tasks of a family: one to learn P on, one to choose by, one to judge on."""
 
 
 def training_rows(dataset: DatasetInfo) -> int:

@@ -81,8 +81,17 @@ def load(url: str, sha256: str) -> Split:
     Raises:
         ValueError: The file is not the one that was prepared for the job.
     """
+    return Split.from_npz(read_prepared(url, sha256))
+
+
+def read_prepared(url: str, sha256: str) -> bytes:
+    """Read the prepared data of a job.
+
+    Raises:
+        ValueError: The file is not the one that was prepared for the job.
+    """
     content = read_artifact(url)
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise ValueError(f"the prepared data has changed: its SHA-256 is {digest}, expected {sha256}")
-    return Split.from_npz(content)
+    return content

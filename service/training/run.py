@@ -17,6 +17,19 @@ _BESIDE_THE_RESULT: Final = ("data_url", "threads", "device", "checkpoint_url", 
 """Fields of a run that :meth:`Run.digest` leaves out."""
 
 
+@dataclass(frozen=True, slots=True)
+class FamilyTraining:
+    """How a run on a family of tasks learns P before it trains.
+
+    Attributes:
+        learn_tasks: Tasks of meta-training that P is learned on, one after the other; 0 for a run that has no P.
+        learn_steps: Steps on each of them.
+    """
+
+    learn_tasks: int
+    learn_steps: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """Everything that one training run depends on.
@@ -35,9 +48,10 @@ class Run:
         seed: Initial weights and order of the batches, nothing else.
         threads: CPU threads.
         device: torch device.
-        test: Whether the last point carries the test loss.
+        test: Whether the last point carries the test loss; with a family, whether it trains on the meta-test tasks.
         checkpoint_url: Folder of its checkpoints, no other run's; None for a run that makes none.
         checkpoint_every_s: Seconds between two checkpoints.
+        family: How P is learned over a family of tasks, whose data is prepared; None for a run on one task.
     """
 
     arm: str
@@ -56,6 +70,7 @@ class Run:
     test: bool = False
     checkpoint_url: str | None = None
     checkpoint_every_s: float = 30.0
+    family: FamilyTraining | None = None
 
     def digest(self) -> str:
         """Return a SHA-256 of what the result depends on: two runs with one digest may use each other's checkpoints.
@@ -78,6 +93,7 @@ class Progress(NamedTuple):
         test_loss: Loss on the whole test part; only at the last step, and only where it was asked for.
         val_score: Accuracy of a classification, otherwise R2, on the validation part.
         test_score: The same on the test part, where there is a test loss.
+        learning_seconds: Time spent on learning P over other tasks before step 1, which ``seconds`` does not count.
     """
 
     step: int
@@ -87,6 +103,7 @@ class Progress(NamedTuple):
     test_loss: float | None = None
     val_score: float | None = None
     test_score: float | None = None
+    learning_seconds: float = 0.0
 
 
 class Ended(NamedTuple):
