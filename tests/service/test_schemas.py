@@ -33,6 +33,7 @@ def test_defaults_are_what_the_documents_say() -> None:
         "name": "untitled",
         "dataset": {"name": "wine"},
         "model": {"name": "mlp", "hidden": [64, 64], "activation": "relu"},
+        "family": None,
         "objective": {"metric": "val_loss", "target": None, "trade_off": None},
         "search_space": {"preset": "default", "overrides": {}},
         "arms": "warpadam",
