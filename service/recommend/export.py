@@ -133,7 +133,7 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat) -> str:
     if fmt is ExportFormat.PYTHON:
         plan = make_plan(JobSpec.model_validate(job.spec))
         if plan.spec.family is not None:
-            raise ConflictError("a job on a family of tasks has no script that trains once; json and yaml have its config")
+            raise ConflictError("a job on a family of tasks has no script; json and yaml have its config")
         return _script(plan, row)
     document = _document(job, row)
     if fmt is ExportFormat.YAML:
