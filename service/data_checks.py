@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
 from service.errors import FieldError
-from service.schemas import AutoencoderSpec, ConvnetSpec, JobSpec, RangeOverride, ResnetSpec, TransformerSpec
+from service.model_schemas import AutoencoderSpec, ConvnetSpec, ResnetSpec, TransformerSpec
+from service.schemas import JobSpec, RangeOverride
 from service.training.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes
 
 

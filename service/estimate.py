@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.arms import Role
+from service.arms import ArmPlan, Role
 from service.errors import UnavailableError
 from service.plan import JobPlan
 from service.training.catalog import parameter_count
@@ -21,7 +21,8 @@ TIMEOUT_S: Final = 60.0
 
 NOTE: Final = (
     "seconds are those of one run after the other on the machine of the API, with the first trial of each arm, without "
-    "pruning, validation and starting up; adamw_more_steps is counted with the steps of the others"
+    "pruning, validation and starting up; adamw_more_steps is counted with the steps of the others; on a "
+    "family of tasks the networks of a run are counted as if they trained one after the other"
 )
 
 _one_at_a_time = threading.Lock()
@@ -93,7 +94,7 @@ def estimate(plan: JobPlan, training_rows: int) -> JobEstimate:
     runs = confirm.seeds * (1 if confirm.top_k == 1 else confirm.top_k + 1)
     arms = []
     for arm in plan.arms:
-        seconds_a_run = measured[arm.name]["seconds_a_step"] * budget.steps
+        seconds_a_run = measured[arm.name]["seconds_a_step"] * _steps_of_a_run(plan, arm)
         slots = plan.spec.resources.slots
         search = min(seconds_a_run * budget.trials_per_arm / slots, budget.max_seconds)
         arms.append(
@@ -118,6 +119,15 @@ def estimate(plan: JobPlan, training_rows: int) -> JobEstimate:
         parameters=parameter_count(plan.info, plan.spec.model),
         note=NOTE,
     )
+
+
+def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:
+    """Return the steps on all networks of a run; with a family at most, as some tasks are stepped together."""
+    family, steps = plan.spec.family, plan.spec.budget.steps
+    if family is None:
+        return steps
+    learning = family.learn_tasks * family.learn_steps if arm.optimizer == "warpadam" else 0
+    return steps * family.evaluate_tasks + learning
 
 
 def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:

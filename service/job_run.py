@@ -8,9 +8,9 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import optuna
 
@@ -23,6 +23,7 @@ from service.fidelity import Fidelity
 from service.ledger.runs import RunLog
 from service.objective import Objective, make_objective
 from service.plan import JobPlan, plan_of
+from service.recommend.break_even import FamilyFinding, find_break_even
 from service.recommend.confirm import ConfirmRuns, Phase
 from service.recommend.findings import Searched, make_findings
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
@@ -32,6 +33,9 @@ from service.study import ArmSearch, Terms, arm_fidelity
 from service.training.catalog import DatasetInfo
 from service.training.run import Progress
 from service.version import versions
+
+if TYPE_CHECKING:
+    from service.training.families import FamilySummary
 
 
 class Watch(Protocol):
@@ -67,6 +71,7 @@ class JobRun:
         self._spec = record.lease.spec
         self._terms: dict[str, Terms] = {}
         self._fidelities: dict[str, Fidelity | None] = {}
+        self._family: FamilySummary | None = None
 
     def execute(self) -> None:
         """Run the job to its recommendation.
@@ -97,6 +102,11 @@ class JobRun:
         result = recommend(plan, finalists, runs, objective, look)
         searched = [Searched(arm, self._record.trials(arm.name), self._fidelities[arm.name]) for arm in plan.arms]
         findings = make_findings(plan, result, finalists, searched, runs, objective)
+        if self._family is not None:
+            of_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
+            tasks = len(self._family.tasks["meta_test"])
+            repaid = find_break_even(plan, of_arm[result.baseline], of_arm[result.challenger], runs, tasks)
+            findings = replace(findings, family=FamilyFinding(**asdict(self._family), break_even=repaid))
         chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
         learned = self._try_p(plan, chosen, data)
         found = {"findings": findings.to_json(), "learned_p": learned, "made_with": versions()}
@@ -119,20 +129,38 @@ class JobRun:
 
     def _prepare_data(self, info: DatasetInfo) -> tuple[str, str]:
         """Store the split of the job and return its URL and hash."""
-        from service.training.datasets import pack_split  # loads scikit-learn, which an idle worker does not need
-        from service.training.preparation import prepare_job
-
         self._watch.check()
         artifacts = self._tools.artifacts
         with tempfile.TemporaryDirectory(prefix="warptune-split-") as name:
-            folder, packed = Path(name) / "arrays", Path(name) / DATA_FILE
-            folder.mkdir()
-            prepare_job(self._spec, info, artifacts.dataset_url(self._spec.dataset.label), folder)
-            pack_split(folder, packed)
+            packed = Path(name) / DATA_FILE
+            if self._spec.family is None:
+                self._pack_split(info, Path(name) / "arrays", packed)
+            else:
+                packed.write_bytes(self._pack_family())
             with packed.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             self._agree_on_data(digest)
             return artifacts.put_file(self._record.job_id, DATA_FILE, packed), digest
+
+    def _pack_split(self, info: DatasetInfo, folder: Path, packed: Path) -> None:
+        from service.training.datasets import pack_split  # loads scikit-learn, which an idle worker does not need
+        from service.training.preparation import prepare_job
+
+        folder.mkdir()
+        prepare_job(self._spec, info, self._tools.artifacts.dataset_url(self._spec.dataset.label), folder)
+        pack_split(folder, packed)
+
+    def _pack_family(self) -> bytes:
+        from service.training.families import FamilyError, bundled_table, prepare_family
+
+        assert self._spec.family is not None, "asked for a family only"
+        assert self._spec.dataset.name is not None, "a family is made of a bundled dataset"
+        try:
+            table = bundled_table(self._spec.dataset.name)
+            family, self._family = prepare_family(table, self._spec.family, self._spec.seed)
+        except FamilyError as error:
+            raise JobFailedError(str(error)) from error
+        return family.to_npz()
 
     def _agree_on_data(self, digest: str) -> None:
         before = self._record.set_data_hash(digest)

@@ -15,19 +15,12 @@ from search_spaces.errors import one_of
 from service.arms import BASELINES, MORE_STEPS, REFERENCE, ArmPlan, baseline_arm, control_arm, warpadam_arms
 from service.data_checks import check_dataset, check_model, check_rank
 from service.errors import FieldError, InvalidSpecError
+from service.family import check_family, info_of_a_task
+from service.model_schemas import AutoencoderSpec, MlpSpec
 from service.objective import TIMED
-from service.schemas import (
-    MAX_CONFIRM_SEEDS,
-    MAX_SECONDS,
-    MAX_TRIALS,
-    AutoencoderSpec,
-    ExtendSpec,
-    JobSpec,
-    MlpSpec,
-    RangeOverride,
-)
+from service.schemas import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec, RangeOverride
 from service.training.catalog import DATASETS, DatasetInfo, Task, layer_sizes, task_of
-from service.training.run import Run
+from service.training.run import FamilyTraining, Run
 
 RAY_RESOURCES: Final = {
     "CPU": "cpus_per_trial",
@@ -93,6 +86,8 @@ class JobPlan:
             checkpoint_url: Folder of its checkpoints; None for a run that makes none.
         """
         chosen = self.arm(arm)
+        family = self.spec.family
+        learn_tasks = family.learn_tasks if family and chosen.optimizer == "warpadam" else 0
         return Run(
             arm=chosen.optimizer,
             config=chosen.config(values),
@@ -110,6 +105,7 @@ class JobPlan:
             test=test,
             checkpoint_url=checkpoint_url,
             checkpoint_every_s=self.spec.resources.checkpoint_every_s,
+            family=FamilyTraining(learn_tasks, family.learn_steps) if family else None,
         )
 
 
@@ -128,7 +124,15 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
     Raises:
         InvalidSpecError: With every field that is wrong, not only the first.
     """
-    checks = (check_model, _check_objective, _check_baselines, _check_search, _check_resources, _check_confirm)
+    checks = (
+        check_model,
+        check_family,
+        _check_objective,
+        _check_baselines,
+        _check_search,
+        _check_resources,
+        _check_confirm,
+    )
     info = info if info is not None else DATASETS.get(spec.dataset.name or "")
     errors = [*check_dataset(spec, info), *(error for check in checks for error in check(spec, info))]
     space: SearchSpace | None = None
@@ -140,6 +144,7 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
         errors += check_rank(spec, info)
     if errors or space is None or info is None:
         raise InvalidSpecError(*errors)
+    info = info_of_a_task(info, spec.family)
     arms = [
         *warpadam_arms(space, spec.arms == "per_structure"),
         *map(baseline_arm, spec.baselines),

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from service.model_schemas import ModelSpec, SpecModel
 
 Scalar = str | bool | int | float
 
@@ -29,12 +31,6 @@ MAX_CONFIRM_SEEDS = 64
 """Fresh seeds of a phase."""
 
 
-class SpecModel(BaseModel):
-    """Base of every part of a spec: unknown fields are refused, nothing is coerced, nothing changes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
 class DatasetSpec(SpecModel):
     """Which data to train on: a bundled dataset by ``name``, or an uploaded one by ``id``."""
 
@@ -49,71 +45,6 @@ class DatasetSpec(SpecModel):
     def label(self) -> str:
         """What a job's dataset is called."""
         return self.name or self.id or ""
-
-
-Width = Annotated[int, Ge(1), Le(4096)]
-Activation = Literal["relu", "tanh", "gelu", "silu"]
-
-
-class MlpSpec(SpecModel):
-    """A multi-layer perceptron: linear layers with an activation between them."""
-
-    name: Literal["mlp"] = "mlp"
-    hidden: Annotated[list[Width], Len(1, 8)] = Field([64, 64], description="Widths of the hidden layers.")
-    activation: Activation = "relu"
-
-
-class AutoencoderSpec(SpecModel):
-    """A symmetric autoencoder: ``hidden`` down to ``code`` and back up; it reconstructs its standardised input."""
-
-    name: Literal["autoencoder"] = "autoencoder"
-    hidden: Annotated[list[Width], Len(1, 8)] = Field([96, 48], description="Widths from the input to the code.")
-    code: Width = Field(30, description="Width of the code layer.")
-    activation: Activation = "tanh"
-
-
-class ConvnetSpec(SpecModel):
-    """3 x 3 convolutions, each followed by an activation and 2 x 2 pooling; the mean over all places is classified."""
-
-    name: Literal["convnet"] = "convnet"
-    channels: Annotated[list[Annotated[int, Ge(1), Le(1024)]], Len(1, 6)] = Field(
-        [16, 32], description="Channels of the convolutions."
-    )
-    activation: Activation = "relu"
-
-
-class ResnetSpec(SpecModel):
-    """A residual network as for CIFAR: three stages of ``width``, twice and four times ``width``, batch norm."""
-
-    name: Literal["resnet"] = "resnet"
-    width: Annotated[int, Ge(1), Le(256)] = Field(16, description="Channels of the first stage.")
-    blocks: Annotated[int, Ge(1), Le(18)] = Field(1, description="Residual blocks of a stage.")
-    activation: Activation = "relu"
-
-
-class TransformerSpec(SpecModel):
-    """A causal transformer that predicts the next character or byte of a text; norm before each part."""
-
-    name: Literal["transformer"] = "transformer"
-    tokens: Literal["bytes", "characters"] = Field("bytes", description="What the text is cut into.")
-    context: Annotated[int, Ge(2), Le(4096)] = Field(64, description="Tokens of a window.")
-    layers: Annotated[int, Ge(1), Le(24)] = 2
-    heads: Annotated[int, Ge(1), Le(64)] = Field(4, description="Attention heads; they divide the width.")
-    width: Width = 64
-    activation: Activation = "gelu"
-
-
-AnyModel = MlpSpec | AutoencoderSpec | ConvnetSpec | ResnetSpec | TransformerSpec
-ModelSpec = Annotated[AnyModel, Field(discriminator="name")]
-
-MODELS: Mapping[str, type[AnyModel]] = {
-    "mlp": MlpSpec,
-    "autoencoder": AutoencoderSpec,
-    "convnet": ConvnetSpec,
-    "resnet": ResnetSpec,
-    "transformer": TransformerSpec,
-}
-"""Name of a model -> its spec."""
 
 
 class ObjectiveSpec(SpecModel):
@@ -181,6 +112,29 @@ class TrainingSpec(SpecModel):
     """How a run is trained, the same for every arm."""
 
     schedule: Literal["constant", "linear"] = Field("linear", description="lr over the steps; `linear` ends at 0.")
+
+
+class ClassSubsetsSpec(SpecModel):
+    """A task for each subset of the classes, relabelled 0 to ``ways`` - 1."""
+
+    ways: Annotated[int, Ge(2), Le(100)] = Field(5, description="Classes of a task; fewer than the dataset has.")
+    tasks: Annotated[int, Ge(3), Le(1000)] = Field(200, description="Subsets at most; drawn if there are more.")
+
+
+class FamilySpec(SpecModel):
+    """Many related tasks out of one dataset: P is learned on some of them and judged on others."""
+
+    class_subsets: ClassSubsetsSpec | None = Field(None, description="Each subset of the classes is a task.")
+    group_by: str | None = Field(
+        None,
+        max_length=200,
+        description="Column whose values make the tasks; a number with more than 20 values by ten quantile bins.",
+    )
+    learn_tasks: Annotated[int, Ge(1), Le(10_000)] = Field(60, description="Tasks that P is learned on, one by one.")
+    learn_steps: Annotated[int, Ge(2), Le(100_000)] = Field(50, description="Steps on each of them.")
+    evaluate_tasks: Annotated[int, Ge(1), Le(100)] = Field(
+        10, description="Tasks at most of meta-validation, and of meta-test: a fifth of all each."
+    )
 
 
 Control = Literal["diagonal_pre", "random_p", "adamw_more_steps"]
@@ -261,6 +215,7 @@ class JobSpec(SpecModel):
     name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
     dataset: DatasetSpec
     model: ModelSpec
+    family: FamilySpec | None = Field(None, description="Learn P over many tasks of the dataset; null is one task.")
     objective: ObjectiveSpec = ObjectiveSpec()
     search_space: SearchSpaceSpec = SearchSpaceSpec()
     arms: Literal["warpadam", "per_structure"] = Field(

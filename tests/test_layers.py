@@ -14,9 +14,10 @@ LAYERS = ("warpadam", "search_spaces", "service")
 
 # Inside the service: a room may import those to its left.
 ROOMS = (
+    {"model_schemas"},
     {"states", "version", "settings", "errors", "schemas", "artifacts"},
     {"training", "logs"},
-    {"arms", "objective", "datasets", "data_checks"},
+    {"arms", "objective", "family", "datasets", "data_checks"},
     {"plan", "db"},
     {"ledger"},
     {"engines"},

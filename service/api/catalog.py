@@ -12,8 +12,8 @@ from pydantic import Field
 from search_spaces import describe, get_preset
 from service.api.views import View
 from service.arms import BASELINES
+from service.model_schemas import MODELS
 from service.plan import WARP_PRESETS
-from service.schemas import MODELS
 from service.training.catalog import DATASETS, Task
 
 router = APIRouter(tags=["catalog"])

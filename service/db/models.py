@@ -155,7 +155,8 @@ class TrialPoint(Base):
 class ConfirmRun(Base):
     """One run of a finalist on a fresh seed: phase ``select`` is judged on validation, ``confirm`` on test.
 
-    ``curve`` has a list [step, train_loss, val_loss, seconds, val_score] for each point of its learning curve.
+    ``curve`` has a list [step, train_loss, val_loss, seconds, val_score, learning_seconds] for each point of its
+    learning curve; those written by earlier versions lack the last.
     """
 
     __tablename__ = "job_confirm_runs"

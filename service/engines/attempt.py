@@ -14,7 +14,11 @@ Train = Callable[[Run], Iterator[Progress]]
 
 
 def default_train(run: Run) -> Iterator[Progress]:
-    """Train with the service's own loop, loaded on first use."""
+    """Train with the service's own loops, loaded on first use."""
+    if run.family is not None:
+        from service.training.family_loop import train_family
+
+        return train_family(run)
     from service.training.loop import train
 
     return train(run)

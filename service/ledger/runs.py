@@ -210,7 +210,7 @@ class RunLog:
             run = session.get_one(ConfirmRun, run_id)
             run.state, run.cause, run.seconds = ended.state, ended.cause, ended.seconds
             run.val_loss, run.test_loss, run.test_score = ended.val_loss, ended.test_loss, ended.test_score
-            run.curve = [[p.step, p.train_loss, p.val_loss, p.seconds, p.val_score] for p in curve]
+            run.curve = [[p.step, p.train_loss, p.val_loss, p.seconds, p.val_score, p.learning_seconds] for p in curve]
 
     # --- the job
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from service.artifacts import DATA_FILE, ArtifactStore
 from service.db.models import Job, RecommendationRow
-from service.errors import NotFoundError
+from service.errors import ConflictError, NotFoundError
 from service.plan import JobPlan, plan_of
 from service.recommend.script import OPTIMIZERS, make_script, replayed_run, summary
 from service.version import VERSION
@@ -67,8 +67,11 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: Artif
 
     Raises:
         NotFoundError: The recommendation has no learned P (``safetensors``), or the prepared split is gone (``zip``).
+        ConflictError: A script or a zip of a job on a family of tasks.
     """
     plan = plan_of(job.spec, job.dataset_info)
+    if plan.spec.family is not None and fmt in (ExportFormat.PYTHON, ExportFormat.ZIP):
+        raise ConflictError("a job on a family of tasks has no script; json, yaml and toml have its config")
     match fmt:
         case ExportFormat.PYTHON:
             return make_script(plan, row, job.data_sha256, artifacts.get(job.id, DATA_FILE)).encode()

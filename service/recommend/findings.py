@@ -13,6 +13,7 @@ from service.db.models import ConfirmRun, Trial
 from service.fidelity import Fidelity
 from service.objective import Objective, time_to
 from service.plan import JobPlan
+from service.recommend.break_even import FamilyFinding
 from service.recommend.recommendation import MIN_PAIRS, Finalist, Recommendation, curve_of, pairs_of
 from service.recommend.tuning import ArmFinding, ParetoPoint, importances, pareto, tuning_curve
 from service.recommend.verdict import compare, holm
@@ -76,6 +77,7 @@ class Findings:
         arms: How each search went.
         pareto: Trials of all arms but controls that are best in cost or seconds; empty unless both were objectives.
         pruning: What became of pruning, in one sentence.
+        family: The tasks of a job on a family, and whether learning P pays; None for a job on one task.
     """
 
     note: str
@@ -83,6 +85,7 @@ class Findings:
     arms: list[ArmFinding]
     pareto: list[ParetoPoint]
     pruning: str
+    family: FamilyFinding | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

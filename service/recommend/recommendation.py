@@ -193,7 +193,10 @@ def _judge(pairs: Sequence[Pair], min_effect: float, look: int, noun: str) -> tu
 def curve_of(run: ConfirmRun) -> list[Progress]:
     """Return the learning curve of a confirmation run."""
     return [
-        Progress(int(s or 0), t or 0.0, v or 0.0, seconds or 0.0, None, score) for s, t, v, seconds, score in run.curve
+        Progress(
+            int(s or 0), t or 0.0, v or 0.0, seconds or 0.0, None, score, None, learning[0] or 0.0 if learning else 0.0
+        )
+        for s, t, v, seconds, score, *learning in run.curve
     ]
 
 

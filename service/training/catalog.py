@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
-from service.schemas import AnyModel, AutoencoderSpec, ConvnetSpec, MlpSpec, ResnetSpec, TransformerSpec
+from service.model_schemas import AnyModel, AutoencoderSpec, ConvnetSpec, MlpSpec, ResnetSpec, TransformerSpec
 
 
 class Task(StrEnum):
@@ -36,6 +36,7 @@ class DatasetInfo:
         source: Where the data comes from.
         shape: Channels, height and width of an image; empty for other data.
         characters: Distinct characters of a text.
+        columns: Names of the input columns.
     """
 
     rows: int
@@ -46,23 +47,46 @@ class DatasetInfo:
     source: str = "scikit-learn"
     shape: tuple[int, ...] = ()
     characters: int = 0
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
         """Read the JSON values of ``dataclasses.asdict``."""
-        return cls(**{**stored, "task": Task(stored["task"]), "shape": tuple(stored["shape"])})
+        lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns")}
+        return cls(**{**stored, **lists, "task": Task(stored["task"])})
 
+
+_PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
+_CELLS: Final = (
+    *("radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity"),
+    *("concave points", "symmetry", "fractal dimension"),
+)
+_NUCLEI: Final = (
+    *(f"mean {name}" for name in _CELLS),
+    *(f"{name} error" for name in _CELLS),
+    *(f"worst {name}" for name in _CELLS),
+)
+_WINE: Final = (
+    *("alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium", "total_phenols", "flavanoids"),
+    *("nonflavanoid_phenols", "proanthocyanins", "color_intensity", "hue", "od280/od315_of_diluted_wines", "proline"),
+)
+_PATIENT: Final = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
 DATASETS: Final[Mapping[str, DatasetInfo]] = {
-    "digits": DatasetInfo(rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True, shape=(1, 8, 8)),
-    "breast_cancer": DatasetInfo(rows=569, features=30, task=Task.CLASSIFICATION, outputs=2),
-    "wine": DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3),
-    "diabetes": DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1),
+    "digits": DatasetInfo(
+        rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True, shape=(1, 8, 8), columns=_PIXELS
+    ),
+    "breast_cancer": DatasetInfo(rows=569, features=30, task=Task.CLASSIFICATION, outputs=2, columns=_NUCLEI),
+    "wine": DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3, columns=_WINE),
+    "diabetes": DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1, columns=_PATIENT),
 }
 
 
 HELD_OUT: Final = 0.2
 """Share of the rows in the validation part, and again in the test part."""
+
+MIN_TASKS: Final = 3
+"""Tasks of a family: one to learn P on, one to choose by, one to judge on."""
 
 
 def training_rows(dataset: DatasetInfo, model: AnyModel | None = None) -> int:

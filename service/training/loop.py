@@ -42,7 +42,7 @@ def train(run: Run) -> Iterator[Progress]:
     if saved is not None:
         state.restore(saved)
     yield from list(state.points)
-    for step in _report_steps(run.steps)[len(state.points) :]:
+    for step in report_steps(run.steps)[len(state.points) :]:
         started = time.perf_counter()
         while state.step < step:
             state.train_step()
@@ -57,7 +57,8 @@ def train(run: Run) -> Iterator[Progress]:
         state.keep_p(run.p_url)
 
 
-def _report_steps(steps: int) -> list[int]:
+def report_steps(steps: int) -> list[int]:
+    """Return the steps at which a run of so many steps has a point."""
     count = min(POINTS, steps)
     return [math.ceil(steps * i / count) for i in range(1, count + 1)]
 

@@ -25,6 +25,19 @@ _BESIDE_THE_RESULT: Final = (
 """Fields of a run that :meth:`Run.digest` leaves out."""
 
 
+@dataclass(frozen=True, slots=True)
+class FamilyTraining:
+    """How a run on a family of tasks learns P before it trains.
+
+    Attributes:
+        learn_tasks: Tasks of meta-training that P is learned on, one after the other; 0 for a run that has no P.
+        learn_steps: Steps on each of them.
+    """
+
+    learn_tasks: int
+    learn_steps: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """Everything that one training run depends on.
@@ -45,12 +58,13 @@ class Run:
         seed: Initial weights and order of the batches, nothing else.
         threads: CPU threads.
         device: torch device.
-        test: Whether the last point carries the test loss.
+        test: Whether the last point carries the test loss; with a family, whether it trains on the meta-test tasks.
         checkpoint_url: Folder of its checkpoints, no other run's; None for a run that makes none.
         checkpoint_every_s: Seconds between two checkpoints.
         p_url: Where the P that the run learned is written at its end; None for a run that leaves none.
         from_p_url: The P that the run starts from; None for one that starts from P = I.
         from_p_sha256: The hash of that file.
+        family: How P is learned over a family of tasks, whose data is prepared; None for a run on one task.
     """
 
     arm: str
@@ -74,6 +88,7 @@ class Run:
     p_url: str | None = None
     from_p_url: str | None = None
     from_p_sha256: str | None = None
+    family: FamilyTraining | None = None
 
     def digest(self) -> str:
         """Return a SHA-256 of what the result depends on: two runs with one digest may use each other's checkpoints.
@@ -96,6 +111,7 @@ class Progress(NamedTuple):
         test_loss: Loss on the whole test part; only at the last step, and only where it was asked for.
         val_score: Accuracy of a classification, otherwise R2, on the validation part.
         test_score: The same on the test part, where there is a test loss.
+        learning_seconds: Time spent on learning P over other tasks before step 1, which ``seconds`` does not count.
     """
 
     step: int
@@ -105,6 +121,7 @@ class Progress(NamedTuple):
     test_loss: float | None = None
     val_score: float | None = None
     test_score: float | None = None
+    learning_seconds: float = 0.0
 
 
 class Ended(NamedTuple):

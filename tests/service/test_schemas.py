@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from service.model_schemas import AutoencoderSpec, MlpSpec
 from service.schemas import (
     MAX_SEED,
-    AutoencoderSpec,
     BudgetSpec,
     ConfirmSpec,
     EngineSpec,
     JobSpec,
-    MlpSpec,
     ObjectiveSpec,
     RangeOverride,
     ResourcesSpec,
@@ -33,6 +32,7 @@ def test_defaults_are_what_the_documents_say() -> None:
         "name": "untitled",
         "dataset": {"name": "wine", "id": None, "target": None, "task": None},
         "model": {"name": "mlp", "hidden": [64, 64], "activation": "relu"},
+        "family": None,
         "objective": {"metric": "val_loss", "target": None, "trade_off": None},
         "search_space": {"preset": "default", "overrides": {}},
         "arms": "warpadam",

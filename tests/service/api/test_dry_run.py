@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from service import estimate as estimate_module
 from service.db.session import Database
-from service.schemas import MlpSpec
+from service.model_schemas import MlpSpec
 from service.training.catalog import DATASETS, layer_sizes, training_rows
 from service.training.datasets import prepare
 from service.training.models import build_model

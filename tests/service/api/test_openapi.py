@@ -11,7 +11,8 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from service.schemas import MODELS, JobSpec, RangeOverride, SpecModel
+from service.model_schemas import MODELS, SpecModel
+from service.schemas import JobSpec, RangeOverride
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {

@@ -22,7 +22,7 @@ from service.plan import WARP_PRESETS
 from service.training import checkpoint as checkpoint_module
 from service.training.checkpoint import Checkpoints
 from service.training.loop import train
-from service.training.run import Progress, Run
+from service.training.run import FamilyTraining, Progress, Run
 from tests.service.training.test_loop import make_run, without_seconds
 
 EVERY_STEP_S = 1e-9
@@ -227,6 +227,7 @@ OTHER: dict[str, Any] = {
     "schedule": "constant",
     "seed": 6,
     "test": False,
+    "family": FamilyTraining(1, 2),
 }
 SAME: dict[str, Any] = {
     "data_url": "file:///elsewhere.npz",

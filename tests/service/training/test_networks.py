@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from service.schemas import AnyModel, ConvnetSpec, ResnetSpec, TransformerSpec
+from service.model_schemas import AnyModel, ConvnetSpec, ResnetSpec, TransformerSpec
 from service.training.catalog import DatasetInfo, Task, layer_sizes, parameter_count, tensor_shapes
 from service.training.models import build_network
 

@@ -1,0 +1,82 @@
+# The models that a job may train, as specs: fields and ranges only. What fits which dataset is decided in
+# data_checks.py, what a spec becomes is training/networks.py's business.
+"""Specs of models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, Len
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SpecModel(BaseModel):
+    """Base of every part of a spec: unknown fields are refused, nothing is coerced, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+Width = Annotated[int, Ge(1), Le(4096)]
+Activation = Literal["relu", "tanh", "gelu", "silu"]
+
+
+class MlpSpec(SpecModel):
+    """A multi-layer perceptron: linear layers with an activation between them."""
+
+    name: Literal["mlp"] = "mlp"
+    hidden: Annotated[list[Width], Len(1, 8)] = Field([64, 64], description="Widths of the hidden layers.")
+    activation: Activation = "relu"
+
+
+class AutoencoderSpec(SpecModel):
+    """A symmetric autoencoder: ``hidden`` down to ``code`` and back up; it reconstructs its standardised input."""
+
+    name: Literal["autoencoder"] = "autoencoder"
+    hidden: Annotated[list[Width], Len(1, 8)] = Field([96, 48], description="Widths from the input to the code.")
+    code: Width = Field(30, description="Width of the code layer.")
+    activation: Activation = "tanh"
+
+
+class ConvnetSpec(SpecModel):
+    """3 x 3 convolutions, each followed by an activation and 2 x 2 pooling; the mean over all places is classified."""
+
+    name: Literal["convnet"] = "convnet"
+    channels: Annotated[list[Annotated[int, Ge(1), Le(1024)]], Len(1, 6)] = Field(
+        [16, 32], description="Channels of the convolutions."
+    )
+    activation: Activation = "relu"
+
+
+class ResnetSpec(SpecModel):
+    """A residual network as for CIFAR: three stages of ``width``, twice and four times ``width``, batch norm."""
+
+    name: Literal["resnet"] = "resnet"
+    width: Annotated[int, Ge(1), Le(256)] = Field(16, description="Channels of the first stage.")
+    blocks: Annotated[int, Ge(1), Le(18)] = Field(1, description="Residual blocks of a stage.")
+    activation: Activation = "relu"
+
+
+class TransformerSpec(SpecModel):
+    """A causal transformer that predicts the next character or byte of a text; norm before each part."""
+
+    name: Literal["transformer"] = "transformer"
+    tokens: Literal["bytes", "characters"] = Field("bytes", description="What the text is cut into.")
+    context: Annotated[int, Ge(2), Le(4096)] = Field(64, description="Tokens of a window.")
+    layers: Annotated[int, Ge(1), Le(24)] = 2
+    heads: Annotated[int, Ge(1), Le(64)] = Field(4, description="Attention heads; they divide the width.")
+    width: Width = 64
+    activation: Activation = "gelu"
+
+
+AnyModel = MlpSpec | AutoencoderSpec | ConvnetSpec | ResnetSpec | TransformerSpec
+ModelSpec = Annotated[AnyModel, Field(discriminator="name")]
+
+MODELS: Mapping[str, type[AnyModel]] = {
+    "mlp": MlpSpec,
+    "autoencoder": AutoencoderSpec,
+    "convnet": ConvnetSpec,
+    "resnet": ResnetSpec,
+    "transformer": TransformerSpec,
+}
+"""Name of a model -> its spec."""

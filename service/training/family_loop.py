@@ -1,0 +1,172 @@
+# A run on a family: learn P on the meta-training tasks, one after the other, then train fresh networks on tasks that P
+# has not seen, side by side. The tasks are made in families.py; a run on one task is loop.py's. A run that was stopped
+# while it learned P goes on at the last task; its training begins anew.
+"""Training on a family of tasks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+from torch.optim import Optimizer
+
+from service.training.catalog import Task
+from service.training.checkpoint import Checkpoints
+from service.training.families import Member, load_family
+from service.training.loop import report_steps
+from service.training.models import LOSSES, SCORES, build_model
+from service.training.optimizers import build_optimizer
+from service.training.run import DivergedError, FamilyTraining, Progress, Run
+from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
+
+
+def train_family(run: Run) -> Iterator[Progress]:
+    """Learn P, then train, yielding the means over the tasks.
+
+    They are those of meta-validation, or with ``run.test`` those of meta-test. ``val_loss`` is that of the rows which
+    are held out; with ``run.test`` the last one is the test loss too. ``seconds`` are those of all tasks together,
+    without what it took to learn P.
+
+    Raises:
+        DivergedError: A loss is not finite, or P could not be learned.
+    """
+    assert run.family is not None, "only called for a family"
+    torch.set_num_threads(run.threads)
+    family = load_family(run.data_url, run.data_sha256)
+    warp, learning_seconds = _learn_p(run, run.family) if run.family.learn_tasks else (None, 0.0)
+    members = family.members("meta_test" if run.test else "meta_validation")
+    networks = _SideBySide(run, members)
+    optimizer = _optimizer_for_all(run, networks.models)
+    if warp is not None:
+        _carry(warp, optimizer, len(members))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 1.0 - step / run.steps if run.schedule == "linear" else 1.0
+    )
+    done, seconds = 0, 0.0
+    for step in report_steps(run.steps):
+        started, total = time.perf_counter(), torch.zeros((), device=run.device)
+        for _ in range(step - done):
+            optimizer.zero_grad()
+            total += networks.backward()
+            optimizer.step()
+            schedule.step()
+        train_loss = total.item() / (step - done)
+        seconds, done = seconds + time.perf_counter() - started, step
+        yield _point(run, networks, step, train_loss, seconds)._replace(learning_seconds=learning_seconds)
+
+
+def _point(run: Run, networks: _SideBySide, step: int, train_loss: float, seconds: float) -> Progress:
+    loss, score = networks.evaluate()
+    for name, value in (("training", train_loss), ("held-out", loss)):
+        if not math.isfinite(value):
+            raise DivergedError(f"the mean {name} loss is {value} after {step} of {run.steps} steps")
+    tested = run.test and step == run.steps
+    return Progress(step, train_loss, loss, seconds, loss if tested else None, score, score if tested else None)
+
+
+def _learn_p(run: Run, how: FamilyTraining) -> tuple[Warp, float]:
+    """Return P after all tasks, and the seconds that it took."""
+    members = load_family(run.data_url, run.data_sha256).members("meta_train")
+    trainer = MetaTrainer(
+        [_FamilyTask(run, member) for member in members],
+        WarpAdamConfig.from_dict(run.config),
+        MetaConfig(steps=how.learn_steps, seed=run.seed),
+    )
+    checkpoints = Checkpoints(run)
+    saved, done, seconds = checkpoints.newest(), 0, 0.0
+    if saved is not None:
+        trainer.load_state_dict(saved["trainer"])
+        done, seconds = saved["tasks"], saved["seconds"]
+    while done < how.learn_tasks:
+        started = time.perf_counter()
+        try:
+            result = trainer.train(1)
+        except LinAlgError as error:  # a factorisation of what is not finite any more
+            raise DivergedError(f"P could not be learned after {done} of {how.learn_tasks} tasks: {error}") from error
+        done, seconds = done + 1, seconds + time.perf_counter() - started
+        if checkpoints.due():
+            checkpoints.save(done, {"trainer": trainer.state_dict(), "tasks": done, "seconds": seconds})
+    result = trainer.train(0)
+    if result.skipped == how.learn_tasks:
+        raise DivergedError(f"P was learned on no task: a loss was not finite on each of {how.learn_tasks}")
+    return result.warp, seconds
+
+
+class _FamilyTask:
+    """One meta-training task, as MetaTrainer wants it: everything random comes from torch's global generator."""
+
+    def __init__(self, run: Run, member: Member) -> None:
+        self._run, self._loss = run, LOSSES[run.task]
+        self._x, self._y = _tensors(run, member, "train")
+
+    def make_model(self) -> nn.Module:
+        return build_model(self._run.sizes, self._run.activation).to(self._run.device)
+
+    def sample(self) -> Callable[[nn.Module], Tensor]:
+        rows = torch.randint(len(self._x), (self._run.batch_size,)).to(self._x.device)
+        x, y = self._x[rows], self._y[rows]
+        return lambda model: self._loss(model(x), y)
+
+
+class _SideBySide:
+    """A fresh network for each task, stepped by one optimizer; each parameter has its own state."""
+
+    def __init__(self, run: Run, members: Sequence[Member]) -> None:
+        torch.manual_seed(run.seed)
+        self.models = [build_model(run.sizes, run.activation).to(run.device) for _ in members]
+        self._train = [_tensors(run, member, "train") for member in members]
+        self._held_out = [_tensors(run, member, "held_out") for member in members]
+        self._loss, self._score = LOSSES[run.task], SCORES[run.task]
+        self._batch_size = run.batch_size
+        self._order = torch.Generator().manual_seed(run.seed)
+
+    def backward(self) -> Tensor:
+        """Draw a batch for each network and take its gradient; return the mean of the losses."""
+        losses = []
+        for model, (x, y) in zip(self.models, self._train, strict=True):
+            rows = torch.randint(len(x), (self._batch_size,), generator=self._order).to(x.device)
+            losses.append(self._loss(model(x[rows]), y[rows]))
+        together = torch.stack(losses)
+        together.sum().backward()  # type: ignore[no-untyped-call]
+        return together.detach().mean()
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float | None]:
+        """Return the means of the loss and of the accuracy or R2 on the held-out rows; no score if it is not finite."""
+        outputs = [(model(x), y) for model, (x, y) in zip(self.models, self._held_out, strict=True)]
+        loss = fmean(self._loss(output, y).item() for output, y in outputs)
+        score = fmean(self._score(output, y).item() for output, y in outputs)
+        return loss, score if math.isfinite(score) else None
+
+
+def _tensors(run: Run, member: Member, part: str) -> tuple[Tensor, Tensor]:
+    x = torch.from_numpy(getattr(member, f"x_{part}")).to(run.device)
+    return x, x if run.task is Task.AUTOENCODING else torch.from_numpy(getattr(member, f"y_{part}")).to(run.device)
+
+
+def _optimizer_for_all(run: Run, models: Sequence[nn.Module]) -> Optimizer:
+    """Return one optimizer with the parameters of all networks, called ``<task>.<name>``.
+
+    It is made for one network at a time, so that each has its own output layer, and then put together.
+    """
+    first, *others = (
+        build_optimizer(run.arm, nn.ModuleDict({str(index): model}), run.config) for index, model in enumerate(models)
+    )
+    for other in others:
+        first.state.update(other.state)
+        for group, same in zip(first.param_groups, other.param_groups, strict=True):
+            for name in {"params", "param_names"} & set(group):
+                group[name] = [*group[name], *same[name]]
+    return first
+
+
+def _carry(warp: Warp, optimizer: Optimizer, networks: int) -> None:
+    """Start every network from P."""
+    assert isinstance(optimizer, WarpAdam), "only WarpAdam learns P"
+    each = {f"{index}.{name}": own for index in range(networks) for name, own in warp.parameters.items()}
+    Warp(warp.config, each).apply(optimizer)

@@ -1,0 +1,122 @@
+# Families made of the bundled datasets: what a task is, and that nothing of the tasks that judge is seen before.
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.schemas import FamilySpec
+from service.training.catalog import DATASETS
+from service.training.families import (
+    PARTS,
+    Family,
+    FamilyError,
+    FamilySummary,
+    bundled_table,
+    load_family,
+    prepare_family,
+)
+
+
+def prepared(dataset: str, seed: int = 0, **fields: Any) -> tuple[Family, FamilySummary]:
+    return prepare_family(bundled_table(dataset), FamilySpec.model_validate(fields), seed)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_catalogue_names_the_columns_as_the_library_does(name: str) -> None:
+    from sklearn import datasets
+
+    columns = getattr(datasets, f"load_{name}")().feature_names
+    assert DATASETS[name].columns == tuple(map(str, columns))
+
+
+def test_a_class_subset_has_the_rows_of_its_classes_relabelled_in_order() -> None:
+    family, summary = prepared("digits", class_subsets={"ways": 3, "tasks": 20})
+    assert [len(summary.tasks[part]) for part in PARTS] == [12, 4, 4]
+    assert len({name for names in summary.tasks.values() for name in names}) == 20
+    assert summary.made_by == "20 of the 120 subsets of 3 of 10 classes"
+    y = bundled_table("digits").y
+    for part in PARTS:
+        for name, member in zip(summary.tasks[part], family.members(part), strict=True):
+            classes = [int(digit) for digit in name.removeprefix("classes ").split(", ")]
+            counts = np.bincount(np.concatenate([member.y_train, member.y_held_out]), minlength=3)
+            assert counts.tolist() == [(y == digit).sum() for digit in classes]
+
+
+def test_labels_of_a_subset_stand_for_the_images_that_they_stood_for() -> None:
+    family, summary = prepared("digits", class_subsets={"ways": 2, "tasks": 45})
+    table = bundled_table("digits")
+    images = {row.tobytes(): int(digit) for row, digit in zip(family.x, table.y, strict=True)}
+    for name, member in zip(summary.tasks["meta_test"], family.members("meta_test"), strict=True):
+        classes = [int(digit) for digit in name.removeprefix("classes ").split(", ")]
+        found = [images[row.tobytes()] for row in member.x_held_out]
+        assert [classes[label] for label in member.y_held_out] == found
+
+
+def test_all_subsets_are_tasks_when_they_are_few() -> None:
+    _, summary = prepared("wine", class_subsets={"ways": 2})
+    assert sorted(name for names in summary.tasks.values() for name in names) == [
+        "classes 0, 1",
+        "classes 0, 2",
+        "classes 1, 2",
+    ]
+
+
+def test_a_column_of_few_values_makes_a_group_of_each_and_is_no_feature() -> None:
+    family, summary = prepared("digits", group_by="pixel_2_3")
+    assert "by its values" in summary.made_by
+    assert family.x.shape[1] == 63
+    values = bundled_table("digits").x[:, 19]
+    for name, member in zip(summary.tasks["meta_test"], family.members("meta_test"), strict=True):
+        rows = len(member.x_train) + len(member.x_held_out)
+        assert rows == (values == float(name.removeprefix("pixel_2_3 = "))).sum()
+
+
+def test_a_column_of_many_values_is_cut_into_quantile_bins_and_says_so() -> None:
+    family, summary = prepared("diabetes", group_by="bmi")
+    assert "10 quantile bins, as it has 163 values" in summary.made_by
+    assert family.sizes.sum() == 442
+    assert family.sizes.min() >= 40
+    assert family.y.shape == (442, 1)
+
+
+def test_groups_of_few_rows_are_left_out_and_named() -> None:
+    _, summary = prepared("digits", group_by="pixel_1_6")
+    assert summary.left_out
+    assert all(int(name.split("(")[1].split()[0]) < 10 for name in summary.left_out)
+
+
+def test_fewer_than_three_groups_are_refused() -> None:
+    with pytest.raises(FamilyError, match="has 2 tasks of 10 rows or more, 3 are needed"):
+        prepared("diabetes", group_by="sex")
+
+
+def test_held_out_rows_are_the_same_for_all_tasks_and_the_scale_comes_from_meta_training() -> None:
+    family, _ = prepared("diabetes", group_by="age")
+    assert family.held_out.mean() == pytest.approx(0.2, abs=0.01)
+    members = family.members("meta_train")
+    rows = np.concatenate([member.x_train for member in members])
+    assert np.allclose(rows.mean(0), 0, atol=1e-5)
+    assert np.allclose(rows.std(0), 1, atol=1e-5)
+    assert not np.allclose(family.x.mean(0), 0, atol=1e-3)
+    every = np.concatenate([x for part in PARTS for m in family.members(part) for x in (m.x_train, m.x_held_out)])
+    assert len(every) == 442  # a row is in one group
+
+
+def test_the_seed_decides_which_tasks_judge() -> None:
+    first, again, other = (prepared("digits", seed, class_subsets={}) for seed in (1, 1, 2))
+    assert first[0].to_npz() == again[0].to_npz()
+    assert first[1].tasks["meta_test"] != other[1].tasks["meta_test"]
+
+
+def test_a_stored_family_comes_back_and_a_changed_file_is_refused(tmp_path: Path) -> None:
+    family, _ = prepared("wine", class_subsets={"ways": 2})
+    file = tmp_path / "data.npz"
+    file.write_bytes(family.to_npz())
+    back = load_family(f"file://{file}", hashlib.sha256(file.read_bytes()).hexdigest())
+    assert back.to_npz() == family.to_npz()
+    with pytest.raises(ValueError, match="the prepared data has changed"):
+        load_family(f"file://{file}", "0" * 64)

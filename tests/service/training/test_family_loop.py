@@ -1,0 +1,145 @@
+# Runs on a family: what is learned before, what is measured where, and that one that was killed ends as it would have.
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from search_spaces import get_preset
+from service.arms import CONFIGS
+from service.schemas import FamilySpec
+from service.training import family_loop
+from service.training.catalog import Task
+from service.training.families import bundled_table, prepare_family
+from service.training.family_loop import train_family
+from service.training.models import build_model
+from service.training.optimizers import BUILDERS
+from service.training.run import DivergedError, FamilyTraining, Progress, Run
+from warpadam import MetaTrainer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A prepared family of wines, two classes each: one task of every part."""
+    family, _ = prepare_family(bundled_table("wine"), FamilySpec.model_validate({"class_subsets": {"ways": 2}}), 0)
+    file = tmp_path_factory.mktemp("family") / "data.npz"
+    file.write_bytes(family.to_npz())
+    return f"file://{file}", hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def a_run(data: tuple[str, str], arm: str = "warpadam", **fields: Any) -> Run:
+    preset = get_preset({"warpadam": "quick", "random_p": "adamw"}.get(arm, arm))
+    config = CONFIGS[arm](preset.first_trials[0])
+    given: dict[str, Any] = {
+        "arm": arm,
+        "config": config,
+        "sizes": (13, 8, 2),
+        "activation": "relu",
+        "task": Task.CLASSIFICATION,
+        "data_url": data[0],
+        "data_sha256": data[1],
+        "steps": 8,
+        "batch_size": 16,
+        "schedule": "linear",
+        "seed": 3,
+        "family": FamilyTraining(4 if arm == "warpadam" else 0, 5),
+    }
+    return Run(**given | fields)
+
+
+def without_seconds(points: list[Progress]) -> list[Progress]:
+    return [point._replace(seconds=0.0, learning_seconds=0.0) for point in points]
+
+
+@pytest.mark.parametrize("arm", [name for name in BUILDERS if name != "soap"])
+def test_every_optimizer_trains_on_a_family_and_lowers_its_loss(data: tuple[str, str], arm: str) -> None:
+    points = list(train_family(a_run(data, arm, steps=40)))
+    assert [point.step for point in points] == list(range(2, 41, 2))
+    assert points[-1].val_loss < points[0].val_loss
+    assert (points[-1].learning_seconds > 0) == (arm == "warpadam")
+    assert points[-1].test_loss is None
+
+
+def test_a_test_run_trains_on_other_tasks_and_its_last_loss_is_the_test_loss(data: tuple[str, str]) -> None:
+    trial, test = (list(train_family(a_run(data, "adamw", test=test))) for test in (False, True))
+    assert [point.val_loss for point in trial] != [point.val_loss for point in test]
+    assert test[-1].test_loss == test[-1].val_loss
+    assert [point.test_loss for point in test[:-1]] == [None] * 7
+
+
+def test_the_same_seed_gives_the_same_run_and_another_gives_another(data: tuple[str, str]) -> None:
+    first, again, other = (list(train_family(a_run(data, seed=seed))) for seed in (3, 3, 4))
+    assert without_seconds(first) == without_seconds(again)
+    assert without_seconds(first) != without_seconds(other)
+
+
+def test_p_changes_the_run_and_the_tasks_that_it_is_learned_on_change_p(data: tuple[str, str]) -> None:
+    curves = [
+        [point.val_loss for point in train_family(a_run(data, family=FamilyTraining(tasks, 5)))] for tasks in (0, 4, 8)
+    ]
+    assert curves[0] != curves[1] != curves[2]
+
+
+def test_networks_do_not_feel_each_other() -> None:
+    run = a_run(("", ""), "adamw")
+    torch.manual_seed(0)
+    models = [build_model(run.sizes, run.activation) for _ in range(2)]
+    before = [[param.detach().clone() for param in model.parameters()] for model in models]
+    optimizer = family_loop._optimizer_for_all(run, models)
+    models[0](torch.randn(4, 13)).square().sum().backward()
+    optimizer.step()
+    moved = [
+        [not torch.equal(old, new) for old, new in zip(olds, model.parameters(), strict=True)]
+        for olds, model in zip(before, models, strict=True)
+    ]
+    assert moved == [[True] * 4, [False] * 4]
+
+
+def test_a_run_that_is_killed_while_it_learns_p_ends_as_it_would_have(
+    data: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(train_family(a_run(data)))
+    run = a_run(data, checkpoint_url=f"file://{tmp_path}/checkpoints", checkpoint_every_s=1e-9)
+    train = MetaTrainer.train
+    visits: list[int] = []
+
+    def killed(trainer: Any, rounds: int) -> Any:
+        visits.append(rounds)
+        if len(visits) == 3:
+            raise KeyboardInterrupt
+        return train(trainer, rounds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaTrainer, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(train_family(run))
+    assert len(list((tmp_path / "checkpoints").iterdir())) > 0
+
+    def counted(trainer: Any, rounds: int) -> Any:
+        visits.append(rounds)
+        return train(trainer, rounds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaTrainer, "train", counted)
+        resumed = list(train_family(run))
+    assert visits == [1, 1, 1, 1, 1, 0]  # two tasks, the killed one, the two that were left
+    assert without_seconds(resumed) == without_seconds(whole)
+    killed_later = list(islice(train_family(run), 2))
+    assert without_seconds(killed_later) == without_seconds(whole)[:2]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_cause(data: tuple[str, str]) -> None:
+    run = a_run(data, "sgd", steps=60)
+    with pytest.raises(DivergedError, match=r"the mean (training|held-out) loss is"):
+        list(train_family(replace(run, config={**run.config, "lr": 1e30})))
+
+
+def test_a_p_that_no_task_can_teach_is_a_divergence(data: tuple[str, str]) -> None:
+    run = a_run(data)
+    with pytest.raises(DivergedError, match=r"P (was learned on no task|could not be learned)"):
+        list(train_family(replace(run, config={**run.config, "lr": 1e30})))
