@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
 ]
 
-ROTATION = {
+ROTATION: dict[str, Any] = {
     "preset": "quick",
     "overrides": {
         "structure": "kronecker",
@@ -75,6 +75,26 @@ def test_p_learned_on_other_digits_helps_on_unseen_ones(
     assert repaid["challenger_steps"] < repaid["baseline_steps"]
     assert repaid["tasks_in_steps"] > 0
     print(found["reason"], repaid)
+
+
+def test_p_learned_on_some_groups_of_a_table_halves_the_steps_on_unseen_groups(
+    client: TestClient, db: Database, make_worker: WorkerMaker, spec: SpecMaker
+) -> None:
+    overrides = {**ROTATION["overrides"], "lr": 0.01}
+    body = spec(
+        dataset={"name": "digits"},
+        model={"name": "autoencoder", "hidden": [48], "code": 16},
+        family={"group_by": "pixel_2_3", "learn_tasks": 12, "learn_steps": 50},
+        search_space={"preset": "quick", "overrides": overrides},
+        budget={"trials_per_arm": 3, "steps": 60, "batch_size": 32},
+    )
+    found = run_job(client, db, make_worker, body)
+    assert (found["verdict"], found["arm"]) == ("helps", "warpadam"), found["reason"]
+    repaid = found["findings"]["family"]["break_even"]
+    print(found["reason"], repaid)
+    assert repaid["missed"] == 0
+    assert repaid["challenger_steps"] <= repaid["baseline_steps"] / 2
+    assert repaid["tasks_in_steps"] is not None
 
 
 def test_a_job_on_groups_of_too_few_says_why_it_fails(
