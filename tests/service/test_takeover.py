@@ -29,7 +29,10 @@ from service.worker import Worker
 from tests.service import faults
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+    pytest.mark.timeout(300),  # two workers after each other load what they need, on a machine that may be busy
+]
 
 STEPS = 60
 CHECKPOINT_EVERY_S = 0.1
