@@ -39,9 +39,12 @@ with TestClient(create_app(Settings(database_url=database_url, artifacts_url=art
         f"/v1/jobs/{done}/export?format=json",
         f"/v1/jobs/{done}/export?format=yaml",
         f"/v1/jobs/{done}/export?format=python",
+        f"/v1/jobs/{done}/export?format=toml",
+        f"/v1/jobs/{done}/report",
     ):
         if path != "/dashboard":
-            expected = 409 if path in (job["links"]["recommendation"], job["links"]["export"]) else 200
+            unfinished = [job["links"][name] for name in ("recommendation", "export", "report")]
+            expected = 409 if path in unfinished else 200
             assert client.get(path).status_code == expected, path
     assert client.post(job["links"]["self"] + "/cancel").status_code == 202
     assert client.delete(job["links"]["self"]).status_code == 204
