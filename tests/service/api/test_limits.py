@@ -70,7 +70,8 @@ class Caller:
         assert (await receive())["type"] == "http.disconnect"
 
     def run(self, limit: int, kind: str = "http") -> None:
-        asyncio.run(BodyLimit(self.app, limit)({"type": kind}, self.receive, self.send))
+        scope = {"type": kind, "path": "/v1/jobs", "method": "POST"}
+        asyncio.run(BodyLimit(self.app, limit)(scope, self.receive, self.send))
 
 
 def part(body: bytes, more: bool = True) -> Message:
