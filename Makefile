@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check format bench-optimizers bench-scale compose-check clean
+.PHONY: install demo test test-ray test-slow check format bench-optimizers bench-scale compose-check clean
 
 install: $(STAMP)
 
@@ -18,6 +18,9 @@ demo: install ## tune a real job on this machine and save the recommended config
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-ray: install ## the engine ray, on a real Ray
+	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

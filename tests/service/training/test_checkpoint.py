@@ -22,6 +22,7 @@ from service.plan import WARP_PRESETS
 from service.training import checkpoint as checkpoint_module
 from service.training.checkpoint import Checkpoints
 from service.training.loop import train
+from service.training.optimizers import MuonWithAdamW
 from service.training.run import FamilyTraining, Progress, Run
 from tests.service.training.test_loop import make_run, without_seconds
 
@@ -52,15 +53,26 @@ class KilledError(Exception):
     """Stands for the death of the process."""
 
 
+class Steps:
+    """Counts the steps of a run; the optimizers inside of Muon-with-AdamW step with it."""
+
+    def __init__(self) -> None:
+        self.count, self._inside = 0, set[int]()
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if isinstance(optimizer, MuonWithAdamW):
+            self._inside |= set(map(id, optimizer._parts))
+        self.count += id(optimizer) not in self._inside
+
+
 def cut_short(run: Run, after: int) -> None:
     """Train until ``after`` steps are done and die in the next."""
-    done = 0
+    steps = Steps()
 
-    def count(*_: object) -> None:
-        nonlocal done
-        if done == after:
+    def count(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        steps(optimizer)
+        if steps.count > after:
             raise KilledError
-        done += 1
 
     hook = register_optimizer_step_pre_hook(count)
     try:
@@ -72,13 +84,13 @@ def cut_short(run: Run, after: int) -> None:
 
 def steps_of(action: Callable[[], object]) -> int:
     """Return how many optimizer steps ``action`` makes."""
-    steps: list[int] = []
-    hook = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+    steps = Steps()
+    hook = register_optimizer_step_pre_hook(steps)
     try:
         action()
     finally:
         hook.remove()
-    return len(steps)
+    return steps.count
 
 
 def end_of(run: Run, points: list[Progress]) -> dict[str, Any]:
@@ -228,6 +240,9 @@ OTHER: dict[str, Any] = {
     "seed": 6,
     "test": False,
     "family": FamilyTraining(1, 2),
+    "model": {"name": "convnet"},
+    "shape": (1, 8, 8),
+    "from_p_sha256": "1" * 64,
 }
 SAME: dict[str, Any] = {
     "data_url": "file:///elsewhere.npz",
@@ -235,6 +250,8 @@ SAME: dict[str, Any] = {
     "device": "cuda:1",
     "checkpoint_url": "file:///elsewhere",
     "checkpoint_every_s": 1.0,
+    "p_url": "file:///elsewhere/p",
+    "from_p_url": "file:///elsewhere/p",
 }
 
 
