@@ -134,7 +134,7 @@ def test_nothing_is_run_when_only_a_report_is_asked_for(tmp_path: Path) -> None:
     assert not unit.records.path.exists()
 
 
-@pytest.mark.parametrize("change", [{"version": "2"}, {"steps": 3}, {"seeds_per_trial": 3}])
+@pytest.mark.parametrize("change", [{"version": "2"}, {"steps": 3}, {"seeds_per_trial": 4}])
 def test_runs_of_another_definition_are_not_reused(change: dict[str, str], tmp_path: Path) -> None:
     Unit(PAIR[0], ADAMW, Budget(trials=1, seeds=1), tmp_path).outcome(run=True)
     changed = Unit(dataclasses.replace(PAIR[0], **change), ADAMW, BUDGET, tmp_path)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -21,7 +22,6 @@ from service.recommend.confirm import fresh_seeds
 from service.schemas import JobSpec
 from service.settings import Settings
 from service.states import JobState, TrialState
-from service.training.run import Progress
 from service.worker import Worker
 from tests.service import faults
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
@@ -346,15 +346,15 @@ def test_a_ledger_that_is_away_for_a_moment_costs_no_job(
 ) -> None:
     job_id = submit()
     worker = make_worker()
-    add_points, calls = RunLog.add_points, []
+    finish_trial, calls = RunLog.finish_trial, []
 
-    def away_once(log: RunLog, points: list[tuple[int, Progress]]) -> None:
-        calls.append(points)
+    def away_once(log: RunLog, trial_id: int, *how: Any) -> None:
+        calls.append(trial_id)
         if len(calls) == 1:
-            raise OperationalError("INSERT", {}, Exception("the server closed the connection"))
-        add_points(log, points)
+            raise OperationalError("UPDATE", {}, Exception("the server closed the connection"))
+        finish_trial(log, trial_id, *how)
 
-    monkeypatch.setattr(RunLog, "add_points", away_once)
+    monkeypatch.setattr(RunLog, "finish_trial", away_once)
     with pytest.raises(OperationalError):
         worker.run_next()
     assert get_job(db, job_id).state == JobState.RUNNING
