@@ -124,11 +124,13 @@ def _directions(parts: Sequence[Part], step: int, settings: Settings) -> list[Te
 
 
 def refresh(distortion: SidedDistortion, state: State) -> None:
-    """Recompute the factors; keep them where a covariance is zero, or was not finite."""
+    """Recompute the factors; keep them where a covariance is zero or was not finite, or has no finite root."""
     restart_unless_finite(distortion, state)
     for side, name in distortion.sides.items():
         size = state[name].diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
-        state[side].copy_(torch.where(size > 0, inverse_root(state[name], size), state[side]))
+        root = inverse_root(state[name], size)
+        usable = (size > 0) & root.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        state[side].copy_(torch.where(usable, root, state[side]))
 
 
 def inverse_root(covariance: Tensor, size: Tensor) -> Tensor:
@@ -142,7 +144,18 @@ def inverse_root(covariance: Tensor, size: Tensor) -> Tensor:
     tensor([[1., 0.],
             [0., 2.]])
     """
-    values, vectors = torch.linalg.eigh(covariance / size.clamp_min(torch.finfo(size.dtype).tiny))
+    scaled = covariance / size.clamp_min(torch.finfo(size.dtype).tiny)
+    # LAPACK fails on some that lack rank exactly, as those of an embedding with tokens that no batch had
+    scaled.diagonal(dim1=-2, dim2=-1).add_(torch.finfo(size.dtype).eps)
+    values, vectors = _eigh(scaled)
     roots = (values.clamp_min(0) / values[..., -1:]).add_(DAMPING).pow_(-POWER)
     root: Tensor = (vectors * roots.unsqueeze(-2)) @ vectors.mT
     return root
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        values, vectors = torch.linalg.eigh(matrix.double())  # rare, and it holds where fp32 gave up
+    return values.to(matrix.dtype), vectors.to(matrix.dtype)

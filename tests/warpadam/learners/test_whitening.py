@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from warpadam import Learner, Placement, Strategy, Structure, WarpAdam
 from warpadam.learners.scale import LOG_SCALE, MAX_LOG_SCALE
@@ -199,3 +199,15 @@ def test_a_p_that_was_given_is_continued_from() -> None:
     param.grad = _gradients(1)[0]
     optimizer.step()
     assert torch.equal(optimizer.get_distortion(param)["row_factor"], given["row_factor"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_embedding_with_tokens_that_no_batch_had_stays_finite(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    table = nn.Parameter(torch.randn(256, 16, generator=generator))
+    optimizer = WarpAdam([table], lr=0.03, learner="whitening", meta_every=1)
+    for _ in range(10):
+        table.grad = torch.zeros_like(table)
+        table.grad[torch.randint(40, (32,), generator=generator)] = torch.randn(32, 16, generator=generator)
+        optimizer.step()
+        assert table.isfinite().all()
