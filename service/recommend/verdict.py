@@ -117,13 +117,7 @@ def compare(
     >>> compare([1.0, 1.1, 1.2, 1.0, 1.1, 1.2], [0.5, 0.6, 0.6, 0.5, 0.5, 0.7], min_effect=0.01).word
     <Word.HELPS: 'helps'>
     """
-    import numpy as np
-
-    base, other = np.asarray(baseline, np.float64), np.asarray(challenger, np.float64)
-    if base.shape != other.shape or base.ndim != 1 or len(base) < 2:
-        raise ValueError(f"expected two lists of the same length, 2 or more, got {len(baseline)} and {len(challenger)}")
-    if not (np.isfinite(base).all() and np.isfinite(other).all()):
-        raise ValueError("every loss must be finite")
+    base, other = _paired(baseline, challenger)
     gains = base - other
     mean, scale = float(gains.mean()), abs(float(base.mean()))
     threshold = min_effect * scale
@@ -157,6 +151,17 @@ def compare(
         more_pairs=more,
         win_rate=float(((gains > 0) + 0.5 * (gains == 0)).mean()),
     )
+
+
+def _paired(baseline: Sequence[float], challenger: Sequence[float]) -> tuple[Floats, Floats]:
+    import numpy as np
+
+    base, other = np.asarray(baseline, np.float64), np.asarray(challenger, np.float64)
+    if base.shape != other.shape or base.ndim != 1 or len(base) < 2:
+        raise ValueError(f"expected two lists of the same length, 2 or more, got {len(baseline)} and {len(challenger)}")
+    if not (np.isfinite(base).all() and np.isfinite(other).all()):
+        raise ValueError("every loss must be finite")
+    return base, other
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

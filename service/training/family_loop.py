@@ -20,7 +20,7 @@ from service.training.checkpoint import Checkpoints
 from service.training.families import Member, load_family
 from service.training.loop import report_steps
 from service.training.models import LOSSES, SCORES, build_model
-from service.training.optimizers import build_optimizer
+from service.training.optimizers import build_optimizer, make_schedule
 from service.training.run import DivergedError, FamilyTraining, Progress, Run
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
@@ -44,9 +44,7 @@ def train_family(run: Run) -> Iterator[Progress]:
     optimizer = _optimizer_for_all(run, networks.models)
     if warp is not None:
         _carry(warp, optimizer, len(members))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 1.0 - step / run.steps if run.schedule == "linear" else 1.0
-    )
+    schedule = make_schedule(optimizer, run)
     done, seconds = 0, 0.0
     for step in report_steps(run.steps):
         started, total = time.perf_counter(), torch.zeros((), device=run.device)

@@ -18,7 +18,7 @@ from service.training.checkpoint import Checkpoints
 from service.training.datasets import load
 from service.training.learned_p import apply_p, write_p
 from service.training.models import LOSSES, SCORES, build_network
-from service.training.optimizers import build_optimizer
+from service.training.optimizers import build_optimizer, make_schedule
 from service.training.run import DivergedError, Progress, Run
 
 POINTS: Final = 20
@@ -73,9 +73,7 @@ class _State:
         self._optimizer = build_optimizer(run.arm, self._model, run.config)
         if run.from_p_url is not None:
             apply_p(self._optimizer, run.from_p_url, run.from_p_sha256)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: 1.0 - step / run.steps if run.schedule == "linear" else 1.0
-        )
+        self._schedule = make_schedule(self._optimizer, run)
         self._total_loss = torch.zeros((), device=run.device)
         self.step, self.seconds = 0, 0.0
         self.points: list[Progress] = []
