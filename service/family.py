@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from search_spaces.errors import one_of
+from service.data_schemas import FamilySpec
 from service.errors import FieldError
 from service.model_schemas import AutoencoderSpec, MlpSpec
-from service.schemas import FamilySpec, JobSpec
+from service.schemas import JobSpec
 from service.training.catalog import MIN_TASKS, DatasetInfo, Task
 
 

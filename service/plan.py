@@ -1,34 +1,25 @@
 # From a spec to what a job will do: which arms, over which spaces, on which tensors. Everything about a spec that types
-# and ranges cannot say is checked here, once, before a row is written. Loads neither torch nor Optuna.
+# and ranges cannot say is checked here, once, before a row is written: by spec_checks.py, data_checks.py and family.py.
+# Loads neither torch nor Optuna.
 """The plan of a job."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Final
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import one_of
-from service.arms import BASELINES, MORE_STEPS, REFERENCE, ArmPlan, baseline_arm, control_arm, warpadam_arms
+from service.arms import MORE_STEPS, REFERENCE, ArmPlan, baseline_arm, control_arm, warpadam_arms
 from service.data_checks import check_dataset, check_model, check_rank
 from service.errors import FieldError, InvalidSpecError
 from service.family import check_family, info_of_a_task
 from service.model_schemas import AutoencoderSpec, MlpSpec
-from service.objective import TIMED
 from service.schemas import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec, RangeOverride
+from service.spec_checks import check_baselines, check_confirm, check_objective, check_resources, check_search
 from service.training.catalog import DATASETS, DatasetInfo, Task, layer_sizes, task_of
 from service.training.run import FamilyTraining, Run
-
-RAY_RESOURCES: Final = {
-    "CPU": "cpus_per_trial",
-    "GPU": "gpus_per_trial",
-    "memory": "memory_bytes",
-    "object_store_memory": "memory_bytes",
-}
-"""Resources of a Ray node that are no custom ones -> the field of a spec that asks for them."""
 
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
 """The presets that a job's ``search_space`` may name."""
@@ -127,11 +118,11 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
     checks = (
         check_model,
         check_family,
-        _check_objective,
-        _check_baselines,
-        _check_search,
-        _check_resources,
-        _check_confirm,
+        check_objective,
+        check_baselines,
+        check_search,
+        check_resources,
+        check_confirm,
     )
     info = info if info is not None else DATASETS.get(spec.dataset.name or "")
     errors = [*check_dataset(spec, info), *(error for check in checks for error in check(spec, info))]
@@ -217,70 +208,3 @@ def warp_space(spec: JobSpec) -> SearchSpace:
         raise InvalidSpecError(
             FieldError(f"search_space.overrides.{error.path}", error.value, error.expected)
         ) from error
-
-
-def _check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
-    metric, target, trade_off = spec.objective.metric, spec.objective.target, spec.objective.trade_off
-    timed = metric in TIMED
-    if timed and target is None:
-        yield FieldError("objective.target", None, f"a validation loss or baseline, as the metric is {metric}")
-    if not timed and target is not None:
-        yield FieldError(
-            "objective.target", target, f"nothing with the metric {metric}; {' and '.join(TIMED)} have one"
-        )
-    if target == "baseline" and REFERENCE not in spec.baselines:
-        yield FieldError("objective.target", target, f"{REFERENCE} among the baselines, whose final loss it stands for")
-    if trade_off and metric != "val_loss":
-        yield FieldError("objective.trade_off", trade_off, f"the metric val_loss beside it, not {metric}")
-    if trade_off and spec.search.pruner != "none":
-        yield FieldError("search.pruner", spec.search.pruner, "none with two objectives, which no pruner can weigh")
-    if info is not None and metric in ("val_accuracy", "val_r2"):
-        task = task_of(info, spec.model)
-        if (metric == "val_accuracy") != (task is Task.CLASSIFICATION):
-            yield FieldError("objective.metric", metric, f"a metric of {task}; val_accuracy is one of classification")
-
-
-def _check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
-    for index, name in enumerate(spec.baselines):
-        if name not in BASELINES:
-            yield FieldError(f"baselines[{index}]", name, one_of(name, BASELINES))
-        elif name in spec.baselines[:index]:
-            yield FieldError(f"baselines[{index}]", name, "every baseline once")
-        elif name == "soap" and find_spec("pytorch_optimizer") is None:
-            yield FieldError(f"baselines[{index}]", name, "pytorch-optimizer to be installed, the extra `soap`")
-    for index, name in enumerate(spec.controls):
-        if name in spec.controls[:index]:
-            yield FieldError(f"controls[{index}]", name, "every control once")
-        elif name == MORE_STEPS and REFERENCE not in spec.baselines:
-            yield FieldError(f"controls[{index}]", name, f"{REFERENCE} among the baselines, whose steps it extends")
-
-
-def _check_search(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
-    if spec.search.sampler == "gp" and spec.search.pruner != "none":
-        expected = "none with the sampler gp, which learns from completed trials only"
-        yield FieldError("search.pruner", spec.search.pruner, expected)
-
-
-def _check_resources(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Refuse what the chosen engine would ignore, and what Ray cannot place anywhere."""
-    given = spec.resources
-    if spec.engine.name != "ray":
-        for field, default in (("max_concurrent", None), ("memory_bytes", None), ("custom", {})):
-            if getattr(given, field) != default:
-                expected = f"{json.dumps(default)}, its default: only the engine ray knows it"
-                yield FieldError(f"resources.{field}", getattr(given, field), expected)
-        return
-    if given.slots != 1:
-        expected = "1, its default: with the engine ray, resources.max_concurrent limits how many trials run at once"
-        yield FieldError("resources.slots", given.slots, expected)
-    if given.gpus_per_trial > 1 and given.gpus_per_trial != int(given.gpus_per_trial):
-        yield FieldError("resources.gpus_per_trial", given.gpus_per_trial, "a whole number above 1 with the engine ray")
-    for name in given.custom.keys() & RAY_RESOURCES.keys():
-        expected = f"nothing: set resources.{RAY_RESOURCES[name]} instead"
-        yield FieldError(f"resources.custom.{name}", given.custom[name], expected)
-
-
-def _check_confirm(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
-    if spec.confirm.top_k > spec.budget.trials_per_arm:
-        limit = spec.budget.trials_per_arm
-        yield FieldError("confirm.top_k", spec.confirm.top_k, f"at most budget.trials_per_arm, which is {limit}")

@@ -15,9 +15,11 @@ LAYERS = ("warpadam", "search_spaces", "service")
 # Inside the service: a room may import those to its left.
 ROOMS = (
     {"model_schemas"},
+    {"data_schemas"},
     {"states", "version", "settings", "errors", "schemas", "artifacts"},
     {"training", "logs"},
     {"arms", "objective", "family", "datasets", "data_checks"},
+    {"spec_checks"},
     {"plan", "db"},
     {"ledger"},
     {"engines"},

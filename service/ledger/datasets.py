@@ -10,10 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.data_schemas import DatasetSpec
 from service.db.models import DatasetRow, Job
 from service.db.session import Database
 from service.errors import ConflictError, FieldError, InvalidSpecError, NotFoundError
-from service.schemas import DatasetSpec
 from service.states import ENDED_JOB
 from service.training.catalog import DatasetInfo
 from service.training.facts import DatasetFacts, dataset_info

@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from service.artifacts import read_artifact
-from service.schemas import ClassSubsetsSpec, FamilySpec
+from service.data_schemas import ClassSubsetsSpec, FamilySpec
 from service.training.catalog import DATASETS, HELD_OUT, MIN_TASKS, Task
 from service.training.datasets import Array
 

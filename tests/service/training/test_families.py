@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.schemas import FamilySpec
+from service.data_schemas import FamilySpec
 from service.training.catalog import DATASETS
 from service.training.families import (
     PARTS,

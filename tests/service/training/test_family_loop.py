@@ -12,7 +12,7 @@ import torch
 
 from search_spaces import get_preset
 from service.arms import CONFIGS
-from service.schemas import FamilySpec
+from service.data_schemas import FamilySpec
 from service.training import family_loop
 from service.training.catalog import Task
 from service.training.families import bundled_table, prepare_family
