@@ -84,7 +84,7 @@ class ArmStudy:
         self.study = optuna.create_study(
             storage=self._memory,
             study_name=name,
-            pruner=make_pruner(spec.engine, spec.search, objective.steps),
+            pruner=make_pruner(spec.engine, spec.search, objective),
             directions=directions,
         )
         self._memory_id = self._memory.get_study_id_from_name(name)

@@ -10,6 +10,7 @@ from typing import Final
 import optuna
 
 from service.engines.base import Pruning
+from service.objective import Objective
 from service.schemas import EngineSpec, SearchSpec
 
 FIRST_RUNG: Final = 0.25
@@ -52,28 +53,30 @@ def first_rung(steps: int) -> int:
     return max(1, int(steps * FIRST_RUNG))
 
 
-def make_pruning(engine: EngineSpec, search: SearchSpec, steps: int) -> Pruning | None:
+def make_pruning(engine: EngineSpec, search: SearchSpec, objective: Objective) -> Pruning | None:
     """Return what the engine stops early by itself; None where Optuna's pruner decides, or nobody does."""
     if engine.name != "ray" or search.pruner == "none":
         return None
     return Pruning(
         pruner=search.pruner,
-        steps=steps,
-        first_rung=first_rung(steps),
+        steps=objective.steps,
+        first_rung=first_rung(objective.steps),
         reduction=REDUCTION,
         startup_runs=STARTUP_RUNS,
+        signal=objective.signal,
     )
 
 
-def make_pruner(engine: EngineSpec, search: SearchSpec, steps: int) -> optuna.pruners.BasePruner:
+def make_pruner(engine: EngineSpec, search: SearchSpec, objective: Objective) -> optuna.pruners.BasePruner:
     """Return the pruner that a spec names; none stops a trial in the first quarter of its steps.
 
     Args:
         engine: Ray stops runs early by itself.
         search: The spec's choice.
-        steps: Steps of a whole run.
+        objective: What the runs are judged by.
     """
-    if make_pruning(engine, search, steps):
+    steps = objective.steps
+    if make_pruning(engine, search, objective):
         return optuna.pruners.NopPruner()
     first = first_rung(steps)
     match search.pruner:

@@ -87,7 +87,7 @@ class ArmSearch:
         self._curves: dict[int, list[Progress]] = {}
         self._unwritten: list[tuple[int, Progress]] = []
         self._written = time.monotonic()
-        self.pruning: Pruning | None = make_pruning(plan.spec.engine, plan.spec.search, self._terms.steps)
+        self.pruning: Pruning | None = make_pruning(plan.spec.engine, plan.spec.search, self.objective)
         self._projection = ArmStudy(log.job_id, plan.spec, arm, storage, rows, log.curves, self.objective)
         self.study = self._projection.study
         self.fidelity: Fidelity | None = None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -38,6 +39,7 @@ class Pruning:
         first_rung: Step before which no run is stopped.
         reduction: Of the runs at a rung, one in this many goes on (asha, hyperband).
         startup_runs: Runs before which none is stopped (median).
+        signal: What runs are compared by at a point, lower is better; another process gets it.
     """
 
     pruner: Literal["asha", "hyperband", "median"]
@@ -45,6 +47,7 @@ class Pruning:
     first_rung: int
     reduction: int
     startup_runs: int
+    signal: Callable[[Progress], float]
 
 
 class Work(Protocol):

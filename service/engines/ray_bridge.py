@@ -63,7 +63,6 @@ class Bridge:
 
     def __init__(self, work: Work, train: Train, resources: ResourcesSpec, silence_s: float) -> None:
         self._work, self._train, self._resources, self._silence_s = work, train, resources, silence_s
-        self._first_rung = work.pruning.first_rung if work.pruning else 1
         self._open: dict[str, _Open] = {}
         self._error: Exception | None = None
         self._limit, self._counted = 0, 0.0
@@ -84,7 +83,7 @@ class Bridge:
         device = "cuda:0" if self._resources.gpus_per_trial else "cpu"  # the only one that the actor sees
         run = replace(assignment.run, threads=self._resources.cpus_per_trial, device=device)
         self._open[trial_id] = _Open(replace(assignment, run=run))
-        return {TASK: Task(self._train, run, self._first_rung, assignment.prunable)}
+        return {TASK: Task(self._train, run, self._work.pruning, assignment.prunable)}
 
     def goes_on(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Take a result; return whether the Work wants more of the run."""

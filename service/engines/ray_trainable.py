@@ -11,6 +11,7 @@ from typing import Any, Final
 from ray import tune
 
 from service.engines.attempt import Train, attempt, warm_up
+from service.engines.base import Pruning
 from service.training.run import Ended, Progress, Run
 
 TASK: Final = "task"
@@ -22,7 +23,7 @@ ENDED: Final = "ended"
 
 STEP: Final = "step"
 RUNGS: Final = "rungs"
-LOSS: Final = "val_loss"
+SIGNAL: Final = "signal"
 """Keys of a result with the numbers that Ray's schedulers read; rungs are steps in units of the first rung."""
 
 
@@ -32,7 +33,7 @@ class Task:
 
     train: Train
     run: Run
-    first_rung: int
+    pruning: Pruning | None
     prunable: bool
 
     def __str__(self) -> str:
@@ -68,8 +69,10 @@ class RunActor(tune.Trainable):
         event = next(self._events)
         if isinstance(event, Ended):
             return {ENDED: event, "done": True}
-        at = event.step if self._task.prunable else 0  # schedulers stop nothing that has not begun
-        result = {POINT: event, STEP: at, RUNGS: at / self._task.first_rung, LOSS: event.val_loss}
+        result: dict[str, Any] = {POINT: event}
+        if (pruning := self._task.pruning) is not None:
+            at = event.step if self._task.prunable else 0  # schedulers stop nothing that has not begun
+            result |= {STEP: at, RUNGS: at / pruning.first_rung, SIGNAL: pruning.signal(event)}
         if event.step < self._task.run.steps:
             return result
         return {**result, ENDED: next(self._events), "done": True}

@@ -80,7 +80,7 @@ def make_scheduler(pruning: Pruning | None) -> TrialScheduler:
     """Return Ray's scheduler for a pruner; a run's last point is never stopped early."""
     from ray.tune import schedulers
 
-    from service.engines.ray_trainable import LOSS, RUNGS, STEP
+    from service.engines.ray_trainable import RUNGS, SIGNAL, STEP
 
     if pruning is None:
         return schedulers.FIFOScheduler()  # type: ignore[no-untyped-call]
@@ -88,7 +88,7 @@ def make_scheduler(pruning: Pruning | None) -> TrialScheduler:
         case "asha":
             return schedulers.ASHAScheduler(
                 time_attr=STEP,
-                metric=LOSS,
+                metric=SIGNAL,
                 mode="min",
                 max_t=pruning.steps,
                 grace_period=pruning.first_rung,
@@ -97,7 +97,7 @@ def make_scheduler(pruning: Pruning | None) -> TrialScheduler:
         case "hyperband":
             return schedulers.HyperBandScheduler(
                 time_attr=RUNGS,  # its smallest rung is one unit of time
-                metric=LOSS,
+                metric=SIGNAL,
                 mode="min",
                 max_t=pruning.steps // pruning.first_rung,
                 reduction_factor=pruning.reduction,
@@ -105,7 +105,7 @@ def make_scheduler(pruning: Pruning | None) -> TrialScheduler:
         case "median":
             return schedulers.MedianStoppingRule(
                 time_attr=STEP,
-                metric=LOSS,
+                metric=SIGNAL,
                 mode="min",
                 grace_period=pruning.first_rung,
                 min_samples_required=pruning.startup_runs,

@@ -14,6 +14,7 @@ from service.engines.base import Assignment
 from service.errors import LeaseLostError
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
+from service.objective import Objective
 from service.plan import make_plan
 from service.projection import NUMBER
 from service.samplers import make_pruner, make_sampler
@@ -315,7 +316,8 @@ def test_every_sampler_searches_a_conditional_space_and_repeats_itself(
 def test_every_pruner_takes_any_number_of_steps(
     name: str, kind: type[optuna.pruners.BasePruner], steps: int, database_url: str
 ) -> None:
-    pruner = make_pruner(EngineSpec(), SearchSpec.model_validate({"pruner": name}), steps)
+    objective = Objective(metric="val_loss", target=None, steps=steps, max_seconds=60.0)
+    pruner = make_pruner(EngineSpec(), SearchSpec.model_validate({"pruner": name}), objective)
     assert isinstance(pruner, kind)
     study = optuna.create_study(pruner=pruner)
     for loss in (1.0, 2.0, 3.0):

@@ -32,6 +32,20 @@ class TestRayEngine(EngineContract):
         return ResourcesSpec(max_concurrent=count)
 
 
+def val_loss(point: Progress) -> float:
+    return point.val_loss
+
+
+def best_score(point: Progress) -> float:
+    return 1.0 - (point.val_score or 0.0)
+
+
+def scored_against_its_loss(run: Run) -> Iterator[Progress]:
+    """Eight points; the higher the seed, the lower the loss and the score."""
+    for step in range(1, 9):
+        yield Progress(step, 0.0, 1.0 / (1 + run.seed), 0.1, None, 1.0 / (1 + run.seed))
+
+
 def report_devices(folder: Path, run: Run) -> Iterator[Progress]:
     """One point, once four runs are under way: the visible CUDA device."""
     (folder / f"run-{run.seed}").touch()
@@ -68,7 +82,7 @@ def test_rays_scheduler_stops_runs_early_but_none_before_the_first_rung(
     work = Recorder(0)
     work.waiting = [Assignment(key, replace(make_run(key), steps=8), 1) for key in range(count)]
     work.attempts = dict.fromkeys(range(count), 2)
-    work.pruning = Pruning(pruner=pruner, steps=8, first_rung=2, reduction=2, startup_runs=5)
+    work.pruning = Pruning(pruner=pruner, steps=8, first_rung=2, reduction=2, startup_runs=5, signal=val_loss)
     RayEngine(train=ranked).run(work, ResourcesSpec(max_concurrent=2), SILENCE_S)
     states = {key: ended.state for key, ended in work.ended.items()}
     assert sorted(states) == list(range(count))
@@ -95,8 +109,19 @@ def test_rays_scheduler_stops_no_run_that_must_not_be_stopped_and_stops_later_on
         for key, loss in enumerate(losses)
     ]
     work.attempts = dict.fromkeys(range(count), 2)
-    work.pruning = Pruning(pruner=pruner, steps=8, first_rung=2, reduction=2, startup_runs=5)
+    work.pruning = Pruning(pruner=pruner, steps=8, first_rung=2, reduction=2, startup_runs=5, signal=val_loss)
     RayEngine(train=ranked).run(work, ResourcesSpec(max_concurrent=1), SILENCE_S)
     states = [work.ended[key].state for key in range(count)]
     assert states[:unprunable] == [TrialState.COMPLETE] * unprunable
     assert states[-5:] == [TrialState.PRUNED] * 5
+
+
+def test_rays_scheduler_compares_runs_by_the_objective_and_not_by_their_loss() -> None:
+    count = 12
+    work = Recorder(0)
+    work.waiting = [Assignment(key, replace(make_run(key), steps=8), 1) for key in range(count)]
+    work.attempts = dict.fromkeys(range(count), 2)
+    work.pruning = Pruning(pruner="asha", steps=8, first_rung=2, reduction=2, startup_runs=5, signal=best_score)
+    RayEngine(train=scored_against_its_loss).run(work, ResourcesSpec(max_concurrent=1), SILENCE_S)
+    states = [work.ended[key].state for key in range(count)]
+    assert states == [TrialState.COMPLETE] + [TrialState.PRUNED] * (count - 1)
