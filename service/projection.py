@@ -23,7 +23,7 @@ from service.db.studies import study_name
 from service.objective import Objective
 from service.samplers import make_pruner
 from service.schemas import JobSpec
-from service.states import TrialState
+from service.states import ENDED_TRIAL, TrialState
 from service.training.run import Ended, Progress
 
 log = logging.getLogger(__name__)
@@ -33,14 +33,6 @@ NUMBER: Final = "trial"
 
 NO_LOSS: Final = 1e12
 """What a diverged trial is told as when its arm has not seen a finite loss yet."""
-
-_TOLD: Final = (OptunaState.COMPLETE, OptunaState.PRUNED)
-_TOLD_AS: Final = {
-    TrialState.COMPLETE: OptunaState.COMPLETE,
-    TrialState.PRUNED: OptunaState.PRUNED,
-    TrialState.DIVERGED: OptunaState.PRUNED,
-}
-"""What samplers learn from. A failed trial teaches them nothing and is not rebuilt."""
 
 Curves = Callable[[Collection[int]], Mapping[int, Sequence[Progress]]]
 
@@ -90,9 +82,7 @@ class ArmStudy:
         self._memory_id = self._memory.get_study_id_from_name(name)
         self._stored_id = storage.get_study_id_from_name(name)
         self._notes: dict[str, Any] = {}
-        values = [row.value for row in rows if row.value is not None]
-        self._worst = max(values, default=-math.inf)
-        self._slowest = max((row.seconds for row in rows), default=0.0)
+        self._worst, self._slowest = -math.inf, 0.0
         self._align(rows, curves)
 
     def resume(self, row: Trial) -> OpenTrial:
@@ -124,18 +114,20 @@ class ArmStudy:
 
     def _tell(self, trial: OpenTrial, ended: Ended) -> None:
         value = ended.val_loss if ended.value is None else ended.value
-        if value is not None:
-            self._worst = max(self._worst, value)
-        self._slowest = max(self._slowest, ended.seconds)
+        self._compare(value, ended.seconds)
         if ended.state == TrialState.DIVERGED:
             self._tell_diverged(trial)
         elif ended.state == TrialState.COMPLETE:
             assert value is not None, "a completed trial has a value"
             self.study.tell(trial.asked, [value, ended.seconds] if self._two else value)
-        elif self._two:
-            self.study.tell(trial.asked, state=OptunaState.FAIL)
         else:
-            self.study.tell(trial.asked, state=_TOLD_AS.get(ended.state, OptunaState.FAIL))
+            self.study.tell(trial.asked, state=self._told_as(ended.state))
+
+    def _compare(self, value: float | None, seconds: float) -> None:
+        """Remember the worst finite value and the longest run: what a diverged trial is told as."""
+        if value is not None:
+            self._worst = max(self._worst, value)
+        self._slowest = max(self._slowest, seconds)
 
     def drop(self, trial: OpenTrial) -> None:
         """Leave a trial to the next worker: samplers have seen the last of it."""
@@ -164,19 +156,18 @@ class ArmStudy:
         return self._worst if math.isfinite(self._worst) else NO_LOSS
 
     def _align(self, rows: Sequence[Trial], curves: Curves) -> None:
-        """Bring both studies in line with the ledger: what ended there and is not stored is added."""
-        told = self._stored.get_trials(deepcopy=False, states=_TOLD)
-        stored = {trial.user_attrs.get(NUMBER): trial for trial in told}
-        learned = set(_TOLD_AS) - ({TrialState.PRUNED} if self._two else set())
-        ended = [row for row in rows if row.state in learned]
-        missing = [row for row in ended if row.number not in stored]
-        points = curves([row.id for row in missing])
-        for row in missing:
-            stored[row.number] = self._frozen(row, _TOLD_AS[row.state], points[row.id])
-            self._stored.add_trial(stored[row.number])
-        if missing:
-            log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
-        self.study.add_trials([stored[row.number] for row in ended])
+        """Fill the study in memory from the ledger, and store what has ended and is not in Optuna's tables.
+
+        Trials are gone through in the order in which they ended, so that each is what it was when it was told.
+        """
+        ended = [row for row in rows if row.state in ENDED_TRIAL]
+        points = curves([row.id for row in ended])
+        told: dict[int, FrozenTrial] = {}
+        for row in sorted(ended, key=lambda row: (row.finished_at or row.created_at, row.number)):
+            self._compare(row.value, row.seconds)
+            told[row.number] = self._frozen(row, self._told_as(row.state), points[row.id])
+        self._store_missing(told)
+        self.study.add_trials([told[row.number] for row in ended])
         self._notes.update(self._storage.get_study_system_attrs(self._stored_id))
         for key, value in self._notes.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
@@ -184,6 +175,32 @@ class ArmStudy:
         for values in first_trials(self._arm.space)[: self._spec.budget.trials_per_arm]:
             if values not in tried:
                 self.study.enqueue_trial(values)
+
+    def _store_missing(self, told: Mapping[int, FrozenTrial]) -> None:
+        """Add to Optuna's tables what they lack. Reading them takes long, counting does not."""
+        if told and self._has_stored(len(told) - 1) and not self._has_stored(len(told)):
+            return
+        stored = {trial.user_attrs.get(NUMBER) for trial in self._stored.get_trials(deepcopy=False)}
+        missing = [trial for number, trial in told.items() if number not in stored]
+        for trial in missing:
+            self._stored.add_trial(trial)
+        if missing:
+            log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
+
+    def _has_stored(self, place: int) -> bool:
+        try:
+            self._storage.get_trial_id_from_study_id_trial_number(self._stored_id, place)
+        except KeyError:
+            return False
+        return True
+
+    def _told_as(self, state: TrialState) -> OptunaState:
+        """Return what samplers are told of a trial that has ended; a failed one teaches them nothing."""
+        if state == TrialState.COMPLETE or (state == TrialState.DIVERGED and self._complete_only):
+            return OptunaState.COMPLETE
+        if state == TrialState.DIVERGED or (state == TrialState.PRUNED and not self._two):
+            return OptunaState.PRUNED
+        return OptunaState.FAIL
 
     def _frozen(self, row: Trial, state: OptunaState, points: Sequence[Progress]) -> FrozenTrial:
         """Return a trial of the ledger: one that ended, or one that runs again."""
@@ -193,12 +210,11 @@ class ArmStudy:
             value, seconds = self._penalty(), self._slowest
             if not self._two:
                 signals[max(signals, default=0) + 1] = value
-            state = OptunaState.COMPLETE if self._complete_only else state
-        running = state == OptunaState.RUNNING
+        valued = state in (OptunaState.COMPLETE, OptunaState.PRUNED)
         return create_trial(
             state=state,
-            value=None if running or self._two else value,
-            values=[value, seconds] if self._two and not running and value is not None else None,
+            value=value if valued and not self._two else None,
+            values=[value, seconds] if valued and self._two and value is not None else None,
             params=dict(row.params),
             distributions=distributions(self._arm.space, row.params),
             intermediate_values=signals,
