@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,6 +45,18 @@ class OpenTrial:
 
     asked: optuna.Trial
     reported: int = 0
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Switch the garbage collector off: with the many objects of a large study it takes as long as reading them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class ArmStudy:
@@ -156,18 +170,24 @@ class ArmStudy:
         return self._worst if math.isfinite(self._worst) else NO_LOSS
 
     def _align(self, rows: Sequence[Trial], curves: Curves) -> None:
-        """Fill the study in memory from the ledger, and store what has ended and is not in Optuna's tables.
+        """Bring both studies in line with the ledger: what ended there and is not stored is added.
 
-        Trials are gone through in the order in which they ended, so that each is what it was when it was told.
+        Trials are gone through in the order in which they ended, so that one which is rebuilt is what it was when it
+        was told; what pruners had noted about it is lost.
         """
         ended = [row for row in rows if row.state in ENDED_TRIAL]
-        points = curves([row.id for row in ended])
-        told: dict[int, FrozenTrial] = {}
+        with _no_collection():
+            stored = {trial.user_attrs.get(NUMBER): trial for trial in self._stored.get_trials(deepcopy=False)}
+        missing = {row.id for row in ended if row.number not in stored}
+        points = curves(missing)
         for row in sorted(ended, key=lambda row: (row.finished_at or row.created_at, row.number)):
             self._compare(row.value, row.seconds)
-            told[row.number] = self._frozen(row, self._told_as(row.state), points[row.id])
-        self._store_missing(told)
-        self.study.add_trials([told[row.number] for row in ended])
+            if row.id in missing:
+                stored[row.number] = self._frozen(row, self._told_as(row.state), points[row.id])
+                self._stored.add_trial(stored[row.number])
+        if missing:
+            log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
+        self.study.add_trials([stored[row.number] for row in ended])
         self._notes.update(self._storage.get_study_system_attrs(self._stored_id))
         for key, value in self._notes.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
@@ -175,24 +195,6 @@ class ArmStudy:
         for values in first_trials(self._arm.space)[: self._spec.budget.trials_per_arm]:
             if values not in tried:
                 self.study.enqueue_trial(values)
-
-    def _store_missing(self, told: Mapping[int, FrozenTrial]) -> None:
-        """Add to Optuna's tables what they lack. Reading them takes long, counting does not."""
-        if told and self._has_stored(len(told) - 1) and not self._has_stored(len(told)):
-            return
-        stored = {trial.user_attrs.get(NUMBER) for trial in self._stored.get_trials(deepcopy=False)}
-        missing = [trial for number, trial in told.items() if number not in stored]
-        for trial in missing:
-            self._stored.add_trial(trial)
-        if missing:
-            log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
-
-    def _has_stored(self, place: int) -> bool:
-        try:
-            self._storage.get_trial_id_from_study_id_trial_number(self._stored_id, place)
-        except KeyError:
-            return False
-        return True
 
     def _told_as(self, state: TrialState) -> OptunaState:
         """Return what samplers are told of a trial that has ended; a failed one teaches them nothing."""

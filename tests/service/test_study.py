@@ -169,21 +169,22 @@ def test_a_study_that_was_lost_is_rebuilt_from_the_ledger(
     search.finished(pruned, Ended(TrialState.PRUNED, 0.9))
     search.finished(diverged, Ended(TrialState.DIVERGED))
     search.finished(failed, Ended(TrialState.FAILED, cause="broken"))
+    complete(search, 7.0)  # worse than what the diverged one was told as
     before = {number: (t.params, t.value, t.intermediate_values) for number, t in finished(search.study).items()}
 
     optuna.delete_study(study_name=study_name(log.job_id, "warpadam"), storage=storage)
     rebuilt = open_arm()
     after = {number: (t.params, t.value, t.intermediate_values) for number, t in finished(rebuilt.study).items()}
     assert after == before
-    assert set(after) == {0, 1, 2, 3}
-    for _ in range(CAP - 5):
+    assert set(after) == {0, 1, 2, 3, 4, 5}
+    assert after[3][2] == {1: 0.9}
+    for _ in range(CAP - 6):
         complete(rebuilt, 0.3)  # sampled from the rebuilt study
     assert rebuilt.next() is None
 
 
 def finished(study: optuna.Study) -> dict[int, optuna.trial.FrozenTrial]:
-    states = (OptunaState.COMPLETE, OptunaState.PRUNED)
-    return {t.user_attrs[NUMBER]: t for t in study.get_trials(states=states)}
+    return {t.user_attrs[NUMBER]: t for t in study.get_trials() if t.state.is_finished()}
 
 
 def test_a_dead_worker_leaves_nothing_running_in_optuna_and_its_trials_are_repeated(
