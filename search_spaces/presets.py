@@ -83,18 +83,19 @@ QUICK: Final = _warpadam(
 
 # The strategies worth their cost on a single run. A P before the moments that is not mapped back after them must be
 # symmetric positive, as whitening's is; the others are in `paper`. No `full`: its cost grows with the square of the
-# block. The first trials are short of regularisation and rich of it, with much and little momentum.
+# block. The first trials are short of regularisation and rich of it, with much and little momentum; the first three differ
+# most, for jobs of few trials: one for long runs, one for short runs, one for data that a network overfits.
 DEFAULT: Final = _warpadam(
     "default",
     (_ROTATION, _WHITENING, _KRONECKER, _DIAGONAL, _LOW_RANK),
     {"p_lr": _P_LR_OR_OFF, "meta_every": _META_EVERY, "p_decay": _P_DECAY, "cov_beta": _COV_BETA, "rank": _RANK},
     (
         _default_point(0.03, 0.9, _WHITENING, p_lr=0.0, meta_every=2),
-        _default_point(0.04, 0.95, _WHITENING, p_lr=0.0, meta_every=2),
-        _default_point(0.06, 0.8, _WHITENING, p_lr=0.0, meta_every=2, weight_decay=0.1),
-        _default_point(0.04, 0.8, _WHITENING, p_lr=0.0, meta_every=2),
-        _default_point(0.01, 0.8, _ROTATION, p_lr=0.003, meta_every=1, weight_decay=0.1),
         _default_point(0.05, 0.9, _ROTATION, p_lr=0.0, meta_every=1),
+        _default_point(0.01, 0.8, _ROTATION, p_lr=0.003, meta_every=1, weight_decay=0.1),
+        _default_point(0.06, 0.8, _WHITENING, p_lr=0.0, meta_every=2, weight_decay=0.1),
+        _default_point(0.04, 0.95, _WHITENING, p_lr=0.0, meta_every=2),
+        _default_point(0.04, 0.8, _WHITENING, p_lr=0.0, meta_every=2),
     ),
 )
 
