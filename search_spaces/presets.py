@@ -83,8 +83,8 @@ QUICK: Final = _warpadam(
 
 # The strategies worth their cost on a single run. A P before the moments that is not mapped back after them must be
 # symmetric positive, as whitening's is; the others are in `paper`. No `full`: its cost grows with the square of the
-# block. The first trials are short of regularisation and rich of it, with much and little momentum; the first three differ
-# most, for jobs of few trials: one for long runs, one for short runs, one for data that a network overfits.
+# block. The first trials are short of regularisation and rich of it, with much and little momentum. The first three
+# differ most, for jobs of few trials: one for long runs, one for short runs, one for data that a network overfits.
 DEFAULT: Final = _warpadam(
     "default",
     (_ROTATION, _WHITENING, _KRONECKER, _DIAGONAL, _LOW_RANK),

@@ -204,8 +204,8 @@ def test_first_trial_of_a_strategy_that_is_gone_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("overrides", "name", "values"),
     [
-        ({"lr": {"low": 0.02, "high": 0.045}}, "lr", [0.03, 0.04, 0.045, 0.04, 0.02, 0.045]),
-        ({"lr": [0.004, 0.05]}, "lr", [0.05, 0.05, 0.05, 0.05, 0.004, 0.05]),
+        ({"lr": {"low": 0.02, "high": 0.045}}, "lr", [0.03, 0.045, 0.02, 0.045, 0.04, 0.04]),
+        ({"lr": [0.004, 0.05]}, "lr", [0.05, 0.05, 0.004, 0.05, 0.05, 0.05]),
         ({"beta1": 0.5}, "beta1", [0.5] * 5),
         ({"meta_every": {"low": 4, "high": 9}}, "meta_every", [4, 4, 4, 4, 4, 4]),
         ({"eps": {"low": 1e-6, "high": 1e-4}}, "eps", [1e-6] * 6),
