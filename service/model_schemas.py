@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, Len
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 
 class SpecModel(BaseModel):
@@ -69,8 +70,54 @@ class TransformerSpec(SpecModel):
     activation: Activation = "gelu"
 
 
-AnyModel = MlpSpec | AutoencoderSpec | ConvnetSpec | ResnetSpec | TransformerSpec
-ModelSpec = Annotated[AnyModel, Field(discriminator="name")]
+def _plain(config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuse what a database cannot keep as JSON."""
+    text = json.dumps(config, ensure_ascii=False)
+    if "NaN" in text or "Infinity" in text:
+        json.dumps(config, allow_nan=False)  # raises the ValueError that pydantic reports
+    if "\\u0000" in text:
+        raise ValueError("text without the character NUL")
+    text.encode()  # half a surrogate pair raises a ValueError too
+    return config
+
+
+Entrypoint = Annotated[
+    str,
+    Field(
+        max_length=100,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
+        description="package.module:factory, in a module that the operator has allowed.",
+        examples=["examples.gated_mlp:make_model"],
+    ),
+]
+UserConfig = Annotated[
+    dict[str, JsonValue],
+    AfterValidator(_plain),
+    Field(max_length=100, description="Keyword arguments of the factory.", examples=[{"width": 32}]),
+]
+
+
+class EntrypointSpec(SpecModel):
+    """A module of your own: what a factory returns that takes the shape of a row, the outputs and the task."""
+
+    name: Literal["entrypoint"] = "entrypoint"
+    entrypoint: Entrypoint
+    config: UserConfig = {}
+
+    @property
+    def activation(self) -> str:
+        """None of the service's: the module has its own."""
+        return ""
+
+
+def _with_name(value: Any) -> Any:
+    """Let ``name`` be left out beside an entrypoint."""
+    is_user_code = isinstance(value, dict) and "entrypoint" in value and "name" not in value
+    return {"name": "entrypoint", **value} if is_user_code else value
+
+
+AnyModel = MlpSpec | AutoencoderSpec | ConvnetSpec | ResnetSpec | TransformerSpec | EntrypointSpec
+ModelSpec = Annotated[AnyModel, Field(discriminator="name"), BeforeValidator(_with_name)]
 
 MODELS: Mapping[str, type[AnyModel]] = {
     "mlp": MlpSpec,
@@ -78,5 +125,6 @@ MODELS: Mapping[str, type[AnyModel]] = {
     "convnet": ConvnetSpec,
     "resnet": ResnetSpec,
     "transformer": TransformerSpec,
+    "entrypoint": EntrypointSpec,
 }
 """Name of a model -> its spec."""

@@ -6,12 +6,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
-from service.model_schemas import AnyModel, AutoencoderSpec, ConvnetSpec, MlpSpec, ResnetSpec, TransformerSpec
+from service.model_schemas import (
+    AnyModel,
+    AutoencoderSpec,
+    ConvnetSpec,
+    EntrypointSpec,
+    MlpSpec,
+    ResnetSpec,
+    TransformerSpec,
+)
 
 
 class Task(StrEnum):
@@ -37,6 +45,8 @@ class DatasetInfo:
         shape: Channels, height and width of an image; empty for other data.
         characters: Distinct characters of a text.
         columns: Names of the input columns.
+        tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
+        sources: Entrypoint of user code -> SHA-256 of the source of its module.
     """
 
     rows: int
@@ -48,12 +58,20 @@ class DatasetInfo:
     shape: tuple[int, ...] = ()
     characters: int = 0
     columns: tuple[str, ...] = ()
+    tensors: tuple[tuple[int, ...], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row, as a user's model gets it."""
+        return self.shape or (self.features,)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
         """Read the JSON values of ``dataclasses.asdict``."""
         lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns")}
-        return cls(**{**stored, **lists, "task": Task(stored["task"])})
+        tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
+        return cls(**{**stored, **lists, "tensors": tensors, "task": Task(stored["task"])})
 
 
 _PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
@@ -125,6 +143,8 @@ def layer_sizes(dataset: DatasetInfo, model: AnyModel) -> list[int]:
 
 def tensor_shapes(dataset: DatasetInfo, model: AnyModel) -> list[tuple[int, ...]]:
     """Return the shapes of the parameters of ``model``, in the order of ``Module.parameters()``."""
+    if isinstance(model, EntrypointSpec):
+        return list(dataset.tensors)
     sizes = layer_sizes(dataset, model)
     if isinstance(model, ConvnetSpec):
         return _convnet_shapes(dataset.shape[0], model, sizes[-1])

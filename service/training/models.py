@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.training.catalog import Task
+from service.training.entrypoints import user_model
 from service.training.networks import Transformer, TransformerBlock, convnet, resnet
 
 ACTIVATIONS: Final[Mapping[str, type[nn.Module]]] = {
@@ -67,6 +68,8 @@ def build_network(
     """
     if spec is None:
         return build_model(sizes, activation)
+    if spec["name"] == "entrypoint":
+        return user_model(spec, shape or (sizes[0],), sizes[-1])
     activate, outputs = ACTIVATIONS[activation], sizes[-1]
     if spec["name"] == "convnet":
         return convnet(shape, spec["channels"], activate, outputs)
