@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
 from service.errors import FieldError
-from service.model_schemas import AutoencoderSpec, ConvnetSpec, ResnetSpec, TransformerSpec
+from service.model_schemas import AutoencoderSpec, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
 from service.schemas import JobSpec, RangeOverride
 from service.training.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes
 
@@ -48,6 +48,12 @@ def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]
         fits = "transformer for a text" if info.task is Task.LANGUAGE else "another one: a transformer takes a text"
         yield FieldError("model.name", spec.model.name, fits)
         return
+    if (info.task is Task.PHYSICS) != isinstance(spec.model, PinnSpec):
+        fits = f"pinn for {spec.dataset.name}" if info.task is Task.PHYSICS else "another one: a pinn takes an equation"
+        yield FieldError("model.name", spec.model.name, fits)
+        return
+    if isinstance(spec.model, PinnSpec) and spec.model.equation != spec.dataset.name:
+        yield FieldError("model.equation", spec.model.equation, f"{spec.dataset.name}, as the dataset is")
     if isinstance(spec.model, TransformerSpec):
         yield from _check_transformer(spec.model, info)
     elif isinstance(spec.model, ConvnetSpec | ResnetSpec):

@@ -70,6 +70,17 @@ class TransformerSpec(SpecModel):
     activation: Activation = "gelu"
 
 
+class PinnSpec(SpecModel):
+    """A physics-informed network: what it lacks to solve its equation, inside and at the boundary, is the loss."""
+
+    name: Literal["pinn"] = "pinn"
+    equation: Literal["poisson_2d", "burgers"] = Field(
+        description="Poisson's on the unit square, or Burgers' with the viscosity 0.01 / pi; as the dataset is called."
+    )
+    hidden: Annotated[list[Width], Len(1, 8)] = Field([32, 32, 32], description="Widths of the hidden layers.")
+    activation: Literal["tanh", "gelu", "silu"] = Field("tanh", description="Twice differentiable ones.")
+
+
 def _plain(config: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Refuse what a database cannot keep as JSON."""
     text = json.dumps(config, ensure_ascii=False)
@@ -116,7 +127,7 @@ def _with_name(value: Any) -> Any:
     return {"name": "entrypoint", **value} if is_user_code else value
 
 
-AnyModel = MlpSpec | AutoencoderSpec | ConvnetSpec | ResnetSpec | TransformerSpec | EntrypointSpec
+AnyModel = MlpSpec | AutoencoderSpec | ConvnetSpec | ResnetSpec | TransformerSpec | PinnSpec | EntrypointSpec
 ModelSpec = Annotated[AnyModel, Field(discriminator="name"), BeforeValidator(_with_name)]
 
 MODELS: Mapping[str, type[AnyModel]] = {
@@ -125,6 +136,7 @@ MODELS: Mapping[str, type[AnyModel]] = {
     "convnet": ConvnetSpec,
     "resnet": ResnetSpec,
     "transformer": TransformerSpec,
+    "pinn": PinnSpec,
     "entrypoint": EntrypointSpec,
 }
 """Name of a model -> its spec."""

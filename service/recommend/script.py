@@ -8,6 +8,7 @@ import base64
 import pprint
 import textwrap
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
@@ -117,10 +118,11 @@ from typing_extensions import override
 
 MODULES: Final = {"relu": "ReLU", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU"}
 LOSSES: Final = {
-    Task.CLASSIFICATION: "cross_entropy",
-    Task.REGRESSION: "mse_loss",
-    Task.AUTOENCODING: "mse_loss",
-    Task.LANGUAGE: "cross_entropy",
+    Task.CLASSIFICATION: "functional.cross_entropy",
+    Task.REGRESSION: "functional.mse_loss",
+    Task.AUTOENCODING: "functional.mse_loss",
+    Task.LANGUAGE: "functional.cross_entropy",
+    Task.PHYSICS: "residual_loss",
 }
 
 
@@ -202,9 +204,9 @@ def _model(plan: JobPlan) -> str:
         return _user_model(plan, plan.spec.model)
     spec, module = plan.network, f"nn.{MODULES[plan.spec.model.activation]}"
     if spec is None:
-        layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(plan.sizes)]
-        lines = [line for layer in layers for line in (layer, f"{module}()")][:-1]
-        return "nn.Sequential(\n" + "\n".join(f"        {line}," for line in lines) + "\n    )"
+        return _chain(plan.sizes, module)
+    if spec["name"] == "pinn":
+        return f"Pinn({_chain(plan.sizes, module)}, {spec['equation']!r})"
     shape, outputs = plan.info.shape, plan.sizes[-1]
     if spec["name"] == "convnet":
         return f"convnet({shape}, {spec['channels']}, {module}, {outputs})"
@@ -212,6 +214,12 @@ def _model(plan: JobPlan) -> str:
         return f"resnet({shape}, {spec['width']}, {spec['blocks']}, {module}, {outputs})"
     blocks = f"[TransformerBlock({spec['width']}, {spec['heads']}, {module}) for _ in range({spec['layers']})]"
     return f"Transformer({outputs}, {spec['context']}, {spec['width']}, {blocks})"
+
+
+def _chain(sizes: Sequence[int], module: str) -> str:
+    layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(sizes)]
+    lines = [line for layer in layers for line in (layer, f"{module}()")][:-1]
+    return "nn.Sequential(\n" + "\n".join(f"        {line}," for line in lines) + "\n    )"
 
 
 def _user_code(plan: JobPlan) -> str:

@@ -17,6 +17,7 @@ from service.model_schemas import (
     ConvnetSpec,
     EntrypointSpec,
     MlpSpec,
+    PinnSpec,
     ResnetSpec,
     TransformerSpec,
 )
@@ -29,6 +30,7 @@ class Task(StrEnum):
     REGRESSION = "regression"
     AUTOENCODING = "autoencoding"
     LANGUAGE = "language"
+    PHYSICS = "physics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,8 @@ _WINE: Final = (
 )
 _PATIENT: Final = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
+_EQUATION: Final = DatasetInfo(rows=5000, features=3, task=Task.PHYSICS, outputs=1, source="exact solution")
+
 DATASETS: Final[Mapping[str, DatasetInfo]] = {
     "digits": DatasetInfo(
         rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True, shape=(1, 8, 8), columns=_PIXELS
@@ -97,6 +101,8 @@ DATASETS: Final[Mapping[str, DatasetInfo]] = {
     "breast_cancer": DatasetInfo(rows=569, features=30, task=Task.CLASSIFICATION, outputs=2, columns=_NUCLEI),
     "wine": DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3, columns=_WINE),
     "diabetes": DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1, columns=_PATIENT),
+    "poisson_2d": _EQUATION,
+    "burgers": _EQUATION,
 }
 
 
@@ -134,6 +140,8 @@ def layer_sizes(dataset: DatasetInfo, model: AnyModel) -> list[int]:
     """
     if isinstance(model, AutoencoderSpec):
         return [dataset.features, *model.hidden, model.code, *reversed(model.hidden), dataset.features]
+    if isinstance(model, PinnSpec):
+        return [2, *model.hidden, 1]
     if isinstance(model, MlpSpec):
         return [dataset.features, *model.hidden, dataset.outputs]
     if isinstance(model, TransformerSpec):

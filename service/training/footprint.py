@@ -45,6 +45,8 @@ def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]
         y = torch.randint(sizes[-1], (rows,))
     elif task is Task.LANGUAGE:
         x = y = torch.randint(sizes[-1], (rows, sizes[0]))
+    elif task is Task.PHYSICS:
+        x, y = torch.rand(rows, 3), torch.randn(rows, 2)
     began = 0.0
     for step in range(WARM_UP_STEPS + TIMED_STEPS):
         if step == WARM_UP_STEPS:

@@ -24,7 +24,7 @@ from service.training.catalog import DATASETS, DatasetInfo, Task
 
 CONTRACT: Final = "a factory that keeps to the contract (try it with: warptune check); "
 
-NO_USER_MODEL: Final = frozenset({Task.LANGUAGE})
+NO_USER_MODEL: Final = frozenset({Task.LANGUAGE, Task.PHYSICS})
 """What a user's model cannot be trained for."""
 
 

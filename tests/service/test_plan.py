@@ -151,7 +151,7 @@ def test_everything_that_is_wrong_is_said_at_once(spec: SpecMaker) -> None:
         search_space={"preset": "quick", "overrides": {"lr": -1}},
     )
     assert wrong == {
-        "dataset.name": ("mnist", "one of digits, breast_cancer, wine, diabetes"),
+        "dataset.name": ("mnist", "one of digits, breast_cancer, wine, diabetes, poisson_2d, burgers"),
         "baselines[0]": ("lion", "one of adamw, muon, soap, sgd"),
         "baselines[2]": ("adamw", "every baseline once"),
         "controls[1]": ("random_p", "every control once"),

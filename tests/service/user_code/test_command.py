@@ -13,6 +13,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["check", *arguments])
 
 
+@pytest.mark.slow
 def test_a_model_is_shown_with_its_tensors_and_the_memory_of_p() -> None:
     done = run("examples.gated_mlp:make_model", "--config", '{"width": 16}')
     assert done.exit_code == 0, done.output
@@ -22,11 +23,13 @@ def test_a_model_is_shown_with_its_tensors_and_the_memory_of_p() -> None:
     assert "WARPTUNE_ALLOWED_MODULES is empty" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_model_is_tried_on_the_rows_that_are_asked_for() -> None:
     done = run("examples.gated_mlp:make_model", "--shape", "7", "--outputs", "1", "--task", "regression")
     assert "rows of shape (7,) become 1 outputs, for regression" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_dataset_is_shown_with_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", "examples")
     done = run("examples.friedman:make_dataset", "--kind", "dataset", "--config", '{"rows": 50, "noise": 0}')

@@ -41,7 +41,11 @@ def test_a_spec_without_user_code_starts_no_process(spec: SpecMaker, user_code: 
 
 
 @pytest.mark.slow
-def test_both_kinds_are_known_without_being_imported_here(spec: SpecMaker, tmp_path: Path) -> None:
+def test_both_kinds_are_known_without_being_imported_here(
+    spec: SpecMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("examples.friedman", "examples.gated_mlp"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     user_code = UserCode(Settings(allowed_modules="examples"))
     wanted = job(spec, dataset={"entrypoint": DATA, "config": {"rows": 60}}, model={"entrypoint": MODULE})
     info = user_code.info_for(wanted, None)
@@ -51,7 +55,7 @@ def test_both_kinds_are_known_without_being_imported_here(spec: SpecMaker, tmp_p
     assert set(info.sources) == {DATA, MODULE}
     user_code.write_dataset(wanted, info, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"facts.json", "x.npy", "y.npy"}
-    assert "examples.friedman" not in sys.modules
+    assert not {"examples.friedman", "examples.gated_mlp"} & set(sys.modules)
     other = job(spec, dataset={"entrypoint": DATA, "config": {"rows": 70}})
     with pytest.raises(JobFailedError, match="made other data than when the job was submitted"):
         user_code.write_dataset(other, info, tmp_path)
