@@ -32,6 +32,8 @@ def check_dataset(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldErro
         yield FieldError("dataset.name", name, one_of(name, DATASETS))
     if given.entrypoint is not None and (name or given.id) is not None:
         yield FieldError("dataset.entrypoint", given.entrypoint, "nothing beside dataset.name or dataset.id")
+    if given.entrypoint is not None and spec.family is not None:
+        yield FieldError("family", given.entrypoint, "no family with a dataset of user code")
     if given.config and given.entrypoint is None:
         yield FieldError("dataset.config", given.config, "nothing without dataset.entrypoint, whose arguments it has")
     owner = "the factory says it" if given.entrypoint else "a bundled dataset has its own"

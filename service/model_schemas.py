@@ -84,11 +84,10 @@ class PinnSpec(SpecModel):
 def _plain(config: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Refuse what a database cannot keep as JSON."""
     text = json.dumps(config, ensure_ascii=False)
-    if "NaN" in text or "Infinity" in text:
-        json.dumps(config, allow_nan=False)  # raises the ValueError that pydantic reports
     if "\\u0000" in text:
         raise ValueError("text without the character NUL")
-    text.encode()  # half a surrogate pair raises a ValueError too
+    if not text.isascii() and text.encode("utf-8", "ignore") != text.encode("utf-8", "surrogatepass"):
+        raise ValueError("text without half a surrogate pair")
     return config
 
 
