@@ -86,12 +86,13 @@ def load(entrypoint: str) -> Callable[..., Any]:
 
 
 def described(error: BaseException) -> str:
-    """Return an error of user code with the place that raised it, where that is not this file or Python's importer."""
-    trace, file, line = error.__traceback__, __file__, 0
+    """Return an error of user code with the last place of it on the way to what raised, such as a library."""
+    trace, place = error.__traceback__, ""
     while trace is not None:
-        file, line = trace.tb_frame.f_code.co_filename, trace.tb_lineno
+        file = trace.tb_frame.f_code.co_filename
+        if file != __file__ and not file.startswith("<") and "site-packages" not in file:
+            place = f" ({Path(file).name}, line {trace.tb_lineno})"
         trace = trace.tb_next
-    place = "" if file == __file__ or file.startswith("<") else f" ({Path(file).name}, line {line})"
     return f"{type(error).__name__}: {error}{place}"
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,3 +156,31 @@ def test_a_dry_run_tells_what_user_code_would_cost(api: TestClient, spec: SpecMa
     estimate = answer.json()
     assert estimate["parameters"] == 13 * 16 + 16 + 2 * (2 * 16 + 16 * 64 + 64 + 32 * 16 + 16) + 16 * 3 + 3
     assert estimate["p_bytes"] > 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("allowed")
+def test_user_code_runs_in_the_actors_of_ray(api: TestClient, spec: SpecMaker, settings: Settings) -> None:
+    body = spec(model={"entrypoint": MODEL}, engine={"name": "ray"}, budget={"trials_per_arm": 1, "steps": 5})
+    job = api.post("/v1/jobs", json=body).json()["links"]["self"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "WARPTUNE_DATABASE_URL": settings.database_url,
+        "WARPTUNE_ARTIFACTS_URL": settings.artifacts_url,
+    }
+    command = [sys.executable, "-m", "service", "worker", "--with-parent"]
+    worker = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE)
+    try:
+        while api.get(job).json()["state"] not in ("succeeded", "failed"):
+            assert worker.poll() is None
+            time.sleep(0.5)
+    finally:
+        assert worker.stdin is not None
+        worker.stdin.close()
+        worker.wait()
+    assert api.get(job).json()["state"] == "succeeded", api.get(job).json()["cause"]

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from typing_extensions import override
 
 from service.training.catalog import Task
 from service.training.datasets import Split, prepare
+from service.training.loop import train
 from service.training.models import LOSSES, SCORES
 from service.training.networks import Pinn
 from service.training.physics import CONDITION_WEIGHT, VISCOSITY, burgers
+from tests.service.training.test_checkpoint import EVERY_STEP_S, cut_short
+from tests.service.training.test_loop import make_run, without_seconds
 
 EQUATIONS = ("poisson_2d", "burgers")
 
@@ -103,3 +108,12 @@ def test_a_network_is_evaluated_where_gradients_are_off() -> None:
     assert not output.requires_grad
     assert torch.equal(output, model(x).detach())
     assert y.shape == output.shape
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_a_run_cut_short_ends_like_an_uninterrupted_one(tmp_path: Path, equation: str) -> None:
+    run = replace(make_run(tmp_path, equation), steps=12, checkpoint_every_s=EVERY_STEP_S)
+    whole = without_seconds(list(train(run)))
+    cut = replace(run, checkpoint_url=f"file://{tmp_path}/checkpoints")
+    cut_short(cut, 5)
+    assert without_seconds(list(train(cut))) == whole

@@ -15,6 +15,7 @@ from tests.service.user_code import faulty
 
 BAD_MODELS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "raises": (faulty.raises, {}, r"the factory raised RuntimeError: no such table \(faulty.py, line \d+\)"),
+    "raises in torch": (faulty.good_model, {"width": "4"}, r"TypeError: .* \(faulty.py, line \d+\)"),
     "leaves": (faulty.leaves, {}, "the factory raised SystemExit: gone"),
     "wrong config": (faulty.good_model, {"widht": 3}, "unexpected keyword argument 'widht'"),
     "no module": (faulty.no_module, {}, "returned a list; expected a torch.nn.Module"),
