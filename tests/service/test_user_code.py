@@ -24,6 +24,7 @@ from service.settings import Settings
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows
 from tests.service.conftest import WorkerMaker
+from tests.service.datasets import files
 
 pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)]
 
@@ -66,7 +67,7 @@ def test_user_code_is_forbidden_unless_the_operator_allows_it(
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("allowed")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "upload"])
 def test_user_code_comes_to_a_recommendation(
     api: TestClient,
     make_worker: WorkerMaker,
@@ -75,7 +76,7 @@ def test_user_code_comes_to_a_recommendation(
     monkeypatch: pytest.MonkeyPatch,
     case: str,
 ) -> None:
-    dataset, model = CASES[case]
+    dataset, model = CASES.get(case) or (uploaded_images(api), CASES["model"][1])
     for name in ("examples.friedman", "examples.gated_mlp"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     answer = api.post("/v1/jobs", json=spec(dataset=dataset, model=model))
@@ -84,7 +85,7 @@ def test_user_code_comes_to_a_recommendation(
     assert make_worker(default_train).run_next()
     job = api.get(links["self"]).json()
     assert job["state"] == "succeeded", job["cause"]
-    assert job["dataset"] == (dataset.get("name") or DATA)
+    assert job["dataset"] == (dataset.get("name") or dataset.get("id") or DATA)
     result = api.get(links["recommendation"]).json()
     assert len(result["pairs"]) == 6
     assert all(pair["warpadam_test_loss"] is not None for pair in result["pairs"])
@@ -109,6 +110,12 @@ def test_user_code_comes_to_a_recommendation(
     assert sorted(manifest["user_code"]) == sorted(named)
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in manifest["user_code"].values())
     check_replay(bundle, forbidden=case != "dataset")
+
+
+def uploaded_images(api: TestClient) -> dict[str, Any]:
+    answer = api.post("/v1/datasets", params={"filename": "digits.npz"}, content=files.digits_npz())
+    assert answer.status_code == 201, answer.text
+    return {"id": answer.json()["id"]}
 
 
 def check_replay(bundle: Path, *, forbidden: bool) -> None:
