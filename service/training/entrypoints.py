@@ -82,6 +82,9 @@ def load(entrypoint: str) -> Callable[..., Any]:
     if not callable(factory):
         own = [item for item, value in vars(module).items() if getattr(value, "__module__", None) == name]
         raise EntrypointError(f"{name} has no function {attribute!r}; it has {', '.join(sorted(own)) or 'none'}")
+    owner = str(getattr(factory, "__module__", None))
+    if owner.partition(".")[0] != name.partition(".")[0]:  # or an import of subprocess.run would be a factory too
+        raise EntrypointError(f"{entrypoint} is defined in {owner}; name a function of the module's own package")
     return factory  # type: ignore[no-any-return]
 
 

@@ -13,6 +13,7 @@ from service.training.models import build_network
 
 SOURCE = """
 import torch
+from subprocess import run
 from torch import nn
 DRAWN = torch.rand(3)
 def make_model(shape, outputs, task):
@@ -72,6 +73,7 @@ def test_a_changed_source_is_refused_for_the_old_job_and_imported_anew_for_the_n
         ("lab.models:make", "lab.models has no function 'make'; it has make_model"),
         ("lab.models:DRAWN", "lab.models has no function 'DRAWN'"),
         ("sys:exit", "sys has no file"),
+        ("lab.models:run", "lab.models:run is defined in subprocess; name a function of the module's own package"),
     ],
 )
 def test_what_cannot_be_imported_is_said_in_a_sentence(lab: Path, entrypoint: str, reason: str) -> None:
