@@ -45,7 +45,6 @@ def a_run(data: tuple[str, str], arm: str = "warpadam", **fields: Any) -> Run:
         "data_sha256": data[1],
         "steps": 8,
         "batch_size": 16,
-        "schedule": "linear",
         "seed": 3,
         "family": FamilyTraining(4 if arm == "warpadam" else 0, 5),
     }
