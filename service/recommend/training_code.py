@@ -35,14 +35,14 @@ weight = len(data["y_train"]) / ({classes} * counts)
 def training_code(plan: JobPlan) -> dict[str, str]:
     """Return what stands in the places of the template that are about training, by name."""
     training, loss = plan.spec.training, LOSSES[plan.task]
-    half = training.precision != "float32"
+    evaluate = "model.forward" if training.compile else "model"  # pieces of other sizes are not compiled anew
     options = ", weight=weight" if training.class_weights else ""
     options += f", label_smoothing={training.label_smoothing}" if training.label_smoothing else ""
     before = "model.compile(dynamic=False)\n" if training.compile else ""
     before += CLASS_WEIGHTS.strip().format(classes=plan.sizes[-1]) + "\n" if training.class_weights else ""
     before += "scaler = torch.amp.GradScaler(DEVICE)\n" if training.precision == "float16" else ""
     forward = 'output = model(data["x_train"][batch])'
-    if half:
+    if training.precision != "float32":
         forward = f"with torch.autocast(DEVICE, torch.{training.precision}):\n    {forward}\noutput = output.float()"
     return {
         "math": "import math\n" if training.schedule == "cosine" else "",
@@ -52,7 +52,7 @@ def training_code(plan: JobPlan) -> dict[str, str]:
         "forward": textwrap.indent(forward, " " * 12),
         "training_loss": f"functional.{loss}(output, data[{_target(plan, 'train')}][batch]{options})",
         "evaluated_rows": str(EVALUATED_ROWS),
-        "test_loss": f'functional.{loss}(model.forward(data["x_test"][piece]), data[{_target(plan, "test")}][piece])',
+        "test_loss": f'functional.{loss}({evaluate}(data["x_test"][piece]), data[{_target(plan, "test")}][piece])',
         "update": textwrap.indent(_update(training), " " * 12),
     }
 

@@ -120,6 +120,11 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.levelno == logging.WARNING]
 
 
+COMPILES = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning"),
+]
 WARPADAM = next(start for start, (arm, *_) in STARTS.items() if arm == "warpadam")
 OPTIONS = {
     "constant": Training(schedule="constant"),
@@ -138,7 +143,7 @@ OPTIONS = {
         *((start, "linear") for start in STARTS),
         *((arm, "constant") for arm in BASELINES),
         *((start, option) for start in (WARPADAM, "adamw") for option in OPTIONS),
-        pytest.param(WARPADAM, "compile", marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
+        pytest.param(WARPADAM, "compile", marks=COMPILES),
     ],
 )
 def test_a_run_cut_short_twice_ends_bit_for_bit_like_an_uninterrupted_one(

@@ -130,6 +130,7 @@ def test_a_step_whose_gradient_overflows_float16_is_left_out_and_the_run_goes_on
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("arm", ["warpadam", "adamw"])
 def test_a_compiled_model_trains_alike(tmp_path: Path, arm: str) -> None:
     training = [Training(last_batch="keep", compile=compile_it) for compile_it in (False, True)]
