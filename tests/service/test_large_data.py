@@ -2,6 +2,7 @@
 # Only anonymous memory counts, which the kernel cannot give back; pages of a mapped file it can.
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -16,6 +17,8 @@ import psutil
 import pytest
 
 from tests.service.test_serve import Service
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from /proc")
 
 FEATURES = 256
 ROWS = 2_000_000
@@ -81,6 +84,19 @@ def anonymous_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
+def test_what_is_counted_is_memory_of_its_own_and_not_a_mapped_file(tmp_path: Path) -> None:
+    size = 256 << 20
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(size)
+    before = anonymous_bytes(os.getpid())
+    mapped = np.memmap(tmp_path / "file", np.uint8, "c")
+    assert not mapped.any()
+    read = anonymous_bytes(os.getpid())
+    own = np.ones(size, np.uint8)
+    assert read - before < size / 4
+    assert anonymous_bytes(os.getpid()) - read > 0.9 * len(own)
+
+
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     running = Service(tmp_path)
@@ -95,7 +111,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from /proc")
 def test_an_npz_of_two_gigabytes_is_uploaded_prepared_and_trained_on_within_one(
     service: Service, tmp_path: Path
 ) -> None:
