@@ -13,10 +13,10 @@ from service.training.catalog import Task
 from service.training.run import EVALUATED_ROWS
 
 LOSSES: Final = {
-    Task.CLASSIFICATION: "cross_entropy",
-    Task.REGRESSION: "mse_loss",
-    Task.AUTOENCODING: "mse_loss",
-    Task.LANGUAGE: "cross_entropy",
+    Task.CLASSIFICATION: "functional.cross_entropy",
+    Task.REGRESSION: "functional.mse_loss",
+    Task.AUTOENCODING: "functional.mse_loss",
+    Task.LANGUAGE: "functional.cross_entropy",
 }
 
 FACTORS: Final = {
@@ -50,9 +50,9 @@ def training_code(plan: JobPlan) -> dict[str, str]:
         "before_training": textwrap.indent(before, " " * 4),
         "stop": "step == STEPS" + (" or len(batch) < batch_size" if training.last_batch == "drop" else ""),
         "forward": textwrap.indent(forward, " " * 12),
-        "training_loss": f"functional.{loss}(output, data[{_target(plan, 'train')}][batch]{options})",
+        "training_loss": f"{loss}(output, data[{_target(plan, 'train')}][batch]{options})",
         "evaluated_rows": str(EVALUATED_ROWS),
-        "test_loss": f'functional.{loss}({evaluate}(data["x_test"][piece]), data[{_target(plan, "test")}][piece])',
+        "test_loss": f'{loss}({evaluate}(data["x_test"][piece]), data[{_target(plan, "test")}][piece])',
         "update": textwrap.indent(_update(training), " " * 12),
     }
 

@@ -43,6 +43,17 @@ def test_on_the_cpu_the_rows_stay_in_the_mapped_file(tmp_path: Path) -> None:
     assert Batches(run)._x["train"].data_ptr() == mapped.ctypes.data
 
 
+def test_a_split_that_is_large_for_a_device_goes_there_batch_by_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, device="meta")  # a device that every machine has
+    assert Batches(run)._x["train"].device.type == "meta"
+    monkeypatch.setattr(batches_module, "DEVICE_BYTES", 1000)
+    batches = Batches(run)
+    assert batches._x["train"].device.type == "cpu"
+    assert [(array.device.type, len(array)) for array in batches.next_batch()] == [("meta", 32)] * 2
+
+
 @pytest.mark.parametrize("dataset", MODELS)
 @pytest.mark.parametrize("rows", [7, 1024])
 def test_a_part_piece_by_piece_has_the_loss_and_the_score_of_the_part_at_once(
