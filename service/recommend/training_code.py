@@ -26,6 +26,8 @@ FACTORS: Final = {
 }
 """lr over the steps after the warm-up."""
 
+COMPILE: Final = 'model.compile(dynamic=False, options={"layout_optimization": DEVICE != "cpu"})\n'
+
 CLASS_WEIGHTS: Final = """
 counts = torch.bincount(data["y_train"], minlength={classes}).clamp(min=1)
 weight = len(data["y_train"]) / ({classes} * counts)
@@ -38,7 +40,7 @@ def training_code(plan: JobPlan) -> dict[str, str]:
     evaluate = "model.forward" if training.compile else "model"  # pieces of other sizes are not compiled anew
     options = ", weight=weight" if training.class_weights else ""
     options += f", label_smoothing={training.label_smoothing}" if training.label_smoothing else ""
-    before = "model.compile(dynamic=False)\n" if training.compile else ""
+    before = COMPILE if training.compile else ""
     before += CLASS_WEIGHTS.strip().format(classes=plan.sizes[-1]) + "\n" if training.class_weights else ""
     before += "scaler = torch.amp.GradScaler(DEVICE)\n" if training.precision == "float16" else ""
     forward = 'output = model(data["x_train"][batch])'

@@ -18,7 +18,7 @@ from service.training.learned_p import apply_p, write_p
 from service.training.models import build_network
 from service.training.optimizers import build_optimizer
 from service.training.run import DivergedError, Progress, Run
-from service.training.step import TrainingStep, training_loss
+from service.training.step import TrainingStep, compile_in_place, training_loss
 
 POINTS: Final = 20
 """Points of a learning curve: the validation loss is measured this many times in a run, the last at its end."""
@@ -70,7 +70,7 @@ class _State:
         self._data = Batches(run)
         self._model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
         if run.training.compile:
-            self._model.compile(dynamic=False)  # a batch of another size gets a graph of its own, with its own sums
+            compile_in_place(self._model, run.device)
         self._optimizer = build_optimizer(run.arm, self._model, run.config)
         if run.from_p_url is not None:
             apply_p(self._optimizer, run.from_p_url, run.from_p_sha256)

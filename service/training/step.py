@@ -43,39 +43,62 @@ class TrainingStep:
         self._max_grad_norm = training.max_grad_norm
         self._device, self._dtype = torch.device(device).type, getattr(torch, training.precision)
         self._schedule = make_schedule(optimizer, training, steps)
-        self._scaler = torch.amp.GradScaler(self._device, enabled=self._dtype is torch.float16)
+        self._scaler = torch.amp.GradScaler(self._device) if self._dtype is torch.float16 else None
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Make a step on a batch and return its loss."""
-        with torch.autocast(self._device, self._dtype, enabled=self._dtype is not torch.float32):
-            output = self._model(x)
-        loss = self._loss(output.float(), y)
+        loss = self._loss(self._forward(x), y)
         self._optimizer.zero_grad()
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if self._max_grad_norm is not None:
-            self._scaler.unscale_(self._optimizer)
-            clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._next_lr()
+        if self._scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._clip()
+            self._optimizer.step()
+            self._schedule.step()
+        else:
+            self._scaled_step(self._scaler, loss)
         return loss.detach()
 
-    def _next_lr(self) -> None:
-        if not self._scaler.is_enabled():
-            self._schedule.step()
-            return
+    def _forward(self, x: Tensor) -> Tensor:
+        if self._dtype is torch.float32:
+            return self._model(x)  # type: ignore[no-any-return]
+        with torch.autocast(self._device, self._dtype):
+            output: Tensor = self._model(x)
+        return output.float()
+
+    def _scaled_step(self, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.unscale_(self._optimizer)
+        self._clip()
+        scaler.step(self._optimizer)
+        scaler.update()
         with warnings.catch_warnings():  # a first step that overflowed is left out on purpose, not forgotten
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             self._schedule.step()
 
+    def _clip(self) -> None:
+        if self._max_grad_norm is not None:
+            clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step, beside the model and the optimizer."""
-        return {"schedule": self._schedule.state_dict(), "scaler": self._scaler.state_dict()}
+        scaler = None if self._scaler is None else self._scaler.state_dict()
+        return {"schedule": self._schedule.state_dict(), "scaler": scaler}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go back to where :meth:`state_dict` was called."""
         self._schedule.load_state_dict(saved["schedule"])
-        self._scaler.load_state_dict(saved["scaler"])
+        if self._scaler is not None:
+            self._scaler.load_state_dict(saved["scaler"])
+
+
+def compile_in_place(model: nn.Module, device: str) -> None:
+    """Compile a model; names and parameters stay what they are.
+
+    A batch of another size gets a graph of its own, so that a run that is resumed has the same sums. On the CPU the
+    layout of images stays: torch 2.13 writes past its buffers when it changes that of fewer than 8 channels.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    model.compile(dynamic=False, options={"layout_optimization": not on_cpu})
 
 
 def make_schedule(optimizer: Optimizer, training: Training, steps: int) -> LambdaLR:

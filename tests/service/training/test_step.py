@@ -16,8 +16,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from service.schemas import TrainingSpec
 from service.training.catalog import Task
 from service.training.loop import train
+from service.training.models import build_network
 from service.training.run import Run, Training
-from service.training.step import TrainingStep, lr_factor, training_loss
+from service.training.step import TrainingStep, compile_in_place, lr_factor, training_loss
 from tests.service.training.test_loop import make_run, without_seconds
 
 
@@ -137,3 +138,24 @@ def test_a_compiled_model_trains_alike(tmp_path: Path, arm: str) -> None:
     eager, compiled = (list(train(make_run(tmp_path, arm=arm, training=chosen))) for chosen in training)
     for one, other in zip(eager, compiled, strict=True):
         assert other.val_loss == pytest.approx(one.val_loss, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+@pytest.mark.parametrize("width", [4, 16])
+def test_a_compiled_resnet_trains_alike_however_narrow(width: int) -> None:
+    spec = {"name": "resnet", "width": width, "blocks": 1}
+    x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(32) % 10
+    losses = []
+    for compile_it in (False, True):
+        torch.manual_seed(0)
+        model = build_network(spec, (1, 8, 8), (64, 10), "relu")
+        if compile_it:
+            compile_in_place(model, "cpu")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        step = TrainingStep(model, optimizer, functional.cross_entropy, Training(), 20, "cpu")
+        losses.append([step(x, y).item() for _ in range(20)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[1][-1] < 0.7 * losses[1][0]
