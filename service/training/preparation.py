@@ -61,7 +61,7 @@ def _prepare_table(facts: DatasetFacts, spec: JobSpec, info: DatasetInfo, source
     only_numbers = all(column.kind is ColumnKind.NUMBER for column in columns)
     x = np.empty(
         (table.num_rows, len(columns)), dtype=np.float64 if only_numbers else object
-    )  # an object is 5 times that
+    )  # of 32 bytes each, not 8
     for index, column in enumerate(columns):
         x[:, index] = _values(table.column(column.name), column)
     y = None if target is None else table.column(target.name).to_numpy()
