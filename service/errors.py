@@ -5,6 +5,7 @@
 #   ├── InvalidSpecError(ValueError)      a field of a request is wrong
 #   ├── InvalidFileError(ValueError)      an uploaded file cannot be used
 #   ├── FileTooLargeError(ValueError)     an uploaded file is over the limit
+#   ├── ForbiddenError(PermissionError)   the operator has not allowed it
 #   ├── NotFoundError(LookupError)        no such job, trial, ...
 #   ├── ConflictError                     not in this state of the job
 #   ├── IdempotencyConflictError          the key was used with another body
@@ -75,6 +76,12 @@ class FileTooLargeError(ServiceError, ValueError):
     """An uploaded file has more bytes than the service takes."""
 
     code = "file_too_large"
+
+
+class ForbiddenError(ServiceError, PermissionError):
+    """The operator has not allowed it; the message names the setting."""
+
+    code = "forbidden"
 
 
 class NotFoundError(ServiceError, LookupError):

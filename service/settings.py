@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     max_dataset_bytes: Annotated[int, Ge(1024)] = Field(
         4 << 30, description="Largest uploaded dataset, in bytes, as it comes and unpacked."
     )
+    dataset_url_prefixes: str | None = Field(
+        None,
+        description="fsspec URLs of folders, separated by commas, from which datasets may be taken by URL beside the "
+        "artifact store; none: from the artifact store only.",
+    )
     lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds a silent worker keeps its job.")
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
         0.3, description="Seconds between two looks for a queued job or for a cancellation."

@@ -329,6 +329,18 @@ def test_upload_prints_the_id_which_datasets_lists(run: Run, tmp_path: Path) -> 
     assert line.split()[1:] == ["20", "rows", "csv", "numbers.csv"]
 
 
+def test_upload_of_a_url_has_the_service_read_it(run: Run, live: Live) -> None:
+    folder = Path(live.db.engine.url.database or "").parent / "artifacts"
+    (folder / "incoming").mkdir(parents=True, exist_ok=True)
+    (folder / "incoming/by-url.csv").write_text("c,d\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
+    done = run("upload", f"file://{folder}/incoming/by-url.csv")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert any(
+        line.startswith(done.stdout.strip()) and "by-url.csv" in line for line in run("datasets").stdout.splitlines()
+    )
+    fails(run("upload", "file:///etc/passwd.csv"), 1, "WARPTUNE_DATASET_URL_PREFIXES is empty")
+
+
 def test_upload_of_what_cannot_be_used_says_why(run: Run, tmp_path: Path) -> None:
     fails(run("upload", tmp_path / "missing.csv"), 2, "cannot read")
     (tmp_path / "bad.csv").write_text("a,b\n1\n")
