@@ -112,6 +112,7 @@ def test_extend_adds_to_a_job_that_has_succeeded_and_refuses_nothing_to_add(
     assert (result.exit_code, result.stdout.strip()) == (0, succeeded)
     with live.db.read() as session:
         assert jobs.require_job(session, succeeded).state == JobState.QUEUED
+    jobs.cancel(live.db, succeeded)
 
 
 def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
