@@ -54,6 +54,18 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
 
+    def open(self, job_id: str, name: str) -> Any:
+        """Open a file for reading, as a context manager. FileNotFoundError: there is none."""
+        return self._fs.open(f"{self._root}/jobs/{job_id}/{name}", "rb")
+
+    def size_bytes(self, job_id: str, name: str) -> int | None:
+        """Return the size of a file; None if there is no such file."""
+        self._fs.invalidate_cache()
+        try:
+            return int(self._fs.size(f"{self._root}/jobs/{job_id}/{name}"))
+        except FileNotFoundError:
+            return None
+
     def p_url(self, job_id: str, trial: int) -> str:
         """Return the URL of the P that a trial's config learned."""
         return self.path(job_id, p_file(trial))

@@ -241,7 +241,7 @@ def _write(content: bytes, output: Path | None) -> None:
 
 @app.command()
 def upload(
-    file: Annotated[Path, typer.Argument(help="CSV, Parquet, NPZ, plain text, or a zip of image folders.")],
+    file: Annotated[str, typer.Argument(help="CSV, Parquet, NPZ, text, a zip of image folders, or the URL of one.")],
     fmt: Annotated[
         str | None, typer.Option("--format", help="csv, parquet, npz, text or images; else the name's ending decides.")
     ] = None,

@@ -95,11 +95,18 @@ class Client:
         """Return the HTML report of a job that has succeeded."""
         return self._send("GET", f"{_path(job_id)}/report").content
 
-    def upload(self, file: Path, fmt: str | None = None) -> tuple[dict[str, Any], bool]:
-        """Upload a file; return the dataset, and whether it is new. OSError: the file cannot be read."""
-        query = {"filename": file.name[-100:]} | ({"format": fmt} if fmt else {})
-        with file.open("rb") as content:
-            response = self._send("POST", "/v1/datasets", params=query, content=content, timeout=None)
+    def upload(self, file: str | Path, fmt: str | None = None) -> tuple[dict[str, Any], bool]:
+        """Upload a file; return the dataset, and whether it is new. OSError: the file cannot be read.
+
+        Text with ``://`` is a URL, from which the service reads the file itself.
+        """
+        query = {"format": fmt} if fmt else {}
+        if isinstance(file, str) and "://" in file:
+            response = self._send("POST", "/v1/datasets", params=query | {"url": file}, timeout=None)
+        else:
+            query["filename"] = Path(file).name[-100:]
+            with Path(file).open("rb") as content:
+                response = self._send("POST", "/v1/datasets", params=query, content=content, timeout=None)
         dataset: dict[str, Any] = response.json()
         return dataset, response.status_code == HTTPStatus.CREATED
 

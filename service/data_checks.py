@@ -56,6 +56,8 @@ def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]
         return
     if isinstance(spec.model, PinnSpec) and spec.model.equation != spec.dataset.name:
         yield FieldError("model.equation", spec.model.equation, f"{spec.dataset.name}, as the dataset is")
+    if isinstance(spec.model, PinnSpec) and spec.training.compile:
+        yield FieldError("training.compile", True, "false with a pinn, whose derivatives torch.compile cannot take")
     if isinstance(spec.model, TransformerSpec):
         yield from _check_transformer(spec.model, info)
     elif isinstance(spec.model, ConvnetSpec | ResnetSpec):

@@ -22,7 +22,7 @@ TIMEOUT_S: Final = 60.0
 
 NOTE: Final = (
     "seconds are those of one run after the other on the machine of the API, with the first trial of each arm, without "
-    "pruning, validation and starting up; adamw_more_steps is counted with the steps of the others; on a "
+    "pruning, validation, compilation and starting up; adamw_more_steps is counted with the steps of the others; on a "
     "family of tasks the networks of a run are counted as if they trained one after the other"
 )
 
@@ -139,6 +139,7 @@ def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
         "activation": plan.spec.model.activation,
         "task": plan.task,
         "batch_size": batch_size,
+        "training": plan.spec.training.model_dump(),
         "arms": [
             {"name": arm.name, "optimizer": arm.optimizer, "config": arm.config(arm.space.some_values())}
             for arm in plan.arms

@@ -17,9 +17,16 @@ from service.errors import FieldError, InvalidSpecError
 from service.family import check_family, info_of_a_task
 from service.model_schemas import AutoencoderSpec, EntrypointSpec, MlpSpec
 from service.schemas import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec, RangeOverride
-from service.spec_checks import check_baselines, check_confirm, check_objective, check_resources, check_search
+from service.spec_checks import (
+    check_baselines,
+    check_confirm,
+    check_objective,
+    check_resources,
+    check_search,
+    check_training,
+)
 from service.training.catalog import DATASETS, DatasetInfo, Task, layer_sizes, task_of
-from service.training.run import FamilyTraining, Run
+from service.training.run import FamilyTraining, Run, Training
 
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
 """The presets that a job's ``search_space`` may name."""
@@ -94,8 +101,8 @@ class JobPlan:
             data_sha256=data[1],
             steps=steps or self.spec.budget.steps,
             batch_size=self.spec.budget.batch_size,
-            schedule=self.spec.training.schedule,
             seed=seed,
+            training=Training(**self.spec.training.model_dump()),
             test=test,
             checkpoint_url=checkpoint_url,
             checkpoint_every_s=self.spec.resources.checkpoint_every_s,
@@ -126,6 +133,7 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
         check_search,
         check_resources,
         check_confirm,
+        check_training,
     )
     info = info if info is not None else DATASETS.get(spec.dataset.name or "")
     errors = [*check_dataset(spec, info), *(error for check in checks for error in check(spec, info))]

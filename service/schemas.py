@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from service.data_schemas import DatasetSpec, FamilySpec
@@ -96,7 +96,29 @@ class SearchSpec(SpecModel):
 class TrainingSpec(SpecModel):
     """How a run is trained, the same for every arm."""
 
-    schedule: Literal["constant", "linear"] = Field("linear", description="lr over the steps; `linear` ends at 0.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="lr over the steps after the warm-up; `linear` and `cosine` (half a wave) end at 0."
+    )
+    warmup_steps: Annotated[int, Ge(0), Le(MAX_STEPS)] = Field(
+        0, description="Steps in which the lr rises from 0 in a line; fewer than budget.steps."
+    )
+    max_grad_norm: Annotated[float, Gt(0), Le(1e9)] | None = Field(
+        None, description="Norm of all gradients together that they are clipped to before the optimizer sees them."
+    )
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = Field(
+        0.0, description="Share of the target spread over all classes; training loss of classification and language."
+    )
+    class_weights: Literal["balanced"] | None = Field(
+        None,
+        description="`balanced`: rows weigh n / (classes * rows of the class) in a classification's training loss.",
+    )
+    last_batch: Literal["drop", "keep"] = Field(
+        "drop", description="Rows of an epoch that fill no batch: left out, or a smaller batch."
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Type of the forward pass in training (torch.autocast); float16 needs a GPU."
+    )
+    compile: bool = Field(False, description="Whether the model is compiled by torch.compile.")
 
 
 Control = Literal["diagonal_pre", "random_p", "adamw_more_steps"]

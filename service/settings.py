@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     user_code_limit_s: Annotated[float, Gt(0)] = Field(
         60.0, description="Seconds that user code may take to make a dataset, or to try a model, the import included."
     )
+    dataset_url_prefixes: str | None = Field(
+        None,
+        description="fsspec URLs of folders, separated by commas, from which datasets may be taken by URL beside the "
+        "artifact store; none: from the artifact store only.",
+    )
     lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds a silent worker keeps its job.")
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
         0.3, description="Seconds between two looks for a queued job or for a cancellation."

@@ -12,9 +12,10 @@ from typing import Final
 from search_spaces.errors import one_of
 from service.arms import BASELINES, MORE_STEPS, REFERENCE
 from service.errors import FieldError
+from service.model_schemas import ResnetSpec
 from service.objective import TIMED
-from service.schemas import JobSpec
-from service.training.catalog import DatasetInfo, Task, task_of
+from service.schemas import JobSpec, TrainingSpec
+from service.training.catalog import DatasetInfo, Task, task_of, training_rows
 
 SCORE_METRICS: Final = {
     Task.CLASSIFICATION: "val_accuracy",
@@ -104,3 +105,31 @@ def check_confirm(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldErr
     if spec.confirm.top_k > spec.budget.trials_per_arm:
         limit = spec.budget.trials_per_arm
         yield FieldError("confirm.top_k", spec.confirm.top_k, f"at most budget.trials_per_arm, which is {limit}")
+
+
+def check_training(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
+    """Yield what of the training does not go with the task, the budget or the resources, or would be ignored."""
+    given, steps = spec.training, spec.budget.steps
+    if given.warmup_steps >= steps:
+        yield FieldError("training.warmup_steps", given.warmup_steps, f"fewer than budget.steps, which is {steps}")
+    if given.precision == "float16" and not spec.resources.gpus_per_trial:
+        yield FieldError(
+            "training.precision", "float16", "bfloat16 or float32 without a GPU (resources.gpus_per_trial)"
+        )
+    if spec.family is not None:
+        for field in ("max_grad_norm", "last_batch", "precision", "compile"):
+            default = TrainingSpec.model_fields[field].default
+            if getattr(given, field) != default:
+                expected = f"{json.dumps(default)}, its default: runs on a family of tasks do not know it"
+                yield FieldError(f"training.{field}", getattr(given, field), expected)
+    if info is None:
+        return
+    task = task_of(info, spec.model)
+    if given.label_smoothing and task not in (Task.CLASSIFICATION, Task.LANGUAGE):
+        yield FieldError("training.label_smoothing", given.label_smoothing, f"0 with {task}, which has no classes")
+    if given.class_weights and task is not Task.CLASSIFICATION:
+        yield FieldError("training.class_weights", given.class_weights, f"null with {task}: a classification has them")
+    rows = training_rows(info, spec.model)
+    if isinstance(spec.model, ResnetSpec) and given.last_batch == "keep" and rows % spec.budget.batch_size == 1:
+        expected = f"drop: of {rows} training rows one would be a batch alone, too few for resnet's batch norm"
+        yield FieldError("training.last_batch", given.last_batch, expected)

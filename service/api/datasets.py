@@ -19,6 +19,7 @@ from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, Text
 from service.api.problems import responses
 from service.api.views import Page, View
 from service.artifacts import ArtifactStore
+from service.datasets.sources import Sources
 from service.datasets.upload import SUFFIXES, FileFormat, Upload
 from service.db.models import DatasetRow
 from service.db.session import Database
@@ -36,12 +37,21 @@ router = APIRouter(prefix=PATH, tags=["datasets"])
 DatasetId = Annotated[Text, Path(description="Id of an uploaded dataset.", examples=["ds-" + "0" * 32])]
 
 
+PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
+
+
 class UploadQuery(BaseModel):
     """What is uploaded."""
 
     model_config = ConfigDict(extra="forbid")
 
-    filename: str = Field("", max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", description="Its name.")
+    filename: str = Field("", max_length=100, pattern=PRINTABLE, description="Its name.")
+    url: str | None = Field(
+        None,
+        max_length=1000,
+        pattern=PRINTABLE,
+        description="Where the service reads it, in the place of a body: in the artifact store, or where allowed.",
+    )
     format: FileFormat | None = Field(None, description="What it is; null lets the ending of the name decide.")
 
 
@@ -108,8 +118,8 @@ def _view(row: DatasetRow) -> UploadedDataset:
 
 BODY: Final[dict[str, Any]] = {
     "requestBody": {
-        "required": True,
-        "description": "The file itself.",
+        "required": False,
+        "description": "The file itself; nothing where `url` is given.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
@@ -121,7 +131,12 @@ BODY: Final[dict[str, Any]] = {
     openapi_extra=BODY,
     responses={
         200: {"model": UploadedDataset, "description": "The same file was uploaded before."},
-        **responses(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY),
+        **responses(
+            HTTPStatus.FORBIDDEN,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        ),
     },
 )
 async def upload_dataset(
@@ -132,18 +147,28 @@ async def upload_dataset(
     wanted: Annotated[UploadQuery, Query()],
 ) -> UploadedDataset:
     """Upload a file: CSV, Parquet, NPZ, plain text, or a zip with a folder of images for each class."""
-    fmt = wanted.format or SUFFIXES.get(PurePath(wanted.filename.lower()).suffix)
+    filename = wanted.filename or PurePath(wanted.url or "").name[-100:]
+    fmt = wanted.format or SUFFIXES.get(PurePath(filename.lower()).suffix)
     if fmt is None:
         expected = f"a name that ends with {', '.join(SUFFIXES)}, or the format beside it"
-        raise InvalidSpecError(FieldError("filename", wanted.filename, expected))
+        raise InvalidSpecError(FieldError("filename", filename, expected))
     with Upload(fmt, request.app.state.max_dataset_bytes) as upload:
         async for piece in request.stream():
+            if piece and wanted.url is not None:
+                raise InvalidSpecError(FieldError("url", wanted.url, "nothing beside a file in the body"))
             await run_in_threadpool(upload.write, piece)
-        name = wanted.filename or f"{upload.dataset_id}.{fmt}"
+        if wanted.url is not None:
+            await run_in_threadpool(_fetch, request.app.state.sources, wanted.url, upload)
+        name = filename or f"{upload.dataset_id}.{fmt}"
         row, is_new = await run_in_threadpool(partial(_keep, db, artifacts, upload, fmt, name))
     response.status_code = HTTPStatus.CREATED if is_new else HTTPStatus.OK
     response.headers["Location"] = f"{PATH}/{row.id}"
     return _view(row)
+
+
+def _fetch(sources: Sources, url: str, upload: Upload) -> None:
+    for piece in sources.read(url):
+        upload.write(piece)
 
 
 def _keep(

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Annotated
+from tempfile import SpooledTemporaryFile
+from typing import IO, Annotated, Final
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId
@@ -14,8 +17,11 @@ from service.api.problems import responses
 from service.api.views import RecommendationView
 from service.ledger import queries
 from service.ledger.jobs import require_job
-from service.recommend.export import ExportFormat, render
+from service.recommend.export import PIECE_BYTES, ExportFormat, write
 from service.recommend.report import make_report
+
+MAX_IN_MEMORY_BYTES: Final = 16 << 20
+"""Size over which an export is put together in a temporary file: that of a large dataset does not fit into memory."""
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
@@ -60,7 +66,21 @@ def export(
     fmt = wanted.format
     name = f"recommended-{job_id}.{fmt.suffix}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(render(job, row, fmt, artifacts), media_type=fmt.media_type, headers=headers)
+    file = SpooledTemporaryFile(max_size=MAX_IN_MEMORY_BYTES)  # noqa: SIM115 - closed when it has been sent
+    try:
+        write(job, row, fmt, artifacts, file)
+    except BaseException:
+        file.close()
+        raise
+    headers["Content-Length"] = str(file.tell())
+    file.seek(0)
+    return StreamingResponse(_pieces(file), media_type=fmt.media_type, headers=headers)
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 @router.get(

@@ -7,9 +7,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from enum import StrEnum
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from service.artifacts import DATA_FILE, ArtifactStore
 from service.db.models import Job, RecommendationRow
@@ -52,12 +53,18 @@ BUNDLE_FORMAT: Final = "warptune.job"
 BUNDLE_VERSION: Final = 1
 """Grows when a reader of today could not understand the zip."""
 
+MAX_UNPACKED_BYTES: Final = 64 << 20
+"""Size up to which data is packed, to see whether it fits into a script; larger data hardly shrinks to a sixteenth."""
+
+PIECE_BYTES: Final = 1 << 20
+"""Bytes of the data that are in memory at once."""
+
 EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 """Time of every file in a zip, so that equal content gives equal bytes."""
 
 
 def render(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: ArtifactStore) -> bytes:
-    """Return the content of an export.
+    """Return the content of an export; a zip may be large, and is better written by :func:`write`.
 
     Args:
         job: The job.
@@ -69,18 +76,31 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: Artif
         NotFoundError: The recommendation has no learned P (``safetensors``), or the prepared split is gone (``zip``).
         ConflictError: A script or a zip of a job on a family of tasks.
     """
+    buffer = io.BytesIO()
+    write(job, row, fmt, artifacts, buffer)
+    return buffer.getvalue()
+
+
+def write(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: ArtifactStore, target: IO[bytes]) -> None:
+    """Write what :func:`render` returns to a file that can be sought in; the data goes there piece by piece."""
     plan = plan_of(job.spec, job.dataset_info)
     if plan.spec.family is not None and fmt in (ExportFormat.PYTHON, ExportFormat.ZIP):
         raise ConflictError("a job on a family of tasks has no script; json, yaml and toml have its config")
     match fmt:
         case ExportFormat.PYTHON:
-            return make_script(plan, row, job.data_sha256, artifacts.get(job.id, DATA_FILE)).encode()
+            target.write(make_script(plan, row, job.data_sha256, _small_data(job, artifacts)).encode())
         case ExportFormat.SAFETENSORS:
-            return _learned_p(row, artifacts)
+            target.write(_learned_p(row, artifacts))
         case ExportFormat.ZIP:
-            return _bundle(job, plan, row, artifacts)
+            _bundle(job, plan, row, artifacts, target)
         case _:
-            return _text(_document(job, plan, row), fmt).encode()
+            target.write(_text(_document(job, plan, row), fmt).encode())
+
+
+def _small_data(job: Job, artifacts: ArtifactStore) -> bytes | None:
+    """Return the prepared split if it may fit into a script."""
+    size = artifacts.size_bytes(job.id, DATA_FILE)
+    return None if size is None or size > MAX_UNPACKED_BYTES else artifacts.get(job.id, DATA_FILE)
 
 
 def _text(document: dict[str, Any], fmt: ExportFormat) -> str:
@@ -129,25 +149,25 @@ def _learned_p(row: RecommendationRow, artifacts: ArtifactStore) -> bytes:
     return content
 
 
-def _bundle(job: Job, plan: JobPlan, row: RecommendationRow, artifacts: ArtifactStore) -> bytes:
-    data, learned = artifacts.get(job.id, DATA_FILE), row.data.get("learned_p")
-    if data is None or hashlib.sha256(data).hexdigest() != job.data_sha256:
+def _bundle(job: Job, plan: JobPlan, row: RecommendationRow, artifacts: ArtifactStore, target: IO[bytes]) -> None:
+    learned = row.data.get("learned_p")
+    if _data_sha256(job, artifacts) != job.data_sha256:
         raise NotFoundError(f"the prepared data of job {job.id} is not in the artifact store any more")
     files = {
         SCRIPT: make_script(plan, row, job.data_sha256, None).encode(),
         DOCUMENT: _text(_document(job, plan, row), ExportFormat.JSON).encode(),
-        DATA_FILE: data,
     }
     if learned is not None:
         files[P_FILE] = _learned_p(row, artifacts)
     run = replayed_run(plan, row)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = {
         "format": BUNDLE_FORMAT,
         "format_version": BUNDLE_VERSION,
         "job": job.id,
         "name": job.name,
         "arm": row.arm,
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "files": {**sums, DATA_FILE: job.data_sha256},
         "versions": row.data.get("made_with", {"warptune": VERSION}),
         "seeds": {"job": plan.spec.seed, "confirm": [pair["seed"] for pair in row.data["pairs"]]},
         "data_sha256": job.data_sha256,
@@ -157,8 +177,18 @@ def _bundle(job: Job, plan: JobPlan, row: RecommendationRow, artifacts: Artifact
         "spec": job.spec,
         "user_code": dict(plan.info.sources),
     }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in {MANIFEST: json.dumps(manifest, indent=2).encode(), **files}.items():
             archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
+        entry = zipfile.ZipInfo(DATA_FILE, EPOCH)
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        with artifacts.open(job.id, DATA_FILE) as data, archive.open(entry, "w", force_zip64=True) as packed:
+            shutil.copyfileobj(data, packed, PIECE_BYTES)
+
+
+def _data_sha256(job: Job, artifacts: ArtifactStore) -> str | None:
+    try:
+        with artifacts.open(job.id, DATA_FILE) as data:
+            return hashlib.file_digest(data, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None

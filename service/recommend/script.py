@@ -1,5 +1,6 @@
 # The recommended config as a script. It needs torch, numpy and warpadam, nothing of the service: what it takes over
-# from there (the loop, Muon beside AdamW) is here and in script.py.template; tests hold its losses against the loop's.
+# from there (the loop, Muon beside AdamW) is here, in training_code.py and in script.py.template; tests hold its losses
+# against the loop's.
 """The exported training script."""
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from service.arms import Role
 from service.db.models import RecommendationRow
 from service.model_schemas import EntrypointSpec
 from service.plan import JobPlan
-from service.training.catalog import Task
+from service.recommend.training_code import training_code
 from service.version import VERSION
 
 MAX_EMBEDDED_BYTES: Final = 4 << 20
@@ -117,13 +118,6 @@ from typing_extensions import override
 """
 
 MODULES: Final = {"relu": "ReLU", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU"}
-LOSSES: Final = {
-    Task.CLASSIFICATION: "functional.cross_entropy",
-    Task.REGRESSION: "functional.mse_loss",
-    Task.AUTOENCODING: "functional.mse_loss",
-    Task.LANGUAGE: "functional.cross_entropy",
-    Task.PHYSICS: "residual_loss",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,9 +176,7 @@ def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, 
         threads=spec.resources.cpus_per_trial,
         device=repr("cuda" if spec.resources.gpus_per_trial else "cpu"),
         model=_model(plan),
-        part='f"x_{part}"' if plan.task is Task.AUTOENCODING else 'f"y_{part}"',
-        factor="1.0 - step / STEPS" if spec.training.schedule == "linear" else "1.0",
-        loss=LOSSES[plan.task],
+        **training_code(plan),
         data_sha256=repr(data_sha256),
         data=_embedded(data),
     )
@@ -265,7 +257,7 @@ def summary(plan: JobPlan, row: RecommendationRow) -> dict[str, Any]:
         "task": str(plan.task),
         "steps": spec.budget.steps,
         "batch_size": spec.budget.batch_size,
-        "schedule": spec.training.schedule,
+        "training": spec.training.model_dump(),
         "threads": spec.resources.cpus_per_trial,
         "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
     }

@@ -20,8 +20,9 @@ from service.training.checkpoint import Checkpoints
 from service.training.families import Member, load_family
 from service.training.loop import report_steps
 from service.training.models import LOSSES, SCORES, build_model
-from service.training.optimizers import build_optimizer, make_schedule
+from service.training.optimizers import build_optimizer
 from service.training.run import DivergedError, FamilyTraining, Progress, Run
+from service.training.step import make_schedule, training_loss
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
 
@@ -44,7 +45,7 @@ def train_family(run: Run) -> Iterator[Progress]:
     optimizer = _optimizer_for_all(run, networks.models)
     if warp is not None:
         _carry(warp, optimizer, len(members))
-    schedule = make_schedule(optimizer, run)
+    schedule = make_schedule(optimizer, run.training, run.steps)
     done, seconds = 0, 0.0
     for step in report_steps(run.steps):
         started, total = time.perf_counter(), torch.zeros((), device=run.device)
@@ -99,8 +100,9 @@ class _FamilyTask:
     """One meta-training task, as MetaTrainer wants it: everything random comes from torch's global generator."""
 
     def __init__(self, run: Run, member: Member) -> None:
-        self._run, self._loss = run, LOSSES[run.task]
+        self._run = run
         self._x, self._y = _tensors(run, member, "train")
+        self._loss = training_loss(run.task, run.training, self._y, run.sizes[-1], run.device)
 
     def make_model(self) -> nn.Module:
         return build_model(self._run.sizes, self._run.activation).to(self._run.device)
@@ -118,6 +120,9 @@ class _SideBySide:
         torch.manual_seed(run.seed)
         self.models = [build_model(run.sizes, run.activation).to(run.device) for _ in members]
         self._train = [_tensors(run, member, "train") for member in members]
+        self._training_losses = [
+            training_loss(run.task, run.training, y, run.sizes[-1], run.device) for _, y in self._train
+        ]
         self._held_out = [_tensors(run, member, "held_out") for member in members]
         self._loss, self._score = LOSSES[run.task], SCORES[run.task]
         self._batch_size = run.batch_size
@@ -126,9 +131,9 @@ class _SideBySide:
     def backward(self) -> Tensor:
         """Draw a batch for each network and take its gradient; return the mean of the losses."""
         losses = []
-        for model, (x, y) in zip(self.models, self._train, strict=True):
+        for model, (x, y), loss in zip(self.models, self._train, self._training_losses, strict=True):
             rows = torch.randint(len(x), (self._batch_size,), generator=self._order).to(x.device)
-            losses.append(self._loss(model(x[rows]), y[rows]))
+            losses.append(loss(model(x[rows]), y[rows]))
         together = torch.stack(losses)
         together.sum().backward()  # type: ignore[no-untyped-call]
         return together.detach().mean()

@@ -13,8 +13,10 @@ from typing import Any, Final
 import torch
 
 from service.training.catalog import Task
-from service.training.models import LOSSES, build_network
+from service.training.models import build_network
 from service.training.optimizers import build_optimizer
+from service.training.run import Training
+from service.training.step import TrainingStep, training_loss
 from warpadam import WarpAdamConfig, estimate_memory
 
 WARM_UP_STEPS: Final = 3
@@ -27,7 +29,7 @@ def footprint(request: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
     Args:
         request: ``sizes``, ``activation``, ``model``, ``shape``, ``task``, ``batch_size`` of the model and its batches,
-            and for each of ``arms`` its ``name``, ``optimizer`` and ``config``.
+            ``training``, and for each of ``arms`` its ``name``, ``optimizer`` and ``config``.
     """
     torch.set_num_threads(1)
     return {arm["name"]: _arm(request, arm) for arm in request["arms"]}
@@ -47,14 +49,14 @@ def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]
         x = y = torch.randint(sizes[-1], (rows, sizes[0]))
     elif task is Task.PHYSICS:
         x, y = torch.rand(rows, 3), torch.randn(rows, 2)
+    training = Training(**request["training"])
+    loss = training_loss(task, training, y, sizes[-1], "cpu")
+    step = TrainingStep(model, optimizer, loss, training, training.warmup_steps + WARM_UP_STEPS + TIMED_STEPS, "cpu")
     began = 0.0
-    for step in range(WARM_UP_STEPS + TIMED_STEPS):
-        if step == WARM_UP_STEPS:
+    for done in range(WARM_UP_STEPS + TIMED_STEPS):
+        if done == WARM_UP_STEPS:
             began = time.perf_counter()
-        loss = LOSSES[task](model(x), y)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        step(x, y)
     seconds = (time.perf_counter() - began) / TIMED_STEPS
     learns = arm["optimizer"] in ("warpadam", "random_p")
     p_bytes = estimate_memory(model, WarpAdamConfig.from_dict(arm["config"])).p_bytes if learns else 0

@@ -11,15 +11,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
 
-from service.training.catalog import Task
+from service.training.batches import Batches
 from service.training.checkpoint import Checkpoints
-from service.training.datasets import load
 from service.training.learned_p import apply_p, write_p
-from service.training.models import LOSSES, SCORES, build_network
-from service.training.optimizers import build_optimizer, make_schedule
+from service.training.models import build_network
+from service.training.optimizers import build_optimizer
 from service.training.run import DivergedError, Progress, Run
+from service.training.step import TrainingStep, compile_in_place, training_loss
 
 POINTS: Final = 20
 """Points of a learning curve: the validation loss is measured this many times in a run, the last at its end."""
@@ -68,24 +67,21 @@ class _State:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._data = _Data(run)
+        self._data = Batches(run)
         self._model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
+        if run.training.compile:
+            compile_in_place(self._model, run.device)
         self._optimizer = build_optimizer(run.arm, self._model, run.config)
         if run.from_p_url is not None:
             apply_p(self._optimizer, run.from_p_url, run.from_p_sha256)
-        self._schedule = make_schedule(self._optimizer, run)
+        loss = training_loss(run.task, run.training, self._data.targets, run.sizes[-1], run.device)
+        self._step = TrainingStep(self._model, self._optimizer, loss, run.training, run.steps, run.device)
         self._total_loss = torch.zeros((), device=run.device)
         self.step, self.seconds = 0, 0.0
         self.points: list[Progress] = []
 
     def train_step(self) -> None:
-        x, y = self._data.next_batch()
-        loss = self._data.loss(self._model(x), y)
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        self._schedule.step()
-        self._total_loss += loss.detach()
+        self._total_loss += self._step(*self._data.next_batch())
         self.step += 1
 
     def mean_loss(self) -> float:
@@ -120,7 +116,7 @@ class _State:
             "total_loss": self._total_loss,
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "training_step": self._step.state_dict(),
             "epoch_rng": self._data.epoch_rng,
             "batches_taken": self._data.taken,
             "rng": torch.get_rng_state(),
@@ -134,61 +130,8 @@ class _State:
         self._total_loss.copy_(saved["total_loss"])
         self._model.load_state_dict(saved["model"])
         self._optimizer.load_state_dict(saved["optimizer"])
-        self._schedule.load_state_dict(saved["schedule"])
+        self._step.load_state_dict(saved["training_step"])
         self._data.go_to(saved["epoch_rng"], saved["batches_taken"])
         torch.set_rng_state(saved["rng"])
         if saved["cuda_rng"] is not None and torch.device(self._run.device).type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], self._run.device)
-
-
-class _Data:
-    """The split as tensors on the run's device, its batches and its loss.
-
-    Attributes:
-        epoch_rng: State of the generator before it shuffled the epoch that the last batch is of.
-        taken: Batches of that epoch so far.
-    """
-
-    def __init__(self, run: Run) -> None:
-        split = load(run.data_url, run.data_sha256)
-        names = ("train", "val", "test")
-        self.x = {name: torch.from_numpy(getattr(split, f"x_{name}")).to(run.device) for name in names}
-        self.y = (
-            self.x
-            if run.task is Task.AUTOENCODING
-            else {name: torch.from_numpy(getattr(split, f"y_{name}")).to(run.device) for name in names}
-        )
-        self.task, self.loss = run.task, LOSSES[run.task]
-        self._batch_size = min(run.batch_size, len(self.x["train"]))
-        self._order = torch.Generator().manual_seed(run.seed)
-        self._batches: list[Tensor] = []
-        self.epoch_rng = self._order.get_state()
-        self.taken = 0
-
-    def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Return the next rows; a remainder of an epoch that fills no batch is left out."""
-        if self.taken == len(self._batches):
-            self._shuffle()
-        rows = self._batches[self.taken]
-        self.taken += 1
-        return self.x["train"][rows], self.y["train"][rows]
-
-    def go_to(self, epoch_rng: Tensor, taken: int) -> None:
-        """Go on after the first ``taken`` batches of an epoch."""
-        self._order.set_state(epoch_rng)
-        self._shuffle()
-        self.taken = taken
-
-    def _shuffle(self) -> None:
-        self.epoch_rng, self.taken = self._order.get_state(), 0
-        rows = len(self.x["train"])
-        order = torch.randperm(rows, generator=self._order).to(self.x["train"].device)
-        self._batches = list(torch.split(order[: rows - rows % self._batch_size], self._batch_size))
-
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, part: str) -> tuple[float, float]:
-        """Return the loss, and the accuracy or R2."""
-        model.eval()
-        output, y = model(self.x[part]), self.y[part]
-        model.train()
-        return self.loss(output, y).item(), SCORES[self.task](output, y).item()

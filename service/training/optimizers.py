@@ -10,10 +10,8 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
-from service.training.run import Run
 from warpadam import WarpAdam, WarpAdamConfig
 
 Config = Mapping[str, Any]
@@ -78,11 +76,6 @@ def build_optimizer(name: str, model: nn.Module, config: Config) -> Optimizer:
     if name not in BUILDERS:
         raise ValueError(f"optimizer: got {name!r}, expected one of {', '.join(BUILDERS)}")
     return BUILDERS[name](model, config)
-
-
-def make_schedule(optimizer: Optimizer, run: Run) -> LambdaLR:
-    """Return the schedule of a run: its lr stays, or goes down to 0 in a line."""
-    return LambdaLR(optimizer, lambda step: 1.0 - step / run.steps if run.schedule == "linear" else 1.0)
 
 
 def _warpadam(model: nn.Module, config: Config) -> Optimizer:

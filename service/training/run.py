@@ -25,6 +25,35 @@ _BESIDE_THE_RESULT: Final = (
 """Fields of a run that :meth:`Run.digest` leaves out."""
 
 
+EVALUATED_ROWS: Final = 1024
+"""Rows whose activations are in memory at once when a whole part is evaluated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How a run is trained, beside its optimizer; what the fields mean is in ``service.schemas.TrainingSpec``.
+
+    Attributes:
+        schedule: lr over the steps after the warm-up.
+        warmup_steps: Steps of the warm-up.
+        max_grad_norm: Norm that gradients are clipped to; None for none.
+        label_smoothing: Share of the target that is spread over all classes.
+        class_weights: Whether rare classes weigh more.
+        last_batch: What becomes of the rows of an epoch that fill no batch.
+        precision: Type that the forward pass computes in.
+        compile: Whether the model is compiled.
+    """
+
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: int = 0
+    max_grad_norm: float | None = None
+    label_smoothing: float = 0.0
+    class_weights: Literal["balanced"] | None = None
+    last_batch: Literal["drop", "keep"] = "drop"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class FamilyTraining:
     """How a run on a family of tasks learns P before it trains.
@@ -54,7 +83,7 @@ class Run:
         data_sha256: Its hash.
         steps: Optimizer steps.
         batch_size: Rows of a batch; at most the training rows.
-        schedule: lr over the steps: ``constant``, or ``linear`` down to 0.
+        training: Schedule, clipping, and what else is the same for every arm.
         seed: Initial weights and order of the batches, nothing else.
         threads: CPU threads.
         device: torch device.
@@ -76,8 +105,8 @@ class Run:
     data_sha256: str
     steps: int
     batch_size: int
-    schedule: Literal["constant", "linear"]
     seed: int
+    training: Training = Training()
     model: Mapping[str, Any] | None = None
     shape: tuple[int, ...] = ()
     threads: int = 1
@@ -105,7 +134,7 @@ class Progress(NamedTuple):
 
     Attributes:
         step: Steps done.
-        train_loss: Mean over the batches since the last point.
+        train_loss: Mean over the batches since the last point, with the label smoothing and class weights of the run.
         val_loss: Loss on the whole validation part.
         seconds: Training time so far, without the time spent on validation or on waiting.
         test_loss: Loss on the whole test part; only at the last step, and only where it was asked for.

@@ -112,6 +112,7 @@ def test_extend_adds_to_a_job_that_has_succeeded_and_refuses_nothing_to_add(
     assert (result.exit_code, result.stdout.strip()) == (0, succeeded)
     with live.db.read() as session:
         assert jobs.require_job(session, succeeded).state == JobState.QUEUED
+    jobs.cancel(live.db, succeeded)
 
 
 def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
@@ -327,6 +328,18 @@ def test_upload_prints_the_id_which_datasets_lists(run: Run, tmp_path: Path) -> 
     assert again.stderr == "the same file was uploaded before\n"
     (line,) = [line for line in run("datasets").stdout.splitlines() if line.startswith(first.stdout.strip())]
     assert line.split()[1:] == ["20", "rows", "csv", "numbers.csv"]
+
+
+def test_upload_of_a_url_has_the_service_read_it(run: Run, live: Live) -> None:
+    folder = Path(live.db.engine.url.database or "").parent / "artifacts"
+    (folder / "incoming").mkdir(parents=True, exist_ok=True)
+    (folder / "incoming/by-url.csv").write_text("c,d\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
+    done = run("upload", f"file://{folder}/incoming/by-url.csv")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert any(
+        line.startswith(done.stdout.strip()) and "by-url.csv" in line for line in run("datasets").stdout.splitlines()
+    )
+    fails(run("upload", "file:///etc/passwd.csv"), 1, "WARPTUNE_DATASET_URL_PREFIXES is empty")
 
 
 def test_upload_of_what_cannot_be_used_says_why(run: Run, tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ WRONG: dict[str, tuple[dict[str, Any], str, object, str]] = {
         "val_r2",
         "val_loss, a metric of physics",
     ),
+    "compile": (
+        {"dataset": {"name": "poisson_2d"}, "model": POISSON, "training": {"compile": True}},
+        "training.compile",
+        True,
+        "false with a pinn",
+    ),
     "family": (
         {"dataset": {"name": "poisson_2d"}, "model": POISSON, "family": {"class_subsets": {}}},
         "model.name",

@@ -11,6 +11,7 @@ from service.errors import InvalidSpecError
 from service.plan import WARP_PRESETS, JobPlan, make_plan, warp_space
 from service.schemas import JobSpec
 from service.training.catalog import DatasetInfo, Task
+from service.training.run import Training
 from tests.conftest import SpecMaker
 
 DATA = ("file:///split.npz", "0" * 64)
@@ -133,12 +134,59 @@ def test_run_carries_everything_that_it_depends_on(spec: SpecMaker) -> None:
         spec,
         model={"name": "mlp", "hidden": [8], "activation": "gelu"},
         budget={"steps": 7, "batch_size": 9},
-        training={"schedule": "constant"},
+        training={"schedule": "cosine", "warmup_steps": 3, "max_grad_norm": 0.5, "compile": True},
     )
     run = made.run("adamw", {"lr": 0.25}, DATA, seed=3, test=True)
     assert (run.arm, run.config["lr"], run.sizes, run.activation) == ("adamw", 0.25, (13, 8, 3), "gelu")
     assert (run.task, run.data_url, run.data_sha256) == (Task.CLASSIFICATION, *DATA)
-    assert (run.steps, run.batch_size, run.schedule, run.seed, run.test) == (7, 9, "constant", 3, True)
+    assert (run.steps, run.batch_size, run.seed, run.test) == (7, 9, 3, True)
+    assert run.training == Training(schedule="cosine", warmup_steps=3, max_grad_norm=0.5, compile=True)
+
+
+FAMILY: dict[str, Any] = {"dataset": {"name": "digits"}, "family": {"class_subsets": {"ways": 5}}}
+DIABETES: dict[str, Any] = {"dataset": {"name": "diabetes"}}
+ONE_ROW_LEFT: dict[str, Any] = {
+    "dataset": {"name": "digits"},
+    "model": {"name": "resnet"},
+    "budget": {"steps": 10, "batch_size": 538},
+}
+
+
+@pytest.mark.parametrize(
+    ("training", "rest", "expected"),
+    [
+        ({"warmup_steps": 10}, {}, "fewer than budget.steps, which is 10"),
+        ({"precision": "float16"}, {}, "bfloat16 or float32 without a GPU"),
+        ({"label_smoothing": 0.1}, DIABETES, "0 with regression, which has no classes"),
+        ({"class_weights": "balanced"}, DIABETES, "null with regression"),
+        ({"last_batch": "keep"}, ONE_ROW_LEFT, "too few for resnet's batch norm"),
+        ({"max_grad_norm": 1.0}, FAMILY, "null, its default: runs on a family"),
+        ({"last_batch": "keep"}, FAMILY, '"drop", its default: runs on a family'),
+        ({"precision": "bfloat16"}, FAMILY, '"float32", its default: runs on a family'),
+        ({"compile": True}, FAMILY, "false, its default: runs on a family"),
+    ],
+)
+def test_training_that_does_not_fit_is_refused(
+    spec: SpecMaker, training: dict[str, Any], rest: dict[str, Any], expected: str
+) -> None:
+    ((field, (value, found)),) = errors(spec, training=training, **rest).items()
+    assert {field.removeprefix("training."): value} == training
+    assert expected in found
+
+
+@pytest.mark.parametrize(
+    ("training", "rest"),
+    [
+        ({"warmup_steps": 9, "schedule": "cosine"}, {}),
+        ({"precision": "float16"}, {"resources": {"gpus_per_trial": 0.5}}),
+        ({"label_smoothing": 0.1, "class_weights": "balanced"}, {}),
+        ({"last_batch": "keep"}, {**ONE_ROW_LEFT, "model": {"name": "convnet"}}),
+        ({"last_batch": "keep"}, {**ONE_ROW_LEFT, "budget": {"steps": 10, "batch_size": 64}}),
+        ({"warmup_steps": 3, "label_smoothing": 0.1, "class_weights": "balanced"}, FAMILY),
+    ],
+)
+def test_training_that_fits_is_taken(spec: SpecMaker, training: dict[str, Any], rest: dict[str, Any]) -> None:
+    assert plan(spec, training=training, **rest).arms
 
 
 def test_everything_that_is_wrong_is_said_at_once(spec: SpecMaker) -> None:

@@ -40,7 +40,16 @@ def test_defaults_are_what_the_documents_say() -> None:
         "controls": [],
         "engine": {"name": "optuna"},
         "search": {"sampler": "tpe", "pruner": "asha"},
-        "training": {"schedule": "linear"},
+        "training": {
+            "schedule": "linear",
+            "warmup_steps": 0,
+            "max_grad_norm": None,
+            "label_smoothing": 0.0,
+            "class_weights": None,
+            "last_batch": "drop",
+            "precision": "float32",
+            "compile": False,
+        },
         "budget": {"trials_per_arm": 20, "steps": 400, "batch_size": 128, "max_seconds": 600.0},
         "resources": {
             "slots": 1,

@@ -50,6 +50,18 @@ def test_plan_names_arms_trials_seconds_and_memory_and_queues_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_steps_are_timed_with_the_training_of_the_job(
+    shared_client: TestClient, spec: SpecMaker, precision: str
+) -> None:
+    training = {"precision": precision, "warmup_steps": 5, "max_grad_norm": 1.0, "label_smoothing": 0.1}
+    training |= {"class_weights": "balanced", "compile": True, "schedule": "cosine"}
+    answer = shared_client.post(DRY, json=spec(training=training, resources={"gpus_per_trial": 1}))
+    assert answer.status_code == 200, answer.text
+    assert all(arm["seconds_a_run"] > 0 for arm in answer.json()["arms"])
+
+
+@pytest.mark.slow
 def test_seconds_of_an_arm_are_capped_as_its_search_is(shared_client: TestClient, spec: SpecMaker) -> None:
     budget = {"trials_per_arm": 10_000, "steps": 100_000, "max_seconds": 1.0}
     plan = shared_client.post(DRY, json=spec(budget=budget)).json()

@@ -28,7 +28,7 @@ OPERATIONS = {
     ("get", "/v1/jobs/{job_id}/recommendation"): {200, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/export"): {200, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/report"): {200, 404, 409, 422, 500},
-    ("post", "/v1/datasets"): {200, 201, 413, 422, 500},
+    ("post", "/v1/datasets"): {200, 201, 403, 413, 422, 500, 503},
     ("get", "/v1/datasets"): {200, 422, 500},
     ("get", "/v1/datasets/{dataset_id}"): {200, 404, 422, 500},
     ("delete", "/v1/datasets/{dataset_id}"): {204, 404, 409, 422, 500},

@@ -9,10 +9,17 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
+from service.api import results as results_module
+from service.artifacts import DATA_FILE, ArtifactStore
 from service.db.session import Database
 from service.ledger import jobs
+from service.recommend import export as export_module
 from service.recommend.export import ExportFormat
+from service.schemas import TrainingSpec
+from service.settings import Settings
 from service.states import JobState
+from service.training.run import Training
+from service.training.step import lr_factor
 from service.version import VERSION
 from tests.service.api.conftest import Submit, assert_problem, claim_job, search, sqlite_only, succeed
 from warpadam import WarpAdamConfig
@@ -131,6 +138,61 @@ def test_script_compiles_and_holds_the_config(
     assert names["CONFIG"] == client.get(job["links"]["recommendation"]).json()["config"]
     assert WarpAdamConfig.from_dict(names["CONFIG"]).to_dict() == names["CONFIG"]
     assert callable(names["make_optimizer"])
+
+
+TRAININGS: list[dict[str, Any]] = [
+    {"schedule": schedule, "warmup_steps": warmup} for schedule in ("constant", "linear", "cosine") for warmup in (0, 4)
+]
+TRAININGS += [
+    {"max_grad_norm": 0.5, "label_smoothing": 0.1, "class_weights": "balanced", "last_batch": "keep"},
+    {"precision": "bfloat16", "compile": True},
+    {"precision": "float16"},
+    {"precision": "float16", "max_grad_norm": 1.5},
+]
+
+
+@sqlite_only
+@pytest.mark.parametrize("training", TRAININGS, ids=str)
+def test_script_has_the_schedule_of_the_job_and_compiles_with_every_option(
+    client: TestClient, submit: Submit, db: Database, training: dict[str, Any]
+) -> None:
+    job = submit(training=training, resources={"gpus_per_trial": 1})
+    succeed(claim_job(db))
+    script = client.get(job["links"]["export"], params={"format": "python"}).text
+    names: dict[str, Any] = {"__name__": "recommended"}
+    exec(compile(script, "recommended.py", "exec"), names)
+    chosen = Training(**TrainingSpec(**training).model_dump())
+    assert [names["lr_factor"](step) for step in range(10)] == [lr_factor(chosen, 10, step) for step in range(10)]
+    for name, value in training.items():
+        named = {"precision": f"torch.{value}", "compile": "model.compile", "max_grad_norm": f"parameters(), {value})"}
+        assert named.get(name, "") in script
+    assert ("unscale_" in script) == ("max_grad_norm" in training and training.get("precision") == "float16")
+
+
+@sqlite_only
+def test_data_that_is_too_large_for_a_script_is_not_read(
+    client: TestClient, submit: Submit, db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit()
+    succeed(claim_job(db))
+    ArtifactStore(settings.artifacts_url).put(job["id"], DATA_FILE, b"x" * 100)
+    with_data = client.get(job["links"]["export"], params={"format": "python"}).text
+    monkeypatch.setattr(export_module, "MAX_UNPACKED_BYTES", 99)
+    without = client.get(job["links"]["export"], params={"format": "python"}).text
+    assert 'DATA = ""\n' in without
+    assert 'DATA = ""\n' not in with_data
+
+
+@sqlite_only
+def test_export_that_is_put_together_on_disk_is_the_same(
+    client: TestClient, done: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = client.get(done["links"]["export"])
+    monkeypatch.setattr(results_module, "MAX_IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr(results_module, "PIECE_BYTES", 7)
+    on_disk = client.get(done["links"]["export"])
+    assert on_disk.content == in_memory.content
+    assert on_disk.headers["content-length"] == str(len(in_memory.content))
 
 
 @sqlite_only

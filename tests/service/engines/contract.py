@@ -32,7 +32,6 @@ def make_run(seed: int) -> Run:
         data_sha256="",
         steps=3,
         batch_size=1,
-        schedule="constant",
         seed=seed,
     )
 

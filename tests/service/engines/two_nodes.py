@@ -72,7 +72,6 @@ def make_run(folder: str) -> Run:
         data_sha256=hashlib.sha256(packed.read_bytes()).hexdigest(),
         steps=STEPS,
         batch_size=32,
-        schedule="linear",
         seed=0,
         checkpoint_url=store.checkpoint_url("job", "trial-0"),
         checkpoint_every_s=CHECKPOINT_EVERY_S,

@@ -55,10 +55,41 @@ JOBS: dict[str, dict[str, Any]] = {
         "search_space": BAD_LR,
         "baselines": ["muon"],
     },
+    "every option": {
+        "dataset": DIGITS,
+        "model": {"name": "mlp", "hidden": [32]},
+        "training": {
+            "schedule": "cosine",
+            "warmup_steps": 9,
+            "max_grad_norm": 0.5,
+            "label_smoothing": 0.1,
+            "class_weights": "balanced",
+            "last_batch": "keep",
+        },
+        "budget": ONE_TRIAL,
+        "confirm": {"seeds": 6, "min_effect": 0.0},
+    },
+    "bfloat16": {
+        "training": {"precision": "bfloat16", "warmup_steps": 2},
+        "search_space": BAD_LR,
+        "budget": {"trials_per_arm": 3, "steps": 40, "batch_size": 32},
+    },
+    "compiled": {
+        "training": {"compile": True, "last_batch": "keep"},
+        "search_space": BAD_LR,
+        "budget": {"trials_per_arm": 1, "steps": 40, "batch_size": 32},
+    },
     "soap": {"search_space": BAD_LR, "baselines": ["soap"]},
     "sgd": {"search_space": BAD_LR, "baselines": ["sgd"]},
 }
-RECOMMENDED = {"baseline": "adamw", "autoencoder": "warpadam", "classifier": "warpadam"}
+RECOMMENDED = {
+    "baseline": "adamw",
+    "autoencoder": "warpadam",
+    "classifier": "warpadam",
+    "every option": "warpadam",
+    "bfloat16": "adamw",
+    "compiled": "adamw",
+}
 
 
 def run_script(script: Path) -> list[tuple[float, float]]:
@@ -85,6 +116,7 @@ def check_data(job: Job, row: RecommendationRow, store: ArtifactStore) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", JOBS)
 def test_every_export_of_a_real_job_runs_and_reaches_the_recorded_loss(
     db: Database, submit: Submit, make_worker: WorkerMaker, tmp_path: Path, name: str

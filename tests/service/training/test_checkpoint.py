@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import fsspec
 import pytest
@@ -23,7 +23,7 @@ from service.training import checkpoint as checkpoint_module
 from service.training.checkpoint import Checkpoints
 from service.training.loop import train
 from service.training.optimizers import MuonWithAdamW
-from service.training.run import FamilyTraining, Progress, Run
+from service.training.run import FamilyTraining, Progress, Run, Training
 from tests.service.training.test_loop import make_run, without_seconds
 
 EVERY_STEP_S = 1e-9
@@ -120,14 +120,38 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.levelno == logging.WARNING]
 
 
+COMPILES = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning"),
+]
+WARPADAM = next(start for start, (arm, *_) in STARTS.items() if arm == "warpadam")
+OPTIONS = {
+    "constant": Training(schedule="constant"),
+    "cosine, warm-up": Training(schedule="cosine", warmup_steps=12),
+    "clipping": Training(max_grad_norm=0.1),
+    "smoothing, weights": Training(label_smoothing=0.1, class_weights="balanced"),
+    "keep": Training(last_batch="keep"),
+    "bfloat16": Training(precision="bfloat16"),
+    "float16": Training(precision="float16", max_grad_norm=0.1),
+}
+
+
 @pytest.mark.parametrize(
-    ("start", "schedule"), [*((start, "linear") for start in STARTS), *((arm, "constant") for arm in BASELINES)]
+    ("start", "option"),
+    [
+        *((start, "linear") for start in STARTS),
+        *((arm, "constant") for arm in BASELINES),
+        *((start, option) for start in (WARPADAM, "adamw") for option in OPTIONS),
+        pytest.param(WARPADAM, "compile", marks=COMPILES),
+    ],
 )
 def test_a_run_cut_short_twice_ends_bit_for_bit_like_an_uninterrupted_one(
-    tmp_path: Path, run: Run, start: str, schedule: Literal["linear", "constant"]
+    tmp_path: Path, run: Run, start: str, option: str
 ) -> None:
     arm = STARTS[start][0]
-    run = replace(run, arm=arm, config=config_of(*STARTS[start]), schedule=schedule, steps=30)
+    training = {"linear": Training(), "compile": Training(compile=True, last_batch="keep"), **OPTIONS}[option]
+    run = replace(run, arm=arm, config=config_of(*STARTS[start]), training=training, steps=30)
     whole = replace(run, checkpoint_url=f"file://{tmp_path}/whole")
     uninterrupted = list(train(whole))
 
@@ -236,7 +260,7 @@ OTHER: dict[str, Any] = {
     "data_sha256": "0" * 64,
     "steps": 61,
     "batch_size": 31,
-    "schedule": "constant",
+    "training": Training(schedule="constant"),
     "seed": 6,
     "test": False,
     "family": FamilyTraining(1, 2),
@@ -259,6 +283,22 @@ def test_every_field_of_a_run_either_changes_its_digest_or_does_not_change_its_r
     assert OTHER.keys() | SAME.keys() == set(Run.__dataclass_fields__)
     assert {name for name, value in OTHER.items() if replace(run, **{name: value}).digest() == run.digest()} == set()
     assert {name for name, value in SAME.items() if replace(run, **{name: value}).digest() != run.digest()} == set()
+
+
+def test_every_choice_of_the_training_changes_the_digest(run: Run) -> None:
+    options: list[dict[str, Any]] = [
+        {"schedule": "cosine"},
+        {"warmup_steps": 1},
+        {"max_grad_norm": 1.0},
+        {"label_smoothing": 0.1},
+        {"class_weights": "balanced"},
+        {"last_batch": "keep"},
+        {"precision": "bfloat16"},
+        {"compile": True},
+    ]
+    assert {name for option in options for name in option} == set(Training.__dataclass_fields__)
+    digests = {replace(run, training=Training(**option)).digest() for option in options}
+    assert len(digests | {run.digest()}) == len(options) + 1
 
 
 def test_the_checkpoint_of_another_run_or_version_is_never_used(

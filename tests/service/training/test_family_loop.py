@@ -19,7 +19,7 @@ from service.training.families import bundled_table, prepare_family
 from service.training.family_loop import train_family
 from service.training.models import build_model
 from service.training.optimizers import BUILDERS
-from service.training.run import DivergedError, FamilyTraining, Progress, Run
+from service.training.run import DivergedError, FamilyTraining, Progress, Run, Training
 from warpadam import MetaTrainer
 
 
@@ -45,7 +45,6 @@ def a_run(data: tuple[str, str], arm: str = "warpadam", **fields: Any) -> Run:
         "data_sha256": data[1],
         "steps": 8,
         "batch_size": 16,
-        "schedule": "linear",
         "seed": 3,
         "family": FamilyTraining(4 if arm == "warpadam" else 0, 5),
     }
@@ -76,6 +75,23 @@ def test_the_same_seed_gives_the_same_run_and_another_gives_another(data: tuple[
     first, again, other = (list(train_family(a_run(data, seed=seed))) for seed in (3, 3, 4))
     assert without_seconds(first) == without_seconds(again)
     assert without_seconds(first) != without_seconds(other)
+
+
+@pytest.mark.parametrize(
+    "training", [Training(label_smoothing=0.3), Training(class_weights="balanced"), Training(warmup_steps=4)]
+)
+def test_the_training_of_a_job_reaches_a_family(data: tuple[str, str], training: Training) -> None:
+    plain, changed = (list(train_family(a_run(data, "adamw", training=chosen))) for chosen in (Training(), training))
+    assert [point.train_loss for point in plain] != [point.train_loss for point in changed]
+
+
+def test_the_loss_of_the_rows_that_are_held_out_is_the_plain_one(data: tuple[str, str]) -> None:
+    still = {**a_run(data, "adamw").config, "lr": 0.0}
+    smooth = Training(label_smoothing=0.3, class_weights="balanced")
+    runs = [a_run(data, "adamw", config=still, training=chosen) for chosen in (Training(), smooth)]
+    plain, changed = (list(train_family(run)) for run in runs)
+    assert [point.val_loss for point in plain] == [point.val_loss for point in changed]
+    assert plain[0].train_loss != changed[0].train_loss
 
 
 def test_p_changes_the_run_and_the_tasks_that_it_is_learned_on_change_p(data: tuple[str, str]) -> None:

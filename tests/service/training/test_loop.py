@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from service.plan import make_plan
 from service.schemas import JobSpec
@@ -91,20 +90,6 @@ def test_a_run_has_at_most_twenty_points_and_the_last_is_its_end(tmp_path: Path,
     assert len(reached) == points
     assert reached == sorted(set(reached))
     assert reached[-1] == steps
-
-
-@pytest.mark.parametrize(
-    ("schedule", "factors"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("constant", [1.0, 1.0, 1.0, 1.0])]
-)
-def test_the_schedule_sets_the_lr_of_every_step(tmp_path: Path, schedule: str, factors: list[float]) -> None:
-    seen: list[float] = []
-    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
-    try:
-        run = make_run(tmp_path, schedule=schedule, steps=4)
-        list(train(run))
-    finally:
-        hook.remove()
-    assert seen == pytest.approx([run.config["lr"] * factor for factor in factors])
 
 
 def test_a_batch_is_capped_at_the_training_rows(tmp_path: Path) -> None:

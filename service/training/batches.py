@@ -1,0 +1,112 @@
+# The rows that a run sees: which of them are the next batch, and a whole part of the split, piece by piece. A split may
+# be larger than the memory: on the CPU its rows are read from the mapped file when they are needed. No optimizers here.
+"""Batches of a run, and its losses on whole parts."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from service.training.catalog import Task
+from service.training.datasets import PARTS, load
+from service.training.models import LOSSES, SCORES
+from service.training.run import EVALUATED_ROWS, Run
+
+DEVICE_BYTES: Final = 1 << 30
+"""Size up to which a split is copied to the memory of a GPU. A copy of each batch costs time, which a network that is
+worth a GIB of data hides; the memory of a small GPU would be gone."""
+
+
+class Batches:
+    """The split of a run.
+
+    Attributes:
+        epoch_rng: State of the generator before it shuffled the epoch that the last batch is of.
+        taken: Batches of that epoch so far.
+    """
+
+    def __init__(self, run: Run) -> None:
+        split = load(run.data_url, run.data_sha256)
+        self._task, self._device = run.task, torch.device(run.device)
+        arrays = {name: torch.from_numpy(array) for name, array in split.arrays().items()}  # still the mapped file
+        if sum(array.nbytes for array in arrays.values()) <= DEVICE_BYTES:
+            arrays = {name: array.to(self._device) for name, array in arrays.items()}
+        self._x = {part: arrays[f"x_{part}"] for part in PARTS}
+        self._y = self._x if run.task is Task.AUTOENCODING else {part: arrays[f"y_{part}"] for part in PARTS}
+        rows = len(self._x["train"])
+        self._batch_size = min(run.batch_size, rows)
+        keep = run.training.last_batch == "keep"
+        self._of_an_epoch = math.ceil(rows / self._batch_size) if keep else rows // self._batch_size
+        self._generator = torch.Generator().manual_seed(run.seed)
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._variances: dict[str, Tensor] = {}
+        self.epoch_rng, self.taken = self._generator.get_state(), self._of_an_epoch
+
+    @property
+    def targets(self) -> Tensor:
+        """Targets of the training part; where the data is."""
+        return self._y["train"]
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """Return the next rows; what becomes of those of an epoch that fill no batch is ``training.last_batch``."""
+        if self.taken == self._of_an_epoch:
+            self._shuffle()
+        start = self.taken * self._batch_size
+        self.taken += 1
+        return self._rows("train", self._order[start : start + self._batch_size])
+
+    def go_to(self, epoch_rng: Tensor, taken: int) -> None:
+        """Go on after the first ``taken`` batches of an epoch."""
+        self._generator.set_state(epoch_rng)
+        self._shuffle()
+        self.taken = taken
+
+    def _shuffle(self) -> None:
+        self.epoch_rng, self.taken = self._generator.get_state(), 0
+        x = self._x["train"]
+        self._order = torch.randperm(len(x), generator=self._generator).to(x.device)
+
+    def _rows(self, part: str, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        x = self._x[part][rows].to(self._device)
+        return x, x if self._y is self._x else self._y[part][rows].to(self._device)
+
+    def _pieces(self, part: str) -> list[slice]:
+        rows = len(self._x[part])
+        return [slice(start, min(start + EVALUATED_ROWS, rows)) for start in range(0, rows, EVALUATED_ROWS)]
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, part: str) -> tuple[float, float]:
+        """Return the loss on a whole part, and the accuracy or R2.
+
+        It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. A compiled
+        model is run as it is, as its parts of other sizes would each be compiled anew.
+        """
+        model.eval()
+        loss, score = torch.zeros((2, 1), dtype=torch.float64, device=self._device)
+        has_variance = self._task in (Task.REGRESSION, Task.AUTOENCODING)
+        for piece in self._pieces(part):
+            x, y = self._rows(part, piece)
+            output, share = model.forward(x), len(x) / len(self._x[part])
+            loss += share * LOSSES[self._task](output, y).double()
+            if not has_variance:
+                score += share * SCORES[self._task](output, y).double()
+        model.train()
+        if has_variance:
+            score = 1 - loss / self._variance(part)
+        return loss.item(), score.item()
+
+    def _variance(self, part: str) -> Tensor:
+        """Return the mean square that is left when the mean of each column is predicted."""
+        if part not in self._variances:
+            y, pieces = self._y[part], self._pieces(part)
+            total = torch.zeros(y.shape[1:], dtype=torch.float64)
+            for piece in pieces:
+                total += y[piece].double().sum(0).cpu()
+            squares = torch.zeros((), dtype=torch.float64)
+            for piece in pieces:
+                squares += (y[piece].cpu().double() - total / len(y)).square().mean(1).sum()
+            self._variances[part] = (squares / len(y)).to(self._device)
+        return self._variances[part]

@@ -1,0 +1,147 @@
+# One step of training, the same for every optimizer: forward pass, loss, gradient, clipping, optimizer, schedule. It
+# knows nothing of where batches come from (batches.py) nor of how long a run is and what it reports (loop.py).
+"""A training step."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from service.training.catalog import Task
+from service.training.models import LOSSES
+from service.training.run import Training
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class TrainingStep:
+    """Makes steps.
+
+    Args:
+        model: What is trained.
+        optimizer: Steps its parameters.
+        loss: Of an output and its target.
+        training: Schedule, clipping and precision.
+        steps: Steps of the whole run.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, loss: Loss, training: Training, steps: int, device: str
+    ) -> None:
+        self._model, self._optimizer, self._loss = model, optimizer, loss
+        self._max_grad_norm = training.max_grad_norm
+        self._device, self._dtype = torch.device(device).type, getattr(torch, training.precision)
+        self._schedule = make_schedule(optimizer, training, steps)
+        self._scaler = torch.amp.GradScaler(self._device) if self._dtype is torch.float16 else None
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Make a step on a batch and return its loss."""
+        loss = self._loss(self._forward(x), y)
+        self._optimizer.zero_grad()
+        if self._scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._clip()
+            self._optimizer.step()
+            self._schedule.step()
+        else:
+            self._scaled_step(self._scaler, loss)
+        return loss.detach()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self._dtype is torch.float32:
+            return self._model(x)  # type: ignore[no-any-return]
+        with torch.autocast(self._device, self._dtype):
+            output: Tensor = self._model(x)
+        return output.float()
+
+    def _scaled_step(self, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.unscale_(self._optimizer)
+        self._clip()
+        scaler.step(self._optimizer)
+        scaler.update()
+        with warnings.catch_warnings():  # a first step that overflowed is left out on purpose, not forgotten
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self._schedule.step()
+
+    def _clip(self) -> None:
+        if self._max_grad_norm is not None:
+            clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes from step to step, beside the model and the optimizer."""
+        scaler = None if self._scaler is None else self._scaler.state_dict()
+        return {"schedule": self._schedule.state_dict(), "scaler": scaler}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go back to where :meth:`state_dict` was called."""
+        self._schedule.load_state_dict(saved["schedule"])
+        if self._scaler is not None:
+            self._scaler.load_state_dict(saved["scaler"])
+
+
+def compile_in_place(model: nn.Module, device: str) -> None:
+    """Compile a model; names and parameters stay what they are.
+
+    A batch of another size gets a graph of its own, so that a run that is resumed has the same sums. On the CPU the
+    layout of images stays: torch 2.13 writes past its buffers when it changes that of fewer than 8 channels.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    model.compile(dynamic=False, options={"layout_optimization": not on_cpu})
+
+
+def make_schedule(optimizer: Optimizer, training: Training, steps: int) -> LambdaLR:
+    """Return the schedule of a run of so many steps."""
+    return LambdaLR(optimizer, lambda step: lr_factor(training, steps, step))
+
+
+def lr_factor(training: Training, steps: int, step: int) -> float:
+    """Return what the lr is multiplied by in a step.
+
+    The same as ``get_constant_schedule_with_warmup``, ``get_linear_schedule_with_warmup`` and
+    ``get_cosine_schedule_with_warmup`` of transformers: the first step of a warm-up has lr 0, the one after it the
+    whole lr, and 0 would be reached by the step after the last.
+
+    Args:
+        training: Its schedule and warm-up.
+        steps: Steps of the run.
+        step: Counted from 0.
+
+    >>> [lr_factor(Training(schedule="cosine", warmup_steps=2), 6, step) for step in (0, 1, 2, 4, 6)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    if step < training.warmup_steps:
+        return step / training.warmup_steps
+    done = (step - training.warmup_steps) / (steps - training.warmup_steps)
+    if training.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0 - done if training.schedule == "linear" else 1.0
+
+
+def training_loss(task: Task, training: Training, y: Tensor, classes: int, device: str) -> Loss:
+    """Return the loss that is trained on; validation and test have the plain one, so that jobs can be compared.
+
+    Args:
+        task: What is trained.
+        training: Its label smoothing and class weights.
+        y: Targets of the training part, which the weights come from.
+        classes: Classes of a classification.
+        device: Where the outputs will be.
+    """
+    if not training.label_smoothing and training.class_weights is None:
+        return LOSSES[task]
+    weight = None
+    if training.class_weights is not None:  # scikit-learn's "balanced"; a class without rows weighs nothing anyway
+        weight = (len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1))).to(device)
+    return partial(functional.cross_entropy, weight=weight, label_smoothing=training.label_smoothing)

@@ -1,0 +1,155 @@
+# Data of two gigabytes, from the upload to training, through REST: the memory of each process is watched from outside.
+# Only anonymous memory counts, which the kernel cannot give back; pages of a mapped file it can.
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.service.test_serve import Service
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from /proc")
+
+FEATURES = 256
+ROWS = 2_000_000
+"""Of float32: 2.05 GB."""
+
+LIMIT_BYTES = 1 << 30
+STEPS = 300
+WAIT_S = 600.0
+
+
+def write_npz(path: Path) -> None:
+    """Write random rows and the classes that a random direction gives them, a piece at a time."""
+    rng = np.random.default_rng(0)
+    direction = rng.standard_normal(FEATURES, dtype=np.float32)
+    labels = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("x.npy", "w", force_zip64=True) as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (ROWS, FEATURES)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _ in range(100):
+                rows = rng.standard_normal((ROWS // 100, FEATURES), dtype=np.float32)
+                labels.append(rows @ direction > 0)
+                file.write(rows.tobytes())
+        with archive.open("y.npy", "w") as file:
+            np.lib.format.write_array(file, np.concatenate(labels).astype(np.int64), allow_pickle=False)
+
+
+class Memory:
+    """Anonymous memory of a service's processes: the peak of each since the last look."""
+
+    def __init__(self, root: psutil.Process) -> None:
+        self._root, self._peaks = root, defaultdict[str, int](int)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    @contextmanager
+    def watching(self) -> Iterator[Memory]:
+        self._thread.start()
+        yield self
+        self._stop.set()
+        self._thread.join()
+
+    def peaks(self) -> dict[str, int]:
+        found, self._peaks = self._peaks, defaultdict(int)
+        return dict(found)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            for process in [self._root, *self._root.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+                    name = self._name(process)
+                    self._peaks[name] = max(self._peaks[name], anonymous_bytes(process.pid))
+
+    def _name(self, process: psutil.Process) -> str:
+        if process.pid == self._root.pid:
+            return "api"
+        command = process.cmdline()
+        return "worker" if "worker" in command else ("slot" if "--multiprocessing-fork" in command else "other")
+
+
+def anonymous_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+def test_what_is_counted_is_memory_of_its_own_and_not_a_mapped_file(tmp_path: Path) -> None:
+    size = 256 << 20
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(size)
+    before = anonymous_bytes(os.getpid())
+    mapped = np.memmap(tmp_path / "file", np.uint8, "c")
+    assert not mapped.any()
+    read = anonymous_bytes(os.getpid())
+    own = np.ones(size, np.uint8)
+    assert read - before < size / 4
+    assert anonymous_bytes(os.getpid()) - read > 0.9 * len(own)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    running = Service(tmp_path)
+    yield running
+    running.client.__exit__()
+    children = running.descendants()
+    running.process.kill()
+    running.process.wait()
+    psutil.wait_procs(children, timeout=20)
+    shutil.rmtree(tmp_path)  # gigabytes, which pytest would keep for three sessions
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_npz_of_two_gigabytes_is_uploaded_prepared_and_trained_on_within_one(
+    service: Service, tmp_path: Path
+) -> None:
+    file = tmp_path / "large.npz"
+    write_npz(file)
+    assert file.stat().st_size > 2e9
+    with Memory(psutil.Process(service.process.pid)).watching() as memory:
+        dataset, _ = service.client.upload(file)
+        file.unlink()
+        upload = memory.peaks()["api"]
+        job = service.client.submit(
+            {
+                "dataset": {"id": dataset["id"]},
+                "model": {"name": "mlp", "hidden": [16]},
+                "search_space": {"preset": "quick"},
+                "search": {"pruner": "none"},
+                "budget": {"trials_per_arm": 1, "steps": STEPS, "batch_size": 256},
+            }
+        )
+        curve = first_curve(service, job["id"])
+        peaks = memory.peaks()
+        service.client.cancel(job["id"])
+    print(f"anonymous memory, peak: upload {upload >> 20} MiB, { ({k: v >> 20 for k, v in peaks.items()}) } MiB")
+    assert dataset["rows"] == ROWS
+    assert curve[-1]["step"] == STEPS
+    assert curve[-1]["val_loss"] < 0.9 * curve[0]["val_loss"]
+    assert peaks.keys() >= {"api", "worker", "slot"}
+    assert max(upload, *peaks.values()) < LIMIT_BYTES
+
+
+def first_curve(service: Service, job_id: str) -> list[dict[str, float]]:
+    """Wait until the first trial is complete; return its points."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        job = service.client.job(job_id)
+        assert job["state"] in ("queued", "running"), job["cause"]
+        trial = service.client._json("GET", f"/v1/jobs/{job_id}/trials").get("items", [])
+        if trial and trial[0]["state"] == "complete":
+            found: list[dict[str, float]] = service.client._json("GET", f"/v1/jobs/{job_id}/trials/0")["curve"]
+            return found
+        time.sleep(0.2)
+    raise AssertionError("the first trial never ended")

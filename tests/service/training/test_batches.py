@@ -1,0 +1,82 @@
+# Which rows a run sees, and that a whole part, evaluated piece by piece, has the figures of the part at once.
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service.training import batches as batches_module
+from service.training.batches import Batches
+from service.training.datasets import load
+from service.training.models import LOSSES, SCORES, build_network
+from service.training.run import Run, Training
+from tests.service.training.test_loop import MODELS, make_run
+
+
+def epoch(batches: Batches, count: int) -> torch.Tensor:
+    return torch.cat([batches.next_batch()[0] for _ in range(count)])
+
+
+@pytest.mark.parametrize(("last_batch", "sizes"), [("drop", [32, 32, 32]), ("keep", [32, 32, 32, 10])])
+def test_the_rows_that_fill_no_batch_are_left_out_or_make_a_smaller_one(
+    tmp_path: Path, last_batch: str, sizes: list[int]
+) -> None:
+    run = make_run(tmp_path, training=Training(last_batch=last_batch))  # type: ignore[arg-type]
+    batches = Batches(run)
+    for _ in range(3):
+        rows = [batches.next_batch()[0] for _ in sizes]
+        assert [len(x) for x in rows] == sizes
+        assert len(torch.unique(torch.cat(rows), dim=0)) == sum(sizes)
+
+
+def test_an_epoch_that_keeps_its_last_batch_has_every_row_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path, training=Training(last_batch="keep"))
+    seen = np.sort(epoch(Batches(run), 4).numpy(), axis=0)
+    assert np.array_equal(seen, np.sort(load(run.data_url, run.data_sha256).x_train, axis=0))
+
+
+def test_on_the_cpu_the_rows_stay_in_the_mapped_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    mapped = load(run.data_url, run.data_sha256).x_train
+    assert Batches(run)._x["train"].data_ptr() == mapped.ctypes.data
+
+
+def test_a_split_that_is_large_for_a_device_goes_there_batch_by_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, device="meta")  # a device that every machine has
+    assert Batches(run)._x["train"].device.type == "meta"
+    monkeypatch.setattr(batches_module, "DEVICE_BYTES", 1000)
+    batches = Batches(run)
+    assert batches._x["train"].device.type == "cpu"
+    assert [(array.device.type, len(array)) for array in batches.next_batch()] == [("meta", 32)] * 2
+
+
+@pytest.mark.parametrize("dataset", MODELS)
+@pytest.mark.parametrize("rows", [7, 1024])
+def test_a_part_piece_by_piece_has_the_loss_and_the_score_of_the_part_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, rows: int
+) -> None:
+    run: Run = make_run(tmp_path, dataset)
+    torch.manual_seed(0)
+    model = build_network(run.model, run.shape, run.sizes, run.activation)
+    monkeypatch.setattr(batches_module, "EVALUATED_ROWS", rows)
+    split = load(run.data_url, run.data_sha256)
+    for part in ("val", "test"):
+        x = torch.from_numpy(getattr(split, f"x_{part}"))
+        y = x if dataset == "digits" else torch.from_numpy(getattr(split, f"y_{part}"))
+        model.eval()
+        with torch.no_grad():
+            loss, score = LOSSES[run.task](model(x), y).item(), SCORES[run.task](model(x), y).item()
+        assert Batches(run).evaluate(model, part) == pytest.approx((loss, score), rel=1e-5, abs=1e-6)
+
+
+def test_evaluating_leaves_a_model_in_training_with_its_running_means(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(13), torch.nn.Linear(13, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    Batches(run).evaluate(model, "val")
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
