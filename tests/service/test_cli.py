@@ -104,15 +104,14 @@ def test_a_dry_run_tells_the_plan_and_queues_nothing(run: Run, live: Live, spec_
         assert [job.id for job in queries.jobs_page(session, 10, None)] == before
 
 
-def test_extend_adds_to_a_job_that_has_succeeded_and_refuses_nothing_to_add(
-    run: Run, live: Live, succeeded: str
-) -> None:
-    assert run("extend", succeeded).exit_code == 1
-    result = run("extend", succeeded, "--seeds", 2)
-    assert (result.exit_code, result.stdout.strip()) == (0, succeeded)
+def test_extend_adds_to_a_job_that_has_succeeded_and_refuses_nothing_to_add(run: Run, live: Live) -> None:
+    job = succeeded_job(live)
+    assert run("extend", job).exit_code == 1
+    result = run("extend", job, "--seeds", 2)
+    assert (result.exit_code, result.stdout.strip()) == (0, job)
     with live.db.read() as session:
-        assert jobs.require_job(session, succeeded).state == JobState.QUEUED
-    jobs.cancel(live.db, succeeded)
+        assert jobs.require_job(session, job).state == JobState.QUEUED
+    jobs.cancel(live.db, job)  # or the next test's worker would take it
 
 
 def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
@@ -203,13 +202,17 @@ def test_show_draws_the_arms_of_a_job(run: Run, live: Live, spec: SpecMaker, tmp
     assert "no [/space] left" in run("show", job_id).stdout
 
 
-@pytest.fixture(scope="module")
-def succeeded(live: Live) -> str:
-    """Id of a job that has succeeded."""
+def succeeded_job(live: Live) -> str:
     spec = JobSpec.model_validate({"dataset": {"name": "wine"}, "model": {"name": "mlp"}, "confirm": {"seeds": 6}})
     job = jobs.submit(live.db, spec.to_json(), ["warpadam", "adamw"])
     succeed(claim_job(live.db))
     return job.id
+
+
+@pytest.fixture(scope="module")
+def succeeded(live: Live) -> str:
+    """Id of a job that has succeeded."""
+    return succeeded_job(live)
 
 
 def test_show_adds_the_recommendation(run: Run, succeeded: str) -> None:
