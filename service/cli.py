@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from service.settings import Settings
+from service.user_code.command import check
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Tune how WarpAdam's P is shaped and learned, and learn whether it helps.",
 )
+
+app.command()(check)
 
 out = Console()
 err = Console(stderr=True)

@@ -16,6 +16,9 @@ import httpx2
 from service.errors import ServiceError
 from service.states import ENDED_JOB
 
+SUBMIT_TIMEOUT_S: Final = 300.0
+"""A submission may try user code, and a dry run time the arms, within limits that the service has."""
+
 TIMEOUT_S: Final = 30.0
 """Longest wait for an answer."""
 
@@ -61,11 +64,12 @@ class Client:
     def submit(self, spec: Mapping[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
         """Queue a job and return it."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return self._json("POST", "/v1/jobs", json=spec, headers=headers)
+        return self._json("POST", "/v1/jobs", json=spec, headers=headers, timeout=SUBMIT_TIMEOUT_S)
 
     def estimate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a job would do and cost; nothing is queued."""
-        return self._json("POST", "/v1/jobs", json=spec, params={"dry_run": "true"})
+        query = {"dry_run": "true"}
+        return self._json("POST", "/v1/jobs", json=spec, params=query, timeout=SUBMIT_TIMEOUT_S)
 
     def extend(self, job_id: str, more: Mapping[str, Any]) -> dict[str, Any]:
         """Add trials, seeds or seconds to a job that has succeeded, and return it."""

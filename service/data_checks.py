@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
 from service.errors import FieldError
-from service.model_schemas import AutoencoderSpec, ConvnetSpec, ResnetSpec, TransformerSpec
+from service.model_schemas import AutoencoderSpec, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
 from service.schemas import JobSpec, RangeOverride
 from service.training.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes
 
@@ -21,15 +21,25 @@ def check_dataset(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldErro
         info: Facts about its dataset; None where there is none of that name.
     """
     name, given = spec.dataset.name, spec.dataset
-    if name is None and given.id is None:
-        yield FieldError("dataset.name", None, "a value: the field is required, or id for an uploaded dataset")
+    if name is None and given.id is None and given.entrypoint is None:
+        expected = (
+            "a value: the field is required, or id for an uploaded dataset, or entrypoint for one of your own code"
+        )
+        yield FieldError("dataset.name", None, expected)
     elif name is not None and given.id is not None:
         yield FieldError("dataset.id", given.id, "nothing beside dataset.name, which is a bundled dataset")
     elif name is not None and info is None:
         yield FieldError("dataset.name", name, one_of(name, DATASETS))
+    if given.entrypoint is not None and (name or given.id) is not None:
+        yield FieldError("dataset.entrypoint", given.entrypoint, "nothing beside dataset.name or dataset.id")
+    if given.entrypoint is not None and spec.family is not None:
+        yield FieldError("family", given.entrypoint, "no family with a dataset of user code")
+    if given.config and given.entrypoint is None:
+        yield FieldError("dataset.config", given.config, "nothing without dataset.entrypoint, whose arguments it has")
+    owner = "the factory says it" if given.entrypoint else "a bundled dataset has its own"
     for field in ("target", "task"):
-        if name is not None and getattr(given, field) is not None:
-            yield FieldError(f"dataset.{field}", getattr(given, field), "null: a bundled dataset has its own")
+        if given.id is None and getattr(given, field) is not None:
+            yield FieldError(f"dataset.{field}", getattr(given, field), f"null: {owner}")
 
 
 def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -40,6 +50,14 @@ def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]
         fits = "transformer for a text" if info.task is Task.LANGUAGE else "another one: a transformer takes a text"
         yield FieldError("model.name", spec.model.name, fits)
         return
+    if (info.task is Task.PHYSICS) != isinstance(spec.model, PinnSpec):
+        fits = f"pinn for {spec.dataset.name}" if info.task is Task.PHYSICS else "another one: a pinn takes an equation"
+        yield FieldError("model.name", spec.model.name, fits)
+        return
+    if isinstance(spec.model, PinnSpec) and spec.model.equation != spec.dataset.name:
+        yield FieldError("model.equation", spec.model.equation, f"{spec.dataset.name}, as the dataset is")
+    if isinstance(spec.model, PinnSpec) and spec.training.compile:
+        yield FieldError("training.compile", True, "false with a pinn, whose derivatives torch.compile cannot take")
     if isinstance(spec.model, TransformerSpec):
         yield from _check_transformer(spec.model, info)
     elif isinstance(spec.model, ConvnetSpec | ResnetSpec):
@@ -70,7 +88,7 @@ def _check_transformer(model: TransformerSpec, info: DatasetInfo) -> Iterable[Fi
 def check_rank(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:
     """Refuse a rank that the user asked for and no tensor has: it would silently mean a smaller one."""
     shapes = tensor_shapes(info, spec.model)
-    rows = max(shape[0] for shape in shapes if len(shape) > 1)
+    rows = max((shape[0] for shape in shapes if len(shape) > 1), default=1)
     wished = spec.search_space.overrides.get("rank")
     places: Mapping[str, object] = {"": wished}
     if isinstance(wished, RangeOverride):

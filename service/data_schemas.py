@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 from pydantic import Field
 
-from service.model_schemas import SpecModel
+from service.model_schemas import Entrypoint, SpecModel, UserConfig
 
 
 class DatasetSpec(SpecModel):
-    """Which data to train on: a bundled dataset by ``name``, or an uploaded one by ``id``."""
+    """Which data to train on: a bundled dataset by ``name``, an uploaded one by ``id``, or what a factory makes."""
 
     name: str | None = Field(None, description="Name of a bundled dataset; `GET /v1/catalog` lists them.")
     id: str | None = Field(None, description="Id of an uploaded dataset; `GET /v1/datasets` lists them.", max_length=40)
@@ -21,11 +21,13 @@ class DatasetSpec(SpecModel):
     task: Literal["classification", "regression", "autoencoding", "language"] | None = Field(
         None, description="What to train an uploaded dataset for; null lets the target decide."
     )
+    entrypoint: Entrypoint | None = None
+    config: UserConfig = Field(default={})
 
     @property
     def label(self) -> str:
         """What a job's dataset is called."""
-        return self.name or self.id or ""
+        return self.name or self.id or self.entrypoint or ""
 
 
 class ClassSubsetsSpec(SpecModel):

@@ -15,6 +15,7 @@ from service.arms import ArmPlan, Role
 from service.errors import UnavailableError
 from service.plan import JobPlan
 from service.training.catalog import parameter_count
+from service.user_code.probe import module_path
 
 TIMEOUT_S: Final = 60.0
 """Longest time for the steps of all arms, the loading of torch included."""
@@ -144,11 +145,17 @@ def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
             for arm in plan.arms
         ],
     }
-    command = [sys.executable, "-m", "service.training.footprint"]
+    command = [sys.executable, "-P", "-m", "service.training.footprint"]
     with _one_at_a_time:
         try:
             done = subprocess.run(
-                command, input=json.dumps(request), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+                command,
+                input=json.dumps(request),
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+                env=module_path(),
             )
         except subprocess.TimeoutExpired as error:
             raise UnavailableError(f"the steps of the arms were not timed within {TIMEOUT_S:g} seconds") from error

@@ -32,6 +32,7 @@ from service.states import ArmState
 from service.study import ArmSearch, Terms, arm_fidelity
 from service.training.catalog import DatasetInfo
 from service.training.run import Progress
+from service.user_code.probe import UserCode
 from service.version import versions
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Tools:
     engines: Mapping[str, Engine]
     storage: optuna.storages.BaseStorage
     artifacts: ArtifactStore
+    user_code: UserCode
 
 
 class JobRun:
@@ -147,7 +149,12 @@ class JobRun:
         from service.training.preparation import prepare_job
 
         folder.mkdir()
-        prepare_job(self._spec, info, self._tools.artifacts.dataset_url(self._spec.dataset.label), folder)
+        source = self._tools.artifacts.dataset_url(self._spec.dataset.label)
+        if self._spec.dataset.entrypoint is not None:
+            source = str(folder.with_name("made"))
+            Path(source).mkdir()
+            self._tools.user_code.write_dataset(self._spec, info, Path(source))
+        prepare_job(self._spec, info, source, folder)
         pack_split(folder, packed)
 
     def _pack_family(self) -> bytes:

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, Len
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 
 class SpecModel(BaseModel):
@@ -69,8 +70,64 @@ class TransformerSpec(SpecModel):
     activation: Activation = "gelu"
 
 
-AnyModel = MlpSpec | AutoencoderSpec | ConvnetSpec | ResnetSpec | TransformerSpec
-ModelSpec = Annotated[AnyModel, Field(discriminator="name")]
+class PinnSpec(SpecModel):
+    """A physics-informed network: what it lacks to solve its equation, inside and at the boundary, is the loss."""
+
+    name: Literal["pinn"] = "pinn"
+    equation: Literal["poisson_2d", "burgers"] = Field(
+        description="Poisson's on the unit square, or Burgers' with the viscosity 0.01 / pi; as the dataset is called."
+    )
+    hidden: Annotated[list[Width], Len(1, 8)] = Field([32, 32, 32], description="Widths of the hidden layers.")
+    activation: Literal["tanh", "gelu", "silu"] = Field("tanh", description="Twice differentiable ones.")
+
+
+def _plain(config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuse what a database cannot keep as JSON."""
+    text = json.dumps(config, ensure_ascii=False)
+    if "\\u0000" in text:
+        raise ValueError("text without the character NUL")
+    if not text.isascii() and text.encode("utf-8", "ignore") != text.encode("utf-8", "surrogatepass"):
+        raise ValueError("text without half a surrogate pair")
+    return config
+
+
+Entrypoint = Annotated[
+    str,
+    Field(
+        max_length=100,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
+        description="package.module:factory, in a module that the operator has allowed.",
+        examples=["examples.gated_mlp:make_model"],
+    ),
+]
+UserConfig = Annotated[
+    dict[str, JsonValue],
+    AfterValidator(_plain),
+    Field(max_length=100, description="Keyword arguments of the factory.", examples=[{"width": 32}]),
+]
+
+
+class EntrypointSpec(SpecModel):
+    """A module of your own: what a factory returns that takes the shape of a row, the outputs and the task."""
+
+    name: Literal["entrypoint"] = "entrypoint"
+    entrypoint: Entrypoint
+    config: UserConfig = {}
+
+    @property
+    def activation(self) -> str:
+        """None of the service's: the module has its own."""
+        return ""
+
+
+def _with_name(value: Any) -> Any:
+    """Let ``name`` be left out beside an entrypoint."""
+    is_user_code = isinstance(value, dict) and "entrypoint" in value and "name" not in value
+    return {"name": "entrypoint", **value} if is_user_code else value
+
+
+AnyModel = MlpSpec | AutoencoderSpec | ConvnetSpec | ResnetSpec | TransformerSpec | PinnSpec | EntrypointSpec
+ModelSpec = Annotated[AnyModel, Field(discriminator="name"), BeforeValidator(_with_name)]
 
 MODELS: Mapping[str, type[AnyModel]] = {
     "mlp": MlpSpec,
@@ -78,5 +135,7 @@ MODELS: Mapping[str, type[AnyModel]] = {
     "convnet": ConvnetSpec,
     "resnet": ResnetSpec,
     "transformer": TransformerSpec,
+    "pinn": PinnSpec,
+    "entrypoint": EntrypointSpec,
 }
 """Name of a model -> its spec."""

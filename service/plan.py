@@ -15,7 +15,7 @@ from service.arms import MORE_STEPS, REFERENCE, ArmPlan, baseline_arm, control_a
 from service.data_checks import check_dataset, check_model, check_rank
 from service.errors import FieldError, InvalidSpecError
 from service.family import check_family, info_of_a_task
-from service.model_schemas import AutoencoderSpec, MlpSpec
+from service.model_schemas import AutoencoderSpec, EntrypointSpec, MlpSpec
 from service.schemas import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec, RangeOverride
 from service.spec_checks import (
     check_baselines,
@@ -54,8 +54,11 @@ class JobPlan:
     @property
     def network(self) -> Mapping[str, Any] | None:
         """Spec of a model that is no chain of linear layers."""
-        chain = isinstance(self.spec.model, MlpSpec | AutoencoderSpec)
-        return None if chain else self.spec.model.model_dump(mode="json")
+        model = self.spec.model
+        if isinstance(model, EntrypointSpec):
+            source = self.info.sources[model.entrypoint]
+            return {**model.model_dump(mode="json"), "task": str(self.task), "sha256": source}
+        return None if isinstance(model, MlpSpec | AutoencoderSpec) else model.model_dump(mode="json")
 
     def arm(self, name: str) -> ArmPlan:
         """Return the arm called ``name``."""

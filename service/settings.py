@@ -48,6 +48,14 @@ class Settings(BaseSettings):
     max_dataset_bytes: Annotated[int, Ge(1024)] = Field(
         4 << 30, description="Largest uploaded dataset, in bytes, as it comes and unpacked."
     )
+    allowed_modules: str | None = Field(
+        None,
+        description="Modules whose factories a job may name as its model or dataset, with all that is below them, "
+        "separated by commas; none: no user code runs.",
+    )
+    user_code_limit_s: Annotated[float, Gt(0)] = Field(
+        60.0, description="Seconds that user code may take to make a dataset, or to try a model, the import included."
+    )
     dataset_url_prefixes: str | None = Field(
         None,
         description="fsspec URLs of folders, separated by commas, from which datasets may be taken by URL beside the "
@@ -59,6 +67,29 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Form of a log line on standard error.")
+
+    def allows(self, module: str) -> bool:
+        """Tell whether user code may be imported from ``module``."""
+        prefixes = self.allowed_modules.split(",") if self.allowed_modules else []
+        return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
+
+    def refusal(self, entrypoint: str) -> str | None:
+        """Return why an entrypoint may not be used; None if it may."""
+        if self.allows(entrypoint.partition(":")[0]):
+            return None
+        found = f"allows only {self.allowed_modules} and what is below" if self.allowed_modules else "is empty"
+        return f"the module of {entrypoint} is not allowed: the operator's setting WARPTUNE_ALLOWED_MODULES {found}"
+
+    @field_validator("allowed_modules")
+    @classmethod
+    def _refuse_what_is_no_module(cls, modules: str | None) -> str | None:
+        names = [name.strip() for name in (modules or "").split(",")]
+        if names == [""]:
+            return None
+        wrong = [name for name in names if not all(part.isidentifier() for part in name.split("."))]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no dotted name of a module, such as models.vision")
+        return ",".join(names)
 
     @field_validator("database_url")
     @classmethod

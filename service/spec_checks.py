@@ -17,6 +17,15 @@ from service.objective import TIMED
 from service.schemas import JobSpec, TrainingSpec
 from service.training.catalog import DatasetInfo, Task, task_of, training_rows
 
+SCORE_METRICS: Final = {
+    Task.CLASSIFICATION: "val_accuracy",
+    Task.REGRESSION: "val_r2",
+    Task.AUTOENCODING: "val_r2",
+    Task.LANGUAGE: "val_accuracy",
+    Task.PHYSICS: None,
+}
+"""Task -> the score, beside the loss, that a trial can be judged by."""
+
 RAY_RESOURCES: Final = {
     "CPU": "cpus_per_trial",
     "GPU": "gpus_per_trial",
@@ -44,8 +53,9 @@ def check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldEr
         yield FieldError("search.pruner", spec.search.pruner, "none with two objectives, which no pruner can weigh")
     if info is not None and metric in ("val_accuracy", "val_r2"):
         task = task_of(info, spec.model)
-        if (metric == "val_accuracy") != (task is Task.CLASSIFICATION):
-            yield FieldError("objective.metric", metric, f"a metric of {task}; val_accuracy is one of classification")
+        if metric != SCORE_METRICS[task]:
+            expected = f"{SCORE_METRICS[task] or 'val_loss'}, a metric of {task}"
+            yield FieldError("objective.metric", metric, expected)
 
 
 def check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:

@@ -26,6 +26,7 @@ from service.ledger.lease import Lease
 from service.ledger.runs import RunLog
 from service.settings import Settings
 from service.states import JobState
+from service.user_code.probe import UserCode
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Worker:
         engines: Mapping[str, Engine],
     ) -> None:
         self._settings, self._db = settings, db
-        self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url))
+        self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url), UserCode(settings))
         self._stopping = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 

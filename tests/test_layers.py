@@ -19,7 +19,7 @@ ROOMS = (
     {"states", "version", "settings", "errors", "schemas", "artifacts"},
     {"training", "logs"},
     {"arms", "objective", "family", "datasets", "data_checks"},
-    {"spec_checks"},
+    {"spec_checks", "user_code"},
     {"plan", "db"},
     {"ledger"},
     {"engines"},

@@ -19,6 +19,7 @@ from service.datasets.sources import Sources
 from service.db.session import Database
 from service.db.studies import Studies
 from service.settings import Settings
+from service.user_code.probe import UserCode
 from service.version import VERSION
 
 DESCRIPTION = """Tunes how WarpAdam's distortion matrix P is shaped and learned on your task, tunes the baselines with
@@ -55,6 +56,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.state.database = database
     app.state.studies = studies
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
+    app.state.user_code = UserCode(settings)
     app.state.sources = Sources(settings.artifacts_url, settings.dataset_url_prefixes)
     app.state.max_dataset_bytes = settings.max_dataset_bytes
     problems.install(app)

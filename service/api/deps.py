@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.db.studies import Studies
+from service.user_code.probe import UserCode
 
 
 def _database(request: Request) -> Database:
@@ -25,9 +26,14 @@ def _artifacts(request: Request) -> ArtifactStore:
     return request.app.state.artifacts  # type: ignore[no-any-return]
 
 
+def _user_code(request: Request) -> UserCode:
+    return request.app.state.user_code  # type: ignore[no-any-return]
+
+
 DatabaseDep = Annotated[Database, Depends(_database)]
 StudiesDep = Annotated[Studies, Depends(_studies)]
 ArtifactsDep = Annotated[ArtifactStore, Depends(_artifacts)]
+UserCodeDep = Annotated[UserCode, Depends(_user_code)]
 
 MAX_NUMBER: Final = 2**31 - 1
 """Largest whole number of a column, and so that a column can be compared with."""

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Query, Response
 from sqlalchemy.orm import Session
 
 from service import deletion
-from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StudiesDep, Text
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StudiesDep, Text, UserCodeDep
 from service.api.problems import responses
 from service.api.views import EventView, JobSummary, JobView, Page
 from service.db.models import Job
@@ -50,6 +50,7 @@ class JobQuery(PageQuery):
     responses={
         200: {"model": JobEstimate, "description": "A dry run: what the job would do and cost."},
         **responses(
+            HTTPStatus.FORBIDDEN,
             HTTPStatus.CONFLICT,
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -61,12 +62,14 @@ def submit_job(
     spec: JobSpec,
     response: Response,
     db: DatabaseDep,
+    user_code: UserCodeDep,
     idempotency_key: KeyHeader = None,
     dry_run: Annotated[bool, Query(description="Answer the plan with an estimate, and queue nothing.")] = False,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
-    plan = make_plan(spec, datasets.info_for(db, spec.dataset))
-    info = asdict(plan.info) if spec.dataset.id is not None else None
+    known = user_code.info_for(spec, datasets.info_for(db, spec.dataset))
+    plan = make_plan(spec, known)
+    info = asdict(plan.info) if known is not None else None
     if dry_run:
         response.status_code = HTTPStatus.OK
         return estimate(plan, training_rows(plan.info, spec.model))

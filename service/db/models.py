@@ -52,9 +52,10 @@ def _job_key() -> Mapped[str]:
 class Job(Base):
     """One tuning job, with its lease.
 
-    ``dataset_info`` is what is known of an uploaded dataset, NULL for a bundled one. ``looks`` counts how many times
-    its confirmation is judged: one more with each extension. ``lease_token`` grows with every claim: a write that
-    carries an older one is refused. ``lease_expires_s`` is in seconds since 1970 on the database's clock.
+    ``dataset_info`` is what is known of an uploaded dataset and of user code, NULL where there is neither. ``looks``
+    counts how many times its confirmation is judged: one more with each extension. ``lease_token`` grows with every
+    claim: a write that carries an older one is refused. ``lease_expires_s`` is in seconds since 1970 on the database's
+    clock.
     """
 
     __tablename__ = "jobs"

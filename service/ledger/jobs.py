@@ -52,7 +52,7 @@ def submit(db: Database, spec: Mapping[str, Any], arms: Sequence[str], info: Map
         db: The ledger's database.
         spec: The whole spec, defaults written out.
         arms: Names of the arms, in the order in which they will run.
-        info: What is known of an uploaded dataset.
+        info: What is known of an uploaded dataset, and of user code.
 
     Raises:
         ConflictError: The uploaded dataset was deleted.
@@ -77,7 +77,7 @@ def submit_once(
         arms: Names of the arms, in the order in which they will run.
         key: The Idempotency-Key.
         render: Turns the new job into the answer that is stored and replayed.
-        info: What is known of an uploaded dataset.
+        info: What is known of an uploaded dataset, and of user code.
 
     Returns:
         The answer, and whether it is a replay.
@@ -119,8 +119,8 @@ def extend(
         job = require_job(session, job_id, lock=True)
         if job.state != JobState.SUCCEEDED:
             raise ConflictError(f"job {job_id} is {job.state}: only a job that has succeeded can be extended")
-        if job.dataset_info is not None:
-            datasets.lock(session, job.dataset)
+        if job.spec["dataset"].get("id") is not None:
+            datasets.lock(session, job.spec["dataset"]["id"])
         job.spec = dict(change(job.spec))
         job.state, job.finished_at, job.cancel_requested, job.looks = JobState.QUEUED, None, False, job.looks + 1
         if more.get("trials") or more.get("max_seconds"):
@@ -166,7 +166,7 @@ def _insert(session: Session, spec: Mapping[str, Any], arms: Sequence[str], info
     job = Job(
         id=f"job-{secrets.token_hex(8)}",
         name=spec["name"],
-        dataset=chosen["name"] or chosen["id"],
+        dataset=chosen["name"] or chosen["id"] or chosen["entrypoint"],
         dataset_info=None if info is None else dict(info),
         spec=dict(spec),
         created_at=now(),

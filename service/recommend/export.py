@@ -175,6 +175,7 @@ def _bundle(job: Job, plan: JobPlan, row: RecommendationRow, artifacts: Artifact
         "expected": {"seed": run.seed, "test_loss": run.test_loss},
         "expected_from_p": learned and {"seed": learned["seed"], "test_loss": learned["test_loss"]},
         "spec": job.spec,
+        "user_code": dict(plan.info.sources),
     }
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in {MANIFEST: json.dumps(manifest, indent=2).encode(), **files}.items():

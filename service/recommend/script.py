@@ -9,6 +9,7 @@ import base64
 import pprint
 import textwrap
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from service.arms import Role
 from service.db.models import RecommendationRow
+from service.model_schemas import EntrypointSpec
 from service.plan import JobPlan
 from service.recommend.training_code import training_code
 from service.version import VERSION
@@ -159,8 +161,8 @@ def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, 
         arm=row.arm,
         verdict=row.verdict,
         version=VERSION,
-        needs=code.needs,
-        imports=code.imports,
+        needs=code.needs + _user_code(plan),
+        imports=_user_import(plan) + code.imports,
         before=_network_code(plan) + code.before,
         body=textwrap.indent(code.body.strip(), "    "),
         config=pprint.pformat(row.data["config"], sort_dicts=False),
@@ -182,7 +184,7 @@ def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, 
 
 def _network_code(plan: JobPlan) -> str:
     """Return the source of what is no chain of linear layers; it needs nothing but torch."""
-    if plan.network is None:
+    if plan.network is None or isinstance(plan.spec.model, EntrypointSpec):
         return ""
     source = (files("service.training") / "networks.py").read_text(encoding="utf-8")
     return NETWORK_IMPORTS + source[source.index("Activation =") :] + "\n"
@@ -190,11 +192,13 @@ def _network_code(plan: JobPlan) -> str:
 
 def _model(plan: JobPlan) -> str:
     """Return the expression that makes the model."""
+    if isinstance(plan.spec.model, EntrypointSpec):
+        return _user_model(plan, plan.spec.model)
     spec, module = plan.network, f"nn.{MODULES[plan.spec.model.activation]}"
     if spec is None:
-        layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(plan.sizes)]
-        lines = [line for layer in layers for line in (layer, f"{module}()")][:-1]
-        return "nn.Sequential(\n" + "\n".join(f"        {line}," for line in lines) + "\n    )"
+        return _chain(plan.sizes, module)
+    if spec["name"] == "pinn":
+        return f"Pinn({_chain(plan.sizes, module)}, {spec['equation']!r})"
     shape, outputs = plan.info.shape, plan.sizes[-1]
     if spec["name"] == "convnet":
         return f"convnet({shape}, {spec['channels']}, {module}, {outputs})"
@@ -202,6 +206,35 @@ def _model(plan: JobPlan) -> str:
         return f"resnet({shape}, {spec['width']}, {spec['blocks']}, {module}, {outputs})"
     blocks = f"[TransformerBlock({spec['width']}, {spec['heads']}, {module}) for _ in range({spec['layers']})]"
     return f"Transformer({outputs}, {spec['context']}, {spec['width']}, {blocks})"
+
+
+def _chain(sizes: Sequence[int], module: str) -> str:
+    layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(sizes)]
+    lines = [line for layer in layers for line in (layer, f"{module}()")][:-1]
+    return "nn.Sequential(\n" + "\n".join(f"        {line}," for line in lines) + "\n    )"
+
+
+def _user_code(plan: JobPlan) -> str:
+    """Return what the script needs beside it, where the model is user code."""
+    if not isinstance(plan.spec.model, EntrypointSpec):
+        return ""
+    entrypoint = plan.spec.model.entrypoint
+    module, sha256 = entrypoint.partition(":")[0], plan.info.sources[entrypoint]
+    return f".\nIt imports your own module {module}, which is not in here (SHA-256 of its source {sha256})"
+
+
+def _user_import(plan: JobPlan) -> str:
+    if not isinstance(plan.spec.model, EntrypointSpec):
+        return ""
+    module, _, factory = plan.spec.model.entrypoint.partition(":")
+    return f"from {module} import {factory} as make_user_model\n"
+
+
+def _user_model(plan: JobPlan, model: EntrypointSpec) -> str:
+    shape, outputs = plan.info.row_shape, plan.sizes[-1]
+    config = pprint.pformat(model.config, sort_dicts=False)
+    made = f"make_user_model({shape}, {outputs}, {str(plan.task)!r}, **{config})"
+    return f"nn.Sequential(nn.Unflatten(1, {shape}), {made})" if len(shape) > 1 else made
 
 
 def _embedded(data: bytes | None) -> str:

@@ -17,6 +17,7 @@ LOSSES: Final = {
     Task.REGRESSION: "functional.mse_loss",
     Task.AUTOENCODING: "functional.mse_loss",
     Task.LANGUAGE: "functional.cross_entropy",
+    Task.PHYSICS: "residual_loss",
 }
 
 FACTORS: Final = {

@@ -6,12 +6,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
-from service.model_schemas import AnyModel, AutoencoderSpec, ConvnetSpec, MlpSpec, ResnetSpec, TransformerSpec
+from service.model_schemas import (
+    AnyModel,
+    AutoencoderSpec,
+    ConvnetSpec,
+    EntrypointSpec,
+    MlpSpec,
+    PinnSpec,
+    ResnetSpec,
+    TransformerSpec,
+)
 
 
 class Task(StrEnum):
@@ -21,6 +30,7 @@ class Task(StrEnum):
     REGRESSION = "regression"
     AUTOENCODING = "autoencoding"
     LANGUAGE = "language"
+    PHYSICS = "physics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,8 @@ class DatasetInfo:
         shape: Channels, height and width of an image; empty for other data.
         characters: Distinct characters of a text.
         columns: Names of the input columns.
+        tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
+        sources: Entrypoint of user code -> SHA-256 of the source of its module.
     """
 
     rows: int
@@ -48,12 +60,20 @@ class DatasetInfo:
     shape: tuple[int, ...] = ()
     characters: int = 0
     columns: tuple[str, ...] = ()
+    tensors: tuple[tuple[int, ...], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row, as a user's model gets it."""
+        return self.shape or (self.features,)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
         """Read the JSON values of ``dataclasses.asdict``."""
         lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns")}
-        return cls(**{**stored, **lists, "task": Task(stored["task"])})
+        tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
+        return cls(**{**stored, **lists, "tensors": tensors, "task": Task(stored["task"])})
 
 
 _PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
@@ -72,6 +92,8 @@ _WINE: Final = (
 )
 _PATIENT: Final = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
+_EQUATION: Final = DatasetInfo(rows=5000, features=3, task=Task.PHYSICS, outputs=1, source="exact solution")
+
 DATASETS: Final[Mapping[str, DatasetInfo]] = {
     "digits": DatasetInfo(
         rows=1797, features=64, task=Task.CLASSIFICATION, outputs=10, images=True, shape=(1, 8, 8), columns=_PIXELS
@@ -79,6 +101,8 @@ DATASETS: Final[Mapping[str, DatasetInfo]] = {
     "breast_cancer": DatasetInfo(rows=569, features=30, task=Task.CLASSIFICATION, outputs=2, columns=_NUCLEI),
     "wine": DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3, columns=_WINE),
     "diabetes": DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1, columns=_PATIENT),
+    "poisson_2d": _EQUATION,
+    "burgers": _EQUATION,
 }
 
 
@@ -116,6 +140,8 @@ def layer_sizes(dataset: DatasetInfo, model: AnyModel) -> list[int]:
     """
     if isinstance(model, AutoencoderSpec):
         return [dataset.features, *model.hidden, model.code, *reversed(model.hidden), dataset.features]
+    if isinstance(model, PinnSpec):
+        return [2, *model.hidden, 1]
     if isinstance(model, MlpSpec):
         return [dataset.features, *model.hidden, dataset.outputs]
     if isinstance(model, TransformerSpec):
@@ -125,6 +151,8 @@ def layer_sizes(dataset: DatasetInfo, model: AnyModel) -> list[int]:
 
 def tensor_shapes(dataset: DatasetInfo, model: AnyModel) -> list[tuple[int, ...]]:
     """Return the shapes of the parameters of ``model``, in the order of ``Module.parameters()``."""
+    if isinstance(model, EntrypointSpec):
+        return list(dataset.tensors)
     sizes = layer_sizes(dataset, model)
     if isinstance(model, ConvnetSpec):
         return _convnet_shapes(dataset.shape[0], model, sizes[-1])

@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from service.artifacts import local_path, read_file
 from service.training.catalog import DATASETS, HELD_OUT, Task
+from service.training.physics import collocation
 
 ALIGNMENT: Final = 64
 """Bytes that the arrays of a split are aligned to."""
@@ -112,9 +113,12 @@ def prepare(name: str, seed: int) -> Split:
     """Load a bundled dataset, split it 60 / 20 / 20 (stratified by class) and standardise it on the training part.
 
     Pixels share one scale, so that a pixel that is nearly always dark is not blown up; other columns are scaled one by
-    one. The target of a regression is standardised too: its losses are in units of the target's variance.
+    one. The target of a regression is standardised too: its losses are in units of the target's variance. Of a
+    differential equation, every part has points of its own, in the units of the equation.
     """
     info = DATASETS[name]
+    if info.task is Task.PHYSICS:
+        return Split(**collocation(name, seed))
     bunch = getattr(sklearn_datasets, f"load_{name}")()
     x, y = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target)
     classes = info.task is Task.CLASSIFICATION

@@ -47,6 +47,8 @@ def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]
         y = torch.randint(sizes[-1], (rows,))
     elif task is Task.LANGUAGE:
         x = y = torch.randint(sizes[-1], (rows, sizes[0]))
+    elif task is Task.PHYSICS:
+        x, y = torch.rand(rows, 3), torch.randn(rows, 2)
     training = Training(**request["training"])
     loss = training_loss(task, training, y, sizes[-1], "cpu")
     step = TrainingStep(model, optimizer, loss, training, training.warmup_steps + WARM_UP_STEPS + TIMED_STEPS, "cpu")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.training.catalog import Task
-from service.training.networks import Transformer, TransformerBlock, convnet, resnet
+from service.training.entrypoints import user_model
+from service.training.networks import Pinn, Transformer, TransformerBlock, convnet, residual_loss, resnet
 
 ACTIVATIONS: Final[Mapping[str, type[nn.Module]]] = {
     "relu": nn.ReLU,
@@ -25,6 +26,7 @@ LOSSES: Final[Mapping[Task, Callable[[Tensor, Tensor], Tensor]]] = {
     Task.REGRESSION: functional.mse_loss,
     Task.AUTOENCODING: functional.mse_loss,
     Task.LANGUAGE: functional.cross_entropy,
+    Task.PHYSICS: residual_loss,
 }
 """Mean over the rows (and columns); a regression's target and an autoencoder's input are standardised."""
 
@@ -37,13 +39,19 @@ def _r2(output: Tensor, y: Tensor) -> Tensor:
     return 1 - (output - y).square().sum() / (y - y.mean(0)).square().sum()
 
 
+def _closeness(output: Tensor, y: Tensor) -> Tensor:
+    return 1 - ((output[:, 1] - y[:, 1]).square().sum() / y[:, 1].square().sum()).sqrt()
+
+
 SCORES: Final[Mapping[Task, Callable[[Tensor, Tensor], Tensor]]] = {
     Task.CLASSIFICATION: _accuracy,
     Task.REGRESSION: _r2,
     Task.AUTOENCODING: _r2,
     Task.LANGUAGE: _accuracy,
+    Task.PHYSICS: _closeness,
 }
-"""Share of the rows that are right; or share of the variance, of all columns together, that is explained."""
+"""Share of the rows that are right; share of the variance, of all columns together, that is explained; or 1 minus the
+relative L2 error of the solution."""
 
 
 def build_model(sizes: Sequence[int], activation: str) -> nn.Sequential:
@@ -62,11 +70,16 @@ def build_network(
     Args:
         spec: Spec of a model that is no chain of linear layers; None for a chain.
         shape: Channels, height and width of an image.
-        sizes: Widths of the layers of a chain; of another model, those of its input and its output.
+        sizes: Widths of the layers of a chain, which a physics-informed network has inside; of another model, those of
+            its input and its output.
         activation: Name of the activation.
     """
     if spec is None:
         return build_model(sizes, activation)
+    if spec["name"] == "entrypoint":
+        return user_model(spec, shape or (sizes[0],), sizes[-1])
+    if spec["name"] == "pinn":
+        return Pinn(build_model(sizes, activation), spec["equation"])
     activate, outputs = ACTIVATIONS[activation], sizes[-1]
     if spec["name"] == "convnet":
         return convnet(shape, spec["channels"], activate, outputs)

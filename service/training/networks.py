@@ -1,6 +1,6 @@
-# The models that are no chain of linear layers: for images and for texts. Their tensor shapes, without torch, are in
-# catalog.py; a test holds the two together. What picks among them is models.py.
-"""Convolutional networks and the transformer."""
+# The models that are no chain of linear layers: for images, texts and differential equations. Their tensor shapes,
+# without torch, are in catalog.py; a test holds the two together. What picks among them is models.py.
+"""Convolutional networks, the transformer, and physics-informed networks."""
 
 from __future__ import annotations
 
@@ -109,3 +109,50 @@ class Transformer(nn.Module):
         places = torch.arange(x.shape[1], device=x.device)
         logits: Tensor = self.head(self.norm(self.blocks(self.embedding(x) + self.positions(places))))
         return logits.transpose(1, 2)
+
+
+def _slopes(u: Tensor, points: Tensor) -> Tensor:
+    (slopes,) = torch.autograd.grad(u.sum(), points, create_graph=True)
+    return slopes
+
+
+def _poisson_2d(u: Tensor, points: Tensor) -> Tensor:
+    slopes = _slopes(u, points)
+    return -_slopes(slopes[:, 0], points)[:, 0] - _slopes(slopes[:, 1], points)[:, 1]
+
+
+def _burgers(u: Tensor, points: Tensor) -> Tensor:
+    slopes = _slopes(u, points)
+    viscosity = 0.01 / torch.pi
+    return slopes[:, 1] + u * slopes[:, 0] - viscosity * _slopes(slopes[:, 0], points)[:, 0]
+
+
+EQUATIONS = {"poisson_2d": _poisson_2d, "burgers": _burgers}
+"""Left-hand sides: - u_xx - u_yy at (x, y), and u_t + u u_x - 0.01 / pi u_xx at (x, t)."""
+
+
+class Pinn(nn.Module):
+    """A network for the solution u of an equation.
+
+    A row has two coordinates and the weight of the condition there, 0 inside. It becomes two columns: the left-hand
+    side of the equation, or where there is a condition the weighted u; and u itself.
+    """
+
+    def __init__(self, network: nn.Module, equation: str) -> None:
+        super().__init__()
+        self.network = network
+        self._left_hand_side = EQUATIONS[equation]
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():  # also where only a loss is asked for, as the equation has derivatives
+            points = x[:, :2].detach().requires_grad_()
+            u = self.network(points).squeeze(1)
+            left = self._left_hand_side(u, points)
+        weights = x[:, 2]
+        return torch.stack([torch.where(weights > 0, weights * u, left), u], dim=1)
+
+
+def residual_loss(output: Tensor, y: Tensor) -> Tensor:
+    """Return the mean square of what equation and conditions lack; the solution beside it is not looked at."""
+    return functional.mse_loss(output[:, 0], y[:, 0])

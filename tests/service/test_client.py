@@ -37,6 +37,15 @@ def test_job_is_submitted_shown_and_cancelled(client: Client, job: dict[str, Any
     assert client.cancel(job["id"])["state"] == "cancelled"
 
 
+@pytest.mark.slow
+def test_a_dry_run_may_take_longer_than_other_answers(
+    live: Live, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.client.TIMEOUT_S", 0.5)  # loading torch alone takes longer
+    with Client(live.url) as client:
+        assert client.estimate(spec())["trials"] == 4
+
+
 def test_key_makes_it_safe_to_send_again(client: Client, spec: SpecMaker) -> None:
     first = client.submit(spec(), idempotency_key="again")
     assert client.submit(spec(), idempotency_key="again") == first

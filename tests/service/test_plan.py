@@ -10,7 +10,7 @@ from service.arms import BASELINES, Role
 from service.errors import InvalidSpecError
 from service.plan import WARP_PRESETS, JobPlan, make_plan, warp_space
 from service.schemas import JobSpec
-from service.training.catalog import Task
+from service.training.catalog import DatasetInfo, Task
 from service.training.run import Training
 from tests.conftest import SpecMaker
 
@@ -199,7 +199,7 @@ def test_everything_that_is_wrong_is_said_at_once(spec: SpecMaker) -> None:
         search_space={"preset": "quick", "overrides": {"lr": -1}},
     )
     assert wrong == {
-        "dataset.name": ("mnist", "one of digits, breast_cancer, wine, diabetes"),
+        "dataset.name": ("mnist", "one of digits, breast_cancer, wine, diabetes, poisson_2d, burgers"),
         "baselines[0]": ("lion", "one of adamw, muon, soap, sgd"),
         "baselines[2]": ("adamw", "every baseline once"),
         "controls[1]": ("random_p", "every control once"),
@@ -253,6 +253,26 @@ def test_rank_is_at_most_the_rows_of_the_largest_tensor(
 def test_rank_of_a_preset_may_be_above_the_rows(spec: SpecMaker) -> None:
     space = plan(spec, model={"name": "mlp", "hidden": [2]}, search_space={"preset": "default"}).arm("warpadam").space
     assert space.largest("rank") == 16
+
+
+@pytest.mark.parametrize(
+    ("dataset", "field", "expected"),
+    [
+        ({"name": "wine", "entrypoint": "a:b"}, "dataset.entrypoint", "nothing beside dataset.name or dataset.id"),
+        ({"id": "ds-1", "entrypoint": "a:b"}, "dataset.entrypoint", "nothing beside dataset.name or dataset.id"),
+        ({"entrypoint": "a:b", "target": "y"}, "dataset.target", "null: the factory says it"),
+        ({"entrypoint": "a:b", "task": "regression"}, "dataset.task", "null: the factory says it"),
+    ],
+)
+def test_a_dataset_has_one_source(spec: SpecMaker, dataset: dict[str, str], field: str, expected: str) -> None:
+    assert errors(spec, dataset=dataset)[field][1] == expected
+
+
+def test_a_users_model_reads_no_text(spec: SpecMaker) -> None:
+    text = DatasetInfo(rows=5000, features=1, task=Task.LANGUAGE, outputs=256)
+    body = JobSpec.model_validate(spec(dataset={"id": "ds-1"}, model={"entrypoint": "a:b"}))
+    with pytest.raises(InvalidSpecError, match="transformer for a text"):
+        make_plan(body, text)
 
 
 def test_unknown_names_of_any_length_are_answered_at_once(spec: SpecMaker) -> None:

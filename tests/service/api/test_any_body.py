@@ -51,6 +51,10 @@ words = st.sampled_from(
         "diagonal",
         "frozen",
         "digits",
+        "entrypoint",
+        "config",
+        "pinn",
+        "equation",
         "default",
         "adamw",
     ]

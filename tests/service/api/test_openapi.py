@@ -16,7 +16,7 @@ from service.schemas import JobSpec, RangeOverride
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {
-    ("post", "/v1/jobs"): {200, 202, 409, 413, 422, 500, 503},
+    ("post", "/v1/jobs"): {200, 202, 403, 409, 413, 422, 500, 503},
     ("get", "/v1/jobs"): {200, 422, 500},
     ("get", "/v1/jobs/{job_id}"): {200, 404, 422, 500},
     ("delete", "/v1/jobs/{job_id}"): {204, 404, 409, 422, 500},

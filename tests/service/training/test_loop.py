@@ -21,6 +21,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "wine": {"name": "mlp", "hidden": [8]},
     "breast_cancer": {"name": "mlp", "hidden": [8], "activation": "gelu"},
     "diabetes": {"name": "mlp", "hidden": [8], "activation": "silu"},
+    "poisson_2d": {"name": "pinn", "equation": "poisson_2d", "hidden": [32, 32, 32]},
+    "burgers": {"name": "pinn", "equation": "burgers", "hidden": [16]},
 }
 
 

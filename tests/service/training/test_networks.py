@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from service.model_schemas import AnyModel, ConvnetSpec, ResnetSpec, TransformerSpec
-from service.training.catalog import DatasetInfo, Task, layer_sizes, parameter_count, tensor_shapes
+from service.model_schemas import AnyModel, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
+from service.training.catalog import DATASETS, DatasetInfo, Task, layer_sizes, parameter_count, tensor_shapes
 from service.training.models import build_network
 
 COLOUR = DatasetInfo(rows=100, features=3 * 9 * 7, task=Task.CLASSIFICATION, outputs=5, images=True, shape=(3, 9, 7))
@@ -20,6 +20,8 @@ CASES: list[tuple[DatasetInfo, AnyModel]] = [
     (COLOUR, ResnetSpec(width=3, blocks=3)),
     (TEXT, TransformerSpec()),
     (TEXT, TransformerSpec(tokens="characters", width=12, heads=3, layers=3, context=9)),
+    (DATASETS["poisson_2d"], PinnSpec(equation="poisson_2d")),
+    (DATASETS["burgers"], PinnSpec(equation="burgers", hidden=[5], activation="silu")),
 ]
 
 

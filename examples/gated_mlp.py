@@ -1,0 +1,42 @@
+# A model of your own: a small gated MLP. A job names it as {"entrypoint": "examples.gated_mlp:make_model", "config":
+# {"width": 32}} when the operator has set WARPTUNE_ALLOWED_MODULES=examples. The contract is docs/user-code.md.
+"""A gated MLP as a user's model."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional
+from typing_extensions import override
+
+
+class GatedBlock(nn.Module):
+    """A perceptron whose hidden units are switched by others, with a norm before it and a shortcut beside it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.values_gates = nn.Linear(width, 4 * width)
+        self.back = nn.Linear(2 * width, width)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        values, gates = self.values_gates(self.norm(x)).chunk(2, dim=1)
+        result: Tensor = x + self.back(values * functional.silu(gates))
+        return result
+
+
+def make_model(shape: tuple[int, ...], outputs: int, task: str, *, width: int = 32, blocks: int = 2) -> nn.Module:
+    """Return a gated MLP for rows of any shape.
+
+    Args:
+        shape: Shape of one row: (features,), or channels, height and width of an image.
+        outputs: Columns to return: scores of the classes, or numbers.
+        task: classification, regression or autoencoding; the same network serves all.
+        width: Width of the blocks.
+        blocks: How many there are.
+    """
+    del task
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(math.prod(shape), width)]
+    return nn.Sequential(*layers, *(GatedBlock(width) for _ in range(blocks)), nn.Linear(width, outputs))

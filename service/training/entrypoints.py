@@ -1,0 +1,148 @@
+# User code by its name, package.module:factory: whether the operator allows it, its import, and whether it is still the
+# source that a job was submitted with. Only slot processes, Ray actors and child processes call this: never the API nor
+# the worker. What user code must keep to is tried in service/user_code.
+"""Import of user code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from service.settings import Settings
+
+_sources: Final[dict[str, str]] = {}
+"""Module -> SHA-256 of the source that this process imported."""
+
+
+class EntrypointError(ValueError):
+    """User code cannot be used; the message says what to change."""
+
+
+def load_allowed(entrypoint: str, sha256: str) -> Callable[..., Any]:
+    """Return a factory whose source is the one that a job was submitted with.
+
+    Raises:
+        EntrypointError: The operator does not allow it (any more), it cannot be imported, or its source has changed.
+    """
+    settings, module = require_allowed(entrypoint), entrypoint.partition(":")[0]
+    if _sources.get(module, sha256) != sha256:
+        _forget(settings)  # an earlier job of this process ran an older source
+    factory = load(entrypoint)
+    if _sources[module] != sha256:
+        raise EntrypointError(
+            f"the source of {module} has changed since the job was submitted: its SHA-256 is {_sources[module]}, "
+            f"expected {sha256}; submit the job again"
+        )
+    return factory
+
+
+def require_allowed(entrypoint: str) -> Settings:
+    """Return the settings of this process, which allow an entrypoint.
+
+    Raises:
+        EntrypointError: They do not.
+    """
+    settings = Settings()
+    refusal = settings.refusal(entrypoint)
+    if refusal is not None:
+        raise EntrypointError(refusal)
+    return settings
+
+
+def loaded_sha256(entrypoint: str) -> str:
+    """Return the hash of the source that an entrypoint was loaded from."""
+    return _sources[entrypoint.partition(":")[0]]
+
+
+def load(entrypoint: str) -> Callable[..., Any]:
+    """Return a factory, whoever may use it. What its module draws while it is imported changes no seed.
+
+    Raises:
+        EntrypointError: It cannot be imported, or is no function.
+    """
+    name, _, attribute = entrypoint.partition(":")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise EntrypointError(f"{name} cannot be imported: {described(error)}") from error
+    file = getattr(module, "__file__", None)
+    if file is None:
+        raise EntrypointError(f"{name} has no file; name the module that defines the factory")
+    if name not in _sources:
+        _sources[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        own = [item for item, value in vars(module).items() if getattr(value, "__module__", None) == name]
+        raise EntrypointError(f"{name} has no function {attribute!r}; it has {', '.join(sorted(own)) or 'none'}")
+    owner = str(getattr(factory, "__module__", None))
+    if owner.partition(".")[0] != name.partition(".")[0]:  # or an import of subprocess.run would be a factory too
+        raise EntrypointError(f"{entrypoint} is defined in {owner}; name a function of the module's own package")
+    return factory  # type: ignore[no-any-return]
+
+
+def described(error: BaseException) -> str:
+    """Return an error of user code with the last place of it on the way to what raised, such as a library."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if file != __file__ and not file.startswith("<") and "site-packages" not in file:
+            place = f" ({Path(file).name}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def call(factory: Callable[..., Any], /, *args: object, **config: Any) -> Any:
+    """Return what a factory returns.
+
+    Raises:
+        EntrypointError: It raised.
+    """
+    try:
+        return factory(*args, **config)
+    except (Exception, SystemExit) as error:
+        raise EntrypointError(f"the factory raised {described(error)}") from error
+
+
+def build_module(
+    factory: Callable[..., Any], shape: tuple[int, ...], outputs: int, task: str, config: Mapping[str, Any]
+) -> nn.Module:
+    """Return the module of a factory, with flat rows brought into the shape of images before it.
+
+    Raises:
+        EntrypointError: It raised, or returned something else.
+    """
+    model = call(factory, shape, outputs, task, **config)
+    if not isinstance(model, nn.Module):
+        raise EntrypointError(f"the factory returned a {type(model).__name__}; expected a torch.nn.Module")
+    return nn.Sequential(nn.Unflatten(1, shape), model) if len(shape) > 1 else model
+
+
+def user_model(spec: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Return the model of a run.
+
+    Args:
+        spec: ``entrypoint``, ``config``, ``task``, and the ``sha256`` of the module's source.
+        shape: Shape of a row.
+        outputs: Columns that the module returns.
+
+    Raises:
+        EntrypointError: It cannot be made (any more).
+    """
+    factory = load_allowed(spec["entrypoint"], spec["sha256"])
+    return build_module(factory, shape, outputs, spec["task"], spec["config"])
+
+
+def _forget(settings: Settings) -> None:
+    """Drop the user's modules of this process, so that they are imported anew with what they import of each other."""
+    for name in [name for name in sys.modules if settings.allows(name)]:
+        del sys.modules[name]
+    _sources.clear()
+    importlib.invalidate_caches()

@@ -1,0 +1,78 @@
+# The child process in which the API and the worker let user code run: it makes a dataset, tries a model, writes what it
+# found as JSON and ends. What it prints goes nowhere. Who starts it is probe.py.
+"""What is known of user code, found by running it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.training.catalog import DatasetInfo
+from service.training.entrypoints import EntrypointError, load, loaded_sha256, require_allowed
+from service.training.facts import FACTS_FILE
+from service.user_code.contract import make_dataset, make_model
+
+
+def found_data(wanted: Mapping[str, Any], seed: int, folder: Path) -> DatasetInfo:
+    """Make a dataset, write its files to ``folder`` and return what is known of it.
+
+    Args:
+        wanted: ``entrypoint`` and ``config``.
+        seed: The job's seed.
+        folder: Where to write.
+
+    Raises:
+        EntrypointError: The factory is not allowed, or does not keep to its contract.
+    """
+    entrypoint = wanted["entrypoint"]
+    require_allowed(entrypoint)
+    facts, info = make_dataset(load(entrypoint), seed, wanted["config"], folder)
+    (folder / FACTS_FILE).write_text(json.dumps(facts.to_json()), encoding="utf-8")
+    return replace(info, sources={entrypoint: loaded_sha256(entrypoint)})
+
+
+def found_model(wanted: Mapping[str, Any], info: DatasetInfo) -> DatasetInfo:
+    """Try a model on data of which ``info`` is known; return that with what is known of the model.
+
+    Raises:
+        EntrypointError: The factory is not allowed, or does not keep to its contract.
+    """
+    entrypoint = wanted["entrypoint"]
+    require_allowed(entrypoint)
+    model = make_model(load(entrypoint), info.row_shape, info.outputs, info.task, wanted["config"])
+    shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
+    return replace(info, tensors=shapes, sources={**info.sources, entrypoint: loaded_sha256(entrypoint)})
+
+
+def main(question: Path, answer: Path, folder: Path) -> None:
+    """Answer a question, both JSON files.
+
+    The question has ``info`` of a dataset that is no user code, else null; ``dataset`` and ``model``, each null or with
+    ``entrypoint`` and ``config``; and ``seed``. The answer has ``info``, or ``error`` and the ``part`` that it is of.
+    """
+    torch.set_num_threads(1)
+    request = json.loads(question.read_text(encoding="utf-8"))
+    info = None if request["info"] is None else DatasetInfo.from_json(request["info"])
+    content: dict[str, Any] = {"part": "dataset"}
+    try:
+        if request["dataset"] is not None:
+            info = found_data(request["dataset"], request["seed"], folder)
+        content["part"] = "model"
+        if request["model"] is not None and info is not None:
+            info = found_model(request["model"], info)
+        content["info"] = None if info is None else asdict(info)
+    except EntrypointError as error:
+        content["error"] = str(error)
+    part = answer.with_suffix(".part")
+    part.write_text(json.dumps(content), encoding="utf-8")
+    part.replace(answer)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))

@@ -1,0 +1,145 @@
+# What user code must keep to, tried: a model is built, run forward and backward; a dataset is made and looked at like
+# an upload. Runs where user code may be imported: in the child process of child.py, and under `warptune check`.
+"""The contract of user code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from service.data_schemas import DatasetSpec
+from service.datasets.arrays import X_FILE, Y_FILE, write_labels, write_rows
+from service.errors import InvalidFileError, InvalidSpecError
+from service.training.catalog import DatasetInfo, Task
+from service.training.entrypoints import EntrypointError, build_module, call, described
+from service.training.facts import DatasetFacts, Layout, dataset_info
+from service.training.models import LOSSES
+
+ROWS: Final = 4
+"""Rows of the batch that a model is tried on: batch norm needs more than one."""
+
+TASKS: Final = (Task.CLASSIFICATION, Task.REGRESSION, Task.AUTOENCODING)
+"""What user code may be for."""
+
+
+def make_model(
+    factory: Callable[..., Any], shape: tuple[int, ...], outputs: int, task: Task, config: Mapping[str, Any]
+) -> nn.Module:
+    """Return a model that keeps to the contract.
+
+    Raises:
+        EntrypointError: It does not; the message says in what.
+    """
+    torch.manual_seed(0)
+    model = build_module(factory, shape, outputs, str(task), config)
+    parameters = dict(model.named_parameters())
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise EntrypointError("the module has no parameters to train")
+    for name, parameter in parameters.items():
+        if isinstance(parameter, UninitializedParameter):
+            raise EntrypointError(f"parameter {name} has no shape yet; give lazy layers their sizes")
+        if parameter.dtype != torch.float32:
+            raise EntrypointError(f"parameter {name} is of {parameter.dtype}; expected torch.float32")
+    x, y = _batch(math.prod(shape), outputs, task)
+    loss = LOSSES[task](_output(model, x, outputs), y)
+    if not loss.isfinite():
+        raise EntrypointError(f"the loss of the untrained module is {loss.item()}; expected a finite number")
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise EntrypointError(f"the loss cannot be differentiated: {described(error)}") from error
+    for name, parameter in parameters.items():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            raise EntrypointError(f"the gradient of parameter {name} is not finite")
+    if all(parameter.grad is None for parameter in parameters.values()):
+        raise EntrypointError("no parameter gets a gradient; the output must depend on them")
+    model.eval()
+    with torch.no_grad():
+        _output(model, x, outputs)
+    return model.train()
+
+
+def _batch(features: int, outputs: int, task: Task) -> tuple[Tensor, Tensor]:
+    x = torch.randn(ROWS, features)
+    if task is Task.CLASSIFICATION:
+        return x, torch.arange(ROWS) % outputs
+    return x, x if task is Task.AUTOENCODING else torch.randn(ROWS, outputs)
+
+
+def _output(model: nn.Module, x: Tensor, outputs: int) -> Tensor:
+    try:
+        output = model(x)
+    except Exception as error:
+        raise EntrypointError(f"forward raised {described(error)}") from error
+    if not isinstance(output, Tensor):
+        raise EntrypointError(f"forward returned a {type(output).__name__}; expected a tensor")
+    if output.shape != (ROWS, outputs):
+        raise EntrypointError(
+            f"forward made {tuple(output.shape)} of a batch of {ROWS} rows; expected {(ROWS, outputs)}, (rows, outputs)"
+        )
+    if not output.isfinite().all():
+        raise EntrypointError("the output of the untrained module is not finite")
+    return output
+
+
+def make_dataset(
+    factory: Callable[..., Any], seed: int, config: Mapping[str, Any], folder: Path
+) -> tuple[DatasetFacts, DatasetInfo]:
+    """Make a dataset and write its files; return what it holds, and what it is for.
+
+    Args:
+        factory: The factory.
+        seed: Its seed.
+        config: Its other keyword arguments.
+        folder: Where to write.
+
+    Raises:
+        EntrypointError: It does not keep to the contract; the message says in what.
+    """
+    torch.manual_seed(0)  # so that what is drawn without the seed is at least the same
+    made = call(factory, seed, **config)
+    if not isinstance(made, tuple | list) or len(made) != 3:
+        raise EntrypointError(f"the factory returned {_kind(made)}; expected three values: x, y and the task")
+    x, y, task = made
+    if not isinstance(task, str) or task not in TASKS:
+        raise EntrypointError(f"the task is {task!r}; expected one of {', '.join(TASKS)}")
+    if (y is None) != (task == Task.AUTOENCODING):
+        wanted = "None for autoencoding" if y is not None else f"one value for each row for {task}"
+        raise EntrypointError(f"y is {_kind(y)}; expected {wanted}")
+    try:
+        rows = _array(x, "x")
+        shape = write_rows(rows, folder / X_FILE)
+        labels = None if y is None else _array(y, "y")
+        if labels is not None and labels.shape != (len(rows),):
+            raise EntrypointError(
+                f"y has the shape {labels.shape}; expected one value for each of the {len(rows)} rows"
+            )
+        columns = () if labels is None else (write_labels(labels, folder / Y_FILE, "y"),)
+        facts = DatasetFacts(layout=Layout.ARRAYS, rows=len(rows), columns=columns, shape=shape)
+        return facts, replace(dataset_info(facts, DatasetSpec.model_validate({"task": str(task)})), source="entrypoint")
+    except InvalidFileError as error:
+        raise EntrypointError(str(error)) from error
+    except InvalidSpecError as error:
+        wrong = error.errors[0]
+        raise EntrypointError(f"y does not fit the task {task}: expected {wrong.expected}") from error
+
+
+def _array(value: object, name: str) -> Any:
+    array = value.numpy(force=True) if isinstance(value, Tensor) else value
+    if not isinstance(array, np.ndarray):
+        raise EntrypointError(f"{name} is {_kind(value)}; expected a numpy array")
+    return array
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,170 @@
+# What the API and the worker ask of user code: is it allowed, what is known of it, its data. The code itself runs in a
+# child process (child.py) with a limit of time, and is never imported here.
+"""User code, as those see it who must not import it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
+from service.model_schemas import EntrypointSpec
+from service.schemas import JobSpec
+from service.settings import Settings
+from service.training.catalog import DATASETS, DatasetInfo, Task
+
+CONTRACT: Final = "a factory that keeps to the contract (try it with: warptune check); "
+
+NO_USER_MODEL: Final = frozenset({Task.LANGUAGE, Task.PHYSICS})
+"""What a user's model cannot be trained for."""
+
+
+class UserCode:
+    """Answers about user code.
+
+    Args:
+        settings: Which modules are allowed, and how long they may take.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._one_at_a_time = threading.Lock()  # each child has torch in its memory
+
+    def require_allowed(self, spec: JobSpec) -> None:
+        """Refuse user code that the operator has not allowed.
+
+        Raises:
+            ForbiddenError: The spec names some.
+        """
+        for entrypoint in entrypoints(spec):
+            refusal = self._settings.refusal(entrypoint)
+            if refusal is not None:
+                raise ForbiddenError(refusal)
+
+    def info_for(self, spec: JobSpec, info: DatasetInfo | None) -> DatasetInfo | None:
+        """Return what a plan needs to know about the data and the model of a job that the service does not know itself.
+
+        Args:
+            spec: The job's spec.
+            info: Facts about its dataset, if that was uploaded.
+
+        Returns:
+            ``info`` with what is known of user code; None for a bundled dataset with a model of the service.
+
+        Raises:
+            ForbiddenError: The operator has not allowed the code.
+            InvalidSpecError: It raises, hangs, or does not keep to its contract.
+            UnavailableError: Too many others wait for the same.
+        """
+        if not entrypoints(spec):
+            return info
+        self.require_allowed(spec)
+        if info is None and spec.dataset.name is not None:
+            info = DATASETS.get(spec.dataset.name)
+        if spec.dataset.entrypoint is None and (info is None or info.task in NO_USER_MODEL):
+            return info  # the plan says what is wrong with that
+        with tempfile.TemporaryDirectory(prefix="warptune-user-code-") as name:
+            answer = self._ask(_question(spec, info, with_model=True), Path(name))
+        if "error" not in answer:
+            return DatasetInfo.from_json(answer["info"])
+        part = answer["part"]
+        given = spec.dataset.entrypoint if part == "dataset" else entrypoints(spec)[-1]
+        raise InvalidSpecError(FieldError(f"{part}.entrypoint", given, CONTRACT + answer["error"]))
+
+    def write_dataset(self, spec: JobSpec, info: DatasetInfo, folder: Path) -> None:
+        """Make the dataset of a job again and write its files.
+
+        Args:
+            spec: The job's spec.
+            info: What was known of it when the job was submitted.
+            folder: Where to write, an empty folder.
+
+        Raises:
+            JobFailedError: That is not possible any more, or it is other data than it was.
+        """
+        entrypoint = spec.dataset.entrypoint
+        assert entrypoint is not None, "asked for user code only"
+        answer = self._ask(_question(spec, None, with_model=False), folder)
+        if "error" in answer:
+            raise JobFailedError(f"dataset.entrypoint {entrypoint}: {answer['error']}")
+        found, expected = DatasetInfo.from_json(answer["info"]), info.sources[entrypoint]
+        if found.sources[entrypoint] != expected:
+            raise JobFailedError(
+                f"the source of {entrypoint} has changed since the job was submitted: its SHA-256 is "
+                f"{found.sources[entrypoint]}, expected {expected}; submit the job again"
+            )
+        if replace(found, tensors=info.tensors, sources=info.sources) != info:
+            raise JobFailedError(
+                f"{entrypoint} made other data than when the job was submitted ({found.rows} rows of {found.features}, "
+                f"it was {info.rows} of {info.features}); it may depend on its arguments only"
+            )
+
+    def _ask(self, question: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Let a child process answer."""
+        limit_s = self._settings.user_code_limit_s
+        if not self._one_at_a_time.acquire(timeout=limit_s):
+            raise UnavailableError(f"other jobs' code was tried for {limit_s:g} seconds; send the request again")
+        try:
+            with tempfile.TemporaryDirectory(prefix="warptune-question-") as name:
+                asked, answered = Path(name) / "question.json", Path(name) / "answer.json"
+                asked.write_text(json.dumps(question), encoding="utf-8")
+                wrong = _run([str(asked), str(answered), str(folder)], self._settings)
+                if answered.exists():
+                    answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
+                    return answer
+                part = "dataset" if question["dataset"] is not None else "model"
+                return {"part": part, "error": wrong}
+        finally:
+            self._one_at_a_time.release()
+
+
+def entrypoints(spec: JobSpec) -> list[str]:
+    """Return the entrypoints that a spec names: the dataset's, then the model's."""
+    of_model = [spec.model.entrypoint] if isinstance(spec.model, EntrypointSpec) else []
+    return ([spec.dataset.entrypoint] if spec.dataset.entrypoint is not None else []) + of_model
+
+
+def _question(spec: JobSpec, info: DatasetInfo | None, *, with_model: bool) -> dict[str, Any]:
+    data, model = spec.dataset, spec.model
+    asks_model = with_model and isinstance(model, EntrypointSpec)
+    return {
+        "info": None if info is None or data.entrypoint is not None else asdict(info),
+        "dataset": data.model_dump(include={"entrypoint", "config"}) if data.entrypoint is not None else None,
+        "model": model.model_dump(include={"entrypoint", "config"}) if asks_model else None,
+        "seed": spec.seed,
+    }
+
+
+def module_path() -> dict[str, str]:
+    """Return the environment of a child, started with ``-P``, that finds the modules which this process would find."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+
+
+def _run(arguments: list[str], settings: Settings) -> str:
+    """Run the child to its end or to the limit; return what was wrong if it leaves no answer."""
+    command = [sys.executable, "-P", "-m", "service.user_code.child", *arguments]
+    process = subprocess.Popen(
+        command,
+        env={**module_path(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return f"its process ended with exit code {process.wait(settings.user_code_limit_s)} before it had an answer"
+    except subprocess.TimeoutExpired:
+        return f"it was not done within {settings.user_code_limit_s:g} seconds (WARPTUNE_USER_CODE_LIMIT_S)"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and whatever it has started
+        process.wait()

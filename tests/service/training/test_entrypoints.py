@@ -1,0 +1,87 @@
+# User code is imported only where the operator allows it, and only the source that a job was submitted with.
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.training.entrypoints import EntrypointError, load, load_allowed
+from service.training.models import build_network
+
+SOURCE = """
+import torch
+from subprocess import run
+from torch import nn
+DRAWN = torch.rand(3)
+def make_model(shape, outputs, task):
+    return nn.Linear(shape[0], outputs * {times})
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a module `lab.models` that the operator allows."""
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    file = folder / "models.py"
+    file.write_text(SOURCE.format(times=1))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", "lab.models, other")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
+        monkeypatch.delitem(sys.modules, name)
+    return file
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("allowed", ["", "la", "lab.model", "lab.models.more", "other"])
+def test_what_is_not_allowed_is_not_imported(lab: Path, monkeypatch: pytest.MonkeyPatch, allowed: str) -> None:
+    monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", allowed)
+    with pytest.raises(EntrypointError, match="the operator's setting WARPTUNE_ALLOWED_MODULES"):
+        load_allowed("lab.models:make_model", sha256(lab))
+    assert "lab.models" not in sys.modules
+
+
+def test_an_allowed_module_is_imported_and_its_draws_change_no_seed(lab: Path) -> None:
+    torch.manual_seed(0)
+    spec = {"name": "entrypoint", "entrypoint": "lab.models:make_model", "config": {}, "task": "regression"}
+    first = build_network({**spec, "sha256": sha256(lab)}, (), (4, 1), "")
+    torch.manual_seed(0)
+    again = build_network({**spec, "sha256": sha256(lab)}, (), (4, 1), "")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_a_changed_source_is_refused_for_the_old_job_and_imported_anew_for_the_next(lab: Path) -> None:
+    old = sha256(lab)
+    load_allowed("lab.models:make_model", old)
+    lab.write_text(SOURCE.format(times=20))
+    assert load_allowed("lab.models:make_model", sha256(lab))((4,), 1, "regression").out_features == 20
+    with pytest.raises(EntrypointError, match=r"the source of lab\.models has changed since the job was submitted"):
+        load_allowed("lab.models:make_model", old)
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "reason"),
+    [
+        ("lab.none:f", "lab.none cannot be imported: ModuleNotFoundError: No module named 'lab.none'"),
+        ("lab.models:make", "lab.models has no function 'make'; it has make_model"),
+        ("lab.models:DRAWN", "lab.models has no function 'DRAWN'"),
+        ("sys:exit", "sys has no file"),
+        ("lab.models:run", "lab.models:run is defined in subprocess; name a function of the module's own package"),
+    ],
+)
+def test_what_cannot_be_imported_is_said_in_a_sentence(lab: Path, entrypoint: str, reason: str) -> None:
+    with pytest.raises(EntrypointError, match=reason):
+        load(entrypoint)
+
+
+def test_a_module_that_raises_is_said_with_its_line(lab: Path) -> None:
+    lab.write_text("import torch\nraise ValueError('not today')\n")
+    with pytest.raises(EntrypointError, match=r"ValueError: not today \(models.py, line 2\)"):
+        load("lab.models:make_model")

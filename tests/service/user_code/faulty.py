@@ -1,0 +1,107 @@
+# User code that breaks its contract, one factory for each way; and one of each kind that keeps to it.
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+X = np.linspace(0, 1, 120, dtype=np.float32).reshape(30, 4)
+Y = np.arange(30) % 3
+
+
+def good_model(shape: tuple[int, ...], outputs: int, task: str, *, width: int = 4) -> nn.Module:
+    print("printed where an answer could be")
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[-1], width), nn.Tanh(), nn.Linear(width, outputs))
+
+
+def good_dataset(seed: int, *, rows: int = 30) -> tuple[Any, Any, str]:
+    return np.random.default_rng(seed).normal(size=(rows, 4)), Y[:rows], "classification"
+
+
+def good_images(seed: int) -> tuple[Any, Any, str]:
+    return np.random.default_rng(seed).random((30, 6, 5, 3)), Y, "classification"
+
+
+def good_autoencoding(seed: int) -> tuple[Any, Any, str]:
+    return X, None, "autoencoding"
+
+
+class Broken(nn.Module):
+    """A linear layer, and then whatever is asked for."""
+
+    def __init__(self, shape: tuple[int, ...], outputs: int, how: str) -> None:
+        super().__init__()
+        self.how, self.linear = how, nn.Linear(shape[-1], outputs)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.linear(x)
+        if self.how == "raises":
+            return self.linear(y)
+        return {"wide": torch.cat([y, y], dim=1), "list": [y], "nan": y * float("nan"), "cut": y.detach()}[self.how]
+
+
+def broken(shape: tuple[int, ...], outputs: int, task: str, *, how: str) -> Any:
+    return Broken(shape, outputs, how)
+
+
+def no_module(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+    return [nn.Linear(shape[-1], outputs)]
+
+
+def no_parameters(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+    return nn.Flatten()
+
+
+def double(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+    return nn.Linear(shape[-1], outputs).double()
+
+
+def lazy(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+    return nn.LazyLinear(outputs)
+
+
+def unseeded(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+    model = nn.Linear(shape[-1], outputs)
+    nn.init.constant_(model.bias, np.random.default_rng().normal())
+    return model
+
+
+def raises(*args: Any, **config: Any) -> Any:
+    raise RuntimeError("no such table")
+
+
+def leaves(*args: Any, **config: Any) -> Any:
+    sys.exit("gone")
+
+
+def dies(*args: Any, **config: Any) -> Any:
+    os._exit(7)
+
+
+def hangs(*args: Any, **config: Any) -> Any:
+    time.sleep(600)
+
+
+def dataset(seed: int, *, what: str) -> Any:
+    with_nan = X.copy()
+    with_nan[3, 2] = np.nan
+    return {
+        "two values": (X, Y),
+        "list": (X.tolist(), Y, "classification"),
+        "objects": (X.astype(object), Y, "classification"),
+        "few rows": (X[:5], Y[:5], "classification"),
+        "nan": (with_nan, Y, "classification"),
+        "long y": (X, np.arange(31) % 3, "classification"),
+        "one class": (X, Y * 0, "classification"),
+        "rare class": (X, np.r_[Y[:-1], 9], "classification"),
+        "no y": (X, None, "regression"),
+        "y too": (X, Y, "autoencoding"),
+        "task": (X, Y, "ranking"),
+        "texts": (X, np.array(["a", "b", "c"])[Y], "regression"),
+        "clock": (X + time.perf_counter() % 1, Y, "classification"),
+    }[what]

@@ -1,0 +1,91 @@
+# User code that breaks its contract is refused in a sentence that says in what.
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.training.catalog import Task
+from service.training.entrypoints import EntrypointError
+from service.training.facts import DatasetFacts
+from service.user_code.contract import make_dataset, make_model
+from tests.service.user_code import faulty
+
+BAD_MODELS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "raises": (faulty.raises, {}, r"the factory raised RuntimeError: no such table \(faulty.py, line \d+\)"),
+    "raises in torch": (faulty.good_model, {"width": "4"}, r"TypeError: .* \(faulty.py, line \d+\)"),
+    "leaves": (faulty.leaves, {}, "the factory raised SystemExit: gone"),
+    "wrong config": (faulty.good_model, {"widht": 3}, "unexpected keyword argument 'widht'"),
+    "no module": (faulty.no_module, {}, "returned a list; expected a torch.nn.Module"),
+    "no parameters": (faulty.no_parameters, {}, "no parameters to train"),
+    "double": (faulty.double, {}, "parameter weight is of torch.float64; expected torch.float32"),
+    "lazy": (faulty.lazy, {}, "parameter weight has no shape yet"),
+    "wide": (faulty.broken, {"how": "wide"}, r"forward made \(4, 6\) of a batch of 4 rows; expected \(4, 3\)"),
+    "list": (faulty.broken, {"how": "list"}, "forward returned a list; expected a tensor"),
+    "nan": (faulty.broken, {"how": "nan"}, "output of the untrained module is not finite"),
+    "cut": (faulty.broken, {"how": "cut"}, "the loss cannot be differentiated"),
+    "forward raises": (faulty.broken, {"how": "raises"}, "forward raised RuntimeError"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_a_model_that_breaks_its_contract_is_refused(case: str) -> None:
+    factory, config, reason = BAD_MODELS[case]
+    with pytest.raises(EntrypointError, match=reason):
+        make_model(factory, (5,), 3, Task.CLASSIFICATION, config)
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs", "task"),
+    [((5,), 3, Task.CLASSIFICATION), ((5,), 1, Task.REGRESSION), ((5,), 5, Task.AUTOENCODING)],
+)
+def test_a_model_that_keeps_to_it_is_returned(shape: tuple[int, ...], outputs: int, task: Task) -> None:
+    shapes = [tuple(p.shape) for p in make_model(faulty.good_model, shape, outputs, task, {}).parameters()]
+    assert shapes == [(4, 5), (4,), (outputs, 4), (outputs,)]
+
+
+BAD_DATASETS = {
+    "two values": "returned a tuple of 2; expected three values: x, y and the task",
+    "list": "x is a list of 30; expected a numpy array",
+    "objects": "x is of object",
+    "few rows": "expected 10 rows at least",
+    "nan": "x is nan in row 4, column 3; expected a finite number",
+    "long y": r"y has the shape \(31,\); expected one value for each of the 30 rows",
+    "one class": "y has one class only, 0",
+    "rare class": "at least 5 rows of every class; '9' has 1",
+    "no y": "y is None; expected one value for each row for regression",
+    "y too": "y is a ndarray; expected None for autoencoding",
+    "task": "the task is 'ranking'; expected one of classification, regression, autoencoding",
+    "texts": "y does not fit the task regression",
+}
+
+
+@pytest.mark.parametrize("what", BAD_DATASETS)
+def test_a_dataset_that_breaks_its_contract_is_refused(tmp_path: Path, what: str) -> None:
+    with pytest.raises(EntrypointError, match=BAD_DATASETS[what]):
+        make_dataset(faulty.dataset, 0, {"what": what}, tmp_path)
+
+
+def test_config_may_not_have_the_seed(tmp_path: Path) -> None:
+    with pytest.raises(EntrypointError, match="multiple values for argument 'seed'"):
+        make_dataset(faulty.good_dataset, 0, {"seed": 1}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("factory", "features", "outputs", "shape"),
+    [
+        (faulty.good_dataset, 4, 3, ()),
+        (faulty.good_images, 90, 3, (3, 6, 5)),
+        (faulty.good_autoencoding, 4, 4, ()),
+    ],
+)
+def test_a_dataset_is_known_like_an_upload(
+    tmp_path: Path, factory: Any, features: int, outputs: int, shape: tuple[int, ...]
+) -> None:
+    facts, info = make_dataset(factory, 0, {}, tmp_path)
+    assert (info.rows, info.features, info.outputs, info.shape) == (30, features, outputs, shape)
+    assert info.source == "entrypoint"
+    assert DatasetFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
