@@ -7,29 +7,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
+from service.data_schemas import DatasetSpec
 from service.errors import FieldError
 from service.model_schemas import AutoencoderSpec, ConvnetSpec, ResnetSpec, TransformerSpec
 from service.schemas import JobSpec, RangeOverride
 from service.training.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes
 
 
-def check_dataset(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Yield what is wrong with the choice of the data.
+def check_dataset(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
+    """Yield what is wrong with the choice of the data; that an uploaded dataset exists was seen before."""
+    chosen = spec.datasets
+    if "dataset" not in chosen and spec.dataset != DatasetSpec():
+        yield FieldError("dataset", spec.dataset.label, "nothing: each task has its own, in family.datasets")
+    for place, given in chosen.items():
+        yield from _check_choice(place, given, "dataset" in spec.model_fields_set)
 
-    Args:
-        spec: The spec.
-        info: Facts about its dataset; None where there is none of that name.
-    """
-    name, given = spec.dataset.name, spec.dataset
-    if name is None and given.id is None:
-        yield FieldError("dataset.name", None, "a value: the field is required, or id for an uploaded dataset")
-    elif name is not None and given.id is not None:
-        yield FieldError("dataset.id", given.id, "nothing beside dataset.name, which is a bundled dataset")
-    elif name is not None and info is None:
-        yield FieldError("dataset.name", name, one_of(name, DATASETS))
+
+def _check_choice(place: str, given: DatasetSpec, is_given: bool) -> Iterable[FieldError]:
+    if given.name is None and given.id is None:
+        field = f"{place}.name" if is_given or place != "dataset" else place
+        yield FieldError(field, None, "a value: the field is required, or id for an uploaded dataset")
+    elif given.name is not None and given.id is not None:
+        yield FieldError(f"{place}.id", given.id, f"nothing beside {place}.name, which is a bundled dataset")
+    elif given.name is not None and given.name not in DATASETS:
+        yield FieldError(f"{place}.name", given.name, one_of(given.name, DATASETS))
     for field in ("target", "task"):
-        if name is not None and getattr(given, field) is not None:
-            yield FieldError(f"dataset.{field}", getattr(given, field), "null: a bundled dataset has its own")
+        if given.name is not None and getattr(given, field) is not None:
+            yield FieldError(f"{place}.{field}", getattr(given, field), "null: a bundled dataset has its own")
 
 
 def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
