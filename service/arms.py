@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -29,6 +29,9 @@ REFERENCE: Final = "adamw"
 MORE_STEPS: Final = "adamw_more_steps"
 """Name of the control that gets the seconds which P costs as more steps."""
 
+SHUFFLED_P: Final = "shuffled_p"
+"""Name of the control of a warm start: the same P in wrong coordinates."""
+
 
 class Role(StrEnum):
     """What part an arm plays."""
@@ -36,6 +39,14 @@ class Role(StrEnum):
     WARPADAM = "warpadam"
     BASELINE = "baseline"
     CONTROL = "control"
+
+
+class Start(StrEnum):
+    """What the runs of an arm start from."""
+
+    IDENTITY = "identity"
+    LEARNED = "learned"
+    SHUFFLED = "shuffled"
 
 
 CONFIGS: Final[Mapping[str, Callable[[Mapping[str, Scalar]], Mapping[str, Any]]]] = {
@@ -61,12 +72,14 @@ class ArmPlan:
         space: What it tunes.
         optimizer: Name of the optimizer that it trains with, a key of ``CONFIGS``.
         role: What part it plays in the comparison.
+        start: The P that its runs start from: I, that of an earlier job, or the latter in wrong coordinates.
     """
 
     name: str
     space: SearchSpace
     optimizer: str
     role: Role
+    start: Start = Start.IDENTITY
 
     def config(self, values: Mapping[str, Scalar]) -> dict[str, Any]:
         """Return the optimizer configuration that an assignment of the space stands for, as plain JSON values."""
@@ -89,6 +102,16 @@ def warpadam_arms(space: SearchSpace, per_structure: bool) -> list[ArmPlan]:
         )
         for structure in structures
     ]
+
+
+def warm_arms(arms: Sequence[ArmPlan]) -> list[ArmPlan]:
+    """Return the arms that learn P as they start from a P, and their control, which starts from it shuffled.
+
+    The control has the spectrum and the learned step sizes of P, and as many trials; what it lacks is what P knows
+    about which input and which layer they belong to. P decides the structure, so there is one arm.
+    """
+    warm = [replace(arm, start=Start.LEARNED) for arm in arms]
+    return [*warm, replace(warm[0], name=SHUFFLED_P, role=Role.CONTROL, start=Start.SHUFFLED)]
 
 
 def baseline_arm(name: str) -> ArmPlan:

@@ -20,6 +20,12 @@ log = logging.getLogger(__name__)
 DATA_FILE: Final = "data.npz"
 """Name of the artifact with a job's prepared split."""
 
+TASK_FILE: Final = "task.npz"
+"""Name of the artifact with the split of one task of a job on a family."""
+
+START_P_FILE: Final = "start-p.safetensors"
+"""Name of the artifact with a job's own copy of the P that its warm start is from."""
+
 CHECKPOINTS: Final = "checkpoints"
 """Folder of a job with a folder for each of its runs."""
 

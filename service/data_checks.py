@@ -7,39 +7,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
+from service.data_schemas import DatasetSpec
 from service.errors import FieldError
 from service.model_schemas import AutoencoderSpec, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
 from service.schemas import JobSpec, RangeOverride
 from service.training.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes
 
 
-def check_dataset(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Yield what is wrong with the choice of the data.
+def check_dataset(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
+    """Yield what is wrong with the choice of the data; that an uploaded dataset exists was seen before."""
+    chosen = spec.datasets
+    if "dataset" not in chosen and spec.dataset != DatasetSpec():
+        yield FieldError("dataset", spec.dataset.label, "nothing: each task has its own, in family.datasets")
+    for place, given in chosen.items():
+        yield from _check_choice(place, given, "dataset" in spec.model_fields_set)
+        if given.entrypoint is not None and spec.family is not None:
+            yield FieldError("family", given.entrypoint, "no family with a dataset of user code")
 
-    Args:
-        spec: The spec.
-        info: Facts about its dataset; None where there is none of that name.
-    """
-    name, given = spec.dataset.name, spec.dataset
-    if name is None and given.id is None and given.entrypoint is None:
-        expected = (
-            "a value: the field is required, or id for an uploaded dataset, or entrypoint for one of your own code"
-        )
-        yield FieldError("dataset.name", None, expected)
-    elif name is not None and given.id is not None:
-        yield FieldError("dataset.id", given.id, "nothing beside dataset.name, which is a bundled dataset")
-    elif name is not None and info is None:
-        yield FieldError("dataset.name", name, one_of(name, DATASETS))
-    if given.entrypoint is not None and (name or given.id) is not None:
-        yield FieldError("dataset.entrypoint", given.entrypoint, "nothing beside dataset.name or dataset.id")
-    if given.entrypoint is not None and spec.family is not None:
-        yield FieldError("family", given.entrypoint, "no family with a dataset of user code")
+
+def _check_choice(place: str, given: DatasetSpec, is_given: bool) -> Iterable[FieldError]:
+    if given.name is None and given.id is None and given.entrypoint is None:
+        field = f"{place}.name" if is_given or place != "dataset" else place
+        others = "id for an uploaded dataset, or entrypoint for one of your own code"
+        yield FieldError(field, None, f"a value: the field is required, or {others}")
+    elif given.name is not None and given.id is not None:
+        yield FieldError(f"{place}.id", given.id, f"nothing beside {place}.name, which is a bundled dataset")
+    elif given.name is not None and given.name not in DATASETS:
+        yield FieldError(f"{place}.name", given.name, one_of(given.name, DATASETS))
+    if given.entrypoint is not None and (given.name or given.id) is not None:
+        yield FieldError(f"{place}.entrypoint", given.entrypoint, f"nothing beside {place}.name or {place}.id")
     if given.config and given.entrypoint is None:
-        yield FieldError("dataset.config", given.config, "nothing without dataset.entrypoint, whose arguments it has")
+        yield FieldError(f"{place}.config", given.config, f"nothing without {place}.entrypoint, whose arguments it has")
     owner = "the factory says it" if given.entrypoint else "a bundled dataset has its own"
     for field in ("target", "task"):
         if given.id is None and getattr(given, field) is not None:
-            yield FieldError(f"dataset.{field}", getattr(given, field), f"null: {owner}")
+            yield FieldError(f"{place}.{field}", getattr(given, field), f"null: {owner}")
 
 
 def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:

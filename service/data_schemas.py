@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Len
 from pydantic import Field
 
 from service.model_schemas import Entrypoint, SpecModel, UserConfig
@@ -38,13 +38,19 @@ class ClassSubsetsSpec(SpecModel):
 
 
 class FamilySpec(SpecModel):
-    """Many related tasks out of one dataset: P is learned on some of them and judged on others."""
+    """Many related tasks, out of one dataset or one each: P is learned on some of them and judged on others."""
 
     class_subsets: ClassSubsetsSpec | None = Field(None, description="Each subset of the classes is a task.")
     group_by: str | None = Field(
         None,
         max_length=200,
-        description="Column whose values make the tasks; a number with more than 20 values by ten quantile bins.",
+        description="Column whose values make the tasks; a number with more than 20 values by quantile bins.",
+    )
+    bins: Annotated[int, Ge(0), Le(100)] = Field(
+        10, description="Quantile bins of such a number; 0 makes a task of every value, as of an id."
+    )
+    datasets: Annotated[list[DatasetSpec], Len(3, 100)] | None = Field(
+        None, description="Each of these datasets is a task; the field dataset of the job is left out."
     )
     learn_tasks: Annotated[int, Ge(1), Le(10_000)] = Field(60, description="Tasks that P is learned on, one by one.")
     learn_steps: Annotated[int, Ge(2), Le(100_000)] = Field(50, description="Steps on each of them.")

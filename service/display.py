@@ -128,6 +128,8 @@ def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
     console.print(
         Panel(Group(*lines), title=f"Does P help? {result['challenger']} against {result['baseline']}", expand=False)
     )
+    if warm := result.get("warm_start"):
+        console.print(Text(warm["reason"]))
     if findings := result.get("findings"):
         _show_findings(console, findings)
     console.print(f"[bold]Recommended: {result['arm']}[/] (trial {result['trial']})")

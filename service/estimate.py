@@ -80,12 +80,13 @@ class JobEstimate:
     note: str
 
 
-def estimate(plan: JobPlan, training_rows: int) -> JobEstimate:
+def estimate(plan: JobPlan, training_rows: int, notes: str = "") -> JobEstimate:
     """Return what a job would do and cost.
 
     Args:
         plan: Its plan.
         training_rows: Rows to train on, which a batch is capped at.
+        notes: What else is to be said of the plan.
 
     Raises:
         UnavailableError: The figures could not be found out.
@@ -118,7 +119,7 @@ def estimate(plan: JobPlan, training_rows: int) -> JobEstimate:
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
         parameters=parameter_count(plan.info, plan.spec.model),
-        note=NOTE,
+        note=f"{NOTE}; {notes}" if notes else NOTE,
     )
 
 

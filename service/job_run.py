@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import optuna
 
 from service.arms import MORE_STEPS, REFERENCE, ArmPlan, Role
-from service.artifacts import DATA_FILE, ArtifactStore, p_file
+from service.artifacts import DATA_FILE, START_P_FILE, TASK_FILE, ArtifactStore, local_folder, p_file
 from service.db.models import Trial
 from service.engines.base import Engine, Work
 from service.errors import JobFailedError
@@ -27,6 +27,7 @@ from service.recommend.break_even import FamilyFinding, find_break_even
 from service.recommend.confirm import ConfirmRuns, Phase
 from service.recommend.findings import Searched, make_findings
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
+from service.recommend.transfer import find_transfer
 from service.schemas import MAX_STEPS
 from service.states import ArmState
 from service.study import ArmSearch, Terms, arm_fidelity
@@ -81,7 +82,8 @@ class JobRun:
         Raises:
             JobFailedError: It cannot go on.
         """
-        plan = plan_of(self._record.lease.spec_json, self._record.lease.info_json)
+        start_url = self._tools.artifacts.path(self._record.job_id, START_P_FILE)
+        plan = replace(plan_of(self._record.lease.spec_json, self._record.lease.info_json), start_url=start_url)
         self._record.recover_trials(self._spec.resources.max_attempts)
         data = self._prepare_data(plan.info)
         for arm in plan.arms:
@@ -111,7 +113,9 @@ class JobRun:
             findings = replace(findings, family=FamilyFinding(**asdict(self._family), break_even=repaid))
         chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
         learned = self._try_p(plan, chosen, data)
+        warm = find_transfer(plan, findings)
         found = {"findings": findings.to_json(), "learned_p": learned, "made_with": versions()}
+        found |= {"warm_start": asdict(warm)} if warm else {}
         self._record.succeed(result.verdict, result.arm, {**result.to_json(), **found})
 
     def _try_p(self, plan: JobPlan, trial: Trial, data: tuple[str, str]) -> dict[str, Any] | None:
@@ -125,9 +129,23 @@ class JobRun:
         if content is None:
             return None
         digest = hashlib.sha256(content).hexdigest()
-        self._confirm(plan, "from_p", [trial], data)
+        task = data if self._spec.family is None else self._put_one_task(data)
+        self._confirm(plan, "from_p", [trial], task)
         run = next(run for run in self._record.confirm_runs("from_p") if run.trial_number == trial.number)
-        return {"file": p_file(trial.number), "sha256": digest, "seed": run.seed, "test_loss": run.test_loss}
+        found = {"file": p_file(trial.number), "sha256": digest, "seed": run.seed, "test_loss": run.test_loss}
+        return found if task == data else {**found, "data_sha256": task[1]}
+
+    def _put_one_task(self, data: tuple[str, str]) -> tuple[str, str]:
+        """Store the split of one task that judges, for those who want to see the P of a family at work."""
+        from service.training.datasets import pack_split, save_split
+        from service.training.families import load_family
+
+        with tempfile.TemporaryDirectory(prefix="warptune-task-") as name:
+            folder = Path(name)
+            save_split(load_family(*data).one_task().arrays(), folder)
+            pack_split(folder, folder / TASK_FILE)
+            digest = hashlib.sha256((folder / TASK_FILE).read_bytes()).hexdigest()
+            return self._tools.artifacts.put_file(self._record.job_id, TASK_FILE, folder / TASK_FILE), digest
 
     def _prepare_data(self, info: DatasetInfo) -> tuple[str, str]:
         """Store the split of the job and return its URL and hash."""
@@ -158,13 +176,23 @@ class JobRun:
         pack_split(folder, packed)
 
     def _pack_family(self) -> bytes:
-        from service.training.families import FamilyError, bundled_table, prepare_family
+        from service.training.families import FamilyError, prepare_datasets, prepare_family
+        from service.training.family_tables import bundled_table, uploaded_table
 
-        assert self._spec.family is not None, "asked for a family only"
-        assert self._spec.dataset.name is not None, "a family is made of a bundled dataset"
+        spec = self._spec
+        assert spec.family is not None, "asked for a family only"
+        tables = {}
+        for chosen in spec.datasets.values():
+            if chosen.name is not None:
+                tables[chosen.label] = bundled_table(chosen.name)
+                continue
+            with local_folder(self._tools.artifacts.dataset_url(chosen.label)) as folder:
+                tables[chosen.label] = uploaded_table(folder, chosen)
         try:
-            table = bundled_table(self._spec.dataset.name)
-            family, self._family = prepare_family(table, self._spec.family, self._spec.seed)
+            if spec.family.datasets is not None:
+                family, self._family = prepare_datasets(tables, spec.family, spec.seed)
+            else:
+                family, self._family = prepare_family(tables[spec.dataset.label], spec.family, spec.seed)
         except FamilyError as error:
             raise JobFailedError(str(error)) from error
         return family.to_npz()

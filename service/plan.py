@@ -11,10 +11,19 @@ from typing import Any, Final
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import one_of
-from service.arms import MORE_STEPS, REFERENCE, ArmPlan, baseline_arm, control_arm, warpadam_arms
+from service.arms import (
+    MORE_STEPS,
+    REFERENCE,
+    ArmPlan,
+    Start,
+    baseline_arm,
+    control_arm,
+    warm_arms,
+    warpadam_arms,
+)
 from service.data_checks import check_dataset, check_model, check_rank
 from service.errors import FieldError, InvalidSpecError
-from service.family import check_family, info_of_a_task
+from service.family import bundled_info, check_family, info_of_a_task
 from service.model_schemas import AutoencoderSpec, EntrypointSpec, MlpSpec
 from service.schemas import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec, RangeOverride
 from service.spec_checks import (
@@ -25,7 +34,7 @@ from service.spec_checks import (
     check_search,
     check_training,
 )
-from service.training.catalog import DATASETS, DatasetInfo, Task, layer_sizes, task_of
+from service.training.catalog import DatasetInfo, Task, layer_sizes, task_of
 from service.training.run import FamilyTraining, Run, Training
 
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
@@ -43,6 +52,7 @@ class JobPlan:
             target of the others is what it reaches.
         task: What is trained.
         sizes: Widths of the model's layers.
+        start_url: The job's copy of the P that its warm start is from; the worker, which knows where it is, sets it.
     """
 
     spec: JobSpec
@@ -50,6 +60,7 @@ class JobPlan:
     arms: tuple[ArmPlan, ...]
     task: Task
     sizes: tuple[int, ...]
+    start_url: str | None = None
 
     @property
     def network(self) -> Mapping[str, Any] | None:
@@ -89,6 +100,7 @@ class JobPlan:
         chosen = self.arm(arm)
         family = self.spec.family
         learn_tasks = family.learn_tasks if family and chosen.optimizer == "warpadam" else 0
+        warm = self.spec.warm_start if chosen.start is not Start.IDENTITY else None
         return Run(
             arm=chosen.optimizer,
             config=chosen.config(values),
@@ -106,6 +118,9 @@ class JobPlan:
             test=test,
             checkpoint_url=checkpoint_url,
             checkpoint_every_s=self.spec.resources.checkpoint_every_s,
+            from_p_url=self.start_url if warm else None,
+            from_p_sha256=warm.sha256 if warm else None,
+            shuffle_seed=self.spec.seed if chosen.start is Start.SHUFFLED else None,
             family=FamilyTraining(learn_tasks, family.learn_steps) if family else None,
         )
 
@@ -120,7 +135,7 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
 
     Args:
         spec: The spec.
-        info: Facts about its dataset, if that was uploaded.
+        info: Facts about its dataset, if that was uploaded, or about what the datasets of its family have in common.
 
     Raises:
         InvalidSpecError: With every field that is wrong, not only the first.
@@ -135,8 +150,12 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
         check_confirm,
         check_training,
     )
-    info = info if info is not None else DATASETS.get(spec.dataset.name or "")
-    errors = [*check_dataset(spec, info), *(error for check in checks for error in check(spec, info))]
+    errors: list[FieldError] = []
+    try:
+        info = info if info is not None else bundled_info(spec)
+    except InvalidSpecError as error:
+        errors += error.errors
+    errors += [*check_dataset(spec, info), *(error for check in checks for error in check(spec, info))]
     space: SearchSpace | None = None
     try:
         space = warp_space(spec)
@@ -147,10 +166,13 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
     if errors or space is None or info is None:
         raise InvalidSpecError(*errors)
     info = info_of_a_task(info, spec.family)
+    learned = warpadam_arms(space, spec.arms == "per_structure")
+    warm = warm_arms(learned) if spec.warm_start else learned
     arms = [
-        *warpadam_arms(space, spec.arms == "per_structure"),
+        *warm[: len(learned)],
         *map(baseline_arm, spec.baselines),
         *map(control_arm, spec.controls),
+        *warm[len(learned) :],
     ]
     if spec.objective.target == "baseline":
         arms.sort(key=lambda arm: arm.name != REFERENCE)

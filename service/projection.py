@@ -18,10 +18,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from search_spaces import Scalar
 from search_spaces.to_optuna import distributions, first_trials
 from service.arms import ArmPlan
 from service.db.models import Trial
 from service.db.studies import study_name
+from service.earlier_trials import EarlierTrials
 from service.objective import Objective
 from service.samplers import make_pruner
 from service.schemas import JobSpec
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 NUMBER: Final = "trial"
 """User attribute of an Optuna trial: the number of the ledger's trial."""
+
+EARLIER: Final = "earlier trial"
+"""User attribute of a trial that another job made: that job and its number there. Such a trial is in memory only."""
 
 NO_LOSS: Final = 1e12
 """What a diverged trial is told as when its arm has not seen a finite loss yet."""
@@ -70,6 +75,7 @@ class ArmStudy:
         rows: The arm's trials in the ledger.
         curves: Reads learning curves from the ledger, by trial id.
         objective: What the trials are judged by.
+        earlier: Trials of an earlier job that the sampler is to know; they stay in memory.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class ArmStudy:
         rows: Sequence[Trial],
         curves: Curves,
         objective: Objective,
+        earlier: EarlierTrials | None = None,
     ) -> None:
         self._spec, self._arm, self._storage, self._objective = spec, arm, storage, objective
         self._two = spec.objective.trade_off is not None
@@ -97,7 +104,9 @@ class ArmStudy:
         self._stored_id = storage.get_study_id_from_name(name)
         self._notes: dict[str, Any] = {}
         self._worst, self._slowest = -math.inf, 0.0
+        tried = self._show(earlier) if earlier is not None else []
         self._align(rows, curves)
+        self._enqueue([*tried, *(row.params for row in rows)], earlier.best() if earlier else [])
 
     def resume(self, row: Trial) -> OpenTrial:
         """Open a trial of the ledger that runs again."""
@@ -191,8 +200,25 @@ class ArmStudy:
         self._notes.update(self._storage.get_study_system_attrs(self._stored_id))
         for key, value in self._notes.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
-        tried = [row.params for row in rows]
-        for values in first_trials(self._arm.space)[: self._spec.budget.trials_per_arm]:
+
+    def _show(self, earlier: EarlierTrials) -> list[dict[str, Scalar]]:
+        """Let the sampler know the trials of an earlier job, where their values compare; return what they tried."""
+        shown = earlier.trials if earlier.comparable else ()
+        for trial in shown:
+            values = [trial.value, trial.seconds] if self._two else [trial.value]
+            known = create_trial(
+                values=values,
+                params=dict(trial.params),
+                distributions=distributions(self._arm.space, trial.params),
+                user_attrs={EARLIER: f"{earlier.job_id}/{trial.number}"},
+            )
+            self.study.add_trial(known)
+        return [trial.params for trial in shown]
+
+    def _enqueue(self, tried: Sequence[Mapping[str, Scalar]], best: Sequence[dict[str, Scalar]]) -> None:
+        """Enqueue what is worth trying first: the best of an earlier job, then the good points of the space."""
+        wanted = [*best, *(values for values in first_trials(self._arm.space) if values not in best)]
+        for values in wanted[: self._spec.budget.trials_per_arm]:
             if values not in tried:
                 self.study.enqueue_trial(values)
 

@@ -19,12 +19,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.artifacts import DATA_FILE
 from service.errors import ServiceError
-from service.recommend.export import BUNDLE_FORMAT, BUNDLE_VERSION, DOCUMENT, MANIFEST, P_FILE, SCRIPT
+from service.recommend.export import BUNDLE_FORMAT, BUNDLE_VERSION, DOCUMENT, MANIFEST, P_FILE, SCRIPT, START_FILE
 from service.training.run import Run
 from service.version import VERSION
 
 NAMES: Final = frozenset({MANIFEST, SCRIPT, DOCUMENT, DATA_FILE})
-"""What every bundle holds; beside it P may be there."""
+"""What every bundle holds."""
+
+PS: Final = frozenset({P_FILE, START_FILE})
+"""What may be there too: the P that was learned, and the one that its run started from."""
 
 MAX_BYTES: Final = 4 << 30
 """Unpacked size of a bundle; one that says more is refused unread."""
@@ -82,9 +85,9 @@ def read_bundle(path: Path) -> Bundle:
 
 def _contents(archive: zipfile.ZipFile, path: Path) -> dict[str, bytes]:
     names = archive.namelist()
-    strange = sorted(set(names) - NAMES - {P_FILE}) + sorted({name for name in names if names.count(name) > 1})
+    strange = sorted(set(names) - NAMES - PS) + sorted({name for name in names if names.count(name) > 1})
     if strange:
-        raise BundleError(f"{path} holds {strange[0]!r}, expected only {', '.join(sorted(NAMES | {P_FILE}))}, once")
+        raise BundleError(f"{path} holds {strange[0]!r}, expected only {', '.join(sorted(NAMES | PS))}, once")
     missing = sorted(NAMES - set(names))
     if missing:
         raise BundleError(f"{path} is no export of a job: it has no {missing[0]}")
@@ -129,24 +132,31 @@ def replay(bundle: Bundle) -> Iterator[Replay]:
 
 def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float]]:
     manifest = bundle.manifest
-    for name in (DATA_FILE, P_FILE):
+    for name in (DATA_FILE, *PS):
         if name in bundle.files:
             (folder / name).write_bytes(bundle.files[name])
     place = {"data_url": str(folder / DATA_FILE), "data_sha256": manifest["files"][DATA_FILE], "test": True}
     try:
         expected, from_p = manifest["expected"], manifest["expected_from_p"]
-        if expected["test_loss"] is None:
+        if expected["test_loss"] is None and from_p is None:
             raise BundleError("there is nothing to compare with: no confirmation run of the recommendation completed")
         fields = {**manifest["run"], "seed": expected["seed"]}
         if fields.keys() & {"checkpoint_url", "p_url", "from_p_url"}:
             raise BundleError(f"{MANIFEST}: run names a file, expected none")
         run = TypeAdapter(Run).validate_python({**fields, **place})
-        yield "test loss", run, float(expected["test_loss"])
+        if expected["test_loss"] is not None:  # with a family only the run from the learned P is one on one task
+            yield "test loss", _started(run, bundle, START_FILE, folder), float(expected["test_loss"])
         if from_p is not None:
             if from_p["test_loss"] is None or P_FILE not in bundle.files:
                 raise BundleError(f"{MANIFEST}: a run from P is expected, but its loss or {P_FILE} is missing")
-            url, digest = str(folder / P_FILE), manifest["files"][P_FILE]
-            warm = replace(run, seed=from_p["seed"], from_p_url=url, from_p_sha256=digest)
+            warm = _started(replace(run, seed=from_p["seed"]), bundle, P_FILE, folder)
             yield "test loss from the learned P", warm, float(from_p["test_loss"])
     except (KeyError, TypeError, ValidationError) as error:
         raise BundleError(f"{MANIFEST} describes no run: {error}") from error
+
+
+def _started(run: Run, bundle: Bundle, name: str, folder: Path) -> Run:
+    """Return the run as it starts from a P of the bundle; as it is where that is not there."""
+    if name not in bundle.files:
+        return run
+    return replace(run, from_p_url=str(folder / name), from_p_sha256=bundle.manifest["files"][name])

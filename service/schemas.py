@@ -91,6 +91,25 @@ class SearchSpec(SpecModel):
 
     sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
     pruner: Literal["asha", "hyperband", "median", "none"] = "asha"
+    from_job: str | None = Field(
+        None,
+        max_length=40,
+        pattern=r"^[\w-]+$",
+        description="An earlier job with the same arms and search spaces, whose completed trials the sampler knows.",
+    )
+
+
+class WarmStartSpec(SpecModel):
+    """The learned P of an earlier job, which the arms that learn P start from."""
+
+    job: str = Field(
+        max_length=40, pattern=r"^[\w-]+$", description="A job that has succeeded and recommends a P that it learned."
+    )
+    sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Of the file of that P; null takes the one that the job has, and is filled in.",
+    )
 
 
 class TrainingSpec(SpecModel):
@@ -197,9 +216,12 @@ class JobSpec(SpecModel):
     )
 
     name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
-    dataset: DatasetSpec
+    dataset: DatasetSpec = Field(DatasetSpec(), description="Required, unless each task of a family has its own.")
     model: ModelSpec
-    family: FamilySpec | None = Field(None, description="Learn P over many tasks of the dataset; null is one task.")
+    family: FamilySpec | None = Field(None, description="Learn P over many tasks; null is one task.")
+    warm_start: WarmStartSpec | None = Field(
+        None, description="Start from the P of an earlier job; null starts from P = I."
+    )
     objective: ObjectiveSpec = ObjectiveSpec()
     search_space: SearchSpaceSpec = SearchSpaceSpec()
     arms: Literal["warpadam", "per_structure"] = Field(
@@ -216,6 +238,13 @@ class JobSpec(SpecModel):
     resources: ResourcesSpec = ResourcesSpec()
     confirm: ConfirmSpec = ConfirmSpec()
     seed: Annotated[int, Ge(0), Le(MAX_SEED)] = Field(0, description="Data split, trial seed and samplers.")
+
+    @property
+    def datasets(self) -> dict[str, DatasetSpec]:
+        """The datasets of the job, by the fields that name them: one, or one for each task of a family."""
+        if self.family is None or self.family.datasets is None:
+            return {"dataset": self.dataset}
+        return {f"family.datasets[{index}]": chosen for index, chosen in enumerate(self.family.datasets)}
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec with every default written out, as plain JSON values."""

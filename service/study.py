@@ -15,6 +15,7 @@ from search_spaces.to_optuna import suggest
 from service.arms import ArmPlan
 from service.artifacts import ArtifactStore
 from service.db.models import Trial
+from service.earlier_trials import read_earlier_trials
 from service.engines.base import Assignment, Pruning
 from service.fidelity import UNPRUNED, Fidelity, measure
 from service.ledger.runs import RunLog
@@ -88,7 +89,8 @@ class ArmSearch:
         self._unwritten: list[tuple[int, Progress]] = []
         self._written = time.monotonic()
         self.pruning: Pruning | None = make_pruning(plan.spec.engine, plan.spec.search, self.objective)
-        self._projection = ArmStudy(log.job_id, plan.spec, arm, storage, rows, log.curves, self.objective)
+        earlier = read_earlier_trials(artifacts, log.job_id, arm.name) if plan.spec.search.from_job else None
+        self._projection = ArmStudy(log.job_id, plan.spec, arm, storage, rows, log.curves, self.objective, earlier)
         self.study = self._projection.study
         self.fidelity: Fidelity | None = None
         self._measure()

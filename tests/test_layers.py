@@ -23,7 +23,7 @@ ROOMS = (
     {"plan", "db"},
     {"ledger"},
     {"engines"},
-    {"samplers", "fidelity", "estimate"},
+    {"samplers", "fidelity", "estimate", "warm_start", "earlier_trials"},
     {"projection"},
     {"study"},
     {"recommend"},

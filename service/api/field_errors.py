@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 
@@ -123,13 +123,18 @@ def _model_at(path: Sequence[str | int]) -> type[BaseModel]:
             return MODELS[tag]
         case ["search_space", "overrides", *_]:
             return RangeOverride
-        case [str(part), *_]:
-            model = JobSpec.model_fields[part].annotation
-            assert isinstance(model, type)
-            assert issubclass(model, BaseModel)
-            return model
-        case _:
-            raise AssertionError(f"no fields at {path}")
+    model: type[BaseModel] = JobSpec
+    for part in path:
+        if isinstance(part, str):
+            model = _model_in(model.model_fields[part].annotation)
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel]:
+    """Return the model that a field is of: itself, the items of its list, or what it is unless null."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(_model_in(item) for item in get_args(annotation) if item is not type(None))
 
 
 def _excerpt(body: object, position: int) -> str:

@@ -15,15 +15,19 @@ from service import deletion
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StudiesDep, Text, UserCodeDep
 from service.api.problems import responses
 from service.api.views import EventView, JobSummary, JobView, Page
+from service.artifacts import START_P_FILE, ArtifactStore
 from service.db.models import Job
 from service.db.session import Database
+from service.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
 from service.estimate import JobEstimate, estimate
 from service.ledger import datasets, queries
 from service.ledger import jobs as ledger
-from service.plan import extended, make_plan
+from service.plan import JobPlan, extended
 from service.schemas import ExtendSpec, JobSpec
 from service.states import JobState
-from service.training.catalog import training_rows
+from service.training.catalog import DatasetInfo, training_rows
+from service.user_code.probe import UserCode
+from service.warm_start import note, plan_warm_start
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -62,26 +66,63 @@ def submit_job(
     spec: JobSpec,
     response: Response,
     db: DatabaseDep,
+    artifacts: ArtifactsDep,
     user_code: UserCodeDep,
     idempotency_key: KeyHeader = None,
     dry_run: Annotated[bool, Query(description="Answer the plan with an estimate, and queue nothing.")] = False,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
-    known = user_code.info_for(spec, datasets.info_for(db, spec.dataset))
-    plan = make_plan(spec, known)
-    info = asdict(plan.info) if known is not None else None
     if dry_run:
         response.status_code = HTTPStatus.OK
-        return estimate(plan, training_rows(plan.info, spec.model))
-    arms = [arm.name for arm in plan.arms]
-    if idempotency_key is None:
-        view = _view(db, ledger.submit(db, spec.to_json(), arms, info).id)
+        plan = _plan(db, artifacts, user_code, spec)[0]
+        return estimate(plan, training_rows(plan.info, spec.model), note(plan))
+    earlier = ledger.earlier_answer(db, idempotency_key, spec.to_json()) if idempotency_key is not None else None
+    if earlier is not None:
+        view, replayed = JobView.model_validate(earlier), True
     else:
-        answer, replayed = ledger.submit_once(db, spec.to_json(), arms, idempotency_key, _render, info)
-        view = JobView.model_validate(answer)
+        view, replayed = _queue(db, artifacts, user_code, spec, idempotency_key)
+    if idempotency_key is not None:
         response.headers["Idempotent-Replayed"] = str(replayed).lower()
     response.headers["Location"] = view.links.self
     return view
+
+
+def _plan(
+    db: Database, artifacts: ArtifactStore, user_code: UserCode, spec: JobSpec
+) -> tuple[JobPlan, DatasetInfo | None, dict[str, bytes]]:
+    """Return the plan of a job, what is known of its data, and the files that it comes with."""
+    info = user_code.info_for(spec, datasets.info_for(db, spec))
+    plan, start_p = plan_warm_start(db, artifacts, spec, info)
+    files = {START_P_FILE: start_p, EARLIER_TRIALS_FILE: find_earlier_trials(db, plan)}
+    return plan, info, {name: content for name, content in files.items() if content is not None}
+
+
+def _queue(
+    db: Database, artifacts: ArtifactStore, user_code: UserCode, spec: JobSpec, key: str | None
+) -> tuple[JobView, bool]:
+    """Queue a job with the files that it comes with; those of one that did not come to be are deleted."""
+    plan, info, files = _plan(db, artifacts, user_code, spec)
+    kept: list[str] = []
+
+    def keep(job_id: str) -> None:
+        kept.append(job_id)
+        for name, content in files.items():
+            artifacts.put(job_id, name, content)
+
+    whole, arms = plan.spec.to_json(), [arm.name for arm in plan.arms]
+    known, made = None if info is None else asdict(info), ""
+    try:
+        if key is None:
+            view, replayed = _view(db, ledger.submit(db, whole, arms, known, keep).id), False
+        else:
+            answer, replayed = ledger.submit_once(db, whole, arms, key, _render, known, keep, spec.to_json())
+            view = JobView.model_validate(answer)
+        made = view.id
+    finally:
+        for job_id in kept:
+            if files and job_id != made:
+                artifacts.delete_job(job_id)
+    return view, replayed
 
 
 @router.get("", responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY))

@@ -16,6 +16,7 @@ from service.ledger.queries import ArmSummary, Progress
 from service.plan import JobPlan
 from service.recommend.findings import Findings
 from service.recommend.recommendation import ArmResult, Pair
+from service.recommend.transfer import WarmStart
 from service.recommend.verdict import Verdict, Word
 from service.schemas import JobSpec
 from service.states import ArmState, JobState, TrialState
@@ -222,6 +223,9 @@ class LearnedP(View):
     sha256: str
     seed: int = Field(description="Of the run that learned it, and of the one that started from it.")
     test_loss: float | None = Field(description="Of the run that started from it; no part of the verdict.")
+    data_sha256: str | None = Field(
+        None, description="With a family: hash of the split of the one task that that run trained on."
+    )
 
 
 class RecommendationView(View):
@@ -239,6 +243,7 @@ class RecommendationView(View):
     pairs: list[Pair]
     finalists: list[ArmResult]
     learned_p: LearnedP | None = Field(None, description="null when the recommended optimizer has no P that was kept")
+    warm_start: WarmStart | None = Field(None, description="Whether the P that the job started from transfers.")
     made_with: dict[str, str] = Field({}, description="Versions of the worker that made the recommendation.")
     findings: Findings | None = Field(None, description="Descriptive: other arms and metrics, and how the search went.")
 

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -14,9 +16,14 @@ from service.data_schemas import DatasetSpec
 from service.db.models import DatasetRow, Job
 from service.db.session import Database
 from service.errors import ConflictError, FieldError, InvalidSpecError, NotFoundError
+from service.family import Member, check_groups, info_of_datasets
+from service.schemas import JobSpec
 from service.states import ENDED_JOB
-from service.training.catalog import DatasetInfo
-from service.training.facts import DatasetFacts, dataset_info
+from service.training.catalog import DATASETS, DatasetInfo
+from service.training.facts import ColumnKind, DatasetFacts, dataset_info
+
+FAMILY_OF: Final = "family of "
+"""How the data of a job on a family of datasets is called, and how many follows."""
 
 
 def find(db: Database, dataset_id: str) -> DatasetRow | None:
@@ -64,26 +71,66 @@ def delete(db: Database, dataset_id: str, delete_files: Callable[[str], None]) -
         row = session.scalars(select(DatasetRow).where(DatasetRow.id == dataset_id).with_for_update()).one_or_none()
         if row is None:
             raise NotFoundError(f"there is no dataset {dataset_id!r}")
-        open_job = select(Job.id).where(Job.dataset == dataset_id, Job.state.not_in(ENDED_JOB)).limit(1)
-        job_id = session.scalar(open_job)
+        uses = or_(Job.dataset == dataset_id, Job.dataset.startswith(FAMILY_OF))
+        open_jobs = session.execute(select(Job.id, Job.spec).where(uses, Job.state.not_in(ENDED_JOB)))
+        job_id = next((job_id for job_id, spec in open_jobs if dataset_id in uploaded_by(spec)), None)
         if job_id is not None:
             raise ConflictError(f"job {job_id} uses dataset {dataset_id} and has not ended: cancel it first")
         delete_files(dataset_id)
         session.delete(row)
 
 
-def info_for(db: Database, spec: DatasetSpec) -> DatasetInfo | None:
-    """Return what a plan needs to know about the uploaded dataset of a job; None for a bundled one.
+def info_for(db: Database, spec: JobSpec) -> DatasetInfo | None:
+    """Return what a plan needs to know about the data of a job; None for a bundled dataset.
 
     Raises:
-        InvalidSpecError: There is no such dataset, or it has no such target.
+        InvalidSpecError: There is no such dataset, it has no such target, or those of a family do not go together.
     """
-    if spec.id is None:
+    chosen = spec.datasets
+    if all(given.id is None or given.name is not None for given in chosen.values()):
         return None
-    row = find(db, spec.id)
+    known = {place: given for place, given in chosen.items() if given.id is not None or given.name in DATASETS}
+    members = [_member(db, place, given) for place, given in known.items()]
+    if len(members) < len(chosen):
+        return None  # the check of the spec says what is wrong with the others
+    if "dataset" not in chosen:
+        return info_of_datasets(members)
+    if spec.family is not None and spec.family.group_by is not None:
+        check_groups(members[0], spec.family.group_by, spec.family.bins)
+    return members[0].info
+
+
+def _member(db: Database, place: str, given: DatasetSpec) -> Member:
+    if given.id is None:
+        return Member(label=given.label, info=DATASETS[given.label])
+    row = find(db, given.id)
     if row is None:
-        raise InvalidSpecError(FieldError("dataset.id", spec.id, "the id of an uploaded dataset: see GET /v1/datasets"))
-    return dataset_info(DatasetFacts.from_json(row.facts), spec)
+        expected = "the id of an uploaded dataset: see GET /v1/datasets"
+        raise InvalidSpecError(FieldError(f"{place}.id", given.id, expected))
+    facts = DatasetFacts.from_json(row.facts)
+    try:
+        info = dataset_info(facts, given)
+    except InvalidSpecError as error:
+        moved = (replace(wrong, field=wrong.field.replace("dataset", place, 1)) for wrong in error.errors)
+        raise InvalidSpecError(*moved) from error
+    categories = {column.name for column in facts.columns if column.kind is ColumnKind.CATEGORY}
+    counts = {column.name: column.levels for column in facts.columns if column.levels is not None}
+    return Member(label=given.id, info=info, categories=frozenset(categories), counts=counts)
+
+
+def label_of(spec: Mapping[str, Any]) -> str:
+    """Return what the data of a job is called, from its stored spec."""
+    many = (spec.get("family") or {}).get("datasets")
+    if many:
+        return f"{FAMILY_OF}{len(many)} datasets"
+    chosen = spec["dataset"]
+    return str(chosen["name"] or chosen.get("id") or chosen.get("entrypoint"))
+
+
+def uploaded_by(spec: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the uploaded datasets that a job uses, from its stored spec, in the order to lock them in."""
+    chosen = (spec.get("family") or {}).get("datasets") or [spec["dataset"]]
+    return sorted({given["id"] for given in chosen if given.get("id") is not None})
 
 
 def lock(session: Session, dataset_id: str) -> None:

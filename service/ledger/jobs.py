@@ -45,7 +45,13 @@ def require_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
-def submit(db: Database, spec: Mapping[str, Any], arms: Sequence[str], info: Mapping[str, Any] | None = None) -> Job:
+def submit(
+    db: Database,
+    spec: Mapping[str, Any],
+    arms: Sequence[str],
+    info: Mapping[str, Any] | None = None,
+    keep: Callable[[str], None] | None = None,
+) -> Job:
     """Store a queued job with its arms.
 
     Args:
@@ -53,12 +59,13 @@ def submit(db: Database, spec: Mapping[str, Any], arms: Sequence[str], info: Map
         spec: The whole spec, defaults written out.
         arms: Names of the arms, in the order in which they will run.
         info: What is known of an uploaded dataset, and of user code.
+        keep: Stores the files that the job comes with, given its id, before a worker can take it.
 
     Raises:
         ConflictError: The uploaded dataset was deleted.
     """
     with db.write() as session:
-        return _insert(session, spec, arms, info)
+        return _insert(session, spec, arms, info, keep)
 
 
 def submit_once(
@@ -68,6 +75,8 @@ def submit_once(
     key: str,
     render: Callable[[Session, Job], dict[str, Any]],
     info: Mapping[str, Any] | None = None,
+    keep: Callable[[str], None] | None = None,
+    sent: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Store a queued job unless ``key`` already stands for one.
 
@@ -78,6 +87,8 @@ def submit_once(
         key: The Idempotency-Key.
         render: Turns the new job into the answer that is stored and replayed.
         info: What is known of an uploaded dataset, and of user code.
+        keep: Stores the files that a new job comes with, given its id.
+        sent: The spec as it was sent, by which replays are told; None if that is ``spec``.
 
     Returns:
         The answer, and whether it is a replay.
@@ -85,7 +96,30 @@ def submit_once(
     Raises:
         IdempotencyConflictError: ``key`` was used with another body.
     """
-    return _once(db, key, spec_hash(spec), lambda session: _insert(session, spec, arms, info), render)
+    return _once(
+        db,
+        key,
+        spec_hash(spec if sent is None else sent),
+        lambda session: _insert(session, spec, arms, info, keep),
+        render,
+    )
+
+
+def earlier_answer(db: Database, key: str, sent: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the answer that ``key`` stands for, whatever has become of what the job was made from; None if it is new.
+
+    Raises:
+        IdempotencyConflictError: ``key`` was used with another body.
+    """
+    with db.read() as session:
+        earlier = session.get(IdempotencyKey, key)
+    return None if earlier is None else _same(earlier, spec_hash(sent))
+
+
+def _same(earlier: IdempotencyKey, digest: str) -> dict[str, Any]:
+    if earlier.spec_sha256 != digest:
+        raise IdempotencyConflictError(f"Idempotency-Key {earlier.key!r} was used before, with another body")
+    return earlier.answer
 
 
 def extend(
@@ -119,8 +153,8 @@ def extend(
         job = require_job(session, job_id, lock=True)
         if job.state != JobState.SUCCEEDED:
             raise ConflictError(f"job {job_id} is {job.state}: only a job that has succeeded can be extended")
-        if job.spec["dataset"].get("id") is not None:
-            datasets.lock(session, job.spec["dataset"]["id"])
+        for dataset_id in datasets.uploaded_by(job.spec):
+            datasets.lock(session, dataset_id)
         job.spec = dict(change(job.spec))
         job.state, job.finished_at, job.cancel_requested, job.looks = JobState.QUEUED, None, False, job.looks + 1
         if more.get("trials") or more.get("max_seconds"):
@@ -154,19 +188,22 @@ def _once(
     except IntegrityError:  # another request with the same key was a moment faster
         with db.read() as session:
             earlier = session.get_one(IdempotencyKey, key)
-    if earlier.spec_sha256 != digest:
-        raise IdempotencyConflictError(f"Idempotency-Key {key!r} was used before, with another body")
-    return earlier.answer, True
+    return _same(earlier, digest), True
 
 
-def _insert(session: Session, spec: Mapping[str, Any], arms: Sequence[str], info: Mapping[str, Any] | None) -> Job:
-    chosen = spec["dataset"]
-    if chosen["id"] is not None:
-        datasets.lock(session, chosen["id"])
+def _insert(
+    session: Session,
+    spec: Mapping[str, Any],
+    arms: Sequence[str],
+    info: Mapping[str, Any] | None,
+    keep: Callable[[str], None] | None,
+) -> Job:
+    for dataset_id in datasets.uploaded_by(spec):
+        datasets.lock(session, dataset_id)
     job = Job(
         id=f"job-{secrets.token_hex(8)}",
         name=spec["name"],
-        dataset=chosen["name"] or chosen["id"] or chosen["entrypoint"],
+        dataset=datasets.label_of(spec),
         dataset_info=None if info is None else dict(info),
         spec=dict(spec),
         created_at=now(),
@@ -175,6 +212,8 @@ def _insert(session: Session, spec: Mapping[str, Any], arms: Sequence[str], info
     session.flush()
     session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(arms))
     record(session, job.id, "submitted")
+    if keep is not None:
+        keep(job.id)
     return job
 
 

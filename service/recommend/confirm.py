@@ -45,9 +45,9 @@ class ConfirmRuns:
         log: Writes to the ledger.
         plan: The job's plan.
         phase: ``select`` picks one finalist of each arm by validation; ``confirm`` compares the arms on test;
-            ``from_p`` trains the recommended config once more from the P that it learned.
+            ``from_p`` trains the recommended config once more from the P that it learned, on one task.
         finalists: The trials whose configs are run.
-        data: URL and SHA-256 of the prepared split.
+        data: URL and SHA-256 of the prepared data: a split, or a family in all phases but ``from_p``.
         artifacts: Keeps the checkpoints of the runs.
         halted: Whether the worker wants everything stopped.
         steps: Steps of a run by arm, where they are not those of the spec.
@@ -86,7 +86,8 @@ class ConfirmRuns:
         run = self._plan.run(row.arm, params, self._data, seed=row.seed, test=test, steps=steps, checkpoint_url=url)
         p_url = self._artifacts.p_url(self._log.job_id, row.trial_number)
         if self._phase == "from_p":
-            run = replace(run, from_p_url=p_url, from_p_sha256=hashlib.sha256(read_artifact(p_url)).hexdigest())
+            digest = hashlib.sha256(read_artifact(p_url)).hexdigest()
+            run = replace(run, from_p_url=p_url, from_p_sha256=digest, family=None)
         elif self._leaves_p(row):
             run = replace(run, p_url=p_url)
         return Assignment(row.id, run, self._plan.spec.resources.max_attempts - row.attempts - 1)

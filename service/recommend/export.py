@@ -12,11 +12,11 @@ import zipfile
 from enum import StrEnum
 from typing import IO, Any, Final
 
-from service.artifacts import DATA_FILE, ArtifactStore
+from service.artifacts import DATA_FILE, START_P_FILE, TASK_FILE, ArtifactStore
 from service.db.models import Job, RecommendationRow
 from service.errors import ConflictError, NotFoundError
 from service.plan import JobPlan, plan_of
-from service.recommend.script import OPTIMIZERS, make_script, replayed_run, summary
+from service.recommend.script import OPTIMIZERS, make_script, replayed_run, start_sha256, summary
 from service.version import VERSION
 
 
@@ -47,6 +47,7 @@ MANIFEST: Final = "manifest.json"
 SCRIPT: Final = "recommended.py"
 DOCUMENT: Final = "recommended.json"
 P_FILE: Final = "p.safetensors"
+START_FILE: Final = "start.safetensors"
 """Files of a zip; the prepared split is ``data.npz``."""
 
 BUNDLE_FORMAT: Final = "warptune.job"
@@ -74,7 +75,7 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: Artif
 
     Raises:
         NotFoundError: The recommendation has no learned P (``safetensors``), or the prepared split is gone (``zip``).
-        ConflictError: A script or a zip of a job on a family of tasks.
+        ConflictError: A script or a zip of a job on a family of tasks that recommends no learned P.
     """
     buffer = io.BytesIO()
     write(job, row, fmt, artifacts, buffer)
@@ -84,11 +85,14 @@ def render(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: Artif
 def write(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: ArtifactStore, target: IO[bytes]) -> None:
     """Write what :func:`render` returns to a file that can be sought in; the data goes there piece by piece."""
     plan = plan_of(job.spec, job.dataset_info)
-    if plan.spec.family is not None and fmt in (ExportFormat.PYTHON, ExportFormat.ZIP):
-        raise ConflictError("a job on a family of tasks has no script; json, yaml and toml have its config")
+    if fmt in (ExportFormat.PYTHON, ExportFormat.ZIP) and plan.spec.family and not _one_task(row):
+        raise ConflictError(
+            f"a job on a family of tasks has a script where it recommends a P, and this one recommends {row.arm}; "
+            "json, yaml and toml have its config"
+        )
     match fmt:
         case ExportFormat.PYTHON:
-            target.write(make_script(plan, row, job.data_sha256, _small_data(job, artifacts)).encode())
+            target.write(make_script(plan, row, *_small_data(job, row, artifacts)).encode())
         case ExportFormat.SAFETENSORS:
             target.write(_learned_p(row, artifacts))
         case ExportFormat.ZIP:
@@ -97,10 +101,11 @@ def write(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: Artifa
             target.write(_text(_document(job, plan, row), fmt).encode())
 
 
-def _small_data(job: Job, artifacts: ArtifactStore) -> bytes | None:
-    """Return the prepared split if it may fit into a script."""
-    size = artifacts.size_bytes(job.id, DATA_FILE)
-    return None if size is None or size > MAX_UNPACKED_BYTES else artifacts.get(job.id, DATA_FILE)
+def _small_data(job: Job, row: RecommendationRow, artifacts: ArtifactStore) -> tuple[str | None, bytes | None]:
+    """Return the hash of the prepared split, and the split if it may fit into a script."""
+    name, digest = _data(job, row)
+    size = artifacts.size_bytes(job.id, name)
+    return digest, None if size is None or size > MAX_UNPACKED_BYTES else artifacts.get(job.id, name)
 
 
 def _text(document: dict[str, Any], fmt: ExportFormat) -> str:
@@ -138,6 +143,26 @@ def _document(job: Job, plan: JobPlan, row: RecommendationRow) -> dict[str, Any]
     }
 
 
+def _one_task(row: RecommendationRow) -> str | None:
+    """Return the hash of the split of one task of a family, which the run from the learned P trained on."""
+    digest: str | None = (row.data.get("learned_p") or {}).get("data_sha256")
+    return digest
+
+
+def _data(job: Job, row: RecommendationRow) -> tuple[str, str | None]:
+    """Return the file of the split that the exported runs train on, and its hash."""
+    digest = _one_task(row)
+    return (TASK_FILE, digest) if digest else (DATA_FILE, job.data_sha256)
+
+
+def _start_p(job: Job, digest: str, artifacts: ArtifactStore) -> bytes:
+    """Return the P that the recorded run started from."""
+    content = artifacts.get(job.id, START_P_FILE)
+    if content is None or hashlib.sha256(content).hexdigest() != digest:
+        raise NotFoundError(f"the P that job {job.id} started from is not in the artifact store any more")
+    return content
+
+
 def _learned_p(row: RecommendationRow, artifacts: ArtifactStore) -> bytes:
     """Return the learned P, the very file that the run from it was recorded with."""
     learned = row.data.get("learned_p")
@@ -151,26 +176,29 @@ def _learned_p(row: RecommendationRow, artifacts: ArtifactStore) -> bytes:
 
 def _bundle(job: Job, plan: JobPlan, row: RecommendationRow, artifacts: ArtifactStore, target: IO[bytes]) -> None:
     learned = row.data.get("learned_p")
-    if _data_sha256(job, artifacts) != job.data_sha256:
+    name, digest = _data(job, row)
+    if _sha256(job, name, artifacts) != digest:
         raise NotFoundError(f"the prepared data of job {job.id} is not in the artifact store any more")
     files = {
-        SCRIPT: make_script(plan, row, job.data_sha256, None).encode(),
+        SCRIPT: make_script(plan, row, digest, None).encode(),
         DOCUMENT: _text(_document(job, plan, row), ExportFormat.JSON).encode(),
     }
     if learned is not None:
         files[P_FILE] = _learned_p(row, artifacts)
+    if start := start_sha256(plan, row):
+        files[START_FILE] = _start_p(job, start, artifacts)
     run = replayed_run(plan, row)
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
     manifest = {
         "format": BUNDLE_FORMAT,
         "format_version": BUNDLE_VERSION,
         "job": job.id,
         "name": job.name,
         "arm": row.arm,
-        "files": {**sums, DATA_FILE: job.data_sha256},
+        "files": {**sums, DATA_FILE: digest},
         "versions": row.data.get("made_with", {"warptune": VERSION}),
         "seeds": {"job": plan.spec.seed, "confirm": [pair["seed"] for pair in row.data["pairs"]]},
-        "data_sha256": job.data_sha256,
+        "data_sha256": digest,
         "run": summary(plan, row),
         "expected": {"seed": run.seed, "test_loss": run.test_loss},
         "expected_from_p": learned and {"seed": learned["seed"], "test_loss": learned["test_loss"]},
@@ -178,17 +206,17 @@ def _bundle(job: Job, plan: JobPlan, row: RecommendationRow, artifacts: Artifact
         "user_code": dict(plan.info.sources),
     }
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in {MANIFEST: json.dumps(manifest, indent=2).encode(), **files}.items():
-            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+        for file, content in {MANIFEST: json.dumps(manifest, indent=2).encode(), **files}.items():
+            archive.writestr(zipfile.ZipInfo(file, EPOCH), content, zipfile.ZIP_DEFLATED)
         entry = zipfile.ZipInfo(DATA_FILE, EPOCH)
         entry.compress_type = zipfile.ZIP_DEFLATED
-        with artifacts.open(job.id, DATA_FILE) as data, archive.open(entry, "w", force_zip64=True) as packed:
+        with artifacts.open(job.id, name) as data, archive.open(entry, "w", force_zip64=True) as packed:
             shutil.copyfileobj(data, packed, PIECE_BYTES)
 
 
-def _data_sha256(job: Job, artifacts: ArtifactStore) -> str | None:
+def _sha256(job: Job, name: str, artifacts: ArtifactStore) -> str | None:
     try:
-        with artifacts.open(job.id, DATA_FILE) as data:
+        with artifacts.open(job.id, name) as data:
             return hashlib.file_digest(data, "sha256").hexdigest()
     except FileNotFoundError:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
-from service.arms import ArmPlan, Role
+from service.arms import SHUFFLED_P, ArmPlan, Role
 from service.db.models import ConfirmRun, Trial
 from service.fidelity import Fidelity
 from service.objective import Objective, time_to
@@ -73,7 +73,8 @@ class Findings:
 
     Attributes:
         note: How to read the comparisons.
-        comparisons: The recommended comparison on other metrics, and the other arms against the same baseline.
+        comparisons: The recommended comparison on other metrics, the other arms against the same baseline, and the
+            challenger of a warm start against its control.
         arms: How each search went.
         pareto: Trials of all arms but controls that are best in cost or seconds; empty unless both were objectives.
         pruning: What became of pruning, in one sentence.
@@ -156,10 +157,13 @@ def _comparisons(
         pairs, missed = _times([(curve_of(base), curve_of(warp)) for base, warp in both], metric)
         yield from _compare(names, metric.replace("target", "loss_of_baseline"), pairs, missed)
     for arm, trial in by_arm.items():
-        if arm not in names:
-            rows = pairs_of(runs, baseline, trial, objective)
-            costs = [(row.baseline, row.warpadam) for row in rows]
-            yield from _compare((arm, result.baseline), objective.metric, costs, sum(len(row.missed) for row in rows))
+        if arm in names:
+            continue
+        worse, better = (trial, challenger) if arm == SHUFFLED_P else (baseline, trial)
+        rows = pairs_of(runs, worse, better, objective)
+        costs = [(row.baseline, row.warpadam) for row in rows]
+        missed = sum(len(row.missed) for row in rows)
+        yield from _compare((better.arm, worse.arm), objective.metric, costs, missed)
 
 
 def _complete(run: ConfirmRun) -> bool:

@@ -96,7 +96,7 @@ def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.F
         points: dict[float, list[float]] = {}
         for run in runs:
             if run.arm == arm and run.state == TrialState.COMPLETE:
-                for step, _, val_loss, _, _ in run.curve:
+                for step, _, val_loss, *_ in run.curve:
                     points.setdefault(step or 0.0, []).append(val_loss or 0.0)
         if not points:
             continue

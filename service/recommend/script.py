@@ -16,7 +16,7 @@ from itertools import pairwise
 from string import Template
 from typing import Any, Final
 
-from service.arms import Role
+from service.arms import Role, Start
 from service.db.models import RecommendationRow
 from service.model_schemas import EntrypointSpec
 from service.plan import JobPlan
@@ -134,7 +134,12 @@ class Replayed:
 
 
 def replayed_run(plan: JobPlan, row: RecommendationRow) -> Replayed:
-    """Return the first confirmation run of the recommended config that completed."""
+    """Return the first confirmation run of the recommended config that completed.
+
+    With a family such a run is one on many tasks: what is done again is the one from the learned P, on one of them.
+    """
+    if plan.spec.family is not None:
+        return Replayed(seed=row.data["learned_p"]["seed"], test_loss=None)
     side = "warpadam" if plan.arm(row.arm).role is Role.WARPADAM else "baseline"
     for pair in row.data["pairs"]:
         # a recommendation of an earlier version has the losses under the name of the side
@@ -142,6 +147,13 @@ def replayed_run(plan: JobPlan, row: RecommendationRow) -> Replayed:
         if loss is not None:
             return Replayed(seed=pair["seed"], test_loss=loss)
     return Replayed(seed=plan.spec.seed, test_loss=None)
+
+
+def start_sha256(plan: JobPlan, row: RecommendationRow) -> str | None:
+    """Return the hash of the P that the recommended runs started from; None for P = I, and on a family's one task."""
+    warm = plan.spec.warm_start
+    is_warm = plan.arm(row.arm).start is Start.LEARNED and plan.spec.family is None
+    return warm.sha256 if warm and is_warm else None
 
 
 def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, data: bytes | None) -> str:
@@ -173,6 +185,7 @@ def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, 
         p_sha256=repr(learned and learned["sha256"]),
         p_seed=learned and learned["seed"],
         p_recorded=learned and learned["test_loss"],
+        start_sha256=repr(start_sha256(plan, row)),
         threads=spec.resources.cpus_per_trial,
         device=repr("cuda" if spec.resources.gpus_per_trial else "cpu"),
         model=_model(plan),

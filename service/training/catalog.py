@@ -47,6 +47,7 @@ class DatasetInfo:
         shape: Channels, height and width of an image; empty for other data.
         characters: Distinct characters of a text.
         columns: Names of the input columns.
+        widths: Features that each of these becomes; empty where each becomes one.
         tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
         sources: Entrypoint of user code -> SHA-256 of the source of its module.
     """
@@ -60,6 +61,7 @@ class DatasetInfo:
     shape: tuple[int, ...] = ()
     characters: int = 0
     columns: tuple[str, ...] = ()
+    widths: tuple[int, ...] = ()
     tensors: tuple[tuple[int, ...], ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -71,7 +73,7 @@ class DatasetInfo:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
         """Read the JSON values of ``dataclasses.asdict``."""
-        lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns")}
+        lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns", "widths")}
         tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
         return cls(**{**stored, **lists, "tensors": tensors, "task": Task(stored["task"])})
 
@@ -108,6 +110,12 @@ DATASETS: Final[Mapping[str, DatasetInfo]] = {
 
 HELD_OUT: Final = 0.2
 """Share of the rows in the validation part, and again in the test part."""
+
+MAX_VALUES: Final = 20
+"""A column of numbers with more distinct values than this is cut into bins, where a family is grouped by it."""
+
+MIN_GROUP_ROWS: Final = 10
+"""A group with fewer rows is no task: a fifth of ten, which is held out, is little enough."""
 
 MIN_TASKS: Final = 3
 """Tasks of a family: one to learn P on, one to choose by, one to judge on."""

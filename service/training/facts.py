@@ -158,6 +158,7 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         raise InvalidSpecError(FieldError("dataset.target", spec.target, "a table with a column that varies beside it"))
     outputs = {Task.AUTOENCODING: features, Task.REGRESSION: 1}.get(task) or (target.distinct if target else 1)
     images = len(facts.shape) == 3
+    inputs = [c for c in facts.columns if facts.layout is Layout.TABLE and (target is None or c.name != target.name)]
     return DatasetInfo(
         rows=facts.rows,
         features=features,
@@ -166,6 +167,8 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         images=images,
         source="upload",
         shape=facts.shape if images else (),
+        columns=tuple(column.name for column in inputs),
+        widths=tuple(column.width for column in inputs),
     )
 
 

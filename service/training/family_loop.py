@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from service.training.catalog import Task
 from service.training.checkpoint import Checkpoints
 from service.training.families import Member, load_family
+from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
 from service.training.models import LOSSES, SCORES, build_model
 from service.training.optimizers import build_optimizer
@@ -27,7 +28,7 @@ from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
 
 def train_family(run: Run) -> Iterator[Progress]:
-    """Learn P, then train, yielding the means over the tasks.
+    """Learn P, from the one that the run starts from if there is one, then train, yielding the means over the tasks.
 
     They are those of meta-validation, or with ``run.test`` those of meta-test. ``val_loss`` is that of the rows which
     are held out; with ``run.test`` the last one is the test loss too. ``seconds`` are those of all tasks together,
@@ -39,7 +40,11 @@ def train_family(run: Run) -> Iterator[Progress]:
     assert run.family is not None, "only called for a family"
     torch.set_num_threads(run.threads)
     family = load_family(run.data_url, run.data_sha256)
-    warp, learning_seconds = _learn_p(run, run.family) if run.family.learn_tasks else (None, 0.0)
+    warp, learning_seconds = read_p(run), 0.0
+    if run.family.learn_tasks:
+        warp, learning_seconds = _learn_p(run, run.family, warp)
+        if run.p_url is not None:
+            write_warp(warp, run.p_url)
     members = family.members("meta_test" if run.test else "meta_validation")
     networks = _SideBySide(run, members)
     optimizer = _optimizer_for_all(run, networks.models)
@@ -68,13 +73,14 @@ def _point(run: Run, networks: _SideBySide, step: int, train_loss: float, second
     return Progress(step, train_loss, loss, seconds, loss if tested else None, score, score if tested else None)
 
 
-def _learn_p(run: Run, how: FamilyTraining) -> tuple[Warp, float]:
-    """Return P after all tasks, and the seconds that it took."""
+def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, float]:
+    """Return P after all tasks, from ``start`` on, and the seconds that it took."""
     members = load_family(run.data_url, run.data_sha256).members("meta_train")
     trainer = MetaTrainer(
         [_FamilyTask(run, member) for member in members],
         WarpAdamConfig.from_dict(run.config),
         MetaConfig(steps=how.learn_steps, seed=run.seed),
+        start=start,
     )
     checkpoints = Checkpoints(run)
     saved, done, seconds = checkpoints.newest(), 0, 0.0

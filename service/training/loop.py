@@ -52,8 +52,7 @@ def train(run: Run) -> Iterator[Progress]:
         train_loss = state.mean_loss()
         state.seconds += time.perf_counter() - started
         yield state.measure(train_loss)
-    if run.p_url is not None:
-        state.keep_p(run.p_url)
+    state.keep_p()
 
 
 def report_steps(steps: int) -> list[int]:
@@ -72,8 +71,7 @@ class _State:
         if run.training.compile:
             compile_in_place(self._model, run.device)
         self._optimizer = build_optimizer(run.arm, self._model, run.config)
-        if run.from_p_url is not None:
-            apply_p(self._optimizer, run.from_p_url, run.from_p_sha256)
+        apply_p(self._optimizer, run)
         loss = training_loss(run.task, run.training, self._data.targets, run.sizes[-1], run.device)
         self._step = TrainingStep(self._model, self._optimizer, loss, run.training, run.steps, run.device)
         self._total_loss = torch.zeros((), device=run.device)
@@ -102,9 +100,9 @@ class _State:
         self.points.append(Progress(self.step, train_loss, val_loss, self.seconds, test_loss, val_score, test_score))
         return self.points[-1]
 
-    def keep_p(self, url: str) -> None:
-        """Write the P that was learned, where there is one."""
-        write_p(self._optimizer, url)
+    def keep_p(self) -> None:
+        """Write the P that was learned, where there is one and it is wanted."""
+        write_p(self._optimizer, self._run)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values."""

@@ -63,24 +63,25 @@ def _prepare_table(facts: DatasetFacts, spec: JobSpec, info: DatasetInfo, source
         (table.num_rows, len(columns)), dtype=np.float64 if only_numbers else object
     )  # of 32 bytes each, not 8
     for index, column in enumerate(columns):
-        x[:, index] = _values(table.column(column.name), column)
+        x[:, index] = column_values(table.column(column.name), column)
     y = None if target is None else table.column(target.name).to_numpy()
     parts = split_rows(table.num_rows, spec.seed, y if info.task is Task.CLASSIFICATION else None)
-    transform = _transformer(columns).fit(x[parts["train"]])
+    transform = column_transformer(columns).fit(x[parts["train"]])
     arrays: dict[str, Array] = {}
     for part, rows in parts.items():
         arrays[f"x_{part}"] = np.ascontiguousarray(transform.transform(x[rows]), dtype=np.float32)
     save_split(arrays | _targets(y, info.task, parts), folder)
 
 
-def _values(values: Any, column: Column) -> npt.NDArray[Any]:
+def column_values(values: Any, column: Column) -> npt.NDArray[Any]:
+    """Return a column as :func:`column_transformer` takes it: numbers, NaN where it is empty, or texts, "" there."""
     if column.kind is ColumnKind.NUMBER:
         numbers: npt.NDArray[Any] = values.cast(pa.float64()).to_numpy()  # a missing one becomes NaN
         return numbers
     return np.array(["" if value is None else value for value in values.to_pylist()], dtype=object)
 
 
-def _transformer(columns: list[Column]) -> ColumnTransformer:
+def column_transformer(columns: list[Column]) -> ColumnTransformer:
     """Return what makes features of columns; it makes as many as :attr:`Column.width` says, in whatever rows."""
     numbers = [i for i, column in enumerate(columns) if column.kind is ColumnKind.NUMBER]
     steps: list[tuple[str, Any, Any]] = []

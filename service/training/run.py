@@ -90,9 +90,12 @@ class Run:
         test: Whether the last point carries the test loss; with a family, whether it trains on the meta-test tasks.
         checkpoint_url: Folder of its checkpoints, no other run's; None for a run that makes none.
         checkpoint_every_s: Seconds between two checkpoints.
-        p_url: Where the P that the run learned is written at its end; None for a run that leaves none.
-        from_p_url: The P that the run starts from; None for one that starts from P = I.
+        p_url: Where the P that the run learned is written: at its end, with a family before it trains; None for a run
+            that leaves none.
+        from_p_url: The P that the run starts from; None for one that starts from P = I. With a family P is learned
+            from there on.
         from_p_sha256: The hash of that file.
+        shuffle_seed: Seed with which the coordinates of that P are renumbered, for a control; None leaves them.
         family: How P is learned over a family of tasks, whose data is prepared; None for a run on one task.
     """
 
@@ -117,6 +120,7 @@ class Run:
     p_url: str | None = None
     from_p_url: str | None = None
     from_p_sha256: str | None = None
+    shuffle_seed: int | None = None
     family: FamilyTraining | None = None
 
     def digest(self) -> str:

@@ -129,3 +129,9 @@ def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(con
     assert "descriptive" in shown
     for figure in ("muon", "50.0%", "88%", "0.062", "pruning was on"):
         assert figure in shown
+
+
+def test_a_warm_start_says_whether_p_transfers(console: Console) -> None:
+    warm = {"job": "job-1", "sha256": "0" * 64, "transfer": False, "reason": "no transfer shown: of the tests"}
+    show_recommendation(console, recommendation(warm_start=warm))
+    assert "no transfer shown: of the tests" in drawn(console)

@@ -14,8 +14,13 @@ from tests.conftest import SpecMaker
 @pytest.mark.parametrize(
     ("dataset", "family", "field", "expected"),
     [
-        ("digits", {}, "family", "one of class_subsets and group_by"),
-        ("digits", {"class_subsets": {}, "group_by": "pixel_2_3"}, "family", "one of class_subsets and group_by"),
+        ("digits", {}, "family", "one of class_subsets, group_by, datasets"),
+        (
+            "digits",
+            {"class_subsets": {}, "group_by": "pixel_2_3"},
+            "family",
+            "one of class_subsets, group_by, datasets",
+        ),
         ("diabetes", {"group_by": "agee"}, "family.group_by", "age"),
         ("diabetes", {"class_subsets": {"ways": 2}}, "family.class_subsets", "a dataset with classes"),
         ("digits", {"class_subsets": {"ways": 10}}, "family.class_subsets.ways", "3 subsets or more of the 10"),

@@ -39,7 +39,8 @@ def test_defaults_are_what_the_documents_say() -> None:
         "baselines": ["adamw"],
         "controls": [],
         "engine": {"name": "optuna"},
-        "search": {"sampler": "tpe", "pruner": "asha"},
+        "warm_start": None,
+        "search": {"sampler": "tpe", "pruner": "asha", "from_job": None},
         "training": {
             "schedule": "linear",
             "warmup_steps": 0,

@@ -9,11 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from warpadam.config import Learner, Strategy, WarpAdamConfig
 from warpadam.errors import InvalidConfigError, WarpMismatchError
+from warpadam.learners.scale import LOG_SCALE
 from warpadam.optimizer import WarpAdam
+from warpadam.structures.base import matrix_shape
 
 
 @final
@@ -134,12 +137,52 @@ class Warp:
         """Return the tensors by parameter and name; not copied."""
         return {name: dict(source.tensors) for name, source in self.parameters.items()}
 
+    def shuffled(self, seed: int) -> Warp:
+        """Return the same P in wrong coordinates: every row and column of each parameter renumbered at random.
+
+        It is the map P' = R P R^T with a permutation R, so spectrum, norm and learned step sizes are those of P; only
+        what they belong to is lost. A P that transfers must beat it.
+
+        Args:
+            seed: Of the permutations; one P and one seed give the same result.
+
+        >>> from warpadam import WarpAdam
+        >>> warp = Warp.of(WarpAdam(torch.nn.Linear(3, 2).named_parameters()))
+        >>> warp.shuffled(0).parameters["weight"].tensors.keys() == warp.parameters["weight"].tensors.keys()
+        True
+        """
+        generator = torch.Generator().manual_seed(seed)
+        return self.with_tensors({name: _renumbered(source, generator) for name, source in self.parameters.items()})
+
     def with_tensors(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Warp:
         """Return the same with other tensors, in the form of :meth:`tensors`."""
         return Warp(
             self.config,
             {name: replace(source, tensors=dict(tensors[name])) for name, source in self.parameters.items()},
         )
+
+
+def _renumbered(source: WarpedParameter, generator: torch.Generator) -> dict[str, Tensor]:
+    """Permute every axis of the tensors of one P; axes of one length, which may be one axis, in one order."""
+    orders: dict[int, Tensor] = {}
+
+    def order(length: int) -> Tensor:
+        if length not in orders:
+            orders[length] = torch.randperm(length, generator=generator)
+        return orders[length]
+
+    sides = matrix_shape(source.shape)
+    renumbered = {}
+    for name in sorted(source.tensors):
+        tensor = source.tensors[name]
+        if name == LOG_SCALE and tensor.shape == (sum(sides),):  # of the rows, then of the columns
+            parts = [part[order(len(part)).to(part.device)] for part in tensor.split_with_sizes(list(sides))]
+            renumbered[name] = torch.cat(parts)
+            continue
+        for axis, length in enumerate(tensor.shape):
+            tensor = tensor.index_select(axis, order(length).to(tensor.device))
+        renumbered[name] = tensor
+    return renumbered
 
 
 def _named(optimizer: WarpAdam) -> Iterator[tuple[str, Tensor, Strategy]]:

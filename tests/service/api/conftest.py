@@ -169,7 +169,9 @@ def succeed(log: RunLog, gain: float = 0.25) -> None:
     runs = log.plan_confirm_runs("confirm", finalists, range(100, 100 + log.lease.spec.confirm.seeds))
     for run in runs:
         loss = 1.0 + run.seed % 8 / 64 - (gain if run.arm.startswith(WARPADAM) else 0.0)
-        log.finish_confirm_run(run.id, Ended(TrialState.COMPLETE, loss, loss, 0.1))
+        log.finish_confirm_run(
+            run.id, Ended(TrialState.COMPLETE, loss, loss, 0.1), [Progress(10, loss, loss, 0.1, loss)]
+        )
     picked = [Finalist(trial, trial.value or 0.0) for trial in finalists]
     objective = Objective(metric="val_loss", target=None, steps=10, max_seconds=600.0)
     result = recommend(make_plan(log.lease.spec), picked, log.confirm_runs("confirm"), objective, log.looks())

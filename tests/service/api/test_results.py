@@ -250,3 +250,16 @@ def test_unknown_format_is_refused(shared_client: TestClient, query: str, field:
     problem = assert_problem(shared_client.get(f"/v1/jobs/job-0/export?{query}"), 422, "invalid_spec")
     assert [error["field"] for error in problem["errors"]] == [field]
     assert expected in problem["errors"][0]["expected"]
+
+
+@sqlite_only
+def test_a_family_that_recommends_a_baseline_has_no_script_and_no_p(
+    client: TestClient, submit: Submit, db: Database
+) -> None:
+    job = submit(family={"class_subsets": {"ways": 2}})
+    succeed(claim_job(db), gain=-0.25)
+    for fmt in ("python", "zip"):
+        problem = assert_problem(client.get(job["links"]["export"], params={"format": fmt}), 409, "conflict")
+        assert "this one recommends adamw" in problem["detail"]
+    assert_problem(client.get(job["links"]["export"], params={"format": "safetensors"}), 404, "not_found")
+    assert client.get(job["links"]["export"], params={"format": "yaml"}).status_code == 200

@@ -267,6 +267,7 @@ OTHER: dict[str, Any] = {
     "model": {"name": "convnet"},
     "shape": (1, 8, 8),
     "from_p_sha256": "1" * 64,
+    "shuffle_seed": 0,
 }
 SAME: dict[str, Any] = {
     "data_url": "file:///elsewhere.npz",

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,18 @@ import numpy as np
 import pytest
 
 from service.data_schemas import FamilySpec
-from service.training.catalog import DATASETS
+from service.training.catalog import DATASETS, Task
+from service.training.datasets import Array
 from service.training.families import (
     PARTS,
     Family,
     FamilyError,
     FamilySummary,
-    bundled_table,
     load_family,
+    prepare_datasets,
     prepare_family,
 )
+from service.training.family_tables import Rows, Table, bundled_table
 
 
 def prepared(dataset: str, seed: int = 0, **fields: Any) -> tuple[Family, FamilySummary]:
@@ -69,7 +72,7 @@ def test_a_column_of_few_values_makes_a_group_of_each_and_is_no_feature() -> Non
     family, summary = prepared("digits", group_by="pixel_2_3")
     assert "by its values" in summary.made_by
     assert family.x.shape[1] == 63
-    values = bundled_table("digits").x[:, 19]
+    values = bundled_table("digits").columns["pixel_2_3"]
     for name, member in zip(summary.tasks["meta_test"], family.members("meta_test"), strict=True):
         rows = len(member.x_train) + len(member.x_held_out)
         assert rows == (values == float(name.removeprefix("pixel_2_3 = "))).sum()
@@ -120,3 +123,49 @@ def test_a_stored_family_comes_back_and_a_changed_file_is_refused(tmp_path: Path
     assert back.to_npz() == family.to_npz()
     with pytest.raises(ValueError, match="the prepared data has changed"):
         load_family(f"file://{file}", "0" * 64)
+
+
+def numbers(count: int, rows: int = 120) -> Table:
+    """Rows with an id in a column of ``count`` whole numbers, a category with gaps, and a feature."""
+    ids = 7_000_000.0 + np.arange(rows) % count
+    city = np.array(["Rome", "", "Oslo", "Bonn"], dtype=object)[np.arange(rows) % 4]
+    x = np.stack([ids, np.arange(rows) * 1.0], axis=1)
+
+    def features(_: Rows, without: str | None) -> Array:
+        return np.asarray(x[:, 1:] if without == "id" else x, dtype=np.float32)
+
+    columns = {"id": x[:, 0], "city": city}
+    return Table(y=np.arange(rows) * 1.0, labels=(), columns=columns, features=features, task=Task.REGRESSION)
+
+
+def test_a_number_without_bins_makes_a_task_of_every_value() -> None:
+    family, summary = prepare_family(numbers(40, 400), FamilySpec(group_by="id", bins=0), 0)
+    assert len(family.sizes) == 40
+    assert "id = 7000039" in {name for names in summary.tasks.values() for name in names}
+    binned, summary = prepare_family(numbers(40, 400), FamilySpec(group_by="id", bins=4), 0)
+    assert len(binned.sizes) == 4
+    assert "by 4 quantile bins, as it has 40 values" in summary.made_by
+
+
+def test_rows_without_a_value_are_in_no_task_and_are_counted() -> None:
+    family, summary = prepare_family(numbers(3), FamilySpec(group_by="city"), 0)
+    assert sorted(name for names in summary.tasks.values() for name in names) == [
+        "city = Bonn",
+        "city = Oslo",
+        "city = Rome",
+    ]
+    assert summary.left_out == ["no city (30 rows)"]
+    assert family.sizes.tolist() == [30, 30, 30]
+
+
+def test_datasets_as_tasks_are_standardised_each_by_its_own_rows() -> None:
+    tables = {name: bundled_table("diabetes") for name in ("a", "b", "c")}
+    shifted = replace(tables["b"], y=tables["b"].y * 100.0 + 5.0)
+    family, summary = prepare_datasets(tables | {"b": shifted}, FamilySpec(evaluate_tasks=1), 0)
+    assert sorted(name for names in summary.tasks.values() for name in names) == ["a", "b", "c"]
+    assert summary.made_by == "3 datasets, a task each"
+    for part in PARTS:
+        (member,) = family.members(part)
+        assert np.allclose(member.x_train.mean(0), 0, atol=1e-5)
+        assert float(member.y_train.std()) == pytest.approx(1, abs=1e-5)
+        assert len(member.y_held_out) == pytest.approx(442 / 5, abs=1)

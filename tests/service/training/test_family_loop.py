@@ -15,8 +15,9 @@ from service.arms import CONFIGS
 from service.data_schemas import FamilySpec
 from service.training import family_loop
 from service.training.catalog import Task
-from service.training.families import bundled_table, prepare_family
+from service.training.families import load_family, prepare_family
 from service.training.family_loop import train_family
+from service.training.family_tables import bundled_table
 from service.training.models import build_model
 from service.training.optimizers import BUILDERS
 from service.training.run import DivergedError, FamilyTraining, Progress, Run, Training
@@ -159,3 +160,38 @@ def test_a_p_that_no_task_can_teach_is_a_divergence(data: tuple[str, str]) -> No
     run = a_run(data)
     with pytest.raises(DivergedError, match=r"P (was learned on no task|could not be learned)"):
         list(train_family(replace(run, config={**run.config, "lr": 1e30})))
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_family_run_leaves_the_p_that_it_learned_and_a_run_from_it_ends_alike(
+    data: tuple[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "p.safetensors"
+    run = a_run(data, p_url=f"file://{file}")
+    learned = list(train_family(run))
+    warm = replace(run, p_url=None, from_p_url=f"file://{file}", from_p_sha256=file_hash(file))
+    used = list(train_family(replace(warm, family=FamilyTraining(0, 5))))
+    assert without_seconds(used) == without_seconds(learned)
+    assert used[-1].learning_seconds == 0
+    further = list(train_family(warm))  # learns on from there
+    assert without_seconds(further) != without_seconds(learned)
+    shuffled = list(train_family(replace(warm, family=FamilyTraining(0, 5), shuffle_seed=0)))
+    assert without_seconds(shuffled) != without_seconds(learned)
+
+
+def test_a_p_that_is_not_the_one_that_was_meant_ends_the_run(data: tuple[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "p.safetensors"
+    list(train_family(a_run(data, p_url=f"file://{file}")))
+    with pytest.raises(ValueError, match="the file of P has changed"):
+        list(train_family(a_run(data, from_p_url=f"file://{file}", from_p_sha256="0" * 64)))
+
+
+def test_one_task_of_a_family_is_the_first_that_judges(data: tuple[str, str]) -> None:
+    family = load_family(*data)
+    split, first = family.one_task(), family.members("meta_test")[0]
+    assert (split.x_train == first.x_train).all()
+    assert (split.x_test == first.x_held_out).all()
+    assert (split.y_val == split.y_test).all()
