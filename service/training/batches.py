@@ -79,23 +79,29 @@ class Batches:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str) -> tuple[float, float]:
-        """Return the loss on a whole part, and the accuracy or R2.
+        """Return the loss on a whole part, and the score: SCORES says which of them a task has.
 
         It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. A compiled
         model is run as it is, as its parts of other sizes would each be compiled anew.
         """
         model.eval()
-        loss, score = torch.zeros((2, 1), dtype=torch.float64, device=self._device)
-        has_variance = self._task in (Task.REGRESSION, Task.AUTOENCODING)
+        loss, accuracy, missed = torch.zeros((3, 1), dtype=torch.float64, device=self._device)
         for piece in self._pieces(part):
             x, y = self._rows(part, piece)
             output, share = model.forward(x), len(x) / len(self._x[part])
             loss += share * LOSSES[self._task](output, y).double()
-            if not has_variance:
-                score += share * SCORES[self._task](output, y).double()
+            if self._task is Task.PHYSICS:
+                missed += (output[:, 1] - y[:, 1]).double().square().sum()
+            elif self._task in (Task.CLASSIFICATION, Task.LANGUAGE):
+                accuracy += share * SCORES[self._task](output, y).double()
         model.train()
-        if has_variance:
-            score = 1 - loss / self._variance(part)
+        match self._task:
+            case Task.PHYSICS:
+                score = 1 - (missed / self._y[part][:, 1].double().square().sum()).sqrt()
+            case Task.CLASSIFICATION | Task.LANGUAGE:
+                score = accuracy
+            case Task.REGRESSION | Task.AUTOENCODING:
+                score = 1 - loss / self._variance(part)
         return loss.item(), score.item()
 
     def _variance(self, part: str) -> Tensor:

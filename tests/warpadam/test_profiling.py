@@ -36,12 +36,23 @@ def test_the_run_is_left_as_it_is() -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_a_costly_p_takes_most_of_the_step_and_the_slowest_step_is_no_faster_than_the_mean() -> None:
-    _, optimizer = _trained(learner="rotation", meta_every=1)
+def test_the_times_are_of_the_steps_of_both_and_p_has_the_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is one that only steps move: 4 s where P is updated, 2 s where it is not, 1 s for plain Adam."""
+    now, real_step = 0.0, WarpAdam.step
+
+    def step(optimizer: WarpAdam) -> None:
+        nonlocal now
+        real_step(optimizer)
+        group = optimizer.param_groups[0]
+        update = optimizer.state[group["params"][0]]["step"] % group["meta_every"] == 0
+        now += 1 if group["learner"] == "frozen" else 4 if update else 2
+
+    _, optimizer = _trained(learner="rotation", meta_every=5)
+    monkeypatch.setattr(WarpAdam, "step", step)
+    monkeypatch.setattr("warpadam.profiling.time.perf_counter", lambda: now)
     profile = step_profile(optimizer, 10)
-    assert profile.steps == 10
-    assert 0.3 < profile.share < 1
-    assert profile.slowest_ms >= profile.step_ms > profile.plain_ms > 0
+    assert profile == StepProfile(steps=10, step_ms=2400, slowest_ms=4000, plain_ms=1000)
+    assert profile.share == pytest.approx(1 - 1 / 2.4)
 
 
 def test_two_updates_of_p_are_timed_if_nothing_is_said() -> None:
