@@ -26,6 +26,9 @@ MAX_COLUMNS: Final = 4096
 MAX_BLOCK_BYTES: Final = 2**31 - 1
 """Largest block that pyarrow reads; the types of a column are found out from the first block."""
 
+TICKS: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+"""Unit of a time -> how many of them are a second."""
+
 
 def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
     """Read a CSV file with a header and keep it in ``folder``.
@@ -106,7 +109,7 @@ def _clean(name: str, values: Any) -> Any:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return values.cast(pa.string())
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        values = pc.divide(values.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
+        values = _seconds(values)
     elif pa.types.is_boolean(kind):
         values = values.cast(pa.int64())
     elif pa.types.is_integer(kind) and kind != pa.uint64():
@@ -121,6 +124,14 @@ def _clean(name: str, values: Any) -> Any:
     if infinite >= 0:
         raise InvalidFileError(f"column {name!r} is infinite in row {infinite + 1}")
     return numbers
+
+
+def _seconds(values: Any) -> Any:
+    """Return times as seconds since 1970; those far away, such as the year 9999, are rounded to what a float holds."""
+    if pa.types.is_date(values.type):
+        values = values.cast(pa.timestamp("s" if values.type == pa.date32() else "ms"))
+    ticks = values.cast(pa.int64()).cast(pa.float64(), safe=False)
+    return pc.divide(ticks, float(TICKS[values.type.unit]))
 
 
 def _describe(name: str, type_name: str, values: Any) -> Column:

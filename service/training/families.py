@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import train_test_split
 
+from search_spaces.domains import MAX_WHOLE
 from service.artifacts import read_artifact
 from service.data_schemas import FamilySpec
-from service.training.catalog import HELD_OUT, MIN_GROUP_ROWS, MIN_TASKS, Task
+from service.training.catalog import HELD_OUT, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, Task
 from service.training.datasets import Array, Split
 from service.training.family_tables import Rows, Table
 from service.training.grouping import class_subsets, groups_of
@@ -152,6 +153,7 @@ def prepare_family(table: Table, spec: FamilySpec, seed: int) -> tuple[Family, F
         groups, strata = class_subsets(table, spec.class_subsets, rng), table.y
     else:
         assert spec.group_by is not None, "a family has one of the two"
+        _check_told_apart(table.columns[spec.group_by], spec.group_by, spec.bins)
         groups, strata = groups_of(table, spec.group_by, spec.bins)
     tasks, left_out = groups.tasks, groups.left_out
     if len(tasks) < MIN_TASKS:
@@ -171,6 +173,17 @@ def prepare_family(table: Table, spec: FamilySpec, seed: int) -> tuple[Family, F
         parts=parts,
     )
     return family, _summary(groups.made_by, [task.name for task in tasks], parts, left_out)
+
+
+def _check_told_apart(values: npt.NDArray[Any], column: str, bins: int) -> None:
+    """Refuse values of which some, as floats, would be their neighbours, and so their rows those of other tasks."""
+    if values.dtype.kind != "f" or (bins and len(np.unique(values[~np.isnan(values)])) > MAX_VALUES):
+        return
+    if np.nanmax(np.abs(values), initial=0.0) > MAX_WHOLE:
+        raise FamilyError(
+            f"family.group_by: column {column} has numbers over 2**53, not all of which can be told apart as floats; "
+            "upload it as texts, with a letter before each number"
+        )
 
 
 def prepare_datasets(tables: Mapping[str, Table], spec: FamilySpec, seed: int) -> tuple[Family, FamilySummary]:

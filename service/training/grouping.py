@@ -83,24 +83,24 @@ def groups_of(table: Table, column: str, bins: int) -> tuple[Groups, npt.NDArray
 
 
 def _values(column: str, values: npt.NDArray[Any], distinct: npt.NDArray[Any]) -> Iterator[tuple[str, Rows]]:
-    for value in distinct:
-        shown = value if isinstance(value, str) else f"{value:.15g}"
+    names = distinct.tolist() if distinct.dtype.kind != "f" else _shown(distinct, 15)
+    for value, shown in zip(distinct, names, strict=True):
         yield f"{column} = {shown}", np.flatnonzero(values == value)
 
 
 def _bins(column: str, values: npt.NDArray[np.float64], present: Rows, bins: int) -> Iterator[tuple[str, Rows]]:
     edges = np.unique(np.quantile(values[present], np.linspace(0, 1, bins + 1)))
     numbers = np.clip(np.searchsorted(edges, values[present], side="right") - 1, 0, len(edges) - 2)
-    shown = _shown(edges)
+    shown = _shown(edges, 4)
     for index in range(len(edges) - 1):
         closed = "]" if index == len(edges) - 2 else ")"
         yield f"{column} in [{shown[index]}, {shown[index + 1]}{closed}", present[numbers == index]
 
 
-def _shown(edges: npt.NDArray[np.float64]) -> list[str]:
-    """Return the edges with as few digits as tell them apart, four at least."""
-    for digits in range(4, 17):
-        shown = [f"{edge:.{digits}g}" for edge in edges]
+def _shown(numbers: npt.NDArray[np.float64], least: int) -> list[str]:
+    """Return different numbers with as few digits as tell them apart, ``least`` at least."""
+    for digits in range(least, 17):
+        shown = [f"{number:.{digits}g}" for number in numbers]
         if len(set(shown)) == len(shown):
             return shown
-    return [repr(float(edge)) for edge in edges]
+    return [repr(float(number)) for number in numbers]

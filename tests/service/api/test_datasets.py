@@ -1,12 +1,15 @@
 # Uploads over HTTP: what is found in a good file, and that a bad one is refused by name and leaves nothing behind.
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from fastapi.testclient import TestClient
 
@@ -79,6 +82,33 @@ def test_every_kind_of_file_is_taken_and_deleted(
     assert uploads.delete(f"/v1/datasets/{dataset['id']}").status_code == 204
     assert left_on_disk(tmp_path) == []
     assert_problem(uploads.get(f"/v1/datasets/{dataset['id']}"), 404, "not_found")
+
+
+TIMES = {
+    "s": [253_402_300_799, *range(19)],  # the last second of the year 9999
+    "us": [253_402_300_799_000_000, *range(19)],
+    "ns": [1_700_000_000_123_456_789, *range(19)],
+}
+
+
+@sqlite_only
+@pytest.mark.parametrize("unit", TIMES)
+def test_times_far_away_and_of_nanoseconds_are_taken_as_seconds(uploads: TestClient, unit: str) -> None:
+    buffer = io.BytesIO()
+    table = pa.table({"x": range(20), "end": pa.array(TIMES[unit], pa.timestamp(unit))})
+    pyarrow.parquet.write_table(table, buffer)
+    answer = upload(uploads, "a.parquet", buffer.getvalue())
+    assert answer.status_code == 201, answer.text
+    per_second = {"s": 1, "us": 1e6, "ns": 1e9}[unit]
+    assert answer.json()["columns"][1]["high"] == pytest.approx(TIMES[unit][0] / per_second)
+
+
+@sqlite_only
+def test_a_date_that_means_for_ever_is_taken(uploads: TestClient) -> None:
+    rows = [f"{row},{'9999-12-31' if row % 2 else '1970-01-02'}" for row in range(20)]
+    answer = upload(uploads, "a.csv", "\n".join(["x,end", *rows]).encode())
+    assert answer.status_code == 201, answer.text
+    assert [answer.json()["columns"][1][end] for end in ("low", "high")] == [86_400.0, 253_402_214_400.0]
 
 
 def test_the_same_file_twice_is_one_dataset(uploads: TestClient) -> None:

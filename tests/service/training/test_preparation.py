@@ -1,0 +1,60 @@
+# Uploaded tables on their way to a split or a family, where numbers are larger than a float tells apart.
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.data_schemas import DatasetSpec, FamilySpec
+from service.datasets.tables import read_csv
+from service.schemas import JobSpec
+from service.training.facts import FACTS_FILE, DatasetFacts, dataset_info
+from service.training.families import FamilyError, prepare_family
+from service.training.family_tables import Table, uploaded_table
+from service.training.preparation import prepare_job
+
+FIRST_ID = 1_234_567_890_123_456_789
+"""Over 2**53, as those of many databases are."""
+
+
+def uploaded(tmp_path: Path, ids: list[int]) -> Path:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    source = tmp_path / "people.csv"
+    rows = [f"{number},{index % 7},{index % 5}" for index, number in enumerate(ids)]
+    source.write_text("\n".join(["id,x,y", *rows]))
+    (folder / FACTS_FILE).write_text(json.dumps(read_csv(source, folder, 1 << 20).to_json()))
+    return folder
+
+
+def grouped(folder: Path) -> Table:
+    return uploaded_table(folder, DatasetSpec(id="ds-1", target="y", task="regression"))
+
+
+def test_a_column_of_large_whole_numbers_is_a_feature_as_any_other(tmp_path: Path) -> None:
+    folder = uploaded(tmp_path, [FIRST_ID + 10**17 * row for row in range(40)])
+    spec = JobSpec.model_validate({"dataset": {"id": "ds-1", "target": "y"}, "model": {"name": "mlp"}})
+    facts = DatasetFacts.from_json(json.loads((folder / FACTS_FILE).read_text()))
+    split = tmp_path / "split"
+    split.mkdir()
+    prepare_job(spec, dataset_info(facts, spec.dataset), str(folder), split)
+    x = np.load(split / "x_train.npy")
+    assert x.shape == (24, 2)
+    assert np.isfinite(x).all()
+    assert x[:, 0].std() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_task_of_every_value_is_one_of_every_value_of_sixteen_digits(tmp_path: Path) -> None:
+    ids = [4_111_111_111_111_111 + row // 12 for row in range(72)]
+    family, summary = prepare_family(grouped(uploaded(tmp_path, ids)), FamilySpec(group_by="id", bins=0), 0)
+    assert family.sizes.tolist() == [12] * 6
+    names = {name for names in summary.tasks.values() for name in names}
+    assert names == {f"id = {number}" for number in ids}
+
+
+def test_values_that_floats_cannot_tell_apart_make_no_tasks(tmp_path: Path) -> None:
+    folder = uploaded(tmp_path, [FIRST_ID + row // 12 for row in range(72)])
+    with pytest.raises(FamilyError, match="column id has numbers over"):
+        prepare_family(grouped(folder), FamilySpec(group_by="id", bins=0), 0)
