@@ -92,7 +92,8 @@ def info_of_a_task(info: DatasetInfo, family: FamilySpec | None) -> DatasetInfo:
         return replace(info, outputs=family.class_subsets.ways)
     assert family.group_by is not None, "a family has one of the three"
     width = info.widths[info.columns.index(family.group_by)] if info.widths else 1
-    return replace(info, features=info.features - width)
+    features = info.features - width
+    return replace(info, features=features, outputs=features if info.task is Task.AUTOENCODING else info.outputs)
 
 
 def bundled_info(spec: JobSpec) -> DatasetInfo | None:

@@ -8,6 +8,7 @@ import pytest
 from service.errors import InvalidSpecError
 from service.plan import make_plan
 from service.schemas import JobSpec
+from service.training.catalog import DatasetInfo, Task
 from tests.conftest import SpecMaker
 
 
@@ -41,6 +42,15 @@ def test_a_model_has_the_classes_of_one_task_and_lacks_the_column_that_makes_the
     assert ways.sizes == (64, 8, 4)
     grouped = make_plan(JobSpec.model_validate(spec(dataset={"name": "diabetes"}, family={"group_by": "age"})))
     assert grouped.sizes == (9, 8, 1)
+
+
+def test_a_model_that_reconstructs_rows_lacks_the_column_that_makes_the_tasks_on_both_ends(spec: SpecMaker) -> None:
+    columns = ("a", "b", "group")
+    info = DatasetInfo(
+        rows=90, features=5, task=Task.AUTOENCODING, outputs=5, columns=columns, widths=(1, 2, 2), source="upload"
+    )
+    body = spec(dataset={"id": "ds-1"}, model={"name": "mlp", "hidden": [8]}, family={"group_by": "group"})
+    assert make_plan(JobSpec.model_validate(body), info).sizes == (3, 8, 3)
 
 
 def test_only_arms_that_learn_p_learn_before_they_train(spec: SpecMaker) -> None:
