@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import select
 
 from search_spaces import Scalar, SearchSpace
+from service.arms import MORE_STEPS
 from service.artifacts import ArtifactStore
 from service.db.models import Job, Trial
 from service.db.session import Database
@@ -101,7 +102,7 @@ def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
         trial = EarlierTrial(number=row.number, params=dict(row.params), value=row.value or 0.0, seconds=row.seconds)
         by_arm.setdefault(row.arm, []).append(trial)
     found = {
-        arm: asdict(EarlierTrials(job_id=job_id, comparable=_comparable(earlier.spec, plan.spec), trials=tuple(trials)))
+        arm: asdict(EarlierTrials(job_id=job_id, comparable=_comparable(earlier, plan, arm), trials=tuple(trials)))
         for arm, trials in ((arm, trials[:MOST_TRIALS]) for arm, trials in by_arm.items())
     }
     return json.dumps(found).encode()
@@ -133,11 +134,11 @@ def _differences(there: SearchSpace, here: SearchSpace) -> Iterator[str]:
             yield f"{name} is tuned when {there[name].when or 'ever'} there and {here[name].when or 'ever'} here"
 
 
-def _comparable(there: JobSpec, here: JobSpec) -> bool:
+def _comparable(there: JobPlan, here: JobPlan, arm: str) -> bool:
     """Tell whether a config costs the same in both jobs, but for chance: same data, split, model, loss and length."""
-    if "baseline" in (there.objective.target, here.objective.target):
-        return False  # what that is, each job finds out anew
-    return _what_costs(there) == _what_costs(here)
+    if arm == MORE_STEPS or "baseline" in (there.spec.objective.target, here.spec.objective.target):
+        return False  # how many steps, or what target that is, each job finds out anew
+    return _what_costs(there.spec) == _what_costs(here.spec) and there.info.sources == here.info.sources
 
 
 def _what_costs(spec: JobSpec) -> Mapping[str, Any]:

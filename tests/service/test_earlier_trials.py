@@ -1,6 +1,8 @@
 # Trials of an earlier job: which are taken over, what of them a sampler sees, and that they are nobody's result.
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import optuna
@@ -8,18 +10,20 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from service.artifacts import ArtifactStore
+from service.db.models import Trial
 from service.db.session import Database
 from service.db.studies import study_name
 from service.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, find_earlier_trials, read_earlier_trials
 from service.errors import InvalidSpecError
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
-from service.plan import make_plan
+from service.plan import make_plan, plan_of
 from service.projection import EARLIER, NUMBER
 from service.schemas import JobSpec
 from service.settings import Settings
 from service.states import JobState, TrialState
 from service.study import ArmSearch
+from service.training.catalog import DATASETS
 from service.training.run import Ended, Progress
 from tests.conftest import SpecMaker
 from tests.service.conftest import Submit, get_trials
@@ -32,12 +36,19 @@ LRS = [0.01 * (index + 1) for index in range(7)]
 def earlier_job(db: Database, submit: Submit, **parts: Any) -> str:
     """A job that has ended, with seven completed trials of AdamW and one that failed."""
     job_id = submit(**parts)
+    fill(db, job_id)
+    return job_id
+
+
+def fill(db: Database, job_id: str) -> None:
+    """Make the trials of the job that is queued, and end it."""
     taken = lease.claim(db, "worker", 30.0)
     assert taken is not None
+    assert taken.job_id == job_id
     log = RunLog(db, taken)
     for arm in ("warpadam", "adamw"):
         log.start_arm(arm)
-    best = make_plan(taken.spec).arm("warpadam").space.some_values()
+    best = plan_of(taken.spec_json, taken.info_json).arm("warpadam").space.some_values()
     for arm, params in (("warpadam", best), *(("adamw", adamw(lr)) for lr in LRS)):
         row = log.add_trial(arm, params, running=True)
         log.add_points([(row.id, Progress(10, 1.0, 0.5, 0.1))])
@@ -45,7 +56,6 @@ def earlier_job(db: Database, submit: Submit, **parts: Any) -> str:
     failed = log.add_trial("adamw", adamw(0.09), running=True)
     log.finish_trial(failed.id, Ended(TrialState.FAILED, cause="killed"), 0.1)
     log.end(JobState.FAILED, "of the tests")
-    return job_id
 
 
 def adamw(lr: float) -> dict[str, Any]:
@@ -152,6 +162,34 @@ def test_values_compare_only_where_a_config_would_cost_the_same(
     assert found is not None
     assert (found.comparable, [trial.number for trial in found.trials]) == (comparable, list(range(1, 8)))
     assert read_earlier_trials(store, "job-new", "muon") is None
+
+
+def test_steps_that_each_job_finds_out_make_no_comparable_values(db: Database, submit: Submit, spec: SpecMaker) -> None:
+    parts: dict[str, Any] = {"controls": ["adamw_more_steps"]}
+    job_id = earlier_job(db, submit, **parts)
+    with db.write() as session:
+        row = session.query(Trial).filter(Trial.job_id == job_id, Trial.number == 7).one()
+        row.arm = "adamw_more_steps"
+    content = find_earlier_trials(db, make_plan(JobSpec.model_validate(spec(search={"from_job": job_id}, **parts))))
+    assert content is not None
+    comparable = {arm: found["comparable"] for arm, found in json.loads(content).items()}
+    assert comparable == {"warpadam": True, "adamw": True, "adamw_more_steps": False}
+
+
+@pytest.mark.parametrize(("sha256", "comparable"), [("0" * 64, True), ("1" * 64, False)])
+def test_values_of_user_code_compare_only_if_its_source_is_the_same(
+    db: Database, submit: Submit, spec: SpecMaker, sha256: str, comparable: bool
+) -> None:
+    model = {"entrypoint": "models:make", "config": {}}
+    known = replace(DATASETS["wine"], tensors=((3, 13), (3,)), sources={"models:make": "0" * 64})
+    parsed = JobSpec.model_validate(spec(model=model))
+    queued = jobs.submit(db, parsed.to_json(), ["warpadam", "adamw"], asdict(known)).id
+    fill(db, queued)
+    body = spec(model=model, search={"from_job": queued})
+    plan = make_plan(JobSpec.model_validate(body), replace(known, sources={"models:make": sha256}))
+    content = find_earlier_trials(db, plan)
+    assert content is not None
+    assert {found["comparable"] for found in json.loads(content).values()} == {comparable}
 
 
 SPACES: list[tuple[dict[str, Any], str]] = [
