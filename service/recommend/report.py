@@ -39,7 +39,7 @@ def make_report(job: Job, row: RecommendationRow, runs: Sequence[ConfirmRun]) ->
     arms = [finalist["arm"] for finalist in data["finalists"]]
     colors = {arm: COLORS[index % len(COLORS)] for index, arm in enumerate(arms)}
     figures = [
-        ("Learning curves of the finalists", _learning_curves(runs, colors)),
+        ("Learning curves of the finalists", _learning_curves(_of_finalists(runs, data["finalists"]), colors)),
         ("Paired differences on the fresh seeds", _paired_differences(data["pairs"])),
         ("Search: the best so far", _tuning_curves(findings["arms"], colors)),
         ("Importance of the parameters", _importances(findings["arms"], colors)),
@@ -85,6 +85,12 @@ def _html(figure: go.Figure, title: str) -> str:
     div_id = "figure-" + "-".join(word for word in title.lower().replace(":", "").split())
     figure.update_layout(height=FIGURE_HEIGHT_PX, template="plotly_white", margin={"l": 70, "r": 20, "t": 20, "b": 60})
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id, config={"displaylogo": False}))
+
+
+def _of_finalists(runs: Sequence[ConfirmRun], finalists: Sequence[dict[str, Any]]) -> list[ConfirmRun]:
+    """Return the runs without those of finalists before an extension, whose place others have taken."""
+    numbers = {finalist["trial"] for finalist in finalists}
+    return [run for run in runs if run.trial_number in numbers]
 
 
 def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.Figure | None:

@@ -11,13 +11,14 @@ from fastapi.testclient import TestClient
 
 from service.api import results as results_module
 from service.artifacts import DATA_FILE, ArtifactStore
+from service.db.models import ConfirmRun
 from service.db.session import Database
 from service.ledger import jobs
 from service.recommend import export as export_module
 from service.recommend.export import ExportFormat
 from service.schemas import TrainingSpec
 from service.settings import Settings
-from service.states import JobState
+from service.states import JobState, TrialState
 from service.training.run import Training
 from service.training.step import lr_factor
 from service.version import VERSION
@@ -235,6 +236,30 @@ def test_report_is_one_page_that_escapes_what_the_user_wrote(client: TestClient,
     page = re.sub(r"<script.*?</script>", "", response.text, flags=re.DOTALL)
     assert not re.search(r"(src|href)=", page), "it must work offline"
     assert client.get(job["links"]["report"]).text == response.text
+
+
+@sqlite_only
+def test_report_draws_the_runs_of_the_finalists_and_not_of_those_before_them(
+    client: TestClient, submit: Submit, db: Database
+) -> None:
+    job = submit()
+    log = claim_job(db)
+    succeed(log)
+    page = client.get(job["links"]["report"]).text
+    with db.write() as session:  # as an extension leaves them whose trials found another best one
+        curve: list[list[float | None]] = [[10, 777.0, 777.0, 0.1, None, 0.0]]
+        session.add(
+            ConfirmRun(
+                job_id=job["id"],
+                phase="confirm",
+                arm="warpadam",
+                trial_number=999,
+                seed=100,
+                state=TrialState.COMPLETE,
+                curve=curve,
+            )
+        )
+    assert client.get(job["links"]["report"]).text == page
 
 
 @pytest.mark.parametrize(
