@@ -63,8 +63,8 @@ class Verdict:
         p_hurts: The same for below 0.
         alpha: Level of the tests: 0.05 at the first look, half as much at each further one.
         look: How many times the pairs of this comparison have been judged, this time included.
-        more_pairs: Further pairs that would settle an ``inconclusive`` comparison four times in five; None when it is
-            settled, or when no number up to ``MOST_PAIRS`` would do.
+        more_pairs: Further pairs that would settle an ``inconclusive`` comparison four times in five at the next look;
+            None when it is settled, or when no number up to ``MOST_PAIRS`` would do.
         win_rate: Share of the pairs on which the challenger is better, ties counted half: an estimate of the
             probability that a run with it beats one without.
     """
@@ -134,7 +134,7 @@ def compare(
         word = Word.INCONCLUSIVE
     low, high = _bca_interval(gains, 0.95)
     relative = mean / scale if scale else None
-    more = _more_pairs(gains, threshold, alpha) if word is Word.INCONCLUSIVE else None
+    more = _more_pairs(gains, threshold, level(look + 1)) if word is Word.INCONCLUSIVE else None
     return Verdict(
         word=word,
         reason=_reason(word, mean, relative, min_effect, len(gains), noun) + _footnote(word, look, more),
@@ -250,16 +250,27 @@ def _t_interval(gains: Floats, level: float) -> tuple[float, float]:
 
 
 def _more_pairs(gains: Floats, threshold: float, alpha: float) -> int | None:
-    """Return how many pairs are missing for a word, by Student's test, if mean and spread are what they seem."""
+    """Return how many pairs are missing for a word, by Student's test, if mean and spread are what they seem.
+
+    Args:
+        gains: The pairs so far.
+        threshold: Smallest mean that counts.
+        alpha: Level of the tests at the look that the missing pairs would be judged at, the next one.
+    """
     import numpy as np
     from scipy import stats
 
     mean = abs(float(gains.mean()))
-    distance = mean if mean >= threshold else threshold - mean  # from no effect, or from one that counts
-    spread = float(gains.std(ddof=1))
     pairs = np.arange(len(gains) + 1, MOST_PAIRS + 1)
-    needed = stats.t.isf(alpha, pairs - 1) + stats.t.isf(1 - POWER, pairs - 1)
-    enough = distance * np.sqrt(pairs) >= needed * spread
+    root = np.sqrt(pairs) / max(float(gains.std(ddof=1)), SAME * mean)
+    student = stats.t(pairs - 1)
+    critical = student.isf(alpha)
+    if mean >= threshold:  # `helps` or `hurts` take both a small p and a mean that counts
+        power = student.cdf(np.minimum(mean * root - critical, (mean - threshold) * root))
+    else:  # `no_difference` takes both ends of the interval
+        low, high = (student.cdf(room * root - critical) for room in (threshold - mean, threshold + mean))
+        power = low + high - 1
+    enough = np.asarray(power >= POWER)
     return int(pairs[enough.argmax()]) - len(gains) if enough.any() else None
 
 

@@ -160,19 +160,29 @@ def test_a_further_look_is_tested_at_half_the_level_and_says_so() -> None:
 
 
 @few_resamples
-def test_an_inconclusive_comparison_says_how_many_more_pairs_would_settle_it() -> None:
+@pytest.mark.parametrize(
+    ("mean", "min_effect", "word", "most"),
+    [
+        (0.5, 0.0, Word.HELPS, 40),  # (1.96 + 0.84)^2 / 0.5^2 = 31, and a little for Student's t
+        (0.6, 0.09, Word.HELPS, 36),  # and the mean must be at least 0.45: (0.84 / 0.15)^2 = 31
+        (0.05, 0.13, Word.NO_DIFFERENCE, 30),  # the interval must be within 0.65 on either side
+    ],
+)
+def test_an_inconclusive_comparison_says_how_many_more_pairs_would_settle_it_at_the_next_look(
+    mean: float, min_effect: float, word: Word, most: int
+) -> None:
     rng = np.random.default_rng(1)
     gains = rng.normal(0.0, 1.0, 8)
-    gains = 0.5 + (gains - gains.mean()) / gains.std(ddof=1)  # an effect of half a standard deviation
-    verdict = compare([5.0] * 8, (5.0 - gains).tolist(), 0.0)
+    gains = mean + (gains - gains.mean()) / gains.std(ddof=1)
+    verdict = compare([5.0] * 8, (5.0 - gains).tolist(), min_effect)
     assert verdict.word is Word.INCONCLUSIVE
     assert verdict.more_pairs is not None
     assert f"{verdict.more_pairs} more would" in verdict.reason
     pairs = 8 + verdict.more_pairs
-    assert 24 <= pairs <= 30  # (1.65 + 0.84)^2 / 0.5^2 = 25, and a little for Student's t
-    later = rng.normal(0.5, 1.0, (200, pairs))
-    settled = [compare([5.0] * pairs, (5.0 - row).tolist(), 0.0).word is Word.HELPS for row in later]
-    assert 0.7 <= np.mean(settled) <= 0.9
+    assert pairs <= most
+    later = rng.normal(mean, 1.0, (200, pairs))
+    settled = [compare([5.0] * pairs, (5.0 - row).tolist(), min_effect, look=2).word is word for row in later]
+    assert 0.72 <= np.mean(settled) <= 0.9
 
 
 def test_a_small_effect_inside_the_bounds_needs_the_pairs_that_show_it_is_small() -> None:
