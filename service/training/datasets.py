@@ -35,9 +35,6 @@ PADDING_ID: Final = 0xD935
 
 PARTS: Final = ("train", "val", "test")
 
-_fetched: list[tempfile.TemporaryDirectory[str]] = []
-"""Copies of splits that no local folder holds."""
-
 Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
 
@@ -145,15 +142,21 @@ def prepare(name: str, seed: int) -> Split:
 def load(url: str, sha256: str) -> Split:
     """Map a prepared split of the artifact store into memory; the last ones stay mapped.
 
+    Of a store that is no local folder a copy is mapped, whose space on the disk is free when nothing maps it any more.
+
     Raises:
         ValueError: The file is not the one that was prepared for the job.
     """
     path, is_local = local_path(url)
-    if not is_local:
-        folder = tempfile.TemporaryDirectory(prefix="warptune-data-")  # goes with the process
-        _fetched.append(folder)
-        path = Path(folder.name) / "data.npz"
-        read_file(url, path)
+    if is_local:
+        return _map_checked(path, sha256)
+    with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:  # what is mapped outlives its name
+        copy = Path(folder) / "data.npz"
+        read_file(url, copy)
+        return _map_checked(copy, sha256)
+
+
+def _map_checked(path: Path, sha256: str) -> Split:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:

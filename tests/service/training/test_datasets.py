@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -85,3 +87,18 @@ def test_a_stored_split_comes_back_and_a_changed_file_is_refused(tmp_path: Path)
     assert np.array_equal(back.x_test, split.x_test)
     with pytest.raises(ValueError, match="the prepared data has changed"):
         load(f"file://{file}", "0" * 64)
+
+
+def test_a_split_of_a_remote_store_is_mapped_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, file, copies = prepare("wine", 3), tmp_path / "data.npz", tmp_path / "tmp"
+    copies.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    save_split(split.arrays(), tmp_path)
+    pack_split(tmp_path, file)
+    fsspec.filesystem("memory").pipe_file("/splits/data.npz", file.read_bytes())
+    back = load("memory://splits/data.npz", hashlib.sha256(file.read_bytes()).hexdigest())
+    assert isinstance(back.x_train, np.memmap)
+    assert all(np.array_equal(back.arrays()[name], array) for name, array in split.arrays().items())
+    assert list(copies.iterdir()) == []  # a slot is killed, and would never delete it
