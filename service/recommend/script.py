@@ -55,9 +55,16 @@ if CONFIG["output_layer"] == "adamw" and len(matrices) > 1:
     others.append(matrices.pop())
 decay = CONFIG["weight_decay"]
 muon = torch.optim.Muon(
-    matrices, lr=CONFIG["lr"], momentum=CONFIG["momentum"], weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+    [{"params": matrices}],
+    lr=CONFIG["lr"],
+    momentum=CONFIG["momentum"],
+    weight_decay=decay,
+    adjust_lr_fn="match_rms_adamw",
 )
-return MuonWithAdamW(muon, torch.optim.AdamW(others, lr=CONFIG["adamw_lr"], betas=(0.9, 0.95), weight_decay=decay))
+adamw = torch.optim.AdamW(
+    [{"params": others}], lr=CONFIG["adamw_lr"], betas=(0.9, 0.95), weight_decay=decay
+)
+return MuonWithAdamW(muon, adamw)
 """
 
 WARPADAM_BODY: Final = """

@@ -94,13 +94,13 @@ def _muon(model: nn.Module, config: Config) -> Optimizer:
     decay = config["weight_decay"]
     return MuonWithAdamW(
         torch.optim.Muon(
-            matrices,
+            [{"params": matrices}],  # a group may be empty: a user's model may have no vectors, or no matrices
             lr=config["lr"],
             momentum=config["momentum"],
             weight_decay=decay,
             adjust_lr_fn="match_rms_adamw",
         ),
-        torch.optim.AdamW(others, lr=config["adamw_lr"], betas=(0.9, 0.95), weight_decay=decay),
+        torch.optim.AdamW([{"params": others}], lr=config["adamw_lr"], betas=(0.9, 0.95), weight_decay=decay),
     )
 
 

@@ -117,3 +117,28 @@ def test_a_random_p_has_the_norm_of_the_identity_and_differs_from_seed_to_seed()
 def test_an_optimizer_that_is_not_known_is_an_error_with_the_names() -> None:
     with pytest.raises(ValueError, match="optimizer: got 'lion', expected one of warpadam, adamw"):
         build_optimizer("lion", nn.Linear(2, 2), {})
+
+
+class Gains(nn.Module):
+    """A model without a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gains = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :2] * self.gains
+
+
+@pytest.mark.parametrize("make_model", [lambda: nn.Linear(6, 2, bias=False), Gains], ids=["no vector", "no matrix"])
+@pytest.mark.parametrize("output", ["adamw", "muon"])
+def test_muon_takes_a_model_that_has_nothing_for_it_or_nothing_for_adamw(make_model: Any, output: str) -> None:
+    torch.manual_seed(0)
+    model = make_model()
+    config = {**dict(baseline_arm("muon").space.first_trials[0]), "output_layer": output}
+    optimizer = build_optimizer("muon", model, config)
+    before = loss_of(model).item()
+    assert train(model, optimizer, 40) < before
+    again = build_optimizer("muon", model, config)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert train(model, again, 1) < before
