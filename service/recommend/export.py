@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 import zipfile
@@ -64,26 +63,20 @@ EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 """Time of every file in a zip, so that equal content gives equal bytes."""
 
 
-def render(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: ArtifactStore) -> bytes:
-    """Return the content of an export; a zip may be large, and is better written by :func:`write`.
+def write(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: ArtifactStore, target: IO[bytes]) -> None:
+    """Write an export to a file that can be sought in; the data, which may be large, goes there piece by piece.
 
     Args:
         job: The job.
         row: Its recommendation.
         fmt: Form of the file.
         artifacts: Has the prepared split and the learned P.
+        target: Where to write.
 
     Raises:
         NotFoundError: The recommendation has no learned P (``safetensors``), or the prepared split is gone (``zip``).
         ConflictError: A script or a zip of a job on a family of tasks that recommends no learned P.
     """
-    buffer = io.BytesIO()
-    write(job, row, fmt, artifacts, buffer)
-    return buffer.getvalue()
-
-
-def write(job: Job, row: RecommendationRow, fmt: ExportFormat, artifacts: ArtifactStore, target: IO[bytes]) -> None:
-    """Write what :func:`render` returns to a file that can be sought in; the data goes there piece by piece."""
     plan = plan_of(job.spec, job.dataset_info)
     if fmt in (ExportFormat.PYTHON, ExportFormat.ZIP) and plan.spec.family and not _one_task(row):
         raise ConflictError(

@@ -22,7 +22,7 @@ from service.db.models import Job, RecommendationRow
 from service.db.session import Database
 from service.errors import NotFoundError
 from service.ledger import jobs
-from service.recommend.export import ExportFormat, render
+from service.recommend.export import ExportFormat, write
 from tests.bare_install import run_bare
 from tests.service.conftest import Submit, WorkerMaker
 from warpadam import WarpAdamConfig
@@ -98,6 +98,13 @@ def run_script(script: Path) -> list[tuple[float, float]]:
     assert (done.returncode, done.stderr) == (0, "")
     found = re.findall(r"test loss ([\d.]+), recorded ([\d.]+)$", done.stdout, re.MULTILINE)
     return [(float(got), float(recorded)) for got, recorded in found]
+
+
+def render(job: Job, row: RecommendationRow, fmt: ExportFormat, store: ArtifactStore) -> bytes:
+    """Return the content of an export."""
+    buffer = io.BytesIO()
+    write(job, row, fmt, store, buffer)
+    return buffer.getvalue()
 
 
 def check_data(job: Job, row: RecommendationRow, store: ArtifactStore) -> None:
