@@ -88,8 +88,8 @@ class Client:
         return self._json("GET", f"{_path(job_id)}/recommendation")
 
     def export(self, job_id: str, fmt: str) -> bytes:
-        """Return the content of an export."""
-        return self._send("GET", f"{_path(job_id)}/export", params={"format": fmt}).content
+        """Return the content of an export; a zip of a large dataset takes minutes to pack."""
+        return self._send("GET", f"{_path(job_id)}/export", params={"format": fmt}, timeout=None).content
 
     def report(self, job_id: str) -> bytes:
         """Return the HTML report of a job that has succeeded."""

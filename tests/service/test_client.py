@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import httpx2
 import pytest
 
 from service.client import ApiError, Client
@@ -56,6 +57,19 @@ def test_results_are_read(live: Live, client: Client, job: dict[str, Any]) -> No
     succeed(claim_job(live.db))
     assert client.recommendation(job["id"])["verdict"] == "helps"
     assert client.export(job["id"], "python").startswith(b'"""Recommended optimizer of')
+
+
+def test_an_export_may_take_as_long_as_packing_a_large_dataset_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def request(method: str, path: str, **options: Any) -> httpx2.Response:
+        asked.append(options)
+        return httpx2.Response(200, content=b"zip")
+
+    with Client(NOBODY) as client:
+        monkeypatch.setattr(client._http, "request", request)
+        assert client.export("job-0", "zip") == b"zip"
+    assert asked == [{"params": {"format": "zip"}, "timeout": None}]
 
 
 def test_watch_yields_until_the_job_has_ended(live: Live, client: Client, job: dict[str, Any]) -> None:
