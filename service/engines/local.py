@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import multiprocessing
 import time
 from dataclasses import replace
@@ -207,12 +208,15 @@ def _stopped_by_itself(slot: _Slot) -> bool:
 
 
 def _device(index: int, resources: ResourcesSpec, cuda_devices: int) -> str:
-    needed = resources.slots * resources.gpus_per_trial
-    if needed == 0:
+    """Return the device of a slot; where slots share devices, each is on one alone, and none is promised too much."""
+    amount = resources.gpus_per_trial
+    if not amount:
         return "cpu"
+    on_a_device = int(1 / amount + 1e-9)
+    needed = math.ceil(resources.slots / on_a_device) if amount < 1 else resources.slots * amount
     if needed > cuda_devices:
         raise JobFailedError(
-            f"resources: {resources.slots} slots x {resources.gpus_per_trial:g} GPUs need {needed:g} CUDA devices, "
+            f"resources: {resources.slots} slots x {amount:g} GPUs need {needed:g} CUDA devices, "
             f"this worker has {cuda_devices}"
         )
-    return f"cuda:{int(index * resources.gpus_per_trial)}"
+    return f"cuda:{index // on_a_device if amount < 1 else int(index * amount)}"

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from service.engines.attempt import Train
-from service.engines.local import LocalEngine
+from service.engines.local import LocalEngine, _device
 from service.errors import JobFailedError
 from service.schemas import ResourcesSpec
 from service.states import TrialState
@@ -83,6 +83,25 @@ def test_a_slot_killed_from_outside_between_two_runs_costs_no_result(make_engine
 def test_gpus_that_are_not_there_are_an_error_with_both_numbers(make_engine: Make) -> None:
     with pytest.raises(JobFailedError, match=r"2 slots x 0\.5 GPUs need 1 CUDA devices, this worker has 0"):
         make_engine(report_pid).run(Recorder(1), ResourcesSpec(slots=2, gpus_per_trial=0.5), SILENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("amount", "devices"),
+    [
+        (1, [0, 1, 2, 3]),
+        (2, [0, 2, 4, 6]),
+        (0.5, [0, 0, 1, 1]),
+        (0.25, [0, 0, 0, 0]),
+        (0.4, [0, 0, 1, 1]),  # a third would make 1.2 of a device
+        (0.6, [0, 1, 2, 3]),
+    ],
+)
+def test_slots_share_a_device_only_as_far_as_it_goes(amount: float, devices: list[int]) -> None:
+    resources = ResourcesSpec(slots=4, gpus_per_trial=amount)
+    here = max(devices) + max(1, int(amount))
+    assert [_device(slot, resources, here) for slot in range(4)] == [f"cuda:{device}" for device in devices]
+    with pytest.raises(JobFailedError, match=f"need {here} CUDA devices, this worker has {here - 1}"):
+        _device(0, resources, here - 1)
 
 
 def test_a_run_that_hangs_before_its_first_point_is_lost_and_its_slot_replaced(make_engine: Make) -> None:
