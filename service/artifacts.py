@@ -1,5 +1,5 @@
-# Files that belong to a job, under one fsspec URL: a local folder by default, an object store by setting. Nothing is
-# ever pickled. A file appears whole or not at all.
+# Files that belong to a job, under one fsspec URL: a local folder by default, an object store by setting. A file
+# appears whole or not at all; what is in it is the business of those who write and read it.
 """The artifact store."""
 
 from __future__ import annotations
