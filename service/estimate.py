@@ -147,19 +147,22 @@ def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
         ],
     }
     command = [sys.executable, "-P", "-m", "service.training.footprint"]
-    with _one_at_a_time:
-        try:
-            done = subprocess.run(
-                command,
-                input=json.dumps(request),
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-                check=False,
-                env=module_path(),
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UnavailableError(f"the steps of the arms were not timed within {TIMEOUT_S:g} seconds") from error
+    if not _one_at_a_time.acquire(timeout=TIMEOUT_S):  # or waiting requests would take all threads of the API
+        raise UnavailableError(f"other jobs were timed for {TIMEOUT_S:g} seconds; send the request again")
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            env=module_path(),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"the steps of the arms were not timed within {TIMEOUT_S:g} seconds") from error
+    finally:
+        _one_at_a_time.release()
     if done.returncode:
         last = done.stderr.strip().rsplit("\n", 1)[-1]
         raise UnavailableError(f"the steps of the arms could not be timed: {last}")

@@ -85,6 +85,15 @@ def test_figures_that_cannot_be_found_are_no_figures(
     assert "not timed within 0.01 seconds" in problem["detail"]
 
 
+def test_a_dry_run_waits_for_others_no_longer_than_it_may_take_itself(
+    shared_client: TestClient, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate_module, "TIMEOUT_S", 0.01)
+    with estimate_module._one_at_a_time:
+        document = assert_problem(shared_client.post(DRY, json=spec()), 503, "unavailable")
+    assert "other jobs were timed" in document["detail"]
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_training_rows_are_those_of_the_split(name: str) -> None:
     assert training_rows(DATASETS[name]) == len(prepare(name, 0).x_train)
