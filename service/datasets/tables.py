@@ -115,7 +115,8 @@ def _clean(name: str, values: Any) -> Any:
     elif pa.types.is_integer(kind) and kind != pa.uint64():
         return values.cast(pa.int64())
     elif not (pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or kind == pa.uint64()):
-        raise InvalidFileError(f"column {name!r} has the type {kind}; numbers, texts, times and booleans can be used")
+        possible = "numbers, texts, dates (with or without a time) and booleans can be used"
+        raise InvalidFileError(f"column {name!r} has the type {kind}; {possible}")
     if pa.types.is_integer(values.type):
         return values
     numbers = values.cast(pa.float64(), safe=False)

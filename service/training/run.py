@@ -142,7 +142,7 @@ class Progress(NamedTuple):
         val_loss: Loss on the whole validation part.
         seconds: Training time so far, without the time spent on validation or on waiting.
         test_loss: Loss on the whole test part; only at the last step, and only where it was asked for.
-        val_score: Accuracy of a classification, otherwise R2, on the validation part.
+        val_score: Accuracy of a classification, otherwise R2, on the validation part; None if targets are all equal.
         test_score: The same on the test part, where there is a test loss.
         learning_seconds: Time spent on learning P over other tasks before step 1, which ``seconds`` does not count.
     """
