@@ -36,7 +36,7 @@ class ArmFinding:
         role: Its part in the comparison.
         tuning_curve: The best so far, a point for each trial that ended after the first that completed.
         importances: Parameter -> share of the variance between good and all trials (PED-ANOVA), of those parameters
-            that every completed trial has; empty for less than four completed trials.
+            that every completed trial has; empty for less than four completed trials, or if all cost the same.
         fidelity: Whether early losses ranked its trials as final ones did; None if too few trials ran.
     """
 
@@ -71,10 +71,14 @@ def tuning_curve(trials: Sequence[Trial]) -> list[TuningPoint]:
 
 
 def importances(arm: ArmPlan, trials: Sequence[Trial]) -> dict[str, float]:
-    """Return how much each parameter matters, the largest first, by Optuna's default evaluator."""
+    """Return how much each parameter matters, the largest first, by Optuna's default evaluator.
+
+    A parameter that only some completed trials have is left out: the evaluator would rank it by those few.
+    """
     complete = [row for row in trials if row.state == TrialState.COMPLETE and row.value is not None]
-    if len(complete) < MIN_IMPORTANCE_TRIALS:
+    if len(complete) < MIN_IMPORTANCE_TRIALS or len({row.value for row in complete}) == 1:
         return {}
+    shared = [name for name in complete[0].params if all(name in row.params for row in complete)]
     import optuna  # the API, which shows findings, does not load it
 
     from search_spaces.to_optuna import distributions
@@ -88,7 +92,7 @@ def importances(arm: ArmPlan, trials: Sequence[Trial]) -> dict[str, float]:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        found = optuna.importance.get_param_importances(study)
+        found = optuna.importance.get_param_importances(study, params=shared)
     return {name: float(value) for name, value in found.items()}
 
 
