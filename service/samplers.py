@@ -43,7 +43,10 @@ def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.sample
             case "gp":
                 return optuna.samplers.GPSampler(seed=of_trial, warn_independent_sampling=False)
             case "qmc":
-                return optuna.samplers.QMCSampler(seed=of_arm, scramble=True, warn_independent_sampling=False)
+                beside = optuna.samplers.RandomSampler(seed=of_trial)  # what exists under a condition is drawn by it
+                return optuna.samplers.QMCSampler(
+                    seed=of_arm, scramble=True, independent_sampler=beside, warn_independent_sampling=False
+                )
             case _:
                 return optuna.samplers.TPESampler(seed=of_trial, multivariate=True, group=True)
 
