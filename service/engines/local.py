@@ -54,6 +54,7 @@ class _Slot:
             self.connection.send(message)
         except OSError:
             return False
+        self.heard = time.monotonic()  # from now on it may be silent
         return True
 
     def receive(self) -> Ready | Progress | Ended | None:
@@ -66,7 +67,7 @@ class _Slot:
         return message
 
     def silent_s(self) -> float:
-        """Seconds since the slot was last heard of."""
+        """Seconds since the slot was last heard of or spoken to."""
         return time.monotonic() - self.heard
 
     def kill(self) -> None:
@@ -139,7 +140,7 @@ class LocalEngine:
             if assignment is None:
                 return False
             run = replace(assignment.run, threads=resources.cpus_per_trial, device=device)
-            slot.assignment, slot.heard = replace(assignment, run=run), time.monotonic()
+            slot.assignment = replace(assignment, run=run)
             work.started(slot.assignment)
             if not slot.send(run):
                 self._replace(slot, work)
@@ -160,10 +161,10 @@ class LocalEngine:
                 self._replace(slot, work)
 
     def _kill_silent(self, work: Work, silence_s: float) -> None:
-        """Put new processes in the place of those that hang."""
+        """Put new processes in the place of those that hang; one whose message waits for a busy worker does not."""
         for slot in list(self._slots):
             limit = silence_s if slot.ready else START_LIMIT_S
-            if (slot.assignment or not slot.ready) and slot.silent_s() > limit:
+            if (slot.assignment or not slot.ready) and slot.silent_s() > limit and not slot.connection.poll():
                 self._replace(slot, work, f"it was silent for {limit:g} seconds")
 
     def _replace(self, slot: _Slot, work: Work, cause: str | None = None) -> None:

@@ -170,10 +170,14 @@ class Bridge:
     def _ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Call the Work; after it has raised, Ray's loop is left as fast as it lets us."""
         if self._error is None:
+            began = time.monotonic()
             try:
                 return question(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - settle raises it again, outside of Ray's loop
                 self._error = error
+            finally:
+                for item in self._open.values():  # meanwhile nobody listened: that is no run's silence
+                    item.heard += time.monotonic() - began
         return None
 
     def _count_nodes(self) -> None:

@@ -133,6 +133,15 @@ class HaltedAtAPoint(Recorder):
         return super().progress(assignment, point)
 
 
+class Stalled(Recorder):
+    """Is busy at its first point for longer than a run may be silent, as when its ledger is away for a moment."""
+
+    def progress(self, assignment: Assignment, point: Progress) -> bool:
+        if not self.points:
+            time.sleep(3.0)
+        return super().progress(assignment, point)
+
+
 class EngineContract:
     """Run for every engine; a subclass has the fixture ``make_engine``."""
 
@@ -238,6 +247,12 @@ class EngineContract:
         engine.run(after, self.at_once(1), SILENCE_S)
         assert sorted(after.ended) == [0, 1]
         assert len(after.points) == 6
+
+    def test_a_run_is_not_silent_while_the_work_does_not_listen(self, make_engine: Make) -> None:
+        work = Stalled(2)
+        make_engine(report_pid).run(work, self.at_once(2), 2.0)
+        assert sorted(work.begun) == [0, 1]
+        assert {ended.state for ended in work.ended.values()} == {TrialState.COMPLETE}
 
     def test_threads_and_device_follow_the_resources(self, make_engine: Make) -> None:
         work = Recorder(1)
