@@ -147,7 +147,10 @@ class ArmSearch:
             row.state, row.attempts = TrialState.RUNNING, self._log.start_trial(row.id)
 
     def progress(self, assignment: Assignment, point: Progress) -> bool:
-        """Record the point, and ask the pruner where it may be asked, unless it is the last one.
+        """Record the point, and ask the pruner unless it is the last one.
+
+        The first trials are asked about too, though whatever it says they go on: `asha` and `hyperband` note only of
+        trials that they were asked about how far those came, and compare later ones with these.
 
         A second attempt repeats the points of the first: that it went on from them is settled.
         """
@@ -158,7 +161,9 @@ class ArmSearch:
         if point.step < trial.reported:
             return True
         self._projection.report(trial, point)
-        return point.step == self._terms.steps or not self._may_prune or not trial.asked.should_prune()
+        if point.step == self._terms.steps or not self._asks_pruner:
+            return True
+        return not trial.asked.should_prune() or not self._may_prune
 
     def finished(self, assignment: Assignment, ended: Ended) -> None:
         """Record how the trial ended, then tell Optuna."""
@@ -232,8 +237,14 @@ class ArmSearch:
     # --- pruning
 
     @property
+    def _asks_pruner(self) -> bool:
+        """Whether the pruner looks at the trials: not with two objectives, nor once it is known not to be trusted."""
+        trusted = self.fidelity is None or self.fidelity.trusted
+        return self._terms.pruning and trusted and not self._plan.spec.objective.trade_off
+
+    @property
     def _may_prune(self) -> bool:
-        """Whether the pruner is asked: not before the first trials have shown that early losses rank runs."""
+        """Whether trials are stopped: not before the first ones have shown that early losses rank runs."""
         return self._terms.pruning and self.fidelity is not None and self.fidelity.trusted
 
     def _measure(self) -> None:

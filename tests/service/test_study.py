@@ -238,6 +238,20 @@ def after_the_first_eight(search: ArmSearch, finals: list[float]) -> Assignment:
     return take(search)
 
 
+@pytest.mark.parametrize("pruner", ["asha", "median"])
+def test_later_trials_are_compared_with_the_first_ones(
+    db: Database, submit: Submit, storage: optuna.storages.RDBStorage, settings: Settings, pruner: str
+) -> None:
+    submit(budget={"trials_per_arm": CAP, "steps": 10}, search={"sampler": "random", "pruner": pruner})
+    taken = lease.claim(db, "worker", 30.0)
+    assert taken is not None
+    plan, artifacts = make_plan(taken.spec), ArtifactStore(settings.artifacts_url)
+    data = ("file:///data.npz", "0")
+    search = ArmSearch(RunLog(db, taken), plan, plan.arm("adamw"), storage, data, artifacts, lambda: False)
+    worse_than_all = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
+    assert not search.progress(worse_than_all, Progress(5, 9.0, 9.0, 0.1))
+
+
 def test_the_first_eight_trials_are_never_stopped(open_arm: Open) -> None:
     search = open_arm()
     for index in range(8):
