@@ -64,11 +64,13 @@ def plan_warm_start(
         info: Facts about its dataset, if that was uploaded.
 
     Raises:
-        InvalidSpecError: There is no such P, or it does not fit the model or the search space.
+        InvalidSpecError: There is no such P, it does not fit the model or the search space, or it may have been learned
+            on rows that this job judges by.
     """
     if spec.warm_start is None:
         return make_plan(spec, info), None
     found = _find(db, artifacts, spec.warm_start)
+    _check_split(db, spec, found.job_id)
     warm = spec.warm_start.model_copy(update={"sha256": found.sha256})
     space = spec.search_space.model_copy(update={"overrides": _overrides(spec.search_space.overrides, found)})
     plan = make_plan(spec.model_copy(update={"warm_start": warm, "search_space": space}), info)
@@ -117,6 +119,24 @@ def _find(db: Database, artifacts: ArtifactStore, wanted: WarmStartSpec) -> Earl
     return EarlierP(
         job_id=wanted.job, content=content, sha256=learned["sha256"], config=described["config"], shapes=shapes
     )
+
+
+def _check_split(db: Database, spec: JobSpec, job_id: str) -> None:
+    """Refuse a seed by which rows that P was learned on, in this job or one before it, would be rows that judge."""
+    own = _sources(spec.model_dump(mode="json"))
+    with db.read() as session:
+        while job_id and (job := session.scalars(select(Job).where(Job.id == job_id)).one_or_none()) is not None:
+            seed = job.spec.get("seed", 0)
+            if seed != spec.seed and own & _sources(job.spec):
+                expected = f"{seed}, the seed of {job_id}: by another split its P may have seen the rows that judge"
+                raise InvalidSpecError(FieldError("seed", spec.seed, expected))
+            job_id = (job.spec.get("warm_start") or {}).get("job", "")
+
+
+def _sources(spec: Mapping[str, Any]) -> set[tuple[str, ...]]:
+    """Return what names the data of a stored spec, whatever is predicted from it."""
+    datasets = (spec.get("family") or {}).get("datasets") or [spec.get("dataset") or {}]
+    return {tuple(str(dataset.get(name)) for name in ("name", "id", "entrypoint")) for dataset in datasets}
 
 
 def _wrong(wanted: WarmStartSpec, expected: str) -> InvalidSpecError:

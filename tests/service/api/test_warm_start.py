@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from service.artifacts import START_P_FILE, ArtifactStore
-from service.db.models import RecommendationRow
+from service.db.models import Job, RecommendationRow
 from service.db.session import Database
 from service.settings import Settings
 from service.training.models import build_model
@@ -190,6 +191,27 @@ def test_a_warm_start_of_another_form_is_refused_by_field(
     assert error["field"] == field
 
 
+def test_rows_that_p_was_learned_on_may_not_judge(
+    client: TestClient, learned: Learned, db: Database, spec: SpecMaker
+) -> None:
+    source = learned()
+    (error,) = refused(client, db, spec(warm_start={"job": source}, seed=1))
+    assert (error["field"], error["value"]) == ("seed", 1)
+    assert error["expected"].startswith(f"0, the seed of {source}")
+
+
+def test_nor_those_of_a_job_that_the_earlier_one_started_from(
+    client: TestClient, learned: Learned, db: Database, spec: SpecMaker
+) -> None:
+    first, second = learned(), learned()
+    with db.write() as session:  # as if the second were of another dataset and split, and had started from the first
+        row = session.scalars(select(Job).where(Job.id == second)).one()
+        row.spec = {**row.spec, "dataset": {"name": "iris"}, "seed": 7, "warm_start": {"job": first}}
+    (error,) = refused(client, db, spec(warm_start={"job": second}, seed=7))
+    assert error["expected"].startswith(f"0, the seed of {first}")
+    assert client.post("/v1/jobs", json=spec(warm_start={"job": second})).status_code == 202
+
+
 def test_the_same_key_and_body_replay_and_leave_one_copy(
     client: TestClient, learned: Learned, db: Database, spec: SpecMaker, settings: Settings
 ) -> None:
@@ -203,5 +225,5 @@ def test_the_same_key_and_body_replay_and_leave_one_copy(
     assert again.json() == first.json()
     assert count_rows(db) == rows
     assert ArtifactStore(settings.artifacts_url).get(first.json()["id"], START_P_FILE) is not None
-    other = client.post("/v1/jobs", json=body | {"seed": 1}, headers=headers)
+    other = client.post("/v1/jobs", json=body | {"name": "another"}, headers=headers)
     assert other.json()["code"] == "idempotency_key_reused"
