@@ -78,8 +78,10 @@ class Batches:
         return [slice(start, min(start + EVALUATED_ROWS, rows)) for start in range(0, rows, EVALUATED_ROWS)]
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, part: str) -> tuple[float, float]:
-        """Return the loss on a whole part, and the score: SCORES says which of them a task has.
+    def evaluate(self, model: nn.Module, part: str) -> tuple[float, float | None]:
+        """Return the loss on a whole part, and the score: SCORES says which of them a task has; None if not finite.
+
+        A part whose target is the same in every row has no R2.
 
         It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. A compiled
         model is run as it is, as its parts of other sizes would each be compiled anew.
@@ -102,7 +104,7 @@ class Batches:
                 score = accuracy
             case Task.REGRESSION | Task.AUTOENCODING:
                 score = 1 - loss / self._variance(part)
-        return loss.item(), score.item()
+        return loss.item(), score.item() if torch.isfinite(score) else None
 
     def _variance(self, part: str) -> Tensor:
         """Return the mean square that is left when the mean of each column is predicted."""

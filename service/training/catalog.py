@@ -46,6 +46,7 @@ class DatasetInfo:
         source: Where the data comes from.
         shape: Channels, height and width of an image; empty for other data.
         characters: Distinct characters of a text.
+        length: Characters of a text, all of them; 0 where that was not counted.
         columns: Names of the input columns.
         widths: Features that each of these becomes; empty where each becomes one.
         tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
@@ -60,6 +61,7 @@ class DatasetInfo:
     source: str = "scikit-learn"
     shape: tuple[int, ...] = ()
     characters: int = 0
+    length: int = 0
     columns: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
     tensors: tuple[tuple[int, ...], ...] = ()
@@ -124,9 +126,14 @@ MIN_TASKS: Final = 3
 def training_rows(dataset: DatasetInfo, model: AnyModel | None = None) -> int:
     """Return how many rows are left to train on; of a text, how many windows of ``model``."""
     if isinstance(model, TransformerSpec):
-        return (part_bounds(dataset.rows)[0] - 1) // model.context
+        return (part_bounds(text_tokens(dataset, model))[0] - 1) // model.context
     held_out = math.ceil(dataset.rows * HELD_OUT)
     return dataset.rows - held_out - math.ceil((dataset.rows - held_out) * HELD_OUT / (1 - HELD_OUT))
+
+
+def text_tokens(dataset: DatasetInfo, model: TransformerSpec) -> int:
+    """Return how many tokens a text has for ``model``: its bytes, or its characters where those were counted."""
+    return dataset.length or dataset.rows if model.tokens == "characters" else dataset.rows
 
 
 def part_bounds(tokens: int) -> tuple[int, int]:

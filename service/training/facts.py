@@ -34,6 +34,13 @@ MIN_CLASS_ROWS: Final = 5
 """Rows of a class without which some part would have none."""
 
 
+LARGEST: Final = 3.4028234663852886e38
+"""Largest number of 32 bits, as features and targets are; the square of a much larger one is infinite in 64."""
+
+EXACT: Final = 2**53
+"""Whole numbers up to which every one has a floating-point number of 64 bits of its own."""
+
+
 class Layout(StrEnum):
     """How the data of a dataset is kept."""
 
@@ -98,6 +105,7 @@ class DatasetFacts:
         columns: Columns of a table; of arrays and images, the labels, if there are any.
         shape: Shape of one row of ``x``, channels first; empty for a table and a text.
         characters: Distinct characters of a text.
+        length: Characters of a text, all of them; 0 where that was not counted.
     """
 
     layout: Layout
@@ -105,6 +113,7 @@ class DatasetFacts:
     columns: tuple[Column, ...] = ()
     shape: tuple[int, ...] = ()
     characters: int = 0
+    length: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -151,7 +160,13 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     _check_task(facts, task, target)
     if task is Task.LANGUAGE:
         return DatasetInfo(
-            rows=facts.rows, features=1, task=task, outputs=256, source="upload", characters=facts.characters
+            rows=facts.rows,
+            features=1,
+            task=task,
+            outputs=256,
+            source="upload",
+            characters=facts.characters,
+            length=facts.length,
         )
     features = math.prod(facts.shape) if facts.shape else _width(facts, target)
     if not features:

@@ -76,7 +76,7 @@ def _prepare_table(facts: DatasetFacts, spec: JobSpec, info: DatasetInfo, source
 def column_values(values: Any, column: Column) -> npt.NDArray[Any]:
     """Return a column as :func:`column_transformer` takes it: numbers, NaN where it is empty, or texts, "" there."""
     if column.kind is ColumnKind.NUMBER:
-        numbers: npt.NDArray[Any] = values.cast(pa.float64()).to_numpy()  # a missing one becomes NaN
+        numbers: npt.NDArray[Any] = values.cast(pa.float64(), safe=False).to_numpy()  # a missing one becomes NaN
         return numbers
     return np.array(["" if value is None else value for value in values.to_pylist()], dtype=object)
 

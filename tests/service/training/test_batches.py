@@ -80,3 +80,14 @@ def test_evaluating_leaves_a_model_in_training_with_its_running_means(tmp_path: 
     Batches(run).evaluate(model, "val")
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_part_whose_target_is_the_same_in_every_row_has_a_loss_and_no_r2(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "diabetes")
+    batches = Batches(run)
+    batches._y["test"] = torch.zeros_like(batches._y["test"])
+    model = build_network(run.model, run.shape, run.sizes, run.activation)
+    loss, score = batches.evaluate(model, "test")
+    assert loss > 0
+    assert score is None
+    assert batches.evaluate(model, "val")[1] is not None
