@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from service import deletion
@@ -48,6 +49,14 @@ class JobQuery(PageQuery):
     name: Text | None = None
 
 
+class SubmitQuery(BaseModel):
+    """How a spec is taken; an unknown parameter is refused, as a `dry_run` that is misspelt would queue a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(False, description="Answer the plan with an estimate, and queue nothing.")
+
+
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
@@ -68,11 +77,11 @@ def submit_job(
     db: DatabaseDep,
     artifacts: ArtifactsDep,
     user_code: UserCodeDep,
+    wanted: Annotated[SubmitQuery, Query()],
     idempotency_key: KeyHeader = None,
-    dry_run: Annotated[bool, Query(description="Answer the plan with an estimate, and queue nothing.")] = False,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
-    if dry_run:
+    if wanted.dry_run:
         response.status_code = HTTPStatus.OK
         plan = _plan(db, artifacts, user_code, spec)[0]
         return estimate(plan, training_rows(plan.info, spec.model), note(plan))

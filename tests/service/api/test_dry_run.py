@@ -88,3 +88,12 @@ def test_figures_that_cannot_be_found_are_no_figures(
 @pytest.mark.parametrize("name", DATASETS)
 def test_training_rows_are_those_of_the_split(name: str) -> None:
     assert training_rows(DATASETS[name]) == len(prepare(name, 0).x_train)
+
+
+def test_a_misspelt_dry_run_queues_nothing(shared_client: TestClient, shared_db: Database, spec: SpecMaker) -> None:
+    before = count_rows(shared_db)
+    document = assert_problem(shared_client.post("/v1/jobs?dryrun=true", json=spec()), 422, "invalid_spec")
+    (error,) = document["errors"]
+    assert (error["field"], error["value"]) == ("dryrun", "true")
+    assert "did you mean 'dry_run'" in error["expected"]
+    assert count_rows(shared_db) == before
