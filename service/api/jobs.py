@@ -26,6 +26,7 @@ from service.ledger import jobs as ledger
 from service.plan import JobPlan, extended
 from service.schemas import ExtendSpec, JobSpec
 from service.states import JobState
+from service.stored import stored_spec
 from service.training.catalog import DatasetInfo, training_rows
 from service.user_code.probe import UserCode
 from service.warm_start import note, plan_warm_start
@@ -182,7 +183,7 @@ def extend_job(
     """Add trials, seeds or seconds to a job that has succeeded. Its next verdict is tested at half the level."""
 
     def change(spec: Mapping[str, Any]) -> dict[str, Any]:
-        return extended(JobSpec.model_validate(spec), more).to_json()
+        return extended(stored_spec(spec), more).to_json()
 
     answer, replayed = ledger.extend(db, job_id, change, more.model_dump(), idempotency_key, _render)
     if idempotency_key is not None:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
+from service.errors import OtherVersionError
 from service.model_schemas import (
     AnyModel,
     AutoencoderSpec,
@@ -74,10 +75,19 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
-        """Read the JSON values of ``dataclasses.asdict``."""
+        """Read the JSON values of ``dataclasses.asdict``; facts that only another version knows are left out.
+
+        Raises:
+            OtherVersionError: One is missing, or says what this version does not know.
+        """
+        names = {known.name for known in fields(cls)}
+        known = {name: value for name, value in stored.items() if name in names}
         lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns", "widths")}
         tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
-        return cls(**{**stored, **lists, "tensors": tensors, "task": Task(stored["task"])})
+        try:
+            return cls(**{**known, **lists, "tensors": tensors, "task": Task(stored["task"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise OtherVersionError("the facts about the job's data", error) from error
 
 
 _PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))

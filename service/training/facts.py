@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Final
 
 from search_spaces.errors import one_of
 from service.data_schemas import DatasetSpec
-from service.errors import FieldError, InvalidSpecError
+from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.training.catalog import DatasetInfo, Task
 
 FACTS_FILE: Final = "facts.json"
@@ -121,10 +121,19 @@ class DatasetFacts:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetFacts:
-        """Read what :meth:`to_json` wrote."""
-        columns = tuple(Column(**column | {"kind": ColumnKind(column["kind"])}) for column in stored["columns"])
-        fields = {"layout": Layout(stored["layout"]), "columns": columns, "shape": tuple(stored["shape"])}
-        return cls(**{**stored, **fields})
+        """Read what :meth:`to_json` wrote; facts that only another version knows are left out.
+
+        Raises:
+            OtherVersionError: One is missing, or says what this version does not know.
+        """
+        try:
+            columns = tuple(
+                Column(**_known(Column, column) | {"kind": ColumnKind(column["kind"])}) for column in stored["columns"]
+            )
+            more = {"layout": Layout(stored["layout"]), "columns": columns, "shape": tuple(stored["shape"])}
+            return cls(**{**_known(cls, stored), **more})
+        except (KeyError, TypeError, ValueError) as error:
+            raise OtherVersionError("the facts about the dataset", error) from error
 
     def target(self, name: str | None) -> Column | None:
         """Return the target column: the one of that name, or the only one of arrays; None if there is none."""
@@ -140,6 +149,11 @@ class DatasetFacts:
             return Task.AUTOENCODING
         labels = target.kind is not ColumnKind.NUMBER or (target.whole and target.distinct <= FEW_NUMBERS)
         return Task.CLASSIFICATION if labels else Task.REGRESSION
+
+
+def _known(kind: type[Column | DatasetFacts], stored: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in stored.items() if name in names}
 
 
 def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
