@@ -50,6 +50,8 @@ def _check(entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
             raise InvalidFileError(f"the name {name} in the archive leads out of its folder")
         if entry.filename in seen:
             raise InvalidFileError(f"the archive has two files with the name {name}")
+        if entry.header_offset < 0:
+            raise zipfile.BadZipFile(f"{name} is at {entry.header_offset}, before the archive begins")
         if entry.compress_type not in METHODS:
             raise InvalidFileError(
                 f"{name} is compressed by the method {entry.compress_type}; expected deflate or none"

@@ -128,6 +128,11 @@ def damaged_stream() -> bytes:
     return bytes(content)
 
 
+def shortened_archive() -> bytes:
+    """An archive without its first bytes, whose directory then points in front of it."""
+    return files.npz(x=np.ones((20, 3)), y=np.arange(20) % 2)[7:]
+
+
 def huge_image() -> bytes:
     content = bytearray(files.png(np.ones((8, 8))))
     content[16:24] = struct.pack(">II", 100_000, 100_000)
@@ -168,6 +173,7 @@ BAD = {
     "header of brackets": ("a.npz", npy_with("(" * 3000), "the array x cannot be read"),
     "one array twice": ("a.npz", two_arrays_of_one_name(), "two files with the name 'x.npy'"),
     "damaged stream": ("a.npz", damaged_stream(), "no zip file that can be read"),
+    "beginning cut off": ("a.npz", shortened_archive(), "'x.npy' is at -7, before the archive begins"),
     "bzip2": ("a.zip", archive_with("a/x.png", zipfile.ZIP_BZIP2), "compressed by the method 12"),
     "file without a name": ("a.zip", archive_with(""), "has the name ''"),
     "file with a dot for a name": ("a.zip", archive_with("."), "has the name '.'"),
