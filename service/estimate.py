@@ -162,6 +162,8 @@ def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
             raise UnavailableError(f"the steps of the arms were not timed within {TIMEOUT_S:g} seconds") from error
     if done.returncode:
         last = done.stderr.strip().rsplit("\n", 1)[-1]
+        if done.returncode < 0:  # as when the machine is out of memory
+            last = f"their process was killed by the signal {-done.returncode}"
         raise UnavailableError(f"the steps of the arms could not be timed: {last}")
     found: dict[str, dict[str, float]] = json.loads(done.stdout)
     return found
