@@ -4,11 +4,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while it is still loading; later, the commands see to it
+        sys.exit(128 + signal.SIGINT)
+
+
+def _run() -> None:
     try:
         from service.cli import app
     except ModuleNotFoundError as error:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -69,13 +68,10 @@ def _settings(**changes: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in changes.items() if value is not None})
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: got {_shown(e['input'])}, {e['msg']}" for e in error.errors()]
+        from service.client import without_password as shown
+
+        lines = [f"  {'.'.join(map(str, e['loc']))}: got {shown(repr(e['input']))}, {e['msg']}" for e in error.errors()]
         raise _fail("a setting is wrong\n" + "\n".join(lines), 2) from None
-
-
-def _shown(value: object) -> str:
-    """Return a value as an error may show it: a URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", repr(value))
 
 
 @app.command()
@@ -227,7 +223,7 @@ def _write(content: bytes, output: Path | None) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
         return
-    part = output.with_name(f".{output.name}.part")
+    part = output.parent / f".{output.name}.part"
     try:
         if output.exists() and not output.is_file():  # a device or a pipe
             output.write_bytes(content)
@@ -274,7 +270,7 @@ def _database_failures() -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SQLAlchemyError) as error:
+    except (OSError, SQLAlchemyError, ModuleNotFoundError) as error:  # the last: the database's driver
         raise _fail(str(error).partition("\n")[0]) from None
 
 

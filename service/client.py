@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
@@ -49,9 +51,9 @@ class Client:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = without_password(url.rstrip("/"))
         try:
-            self._http = httpx2.Client(base_url=self.url, timeout=TIMEOUT_S)
+            self._http = httpx2.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S)
         except httpx2.InvalidURL as error:
             raise ApiError(0, f"cannot reach {self.url}: {error}") from error
 
@@ -73,6 +75,13 @@ class Client:
 
     def extend(self, job_id: str, more: Mapping[str, Any]) -> dict[str, Any]:
         """Add trials, seeds or seconds to a job that has succeeded, and return it."""
+        wrong = [
+            {"field": name, "value": value, "expected": "a finite number"}  # which JSON cannot say
+            for name, value in more.items()
+            if not math.isfinite(value)
+        ]
+        if wrong:
+            raise ApiError(0, "a number is not finite", wrong)
         return self._json("POST", f"{_path(job_id)}/extend", json=more)
 
     def job(self, job_id: str) -> dict[str, Any]:
@@ -167,7 +176,12 @@ class Client:
             raise ApiError(response.status_code, f"{response.status_code} {response.reason_phrase}") from error
 
 
+def without_password(text: str) -> str:
+    """Return text with a URL in it, as an error or a log may show it."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text)
+
+
 def _path(job_id: str) -> str:
     if not job_id.strip("."):  # would name another path
         raise ApiError(404, f"there is no job {job_id!r}")
-    return f"/v1/jobs/{quote(job_id, safe='')}"
+    return f"/v1/jobs/{quote(job_id, safe='', errors='replace')}"

@@ -11,7 +11,7 @@ from service.data_schemas import DatasetSpec
 from service.errors import FieldError
 from service.model_schemas import AutoencoderSpec, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
 from service.schemas import JobSpec, RangeOverride
-from service.training.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes
+from service.training.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes, text_tokens
 
 
 def check_dataset(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -82,8 +82,8 @@ def _check_convolutions(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError
 def _check_transformer(model: TransformerSpec, info: DatasetInfo) -> Iterable[FieldError]:
     if model.width % model.heads:
         yield FieldError("model.heads", model.heads, f"a divisor of model.width, which is {model.width}")
-    longest = int(info.rows * HELD_OUT) - 1
-    if model.tokens == "bytes" and model.context > longest:
+    longest = int(text_tokens(info, model) * HELD_OUT) - 1
+    if model.context > longest:
         yield FieldError("model.context", model.context, f"at most {longest}, what the validation part has")
 
 

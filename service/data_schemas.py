@@ -16,7 +16,12 @@ class DatasetSpec(SpecModel):
     """Which data to train on: a bundled dataset by ``name``, an uploaded one by ``id``, or what a factory makes."""
 
     name: str | None = Field(None, description="Name of a bundled dataset; `GET /v1/catalog` lists them.")
-    id: str | None = Field(None, description="Id of an uploaded dataset; `GET /v1/datasets` lists them.", max_length=40)
+    id: str | None = Field(
+        None,
+        description="Id of an uploaded dataset; `GET /v1/datasets` lists them.",
+        max_length=40,
+        pattern=r"^[\w-]+$",
+    )
     target: str | None = Field(None, description="Column of an uploaded dataset to predict; arrays have one at most.")
     task: Literal["classification", "regression", "autoencoding", "language"] | None = Field(
         None, description="What to train an uploaded dataset for; null lets the target decide."

@@ -8,6 +8,7 @@
 #   ├── ForbiddenError(PermissionError)   the operator has not allowed it
 #   ├── NotFoundError(LookupError)        no such job, trial, ...
 #   ├── ConflictError                     not in this state of the job
+#   │   └── OtherVersionError             another version stored it, which this one cannot follow
 #   ├── IdempotencyConflictError          the key was used with another body
 #   ├── UnavailableError                  it cannot be answered now
 #   ├── LeaseLostError                    another worker owns the job now: write nothing
@@ -94,6 +95,13 @@ class ConflictError(ServiceError):
     """The thing exists, but is not in a state that allows the request."""
 
     code = "conflict"
+
+
+class OtherVersionError(ConflictError):
+    """What is stored was written by another version or installation of the service, and this one cannot follow it."""
+
+    def __init__(self, what: str, wrong: object) -> None:
+        super().__init__(f"this version of the service cannot follow {what}, which another one has stored: {wrong}")
 
 
 class IdempotencyConflictError(ServiceError):

@@ -165,6 +165,8 @@ def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
         _one_at_a_time.release()
     if done.returncode:
         last = done.stderr.strip().rsplit("\n", 1)[-1]
+        if done.returncode < 0:  # as when the machine is out of memory
+            last = f"their process was killed by the signal {-done.returncode}"
         raise UnavailableError(f"the steps of the arms could not be timed: {last}")
     found: dict[str, dict[str, float]] = json.loads(done.stdout)
     return found

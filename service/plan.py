@@ -22,7 +22,7 @@ from service.arms import (
     warpadam_arms,
 )
 from service.data_checks import check_dataset, check_model, check_rank
-from service.errors import FieldError, InvalidSpecError
+from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.family import bundled_info, check_family, info_of_a_task
 from service.model_schemas import AutoencoderSpec, EntrypointSpec, MlpSpec
 from service.schemas import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec, RangeOverride
@@ -34,6 +34,7 @@ from service.spec_checks import (
     check_search,
     check_training,
 )
+from service.stored import stored_spec
 from service.training.catalog import DatasetInfo, Task, layer_sizes, task_of
 from service.training.run import FamilyTraining, Run, Training
 
@@ -73,7 +74,10 @@ class JobPlan:
 
     def arm(self, name: str) -> ArmPlan:
         """Return the arm called ``name``."""
-        return next(arm for arm in self.arms if arm.name == name)
+        found = next((arm for arm in self.arms if arm.name == name), None)
+        if found is None:
+            raise OtherVersionError("the job's arms", f"it has no arm {name}")
+        return found
 
     def run(
         self,
@@ -126,8 +130,16 @@ class JobPlan:
 
 
 def plan_of(stored: Mapping[str, Any], info: Mapping[str, Any] | None) -> JobPlan:
-    """Return the plan of a job from what its row holds."""
-    return make_plan(JobSpec.model_validate(stored), None if info is None else DatasetInfo.from_json(info))
+    """Return the plan of a job from what its row holds.
+
+    Raises:
+        OtherVersionError: Another version or installation of the service wrote it, with what this one does not know.
+    """
+    spec, facts = stored_spec(stored), None if info is None else DatasetInfo.from_json(info)
+    try:
+        return make_plan(spec, facts)
+    except InvalidSpecError as error:
+        raise OtherVersionError("the job's spec", error) from error
 
 
 def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:

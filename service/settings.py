@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +29,9 @@ WELL_KNOWN_PASSWORDS: Final = frozenset(
 )
 """Passwords of examples and of images, which a database that others can reach must not have."""
 
+HOST_NAME: Final = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+"""Name of a host, or of all that are below one."""
+
 
 class Settings(BaseSettings):
     """Settings, read from ``WARPTUNE_*`` environment variables."""
@@ -43,6 +47,11 @@ class Settings(BaseSettings):
         description="host:port of the Ray cluster that runs jobs of the engine ray; none: a Ray of the worker's own.",
     )
     host: str = Field("127.0.0.1", description="Address that the API listens on. There is no login: keep it private.")
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names that the API answers to beside addresses and localhost, separated by commas; `*.name` is "
+        "all below it, `*` any; none: no other ones where it listens on a loopback address, elsewhere any.",
+    )
     port: Annotated[int, Ge(0), Le(65535)] = Field(8000, description="TCP port of the API.")
     max_body_bytes: Annotated[int, Ge(1024)] = Field(1 << 20, description="Largest request body, in bytes.")
     max_dataset_bytes: Annotated[int, Ge(1024)] = Field(
@@ -89,6 +98,19 @@ class Settings(BaseSettings):
         wrong = [name for name in names if not all(part.isidentifier() for part in name.split("."))]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is no dotted name of a module, such as models.vision")
+        return ",".join(names)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _refuse_what_is_no_name(cls, hosts: str | None) -> str | None:
+        names = [name.strip() for name in (hosts or "").split(",")]
+        if names == [""]:
+            return None
+        wrong = [name for name in names if name != "*" and not HOST_NAME.fullmatch(name)]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]!r} is no name of a host, such as tune.example.org; it has no scheme and no port"
+            )
         return ",".join(names)
 
     @field_validator("database_url")

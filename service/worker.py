@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.engines.base import Engine
-from service.errors import JobFailedError, LeaseLostError
+from service.errors import JobFailedError, LeaseLostError, OtherVersionError
 from service.job_run import JobRun, Tools
 from service.ledger import lease as leases
 from service.ledger.lease import Lease
@@ -172,7 +172,7 @@ class Worker:
                 cancelled = leases.release(self._db, record.lease)
                 log.info("job released", extra={"job": record.job_id})
                 return cancelled
-        except JobFailedError as error:
+        except (JobFailedError, OtherVersionError) as error:
             record.end(JobState.FAILED, str(error))
             log.warning("job failed", extra={"job": record.job_id, "cause": str(error)})
         except (LeaseLostError, *LEDGER_AWAY):

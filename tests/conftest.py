@@ -101,7 +101,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     """Settings of a service in the folder of the test."""
-    return Settings(database_url=database_url, artifacts_url=str(tmp_path / "artifacts"), poll_s=0.1, lease_s=10)
+    return Settings(
+        database_url=database_url,
+        artifacts_url=str(tmp_path / "artifacts"),
+        poll_s=0.1,
+        lease_s=10,
+        allowed_hosts="testserver",  # what starlette's client calls it
+    )
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ ROOMS = (
     {"model_schemas"},
     {"data_schemas"},
     {"states", "version", "settings", "errors", "schemas", "artifacts"},
-    {"training", "logs"},
+    {"training", "logs", "stored"},
     {"arms", "objective", "family", "datasets", "data_checks"},
     {"spec_checks", "user_code"},
     {"plan", "db"},

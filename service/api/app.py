@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 
 from service.api import catalog, datasets, health, jobs, problems, results, trials
 from service.api.dashboard import Dashboard
+from service.api.hosts import HostCheck
 from service.api.limits import BodyLimit
 from service.artifacts import ArtifactStore
 from service.datasets.sources import Sources
@@ -61,6 +62,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.state.max_dataset_bytes = settings.max_dataset_bytes
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
+    app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
     for module in (jobs, trials, results, datasets, catalog, health):
         app.include_router(module.router)
 

@@ -35,7 +35,8 @@ class Dashboard:
             await WebSocketClose()(scope, receive, send)
             return
         path: str = scope["path"]
-        if path not in PATHS and not path.startswith(PREFIXES):
+        steps = path.replace("\\", "/").split("/")  # its server of files fails at a path that leads out of its folder
+        if ".." in steps or (path not in PATHS and not path.startswith(PREFIXES)):
             answer = problem(404, "not_found", f"nothing is at {path}; see /docs")
         elif scope["method"] not in ("GET", "HEAD"):
             answer = problem(405, "read_only", "the dashboard is read-only here", headers={"Allow": "GET, HEAD"})

@@ -200,7 +200,9 @@ def list_datasets(db: DatabaseDep, wanted: Annotated[PageQuery, Query()]) -> Pag
     return Page[DatasetSummary].of(rows, wanted.limit, _summary, lambda row: row.seq)
 
 
-@router.get("/{dataset_id}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get(
+    "/{dataset_id}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+)
 def get_dataset(dataset_id: DatasetId, db: DatabaseDep) -> UploadedDataset:
     """Show what an uploaded dataset holds: rows, columns, types, missing values, class balance."""
     return _view(ledger.require(db, dataset_id))

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from service import deletion
@@ -25,6 +26,7 @@ from service.ledger import jobs as ledger
 from service.plan import JobPlan, extended
 from service.schemas import ExtendSpec, JobSpec
 from service.states import JobState
+from service.stored import stored_spec
 from service.training.catalog import DatasetInfo, training_rows
 from service.user_code.probe import UserCode
 from service.warm_start import note, plan_warm_start
@@ -48,6 +50,14 @@ class JobQuery(PageQuery):
     name: Text | None = None
 
 
+class SubmitQuery(BaseModel):
+    """How a spec is taken; an unknown parameter is refused, as a `dry_run` that is misspelt would queue a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(False, description="Answer the plan with an estimate, and queue nothing.")
+
+
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
@@ -68,11 +78,11 @@ def submit_job(
     db: DatabaseDep,
     artifacts: ArtifactsDep,
     user_code: UserCodeDep,
+    wanted: Annotated[SubmitQuery, Query()],
     idempotency_key: KeyHeader = None,
-    dry_run: Annotated[bool, Query(description="Answer the plan with an estimate, and queue nothing.")] = False,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
-    if dry_run:
+    if wanted.dry_run:
         response.status_code = HTTPStatus.OK
         plan = _plan(db, artifacts, user_code, spec)[0]
         return estimate(plan, training_rows(plan.info, spec.model), note(plan))
@@ -173,7 +183,7 @@ def extend_job(
     """Add trials, seeds or seconds to a job that has succeeded. Its next verdict is tested at half the level."""
 
     def change(spec: Mapping[str, Any]) -> dict[str, Any]:
-        return extended(JobSpec.model_validate(spec), more).to_json()
+        return extended(stored_spec(spec), more).to_json()
 
     answer, replayed = ledger.extend(db, job_id, change, more.model_dump(), idempotency_key, _render)
     if idempotency_key is not None:

@@ -151,7 +151,15 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         detail = f"nothing is at {request.url.path}; see /docs"
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not possible at {request.url.path}; see /docs"
+        methods = ", ".join(_methods(request))
+        return problem(status, code, detail, headers={"Allow": methods} if methods else error.headers)
     return problem(status, code, detail, headers=error.headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what can be done at the path of a request, by all its routes: the router knows of the first one only."""
+    paths = request.app.openapi()["paths"]
+    return sorted(map(str.upper, paths.get(getattr(request.scope.get("route"), "path", ""), {})))
 
 
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:

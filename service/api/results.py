@@ -10,15 +10,18 @@ from typing import IO, Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId
 from service.api.problems import responses
 from service.api.views import RecommendationView
+from service.db.models import RecommendationRow
+from service.errors import OtherVersionError
 from service.ledger import queries
 from service.ledger.jobs import require_job
 from service.recommend.export import PIECE_BYTES, ExportFormat, write
 from service.recommend.report import make_report
+from service.stored import wrong_fields
 
 MAX_IN_MEMORY_BYTES: Final = 16 << 20
 """Size over which an export is put together in a temporary file: that of a large dataset does not fit into memory."""
@@ -42,7 +45,14 @@ def get_recommendation(job_id: JobId, db: DatabaseDep) -> RecommendationView:
     """Show what to use, whether P helps, and the figures behind it. 409 until the job has succeeded."""
     with db.read() as session:
         row = queries.recommendation(session, require_job(session, job_id))
-    return RecommendationView(job_id=job_id, **row.data)
+    return _view(row)
+
+
+def _view(row: RecommendationRow) -> RecommendationView:
+    try:
+        return RecommendationView(job_id=row.job_id, **row.data)
+    except ValidationError as error:
+        raise OtherVersionError("the job's recommendation", wrong_fields(error)) from error
 
 
 @router.get(
@@ -97,4 +107,5 @@ def report(job_id: JobId, db: DatabaseDep) -> Response:
         job = require_job(session, job_id)
         row = queries.recommendation(session, job)
         runs = queries.confirm_runs(session, job_id)
+    _view(row)  # the page has what that has
     return Response(make_report(job, row, runs), media_type="text/html")

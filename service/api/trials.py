@@ -26,7 +26,7 @@ class TrialQuery(PageQuery):
     state: TrialState | None = None
 
 
-@router.get("", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get("", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY))
 def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Query()]) -> Page[TrialView]:
     """List the trials of a job by number."""
     with db.read() as session:
@@ -36,7 +36,9 @@ def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Qu
     return Page[TrialView].of(rows, wanted.limit, lambda row: TrialView.of(row, plan), lambda row: row.number)
 
 
-@router.get("/{number}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get(
+    "/{number}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+)
 def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
     """Show a trial with its learning curve."""
     with db.read() as session:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -18,7 +18,7 @@ from service.recommend.findings import Findings
 from service.recommend.recommendation import ArmResult, Pair
 from service.recommend.transfer import WarmStart
 from service.recommend.verdict import Verdict, Word
-from service.schemas import JobSpec
+from service.schemas import BudgetSpec, JobSpec
 from service.states import ArmState, JobState, TrialState
 
 Item = TypeVar("Item")
@@ -106,16 +106,17 @@ class ArmView(View):
     study: str = Field(description="Name of the arm's study in the Optuna dashboard.")
 
     @classmethod
-    def of(cls, summary: ArmSummary, spec: JobSpec) -> ArmView:
-        """Return the view of an arm."""
+    def of(cls, summary: ArmSummary, spec: Mapping[str, Any]) -> ArmView:
+        """Return the view of an arm of a job with this stored spec."""
         arm, counts, best = summary
+        caps = BudgetSpec().model_dump() | spec.get("budget", {})
         return cls(
             name=arm.name,
             state=arm.state,
             trials=counts,
-            trials_cap=spec.budget.trials_per_arm,
+            trials_cap=caps["trials_per_arm"],
             seconds_used=arm.seconds_used,
-            seconds_cap=spec.budget.max_seconds,
+            seconds_cap=caps["max_seconds"],
             best=None
             if best is None or best.value is None
             else BestTrial(number=best.number, value=best.value, params=best.params),
@@ -133,7 +134,10 @@ class ConfirmView(View):
 class JobView(JobSummary):
     """A job with its arms."""
 
-    spec: JobSpec = Field(description="The spec with every default written out.")
+    spec: JobSpec | dict[str, Any] = Field(
+        union_mode="left_to_right",
+        description="The spec with every default written out; as it was stored, if by another version of the service.",
+    )
     data_sha256: str | None = Field(description="Hash of the prepared split.")
     arms: list[ArmView]
     confirm: ConfirmView
@@ -142,12 +146,11 @@ class JobView(JobSummary):
     @classmethod
     def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: Progress) -> JobView:
         """Return the view of a job."""
-        spec = JobSpec.model_validate(job.spec)
         return cls(
             **JobSummary.model_validate(job).model_dump(),
-            spec=spec,
+            spec=job.spec,
             data_sha256=job.data_sha256,
-            arms=[ArmView.of(arm, spec) for arm in arms],
+            arms=[ArmView.of(arm, job.spec) for arm in arms],
             confirm=ConfirmView(done=confirm.done, planned=confirm.planned),
             links=JobLinks.of(job.id),
         )

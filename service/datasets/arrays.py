@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import tokenize
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +15,14 @@ import numpy.typing as npt
 
 from service.datasets.archives import open_zip
 from service.errors import InvalidFileError
-from service.training.facts import MAX_LEVELS, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout
+from service.training.facts import EXACT, LARGEST, MAX_LEVELS, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout
 
 X_FILE: Final = "x.npy"
 Y_FILE: Final = "y.npy"
 """Names of the files that arrays are kept in."""
+
+BAD_HEADER: Final = (ValueError, OSError, EOFError, TypeError, SyntaxError, tokenize.TokenError, RecursionError)
+"""What numpy raises for a header, which it parses as Python."""
 
 PIECE_BYTES: Final = 1 << 24
 """Bytes of ``x`` that are looked at at once."""
@@ -59,7 +63,7 @@ def read_npz(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
 def _map(path: Path, name: str) -> npt.NDArray[Any]:
     try:
         mapped: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")  # never pickle
-    except (ValueError, OSError, EOFError) as error:
+    except BAD_HEADER as error:
         if "object" in str(error).lower():
             raise InvalidFileError(f"the array {name} holds pickled Python objects, which are never loaded") from error
         raise InvalidFileError(f"the array {name} cannot be read: {error}") from error
@@ -106,9 +110,13 @@ def write_labels(y: npt.NDArray[Any], target: Path, name: str) -> Column:
     if y.dtype.kind not in "buifU":
         raise InvalidFileError(f"{name} is of {y.dtype}; expected numbers or texts")
     numbers = y.dtype.kind != "U"
-    if y.dtype.kind == "f" and not np.isfinite(y).all():
-        row = int(np.argmin(np.isfinite(y)))
-        raise InvalidFileError(f"{name} is {y[row]} in row {row + 1}; expected a finite number")
+    dtype = str(y.dtype)
+    if y.dtype.kind == "f" or (y.dtype.kind in "iu" and max(abs(int(y.min())), int(y.max())) > EXACT):
+        y = y.astype(np.float64)
+        usable = np.abs(y) <= LARGEST  # False for NaN
+        if not usable.all():
+            row = int(np.argmin(usable))
+            raise InvalidFileError(f"{name} is {y[row]:g} in row {row + 1}; expected a finite number of 32 bits")
     values, counts = np.unique(y, return_counts=True)
     if len(values) < 2:
         raise InvalidFileError(f"{name} has one class only, {values[0].item()!r}; expected two or more")
@@ -118,7 +126,7 @@ def write_labels(y: npt.NDArray[Any], target: Path, name: str) -> Column:
     return Column(
         name=name,
         kind=kind,
-        type=str(y.dtype),
+        type=dtype,
         distinct=len(values),
         whole=numbers and bool((values == np.floor(values)).all()),
         levels={str(value): int(count) for value, count in zip(values, counts, strict=True)} if few else None,

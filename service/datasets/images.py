@@ -22,6 +22,9 @@ from service.training.facts import MIN_ROWS, DatasetFacts, Layout
 MAX_SIDE: Final = 1024
 """Pixels of the longest side of an image."""
 
+FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+"""Pillow's names of the formats that are read; others are rare, and one of them would start Ghostscript."""
+
 GREY: Final = ("1", "L", "I", "I;16", "F")
 """Pillow's modes of images with one channel; all others become RGB."""
 
@@ -76,14 +79,17 @@ def _pixels(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shape: tuple[int, 
     try:
         with warnings.catch_warnings(), archive.open(entry) as file:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            image = Image.open(file, formats=FORMATS)
             if max(image.size) > MAX_SIDE:
                 raise InvalidFileError(f"{entry.filename!r} is {image.size} pixels; {MAX_SIDE} are the most of a side")
             grey = image.mode in GREY if shape is None else shape[0] == 1
             pixels = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
-        if isinstance(error, InvalidFileError):
-            raise
+    except InvalidFileError:
+        raise
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise InvalidFileError(f"{entry.filename!r} is no image that can be read; expected {known}") from error
+    except Exception as error:  # decoders raise what they like
         raise InvalidFileError(f"{entry.filename!r} is no image that can be read: {error}") from error
     found = pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
     if shape is not None and found.shape != shape:

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from service.datasets.text import check_utf8
-from service.errors import InvalidFileError
-from service.training.facts import MAX_LEVELS, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout
+from service.datasets.text import CHUNK_BYTES, check_utf8
+from service.errors import InvalidFileError, shortened
+from service.training.facts import EXACT, LARGEST, MAX_LEVELS, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout
 
 TABLE_FILE: Final = "table.parquet"
 """Name of the file that a table is kept in."""
@@ -23,11 +23,16 @@ TABLE_FILE: Final = "table.parquet"
 MAX_COLUMNS: Final = 4096
 """Columns of the widest table; one-hot coding multiplies them."""
 
+MAX_NAME: Final = 200
+"""Characters of the longest column name: what a job's ``family.group_by`` can say."""
+
+UNITS_PER_SECOND: Final = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+"""Unit of a time -> how many of them are a second."""
+
+SECONDS_PER_DAY: Final = 86_400.0
+
 MAX_BLOCK_BYTES: Final = 2**31 - 1
 """Largest block that pyarrow reads; the types of a column are found out from the first block."""
-
-TICKS: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-"""Unit of a time -> how many of them are a second."""
 
 
 def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
@@ -42,6 +47,7 @@ def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
         InvalidFileError: It cannot be read, or not as a table.
     """
     check_utf8(source)
+    _check_separator(source)
     block = min(max(source.stat().st_size, 1024), MAX_BLOCK_BYTES)
     try:
         table = pyarrow.csv.read_csv(
@@ -72,9 +78,19 @@ def read_parquet(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
             size = sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups))
             _check_size(max(size, meta.num_rows * meta.num_columns), max_bytes)
             table = file.read()
-    except (pa.ArrowException, OSError) as error:
+            table.validate(full=True)  # that texts are UTF-8, among others
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidFileError(f"it is no whole Parquet file: {error}") from error
     return _keep(table, folder, max_bytes)
+
+
+def _check_separator(source: Path) -> None:
+    with source.open(encoding="utf-8-sig") as file:
+        header = file.readline(CHUNK_BYTES)
+    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+        if mark in header and "," not in header:
+            found = shortened(header.rstrip())
+            raise InvalidFileError(f"its header {found!r} is separated by {word}; expected commas")
 
 
 def _check_size(size: int, max_bytes: int) -> None:
@@ -87,6 +103,9 @@ def _keep(table: pa.Table, folder: Path, max_bytes: int) -> DatasetFacts:
     for index, name in enumerate(names, 1):
         if not name.strip():
             raise InvalidFileError(f"column {index} has no name")
+        if len(name) > MAX_NAME:
+            found = f"a name of {len(name)} characters, {shortened(name)!r}"
+            raise InvalidFileError(f"column {index} has {found}; {MAX_NAME} are the most")
         if name in names[: index - 1]:
             raise InvalidFileError(f"column {index} has the name {name!r}, which another column has too")
     if not 1 <= len(names) <= MAX_COLUMNS:
@@ -101,38 +120,38 @@ def _keep(table: pa.Table, folder: Path, max_bytes: int) -> DatasetFacts:
 
 
 def _clean(name: str, values: Any) -> Any:
-    """Return the column as numbers or texts; NaN is a missing value."""
+    """Return the column as numbers or texts; NaN is a missing value, times are seconds."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         values = values.dictionary_decode()
         kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return values.cast(pa.string())
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+    if pa.types.is_temporal(kind):
         values = _seconds(values)
-    elif pa.types.is_boolean(kind):
+    elif pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and kind != pa.uint64()):
         values = values.cast(pa.int64())
-    elif pa.types.is_integer(kind) and kind != pa.uint64():
-        return values.cast(pa.int64())
     elif not (pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or kind == pa.uint64()):
-        possible = "numbers, texts, dates (with or without a time) and booleans can be used"
-        raise InvalidFileError(f"column {name!r} has the type {kind}; {possible}")
-    if pa.types.is_integer(values.type):
+        raise InvalidFileError(f"column {name!r} has the type {kind}; numbers, texts, times and booleans can be used")
+    if values.type == pa.int64() and all(abs(end or 0) <= EXACT for end in pc.min_max(values).as_py().values()):
         return values
     numbers = values.cast(pa.float64(), safe=False)
     numbers = pc.if_else(pc.fill_null(pc.is_nan(numbers), False), pa.scalar(None, pa.float64()), numbers)
-    infinite = pc.index(pc.fill_null(pc.is_inf(numbers), False), True).as_py()
-    if infinite >= 0:
-        raise InvalidFileError(f"column {name!r} is infinite in row {infinite + 1}")
+    wrong = pc.index(pc.fill_null(pc.greater(pc.abs(numbers), LARGEST), False), True).as_py()
+    if wrong >= 0:
+        number = numbers[wrong].as_py()
+        found = "infinite" if math.isinf(number) else f"{number:g}"
+        raise InvalidFileError(f"column {name!r} is {found} in row {wrong + 1}; expected a finite number of 32 bits")
     return numbers
 
 
 def _seconds(values: Any) -> Any:
-    """Return times as seconds since 1970; those far away, such as the year 9999, are rounded to what a float holds."""
-    if pa.types.is_date(values.type):
-        values = values.cast(pa.timestamp("s" if values.type == pa.date32() else "ms"))
-    ticks = values.cast(pa.int64()).cast(pa.float64(), safe=False)
-    return pc.divide(ticks, float(TICKS[values.type.unit]))
+    """Return dates, times of day, durations and points in time as numbers; none is out of their range."""
+    kind = values.type
+    counts = values.view(pa.int64() if kind.bit_width == 64 else pa.int32()).cast(pa.float64(), safe=False)
+    if pa.types.is_date32(kind):
+        return pc.multiply(counts, SECONDS_PER_DAY)
+    return pc.divide(counts, UNITS_PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit])
 
 
 def _describe(name: str, type_name: str, values: Any) -> Column:

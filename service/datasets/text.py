@@ -21,26 +21,28 @@ MIN_BYTES: Final = 1000
 """Shortest text that leaves something in each of three parts."""
 
 
-def check_utf8(source: Path) -> set[str]:
-    """Read the whole file and return its distinct characters.
+def check_utf8(source: Path) -> tuple[set[str], int]:
+    """Read the whole file; return its distinct characters, and how many it has in all.
 
     Raises:
         InvalidFileError: It is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     characters: set[str] = set()
-    row, pending = 1, 0
+    row, pending, length = 1, 0, 0
     with source.open("rb") as file:
         while True:
             chunk = file.read(CHUNK_BYTES)
             try:
-                characters.update(decoder.decode(chunk, final=not chunk))
+                piece = decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 row += chunk.count(b"\n", 0, max(error.start - pending, 0))
                 wrong = error.object[error.start]
                 raise InvalidFileError(f"row {row} is not UTF-8: it has the byte 0x{wrong:02x}") from error
+            characters.update(piece)
+            length += len(piece)
             if not chunk:
-                return characters
+                return characters, length
             row += chunk.count(b"\n")
             pending = len(decoder.getstate()[0])
 
@@ -57,9 +59,9 @@ def read_text(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
         InvalidFileError: It is not UTF-8, or too short.
     """
     del max_bytes
-    characters = check_utf8(source)
+    characters, length = check_utf8(source)
     size = source.stat().st_size
     if size < MIN_BYTES:
         raise InvalidFileError(f"the text has {size} bytes; {MIN_BYTES} are the fewest")
     shutil.copyfile(source, folder / TEXT_FILE)
-    return DatasetFacts(layout=Layout.TEXT, rows=size, characters=len(characters))
+    return DatasetFacts(layout=Layout.TEXT, rows=size, characters=len(characters), length=length)

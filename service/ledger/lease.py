@@ -19,6 +19,7 @@ from service.ledger.events import now, record
 from service.ledger.jobs import close, require_job
 from service.schemas import JobSpec
 from service.states import ACTIVE_JOB, JobState
+from service.stored import stored_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class Lease:
 
     @property
     def spec(self) -> JobSpec:
-        """The job's spec. Raises pydantic's ValidationError if another version stored what this one refuses."""
-        return JobSpec.model_validate(self.spec_json)
+        """The job's spec. Raises OtherVersionError if another version stored what this one refuses."""
+        return stored_spec(self.spec_json)
 
 
 def claim(db: Database, worker: str, lease_s: float) -> Lease | None:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
+from service.errors import OtherVersionError
 from service.model_schemas import (
     AnyModel,
     AutoencoderSpec,
@@ -46,6 +47,7 @@ class DatasetInfo:
         source: Where the data comes from.
         shape: Channels, height and width of an image; empty for other data.
         characters: Distinct characters of a text.
+        length: Characters of a text, all of them; 0 where that was not counted.
         columns: Names of the input columns.
         widths: Features that each of these becomes; empty where each becomes one.
         tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
@@ -60,6 +62,7 @@ class DatasetInfo:
     source: str = "scikit-learn"
     shape: tuple[int, ...] = ()
     characters: int = 0
+    length: int = 0
     columns: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
     tensors: tuple[tuple[int, ...], ...] = ()
@@ -72,10 +75,19 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
-        """Read the JSON values of ``dataclasses.asdict``."""
+        """Read the JSON values of ``dataclasses.asdict``; facts that only another version knows are left out.
+
+        Raises:
+            OtherVersionError: One is missing, or says what this version does not know.
+        """
+        names = {known.name for known in fields(cls)}
+        known = {name: value for name, value in stored.items() if name in names}
         lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns", "widths")}
         tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
-        return cls(**{**stored, **lists, "tensors": tensors, "task": Task(stored["task"])})
+        try:
+            return cls(**{**known, **lists, "tensors": tensors, "task": Task(stored["task"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise OtherVersionError("the facts about the job's data", error) from error
 
 
 _PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
@@ -124,9 +136,14 @@ MIN_TASKS: Final = 3
 def training_rows(dataset: DatasetInfo, model: AnyModel | None = None) -> int:
     """Return how many rows are left to train on; of a text, how many windows of ``model``."""
     if isinstance(model, TransformerSpec):
-        return (part_bounds(dataset.rows)[0] - 1) // model.context
+        return (part_bounds(text_tokens(dataset, model))[0] - 1) // model.context
     held_out = math.ceil(dataset.rows * HELD_OUT)
     return dataset.rows - held_out - math.ceil((dataset.rows - held_out) * HELD_OUT / (1 - HELD_OUT))
+
+
+def text_tokens(dataset: DatasetInfo, model: TransformerSpec) -> int:
+    """Return how many tokens a text has for ``model``: its bytes, or its characters where those were counted."""
+    return dataset.length or dataset.rows if model.tokens == "characters" else dataset.rows
 
 
 def part_bounds(tokens: int) -> tuple[int, int]:

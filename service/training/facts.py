@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Final
 
 from search_spaces.errors import one_of
 from service.data_schemas import DatasetSpec
-from service.errors import FieldError, InvalidSpecError
+from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.training.catalog import DatasetInfo, Task
 
 FACTS_FILE: Final = "facts.json"
@@ -32,6 +32,13 @@ MIN_ROWS: Final = 10
 
 MIN_CLASS_ROWS: Final = 5
 """Rows of a class without which some part would have none."""
+
+
+LARGEST: Final = 3.4028234663852886e38
+"""Largest number of 32 bits, as features and targets are; the square of a much larger one is infinite in 64."""
+
+EXACT: Final = 2**53
+"""Whole numbers up to which every one has a floating-point number of 64 bits of its own."""
 
 
 class Layout(StrEnum):
@@ -98,6 +105,7 @@ class DatasetFacts:
         columns: Columns of a table; of arrays and images, the labels, if there are any.
         shape: Shape of one row of ``x``, channels first; empty for a table and a text.
         characters: Distinct characters of a text.
+        length: Characters of a text, all of them; 0 where that was not counted.
     """
 
     layout: Layout
@@ -105,6 +113,7 @@ class DatasetFacts:
     columns: tuple[Column, ...] = ()
     shape: tuple[int, ...] = ()
     characters: int = 0
+    length: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -112,10 +121,19 @@ class DatasetFacts:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetFacts:
-        """Read what :meth:`to_json` wrote."""
-        columns = tuple(Column(**column | {"kind": ColumnKind(column["kind"])}) for column in stored["columns"])
-        fields = {"layout": Layout(stored["layout"]), "columns": columns, "shape": tuple(stored["shape"])}
-        return cls(**{**stored, **fields})
+        """Read what :meth:`to_json` wrote; facts that only another version knows are left out.
+
+        Raises:
+            OtherVersionError: One is missing, or says what this version does not know.
+        """
+        try:
+            columns = tuple(
+                Column(**_known(Column, column) | {"kind": ColumnKind(column["kind"])}) for column in stored["columns"]
+            )
+            more = {"layout": Layout(stored["layout"]), "columns": columns, "shape": tuple(stored["shape"])}
+            return cls(**{**_known(cls, stored), **more})
+        except (KeyError, TypeError, ValueError) as error:
+            raise OtherVersionError("the facts about the dataset", error) from error
 
     def target(self, name: str | None) -> Column | None:
         """Return the target column: the one of that name, or the only one of arrays; None if there is none."""
@@ -131,6 +149,11 @@ class DatasetFacts:
             return Task.AUTOENCODING
         labels = target.kind is not ColumnKind.NUMBER or (target.whole and target.distinct <= FEW_NUMBERS)
         return Task.CLASSIFICATION if labels else Task.REGRESSION
+
+
+def _known(kind: type[Column | DatasetFacts], stored: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in stored.items() if name in names}
 
 
 def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
@@ -151,7 +174,13 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     _check_task(facts, task, target)
     if task is Task.LANGUAGE:
         return DatasetInfo(
-            rows=facts.rows, features=1, task=task, outputs=256, source="upload", characters=facts.characters
+            rows=facts.rows,
+            features=1,
+            task=task,
+            outputs=256,
+            source="upload",
+            characters=facts.characters,
+            length=facts.length,
         )
     features = math.prod(facts.shape) if facts.shape else _width(facts, target)
     if not features:

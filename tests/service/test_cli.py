@@ -114,6 +114,29 @@ def test_extend_adds_to_a_job_that_has_succeeded_and_refuses_nothing_to_add(run:
     jobs.cancel(live.db, job)  # or the next test's worker would take it
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_seconds_that_are_no_number_are_refused(run: Run, value: str) -> None:
+    fails(run("extend", "job-0", "--max-seconds", value), 1, f"max_seconds: got {value}, expected a finite number")
+
+
+@pytest.mark.parametrize("when", ["import", "run"])
+def test_ctrl_c_is_no_traceback(when: str) -> None:
+    code = f"""
+import importlib, sys
+from service import __main__
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+if {when!r} == "import":
+    sys.meta_path.insert(0, type("Finder", (), {{"find_spec": interrupt}}))
+else:
+    from service import cli
+    cli.app = interrupt
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
     job = run("submit", spec_file).stdout.strip()
     assert run("cancel", job).stdout.strip() == f"{job} cancelled"
@@ -248,6 +271,8 @@ def test_export_goes_to_a_file_or_to_standard_output(run: Run, succeeded: str, t
 
 def test_export_that_cannot_be_written_is_one_line(run: Run, succeeded: str, tmp_path: Path) -> None:
     fails(run("export", succeeded, "-o", tmp_path / "no" / "file"), 1, "cannot write")
+    fails(run("export", succeeded, "-o", tmp_path), 1, "cannot write")
+    fails(run("export", succeeded, "-o", ""), 1, "cannot write .: Is a directory")
 
 
 def test_export_of_a_running_job_is_refused(run: Run, live: Live, spec_file: Path) -> None:
@@ -309,6 +334,7 @@ def test_wrong_setting_is_named(
         ("serve", "nonsense"),
         ("serve", "sqlite:////proc/x/y.db"),
         ("worker", "postgresql+psycopg://nobody:w7Qz-x@127.0.0.1:1/x"),
+        ("migrate", "mysql://nobody:w7Qz-x@127.0.0.1/x"),  # a driver that is not there
     ],
 )
 def test_database_that_cannot_be_used_is_one_line(command: str, database_url: str, tmp_path: Path) -> None:

@@ -127,6 +127,18 @@ def test_service_that_cannot_be_reached_is_an_error(url: str) -> None:
     assert (caught.value.status, caught.value.errors) == (0, [])
 
 
+def test_a_password_is_not_shown() -> None:
+    with pytest.raises(ApiError, match=r"cannot reach http://me:\*\*\*@127.0.0.1:1: ") as caught:
+        Client("http://me:w7Qz-x@127.0.0.1:1").job("job-0")
+    assert "w7Qz-x" not in str(caught.value)
+
+
+def test_an_id_of_bytes_that_are_no_text_is_not_found(client: Client) -> None:
+    with pytest.raises(ApiError, match="there is no job") as caught:
+        client.job("\udcff")
+    assert caught.value.status == 404
+
+
 @pytest.fixture
 def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a server that is not ours: answers everything with a status and a text."""

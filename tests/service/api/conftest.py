@@ -42,7 +42,11 @@ def client(settings: Settings, db: Database) -> Iterator[TestClient]:
 def shared_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of the shared API."""
     folder = tmp_path_factory.mktemp("shared-api")
-    settings = Settings(database_url=f"sqlite:///{folder}/warptune.db", artifacts_url=str(folder / "artifacts"))
+    settings = Settings(
+        database_url=f"sqlite:///{folder}/warptune.db",
+        artifacts_url=str(folder / "artifacts"),
+        allowed_hosts="testserver",
+    )
     create_schema(settings.database_url)
     return settings
 

@@ -88,3 +88,10 @@ def test_files_beside_its_own_are_out_of_reach(shared_client: TestClient, path: 
 def test_websocket_is_closed(shared_client: TestClient, path: str) -> None:
     with pytest.raises(WebSocketDisconnect), shared_client.websocket_connect(path):
         pass
+
+
+@pytest.mark.parametrize("path", ["/static/../../etc/passwd", "/static/%2e%2e/x", "/api/..%5cx"])
+def test_a_path_that_leads_out_of_its_folder_is_not_found(shared_client: TestClient, path: str) -> None:
+    request = shared_client.build_request("GET", "/")
+    request.url = request.url.copy_with(raw_path=path.encode())
+    assert_problem(shared_client.send(request), 404, "not_found")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,3 +243,11 @@ def test_a_dataset_stays_while_a_job_uses_it(uploads: TestClient, spec: SpecMake
     assert uploads.delete(f"/v1/datasets/{dataset_id}").status_code == 204
     answer = uploads.post("/v1/jobs", json=spec(dataset={"id": dataset_id, "target": "label"}))
     assert_problem(answer, 422, "invalid_spec")
+
+
+@pytest.mark.parametrize("dataset_id", ["ds-\x00", "", "../x", "ds-\ud800"])
+def test_an_id_that_no_database_can_look_for_is_refused(uploads: TestClient, spec: SpecMaker, dataset_id: str) -> None:
+    body = json.dumps(spec(dataset={"id": dataset_id}))
+    answer = uploads.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    (error,) = assert_problem(answer, 422, "invalid_spec")["errors"]
+    assert error["field"] == "dataset.id"

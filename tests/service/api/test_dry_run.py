@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +98,23 @@ def test_a_dry_run_waits_for_others_no_longer_than_it_may_take_itself(
 @pytest.mark.parametrize("name", DATASETS)
 def test_training_rows_are_those_of_the_split(name: str) -> None:
     assert training_rows(DATASETS[name]) == len(prepare(name, 0).x_train)
+
+
+def test_a_misspelt_dry_run_queues_nothing(shared_client: TestClient, shared_db: Database, spec: SpecMaker) -> None:
+    before = count_rows(shared_db)
+    document = assert_problem(shared_client.post("/v1/jobs?dryrun=true", json=spec()), 422, "invalid_spec")
+    (error,) = document["errors"]
+    assert (error["field"], error["value"]) == ("dryrun", "true")
+    assert "did you mean 'dry_run'" in error["expected"]
+    assert count_rows(shared_db) == before
+
+
+def test_a_dry_run_whose_process_is_killed_says_so(
+    shared_client: TestClient, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shot = tmp_path / "python"
+    shot.write_text("#!/bin/sh\nkill -9 $$\n")
+    shot.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(shot))
+    document = assert_problem(shared_client.post(DRY, json=spec()), 503, "unavailable")
+    assert "killed by the signal 9" in document["detail"]

@@ -26,6 +26,10 @@ def parquet(**changes: Any) -> bytes:
     """The diabetes table, with its target in the column ``y``."""
     bunch = datasets.load_diabetes()
     columns = dict(zip(bunch.feature_names, bunch.data.T, strict=True)) | {"y": bunch.target} | changes
+    return table(**columns)
+
+
+def table(**columns: Any) -> bytes:
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pa.table(columns), buffer)
     return buffer.getvalue()

@@ -5,11 +5,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from pydantic import ValidationError
 
 from service.db.models import Event
 from service.db.session import Database
-from service.errors import LeaseLostError
+from service.errors import LeaseLostError, OtherVersionError
 from service.ledger import jobs, lease
 from service.ledger.lease import Lease
 from service.ledger.runs import RunLog
@@ -167,5 +166,5 @@ def test_a_spec_that_this_version_refuses_can_be_claimed_and_is_then_refused(db:
         job = jobs.require_job(session, job_id)
         job.spec = {**job.spec, "from_the_future": 1}
     taken = claimed(db)
-    with pytest.raises(ValidationError, match="from_the_future"):
+    with pytest.raises(OtherVersionError, match="from_the_future"):
         _ = taken.spec

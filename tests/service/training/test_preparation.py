@@ -5,15 +5,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from service.data_schemas import DatasetSpec, FamilySpec
 from service.datasets.tables import read_csv
 from service.schemas import JobSpec
-from service.training.facts import FACTS_FILE, DatasetFacts, dataset_info
+from service.training.facts import FACTS_FILE, Column, ColumnKind, DatasetFacts, dataset_info
 from service.training.families import FamilyError, prepare_family
 from service.training.family_tables import Table, uploaded_table
-from service.training.preparation import prepare_job
+from service.training.preparation import column_values, prepare_job
 
 FIRST_ID = 1_234_567_890_123_456_789
 """Over 2**53, as those of many databases are."""
@@ -58,3 +59,9 @@ def test_values_that_floats_cannot_tell_apart_make_no_tasks(tmp_path: Path) -> N
     folder = uploaded(tmp_path, [FIRST_ID + row // 12 for row in range(72)])
     with pytest.raises(FamilyError, match="column id has numbers over"):
         prepare_family(grouped(folder), FamilySpec(group_by="id", bins=0), 0)
+
+
+def test_whole_numbers_that_no_float_is_equal_to_become_the_nearest_ones() -> None:
+    column = Column(name="id", kind=ColumnKind.NUMBER, type="int64", distinct=2)
+    found = column_values(pa.array([2**60 + 1, 3]), column)
+    assert found.tolist() == [2.0**60, 3.0]
