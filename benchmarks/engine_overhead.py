@@ -33,9 +33,9 @@ from service.engines.ray_session import RaySession
 from service.engines.ray_tune import RayEngine
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
-from service.plan import make_plan
-from service.schemas import JobSpec, ResourcesSpec
-from service.study import ArmSearch
+from service.planning.plan import make_plan
+from service.search.study import ArmSearch
+from service.spec.job import JobSpec, ResourcesSpec
 from service.training.run import Ended, Progress, Run
 
 SILENCE_S = 600.0

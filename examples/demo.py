@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from service.client import ApiError, Client
-from service.display import show_recommendation, watch
+from service.cli.client import ApiError, Client
+from service.cli.display import show_recommendation, watch
 
 SPEC: Final[dict[str, Any]] = {
     "name": "digits-autoencoder",

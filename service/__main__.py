@@ -18,7 +18,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        from service.cli import app
+        from service.cli.app import app
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("service", "search_spaces", "warpadam"):
             raise

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import optuna
 
-from service.arms import MORE_STEPS, REFERENCE, ArmPlan, Role
 from service.artifacts import DATA_FILE, START_P_FILE, TASK_FILE, ArtifactStore, local_folder, p_file
 from service.db.models import Trial
 from service.engines.base import Engine, Work
 from service.errors import JobFailedError
-from service.fidelity import Fidelity
 from service.ledger.runs import RunLog
-from service.objective import Objective, make_objective
-from service.plan import JobPlan, plan_of
+from service.planning.arms import MORE_STEPS, REFERENCE, ArmPlan, Role
+from service.planning.objective import Objective, make_objective
+from service.planning.plan import JobPlan, plan_of
 from service.recommend.break_even import FamilyFinding, find_break_even
 from service.recommend.confirm import ConfirmRuns, Phase
 from service.recommend.findings import Searched, make_findings
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
 from service.recommend.transfer import find_transfer
-from service.schemas import MAX_STEPS
+from service.search.fidelity import Fidelity
+from service.search.study import ArmSearch, Terms, arm_fidelity
+from service.spec.job import MAX_STEPS
 from service.states import ArmState
-from service.study import ArmSearch, Terms, arm_fidelity
 from service.training.catalog import DatasetInfo
 from service.training.run import Progress
 from service.user_code.probe import UserCode

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.errors import OtherVersionError
-from service.schemas import JobSpec
+from service.spec.job import JobSpec
 
 
 def stored_spec(stored: Mapping[str, Any]) -> JobSpec:

@@ -9,11 +9,11 @@ import typer
 import yaml
 
 from service import errors
-from service.cli import app
+from service.cli.app import app
 from service.errors import ServiceError
-from service.plan import make_plan
-from service.schemas import JobSpec
+from service.planning.plan import make_plan
 from service.settings import Settings
+from service.spec.job import JobSpec
 from service.states import JobState, TrialState
 
 ROOT = Path(__file__).parent.parent

@@ -76,10 +76,10 @@ def test_every_room_of_the_service_imports_only_rooms_below_it() -> None:
         ("warpadam", {"torch", "numpy"}),
         ("warpadam.config", {"torch", "numpy"}),
         ("search_spaces", {"torch", "optuna"}),
-        ("service.plan", {"torch", "optuna", "sklearn", "scipy"}),
+        ("service.planning.plan", {"torch", "optuna", "sklearn", "scipy"}),
         ("service.api.app", {"torch", "sklearn", "scipy", "optuna", "numpy", "ray"}),
         ("service.worker", {"torch", "sklearn", "fastapi", "ray"}),
-        ("service.cli", {"torch", "optuna", "sqlalchemy.orm", "fastapi"}),
+        ("service.cli.app", {"torch", "optuna", "sqlalchemy.orm", "fastapi"}),
     ],
 )
 def test_a_module_does_not_load_what_its_process_should_not_pay_for(module: str, absent: set[str]) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.optimizers.training import Curve
-from service.projection import NO_LOSS
 from service.recommend.verdict import ALPHA, compare
+from service.search.projection import NO_LOSS
 
 MISS: Final = 10.0
 """What the steps or seconds to a loss count that is never reached, as a ratio."""

@@ -19,9 +19,9 @@ from benchmarks.optimizers.records import Record, Records, Stage
 from benchmarks.optimizers.training import Curve, Task
 from search_spaces import Scalar
 from search_spaces.to_optuna import distributions, first_trials, suggest
-from service.projection import NO_LOSS
-from service.samplers import make_sampler
-from service.schemas import SearchSpec
+from service.search.projection import NO_LOSS
+from service.search.samplers import make_sampler
+from service.spec.job import SearchSpec
 
 FIRST_CONFIRM_SEED: Final = 100
 """Tuning uses the seeds from 0 on, confirmation those from here on; the lr is swept at the first of them."""

@@ -19,9 +19,9 @@ import optuna
 
 from benchmarks.scale.measures import make_spec
 from search_spaces.to_optuna import suggest
-from service.arms import WARPADAM
-from service.plan import make_plan
-from service.samplers import make_sampler
+from service.planning.arms import WARPADAM
+from service.planning.plan import make_plan
+from service.search.samplers import make_sampler
 
 COMPLETE_SHARE: Final = 0.2
 """About what asha lets come to its end."""

@@ -21,16 +21,16 @@ import httpx2
 import optuna
 
 from benchmarks.scale.simulation import SimulatedEngine
-from service.arms import WARPADAM
 from service.artifacts import ArtifactStore
 from service.db.session import Database, create_schema
 from service.db.studies import Studies, study_name
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
-from service.plan import make_plan
-from service.projection import NUMBER
-from service.schemas import JobSpec
-from service.study import ArmSearch
+from service.planning.arms import WARPADAM
+from service.planning.plan import make_plan
+from service.search.projection import NUMBER
+from service.search.study import ArmSearch
+from service.spec.job import JobSpec
 
 LEASE_S: Final = 86_400.0
 """Nobody else is there to take the job; the renewals of a worker's keeper are not what is measured."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from service.engines.base import Assignment, Work
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import Ended, Progress
 

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from search_spaces import describe, get_preset
 from service.api.views import View
-from service.arms import BASELINES
-from service.model_schemas import MODELS
-from service.plan import WARP_PRESETS
+from service.planning.arms import BASELINES
+from service.planning.plan import WARP_PRESETS
+from service.spec.model import MODELS
 from service.training.catalog import DATASETS, Task
 
 router = APIRouter(tags=["catalog"])

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from search_spaces.errors import one_of
 from service.errors import FieldError
-from service.model_schemas import MODELS
-from service.schemas import JobSpec, RangeOverride
+from service.spec.job import JobSpec, RangeOverride
+from service.spec.model import MODELS
 
 REQUIRED: Final = "a value: the field is required"
 OBJECT: Final = "a JSON object"

@@ -19,17 +19,17 @@ from service.api.views import EventView, JobSummary, JobView, Page
 from service.artifacts import START_P_FILE, ArtifactStore
 from service.db.models import Job
 from service.db.session import Database
-from service.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
-from service.estimate import JobEstimate, estimate
 from service.ledger import datasets, queries
 from service.ledger import jobs as ledger
-from service.plan import JobPlan, extended
-from service.schemas import ExtendSpec, JobSpec
+from service.planning.estimate import JobEstimate, estimate
+from service.planning.plan import JobPlan, extended
+from service.planning.warm_start import note, plan_warm_start
+from service.search.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
+from service.spec.job import ExtendSpec, JobSpec
 from service.states import JobState
 from service.stored import stored_spec
 from service.training.catalog import DatasetInfo, training_rows
 from service.user_code.probe import UserCode
-from service.warm_start import note, plan_warm_start
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -32,7 +32,7 @@ from service.errors import (
     UnavailableError,
     shortened,
 )
-from service.schemas import JobSpec
+from service.spec.job import JobSpec
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from service.api.problems import responses
 from service.api.views import Page, PointView, TrialDetail, TrialView
 from service.ledger import queries
 from service.ledger.jobs import require_job
-from service.plan import plan_of
+from service.planning.plan import plan_of
 from service.states import TrialState
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/trials", tags=["trials"])

@@ -9,16 +9,16 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.arms import ArmPlan
 from service.db.models import Event, Job, Trial, TrialPoint
 from service.db.studies import study_name
 from service.ledger.queries import ArmSummary, Progress
-from service.plan import JobPlan
+from service.planning.arms import ArmPlan
+from service.planning.plan import JobPlan
 from service.recommend.findings import Findings
 from service.recommend.recommendation import ArmResult, Pair
 from service.recommend.transfer import WarmStart
 from service.recommend.verdict import Verdict, Word
-from service.schemas import BudgetSpec, JobSpec
+from service.spec.job import BudgetSpec, JobSpec
 from service.states import ArmState, JobState, TrialState
 
 Item = TypeVar("Item")

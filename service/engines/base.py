@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 from service.training.run import Ended, Progress, Run
 
 

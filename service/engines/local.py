@@ -17,7 +17,7 @@ from service.engines.attempt import Train, default_train
 from service.engines.base import Assignment, Work
 from service.engines.slot import Ready, serve
 from service.errors import JobFailedError
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import Ended, Progress, Run
 

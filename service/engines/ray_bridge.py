@@ -22,7 +22,7 @@ from service.engines.base import Assignment, Work
 from service.engines.ray_session import capacity
 from service.engines.ray_trainable import ENDED, POINT, TASK, Task
 from service.errors import JobFailedError
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import Ended, Progress
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from service.errors import JobFailedError
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 
 log = logging.getLogger(__name__)
 

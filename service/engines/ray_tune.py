@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from service.engines.attempt import Train, default_train
 from service.engines.base import Pruning, Work
 from service.engines.ray_session import RaySession, needed
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler

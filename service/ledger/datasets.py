@@ -12,12 +12,12 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.data_schemas import DatasetSpec
 from service.db.models import DatasetRow, Job
 from service.db.session import Database
 from service.errors import ConflictError, FieldError, InvalidSpecError, NotFoundError
-from service.family import Member, check_groups, info_of_datasets
-from service.schemas import JobSpec
+from service.planning.family import Member, check_groups, info_of_datasets
+from service.spec.data import DatasetSpec
+from service.spec.job import JobSpec
 from service.states import ENDED_JOB
 from service.training.catalog import DATASETS, DatasetInfo
 from service.training.facts import ColumnKind, DatasetFacts, dataset_info

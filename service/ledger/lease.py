@@ -17,7 +17,7 @@ from service.db.session import Database, epoch_now
 from service.errors import LeaseLostError
 from service.ledger.events import now, record
 from service.ledger.jobs import close, require_job
-from service.schemas import JobSpec
+from service.spec.job import JobSpec
 from service.states import ACTIVE_JOB, JobState
 from service.stored import stored_spec
 

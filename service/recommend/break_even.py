@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from service.db.models import ConfirmRun, Trial
-from service.objective import time_to
-from service.plan import JobPlan
+from service.planning.objective import time_to
+from service.planning.plan import JobPlan
 from service.recommend.recommendation import curve_of
 from service.states import TrialState
 

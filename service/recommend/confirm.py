@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
-from service.arms import Role
 from service.artifacts import ArtifactStore, read_artifact
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment, Pruning
 from service.ledger.runs import RunLog
-from service.plan import JobPlan
-from service.schemas import MAX_CONFIRM_SEEDS, JobSpec
+from service.planning.arms import Role
+from service.planning.plan import JobPlan
+from service.spec.job import MAX_CONFIRM_SEEDS, JobSpec
 from service.states import TrialState
 from service.training.run import Ended, Progress
 

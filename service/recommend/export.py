@@ -1,5 +1,5 @@
 # The recommended config as a file: plain data for other programs, the learned P, a script that trains with it, or all
-# of it in a zip with sums. The script is made in script.py; a zip is read again in service/replay.py. Never pickle.
+# of it in a zip with sums. The script is made in script.py; a zip is read again in service/cli/replay.py. Never pickle.
 """Exports of a recommendation."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 from service.artifacts import DATA_FILE, START_P_FILE, TASK_FILE, ArtifactStore
 from service.db.models import Job, RecommendationRow
 from service.errors import ConflictError, NotFoundError
-from service.plan import JobPlan, plan_of
+from service.planning.plan import JobPlan, plan_of
 from service.recommend.script import OPTIMIZERS, make_script, replayed_run, start_sha256, summary
 from service.version import VERSION
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
-from service.arms import SHUFFLED_P, ArmPlan, Role
 from service.db.models import ConfirmRun, Trial
-from service.fidelity import Fidelity
-from service.objective import Objective, time_to
-from service.plan import JobPlan
+from service.planning.arms import SHUFFLED_P, ArmPlan, Role
+from service.planning.objective import Objective, time_to
+from service.planning.plan import JobPlan
 from service.recommend.break_even import FamilyFinding
 from service.recommend.recommendation import MIN_PAIRS, Finalist, Recommendation, curve_of, pairs_of
 from service.recommend.tuning import ArmFinding, ParetoPoint, importances, pareto, tuning_curve
 from service.recommend.verdict import compare, holm
+from service.search.fidelity import Fidelity
 from service.states import TrialState
 from service.training.run import Progress
 

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Final, NamedTuple
 
-from service.arms import Role
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
-from service.objective import SCORED, Objective
-from service.plan import JobPlan
+from service.planning.arms import Role
+from service.planning.objective import SCORED, Objective
+from service.planning.plan import JobPlan
 from service.recommend.verdict import Verdict, Word, compare
 from service.states import TrialState
 from service.training.run import Progress

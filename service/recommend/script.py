@@ -16,11 +16,11 @@ from itertools import pairwise
 from string import Template
 from typing import Any, Final
 
-from service.arms import Role, Start
 from service.db.models import RecommendationRow
-from service.model_schemas import EntrypointSpec
-from service.plan import JobPlan
+from service.planning.arms import Role, Start
+from service.planning.plan import JobPlan
 from service.recommend.training_code import training_code
+from service.spec.model import EntrypointSpec
 from service.version import VERSION
 
 MAX_EMBEDDED_BYTES: Final = 4 << 20

@@ -7,8 +7,8 @@ from __future__ import annotations
 import textwrap
 from typing import Final
 
-from service.plan import JobPlan
-from service.schemas import TrainingSpec
+from service.planning.plan import JobPlan
+from service.spec.job import TrainingSpec
 from service.training.catalog import Task
 from service.training.run import EVALUATED_ROWS
 

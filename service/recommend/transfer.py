@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.arms import SHUFFLED_P
-from service.plan import JobPlan
+from service.planning.arms import SHUFFLED_P
+from service.planning.plan import JobPlan
 from service.recommend.findings import Findings
 from service.recommend.verdict import ALPHA
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from service.arms import ArmPlan, Role
 from service.db.models import Trial
-from service.fidelity import Fidelity
+from service.planning.arms import ArmPlan, Role
+from service.search.fidelity import Fidelity
 from service.states import ENDED_TRIAL, TrialState
 
 MIN_IMPORTANCE_TRIALS: Final = 4

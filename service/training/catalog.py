@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from service.errors import OtherVersionError
-from service.model_schemas import (
+from service.spec.model import (
     AnyModel,
     AutoencoderSpec,
     ConvnetSpec,

@@ -11,8 +11,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 from search_spaces.errors import one_of
-from service.data_schemas import DatasetSpec
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
+from service.spec.data import DatasetSpec
 from service.training.catalog import DatasetInfo, Task
 
 FACTS_FILE: Final = "facts.json"

@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 
 from search_spaces.domains import MAX_WHOLE
 from service.artifacts import read_artifact
-from service.data_schemas import FamilySpec
+from service.spec.data import FamilySpec
 from service.training.catalog import HELD_OUT, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, Task
 from service.training.datasets import Array, Split
 from service.training.family_tables import Rows, Table

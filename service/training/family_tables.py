@@ -16,7 +16,7 @@ import pyarrow.parquet
 from sklearn import datasets as sklearn_datasets
 from sklearn.preprocessing import StandardScaler
 
-from service.data_schemas import DatasetSpec
+from service.spec.data import DatasetSpec
 from service.training.catalog import DATASETS, DatasetInfo, Task
 from service.training.datasets import Array
 from service.training.facts import FACTS_FILE, DatasetFacts, Layout, dataset_info

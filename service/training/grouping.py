@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.data_schemas import ClassSubsetsSpec
+from service.spec.data import ClassSubsetsSpec
 from service.training.catalog import MAX_VALUES, MIN_GROUP_ROWS
 from service.training.family_tables import Rows, Table
 

@@ -20,8 +20,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from service.artifacts import local_folder
 from service.errors import JobFailedError
-from service.model_schemas import TransformerSpec
-from service.schemas import JobSpec
+from service.spec.job import JobSpec
+from service.spec.model import TransformerSpec
 from service.training.catalog import DatasetInfo, Task, part_bounds
 from service.training.datasets import PARTS, Array, prepare, save_split, split_rows
 from service.training.facts import FACTS_FILE, TEXT_FEATURES, Column, ColumnKind, DatasetFacts, Layout

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from service.model_schemas import Entrypoint, UserConfig
 from service.settings import Settings
+from service.spec.model import Entrypoint, UserConfig
 from service.training.catalog import DATASETS, Task
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from service.data_schemas import DatasetSpec
 from service.datasets.arrays import X_FILE, Y_FILE, write_labels, write_rows
 from service.errors import InvalidFileError, InvalidSpecError
+from service.spec.data import DatasetSpec
 from service.training.catalog import DatasetInfo, Task
 from service.training.entrypoints import EntrypointError, build_module, call, described
 from service.training.facts import DatasetFacts, Layout, dataset_info

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
-from service.model_schemas import EntrypointSpec
-from service.schemas import JobSpec
 from service.settings import Settings
+from service.spec.job import JobSpec
+from service.spec.model import EntrypointSpec
 from service.training.catalog import DATASETS, DatasetInfo, Task
 
 CONTRACT: Final = "a factory that keeps to the contract (try it with: warptune check); "

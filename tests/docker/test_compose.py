@@ -12,7 +12,7 @@ import pytest
 import typer
 import yaml
 
-from service.cli import app
+from service.cli.app import app
 from service.settings import Settings
 from tests.docker.services import INSTALLED_AS, ROOT, read_compose
 

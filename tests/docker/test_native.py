@@ -17,8 +17,8 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, text
 
-from service.client import ApiError, Client
-from service.schemas import EngineSpec
+from service.cli.client import ApiError, Client
+from service.spec.job import EngineSpec
 from tests.docker.services import ROOT, Services, free_port, read_compose
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.postgres, pytest.mark.timeout(900)]

@@ -14,9 +14,9 @@ from service.db.session import Database
 from service.engines.attempt import Train
 from service.engines.local import LocalEngine
 from service.ledger import jobs
-from service.plan import make_plan
-from service.schemas import JobSpec
+from service.planning.plan import make_plan
 from service.settings import Settings
+from service.spec.job import JobSpec
 from service.worker import Worker
 from tests.conftest import SpecMaker
 from tests.service.live import Live, serve

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.service.test_serve import Service
+from tests.service.cli.test_serve import Service
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from /proc")
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from tests.conftest import SpecMaker
-from tests.service.test_serve import Start, start, wait_for
+from tests.service.cli.test_serve import Start, start, wait_for
 
 __all__ = ["start"]  # the fixture
 

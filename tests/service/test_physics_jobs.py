@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from service.api.app import create_app
-from service.cli import app
+from service.cli.app import app
 from service.db.session import Database
 from service.settings import Settings
 from tests.conftest import SpecMaker

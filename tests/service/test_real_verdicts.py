@@ -12,10 +12,10 @@ import pytest
 from service.db.models import ConfirmRun, RecommendationRow
 from service.db.session import Database
 from service.ledger import jobs
-from service.plan import extended
+from service.planning.plan import extended
 from service.recommend import verdict as verdict_module
 from service.recommend.verdict import Word, compare
-from service.schemas import ExtendSpec, JobSpec
+from service.spec.job import ExtendSpec, JobSpec
 from service.states import JobState
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from service.api.app import create_app
 from service.artifacts import ArtifactStore
-from service.cli import app
+from service.cli.app import app
 from service.db.session import Database
+from service.planning.warm_start import describe_p
 from service.settings import Settings
-from service.warm_start import describe_p
 from tests.conftest import SpecMaker
 from tests.service.conftest import WorkerMaker, get_job
 from tests.service.datasets import files

@@ -6,8 +6,8 @@ import pytest
 
 from search_spaces import Scalar, get_preset
 from search_spaces.to_optuna import suggest
-from service.samplers import make_sampler
-from service.schemas import SearchSpec
+from service.search.samplers import make_sampler
+from service.spec.job import SearchSpec
 
 
 def asked(sampler: str, trials: int) -> list[dict[str, Scalar]]:

@@ -20,9 +20,9 @@ import pytest
 from service.db.models import Job, Trial, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
-from service.plan import make_plan
-from service.schemas import JobSpec
+from service.planning.plan import make_plan
 from service.settings import Settings
+from service.spec.job import JobSpec
 from service.states import ENDED_JOB, JobState, TrialState
 from service.training.loop import train
 from service.worker import Worker

@@ -17,10 +17,10 @@ from service.db.session import Database
 from service.engines.local import LocalEngine
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
-from service.projection import NO_LOSS
 from service.recommend.confirm import fresh_seeds
-from service.schemas import JobSpec
+from service.search.projection import NO_LOSS
 from service.settings import Settings
+from service.spec.job import JobSpec
 from service.states import JobState, TrialState
 from service.worker import Worker
 from tests.service import faults

@@ -12,13 +12,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import inspect, text
 
 from service.api.app import create_app
-from service.arms import WARPADAM
 from service.db.models import Trial
 from service.db.session import Database, create_schema
 from service.ledger.lease import claim
 from service.ledger.runs import RunLog
-from service.objective import Objective
-from service.plan import make_plan
+from service.planning.arms import WARPADAM
+from service.planning.objective import Objective
+from service.planning.plan import make_plan
 from service.recommend.recommendation import Finalist, recommend
 from service.settings import Settings
 from service.states import TrialState

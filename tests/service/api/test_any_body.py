@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.db.session import Database
-from service.plan import make_plan
-from service.schemas import JobSpec
+from service.planning.plan import make_plan
+from service.spec.job import JobSpec
 from tests.service.api.conftest import PROBLEM, count_rows
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))

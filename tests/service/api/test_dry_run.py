@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service import estimate as estimate_module
 from service.db.session import Database
-from service.model_schemas import MlpSpec
+from service.planning import estimate as estimate_module
+from service.spec.model import MlpSpec
 from service.training.catalog import DATASETS, layer_sizes, training_rows
 from service.training.datasets import prepare
 from service.training.models import build_model

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from service.model_schemas import MODELS, SpecModel
-from service.schemas import JobSpec, RangeOverride
+from service.spec.job import JobSpec, RangeOverride
+from service.spec.model import MODELS, SpecModel
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {

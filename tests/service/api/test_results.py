@@ -16,8 +16,8 @@ from service.db.session import Database
 from service.ledger import jobs
 from service.recommend import export as export_module
 from service.recommend.export import ExportFormat
-from service.schemas import TrainingSpec
 from service.settings import Settings
+from service.spec.job import TrainingSpec
 from service.states import JobState, TrialState
 from service.training.run import Training
 from service.training.step import lr_factor

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from service.db.session import Database
 from service.ledger.runs import RunLog
-from service.plan import make_plan
+from service.planning.plan import make_plan
 from service.states import TrialState
 from service.training.run import Ended, Progress
 from tests.service.api.conftest import Submit, assert_problem, claim_job, pages, search, sqlite_only

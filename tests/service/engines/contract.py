@@ -11,7 +11,7 @@ import pytest
 from service.engines.attempt import Train
 from service.engines.base import Assignment, Engine, Pruning
 from service.errors import JobFailedError
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.catalog import Task
 from service.training.run import DivergedError, Ended, Progress, Run

@@ -5,7 +5,7 @@ import sys
 import time
 
 from service.engines.ray_tune import RayEngine
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 from tests.service.engines.contract import SILENCE_S, Recorder, report_pid
 
 

@@ -11,7 +11,7 @@ import pytest
 from service.engines.attempt import Train
 from service.engines.local import LocalEngine, _device
 from service.errors import JobFailedError
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import Ended, Progress, Run
 from tests.service.engines.contract import SILENCE_S, EngineContract, Recorder, exit_at_once, report_pid

@@ -12,7 +12,7 @@ import pytest
 
 from service.engines.ray_session import RaySession, needed
 from service.errors import JobFailedError
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from service.engines.base import Assignment, Pruning
 from service.engines.ray_tune import RayEngine
 from service.errors import JobFailedError
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import Progress, Run
 from tests.service.engines.contract import SILENCE_S, EngineContract, Make, Recorder, make_run, report_pid

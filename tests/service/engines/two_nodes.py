@@ -24,7 +24,7 @@ from service.artifacts import ArtifactStore
 from service.engines.attempt import default_train
 from service.engines.base import Assignment
 from service.engines.ray_tune import RayEngine
-from service.schemas import ResourcesSpec
+from service.spec.job import ResourcesSpec
 from service.training.catalog import Task
 from service.training.datasets import pack_split, prepare, save_split
 from service.training.run import Progress, Run

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from service.db.models import ConfirmRun, Trial
-from service.plan import JobPlan, make_plan
+from service.planning.plan import JobPlan, make_plan
 from service.recommend.break_even import BreakEven, find_break_even
-from service.schemas import JobSpec
+from service.spec.job import JobSpec
 from service.states import TrialState
 from tests.conftest import SpecMaker
 

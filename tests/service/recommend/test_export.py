@@ -17,7 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from service.artifacts import DATA_FILE, ArtifactStore
-from service.cli import app
+from service.cli.app import app
 from service.db.models import Job, RecommendationRow
 from service.db.session import Database
 from service.errors import NotFoundError

@@ -6,11 +6,11 @@ import pytest
 
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
-from service.objective import Objective
-from service.plan import JobPlan, make_plan
+from service.planning.objective import Objective
+from service.planning.plan import JobPlan, make_plan
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
 from service.recommend.verdict import Word
-from service.schemas import JobSpec
+from service.spec.job import JobSpec
 from service.states import TrialState
 
 LOSS = Objective(metric="val_loss", target=None, steps=10, max_seconds=60.0)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from service.plan import make_plan
+from service.planning.plan import make_plan
 from service.recommend.findings import Comparison, Findings
 from service.recommend.transfer import find_transfer
-from service.schemas import JobSpec
+from service.spec.job import JobSpec
 from tests.conftest import SpecMaker
 
 WARM = {"job": "job-1", "sha256": "a" * 64}

@@ -6,8 +6,8 @@ import pytest
 
 from search_spaces import get_preset
 from search_spaces.to_optuna import suggest
-from service.arms import ArmPlan, warpadam_arms
 from service.db.models import Trial
+from service.planning.arms import ArmPlan, warpadam_arms
 from service.recommend.tuning import importances
 from service.states import TrialState
 

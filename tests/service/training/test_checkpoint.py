@@ -16,9 +16,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from search_spaces import get_preset
-from service.arms import BASELINES, CONFIGS
 from service.artifacts import read_artifact, write_artifact
-from service.plan import WARP_PRESETS
+from service.planning.arms import BASELINES, CONFIGS
+from service.planning.plan import WARP_PRESETS
 from service.training import checkpoint as checkpoint_module
 from service.training.checkpoint import Checkpoints
 from service.training.loop import train

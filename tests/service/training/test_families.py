@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.data_schemas import FamilySpec
+from service.spec.data import FamilySpec
 from service.training.catalog import DATASETS, Task
 from service.training.datasets import Array
 from service.training.families import (

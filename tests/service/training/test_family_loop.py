@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from search_spaces import get_preset
-from service.arms import CONFIGS
-from service.data_schemas import FamilySpec
+from service.planning.arms import CONFIGS
+from service.spec.data import FamilySpec
 from service.training import family_loop
 from service.training.catalog import Task
 from service.training.families import load_family, prepare_family

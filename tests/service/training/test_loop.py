@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from service.plan import make_plan
-from service.schemas import JobSpec
+from service.planning.plan import make_plan
+from service.spec.job import JobSpec
 from service.training.datasets import pack_split, prepare, save_split
 from service.training.loop import POINTS, train
 from service.training.models import build_model

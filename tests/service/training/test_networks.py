@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from service.model_schemas import AnyModel, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
+from service.spec.model import AnyModel, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
 from service.training.catalog import DATASETS, DatasetInfo, Task, layer_sizes, parameter_count, tensor_shapes
 from service.training.models import build_network
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from search_spaces import get_preset
-from service.arms import BASELINES, CONFIGS, baseline_arm, control_arm, warpadam_arms
+from service.planning.arms import BASELINES, CONFIGS, baseline_arm, control_arm, warpadam_arms
 from service.training.models import build_model
 from service.training.optimizers import BUILDERS, MuonWithAdamW, build_optimizer
 

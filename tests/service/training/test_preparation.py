@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.data_schemas import DatasetSpec, FamilySpec
 from service.datasets.tables import read_csv
-from service.schemas import JobSpec
+from service.spec.data import DatasetSpec, FamilySpec
+from service.spec.job import JobSpec
 from service.training.facts import FACTS_FILE, Column, ColumnKind, DatasetFacts, dataset_info
 from service.training.families import FamilyError, prepare_family
 from service.training.family_tables import Table, uploaded_table

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from service.schemas import TrainingSpec
+from service.spec.job import TrainingSpec
 from service.training.catalog import Task
 from service.training.loop import train
 from service.training.models import build_network

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner, Result
 
-from service.cli import app
+from service.cli.app import app
 
 FAULTY = "tests.service.user_code.faulty"
 

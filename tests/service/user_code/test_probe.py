@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from service.errors import ForbiddenError, InvalidSpecError, JobFailedError
-from service.schemas import JobSpec
 from service.settings import Settings
+from service.spec.job import JobSpec
 from service.user_code.probe import UserCode
 from tests.conftest import SpecMaker
 

@@ -1,0 +1,2 @@
+# The command line, and the processes it starts.
+"""The ``warptune`` command."""

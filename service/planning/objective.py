@@ -1,0 +1,86 @@
+# What a search minimises, worked out from a learning curve. Everything is a cost, lower is better, so that one rule
+# ranks trials whatever the metric. Knows no database and no Optuna; where the curves come from is study.py's business.
+"""The objective of a job, as costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from service.spec.job import ObjectiveSpec
+from service.training.run import Progress
+
+TIMED: Final = ("seconds_to_target", "steps_to_target")
+"""Metrics that ask when a validation loss is reached."""
+
+SCORED: Final = ("val_accuracy", "val_r2")
+"""Metrics whose cost is what is missing to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """A metric with what it is measured against.
+
+    Attributes:
+        metric: As in the spec.
+        target: Validation loss to reach; None where none is asked for, or not known yet: then the loss itself counts.
+        steps: Steps of a run: what a miss costs at least, in steps.
+        max_seconds: Seconds of an arm, which no run can exceed: what a miss costs at least, in seconds.
+    """
+
+    metric: str
+    target: float | None
+    steps: int
+    max_seconds: float
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the cost is the time to a target."""
+        return self.metric in TIMED and self.target is not None
+
+    def signal(self, point: Progress) -> float:
+        """Return what a pruner compares at a point: the loss, or what is missing to an accuracy or R2 of 1."""
+        if self.metric in SCORED and point.val_score is not None:
+            return 1.0 - point.val_score
+        return point.val_loss
+
+    def cost(self, points: Sequence[Progress]) -> float | None:
+        """Return the cost of a run: of its last point, or the time to the target.
+
+        A run that misses the target is not dropped: it costs the cap on steps or seconds, which is more than any run
+        that reaches it, and the distance that was left, so that a near miss ranks above a far one.
+
+        Args:
+            points: Its learning curve, in order; None is returned for an empty one.
+        """
+        if not points:
+            return None
+        reached = self.reached(points)
+        if not self.is_timed:
+            return self.signal(points[-1])
+        if reached is not None:
+            return reached
+        assert self.target is not None, "a timed objective has one"
+        cap = self.steps if self.metric == "steps_to_target" else self.max_seconds
+        return cap + points[-1].val_loss - self.target
+
+    def reached(self, points: Sequence[Progress]) -> float | None:
+        """Return the steps or seconds to the target; None if it was missed, or if the objective is not timed."""
+        return time_to(points, self.target, self.metric) if self.is_timed else None
+
+
+def time_to(points: Sequence[Progress], target: float | None, metric: str) -> float | None:
+    """Return the steps (``steps_to_target``) or else seconds to a validation loss of ``target``; None if missed."""
+    if target is None:
+        return None
+    hit = next((point for point in points if point.val_loss <= target), None)
+    if hit is None:
+        return None
+    return float(hit.step) if metric == "steps_to_target" else hit.seconds
+
+
+def make_objective(spec: ObjectiveSpec, steps: int, max_seconds: float, target: float | None) -> Objective:
+    """Return the objective of a spec; ``target`` is the baseline's final loss where the spec asks for that."""
+    number = target if spec.target == "baseline" else spec.target
+    return Objective(metric=spec.metric, target=number, steps=steps, max_seconds=max_seconds)

@@ -1,0 +1,255 @@
+# From a spec to what a job will do: which arms, over which spaces, on which tensors. Everything about a spec that types
+# and ranges cannot say is checked here, once, before a row is written: by spec_checks.py, data_checks.py and family.py.
+# Loads neither torch nor Optuna.
+"""The plan of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
+from search_spaces.errors import one_of
+from service.errors import FieldError, InvalidSpecError, OtherVersionError
+from service.planning.arms import (
+    MORE_STEPS,
+    REFERENCE,
+    ArmPlan,
+    Start,
+    baseline_arm,
+    control_arm,
+    warm_arms,
+    warpadam_arms,
+)
+from service.planning.data_checks import check_dataset, check_model, check_rank
+from service.planning.family import bundled_info, check_family, info_of_a_task
+from service.planning.spec_checks import (
+    check_baselines,
+    check_confirm,
+    check_objective,
+    check_resources,
+    check_search,
+    check_training,
+)
+from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec, RangeOverride
+from service.spec.model import AutoencoderSpec, EntrypointSpec, MlpSpec
+from service.stored import stored_spec
+from service.training.catalog import DatasetInfo, Task, layer_sizes, task_of
+from service.training.run import FamilyTraining, Run, Training
+
+WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
+"""The presets that a job's ``search_space`` may name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPlan:
+    """What a job will do.
+
+    Attributes:
+        spec: The spec it was made from.
+        info: Facts about its dataset.
+        arms: The arms in the order in which they run: warpadam, the baselines, the controls; AdamW first where the
+            target of the others is what it reaches.
+        task: What is trained.
+        sizes: Widths of the model's layers.
+        start_url: The job's copy of the P that its warm start is from; the worker, which knows where it is, sets it.
+    """
+
+    spec: JobSpec
+    info: DatasetInfo
+    arms: tuple[ArmPlan, ...]
+    task: Task
+    sizes: tuple[int, ...]
+    start_url: str | None = None
+
+    @property
+    def network(self) -> Mapping[str, Any] | None:
+        """Spec of a model that is no chain of linear layers."""
+        model = self.spec.model
+        if isinstance(model, EntrypointSpec):
+            source = self.info.sources[model.entrypoint]
+            return {**model.model_dump(mode="json"), "task": str(self.task), "sha256": source}
+        return None if isinstance(model, MlpSpec | AutoencoderSpec) else model.model_dump(mode="json")
+
+    def arm(self, name: str) -> ArmPlan:
+        """Return the arm called ``name``."""
+        found = next((arm for arm in self.arms if arm.name == name), None)
+        if found is None:
+            raise OtherVersionError("the job's arms", f"it has no arm {name}")
+        return found
+
+    def run(
+        self,
+        arm: str,
+        values: Mapping[str, Scalar],
+        data: tuple[str, str],
+        *,
+        seed: int,
+        test: bool,
+        steps: int | None = None,
+        checkpoint_url: str | None = None,
+    ) -> Run:
+        """Return one training run of this job.
+
+        Args:
+            arm: Name of the arm.
+            values: An assignment of its space.
+            data: URL and SHA-256 of the prepared split.
+            seed: Seed of the initial weights and of the order of the batches.
+            test: Whether the run ends with the test loss.
+            steps: Its steps, if they are not ``budget.steps``.
+            checkpoint_url: Folder of its checkpoints; None for a run that makes none.
+        """
+        chosen = self.arm(arm)
+        family = self.spec.family
+        learn_tasks = family.learn_tasks if family and chosen.optimizer == "warpadam" else 0
+        warm = self.spec.warm_start if chosen.start is not Start.IDENTITY else None
+        return Run(
+            arm=chosen.optimizer,
+            config=chosen.config(values),
+            sizes=self.sizes,
+            activation=self.spec.model.activation,
+            model=self.network,
+            shape=self.info.shape,
+            task=self.task,
+            data_url=data[0],
+            data_sha256=data[1],
+            steps=steps or self.spec.budget.steps,
+            batch_size=self.spec.budget.batch_size,
+            seed=seed,
+            training=Training(**self.spec.training.model_dump()),
+            test=test,
+            checkpoint_url=checkpoint_url,
+            checkpoint_every_s=self.spec.resources.checkpoint_every_s,
+            from_p_url=self.start_url if warm else None,
+            from_p_sha256=warm.sha256 if warm else None,
+            shuffle_seed=self.spec.seed if chosen.start is Start.SHUFFLED else None,
+            family=FamilyTraining(learn_tasks, family.learn_steps) if family else None,
+        )
+
+
+def plan_of(stored: Mapping[str, Any], info: Mapping[str, Any] | None) -> JobPlan:
+    """Return the plan of a job from what its row holds.
+
+    Raises:
+        OtherVersionError: Another version or installation of the service wrote it, with what this one does not know.
+    """
+    spec, facts = stored_spec(stored), None if info is None else DatasetInfo.from_json(info)
+    try:
+        return make_plan(spec, facts)
+    except InvalidSpecError as error:
+        raise OtherVersionError("the job's spec", error) from error
+
+
+def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
+    """Check that the parts of a spec exist and fit together.
+
+    Args:
+        spec: The spec.
+        info: Facts about its dataset, if that was uploaded, or about what the datasets of its family have in common.
+
+    Raises:
+        InvalidSpecError: With every field that is wrong, not only the first.
+    """
+    checks = (
+        check_model,
+        check_family,
+        check_objective,
+        check_baselines,
+        check_search,
+        check_resources,
+        check_confirm,
+        check_training,
+    )
+    errors: list[FieldError] = []
+    try:
+        info = info if info is not None else bundled_info(spec)
+    except InvalidSpecError as error:
+        errors += error.errors
+    errors += [*check_dataset(spec, info), *(error for check in checks for error in check(spec, info))]
+    space: SearchSpace | None = None
+    try:
+        space = warp_space(spec)
+    except InvalidSpecError as error:
+        errors += error.errors
+    if space is not None and info is not None and not errors:
+        errors += check_rank(spec, info)
+    if errors or space is None or info is None:
+        raise InvalidSpecError(*errors)
+    info = info_of_a_task(info, spec.family)
+    learned = warpadam_arms(space, spec.arms == "per_structure")
+    warm = warm_arms(learned) if spec.warm_start else learned
+    arms = [
+        *warm[: len(learned)],
+        *map(baseline_arm, spec.baselines),
+        *map(control_arm, spec.controls),
+        *warm[len(learned) :],
+    ]
+    if spec.objective.target == "baseline":
+        arms.sort(key=lambda arm: arm.name != REFERENCE)
+    return JobPlan(
+        spec=spec,
+        info=info,
+        arms=tuple(arms),
+        task=task_of(info, spec.model),
+        sizes=tuple(layer_sizes(info, spec.model)),
+    )
+
+
+def extended(spec: JobSpec, more: ExtendSpec) -> JobSpec:
+    """Return the spec of a job to which trials, seeds or seconds are added.
+
+    Raises:
+        InvalidSpecError: Nothing is added, a sum is over the limit of its field, or earlier trials would be worth
+            nothing: they were judged by what other trials of the job set.
+    """
+    if not (more.trials or more.seeds or more.max_seconds):
+        raise InvalidSpecError(FieldError("trials", 0, "a number above 0 here, in seeds or in max_seconds"))
+    budget, confirm = spec.budget, spec.confirm
+    sums = {
+        "trials": (budget.trials_per_arm + more.trials, MAX_TRIALS),
+        "seeds": (confirm.seeds + more.seeds, MAX_CONFIRM_SEEDS),
+        "max_seconds": (budget.max_seconds + more.max_seconds, MAX_SECONDS),
+    }
+    errors = [
+        FieldError(name, getattr(more, name), f"at most {limit:g} with those that the job has, not {total:g}")
+        for name, (total, limit) in sums.items()
+        if total > limit
+    ]
+    depends = "objective.target: baseline" if spec.objective.target == "baseline" else ""
+    depends = depends or (f"the control {MORE_STEPS}" if MORE_STEPS in spec.controls else "")
+    for name in ("trials", "max_seconds"):
+        if depends and getattr(more, name):
+            expected = f"0: {depends} hangs on the best trial of other arms, which more trials may change"
+            errors.append(FieldError(name, getattr(more, name), expected))
+    if errors:
+        raise InvalidSpecError(*errors)
+    larger = {"trials_per_arm": sums["trials"][0], "max_seconds": sums["max_seconds"][0]}
+    return spec.model_copy(
+        update={
+            "budget": budget.model_copy(update=larger),
+            "confirm": confirm.model_copy(update={"seeds": sums["seeds"][0]}),
+        }
+    )
+
+
+def warp_space(spec: JobSpec) -> SearchSpace:
+    """Return the search space of the warpadam arm: the preset with the overrides.
+
+    Raises:
+        InvalidSpecError: An unknown preset, or an override that cannot be followed.
+    """
+    preset = spec.search_space.preset
+    if preset not in WARP_PRESETS:
+        raise InvalidSpecError(FieldError("search_space.preset", preset, one_of(preset, WARP_PRESETS)))
+    overrides = {
+        name: value.model_dump(exclude_none=True) if isinstance(value, RangeOverride) else value
+        for name, value in spec.search_space.overrides.items()
+    }
+    try:
+        return apply_overrides(get_preset(preset), overrides)
+    except SearchSpaceError as error:
+        raise InvalidSpecError(
+            FieldError(f"search_space.overrides.{error.path}", error.value, error.expected)
+        ) from error

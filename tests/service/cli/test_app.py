@@ -1,0 +1,379 @@
+# The command line against a real service: what a person sees, on which stream, with which exit status; never a
+# traceback.
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from service.cli import app as cli
+from service.ledger import jobs, queries
+from service.ledger.lease import claim
+from service.ledger.runs import RunLog
+from service.spec.job import JobSpec
+from service.states import JobState
+from tests.conftest import SpecMaker
+from tests.service.api.conftest import claim_job, search, succeed
+from tests.service.live import Live
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(live: Live, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `warptune` against the live service."""
+    monkeypatch.setenv("WARPTUNE_URL", live.url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def invoke(*arguments: object, url: str | None = None) -> Result:
+        with monkeypatch.context() as environment:
+            if url is not None:
+                environment.setenv("WARPTUNE_URL", url)
+            result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path, spec: SpecMaker) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec()))
+    return path
+
+
+WorkerThread = Callable[[Callable[[RunLog], None]], None]
+
+
+@pytest.fixture
+def worker_thread(live: Live) -> Iterator[WorkerThread]:
+    """Takes the next job in a thread and does with it what a test wants."""
+    threads: list[threading.Thread] = []
+
+    def start(work: Callable[[RunLog], None]) -> None:
+        def take() -> None:
+            lease = None
+            while lease is None:
+                lease = claim(live.db, "a thread", 60)
+                time.sleep(0.02)
+            work(RunLog(live.db, lease))
+
+        threads.append(threading.Thread(target=take))
+        threads[-1].start()
+
+    yield start
+    for thread in threads:
+        thread.join()
+
+
+def fails(result: Result, code: int, message: str) -> None:
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_submit_prints_the_id_and_nothing_else(run: Run, live: Live, spec_file: Path) -> None:
+    result = run("submit", spec_file)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    with live.db.read() as session:
+        assert jobs.require_job(session, result.stdout.strip()).state == "queued"
+    jobs.cancel(live.db, result.stdout.strip())
+
+
+def test_a_dry_run_tells_the_plan_and_queues_nothing(run: Run, live: Live, spec_file: Path) -> None:
+    with live.db.read() as session:
+        before = [job.id for job in queries.jobs_page(session, 10, None)]
+    result = run("submit", spec_file, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "warpadam" in result.stdout
+    assert "confirmation runs, about" in result.stdout
+    with live.db.read() as session:
+        assert [job.id for job in queries.jobs_page(session, 10, None)] == before
+
+
+def test_extend_adds_to_a_job_that_has_succeeded_and_refuses_nothing_to_add(run: Run, live: Live) -> None:
+    job = succeeded_job(live)
+    assert run("extend", job).exit_code == 1
+    result = run("extend", job, "--seeds", 2)
+    assert (result.exit_code, result.stdout.strip()) == (0, job)
+    with live.db.read() as session:
+        assert jobs.require_job(session, job).state == JobState.QUEUED
+    jobs.cancel(live.db, job)  # or the next test's worker would take it
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_seconds_that_are_no_number_are_refused(run: Run, value: str) -> None:
+    fails(run("extend", "job-0", "--max-seconds", value), 1, f"max_seconds: got {value}, expected a finite number")
+
+
+@pytest.mark.parametrize("when", ["import", "run"])
+def test_ctrl_c_is_no_traceback(when: str) -> None:
+    code = f"""
+import importlib, sys
+from service import __main__
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+if {when!r} == "import":
+    sys.meta_path.insert(0, type("Finder", (), {{"find_spec": interrupt}}))
+else:
+    from service.cli import app as cli
+    cli.app = interrupt
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
+    job = run("submit", spec_file).stdout.strip()
+    assert run("cancel", job).stdout.strip() == f"{job} cancelled"
+    again = run("cancel", job)
+    assert again.exit_code == 1
+    assert "has ended" in again.stderr
+
+
+def test_json_is_read_too(run: Run, live: Live, tmp_path: Path, spec: SpecMaker) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec(name="\U0001f680", confirm={"min_effect": 1e-5}), indent="\t"))
+    assert '"\\ud83d\\ude80"' in path.read_text()
+    job_id = run("submit", path).stdout.strip()
+    with live.db.read() as session:
+        job = jobs.require_job(session, job_id)
+    assert (job.name, job.spec["confirm"]["min_effect"]) == ("\U0001f680", 1e-5)
+    jobs.cancel(live.db, job_id)
+
+
+def test_refused_spec_names_every_field(run: Run, tmp_path: Path, spec: SpecMaker) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec(baselines=["lion"], dataset={"name": "[/iris]"})))
+    result = run("submit", path)
+    fails(result, 1, "the service refused the request")
+    assert "  dataset.name: got '[/iris]', expected one of digits" in result.stderr
+    assert "  baselines[0]: got 'lion', expected one of adamw, muon, soap, sgd" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        ("[1", "is neither YAML nor JSON"),
+        ('{"name": "x"', "is neither YAML nor JSON"),
+        ("- 1", "holds list, expected the fields of a job"),
+        ("", "holds NoneType, expected the fields of a job"),
+        ("just text", "holds str, expected the fields of a job"),
+        ("seed: .nan", "holds a value that JSON does not have"),
+    ],
+)
+def test_file_that_is_no_spec_is_refused(run: Run, tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "[bold]spec.yaml"
+    if content is not None:
+        path.write_text(content)
+    result = run("submit", path)
+    fails(result, 2, message)
+    assert "[bold]spec.yaml" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("submit", "SPEC"), ("show", "job-0"), ("export", "job-0")])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[/x]", "nonsense"])
+def test_service_that_is_not_there_is_one_line(run: Run, spec_file: Path, command: tuple[str, ...], url: str) -> None:
+    arguments = [spec_file if argument == "SPEC" else argument for argument in command]
+    result = run(*arguments, url=url)
+    fails(result, 1, f"cannot reach {url}: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["show", "export"])
+def test_unknown_job_is_one_line(run: Run, command: str) -> None:
+    result = run(command, "job-0")
+    fails(result, 1, "there is no job 'job-0'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_show_draws_the_arms_of_a_job(run: Run, live: Live, spec: SpecMaker, tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec(name="[/red] :smile: [bold]x")))
+    job_id = run("submit", path).stdout.strip()
+    log = claim_job(live.db)
+    search(log)
+    result = run("show", job_id)
+    assert result.exit_code == 0
+    first, *rest = result.stdout.splitlines()
+    assert first == f"[/red] :smile: [bold]x  {job_id}  running"
+    (row,) = [line for line in rest if "warpadam" in line]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "warpadam",
+        "complete",
+        "2 complete",
+        "0.5",
+        "0",
+        "0.4",
+    ]
+    log.end(JobState.FAILED, "no [/space] left")
+    assert "no [/space] left" in run("show", job_id).stdout
+
+
+def succeeded_job(live: Live) -> str:
+    spec = JobSpec.model_validate({"dataset": {"name": "wine"}, "model": {"name": "mlp"}, "confirm": {"seeds": 6}})
+    job = jobs.submit(live.db, spec.to_json(), ["warpadam", "adamw"])
+    succeed(claim_job(live.db))
+    return job.id
+
+
+@pytest.fixture(scope="module")
+def succeeded(live: Live) -> str:
+    """Id of a job that has succeeded."""
+    return succeeded_job(live)
+
+
+def test_show_adds_the_recommendation(run: Run, succeeded: str) -> None:
+    shown = run("show", succeeded).stdout
+    assert "Does P help? warpadam against adamw" in shown
+    assert "helps" in shown
+    assert "Recommended: warpadam (trial 0)" in shown
+    config: dict[str, Any] = json.loads(shown[shown.index("\n{") :])
+    assert config["structure"] == "kronecker"
+
+
+def test_report_is_saved_and_nothing_half_written_is_left(run: Run, succeeded: str, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    saved = run("report", succeeded, "-o", target)
+    assert (saved.exit_code, saved.output) == (0, "")
+    assert target.read_text().startswith("<!doctype html>")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("form", ["json", "yaml", "python"])
+def test_export_goes_to_a_file_or_to_standard_output(run: Run, succeeded: str, tmp_path: Path, form: str) -> None:
+    printed = run("export", succeeded, "--format", form)
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    target = tmp_path / "recommended"
+    saved = run("export", succeeded, "-f", form, "-o", target)
+    assert (saved.exit_code, saved.output) == (0, "")
+    assert target.read_text() == printed.stdout
+    if form == "python":
+        compile(printed.stdout, "recommended.py", "exec")
+    else:
+        assert yaml.safe_load(printed.stdout)["job"] == succeeded
+
+
+def test_export_that_cannot_be_written_is_one_line(run: Run, succeeded: str, tmp_path: Path) -> None:
+    fails(run("export", succeeded, "-o", tmp_path / "no" / "file"), 1, "cannot write")
+    fails(run("export", succeeded, "-o", tmp_path), 1, "cannot write")
+    fails(run("export", succeeded, "-o", ""), 1, "cannot write .: Is a directory")
+
+
+def test_export_of_a_running_job_is_refused(run: Run, live: Live, spec_file: Path) -> None:
+    job_id = run("submit", spec_file).stdout.strip()
+    fails(run("export", job_id), 1, "is queued: its recommendation comes when it has succeeded")
+    jobs.cancel(live.db, job_id)
+
+
+def test_watched_job_ends_with_its_recommendation(
+    run: Run, live: Live, spec_file: Path, worker_thread: WorkerThread
+) -> None:
+    worker_thread(succeed)
+    result = run("submit", spec_file, "--watch")
+    assert result.exit_code == 0, result.output
+    assert f"{live.url}/dashboard" in result.stdout
+    assert "Recommended: warpadam" in result.stdout
+
+
+def test_watched_job_that_fails_is_an_error(run: Run, live: Live, spec_file: Path, worker_thread: WorkerThread) -> None:
+    worker_thread(lambda log: log.end(JobState.FAILED, "no [/space] left"))
+    result = run("submit", spec_file, "--watch")
+    assert result.exit_code == 1
+    assert "error: the job failed: no [/space] left" in result.stderr
+
+
+def test_help_lists_the_commands(run: Run) -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in ("serve", "worker", "migrate", "submit", "extend", "cancel", "show", "export"):
+        assert command in result.stdout
+        assert run(command, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("submit",), ("show",), ("export", "job-0", "-f", "xml")])
+def test_wrong_usage_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PORT", "abc", "port: got 'abc'"),
+        ("PORT", "99999", "port: got '99999'"),
+        ("LEASE_S", "0", "lease_s: got '0'"),
+        ("LOG_LEVEL", "LOUD", "log_level: got 'LOUD'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_wrong_setting_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(f"WARPTUNE_{name}", value)
+    fails(run(command), 2, message)
+
+
+@pytest.mark.parametrize(
+    ("command", "database_url"),
+    [
+        ("serve", "nonsense"),
+        ("serve", "sqlite:////proc/x/y.db"),
+        ("worker", "postgresql+psycopg://nobody:w7Qz-x@127.0.0.1:1/x"),
+        ("migrate", "mysql://nobody:w7Qz-x@127.0.0.1/x"),  # a driver that is not there
+    ],
+)
+def test_database_that_cannot_be_used_is_one_line(command: str, database_url: str, tmp_path: Path) -> None:
+    environment = {"PATH": "", "WARPTUNE_DATABASE_URL": database_url, "WARPTUNE_ARTIFACTS_URL": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-m", "service", command], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert "w7Qz-x" not in result.stderr
+
+
+def test_upload_prints_the_id_which_datasets_lists(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "numbers.csv"
+    path.write_text("a,b\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
+    first, again = run("upload", path), run("upload", path)
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert again.stdout == first.stdout
+    assert again.stderr == "the same file was uploaded before\n"
+    (line,) = [line for line in run("datasets").stdout.splitlines() if line.startswith(first.stdout.strip())]
+    assert line.split()[1:] == ["20", "rows", "csv", "numbers.csv"]
+
+
+def test_upload_of_a_url_has_the_service_read_it(run: Run, live: Live) -> None:
+    folder = Path(live.db.engine.url.database or "").parent / "artifacts"
+    (folder / "incoming").mkdir(parents=True, exist_ok=True)
+    (folder / "incoming/by-url.csv").write_text("c,d\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
+    done = run("upload", f"file://{folder}/incoming/by-url.csv")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert any(
+        line.startswith(done.stdout.strip()) and "by-url.csv" in line for line in run("datasets").stdout.splitlines()
+    )
+    fails(run("upload", "file:///etc/passwd.csv"), 1, "WARPTUNE_DATASET_URL_PREFIXES is empty")
+
+
+def test_upload_of_what_cannot_be_used_says_why(run: Run, tmp_path: Path) -> None:
+    fails(run("upload", tmp_path / "missing.csv"), 2, "cannot read")
+    (tmp_path / "bad.csv").write_text("a,b\n1\n")
+    fails(run("upload", tmp_path / "bad.csv"), 1, "Row #2: Expected 2 columns, got 1")
+    (tmp_path / "sheet.xls").write_text("x")
+    fails(run("upload", tmp_path / "sheet.xls"), 1, "filename: got 'sheet.xls', expected a name that ends with .csv")

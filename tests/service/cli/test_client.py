@@ -1,0 +1,181 @@
+# The client speaks to a real service, and whatever goes wrong is one kind of error with a text for a person.
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import httpx2
+import pytest
+
+from service.cli.client import ApiError, Client
+from service.states import JobState
+from tests.conftest import SpecMaker
+from tests.service.api.conftest import claim_job, search, succeed
+from tests.service.live import Live
+
+NOBODY = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+def client(live: Live) -> Iterator[Client]:
+    with Client(live.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def job(live: Live, client: Client, spec: SpecMaker) -> Iterator[dict[str, Any]]:
+    """A queued job, the only one that is not ended."""
+    submitted = client.submit(spec())
+    yield submitted
+    if client.job(submitted["id"])["state"] == "queued":
+        client.cancel(submitted["id"])
+
+
+def test_job_is_submitted_shown_and_cancelled(client: Client, job: dict[str, Any]) -> None:
+    assert client.job(job["id"]) == job
+    assert client.cancel(job["id"])["state"] == "cancelled"
+
+
+@pytest.mark.slow
+def test_a_dry_run_may_take_longer_than_other_answers(
+    live: Live, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cli.client.TIMEOUT_S", 0.5)  # loading torch alone takes longer
+    with Client(live.url) as client:
+        assert client.estimate(spec())["trials"] == 4
+
+
+def test_key_makes_it_safe_to_send_again(client: Client, spec: SpecMaker) -> None:
+    first = client.submit(spec(), idempotency_key="again")
+    assert client.submit(spec(), idempotency_key="again") == first
+    client.cancel(first["id"])
+
+
+def test_results_are_read(live: Live, client: Client, job: dict[str, Any]) -> None:
+    succeed(claim_job(live.db))
+    assert client.recommendation(job["id"])["verdict"] == "helps"
+    assert client.export(job["id"], "python").startswith(b'"""Recommended optimizer of')
+
+
+def test_an_export_may_take_as_long_as_packing_a_large_dataset_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def request(method: str, path: str, **options: Any) -> httpx2.Response:
+        asked.append(options)
+        return httpx2.Response(200, content=b"zip")
+
+    with Client(NOBODY) as client:
+        monkeypatch.setattr(client._http, "request", request)
+        assert client.export("job-0", "zip") == b"zip"
+    assert asked == [{"params": {"format": "zip"}, "timeout": None}]
+
+
+def test_watch_yields_until_the_job_has_ended(live: Live, client: Client, job: dict[str, Any]) -> None:
+    states = []
+    for shown in client.watch(job["id"], every_s=0.001):
+        states.append(shown["state"])
+        match shown["state"]:
+            case "queued":
+                log = claim_job(live.db)
+            case "running":
+                search(log)
+                log.verify()
+            case "verifying":
+                log.end(JobState.FAILED, "enough")
+    assert states == ["queued", "running", "verifying", "failed"]
+
+
+def test_refusal_carries_the_problem(client: Client, spec: SpecMaker) -> None:
+    with pytest.raises(ApiError, match=r"baselines\[0\]: got 'lion'") as caught:
+        client.submit(spec(baselines=["lion"]))
+    assert caught.value.status == 422
+    assert caught.value.errors == [
+        {"field": "baselines[0]", "value": "lion", "expected": "one of adamw, muon, soap, sgd"}
+    ]
+
+
+def test_body_over_the_limit_is_refused_over_a_socket_too(client: Client, spec: SpecMaker) -> None:
+    with pytest.raises(ApiError, match="more than 1048576 bytes") as caught:
+        client.submit(spec(name="x" * 4_000_000))
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize(
+    "job_id", ["", ".", "..", "job-0", "../../healthz", "a/b", "?x", "#x", "%2e", "ö", " ", "x" * 200, "\n"]
+)
+def test_unknown_job_is_an_error_whatever_its_name(client: Client, job_id: str) -> None:
+    for call in (client.job, client.cancel, client.recommendation, lambda name: client.export(name, "json")):
+        with pytest.raises(ApiError) as caught:
+            call(job_id)
+        assert caught.value.status in (404, 422)
+
+
+def test_service_tells_whether_it_is_up(client: Client) -> None:
+    assert client.is_up()
+    with Client(NOBODY) as nobody:
+        assert not nobody.is_up()
+
+
+@pytest.mark.parametrize(
+    "url", [NOBODY, "127.0.0.1:8000", "ftp://127.0.0.1", "http://127.0.0.1:x", "http://127.0.0.1:99999", ""]
+)
+def test_service_that_cannot_be_reached_is_an_error(url: str) -> None:
+    with pytest.raises(ApiError, match="cannot reach") as caught, Client(url) as nobody:
+        nobody.job("job-0")
+    assert (caught.value.status, caught.value.errors) == (0, [])
+
+
+def test_a_password_is_not_shown() -> None:
+    with pytest.raises(ApiError, match=r"cannot reach http://me:\*\*\*@127.0.0.1:1: ") as caught:
+        Client("http://me:w7Qz-x@127.0.0.1:1").job("job-0")
+    assert "w7Qz-x" not in str(caught.value)
+
+
+def test_an_id_of_bytes_that_are_no_text_is_not_found(client: Client) -> None:
+    with pytest.raises(ApiError, match="there is no job") as caught:
+        client.job("\udcff")
+    assert caught.value.status == 404
+
+
+@pytest.fixture
+def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a server that is not ours: answers everything with a status and a text."""
+    status, text = request.param
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *message: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("stranger", "message"),
+    [
+        ((200, "<html>"), "is not this service"),
+        ((200, "[1]"), "is not this service"),
+        ((200, ""), "is not this service"),
+        ((502, "<html>bad gateway"), "502 Bad Gateway"),
+        ((500, '{"error": 1}'), "500 Internal Server Error"),
+        ((404, "[]"), "404 Not Found"),
+        ((302, ""), "302 Found"),
+    ],
+    indirect=["stranger"],
+)
+def test_what_is_no_answer_of_ours_is_an_error(stranger: str, message: str) -> None:
+    with Client(f"{stranger}/") as client, pytest.raises(ApiError, match=message):
+        client.job("job-0")

@@ -1,0 +1,137 @@
+# What is drawn is what the API answered, however odd its texts are.
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from service.cli.display import show_job, show_recommendation, watch
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=160, force_terminal=False)
+
+
+def drawn(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def arm(name: str, **changes: Any) -> dict[str, Any]:
+    answer = {"name": name, "state": "queued", "trials": {}, "trials_cap": 4, "seconds_used": 0.0, "best": None}
+    return answer | changes
+
+
+def job(state: str, *arms: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    answer = {"id": "job-0", "name": "small", "state": state, "cause": None, "arms": list(arms)}
+    return answer | {"confirm": {"done": 0, "planned": 0}} | changes
+
+
+BEST = {"number": 3, "value": 0.123456, "params": {}}
+
+
+def test_watch_draws_each_arm_and_returns_the_ended_job(console: Console) -> None:
+    ended = job(
+        "succeeded",
+        arm("warpadam", state="complete", trials={"complete": 2, "pruned": 1, "diverged": 1}, best=BEST),
+        arm("adamw", state="complete", trials={"complete": 3}),
+        confirm={"done": 12, "planned": 12},
+    )
+
+    def states() -> Iterator[dict[str, Any]]:
+        yield job("queued", arm("warpadam"), arm("adamw"))
+        yield job("running", arm("warpadam", state="running", trials={"running": 1, "complete": 1}), arm("adamw"))
+        yield ended
+
+    assert watch(console, states()) is ended
+    (warpadam, adamw, verify) = drawn(console).strip().splitlines()
+    assert warpadam.split()[0] == "warpadam"
+    assert "4/4" in warpadam
+    assert "best 0.1235  1 pruned  1 diverged" in warpadam
+    assert adamw.split()[0] == "adamw"
+    assert "3/3" in adamw, "an arm that its seconds ended is complete with what it has"
+    assert "12/12" in verify
+
+
+def test_job_that_fails_early_is_drawn_too(console: Console) -> None:
+    failed = job("failed", arm("warpadam", state="running", trials={"failed": 1}), arm("adamw"), cause="no space")
+    assert watch(console, iter([failed])) is failed
+    assert "1 failed" in drawn(console)
+    show_job(console, failed)
+    assert "no space" in drawn(console)
+
+
+@pytest.mark.parametrize("name", ["[/bold]", "[red]x[/red]", ":smile:", "[link=x]", "\\[", "größer 🚀"])
+def test_texts_are_drawn_as_they_are(console: Console, name: str) -> None:
+    show_job(console, job("failed", arm("warpadam"), name=name, cause=f"because {name}"))
+    lines = drawn(console).splitlines()
+    assert lines[0] == f"{name}  job-0  failed"
+    assert lines[1] == f"because {name}"
+
+
+def recommendation(**changes: Any) -> dict[str, Any]:
+    finalist = {"trial": 3, "value": 0.5, "mean_test_loss": 0.25, "mean_seconds": 1.5, "runs": 6, "planned": 6}
+    statistics = {"interval": [0.1, 0.2], "improvement": 0.15, "relative_improvement": 0.3, "p_helps": 0.0156}
+    answer = {
+        "verdict": "helps",
+        "reason": "it is better",
+        "arm": "warpadam",
+        "trial": 3,
+        "challenger": "warpadam",
+        "baseline": "adamw",
+        "config": {"lr": 0.01, "betas": [0.9, 0.95]},
+        "finalists": [{"arm": "warpadam", **finalist}, {"arm": "adamw", **finalist}],
+        "statistics": statistics | {"p_hurts": 1.0},
+    }
+    return answer | changes
+
+
+def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
+    show_recommendation(console, recommendation())
+    text = drawn(console)
+    assert "Does P help? warpadam against adamw" in text
+    assert "mean improvement 0.15 (30.0%), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
+    assert "Recommended: warpadam (trial 3)" in text
+    assert '"lr": 0.01' in text
+
+
+@pytest.mark.parametrize("verdict", ["helps", "hurts", "no_difference", "inconclusive"])
+def test_every_verdict_can_be_shown(console: Console, verdict: str) -> None:
+    show_recommendation(console, recommendation(verdict=verdict))
+    assert verdict in drawn(console)
+
+
+def test_recommendation_without_complete_runs_shows_dashes(console: Console) -> None:
+    lost = {"arm": "warpadam", "trial": 0, "value": 1.0, "mean_test_loss": None, "mean_seconds": None}
+    show_recommendation(console, recommendation(statistics=None, finalists=[lost | {"runs": 0, "planned": 6}]))
+    assert "0/6" in drawn(console)
+    assert " - " in drawn(console)
+
+
+def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(console: Console) -> None:
+    comparison = {
+        "arm": "muon",
+        "against": "adamw",
+        "metric": "val_loss",
+        "mean": 0.25,
+        "against_mean": 0.5,
+        "relative_improvement": 0.5,
+        "win_rate": 0.875,
+        "p_holm": 0.0625,
+    }
+    findings = {"comparisons": [comparison], "pruning": "pruning was on"}
+    show_recommendation(console, recommendation(findings=findings))
+    shown = drawn(console)
+    assert "descriptive" in shown
+    for figure in ("muon", "50.0%", "88%", "0.062", "pruning was on"):
+        assert figure in shown
+
+
+def test_a_warm_start_says_whether_p_transfers(console: Console) -> None:
+    warm = {"job": "job-1", "sha256": "0" * 64, "transfer": False, "reason": "no transfer shown: of the tests"}
+    show_recommendation(console, recommendation(warm_start=warm))
+    assert "no transfer shown: of the tests" in drawn(console)

@@ -1,0 +1,171 @@
+# The processes as an operator starts them, through the command line.
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from service.cli.client import Client
+from tests.conftest import SpecMaker
+
+WAIT_S = 60.0
+CHEAP = {"preset": "quick", "overrides": {"structure": "diagonal"}}
+
+
+class Service:
+    """A running `warptune serve`."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **os.environ,
+            "WARPTUNE_DATABASE_URL": f"sqlite:///{folder}/warptune.db",
+            "WARPTUNE_ARTIFACTS_URL": str(folder / "artifacts"),
+            "WARPTUNE_URL": self.url,
+            "WARPTUNE_LEASE_S": "2",
+        }
+        command = [sys.executable, "-m", "service", "serve", "--port", str(self.port), *arguments]
+        self.log = folder / "serve.log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=self.environment, stderr=log, start_new_session=True)
+        self.client = Client(self.url)
+        wait_for(self.client.is_up)
+
+    def warptune(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "service", *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=WAIT_S)
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def worker(self) -> psutil.Process | None:
+        found = [p for p in self.descendants() if "worker" in p.cmdline()]
+        return found[0] if found else None
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    services: list[Service] = []
+
+    def make(*arguments: str) -> Service:
+        services.append(Service(tmp_path, *arguments))
+        return services[-1]
+
+    yield make
+    for service in services:
+        service.client.__exit__()
+        if service.process.poll() is None:
+            children = service.descendants()
+            service.process.kill()
+            service.process.wait()
+            psutil.wait_procs(children, timeout=10)
+
+
+Start = Callable[..., Service]
+
+
+@pytest.mark.slow
+def test_a_job_from_the_command_line_survives_the_death_of_its_worker(
+    start: Start, spec: SpecMaker, tmp_path: Path
+) -> None:
+    service = start()
+    body = spec(budget={"trials_per_arm": 3, "steps": 400, "batch_size": 32}, search_space=CHEAP)
+    file = tmp_path / "spec.yaml"
+    file.write_text(yaml.safe_dump(body))
+    submitted = service.warptune("submit", str(file))
+    assert submitted.returncode == 0, submitted.stderr
+    job_id = submitted.stdout.strip()
+
+    def done() -> int:
+        return sum(arm["trials"].get("complete", 0) for arm in service.client.job(job_id)["arms"])
+
+    wait_for(lambda: done() >= 1)
+    first = service.worker()
+    assert first is not None
+    before = done()
+    first.kill()
+    wait_for(lambda: service.client.job(job_id)["state"] == "succeeded")
+    job = service.client.job(job_id)
+    assert [arm["trials"] for arm in job["arms"]] == [{"complete": 3}, {"complete": 3}]
+    assert done() >= before
+    shown = service.warptune("show", job_id)
+    assert shown.returncode == 0
+    assert "Does P help?" in shown.stdout
+    exported = service.warptune("export", job_id, "--format", "yaml")
+    assert yaml.safe_load(exported.stdout)["job"] == job_id
+
+    children = service.descendants()
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.wait(WAIT_S) == 0
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert "Traceback" not in service.log.read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_of_a_job_gives_it_back_and_the_next_start_finishes_it(
+    start: Start, spec: SpecMaker
+) -> None:
+    service = start()
+    body = spec(budget={"trials_per_arm": 2, "steps": 400, "batch_size": 32}, search_space=CHEAP)
+    job_id = service.client.submit(body)["id"]
+    wait_for(lambda: service.client.job(job_id)["arms"][0]["trials"].get("running"))
+    children = service.descendants()
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.wait(WAIT_S) == 0
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+
+    again = start()
+    wait_for(lambda: again.client.job(job_id)["state"] == "succeeded")
+    trials = again.client._json("GET", f"/v1/jobs/{job_id}/trials")["items"]
+    assert [trial["attempts"] for trial in trials] == [1, 1, 1, 1]
+
+
+def test_a_worker_does_not_outlive_a_service_that_was_killed(start: Start) -> None:
+    service = start()
+    wait_for(service.worker)
+    children = service.descendants()
+    service.process.kill()
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+
+
+def test_a_port_that_is_taken_is_one_line(start: Start) -> None:
+    service = start("--no-worker")
+    assert service.worker() is None
+    second = service.warptune("serve", "--port", str(service.port), "--no-worker")
+    assert second.returncode != 0
+    assert "address already in use" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_bad_setting_is_named_with_its_value(start: Start) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "worker"],
+        env={**os.environ, "WARPTUNE_LEASE_S": "soon"},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert done.returncode == 2
+    assert "lease_s" in done.stderr
+    assert "'soon'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,77 @@
+# A spec file means what its JSON would mean, whether it is written as JSON or as YAML.
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from service.cli.spec_file import read_spec
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1.0e-3", 0.001),
+        ("-2E+2", -200.0),
+        (".5e1", 5.0),
+        ("1_000", 1000),
+        ("0.5", 0.5),
+        ("7", 7),
+        ("true", True),
+        ("null", None),
+        ("2026-01-31", "2026-01-31"),
+        ("2026-13-99", "2026-13-99"),
+        ("1e-3x", "1e-3x"),
+        ("e5", "e5"),
+        ('"1e-3"', "1e-3"),
+        ("{low: 1e-4, high: 1e-1}", {"low": 1e-4, "high": 1e-1}),
+    ],
+)
+def test_yaml_value_is_what_a_user_of_json_expects(tmp_path: Path, text: str, value: object) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(f"value: {text}\n")
+    found = read_spec(path)["value"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("value", [1e-7, 1e22, 2**60, "\U0001f680", "\t", "a: b", "yes", None, ["1e3", 1e3], {"": 0}])
+def test_json_file_is_read_as_json(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"value": value}, indent="\t"))
+    assert read_spec(path) == {"value": value}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1", "is neither YAML nor JSON"),
+        (b"a: b: c", "is neither YAML nor JSON"),
+        (b"a: 1\n---\nb: 2", "is neither YAML nor JSON"),
+        (b"\xff\xfe\xfa", "is neither YAML nor JSON"),
+        (b"\x00", "is neither YAML nor JSON"),
+        (b"[" * 5000, "is neither YAML nor JSON"),
+        (b"a: !!python/object/apply:os.system [exit]", "is neither YAML nor JSON"),
+        (b"", "holds NoneType"),
+        (b"[]", "holds list"),
+        (b"a: .nan", "holds a value that JSON does not have"),
+        (b'{"a": Infinity}', "holds a value that JSON does not have"),
+        (b"a: &x [*x]", "holds a value that JSON does not have"),
+        (b"a: !!binary aGk=", "holds a value that JSON does not have"),
+        (b"a: !!set {b}", "holds a value that JSON does not have"),
+        (b'{"a": "\\ud800"}', "holds a value that JSON does not have"),
+    ],
+)
+def test_what_is_no_spec_is_said_with_the_name_of_the_file(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_spec(path)
+    assert str(path) in str(caught.value)
+
+
+def test_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_spec(tmp_path / "none.yaml")

@@ -1,0 +1,279 @@
+# From a spec to what a job will do. What a spec's types cannot say is checked here, all of it at once.
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from search_spaces import PRESETS, Choice, Float, Int, get_preset
+from service.errors import InvalidSpecError
+from service.planning.arms import BASELINES, Role
+from service.planning.plan import WARP_PRESETS, JobPlan, make_plan, warp_space
+from service.spec.job import JobSpec
+from service.training.catalog import DatasetInfo, Task
+from service.training.run import Training
+from tests.conftest import SpecMaker
+
+DATA = ("file:///split.npz", "0" * 64)
+
+
+def plan(spec: SpecMaker, **parts: Any) -> JobPlan:
+    return make_plan(JobSpec.model_validate(spec(**parts)))
+
+
+def errors(spec: SpecMaker, **parts: Any) -> dict[str, tuple[object, str]]:
+    with pytest.raises(InvalidSpecError) as caught:
+        plan(spec, **parts)
+    return {error.field: (error.value, error.expected) for error in caught.value.errors}
+
+
+def test_warpadam_runs_first_and_then_the_baselines(spec: SpecMaker) -> None:
+    made = plan(spec, baselines=["adamw"])
+    assert [arm.name for arm in made.arms] == ["warpadam", "adamw"]
+    assert made.arm("warpadam").space == get_preset("quick")
+    assert made.arm("adamw").space == get_preset("adamw")
+
+
+def test_one_arm_for_each_structure_of_the_space_on_request(spec: SpecMaker) -> None:
+    made = plan(spec, arms="per_structure", search_space={"preset": "default"}, baselines=["adamw", "soap"])
+    assert [arm.name for arm in made.arms] == [
+        "warpadam-kronecker",
+        "warpadam-diagonal",
+        "warpadam-low_rank",
+        "adamw",
+        "soap",
+    ]
+    for arm in made.arms[:3]:
+        values = arm.space.first_trials[0] if arm.space.first_trials else None
+        assert arm.role is Role.WARPADAM
+        domain = arm.space["strategy"].domain
+        assert isinstance(domain, Choice)
+        structures = {str(strategy).split("/")[0] for strategy in domain.values}
+        assert structures == {arm.name.removeprefix("warpadam-")}
+        assert values is None or arm.config(values)["structure"] in structures
+    assert "rank" in made.arm("warpadam-low_rank").space
+    assert "rank" not in made.arm("warpadam-kronecker").space
+
+
+def test_controls_run_last_and_play_their_own_part(spec: SpecMaker) -> None:
+    made = plan(spec, controls=["diagonal_pre", "random_p", "adamw_more_steps"])
+    assert [(arm.name, arm.role) for arm in made.arms[2:]] == [
+        ("diagonal_pre", Role.CONTROL),
+        ("random_p", Role.CONTROL),
+        ("adamw_more_steps", Role.CONTROL),
+    ]
+    diagonal, random_p, more = made.arms[2:]
+    assert diagonal.space["strategy"].domain == Choice(values=("diagonal/pre/hypergradient",))
+    config = random_p.config(random_p.space.first_trials[0])
+    assert (config["structure"], config["placement"], config["learner"]) == ("kronecker", "sandwich", "frozen")
+    assert more.config(more.space.first_trials[0]) == made.arm("adamw").config(more.space.first_trials[0])
+
+
+def test_soap_without_its_package_is_refused_before_anything_runs(
+    spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.planning.spec_checks.find_spec", lambda name: None)
+    wrong = errors(spec, baselines=["adamw", "soap"])
+    assert wrong == {"baselines[1]": ("soap", "pytorch-optimizer to be installed, the extra `soap`")}
+
+
+def test_every_preset_is_of_warpadam_or_a_baseline() -> None:
+    assert set(WARP_PRESETS) | set(BASELINES) == set(PRESETS)
+    assert not set(WARP_PRESETS) & set(BASELINES)
+
+
+def test_overrides_change_the_space_of_warpadam_only(spec: SpecMaker) -> None:
+    overrides = {
+        "lr": 0.5,
+        "p_lr": {"low": 0.1, "high": 0.2, "log": True},
+        "structure": "diagonal",
+        "meta_every": [1, 3],
+    }
+    made = plan(spec, search_space={"preset": "default", "overrides": overrides})
+    space = made.arm("warpadam").space
+    assert space["lr"].domain == Choice(values=(0.5,))
+    assert space["p_lr"].domain == Float(low=0.1, high=0.2, log=True)
+    assert space["strategy"].domain == Choice(values=("diagonal/sandwich/hypergradient",))
+    assert space["meta_every"].domain == Choice(values=(1, 3))
+    assert made.arm("adamw").space == get_preset("adamw")
+
+
+def test_log_of_null_is_the_one_of_the_preset(spec: SpecMaker) -> None:
+    wanted = {"overrides": {"rank": {"low": 1, "high": 4, "log": None}}}
+    space = warp_space(JobSpec.model_validate(spec(search_space=wanted)))
+    assert space["rank"].domain == Int(low=1, high=4, log=True)
+
+
+def test_config_is_what_the_values_of_a_space_stand_for(spec: SpecMaker) -> None:
+    made = plan(spec)
+    values = made.arm("warpadam").space.first_trials[0]
+    config = made.arm("warpadam").config(values)
+    assert (config["lr"], config["betas"]) == (values["lr"], [values["beta1"], values["beta2"]])
+    assert f"{config['structure']}/{config['placement']}/{config['learner']}" == values["strategy"]
+    adamw = made.arm("adamw").config(made.arm("adamw").space.first_trials[0])
+    assert adamw == {"lr": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "task", "sizes"),
+    [
+        ("wine", {"name": "mlp", "hidden": [8]}, Task.CLASSIFICATION, (13, 8, 3)),
+        ("diabetes", {"name": "mlp", "hidden": [8, 4]}, Task.REGRESSION, (10, 8, 4, 1)),
+        ("digits", {"name": "autoencoder", "hidden": [9, 5], "code": 2}, Task.AUTOENCODING, (64, 9, 5, 2, 5, 9, 64)),
+    ],
+)
+def test_model_fits_the_data(
+    spec: SpecMaker, dataset: str, model: dict[str, Any], task: Task, sizes: tuple[int, ...]
+) -> None:
+    made = plan(spec, dataset={"name": dataset}, model=model)
+    assert (made.task, made.sizes) == (task, sizes)
+
+
+def test_run_carries_everything_that_it_depends_on(spec: SpecMaker) -> None:
+    made = plan(
+        spec,
+        model={"name": "mlp", "hidden": [8], "activation": "gelu"},
+        budget={"steps": 7, "batch_size": 9},
+        training={"schedule": "cosine", "warmup_steps": 3, "max_grad_norm": 0.5, "compile": True},
+    )
+    run = made.run("adamw", {"lr": 0.25}, DATA, seed=3, test=True)
+    assert (run.arm, run.config["lr"], run.sizes, run.activation) == ("adamw", 0.25, (13, 8, 3), "gelu")
+    assert (run.task, run.data_url, run.data_sha256) == (Task.CLASSIFICATION, *DATA)
+    assert (run.steps, run.batch_size, run.seed, run.test) == (7, 9, 3, True)
+    assert run.training == Training(schedule="cosine", warmup_steps=3, max_grad_norm=0.5, compile=True)
+
+
+FAMILY: dict[str, Any] = {"dataset": {"name": "digits"}, "family": {"class_subsets": {"ways": 5}}}
+DIABETES: dict[str, Any] = {"dataset": {"name": "diabetes"}}
+ONE_ROW_LEFT: dict[str, Any] = {
+    "dataset": {"name": "digits"},
+    "model": {"name": "resnet"},
+    "budget": {"steps": 10, "batch_size": 538},
+}
+
+
+@pytest.mark.parametrize(
+    ("training", "rest", "expected"),
+    [
+        ({"warmup_steps": 10}, {}, "fewer than budget.steps, which is 10"),
+        ({"precision": "float16"}, {}, "bfloat16 or float32 without a GPU"),
+        ({"label_smoothing": 0.1}, DIABETES, "0 with regression, which has no classes"),
+        ({"class_weights": "balanced"}, DIABETES, "null with regression"),
+        ({"last_batch": "keep"}, ONE_ROW_LEFT, "too few for resnet's batch norm"),
+        ({"max_grad_norm": 1.0}, FAMILY, "null, its default: runs on a family"),
+        ({"last_batch": "keep"}, FAMILY, '"drop", its default: runs on a family'),
+        ({"precision": "bfloat16"}, FAMILY, '"float32", its default: runs on a family'),
+        ({"compile": True}, FAMILY, "false, its default: runs on a family"),
+    ],
+)
+def test_training_that_does_not_fit_is_refused(
+    spec: SpecMaker, training: dict[str, Any], rest: dict[str, Any], expected: str
+) -> None:
+    ((field, (value, found)),) = errors(spec, training=training, **rest).items()
+    assert {field.removeprefix("training."): value} == training
+    assert expected in found
+
+
+@pytest.mark.parametrize(
+    ("training", "rest"),
+    [
+        ({"warmup_steps": 9, "schedule": "cosine"}, {}),
+        ({"precision": "float16"}, {"resources": {"gpus_per_trial": 0.5}}),
+        ({"label_smoothing": 0.1, "class_weights": "balanced"}, {}),
+        ({"last_batch": "keep"}, {**ONE_ROW_LEFT, "model": {"name": "convnet"}}),
+        ({"last_batch": "keep"}, {**ONE_ROW_LEFT, "budget": {"steps": 10, "batch_size": 64}}),
+        ({"warmup_steps": 3, "label_smoothing": 0.1, "class_weights": "balanced"}, FAMILY),
+    ],
+)
+def test_training_that_fits_is_taken(spec: SpecMaker, training: dict[str, Any], rest: dict[str, Any]) -> None:
+    assert plan(spec, training=training, **rest).arms
+
+
+def test_everything_that_is_wrong_is_said_at_once(spec: SpecMaker) -> None:
+    wrong = errors(
+        spec,
+        dataset={"name": "mnist"},
+        baselines=["lion", "adamw", "adamw"],
+        controls=["random_p", "random_p"],
+        confirm={"top_k": 3},
+        search_space={"preset": "quick", "overrides": {"lr": -1}},
+    )
+    assert wrong == {
+        "dataset.name": ("mnist", "one of digits, breast_cancer, wine, diabetes, poisson_2d, burgers"),
+        "baselines[0]": ("lion", "one of adamw, muon, soap, sgd"),
+        "baselines[2]": ("adamw", "every baseline once"),
+        "controls[1]": ("random_p", "every control once"),
+        "confirm.top_k": (3, "at most budget.trials_per_arm, which is 2"),
+        "search_space.overrides.lr": (-1, "a finite number >= 0"),
+    }
+
+
+def test_ray_refuses_what_it_would_ignore_or_could_never_place(spec: SpecMaker) -> None:
+    given = {"slots": 2, "gpus_per_trial": 1.5, "custom": {"GPU": 1.0, "accelerator_type:A100": 1.0}}
+    wrong = errors(spec, engine={"name": "ray"}, resources=given)
+    expected = "1, its default: with the engine ray, resources.max_concurrent limits how many trials run at once"
+    assert wrong == {
+        "resources.slots": (2, expected),
+        "resources.gpus_per_trial": (1.5, "a whole number above 1 with the engine ray"),
+        "resources.custom.GPU": (1.0, "nothing: set resources.gpus_per_trial instead"),
+    }
+
+
+def test_autoencoder_takes_images_only(spec: SpecMaker) -> None:
+    wrong = errors(spec, dataset={"name": "diabetes"}, model={"name": "autoencoder"})
+    assert wrong == {"model.name": ("autoencoder", "mlp for dataset 'diabetes'; an autoencoder takes ['digits']")}
+
+
+@pytest.mark.parametrize(
+    ("rank", "wrong"),
+    [
+        (20, None),
+        (21, {"": 21}),
+        ([1, 20], None),
+        ([21, 2, 22], {"[0]": 21, "[2]": 22}),
+        ({"low": 1, "high": 20}, None),
+        ({"low": 1, "high": 21}, {".high": 21}),
+    ],
+)
+def test_rank_is_at_most_the_rows_of_the_largest_tensor(
+    spec: SpecMaker, rank: object, wrong: dict[str, int] | None
+) -> None:
+    parts = {
+        "model": {"name": "mlp", "hidden": [20, 10]},
+        "search_space": {"preset": "default", "overrides": {"rank": rank}},
+    }
+    if wrong is None:
+        assert plan(spec, **parts).arm("warpadam").space.largest("rank") == 20
+        return
+    expected = "at most 20, the rows of the largest tensor"
+    path = "search_space.overrides.rank"
+    assert errors(spec, **parts) == {f"{path}{place}": (value, expected) for place, value in wrong.items()}
+
+
+def test_rank_of_a_preset_may_be_above_the_rows(spec: SpecMaker) -> None:
+    space = plan(spec, model={"name": "mlp", "hidden": [2]}, search_space={"preset": "default"}).arm("warpadam").space
+    assert space.largest("rank") == 16
+
+
+@pytest.mark.parametrize(
+    ("dataset", "field", "expected"),
+    [
+        ({"name": "wine", "entrypoint": "a:b"}, "dataset.entrypoint", "nothing beside dataset.name or dataset.id"),
+        ({"id": "ds-1", "entrypoint": "a:b"}, "dataset.entrypoint", "nothing beside dataset.name or dataset.id"),
+        ({"entrypoint": "a:b", "target": "y"}, "dataset.target", "null: the factory says it"),
+        ({"entrypoint": "a:b", "task": "regression"}, "dataset.task", "null: the factory says it"),
+    ],
+)
+def test_a_dataset_has_one_source(spec: SpecMaker, dataset: dict[str, str], field: str, expected: str) -> None:
+    assert errors(spec, dataset=dataset)[field][1] == expected
+
+
+def test_a_users_model_reads_no_text(spec: SpecMaker) -> None:
+    text = DatasetInfo(rows=5000, features=1, task=Task.LANGUAGE, outputs=256)
+    body = JobSpec.model_validate(spec(dataset={"id": "ds-1"}, model={"entrypoint": "a:b"}))
+    with pytest.raises(InvalidSpecError, match="transformer for a text"):
+        make_plan(body, text)
+
+
+def test_unknown_names_of_any_length_are_answered_at_once(spec: SpecMaker) -> None:
+    assert "dataset.name" in errors(spec, dataset={"name": "digits" * 100_000})
