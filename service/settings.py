@@ -1,5 +1,5 @@
 # What an operator can set: environment variables with the prefix WARPTUNE_, nothing else. A job's own choices are in
-# schemas.py.
+# spec/job.py.
 """Settings of the processes of the service."""
 
 from __future__ import annotations
