@@ -88,6 +88,14 @@ class Client:
         """Return a job with its arms."""
         return self._json("GET", _path(job_id))
 
+    def jobs(self, state: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the jobs, the newest first; of one state if it is given."""
+        return self._items("/v1/jobs", {"state": state} if state else {})
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that does not run, with its trials and files."""
+        self._send("DELETE", _path(job_id))
+
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job."""
         return self._json("POST", f"{_path(job_id)}/cancel")
@@ -121,11 +129,11 @@ class Client:
 
     def datasets(self) -> Iterator[dict[str, Any]]:
         """Yield the uploaded datasets, the newest first."""
-        page = self._json("GET", "/v1/datasets", params={"limit": 200})
-        yield from page["items"]
-        while page["next_cursor"] is not None:
-            page = self._json("GET", "/v1/datasets", params={"limit": 200, "cursor": page["next_cursor"]})
-            yield from page["items"]
+        return self._items("/v1/datasets", {})
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Delete an uploaded dataset that no job uses."""
+        self._send("DELETE", _path(dataset_id, "datasets"))
 
     def watch(self, job_id: str, every_s: float = 0.5) -> Iterator[dict[str, Any]]:
         """Yield the job again and again, the last time when it has ended; bear a service that is away for a moment."""
@@ -151,6 +159,16 @@ class Client:
         except ApiError:
             return False
         return True
+
+    def _items(self, path: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield what a list holds, page by page."""
+        cursor: dict[str, Any] = {}
+        while True:
+            page = self._json("GET", path, params={**params, **cursor, "limit": 200})
+            yield from page["items"]
+            if page["next_cursor"] is None:
+                return
+            cursor = {"cursor": page["next_cursor"]}
 
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         response = self._send(method, path, **options)
@@ -181,7 +199,7 @@ def without_password(text: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text)
 
 
-def _path(job_id: str) -> str:
-    if not job_id.strip("."):  # would name another path
-        raise ApiError(404, f"there is no job {job_id!r}")
-    return f"/v1/jobs/{quote(job_id, safe='', errors='replace')}"
+def _path(identity: str, kind: str = "jobs") -> str:
+    if not identity.strip("."):  # would name another path
+        raise ApiError(404, f"there is no {kind.removesuffix('s')} {identity!r}")
+    return f"/v1/{kind}/{quote(identity, safe='', errors='replace')}"

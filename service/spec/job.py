@@ -1,5 +1,5 @@
 # The job spec: the one description of a job, from the request body to the worker. Fields and ranges only; whether
-# names exist and fit together (dataset, model, search space) is decided in planning/plan.py. Answers are in api/views.py.
+# names exist and fit together (dataset, model, search space) is decided in planning/. Answers are in api/views.py.
 """The specification of a tuning job."""
 
 from __future__ import annotations

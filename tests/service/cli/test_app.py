@@ -145,6 +145,27 @@ def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
     assert "has ended" in again.stderr
 
 
+def test_jobs_are_listed_the_newest_first_and_by_state(run: Run, spec_file: Path) -> None:
+    older, newer = (run("submit", spec_file).stdout.strip() for _ in range(2))
+    run("cancel", newer)
+    both = run("jobs", "--limit", 2)
+    assert both.exit_code == 0
+    assert [line.split()[:2] for line in both.stdout.splitlines()] == [[newer, "cancelled"], [older, "queued"]]
+    assert [line.split()[0] for line in run("jobs", "--state", "queued").stdout.splitlines()] == [older]
+    assert run("jobs", "--state", "asleep").exit_code == 2
+    run("cancel", older)
+
+
+def test_a_job_can_be_deleted_unless_it_runs(run: Run, live: Live, spec_file: Path) -> None:
+    job = run("submit", spec_file).stdout.strip()
+    log = claim_job(live.db)
+    fails(run("delete", job), 1, "cancel it")
+    search(log)
+    succeed(log)
+    assert run("delete", job).stdout.strip() == f"{job} deleted"
+    fails(run("show", job), 1, f"there is no job '{job}'")
+
+
 def test_json_is_read_too(run: Run, live: Live, tmp_path: Path, spec: SpecMaker) -> None:
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(spec(name="\U0001f680", confirm={"min_effect": 1e-5}), indent="\t"))
@@ -357,6 +378,15 @@ def test_upload_prints_the_id_which_datasets_lists(run: Run, tmp_path: Path) -> 
     assert again.stderr == "the same file was uploaded before\n"
     (line,) = [line for line in run("datasets").stdout.splitlines() if line.startswith(first.stdout.strip())]
     assert line.split()[1:] == ["20", "rows", "csv", "numbers.csv"]
+
+
+def test_an_uploaded_dataset_can_be_deleted_once(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "gone.csv"
+    path.write_text("a,b\n" + "".join(f"{row},{row % 2}\n" for row in range(40)))
+    dataset = run("upload", path).stdout.strip()
+    assert run("delete-dataset", dataset).stdout.strip() == f"{dataset} deleted"
+    fails(run("delete-dataset", dataset), 1, dataset)
+    fails(run("delete-dataset", ".."), 1, "there is no dataset '..'")
 
 
 def test_upload_of_a_url_has_the_service_read_it(run: Run, live: Live) -> None:
