@@ -125,8 +125,11 @@ class ArtifactStore:
                 self._fs.rm(folder, recursive=True)
 
     def check(self) -> None:
-        """Raise what the store raises when it cannot be written to."""
+        """Raise what the store raises when it cannot be written to: a file is written and deleted."""
+        probe = f"{self._root}/.ready-{secrets.token_hex(4)}"
         self._fs.makedirs(self._root, exist_ok=True)
+        self._fs.pipe_file(probe, b"")
+        self._fs.rm_file(probe)
 
 
 def p_file(trial: int) -> str:

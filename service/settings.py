@@ -33,6 +33,10 @@ HOST_NAME: Final = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 """Name of a host, or of all that are below one."""
 
 
+DATABASE_URL: Final = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
+"""What SQLAlchemy's URLs of the databases begin with that the service knows."""
+
+
 class Settings(BaseSettings):
     """Settings, read from ``WARPTUNE_*`` environment variables."""
 
@@ -115,8 +119,10 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _refuse_default_password(cls, url: str) -> str:
-        """Refuse a password that everybody knows; none at all is the database's own decision."""
+    def _refuse_what_is_no_database(cls, url: str) -> str:
+        """Refuse what is no URL, and a password that everybody knows; none at all is the database's own decision."""
+        if not DATABASE_URL.match(url):
+            raise ValueError("expected a URL such as sqlite:///warptune.db or postgresql+psycopg://user@host/name")
         authority = urlsplit(url).netloc.rpartition("@")[0]
         if unquote(authority.partition(":")[2]).lower() in WELL_KNOWN_PASSWORDS:
             raise ValueError("its password is a well-known default; make one with: openssl rand -hex 24")

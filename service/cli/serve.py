@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,21 +35,32 @@ def run(settings: Settings, *, with_worker: bool) -> None:
 
     logs.configure(settings)
     create_schema(settings.database_url)
+    listener = _listen(settings.host, settings.port)  # before a worker is started
     keeper = _WorkerKeeper(settings) if with_worker else None
 
     def on_startup() -> None:
-        log.info("starting", extra={"url": f"http://{settings.host}:{settings.port}"})
+        log.info("starting", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
         if keeper:
             keeper.start()
 
     app = create_app(settings, on_startup)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # uvicorn raises what stopped it once more when it has shut down
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     try:
-        uvicorn.run(app, host=settings.host, port=settings.port, log_config=None)
+        server.run(sockets=[listener])
+        if not server.started:
+            sys.exit(uvicorn.config.STARTUP_FAILURE)
     finally:
         if keeper:
             keeper.stop()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
 
 
 def migrate(settings: Settings) -> None:

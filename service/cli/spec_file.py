@@ -14,8 +14,17 @@ NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 """1e-3, which YAML 1.1 takes for text as it has no point."""
 
 
+class SpecFileError(ValueError):
+    """What a file holds could mean two things."""
+
+
 class _SpecLoader(yaml.SafeLoader):
-    """Knows 1e-3 as a number and leaves 2026-01-31 text, as YAML 1.2 and JSON do."""
+    """Knows 1e-3 as a number and leaves 2026-01-31 text, as YAML 1.2 and JSON do; no field may be there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        _refuse_twice(keys, node.start_mark.line + 1)
+        return super().construct_mapping(node, deep)
 
 
 _SpecLoader.yaml_implicit_resolvers = {
@@ -34,6 +43,8 @@ def read_spec(path: Path) -> dict[str, Any]:
     """
     try:
         body = _parse(path.read_text(encoding="utf-8"))
+    except SpecFileError as error:
+        raise SpecFileError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
     if not isinstance(body, dict):
@@ -47,6 +58,18 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, object_pairs_hook=_fields)
+    except json.JSONDecodeError:
         return yaml.load(text, Loader=_SpecLoader)  # noqa: S506 - it is a SafeLoader
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_twice([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _refuse_twice(names: list[str], line: int | None = None) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            where = f" in what begins in line {line}" if line else ""
+            raise SpecFileError(f"the field {name!r} is there twice{where}")

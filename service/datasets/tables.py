@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,6 +104,8 @@ def _keep(table: pa.Table, folder: Path, max_bytes: int) -> DatasetFacts:
     for index, name in enumerate(names, 1):
         if not name.strip():
             raise InvalidFileError(f"column {index} has no name")
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            raise InvalidFileError(f"column {index} has the name {shortened(name)!r}, with a control character in it")
         if len(name) > MAX_NAME:
             found = f"a name of {len(name)} characters, {shortened(name)!r}"
             raise InvalidFileError(f"column {index} has {found}; {MAX_NAME} are the most")

@@ -45,6 +45,8 @@ def check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldEr
         yield FieldError(
             "objective.target", target, f"nothing with the metric {metric}; {' and '.join(TIMED)} have one"
         )
+    if isinstance(target, float) and target <= 0:
+        yield FieldError("objective.target", target, "a number above 0, which no loss is below")
     if target == "baseline" and REFERENCE not in spec.baselines:
         yield FieldError("objective.target", target, f"{REFERENCE} among the baselines, whose final loss it stands for")
     if trade_off and metric != "val_loss":

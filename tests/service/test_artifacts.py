@@ -60,6 +60,17 @@ def test_store_that_cannot_be_made_is_an_os_error(store: ArtifactStore, tmp_path
         ArtifactStore(str(tmp_path / "file")).check()
 
 
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no folder here that nobody can write to")
+def test_a_store_that_is_there_and_cannot_be_written_to_is_an_os_error() -> None:
+    with pytest.raises(OSError, match="ready"):
+        ArtifactStore("/sys/kernel").check()
+
+
+def test_a_check_leaves_nothing(store: ArtifactStore, tmp_path: Path) -> None:
+    store.check()
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
 def test_checkpoints_go_run_by_run_and_then_all_together(store: ArtifactStore) -> None:
     data = store.put("job-0", "data.npz", b"rows")
     urls = [f"{store.checkpoint_url('job-0', name)}/step-1.ckpt" for name in ("trial-1", "trial-10", "confirm-1")]

@@ -150,6 +150,7 @@ BAD = {
     "short text": ("a.txt", b"abc", "the text has 3 bytes"),
     "header only": ("a.csv", b"a,b\n", "it has 0 rows"),
     "one name twice": ("a.csv", b"a,a\n" + b"1,2\n" * 20, "column 2 has the name 'a'"),
+    "control character": ("a.csv", b"a,\x1b[31mb\n" + b"1,2\n" * 20, "with a control character in it"),
     "no name": ("a.csv", b"a,\n" + b"1,2\n" * 20, "column 2 has no name"),
     "NaN in features": ("a.npz", with_nan(), "x is nan in row 7, column 3"),
     "one class only": ("a.npz", files.npz(x=GOOD_X, y=np.ones(20)), "y has one class only, 1.0"),

@@ -75,3 +75,18 @@ def test_what_is_no_spec_is_said_with_the_name_of_the_file(tmp_path: Path, conte
 def test_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_spec(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "budget: {steps: 10}\nname: x\nbudget: {steps: 20}\n",
+        "budget:\n  steps: 10\n  steps: 20\n",
+        '{"budget": {"steps": 10, "steps": 20}}',
+    ],
+)
+def test_a_field_that_is_there_twice_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"spec.yaml: the field '(budget|steps)' is there twice"):
+        read_spec(path)

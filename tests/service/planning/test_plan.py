@@ -143,6 +143,33 @@ def test_run_carries_everything_that_it_depends_on(spec: SpecMaker) -> None:
     assert run.training == Training(schedule="cosine", warmup_steps=3, max_grad_norm=0.5, compile=True)
 
 
+TIMED: dict[str, Any] = {"metric": "steps_to_target"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "rest", "field", "expected"),
+    [
+        (TIMED, {}, "objective.target", "a validation loss or baseline, as the metric is steps_to_target"),
+        ({"target": 0.5}, {}, "objective.target", "nothing with the metric val_loss"),
+        (TIMED | {"target": 0.0}, {}, "objective.target", "a number above 0"),
+        (TIMED | {"target": -1.0}, {}, "objective.target", "a number above 0"),
+        (TIMED | {"target": "baseline"}, {"baselines": ["soap"]}, "objective.target", "adamw among the baselines"),
+        (
+            {"metric": "val_accuracy", "trade_off": "seconds"},
+            {},
+            "objective.trade_off",
+            "the metric val_loss beside it",
+        ),
+        ({"trade_off": "seconds"}, {"search": {"pruner": "median"}}, "search.pruner", "none with two"),
+        ({"metric": "val_r2"}, {}, "objective.metric", "val_accuracy, a metric of classification"),
+    ],
+)
+def test_an_objective_that_does_not_fit_is_refused(
+    spec: SpecMaker, objective: dict[str, Any], rest: dict[str, Any], field: str, expected: str
+) -> None:
+    assert expected in errors(spec, objective=objective, **rest)[field][1]
+
+
 FAMILY: dict[str, Any] = {"dataset": {"name": "digits"}, "family": {"class_subsets": {"ways": 5}}}
 DIABETES: dict[str, Any] = {"dataset": {"name": "diabetes"}}
 ONE_ROW_LEFT: dict[str, Any] = {
