@@ -58,9 +58,12 @@ def run(settings: Settings, *, with_worker: bool) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+    # connections inherit it; asyncio sets it on its own sockets only, and without it an answer takes 40 ms more
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def migrate(settings: Settings) -> None:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from service.cli.client import Client
+from service.cli.serve import _listen
 from tests.conftest import SpecMaker
 
 WAIT_S = 60.0
@@ -155,6 +156,13 @@ def test_a_port_that_is_taken_is_one_line(start: Start) -> None:
     assert second.returncode == 1
     assert second.stderr.startswith(f"error: cannot listen on 127.0.0.1, port {service.port}: Address already in use")
     assert second.stderr.count("\n") == 1
+
+
+def test_a_connection_sends_every_piece_of_an_answer_at_once() -> None:
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_bad_setting_is_named_with_its_value(start: Start) -> None:
