@@ -71,7 +71,8 @@ class RunActor(tune.Trainable):
             return {ENDED: event, "done": True}
         result: dict[str, Any] = {POINT: event}
         if (pruning := self._task.pruning) is not None:
-            at = event.step if self._task.prunable else 0  # schedulers stop nothing that has not begun
+            # asha is told whom to spare; the others stop nothing that has not begun
+            at = event.step if self._task.prunable or pruning.pruner == "asha" else 0
             result |= {STEP: at, RUNGS: at / pruning.first_rung, SIGNAL: pruning.signal(event)}
         if event.step < self._task.run.steps:
             return result

@@ -5,15 +5,11 @@
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING
 
 from service.engines.attempt import Train, default_train
-from service.engines.base import Pruning, Work
+from service.engines.base import Work
 from service.engines.ray_session import RaySession, needed
 from service.spec.job import ResourcesSpec
-
-if TYPE_CHECKING:
-    from ray.tune.schedulers import TrialScheduler
 
 
 class RayEngine:
@@ -40,6 +36,7 @@ class RayEngine:
         from ray import tune
 
         from service.engines.ray_bridge import Bridge, TellingCallback, WorkSearcher, WorkStopper
+        from service.engines.ray_schedulers import make_scheduler
         from service.engines.ray_trainable import RunActor
 
         bridge = Bridge(work, self._train, resources, silence_s)
@@ -74,39 +71,3 @@ class RayEngine:
     def close(self) -> None:
         """End every process of this engine."""
         self._session.close()
-
-
-def make_scheduler(pruning: Pruning | None) -> TrialScheduler:
-    """Return Ray's scheduler for a pruner; a run's last point is never stopped early."""
-    from ray.tune import schedulers
-
-    from service.engines.ray_trainable import RUNGS, SIGNAL, STEP
-
-    if pruning is None:
-        return schedulers.FIFOScheduler()  # type: ignore[no-untyped-call]
-    match pruning.pruner:
-        case "asha":
-            return schedulers.ASHAScheduler(
-                time_attr=STEP,
-                metric=SIGNAL,
-                mode="min",
-                max_t=pruning.steps,
-                grace_period=pruning.first_rung,
-                reduction_factor=pruning.reduction,
-            )
-        case "hyperband":
-            return schedulers.HyperBandScheduler(
-                time_attr=RUNGS,  # its smallest rung is one unit of time
-                metric=SIGNAL,
-                mode="min",
-                max_t=pruning.steps // pruning.first_rung,
-                reduction_factor=pruning.reduction,
-            )
-        case "median":
-            return schedulers.MedianStoppingRule(
-                time_attr=STEP,
-                metric=SIGNAL,
-                mode="min",
-                grace_period=pruning.first_rung,
-                min_samples_required=pruning.startup_runs,
-            )

@@ -116,6 +116,21 @@ def test_rays_scheduler_stops_no_run_that_must_not_be_stopped_and_stops_later_on
     assert states[-5:] == [TrialState.PRUNED] * 5
 
 
+def test_asha_on_ray_compares_later_runs_with_those_that_it_must_not_stop() -> None:
+    count, unprunable = 14, 8
+    losses = [*range(unprunable), 100, 101, 102, 103, 104, 105]  # every later one is worse than all before
+    work = Recorder(0)
+    work.waiting = [
+        Assignment(key, replace(make_run(loss), steps=8), 1, prunable=key >= unprunable)
+        for key, loss in enumerate(losses)
+    ]
+    work.attempts = dict.fromkeys(range(count), 2)
+    work.pruning = Pruning(pruner="asha", steps=8, first_rung=2, reduction=2, startup_runs=5, signal=val_loss)
+    RayEngine(train=ranked).run(work, ResourcesSpec(max_concurrent=1), SILENCE_S)
+    states = [work.ended[key].state for key in range(count)]
+    assert states == [TrialState.COMPLETE] * unprunable + [TrialState.PRUNED] * (count - unprunable)
+
+
 def test_rays_scheduler_compares_runs_by_the_objective_and_not_by_their_loss() -> None:
     count = 12
     work = Recorder(0)
