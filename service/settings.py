@@ -32,7 +32,6 @@ WELL_KNOWN_PASSWORDS: Final = frozenset(
 HOST_NAME: Final = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 """Name of a host, or of all that are below one."""
 
-
 DATABASE_URL: Final = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 """What SQLAlchemy's URLs of the databases begin with that the service knows."""
 

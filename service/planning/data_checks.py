@@ -1,5 +1,5 @@
 # The checks of a spec for which one must know its data: is there such a dataset, can the model be trained on it, has it
-# tensors of the rank that is asked for. The other checks are in plan.py.
+# tensors of the rank that is asked for. The other checks are in spec_checks.py and family.py.
 """Whether data and model of a spec fit together."""
 
 from __future__ import annotations

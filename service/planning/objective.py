@@ -1,5 +1,6 @@
 # What a search minimises, worked out from a learning curve. Everything is a cost, lower is better, so that one rule
-# ranks trials whatever the metric. Knows no database and no Optuna; where the curves come from is study.py's business.
+# ranks trials whatever the metric. Knows no database and no Optuna; where the curves come from is search/study.py's
+# business.
 """The objective of a job, as costs."""
 
 from __future__ import annotations

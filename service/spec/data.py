@@ -1,5 +1,5 @@
 # What a job trains on, as specs: a dataset, or many tasks made of one; fields and ranges only. What fits is decided in
-# data_checks.py and family.py.
+# planning/: data_checks.py and family.py.
 """Specs of data."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # The models that a job may train, as specs: fields and ranges only. What fits which dataset is decided in
-# data_checks.py, what a spec becomes is training/networks.py's business.
+# planning/data_checks.py, what a spec becomes is training/networks.py's business.
 """Specs of models."""
 
 from __future__ import annotations

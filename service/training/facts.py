@@ -33,7 +33,6 @@ MIN_ROWS: Final = 10
 MIN_CLASS_ROWS: Final = 5
 """Rows of a class without which some part would have none."""
 
-
 LARGEST: Final = 3.4028234663852886e38
 """Largest number of 32 bits, as features and targets are; the square of a much larger one is infinite in 64."""
 

@@ -66,7 +66,7 @@ def build_optimizer(name: str, model: nn.Module, config: Config) -> Optimizer:
     """Return the optimizer of a run.
 
     Args:
-        name: Name of the optimizer, as in ``service.arms.CONFIGS``.
+        name: Name of the optimizer, as in ``service.planning.arms.CONFIGS``.
         model: Its parameters are optimized.
         config: What the arm's ``ArmPlan.config`` returned.
 

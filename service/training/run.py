@@ -31,7 +31,7 @@ EVALUATED_ROWS: Final = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How a run is trained, beside its optimizer; what the fields mean is in ``service.schemas.TrainingSpec``.
+    """How a run is trained, beside its optimizer; what the fields mean is in ``service.spec.job.TrainingSpec``.
 
     Attributes:
         schedule: lr over the steps after the warm-up.
