@@ -21,10 +21,12 @@ class SpecFileError(ValueError):
 class _SpecLoader(yaml.SafeLoader):
     """Knows 1e-3 as a number and leaves 2026-01-31 text, as YAML 1.2 and JSON do; no field may be there twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # not when it is constructed: what `<<` merges into a mapping is then among its keys
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         _refuse_twice(keys, node.start_mark.line + 1)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 _SpecLoader.yaml_implicit_resolvers = {

@@ -90,3 +90,9 @@ def test_a_field_that_is_there_twice_is_refused_by_name(tmp_path: Path, content:
     path.write_text(content)
     with pytest.raises(ValueError, match=r"spec.yaml: the field '(budget|steps)' is there twice"):
         read_spec(path)
+
+
+def test_a_field_that_stands_for_a_merged_one_is_there_once(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("a: &a {x: 1}\nb:\n  c: &c {<<: *a, x: 2}\nd: {<<: *c, y: 3}\n")
+    assert read_spec(path) == {"a": {"x": 1}, "b": {"c": {"x": 2}}, "d": {"x": 2, "y": 3}}
