@@ -78,7 +78,7 @@ class Client:
         wrong = [
             {"field": name, "value": value, "expected": "a finite number"}  # which JSON cannot say
             for name, value in more.items()
-            if not math.isfinite(value)
+            if isinstance(value, float) and not math.isfinite(value)
         ]
         if wrong:
             raise ApiError(0, "a number is not finite", wrong)

@@ -39,7 +39,8 @@ def run(settings: Settings, *, with_worker: bool) -> None:
     keeper = _WorkerKeeper(settings) if with_worker else None
 
     def on_startup() -> None:
-        log.info("starting", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        log.info("starting", extra={"url": f"http://{host}:{listener.getsockname()[1]}"})
         if keeper:
             keeper.start()
 
@@ -60,7 +61,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+        reason = (error.strerror or str(error)).partition(" (while ")[0]  # socket says the address once more
+        raise OSError(f"cannot listen on {host}, port {port}: {reason}") from error
     # connections inherit it; asyncio sets it on its own sockets only, and without it an answer takes 40 ms more
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

@@ -119,6 +119,10 @@ def test_seconds_that_are_no_number_are_refused(run: Run, value: str) -> None:
     fails(run("extend", "job-0", "--max-seconds", value), 1, f"max_seconds: got {value}, expected a finite number")
 
 
+def test_a_number_that_no_float_holds_is_refused_by_the_service(run: Run) -> None:
+    fails(run("extend", "job-0", "--trials", "1" + 400 * "0"), 1, "trials: got '1000")
+
+
 @pytest.mark.parametrize("when", ["import", "run"])
 def test_ctrl_c_is_no_traceback(when: str) -> None:
     code = f"""
