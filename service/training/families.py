@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import train_test_split
 
-from search_spaces.domains import MAX_WHOLE
 from service.artifacts import read_artifact
 from service.spec.data import FamilySpec
 from service.training.catalog import HELD_OUT, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, Task
 from service.training.datasets import Array, Split
+from service.training.facts import EXACT
 from service.training.family_tables import Rows, Table
 from service.training.grouping import class_subsets, groups_of
 
@@ -179,10 +179,10 @@ def _check_told_apart(values: npt.NDArray[Any], column: str, bins: int) -> None:
     """Refuse values of which some, as floats, would be their neighbours, and so their rows those of other tasks."""
     if values.dtype.kind != "f" or (bins and len(np.unique(values[~np.isnan(values)])) > MAX_VALUES):
         return
-    if np.nanmax(np.abs(values), initial=0.0) > MAX_WHOLE:
+    if np.nanmax(np.abs(values), initial=0.0) >= EXACT:  # which 2**53 + 1 has become, too
         raise FamilyError(
-            f"family.group_by: column {column} has numbers over 2**53, not all of which can be told apart as floats; "
-            "upload it as texts, with a letter before each number"
+            f"family.group_by: column {column} has numbers of 2**53 or more, not all of which can be told apart as "
+            "floats; upload it as texts, with a letter before each number"
         )
 
 
