@@ -200,7 +200,7 @@ def prepare_datasets(tables: Mapping[str, Table], spec: FamilySpec, seed: int) -
     masks: list[npt.NDArray[np.bool_]] = []
     for table in tables.values():
         every = np.arange(len(table.y))
-        strata = table.y if table.task is Task.CLASSIFICATION else np.zeros(len(every))
+        strata = table.y if table.task is Task.CLASSIFICATION else None  # as a job on this table alone would hold out
         held_out = _held_out(len(every), every, strata, seed)
         xs.append(table.features(every[~held_out], None))
         ys.append(table.targets(every[~held_out]))
@@ -236,9 +236,10 @@ def _summary(made_by: str, names: Sequence[str], parts: Rows, left_out: list[str
     return FamilySummary(made_by=made_by, tasks=by_part, left_out=left_out)
 
 
-def _held_out(rows: int, used: Rows, strata: npt.NDArray[Any], seed: int) -> npt.NDArray[np.bool_]:
-    """Hold a fifth of the rows that are in any task out, the same share of each class or group."""
-    _, test = train_test_split(used, test_size=HELD_OUT, random_state=seed, stratify=strata[used])
+def _held_out(rows: int, used: Rows, strata: npt.NDArray[Any] | None, seed: int) -> npt.NDArray[np.bool_]:
+    """Hold a fifth of the rows that are in any task out, the same share of each class or group if there are some."""
+    stratify = None if strata is None else strata[used]
+    _, test = train_test_split(used, test_size=HELD_OUT, random_state=seed, stratify=stratify)
     mask = np.zeros(rows, dtype=np.bool_)
     mask[test] = True
     return mask

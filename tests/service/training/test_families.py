@@ -11,7 +11,7 @@ import pytest
 
 from service.spec.data import FamilySpec
 from service.training.catalog import DATASETS, Task
-from service.training.datasets import Array
+from service.training.datasets import Array, split_rows
 from service.training.families import (
     PARTS,
     Family,
@@ -169,3 +169,11 @@ def test_datasets_as_tasks_are_standardised_each_by_its_own_rows() -> None:
         assert np.allclose(member.x_train.mean(0), 0, atol=1e-5)
         assert float(member.y_train.std()) == pytest.approx(1, abs=1e-5)
         assert len(member.y_held_out) == pytest.approx(442 / 5, abs=1)
+
+
+@pytest.mark.parametrize("name", ["diabetes", "wine"])
+def test_what_a_dataset_of_a_family_holds_out_is_the_test_part_of_a_job_on_it_alone(name: str) -> None:
+    table = bundled_table(name)
+    family, _ = prepare_datasets(dict.fromkeys(("a", "b", "c"), table), FamilySpec(evaluate_tasks=1), 3)
+    alone = split_rows(len(table.y), 3, table.y if table.task is Task.CLASSIFICATION else None)
+    assert np.flatnonzero(family.held_out[: len(table.y)]).tolist() == alone["test"].tolist()
