@@ -200,6 +200,53 @@ def test_rows_that_p_was_learned_on_may_not_judge(
     assert error["expected"].startswith(f"0, the seed of {source}")
 
 
+@pytest.mark.parametrize(
+    ("family", "field", "expected"),
+    [
+        ({"group_by": "alcohol", "bins": 5}, "family.bins", "10, the family.bins of job-"),
+        ({"group_by": "ash"}, "family.group_by", "'alcohol', the family.group_by of job-"),
+        ({"group_by": "alcohol", "learn_tasks": 7}, None, ""),
+    ],
+)
+def test_nor_those_that_were_held_out_of_other_groups(
+    client: TestClient,
+    learned: Learned,
+    db: Database,
+    spec: SpecMaker,
+    family: dict[str, Any],
+    field: str | None,
+    expected: str,
+) -> None:
+    source = learned((12, 8, 3))
+    with db.write() as session:
+        row = session.scalars(select(Job).where(Job.id == source)).one()
+        row.spec = {**row.spec, "family": {"group_by": "alcohol"}}
+    body = spec(warm_start={"job": source}, family=family)
+    if field is None:
+        assert client.post("/v1/jobs", json=body).status_code == 202
+        return
+    (error,) = refused(client, db, body)
+    assert (error["field"], error["value"]) == (field, family[field.removeprefix("family.")])
+    assert error["expected"].startswith(expected)
+
+
+def test_a_text_and_an_equation_are_split_alike_by_every_seed(
+    client: TestClient, learned: Learned, db: Database, spec: SpecMaker
+) -> None:
+    source = learned((2, 32, 32, 32, 1))
+    with db.write() as session:
+        row = session.scalars(select(Job).where(Job.id == source)).one()
+        row.spec = {**row.spec, "dataset": {"name": "poisson_2d"}, "model": {"name": "pinn", "equation": "poisson_2d"}}
+    body = spec(
+        dataset={"name": "poisson_2d"},
+        model={"name": "pinn", "equation": "poisson_2d"},
+        warm_start={"job": source},
+        seed=1,
+    )
+    answer = client.post("/v1/jobs", json=body)
+    assert answer.status_code == 202, answer.text
+
+
 def test_nor_those_of_a_job_that_the_earlier_one_started_from(
     client: TestClient, learned: Learned, db: Database, spec: SpecMaker
 ) -> None:
