@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.problems import problem
+from service.errors import shortened
 
 LOCAL: Final = ("localhost", "*.localhost")
 """Names that no other machine can have."""
@@ -49,13 +50,13 @@ class HostCheck:
         name = _name(f"//{given}") if given is not None else None
         setting = "the operator's setting WARPTUNE_ALLOWED_HOSTS lists the names that are"
         if given is not None and not self._any_host and not (name and (_is_address(name) or self._lists(name, LOCAL))):
-            return f"the Host {given!r} is not one that this service answers to: {setting}"
+            return f"the Host {shortened(given)!r} is not one that this service answers to: {setting}"
         if origin is None or self._any_site or scope["method"] in READS:
             return None
         site = _name(origin)
         if site is not None and (site == name or self._lists(site)):
             return None
-        return f"a page of {origin!r} may change nothing here: {setting}"
+        return f"a page of {shortened(origin)!r} may change nothing here: {setting}"
 
     def _lists(self, name: str, more: tuple[str, ...] = ()) -> bool:
         patterns = [*self._listed, *more]

@@ -196,7 +196,7 @@ class Client:
 
 def without_password(text: str) -> str:
     """Return text with a URL in it, as an error or a log may show it."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)  # to the last @: a password may have some
 
 
 def _path(identity: str, kind: str = "jobs") -> str:

@@ -50,6 +50,12 @@ def test_a_foreign_name_is_refused_everywhere(connect: Connect, host: str, path:
     assert "WARPTUNE_ALLOWED_HOSTS" in document["detail"]
 
 
+def test_a_long_name_is_not_repeated_as_a_whole(connect: Connect) -> None:
+    for name, value in {"Host": "a" * 5000, "Origin": "http://" + "a" * 5000}.items():
+        document = assert_problem(connect().post("/v1/jobs", headers={name: value}), 403, "forbidden")
+        assert len(document["detail"]) < 400
+
+
 @pytest.mark.parametrize(
     ("allowed", "listens_on", "host", "status"),
     [
