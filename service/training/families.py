@@ -159,7 +159,9 @@ def prepare_family(table: Table, spec: FamilySpec, seed: int) -> tuple[Family, F
     if len(tasks) < MIN_TASKS:
         few = f"the family has {len(tasks)} tasks of {MIN_GROUP_ROWS} rows or more, {MIN_TASKS} are needed"
         raise FamilyError(f"{few} ({groups.made_by}); left out: {', '.join(left_out) or 'none'}")
-    held_out = _held_out(len(table.y), np.unique(np.concatenate([task.rows for task in tasks])), strata, seed)
+    every = np.arange(len(table.y))  # of classes that are in no task too, so that all draws hold out the same rows
+    used = every if spec.class_subsets is not None else np.unique(np.concatenate([task.rows for task in tasks]))
+    held_out = _held_out(len(table.y), used, strata, seed)
     parts = _parts(len(tasks), spec.evaluate_tasks, rng)
     seen = np.unique(np.concatenate([task.rows for task, part in zip(tasks, parts, strict=True) if part == 0]))
     learned_from = seen[~held_out[seen]]
@@ -237,7 +239,7 @@ def _summary(made_by: str, names: Sequence[str], parts: Rows, left_out: list[str
 
 
 def _held_out(rows: int, used: Rows, strata: npt.NDArray[Any] | None, seed: int) -> npt.NDArray[np.bool_]:
-    """Hold a fifth of the rows that are in any task out, the same share of each class or group if there are some."""
+    """Hold a fifth of the rows that are ``used`` out, the same share of each class or group if there are some."""
     stratify = None if strata is None else strata[used]
     _, test = train_test_split(used, test_size=HELD_OUT, random_state=seed, stratify=stratify)
     mask = np.zeros(rows, dtype=np.bool_)

@@ -109,6 +109,13 @@ def test_held_out_rows_are_the_same_for_all_tasks_and_the_scale_comes_from_meta_
     assert len(every) == 442  # a row is in one group
 
 
+@pytest.mark.parametrize("tasks", [3, 20])
+def test_held_out_rows_are_the_test_part_whatever_subsets_are_drawn(tasks: int) -> None:
+    family, _ = prepared("digits", class_subsets={"ways": 2, "tasks": tasks})
+    y = bundled_table("digits").y
+    assert np.flatnonzero(family.held_out).tolist() == split_rows(len(y), 0, y)["test"].tolist()
+
+
 def test_the_seed_decides_which_tasks_judge() -> None:
     first, again, other = (prepared("digits", seed, class_subsets={}) for seed in (1, 1, 2))
     assert first[0].to_npz() == again[0].to_npz()
