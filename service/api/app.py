@@ -52,7 +52,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
-        responses=problems.responses(HTTPStatus.INTERNAL_SERVER_ERROR),
+        responses=problems.responses(HTTPStatus.FORBIDDEN, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
     app.state.database = database
     app.state.studies = studies

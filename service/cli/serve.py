@@ -50,8 +50,6 @@ def run(settings: Settings, *, with_worker: bool) -> None:
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     try:
         server.run(sockets=[listener])
-        if not server.started:
-            sys.exit(uvicorn.config.STARTUP_FAILURE)
     finally:
         if keeper:
             keeper.stop()

@@ -19,7 +19,7 @@ from service.db.models import Job, RecommendationRow
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
 from service.planning.plan import JobPlan, make_plan
-from service.spec.data import FamilySpec
+from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.job import JobSpec, Override, Scalar, WarmStartSpec
 from service.spec.model import PinnSpec, TransformerSpec
 from service.states import JobState
@@ -139,11 +139,13 @@ def _check_split(db: Database, spec: JobSpec, job_id: str) -> None:
 
 
 def _split_by(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides, beside its data, which rows of a stored spec judge: rows are held out of each group."""
+    """Return what decides, beside its data, which rows and tasks of a stored spec judge."""
     family = spec.get("family") or {}
     named = {"seed": spec.get("seed", 0)}
     if family.get("group_by") is not None:
         named |= {"family.group_by": family["group_by"], "family.bins": family.get("bins", FamilySpec().bins)}
+    if (subsets := family.get("class_subsets")) is not None:
+        named["family.class_subsets.tasks"] = subsets.get("tasks", ClassSubsetsSpec().tasks)
     return named
 
 

@@ -230,6 +230,21 @@ def test_nor_those_that_were_held_out_of_other_groups(
     assert error["expected"].startswith(expected)
 
 
+def test_nor_may_subsets_of_classes_that_were_learned_on(
+    client: TestClient, learned: Learned, db: Database, spec: SpecMaker
+) -> None:
+    source = learned((13, 8, 2))
+    with db.write() as session:
+        row = session.scalars(select(Job).where(Job.id == source)).one()
+        row.spec = {**row.spec, "family": {"class_subsets": {"ways": 2}}}
+    body = spec(warm_start={"job": source}, family={"class_subsets": {"ways": 2, "tasks": 3}})
+    (error,) = refused(client, db, body)
+    assert (error["field"], error["value"]) == ("family.class_subsets.tasks", 3)
+    assert error["expected"].startswith("200, ")
+    body["family"]["class_subsets"]["tasks"] = 200
+    assert client.post("/v1/jobs", json=body).status_code == 202
+
+
 def test_a_text_and_an_equation_are_split_alike_by_every_seed(
     client: TestClient, learned: Learned, db: Database, spec: SpecMaker
 ) -> None:
