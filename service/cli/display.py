@@ -138,8 +138,10 @@ def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
 
 def _show_findings(console: Console, findings: Mapping[str, Any]) -> None:
     table = Table(title="Other arms and metrics: descriptive, p adjusted after Holm")
-    for column in ("arm", "against", "metric", "mean", "against", "better by", "wins", "p"):
-        table.add_column(column, justify="left" if column in ("arm", "metric") else "right")
+    for column in ("arm", "against", "metric"):
+        table.add_column(column, overflow="fold")  # on a narrow terminal a name goes on in the next line
+    for column in ("mean", "against, mean", "better by", "wins", "p"):
+        table.add_column(column, justify="right")
     for row in findings["comparisons"]:
         table.add_row(
             row["arm"],
@@ -153,6 +155,8 @@ def _show_findings(console: Console, findings: Mapping[str, Any]) -> None:
         )
     console.print(table)
     console.print(Text(findings["pruning"]))
+    if (family := findings.get("family")) and family["break_even"]:
+        console.print(Text(family["break_even"]["summary"]))
 
 
 def _figure(value: float | None, form: str) -> str:
