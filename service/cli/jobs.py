@@ -71,7 +71,9 @@ def jobs(
 def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:
     """Stop a job; what it has found so far stays."""
     with connected(url) as client:
-        out.print(f"{job} {client.cancel(job)['state']}", highlight=False)
+        state = client.cancel(job)["state"]
+    ended = "" if state == JobState.CANCELLED else ", and will be stopped in a moment"
+    out.print(f"{job} {state}{ended}", highlight=False, markup=False)
 
 
 def delete(job: JobArgument, url: Url = DEFAULT_URL) -> None:

@@ -60,7 +60,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+        reason = str(error.strerror).partition(" (while ")[0]  # Python says the address once more
+        raise OSError(f"cannot listen on {host}, port {port}: {reason}") from error
     # connections inherit it; asyncio sets it on its own sockets only, and without it an answer takes 40 ms more
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
