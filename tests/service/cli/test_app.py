@@ -192,9 +192,9 @@ def test_refused_spec_names_every_field(run: Run, tmp_path: Path, spec: SpecMake
         (None, "cannot read"),
         ("[1", "is neither YAML nor JSON"),
         ('{"name": "x"', "is neither YAML nor JSON"),
-        ("- 1", "holds list, expected the fields of a job"),
-        ("", "holds NoneType, expected the fields of a job"),
-        ("just text", "holds str, expected the fields of a job"),
+        ("- 1", "holds a list, expected the fields of a job"),
+        ("", "holds nothing, expected the fields of a job"),
+        ("just text", "holds a single value, expected the fields of a job"),
         ("seed: .nan", "holds a value that JSON does not have"),
     ],
 )
