@@ -54,7 +54,10 @@ def _settings(**changes: Any) -> Settings:
     except ValidationError as error:
         from service.cli.client import without_password as shown
 
-        lines = [f"  {'.'.join(map(str, e['loc']))}: got {shown(repr(e['input']))}, {e['msg']}" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(map(str, e['loc']))}: got {shown(repr(e['input']))}, {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise failure("a setting is wrong\n" + "\n".join(lines), 2) from None
 
 

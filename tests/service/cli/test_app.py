@@ -339,6 +339,8 @@ def test_wrong_usage_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
         ("PORT", "99999", "port: got '99999'"),
         ("LEASE_S", "0", "lease_s: got '0'"),
         ("LOG_LEVEL", "LOUD", "log_level: got 'LOUD'"),
+        ("DATABASE_URL", "nonsense", "database_url: got 'nonsense', expected a URL such as sqlite:///"),
+        ("DATABASE_URL", "mysql://nobody:w7Qz-x@127.0.0.1/x", "database_url: got 'mysql://nobody:***@127.0.0.1/x', ex"),
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "worker"])
@@ -352,10 +354,9 @@ def test_wrong_setting_is_named(
 @pytest.mark.parametrize(
     ("command", "database_url"),
     [
-        ("serve", "nonsense"),
         ("serve", "sqlite:////proc/x/y.db"),
         ("worker", "postgresql+psycopg://nobody:w7Qz-x@127.0.0.1:1/x"),
-        ("migrate", "mysql://nobody:w7Qz-x@127.0.0.1/x"),  # a driver that is not there
+        ("migrate", "postgresql+pg8000://nobody:w7Qz-x@127.0.0.1/x"),  # a driver that is not there
     ],
 )
 def test_database_that_cannot_be_used_is_one_line(command: str, database_url: str, tmp_path: Path) -> None:
