@@ -137,16 +137,16 @@ def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _show_findings(console: Console, findings: Mapping[str, Any]) -> None:
-    table = Table(title="Other arms and metrics: descriptive, p adjusted after Holm")
+    table = Table(title="Other arms and metrics: descriptive, p adjusted after Holm", padding=(0, 1, 0, 0))
     for column in ("arm", "against", "metric"):
         table.add_column(column, overflow="fold")  # on a narrow terminal a name goes on in the next line
-    for column in ("mean", "against, mean", "better by", "wins", "p"):
-        table.add_column(column, justify="right")
+    for column in ("mean", "against,\nmean", "better\nby", "wins", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in findings["comparisons"]:
         table.add_row(
             row["arm"],
             row["against"],
-            row["metric"],
+            row["metric"].replace("_", " "),
             f"{row['mean']:.4g}",
             f"{row['against_mean']:.4g}",
             _figure(row["relative_improvement"], ".1%"),
