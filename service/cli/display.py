@@ -36,7 +36,8 @@ def watch(console: Console, jobs: Iterable[Mapping[str, Any]]) -> Mapping[str, A
             for arm in job["arms"]:
                 bar = _bar(progress, bars, arm["name"])
                 done = sum(arm["trials"].get(state, 0) for state in ENDED_TRIAL)
-                _move(progress, bar, done, arm["trials_cap"], arm["state"], _arm_note(arm))
+                note = "waits for a worker" if job["state"] == "queued" else _arm_note(arm)
+                _move(progress, bar, done, arm["trials_cap"], arm["state"], note)
             bar = _bar(progress, bars, CONFIRM)
             confirm = job["confirm"]
             state = {"verifying": "running", "succeeded": "complete"}.get(job["state"], "queued")
