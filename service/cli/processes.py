@@ -16,8 +16,8 @@ from service.settings import Settings
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on. There is no login.")] = None,
-    port: Annotated[int | None, typer.Option(help="TCP port.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, else WARPTUNE_HOST. No login.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port, else WARPTUNE_PORT.")] = None,
     worker: Annotated[bool, typer.Option(help="Run a worker beside the API.")] = True,
 ) -> None:
     """Start the service: the API, the dashboard, and a worker."""
