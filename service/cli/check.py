@@ -35,7 +35,9 @@ def check(
     config: Annotated[str, typer.Option(help="Its keyword arguments, as JSON.")] = "{}",
     shape: Annotated[str, typer.Option(help="Of a row that a model gets: 30, or 1,8,8 for images.")] = "1,8,8",
     outputs: Annotated[int, typer.Option(min=1, help="Columns that a model returns: classes, or numbers.")] = 10,
-    task: Annotated[Task, typer.Option(help="What a model is for.")] = DATASETS["digits"].task,
+    task: Annotated[
+        Task, typer.Option(metavar="classification|regression|autoencoding", help="What a model is for.")
+    ] = DATASETS["digits"].task,
     seed: Annotated[int, typer.Option(min=0, help="Seed of a dataset.")] = 0,
 ) -> None:
     """Try a model or a dataset of your own: import it, make it twice, and look at what it is."""

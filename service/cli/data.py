@@ -31,9 +31,12 @@ def upload(
 def datasets(url: Url = DEFAULT_URL) -> None:
     """List the uploaded datasets, the newest first."""
     with connected(url) as client:
-        for item in client.datasets():
+        found = list(client.datasets())
+        for item in found:
             line = f"{item['id']}  {item['rows']:>9} rows  {item['format']:<8} {item['name']}"
             out.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not found:
+        err.print("no datasets")
 
 
 def delete_dataset(

@@ -36,7 +36,8 @@ def watch(console: Console, jobs: Iterable[Mapping[str, Any]]) -> Mapping[str, A
             for arm in job["arms"]:
                 bar = _bar(progress, bars, arm["name"])
                 done = sum(arm["trials"].get(state, 0) for state in ENDED_TRIAL)
-                _move(progress, bar, done, arm["trials_cap"], arm["state"], _arm_note(arm))
+                note = "waits for a worker" if job["state"] == "queued" else _arm_note(arm)
+                _move(progress, bar, done, arm["trials_cap"], arm["state"], note)
             bar = _bar(progress, bars, CONFIRM)
             confirm = job["confirm"]
             state = {"verifying": "running", "succeeded": "complete"}.get(job["state"], "queued")
@@ -137,14 +138,16 @@ def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _show_findings(console: Console, findings: Mapping[str, Any]) -> None:
-    table = Table(title="Other arms and metrics: descriptive, p adjusted after Holm")
-    for column in ("arm", "against", "metric", "mean", "against", "better by", "wins", "p"):
-        table.add_column(column, justify="left" if column in ("arm", "metric") else "right")
+    table = Table(title="Other arms and metrics: descriptive, p adjusted after Holm", padding=(0, 1, 0, 0))
+    for column in ("arm", "against", "metric"):
+        table.add_column(column, overflow="fold")  # on a narrow terminal a name goes on in the next line
+    for column in ("mean", "against,\nmean", "better\nby", "wins", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in findings["comparisons"]:
         table.add_row(
             row["arm"],
             row["against"],
-            row["metric"],
+            row["metric"].replace("_", " "),
             f"{row['mean']:.4g}",
             f"{row['against_mean']:.4g}",
             _figure(row["relative_improvement"], ".1%"),
@@ -153,6 +156,8 @@ def _show_findings(console: Console, findings: Mapping[str, Any]) -> None:
         )
     console.print(table)
     console.print(Text(findings["pruning"]))
+    if (family := findings.get("family")) and family["break_even"]:
+        console.print(Text(family["break_even"]["summary"]))
 
 
 def _figure(value: float | None, form: str) -> str:

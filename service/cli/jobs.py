@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.console import DEFAULT_URL, JobArgument, Url, connected, failure, out
+from service.cli.console import DEFAULT_URL, JobArgument, Url, connected, err, failure, out
 from service.states import JobState
 
 if TYPE_CHECKING:
@@ -63,15 +63,20 @@ def jobs(
 ) -> None:
     """List the jobs, the newest first."""
     with connected(url) as client:
-        for item in islice(client.jobs(state), limit):
+        found = list(islice(client.jobs(state), limit))
+        for item in found:
             line = f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  {item['name']}"
             out.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not found:
+        err.print(f"no {state} jobs" if state else "no jobs")
 
 
 def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:
     """Stop a job; what it has found so far stays."""
     with connected(url) as client:
-        out.print(f"{job} {client.cancel(job)['state']}", highlight=False)
+        state = client.cancel(job)["state"]
+    ended = "" if state == JobState.CANCELLED else ", and will be stopped in a moment"
+    out.print(f"{job} {state}{ended}", highlight=False, markup=False)
 
 
 def delete(job: JobArgument, url: Url = DEFAULT_URL) -> None:

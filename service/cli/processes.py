@@ -16,8 +16,8 @@ from service.settings import Settings
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on. There is no login.")] = None,
-    port: Annotated[int | None, typer.Option(help="TCP port.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, else WARPTUNE_HOST. No login.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port, else WARPTUNE_PORT.")] = None,
     worker: Annotated[bool, typer.Option(help="Run a worker beside the API.")] = True,
 ) -> None:
     """Start the service: the API, the dashboard, and a worker."""
@@ -54,7 +54,10 @@ def _settings(**changes: Any) -> Settings:
     except ValidationError as error:
         from service.cli.client import without_password as shown
 
-        lines = [f"  {'.'.join(map(str, e['loc']))}: got {shown(repr(e['input']))}, {e['msg']}" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(map(str, e['loc']))}: got {shown(repr(e['input']))}, {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise failure("a setting is wrong\n" + "\n".join(lines), 2) from None
 
 

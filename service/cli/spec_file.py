@@ -50,7 +50,8 @@ def read_spec(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
     if not isinstance(body, dict):
-        raise ValueError(f"{path} holds {type(body).__name__}, expected the fields of a job")
+        what = "nothing" if body is None else "a list" if isinstance(body, list) else "a single value"
+        raise ValueError(f"{path} holds {what}, expected the fields of a job, such as dataset and model")
     try:
         json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,9 +23,10 @@ TIMEOUT_S: Final = 60.0
 
 NOTE: Final = (
     "seconds are those of one run after the other on the machine of the API, with the first trial of each arm, without "
-    "pruning, validation, compilation and starting up; adamw_more_steps is counted with the steps of the others; on a "
-    "family of tasks the networks of a run are counted as if they trained one after the other"
+    "pruning, validation, compilation and starting up"
 )
+MORE_STEPS: Final = "adamw_more_steps is counted with the steps of the others"
+FAMILY: Final = "the networks of a run on a family are counted as if they trained one after the other"
 
 _one_at_a_time = threading.Lock()
 """Two at once would time each other."""
@@ -119,8 +121,16 @@ def estimate(plan: JobPlan, training_rows: int, notes: str = "") -> JobEstimate:
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
         parameters=parameter_count(plan.info, plan.spec.model),
-        note=f"{NOTE}; {notes}" if notes else NOTE,
+        note="; ".join(filter(None, (NOTE, *_notes(plan), notes))),
     )
+
+
+def _notes(plan: JobPlan) -> Iterator[str]:
+    """Yield what the seconds leave out in a job like this one."""
+    if "adamw_more_steps" in plan.spec.controls:
+        yield MORE_STEPS
+    if plan.spec.family is not None:
+        yield FAMILY
 
 
 def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
 from service.planning.arms import SHUFFLED_P, ArmPlan, Role
-from service.planning.objective import Objective, time_to
+from service.planning.objective import TIMED, Objective, time_to
 from service.planning.plan import JobPlan
 from service.recommend.break_even import FamilyFinding
 from service.recommend.recommendation import MIN_PAIRS, Finalist, Recommendation, curve_of, pairs_of
@@ -24,6 +24,11 @@ NOTE: Final = (
     "descriptive: chosen neither before the runs nor for this purpose; p-values are two-sided and adjusted after Holm "
     "over all comparisons listed here"
 )
+
+ERROR: Final = "test_error_or_unexplained_variance"
+
+JUDGED: Final = {"val_loss": "test_loss", "val_accuracy": ERROR, "val_r2": ERROR} | {name: name for name in TIMED}
+"""Metric of the objective -> what the fresh seeds are compared on; times to a target are on validation."""
 
 
 class Searched(NamedTuple):
@@ -147,7 +152,7 @@ def _comparisons(
     both = [(base_runs[seed], runs_of_challenger[seed]) for seed in seeds]
     metrics: dict[str, list[tuple[float | None, float | None]]] = {
         "test_loss": [(base.test_loss, warp.test_loss) for base, warp in both],
-        "test_error_or_unexplained_variance": [(_missing(base), _missing(warp)) for base, warp in both],
+        ERROR: [(_missing(base), _missing(warp)) for base, warp in both],
         "training_seconds": [(base.seconds, warp.seconds) for base, warp in both],
     }
     names = (result.challenger, result.baseline)
@@ -163,7 +168,7 @@ def _comparisons(
         rows = pairs_of(runs, worse, better, objective)
         costs = [(row.baseline, row.warpadam) for row in rows]
         missed = sum(len(row.missed) for row in rows)
-        yield from _compare((better.arm, worse.arm), objective.metric, costs, missed)
+        yield from _compare((better.arm, worse.arm), JUDGED[objective.metric], costs, missed)
 
 
 def _complete(run: ConfirmRun) -> bool:

@@ -138,7 +138,12 @@ def _paired_differences(pairs: Sequence[dict[str, Any]]) -> go.Figure | None:
         )
     )
     figure.add_hline(y=0, line_color="black", line_width=1)
-    figure.add_hline(y=fmean(gains), line_dash="dash", annotation_text="mean; above 0 the challenger is better")
+    figure.add_hline(
+        y=fmean(gains),
+        line_dash="dash",
+        annotation_text="mean; above 0 the challenger is better",
+        annotation_bgcolor="rgba(255, 255, 255, 0.8)",  # legible on a bar
+    )
     figure.update_layout(yaxis_title="baseline minus challenger")
     return figure
 

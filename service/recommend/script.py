@@ -116,6 +116,10 @@ OPTIMIZERS: Final = {
 }
 """Optimizer of an arm that can be recommended -> how a script makes it."""
 
+P_NOTE: Final = """\
+If the P that the optimizer learned is beside it as p.safetensors, it then trains once more from that P.
+"""
+
 NETWORK_IMPORTS: Final = """
 from collections.abc import Callable
 
@@ -181,6 +185,7 @@ def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, 
         verdict=row.verdict,
         version=VERSION,
         needs=code.needs + _user_code(plan),
+        p_note=P_NOTE if learned else "",
         imports=_user_import(plan) + code.imports,
         before=_network_code(plan) + code.before,
         body=textwrap.indent(code.body.strip(), "    "),
@@ -240,7 +245,7 @@ def _user_code(plan: JobPlan) -> str:
         return ""
     entrypoint = plan.spec.model.entrypoint
     module, sha256 = entrypoint.partition(":")[0], plan.info.sources[entrypoint]
-    return f".\nIt imports your own module {module}, which is not in here (SHA-256 of its source {sha256})"
+    return f".\nIt imports your own module {module}, which is not in here. SHA-256 of its source:\n{sha256}"
 
 
 def _user_import(plan: JobPlan) -> str:

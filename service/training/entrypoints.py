@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ from service.settings import Settings
 
 _sources: Final[dict[str, str]] = {}
 """Module -> SHA-256 of the source that this process imported."""
+
+NOT_THE_USERS: Final = (f"{Path(__file__).parents[1]}{os.sep}", f"{Path(importlib.__file__).parent}{os.sep}", "<")
+"""What the files begin with that a user cannot mend: the service's, the import system's, those that are none."""
 
 
 class EntrypointError(ValueError):
@@ -72,7 +76,9 @@ def load(entrypoint: str) -> Callable[..., Any]:
         with torch.random.fork_rng(devices=[]):
             module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise EntrypointError(f"{name} cannot be imported: {described(error)}") from error
+        itself = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
+        hint = "; install it, or put the folder that holds it on PYTHONPATH" if itself else ""
+        raise EntrypointError(f"{name} cannot be imported: {described(error)}{hint}") from error
     file = getattr(module, "__file__", None)
     if file is None:
         raise EntrypointError(f"{name} has no file; name the module that defines the factory")
@@ -93,7 +99,7 @@ def described(error: BaseException) -> str:
     trace, place = error.__traceback__, ""
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if file != __file__ and not file.startswith("<") and "site-packages" not in file:
+        if not file.startswith(NOT_THE_USERS) and "site-packages" not in file:
             place = f" ({Path(file).name}, line {trace.tb_lineno})"
         trace = trace.tb_next
     return f"{type(error).__name__}: {error}{place}"
@@ -121,7 +127,9 @@ def build_module(
     """
     model = call(factory, shape, outputs, task, **config)
     if not isinstance(model, nn.Module):
-        raise EntrypointError(f"the factory returned a {type(model).__name__}; expected a torch.nn.Module")
+        raise EntrypointError(
+            f"the factory returned a value of type {type(model).__name__}, expected a torch.nn.Module"
+        )
     return nn.Sequential(nn.Unflatten(1, shape), model) if len(shape) > 1 else model
 
 

@@ -222,7 +222,8 @@ def _check_task(facts: DatasetFacts, task: Task, target: Column | None) -> None:
 def _what_is_wrong(task: Task, target: Column) -> str | None:
     """Return what the column would have to be, where it cannot be the target."""
     if target.missing:
-        return f"a column without missing values; {target.missing} rows have none, the first is {target.first_missing}"
+        first = f"the first is row {target.first_missing}, the header not counted"
+        return f"a column without missing values; {target.missing} rows have none, {first}"
     if target.distinct < 2:
         return "a column with two values at least; it is the same in every row"
     if task is Task.REGRESSION:

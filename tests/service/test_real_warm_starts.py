@@ -133,6 +133,7 @@ def test_a_job_starts_from_the_p_of_a_family_and_tells_transfer_from_its_control
     print(found["reason"], warm, [(f["arm"], f["mean_test_loss"]) for f in found["finalists"]])
     assert (warm["job"], warm["sha256"]) == (source["job_id"], learned["sha256"])
     (against,) = (item for item in found["findings"]["comparisons"] if item["against"] == "shuffled_p")
+    assert against["metric"] == "test_loss"
     assert against["arm"] == "warpadam"
     assert against["pairs"] == 10
     assert warm["transfer"] == (against["improvement"] > 0 and against["p_holm"] <= 0.05)

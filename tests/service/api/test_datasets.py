@@ -206,7 +206,7 @@ def test_an_upload_says_what_it_is(uploads: TestClient, query: dict[str, str], f
 TARGETS = {
     "unknown": ({"target": "lable"}, "dataset.target", "did you mean 'label'"),
     "constant": ({"target": "same"}, "dataset.target", "it is the same in every row"),
-    "with gaps": ({"target": "age"}, "dataset.target", "9 rows have none, the first is 4"),
+    "with gaps": ({"target": "age"}, "dataset.target", "9 rows have none, the first is row 4, the header not"),
     "of a rare class": ({"target": "rare"}, "dataset.target", "at least 5 rows of every class; '1' has 1"),
     "a text to regress": ({"target": "label", "task": "regression"}, "dataset.target", "a column of numbers"),
     "numbers as classes": ({"target": "id", "task": "classification"}, "dataset.target", "at most 50 classes, not 60"),

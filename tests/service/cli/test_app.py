@@ -196,9 +196,9 @@ def test_refused_spec_names_every_field(run: Run, tmp_path: Path, spec: SpecMake
         (None, "cannot read"),
         ("[1", "is neither YAML nor JSON"),
         ('{"name": "x"', "is neither YAML nor JSON"),
-        ("- 1", "holds list, expected the fields of a job"),
-        ("", "holds NoneType, expected the fields of a job"),
-        ("just text", "holds str, expected the fields of a job"),
+        ("- 1", "holds a list, expected the fields of a job"),
+        ("", "holds nothing, expected the fields of a job"),
+        ("just text", "holds a single value, expected the fields of a job"),
         ("seed: .nan", "holds a value that JSON does not have"),
     ],
 )
@@ -343,8 +343,8 @@ def test_wrong_usage_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
         ("PORT", "99999", "port: got '99999'"),
         ("LEASE_S", "0", "lease_s: got '0'"),
         ("LOG_LEVEL", "LOUD", "log_level: got 'LOUD'"),
-        ("DATABASE_URL", "nonsense", "database_url: got 'nonsense'"),
-        ("DATABASE_URL", "mysql://nobody:w7Qz-x@127.0.0.1/x", "database_url: got 'mysql://nobody:***@127.0.0.1/x'"),
+        ("DATABASE_URL", "nonsense", "database_url: got 'nonsense', expected a URL such as sqlite:///"),
+        ("DATABASE_URL", "mysql://nobody:w7Qz-x@127.0.0.1/x", "database_url: got 'mysql://nobody:***@127.0.0.1/x', ex"),
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "worker"])

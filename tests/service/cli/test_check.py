@@ -42,7 +42,7 @@ def test_a_dataset_is_shown_with_its_rows(monkeypatch: pytest.MonkeyPatch) -> No
     ("arguments", "reason"),
     [
         (["a.b"], "'a.b' is no entrypoint; expected package.module:factory"),
-        (["no.such:f"], "no.such cannot be imported: ModuleNotFoundError"),
+        (["no.such:f"], "No module named 'no'; install it, or put the folder that holds it on PYTHONPATH"),
         ([f"{FAULTY}:good_model", "--config", "[1]"], "--config: got '[1]', expected a JSON object"),
         ([f"{FAULTY}:good_model", "--shape", "8,8"], "--shape: got '8,8'"),
         ([f"{FAULTY}:good_model", "--task", "language"], "--task: got 'language'"),

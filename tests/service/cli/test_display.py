@@ -116,19 +116,39 @@ def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(con
     comparison = {
         "arm": "muon",
         "against": "adamw",
-        "metric": "val_loss",
+        "metric": "seconds_to_loss_of_baseline",
         "mean": 0.25,
         "against_mean": 0.5,
         "relative_improvement": 0.5,
         "win_rate": 0.875,
         "p_holm": 0.0625,
     }
-    findings = {"comparisons": [comparison], "pruning": "pruning was on"}
+    family = {"break_even": {"summary": "repaid after 7 tasks"}}
+    findings = {"comparisons": [comparison], "pruning": "pruning was on", "family": family}
     show_recommendation(console, recommendation(findings=findings))
     shown = drawn(console)
     assert "descriptive" in shown
-    for figure in ("muon", "50.0%", "88%", "0.062", "pruning was on"):
+    for figure in ("muon", "50.0%", "88%", "0.062", "pruning was on", "repaid after 7 tasks"):
         assert figure in shown
+
+
+def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
+    comparison = {
+        "arm": "warpadam",
+        "against": "shuffled_p",
+        "metric": "test_error_or_unexplained_variance",
+        "mean": 0.008823,
+        "against_mean": 0.001651,
+        "relative_improvement": -2.9842,
+        "win_rate": 1.0,
+        "p_holm": 0.0625,
+    }
+    console = Console(file=io.StringIO(), width=80)
+    show_recommendation(console, recommendation(findings={"comparisons": [comparison], "pruning": "none was"}))
+    shown = drawn(console)
+    assert "…" not in shown
+    for text in ("unexplained", "shuffled_p", "0.008823", "0.001651", "-298.4%", "0.062"):
+        assert text in shown
 
 
 def test_a_warm_start_says_whether_p_transfers(console: Console) -> None:

@@ -18,7 +18,7 @@ BAD_MODELS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "raises in torch": (faulty.good_model, {"width": "4"}, r"TypeError: .* \(faulty.py, line \d+\)"),
     "leaves": (faulty.leaves, {}, "the factory raised SystemExit: gone"),
     "wrong config": (faulty.good_model, {"widht": 3}, "unexpected keyword argument 'widht'"),
-    "no module": (faulty.no_module, {}, "returned a list; expected a torch.nn.Module"),
+    "no module": (faulty.no_module, {}, "returned a value of type list, expected a torch.nn.Module"),
     "no parameters": (faulty.no_parameters, {}, "no parameters to train"),
     "double": (faulty.double, {}, "parameter weight is of torch.float64; expected torch.float32"),
     "lazy": (faulty.lazy, {}, "parameter weight has no shape yet"),
