@@ -4,17 +4,36 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from service.cli import data, jobs, processes, results
 from service.cli.check import check
+from service.cli.console import out
+from service.version import VERSION
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Tune how WarpAdam's P is shaped and learned, and learn whether it helps.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"warptune {VERSION}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def warptune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Tune how WarpAdam's P is shaped and learned, and learn whether it helps."""
+
 
 _PANELS = {
     "Processes": (processes.serve, processes.worker, processes.migrate),

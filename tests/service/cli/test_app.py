@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,10 @@ def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
     again = run("cancel", job)
     assert again.exit_code == 1
     assert "has ended" in again.stderr
+
+
+def test_the_version_is_that_of_the_distribution(run: Run) -> None:
+    assert run("--version").stdout == f"warptune {version('warptune')}\n"
 
 
 def test_jobs_are_listed_the_newest_first_and_by_state(run: Run, spec_file: Path) -> None:
