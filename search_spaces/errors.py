@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
 
 
 class SearchSpaceError(ValueError):
@@ -42,13 +43,19 @@ class SearchSpaceError(ValueError):
         return SearchSpaceError(f"{parent}{dot}{self.path}", self.value, self.expected)
 
 
+LIKENESS: Final = 0.65
+"""Likeness from which on a name is suggested: a letter too much, left out or swapped; iris is no misspelt digits."""
+
+
 def one_of(given: object, known: Iterable[str]) -> str:
     """Say which names are known, and which of them ``given`` was probably meant to be.
 
     >>> one_of("defualt", ["default", "quick"])
     "one of default, quick (did you mean 'default'?)"
+    >>> one_of("iris", ["digits", "wine"])
+    'one of digits, wine'
     """
     names = list(known)
-    close = difflib.get_close_matches(str(given), names, n=1)
+    close = difflib.get_close_matches(str(given), names, n=1, cutoff=LIKENESS)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"one of {', '.join(names)}{hint}"
