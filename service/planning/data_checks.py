@@ -42,6 +42,8 @@ def _check_choice(place: str, given: DatasetSpec, is_given: bool) -> Iterable[Fi
     for field in ("target", "task"):
         if given.id is None and getattr(given, field) is not None:
             yield FieldError(f"{place}.{field}", getattr(given, field), f"null: {owner}")
+    if given.id is None and given.exclude:
+        yield FieldError(f"{place}.exclude", given.exclude, "nothing: only an uploaded table has columns to leave out")
 
 
 def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:

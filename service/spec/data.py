@@ -26,6 +26,9 @@ class DatasetSpec(SpecModel):
     task: Literal["classification", "regression", "autoencoding", "language"] | None = Field(
         None, description="What to train an uploaded dataset for; null lets the target decide."
     )
+    exclude: Annotated[list[Annotated[str, Len(max_length=200)]], Len(max_length=4096)] = Field(
+        default=[], description="Columns of an uploaded table that are no features, such as an id."
+    )
     entrypoint: Entrypoint | None = None
     config: UserConfig = Field(default={})
 

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -140,6 +140,21 @@ class DatasetFacts:
             return self.columns[0]
         return next((column for column in self.columns if column.name == name), None)
 
+    def without(self, names: Sequence[str], target: str | None = None) -> DatasetFacts:
+        """Return the facts about the same table without some of its columns.
+
+        Raises:
+            InvalidSpecError: There is no such column, or it is the target.
+        """
+        known = [column.name for column in self.columns if column.name != target]
+        for index, name in enumerate(names):
+            if self.layout is not Layout.TABLE:
+                raise InvalidSpecError(FieldError("dataset.exclude", list(names), "nothing: this dataset is no table"))
+            if name not in known:
+                expected = "a feature: it is the target" if name == target else one_of(name, known)
+                raise InvalidSpecError(FieldError(f"dataset.exclude[{index}]", name, expected))
+        return replace(self, columns=tuple(column for column in self.columns if column.name not in names))
+
     def suggested_task(self, target: Column | None) -> Task:
         """Return what the target asks for."""
         if self.layout is Layout.TEXT:
@@ -159,8 +174,9 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     """Return what a plan needs to know, with the target and the task of a job.
 
     Raises:
-        InvalidSpecError: The dataset has no such target, or not for this task.
+        InvalidSpecError: The dataset has no such target, or not for this task; or no such column to leave out.
     """
+    facts = facts.without(spec.exclude, spec.target)
     target = facts.target(spec.target)
     if target is None and spec.target is not None:
         names = [column.name for column in facts.columns]

@@ -47,7 +47,7 @@ def prepare_job(spec: JobSpec, info: DatasetInfo, dataset_url: str, folder: Path
     with local_folder(dataset_url) as source:
         facts = DatasetFacts.from_json(json.loads((source / FACTS_FILE).read_text(encoding="utf-8")))
         if facts.layout is Layout.TABLE:
-            _prepare_table(facts, spec, info, source, folder)
+            _prepare_table(facts.without(spec.dataset.exclude), spec, info, source, folder)
         elif isinstance(spec.model, TransformerSpec):
             save_split(_windows((source / "text.txt").read_bytes(), spec.model), folder)
         else:

@@ -288,10 +288,15 @@ def test_rank_of_a_preset_may_be_above_the_rows(spec: SpecMaker) -> None:
         ({"name": "wine", "entrypoint": "a:b"}, "dataset.entrypoint", "nothing beside dataset.name or dataset.id"),
         ({"id": "ds-1", "entrypoint": "a:b"}, "dataset.entrypoint", "nothing beside dataset.name or dataset.id"),
         ({"entrypoint": "a:b", "target": "y"}, "dataset.target", "null: the factory says it"),
+        (
+            {"name": "wine", "exclude": ["id"]},
+            "dataset.exclude",
+            "nothing: only an uploaded table has columns to leave out",
+        ),
         ({"entrypoint": "a:b", "task": "regression"}, "dataset.task", "null: the factory says it"),
     ],
 )
-def test_a_dataset_has_one_source(spec: SpecMaker, dataset: dict[str, str], field: str, expected: str) -> None:
+def test_a_dataset_has_one_source(spec: SpecMaker, dataset: dict[str, Any], field: str, expected: str) -> None:
     assert errors(spec, dataset=dataset)[field][1] == expected
 
 

@@ -30,7 +30,15 @@ SMALLEST: dict[str, Any] = {"dataset": {"name": "wine"}, "model": {"name": "mlp"
 def test_defaults_are_what_the_documents_say() -> None:
     assert JobSpec.model_validate(SMALLEST).to_json() == {
         "name": "untitled",
-        "dataset": {"name": "wine", "id": None, "target": None, "task": None, "entrypoint": None, "config": {}},
+        "dataset": {
+            "name": "wine",
+            "id": None,
+            "target": None,
+            "task": None,
+            "exclude": [],
+            "entrypoint": None,
+            "config": {},
+        },
         "model": {"name": "mlp", "hidden": [64, 64], "activation": "relu"},
         "family": None,
         "objective": {"metric": "val_loss", "target": None, "trade_off": None},

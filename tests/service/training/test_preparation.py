@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from service.datasets.tables import read_csv
+from service.errors import InvalidSpecError
 from service.spec.data import DatasetSpec, FamilySpec
 from service.spec.job import JobSpec
 from service.training.facts import EXACT, FACTS_FILE, Column, ColumnKind, DatasetFacts, dataset_info
@@ -66,3 +67,35 @@ def test_whole_numbers_that_no_float_is_equal_to_become_the_nearest_ones() -> No
     column = Column(name="id", kind=ColumnKind.NUMBER, type="int64", distinct=2)
     found = column_values(pa.array([2**60 + 1, 3]), column)
     assert found.tolist() == [2.0**60, 3.0]
+
+
+def test_columns_that_are_excluded_are_no_features(tmp_path: Path) -> None:
+    folder = uploaded(tmp_path, list(range(40)))
+    facts = DatasetFacts.from_json(json.loads((folder / FACTS_FILE).read_text()))
+    shapes = []
+    for exclude in ([], ["id"]):
+        chosen = {"id": "ds-1", "target": "y", "task": "classification", "exclude": exclude}
+        spec = JobSpec.model_validate({"dataset": chosen, "model": {"name": "mlp"}})
+        info = dataset_info(facts, spec.dataset)
+        split = tmp_path / f"split-{len(exclude)}"
+        split.mkdir()
+        prepare_job(spec, info, str(folder), split)
+        assert uploaded_table(folder, spec.dataset).features(np.arange(40), None).shape == (40, info.features)
+        shapes.append((info.features, np.load(split / "x_train.npy").shape[1], info.columns))
+    assert shapes == [(2, 2, ("id", "x")), (1, 1, ("x",))]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "field", "expected"),
+    [
+        (["idd"], "dataset.exclude[0]", "did you mean 'id'?"),
+        (["id", "y"], "dataset.exclude[1]", "a feature: it is the target"),
+        (["id", "x"], "dataset.target", "a table with a column that varies beside it"),
+    ],
+)
+def test_what_cannot_be_excluded_is_named(tmp_path: Path, exclude: list[str], field: str, expected: str) -> None:
+    facts = DatasetFacts.from_json(json.loads((uploaded(tmp_path, list(range(40))) / FACTS_FILE).read_text()))
+    with pytest.raises(InvalidSpecError) as caught:
+        dataset_info(facts, DatasetSpec(id="ds-1", target="y", exclude=exclude))
+    (error,) = caught.value.errors
+    assert (error.field, expected in error.expected) == (field, True), error
