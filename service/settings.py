@@ -36,6 +36,12 @@ DATABASE_URL: Final = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 """What SQLAlchemy's URLs of the databases begin with that the service knows."""
 
 
+def _listed(text: str | None) -> list[str]:
+    """Return what stands between commas; nothing of none and of blanks."""
+    names = [name.strip() for name in (text or "").split(",")]
+    return [] if names == [""] else names
+
+
 class Settings(BaseSettings):
     """Settings, read from ``WARPTUNE_*`` environment variables."""
 
@@ -95,26 +101,22 @@ class Settings(BaseSettings):
     @field_validator("allowed_modules")
     @classmethod
     def _refuse_what_is_no_module(cls, modules: str | None) -> str | None:
-        names = [name.strip() for name in (modules or "").split(",")]
-        if names == [""]:
-            return None
+        names = _listed(modules)
         wrong = [name for name in names if not all(part.isidentifier() for part in name.split("."))]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is no dotted name of a module, such as models.vision")
-        return ",".join(names)
+        return ",".join(names) or None
 
     @field_validator("allowed_hosts")
     @classmethod
     def _refuse_what_is_no_name(cls, hosts: str | None) -> str | None:
-        names = [name.strip() for name in (hosts or "").split(",")]
-        if names == [""]:
-            return None
+        names = _listed(hosts)
         wrong = [name for name in names if name != "*" and not HOST_NAME.fullmatch(name)]
         if wrong:
             raise ValueError(
                 f"{wrong[0]!r} is no name of a host, such as tune.example.org; it has no scheme and no port"
             )
-        return ",".join(names)
+        return ",".join(names) or None
 
     @field_validator("database_url")
     @classmethod

@@ -12,10 +12,10 @@ from pathlib import PurePath
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, Text
+from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
 from service.api.problems import responses
 from service.api.views import Page, View
 from service.artifacts import ArtifactStore
@@ -40,10 +40,8 @@ DatasetId = Annotated[Text, Path(description="Id of an uploaded dataset.", examp
 PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
-class UploadQuery(BaseModel):
+class UploadQuery(StrictQuery):
     """What is uploaded."""
-
-    model_config = ConfigDict(extra="forbid")
 
     filename: str = Field("", max_length=100, pattern=PRINTABLE, description="Its name.")
     url: str | None = Field(

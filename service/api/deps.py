@@ -45,10 +45,14 @@ JobId = Annotated[Text, Path(description="Id of a job.", examples=["job-01234567
 Number = Annotated[int, Path(ge=0, le=MAX_NUMBER, description="Number of the trial within the job.")]
 
 
-class PageQuery(BaseModel):
-    """Which page of a list; an unknown parameter is refused, as a filter that is misspelt would show everything."""
+class StrictQuery(BaseModel):
+    """Query parameters. An unknown one is refused: a filter that is misspelt would show all, a dry run would queue."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class PageQuery(StrictQuery):
+    """Which page of a list."""
 
     limit: int = Field(50, ge=1, le=200, description="Items of a page.")
     cursor: int | None = Field(None, ge=0, le=MAX_NUMBER, description="`next_cursor` of the page before.")

@@ -9,11 +9,11 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from service import deletion
-from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StudiesDep, Text, UserCodeDep
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StrictQuery, StudiesDep, Text, UserCodeDep
 from service.api.problems import responses
 from service.api.views import EventView, JobSummary, JobView, Page
 from service.artifacts import START_P_FILE, ArtifactStore
@@ -50,10 +50,8 @@ class JobQuery(PageQuery):
     name: Text | None = None
 
 
-class SubmitQuery(BaseModel):
-    """How a spec is taken; an unknown parameter is refused, as a `dry_run` that is misspelt would queue a job."""
-
-    model_config = ConfigDict(extra="forbid")
+class SubmitQuery(StrictQuery):
+    """How a spec is taken."""
 
     dry_run: bool = Field(False, description="Answer the plan with an estimate, and queue nothing.")
 

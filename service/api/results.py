@@ -10,9 +10,9 @@ from typing import IO, Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from service.api.deps import ArtifactsDep, DatabaseDep, JobId
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId, StrictQuery
 from service.api.problems import responses
 from service.api.views import RecommendationView
 from service.db.models import RecommendationRow
@@ -29,10 +29,8 @@ MAX_IN_MEMORY_BYTES: Final = 16 << 20
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
 
-class ExportQuery(BaseModel):
+class ExportQuery(StrictQuery):
     """What to export."""
-
-    model_config = ConfigDict(extra="forbid")
 
     format: ExportFormat = Field(ExportFormat.JSON, description="Form of the file.")
 

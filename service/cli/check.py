@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-from rich.text import Text
 
+from service.cli.console import failure, out
 from service.settings import Settings
 from service.spec.model import Entrypoint, UserConfig
 from service.training.catalog import DATASETS, Task
@@ -41,7 +40,6 @@ def check(
     seed: Annotated[int, typer.Option(min=0, help="Seed of a dataset.")] = 0,
 ) -> None:
     """Try a model or a dataset of your own: import it, make it twice, and look at what it is."""
-    out, err = Console(), Console(stderr=True)
     try:
         name, arguments = _parsed(entrypoint, config)
         lines = (
@@ -52,8 +50,7 @@ def check(
         for line in lines:
             out.print(line, highlight=False, markup=False, soft_wrap=True)
     except ValueError as error:
-        err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
-        raise typer.Exit(1) from None
+        raise failure(str(error)) from None
     refusal = Settings().refusal(name)
     out.print("it keeps to the contract" + (f"; but {refusal}" if refusal else ""), highlight=False, soft_wrap=True)
 

@@ -113,7 +113,6 @@ def _member(db: Database, place: str, given: DatasetSpec) -> Member:
     except InvalidSpecError as error:
         moved = (replace(wrong, field=wrong.field.replace("dataset", place, 1)) for wrong in error.errors)
         raise InvalidSpecError(*moved) from error
-    facts = facts.without(given.exclude)
     categories = {column.name for column in facts.columns if column.kind is ColumnKind.CATEGORY}
     counts = {column.name: column.levels for column in facts.columns if column.levels is not None}
     return Member(label=given.id, info=info, categories=frozenset(categories), counts=counts)

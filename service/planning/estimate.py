@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.errors import UnavailableError
-from service.planning.arms import ArmPlan, Role
+from service.planning.arms import MORE_STEPS, ArmPlan, Role
 from service.planning.plan import JobPlan
 from service.training.catalog import parameter_count
 from service.user_code.probe import module_path
@@ -25,8 +25,8 @@ NOTE: Final = (
     "seconds are those of one run after the other on the machine of the API, with the first trial of each arm, without "
     "pruning, validation, compilation and starting up"
 )
-MORE_STEPS: Final = "adamw_more_steps is counted with the steps of the others"
-FAMILY: Final = "the networks of a run on a family are counted as if they trained one after the other"
+MORE_STEPS_NOTE: Final = f"{MORE_STEPS} is counted with the steps of the others"
+FAMILY_NOTE: Final = "the networks of a run on a family are counted as if they trained one after the other"
 
 _one_at_a_time = threading.Lock()
 """Two at once would time each other."""
@@ -127,10 +127,10 @@ def estimate(plan: JobPlan, training_rows: int, notes: str = "") -> JobEstimate:
 
 def _notes(plan: JobPlan) -> Iterator[str]:
     """Yield what the seconds leave out in a job like this one."""
-    if "adamw_more_steps" in plan.spec.controls:
-        yield MORE_STEPS
+    if MORE_STEPS in plan.spec.controls:
+        yield MORE_STEPS_NOTE
     if plan.spec.family is not None:
-        yield FAMILY
+        yield FAMILY_NOTE
 
 
 def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:

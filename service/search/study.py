@@ -245,7 +245,7 @@ class ArmSearch:
     @property
     def _may_prune(self) -> bool:
         """Whether trials are stopped: not before the first ones have shown that early losses rank runs."""
-        return self._terms.pruning and self.fidelity is not None and self.fidelity.trusted
+        return self.fidelity is not None and self._asks_pruner
 
     def _measure(self) -> None:
         if self.fidelity is None and not self._plan.spec.objective.trade_off:

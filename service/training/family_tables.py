@@ -77,7 +77,7 @@ def uploaded_table(folder: Path, chosen: DatasetSpec) -> Table:
     facts = DatasetFacts.from_json(json.loads((folder / FACTS_FILE).read_text(encoding="utf-8")))
     info = dataset_info(facts, chosen)
     if facts.layout is Layout.TABLE:
-        return _uploaded_columns(folder, facts.without(chosen.exclude), info, chosen.target)
+        return _uploaded_columns(folder, facts, info, chosen.target)
     x = np.load(folder / "x.npy", allow_pickle=False)
     y = None if info.task is Task.AUTOENCODING else np.load(folder / "y.npy", allow_pickle=False)
     y, labels = _target(y, info.task, len(x))
