@@ -34,7 +34,7 @@ from service.engines.ray_tune import RayEngine
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
 from service.planning.plan import make_plan
-from service.search.study import ArmSearch
+from service.running.arm_search import ArmSearch
 from service.spec.job import JobSpec, ResourcesSpec
 from service.training.run import Ended, Progress, Run
 

@@ -20,10 +20,10 @@ from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.engines.base import Engine
 from service.errors import JobFailedError, LeaseLostError, OtherVersionError
-from service.job_run import JobRun, Tools
 from service.ledger import lease as leases
 from service.ledger.lease import Lease
 from service.ledger.runs import RunLog
+from service.running.job_run import JobRun, Tools
 from service.settings import Settings
 from service.states import JobState
 from service.user_code.probe import UserCode

@@ -16,15 +16,16 @@ LAYERS = ("warpadam", "search_spaces", "service")
 ROOMS = (
     {"spec"},
     {"states", "version", "settings", "errors", "artifacts"},
-    {"training", "logs", "stored"},
-    {"datasets", "db"},
+    {"data", "logs", "stored"},
+    {"training", "db"},
     {"user_code"},
     {"planning"},
     {"ledger"},
+    {"submission"},
     {"engines"},
-    {"search"},
     {"recommend"},
-    {"job_run"},
+    {"running"},
+    {"export"},
     {"worker", "deletion"},
     {"api"},
     {"cli"},
@@ -82,20 +83,3 @@ def test_a_module_does_not_load_what_its_process_should_not_pay_for(module: str,
     code = f"import sys, {module}; print(sorted({absent!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("package", LAYERS)
-def test_no_file_is_over_300_lines_and_no_function_over_50(package: str) -> None:
-    for path in files(package):
-        if "versions" in path.parts:
-            continue  # a migration is one long list
-        text = path.read_text()
-        assert text.count("\n") <= 300, path
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                first = node.body[0]
-                has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-                start = first.end_lineno if has_docstring else node.lineno
-                assert node.end_lineno is not None
-                assert start is not None
-                assert node.end_lineno - start < 50, f"{path}:{node.lineno} {node.name}"

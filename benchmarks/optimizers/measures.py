@@ -12,7 +12,7 @@ from typing import Final
 
 from benchmarks.optimizers.training import Curve
 from service.recommend.verdict import ALPHA, compare
-from service.search.projection import NO_LOSS
+from service.running.arm_study import NO_LOSS
 
 MISS: Final = 10.0
 """What the steps or seconds to a loss count that is never reached, as a ratio."""

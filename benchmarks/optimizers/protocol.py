@@ -19,8 +19,8 @@ from benchmarks.optimizers.records import Record, Records, Stage
 from benchmarks.optimizers.training import Curve, Task
 from search_spaces import Scalar
 from search_spaces.to_optuna import distributions, first_trials, suggest
-from service.search.projection import NO_LOSS
-from service.search.samplers import make_sampler
+from service.running.arm_study import NO_LOSS
+from service.running.samplers import make_sampler
 from service.spec.job import SearchSpec
 
 FIRST_CONFIRM_SEED: Final = 100

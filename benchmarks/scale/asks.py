@@ -21,7 +21,7 @@ from benchmarks.scale.measures import make_spec
 from search_spaces.to_optuna import suggest
 from service.planning.arms import WARPADAM
 from service.planning.plan import make_plan
-from service.search.samplers import make_sampler
+from service.running.samplers import make_sampler
 
 COMPLETE_SHARE: Final = 0.2
 """About what asha lets come to its end."""

@@ -28,8 +28,8 @@ from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
 from service.planning.arms import WARPADAM
 from service.planning.plan import make_plan
-from service.search.projection import NUMBER
-from service.search.study import ArmSearch
+from service.running.arm_search import ArmSearch
+from service.running.arm_study import NUMBER
 from service.spec.job import JobSpec
 
 LEASE_S: Final = 86_400.0

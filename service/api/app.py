@@ -16,7 +16,7 @@ from service.api.dashboard import Dashboard
 from service.api.hosts import HostCheck
 from service.api.limits import BodyLimit
 from service.artifacts import ArtifactStore
-from service.datasets.sources import Sources
+from service.data.sources import Sources
 from service.db.session import Database
 from service.db.studies import Studies
 from service.settings import Settings

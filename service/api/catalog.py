@@ -11,10 +11,10 @@ from pydantic import Field
 
 from search_spaces import describe, get_preset
 from service.api.views import View
+from service.data.catalog import DATASETS, Task
 from service.planning.arms import BASELINES
 from service.planning.plan import WARP_PRESETS
 from service.spec.model import MODELS
-from service.training.catalog import DATASETS, Task
 
 router = APIRouter(tags=["catalog"])
 

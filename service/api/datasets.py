@@ -19,15 +19,15 @@ from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, 
 from service.api.problems import responses
 from service.api.views import Page, View
 from service.artifacts import ArtifactStore
-from service.datasets.sources import Sources
-from service.datasets.upload import SUFFIXES, FileFormat, Upload
+from service.data.catalog import Task
+from service.data.facts import FACTS_FILE, ColumnKind, DatasetFacts, Layout
+from service.data.sources import Sources
+from service.data.upload import SUFFIXES, FileFormat, Upload
 from service.db.models import DatasetRow
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import datasets as ledger
 from service.ledger.events import now
-from service.training.catalog import Task
-from service.training.facts import FACTS_FILE, ColumnKind, DatasetFacts, Layout
 
 PATH: Final = "/v1/datasets"
 """Where files are posted to: the limit on other bodies does not apply there."""

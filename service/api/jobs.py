@@ -17,18 +17,18 @@ from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, Strict
 from service.api.problems import responses
 from service.api.views import EventView, JobSummary, JobView, Page
 from service.artifacts import START_P_FILE, ArtifactStore
+from service.data.catalog import DatasetInfo, training_rows
 from service.db.models import Job
 from service.db.session import Database
 from service.ledger import datasets, queries
 from service.ledger import jobs as ledger
-from service.planning.estimate import JobEstimate, estimate
 from service.planning.plan import JobPlan, extended
-from service.planning.warm_start import note, plan_warm_start
-from service.search.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
 from service.spec.job import ExtendSpec, JobSpec
 from service.states import JobState
 from service.stored import stored_spec
-from service.training.catalog import DatasetInfo, training_rows
+from service.submission.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
+from service.submission.estimate import JobEstimate, estimate
+from service.submission.warm_start import note, plan_warm_start
 from service.user_code.probe import UserCode
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])

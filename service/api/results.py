@@ -17,10 +17,10 @@ from service.api.problems import responses
 from service.api.views import RecommendationView
 from service.db.models import RecommendationRow
 from service.errors import OtherVersionError
+from service.export.files import PIECE_BYTES, ExportFormat, write
+from service.export.report import make_report
 from service.ledger import queries
 from service.ledger.jobs import require_job
-from service.recommend.export import PIECE_BYTES, ExportFormat, write
-from service.recommend.report import make_report
 from service.stored import wrong_fields
 
 MAX_IN_MEMORY_BYTES: Final = 16 << 20

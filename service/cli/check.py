@@ -13,9 +13,9 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from service.cli.console import failure, out
+from service.data.catalog import DATASETS, Task
 from service.settings import Settings
 from service.spec.model import Entrypoint, UserConfig
-from service.training.catalog import DATASETS, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,7 +120,7 @@ def _dataset(entrypoint: str, config: dict[str, Any], seed: int) -> Iterator[str
     import tempfile
     from pathlib import Path
 
-    from service.datasets.arrays import X_FILE, Y_FILE
+    from service.data.arrays import X_FILE, Y_FILE
     from service.training.entrypoints import EntrypointError, load, loaded_sha256
     from service.user_code.contract import make_dataset
 

@@ -40,8 +40,8 @@ def report(
 
 def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip export.")]) -> None:
     """Check the sums of a zip export, train its recommendation again and compare the losses."""
-    from service.cli.replay import TOLERANCE, BundleError, read_bundle
-    from service.cli.replay import replay as train_again
+    from service.export.replay import TOLERANCE, BundleError, read_bundle
+    from service.export.replay import replay as train_again
 
     try:
         content = read_bundle(bundle)

@@ -12,6 +12,8 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.data.catalog import DATASETS, DatasetInfo
+from service.data.facts import ColumnKind, DatasetFacts, dataset_info
 from service.db.models import DatasetRow, Job
 from service.db.session import Database
 from service.errors import ConflictError, FieldError, InvalidSpecError, NotFoundError
@@ -19,8 +21,6 @@ from service.planning.family import Member, check_groups, info_of_datasets
 from service.spec.data import DatasetSpec
 from service.spec.job import JobSpec
 from service.states import ENDED_JOB
-from service.training.catalog import DATASETS, DatasetInfo
-from service.training.facts import ColumnKind, DatasetFacts, dataset_info
 
 FAMILY_OF: Final = "family of "
 """How the data of a job on a family of datasets is called, and how many follows."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
+from service.data.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes, text_tokens
 from service.errors import FieldError
 from service.spec.data import DatasetSpec
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.model import AutoencoderSpec, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
-from service.training.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes, text_tokens
 
 
 def check_dataset(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from search_spaces.errors import one_of
+from service.data.catalog import DATASETS, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, DatasetInfo, Task
 from service.errors import FieldError, InvalidSpecError
 from service.spec.data import FamilySpec
 from service.spec.job import JobSpec
 from service.spec.model import AutoencoderSpec, MlpSpec
-from service.training.catalog import DATASETS, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, DatasetInfo, Task
 
 KINDS: Final = ("class_subsets", "group_by", "datasets")
 """Fields of a family, one of which says what its tasks are."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import one_of
+from service.data.catalog import DatasetInfo, Task, layer_sizes, task_of
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.planning.arms import (
     MORE_STEPS,
@@ -35,7 +36,6 @@ from service.planning.spec_checks import (
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec, RangeOverride
 from service.spec.model import AutoencoderSpec, EntrypointSpec, MlpSpec
 from service.stored import stored_spec
-from service.training.catalog import DatasetInfo, Task, layer_sizes, task_of
 from service.training.run import FamilyTraining, Run, Training
 
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)

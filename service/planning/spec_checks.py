@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from typing import Final
 
 from search_spaces.errors import one_of
+from service.data.catalog import DatasetInfo, Task, task_of, training_rows
 from service.errors import FieldError
 from service.planning.arms import BASELINES, MORE_STEPS, REFERENCE
 from service.planning.objective import TIMED
 from service.spec.job import JobSpec, TrainingSpec
 from service.spec.model import ResnetSpec
-from service.training.catalog import DatasetInfo, Task, task_of, training_rows
 
 SCORE_METRICS: Final = {
     Task.CLASSIFICATION: "val_accuracy",

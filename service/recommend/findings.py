@@ -13,10 +13,10 @@ from service.planning.arms import SHUFFLED_P, ArmPlan, Role
 from service.planning.objective import TIMED, Objective, time_to
 from service.planning.plan import JobPlan
 from service.recommend.break_even import FamilyFinding
+from service.recommend.fidelity import Fidelity
 from service.recommend.recommendation import MIN_PAIRS, Finalist, Recommendation, curve_of, pairs_of
 from service.recommend.tuning import ArmFinding, ParetoPoint, importances, pareto, tuning_curve
 from service.recommend.verdict import compare, holm
-from service.search.fidelity import Fidelity
 from service.states import TrialState
 from service.training.run import Progress
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from service.db.models import Trial
 from service.planning.arms import ArmPlan, Role
-from service.search.fidelity import Fidelity
+from service.recommend.fidelity import Fidelity
 from service.states import ENDED_TRIAL, TrialState
 
 MIN_IMPORTANCE_TRIALS: Final = 4

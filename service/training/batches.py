@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from service.training.catalog import Task
-from service.training.datasets import PARTS, load
+from service.data.catalog import Task
+from service.data.split import PARTS, load
 from service.training.models import LOSSES, SCORES
 from service.training.run import EVALUATED_ROWS, Run
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
-from service.training.catalog import Task
+from service.data.catalog import Task
+from service.data.families import Member, load_family
 from service.training.checkpoint import Checkpoints
-from service.training.families import Member, load_family
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
 from service.training.models import LOSSES, SCORES, build_model

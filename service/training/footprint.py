@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 
-from service.training.catalog import Task
+from service.data.catalog import Task
 from service.training.models import build_network
 from service.training.optimizers import build_optimizer
 from service.training.run import Training

@@ -10,7 +10,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 from torch.nn import functional
 
-from service.training.catalog import Task
+from service.data.catalog import Task
 from service.training.entrypoints import user_model
 from service.training.networks import Pinn, Transformer, TransformerBlock, convnet, residual_loss, resnet
 

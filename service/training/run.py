@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, NamedTuple
 
+from service.data.catalog import Task
 from service.states import TrialState
-from service.training.catalog import Task
 
 _BESIDE_THE_RESULT: Final = (
     "data_url",

@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from service.training.catalog import Task
+from service.data.catalog import Task
 from service.training.models import LOSSES
 from service.training.run import Training
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from service.training.catalog import DatasetInfo
+from service.data.catalog import DatasetInfo
+from service.data.facts import FACTS_FILE
 from service.training.entrypoints import EntrypointError, load, loaded_sha256, require_allowed
-from service.training.facts import FACTS_FILE
 from service.user_code.contract import make_dataset, make_model
 
 

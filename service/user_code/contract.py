@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from service.datasets.arrays import X_FILE, Y_FILE, write_labels, write_rows
+from service.data.arrays import X_FILE, Y_FILE, write_labels, write_rows
+from service.data.catalog import DatasetInfo, Task
+from service.data.facts import DatasetFacts, Layout, dataset_info
 from service.errors import InvalidFileError, InvalidSpecError
 from service.spec.data import DatasetSpec
-from service.training.catalog import DatasetInfo, Task
 from service.training.entrypoints import EntrypointError, build_module, call, described
-from service.training.facts import DatasetFacts, Layout, dataset_info
 from service.training.models import LOSSES
 
 ROWS: Final = 4

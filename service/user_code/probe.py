@@ -16,11 +16,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
+from service.data.catalog import DATASETS, DatasetInfo, Task
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.spec.model import EntrypointSpec
-from service.training.catalog import DATASETS, DatasetInfo, Task
 
 CONTRACT: Final = "a factory that keeps to the contract (try it with: warptune check); "
 

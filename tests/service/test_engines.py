@@ -18,7 +18,7 @@ from service.engines.attempt import Train, default_train
 from service.engines.local import LocalEngine
 from service.engines.ray_tune import RayEngine
 from service.ledger import jobs
-from service.search.fidelity import UNPRUNED
+from service.recommend.fidelity import UNPRUNED
 from service.settings import Settings
 from service.states import JobState, TrialState
 from service.worker import Worker

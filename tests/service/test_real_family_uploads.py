@@ -15,7 +15,7 @@ from service.db.session import Database
 from service.settings import Settings
 from tests.conftest import SpecMaker
 from tests.service.conftest import WorkerMaker
-from tests.service.datasets import files
+from tests.service.data import files
 
 pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.timeout(600)]
 

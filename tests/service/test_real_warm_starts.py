@@ -17,12 +17,12 @@ from service.api.app import create_app
 from service.artifacts import ArtifactStore
 from service.cli.app import app
 from service.db.session import Database
-from service.planning.warm_start import describe_p
 from service.settings import Settings
+from service.submission.warm_start import describe_p
 from tests.conftest import SpecMaker
 from tests.service.conftest import WorkerMaker, get_job
-from tests.service.datasets import files
-from tests.service.recommend.test_export import run_script
+from tests.service.data import files
+from tests.service.export.test_files import run_script
 
 pytestmark = [
     pytest.mark.slow,

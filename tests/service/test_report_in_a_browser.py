@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import Page
 
 from service.db.session import Database
+from service.export.report import make_report
 from service.ledger import jobs, queries
-from service.recommend.report import make_report
 from tests.service.conftest import Submit, WorkerMaker
 from tests.service.test_pages_in_a_browser import page
 

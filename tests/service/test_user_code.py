@@ -24,7 +24,7 @@ from service.settings import Settings
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows
 from tests.service.conftest import WorkerMaker
-from tests.service.datasets import files
+from tests.service.data import files
 
 pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)]
 

@@ -17,8 +17,8 @@ from service.db.session import Database
 from service.engines.local import LocalEngine
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
-from service.recommend.confirm import fresh_seeds
-from service.search.projection import NO_LOSS
+from service.running.arm_study import NO_LOSS
+from service.running.confirm_runs import fresh_seeds
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.states import JobState, TrialState

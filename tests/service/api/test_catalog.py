@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sklearn import datasets as sklearn_datasets
 
+from service.data.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
 from service.spec.model import AutoencoderSpec, MlpSpec
-from service.training.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
 from service.training.models import ACTIVATIONS, build_model
 from tests.conftest import SpecMaker
 

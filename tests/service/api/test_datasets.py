@@ -19,7 +19,7 @@ from service.db.session import Database
 from service.settings import Settings
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows, pages, sqlite_only
-from tests.service.datasets import files
+from tests.service.data import files
 
 LIMIT = 4 << 20
 """Largest upload of these tests."""

@@ -14,7 +14,7 @@ from service.api.app import create_app
 from service.db.session import Database
 from service.settings import Settings
 from tests.service.api.conftest import assert_problem, count_rows, sqlite_only
-from tests.service.datasets import files
+from tests.service.data import files
 
 pytestmark = sqlite_only
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from service.data.catalog import DATASETS, layer_sizes, training_rows
+from service.data.split import prepare
 from service.db.session import Database
-from service.planning import estimate as estimate_module
 from service.spec.model import MlpSpec
-from service.training.catalog import DATASETS, layer_sizes, training_rows
-from service.training.datasets import prepare
+from service.submission import estimate as estimate_module
 from service.training.models import build_model
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows

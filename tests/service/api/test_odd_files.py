@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
-from service.training.facts import EXACT
+from service.data.facts import EXACT
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem
-from tests.service.datasets import files
+from tests.service.data import files
 
 ROWS = 40
 LABELS = ["a", "b"] * (ROWS // 2)

@@ -15,7 +15,7 @@ from service.ledger.jobs import require_job
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import Submit, assert_problem, claim_job, sqlite_only, succeed
 from tests.service.conftest import WorkerMaker
-from tests.service.datasets import files
+from tests.service.data import files
 
 pytestmark = sqlite_only
 

@@ -13,9 +13,9 @@ from service.api import results as results_module
 from service.artifacts import DATA_FILE, ArtifactStore
 from service.db.models import ConfirmRun
 from service.db.session import Database
+from service.export import files as export_module
+from service.export.files import ExportFormat
 from service.ledger import jobs
-from service.recommend import export as export_module
-from service.recommend.export import ExportFormat
 from service.settings import Settings
 from service.spec.job import TrainingSpec
 from service.states import JobState, TrialState

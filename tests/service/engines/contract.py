@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
+from service.data.catalog import Task
 from service.engines.attempt import Train
 from service.engines.base import Assignment, Engine, Pruning
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
-from service.training.catalog import Task
 from service.training.run import DivergedError, Ended, Progress, Run
 
 SILENCE_S = 120.0

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from service.data.catalog import DatasetInfo, Task
 from service.errors import InvalidSpecError
 from service.planning.plan import make_plan
 from service.spec.job import JobSpec
-from service.training.catalog import DatasetInfo, Task
 from tests.conftest import SpecMaker
 
 

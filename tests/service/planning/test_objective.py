@@ -5,7 +5,7 @@ import pytest
 
 from service.db.models import Trial
 from service.planning.objective import Objective, make_objective, time_to
-from service.search.fidelity import UNPRUNED, measure
+from service.recommend.fidelity import UNPRUNED, measure
 from service.spec.job import ObjectiveSpec
 from service.states import TrialState
 from service.training.run import Progress

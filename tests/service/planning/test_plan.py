@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from search_spaces import PRESETS, Choice, Float, Int, get_preset
+from service.data.catalog import DatasetInfo, Task
 from service.errors import InvalidSpecError
 from service.planning.arms import BASELINES, Role
 from service.planning.plan import WARP_PRESETS, JobPlan, make_plan, warp_space
 from service.spec.job import JobSpec
-from service.training.catalog import DatasetInfo, Task
 from service.training.run import Training
 from tests.conftest import SpecMaker
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.data.split import load
 from service.training import batches as batches_module
 from service.training.batches import Batches
-from service.training.datasets import load
 from service.training.models import LOSSES, SCORES, build_network
 from service.training.run import Run, Training
 from tests.service.training.test_loop import MODELS, make_run

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from search_spaces import get_preset
+from service.data.catalog import Task
+from service.data.families import load_family, prepare_family
+from service.data.family_tables import bundled_table
 from service.planning.arms import CONFIGS
 from service.spec.data import FamilySpec
 from service.training import family_loop
-from service.training.catalog import Task
-from service.training.families import load_family, prepare_family
 from service.training.family_loop import train_family
-from service.training.family_tables import bundled_table
 from service.training.models import build_model
 from service.training.optimizers import BUILDERS
 from service.training.run import DivergedError, FamilyTraining, Progress, Run, Training

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from service.data.split import pack_split, prepare, save_split
 from service.planning.plan import make_plan
 from service.spec.job import JobSpec
-from service.training.datasets import pack_split, prepare, save_split
 from service.training.loop import POINTS, train
 from service.training.models import build_model
 from service.training.run import DivergedError, Progress, Run

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from service.data.catalog import DATASETS, DatasetInfo, Task, layer_sizes, parameter_count, tensor_shapes
 from service.spec.model import AnyModel, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
-from service.training.catalog import DATASETS, DatasetInfo, Task, layer_sizes, parameter_count, tensor_shapes
 from service.training.models import build_network
 
 COLOUR = DatasetInfo(rows=100, features=3 * 9 * 7, task=Task.CLASSIFICATION, outputs=5, images=True, shape=(3, 9, 7))

@@ -13,8 +13,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from service.data.catalog import Task
 from service.spec.job import TrainingSpec
-from service.training.catalog import Task
 from service.training.loop import train
 from service.training.models import build_network
 from service.training.run import Run, Training

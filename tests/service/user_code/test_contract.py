@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.training.catalog import Task
+from service.data.catalog import Task
+from service.data.facts import DatasetFacts
 from service.training.entrypoints import EntrypointError
-from service.training.facts import DatasetFacts
 from service.user_code.contract import make_dataset, make_model
 from tests.service.user_code import faulty
 

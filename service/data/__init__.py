@@ -1,0 +1,1 @@
+"""From files and tables to the encoded arrays of a split."""

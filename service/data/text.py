@@ -1,0 +1,67 @@
+# Plain text in UTF-8, kept as it came. Where a byte is wrong, the row is found by counting the line ends before it.
+"""Texts: checking, describing."""
+
+from __future__ import annotations
+
+import codecs
+import shutil
+from pathlib import Path
+from typing import Final
+
+from service.data.facts import DatasetFacts, Layout
+from service.errors import InvalidFileError
+
+TEXT_FILE: Final = "text.txt"
+"""Name of the file that a text is kept in."""
+
+CHUNK_BYTES: Final = 1 << 20
+"""Bytes that are read at once."""
+
+MIN_BYTES: Final = 1000
+"""Shortest text that leaves something in each of three parts."""
+
+
+def check_utf8(source: Path) -> tuple[set[str], int]:
+    """Read the whole file; return its distinct characters, and how many it has in all.
+
+    Raises:
+        InvalidFileError: It is not UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    characters: set[str] = set()
+    row, pending, length = 1, 0, 0
+    with source.open("rb") as file:
+        while True:
+            chunk = file.read(CHUNK_BYTES)
+            try:
+                piece = decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                row += chunk.count(b"\n", 0, max(error.start - pending, 0))
+                wrong = error.object[error.start]
+                raise InvalidFileError(f"row {row} is not UTF-8: it has the byte 0x{wrong:02x}") from error
+            characters.update(piece)
+            length += len(piece)
+            if not chunk:
+                return characters, length
+            row += chunk.count(b"\n")
+            pending = len(decoder.getstate()[0])
+
+
+def read_text(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
+    """Check a text and keep it in ``folder``.
+
+    Args:
+        source: The file.
+        folder: Where to keep it.
+        max_bytes: Not used: a text takes what its file takes.
+
+    Raises:
+        InvalidFileError: It is not UTF-8, or too short.
+    """
+    del max_bytes
+    characters, length = check_utf8(source)
+    size = source.stat().st_size
+    if size < MIN_BYTES:
+        raise InvalidFileError(f"the text has {size} bytes; {MIN_BYTES} are the fewest")
+    shutil.copyfile(source, folder / TEXT_FILE)
+    return DatasetFacts(layout=Layout.TEXT, rows=size, characters=len(characters), length=length)

@@ -1,0 +1,1 @@
+"""What a finished job hands out: config files, scripts, bundles, the report."""

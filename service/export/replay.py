@@ -1,0 +1,162 @@
+# A zip export, done again: every sum is checked, then the service's own training loop repeats the recommended run from
+# what the manifest says. No code of the zip is run and no name of it becomes a path. The zip is made in
+# recommend/export.py.
+"""``warptune replay``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from service.artifacts import DATA_FILE
+from service.errors import ServiceError
+from service.export.files import BUNDLE_FORMAT, BUNDLE_VERSION, DOCUMENT, MANIFEST, P_FILE, SCRIPT, START_FILE
+from service.training.run import Run
+from service.version import VERSION
+
+NAMES: Final = frozenset({MANIFEST, SCRIPT, DOCUMENT, DATA_FILE})
+"""What every bundle holds."""
+
+PS: Final = frozenset({P_FILE, START_FILE})
+"""What may be there too: the P that was learned, and the one that its run started from."""
+
+MAX_BYTES: Final = 4 << 30
+"""Unpacked size of a bundle; one that says more is refused unread."""
+
+TOLERANCE: Final = 1e-6
+"""Difference of two test losses up to which a run is the same."""
+
+
+class BundleError(ServiceError, ValueError):
+    """The file is no whole, unchanged zip export."""
+
+    code = "bad_bundle"
+
+
+class Replay(NamedTuple):
+    """A run that was done again."""
+
+    what: str
+    test_loss: float
+    recorded: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it ended as recorded."""
+        return abs(self.test_loss - self.recorded) <= TOLERANCE
+
+
+class Bundle(NamedTuple):
+    """A zip export whose sums are right."""
+
+    manifest: dict[str, Any]
+    files: dict[str, bytes]
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a zip export and check its sums.
+
+    Raises:
+        OSError: The file cannot be read.
+        BundleError: It is no zip export, was cut short, or was changed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = _contents(archive, path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise BundleError(f"{path} is not a whole zip file: {error}") from error
+    manifest = _manifest(files.pop(MANIFEST), path)
+    for name in sorted(files.keys() | manifest["files"].keys()):
+        found = hashlib.sha256(files[name]).hexdigest() if name in files else "missing"
+        if found != manifest["files"].get(name):
+            expected = manifest["files"].get(name, "no such file")
+            raise BundleError(f"{path}: {name} was changed: its SHA-256 is {found}, expected {expected}")
+    return Bundle(manifest, files)
+
+
+def _contents(archive: zipfile.ZipFile, path: Path) -> dict[str, bytes]:
+    names = archive.namelist()
+    strange = sorted(set(names) - NAMES - PS) + sorted({name for name in names if names.count(name) > 1})
+    if strange:
+        raise BundleError(f"{path} holds {strange[0]!r}, expected only {', '.join(sorted(NAMES | PS))}, once")
+    missing = sorted(NAMES - set(names))
+    if missing:
+        raise BundleError(f"{path} is no export of a job: it has no {missing[0]}")
+    size = sum(info.file_size for info in archive.infolist())
+    if size > MAX_BYTES:
+        raise BundleError(f"{path} unpacks to {size} bytes, expected at most {MAX_BYTES}")
+    return {name: archive.read(name) for name in names}
+
+
+def _manifest(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(content)
+    except ValueError as error:
+        raise BundleError(f"{path}: {MANIFEST} is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != BUNDLE_FORMAT:
+        raise BundleError(f"{path}: {MANIFEST} is not one of {BUNDLE_FORMAT}")
+    if manifest.get("format_version") != BUNDLE_VERSION:
+        found = manifest.get("format_version")
+        raise BundleError(f"{path} has format version {found!r}, warptune {VERSION} reads {BUNDLE_VERSION}")
+    if not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"{path}: {MANIFEST} has no sums")
+    return manifest
+
+
+def replay(bundle: Bundle) -> Iterator[Replay]:
+    """Train the recommended run again, then once more from the learned P where there is one.
+
+    Raises:
+        BundleError: The manifest does not describe a run, or the run cannot be done here.
+    """
+    from service.training.loop import train
+
+    with tempfile.TemporaryDirectory(prefix="warptune-replay-") as folder:
+        for what, run, recorded in _runs(bundle, Path(folder)):
+            try:
+                loss = [point.test_loss for point in train(run)][-1]
+            except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, ImportError) as error:
+                raise BundleError(f"the run cannot be done again: {type(error).__name__}: {error}") from error
+            assert loss is not None, "a run with test=True ends with one"
+            yield Replay(what, loss, recorded)
+
+
+def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float]]:
+    manifest = bundle.manifest
+    for name in (DATA_FILE, *PS):
+        if name in bundle.files:
+            (folder / name).write_bytes(bundle.files[name])
+    place = {"data_url": str(folder / DATA_FILE), "data_sha256": manifest["files"][DATA_FILE], "test": True}
+    try:
+        expected, from_p = manifest["expected"], manifest["expected_from_p"]
+        if expected["test_loss"] is None and from_p is None:
+            raise BundleError("there is nothing to compare with: no confirmation run of the recommendation completed")
+        fields = {**manifest["run"], "seed": expected["seed"]}
+        if fields.keys() & {"checkpoint_url", "p_url", "from_p_url"}:
+            raise BundleError(f"{MANIFEST}: run names a file, expected none")
+        run = TypeAdapter(Run).validate_python({**fields, **place})
+        if expected["test_loss"] is not None:  # with a family only the run from the learned P is one on one task
+            yield "test loss", _started(run, bundle, START_FILE, folder), float(expected["test_loss"])
+        if from_p is not None:
+            if from_p["test_loss"] is None or P_FILE not in bundle.files:
+                raise BundleError(f"{MANIFEST}: a run from P is expected, but its loss or {P_FILE} is missing")
+            warm = _started(replace(run, seed=from_p["seed"]), bundle, P_FILE, folder)
+            yield "test loss from the learned P", warm, float(from_p["test_loss"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise BundleError(f"{MANIFEST} describes no run: {error}") from error
+
+
+def _started(run: Run, bundle: Bundle, name: str, folder: Path) -> Run:
+    """Return the run as it starts from a P of the bundle; as it is where that is not there."""
+    if name not in bundle.files:
+        return run
+    return replace(run, from_p_url=str(folder / name), from_p_sha256=bundle.manifest["files"][name])

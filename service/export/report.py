@@ -1,0 +1,212 @@
+# A job's result as one HTML file: what was recommended and why, the figures that say so, and what was not significant.
+# Everything comes from the recommendation's row and the confirmation runs; the page itself is report.html.jinja.
+"""The HTML report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final
+
+from service.db.models import ConfirmRun, Job, RecommendationRow
+from service.recommend.verdict import ALPHA
+from service.states import TrialState
+
+if TYPE_CHECKING:
+    import jinja2
+    import plotly.graph_objects as go
+
+COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; one for each arm, then from the start again."""
+
+FIGURE_HEIGHT_PX: Final = 380
+
+
+def make_report(job: Job, row: RecommendationRow, runs: Sequence[ConfirmRun]) -> str:
+    """Return the report of a job as one HTML file, which loads nothing from elsewhere.
+
+    Args:
+        job: The job.
+        row: Its recommendation.
+        runs: Its confirmation runs.
+    """
+    from plotly.offline import get_plotlyjs
+
+    data = row.data
+    findings = data.get("findings") or {"comparisons": [], "arms": [], "pareto": [], "note": "", "pruning": ""}
+    arms = [finalist["arm"] for finalist in data["finalists"]]
+    colors = {arm: COLORS[index % len(COLORS)] for index, arm in enumerate(arms)}
+    figures = [
+        ("Learning curves of the finalists", _learning_curves(_of_finalists(runs, data["finalists"]), colors)),
+        ("Paired differences on the fresh seeds", _paired_differences(data["pairs"])),
+        ("Search: the best so far", _tuning_curves(findings["arms"], colors)),
+        ("Importance of the parameters", _importances(findings["arms"], colors)),
+        ("Loss against seconds: trials that no other beats", _pareto(findings["pareto"], colors)),
+    ]
+    weak = [item for item in findings["comparisons"] if item["p_holm"] > ALPHA]
+    return _template().render(
+        job=job,
+        data=data,
+        learned_p=data.get("learned_p"),
+        findings=findings,
+        figures=[(title, _html(figure, title)) for title, figure in figures if figure is not None],
+        significant=[item for item in findings["comparisons"] if item["p_holm"] <= ALPHA],
+        weak=weak,
+        alpha=ALPHA,
+        plotly_js=get_plotlyjs(),
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("service", "export"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = _number
+    environment.filters["json"] = _json
+    return environment.get_template("report.html.jinja")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"  # noqa: RUF001 - the dash of a table
+
+
+def _json(value: object) -> str:
+    """Return JSON as plain text, which the template then escapes as any other."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _html(figure: go.Figure, title: str) -> str:
+    """Return a figure as a piece of HTML; its id is the same each time, so that equal reports are equal files."""
+    div_id = "figure-" + "-".join(word for word in title.lower().replace(":", "").split())
+    figure.update_layout(height=FIGURE_HEIGHT_PX, template="plotly_white", margin={"l": 70, "r": 20, "t": 20, "b": 60})
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id, config={"displaylogo": False}))
+
+
+def _of_finalists(runs: Sequence[ConfirmRun], finalists: Sequence[dict[str, Any]]) -> list[ConfirmRun]:
+    """Return the runs without those of finalists before an extension, whose place others have taken."""
+    numbers = {finalist["trial"] for finalist in finalists}
+    return [run for run in runs if run.trial_number in numbers]
+
+
+def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.Figure | None:
+    """Draw the mean validation loss of each arm over its seeds, and the range of the seeds behind it."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for arm, color in colors.items():
+        points: dict[float, list[float]] = {}
+        for run in runs:
+            if run.arm == arm and run.state == TrialState.COMPLETE:
+                for step, _, val_loss, *_ in run.curve:
+                    points.setdefault(step or 0.0, []).append(val_loss or 0.0)
+        if not points:
+            continue
+        steps = sorted(points)
+        lows, highs = ([edge(points[step]) for step in steps] for edge in (min, max))
+        figure.add_scatter(
+            x=[*steps, *reversed(steps)],
+            y=[*highs, *reversed(lows)],
+            fill="toself",
+            fillcolor=color,
+            opacity=0.2,
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        figure.add_scatter(x=steps, y=[fmean(points[step]) for step in steps], name=arm, line={"color": color})
+    figure.update_layout(xaxis_title="step", yaxis_title="validation loss: mean and range of the seeds")
+    return figure if figure.data else None
+
+
+def _paired_differences(pairs: Sequence[dict[str, Any]]) -> go.Figure | None:
+    import plotly.graph_objects as go
+
+    whole = [pair for pair in pairs if pair["baseline"] is not None and pair["warpadam"] is not None]
+    if not whole:
+        return None
+    gains = [pair["baseline"] - pair["warpadam"] for pair in whole]
+    figure = go.Figure(
+        go.Bar(
+            x=[f"seed {pair['seed']}" for pair in whole],
+            y=gains,
+            marker_color=[COLORS[2] if gain > 0 else COLORS[1] for gain in gains],
+        )
+    )
+    figure.add_hline(y=0, line_color="black", line_width=1)
+    figure.add_hline(
+        y=fmean(gains),
+        line_dash="dash",
+        annotation_text="mean; above 0 the challenger is better",
+        annotation_bgcolor="rgba(255, 255, 255, 0.8)",  # legible on a bar
+    )
+    figure.update_layout(yaxis_title="baseline minus challenger")
+    return figure
+
+
+def _tuning_curves(arms: Sequence[dict[str, Any]], colors: dict[str, str]) -> go.Figure | None:
+    from plotly.subplots import make_subplots
+
+    shown = [arm for arm in arms if arm["tuning_curve"]]
+    if not shown:
+        return None
+    figure = make_subplots(cols=2, shared_yaxes=True, x_title="", horizontal_spacing=0.04)
+    for arm in shown:
+        curve, color = arm["tuning_curve"], colors[arm["arm"]]
+        for col, along in enumerate(("trials", "seconds"), start=1):
+            figure.add_scatter(
+                x=[point[along] for point in curve],
+                y=[point["best"] for point in curve],
+                name=arm["arm"],
+                legendgroup=arm["arm"],
+                showlegend=col == 1,
+                mode="lines+markers",
+                line={"color": color, "shape": "hv"},
+                row=1,
+                col=col,
+            )
+    figure.update_xaxes(title_text="trials of the arm", col=1)
+    figure.update_xaxes(title_text="seconds of training", col=2)
+    figure.update_yaxes(title_text="best cost on validation", col=1)
+    return figure
+
+
+def _importances(arms: Sequence[dict[str, Any]], colors: dict[str, str]) -> go.Figure | None:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for arm in arms:
+        items = list(arm["importances"].items())[::-1]
+        if items:
+            figure.add_bar(
+                x=[value for _, value in items],
+                y=[f"{arm['arm']}: {name}" for name, _ in items],
+                orientation="h",
+                name=arm["arm"],
+                marker_color=colors[arm["arm"]],
+            )
+    figure.update_layout(xaxis_title="share of the variance", yaxis={"automargin": True})
+    return figure if figure.data else None
+
+
+def _pareto(points: Sequence[dict[str, Any]], colors: dict[str, str]) -> go.Figure | None:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for arm, color in colors.items():
+        mine = [point for point in points if point["arm"] == arm]
+        if mine:
+            figure.add_scatter(
+                x=[point["seconds"] for point in mine],
+                y=[point["value"] for point in mine],
+                text=[f"trial {point['trial']}" for point in mine],
+                mode="markers",
+                name=arm,
+                marker={"color": color, "size": 10},
+            )
+    figure.update_layout(xaxis_title="seconds of training", yaxis_title="validation loss")
+    return figure if figure.data else None

@@ -1,0 +1,1 @@
+"""Runs one job: search, confirmation, recommendation."""
