@@ -45,16 +45,27 @@ class FieldError:
 
     Attributes:
         field: Dotted path from the top of the body, such as ``budget.steps``.
-        value: The value that was given; None where the field is missing.
-        expected: What would be right.
+        value: The value that was given; None if the field is missing.
+        message: What is wrong, as a clause that follows the field's name: ``must be at least 1``.
+        hint: What to do about it, as a sentence; None if the message says enough.
+        code: Stable name of the kind of mistake, for programs to switch on.
+
+    >>> print(FieldError("budget.steps", 0, "must be at least 1"))
+    budget.steps: must be at least 1 (got 0)
+    >>> print(FieldError("model", None, "is required", "GET /v1/models lists the models.", "missing"))
+    model: is required. GET /v1/models lists the models.
     """
 
     field: str
     value: object
-    expected: str
+    message: str
+    hint: str | None = None
+    code: str = "invalid"
 
     def __str__(self) -> str:
-        return f"{shortened(self.field)}: got {_repr.repr(self.value)}, expected {self.expected}"
+        got = "" if self.value is None else f" (got {_repr.repr(self.value)})"
+        hint = "" if self.hint is None else f". {self.hint}"
+        return f"{shortened(self.field)}: {self.message}{got}{hint}"
 
 
 class InvalidSpecError(ServiceError, ValueError):

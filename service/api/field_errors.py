@@ -55,7 +55,7 @@ def field_errors(
         error = _body_error(item, body, top) if item["loc"][0] == "body" else _parameter_error(item, parameters)
         if error.field in by_field:  # one error for each member of a union
             earlier = by_field[error.field]
-            error = replace(earlier, expected=f"{earlier.expected}, or {error.expected}")
+            error = replace(earlier, message=f"{earlier.message}, or {error.message}")
         by_field[error.field] = error
     return list(by_field.values())
 

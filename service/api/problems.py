@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -58,7 +59,9 @@ class FieldProblem(BaseModel):
 
     field: str = Field(examples=["budget.steps"])
     value: Any = Field(examples=[0])
-    expected: str = Field(examples=["greater than or equal to 1"])
+    message: str = Field(description="What is wrong.", examples=["must be greater than or equal to 1"])
+    hint: str | None = Field(None, description="What to do about it.")
+    code: str = Field("invalid", description="Stable; the kind of mistake.")
 
 
 class Problem(BaseModel):
@@ -104,7 +107,7 @@ def problem(
         "status": status,
         "detail": detail,
         "code": code,
-        "errors": [{"field": shortened(e.field), "value": _short(e.value), "expected": e.expected} for e in errors],
+        "errors": [asdict(e) | {"field": shortened(e.field), "value": _short(e.value)} for e in errors],
     }
     return ProblemResponse(document, status, headers=headers)
 

@@ -76,7 +76,7 @@ class Client:
     def extend(self, job_id: str, more: Mapping[str, Any]) -> dict[str, Any]:
         """Add trials, seeds or seconds to a job that has succeeded, and return it."""
         wrong = [
-            {"field": name, "value": value, "expected": "a finite number"}  # which JSON cannot say
+            {"field": name, "value": value, "message": "must be a finite number"}  # which JSON cannot say
             for name, value in more.items()
             if isinstance(value, float) and not math.isfinite(value)
         ]

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from service.errors import FieldError
+
 if TYPE_CHECKING:
     from service.cli.client import Client
 
@@ -39,5 +41,5 @@ def connected(url: str) -> Iterator[Client]:
     except ApiError as error:
         if not error.errors:
             raise failure(str(error)) from None
-        lines = [f"  {item['field']}: got {item['value']!r}, expected {item['expected']}" for item in error.errors]
+        lines = [f"  {FieldError(**item)}" for item in error.errors]
         raise failure("the service refused the request\n" + "\n".join(lines)) from None

@@ -129,7 +129,7 @@ def make_dataset(
         raise EntrypointError(str(error)) from error
     except InvalidSpecError as error:
         wrong = error.errors[0]
-        raise EntrypointError(f"y does not fit the task {task}: expected {wrong.expected}") from error
+        raise EntrypointError(f"y does not fit the task {task}: expected {wrong.message}") from error
 
 
 def _array(value: object, name: str) -> Any:

@@ -113,7 +113,7 @@ def test_any_json_is_a_job_or_a_problem(shared_client: TestClient, shared_db: Da
     assert 400 <= response.status_code < 500, response.text
     assert response.headers["content-type"] == PROBLEM
     assert response.json()["errors"]
-    assert all(error["field"] and error["expected"] for error in response.json()["errors"])
+    assert all(error["field"] and error["message"] for error in response.json()["errors"])
     assert count_rows(shared_db) == before
 
 

@@ -111,7 +111,7 @@ def test_a_url_that_is_none_is_refused(api: TestClient, db: Database, tmp_path: 
     (tmp_path / "lake/folder.csv").mkdir(parents=True)
     before = count_rows(db)
     document = assert_problem(by_url(api, url.format(tmp_path)), 422, "invalid_spec")
-    assert expected in document["errors"][0]["expected"]
+    assert expected in document["errors"][0]["message"]
     assert count_rows(db) == before
 
 

@@ -103,7 +103,7 @@ def test_what_cannot_be_added_is_refused(
     before = count_rows(db)
     (error,) = assert_problem(extend(client, done, **more), 422, "invalid_spec")["errors"]
     assert error["field"] == field
-    assert expected in error["expected"]
+    assert expected in error["message"]
     assert count_rows(db) == before
 
 
@@ -119,7 +119,7 @@ def test_trials_that_would_change_what_earlier_ones_were_judged_by_are_refused(
     job = submit(**parts)
     succeed(claim_job(db))
     (error,) = assert_problem(extend(client, job, trials=1), 422, "invalid_spec")["errors"]
-    assert (error["field"], "more trials may change" in error["expected"]) == ("trials", True)
+    assert (error["field"], "more trials may change" in error["message"]) == ("trials", True)
     assert extend(client, job, seeds=1).status_code == 202
 
 

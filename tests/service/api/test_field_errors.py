@@ -192,7 +192,7 @@ def test_wrong_field_is_named_with_its_value_and_what_would_be_right(
     body = put(spec(search_space={"preset": "default"}), path, wrong)
     (error,) = refused(shared_client, shared_db, body)
     assert error["field"] == field
-    assert expected in error["expected"]
+    assert expected in error["message"]
     if value is not None or wrong in (None, MISSING):
         assert error["value"] == value
 
@@ -231,4 +231,4 @@ def test_fields_beside_one_that_is_called_like_a_member_of_a_union_keep_their_na
 def test_field_of_a_union_is_named_once(shared_client: TestClient, shared_db: Database, spec: SpecMaker) -> None:
     errors = refused(shared_client, shared_db, spec(search_space={"overrides": {"lr": None}}))
     assert [error["field"] for error in errors] == ["search_space.overrides.lr"]
-    assert errors[0]["expected"] == "a valid string, or a valid boolean, or a valid integer, or a valid number"
+    assert errors[0]["message"] == "a valid string, or a valid boolean, or a valid integer, or a valid number"

@@ -95,7 +95,7 @@ def test_key_that_cannot_be_one_is_refused(
     before = count_rows(db)
     problem = assert_problem(client.post("/v1/jobs", json=spec(), headers=key(value)), 422, "invalid_spec")
     assert [error["field"] for error in problem["errors"]] == ["idempotency-key"]
-    assert expected in problem["errors"][0]["expected"]
+    assert expected in problem["errors"][0]["message"]
     assert count_rows(db) == before
 
 

@@ -164,7 +164,7 @@ def test_bad_query_names_the_parameter(
 ) -> None:
     problem = assert_problem(shared_client.get(f"/v1/jobs{path}?{query}"), 422, "invalid_spec")
     assert [error["field"] for error in problem["errors"]] == [field]
-    assert expected in problem["errors"][0]["expected"]
+    assert expected in problem["errors"][0]["message"]
 
 
 @sqlite_only

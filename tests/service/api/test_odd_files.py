@@ -73,7 +73,7 @@ def test_whole_numbers_that_floats_cannot_tell_apart_are_one(shared_client: Test
     assert dataset["columns"][0]["distinct"] == 1
     wanted = {"id": dataset["id"], "target": "id"}
     (error,) = assert_problem(shared_client.post("/v1/jobs", json=spec(dataset=wanted)), 422, "invalid_spec")["errors"]
-    assert (error["field"], error["expected"][:44]) == (
+    assert (error["field"], error["message"][:44]) == (
         "dataset.target",
         "a column with two values at least; it is the",
     )
@@ -99,7 +99,7 @@ def test_a_window_that_the_text_is_too_short_for_is_refused(
     body = spec(dataset={"id": dataset["id"]}, model=model)
     (error,) = assert_problem(shared_client.post("/v1/jobs", json=body), 422, "invalid_spec")["errors"]
     assert (error["field"], error["value"]) == ("model.context", context)
-    assert error["expected"].startswith(right)
+    assert error["message"].startswith(right)
 
 
 def not_utf8() -> Any:

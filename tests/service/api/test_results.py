@@ -274,7 +274,7 @@ def test_report_draws_the_runs_of_the_finalists_and_not_of_those_before_them(
 def test_unknown_format_is_refused(shared_client: TestClient, query: str, field: str, expected: str) -> None:
     problem = assert_problem(shared_client.get(f"/v1/jobs/job-0/export?{query}"), 422, "invalid_spec")
     assert [error["field"] for error in problem["errors"]] == [field]
-    assert expected in problem["errors"][0]["expected"]
+    assert expected in problem["errors"][0]["message"]
 
 
 @sqlite_only

@@ -103,4 +103,4 @@ def test_unknown_trial_is_not_found(client: TestClient, log: RunLog, number: int
 def test_bad_query_names_the_parameter(shared_client: TestClient, path: str, field: str, expected: str) -> None:
     problem = assert_problem(shared_client.get(f"/v1/jobs/job-0/trials{path}"), 422, "invalid_spec")
     assert [error["field"] for error in problem["errors"]] == [field]
-    assert expected in problem["errors"][0]["expected"]
+    assert expected in problem["errors"][0]["message"]

@@ -120,8 +120,8 @@ def test_an_override_that_p_cannot_follow_is_refused(
     body = spec(warm_start={"job": learned()}, search_space={"preset": "quick", "overrides": {name: value}})
     (error,) = refused(client, db, body)
     assert error["field"] == f"search_space.overrides.{name}"
-    assert expected in error["expected"]
-    assert "or no override" in error["expected"]
+    assert expected in error["message"]
+    assert "or no override" in error["message"]
 
 
 MODELS: list[tuple[dict[str, Any], str]] = [
@@ -142,14 +142,14 @@ def test_a_p_for_other_tensors_is_refused_with_their_names_and_shapes(
         body = put(body, path, value)
     (error,) = refused(client, db, body)
     assert error["field"] == "warm_start.job"
-    assert expected in error["expected"]
+    assert expected in error["message"]
 
 
 def test_a_p_of_more_layers_names_what_the_model_lacks(
     client: TestClient, db: Database, learned: Learned, spec: SpecMaker
 ) -> None:
     (error,) = refused(client, db, spec(warm_start={"job": learned((13, 8, 3, 3))}))
-    assert "4.weight is (3, 3) in P and missing in the model; 4.bias is (3,) in P and missing" in error["expected"]
+    assert "4.weight is (3, 3) in P and missing in the model; 4.bias is (3,) in P and missing" in error["message"]
 
 
 def test_a_job_that_has_no_p_to_give_is_refused(
@@ -158,7 +158,7 @@ def test_a_job_that_has_no_p_to_give_is_refused(
     def expected(job: str, **more: str) -> str:
         (error,) = refused(client, db, spec(warm_start={"job": job, **more}))
         assert error["field"] == ("warm_start.sha256" if more else "warm_start.job")
-        return str(error["expected"])
+        return str(error["message"])
 
     assert "see GET /v1/jobs" in expected("job-0")
     plain = submit()["id"]
@@ -197,7 +197,7 @@ def test_rows_that_p_was_learned_on_may_not_judge(
     source = learned()
     (error,) = refused(client, db, spec(warm_start={"job": source}, seed=1))
     assert (error["field"], error["value"]) == ("seed", 1)
-    assert error["expected"].startswith(f"0, the seed of {source}")
+    assert error["message"].startswith(f"0, the seed of {source}")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_nor_those_that_were_held_out_of_other_groups(
         return
     (error,) = refused(client, db, body)
     assert (error["field"], error["value"]) == (field, family[field.removeprefix("family.")])
-    assert error["expected"].startswith(expected)
+    assert error["message"].startswith(expected)
 
 
 def test_nor_may_subsets_of_classes_that_were_learned_on(
@@ -240,7 +240,7 @@ def test_nor_may_subsets_of_classes_that_were_learned_on(
     body = spec(warm_start={"job": source}, family={"class_subsets": {"ways": 2, "tasks": 3}})
     (error,) = refused(client, db, body)
     assert (error["field"], error["value"]) == ("family.class_subsets.tasks", 3)
-    assert error["expected"].startswith("200, ")
+    assert error["message"].startswith("200, ")
     body["family"]["class_subsets"]["tasks"] = 200
     assert client.post("/v1/jobs", json=body).status_code == 202
 
@@ -270,7 +270,7 @@ def test_nor_those_of_a_job_that_the_earlier_one_started_from(
         row = session.scalars(select(Job).where(Job.id == second)).one()
         row.spec = {**row.spec, "dataset": {"name": "iris"}, "seed": 7, "warm_start": {"job": first}}
     (error,) = refused(client, db, spec(warm_start={"job": second}, seed=7))
-    assert error["expected"].startswith(f"0, the seed of {first}")
+    assert error["message"].startswith(f"0, the seed of {first}")
     assert client.post("/v1/jobs", json=spec(warm_start={"job": second})).status_code == 202
 
 

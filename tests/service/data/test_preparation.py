@@ -98,4 +98,4 @@ def test_what_cannot_be_excluded_is_named(tmp_path: Path, exclude: list[str], fi
     with pytest.raises(InvalidSpecError) as caught:
         dataset_info(facts, DatasetSpec(id="ds-1", target="y", exclude=exclude))
     (error,) = caught.value.errors
-    assert (error.field, expected in error.expected) == (field, True), error
+    assert (error.field, expected in error.message) == (field, True), error

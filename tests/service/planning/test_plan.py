@@ -24,7 +24,7 @@ def plan(spec: SpecMaker, **parts: Any) -> JobPlan:
 def errors(spec: SpecMaker, **parts: Any) -> dict[str, tuple[object, str]]:
     with pytest.raises(InvalidSpecError) as caught:
         plan(spec, **parts)
-    return {error.field: (error.value, error.expected) for error in caught.value.errors}
+    return {error.field: (error.value, error.message) for error in caught.value.errors}
 
 
 def test_warpadam_runs_first_and_then_the_baselines(spec: SpecMaker) -> None:

@@ -210,14 +210,14 @@ def test_another_search_space_is_refused_by_the_name_of_the_parameter(
         find_earlier_trials(db, make_plan(JobSpec.model_validate(body)))
     (error,) = caught.value.errors
     assert error.field == "search.from_job"
-    assert expected in error.expected
+    assert expected in error.message
 
 
 def test_a_job_that_has_nothing_to_give_is_refused(db: Database, submit: Submit, spec: SpecMaker) -> None:
     def expected(job_id: str) -> str:
         with pytest.raises(InvalidSpecError) as caught:
             find_earlier_trials(db, make_plan(JobSpec.model_validate(spec(search={"from_job": job_id}))))
-        return caught.value.errors[0].expected
+        return caught.value.errors[0].message
 
     assert "see GET /v1/jobs" in expected("job-0")
     queued = submit()
