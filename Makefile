@@ -1,10 +1,12 @@
-# Everything a developer or a new user runs. The environment is made on first use.
+# The commands of this project. The first one that needs the environment .venv makes it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PART ?= 0/1
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 
-.PHONY: install demo test test-ray test-slow check format bench-optimizers bench-scale compose-check clean
+.PHONY: install demo test test-browser test-ray test-slow test-all check format bench-optimizers bench-scale compose-check clean
 
 install: $(STAMP)
 
@@ -16,14 +18,19 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## tune a real job on this machine and save the recommended config
 	$(BIN)/python examples/demo.py
 
-test: install
+test: install ## the quick suite: about five minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-ray: install ## the engine ray, on a real Ray
+test-browser: install ## the pages, in the chromium that is installed
+	$(BIN)/python -m pytest -m browser
+
+test-ray: install ## the engine ray, on a real Ray that listens on loopback only
 	$(BIN)/python -m pytest -m "ray and not slow"
 
-test-slow: install
-	$(BIN)/python -m pytest -m slow
+test-slow: install ## real jobs and killed processes: about an hour; PART=0/6 runs a sixth of it
+	$(BIN)/python -m pytest -m "slow and not browser" --ignore tests/docker --part $(PART)
+
+test-all: test test-browser test-ray compose-check test-slow ## everything
 
 check: install ## ruff, the format, mypy --strict
 	$(BIN)/ruff check .

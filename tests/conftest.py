@@ -1,10 +1,14 @@
-# Fixtures that every test of the service shares: both databases through one fixture, settings in a folder of the test,
-# and small specs.
+"""Fixtures that every test of the service shares, and the option ``--part``.
+
+Both databases come through one fixture, settings are in a folder of the test, specs are small.
+"""
+
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,24 @@ from service.engines.ray_session import ENVIRONMENT, OBJECT_STORE_BYTES
 from service.settings import Settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="K/N", help="Run the K-th of N parts of the selected tests; K counts from 0.")
+
+
+@pytest.hookimpl(trylast=True)  # when -m has made its choice
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("kills"):
+            item.add_marker(pytest.mark.flaky(reruns=1))  # the summary shows which test needed a second try
+    part = config.getoption("--part")
+    if part is None:
+        return
+    index, count = map(int, part.split("/"))
+    mine = [item for item in items if zlib.crc32(item.nodeid.partition("[")[0].encode()) % count == index]
+    config.hook.pytest_deselected(items=[item for item in items if item not in mine])
+    items[:] = mine
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-# The layers of the project: imports go down only, and the processes that must not pay for torch do not.
+"""Imports go one way only, and processes that do not train do not load torch."""
+
 from __future__ import annotations
 
 import ast
@@ -12,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = ("warpadam", "search_spaces", "service")
 
-# Inside the service: a room may import those to its left.
+MOST_IMPORTS = 15
+
+# Inside the service: a room may import those above it in this list.
 ROOMS = (
     {"spec"},
     {"states", "version", "settings", "errors", "artifacts"},
@@ -55,16 +58,45 @@ def test_imports_go_down_only(package: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
+
+
 def test_every_room_of_the_service_imports_only_rooms_below_it() -> None:
+    """So that there is no cycle between rooms either."""
     level = {room: index for index, rooms in enumerate(ROOMS) for room in rooms}
     for path in files("service"):
-        room = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
+        room = room_of(path)
         if room == "__init__":
             continue
         for name in imported(path):
             parts = name.split(".")
             if parts[0] == "service" and len(parts) > 1 and parts[1] != room:
                 assert level[parts[1]] < level[room], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_ledger_imports_neither_planning_nor_submission() -> None:
+    for path in files("service/ledger"):
+        wrong = [name for name in imported(path) if name.startswith(("service.planning", "service.submission"))]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def modules_of_the_service(path: Path) -> set[str]:
+    """Return the modules of the service that a file imports, at its top or anywhere else."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            is_package = (ROOT / node.module.replace(".", "/")).is_dir()
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if is_package else {node.module}
+    return {name for name in found if name.startswith("service.")}
+
+
+def test_no_module_of_the_service_imports_more_than_15_others() -> None:
+    for path in files("service"):
+        names = modules_of_the_service(path)
+        assert len(names) <= MOST_IMPORTS, f"{path.relative_to(ROOT)} imports {len(names)}: {sorted(names)}"
 
 
 @pytest.mark.parametrize(

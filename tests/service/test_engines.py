@@ -111,6 +111,7 @@ def test_the_same_spec_gives_the_same_ledger_under_either_engine(
     assert running_in_optuna(storage) == []
 
 
+@pytest.mark.kills
 def test_a_trial_that_fails_and_one_whose_process_is_killed_disturb_no_other(
     db: Database, storage: optuna.storages.RDBStorage, submit_to: SubmitTo, make_worker: MakeWorker, engine_name: str
 ) -> None:

@@ -30,6 +30,7 @@ from tests.service import faults
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
 
 pytestmark = [
+    pytest.mark.kills,
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
     pytest.mark.timeout(300),  # two workers after each other load what they need, on a machine that may be busy
 ]

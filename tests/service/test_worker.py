@@ -131,6 +131,7 @@ def test_a_trial_whose_loss_is_not_finite_is_diverged_and_optuna_learns_from_it(
         assert told[trial.number].value == (max(earlier) if earlier else NO_LOSS)
 
 
+@pytest.mark.kills
 def test_a_killed_slot_costs_one_attempt_and_the_trial_ends_as_if_nothing_had_happened(
     db: Database, storage: optuna.storages.RDBStorage, submit: Submit, make_worker: WorkerMaker
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_killed_slot_costs_one_attempt_and_the_trial_ends_as_if_nothing_had_ha
     assert retried.data == {"trial": 1, "cause": "its slot process ended with exit code -9"}
 
 
+@pytest.mark.kills
 def test_a_trial_whose_slot_is_killed_every_time_is_failed_and_the_job_goes_on(
     db: Database, storage: optuna.storages.RDBStorage, submit: Submit, make_worker: WorkerMaker
 ) -> None:

@@ -86,6 +86,7 @@ Start = Callable[..., Service]
 
 
 @pytest.mark.slow
+@pytest.mark.kills
 def test_a_job_from_the_command_line_survives_the_death_of_its_worker(
     start: Start, spec: SpecMaker, tmp_path: Path
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_job_from_the_command_line_survives_the_death_of_its_worker(
 
 
 @pytest.mark.slow
+@pytest.mark.kills
 def test_ctrl_c_in_the_middle_of_a_job_gives_it_back_and_the_next_start_finishes_it(
     start: Start, spec: SpecMaker
 ) -> None:
@@ -141,6 +143,7 @@ def test_ctrl_c_in_the_middle_of_a_job_gives_it_back_and_the_next_start_finishes
     assert [trial["attempts"] for trial in trials] == [1, 1, 1, 1]
 
 
+@pytest.mark.kills
 def test_a_worker_does_not_outlive_a_service_that_was_killed(start: Start) -> None:
     service = start()
     wait_for(service.worker)

@@ -13,6 +13,7 @@ import pytest
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
 @pytest.mark.slow
+@pytest.mark.kills
 @pytest.mark.timeout(330)
 @pytest.mark.parametrize("turn", range(10))
 def test_a_run_whose_node_is_killed_goes_on_from_its_last_checkpoint_on_another(tmp_path: Path, turn: int) -> None:
