@@ -1,6 +1,11 @@
-# The names that users import. Loads neither torch nor Optuna: the API process checks spaces and overrides without them,
-# and search_spaces.to_optuna is imported by its full name.
-"""What can be tuned: search spaces with conditions, presets, overrides, and optimizer configurations from values."""
+"""What can be tuned: search spaces, presets, overrides, and optimizer configurations made from values.
+
+A :class:`SearchSpace` is a list of parameters, some of which exist only under a condition. A preset is a ready-made
+space; ``apply_overrides`` changes it as a user asks; ``warpadam_config`` turns sampled values into a configuration.
+
+The package loads neither torch nor Optuna, because the API process checks spaces without them. Import
+``search_spaces.to_optuna`` by its full name.
+"""
 
 from __future__ import annotations
 

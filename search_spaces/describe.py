@@ -1,6 +1,7 @@
-# A space as plain JSON, for whoever lists the presets or draws a form. The other direction does not exist: users name a
-# preset and override it.
-"""Descriptions of search spaces."""
+"""Describes a search space as plain JSON, for lists of presets and for forms.
+
+There is no way back from JSON to a space: users name a preset and override it.
+"""
 
 from __future__ import annotations
 

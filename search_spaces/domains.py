@@ -1,6 +1,8 @@
-# The three kinds of values a parameter can take, checked when they are made. They know no sampler and no optimizer;
-# which parameter has which domain is in space.py.
-"""Domains of parameters: a range of numbers, a range of whole numbers, or a choice."""
+"""Domains: the values that a parameter can take.
+
+There are three: a range of real numbers, a range of whole numbers, and a choice from a few values. Each is checked when
+it is made. ``space.py`` says which parameter has which domain; ``to_optuna.py`` samples from them.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ from typing import Final, TypeAlias, TypeGuard
 from search_spaces.errors import SearchSpaceError
 
 Scalar: TypeAlias = str | int | float | bool
-"""One value of a parameter: what JSON and every sampler can hold."""
+"""One value of a parameter: a type that JSON and every sampler can hold."""
 
 MAX_WHOLE: Final = 2**53
-"""Largest whole number that a sampler, which counts in float64, can still tell from its neighbours."""
+"""Largest whole number. Samplers compute in float64, which cannot tell larger ones from their neighbours."""
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Tell whether ``value`` is a finite number; a bool is none.
+    """Tell whether ``value`` is a finite number. A bool does not count as a number.
 
     >>> is_number(0.5), is_number(True), is_number(float("nan"))
     (True, False, False)
@@ -29,7 +31,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Tell whether ``value`` is an int that a sampler can hold; a bool is none."""
+    """Tell whether ``value`` is an int that a sampler can hold. A bool does not count as an int."""
     return isinstance(value, int) and is_number(value)
 
 
@@ -62,7 +64,7 @@ class Float:
         for end in ("low", "high"):
             value = getattr(self, end)
             if not is_number(value):
-                raise SearchSpaceError(end, value, "a finite number")
+                raise SearchSpaceError(end, value, "must be a finite number")
             object.__setattr__(self, end, float(value))
         _check_range(self)
 
@@ -79,7 +81,7 @@ class Float:
         return is_number(value) and self.low <= value <= self.high
 
     def nearest(self, value: Scalar) -> float:
-        """Return the value of the domain that is nearest to ``value``; ``low`` if that is not a number."""
+        """Return the value of the range that is nearest to ``value``; ``low`` if ``value`` is not a number."""
         return float(min(max(value, self.low), self.high)) if is_number(value) else self.low
 
 
@@ -106,7 +108,7 @@ class Int:
     def __post_init__(self) -> None:
         for end in ("low", "high"):
             if not is_whole(getattr(self, end)):
-                raise SearchSpaceError(end, getattr(self, end), "a whole number of at most 2**53")
+                raise SearchSpaceError(end, getattr(self, end), "must be a whole number of at most 2**53")
         _check_range(self)
 
     def __str__(self) -> str:
@@ -122,20 +124,20 @@ class Int:
         return is_whole(value) and self.low <= value <= self.high
 
     def nearest(self, value: Scalar) -> int:
-        """Return the value of the domain that is nearest to ``value``; ``low`` if that is not a number."""
+        """Return the value of the range that is nearest to ``value``; ``low`` if ``value`` is not a number."""
         return round(min(max(value, self.low), self.high)) if is_number(value) else self.low
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A few values to choose from, in no particular order; one value alone is a fixed value.
+    """A few values to choose from. Their order has no meaning; a single value is fixed.
 
     Attributes:
         values: The values, all different.
 
     Raises:
-        SearchSpaceError: No value, two equal values (1 and 1.0 and True are equal), or one that is neither text, a bool
-            nor a finite number.
+        SearchSpaceError: There is no value, two values are equal (1, 1.0 and True are), or a value is not text, a bool
+            or a finite number.
 
     >>> Choice(values=(0.9, 0.95)).nearest(1.0)
     0.95
@@ -147,24 +149,24 @@ class Choice:
         object.__setattr__(self, "values", _as_tuple(self.values))
         for position, value in enumerate(self.values):
             if not is_scalar(value):
-                raise SearchSpaceError(f"[{position}]", value, "text, true, false or a finite number")
+                raise SearchSpaceError(f"[{position}]", value, "must be text, true, false or a finite number")
             if value in self.values[:position]:
-                raise SearchSpaceError(f"[{position}]", value, "each value once")
+                raise SearchSpaceError(f"[{position}]", value, "repeats a value; each may occur once")
 
     def __str__(self) -> str:
         return f"one of {', '.join(map(str, self.values))}" if len(self.values) > 1 else f"{self.values[0]}"
 
     @property
     def largest(self) -> float | None:
-        """The largest number among the values, None if there is none."""
+        """The largest number among the values; None if no value is a number."""
         return max((float(value) for value in self.values if is_number(value)), default=None)
 
     def contains(self, value: object) -> bool:
-        """Tell whether ``value`` is one of the values; an int may stand for an equal float, as JSON writes it."""
+        """Tell whether ``value`` is one of the values. An int matches an equal float, because JSON may write it so."""
         return any(_is_same(value, own) for own in self.values)
 
     def nearest(self, value: Scalar) -> Scalar:
-        """Return the value itself if it is here, else the nearest number, else the first value."""
+        """Return ``value`` if it is one of the values, else the nearest number, else the first value."""
         if self.contains(value):
             return next(own for own in self.values if _is_same(value, own))
         numbers = [own for own in self.values if is_number(own)]
@@ -172,22 +174,24 @@ class Choice:
 
 
 Domain: TypeAlias = Float | Int | Choice
-"""What a parameter can be."""
+"""Any of the three."""
 
 
 def _as_tuple(values: object) -> tuple[object, ...]:
     if not isinstance(values, tuple | list) or not values:
-        raise SearchSpaceError("values", values, "a tuple of at least one value")
+        raise SearchSpaceError("values", values, "must be a tuple of at least one value")
     return tuple(values)
 
 
 def _check_range(range_: Float | Int) -> None:
     if not isinstance(range_.log, bool):
-        raise SearchSpaceError("log", range_.log, "true or false")
+        raise SearchSpaceError("log", range_.log, "must be true or false")
     if range_.low > range_.high:
-        raise SearchSpaceError("low", range_.low, f"at most the high end, {range_.high:g}")
+        raise SearchSpaceError("low", range_.low, f"must be at most the high end, {range_.high:g}")
     if range_.log and range_.low <= 0:
-        raise SearchSpaceError("low", range_.low, "a number > 0, as the range is logarithmic (or log: false)")
+        raise SearchSpaceError(
+            "low", range_.low, "must be above 0 in a logarithmic range", "Raise it, or set log: false."
+        )
 
 
 def _is_same(value: object, own: Scalar) -> bool:

@@ -1,13 +1,14 @@
-# One override becomes one domain: a scalar is fixed, a list is a choice, low and high are a range. Knows what is legal
-# for a parameter, not what it does to the rest of the space: that is overrides.py.
-"""The forms in which a user overrides one parameter."""
+"""Reads the override of one parameter: a scalar fixes it, a list is a choice, ``low`` and ``high`` are a range.
+
+This file checks that the values are legal for the parameter. ``overrides.py`` applies them to the whole space.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from search_spaces.domains import Choice, Domain, Float, Int, Scalar, is_scalar
-from search_spaces.errors import SearchSpaceError, one_of
+from search_spaces.errors import SearchSpaceError, must_be_one_of, unknown_name
 from warpadam.config import LIMITS
 
 _RANGE_KEYS = ("low", "high", "log")
@@ -17,13 +18,13 @@ def domain_from(name: str, override: object, own: Domain | None) -> Domain:
     """Return the domain that ``override`` gives to a parameter.
 
     Args:
-        name: Name of the parameter. If it is one of WarpAdam's numbers, its values must be legal there; if not, they
-            must lie within ``own``.
+        name: Name of the parameter. The values must be legal for WarpAdam if it has a number of this name, and must lie
+            within ``own`` otherwise.
         override: A scalar, a list of scalars, or ``{"low": .., "high": .., "log": ..}``.
         own: The domain that the parameter has so far; None if the space does not have it.
 
     Raises:
-        SearchSpaceError: Another form, or a value that is not legal.
+        SearchSpaceError: The override has another form, or a value that is not legal.
 
     >>> domain_from("p_lr", {"low": 0.01, "high": 0.2}, Float(low=0.001, high=0.1, log=True))
     Float(low=0.01, high=0.2, log=True)
@@ -42,22 +43,27 @@ def domain_from(name: str, override: object, own: Domain | None) -> Domain:
 
 
 def names_from(name: str, override: object, known: Sequence[str]) -> tuple[str, ...]:
-    """Return the names that ``override``, a name or a list of names, gives to a category.
+    """Return the names in ``override``, which is a name or a list of names.
+
+    Args:
+        name: What is overridden, for instance ``structure``.
+        override: A name, or a list of names.
+        known: The legal names.
 
     Raises:
-        SearchSpaceError: A range, an empty list, a repeated or an unknown name.
+        SearchSpaceError: The override is a range or an empty list, or has a repeated or unknown name.
 
     >>> names_from("structure", ["full", "diagonal"], ["diagonal", "full"])
     ('full', 'diagonal')
     """
     if isinstance(override, Mapping):
-        raise SearchSpaceError(name, override, f"a name or a list of names, as {name} has no range")
+        raise SearchSpaceError(name, override, "must be a name or a list of names: it has no range")
     names: list[str] = []
     for path, value in _items(name, override):
         if not isinstance(value, str) or value not in known:
-            raise SearchSpaceError(path, value, one_of(value, known))
+            raise SearchSpaceError(path, value, *must_be_one_of(value, known))
         if value in names:
-            raise SearchSpaceError(path, value, "each name once")
+            raise SearchSpaceError(path, value, "repeats a name; each may occur once")
         names.append(str(value))
     return tuple(names)
 
@@ -66,19 +72,21 @@ def _items(name: str, override: object) -> list[tuple[str, object]]:
     if not isinstance(override, list | tuple):
         return [(name, override)]
     if not override:
-        raise SearchSpaceError(name, override, "at least one value")
+        raise SearchSpaceError(name, override, "must have at least one value")
     return [(f"{name}[{position}]", value) for position, value in enumerate(override)]
 
 
 def _range(name: str, override: Mapping[object, object], own: Domain | None) -> Domain:
     for key, value in override.items():
         if key not in _RANGE_KEYS:
-            raise SearchSpaceError(str(key), value, f"the key to be {one_of(key, _RANGE_KEYS)}")
+            raise SearchSpaceError(str(key), value, *unknown_name(key, _RANGE_KEYS))
     for end in ("low", "high"):
         if end not in override:
-            raise SearchSpaceError(end, None, "both ends of the range")
+            raise SearchSpaceError(end, None, "is required", "A range has both ends, low and high.")
     if name not in LIMITS and not isinstance(own, Float | Int):
-        raise SearchSpaceError("low", override["low"], f"a value or a list of values, as {name} has no range")
+        raise SearchSpaceError(
+            "low", override["low"], f"is not allowed: {name} has no range", "Give a value or a list."
+        )
     log = override.get("log", own.log if isinstance(own, Float | Int) else False)
     low, high = (_legal(name, override[end], own, end) for end in ("low", "high"))
     kind: type[Float | Int] = Int if _is_whole(name, own) else Float
@@ -87,13 +95,13 @@ def _range(name: str, override: Mapping[object, object], own: Domain | None) -> 
 
 def _legal(name: str, value: object, own: Domain | None, path: str) -> Scalar:
     if name in LIMITS:
-        legal, expected = LIMITS[name].allows(value), str(LIMITS[name])
+        legal, right = LIMITS[name].allows(value), str(LIMITS[name])
     else:
-        legal, expected = own is None or own.contains(value), str(own)
+        legal, right = own is None or own.contains(value), str(own)
     if not legal:
-        raise SearchSpaceError(path, value, expected)
+        raise SearchSpaceError(path, value, f"must be {right}")
     if not is_scalar(value):
-        raise SearchSpaceError(path, value, "a whole number of at most 2**53")
+        raise SearchSpaceError(path, value, "must be a whole number of at most 2**53")
     is_real = name in LIMITS and not LIMITS[name].whole
     return float(value) if is_real else value
 

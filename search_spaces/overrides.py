@@ -1,7 +1,8 @@
-# What a user may change in a space: fix a parameter, narrow or widen it, add one of WarpAdam's numbers, or wish for a
-# structure, a placement or a learner. Rules only; how one value is read is in override_domains.py, which strategies fit
-# a wish in strategies.py.
-"""Overrides of a search space by its user."""
+"""Applies a user's overrides to a search space.
+
+A user may fix a parameter, narrow or widen its range, add another of WarpAdam's numbers, or ask for a structure, a
+placement or a learner. ``override_domains.py`` reads one override; ``strategies.py`` finds the strategies that fit.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from search_spaces.domains import Choice, Scalar
-from search_spaces.errors import SearchSpaceError, one_of
+from search_spaces.errors import SearchSpaceError, unknown_name
 from search_spaces.override_domains import domain_from, names_from
 from search_spaces.space import Parameter, SearchSpace
 from search_spaces.strategies import (
@@ -26,24 +27,27 @@ from warpadam.config import LIMITS, STRATEGIES, WarpAdamConfig
 
 
 def apply_overrides(space: SearchSpace, overrides: Mapping[str, object]) -> SearchSpace:
-    """Return ``space`` as its user wants it.
+    """Return ``space`` with a user's overrides.
 
     Args:
-        space: A preset, or any other space. Without a parameter ``strategy`` it is a baseline's: only its own
-            parameters and Adam's numbers can be overridden.
-        overrides: By name, a scalar (fixes it), a list of scalars (a choice) or
-            ``{"low": .., "high": .., "log": ..}`` (a range; ``log`` defaults to the parameter's own). A name is a
-            parameter of the space, another number of :data:`warpadam.config.LIMITS`, which is then added, or
-            ``structure``, ``placement`` or ``learner``, which take a name or a list of names and filter the strategies.
-            Values may lie outside of the space's range, never outside of what the optimizer allows.
+        space: A preset, or any other space. A space without a parameter ``strategy`` belongs to a baseline: only its
+            own parameters and Adam's numbers can be overridden.
+        overrides: By name, a scalar (fixes the parameter), a list of scalars (a choice) or
+            ``{"low": .., "high": .., "log": ..}`` (a range; ``log`` defaults to the parameter's own). A name is one of:
+
+            - a parameter of the space;
+            - another number of :data:`warpadam.config.LIMITS`, which is then added;
+            - ``structure``, ``placement`` or ``learner``. They take a name or a list of names and select strategies.
+
+            Values may lie outside the range of the space, but not outside what the optimizer allows.
 
     Returns:
-        A space of the same name. Parameters that no strategy uses any more are gone. First trials of a strategy that is
-        gone are dropped; the others take the nearest legal values.
+        A space of the same name, without the parameters that no remaining strategy uses. First trials of a removed
+        strategy are dropped; the others take the nearest legal values.
 
     Raises:
-        SearchSpaceError: An unknown name, a value that is not legal, wishes that no legal combination fits, or an
-            override of a parameter that could never be active.
+        SearchSpaceError: A name is unknown, a value is not legal, no strategy has the requested parts, or an overridden
+            parameter could never be active.
 
     >>> from search_spaces import get_preset
     >>> space = apply_overrides(get_preset("default"), {"structure": "low_rank", "rank": [2, 8], "lr": 0.01})
@@ -65,11 +69,11 @@ def _check_names(space: SearchSpace, overrides: Mapping[str, object]) -> None:
     known = dict.fromkeys((*space.names, *adds))
     for name, value in overrides.items():
         if name not in known:
-            raise SearchSpaceError(str(name), value, f"the name to be {one_of(name, known)}")
+            raise SearchSpaceError(str(name), value, *unknown_name(name, known))
 
 
 def _with_strategies(space: SearchSpace, overrides: Mapping[str, object]) -> list[Parameter]:
-    """Give ``strategy`` the values that fit the overrides, and new values to the parameters they use."""
+    """Limit ``strategy`` to what fits the overrides; let conditional parameters exist under the added strategies."""
     before = _strategies(list(space))
     after = _wished_strategies(before, overrides)
     new = [strategy for strategy in after if strategy not in before]
@@ -95,12 +99,12 @@ def _wished_strategies(before: tuple[str, ...], overrides: Mapping[str, object])
     fitting = tuple(name for name in named if not wishes or name in choose_strategies(named, wishes))
     if not fitting:
         wished = ", ".join(f"{facet}={'|'.join(names)}" for facet, names in wishes.items())
-        raise SearchSpaceError(STRATEGY, overrides[STRATEGY], f"strategies that go with {wished}")
+        raise SearchSpaceError(STRATEGY, overrides[STRATEGY], f"does not fit {wished}")
     return fitting
 
 
 def _with_domains(parameters: Sequence[Parameter], numbers: Mapping[str, object]) -> list[Parameter]:
-    """Replace the domains of the overridden parameters; add those that are not there yet."""
+    """Replace the domains of the overridden parameters; add the parameters that the space lacks."""
     own = {parameter.name: parameter for parameter in parameters}
     for name, override in numbers.items():
         domain = domain_from(name, override, own[name].domain if name in own else None)
@@ -112,7 +116,7 @@ def _with_domains(parameters: Sequence[Parameter], numbers: Mapping[str, object]
 
 
 def _without_orphans(parameters: Sequence[Parameter], numbers: Mapping[str, object]) -> tuple[Parameter, ...]:
-    """Cut conditions to the values that their parents still have; drop the parameters left without one."""
+    """Cut each condition to the values that its parent still has; drop parameters whose condition is left empty."""
     kept: dict[str, Parameter] = {}
     for parameter in parameters:
         narrowed = _narrowed(parameter, kept)
@@ -134,7 +138,7 @@ def _narrowed(parameter: Parameter, kept: Mapping[str, Parameter]) -> Parameter 
 def _never_active(parameter: Parameter, value: object, kept: Mapping[str, Parameter]) -> SearchSpaceError:
     if parameter.when is not None and parameter.when.parent == STRATEGY and parameter.name in USED_BY:
         return never_used(parameter.name, value, _strategies(list(kept.values())))
-    return SearchSpaceError(parameter.name, value, f"no value, as it needs that {parameter.when}")
+    return SearchSpaceError(parameter.name, value, f"is never used here: it needs that {parameter.when}")
 
 
 def _strategies(parameters: Sequence[Parameter]) -> tuple[str, ...]:
@@ -143,7 +147,7 @@ def _strategies(parameters: Sequence[Parameter]) -> tuple[str, ...]:
 
 
 def _refit(space: SearchSpace, trials: Sequence[Mapping[str, Scalar]]) -> tuple[dict[str, Scalar], ...]:
-    """Carry first trials over to a narrower space, without repeating one."""
+    """Carry first trials over to a changed space, without duplicates."""
     fitted: list[dict[str, Scalar]] = []
     for trial in trials:
         values = _refit_one(space, trial)
@@ -166,7 +170,7 @@ def _refit_one(space: SearchSpace, trial: Mapping[str, Scalar]) -> dict[str, Sca
 
 
 def _default(name: str) -> Scalar:
-    """Return the optimizer's own default; nothing, to which no number is near, for what it does not know."""
+    """Return the optimizer's default; for a name it does not know the empty text, which is near no number."""
     defaults = WarpAdamConfig().to_dict()
     defaults["beta1"], defaults["beta2"] = defaults.pop("betas")
     value: Scalar = defaults.get(name, "")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from search_spaces.domains import Choice, Domain, Float, Int, Scalar
-from search_spaces.errors import SearchSpaceError, one_of
+from search_spaces.errors import SearchSpaceError, must_be_one_of
 from search_spaces.space import Parameter, SearchSpace
 from search_spaces.strategies import STRATEGY, strategy_parameter
 
@@ -222,5 +222,5 @@ def get_preset(name: str) -> SearchSpace:
     ('lr', 'beta1', 'beta2', 'weight_decay')
     """
     if name not in PRESETS:
-        raise SearchSpaceError("preset", name, one_of(name, PRESETS))
+        raise SearchSpaceError("preset", name, *must_be_one_of(name, PRESETS))
     return PRESETS[name]

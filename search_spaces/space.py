@@ -1,6 +1,9 @@
-# Parameters, the condition under which one exists, and the space they form. Immutable and checked as a whole, so that
-# whoever holds a SearchSpace needs no further check; the kinds of values are in domains.py.
-"""A search space with conditional parameters, bound to no tuning library."""
+"""A search space: parameters, some of which exist only while a parent has certain values.
+
+For example ``rank`` exists only while ``strategy`` is one with a low-rank structure. A space is checked as a whole when
+it is made and cannot change afterwards, so code that is given a :class:`SearchSpace` need not check it again. It does
+not depend on any tuning library; ``to_optuna.py`` connects it to one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from functools import partial
 from types import MappingProxyType
 
 from search_spaces.domains import Choice, Domain, Float, Int, Scalar
-from search_spaces.errors import SearchSpaceError, one_of
+from search_spaces.errors import SearchSpaceError, must_be_one_of, unknown_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,7 @@ class Condition:
         return f"{self.parent} is {' or '.join(map(str, self.values))}"
 
     def holds(self, values: Mapping[str, Scalar]) -> bool:
-        """Tell whether ``values`` has the parent at one of the values."""
+        """Tell whether the parent has one of the values in ``values``."""
         return self.parent in values and values[self.parent] in self.values
 
 
@@ -43,7 +46,7 @@ class Parameter:
     Attributes:
         name: Name of the parameter, as the optimizer calls it.
         domain: The values it can take.
-        when: The condition under which it exists; None is always.
+        when: The condition under which it exists; None if it always exists.
 
     >>> Parameter(name="lr", domain=Float(low=0.001, high=0.1, log=True)).is_active({})
     True
@@ -55,27 +58,28 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise SearchSpaceError("name", self.name, "a name")
+            raise SearchSpaceError("name", self.name, "must not be empty")
         if not isinstance(self.domain, Float | Int | Choice):
-            raise SearchSpaceError(f"{self.name}.domain", self.domain, "a Float, an Int or a Choice")
+            raise SearchSpaceError(f"{self.name}.domain", self.domain, "must be a Float, an Int or a Choice")
 
     def is_active(self, values: Mapping[str, Scalar]) -> bool:
-        """Tell whether the parameter exists beside ``values``, which hold the active parameters before it."""
+        """Tell whether the parameter exists, given ``values`` of the active parameters before it."""
         return self.when is None or self.when.holds(values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """Parameters in an order where parents come before their children, and points worth trying first.
+    """Parameters, parents before their children, and points worth trying first.
 
     Attributes:
         name: Name of the space.
-        parameters: The parameters, sorted when the space is made.
-        first_trials: Full, valid assignments to try before any sampling, best first.
+        parameters: The parameters; they are sorted when the space is made.
+        first_trials: Complete, valid assignments to try before any sampling, best first.
 
     Raises:
-        SearchSpaceError: Two parameters of one name, a condition on an unknown parent, on one that is no choice or on a
-            value it does not have, a circle of conditions, or a first trial that :meth:`check` refuses.
+        SearchSpaceError: Two parameters have one name; a condition names an unknown parent, a parent that is not a
+            choice, or a value that the parent does not have; conditions form a circle; or :meth:`check` refuses a
+            first trial.
 
     >>> rank = Parameter(name="rank", domain=Int(low=1, high=8), when=Condition(parent="low_rank", values=(True,)))
     >>> low_rank = Parameter(name="low_rank", domain=Choice(values=(True, False)))
@@ -121,7 +125,7 @@ class SearchSpace:
         for parameter in self.parameters:
             if parameter.name == name:
                 return parameter
-        raise SearchSpaceError("name", name, one_of(name, self.names))
+        raise SearchSpaceError("name", name, *must_be_one_of(name, self.names))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,7 +133,7 @@ class SearchSpace:
         return tuple(parameter.name for parameter in self.parameters)
 
     def some_values(self) -> dict[str, Scalar]:
-        """Return a legal assignment: the first of the first trials, or else the first or lowest value of everything."""
+        """Return a legal assignment: the first of ``first_trials``, or the first or lowest value of each parameter."""
         if self.first_trials:
             return dict(self.first_trials[0])
         values: dict[str, Scalar] = {}
@@ -140,7 +144,7 @@ class SearchSpace:
         return values
 
     def active(self, values: Mapping[str, Scalar]) -> tuple[Parameter, ...]:
-        """Return the parameters that exist under ``values``, parents first; a missing parent has no children."""
+        """Return the parameters that exist under ``values``, parents first; no value, no children."""
         found: dict[str, Parameter] = {}
         for parameter in self.parameters:
             if parameter.is_active({name: values[name] for name in found if name in values}):
@@ -148,25 +152,25 @@ class SearchSpace:
         return tuple(found.values())
 
     def check(self, values: Mapping[str, Scalar]) -> None:
-        """Check that ``values`` has a legal value for every active parameter and nothing else.
+        """Check that ``values`` has a legal value for every active parameter, and nothing else.
 
         Raises:
             SearchSpaceError: Its ``path`` is the name of the first parameter that is wrong.
         """
         for name in values:
             if name not in self:
-                raise SearchSpaceError(name, values[name], f"the name to be {one_of(name, self.names)}")
+                raise SearchSpaceError(name, values[name], *unknown_name(name, self.names))
         active = self.active(values)
         for parameter in self.parameters:
             value = values.get(parameter.name)
             if parameter in active:
                 if not parameter.domain.contains(value):
-                    raise SearchSpaceError(parameter.name, value, str(parameter.domain))
+                    raise SearchSpaceError(parameter.name, value, f"must be {parameter.domain}")
             elif parameter.name in values:
-                raise SearchSpaceError(parameter.name, value, f"no value unless {parameter.when}")
+                raise SearchSpaceError(parameter.name, value, f"is only used when {parameter.when}")
 
     def largest(self, name: str) -> float | None:
-        """Return the largest number that a parameter can take; None if it is not here or is no number."""
+        """Return the largest number that a parameter can take; None if it is missing or takes no numbers."""
         return self[name].domain.largest if name in self else None
 
 
@@ -174,7 +178,7 @@ def _by_name(parameters: Sequence[Parameter]) -> dict[str, Parameter]:
     by_name: dict[str, Parameter] = {}
     for parameter in parameters:
         if parameter.name in by_name:
-            raise SearchSpaceError("parameters", parameter.name, "each name once")
+            raise SearchSpaceError("parameters", parameter.name, "repeats a name; each may occur once")
         by_name[parameter.name] = parameter
     return by_name
 
@@ -183,12 +187,14 @@ def _check_condition(parameter: Parameter, by_name: Mapping[str, Parameter]) -> 
     if (when := parameter.when) is None:
         return
     if when.parent not in by_name:
-        raise SearchSpaceError(f"{parameter.name}.when.parent", when.parent, one_of(when.parent, by_name))
+        raise SearchSpaceError(f"{parameter.name}.when.parent", when.parent, *must_be_one_of(when.parent, by_name))
     domain = by_name[when.parent].domain
     if not isinstance(domain, Choice):
-        raise SearchSpaceError(f"{parameter.name}.when.parent", when.parent, f"a choice, not {domain}")
+        raise SearchSpaceError(f"{parameter.name}.when.parent", when.parent, f"must be a choice, not {domain}")
     if not when.values or not all(domain.contains(value) for value in when.values):
-        raise SearchSpaceError(f"{parameter.name}.when.values", when.values, f"values of {when.parent}: {domain}")
+        raise SearchSpaceError(
+            f"{parameter.name}.when.values", when.values, f"must be values of {when.parent}, which is {domain}"
+        )
 
 
 def _parents_first(by_name: Mapping[str, Parameter]) -> tuple[Parameter, ...]:
@@ -196,7 +202,7 @@ def _parents_first(by_name: Mapping[str, Parameter]) -> tuple[Parameter, ...]:
 
     def place(parameter: Parameter, below: tuple[str, ...]) -> None:
         if parameter.name in below:
-            raise SearchSpaceError(f"{parameter.name}.when.parent", below[-1], "no circle of conditions")
+            raise SearchSpaceError(f"{parameter.name}.when.parent", below[-1], "closes a circle of conditions")
         if parameter.when is not None:
             place(by_name[parameter.when.parent], (*below, parameter.name))
         ordered[parameter.name] = parameter

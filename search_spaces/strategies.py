@@ -1,6 +1,8 @@
-# Which of WarpAdam's numbers mean anything under which strategy, and which strategies a wish for a structure, a
-# placement or a learner leaves. The legal combinations themselves are in warpadam/config.py.
-"""Strategies as values of one parameter, and the parameters that depend on it."""
+"""The parameter ``strategy``: which numbers each strategy uses, and which strategies fit a request.
+
+A space holds structure, placement and learner as one parameter, for instance ``kronecker/pre/whitening``, because not
+every combination is legal. ``warpadam/config.py`` has the table of legal ones.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from itertools import product
 from typing import Final
 
 from search_spaces.domains import Domain
-from search_spaces.errors import SearchSpaceError, one_of
+from search_spaces.errors import SearchSpaceError, must_be_one_of
 from search_spaces.space import Condition, Parameter
 from warpadam.config import STRATEGIES, Learner, Placement, Strategy, Structure
 
@@ -24,7 +26,7 @@ FACETS: Final[Mapping[str, tuple[str, ...]]] = {
 """The three parts of a strategy and their values."""
 
 ALWAYS_USED: Final = frozenset({"lr", "beta1", "beta2", "eps", "weight_decay"})
-"""Adam's own numbers: every strategy uses them, and so does the plain AdamW."""
+"""Adam's own numbers. Every strategy uses them, and so does plain AdamW."""
 
 _LEARNING: Final = tuple(str(learner) for learner in Learner if learner is not Learner.FROZEN)
 
@@ -37,7 +39,7 @@ USED_BY: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "p_decay": ("learner", _LEARNING),
     "cov_beta": ("learner", (Learner.ROTATION.value, Learner.WHITENING.value)),
 }
-"""The numbers of P, each with the part of a strategy that decides whether it is used, and the values that use it."""
+"""For each number of P: the part of a strategy that decides whether it is used, and the values of that part."""
 
 _BY_NAME: Final[Mapping[str, Strategy]] = {str(strategy): strategy for strategy in STRATEGIES}
 
@@ -46,18 +48,18 @@ def parse_strategy(text: object) -> Strategy:
     """Return the strategy that ``text`` names.
 
     Raises:
-        SearchSpaceError: It names no legal combination.
+        SearchSpaceError: It does not name a legal combination.
 
     >>> parse_strategy("kronecker/sandwich/rotation").learner
     <Learner.ROTATION: 'rotation'>
     """
     if not isinstance(text, str) or text not in _BY_NAME:
-        raise SearchSpaceError(STRATEGY, text, one_of(text, _BY_NAME))
+        raise SearchSpaceError(STRATEGY, text, *must_be_one_of(text, _BY_NAME))
     return _BY_NAME[text]
 
 
 def is_used(name: str, strategy: str) -> bool:
-    """Tell whether WarpAdam's number ``name`` changes anything under ``strategy``.
+    """Tell whether WarpAdam's number ``name`` has an effect under ``strategy``.
 
     >>> is_used("rank", "low_rank/pre/hypergradient"), is_used("rank", "diagonal/pre/hypergradient")
     (True, False)
@@ -69,7 +71,7 @@ def is_used(name: str, strategy: str) -> bool:
 
 
 def strategy_parameter(name: str, domain: Domain, strategies: Sequence[str]) -> Parameter:
-    """Return the parameter of WarpAdam's number ``name``, which exists under those of ``strategies`` that use it.
+    """Return a parameter for WarpAdam's number ``name`` that exists only under the strategies that use it.
 
     >>> from search_spaces.domains import Int
     >>> print(strategy_parameter("rank", Int(low=1, high=8), ["full/pre/hypergradient", "low_rank/pre/frozen"]).when)
@@ -82,25 +84,24 @@ def strategy_parameter(name: str, domain: Domain, strategies: Sequence[str]) -> 
 
 
 def never_used(name: str, value: object, strategies: Iterable[str]) -> SearchSpaceError:
-    """Return the error for a value of WarpAdam's number ``name``, which none of ``strategies`` uses."""
+    """Return the error for a value of a number that none of ``strategies`` uses."""
     facet, values = USED_BY[name]
     here = ", ".join(dict.fromkeys(getattr(_BY_NAME[strategy], facet) for strategy in strategies))
-    return SearchSpaceError(name, value, f"no value unless {facet} is {' or '.join(values)}; here it is {here}")
+    return SearchSpaceError(name, value, f"is only used when {facet} is {' or '.join(values)}; here it is {here}")
 
 
 def choose_strategies(current: Sequence[str], wishes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the strategies that fit what is wished for.
+    """Return the strategies that fit the requested parts.
 
-    Each wished combination takes the fitting strategies of ``current``; if there are none, those of the whole table of
-    legal ones, without ``frozen`` unless the learner is wished for. So a list never loses one of its values silently to
-    a preset that happens to lack it.
+    Each requested combination selects from ``current``. If nothing there fits, it selects from all legal strategies,
+    without ``frozen`` unless a learner is requested. So a requested value is not lost because a preset lacks it.
 
     Args:
         current: The strategies of the space.
-        wishes: Wished values of ``structure``, ``placement`` and ``learner``; each of them may be missing.
+        wishes: Requested values of ``structure``, ``placement`` and ``learner``; each may be missing.
 
     Raises:
-        SearchSpaceError: No legal combination fits.
+        SearchSpaceError: No legal strategy fits.
 
     >>> choose_strategies(["diagonal/sandwich/hypergradient"], {"structure": ["full"], "placement": ["post"]})
     ('full/post/hypergradient',)
@@ -127,4 +128,6 @@ def _no_combination(wishes: Mapping[str, Sequence[str]]) -> SearchSpaceError:
     fitting = [name for value in wishes[facet] for name in _fitting(_BY_NAME, {facet: value})]
     others = ", ".join(f"{other}={'|'.join(values)}" for other, values in wishes.items() if other != facet)
     given = "|".join(wishes[facet])
-    return SearchSpaceError(facet, given, f"a value that goes with {others}; {facet}={given} fits {', '.join(fitting)}")
+    return SearchSpaceError(
+        facet, given, f"does not fit {others}", f"The strategies with {facet}={given} are {', '.join(fitting)}."
+    )

@@ -1,6 +1,8 @@
-# From the flat values of a search space to what an optimizer takes: `strategy` splits in three, beta1 and beta2 join.
-# Loads no torch; the ranges are those of warpadam/config.py, for the baseline as well.
-"""Optimizer configurations from the values of a search space."""
+"""Turns the flat values of a search space into the configuration of an optimizer.
+
+``strategy`` is split into structure, placement and learner; ``beta1`` and ``beta2`` become ``betas``. The ranges of
+``warpadam/config.py`` hold for AdamW too. No torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from search_spaces.domains import Scalar
-from search_spaces.errors import SearchSpaceError, one_of
+from search_spaces.errors import SearchSpaceError, unknown_name
 from search_spaces.strategies import FACETS, STRATEGY, parse_strategy
 from warpadam.config import LIMITS, WarpAdamConfig
 
@@ -41,40 +43,40 @@ class AdamWConfig:
 
     def __post_init__(self) -> None:
         if not _is_pair(self.betas):
-            raise SearchSpaceError("betas", self.betas, "two numbers (beta1, beta2)")
+            raise SearchSpaceError("betas", self.betas, "must be two numbers, beta1 and beta2")
         object.__setattr__(self, "betas", tuple(self.betas))
         numbers = {"lr": self.lr, "eps": self.eps, "weight_decay": self.weight_decay}
         for name, value in (numbers | dict(zip(_BETAS, self.betas, strict=True))).items():
             if not LIMITS[name].allows(value):
-                raise SearchSpaceError(name, value, str(LIMITS[name]))
+                raise SearchSpaceError(name, value, f"must be {LIMITS[name]}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-ready values, also right as keyword arguments; ``betas`` is a list."""
+        """Return JSON-ready values that also work as keyword arguments; ``betas`` is a list."""
         return {**asdict(self), "betas": list(self.betas)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AdamWConfig:
-        """Build a config from :meth:`to_dict`'s form; missing fields take their defaults.
+        """Build a config from the form of :meth:`to_dict`; missing fields take their defaults.
 
         Raises:
-            SearchSpaceError: An unknown field, or a value out of range.
+            SearchSpaceError: A field is unknown, or a value is out of range.
         """
         known = [field.name for field in fields(cls)]
         for name, value in values.items():
             if name not in known:
-                raise SearchSpaceError(name, value, f"the name to be {one_of(name, known)}")
+                raise SearchSpaceError(name, value, *unknown_name(name, known))
         return cls(**values)
 
 
 def warpadam_config(values: Mapping[str, Scalar]) -> WarpAdamConfig:
-    """Return the configuration that an assignment of a WarpAdam space stands for.
+    """Return the WarpAdam configuration for sampled values.
 
     Args:
-        values: Values by parameter name; what is missing takes the optimizer's default.
+        values: Values by parameter name; missing ones take the optimizer's defaults.
 
     Raises:
-        SearchSpaceError: ``strategy`` is no legal combination.
-        InvalidConfigError: An unknown name, or a value out of range.
+        SearchSpaceError: ``strategy`` is not a legal combination.
+        InvalidConfigError: A name is unknown, or a value is out of range.
 
     >>> config = warpadam_config({"strategy": "diagonal/pre/hypergradient", "lr": 0.01, "beta1": 0.8, "p_lr": 0.1})
     >>> config.structure, config.betas, config.p_lr
@@ -87,13 +89,13 @@ def warpadam_config(values: Mapping[str, Scalar]) -> WarpAdamConfig:
 
 
 def adamw_config(values: Mapping[str, Scalar]) -> AdamWConfig:
-    """Return the configuration that an assignment of the ``adamw`` space stands for.
+    """Return the AdamW configuration for sampled values.
 
     Args:
-        values: Values by parameter name; what is missing takes PyTorch's default.
+        values: Values by parameter name; missing ones take PyTorch's defaults.
 
     Raises:
-        SearchSpaceError: An unknown name, or a value out of range.
+        SearchSpaceError: A name is unknown, or a value is out of range.
 
     >>> adamw_config({"lr": 0.003, "beta2": 0.99}).betas
     (0.9, 0.99)
@@ -102,7 +104,7 @@ def adamw_config(values: Mapping[str, Scalar]) -> AdamWConfig:
 
 
 def joined_betas(values: Mapping[str, Scalar]) -> dict[str, Any]:
-    """Return the values with ``beta1`` and ``beta2`` as one ``betas``, as optimizers take them.
+    """Return the values with ``beta1`` and ``beta2`` joined to ``betas``, as optimizers take them.
 
     >>> joined_betas({"lr": 0.01, "beta1": 0.9, "beta2": 0.99})
     {'lr': 0.01, 'betas': [0.9, 0.99]}

@@ -1,6 +1,8 @@
-# The only file here that imports Optuna. A space is asked define-by-run, active parameters only, parents first; the
-# same distributions rebuild a finished trial from stored values. Import it by its full name: the package does not.
-"""Search spaces for Optuna."""
+"""Connects search spaces to Optuna: suggest values, and rebuild finished trials from stored values.
+
+Only active parameters are suggested, parents first. This is the only file of the package that imports Optuna, so import
+it by its full name.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ def suggest(trial: BaseTrial, space: SearchSpace) -> dict[str, Scalar]:
     """Ask ``trial`` for a value of every active parameter.
 
     Raises:
-        ValueError: The trial's study has the same name with another kind of distribution.
+        ValueError: The trial's study has a parameter of the same name with another kind of distribution.
 
     >>> import optuna
     >>> from search_spaces import get_preset
@@ -34,13 +36,13 @@ def suggest(trial: BaseTrial, space: SearchSpace) -> dict[str, Scalar]:
 
 
 def distributions(space: SearchSpace, values: Mapping[str, Scalar]) -> dict[str, BaseDistribution]:
-    """Return the distributions that :func:`suggest` registers on its way to ``values``.
+    """Return the distributions that :func:`suggest` would have registered for ``values``.
 
-    With them ``optuna.trial.create_trial(params=values, distributions=...)`` rebuilds a trial that a sampler cannot
-    tell from one that was asked.
+    With them, ``optuna.trial.create_trial(params=values, distributions=...)`` rebuilds a trial that a sampler treats
+    exactly as one that it suggested itself.
 
     Raises:
-        SearchSpaceError: ``values`` is no full, legal assignment of the space.
+        SearchSpaceError: ``values`` is not a complete, legal assignment of the space.
 
     >>> from search_spaces import get_preset
     >>> space = get_preset("adamw")

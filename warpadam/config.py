@@ -1,7 +1,10 @@
-# The one place that knows which hyper-parameters WarpAdam has, their ranges, and which combinations of
-# structure, placement and learner are legal. Imports no torch: the service checks specs in a process that never
-# loads it. What the values do is in optimizer.py, structures/ and learners/.
-"""The validated configuration of WarpAdam."""
+"""The configuration of WarpAdam: its settings, their defaults and ranges, and the legal strategies.
+
+A strategy is one structure (how P is shaped), one placement (where P acts) and one learner (how P learns). Not every
+combination makes sense; ``STRATEGIES`` lists those that do.
+
+This file imports no torch, because the service checks configurations in a process that never loads it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from warpadam.errors import InvalidConfigError
 
 
 class Structure(StrEnum):
-    """How P is parameterised, per parameter tensor."""
+    """How the P of one parameter tensor is shaped."""
 
     DIAGONAL = "diagonal"
     LOW_RANK = "low_rank"
@@ -24,7 +27,7 @@ class Structure(StrEnum):
 
 
 class Placement(StrEnum):
-    """Where P acts: before the moments (the paper), after them, or on both sides."""
+    """Where P acts: before Adam's moments (as in the paper), after them, or on both sides."""
 
     PRE = "pre"
     POST = "post"
@@ -41,7 +44,7 @@ class Learner(StrEnum):
 
 
 class Strategy(NamedTuple):
-    """One way to shape, place and learn P."""
+    """A structure, a placement and a learner."""
 
     structure: Structure
     placement: Placement
@@ -57,8 +60,9 @@ STRATEGIES: Final[tuple[Strategy, ...]] = (
     *(Strategy(s, Placement.PRE, Learner.WHITENING) for s in (Structure.KRONECKER, Structure.FULL)),
     *(Strategy(s, p, Learner.FROZEN) for s in Structure for p in Placement),
 )
-"""Every legal combination. Rotation and whitening follow the gradient's covariance, hence a P that mixes. A basis that
-turns needs a way back, hence rotation only as a sandwich; the symmetric positive P of whitening needs none."""
+"""Every legal combination. Rotation and whitening follow the gradient's covariance, so they need a P that mixes
+coordinates: ``kronecker`` or ``full``. Rotation turns the basis and must turn the step back, so it is always a
+``sandwich``. The P of whitening is symmetric and positive, so nothing must be turned back: it is always ``pre``."""
 
 
 def _rank(strategy: Strategy) -> tuple[int, int, int]:
@@ -72,15 +76,21 @@ def _rank(strategy: Strategy) -> tuple[int, int, int]:
 
 
 _PREFERRED: Final = tuple(sorted(STRATEGIES, key=_rank))
-"""The same, the likeliest wish first: what a user leaves open is as in the first one that fits what is given. A P
-learned by meta-gradient is best as a sandwich; a ``frozen`` one that is the identity is AdamW anywhere."""
+"""All strategies, the most useful first. The first one that fits what a user gives fills in what the user leaves open.
+A P learned by meta-gradient works best as a sandwich. A ``frozen`` P that is the identity is AdamW in any placement."""
 
 _OPEN: Final = cast("str", None)
-"""Default of structure, placement and learner. It is gone when the config is made."""
+"""Default of structure, placement and learner. ``WarpAdamConfig`` replaces it by a name."""
 
 
 class Limits(NamedTuple):
-    """The legal range of one number. ``low`` itself is legal unless ``above_low``; ``high`` unless ``below_high``."""
+    """The legal range of one number: from ``low`` to ``high``, without an end that is excluded.
+
+    >>> print(Limits(1, whole=True))
+    a whole number of at least 1
+    >>> print(Limits(0, 1, below_high=True))
+    a finite number of at least 0 and below 1
+    """
 
     low: float
     high: float = math.inf
@@ -90,12 +100,15 @@ class Limits(NamedTuple):
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a finite number"
-        low = f"{'>' if self.above_low else '>='} {self.low:g}"
-        high = "" if math.isinf(self.high) else f" and {'<' if self.below_high else '<='} {self.high:g}"
-        return f"{kind} {low}{high}"
+        low = f"above {self.low:g}" if self.above_low else f"of at least {self.low:g}"
+        if math.isinf(self.high):
+            return f"{kind} {low}"
+        if self.above_low or self.below_high:
+            return f"{kind} {low} and {'below' if self.below_high else 'at most'} {self.high:g}"
+        return f"{kind} from {self.low:g} to {self.high:g}"
 
     def allows(self, value: object) -> bool:
-        """Tell whether ``value`` is a number of the right kind within the range."""
+        """Tell whether ``value`` is a number of the right kind within the range. A bool does not count as a number."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
         above = value > self.low if self.above_low else value >= self.low
@@ -119,38 +132,39 @@ LIMITS: Final[Mapping[str, Limits]] = {
     "p_decay": Limits(0.0, 1.0),
     "cov_beta": _BETA,
 }
-"""The legal range of every number of the configuration (``betas`` is checked as beta1 and beta2)."""
+"""The legal range of every number. ``betas`` is checked as ``beta1`` and ``beta2``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarpAdamConfig:
-    """Every hyper-parameter of :class:`~warpadam.WarpAdam`, checked when it is made.
+    """The settings of :class:`~warpadam.WarpAdam`, checked when the config is made.
 
     Attributes:
         lr: Step size of the parameters.
         betas: Decay rates of the first and second moment, as in Adam.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay, as in AdamW.
-        structure: Parameterisation of P for matrices; vectors are ``diagonal`` unless ``full``. If nothing is said
-            of structure, placement and learner, they are ``kronecker``, ``pre`` and ``whitening``. If one or two are
-            given, the rest is what goes with them best: ``diagonal``, ``low_rank`` and ``post`` are learned by
-            ``hypergradient``, which is a ``sandwich`` if it may be, and a ``sandwich`` by ``rotation`` if it may be.
-        placement: Where P acts: ``pre`` is the paper's form, ``sandwich`` is Adam in a warped space.
-        learner: How P is learned. ``rotation`` exists as a ``sandwich`` only, ``whitening`` as ``pre`` only; both for
-            ``kronecker`` and ``full``.
-        rank: Columns of the two factors of a ``low_rank`` P; a tensor with fewer rows takes its rows.
-        block_size: Elements of one block of a ``full`` P; a larger tensor gets a block-diagonal P.
-        max_dim: A ``kronecker`` axis longer than this is left alone.
-        p_lr: Step size of the meta-gradient that learns P; 0 switches the meta-gradient off.
-        meta_every: Steps between two updates of P; for ``rotation`` of its basis and for ``whitening`` of its roots,
-            while their scale learns every step.
-        p_decay: Pull towards the identity at each update of P: P += p_decay (I - P); for ``rotation`` and
-            ``whitening`` of their scale.
-        cov_beta: Decay rate of the running gradient covariance (``rotation`` and ``whitening``).
+        structure: How P is shaped for matrices: ``diagonal``, ``low_rank``, ``kronecker`` or ``full``. Vectors are
+            ``diagonal`` unless the structure is ``full``.
+        placement: Where P acts: ``pre`` (the paper's form), ``post`` or ``sandwich`` (Adam in a warped space).
+        learner: How P learns: ``hypergradient``, ``rotation`` (a ``sandwich``), ``whitening`` (``pre``) or ``frozen``.
+            Rotation and whitening need ``kronecker`` or ``full``.
+        rank: Columns of each of the two factors of a ``low_rank`` P, at most the rows of the tensor.
+        block_size: Most elements of one block of a ``full`` P. A larger tensor gets a block-diagonal P.
+        max_dim: ``kronecker`` does not mix an axis longer than this.
+        p_lr: Step size of the meta-gradient that learns P. 0 switches the meta-gradient off.
+        meta_every: Steps between two updates of P. For ``rotation`` and ``whitening``: between two updates of the
+            factors; their learned scale is updated every step.
+        p_decay: Pull of P towards the identity at each update: P += p_decay (I - P). For ``rotation`` and
+            ``whitening``: pull of the learned scale towards 1.
+        cov_beta: Decay rate of the running gradient covariances of ``rotation`` and ``whitening``.
+
+    If you leave structure, placement or learner open, the config fills them in: ``kronecker``, ``pre`` and
+    ``whitening`` if you give none of them, otherwise the best strategy that has what you give.
 
     Raises:
-        InvalidConfigError: A value is out of its range in ``LIMITS``, or what is given of structure, placement and
-            learner is in no strategy of ``STRATEGIES``.
+        InvalidConfigError: A number is out of its range in ``LIMITS``, or no strategy in ``STRATEGIES`` has the given
+            structure, placement and learner.
 
     >>> config = WarpAdamConfig(lr=0.01, structure="diagonal")
     >>> config.placement, config.learner
@@ -177,13 +191,13 @@ class WarpAdamConfig:
     def __post_init__(self) -> None:
         betas: object = self.betas
         if not isinstance(betas, tuple | list) or len(betas) != 2:
-            raise InvalidConfigError("betas", betas, "two numbers (beta1, beta2)")
+            raise InvalidConfigError("betas", betas, "must be two numbers, beta1 and beta2")
         object.__setattr__(self, "betas", tuple(betas))
         numbers = {name: getattr(self, name) for name in LIMITS if name not in ("beta1", "beta2")}
         numbers |= {"beta1": self.betas[0], "beta2": self.betas[1]}
         for name, value in numbers.items():
             if not LIMITS[name].allows(value):
-                raise InvalidConfigError(name, value, str(LIMITS[name]))
+                raise InvalidConfigError(name, value, f"must be {LIMITS[name]}")
         for name, value in _complete(self.structure, self.placement, self.learner)._asdict().items():
             object.__setattr__(self, name, str(value))
 
@@ -193,13 +207,13 @@ class WarpAdamConfig:
         return Strategy(Structure(self.structure), Placement(self.placement), Learner(self.learner))
 
     def changed(self, **settings: Any) -> WarpAdamConfig:
-        """Return the config with other values.
+        """Return a config with some values replaced.
 
-        Structure, placement and learner that are not among ``settings`` (or None) stay, if they go with those that are;
-        if not, they are chosen as if they had never been given.
+        Structure, placement and learner stay as they are where ``settings`` does not give them (or gives None). If they
+        do not go with the given ones, they are filled in again as for a new config.
 
         Raises:
-            InvalidConfigError: An unknown field, a value out of range, or settings that do not go together.
+            InvalidConfigError: A field is unknown, a value is out of range, or the settings do not go together.
 
         >>> str(WarpAdamConfig().changed(structure="full").strategy)
         'full/pre/whitening'
@@ -213,34 +227,39 @@ class WarpAdamConfig:
         return self.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-ready values, one for each field; ``betas`` is a list."""
+        """Return JSON-ready values, one for each field; ``betas`` is a list."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # asdict would copy every number
         return {**values, "betas": list(self.betas)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WarpAdamConfig:
-        """Build a config from :meth:`to_dict`'s form; missing fields take their defaults.
+        """Build a config from the form of :meth:`to_dict`; missing fields take their defaults.
 
         Raises:
-            InvalidConfigError: An unknown field, or a value out of range.
+            InvalidConfigError: A field is unknown, or a value is out of range.
         """
         known = [field.name for field in fields(cls)]
         for name, value in values.items():
             if name not in known:
-                raise InvalidConfigError(name, value, f"one of the fields {', '.join(known)}")
+                raise InvalidConfigError(name, value, "is not a field of WarpAdamConfig", f"It has {', '.join(known)}.")
         return cls(**values)
 
 
 def _complete(structure: str | None, placement: str | None, learner: str | None) -> Strategy:
-    """Return the first choice among the strategies with these parts; None is a part that is open."""
+    """Return the preferred strategy with these parts; None leaves a part open."""
     given = {"structure": structure, "placement": placement, "learner": learner}
     given = {name: value for name, value in given.items() if value is not None}
     for name, kind in (("structure", Structure), ("placement", Placement), ("learner", Learner)):
         if name in given and given[name] not in tuple(kind):
-            raise InvalidConfigError(name, given[name], f"one of {', '.join(kind)}")
+            raise InvalidConfigError(name, given[name], f"must be one of {', '.join(kind)}")
     for strategy in _PREFERRED:
         if given.items() <= strategy._asdict().items():
             return strategy
     fitting = sorted({f"{s.structure} + {s.placement}" for s in STRATEGIES if s.learner == learner})
     others = " + ".join(str(value) for name, value in given.items() if name != "learner")
-    raise InvalidConfigError("learner", learner, f"with it one of {'; '.join(fitting)} (got {others})")
+    raise InvalidConfigError(
+        "learner",
+        learner,
+        f"does not go with {others}",
+        f"It goes with {' or '.join(fitting)} (structure + placement).",
+    )

@@ -1,13 +1,31 @@
-# Every error of the optimizer. Each is also the builtin that a torch user would catch.
-#
-#   WarpAdamError
-#   ├── InvalidConfigError(ValueError)       a hyper-parameter out of range, or an illegal combination
-#   ├── UnsupportedParameterError(TypeError) a sparse or complex tensor
-#   ├── WarpFileError(ValueError)            a file that holds no P, or no longer the one that was saved
-#   └── WarpMismatchError(ValueError)        a P that does not fit the optimizer it is given to
-"""Errors raised by warpadam."""
+"""Every error of warpadam. Each is also the builtin exception that a torch user would catch.
+
+WarpAdamError
+├── InvalidConfigError(ValueError)         a setting is out of range, or settings do not go together
+├── UnsupportedParameterError(TypeError)   a sparse or complex tensor
+├── WarpFileError(ValueError)              the file holds no P, or was changed after it was saved
+└── WarpMismatchError(ValueError)          a P does not fit the optimizer it is given to
+"""
 
 from __future__ import annotations
+
+import reprlib
+from typing import Final
+
+_repr: Final = reprlib.Repr()
+_repr.maxstring = _repr.maxlong = _repr.maxother = 200
+
+
+def field_text(field: str, value: object, message: str, hint: str | None) -> str:
+    """Return one line about a wrong field: its name, what is wrong, the value, and what to do.
+
+    >>> field_text("lr", -1, "must be at least 0", None)
+    'lr: must be at least 0 (got -1)'
+    >>> field_text("preset", "quik", "must be one of default, quick", "Did you mean 'quick'?")
+    "preset: must be one of default, quick (got 'quik'). Did you mean 'quick'?"
+    """
+    got = "" if value is None else f" (got {_repr.repr(value)})"
+    return f"{field}: {message}{got}" + ("" if hint is None else f". {hint}")
 
 
 class WarpAdamError(Exception):
@@ -15,27 +33,35 @@ class WarpAdamError(Exception):
 
 
 class InvalidConfigError(WarpAdamError, ValueError):
-    """A hyper-parameter is out of range, or the strategy is not a legal combination.
+    """A setting is out of range, or settings do not go together.
 
     Attributes:
-        field: Name of the offending :class:`~warpadam.config.WarpAdamConfig` field.
+        field: Name of the setting, as in :class:`~warpadam.WarpAdamConfig`.
         value: The value that was given.
-        expected: What would be right.
+        message: What is wrong, as a clause that follows the field's name: ``must be at least 0``.
+        hint: What to do about it, as a sentence; None if the message says enough.
+
+    >>> print(InvalidConfigError("rank", 0, "must be a whole number of at least 1"))
+    rank: must be a whole number of at least 1 (got 0)
     """
 
-    def __init__(self, field: str, value: object, expected: str) -> None:
-        super().__init__(f"{field}={value!r} is not valid: expected {expected}")
+    def __init__(self, field: str, value: object, message: str, hint: str | None = None) -> None:
+        super().__init__(field, value, message, hint)
         self.field = field
         self.value = value
-        self.expected = expected
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return field_text(self.field, self.value, self.message, self.hint)
 
 
 class UnsupportedParameterError(WarpAdamError, TypeError):
-    """A parameter or its gradient is of a kind that WarpAdam cannot step."""
+    """WarpAdam cannot step a parameter or gradient of this kind."""
 
 
 class WarpFileError(WarpAdamError, ValueError):
-    """A file does not hold a saved P, or its content is no longer what was saved."""
+    """The file does not hold a saved P, or was changed after it was saved."""
 
 
 class WarpMismatchError(WarpAdamError, ValueError):
@@ -46,5 +72,8 @@ class WarpMismatchError(WarpAdamError, ValueError):
     """
 
     def __init__(self, mismatches: tuple[str, ...]) -> None:
-        super().__init__("this P does not fit the optimizer:\n" + "\n".join(f"  {line}" for line in mismatches))
+        super().__init__(mismatches)
         self.mismatches = mismatches
+
+    def __str__(self) -> str:
+        return "this P does not fit the optimizer:\n" + "\n".join(f"  {line}" for line in self.mismatches)

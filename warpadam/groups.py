@@ -130,7 +130,9 @@ def _chosen(model: nn.Module, plain: Iterable[nn.Module | str] | nn.Module | str
         elif module is not None and any(module is own for own in modules.values()):
             found.extend(module.parameters())
         else:
-            raise InvalidConfigError("plain", choice, "modules of the model, or names of its modules or parameters")
+            raise InvalidConfigError(
+                "plain", choice, "must hold modules of the model, or names of its modules or parameters"
+            )
     return found
 
 

@@ -186,9 +186,9 @@ class WarpAdam(Optimizer):
         carried = rule.init_carried(structure, torch.float32, torch.device("meta"))
         for name, value in distortion.items():
             if name not in carried:
-                raise InvalidConfigError("distortion", name, f"one of {', '.join(carried)}")
+                raise InvalidConfigError("distortion", name, f"must only have {', '.join(carried)}")
             if value.shape != carried[name].shape:
-                raise InvalidConfigError(name, tuple(value.shape), f"the shape {tuple(carried[name].shape)}")
+                raise InvalidConfigError(name, tuple(value.shape), f"must have the shape {tuple(carried[name].shape)}")
         for name, value in distortion.items():
             state[name] = value.detach().to(dtype=_state_dtype(param), device=param.device, copy=True)
 

@@ -73,7 +73,7 @@ def step_profile(optimizer: WarpAdam, steps: int | None = None) -> StepProfile:
     if steps is None:
         steps = max(20, 2 * max(group["meta_every"] for group in optimizer.param_groups))
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InvalidConfigError("steps", steps, "a whole number >= 1")
+        raise InvalidConfigError("steps", steps, "must be a whole number of at least 1")
     warped, plain = copy.deepcopy(optimizer), copy.deepcopy(optimizer)
     plain.state.clear()
     for group in plain.param_groups:

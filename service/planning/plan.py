@@ -251,5 +251,5 @@ def warp_space(spec: JobSpec) -> SearchSpace:
         return apply_overrides(get_preset(preset), overrides)
     except SearchSpaceError as error:
         raise InvalidSpecError(
-            FieldError(f"search_space.overrides.{error.path}", error.value, error.expected)
+            FieldError(f"search_space.overrides.{error.path}", error.value, error.message, error.hint)
         ) from error

@@ -20,7 +20,7 @@ SCALARS = st.one_of(FLOATS, INTS, st.text(max_size=3), st.booleans())
     ("kind", "arguments", "path", "expected"),
     [
         (Float, {"low": 2.0, "high": 1.0}, "low", "at most the high end, 1"),
-        (Float, {"low": 0.0, "high": 1.0, "log": True}, "low", "> 0"),
+        (Float, {"low": 0.0, "high": 1.0, "log": True}, "low", "above 0"),
         (Float, {"low": -1.0, "high": 1.0, "log": True}, "low", "logarithmic"),
         (Float, {"low": math.nan, "high": 1.0}, "low", "finite"),
         (Float, {"low": 0.0, "high": math.inf}, "high", "finite"),
@@ -29,7 +29,7 @@ SCALARS = st.one_of(FLOATS, INTS, st.text(max_size=3), st.booleans())
         (Float, {"low": True, "high": 2.0}, "low", "finite number"),
         (Float, {"low": 0.0, "high": 1.0, "log": 1}, "log", "true or false"),
         (Int, {"low": 3, "high": 2}, "low", "at most the high end, 2"),
-        (Int, {"low": 0, "high": 8, "log": True}, "low", "> 0"),
+        (Int, {"low": 0, "high": 8, "log": True}, "low", "above 0"),
         (Int, {"low": 1.0, "high": 8}, "low", "whole"),
         (Int, {"low": False, "high": 8}, "low", "whole"),
         (Int, {"low": 1, "high": MAX_WHOLE + 1}, "high", "2**53"),
@@ -48,7 +48,7 @@ def test_senseless_domain_is_refused(kind: type[Domain], arguments: dict[str, An
     with pytest.raises(SearchSpaceError) as caught:
         kind(**arguments)
     assert caught.value.path == path
-    assert expected in caught.value.expected
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(

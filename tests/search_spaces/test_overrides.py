@@ -115,45 +115,45 @@ def test_strategies_new_to_the_preset_bring_the_numbers_they_use() -> None:
 @pytest.mark.parametrize(
     ("overrides", "path", "expected"),
     [
-        ({"p_rl": 0.1}, "p_rl", "did you mean 'p_lr'?"),
-        ({"betas": [0.9, 0.99]}, "betas", "did you mean 'beta"),
-        ({1: 0.1}, "1", "one of strategy, lr"),
-        ({"lr": -0.1}, "lr", "a finite number >= 0"),
+        ({"p_rl": 0.1}, "p_rl", "Did you mean 'p_lr'?"),
+        ({"betas": [0.9, 0.99]}, "betas", "Did you mean 'beta"),
+        ({1: 0.1}, "1", "names are strategy, lr"),
+        ({"lr": -0.1}, "lr", "a finite number of at least 0"),
         ({"lr": None}, "lr", "a finite number"),
         ({"lr": True}, "lr", "a finite number"),
         ({"lr": "0.1"}, "lr", "a finite number"),
         ({"lr": float("nan")}, "lr", "a finite number"),
         ({"lr": float("inf")}, "lr", "a finite number"),
-        ({"lr": []}, "lr", "at least one value"),
+        ({"lr": []}, "lr", "must have at least one value"),
         ({"lr": [0.1, [0.2]]}, "lr[1]", "a finite number"),
-        ({"lr": [0.1, 0.1]}, "lr[1]", "each value once"),
-        ({"lr": {}}, "lr.low", "both ends"),
-        ({"lr": {"low": 0.1}}, "lr.high", "both ends"),
+        ({"lr": [0.1, 0.1]}, "lr[1]", "repeats a value"),
+        ({"lr": {}}, "lr.low", "is required"),
+        ({"lr": {"low": 0.1}}, "lr.high", "is required"),
         ({"lr": {"low": 0.2, "high": 0.1}}, "lr.low", "at most the high end"),
         ({"lr": {"low": 0, "high": 0.1}}, "lr.low", "log: false"),
-        ({"lr": {"low": 0.1, "high": 0.2, "step": 0.1}}, "lr.step", "one of low, high, log"),
+        ({"lr": {"low": 0.1, "high": 0.2, "step": 0.1}}, "lr.step", "names are low, high, log"),
         ({"lr": {"low": 0.1, "high": 0.2, "log": "yes"}}, "lr.log", "true or false"),
         ({"lr": {"low": "a", "high": 0.2}}, "lr.low", "a finite number"),
-        ({"beta1": 1.0}, "beta1", "< 1"),
-        ({"beta2": {"low": 0.9, "high": 1.0}}, "beta2.high", "< 1"),
-        ({"p_decay": [0.0, 1.5]}, "p_decay[1]", "<= 1"),
-        ({"rank": 1.5}, "rank", "a whole number >= 1"),
-        ({"rank": 2.0}, "rank", "a whole number >= 1"),
-        ({"rank": {"low": 1, "high": 8.0}}, "rank.high", "a whole number >= 1"),
-        ({"rank": {"low": 0, "high": 8}}, "rank.low", "a whole number >= 1"),
+        ({"beta1": 1.0}, "beta1", "below 1"),
+        ({"beta2": {"low": 0.9, "high": 1.0}}, "beta2.high", "below 1"),
+        ({"p_decay": [0.0, 1.5]}, "p_decay[1]", "from 0 to 1"),
+        ({"rank": 1.5}, "rank", "a whole number of at least 1"),
+        ({"rank": 2.0}, "rank", "a whole number of at least 1"),
+        ({"rank": {"low": 1, "high": 8.0}}, "rank.high", "a whole number of at least 1"),
+        ({"rank": {"low": 0, "high": 8}}, "rank.low", "a whole number of at least 1"),
         ({"rank": 10**30}, "rank", "at most 2**53"),
-        ({"structure": "kroneker"}, "structure", "did you mean 'kronecker'?"),
+        ({"structure": "kroneker"}, "structure", "Did you mean 'kronecker'?"),
         ({"structure": ["full", "dense"]}, "structure[1]", "diagonal, low_rank, kronecker, full"),
-        ({"structure": ["full", "full"]}, "structure[1]", "each name once"),
-        ({"structure": []}, "structure", "at least one value"),
+        ({"structure": ["full", "full"]}, "structure[1]", "repeats a name"),
+        ({"structure": []}, "structure", "must have at least one value"),
         ({"structure": 3}, "structure", "one of"),
         ({"structure": {"low": 1, "high": 2}}, "structure", "has no range"),
         ({"strategy": {"low": 1, "high": 2}}, "strategy", "has no range"),
-        ({"strategy": "kronecker/pre/rotation"}, "strategy", "did you mean 'kronecker/pre"),
+        ({"strategy": "kronecker/pre/rotation"}, "strategy", "Did you mean 'kronecker/pre"),
         ({"strategy": DIAGONAL, "structure": "full"}, "strategy", "structure=full"),
-        ({"structure": "diagonal", "learner": "rotation"}, "learner", f"learner=rotation fits {ROTATION}"),
-        ({"structure": "diagonal", "rank": 4}, "rank", "no value unless structure is low_rank; here it is diagonal"),
-        ({"block_size": 64}, "block_size", "no value unless structure is full; here it is kronecker"),
+        ({"structure": "diagonal", "learner": "rotation"}, "learner", f"learner=rotation are {ROTATION}"),
+        ({"structure": "diagonal", "rank": 4}, "rank", "is only used when structure is low_rank; here it is diagonal"),
+        ({"block_size": 64}, "block_size", "is only used when structure is full; here it is kronecker"),
         ({"learner": "hypergradient", "cov_beta": 0.9}, "cov_beta", "learner is rotation"),
         ({"learner": "frozen", "p_lr": 0.1}, "p_lr", "here it is frozen"),
     ],
@@ -164,7 +164,7 @@ def test_override_that_cannot_be_followed_is_refused_by_field(
     with pytest.raises(SearchSpaceError) as caught:
         apply_overrides(get_preset("default"), overrides)
     assert caught.value.path == path
-    assert expected in caught.value.expected
+    assert expected in str(caught.value)
     assert path in str(caught.value)
 
 
@@ -173,7 +173,7 @@ def test_baseline_has_no_p_to_override(name: str) -> None:
     with pytest.raises(SearchSpaceError) as caught:
         apply_overrides(get_preset("adamw"), {name: 1})
     assert caught.value.path == name
-    assert "one of lr, beta1, beta2, weight_decay, eps" in caught.value.expected
+    assert "names are lr, beta1, beta2, weight_decay, eps" in str(caught.value)
 
 
 def test_baseline_takes_adams_numbers() -> None:
@@ -248,11 +248,11 @@ def test_parameter_that_is_none_of_warpadams_stays_within_its_own_values() -> No
         ({"kind": {"low": 1, "high": 2}}, "kind.low", "has no range"),
         ({"mass": 10}, "mass", "a whole number from 1 to 9"),
         ({"drag": {"low": 0.5, "high": 2}}, "drag.high", "a number from 0 to 1"),
-        ({"kind": "plain", "mass": 2}, "mass", "no value, as it needs that kind is heavy"),
+        ({"kind": "plain", "mass": 2}, "mass", "needs that kind is heavy"),
     ],
 )
 def test_wrong_override_of_a_foreign_space_is_refused(overrides: dict[str, object], path: str, expected: str) -> None:
     with pytest.raises(SearchSpaceError) as caught:
         apply_overrides(custom(), overrides)
     assert caught.value.path == path
-    assert expected in caught.value.expected
+    assert expected in str(caught.value)

@@ -27,7 +27,7 @@ def test_unknown_preset_is_an_error_that_lists_the_presets_and_suggests_one() ->
         get_preset("papre")
     assert (caught.value.path, caught.value.value) == ("preset", "papre")
     assert all(name in str(caught.value) for name in ALL)
-    assert "did you mean 'paper'?" in str(caught.value)
+    assert "Did you mean 'paper'?" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", OURS)

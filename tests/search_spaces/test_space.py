@@ -31,8 +31,8 @@ FULL = space(DEPTH, RANK, LR, SHAPE, KIND)
 @pytest.mark.parametrize(
     ("parameters", "path", "expected"),
     [
-        ((LR, LR), "parameters", "each name once"),
-        ((KIND, child(parent="kidn", values=("deep",))), "child.when.parent", "did you mean 'kind'?"),
+        ((LR, LR), "parameters", "repeats a name"),
+        ((KIND, child(parent="kidn", values=("deep",))), "child.when.parent", "Did you mean 'kind'?"),
         ((LR, child(parent="lr", values=(0.01,))), "child.when.parent", "a choice, not a number from 0.001 to 0.1"),
         ((KIND, child(parent="kind", values=("flat",))), "child.when.values", "plain, low_rank, deep"),
         ((KIND, child(parent="kind", values=())), "child.when.values", "plain, low_rank, deep"),
@@ -43,7 +43,7 @@ def test_space_that_makes_no_sense_is_refused(parameters: tuple[Parameter, ...],
     with pytest.raises(SearchSpaceError) as caught:
         space(*parameters)
     assert caught.value.path == path
-    assert expected in caught.value.expected
+    assert expected in str(caught.value)
 
 
 def test_circle_of_conditions_is_refused() -> None:
@@ -54,9 +54,9 @@ def test_circle_of_conditions_is_refused() -> None:
 
 
 def test_parameter_without_name_or_domain_is_refused() -> None:
-    with pytest.raises(SearchSpaceError, match="name: ''"):
+    with pytest.raises(SearchSpaceError, match=r"name: must not be empty \(got ''\)"):
         Parameter(name="", domain=Int(low=1, high=2))
-    with pytest.raises(SearchSpaceError, match=r"lr.domain: 0.1"):
+    with pytest.raises(SearchSpaceError, match=r"lr\.domain: .*\(got 0\.1\)"):
         Parameter(name="lr", domain=0.1)  # type: ignore[arg-type]
 
 
@@ -73,7 +73,7 @@ def test_parameter_is_found_by_name() -> None:
 
 
 def test_unknown_parameter_is_an_error_that_suggests_a_name() -> None:
-    with pytest.raises(SearchSpaceError, match="did you mean 'rank'") as caught:
+    with pytest.raises(SearchSpaceError, match="Did you mean 'rank'") as caught:
         FULL["rnak"]
     assert caught.value.value == "rnak"
 
@@ -116,16 +116,16 @@ def test_full_assignment_passes_in_any_order(values: dict[str, Scalar]) -> None:
         ({"kind": "low_rank", "lr": 0.01}, "rank", "a whole number from 1 to 8"),
         ({"kind": "low_rank", "lr": 0.01, "rank": 9}, "rank", "from 1 to 8"),
         ({"kind": "low_rank", "lr": 0.01, "rank": 2.0}, "rank", "whole"),
-        ({"kind": "plain", "lr": 0.01, "rank": 2}, "rank", "no value unless kind is low_rank or deep"),
+        ({"kind": "plain", "lr": 0.01, "rank": 2}, "rank", "is only used when kind is low_rank or deep"),
         ({"kind": "plain", "lr": float("nan")}, "lr", "a number"),
-        ({"kind": "plain", "lr": 0.01, "lrr": 1}, "lrr", "did you mean 'lr'?"),
+        ({"kind": "plain", "lr": 0.01, "lrr": 1}, "lrr", "Did you mean 'lr'?"),
     ],
 )
 def test_wrong_assignment_is_refused_by_field(values: dict[str, Scalar], path: str, expected: str) -> None:
     with pytest.raises(SearchSpaceError) as caught:
         FULL.check(values)
     assert caught.value.path == path
-    assert expected in caught.value.expected
+    assert expected in str(caught.value)
 
 
 def test_first_trial_outside_of_the_space_is_refused() -> None:

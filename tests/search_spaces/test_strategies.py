@@ -77,7 +77,7 @@ def test_strategy_is_read_back_from_its_text(strategy: object) -> None:
 def test_text_that_names_no_legal_combination_is_refused(text: object) -> None:
     with pytest.raises(SearchSpaceError, match="strategy: ") as caught:
         parse_strategy(text)
-    assert ROTATION in caught.value.expected
+    assert ROTATION in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -107,5 +107,5 @@ def test_wish_that_nothing_fits_is_refused_and_told_what_fits() -> None:
     with pytest.raises(SearchSpaceError) as caught:
         choose_strategies([DIAGONAL], {"structure": ["diagonal"], "learner": ["rotation"]})
     assert caught.value.path == "learner"
-    assert "structure=diagonal" in caught.value.expected
-    assert f"learner=rotation fits {ROTATION}" in caught.value.expected
+    assert "structure=diagonal" in str(caught.value)
+    assert f"learner=rotation are {ROTATION}" in str(caught.value)

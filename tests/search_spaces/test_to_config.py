@@ -35,9 +35,9 @@ def test_missing_values_take_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rank": 0}, "rank=0 is not valid: expected a whole number >= 1"),
-        ({"beta1": 1.0}, "beta1=1.0"),
-        ({"momentum": 0.9}, "one of the fields"),
+        ({"rank": 0}, r"rank: must be a whole number of at least 1 \(got 0\)"),
+        ({"beta1": 1.0}, r"beta1: .*\(got 1\.0\)"),
+        ({"momentum": 0.9}, "momentum: is not a field"),
     ],
 )
 def test_value_that_warpadam_refuses_is_refused(values: dict[str, Scalar], message: str) -> None:
@@ -46,32 +46,32 @@ def test_value_that_warpadam_refuses_is_refused(values: dict[str, Scalar], messa
 
 
 def test_unknown_strategy_is_refused() -> None:
-    with pytest.raises(SearchSpaceError, match="strategy: 'diagonal/pre/rotation'"):
+    with pytest.raises(SearchSpaceError, match=r"strategy: .*\(got 'diagonal/pre/rotation'\)"):
         warpadam_config({"strategy": "diagonal/pre/rotation"})
 
 
 @pytest.mark.parametrize(
     ("values", "path", "expected"),
     [
-        ({"lr": -1.0}, "lr", ">= 0"),
+        ({"lr": -1.0}, "lr", "at least 0"),
         ({"lr": float("nan")}, "lr", "finite"),
         ({"betas": [0.9]}, "betas", "two numbers"),
         ({"betas": 0.9}, "betas", "two numbers"),
-        ({"betas": [0.9, 1.0]}, "beta2", "< 1"),
+        ({"betas": [0.9, 1.0]}, "beta2", "below 1"),
         ({"eps": "small"}, "eps", "finite number"),
         ({"weight_decay": None}, "weight_decay", "finite number"),
-        ({"weight_deacy": 0.1}, "weight_deacy", "did you mean 'weight_decay'?"),
+        ({"weight_deacy": 0.1}, "weight_deacy", "Did you mean 'weight_decay'?"),
     ],
 )
 def test_wrong_baseline_config_is_refused_by_field(values: dict[str, Any], path: str, expected: str) -> None:
     with pytest.raises(SearchSpaceError) as caught:
         AdamWConfig.from_dict(values)
     assert caught.value.path == path
-    assert expected in caught.value.expected
+    assert expected in str(caught.value)
 
 
 def test_value_of_another_optimizer_is_refused_by_the_baseline() -> None:
-    with pytest.raises(SearchSpaceError, match=r"p_lr: 0\.1"):
+    with pytest.raises(SearchSpaceError, match=r"p_lr: .*\(got 0\.1\)"):
         adamw_config({"p_lr": 0.1})
 
 

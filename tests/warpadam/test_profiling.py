@@ -68,7 +68,7 @@ def test_it_works_before_the_first_gradient() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True])
 def test_a_bad_number_of_steps_is_refused(steps: Any) -> None:
-    with pytest.raises(InvalidConfigError, match="steps="):
+    with pytest.raises(InvalidConfigError, match="steps: "):
         step_profile(_trained()[1], steps)
 
 

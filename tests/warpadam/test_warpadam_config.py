@@ -48,8 +48,7 @@ def test_a_bad_value_is_named_with_what_would_be_right(field: str, value: Any) -
         WarpAdamConfig(**{field: value})
     assert caught.value.field == field
     assert caught.value.value is value
-    assert caught.value.expected in str(caught.value)
-    assert field in str(caught.value)
+    assert str(caught.value).startswith(f"{field}: {caught.value.message}")
 
 
 @pytest.mark.parametrize(("betas", "field"), [((1.0, 0.9), "beta1"), ((0.9, 1.0), "beta2"), ((-0.1, 0.9), "beta1")])
@@ -72,7 +71,7 @@ def test_every_other_combination_is_refused_and_the_legal_ones_are_told(
 ) -> None:
     structure, placement, learner = strategy
     fitting = "pre" if learner == Learner.WHITENING else "sandwich"
-    with pytest.raises(InvalidConfigError, match=rf"kronecker \+ {fitting} \(got {structure} \+ {placement}"):
+    with pytest.raises(InvalidConfigError, match=rf"with {structure} \+ {placement} .*kronecker \+ {fitting}"):
         WarpAdamConfig(structure=structure, placement=placement, learner=learner)
 
 
@@ -121,9 +120,7 @@ def test_every_two_parts_of_a_strategy_are_completed_to_a_legal_one_that_has_the
 @pytest.mark.parametrize("learner", ["rotation", "whitening"])
 @pytest.mark.parametrize("structure", ["diagonal", "low_rank"])
 def test_two_parts_that_no_third_joins_are_refused(structure: str, learner: str) -> None:
-    with pytest.raises(
-        InvalidConfigError, match=rf"learner='{learner}'.*full \+ .*; kronecker \+ .*\(got {structure}\)"
-    ):
+    with pytest.raises(InvalidConfigError, match=rf"with {structure} \(got '{learner}'\).*full \+ .* or kronecker \+ "):
         WarpAdamConfig(structure=structure, learner=learner)
 
 
@@ -172,7 +169,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 
 def test_an_unknown_field_is_refused_by_from_dict() -> None:
-    with pytest.raises(InvalidConfigError, match=r"momentum=0\.9"):
+    with pytest.raises(InvalidConfigError, match=r"momentum: is not a field .*\(got 0\.9\)"):
         WarpAdamConfig.from_dict({"momentum": 0.9})
 
 

@@ -58,14 +58,14 @@ class MetaConfig:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise InvalidConfigError("mode", self.mode, f"one of {', '.join(MODES)}")
+            raise InvalidConfigError("mode", self.mode, f"must be one of {', '.join(MODES)}")
         lowest = {"steps": 2, "seed": 0, "validate_every": 1, "tasks_per_round": 1} | dict.fromkeys(
             ("buffer_size", "meta_batch_size"), 1
         )
         for name, low in lowest.items():
             limits = Limits(low, whole=True)
             if not limits.allows(getattr(self, name)):
-                raise InvalidConfigError(name, getattr(self, name), str(limits))
+                raise InvalidConfigError(name, getattr(self, name), f"must be {limits}")
 
 
 @final
@@ -131,12 +131,13 @@ class MetaTrainer:
         start: Warp | None = None,
     ) -> None:
         if not tasks:
-            raise InvalidConfigError("tasks", tasks, "at least one task")
+            raise InvalidConfigError("tasks", tasks, "must have at least one task")
         if meta.mode == "offline" and config.learner != Learner.HYPERGRADIENT:
             raise InvalidConfigError(
                 "learner",
                 config.learner,
-                "hypergradient in the offline mode: other learners follow the run they are in, learn them online",
+                "must be hypergradient in the offline mode",
+                "The other learners follow the gradients of a run: learn them online.",
             )
         self._tasks, self._config, self._meta, self._validation = tasks, config, meta, validation
         self._validation_config = validation_config or replace(config, p_lr=0.0)

@@ -189,7 +189,7 @@ def _named(optimizer: WarpAdam) -> Iterator[tuple[str, Tensor, Strategy]]:
     for index, group in enumerate(optimizer.param_groups):
         if "param_names" not in group:
             raise InvalidConfigError(
-                "params", f"group {index} without names", "an optimizer made from model.named_parameters()"
+                "params", None, f"have no names in group {index}", "Make the optimizer from model.named_parameters()."
             )
         config = WarpAdamConfig(**{name: group[name] for name in asdict(WarpAdamConfig())})
         for name, param in zip(group["param_names"], group["params"], strict=True):

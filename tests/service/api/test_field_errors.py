@@ -140,29 +140,35 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     ("model.hidden", 8, "model.hidden", 8, "a list"),
     ("model", {"name": "autoencoder"}, "model.name", "autoencoder", "mlp for dataset 'wine'"),
     # --- overrides
-    (f"{OVERRIDES}.p_rl", 0.1, f"{OVERRIDES}.p_rl", 0.1, "did you mean 'p_lr'?"),
+    (f"{OVERRIDES}.p_rl", 0.1, f"{OVERRIDES}.p_rl", 0.1, "Did you mean 'p_lr'?"),
     (f"{OVERRIDES}.structure", "diag", f"{OVERRIDES}.structure", "diag", "one of diagonal, low_rank"),
     (f"{OVERRIDES}.structure", ["full", "x"], f"{OVERRIDES}.structure[1]", "x", "one of diagonal, low_rank"),
-    (f"{OVERRIDES}.structure", ["full", "full"], f"{OVERRIDES}.structure[1]", "full", "each name once"),
+    (f"{OVERRIDES}.structure", ["full", "full"], f"{OVERRIDES}.structure[1]", "full", "repeats a name"),
     (f"{OVERRIDES}.structure", [], f"{OVERRIDES}.structure", [], "at least 1 item"),
     (f"{OVERRIDES}.structure", None, f"{OVERRIDES}.structure", None, "a valid string"),
     (f"{OVERRIDES}.strategy", "full/pre/rotation", f"{OVERRIDES}.strategy", "full/pre/rotation", "one of diagonal/pre"),
-    (f"{OVERRIDES}.lr", -0.1, f"{OVERRIDES}.lr", -0.1, "a finite number >= 0"),
-    (f"{OVERRIDES}.lr", "0.1", f"{OVERRIDES}.lr", "0.1", "a finite number >= 0"),
-    (f"{OVERRIDES}.lr", True, f"{OVERRIDES}.lr", True, "a finite number >= 0"),
+    (f"{OVERRIDES}.lr", -0.1, f"{OVERRIDES}.lr", -0.1, "a finite number of at least 0"),
+    (f"{OVERRIDES}.lr", "0.1", f"{OVERRIDES}.lr", "0.1", "a finite number of at least 0"),
+    (f"{OVERRIDES}.lr", True, f"{OVERRIDES}.lr", True, "a finite number of at least 0"),
     (f"{OVERRIDES}.lr", math.nan, f"{OVERRIDES}.lr", "NaN", "a finite number"),
-    (f"{OVERRIDES}.lr", [0.1, -1], f"{OVERRIDES}.lr[1]", -1, "a finite number >= 0"),
+    (f"{OVERRIDES}.lr", [0.1, -1], f"{OVERRIDES}.lr[1]", -1, "a finite number of at least 0"),
     (f"{OVERRIDES}.lr", [0.1, None], f"{OVERRIDES}.lr[1]", None, "a valid number"),
     (f"{OVERRIDES}.lr", [0.1, [0.2]], f"{OVERRIDES}.lr[1]", [0.2], "a valid number"),
-    (f"{OVERRIDES}.lr", [0.1, 0.1], f"{OVERRIDES}.lr[1]", 0.1, "each value once"),
+    (f"{OVERRIDES}.lr", [0.1, 0.1], f"{OVERRIDES}.lr[1]", 0.1, "repeats a value"),
     (f"{OVERRIDES}.lr", [0.1] * 101, f"{OVERRIDES}.lr", None, "at most 100 items"),
-    (f"{OVERRIDES}.beta2", 1, f"{OVERRIDES}.beta2", 1, "< 1"),
-    (f"{OVERRIDES}.meta_every", 2.5, f"{OVERRIDES}.meta_every", 2.5, "a whole number >= 1"),
-    (f"{OVERRIDES}.meta_every", {"low": 1.5, "high": 3}, f"{OVERRIDES}.meta_every.low", 1.5, "a whole number >= 1"),
+    (f"{OVERRIDES}.beta2", 1, f"{OVERRIDES}.beta2", 1, "below 1"),
+    (f"{OVERRIDES}.meta_every", 2.5, f"{OVERRIDES}.meta_every", 2.5, "a whole number of at least 1"),
+    (
+        f"{OVERRIDES}.meta_every",
+        {"low": 1.5, "high": 3},
+        f"{OVERRIDES}.meta_every.low",
+        1.5,
+        "a whole number of at least 1",
+    ),
     (f"{OVERRIDES}.p_lr", {"high": 1}, f"{OVERRIDES}.p_lr.low", None, "the field is required"),
     (f"{OVERRIDES}.p_lr", {"low": 0.1}, f"{OVERRIDES}.p_lr.high", None, "the field is required"),
     (f"{OVERRIDES}.p_lr", {"low": 0.2, "high": 0.1}, f"{OVERRIDES}.p_lr.low", 0.2, "at most the high end, 0.1"),
-    (f"{OVERRIDES}.p_lr", {"low": 0, "high": 1, "log": True}, f"{OVERRIDES}.p_lr.low", 0, "a number > 0"),
+    (f"{OVERRIDES}.p_lr", {"low": 0, "high": 1, "log": True}, f"{OVERRIDES}.p_lr.low", 0, "above 0"),
     (f"{OVERRIDES}.p_lr", {"low": 0, "high": 1, "log": 1}, f"{OVERRIDES}.p_lr.log", 1, "a valid boolean"),
     (f"{OVERRIDES}.p_lr", {"low": "a", "high": 1}, f"{OVERRIDES}.p_lr.low", "a", "a valid number"),
     (f"{OVERRIDES}.p_lr", {"low": 0.1, "high": math.inf}, f"{OVERRIDES}.p_lr.high", "Infinity", "a finite number"),
@@ -171,8 +177,14 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     (f"{OVERRIDES}.rank", 17, f"{OVERRIDES}.rank", 17, "at most 8, the rows of the largest tensor"),
     (f"{OVERRIDES}.rank", [2, 9, 4, 8], f"{OVERRIDES}.rank[1]", 9, "at most 8, the rows of the largest tensor"),
     (f"{OVERRIDES}.rank", {"low": 1, "high": 9}, f"{OVERRIDES}.rank.high", 9, "at most 8, the rows of the largest"),
-    (f"{OVERRIDES}.rank", 0, f"{OVERRIDES}.rank", 0, "a whole number >= 1"),
-    (OVERRIDES, {"structure": "diagonal", "rank": 2}, f"{OVERRIDES}.rank", 2, "no value unless structure is low_rank"),
+    (f"{OVERRIDES}.rank", 0, f"{OVERRIDES}.rank", 0, "a whole number of at least 1"),
+    (
+        OVERRIDES,
+        {"structure": "diagonal", "rank": 2},
+        f"{OVERRIDES}.rank",
+        2,
+        "is only used when structure is low_rank",
+    ),
     (OVERRIDES, {"structure": "diagonal", "learner": "rotation"}, f"{OVERRIDES}.learner", "rotation", "kronecker"),
     (OVERRIDES, {f"p{n}": 1 for n in range(51)}, OVERRIDES, None, "at most 50 items"),
 ]
@@ -192,7 +204,7 @@ def test_wrong_field_is_named_with_its_value_and_what_would_be_right(
     body = put(spec(search_space={"preset": "default"}), path, wrong)
     (error,) = refused(shared_client, shared_db, body)
     assert error["field"] == field
-    assert expected in error["message"]
+    assert expected in f"{error['message']}. {error['hint']}"
     if value is not None or wrong in (None, MISSING):
         assert error["value"] == value
 

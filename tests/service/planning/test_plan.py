@@ -231,7 +231,7 @@ def test_everything_that_is_wrong_is_said_at_once(spec: SpecMaker) -> None:
         "baselines[2]": ("adamw", "every baseline once"),
         "controls[1]": ("random_p", "every control once"),
         "confirm.top_k": (3, "at most budget.trials_per_arm, which is 2"),
-        "search_space.overrides.lr": (-1, "a finite number >= 0"),
+        "search_space.overrides.lr": (-1, "must be a finite number of at least 0"),
     }
 
 

@@ -220,5 +220,5 @@ def test_a_gradient_too_large_to_square_does_no_lasting_harm_and_is_counted(stra
 
 @pytest.mark.parametrize("lr", [torch.tensor(0.1), "0.1", None])
 def test_a_rate_that_is_no_number_is_refused(lr: Any) -> None:
-    with pytest.raises(ValueError, match=r"lr=.* is not valid: expected a finite number >= 0"):
+    with pytest.raises(ValueError, match="lr: must be a finite number of at least 0"):
         WarpAdam([nn.Parameter(torch.ones(2))], lr)
