@@ -1,7 +1,8 @@
-# Adam's arithmetic as pure functions over lists of tensors: moments, bias-corrected direction, and the slope of that
-# direction with respect to the gradient it was fed. Must not know about P, parameters or groups: where P goes is in
-# placements.py, who calls it is in learners/.
-"""Moments, direction and its derivative."""
+"""Adam's arithmetic: moments, direction, and the slope of the direction with respect to the last input.
+
+These are pure functions over lists of tensors. They do not know P, parameters or groups. ``placements.py`` combines
+them with P, and the rules in ``learners/`` call them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ class Moments(NamedTuple):
     Attributes:
         exp_avgs: First moments, any shapes.
         exp_avg_sqs: Second moments, same shapes.
-        step: Number of updates made so far, at least 1 when a direction is asked for.
+        step: Number of updates so far. A direction needs at least 1.
         beta1: Decay rate of the first moment.
         beta2: Decay rate of the second moment.
         eps: Added to the root of the second moment.
@@ -36,8 +37,8 @@ def update_moments(moments: Moments, values: list[Tensor]) -> None:
     """Fold ``values`` into both running means, in place.
 
     Args:
-        moments: The means before the step; their tensors are overwritten.
-        values: What Adam is fed with, same shapes as the moments.
+        moments: The means before the step. Their tensors are overwritten.
+        values: Adam's input, such as a gradient; same shapes as the moments.
     """
     torch._foreach_lerp_(moments.exp_avgs, values, 1 - moments.beta1)
     torch._foreach_mul_(moments.exp_avg_sqs, moments.beta2)
@@ -45,7 +46,7 @@ def update_moments(moments: Moments, values: list[Tensor]) -> None:
 
 
 def directions(moments: Moments) -> list[Tensor]:
-    """Return u = m^ / (sqrt(v^) + eps) of every tensor, what Adam would multiply by -lr.
+    """Return u = m^ / (sqrt(v^) + eps) of every tensor, which Adam multiplies by -lr.
 
     Source: Kingma & Ba 2015, algorithm 1.
 
@@ -53,28 +54,28 @@ def directions(moments: Moments) -> list[Tensor]:
     >>> directions(Moments([grad / 2], [grad**2 / 2], step=1, beta1=0.5, beta2=0.5, eps=0.0))[0].round(decimals=4)
     tensor([ 1., -1.])
     """
-    first = 1 - moments.beta1**moments.step  # both corrections go into the denominator: one pass less
+    first = 1 - moments.beta1**moments.step  # both bias corrections go into the denominator, which saves a pass
     denominators = torch._foreach_sqrt(moments.exp_avg_sqs)
     torch._foreach_mul_(denominators, first / math.sqrt(1 - moments.beta2**moments.step))
     if moments.eps:
         torch._foreach_add_(denominators, moments.eps * first)
     else:
         for denominator in denominators:
-            denominator.masked_fill_(denominator == 0, 1.0)  # 0/0: a dead input does not move
-    # into the memory of the denominators: fresh memory costs more than the division
+            denominator.masked_fill_(denominator == 0, 1.0)  # 0/0: an input that was always 0 does not move
+    # write into the memory of the denominators: new memory costs more than the division
     return [torch.div(*pair, out=pair[1]) for pair in zip(moments.exp_avgs, denominators, strict=True)]
 
 
 def direction_and_slope(moments: Moments, value: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     """Return u and D = du/dq of one tensor, elementwise, at the last ``value`` q that went into its moments.
 
-    The moments before that value are constants. Where sqrt(v^) <= eps the slope is set to 0: an input that was dead
-    so far would otherwise meet 1/eps the moment it revives.
+    The moments before that value count as constants. Where sqrt(v^) <= eps the slope is set to 0. Otherwise an input
+    that was always 0 would have a slope of about 1/eps at its first other value.
 
     Args:
         moments: The means after ``value`` was folded in.
         value: The q of that step, same shape.
-        factor: Both are multiplied by it.
+        factor: Both results are multiplied by it.
     """
     (exp_avg,), (exp_avg_sq,) = moments.exp_avgs, moments.exp_avg_sqs
     correction1, correction2 = 1 - moments.beta1**moments.step, 1 - moments.beta2**moments.step
@@ -82,9 +83,9 @@ def direction_and_slope(moments: Moments, value: Tensor, factor: float = 1.0) ->
     denominator = root + moments.eps
     if not moments.eps:
         denominator.masked_fill_(denominator == 0, 1.0)
-    # a number plus a scaled quotient in one pass
+    # a scaled quotient in one pass
     update = torch.addcdiv(root.new_zeros(()), exp_avg, denominator, value=factor / correction1)
-    torch.threshold_(root, moments.eps, math.inf)  # what is divided by it below becomes 0
+    torch.threshold_(root, moments.eps, math.inf)  # where it is inf, the quotients below are 0
     own_share = root.new_full((), factor * (1 - moments.beta1) / correction1)
     slope = torch.mul(update, value, out=denominator)
     torch.addcdiv(own_share, slope, root, value=(moments.beta2 - 1) / correction2, out=slope)

@@ -1,6 +1,8 @@
-# The torch.optim.Optimizer: gathers parameters and gradients, checks them, keeps the state, applies the directions.
-# The mathematics is elsewhere: a rule of learners/ turns a gradient into a direction and owns the state's meaning.
-"""The optimizer that users make."""
+"""``WarpAdam``, the ``torch.optim.Optimizer``.
+
+It gathers parameters and gradients, checks them and keeps the state. The mathematics is in ``learners/``: a rule turns
+gradients into directions, and it alone knows what the entries of the state mean.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from warpadam.config import Strategy, WarpAdamConfig
 from warpadam.errors import InvalidConfigError, UnsupportedParameterError
-from warpadam.learners import Settings, UpdateRule, choose_rule
+from warpadam.learners import StepSettings, UpdateRule, choose_rule
 from warpadam.learners.normalised import SKIPPED
 from warpadam.precision import without_autocast
-from warpadam.stacks import Member, Plan
+from warpadam.stacks import SteppedParameter, StepPlan
 from warpadam.structures import Distortion
 
 _DEFAULT: Final = WarpAdamConfig()
@@ -28,39 +30,40 @@ _LIMITS: Final = ("rank", "block_size", "max_dim")
 
 @final
 class WarpAdam(Optimizer):
-    """Adam fed with P g, where the distortion matrix P is learned while training.
+    """Adam that sees P g instead of the gradient g, where the matrix P is learned during training.
 
-    Every parameter has its own P. ``structure`` says how it is parameterised, ``placement`` where it acts and
-    ``learner`` how it learns; the other arguments are those of :class:`~warpadam.config.WarpAdamConfig`, whose
-    defaults apply. A parameter group may override any of them. State is fp32 (fp64 for fp64 parameters).
+    Every parameter has its own P. ``structure`` says how P is shaped, ``placement`` where it acts and ``learner`` how
+    it learns. The arguments and their defaults are those of :class:`~warpadam.WarpAdamConfig`. A parameter group may
+    override any of them. The state is fp32, or fp64 for fp64 parameters.
 
     Args:
-        params: Parameters, groups of them, or ``model.named_parameters()``: with names, errors use them.
-        lr: Step size; read from the group at each step, so schedulers work. The default fits ``whitening``, whose
-            updates have a root mean square of 0.2; start the others at 0.003 to 0.01.
+        params: Parameters, parameter groups, or ``model.named_parameters()``. Errors and reports use the names.
+        lr: Step size. It is read from the group at each step, so schedulers work. The default fits ``whitening``, whose
+            updates have a root mean square of 0.2. Start the other learners at 0.003 to 0.01.
         betas: Decay rates of the moments.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay.
-        structure: ``diagonal``, ``low_rank``, ``kronecker`` or ``full``. A convolution's weight is the matrix
-            (out, in * kh * kw); vectors and scalars are ``diagonal`` unless ``full``. Not given, it is what goes with
-            ``placement`` and ``learner``, and so with these; with none of the three they are ``kronecker``, ``pre`` and
-            ``whitening``.
+        structure: ``diagonal``, ``low_rank``, ``kronecker`` or ``full``. The weight of a convolution counts as the
+            matrix (out, in * kh * kw). Vectors and scalars are ``diagonal`` unless the structure is ``full``. If you
+            leave ``structure``, ``placement`` or ``learner`` open, the best strategy with what you give is taken;
+            if you give none of them, it is ``kronecker``, ``pre`` and ``whitening``.
         placement: ``pre``, ``post`` or ``sandwich``. ``diagonal`` with ``pre`` is a negative control: Adam cancels it.
-        learner: ``hypergradient``, ``rotation`` (``sandwich`` only), ``whitening`` (``pre`` only) or ``frozen``;
-            ``rotation`` and ``whitening`` need ``kronecker`` or ``full``, and step vectors and scalars by Adam, with a
-            learned scale (``rotation``) or plain (``whitening``).
+        learner: ``hypergradient``, ``rotation`` (``sandwich`` only), ``whitening`` (``pre`` only) or ``frozen``.
+            ``rotation`` and ``whitening`` need ``kronecker`` or ``full``. Vectors and scalars are then stepped by Adam,
+            with a learned scale under ``rotation`` and without one under ``whitening``.
         rank: Rank of ``low_rank``.
         block_size: Most elements of one block of ``full``.
         max_dim: Longest axis that ``kronecker`` mixes.
-        p_lr: Step size of the meta-gradient, whose own scale is normalised away; 0 switches it off.
-        meta_every: Steps between two updates of P, or of its basis.
+        p_lr: Step size of the meta-gradient, which is normalised. 0 switches it off.
+        meta_every: Steps between two updates of P. Under ``rotation`` and ``whitening`` a learned scale is updated at
+            every step.
         p_decay: Pull of P, or of its learned scale, towards the identity at each update.
         cov_beta: Decay rate of the gradient covariances of ``rotation`` and ``whitening``.
-        maximize: Climb instead of descend.
+        maximize: Maximize the objective instead of minimizing it.
 
     Raises:
-        InvalidConfigError: A value out of range, or an illegal combination that was asked for; in any group.
-        UnsupportedParameterError: A complex or sparse parameter.
+        InvalidConfigError: A value is out of range, or settings do not go together; in any group.
+        UnsupportedParameterError: A parameter is complex or sparse.
 
     Source: Pan, Chen & Ye 2024 (arXiv 2409.04244).
 
@@ -94,12 +97,12 @@ class WarpAdam(Optimizer):
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _CONFIG_FIELDS}
         config = WarpAdamConfig(**given)
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[int, StepPlan] = {}
         super().__init__(params, {**asdict(config), "maximize": maximize})
 
     @classmethod
     def from_config(cls, params: ParamsT, config: WarpAdamConfig, *, maximize: bool = False) -> WarpAdam:
-        """Make the optimizer that ``config`` describes.
+        """Make an optimizer with the settings of ``config``.
 
         >>> WarpAdam.from_config([torch.nn.Parameter(torch.ones(2))], WarpAdamConfig(lr=0.5)).defaults["lr"]
         0.5
@@ -107,15 +110,15 @@ class WarpAdam(Optimizer):
         return cls(params, **asdict(config), maximize=maximize)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with their own settings; what is missing takes the optimizer's defaults.
+        """Add parameters with their own settings. Missing settings take the optimizer's defaults.
 
-        Only if those of structure, placement and learner do not go with what the group has of the three, the group's
-        are completed as if they were the constructor's: ``{"structure": "diagonal"}`` is learned by ``hypergradient``,
-        in a ``sandwich``, when the optimizer's learner is ``whitening``.
+        If the defaults of structure, placement and learner do not go with those of the group, the group's are filled in
+        as the constructor does. For example ``{"structure": "diagonal"}`` becomes a ``sandwich`` that is learned by
+        ``hypergradient`` if the optimizer's learner is ``whitening``.
 
         Raises:
-            InvalidConfigError: As the constructor.
-            UnsupportedParameterError: As the constructor.
+            InvalidConfigError: As for the constructor.
+            UnsupportedParameterError: As for the constructor.
         """
         own = {name: value for name, value in param_group.items() if name in _CONFIG_FIELDS}
         config = _config_of(self.defaults).changed(**own)
@@ -137,16 +140,16 @@ class WarpAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make one step with the gradients that are there; parameters without one are left alone.
+        """Step every parameter that has a gradient.
 
         Args:
-            closure: Computes the loss and its gradients anew; called once, with gradients enabled.
+            closure: Computes the loss and its gradients again. Called once, with gradients enabled.
 
         Returns:
-            What the closure returned.
+            The loss that the closure returned.
 
         Raises:
-            UnsupportedParameterError: A sparse or complex gradient; then no parameter has moved.
+            UnsupportedParameterError: A gradient is sparse or complex. No parameter has moved then.
         """
         loss = None
         if closure is not None:
@@ -159,28 +162,28 @@ class WarpAdam(Optimizer):
 
     @property
     def skipped_meta_updates(self) -> int:
-        """How often P was kept because a meta-gradient, or a covariance of ``whitening``, was not finite.
+        """How often an update of P was skipped because a meta-gradient or a covariance was not finite.
 
-        Over all parameters; waits for the device.
+        Summed over all parameters. Waits for the device.
         """
         return int(sum(float(state[SKIPPED]) for state in self.state.values() if SKIPPED in state))
 
     def get_distortion(self, param: Tensor) -> dict[str, Tensor]:
-        """Return a copy of the learned P of a parameter: its factors, and the scale and covariances if it has them.
+        """Return a copy of the learned P of a parameter: its factors, and its scale and covariances if it has any.
 
         Raises:
-            KeyError: The parameter is not one of this optimizer's.
+            KeyError: The optimizer does not have the parameter.
         """
         rule, distortion, state = self._prepare(param, self._group_of(param))
         carried = rule.init_carried(distortion, torch.float32, torch.device("meta"))
         return {name: state[name].clone() for name in carried if name in state}
 
     def set_distortion(self, param: Tensor, distortion: Mapping[str, Tensor]) -> None:
-        """Start a parameter from a given P, as :meth:`get_distortion` returns it; what is not given stays.
+        """Give a parameter a P, as :meth:`get_distortion` returns it. Tensors that are not given stay.
 
         Raises:
-            InvalidConfigError: A tensor that the parameter's strategy does not have, or one of another shape.
-            KeyError: The parameter is not one of this optimizer's.
+            InvalidConfigError: A tensor has another shape, or the parameter's strategy has no such tensor.
+            KeyError: The optimizer does not have the parameter.
         """
         rule, structure, state = self._prepare(param, self._group_of(param))
         carried = rule.init_carried(structure, torch.float32, torch.device("meta"))
@@ -193,11 +196,11 @@ class WarpAdam(Optimizer):
             state[name] = value.detach().to(dtype=_state_dtype(param), device=param.device, copy=True)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a saved state exactly; unlike torch's own, it neither casts the state nor shares its tensors.
+        """Restore a saved state exactly. Unlike torch's own method it does not cast the state or share its tensors.
 
         Raises:
             InvalidConfigError: The saved settings are not legal.
-            ValueError: The groups do not match.
+            ValueError: The saved groups do not match the optimizer's.
         """
         loaded: list[dict[str, Any]] = []
 
@@ -221,7 +224,7 @@ class WarpAdam(Optimizer):
             group.setdefault("maximize", False)
 
     def _uncast(self, state_dict: Mapping[str, Any]) -> None:
-        """Replace what torch cast to the parameter's dtype by what was saved."""
+        """Replace the values that torch cast to the parameter's dtype by the saved ones."""
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for param, key in zip(group["params"], saved["params"], strict=True):
                 for name, value in state_dict["state"].get(key, {}).items():
@@ -235,7 +238,7 @@ class WarpAdam(Optimizer):
             plan = self._plans.get(index)
             if plan is None or not plan.serves(params, self.state, key):
                 self._plans.pop(index, None)
-                plan = Plan([Member(param, *self._prepare(param, group)) for param in params], key)
+                plan = StepPlan([SteppedParameter(param, *self._prepare(param, group)) for param in params], key)
                 self._plans[index] = plan
             plan.step(group, _settings(group))
 
@@ -251,7 +254,7 @@ class WarpAdam(Optimizer):
         for group in self.param_groups:
             if any(param is own for own in group["params"]):
                 return group
-        raise KeyError(f"no parameter of shape {tuple(param.shape)} with this identity in the optimizer")
+        raise KeyError(f"the optimizer does not have this parameter of shape {tuple(param.shape)}")
 
     def _check_grads(self) -> None:
         for group_index, group in enumerate(self.param_groups):
@@ -265,18 +268,20 @@ def _state_dtype(param: Tensor) -> torch.dtype:
     return torch.float64 if param.dtype == torch.float64 else torch.float32
 
 
-def _settings(group: Mapping[str, Any]) -> Settings:
+def _settings(group: Mapping[str, Any]) -> StepSettings:
     beta1, beta2 = group["betas"]
-    return Settings(beta1, beta2, group["eps"], group["p_lr"], group["meta_every"], group["p_decay"], group["cov_beta"])
+    return StepSettings(
+        beta1, beta2, group["eps"], group["p_lr"], group["meta_every"], group["p_decay"], group["cov_beta"]
+    )
 
 
 def _plan_key(group: Mapping[str, Any]) -> tuple[tuple[str, str, str], tuple[int, ...]]:
-    """What of a group decides about rules and structures: the strategy, and the numbers named in ``_LIMITS``."""
+    """Return the settings on which rules and structures depend: the strategy, and the numbers in ``_LIMITS``."""
     return (group["structure"], group["placement"], group["learner"]), tuple(group[name] for name in _LIMITS)
 
 
 def _config_of(group: Mapping[str, Any]) -> WarpAdamConfig:
-    """Check the settings of a group."""
+    """Return the settings of a group as a config, which checks them."""
     return WarpAdamConfig(**{name: group[name] for name in _CONFIG_FIELDS})
 
 

@@ -1,7 +1,9 @@
-# Many small tensors cost more in calls than in arithmetic, so parameters of one layout are stacked into one tensor, and
-# all stacks of a rule are stepped by one call. The optimizer keeps views of the stacked state, which a checkpoint sees
-# as any other tensors. Anybody may replace a view: then the plan is made anew. Knows nothing of what entries mean.
-"""Which parameters are stepped together."""
+"""Decides which parameters are stepped together.
+
+For many small tensors the calls cost more than the arithmetic. So parameters of one layout are stacked into one tensor,
+and one call of a rule steps all its stacks. The optimizer's state holds views of the stacked state, which look like any
+other tensors to a checkpoint. If someone replaces a view, the plan no longer serves and the optimizer makes a new one.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,25 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from warpadam.learners.base import Part, Settings, State, UpdateRule
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule
 from warpadam.structures import Distortion
 
 _MAX_ELEMENTS: Final = 65_536
-"""Larger tensors are stepped one by one: their arithmetic hides the calls, and all that a step does with one finds it
-in the cache."""
+"""Larger tensors are stepped one by one: their arithmetic hides the cost of the calls, and a tensor stays in the cache
+during its step."""
 
 _MAX_PADDED: Final = 1_024
 """Shorter vectors are padded with zeros to one length. A zero gradient leaves zero moments and moves nothing."""
 
 
-class Member(NamedTuple):
-    """One parameter.
+class SteppedParameter(NamedTuple):
+    """A parameter with everything that a step of it needs.
 
     Attributes:
-        param: The parameter; it has a gradient.
+        param: The parameter. It has a gradient.
         rule: Its update rule.
         distortion: The structure of its P.
-        state: What the optimizer keeps for it.
+        state: The optimizer's state of the parameter.
     """
 
     param: Tensor
@@ -40,24 +42,24 @@ class Member(NamedTuple):
 
 
 @final
-class Plan:
+class StepPlan:
     """How the parameters of one group that have a gradient are stepped.
 
     Args:
         members: In the group's order.
-        key: What of the group's settings decided about rules and structures.
+        key: The settings of the group on which rules and structures depend.
     """
 
     __slots__ = ("_batches", "_key", "_members", "_params")
 
-    def __init__(self, members: Sequence[Member], key: object) -> None:
+    def __init__(self, members: Sequence[SteppedParameter], key: object) -> None:
         self._key = key
         self._members = members
         self._params = [member.param for member in members]
         self._batches = [_Batch(stacks) for stacks in _batched(members)]
 
     def serves(self, params: Sequence[Tensor], states: Mapping[Tensor, State], key: object) -> bool:
-        """Tell whether these are its parameters, and their states are still those it shares."""
+        """Tell whether the plan is for these parameters, and their states still share its storage."""
         return (
             key == self._key
             and len(params) == len(self._params)
@@ -66,14 +68,14 @@ class Plan:
             and all(stack.is_shared() for batch in self._batches for stack in batch.stacks)
         )
 
-    def step(self, group: Mapping[str, Any], settings: Settings) -> None:
+    def step(self, group: Mapping[str, Any], settings: StepSettings) -> None:
         """Move every parameter by one step."""
         for batch in self._batches:
             batch.step(group, settings)
 
 
 class _Batch:
-    """Stacks that one call of their rule steps."""
+    """Stacks that are stepped by one call of their rule."""
 
     __slots__ = ("_copies", "_grads", "_params", "stacks")
 
@@ -82,7 +84,7 @@ class _Batch:
         self._params = [member.param for stack in stacks for member in stack.members]
         self._copies = [slot for stack in stacks for slot in stack.slots]
 
-    def step(self, group: Mapping[str, Any], settings: Settings) -> None:
+    def step(self, group: Mapping[str, Any], settings: StepSettings) -> None:
         grads = self._gradients(group["maximize"])
         parts = [Part(stack.distortion, stack.state, grad) for stack, grad in zip(self.stacks, grads, strict=True)]
         updates = self.stacks[0].rule.update(parts, settings)
@@ -104,22 +106,23 @@ class _Batch:
 
 @final
 class Stack:
-    """Parameters of one layout, or short vectors, with their states as one; a single one as it is.
+    """Parameters of one layout, or short vectors, with their states joined. A single parameter is left as it is.
 
     Args:
-        members: As many as there are.
+        members: The parameters, at least one.
 
     Attributes:
-        members: These.
-        rule: The rule of all.
-        distortion: That of the longest vector, or the one that all have.
-        state: What a rule changes; with a dimension in front if there are several. :meth:`share` afterwards.
-        slots: Where the gradient of each parameter is copied to, in its shape; none for a single one.
+        members: The parameters.
+        rule: The rule of all of them.
+        distortion: The distortion that all share; for vectors, that of the longest.
+        state: The state that a rule changes. It has one more dimension in front if there are several parameters. Call
+            :meth:`share` after it changes.
+        slots: Where the gradient of each parameter is copied to, in the parameter's shape. Empty for a single one.
     """
 
     __slots__ = ("_grad", "_lengths", "_shared", "_views", "distortion", "members", "rule", "slots", "state")
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[SteppedParameter]) -> None:
         self.members = members
         self.rule = members[0].rule
         self.distortion = max((member.distortion for member in members), key=lambda distortion: distortion.layout)
@@ -138,7 +141,7 @@ class Stack:
         self.share()
 
     def is_shared(self) -> bool:
-        """Tell whether the states of the parameters still are what the stack gave them."""
+        """Tell whether the states of the parameters still hold the views that the stack gave them."""
         if len(self.members) == 1:
             return True
         return all(
@@ -147,7 +150,7 @@ class Stack:
         )
 
     def gradient(self) -> Tensor:
-        """Return the gradients in the layout; what was copied to the slots if there are several."""
+        """Return the gradients in the layout. For several parameters, copy theirs to the slots before."""
         if len(self.members) > 1:
             return self._grad
         grad = self.members[0].param.grad
@@ -163,7 +166,7 @@ class Stack:
         ]
 
     def share(self) -> None:
-        """Give every parameter's state the entries that the stacked state has now."""
+        """Give every parameter's state views of the entries that the stacked state has now."""
         if len(self.members) == 1 or self._nothing_changed():
             return
         gone = self._shared.keys() - self.state.keys()
@@ -188,12 +191,12 @@ class Stack:
         return [part[:length] for part, length in zip(stacked.unbind(), self._lengths, strict=True)]
 
 
-def _batched(members: Iterable[Member]) -> list[list[Stack]]:
-    """Stack the members that have one layout, or are short vectors, and group the stacks that a rule can step at once.
+def _batched(members: Iterable[SteppedParameter]) -> list[list[Stack]]:
+    """Stack the members of one layout, and the short vectors; group the stacks that a rule can step at once.
 
-    Together are those that have seen as many steps; in a stack, those that remember the same entries.
+    Members of a batch have made the same number of steps. Members of a stack have the same entries in their states.
     """
-    batches: dict[object, dict[object, list[Member]]] = {}
+    batches: dict[object, dict[object, list[SteppedParameter]]] = {}
     for index, member in enumerate(members):
         exp_avg, layout = member.state["exp_avg"], member.distortion.layout
         alone = index if exp_avg.numel() > _MAX_ELEMENTS else None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from warpadam import Placement, WarpAdam
 from warpadam.adam import Moments
-from warpadam.placements import Warp, meta_gradient, unwarp_direction, warp_gradient
+from warpadam.placements import PlacedDistortion, meta_gradient, unwarp_direction, warp_gradient
 from warpadam.structures import (
     DiagonalDistortion,
     Distortion,
@@ -132,7 +132,7 @@ def test_meta_gradient_is_autograd_through_one_real_step(
     dense_grad, factor_grads, after = step.autograd()
     torch.testing.assert_close(step.param.detach().reshape(-1), after, rtol=1e-12, atol=1e-12)
 
-    warp = Warp(placement, step.distortion, step.factors)
+    warp = PlacedDistortion(placement, step.distortion, step.factors)
     pulled = meta_gradient(warp, step.moments, step.grad, step.next_grad, LR)
     assert list(pulled) == list(factor_grads)
     for name, expected in factor_grads.items():
@@ -140,7 +140,9 @@ def test_meta_gradient_is_autograd_through_one_real_step(
         torch.testing.assert_close(pulled[name], expected, rtol=1e-10, atol=1e-10)
 
     elements = dense_grad.shape[0]
-    whole = Warp(placement, FullDistortion(elements, elements), {"blocks": _dense(step.distortion, step.factors)[None]})
+    whole = PlacedDistortion(
+        placement, FullDistortion(elements, elements), {"blocks": _dense(step.distortion, step.factors)[None]}
+    )
     flat = step.moments._replace(
         exp_avgs=[step.moments.exp_avgs[0].reshape(1, -1)], exp_avg_sqs=[step.moments.exp_avg_sqs[0].reshape(1, -1)]
     )
@@ -151,7 +153,7 @@ def test_meta_gradient_is_autograd_through_one_real_step(
 @pytest.mark.parametrize("placement", Placement)
 def test_meta_gradient_is_proportional_to_lr_and_to_the_next_gradient(placement: str) -> None:
     step = _RealStep("kronecker", placement, (3, 4), 64)
-    warp = Warp(placement, step.distortion, step.factors)
+    warp = PlacedDistortion(placement, step.distortion, step.factors)
     one = meta_gradient(warp, step.moments, step.grad, step.next_grad)
     many = meta_gradient(warp, step.moments, step.grad, 7 * step.next_grad, lr=0.5)
     for name, value in one.items():
@@ -162,7 +164,9 @@ def test_meta_gradient_changes_none_of_its_inputs() -> None:
     step = _RealStep("kronecker", "sandwich", (3, 4), 64)
     inputs = [step.grad, step.next_grad, *step.moments.exp_avgs, *step.moments.exp_avg_sqs, *step.factors.values()]
     before = [tensor.clone() for tensor in inputs]
-    meta_gradient(Warp("sandwich", step.distortion, step.factors), step.moments, step.grad, step.next_grad, LR)
+    meta_gradient(
+        PlacedDistortion("sandwich", step.distortion, step.factors), step.moments, step.grad, step.next_grad, LR
+    )
     assert all(torch.equal(now, then) for now, then in zip(inputs, before, strict=True))
 
 
@@ -173,7 +177,7 @@ def test_each_placement_puts_p_where_it_says() -> None:
     mapped, back = torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 3.0]])
     expected = {"pre": (mapped, vector), "post": (vector, mapped), "sandwich": (mapped, back)}
     for placement, (warped, unwarped) in expected.items():
-        warp = Warp(placement, distortion, factors)
+        warp = PlacedDistortion(placement, distortion, factors)
         assert torch.equal(warp_gradient(warp, vector), warped)
         assert torch.equal(unwarp_direction(warp, vector), unwarped)
 

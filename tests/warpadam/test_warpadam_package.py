@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +53,10 @@ def test_the_package_has_doc_examples() -> None:
 
 def _is_module(value: object) -> bool:
     return isinstance(value, type(sys))
+
+
+@pytest.mark.parametrize("learner", list(warpadam.Learner))
+def test_no_learner_imports_another(learner: str) -> None:
+    tree = ast.parse(Path(warpadam.__path__[0], "learners", f"{learner}.py").read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported.isdisjoint(f"warpadam.learners.{other}" for other in warpadam.Learner)

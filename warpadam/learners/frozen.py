@@ -1,6 +1,9 @@
-# P is given, or the identity, and left alone. A P that `rotation` made brings its learned scale along: with a fixed
-# basis, momentum in the warped space and in the raw space are the same, so one rule serves every origin.
-"""The learner that does not learn."""
+"""The learner ``frozen``: Adam with a P that does not change.
+
+P is the identity, or one that is given with ``set_distortion``. A P made by ``rotation`` or ``whitening`` may bring its
+covariances and its learned scale along. The covariances are kept and not used. In a fixed basis, momentum in the warped
+space equals momentum in the raw space, so this one rule serves a P of any origin.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,16 @@ from typing_extensions import override
 
 from warpadam.adam import directions, update_moments
 from warpadam.config import Placement
-from warpadam.learners.base import Part, Settings, State, UpdateRule, count_step, init_moments, moments_of
-from warpadam.learners.rotation import RotationRule
-from warpadam.learners.scale import LOG_SCALE, scale_directions
-from warpadam.learners.whitening import WhiteningRule
-from warpadam.placements import Warp, unwarp_direction, warp_gradient
-from warpadam.structures import DiagonalDistortion, Distortion, Factors, SidedDistortion
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_step, init_moments, moments_of
+from warpadam.learners.scale import TENSOR_SCALE_SHAPE, init_sides_and_scale, scale_directions
+from warpadam.placements import PlacedDistortion, unwarp_direction, warp_gradient
+from warpadam.structures import DiagonalDistortion, Distortion, Factors
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class FrozenRule(UpdateRule):
-    """Adam in the space of a fixed P; with P = I it is AdamW.
+    """Adam in the space of a fixed P. With P = I it is AdamW.
 
     Attributes:
         placement: A value of :class:`~warpadam.config.Placement`.
@@ -39,21 +40,22 @@ class FrozenRule(UpdateRule):
 
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
-        if isinstance(distortion, SidedDistortion):
-            if self.placement == Placement.SANDWICH:
-                return RotationRule().init_carried(distortion, dtype, device)
-            if self.placement == Placement.PRE:
-                return WhiteningRule().init_carried(distortion, dtype, device)
-        factors = distortion.init_factors(dtype, device)
-        if self.placement == Placement.SANDWICH and isinstance(distortion, DiagonalDistortion):
-            factors[LOG_SCALE] = torch.zeros(distortion.scale_shape, dtype=dtype, device=device)
-        return factors
+        scale_shape = self._scale_shape(distortion)
+        if scale_shape is None:
+            return distortion.init_factors(dtype, device)
+        return init_sides_and_scale(distortion, scale_shape, dtype, device)
+
+    def _scale_shape(self, distortion: Distortion) -> tuple[int, ...] | None:
+        """Return the shape of the scale that a learned P of this structure and placement may bring; None for none."""
+        if self.placement == Placement.SANDWICH and (distortion.sides or isinstance(distortion, DiagonalDistortion)):
+            return distortion.scale_shape
+        return TENSOR_SCALE_SHAPE if self.placement == Placement.PRE and distortion.sides else None
 
     @override
-    def update(self, parts: Sequence[Part], settings: Settings) -> list[Tensor]:
+    def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
         moments = moments_of(parts, count_step(parts), settings)
-        warps = [Warp(self.placement, part.distortion, part.state) for part in parts]
-        update_moments(moments, [warp_gradient(warp, part.grad) for warp, part in zip(warps, parts, strict=True)])
+        placed = [PlacedDistortion(self.placement, part.distortion, part.state) for part in parts]
+        update_moments(moments, [warp_gradient(p, part.grad) for p, part in zip(placed, parts, strict=True)])
         updates = directions(moments)
         scale_directions(parts, updates)
-        return [unwarp_direction(warp, update) for warp, update in zip(warps, updates, strict=True)]
+        return [unwarp_direction(p, update) for p, update in zip(placed, updates, strict=True)]

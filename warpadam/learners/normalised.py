@@ -1,7 +1,8 @@
-# How learned tensors are stepped along a meta-gradient: Adam on them, so that the scale of the loss cancels, and a
-# non-finite meta-gradient is skipped and counted. No host synchronisation: the decision stays on the device. What is
-# one number for a parameter is computed in one vector for all of them.
-"""Adam on the factors of P."""
+"""Steps learned tensors along their meta-gradient with Adam, so that the scale of the loss cancels.
+
+A meta-gradient that is not finite is skipped and counted. The decision stays on the device, so nothing waits for it.
+Numbers that each parameter has once are computed in one vector for all parameters.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from warpadam.structures import SidedDistortion
+from warpadam.structures import Distortion
 
 META_BETAS: Final = (0.9, 0.95)
-"""Decay rates of the meta-gradient's moments. P has few updates and its gradient drifts: a short memory is best."""
+"""Decay rates of the meta-gradient's moments. P has few updates and its gradient drifts, so a short memory is best."""
 
 SKIPPED: Final = "meta_skipped"
 """State entry that counts the meta-gradients that were not finite."""
@@ -30,17 +31,17 @@ def normalised_step(
     p_lr: float,
     stack_dims: Sequence[int] | None = None,
 ) -> None:
-    """Step the named tensors of every state against their meta-gradients, in place, with Adam's normalisation.
+    """Step the named tensors of every state against their meta-gradients, in place, as Adam does.
 
-    If any meta-gradient of a parameter is not finite, or its square overflows, nothing of it moves and its
-    ``meta_skipped`` grows by one.
+    If a meta-gradient of a parameter is not finite, or its square overflows, none of the parameter's tensors move and
+    its ``meta_skipped`` grows by one.
 
     Args:
-        states: Each holds the tensors of one parameter, and gets the moments (``<name>_exp_avg``,
-            ``<name>_exp_avg_sq``) and counters.
-        meta_gradients: For each state the gradient of the next loss for each tensor, same shapes; overwritten.
+        states: Each holds the tensors of one parameter. The moments (``<name>_exp_avg``, ``<name>_exp_avg_sq``) and
+            counters are added to it.
+        meta_gradients: For each state, the gradient of the next loss for each tensor, of the same shape. Overwritten.
         p_lr: Step size.
-        stack_dims: For each state the leading dimensions of its tensors that count parameters; 0 if not given.
+        stack_dims: For each state, how many leading dimensions of its tensors count parameters. Default: 0.
     """
     stack_dims = stack_dims or [0] * len(states)
     for state, pulled, dims in zip(states, meta_gradients, stack_dims, strict=True):
@@ -68,13 +69,13 @@ def normalised_step(
     _step(names, kept, first, second, step_sizes)
 
 
-def restart_unless_finite(distortion: SidedDistortion, state: dict[str, Tensor]) -> None:
-    """Zero the covariances of a parameter, and count it in ``meta_skipped``, if one of them is not finite; in place."""
+def restart_unless_finite(distortion: Distortion, state: dict[str, Tensor]) -> None:
+    """If a covariance of a parameter is not finite, zero all of them and count that in ``meta_skipped``; in place."""
     names = list(distortion.sides.values())
     if not names:
         return
-    # any covariance will do: their traces are the same, that of the gradient's squares; and no element of such a matrix
-    # is larger than the largest on its diagonal
+    # One covariance is enough: all have the same trace, the sum of the gradient's squares, and no element of such a
+    # matrix is larger than the largest on its diagonal.
     dims = state[SKIPPED].ndim
     usable = state[names[0]].diagonal(dim1=-2, dim2=-1).flatten(dims).sum(-1).isfinite()
     state[SKIPPED] += (~usable).to(state[SKIPPED].dtype)
@@ -92,7 +93,7 @@ def _square_sum(grad: Tensor, stack_dims: int) -> Tensor:
 
 
 def _decide(states: Sequence[dict[str, Tensor]], accepted: Tensor, p_lr: float) -> Tensor:
-    """Count, and return three numbers for each parameter: the weights of both averages, and minus the step size."""
+    """Update the counters; return for each parameter the weights of both averages and minus the step size."""
     steps, skips = ([state[name].view(-1) for state in states] for name in (_COUNT, SKIPPED))
     counts, skipped = torch.cat(steps).add_(accepted), torch.cat(skips).add_(1 - accepted)
     lengths = [step.numel() for step in steps]
@@ -111,14 +112,14 @@ def _step(
     second: tuple[Tensor, ...],
     step_sizes: tuple[Tensor, ...],
 ) -> None:
-    """Adam on the named tensors; ``grads`` are overwritten."""
+    """Step the named tensors as Adam does; overwrites ``grads``."""
     exp_avgs = [state[f"{name}_exp_avg"] for state, name in names]
     exp_avg_sqs = [state[f"{name}_exp_avg_sq"] for state, name in names]
     torch._foreach_lerp_(exp_avgs, grads, first)
     torch._foreach_mul_(grads, grads)
     torch._foreach_lerp_(exp_avg_sqs, grads, second)
     roots = torch._foreach_sqrt(exp_avg_sqs)
-    # below it a square is rounded to nothing, and the ratio is noise
+    # smaller roots come from squares that were rounded to zero, where the ratio is noise
     torch._foreach_add_(roots, torch.finfo(roots[0].dtype).tiny ** 0.5)
     torch._foreach_div_(roots, step_sizes)  # a step size of 0 makes them infinite
     torch._foreach_addcdiv_([state[name] for state, name in names], exp_avgs, roots)

@@ -1,42 +1,44 @@
-# P follows the eigenbasis of the running gradient covariances, so Adam works in coordinates that are nearly
-# uncorrelated; a learned scale in that basis is the meta-gradient part. When the basis turns the first moment is turned
-# with it, which is to keep it in raw gradient space: no momentum is stale. Without the scale this is SOAP.
-"""P that turns with the gradient's eigenbasis."""
+"""The learner ``rotation``: P turns gradients into the eigenbasis of their running covariances.
+
+Adam then works in coordinates that are nearly uncorrelated. The meta-gradient learns a scale in that basis; without the
+scale this is SOAP. When the basis turns, the first moment turns with it, as if it were kept in raw gradient space. So
+momentum is never stale.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast, final
+from typing import Final, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from warpadam.adam import directions, update_moments
-from warpadam.learners.base import Part, Settings, State, UpdateRule, count_step, init_moments, moments_of
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_step, init_moments, moments_of
 from warpadam.learners.normalised import SKIPPED, restart_unless_finite
 from warpadam.learners.scale import (
-    LOG_SCALE,
     forget,
+    init_sides_and_scale,
     learn_scales,
     remember,
     reorder_scale,
     scale_directions,
     start_scale,
 )
-from warpadam.structures import Distortion, Factors, SidedDistortion
+from warpadam.structures import Distortion, Factors
 
 _EARLY_REFRESHES: Final = (1, 2, 4, 7)
-"""Steps after which the basis is refreshed whatever ``meta_every`` says: one power iteration from the identity is far
-from the eigenvectors, and the first hundred steps would pay for it."""
+"""Steps after which the basis is refreshed, independent of ``meta_every``. One power iteration from the identity is far
+from the eigenvectors, and the first hundred steps would suffer from it."""
 
 _SHIFT: Final = 1e-4
-"""Added to the covariance's spectrum, as a fraction of its mean: where the gradient had nothing to say, the basis stays
-as it was instead of turning with rounding noise. (1e-6 to 1e-3 train equally well; fp32 noise wants it large.)"""
+"""Added to the covariance's spectrum, as a fraction of its mean. Where the gradient is zero, the basis stays as it is
+instead of turning with rounding noise. (1e-6 to 1e-3 train equally well; against fp32 noise larger is better.)"""
 
 _MIN_SHIFT: Final = 1e-30
-"""The shift while there is no gradient at all: the QR of nothing would throw a carried basis away."""
+"""The shift while every gradient was zero. The QR decomposition of zeros would lose a basis that was carried over."""
 
 
 @final
@@ -44,10 +46,10 @@ _MIN_SHIFT: Final = 1e-30
 class RotationRule(UpdateRule):
     """theta <- theta - lr Q^T S u(Q g), with Q the eigenbasis of the covariances and S a learned scale.
 
-    The structure must be one with sides; a side that is not mixed keeps its coordinates, and still has a scale.
+    An axis without a side keeps its coordinates, and still has a scale.
 
-    State: both moments in the eigenbasis, the factors (rows are eigenvectors), their covariances, and with ``p_lr`` > 0
-    the scale and the direction it is judged by.
+    The state holds both moments in the eigenbasis, the factors (their rows are the eigenvectors), their covariances
+    and, with ``p_lr`` > 0, the scale and the last scaled direction.
 
     Source: Vyas et al. 2024 (SOAP, arXiv 2409.11321), algorithm 3, for the basis.
     """
@@ -56,17 +58,16 @@ class RotationRule(UpdateRule):
     def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
         return {
             **init_moments(distortion, dtype, device),
-            **cast(SidedDistortion, distortion).init_sides(dtype, device),
+            **distortion.init_sides(dtype, device),
             SKIPPED: torch.zeros((), dtype=dtype, device=device),
         }
 
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
-        scale = torch.zeros(distortion.scale_shape, dtype=dtype, device=device)
-        return {**cast(SidedDistortion, distortion).init_sides(dtype, device), LOG_SCALE: scale}
+        return init_sides_and_scale(distortion, distortion.scale_shape, dtype, device)
 
     @override
-    def update(self, parts: Sequence[Part], settings: Settings) -> list[Tensor]:
+    def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
         step = count_step(parts)
         refreshes = step - 1 in _EARLY_REFRESHES or (step > 1 and (step - 1) % settings.meta_every == 0)
         if settings.p_lr > 0 or not refreshes:
@@ -77,7 +78,7 @@ class RotationRule(UpdateRule):
             learn_scales(parts, projected, settings)  # in the basis of the step that it judges
         if refreshes:
             for part in parts:
-                refresh(cast(SidedDistortion, part.distortion), part.state)
+                refresh(part.distortion, part.state)
             projected = [part.distortion.apply(part.state, part.grad) for part in parts]
         moments = moments_of(parts, step, settings)
         update_moments(moments, projected)
@@ -88,12 +89,12 @@ class RotationRule(UpdateRule):
         else:
             forget(parts)
         for part in parts:
-            cast(SidedDistortion, part.distortion).follow(part.state, part.grad, settings.cov_beta)
+            part.distortion.follow(part.state, part.grad, settings.cov_beta)
         return [part.distortion.apply_transpose(part.state, u) for part, u in zip(parts, updates, strict=True)]
 
 
-def refresh(distortion: SidedDistortion, state: State) -> None:
-    """Turn the basis by one power iteration, and carry along what is indexed by it; in place."""
+def refresh(distortion: Distortion, state: State) -> None:
+    """Turn the basis by one power iteration, and everything that is indexed by it; in place."""
     restart_unless_finite(distortion, state)
     exp_avg = distortion.apply_transpose(state, state["exp_avg"])
     for side, covariance in distortion.sides.items():
@@ -108,11 +109,11 @@ def turn_basis(basis: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Move an orthogonal basis towards the eigenvectors of a covariance, largest eigenvalue first.
 
     Args:
-        basis: Rows are the basis vectors, length x length; several at once with dimensions in front.
+        basis: length x length; its rows are the basis vectors. May have more dimensions in front.
         covariance: Symmetric, same shape.
 
     Returns:
-        The new basis, and for each of its rows the index of the row it grew from.
+        The new basis, and for each of its rows the index of the old row that it came from.
 
     Cost: one matrix product and one QR decomposition of the length.
     """

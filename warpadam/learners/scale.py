@@ -1,7 +1,8 @@
-# The learned positive scale S = exp(s) on a direction: s for each row plus s for each column, s for each element, or
-# one s for a whole tensor; its shape says which. Adam divides out a scale before its moments, so S acts after them
-# only. Shared by the rules that have one; knows no P.
-"""A learned step size for each row and column."""
+"""The learned positive scale S = exp(s) on a direction, shared by the rules that have one.
+
+Its shape says what it scales: one s for each row and one for each column, one for each element, or one for the whole
+tensor. Adam would divide out a scale before its moments, so S acts after them.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +12,49 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from warpadam.learners.base import Part, Settings, State
+from warpadam.learners.base import Part, State, StepSettings
 from warpadam.learners.normalised import normalised_step
-from warpadam.structures import SidedDistortion
+from warpadam.structures import Distortion, Factors
 
 LOG_SCALE: Final = "log_scale"
-"""State entry: s of the rows, then s of the columns; in one tensor, so that one small step moves both."""
+"""State entry: s of the rows, then s of the columns, in one tensor, so that one small step moves both."""
+
+TENSOR_SCALE_SHAPE: Final = (1,)
+"""Shape of the log scale if there is one s for the whole tensor."""
 
 MAX_LOG_SCALE: Final = 2.0
 """Trust range of s: a step is at most e^2 = 7.4 times longer or shorter than Adam's."""
 
 _PREV_UPDATE: Final = "prev_update"
-"""State entry: the S u that the next gradient will judge; only while s learns."""
+"""State entry: the S u that the next gradient will judge. It exists only while s learns."""
+
+
+def init_sides_and_scale(
+    distortion: Distortion, scale_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Factors:
+    """Return what a P with sides and a scale carries to another run: identity factors, zero covariances and s = 0."""
+    return {
+        **distortion.init_sides(dtype, device),
+        LOG_SCALE: torch.zeros(scale_shape, dtype=dtype, device=device),
+    }
 
 
 def scale_directions(parts: Sequence[Part], updates: Sequence[Tensor]) -> None:
-    """Multiply every u by S, in place; where a state has no scale u stays."""
+    """Multiply every u by S, in place. Where a state has no scale, u stays as it is."""
     for part, update in zip(parts, updates, strict=True):
         if LOG_SCALE in part.state:
             update.mul_(step_scale(part.state[LOG_SCALE], update))
 
 
-def learn_scales(parts: Sequence[Part], next_grads: Sequence[Tensor], settings: Settings) -> None:
-    """Step every s that has an update to be judged along its meta-gradient -<g', S u>, normalised, in place.
+def learn_scales(parts: Sequence[Part], next_grads: Sequence[Tensor], settings: StepSettings) -> None:
+    """Step every s that has an update to judge against its meta-gradient -<g', S u>, normalised, in place.
 
-    A scale starts where there is none, and stays in the trust range. Without ``p_lr`` the updates are forgotten.
+    s stays in the trust range.
 
     Args:
-        parts: Their states hold the scales, and what :func:`remember` left.
-        next_grads: g' of every part in the space in which the scale acted.
-        settings: Step size of s and its pull towards 0.
+        parts: Their states hold the scales and the updates that :func:`remember` kept.
+        next_grads: g' of every part, in the space in which the scale acted.
+        settings: Step size of s, and its pull towards 0.
     """
     judged: list[State] = []
     pulled = []
@@ -61,7 +75,7 @@ def learn_scales(parts: Sequence[Part], next_grads: Sequence[Tensor], settings: 
 
 
 def start_scale(part: Part, shape: tuple[int, ...]) -> None:
-    """Give a part that has no scale s = 0, of ``shape`` for each parameter."""
+    """Give a part that has no scale one with s = 0, of ``shape`` for each parameter."""
     if LOG_SCALE not in part.state:
         part.state[LOG_SCALE] = part.grad.new_zeros((*part.grad.shape[: part.stack_dims], *shape))
 
@@ -73,20 +87,20 @@ def remember(parts: Sequence[Part], updates: Sequence[Tensor]) -> None:
 
 
 def forget(parts: Sequence[Part]) -> None:
-    """Drop what :func:`remember` kept: no later gradient may judge it."""
+    """Drop the updates that :func:`remember` kept, so that no later gradient judges them."""
     for part in parts:
         part.state.pop(_PREV_UPDATE, None)
 
 
-def reorder_scale(state: State, distortion: SidedDistortion, side: str, order: Tensor) -> None:
-    """Permute the scale of one side and the moments it is learned with, if ``state`` has one."""
+def reorder_scale(state: State, distortion: Distortion, side: str, order: Tensor) -> None:
+    """Permute the scale of one side, and the moments it is learned with, if ``state`` has a scale."""
     for name in (LOG_SCALE, f"{LOG_SCALE}_exp_avg", f"{LOG_SCALE}_exp_avg_sq"):
         if name in state:
             state[name] = distortion.reordered(state[name], side, order)
 
 
 def step_scale(log_scale: Tensor, update: Tensor) -> Tensor:
-    """Return S = exp(s) within the trust range, broadcastable to an update in the layout."""
+    """Return S = exp(s), limited to the trust range and broadcastable to an update in the layout."""
     if update.ndim > log_scale.ndim:
         rows = update.shape[-2]
         one = log_scale.shape[-1] == 1
@@ -95,7 +109,7 @@ def step_scale(log_scale: Tensor, update: Tensor) -> Tensor:
 
 
 def _pulled(agreement: Tensor, log_scale: Tensor) -> Tensor:
-    """Return the meta-gradient of s from the elements of <g', S u>, which are overwritten."""
+    """Return the meta-gradient of s from the elements of <g', S u>; overwrites them."""
     if agreement.ndim > log_scale.ndim:
         if log_scale.shape[-1] == 1:
             agreement = agreement.flatten(-2).sum(-1, keepdim=True)

@@ -1,60 +1,70 @@
-# P follows the inverse roots of the running gradient covariances: the paper's own form, P g into the moments. Such a P
-# is symmetric positive, so its step needs no way back. The first moment stays in raw gradient space, so a P that moves
-# never sees stale momentum.
-"""P that whitens the gradient."""
+"""The learner ``whitening``: P is made of inverse roots of the running gradient covariances.
+
+P g goes into Adam's second moment, as in the paper. Such a P is symmetric and positive, so the step need not be turned
+back. The first moment stays in raw gradient space, so momentum does not become stale when P changes.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast, final
+from typing import Final, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.learners.base import Part, Settings, State, UpdateRule, count_step, init_moments, moments_of
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_step, init_moments, moments_of
 from warpadam.learners.normalised import SKIPPED, restart_unless_finite
-from warpadam.learners.scale import LOG_SCALE, forget, learn_scales, remember, scale_directions, start_scale
-from warpadam.structures import Distortion, Factors, SidedDistortion
+from warpadam.learners.scale import (
+    TENSOR_SCALE_SHAPE,
+    forget,
+    init_sides_and_scale,
+    learn_scales,
+    remember,
+    scale_directions,
+    start_scale,
+)
+from warpadam.structures import Distortion, Factors
 
 UPDATE_RMS: Final = 0.2
-"""Root mean square of a matrix's update, as Muon has it: near that of AdamW in training, so one lr fits all tensors."""
+"""Root mean square of a matrix's update, as in Muon: near AdamW's in training, so that one lr fits all tensors."""
 
 POWER: Final = 0.5
 """Exponent of the inverse root on each side."""
 
 DAMPING: Final = 1e-5
-"""Added to the covariance's spectrum, as a fraction of its largest eigenvalue: P stretches at most 1/sqrt of it. (1e-4
-leaves a transformer's loss 0.07 higher, 1e-3 0.4; 1e-6 is as good, but nearer to what fp32 resolves.)"""
+"""Added to the covariance's spectrum, as a fraction of its largest eigenvalue, so each factor of P stretches by at most
+1/sqrt(DAMPING). (1e-4 makes a transformer's loss 0.07 higher, 1e-3 0.4 higher; 1e-6 is as good as 1e-5, but closer to
+the resolution of fp32.)"""
 
 _SMALLEST: Final = 1e-20
-"""Below it the square of a root mean square is rounded to nothing: a row of zeros does not move."""
+"""The square of a smaller root mean square is rounded to zero. A row of zeros does not move."""
 
 _EARLY_REFRESHES: Final = (2, 4, 7)
-"""Steps at which P is refreshed whatever ``meta_every`` says. Never at the first: the root of one gradient's covariance
-would undo that gradient."""
+"""Steps at which P is refreshed, independent of ``meta_every``. Step 1 is not one of them: the inverse root of a single
+gradient's covariance would undo that gradient."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class WhiteningRule(UpdateRule):
-    """theta <- theta - lr S rms(u(P h)), with h the nesterov momentum of the raw gradient.
+    """theta <- theta - lr S rms(u(P h)), where h is the Nesterov momentum of the raw gradient.
 
-    Each factor of P is (L / lmax + damping I)^-power with L the running covariance of its side and lmax its largest
-    eigenvalue. Adam is blind to the constant by which this differs from (L + damping lmax I)^-power, and P stays near I
-    in size. The second moment follows the mean square of each row of P h, whose elements P has made alike already, and
-    the update is rescaled to ``UPDATE_RMS``.
+    Each factor of P is (L / lmax + damping I)^-power, where L is the running covariance of its side and lmax the
+    largest eigenvalue of L. This differs from (L + damping lmax I)^-power by a constant, which Adam cancels, and it
+    keeps P near I in size. The second moment follows the mean square of each row of P h, because P has already made the
+    elements of a row alike. The update of a tensor is rescaled to a root mean square of ``UPDATE_RMS``.
 
-    The structure must be one with sides: A (x) B from G G^T and G^T G, or a dense block each from its g g^T.
+    The covariances are G G^T and G^T G for a Kronecker P, and g g^T of each block for a full P.
 
-    State: ``exp_avg`` in raw gradient space, one ``exp_avg_sq`` for each row of the warped gradient, the factors, their
-    covariances, a count of refreshes that were skipped, and with ``p_lr`` > 0 one learned scale and the update it is
-    judged by.
+    The state holds ``exp_avg`` in raw gradient space, one ``exp_avg_sq`` for each row of the warped gradient, the
+    factors, their covariances, the number of skipped refreshes and, with ``p_lr`` > 0, one learned scale and the last
+    scaled update.
 
-    Cost: a refresh takes one symmetric eigendecomposition a factor. (An iteration of matrix products needs some 20 of
-    them at this damping, and LAPACK's cost is that of 7 to 10.)
+    Cost: a refresh takes one symmetric eigendecomposition for each factor. (That costs as much as 7 to 10 matrix
+    products. An iterative method needs about 20 products at this damping.)
 
     Source: Pan, Chen & Ye 2024 (arXiv 2409.04244) for the place of P; Gupta et al. 2018 (Shampoo, arXiv 1802.09568)
     for the covariances; Liu et al. 2025 (arXiv 2502.16982) for the size of the update.
@@ -62,33 +72,29 @@ class WhiteningRule(UpdateRule):
 
     @override
     def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
-        skipped = torch.zeros((), dtype=dtype, device=device)
         return {
             **init_moments(distortion, dtype, device),
             "exp_avg_sq": torch.zeros((*distortion.layout[:-1], 1), dtype=dtype, device=device),
-            **cast(SidedDistortion, distortion).init_sides(dtype, device),
-            SKIPPED: skipped,
+            **distortion.init_sides(dtype, device),
+            SKIPPED: torch.zeros((), dtype=dtype, device=device),
         }
 
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
-        return {
-            **cast(SidedDistortion, distortion).init_sides(dtype, device),
-            LOG_SCALE: torch.zeros(1, dtype=dtype, device=device),
-        }
+        return init_sides_and_scale(distortion, TENSOR_SCALE_SHAPE, dtype, device)
 
     @override
-    def update(self, parts: Sequence[Part], settings: Settings) -> list[Tensor]:
+    def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
         step = count_step(parts)
         if settings.p_lr > 0:
             for part in parts:
-                start_scale(part, (1,))
+                start_scale(part, TENSOR_SCALE_SHAPE)
             learn_scales(parts, [part.grad for part in parts], settings)
         for part in parts:
-            cast(SidedDistortion, part.distortion).follow(part.state, part.grad, settings.cov_beta)
+            part.distortion.follow(part.state, part.grad, settings.cov_beta)
         if step in _EARLY_REFRESHES or (step > 1 and step % settings.meta_every == 0):
             for part in parts:
-                refresh(cast(SidedDistortion, part.distortion), part.state)
+                refresh(part.distortion, part.state)
         updates = _directions(parts, step, settings)
         scale_directions(parts, updates)
         if settings.p_lr > 0:
@@ -98,8 +104,8 @@ class WhiteningRule(UpdateRule):
         return updates
 
 
-def _directions(parts: Sequence[Part], step: int, settings: Settings) -> list[Tensor]:
-    """Return the updates of fixed size that Adam makes of the warped nesterov momenta."""
+def _directions(parts: Sequence[Part], step: int, settings: StepSettings) -> list[Tensor]:
+    """Return the updates of fixed size that Adam makes of the warped Nesterov momenta."""
     moments = moments_of(parts, step, settings)
     grads, beta1 = [part.grad for part in parts], settings.beta1
     torch._foreach_lerp_(moments.exp_avgs, grads, 1 - beta1)
@@ -116,15 +122,15 @@ def _directions(parts: Sequence[Part], step: int, settings: Settings) -> list[Te
     torch._foreach_sqrt_(rows)
     torch._foreach_div_(rows, roots)  # the root mean square of each row of u
     for part, tensor, root, row in zip(parts, warped, roots, rows, strict=True):
-        share = tensor.shape[-1] / cast(SidedDistortion, part.distortion).size
+        share = tensor.shape[-1] / part.distortion.size
         row.nan_to_num_(0.0)  # such a row does not move
         size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).mul_(math.sqrt(share))
         tensor.mul_(UPDATE_RMS / (root * size.clamp_min_(_SMALLEST**0.75)))
     return warped
 
 
-def refresh(distortion: SidedDistortion, state: State) -> None:
-    """Recompute the factors; keep them where a covariance is zero or was not finite, or has no finite root."""
+def refresh(distortion: Distortion, state: State) -> None:
+    """Recompute the factors. Keep a factor if its covariance is zero, was not finite, or has no finite root."""
     restart_unless_finite(distortion, state)
     for side, name in distortion.sides.items():
         size = state[name].diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
@@ -134,10 +140,10 @@ def refresh(distortion: SidedDistortion, state: State) -> None:
 
 
 def inverse_root(covariance: Tensor, size: Tensor) -> Tensor:
-    """Return (L / lmax + damping I)^-power of a symmetric L >= 0, or of several with dimensions in front.
+    """Return (L / lmax + damping I)^-power of a symmetric L >= 0, or of several with more dimensions in front.
 
     Args:
-        covariance: Finite, length x length; of zeros the result is not a number.
+        covariance: Finite, length x length. For zeros the result is NaN.
         size: Its largest diagonal element, which keeps the numbers in range.
 
     >>> inverse_root(torch.tensor([[1.0, 0.0], [0.0, 0.25]]), torch.tensor(1.0)).round(decimals=2)
@@ -145,7 +151,7 @@ def inverse_root(covariance: Tensor, size: Tensor) -> Tensor:
             [0., 2.]])
     """
     scaled = covariance / size.clamp_min(torch.finfo(size.dtype).tiny)
-    # LAPACK fails on some that lack rank exactly, as those of an embedding with tokens that no batch had
+    # LAPACK fails on some exactly singular matrices, for example of an embedding with tokens that no batch had
     scaled.diagonal(dim1=-2, dim2=-1).add_(torch.finfo(size.dtype).eps)
     values, vectors = _eigh(scaled)
     roots = (values.clamp_min(0) / values[..., -1:]).add_(DAMPING).pow_(-POWER)
@@ -157,5 +163,5 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     try:
         values, vectors = torch.linalg.eigh(matrix)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        values, vectors = torch.linalg.eigh(matrix.double())  # rare, and it holds where fp32 gave up
+        values, vectors = torch.linalg.eigh(matrix.double())  # rare; fp64 succeeds where fp32 fails
     return values.to(matrix.dtype), vectors.to(matrix.dtype)

@@ -17,8 +17,7 @@ from warpadam.config import WarpAdamConfig
 from warpadam.learners.normalised import normalised_step
 from warpadam.meta.tasks import Loss, Task, start_task, take_gradient
 from warpadam.meta.warp import Warp
-from warpadam.placements import Warp as PlacedWarp
-from warpadam.placements import meta_gradient, unwarp_direction, warp_gradient
+from warpadam.placements import PlacedDistortion, meta_gradient, unwarp_direction, warp_gradient
 from warpadam.structures import Distortion, Factors, make_distortion
 
 _FIRST_STEP = 2
@@ -106,12 +105,12 @@ def replay(visit: Visit, config: WarpAdamConfig, tensors: Mapping[str, Mapping[s
     model = visit.model
     model.load_state_dict(visit.values)
     take_gradient(model, visit.task_loss)
-    taken: dict[str, tuple[Distortion, PlacedWarp, Moments, Tensor]] = {}
+    taken: dict[str, tuple[Distortion, PlacedDistortion, Moments, Tensor]] = {}
     with torch.no_grad():
         for name, param in model.named_parameters():
             if param.grad is not None and name in visit.moments:
                 distortion = structure_of(tuple(param.shape), config)
-                placed = PlacedWarp(config.placement, distortion, tensors[name])
+                placed = PlacedDistortion(config.placement, distortion, tensors[name])
                 exp_avg, exp_avg_sq = (moment.clone() for moment in visit.moments[name])
                 moments = Moments([exp_avg], [exp_avg_sq], visit.step, *config.betas, config.eps)
                 grad = distortion.to_layout(param.grad.to(exp_avg.dtype)).clone()

@@ -1,11 +1,14 @@
-# Chooses the structure object of one tensor. The fall-backs live here and nowhere else: a vector has no axes to mix,
-# and a matrix whose axes are all too long has none left.
-"""Parameterisations of P, one a file."""
+"""The structures of P, one in each file, and the choice of one for a tensor.
+
+The fallbacks are all here: a vector has no axes to mix, and a matrix whose axes are all too long has none left.
+"""
 
 from __future__ import annotations
 
+import math
+
 from warpadam.config import Structure
-from warpadam.structures.base import Distortion, Factors, SidedDistortion, matrix_shape
+from warpadam.structures.base import Distortion, Factors, matrix_shape
 from warpadam.structures.diagonal import DiagonalDistortion
 from warpadam.structures.full import FullDistortion
 from warpadam.structures.kronecker import KroneckerDistortion
@@ -18,7 +21,6 @@ __all__ = [
     "FullDistortion",
     "KroneckerDistortion",
     "LowRankDistortion",
-    "SidedDistortion",
     "make_distortion",
     "make_kronecker",
     "matrix_shape",
@@ -26,15 +28,15 @@ __all__ = [
 
 
 def make_distortion(structure: str, shape: tuple[int, ...], *, rank: int, block_size: int, max_dim: int) -> Distortion:
-    """Choose how P of a tensor of ``shape`` is parameterised.
+    """Return the structure of P for a tensor of ``shape``.
 
-    Vectors, scalars, empty tensors, and for ``kronecker`` a matrix with both axes over ``max_dim``, are ``diagonal``
-    unless the structure is ``full``.
+    Vectors, scalars and empty tensors get a ``diagonal`` P, and so does a matrix with both axes over ``max_dim`` under
+    ``kronecker``. Under ``full`` only empty tensors do.
 
     Args:
         structure: A value of :class:`~warpadam.config.Structure`.
         shape: The parameter's shape.
-        rank: Rank of ``low_rank``, capped at the rows.
+        rank: Rank of ``low_rank``, at most the rows.
         block_size: Most elements of a block of ``full``.
         max_dim: Longest axis that ``kronecker`` mixes.
 
@@ -44,7 +46,7 @@ def make_distortion(structure: str, shape: tuple[int, ...], *, rank: int, block_
     DiagonalDistortion(shape=(8,))
     """
     layout = matrix_shape(shape)
-    elements = layout[0] * (layout[1] if len(layout) == 2 else 1)
+    elements = math.prod(layout)
     if structure == Structure.FULL and elements:
         return FullDistortion(elements, block_size)
     if structure == Structure.LOW_RANK and len(layout) == 2 and elements:
@@ -57,7 +59,7 @@ def make_distortion(structure: str, shape: tuple[int, ...], *, rank: int, block_
 
 
 def make_kronecker(shape: tuple[int, ...], *, max_dim: int) -> KroneckerDistortion:
-    """Return the Kronecker structure of a tensor of ``shape``; one that mixes nothing is the identity for ever."""
+    """Return the Kronecker structure for a tensor of ``shape``. If it mixes no axis, it is always the identity."""
     layout = matrix_shape(shape)
     mixable = len(layout) == 2 and 0 not in layout
     return KroneckerDistortion(

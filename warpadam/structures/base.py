@@ -1,10 +1,13 @@
-# The contract of a structure: how P of one tensor is parameterised by a few factor tensors. A structure holds shapes
-# only, never tensors, so that one object serves every parameter of the same shape and the factors can live in
-# optimizer.state. Must not know about Adam: where P acts is in placements.py, how it learns in learners/.
-"""The interface of every parameterisation of P."""
+"""The interface of every structure: how the P of one tensor is made of a few small factor tensors.
+
+For example the Kronecker structure stores P as two square matrices A and B and applies it as A G B^T. A structure holds
+shapes only, no tensors. So one object serves every parameter of the same shape, and the factors live in
+``optimizer.state``. Where P acts is decided in ``placements.py``, how it learns in ``learners/``.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -25,17 +28,19 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """
     if len(shape) < 2:
         return (shape[0] if shape else 1,)
-    columns = 1
-    for length in shape[1:]:
-        columns *= length
-    return (shape[0], columns)
+    return (shape[0], math.prod(shape[1:]))
 
 
 class Distortion(ABC):
     """P of one tensor, as a linear map on its ``layout``.
 
-    All methods but :meth:`to_layout` and :meth:`from_layout` take and return tensors in the layout, and may be given
-    several P at once: factors and tensors that share leading dimensions. Factors are fp32, or fp64 for fp64 parameters.
+    All methods but :meth:`to_layout` and :meth:`from_layout` take and return tensors in the layout. They also work on
+    several P at once: then factors and tensors share one more dimension in front. Factors are fp32, or fp64 for fp64
+    parameters.
+
+    A *side* is a factor that is a square matrix and can follow the gradient's covariance on its side of the gradient:
+    the rows and the columns of a Kronecker P, or the blocks of a full one. The learners ``rotation`` and ``whitening``
+    work on sides. The other structures have none, and what is said about sides here does nothing for them.
     """
 
     __slots__ = ()
@@ -50,8 +55,13 @@ class Distortion(ABC):
         """Shape of a learned scale of the directions: one number for each row, then one for each column."""
         return (sum(self.layout),)
 
+    @property
+    def size(self) -> int:
+        """Elements of the parameter. A layout with padding has more."""
+        return math.prod(self.layout)
+
     def to_layout(self, tensor: Tensor) -> Tensor:
-        """Bring a tensor of the parameter's shape, of any strides, into the layout (a view where possible)."""
+        """Bring a tensor of the parameter's shape, with any strides, into the layout. A view where possible."""
         return tensor.reshape(self.layout)
 
     def from_layout(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -68,54 +78,42 @@ class Distortion(ABC):
 
     @abstractmethod
     def apply_transpose(self, factors: Mapping[str, Tensor], update: Tensor) -> Tensor:
-        """Return P^T u; ``update`` may be overwritten."""
+        """Return P^T u. May overwrite ``update``."""
 
     @abstractmethod
     def pullback(self, factors: Mapping[str, Tensor], left: Tensor, right: Tensor) -> Factors:
-        """Return the gradient of every factor for the rank-one gradient dP = left right^T, never forming dP."""
+        """Return the gradient of every factor if the gradient of P is left right^T, which is never formed."""
 
     @abstractmethod
     def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
-        """Pull P towards the identity by ``p_decay`` and remove freedom that P does not see, in place."""
+        """Pull P towards the identity by ``p_decay``; remove freedom of the factors that P does not show; in place."""
 
     @abstractmethod
     def measure(self, factors: Mapping[str, Tensor]) -> dict[str, Measures]:
-        """Return the measures of the matrices whose Kronecker product P is, by factor; none for the identity.
+        """Return the measures of the matrices whose Kronecker product is P, by factor; empty for the identity.
 
-        For one P, on the CPU; it waits for the device.
+        For one P at a time. Computed on the CPU; waits for the device.
         """
 
-
-class SidedDistortion(Distortion):
-    """A P whose factors are square matrices, each on one side of the gradient, that can follow its covariance there."""
-
-    __slots__ = ()
-
     @property
-    @abstractmethod
     def sides(self) -> dict[str, str]:
-        """Name of each factor, and of the covariance that has its shape."""
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """Elements of the parameter; the layout may have more."""
+        """The name of each side's factor, and the name of the covariance of the same shape."""
+        return {}
 
     def init_sides(self, dtype: torch.dtype, device: torch.device) -> Factors:
-        """Return the factors of the exact identity, and covariances that have seen nothing."""
+        """Return the factors of the exact identity, and a zero covariance for each side."""
         factors = self.init_factors(dtype, device)
-        return {**factors, **{self.sides[name]: torch.zeros_like(factor) for name, factor in factors.items()}}
+        return factors | {covariance: torch.zeros_like(factors[side]) for side, covariance in self.sides.items()}
 
-    @abstractmethod
-    def follow(self, state: Mapping[str, Tensor], grad: Tensor, cov_beta: float) -> None:
-        """Fold a gradient into the running covariances of ``state``, in place, with decay rate ``cov_beta``."""
+    def follow(self, state: Mapping[str, Tensor], grad: Tensor, cov_beta: float) -> None:  # noqa: B027 - not abstract
+        """Fold a gradient into the running covariances in ``state``, in place, with decay rate ``cov_beta``."""
 
-    @abstractmethod
     def reordered(self, tensor: Tensor, side: str, order: Tensor) -> Tensor:
-        """Permute a tensor in the layout, or a scale, as the rows of one factor were.
+        """Permute a tensor in the same way as the rows of a side's factor. Only a structure with sides has this method.
 
         Args:
             tensor: In the layout or of ``scale_shape``.
             side: Name of the factor.
             order: For each new row of the factor the old one; the factor's shape without its last dimension.
         """
+        raise NotImplementedError

@@ -1,6 +1,8 @@
-# P = diag(d): one number for each element. The cheapest structure, and what vectors and scalars fall back to. Before
-# the moments it is a negative control: Adam divides a constant positive d out again.
-"""Diagonal P."""
+"""Diagonal P = diag(d): one number for each element.
+
+The cheapest structure, and the fallback for vectors and scalars. Placed before the moments it is a negative control:
+Adam divides a constant positive d out again.
+"""
 
 from __future__ import annotations
 

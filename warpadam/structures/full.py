@@ -1,6 +1,8 @@
-# P is a dense matrix over all elements, or over consecutive blocks of them: the most P can be, for small tensors. The
-# blocks are as equal as possible, and what the last one lacks is padded with zeros that never move.
-"""Dense, block-diagonal P."""
+"""Full P: a dense matrix over all elements of a tensor, or over consecutive blocks of them.
+
+This is the most general P, for small tensors. The blocks are as equal as possible. The last one is padded with zeros,
+which never move.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from warpadam.structures.base import Factors, SidedDistortion
+from warpadam.structures.base import Distortion, Factors
 from warpadam.structures.measures import Measures, measure_matrix
 
 BLOCKS: Final = "blocks"
@@ -22,14 +24,14 @@ BLOCKS: Final = "blocks"
 
 @final
 @dataclass(frozen=True, slots=True)
-class FullDistortion(SidedDistortion):
+class FullDistortion(Distortion):
     """Q = M g for each consecutive block of g.
 
     Attributes:
         elements: Size of the tensor.
         max_block: Most elements of one block.
 
-    Factor ``blocks``: blocks x length x length.
+    The factor ``blocks`` has the shape blocks x length x length.
 
     >>> FullDistortion(elements=10, max_block=4).layout
     (3, 4)

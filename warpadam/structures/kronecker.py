@@ -1,11 +1,11 @@
-# Q = A G B^T: one square factor for the rows, one for the columns. An axis longer than max_dim has no factor (it is
-# left alone); structures/__init__.py decides when that happens. Only A (x) B is seen by the optimizer, so the scale
-# that can move between the two is kept balanced.
-"""Kronecker-factored P."""
+"""Kronecker P: Q = A G B^T, with one square factor for the rows and one for the columns.
+
+An axis longer than ``max_dim`` has no factor and is not mixed; ``structures/__init__.py`` decides this. The optimizer
+sees only the product A (x) B, so a scale could move from one factor to the other. ``settle`` keeps the two balanced.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.structures.base import Factors, SidedDistortion
+from warpadam.structures.base import Distortion, Factors
 from warpadam.structures.measures import Measures, measure_matrix
 
 ROW: Final = "row_factor"
@@ -23,15 +23,15 @@ COLUMN: Final = "column_factor"
 
 @final
 @dataclass(frozen=True, slots=True)
-class KroneckerDistortion(SidedDistortion):
+class KroneckerDistortion(Distortion):
     """Q = A G B^T for a matrix G (rows x columns).
 
     Attributes:
-        shape: The layout: (rows, columns), or (elements,) when neither axis is mixed.
+        shape: The layout: (rows, columns), or (elements,) for a vector, where neither axis is mixed.
         mix_rows: Whether there is a ``row_factor`` A, rows x rows.
         mix_columns: Whether there is a ``column_factor`` B, columns x columns.
 
-    Cost: 2 rows columns (rows + columns) multiply-adds an application.
+    Cost: rows columns (rows + columns) multiply-adds for one application.
     """
 
     shape: tuple[int, ...]
@@ -91,11 +91,6 @@ class KroneckerDistortion(SidedDistortion):
         rows = {ROW: "row_covariance"} if self.mix_rows else {}
         return rows | ({COLUMN: "column_covariance"} if self.mix_columns else {})
 
-    @property
-    @override
-    def size(self) -> int:
-        return math.prod(self.shape)
-
     @override
     def follow(self, state: Mapping[str, Tensor], grad: Tensor, cov_beta: float) -> None:
         for side, name in self.sides.items():
@@ -115,7 +110,7 @@ class KroneckerDistortion(SidedDistortion):
 
     @staticmethod
     def _balance(row: Tensor, column: Tensor) -> None:
-        """Give both factors the same root mean square eigenvalue; A (x) B does not change."""
+        """Give both factors the same root mean square eigenvalue. A (x) B does not change."""
         row_size = row.square().mean((-2, -1), keepdim=True) * row.shape[-1]
         column_size = column.square().mean((-2, -1), keepdim=True) * column.shape[-1]
         scale = (column_size / row_size) ** 0.25

@@ -1,6 +1,8 @@
-# P = I + U V^T on the rows of the matrix. U starts at zero and V at random: exactly one zero factor makes P the
-# identity and still gives U a gradient (with both zero, both gradients are zero for ever).
-"""Identity plus low rank P."""
+"""Low-rank P = I + U V^T, on the rows of a matrix.
+
+U starts at zero and V at random. One zero factor makes P the identity and still gives U a gradient. If both were zero,
+both gradients would stay zero.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from warpadam.structures.base import Distortion, Factors
 from warpadam.structures.measures import Measures, measure_matrix
 
 _SEED: Final = 2409_04244
-"""V is drawn from its own generator: the same in every run and process, and the global one is not disturbed."""
+"""Seed of V's own generator: V is the same in every run and process, and torch's global generator is not touched."""
 
 
 @final
@@ -27,7 +29,7 @@ class LowRankDistortion(Distortion):
     Attributes:
         rows: First axis of the layout.
         columns: Second axis of the layout.
-        rank: Columns of ``left`` (U) and ``right`` (V), both rows x rank; at most ``rows``.
+        rank: Columns of ``left`` (U) and ``right`` (V), both of shape rows x rank. At most ``rows``.
     """
 
     rows: int
@@ -68,11 +70,11 @@ class LowRankDistortion(Distortion):
     @override
     def settle(self, factors: Mapping[str, Tensor], p_decay: float) -> None:
         if p_decay:
-            factors["left"].mul_(1 - p_decay)  # P - I is linear in U; V keeps its length, so learning stays possible
+            factors["left"].mul_(1 - p_decay)  # P - I is linear in U; V keeps its length, so U can still learn
 
     @override
     def measure(self, factors: Mapping[str, Tensor]) -> dict[str, Measures]:
-        """Measure P on the span of U and V, where it differs from the identity, by a matrix of at most 2 rank."""
+        """Measure P on the span of U and V, at most 2 rank dimensions. Outside it P is the identity."""
         left, right = (factors[name].detach().to("cpu", torch.float64) for name in ("left", "right"))
         basis, _ = torch.linalg.qr(torch.cat((left, right), 1))
         inside = measure_matrix(torch.eye(basis.shape[1]) + (basis.mT @ left) @ (basis.mT @ right).mT)

@@ -1,7 +1,8 @@
-# How far a P is from the identity, in numbers that a person can read. Made so that the measures of a Kronecker product
-# are the products of its factors' measures, and no structure needs its dense matrix. Only diagnostics come here, never
-# a step: everything is computed in fp64 on the CPU.
-"""Size, condition and distance from the identity of a matrix."""
+"""Measures of a P: its size, its condition and its distance from the identity.
+
+The measures of a Kronecker product are the products of its factors' measures, so no structure needs its dense matrix.
+Only diagnostics use this file, never a step: everything is computed in fp64 on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ import torch
 from torch import Tensor
 
 EXACT_LENGTH: Final = 512
-"""Longer matrices have their extreme singular values estimated: a decomposition of 1024 x 1024 takes half a second."""
+"""For longer matrices the extreme singular values are estimated: decomposing 1024 x 1024 takes half a second."""
 
 _ITERATIONS: Final = 30
-"""Of the power method. More sharpen the estimate little: the error falls with the gap between singular values."""
+"""Iterations of the power method. More help little: the error depends on the gap between singular values."""
 
 _SEED: Final = 0
 
 
 class Measures(NamedTuple):
-    """What is reported about a square matrix M of any length N.
+    """Measures of a square matrix M of length N.
 
     Attributes:
-        mean_square: Squared Frobenius norm over that of the identity: ||M||^2 / N.
+        mean_square: Squared Frobenius norm over that of the identity, ||M||^2 / N.
         mean_diagonal: tr M / N.
         largest: Largest singular value.
         smallest: Smallest singular value.
@@ -43,7 +44,7 @@ class Measures(NamedTuple):
 
     @property
     def condition(self) -> float:
-        """Largest over smallest singular value; infinite for a singular matrix."""
+        """Largest singular value over the smallest; infinite for a singular matrix."""
         return self.largest / self.smallest if self.smallest else math.inf
 
     @property
@@ -53,7 +54,7 @@ class Measures(NamedTuple):
 
 
 def product(factors: Iterable[Measures]) -> Measures:
-    """Return the measures of a Kronecker product; of nothing, those of the identity.
+    """Return the measures of a Kronecker product, given those of its factors. Without factors: of the identity.
 
     >>> product([Measures(4.0, 2.0, 2.0, 2.0), Measures(1.0, 1.0, 1.0, 0.5)]).condition
     2.0
@@ -74,8 +75,8 @@ def measure_diagonal(diagonal: Tensor) -> Measures:
 def measure_matrix(matrix: Tensor) -> Measures:
     """Return the measures of a square matrix, or of a block-diagonal one given as blocks x length x length.
 
-    The extreme singular values are exact up to ``EXACT_LENGTH``. Beyond it they come from power iterations and one LU
-    decomposition, so that the condition is never overstated. Of a matrix that is not finite they are NaN.
+    The extreme singular values are exact up to ``EXACT_LENGTH``. For longer matrices they come from power iterations
+    and one LU decomposition, which never overstate the condition. They are NaN for a matrix that is not finite.
     """
     values = _exact(matrix)
     diagonal = values.diagonal(dim1=-2, dim2=-1)
@@ -103,7 +104,7 @@ def _exact(tensor: Tensor) -> Tensor:
 
 
 def _grown(matrix: Tensor, square: Callable[[Tensor], Tensor]) -> float:
-    """Return the root of the largest eigenvalue of a positive map of vectors, over all blocks."""
+    """Return the square root of the largest eigenvalue of a positive linear map, over all blocks."""
     generator = torch.Generator().manual_seed(_SEED)
     vector = torch.randn((*matrix.shape[:-1], 1), dtype=matrix.dtype, generator=generator)
     for _ in range(_ITERATIONS):

@@ -11,7 +11,7 @@ from torch import Tensor
 from warpadam import Placement, Structure, WarpAdam
 from warpadam.adam import Moments
 from warpadam.learners.normalised import META_BETAS
-from warpadam.placements import Warp, meta_gradient
+from warpadam.placements import PlacedDistortion, meta_gradient
 from warpadam.structures import make_distortion
 
 FLOAT64 = torch.float64
@@ -49,7 +49,7 @@ def test_the_first_update_follows_the_closed_form_meta_gradient(structure: str, 
     distortion = make_distortion(structure, tuple(param.shape), rank=2, block_size=256, max_dim=1024)
     moments = Moments([state["exp_avg"]], [state["exp_avg_sq"]], 2, 0.9, 0.95, 1e-12)
     layouts = [distortion.to_layout(grad) for grad in grads]
-    expected = meta_gradient(Warp(placement, distortion, history[-1]), moments, layouts[1], layouts[2])
+    expected = meta_gradient(PlacedDistortion(placement, distortion, history[-1]), moments, layouts[1], layouts[2])
     _, optimizer, _ = _run(grads, structure=structure, placement=placement)
     state = optimizer.state[optimizer.param_groups[0]["params"][0]]
     for name, gradient in expected.items():

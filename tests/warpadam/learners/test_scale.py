@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from warpadam.learners import Part, Settings
+from warpadam.learners import Part, StepSettings
 from warpadam.learners.scale import (
     LOG_SCALE,
     MAX_LOG_SCALE,
@@ -40,7 +40,7 @@ def _scaled(part: Part, update: Tensor) -> Tensor:
 
 def _learn(part: Part, next_grad: Tensor, scaled: Tensor, p_lr: float, p_decay: float = 0.0) -> Tensor:
     remember([part], [scaled])
-    learn_scales([part], [next_grad], Settings(0.9, 0.95, 1e-8, p_lr, 10, p_decay, 0.95))
+    learn_scales([part], [next_grad], StepSettings(0.9, 0.95, 1e-8, p_lr, 10, p_decay, 0.95))
     return part.state[LOG_SCALE]
 
 

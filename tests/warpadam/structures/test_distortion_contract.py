@@ -115,6 +115,22 @@ class DistortionContract:
         start = product(self.distortion.measure(self.distortion.init_factors(FLOAT64, CPU)).values())
         assert (start.norm, start.distance, start.condition) == pytest.approx((1, 0, 1), abs=1e-7)
 
+    def test_each_side_is_a_square_factor_whose_covariance_follows_the_gradient(self) -> None:
+        sides = self.distortion.sides
+        state = self.distortion.init_sides(FLOAT64, CPU)
+        assert list(state) == [*self.distortion.init_factors(FLOAT64, CPU), *sides.values()]
+        before = {name: value.clone() for name, value in state.items()}
+        self.distortion.follow(state, self.tensor(4), 0.75)
+        for side, covariance in sides.items():
+            assert state[side].shape == state[covariance].shape
+            assert not before[covariance].any()
+            trace = state[covariance].diagonal(dim1=-2, dim2=-1).sum()
+            torch.testing.assert_close(trace, 0.25 * self.tensor(4).square().sum())
+        assert all(torch.equal(state[name], before[name]) for name in state if name not in sides.values())
+
+    def test_size_counts_the_elements_of_the_parameter(self) -> None:
+        assert self.distortion.size == math.prod(self.shape)
+
     def test_layout_round_trip(self) -> None:
         tensor = _randn(self.shape, 8)
         layout = self.distortion.to_layout(tensor)
