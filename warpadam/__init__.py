@@ -1,6 +1,11 @@
-# The names that users import. Torch is loaded only when a name that needs it is asked for (PEP 562), so that
-# `import warpadam` is cheap in a process that only checks configurations.
-"""WarpAdam: Adam fed with P g, where the distortion matrix P is learned by meta-gradients."""
+"""WarpAdam: Adam that sees P g instead of the gradient g, where the matrix P is learned during training.
+
+Every parameter tensor has its own P, which starts as the identity. Use :class:`WarpAdam` as any ``torch.optim``
+optimizer; ``docs/warpadam.md`` explains its settings.
+
+Torch is loaded only when a name that needs it is used (PEP 562). So ``import warpadam`` is cheap in a process that only
+checks configurations.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     from warpadam.meta import MetaConfig, MetaResult, MetaTrainer, Task, Warp, load_warp, save_warp
     from warpadam.optimizer import WarpAdam
     from warpadam.profiling import StepProfile, step_profile
+
+    __version__: str
 
 __all__ = [
     "STRATEGIES",
@@ -74,11 +81,23 @@ _NEED_TORCH: Final = {
     "save_warp": "meta",
     "step_profile": "profiling",
 }
-"""The module of each name that is loaded when it is asked for."""
+"""The module of each name that is loaded on first use."""
 
 
 def __getattr__(name: str) -> object:
     if name in _NEED_TORCH:
         value: object = getattr(import_module(f"warpadam.{_NEED_TORCH[name]}"), name)
         return value
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    """Return the version of the installed distribution; ``0+unknown`` if the source tree is used without one."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("warptune")
+    except PackageNotFoundError:
+        return "0+unknown"

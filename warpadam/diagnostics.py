@@ -1,6 +1,7 @@
-# What became of every P, for a person to read. Reads the optimizer's state and never changes it; what a structure is
-# like inside is asked of the structure. The memory of P before training is in memory.py, its time in profiling.py.
-"""What P has learned."""
+"""``diagnose``: a report on what every P of an optimizer has learned.
+
+It reads the optimizer's state and never changes it. ``memory.py`` reports the memory of P, ``profiling.py`` its time.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +22,17 @@ from warpadam.structures.measures import Measures, product
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorReport:
-    """What one parameter's P is like.
+    """The P of one parameter, in numbers.
 
     Attributes:
-        name: The parameter's name, or its place in the groups.
+        name: The parameter's name, or its position in its group.
         shape: Its shape.
         strategy: Structure, placement and learner of its group.
-        factors: Measures of each factor of P; a vector is ``diagonal`` unless the structure is ``full``.
+        factors: Measures of each factor of P. A vector is ``diagonal`` unless the structure is ``full``.
         norm: Frobenius norm of P over that of the identity.
-        distance: ||P - I|| over ||I||, Frobenius.
-        condition: Largest over smallest singular value of P; for factors longer than 512 an estimate from below.
-        scale: Smallest and largest learned step scale S, (1, 1) without one; it is not part of the numbers above.
+        distance: ||P - I|| / ||I|| in the Frobenius norm.
+        condition: Largest singular value of P over the smallest. Estimated from below for factors longer than 512.
+        scale: Smallest and largest learned step scale S, (1, 1) without one. The numbers above do not include it.
         p_bytes: Bytes of P: factors, covariances and scale.
     """
 
@@ -64,12 +65,13 @@ class Diagnosis(tuple[TensorReport, ...]):
 
 
 def diagnose(optimizer: WarpAdam) -> Diagnosis:
-    """Report what every parameter's P is like now; before its first step it is the identity.
+    """Report the current P of every parameter. Before the first step it is the identity.
 
     Args:
-        optimizer: Left as it is.
+        optimizer: It is not changed.
 
-    Cost: singular values of every factor, in fp64 on the CPU; seconds for a large model. Waits for the device.
+    Cost: singular values of every factor, in fp64 on the CPU, which takes seconds for a large model. Waits for the
+    device.
 
     >>> optimizer = WarpAdam(torch.nn.Linear(3, 2).named_parameters())
     >>> [(row.name, row.condition, row.distance) for row in diagnose(optimizer)]

@@ -1,7 +1,9 @@
-# Which tensors of a model P is for. A table of embeddings has rows that are looked up, not multiplied, and the output
-# layer one row a class: neither has axes worth mixing, so both are left to plain Adam. Rules here are short and go by
-# torch's own module types and names; what they get wrong the caller overrides.
-"""Parameter groups for a model."""
+"""``param_groups``: which tensors of a model get a P, and which are left to plain Adam.
+
+The rows of an embedding table are looked up, not multiplied, and an output layer has one row for each class. Neither
+has axes worth mixing, so plain Adam steps both. The rules go by torch's module types and by parameter names. If they
+are wrong for your model, override them with ``plain``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from warpadam.learners import WhiteningRule, choose_rule
 _TABLE_NAME: Final = re.compile(
     r"(^|_)(embed|embedding|embeddings|pos|position|positional|positions|token|tokens)(_|$)"
 )
-"""Own name of a bare parameter that is looked up or added like an embedding: ``pos_embed``, ``cls_token``."""
+"""Matches the own name of a parameter that is used like an embedding, such as ``pos_embed`` or ``cls_token``."""
 
 _PLAIN: Final[dict[str, Any]] = {
     "structure": Structure.DIAGONAL,
@@ -29,8 +31,8 @@ _PLAIN: Final[dict[str, Any]] = {
 """The strategy that is exactly AdamW."""
 
 WHITENING_PLAIN_LR: Final = 0.25
-"""Plain Adam's lr for tables and output layers, over the lr of ``whitening``, whose updates have a root mean square of
-0.2. (Of 0.17, 0.33 and 0.67 a transformer liked the smallest best.)"""
+"""Plain Adam's lr for embeddings and output layers, as a fraction of the lr of ``whitening``, whose updates have a root
+mean square of 0.2. (Of 0.17, 0.33 and 0.67, the smallest was best for a transformer.)"""
 
 
 def param_groups(
@@ -41,30 +43,34 @@ def param_groups(
     plain_lr: float | None = None,
     **overrides: Any,
 ) -> list[dict[str, Any]]:
-    """Return the groups of a model for :class:`~warpadam.WarpAdam`: P for the hidden layers, plain Adam for the rest.
+    """Return groups for :class:`~warpadam.WarpAdam`: P for a model's hidden layers, plain Adam for the rest.
 
-    Plain Adam (exactly AdamW) steps the embeddings, the output layer, and what ``whitening`` has no P for. Embeddings
-    are the parameters of ``nn.Embedding`` and ``nn.EmbeddingBag``, and parameters whose own name is that of a table,
-    for example ``pos_embed`` or ``cls_token``. The output layer is every ``nn.Linear`` whose weight is tied to an
-    embedding, or, if there is none, the last ``nn.Linear`` that the model registered. Tensors with fewer than two axes
-    (biases, norms) have no weight decay. Parameters that need no gradient are left out; a tied one appears once, by its
-    first name.
+    Plain Adam, which is exactly AdamW, steps
+
+    - embeddings: parameters of ``nn.Embedding`` and ``nn.EmbeddingBag``, and parameters with a name such as
+      ``pos_embed`` or ``cls_token``;
+    - the output layer: every ``nn.Linear`` whose weight is tied to an embedding or, if there is none, the last
+      ``nn.Linear`` that the model registered;
+    - tensors for which ``whitening`` has no P.
+
+    Tensors with fewer than two axes (biases, norms) have no weight decay. Parameters that need no gradient are left
+    out. A tied parameter appears once, under its first name.
 
     Args:
-        model: Its parameters' names come along, for errors and for learned P.
+        model: The groups include the names of its parameters, for errors and for a P that is carried over.
         config: Settings of the hidden layers; the defaults if not given.
-        plain: Modules, or names of modules or parameters, to leave to plain Adam in place of the output layer;
-            embeddings are plain in any case. ``()`` for none.
-        plain_lr: Learning rate of embeddings, output layer and ``plain``. If not given that of ``config``, or a quarter
+        plain: Modules, or names of modules or parameters, that plain Adam steps instead of the output layer. ``()`` for
+            none. Embeddings are always plain.
+        plain_lr: Learning rate of embeddings, output layer and ``plain``. By default the lr of ``config``, or a quarter
             of it with ``whitening``: its updates have a fixed size, so its lr is larger than Adam's.
-        **overrides: Fields of ``config`` to replace, as :meth:`~warpadam.config.WarpAdamConfig.changed` does.
+        **overrides: Fields of ``config`` to replace, as in :meth:`WarpAdamConfig.changed`.
 
     Returns:
-        Groups with all settings, each with and without weight decay where both occur: what has a P; what ``whitening``
-        has no P for; embeddings, output layer and ``plain``.
+        Groups with all settings. There are up to three kinds: tensors with a P; tensors for which ``whitening`` has no
+        P; embeddings, output layer and ``plain``. Each kind is split into tensors with and without weight decay.
 
     Raises:
-        InvalidConfigError: A setting out of range or unknown; something in ``plain`` that the model does not have.
+        InvalidConfigError: A setting is out of range or unknown, or the model does not have something in ``plain``.
 
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
     >>> for group in param_groups(model, lr=0.03, plain_lr=0.01):
@@ -94,7 +100,7 @@ def _group(config: WarpAdamConfig, is_short: bool, params: list[tuple[str, nn.Pa
 
 
 def _has_p(config: WarpAdamConfig, shape: tuple[int, ...]) -> bool:
-    """Tell whether the strategy does more than plain Adam for a tensor; ``whitening`` leaves vectors to Adam."""
+    """Tell whether the strategy does more than plain Adam for a tensor of this shape."""
     if config.learner != Learner.WHITENING:
         return True
     limits = {"rank": config.rank, "block_size": config.block_size, "max_dim": config.max_dim}

@@ -1,6 +1,8 @@
-# The memory of an optimizer's state, known before there is any: the optimizer itself is run on the meta device, where
-# tensors have shapes and no storage. So no learner has to describe its state a second time.
-"""What the state of WarpAdam will take."""
+"""``estimate_memory``: how much memory the state of WarpAdam will take, before training.
+
+The estimate runs the optimizer itself on the meta device, where tensors have shapes and no storage. So no learner has
+to describe its state a second time.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,21 @@ _MOMENTS: Final = frozenset({"step", "exp_avg", "exp_avg_sq"})
 """State entries of Adam itself."""
 
 _STEPS: Final = 4
-"""With P updated at each, every learner has made all the entries it will ever have."""
+"""Steps of the estimate. If P is updated at each, every learner has by then made all its state entries."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorMemory:
-    """What one parameter's state takes, in bytes.
+    """The memory of one parameter's state, in bytes.
 
     Attributes:
-        name: The parameter's name, or its place in the groups.
+        name: The parameter's name, or its position in its group.
         shape: Its shape.
         p_bytes: P: factors, covariances and scale.
         moments_bytes: Adam's two moments and its step counter.
-        learning_bytes: What P is learned with: moments of the meta-gradient, counters, and the previous gradient or
-            update while it is remembered.
+        learning_bytes: Everything else that learning P needs: moments of the meta-gradient, counters, and the previous
+            gradient or update.
     """
 
     name: str
@@ -47,23 +49,23 @@ class TensorMemory:
 
 @final
 class MemoryEstimate(tuple[TensorMemory, ...]):
-    """The memory of each parameter's state; ``str()`` of it is a table with a total."""
+    """The memory of each parameter's state. ``str()`` of it is a table with a total."""
 
     __slots__ = ()
 
     @property
     def p_bytes(self) -> int:
-        """Bytes of every P."""
+        """Bytes of P, over all parameters."""
         return sum(row.p_bytes for row in self)
 
     @property
     def moments_bytes(self) -> int:
-        """Bytes of all moments of Adam."""
+        """Bytes of Adam's moments, over all parameters."""
         return sum(row.moments_bytes for row in self)
 
     @property
     def learning_bytes(self) -> int:
-        """Bytes of what P is learned with."""
+        """Bytes of everything else that learning P needs, over all parameters."""
         return sum(row.learning_bytes for row in self)
 
     @property
@@ -83,21 +85,20 @@ class MemoryEstimate(tuple[TensorMemory, ...]):
 def estimate_memory(
     params: nn.Module | Mapping[str, Sequence[int]] | ParamsT, config: WarpAdamConfig | None = None
 ) -> MemoryEstimate:
-    """Return the most bytes that the state will take between two steps, before there is any.
+    """Return the most bytes that the optimizer's state will take between two steps.
 
-    The optimizer is run for a few steps on the meta device, where tensors have shapes and no storage. P is updated at
-    each of them, so entries that come and go, as the previous gradient does, are counted as if they were always there.
-    Parameters of one kind share storage in which short vectors are padded: the padding is not counted, and neither is
-    what a step needs while it runs.
+    Nothing is allocated: the optimizer runs for a few steps on the meta device. P is updated at each of them, so
+    entries that come and go, such as the previous gradient, count as if they were always there. Not counted are the
+    temporary memory of a step, and the padding of short vectors that are stepped together.
 
     Args:
-        params: A model, shapes by name (fp32), or anything that ``WarpAdam`` takes, for example the result of
+        params: A model, shapes by name (for fp32), or anything that ``WarpAdam`` takes, such as the result of
             :func:`~warpadam.param_groups`. Parameters that need no gradient are left out.
-        config: Settings; the defaults if not given. Groups may replace them.
+        config: Settings; the defaults if not given. Groups may override them.
 
     Raises:
-        InvalidConfigError: Settings of a group out of range.
-        UnsupportedParameterError: A complex or sparse parameter.
+        InvalidConfigError: A setting of a group is out of range.
+        UnsupportedParameterError: A parameter is complex or sparse.
 
     >>> estimate = estimate_memory({"weight": (64, 32), "bias": (64,)})
     >>> estimate[0].p_bytes == 4 * (2 * (64**2 + 32**2) + 1)  # factors, covariances, scale
@@ -116,7 +117,7 @@ def _as_params(params: nn.Module | Mapping[str, Sequence[int]] | ParamsT) -> Par
 
 
 def _simulate(item: Listed) -> TensorMemory:
-    """Step one parameter on the meta device; report its largest state."""
+    """Step one parameter on the meta device and return the memory of its largest state."""
     param = nn.Parameter(torch.empty_like(item.param, device="meta"))
     optimizer = WarpAdam([{**item.group, "params": [(item.name, param)], "meta_every": 1}])
     names = p_entries(item)

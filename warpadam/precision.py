@@ -1,6 +1,8 @@
-# Autocast is meant for a model's forward pass. An optimizer that is stepped inside it would have its matrix products
-# rounded to half precision, against a state in fp32.
-"""A step in the precision of its state."""
+"""Keeps autocast out of a step.
+
+Autocast is meant for a model's forward pass. In an optimizer step it would round matrix products to half precision
+although the state is fp32.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import torch
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Switch autocast off, on the CPU and the accelerator of this process, where it is on."""
+    """Switch autocast off where it is on: for the CPU, and for the accelerator of this process."""
     with ExitStack() as stack:
         for device_type in _device_types():
             if torch.is_autocast_enabled(device_type):

@@ -1,6 +1,8 @@
-# What P costs in a step: the only honest way is to time steps with and without it, on the same tensors of the same
-# machine. Works on copies, so a training run may ask at any time, and pays nothing when it does not.
-"""The share of a step that is spent on P."""
+"""``step_profile``: which share of a step is spent on P.
+
+It times steps with and without P, on copies of the same tensors on the same machine. You can call it at any time during
+training.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from warpadam.optimizer import WarpAdam
 from warpadam.reports import table
 
 _WARM_UP: Final = 3
-"""Steps that are not timed: they make the state."""
+"""Steps that are not timed, because they make the state."""
 
 _SEED: Final = 0
 
@@ -26,13 +28,13 @@ _SEED: Final = 0
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepProfile:
-    """Mean times of ``optimizer.step()``, in milliseconds; ``str()`` of it is a table.
+    """Times of ``optimizer.step()`` in milliseconds. ``str()`` of it is a table.
 
     Attributes:
-        steps: Steps that were timed.
-        step_ms: Of a step as it is, the updates of P spread over the steps.
-        slowest_ms: Of the slowest step: usually one that updates P.
-        plain_ms: Of a step of the same optimizer as plain Adam.
+        steps: Number of timed steps.
+        step_ms: Mean time of a step, including the updates of P.
+        slowest_ms: Time of the slowest step, usually one that updates P.
+        plain_ms: Mean time of a step of the same optimizer as plain Adam.
     """
 
     steps: int
@@ -42,7 +44,7 @@ class StepProfile:
 
     @property
     def share(self) -> float:
-        """Part of a step's time that is due to P, 0 to 1."""
+        """The share of a step's time that is due to P, from 0 to 1."""
         return max(0.0, 1 - self.plain_ms / self.step_ms)
 
     @override
@@ -52,17 +54,17 @@ class StepProfile:
 
 
 def step_profile(optimizer: WarpAdam, steps: int | None = None) -> StepProfile:
-    """Time the optimizer's step against the same step as plain Adam, on copies of parameters and state.
+    """Time the optimizer's step against the same step of plain Adam, on copies of parameters and state.
 
-    Every parameter that has a gradient now, or that needs one if none has, is stepped along a fixed random gradient.
-    Plain Adam is WarpAdam itself with a frozen diagonal P, one multiplication an element.
+    The parameters that have a gradient are stepped with a fixed random gradient; if none has one, all that need a
+    gradient are. Plain Adam is WarpAdam with a frozen diagonal P, which is one multiplication for each element.
 
     Args:
-        optimizer: Left as it is.
-        steps: Steps to time; at least two updates of P of every group if not given.
+        optimizer: It is not changed.
+        steps: Number of steps to time. By default enough for two updates of P in every group.
 
     Raises:
-        InvalidConfigError: ``steps`` is not a whole number above 0.
+        InvalidConfigError: ``steps`` is not a whole number of at least 1.
 
     Cost: twice ``steps`` steps, and the memory of two copies of parameters and state.
 
@@ -91,7 +93,7 @@ def step_profile(optimizer: WarpAdam, steps: int | None = None) -> StepProfile:
 
 
 def _give_gradients(optimizer: WarpAdam, copied: WarpAdam, some_move: bool) -> None:
-    """Set gradients where the original has them, or everywhere if it has none; a copy of a parameter has none."""
+    """Give random gradients to the copies of parameters that have one, or to all copies if none has."""
     for group, copied_group in zip(optimizer.param_groups, copied.param_groups, strict=True):
         for param, own in zip(group["params"], copied_group["params"], strict=True):
             if param.grad is not None or (param.requires_grad and not some_move):
@@ -100,7 +102,7 @@ def _give_gradients(optimizer: WarpAdam, copied: WarpAdam, some_move: bool) -> N
 
 
 def _times(optimizer: WarpAdam, steps: int) -> list[float]:
-    """Return the milliseconds of each step, after a few that make the state."""
+    """Return the milliseconds of each step after the warm-up."""
     found = []
     for _ in range(_WARM_UP + steps):
         _wait()

@@ -1,6 +1,7 @@
-# What the reports share: how they name a parameter, which rule steps it, which of its state is P, and how rows become a
-# table. Reads an optimizer's groups only; the reports themselves are in diagnostics.py, memory.py and profiling.py.
-"""The common part of every report about an optimizer."""
+"""What all reports about an optimizer need: its parameters with their names and rules, and a text table.
+
+The reports are in ``diagnostics.py``, ``memory.py`` and ``profiling.py``.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ class Listed(NamedTuple):
 
     Attributes:
         group: Its group.
-        name: Its name, or its place if the groups have no names.
+        name: Its name, or its position if the group has no names.
         param: The parameter.
-        rule: What steps it.
+        rule: Its update rule.
         distortion: The structure of its P.
     """
 
@@ -33,7 +34,7 @@ class Listed(NamedTuple):
     distortion: Distortion
 
     def identity(self, device: torch.device) -> Factors:
-        """Return what P consists of before anything was learned: factors, covariances and scale."""
+        """Return P before anything is learned: factors, covariances and scale."""
         return self.rule.init_carried(self.distortion, torch.float32, device)
 
 
@@ -53,7 +54,7 @@ def p_entries(item: Listed) -> frozenset[str]:
 
 
 def times(shape: Sequence[int]) -> str:
-    """Show a shape.
+    """Show a shape as text.
 
     >>> times((8, 3)), times(())
     ('8x3', 'scalar')
@@ -62,7 +63,7 @@ def times(shape: Sequence[int]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows, the first of them the header, as lines with aligned columns; numbers go to the right.
+    """Return rows as lines with aligned columns. The first row is the header; numbers are aligned to the right.
 
     >>> print(table([("name", "bytes"), ("weight", "12"), ("b", "4,096")]))
     name    bytes

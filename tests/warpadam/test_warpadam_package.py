@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
-import importlib
+import importlib.metadata
 import pkgutil
 import subprocess
 import sys
@@ -17,7 +17,10 @@ import warpadam
 MODULES = sorted(m.name for m in pkgutil.walk_packages(warpadam.__path__, "warpadam."))
 
 
-@pytest.mark.parametrize("statement", ["import warpadam", "import warpadam.config", "import warpadam.errors"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import warpadam", "import warpadam; warpadam.__version__", "import warpadam.config", "import warpadam.errors"],
+)
 def test_import_does_not_load_torch(statement: str) -> None:
     check = f"import sys; {statement}; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
@@ -33,6 +36,18 @@ def test_all_names_exactly_what_is_exported() -> None:
 @pytest.mark.parametrize("name", warpadam.__all__)
 def test_every_exported_name_resolves(name: str) -> None:
     assert getattr(warpadam, name) is not None
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert warpadam.__version__ == importlib.metadata.version("warptune")
+
+
+def test_without_a_distribution_the_version_is_a_valid_one_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", not_installed)
+    assert warpadam.__version__ == "0+unknown"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -1,6 +1,7 @@
-# P beyond one run: learned over a family of tasks, taken from one optimizer, kept in a file, given to another. Uses
-# WarpAdam from outside; nothing in the optimizer knows of this package.
-"""Learn P across tasks, save it, carry it over."""
+"""P beyond one run: learn it over a family of tasks, save it to a file, give it to another optimizer.
+
+This package uses WarpAdam from outside; the optimizer does not depend on it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-# A Warp in a safetensors file: the tensors, and a JSON text that says what they are. Both are covered by one sha256, so
-# a file is either what was saved or refused. Nothing in it is executed when it is read.
-"""Save and load a learned P."""
+"""Saves a :class:`~warpadam.Warp` to a safetensors file, and loads it.
+
+The file holds the tensors and a JSON text that describes them. One sha256 covers both, so a changed file is refused.
+Loading executes nothing from the file.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,21 @@ from warpadam.errors import InvalidConfigError, WarpFileError
 from warpadam.meta.warp import Warp, WarpedParameter
 
 FORMAT: Final = "warpadam.warp"
-"""Tells our files from other safetensors files."""
+"""Marks our files among other safetensors files."""
 
 FORMAT_VERSION: Final = 1
-"""Grows when a reader of today could not understand the file."""
+"""Increases when older versions of this package cannot read the file."""
 
 _SEPARATOR: Final = ":"
-"""Between a parameter's name and a tensor's, which has none."""
+"""Separates a parameter's name from a tensor's name, which does not contain it."""
 
 
 def save_warp(path: str | os.PathLike[str], warp: Warp) -> None:
-    """Write P to a file, all or nothing: a reader sees the old file or the new one, whole.
+    """Write P to a file in one move: a reader sees the whole old file or the whole new one.
 
     Args:
-        path: Ends in ``.safetensors`` by custom. An existing file is replaced.
-        warp: Its tensors are stored as they are, bit for bit.
+        path: Usually ends in ``.safetensors``. An existing file is replaced.
+        warp: Its tensors are stored bit for bit.
 
     >>> from warpadam import WarpAdam
     >>> warp = Warp.of(WarpAdam(torch.nn.Linear(3, 2).named_parameters()))
@@ -78,26 +80,26 @@ def save_warp(path: str | os.PathLike[str], warp: Warp) -> None:
 
 
 def load_warp(path: str | os.PathLike[str]) -> Warp:
-    """Read what :func:`save_warp` wrote, onto the CPU.
+    """Load a P that :func:`save_warp` wrote, onto the CPU.
 
     Raises:
         FileNotFoundError: There is no such file.
-        WarpFileError: It is not such a file, was written by a later version, is truncated, or was changed.
+        WarpFileError: The file is of another kind, was written by a later version, is truncated, or was changed.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
-        raise WarpFileError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
+        raise WarpFileError(f"{os.fspath(path)} is not a complete safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise WarpFileError(
-            f"{os.fspath(path)} holds no P: its format is {metadata.get('format')!r}, expected {FORMAT!r}"
+            f"{os.fspath(path)} does not hold a P: its format is {metadata.get('format')!r}, not {FORMAT!r}"
         )
     if metadata.get("format_version") != str(FORMAT_VERSION):
         raise WarpFileError(
-            f"{os.fspath(path)} has format version {metadata.get('format_version')!r}, "
-            f"this package reads {FORMAT_VERSION}"
+            f"{os.fspath(path)} has format version {metadata.get('format_version')!r}; "
+            f"this package reads version {FORMAT_VERSION}"
         )
     content, saved = metadata.get("content", ""), metadata.get("sha256")
     found = _digest(content, tensors)

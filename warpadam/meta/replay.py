@@ -1,7 +1,9 @@
-# The offline form: visit tasks with P standing still, keep where they passed in a bounded buffer, then learn P from
-# these points in random order, each gradient computed anew under the P of that moment. Only for factors that have a
-# meta-gradient; the online form, and which tasks are visited, are in trainer.py.
-"""P learned from a replay buffer."""
+"""Learns P offline, from a buffer of points that training passed.
+
+First train on tasks with P fixed and keep some of the points in a bounded buffer. Then learn P from these points in
+random order, and compute each gradient again under the current P. This needs a meta-gradient for every factor, so it is
+for the learner ``hypergradient`` only. ``trainer.py`` learns online, and chooses the tasks in both cases.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from warpadam.placements import PlacedDistortion, meta_gradient, unwarp_directio
 from warpadam.structures import Distortion, Factors, make_distortion
 
 _FIRST_STEP = 2
-"""Adam's first direction is sign(q) whatever P is, so there is nothing to learn from it."""
+"""Adam's first direction is sign(q) for every P, so the first step teaches nothing about P."""
 
 
 @final
@@ -30,12 +32,12 @@ class Visit:
     """A point that training passed, and two batches of its task.
 
     Attributes:
-        model: Of the task; shared by its visits, so its values are overwritten when one is replayed.
+        model: The task's model. All visits of a task share it; a replay overwrites its values.
         values: Parameters and buffers of the model at that point, by name.
-        moments: The two moments before the step, by parameter name; in the layout of P.
+        moments: The two moments before the step, by parameter name, in the layout of P.
         step: The number of this step, from 1.
         task_loss: The batch of the step.
-        meta_loss: The batch that judges it.
+        meta_loss: The batch that judges the step.
     """
 
     model: nn.Module
@@ -48,7 +50,7 @@ class Visit:
 
 @final
 class ReplayBuffer:
-    """At most ``size`` visits, each of those offered with the same probability (reservoir sampling)."""
+    """Keeps at most ``size`` of the offered visits, each with the same probability (reservoir sampling)."""
 
     def __init__(self, size: int) -> None:
         self.visits: list[Visit] = []
@@ -56,7 +58,7 @@ class ReplayBuffer:
         self._offered = 0
 
     def collect(self, task: Task, config: WarpAdamConfig, warp: Warp, steps: int) -> bool:
-        """Train on a task with P standing still and offer its points; forget them all if a loss is not finite.
+        """Train on a task with P fixed, and offer the points that it passes. Drop them if a loss is not finite.
 
         Returns:
             Whether every loss was finite.
@@ -89,14 +91,14 @@ class ReplayBuffer:
 
 
 def replay(visit: Visit, config: WarpAdamConfig, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Factors]:
-    """Return the meta-gradient of every factor for one visit, under today's P.
+    """Return the meta-gradient of every factor for one visit, under the current P.
 
-    The step is taken anew, from the kept point and moments; the moments before it are constants.
+    The step is taken again from the kept point and moments. The moments before it count as constants.
 
     Args:
         visit: Its model's values are overwritten.
         config: Settings of the step.
-        tensors: The factors of P by parameter and name.
+        tensors: The factors of P, by parameter and name.
 
     Cost: two gradients of the model.
 
@@ -133,13 +135,13 @@ def replay(visit: Visit, config: WarpAdamConfig, tensors: Mapping[str, Mapping[s
 def learn_from(
     visits: list[Visit], config: WarpAdamConfig, state: dict[str, dict[str, Tensor]], meta_batch_size: int
 ) -> None:
-    """Step P once for each meta-batch of visits, in random order, against their mean meta-gradient; in place.
+    """Go through the visits in random order; step P for each meta-batch along its mean meta-gradient, in place.
 
     Args:
-        visits: What the buffer holds.
-        config: Settings; ``p_lr`` is the step size and ``p_decay`` the pull towards the identity.
-        state: By parameter name, the factors, and what normalises their meta-gradients.
-        meta_batch_size: Visits to a step of P.
+        visits: The visits in the buffer.
+        config: Settings. ``p_lr`` is the step size, ``p_decay`` the pull towards the identity.
+        state: By parameter name, the factors and the moments of their meta-gradients.
+        meta_batch_size: Visits for each step of P.
     """
     order = torch.randperm(len(visits)).tolist()
     shapes = {name: tuple(param.shape) for name, param in visits[0].model.named_parameters()} if visits else {}
@@ -158,7 +160,7 @@ def learn_from(
 
 
 def structure_of(shape: tuple[int, ...], config: WarpAdamConfig) -> Distortion:
-    """Return how P of a parameter of this shape is parameterised."""
+    """Return the structure of P for a parameter of this shape."""
     return make_distortion(
         config.structure, shape, rank=config.rank, block_size=config.block_size, max_dim=config.max_dim
     )

@@ -1,6 +1,7 @@
-# What a user supplies to learn P over a family, and one visit to one of its tasks. Knows no meta-learning: what is
-# learned from visits is in trainer.py and replay.py.
-"""A family of tasks, and the steps inside one."""
+"""The tasks that a user supplies to learn P over a family, and training on one of them.
+
+``trainer.py`` and ``replay.py`` learn P from this training.
+"""
 
 from __future__ import annotations
 
@@ -17,35 +18,35 @@ from warpadam.meta.warp import Warp
 from warpadam.optimizer import WarpAdam
 
 Loss = Callable[[nn.Module], Tensor]
-"""The loss of one fixed batch, as a scalar; called again with the same model it must give the same."""
+"""The loss of one fixed batch, as a scalar tensor. The same model must always give the same loss."""
 
 
 class Task(Protocol):
-    """One task of a family. All tasks of a family have models with the same parameter names and shapes.
+    """One task of a family. The models of all its tasks have the same parameter names and shapes.
 
-    Whatever is random must come from torch's global generator, which the trainer seeds and restores: then a run with
-    the same seed gives the same P.
+    Take everything random from torch's global generator, which the trainer seeds and restores. Then a run with the same
+    seed gives the same P.
     """
 
     def make_model(self) -> nn.Module:
-        """Return the model at the start of training: a fresh one, at every call."""
+        """Return a new model, as it is at the start of training."""
         ...
 
     def sample(self) -> Loss:
-        """Draw a fresh batch and return its loss."""
+        """Draw a new batch and return its loss."""
         ...
 
 
 @contextmanager
 def seeded(*keys: int) -> Iterator[None]:
-    """Seed torch's global generator from some numbers >= 0, and put it back afterwards."""
+    """Seed torch's global generator from numbers of at least 0, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(numpy.random.SeedSequence(keys).generate_state(1, numpy.uint64)[0]))
         yield
 
 
 def start_task(task: Task, config: WarpAdamConfig, warp: Warp | None) -> tuple[nn.Module, WarpAdam]:
-    """Return a fresh model, and an optimizer for what of it is trained, starting from P."""
+    """Return a new model, and an optimizer that starts from P for its trained parameters."""
     model = task.make_model()
     trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     optimizer = WarpAdam.from_config(trained, config)
@@ -55,7 +56,7 @@ def start_task(task: Task, config: WarpAdamConfig, warp: Warp | None) -> tuple[n
 
 
 def take_gradient(model: nn.Module, loss: Loss) -> bool:
-    """Put the gradient of a loss into the model's parameters; tell whether the loss is finite."""
+    """Put the gradient of a loss into the model's parameters. Return whether the loss is finite."""
     model.zero_grad()
     with torch.enable_grad():
         value = loss(model)
@@ -67,7 +68,7 @@ def train_task(task: Task, config: WarpAdamConfig, warp: Warp | None, steps: int
     """Train on one task.
 
     Returns:
-        The trained model and its optimizer, or None as soon as a loss is not finite.
+        The trained model and its optimizer; None if a loss is not finite.
     """
     model, optimizer = start_task(task, config, warp)
     for _ in range(steps):

@@ -1,6 +1,8 @@
-# Learns one P over many tasks: round after round it visits tasks, carries P on, and forgets everything else. Every
-# draw is a function of the seed and the round, so a run that was stopped goes on as if it had not been.
-"""Meta-training of P."""
+"""Learns one P over many tasks.
+
+Each round trains on one or more tasks. Only P is carried to the next round. Every random draw depends on the seed and
+the round alone, so a run that was stopped and resumed gives the same P as one that was not.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,10 @@ from warpadam.meta.warp import Warp
 MODES: Final = ("online", "offline")
 
 _MODEL, _ORDER, _VISIT, _LEARN, _VALIDATION = range(5)
-"""What a seed is for."""
+"""The uses of the seed; each gets its own random numbers."""
 
 _VALIDATION_BATCHES: Final = 8
-"""Fresh batches whose mean loss is the score of one validation task."""
+"""New batches whose mean loss is the score of a validation task."""
 
 
 @final
@@ -34,15 +36,15 @@ class MetaConfig:
     """How P is learned over tasks.
 
     Attributes:
-        mode: ``online`` carries P from task to task, learning while it trains. ``offline`` trains on several tasks
-            with P standing still, then learns from points they passed: for the learner ``hypergradient`` only, since
-            what follows gradient covariances has no meta-gradient.
-        steps: Training steps on each task, at least 2: the first step teaches nothing.
-        seed: Of everything that is random.
-        validate_every: Rounds between two looks at the validation tasks.
-        tasks_per_round: Offline: tasks to visit before P is learned. A round is one task online.
-        buffer_size: Offline: visited points to keep of a round.
-        meta_batch_size: Offline: points to a step of P.
+        mode: ``online`` learns P while it trains on a task, and carries P from task to task. ``offline`` trains on
+            several tasks with P fixed, then learns P from the points that training passed. Only the learner
+            ``hypergradient`` can learn offline: the others follow gradient covariances and have no meta-gradient.
+        steps: Training steps on each task, at least 2, because the first step teaches nothing.
+        seed: Seed of everything that is random.
+        validate_every: Rounds between two scores on the validation tasks.
+        tasks_per_round: Offline: tasks to train on before P is learned. Online, a round is one task.
+        buffer_size: Offline: points to keep in a round.
+        meta_batch_size: Offline: points for each step of P.
 
     Raises:
         InvalidConfigError: A value is out of its range.
@@ -71,13 +73,13 @@ class MetaConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class MetaResult:
-    """What meta-training gave.
+    """The result of meta-training.
 
     Attributes:
-        warp: The P to use: the best on the validation tasks, or the last if there are none.
+        warp: The P to use: the best on the validation tasks, or the last one if there are none.
         last: The P after the last round.
-        scores: Mean validation loss by the number of rounds before it; 0 is the P of the start.
-        skipped: Tasks that were not applied because a loss or the P they gave was not finite.
+        scores: Mean validation loss by the number of rounds before it. 0 is the P at the start.
+        skipped: Number of tasks that were ignored because a loss or their P was not finite.
     """
 
     warp: Warp
@@ -90,20 +92,21 @@ class MetaResult:
 class MetaTrainer:
     """Learns P over a family of tasks.
 
-    Online, every visit starts a fresh model with the P of the visit before: factors, covariances and learned scale.
-    Moments, and what normalises the meta-gradient, start anew. Offline is algorithm 2 of WarpGrad. A task that becomes
-    non-finite changes nothing and is counted.
+    Online, each task starts with a new model and the P of the task before: factors, covariances and learned scale. All
+    moments start at zero. Offline is algorithm 2 of WarpGrad. If a loss of a task is not finite, the task changes
+    nothing and is counted in the result.
 
     Args:
         tasks: Visited in random order, each once before any is visited again.
-        config: Of the optimizer while P is learned.
+        config: Settings of the optimizer that learns P.
         meta: How P is learned.
-        validation: Tasks that choose the best P; not among ``tasks``.
-        validation_config: Of the optimizer there, judged at the end of ``meta.steps``. If None, ``config`` with p_lr 0.
-        start: P to start from; the identity if None.
+        validation: Tasks that choose the best P. They should not be among ``tasks``.
+        validation_config: Settings of the optimizer on the validation tasks, which are scored after ``meta.steps``
+            steps. By default ``config`` with a ``p_lr`` of 0.
+        start: P to start from. By default the identity.
 
     Raises:
-        InvalidConfigError: No tasks, or a learner that the mode cannot learn.
+        InvalidConfigError: There are no tasks, or the mode cannot learn with this learner.
         WarpMismatchError: ``start`` does not fit the tasks' model.
 
     Source: Flennerhag et al. 2019 (arXiv 1909.00025); Pan, Chen & Ye 2024 (arXiv 2409.04244).
@@ -150,7 +153,7 @@ class MetaTrainer:
         self._rounds = self._skipped = 0
 
     def train(self, rounds: int) -> MetaResult:
-        """Go on for some rounds; twice ten rounds are the same as twenty."""
+        """Train for some more rounds. Two calls with 10 rounds give the same as one with 20."""
         if self._rounds == 0 and not self._scores:
             self._validate()
         for _ in range(rounds):
@@ -162,7 +165,7 @@ class MetaTrainer:
         return MetaResult(best, self._warp, dict(self._scores), self._skipped)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs to go on: numbers, and tensors by name."""
+        """Return a copy of the state for :meth:`load_state_dict`: numbers, and tensors by name."""
         return copy.deepcopy(
             {
                 "rounds": self._rounds,
@@ -175,7 +178,7 @@ class MetaTrainer:
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state, in a trainer that was made with the same arguments."""
+        """Continue from a saved state. The trainer must have been made with the same arguments."""
         state = copy.deepcopy(state_dict)
         self._rounds, self._skipped = state["rounds"], state["skipped"]
         self._warp = self._warp.with_tensors(state["warp"])
@@ -210,7 +213,7 @@ class MetaTrainer:
             return self._tasks[int(torch.randperm(len(self._tasks))[place])]
 
     def _validate(self) -> None:
-        """Score the P of now on the validation tasks, always with the same draws, and keep it if it is the best."""
+        """Score the current P on the validation tasks, always with the same draws. Keep it if it is the best."""
         if not self._validation:
             return
         losses = [self._score(index, task) for index, task in enumerate(self._validation)]

@@ -1,7 +1,8 @@
-# A learned P as a value: what it is for each named parameter, and the rule it was learned under. Moves it out of an
-# optimizer and into another, by name and shape; how it is kept in a file is in artifact.py. (placements.Warp is the P
-# of one tensor in one step.)
-"""P of a whole model, apart from any optimizer."""
+"""The learned P of a whole model, as a value apart from any optimizer.
+
+A :class:`Warp` holds the P of each named parameter and the settings under which it was learned. It is copied out of one
+optimizer and given to another by name and shape. ``artifact.py`` saves it to a file.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class WarpedParameter:
     Attributes:
         shape: The parameter's shape.
         strategy: The structure, placement and learner that made it.
-        tensors: As :meth:`~warpadam.WarpAdam.get_distortion` returns them.
+        tensors: The tensors of P, as :meth:`~warpadam.WarpAdam.get_distortion` returns them.
     """
 
     shape: tuple[int, ...]
@@ -41,8 +42,9 @@ class Warp:
     """P of a whole model.
 
     Attributes:
-        config: The settings it was learned under; a group may have had its own, see ``WarpedParameter.strategy``.
-        parameters: P by the parameter's name.
+        config: The settings under which it was learned. A group may have had its own strategy, which is in
+            ``WarpedParameter.strategy``.
+        parameters: The P of each parameter, by name.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2)
@@ -58,7 +60,7 @@ class Warp:
 
     @classmethod
     def of(cls, optimizer: WarpAdam) -> Warp:
-        """Copy the P that an optimizer has now.
+        """Copy the current P of an optimizer.
 
         Raises:
             InvalidConfigError: The optimizer was not made from ``named_parameters()``.
@@ -77,14 +79,14 @@ class Warp:
 
         Args:
             named_parameters: ``model.named_parameters()``.
-            learn: Go on learning P. Otherwise no meta-gradient is taken (``p_lr`` is 0): factors of ``hypergradient``
-                and a learned scale stay as they are, in the rule of the learner that made them, while what follows
-                gradient covariances (``rotation``, ``whitening``) keeps following those of the new run.
-            settings: Fields of :class:`~warpadam.config.WarpAdamConfig` that differ from ``config``.
+            learn: Whether to continue learning P by meta-gradients. If not, ``p_lr`` is 0: the factors of
+                ``hypergradient`` and every learned scale stay as they are. The factors of ``rotation`` and
+                ``whitening`` follow the gradient covariances of the new run in both cases.
+            settings: Fields of :class:`~warpadam.WarpAdamConfig` that differ from ``config``.
 
         Raises:
-            InvalidConfigError: An illegal setting.
-            WarpMismatchError: As :meth:`apply`.
+            InvalidConfigError: A setting is not legal.
+            WarpMismatchError: As for :meth:`apply`.
         """
         config = self.config if learn else replace(self.config, p_lr=0.0)
         optimizer = WarpAdam.from_config(list(named_parameters), replace(config, **settings))
@@ -92,21 +94,21 @@ class Warp:
         return optimizer
 
     def apply(self, optimizer: WarpAdam, *, strict: bool = True) -> tuple[str, ...]:
-        """Give this P to the parameters of the same name; their state starts anew, with moments of zero.
+        """Give this P to the parameters of the same name. Their moments start at zero again.
 
-        The structure and placement must be those that made P. So must the learner; only ``frozen`` may replace
-        ``hypergradient`` and ``rotation``, whose rule it keeps.
+        Structure, placement and learner must be those that made P. The exception is ``frozen``, which may use a P made
+        by ``hypergradient`` or ``rotation``.
 
         Args:
             optimizer: Made from ``named_parameters()``.
-            strict: Whether everything must fit, both ways. Otherwise what fits is taken.
+            strict: Whether every P and every parameter must fit. If not, only the P that fit are taken.
 
         Returns:
-            What was not taken, one line each; nothing if strict.
+            One line for each thing that does not fit. Empty if strict.
 
         Raises:
-            InvalidConfigError: The optimizer has no names.
-            WarpMismatchError: Something does not fit; then the optimizer is as it was.
+            InvalidConfigError: The optimizer has no parameter names.
+            WarpMismatchError: Something does not fit. The optimizer is unchanged then.
         """
         before = dict(optimizer.state)
         mismatches: list[str] = []
@@ -130,21 +132,21 @@ class Warp:
         return tuple(mismatches)
 
     def is_finite(self) -> bool:
-        """Tell whether every tensor holds finite numbers only."""
+        """Tell whether all numbers are finite."""
         return all(bool(t.isfinite().all()) for source in self.parameters.values() for t in source.tensors.values())
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors by parameter and name; not copied."""
+        """Return the tensors by parameter and name, not copied."""
         return {name: dict(source.tensors) for name, source in self.parameters.items()}
 
     def shuffled(self, seed: int) -> Warp:
-        """Return the same P in wrong coordinates: every row and column of each parameter renumbered at random.
+        """Return this P in wrong coordinates: the rows and columns of each parameter are renumbered at random.
 
-        It is the map P' = R P R^T with a permutation R, so spectrum, norm and learned step sizes are those of P; only
-        what they belong to is lost. A P that transfers must beat it.
+        The result is P' = R P R^T with a permutation R. Spectrum, norm and learned step sizes are those of P, but they
+        belong to other coordinates. It is a control: a P that transfers must beat it.
 
         Args:
-            seed: Of the permutations; one P and one seed give the same result.
+            seed: Seed of the permutations. The same P and seed always give the same result.
 
         >>> from warpadam import WarpAdam
         >>> warp = Warp.of(WarpAdam(torch.nn.Linear(3, 2).named_parameters()))
@@ -155,7 +157,7 @@ class Warp:
         return self.with_tensors({name: _renumbered(source, generator) for name, source in self.parameters.items()})
 
     def with_tensors(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Warp:
-        """Return the same with other tensors, in the form of :meth:`tensors`."""
+        """Return a copy with other tensors, given in the form of :meth:`tensors`."""
         return Warp(
             self.config,
             {name: replace(source, tensors=dict(tensors[name])) for name, source in self.parameters.items()},
@@ -163,7 +165,7 @@ class Warp:
 
 
 def _renumbered(source: WarpedParameter, generator: torch.Generator) -> dict[str, Tensor]:
-    """Permute every axis of the tensors of one P; axes of one length, which may be one axis, in one order."""
+    """Permute every axis of the tensors of one P. Axes of the same length get the same order: they may be one axis."""
     orders: dict[int, Tensor] = {}
 
     def order(length: int) -> Tensor:
@@ -175,7 +177,7 @@ def _renumbered(source: WarpedParameter, generator: torch.Generator) -> dict[str
     renumbered = {}
     for name in sorted(source.tensors):
         tensor = source.tensors[name]
-        if name == LOG_SCALE and tensor.shape == (sum(sides),):  # of the rows, then of the columns
+        if name == LOG_SCALE and tensor.shape == (sum(sides),):  # rows, then columns
             parts = [part[order(len(part)).to(part.device)] for part in tensor.split_with_sizes(list(sides))]
             renumbered[name] = torch.cat(parts)
             continue
@@ -207,7 +209,7 @@ def _misfits(name: str, source: WarpedParameter, param: Tensor, strategy: Strate
 
 
 def _give(optimizer: WarpAdam, name: str, param: Tensor, source: WarpedParameter) -> list[str]:
-    """Start a parameter anew from its P; return what its strategy cannot hold (rank or block size differ, say)."""
+    """Reset a parameter's state and give it its P. Return the tensors that do not fit, if the rank differs, say."""
     optimizer.state.pop(param, None)
     wrong = []
     for tensor_name, tensor in source.tensors.items():

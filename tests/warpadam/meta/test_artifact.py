@@ -69,11 +69,11 @@ def _edit(old: str, new: str) -> Callable[[bytes], bytes]:
         (_edit(r"\"lr\": 0.01", r"\"lr\": 0.02"), "was changed after it was saved"),
         (_edit('"0.bias:log_scale"', '"2.bias:log_scales"'), "was changed after it was saved"),
         (_edit('"format_version":"1"', '"format_version":"2"'), "version '2'"),
-        (_edit("warpadam.warp", "other"), "holds no P"),
-        (lambda data: data[:-5], "not a whole safetensors file"),
-        (lambda data: data[:100], "not a whole safetensors file"),
-        (lambda _: b"", "not a whole safetensors file"),
-        (lambda _: b"PK\x03\x04" * 50, "not a whole safetensors file"),
+        (_edit("warpadam.warp", "other"), "does not hold a P"),
+        (lambda data: data[:-5], "not a complete safetensors file"),
+        (lambda data: data[:100], "not a complete safetensors file"),
+        (lambda _: b"", "not a complete safetensors file"),
+        (lambda _: b"PK\x03\x04" * 50, "not a complete safetensors file"),
     ],
 )
 def test_a_file_that_is_not_what_was_saved_is_refused(
@@ -89,7 +89,7 @@ def test_a_file_that_is_not_what_was_saved_is_refused(
 
 def test_another_safetensors_file_holds_no_p(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(WarpFileError, match="holds no P"):
+    with pytest.raises(WarpFileError, match="does not hold a P"):
         load_warp(tmp_path / "model.safetensors")
 
 
