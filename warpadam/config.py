@@ -84,7 +84,7 @@ _OPEN: Final = cast("str", None)
 
 
 class Limits(NamedTuple):
-    """The legal range of one number: from ``low`` to ``high``, without an end that is excluded.
+    """The legal range of one number: from ``low`` to ``high``, or to below ``high``.
 
     >>> print(Limits(1, whole=True))
     a whole number of at least 1
@@ -95,25 +95,22 @@ class Limits(NamedTuple):
     low: float
     high: float = math.inf
     whole: bool = False
-    above_low: bool = False
     below_high: bool = False
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a finite number"
-        low = f"above {self.low:g}" if self.above_low else f"of at least {self.low:g}"
         if math.isinf(self.high):
-            return f"{kind} {low}"
-        if self.above_low or self.below_high:
-            return f"{kind} {low} and {'below' if self.below_high else 'at most'} {self.high:g}"
+            return f"{kind} of at least {self.low:g}"
+        if self.below_high:
+            return f"{kind} of at least {self.low:g} and below {self.high:g}"
         return f"{kind} from {self.low:g} to {self.high:g}"
 
     def allows(self, value: object) -> bool:
         """Tell whether ``value`` is a number of the right kind within the range. A bool does not count as a number."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
-        above = value > self.low if self.above_low else value >= self.low
         below = value < self.high if self.below_high or math.isinf(self.high) else value <= self.high
-        return above and below
+        return below and value >= self.low
 
 
 _BETA: Final = Limits(0.0, 1.0, below_high=True)

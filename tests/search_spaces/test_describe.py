@@ -1,4 +1,5 @@
-# The description of a space is plain JSON and tells everything a form needs.
+"""The description of a space is plain JSON and has everything that a form needs."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
-# The three domains: what they refuse to be, what they contain, and which of their values is nearest to another.
+"""The three domains: what they refuse, what they contain, and their nearest values."""
+
 from __future__ import annotations
 
 import math

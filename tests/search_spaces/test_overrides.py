@@ -1,4 +1,5 @@
-# What a user may ask of a space, what comes of it, and how a wish that cannot be met is refused.
+"""What a user may override in a space, what the result is, and how a wrong override is refused."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,5 @@
-# The presets keep the promises that make a comparison fair and a short study useful.
+"""The presets keep the promises that make a comparison fair and a short study useful."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,5 @@
-# The package as its users see it: what it exports, what it loads, which examples it shows.
+"""The package as its users see it: its exports, what it loads, and its examples."""
+
 from __future__ import annotations
 
 import ast

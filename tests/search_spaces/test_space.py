@@ -1,4 +1,5 @@
-# A space is checked as a whole when it is made; afterwards it only answers questions.
+"""A space is checked as a whole when it is made; afterwards it only answers questions."""
+
 from __future__ import annotations
 
 import pickle

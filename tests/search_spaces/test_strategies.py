@@ -1,4 +1,5 @@
-# Which numbers belong to which strategies, and which strategies a wish leaves.
+"""Which numbers belong to which strategies, and which strategies fit a request."""
+
 from __future__ import annotations
 
 import pytest

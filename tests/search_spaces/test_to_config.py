@@ -1,4 +1,5 @@
-# Values of a space become configurations; what cannot be one is refused by name.
+"""Values of a space become configurations; a wrong value is refused by name."""
+
 from __future__ import annotations
 
 import json

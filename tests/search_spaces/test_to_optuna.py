@@ -1,5 +1,8 @@
-# The space asked through Optuna: only active parameters, the same distributions again for a stored trial, and a sampler
-# that goes on from rebuilt trials as if they were its own.
+"""A space in Optuna: only active parameters are suggested, and stored trials can be rebuilt.
+
+A sampler treats rebuilt trials as if they were its own.
+"""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,4 @@
-# Adam's arithmetic against torch's own Adam and against autograd.
+"""Adam's arithmetic against torch's own Adam and against autograd."""
 
 from __future__ import annotations
 

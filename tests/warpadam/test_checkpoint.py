@@ -1,4 +1,4 @@
-# A saved and restored optimizer goes on as if nothing had happened, to the last bit, whatever the strategy.
+"""A saved and restored optimizer continues to the last bit as if it had not stopped, with every strategy."""
 
 from __future__ import annotations
 

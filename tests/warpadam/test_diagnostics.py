@@ -1,4 +1,4 @@
-# A report says what P is, whatever the strategy, and asking for one changes nothing.
+"""A report describes the P of every strategy, and asking for one changes nothing."""
 
 from __future__ import annotations
 

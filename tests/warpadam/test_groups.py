@@ -1,4 +1,4 @@
-# Which tensors get a P and which are left to plain Adam, and that the groups are what WarpAdam takes.
+"""Which tensors get a P and which are left to plain Adam, and that the groups are what WarpAdam takes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-# That learning P pays: an ill-conditioned matrix regression, where plain Adam has its best step size out of a grid and
-# the learners get that same one. Everything is deterministic; the margins are wide.
+"""Learning P pays off on an ill-conditioned matrix regression.
+
+Plain Adam has its best step size from a grid, and the learners get the same one. Everything is deterministic; the
+margins are wide.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# The estimate is what is really there, for every strategy, and it costs no memory itself.
+"""The estimate is the memory that is really used, for every strategy, and it takes no memory itself."""
 
 from __future__ import annotations
 

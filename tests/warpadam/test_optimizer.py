@@ -1,4 +1,4 @@
-# WarpAdam as a torch optimizer: AdamW when P is the identity, groups, gradients that come and go, and clear refusals.
+"""WarpAdam as a torch optimizer: AdamW if P is the identity, groups, missing gradients, and clear errors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-# The closed-form meta-gradient against autograd through one real optimizer step, for every structure and placement, and
-# what each placement means.
+"""The closed-form meta-gradient against autograd through one real optimizer step.
+
+For every structure and placement; also what each placement does.
+"""
 
 from __future__ import annotations
 

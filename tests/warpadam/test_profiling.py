@@ -1,4 +1,4 @@
-# A profile times copies: the run it is asked about goes on as if nothing had happened.
+"""A profile times copies: the optimizer that it profiles is not changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# Parameters that are stepped together move as they would alone, and what the optimizer keeps for each is its own.
+"""Parameters that are stepped together move as they would alone, and each has its own state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# Every value is checked, the message says which and why, and the table of strategies is the only gate.
+"""Every value is checked, errors say which one is wrong and why, and only the strategies of the table are legal."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_every_number_has_limits() -> None:
     ("limits", "inside", "outside"),
     [
         (Limits(0, 1), (0, 1, 0.5), (-1e-9, 1 + 1e-9)),
-        (Limits(0, 1, above_low=True, below_high=True), (1e-9, 0.999), (0, 1)),
+        (Limits(0, 1, below_high=True), (0, 0.999), (-1e-9, 1)),
         (Limits(1, whole=True), (1, 10**9), (0, 1.0, True)),
     ],
 )

@@ -1,4 +1,4 @@
-# The package as a whole: what it exports, what importing it costs, and that its examples run.
+"""The package as a whole: its exports, its version, the cost of importing it, and its examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# One model with most kinds of parameters, and one way to train it, for every habit of torch's users.
+"""A model with most kinds of parameters, and one way to train it, for the tests of torch's habits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# Where tensors live: a step never waits for the device, and CUDA gives what the CPU gives.
+"""Devices: a step never waits for the device, and CUDA gives the same results as the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# Every kind of parameter, in every layout, whatever the strategy; and what a model is wrapped in changes nothing.
+"""Every kind of parameter, in every layout, with every strategy; wrapping a model changes nothing."""
 
 from __future__ import annotations
 

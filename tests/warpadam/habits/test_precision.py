@@ -1,4 +1,4 @@
-# Mixed precision: autocast, and a gradient scaler that skips a step which overflowed.
+"""Mixed precision: autocast, and a gradient scaler that skips a step which overflowed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-# Schedulers write to the groups, and the step reads lr and betas from there: checked against AdamW under the same
-# schedule, and for its effect under every learner.
+"""Schedulers write to the groups, and each step reads lr and betas from there.
+
+Checked against AdamW under the same schedule, and by its effect under every learner.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# What a model is wrapped in: a compiler, or data parallelism over processes.
+"""Wrapped models: compiled, or data parallel over several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# A P from elsewhere, left alone: the trajectory must be the one of the learner that made it.
+"""A given P that does not change: the trajectory is the one of the learner that made it."""
 
 from __future__ import annotations
 

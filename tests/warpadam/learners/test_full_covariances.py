@@ -1,4 +1,4 @@
-# Rotation and whitening of dense blocks: against references written for the flattened blocks, and their scales.
+"""Rotation and whitening of dense blocks, and their scales, against references for the flattened blocks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _run(grads: list[Tensor], **settings: Any) -> tuple[Tensor, dict[str, Tensor
 
 
 def _rotation_of_one_block(grads: list[Tensor], refreshes: set[int]) -> Tensor:
-    """Adam in the eigenbasis of the covariance of a vector, with the raw momentum projected anew at every step."""
+    """Adam in the eigenbasis of the covariance of a vector, with the raw momentum projected again at every step."""
     length = grads[0].numel()
     basis, covariance = torch.eye(length, dtype=FLOAT64), torch.zeros(length, length, dtype=FLOAT64)
     theta, mean, square = (torch.zeros(length, dtype=FLOAT64) for _ in range(3))

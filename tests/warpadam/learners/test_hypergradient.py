@@ -1,4 +1,4 @@
-# When the factors learn, from what, and the traps of learning them.
+"""When the factors learn, from which gradients, and the pitfalls of learning them."""
 
 from __future__ import annotations
 

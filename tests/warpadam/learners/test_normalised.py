@@ -1,4 +1,4 @@
-# Adam on learned tensors: its size, its indifference to scale, and what it refuses.
+"""Adam on learned tensors: its step size, its indifference to scale, and what it skips."""
 
 from __future__ import annotations
 

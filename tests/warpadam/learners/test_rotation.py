@@ -1,4 +1,4 @@
-# The basis that follows the gradient: against an independent SOAP, and what must be carried along when it turns.
+"""The basis that follows the gradient: against an independent SOAP, and what turns with the basis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# The learned step size of each row and column.
+"""The learned step size of each row and column."""
 
 from __future__ import annotations
 

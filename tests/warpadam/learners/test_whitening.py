@@ -1,4 +1,4 @@
-# The P that whitens: against an independent float64 reference, its size, its schedule, and what it survives.
+"""The P that whitens: against an independent float64 reference, its size, its schedule, and bad numbers."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_gradients_of_rank_one_are_no_trouble() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_a_covariance_that_is_not_finite_keeps_p_is_counted_and_starts_anew(bad: float) -> None:
+def test_a_covariance_that_is_not_finite_keeps_p_is_counted_and_starts_again(bad: float) -> None:
     grads = _gradients(12, dtype=torch.float32)
     kept = _run(grads[:10])[1]["row_factor"]
     grads[10][0, 0] = bad

@@ -1,4 +1,4 @@
-# A family of small regressions that share one ill-conditioned input distribution and differ in what is to be found.
+"""A family of small regressions with the same ill-conditioned input distribution and different targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# A P in a file: what comes back is what was saved, or an error that says why not.
+"""A P in a file: it comes back as it was saved, or an error says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# The offline meta-gradient against autograd through a real step, and the buffer that feeds it.
+"""The offline meta-gradient against autograd through a real step, and the buffer that feeds it."""
 
 from __future__ import annotations
 

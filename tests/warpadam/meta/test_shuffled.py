@@ -1,4 +1,5 @@
-# The same P in wrong coordinates: what a shuffled P keeps, what it loses, for every kind of P.
+"""A P in wrong coordinates: what a shuffled P keeps and what it loses, for every kind of P."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,4 @@
-# P learned over a family helps on tasks it has not seen, and learning it is reproducible, resumable and hard to break.
+"""P learned over a family helps on unseen tasks; learning it is reproducible, resumable and robust."""
 
 from __future__ import annotations
 

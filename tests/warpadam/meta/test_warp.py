@@ -1,4 +1,4 @@
-# A P that changes hands: what is taken over, what then stands still, and that nothing which does not fit goes unsaid.
+"""Moving a P to another optimizer: what is taken, what then stays fixed; everything that does not fit is reported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DIAGONAL = STRATEGIES[2]
 
 
 @pytest.mark.parametrize("strategy", LEARNED, ids=str)
-def test_everything_learned_is_taken_over_and_moments_start_anew(strategy: Strategy) -> None:
+def test_everything_learned_is_taken_over_and_moments_start_at_zero(strategy: Strategy) -> None:
     warp = _learned(strategy)
     model = _model()
     optimizer = warp.optimizer(model.named_parameters(), learn=True, lr=0.5)

@@ -1,5 +1,7 @@
-# One contract for every structure: a linear map given by factors, checked against the dense matrix it stands for, and
-# its pullback against autograd through that matrix.
+"""One contract for every structure, a linear map given by factors.
+
+The map is checked against its dense matrix, and its pullback against autograd through that matrix.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# Which structure a tensor really gets: the fall-backs, the caps and the flattening.
+"""Which structure a tensor gets: the fallbacks, the limits and the flattening."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# The numbers of a report: exact for short matrices, estimated from one side for long ones, honest about broken ones.
+"""The numbers of a report: exact for short matrices, estimated for long ones, NaN or infinite for broken ones."""
 
 from __future__ import annotations
 
