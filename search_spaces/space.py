@@ -144,7 +144,7 @@ class SearchSpace:
         return values
 
     def active(self, values: Mapping[str, Scalar]) -> tuple[Parameter, ...]:
-        """Return the parameters that exist under ``values``, parents first; no value, no children."""
+        """Return the parameters that exist under ``values``, parents first. A parent needs a value to have children."""
         found: dict[str, Parameter] = {}
         for parameter in self.parameters:
             if parameter.is_active({name: values[name] for name in found if name in values}):

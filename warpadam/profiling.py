@@ -14,7 +14,7 @@ from typing import Final, final
 import torch
 from typing_extensions import override
 
-from warpadam.config import Learner, Placement, Structure
+from warpadam.config import Learner, Limits, Placement, Structure
 from warpadam.errors import InvalidConfigError
 from warpadam.optimizer import WarpAdam
 from warpadam.reports import table
@@ -74,8 +74,9 @@ def step_profile(optimizer: WarpAdam, steps: int | None = None) -> StepProfile:
     """
     if steps is None:
         steps = max(20, 2 * max(group["meta_every"] for group in optimizer.param_groups))
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InvalidConfigError("steps", steps, "must be a whole number of at least 1")
+    limits = Limits(1, whole=True)
+    if not limits.allows(steps):
+        raise InvalidConfigError("steps", steps, f"must be {limits}")
     warped, plain = copy.deepcopy(optimizer), copy.deepcopy(optimizer)
     plain.state.clear()
     for group in plain.param_groups:

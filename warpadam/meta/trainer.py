@@ -61,13 +61,18 @@ class MetaConfig:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InvalidConfigError("mode", self.mode, f"must be one of {', '.join(MODES)}")
-        lowest = {"steps": 2, "seed": 0, "validate_every": 1, "tasks_per_round": 1} | dict.fromkeys(
-            ("buffer_size", "meta_batch_size"), 1
-        )
+        lowest = {
+            "steps": 2,
+            "seed": 0,
+            "validate_every": 1,
+            "tasks_per_round": 1,
+            "buffer_size": 1,
+            "meta_batch_size": 1,
+        }
         for name, low in lowest.items():
-            limits = Limits(low, whole=True)
-            if not limits.allows(getattr(self, name)):
-                raise InvalidConfigError(name, getattr(self, name), f"must be {limits}")
+            value, limits = getattr(self, name), Limits(low, whole=True)
+            if not limits.allows(value):
+                raise InvalidConfigError(name, value, f"must be {limits}")
 
 
 @final
