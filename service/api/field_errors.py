@@ -80,7 +80,7 @@ def _parameter_error(item: ErrorDetails, parameters: Sequence[str]) -> FieldErro
     name = ".".join(map(str, item["loc"][1:]))
     if item["type"] == "extra_forbidden":
         return _unknown_field(name, item["input"], name, parameters)
-    return _error(name, item)
+    return field_error(name, item)
 
 
 def _body_error(item: ErrorDetails, body: object, top: type[BaseModel]) -> FieldError:
@@ -99,10 +99,11 @@ def _body_error(item: ErrorDetails, body: object, top: type[BaseModel]) -> Field
         return FieldError(f"{field}.name", value["name"], *must_be_one_of(value["name"], MODELS), "unknown_name")
     if kind == "union_tag_not_found":
         return FieldError(f"{field}.name", None, REQUIRED, code="missing")
-    return _error(field, item)
+    return field_error(field, item)
 
 
-def _error(field: str, item: ErrorDetails) -> FieldError:
+def field_error(field: str, item: ErrorDetails) -> FieldError:
+    """Turn one of pydantic's errors into ours, without a look at unions and unknown fields."""
     kind = item["type"]
     message = MESSAGES.get(kind) or SUBJECT.sub("must ", item["msg"].replace(" after validation", ""))
     value = None if kind == "missing" else item["input"]
