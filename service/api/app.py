@@ -1,5 +1,4 @@
-# Puts the API together. It never trains and never loads torch; that is the worker's slots' business.
-"""The FastAPI application."""
+"""Builds the FastAPI application. The API never trains and never imports torch; workers do."""
 
 from __future__ import annotations
 
@@ -23,15 +22,15 @@ from service.settings import Settings
 from service.user_code.probe import UserCode
 from service.version import VERSION
 
-DESCRIPTION = """Tunes how WarpAdam's distortion matrix P is shaped and learned on your task, tunes the baselines with
-the same budget, and says on fresh paired seeds whether P helps. Every error is a problem document (RFC 9457)."""
+DESCRIPTION = """Tunes WarpAdam's distortion matrix P on your task, tunes the baselines with the same budget, and tells
+you on fresh paired seeds whether P helps. Every error is a problem document (RFC 9457)."""
 
 
 def create_app(settings: Settings, on_startup: Callable[[], None] | None = None) -> FastAPI:
     """Return the application.
 
     Args:
-        settings: Settings of the process. The database's schema exists.
+        settings: Settings of the process. The schema of the database must exist.
         on_startup: Called once, when the application starts.
     """
     database = Database(settings.database_url)
@@ -70,5 +69,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     def home() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    app.router.default = Dashboard(studies)  # gets what no route takes; a mount at / would also take their 405s
+    app.router.default = Dashboard(
+        studies
+    )  # gets what matches no route; a mount at / would also take over their 405 answers
     return app

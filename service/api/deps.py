@@ -1,5 +1,4 @@
-# What routes ask for, as Annotated types. The objects live on app.state, put there by app.py.
-"""Dependencies of the routes."""
+"""The dependencies and common parameters of the routes, as Annotated types. app.py puts the objects on app.state."""
 
 from __future__ import annotations
 
@@ -36,17 +35,17 @@ ArtifactsDep = Annotated[ArtifactStore, Depends(_artifacts)]
 UserCodeDep = Annotated[UserCode, Depends(_user_code)]
 
 MAX_NUMBER: Final = 2**31 - 1
-"""Largest whole number of a column, and so that a column can be compared with."""
+"""Largest integer that a column of the database can hold or be compared with."""
 
 Text = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
-"""Text that a column can be compared with: PostgreSQL knows no NUL."""
+"""Text that a column of the database can be compared with; PostgreSQL does not accept NUL."""
 
 JobId = Annotated[Text, Path(description="Id of a job.", examples=["job-0123456789abcdef"])]
 Number = Annotated[int, Path(ge=0, le=MAX_NUMBER, description="Number of the trial within the job.")]
 
 
 class StrictQuery(BaseModel):
-    """Query parameters. An unknown one is refused: a filter that is misspelt would show all, a dry run would queue."""
+    """Query parameters. Unknown ones are refused: a misspelt filter would list everything, a misspelt dry run queue."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,5 +53,5 @@ class StrictQuery(BaseModel):
 class PageQuery(StrictQuery):
     """Which page of a list."""
 
-    limit: int = Field(50, ge=1, le=200, description="Items of a page.")
-    cursor: int | None = Field(None, ge=0, le=MAX_NUMBER, description="`next_cursor` of the page before.")
+    limit: int = Field(50, ge=1, le=200, description="Most items on the page.")
+    cursor: int | None = Field(None, ge=0, le=MAX_NUMBER, description="`next_cursor` of the previous page.")
