@@ -1,16 +1,31 @@
-"""The dependencies and common parameters of the routes, as Annotated types. app.py puts the objects on app.state."""
+"""The dependencies and common parameters of the routes, as Annotated types."""
 
 from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.db.studies import Studies
+from service.settings import Settings
 from service.user_code.probe import UserCode
+
+
+def open_dependencies(app: FastAPI, settings: Settings) -> None:
+    """Make what the routes depend on, and keep it on ``app.state``."""
+    app.state.database = Database(settings.database_url)
+    app.state.studies = Studies(settings.database_url)
+    app.state.artifacts = ArtifactStore(settings.artifacts_url)
+    app.state.user_code = UserCode(settings)
+
+
+def close_dependencies(app: FastAPI) -> None:
+    """Close every connection to the database."""
+    app.state.studies.close()
+    app.state.database.close()
 
 
 def _database(request: Request) -> Database:
