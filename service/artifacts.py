@@ -114,7 +114,8 @@ class ArtifactStore:
     def put_dataset(self, dataset_id: str, folder: Path) -> None:
         """Store copies of the files of a local folder as the files of a dataset."""
         try:
-            _put_files(self.dataset_url(dataset_id), folder)
+            for file in sorted(folder.iterdir()):
+                write_file(f"{self.dataset_url(dataset_id)}/{file.name}", file)
         except BaseException:
             self.delete_dataset(dataset_id)
             raise
@@ -154,11 +155,6 @@ def write_file(url: str, file: Path) -> None:
     _write(url, lambda fs, part: fs.put_file(str(file), part))
 
 
-def _put_files(url: str, folder: Path) -> None:
-    for file in sorted(folder.iterdir()):
-        write_file(f"{url}/{file.name}", file)
-
-
 def _write(url: str, fill: Callable[[AbstractFileSystem, str], None]) -> None:
     fs, target = fsspec.url_to_fs(url)
     fs.makedirs(target.rpartition("/")[0], exist_ok=True)
@@ -190,13 +186,6 @@ def read_file(url: str, file: Path) -> None:
     fs.get_file(path, str(file))
 
 
-def copy_folder(url: str, folder: Path) -> None:
-    """Copy the files of a folder in the store to a local folder."""
-    fs, path = fsspec.url_to_fs(url)
-    for file in fs.ls(path, detail=False):
-        fs.get_file(file, str(folder / str(file).rpartition("/")[2]))
-
-
 @contextmanager
 def local_folder(url: str) -> Iterator[Path]:
     """Yield a local folder with the files of a folder in the store: the folder itself, or a temporary copy."""
@@ -204,6 +193,8 @@ def local_folder(url: str) -> Iterator[Path]:
     if is_local:
         yield path
         return
+    fs, folder = fsspec.url_to_fs(url)
     with tempfile.TemporaryDirectory(prefix="warptune-") as copy:
-        copy_folder(url, Path(copy))
+        for file in fs.ls(folder, detail=False):
+            fs.get_file(file, f"{copy}/{str(file).rpartition('/')[2]}")
         yield Path(copy)

@@ -36,24 +36,10 @@ MESSAGES: Final = {
 SUBJECT: Final = re.compile(r"^(Input|String|List|Dictionary) should ")
 """How most of pydantic's messages begin; the field's name takes the place of the subject."""
 
-CODES: Final = {
-    "missing": "missing",
-    "literal_error": "unknown_name",
-    "enum": "unknown_name",
-    "finite_number": "out_of_range",
-    "greater_than": "out_of_range",
-    "greater_than_equal": "out_of_range",
-    "less_than": "out_of_range",
-    "less_than_equal": "out_of_range",
-    "string_too_long": "out_of_range",
-    "string_too_short": "out_of_range",
-    "too_long": "out_of_range",
-    "too_short": "out_of_range",
-}
-"""Our code for a type of pydantic's errors. Those about types are ``wrong_type``, all others ``invalid``."""
-
-ABOUT_TYPES: Final = ("_type", "_parsing", "_from_float")
-"""How pydantic's types of errors end that are about a value of the wrong type."""
+OUT_OF_RANGE: Final = re.compile(r"greater_than|less_than|too_short|too_long|finite_number")
+UNKNOWN_NAME: Final = ("literal_error", "enum")
+WRONG_TYPE: Final = ("_type", "_parsing", "_from_float")
+"""pydantic's types of errors that have a code of their own; the last are endings of their names."""
 
 
 def field_errors(
@@ -115,7 +101,13 @@ def _unknown_field(field: str, value: object, name: object, known: Iterable[str]
 
 
 def _code(kind: str) -> str:
-    return CODES.get(kind, "wrong_type" if kind.endswith(ABOUT_TYPES) else "invalid")
+    if kind == "missing":
+        return "missing"
+    if kind in UNKNOWN_NAME:
+        return "unknown_name"
+    if OUT_OF_RANGE.search(kind):
+        return "out_of_range"
+    return "wrong_type" if kind.endswith(WRONG_TYPE) else "invalid"
 
 
 def _field_name(path: Sequence[str | int], body: object, kind: str) -> str:

@@ -1,7 +1,7 @@
-"""Connects Ray Tune to a Work: Tune's searcher, stopper and callback ask the bridge, and the bridge asks the Work.
+"""Connects Ray Tune to a Work: the bridge is Tune's stopper and callback, and answers its searcher.
 
-Tune calls all of them in the thread that runs the Tuner, which is the worker's main thread. The bridge knows which Tune
-trial does which run. An exception of the Work would be lost in Tune's loop, so the bridge keeps it for :meth:`finish`.
+Tune calls it in the thread that runs the Tuner, which is the worker's main thread. The bridge knows which Tune trial
+does which run. An exception of the Work would be lost in Tune's loop, so the bridge keeps it for :meth:`finish`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _OpenRun:
     silent: bool = False
 
 
-class Bridge:
+class Bridge(tune.Stopper, tune.Callback):
     """The state between one Tuner and one Work.
 
     Args:
@@ -73,7 +73,7 @@ class Bridge:
     def __getstate__(self) -> dict[str, object]:
         return {}  # Tune pickles its Tuner for a restore that we do not use
 
-    # --- called by the searcher and the stopper
+    # --- for the searcher
 
     def suggest(self, trial_id: str) -> dict[str, ActorRun] | str | None:
         """Return the config of a new Tune trial. None: no room or no run now; ``FINISHED``: no more runs."""
@@ -87,29 +87,31 @@ class Bridge:
         self._open[trial_id] = _OpenRun(replace(assignment, run=run))
         return {RUN: ActorRun(self._train, run, self._work.pruning, assignment.prunable)}
 
-    def wants_more(self, trial_id: str, result: Mapping[str, object]) -> bool:
-        """Take a result of an actor; return whether its run should continue."""
+    # --- as a stopper
+
+    def __call__(self, trial_id: str, result: Mapping[str, object]) -> bool:
+        """Take a result of an actor; return whether to stop its run."""
         item = self._open.get(trial_id)
         if item is None:
-            return True
+            return False
         point, ended = result.get(POINT), result.get(ENDED)
         item.heard, item.ended = time.monotonic(), ended if isinstance(ended, Ended) else None
         if not isinstance(point, Progress) or (item.last and point.step <= item.last.step):
-            return True  # after a pause, a run repeats points that it has reached before
+            return False  # after a pause, a run repeats points that it has reached before
         item.last = point
-        return bool(self._ask(self._work.progress, item.assignment, point))
+        return not self._ask(self._work.progress, item.assignment, point)
 
-    def must_stop(self) -> bool:
+    def stop_all(self) -> bool:
         """Return whether everything must stop now. If so, kill all actors instead of waiting for their next point."""
         if self._error is None and not self._ask(self._work.halted) and self._error is None:
             return False
         self.kill_all()
         return True
 
-    # --- called by the callback
+    # --- as a callback
 
-    def tick(self) -> None:
-        """Look for runs that hang, and now and then count the nodes."""
+    def on_step_begin(self, **_: object) -> None:  # type: ignore[override]
+        """Look for runs that hang, and now and then count the nodes. Called at least ten times a second."""
         now = time.monotonic()
         for item in self._open.values():
             running = item.began and item.trial is not None and item.trial.status == Trial.RUNNING
@@ -119,7 +121,7 @@ class Bridge:
         if now - self._counted > CENSUS_S:
             self._ask(self._count_nodes)
 
-    def started(self, trial: Trial) -> None:
+    def on_trial_start(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
         """An actor is ready to begin a run, or to continue a paused one."""
         item = self._open.get(trial.trial_id)
         if item is None:
@@ -130,15 +132,22 @@ class Bridge:
             self._ask(self._work.started, item.assignment)
             trial.max_failures = trial.run_metadata.num_failures + item.assignment.retries
 
-    def completed(self, trial: Trial) -> None:
+    def on_trial_complete(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
         """A run has ended, or the scheduler has stopped it."""
         item = self._open.pop(trial.trial_id, None)
         if item is not None:
             ended = item.ended or ended_at(item.last, TrialState.PRUNED)
             self._ask(self._work.finished, item.assignment, ended)
 
-    def lost(self, trial: Trial, *, again: bool) -> None:
-        """The actor of a run has died; ``again``: Tune starts another one for it."""
+    def on_trial_recover(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
+        """The actor of a run has died, and Tune starts another one for it."""
+        self._lost(trial, again=True)
+
+    def on_trial_error(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
+        """The actor of a run has died for good."""
+        self._lost(trial, again=False)
+
+    def _lost(self, trial: Trial, *, again: bool) -> None:
         item = self._open[trial.trial_id]
         cause = silence(self._silence_s) if item.silent else _cause(trial)
         log.warning("lost a ray actor", extra={"cause": cause})
@@ -220,45 +229,3 @@ class WorkSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
-
-
-class WorkStopper(tune.Stopper):
-    """Stops runs at their points, or everything."""
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-
-    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
-        """Take a result; return whether to stop its run."""
-        return not self._bridge.wants_more(trial_id, result)
-
-    def stop_all(self) -> bool:
-        """Return whether everything must stop now."""
-        return self._bridge.must_stop()
-
-
-class WorkCallback(tune.Callback):
-    """Tells the Work what happens to its runs."""
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-
-    def on_step_begin(self, **_: object) -> None:  # type: ignore[override]
-        """Look after the runs. Tune calls this at least ten times a second."""
-        self._bridge.tick()
-
-    def on_trial_start(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
-        """Pass it on."""
-        self._bridge.started(trial)
-
-    def on_trial_complete(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
-        """Pass it on."""
-        self._bridge.completed(trial)
-
-    def on_trial_recover(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
-        """Pass it on."""
-        self._bridge.lost(trial, again=True)
-
-    def on_trial_error(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
-        """Pass it on."""
-        self._bridge.lost(trial, again=False)

@@ -38,7 +38,7 @@ class RayEngine:
         self._session.connect()
         from ray import tune
 
-        from service.engines.ray_bridge import Bridge, WorkCallback, WorkSearcher, WorkStopper
+        from service.engines.ray_bridge import Bridge, WorkSearcher
         from service.engines.ray_schedulers import make_scheduler
         from service.engines.ray_trainable import RunActor
 
@@ -58,8 +58,8 @@ class RayEngine:
                 run_config=tune.RunConfig(
                     name="run",
                     storage_path=folder,
-                    stop=WorkStopper(bridge),
-                    callbacks=[WorkCallback(bridge)],
+                    stop=bridge,
+                    callbacks=[bridge],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                     failure_config=tune.FailureConfig(max_failures=resources.max_attempts - 1),
                     verbose=0,
