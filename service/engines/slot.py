@@ -13,36 +13,13 @@ from typing import NamedTuple
 
 from service.engines.attempt import Train, attempt, ended_at
 from service.states import TrialState
-from service.training.run import Ended, Progress, Run
+from service.training.run import Ended, Run
 
 
 class SlotReady(NamedTuple):
     """The first message of a slot: it has loaded torch and waits for a run."""
 
     cuda_devices: int
-
-
-class _WorkerGoneError(Exception):
-    """The worker has closed its end of the pipe, or has died."""
-
-
-class _Pipe:
-    """The slot's end of the pipe. Its errors have their own type, so that an OSError of a run is not taken for one."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def send(self, message: SlotReady | Progress | Ended) -> None:
-        try:
-            self._connection.send(message)
-        except OSError as error:
-            raise _WorkerGoneError from error
-
-    def receive(self) -> object:
-        try:
-            return self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise _WorkerGoneError from error
 
 
 def serve(connection: Connection, train: Train) -> None:
@@ -55,20 +32,18 @@ def serve(connection: Connection, train: Train) -> None:
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches slots too, but the worker decides when they stop
     import torch
 
-    pipe = _Pipe(connection)
-    with suppress(_WorkerGoneError):
-        pipe.send(SlotReady(torch.cuda.device_count()))
+    devices = torch.cuda.device_count()
+    with suppress(EOFError, OSError):  # of the connection: the worker has gone. attempt() lets no error of a run out.
+        connection.send(SlotReady(devices))
         while True:
-            run = pipe.receive()
-            assert isinstance(run, Run)
-            pipe.send(_execute(pipe, train, run))
+            connection.send(_execute(connection, train, connection.recv()))
 
 
-def _execute(pipe: _Pipe, train: Train, run: Run) -> Ended:
+def _execute(connection: Connection, train: Train, run: Run) -> Ended:
     for event in attempt(train, run):
         if isinstance(event, Ended):
             return event
-        pipe.send(event)
-        if not pipe.receive():
+        connection.send(event)
+        if not connection.recv():
             return ended_at(event, TrialState.PRUNED)
     raise AssertionError("an attempt ends with Ended")
