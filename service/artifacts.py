@@ -10,8 +10,9 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -62,13 +63,13 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
 
-    def open(self, job_id: str, name: str) -> IO[bytes]:
+    def open(self, job_id: str, name: str) -> BufferedIOBase:
         """Open a file for reading; use it in a ``with`` statement.
 
         Raises:
             FileNotFoundError: There is no such file.
         """
-        file: IO[bytes] = self._fs.open(f"{self._root}/jobs/{job_id}/{name}", "rb")
+        file: BufferedIOBase = self._fs.open(f"{self._root}/jobs/{job_id}/{name}", "rb")
         return file
 
     def size_bytes(self, job_id: str, name: str) -> int | None:
