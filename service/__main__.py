@@ -1,6 +1,7 @@
-# The command `warptune`, also as `python -m service`. The base install has the optimizer only: without the extra
-# `service` this says what to install.
-"""``python -m service`` is ``warptune``."""
+"""The command ``warptune``, which is also ``python -m service``.
+
+The base install has only the optimizer. Without the extra ``service``, this says what to install.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ def main() -> None:
     """Run the command line."""
     try:
         _run()
-    except KeyboardInterrupt:  # while it is still loading; later, the commands see to it
+    except KeyboardInterrupt:  # while the command line loads; afterwards, typer handles it
         sys.exit(128 + signal.SIGINT)
 
 

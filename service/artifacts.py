@@ -1,6 +1,7 @@
-# Files that belong to a job, under one fsspec URL: a local folder by default, an object store by setting. A file
-# appears whole or not at all; what is in it is the business of those who write and read it.
-"""The artifact store."""
+"""The artifact store: the files of jobs and datasets, under one fsspec URL.
+
+The URL is a local folder by default, and may be an object store. A file is written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 log = logging.getLogger(__name__)
@@ -21,20 +24,20 @@ DATA_FILE: Final = "data.npz"
 """Name of the artifact with a job's prepared split."""
 
 TASK_FILE: Final = "task.npz"
-"""Name of the artifact with the split of one task of a job on a family."""
+"""Name of the artifact with the split of one task, of a job on a family."""
 
 START_P_FILE: Final = "start-p.safetensors"
-"""Name of the artifact with a job's own copy of the P that its warm start is from."""
+"""Name of the artifact with the job's own copy of the P that it starts from (warm start)."""
 
 CHECKPOINTS: Final = "checkpoints"
-"""Folder of a job with a folder for each of its runs."""
+"""Folder in a job's folder that has the checkpoints, in one folder for each run."""
 
 ATTEMPTS: Final = 5
-"""Times that a folder is deleted while others delete it too."""
+"""How often a folder is deleted while other processes delete it too."""
 
 
 class ArtifactStore:
-    """A folder for each job.
+    """The files of jobs and datasets: one folder for each job and each dataset.
 
     Args:
         url: fsspec URL of the top folder, such as ``warptune-data/artifacts`` or ``s3://bucket/prefix``.
@@ -44,11 +47,11 @@ class ArtifactStore:
         self._fs, self._root = fsspec.url_to_fs(url)
 
     def path(self, job_id: str, name: str) -> str:
-        """Return the full URL of one file, for a process that opens it itself."""
+        """Return the full URL of a file, for another process to open."""
         return str(self._fs.unstrip_protocol(f"{self._root}/jobs/{job_id}/{name}"))
 
     def put(self, job_id: str, name: str, content: bytes) -> str:
-        """Store a file and return its URL; an older one of that name is replaced."""
+        """Store a file and return its URL. An older file of the same name is replaced."""
         url = self.path(job_id, name)
         write_artifact(url, content)
         return url
@@ -60,9 +63,14 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
 
-    def open(self, job_id: str, name: str) -> Any:
-        """Open a file for reading, as a context manager. FileNotFoundError: there is none."""
-        return self._fs.open(f"{self._root}/jobs/{job_id}/{name}", "rb")
+    def open(self, job_id: str, name: str) -> BufferedIOBase:
+        """Open a file for reading; use it in a ``with`` statement.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        file: BufferedIOBase = self._fs.open(f"{self._root}/jobs/{job_id}/{name}", "rb")
+        return file
 
     def size_bytes(self, job_id: str, name: str) -> int | None:
         """Return the size of a file; None if there is no such file."""
@@ -73,25 +81,25 @@ class ArtifactStore:
             return None
 
     def p_url(self, job_id: str, trial: int) -> str:
-        """Return the URL of the P that a trial's config learned."""
+        """Return the URL of the P that a trial's config has learned."""
         return self.path(job_id, p_file(trial))
 
     def delete_job(self, job_id: str) -> None:
-        """Delete every file of a job; it is no error if there is none."""
+        """Delete all files of a job, if it has any."""
         self._delete(f"{self._root}/jobs/{job_id}")
 
     def checkpoint_url(self, job_id: str, run_name: str) -> str:
-        """Return the URL of the folder of one run's checkpoints, which belong to that run alone."""
+        """Return the URL of the folder with the checkpoints of one run."""
         return self.path(job_id, f"{CHECKPOINTS}/{run_name}")
 
     def delete_checkpoints(self, job_id: str, run_name: str = "") -> None:
-        """Delete the checkpoints of a run that has ended, or of every run of a job that has.
+        """Delete the checkpoints of one run, or of all runs of a job.
 
-        A store that cannot be reached costs a warning: the files go with the job at the latest.
+        If the store cannot be reached, this only logs a warning: the files are deleted with the job at the latest.
         """
         try:
             self._delete(f"{self._root}/jobs/{job_id}/{CHECKPOINTS}/{run_name}".rstrip("/"))
-        except Exception:  # stores raise what they like
+        except Exception:  # each kind of store raises its own errors
             log.warning("checkpoints are left behind", extra={"job": job_id, "run": run_name}, exc_info=True)
 
     def dataset_url(self, dataset_id: str) -> str:
@@ -99,21 +107,22 @@ class ArtifactStore:
         return str(self._fs.unstrip_protocol(f"{self._root}/datasets/{dataset_id}"))
 
     def put_file(self, job_id: str, name: str, file: Path) -> str:
-        """Store a copy of a local file and return its URL; an older one of that name is replaced."""
+        """Store a copy of a local file and return its URL. An older file of the same name is replaced."""
         url = self.path(job_id, name)
         write_file(url, file)
         return url
 
     def put_dataset(self, dataset_id: str, folder: Path) -> None:
-        """Store the files of a local folder as those of a dataset."""
+        """Store copies of the files of a local folder as the files of a dataset."""
         try:
-            _put_files(self.dataset_url(dataset_id), folder)
+            for file in sorted(folder.iterdir()):
+                write_file(f"{self.dataset_url(dataset_id)}/{file.name}", file)
         except BaseException:
             self.delete_dataset(dataset_id)
             raise
 
     def delete_dataset(self, dataset_id: str) -> None:
-        """Delete every file of a dataset; it is no error if there is none."""
+        """Delete all files of a dataset, if it has any."""
         self._delete(f"{self._root}/datasets/{dataset_id}")
 
     def _delete(self, folder: str) -> None:
@@ -121,11 +130,11 @@ class ArtifactStore:
             self._fs.invalidate_cache()
             if not self._fs.exists(folder):
                 return
-            with suppress(FileNotFoundError):  # another process deletes them too
+            with suppress(FileNotFoundError):  # another process is deleting them too
                 self._fs.rm(folder, recursive=True)
 
     def check(self) -> None:
-        """Raise what the store raises when it cannot be written to: a file is written and deleted."""
+        """Write and delete a file, so that a store that cannot be written to raises its error."""
         probe = f"{self._root}/.ready-{secrets.token_hex(4)}"
         self._fs.makedirs(self._root, exist_ok=True)
         self._fs.pipe_file(probe, b"")
@@ -133,26 +142,21 @@ class ArtifactStore:
 
 
 def p_file(trial: int) -> str:
-    """Return the name of the artifact with the P that a trial's config learned."""
+    """Return the name of the artifact with the P that a trial's config has learned."""
     return f"p-{trial}.safetensors"
 
 
 def write_artifact(url: str, content: bytes) -> None:
-    """Write a file of the store, whole or not at all; an older one of that name is replaced."""
+    """Write a file to the store, completely or not at all. An older file of the same name is replaced."""
     _write(url, lambda fs, part: fs.pipe_file(part, content))
 
 
 def write_file(url: str, file: Path) -> None:
-    """Copy a local file to the store, whole or not at all; an older one of that name is replaced."""
+    """Copy a local file to the store, completely or not at all. An older file of the same name is replaced."""
     _write(url, lambda fs, part: fs.put_file(str(file), part))
 
 
-def _put_files(url: str, folder: Path) -> None:
-    for file in sorted(folder.iterdir()):
-        write_file(f"{url}/{file.name}", file)
-
-
-def _write(url: str, fill: Callable[[Any, str], None]) -> None:
+def _write(url: str, fill: Callable[[AbstractFileSystem, str], None]) -> None:
     fs, target = fsspec.url_to_fs(url)
     fs.makedirs(target.rpartition("/")[0], exist_ok=True)
     part = f"{target}.{secrets.token_hex(4)}.part"
@@ -166,37 +170,32 @@ def _write(url: str, fill: Callable[[Any, str], None]) -> None:
 
 
 def read_artifact(url: str) -> bytes:
-    """Return the content of a file of the store."""
+    """Return the content of a file in the store."""
     fs, path = fsspec.url_to_fs(url)
     return bytes(fs.cat_file(path))
 
 
 def local_path(url: str) -> tuple[Path, bool]:
-    """Return the path behind a URL, and whether it is one of this machine."""
+    """Return the path in a URL, and whether it is on this machine."""
     fs, path = fsspec.url_to_fs(url)
     return Path(path), isinstance(fs, LocalFileSystem)
 
 
 def read_file(url: str, file: Path) -> None:
-    """Copy a file of the store to a local one."""
+    """Copy a file from the store to a local path."""
     fs, path = fsspec.url_to_fs(url)
     fs.get_file(path, str(file))
 
 
-def copy_folder(url: str, folder: Path) -> None:
-    """Copy the files of a folder of the store into a local one."""
-    fs, path = fsspec.url_to_fs(url)
-    for file in fs.ls(path, detail=False):
-        fs.get_file(file, str(folder / str(file).rpartition("/")[2]))
-
-
 @contextmanager
 def local_folder(url: str) -> Iterator[Path]:
-    """Yield a local folder with the files of a folder of the store: that itself, or a copy that goes away."""
+    """Yield a local folder with the files of a folder in the store: the folder itself, or a temporary copy."""
     path, is_local = local_path(url)
     if is_local:
         yield path
         return
+    fs, folder = fsspec.url_to_fs(url)
     with tempfile.TemporaryDirectory(prefix="warptune-") as copy:
-        copy_folder(url, Path(copy))
+        for file in fs.ls(folder, detail=False):
+            fs.get_file(file, f"{copy}/{str(file).rpartition('/')[2]}")
         yield Path(copy)

@@ -1,19 +1,20 @@
-# Every error that the service raises on purpose. `code` is stable: clients may switch on it. Which HTTP status a
-# code has is decided in api/problems.py and nowhere else.
-#
-#   ServiceError
-#   ├── InvalidSpecError(ValueError)      a field of a request is wrong
-#   ├── InvalidFileError(ValueError)      an uploaded file cannot be used
-#   ├── FileTooLargeError(ValueError)     an uploaded file is over the limit
-#   ├── ForbiddenError(PermissionError)   the operator has not allowed it
-#   ├── NotFoundError(LookupError)        no such job, trial, ...
-#   ├── ConflictError                     not in this state of the job
-#   │   └── OtherVersionError             another version stored it, which this one cannot follow
-#   ├── IdempotencyConflictError          the key was used with another body
-#   ├── UnavailableError                  it cannot be answered now
-#   ├── LeaseLostError                    another worker owns the job now: write nothing
-#   └── JobFailedError                    the job cannot go on; its text becomes the job's cause
-"""Errors of the service."""
+"""Every error that the service raises on purpose.
+
+    ServiceError
+    ├── InvalidSpecError(ValueError)      a field of a request is wrong
+    ├── InvalidFileError(ValueError)      an uploaded file cannot be used
+    ├── FileTooLargeError(ValueError)     an uploaded file is over the limit
+    ├── ForbiddenError(PermissionError)   the operator has not allowed it
+    ├── NotFoundError(LookupError)        no such job, trial, ...
+    ├── ConflictError                     the state of the job does not allow it
+    │   └── OtherVersionError             another version stored it, and this one cannot read it
+    ├── IdempotencyConflictError          the key was used with another body
+    ├── UnavailableError                  it cannot be answered now
+    ├── LeaseLostError                    another worker owns the job now: write nothing
+    └── JobFailedError                    the job cannot continue; the message becomes its cause
+
+A ``code`` is stable, so clients may switch on it. api/problems.py decides which HTTP status an error has.
+"""
 
 from __future__ import annotations
 
@@ -79,19 +80,19 @@ class InvalidSpecError(ServiceError, ValueError):
 
 
 class InvalidFileError(ServiceError, ValueError):
-    """An uploaded file cannot be used; the message names the row and the column where there is one."""
+    """An uploaded file cannot be used. The message names the row and column if it can."""
 
     code = "invalid_file"
 
 
 class FileTooLargeError(ServiceError, ValueError):
-    """An uploaded file has more bytes than the service takes."""
+    """An uploaded file has more bytes than the service accepts."""
 
     code = "file_too_large"
 
 
 class ForbiddenError(ServiceError, PermissionError):
-    """The operator has not allowed it; the message names the setting."""
+    """The operator has not allowed it. The message names the setting."""
 
     code = "forbidden"
 
@@ -103,13 +104,13 @@ class NotFoundError(ServiceError, LookupError):
 
 
 class ConflictError(ServiceError):
-    """The thing exists, but is not in a state that allows the request."""
+    """The state of a job or dataset does not allow the request."""
 
     code = "conflict"
 
 
 class OtherVersionError(ConflictError):
-    """What is stored was written by another version or installation of the service, and this one cannot follow it."""
+    """Another version or installation of the service stored something that this one cannot read."""
 
     def __init__(self, what: str, wrong: object) -> None:
         super().__init__(f"this version of the service cannot follow {what}, which another one has stored: {wrong}")
@@ -122,18 +123,18 @@ class IdempotencyConflictError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """The question is right, but the answer cannot be found out now."""
+    """The request is valid, but cannot be answered now."""
 
     code = "unavailable"
 
 
 class LeaseLostError(ServiceError):
-    """The job belongs to another worker by now; nothing more may be written about it."""
+    """Another worker owns the job now; this one must write nothing more about it."""
 
     code = "lease_lost"
 
 
 class JobFailedError(ServiceError):
-    """The job cannot go on; the message is stored as its cause."""
+    """The job cannot continue. The message is stored as its cause."""
 
     code = "job_failed"

@@ -1,5 +1,4 @@
-# The only place that configures logging; called by the command line, never on import.
-"""Logging of the service's processes."""
+"""Configures the log of the service's processes. Only the command line calls this; imports never do."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 class TextFormatter(logging.Formatter):
-    """One readable line: the constant message, then the facts of ``extra`` as key=value."""
+    """Writes the message, then everything in ``extra`` as key=value."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -45,7 +44,7 @@ def configure(settings: Settings) -> None:
 
 
 def tame_optuna() -> None:
-    """Let Optuna's warnings go where ours go, instead of to a handler of its own."""
+    """Send Optuna's warnings to our log instead of to Optuna's own handler."""
     import optuna
 
     optuna.logging.disable_default_handler()

@@ -1,6 +1,8 @@
-# A worker takes one job at a time and sees it through: what happens on the way is in job_run.py. It trains nothing
-# itself. A second thread keeps the lease and listens for a cancellation; everything else is one thread.
-"""The worker process."""
+"""The worker, which claims queued jobs from the ledger and runs them, one at a time.
+
+The main thread runs the job (running/job_run.py); training happens in the processes of an engine. A second thread, the
+:class:`LeaseKeeper`, renews the lease and looks for a cancellation.
+"""
 
 from __future__ import annotations
 
@@ -31,36 +33,36 @@ from service.user_code.probe import UserCode
 log = logging.getLogger(__name__)
 
 HEARTBEATS: Final = 5
-"""Renewals within one lease: a worker may miss four."""
+"""Renewals within one lease: four may fail in a row."""
 
 LEDGER_AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError, optuna.exceptions.StorageInternalError)
-"""What is raised while the database cannot be reached; nothing about the job is wrong then."""
+"""What is raised while the database cannot be reached. The job is not to blame then."""
 
 AWAY_PAUSE_S: Final = 1.0
-"""Pause before the next try to reach the ledger."""
+"""Pause before the next attempt to reach the ledger."""
 
 
 class HaltedError(Exception):
-    """The job must be left as it is: cancelled, lost to another worker, or this worker is stopping."""
+    """Work on the job must stop: it was cancelled, another worker has it, or this worker is stopping."""
 
 
-class Keeper:
-    """Keeps a lease alive and knows whether the job may go on.
+class LeaseKeeper:
+    """Renews a lease in its own thread, and knows whether work on the job may continue.
 
     Args:
         db: The ledger's database.
         lease: The lease to keep.
-        settings: Lengths of the lease and of the poll.
-        stopping: Set when the worker itself is to stop.
+        settings: Length of the lease and time between polls.
+        stopping: Set when the worker must stop.
     """
 
     def __init__(self, db: Database, lease: Lease, settings: Settings, stopping: threading.Event) -> None:
         self._db, self._lease, self._settings, self.stopping = db, lease, settings, stopping
         self.cancelled, self.lost = False, False
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._renew_until_done, name="lease-keeper", daemon=True)
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> LeaseKeeper:
         self._thread.start()
         return self
 
@@ -69,15 +71,16 @@ class Keeper:
         self._thread.join()
 
     def halted(self) -> bool:
-        """Tell whether work on the job must stop now."""
+        """Return whether work on the job must stop now. Called from the worker's main thread."""
         return self.cancelled or self.lost or self.stopping.is_set()
 
     def check(self) -> None:
-        """Raise HaltedError if work on the job must stop now."""
+        """Raise HaltedError if work on the job must stop now. Called from the worker's main thread."""
         if self.halted():
             raise HaltedError
 
-    def _keep(self) -> None:
+    def _renew_until_done(self) -> None:
+        """The thread: poll for a cancellation, and renew the lease several times before it runs out."""
         renewed = time.monotonic()
         while not self._done.wait(self._settings.poll_s):
             try:
@@ -88,7 +91,7 @@ class Keeper:
             except LeaseLostError:
                 self.lost = True
                 return
-            except Exception:  # the database may be away for a moment; the lease outlives four failed renewals
+            except Exception:  # the database may be away for a moment, which the lease outlives
                 log.warning("cannot reach the ledger", extra={"job": self._lease.job_id}, exc_info=True)
                 if time.monotonic() - renewed > self._settings.lease_s:
                     self.lost = True
@@ -96,13 +99,13 @@ class Keeper:
 
 
 class Worker:
-    """Takes jobs from the ledger and runs them, one at a time.
+    """Claims jobs from the ledger and runs them, one at a time.
 
     Args:
         settings: Settings of the process.
         db: The ledger's database; its schema exists.
         storage: Optuna's tables.
-        engines: Run the trials, by the names that a spec's ``engine`` takes.
+        engines: Engines by the names that ``engine.name`` of a spec may have.
     """
 
     def __init__(
@@ -118,11 +121,11 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
     def stop(self) -> None:
-        """Ask the worker to give its job back and return; may be called from a signal handler."""
+        """Ask the worker to give its job back and end. Does not wait; may be called from any thread."""
         self._stopping.set()
 
     def run_forever(self) -> None:
-        """Run jobs until :meth:`stop` is called; while the ledger cannot be reached, try again and again."""
+        """Run jobs until :meth:`stop` is called. While the ledger cannot be reached, keep trying."""
         log.info("worker ready", extra={"worker": self.name})
         while not self._stopping.is_set():
             try:
@@ -134,11 +137,11 @@ class Worker:
         log.info("worker stopped", extra={"worker": self.name})
 
     def run_next(self) -> bool:
-        """Claim one job and run it to its end; return False when there is none to claim.
+        """Claim one job and run it to its end; return False if there is none to claim.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: The ledger cannot be reached. The job is left as it is; when its lease has run
-                out, this worker or another goes on with it.
+            sqlalchemy.exc.DBAPIError: The ledger cannot be reached. When the lease of the job has run out, this worker
+                or another continues the job.
         """
         lease = leases.claim(self._db, self.name, self._settings.lease_s)
         if lease is None:
@@ -146,19 +149,16 @@ class Worker:
         log.info("job claimed", extra={"job": lease.job_id, "token": lease.token})
         record = RunLog(self._db, lease)
         try:
-            with Keeper(self._db, lease, self._settings, self._stopping) as keeper:
-                self._settle(record, keeper)
+            with LeaseKeeper(self._db, lease, self._settings, self._stopping) as keeper:
+                ended = self._run_job(record, keeper)
+                if ended:
+                    self._tools.artifacts.delete_checkpoints(record.job_id)
         except LeaseLostError:
             log.warning("job lost to another worker", extra={"job": lease.job_id})
         return True
 
-    def _settle(self, record: RunLog, keeper: Keeper) -> None:
-        """Run the job, write how it ended, and remove the checkpoints of an ended one."""
-        if self._carry(record, keeper):
-            self._tools.artifacts.delete_checkpoints(record.job_id)
-
-    def _carry(self, record: RunLog, keeper: Keeper) -> bool:
-        """Run the job and write how it ended; return False if it goes back to the queue."""
+    def _run_job(self, record: RunLog, keeper: LeaseKeeper) -> bool:
+        """Run the job and record how it ended; return False if it goes back to the queue."""
         try:
             JobRun(record, keeper, self._tools).execute()
             log.info("job succeeded", extra={"job": record.job_id})

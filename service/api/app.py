@@ -1,5 +1,4 @@
-# Puts the API together. It never trains and never loads torch; that is the worker's slots' business.
-"""The FastAPI application."""
+"""Builds the FastAPI application. The API never trains and never imports torch; workers do."""
 
 from __future__ import annotations
 
@@ -13,38 +12,31 @@ from fastapi_offline import FastAPIOffline
 
 from service.api import catalog, datasets, health, jobs, problems, results, trials
 from service.api.dashboard import Dashboard
+from service.api.deps import close_dependencies, open_dependencies
 from service.api.hosts import HostCheck
 from service.api.limits import BodyLimit
-from service.artifacts import ArtifactStore
 from service.data.sources import Sources
-from service.db.session import Database
-from service.db.studies import Studies
 from service.settings import Settings
-from service.user_code.probe import UserCode
 from service.version import VERSION
 
-DESCRIPTION = """Tunes how WarpAdam's distortion matrix P is shaped and learned on your task, tunes the baselines with
-the same budget, and says on fresh paired seeds whether P helps. Every error is a problem document (RFC 9457)."""
+DESCRIPTION = """Tunes WarpAdam's distortion matrix P on your task, tunes the baselines with the same budget, and tells
+you on fresh paired seeds whether P helps. Every error is a problem document (RFC 9457)."""
 
 
 def create_app(settings: Settings, on_startup: Callable[[], None] | None = None) -> FastAPI:
     """Return the application.
 
     Args:
-        settings: Settings of the process. The database's schema exists.
+        settings: Settings of the process. The schema of the database must exist.
         on_startup: Called once, when the application starts.
     """
-    database = Database(settings.database_url)
-    studies = Studies(settings.database_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        del app
         if on_startup:
             on_startup()
         yield
-        studies.close()
-        database.close()
+        close_dependencies(app)
 
     app = FastAPIOffline(
         title="warptune",
@@ -54,10 +46,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         redirect_slashes=False,
         responses=problems.responses(HTTPStatus.FORBIDDEN, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
-    app.state.database = database
-    app.state.studies = studies
-    app.state.artifacts = ArtifactStore(settings.artifacts_url)
-    app.state.user_code = UserCode(settings)
+    open_dependencies(app, settings)
     app.state.sources = Sources(settings.artifacts_url, settings.dataset_url_prefixes)
     app.state.max_dataset_bytes = settings.max_dataset_bytes
     problems.install(app)
@@ -70,5 +59,6 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     def home() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    app.router.default = Dashboard(studies)  # gets what no route takes; a mount at / would also take their 405s
+    # It gets what matches no route. A mount at / would also take over the 405 answers of the routes.
+    app.router.default = Dashboard(app.state.studies)
     return app

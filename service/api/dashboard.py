@@ -1,10 +1,12 @@
-# The Optuna dashboard, read-only. It knows no path prefix, so it gets what no route takes, and only its own paths reach
-# it; it has no login and could create and delete studies, so only GET and HEAD do.
-"""The mount of the Optuna dashboard."""
+"""The Optuna dashboard, read-only.
+
+It cannot be mounted below a prefix, so it gets the requests that match no route, and only those for its own paths. It
+has no login and could create and delete studies, so only GET and HEAD reach it.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, cast
 
 from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,11 +17,11 @@ from service.db.studies import Studies
 
 PATHS: Final = ("/dashboard", "/favicon.ico")
 PREFIXES: Final = ("/dashboard/", "/api/", "/static/", "/csv/")
-"""Paths of the dashboard; everything else that no route took is a 404."""
+"""Paths of the dashboard. Every other path that matches no route is a 404."""
 
 
 class Dashboard:
-    """ASGI application that passes reads to the dashboard, which is loaded when it is first asked for.
+    """ASGI application that passes reads to the dashboard. The first one imports it.
 
     Args:
         studies: Optuna's tables.
@@ -30,16 +32,16 @@ class Dashboard:
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a read to the dashboard, refuse anything else."""
+        """Pass a read to the dashboard; refuse everything else."""
         if scope["type"] != "http":
             await WebSocketClose()(scope, receive, send)
             return
         path: str = scope["path"]
-        steps = path.replace("\\", "/").split("/")  # its server of files fails at a path that leads out of its folder
+        steps = path.replace("\\", "/").split("/")  # its file server fails for a path that leads out of its folder
         if ".." in steps or (path not in PATHS and not path.startswith(PREFIXES)):
-            answer = problem(404, "not_found", f"nothing is at {path}; see /docs")
+            answer = problem(404, "not_found", f"there is nothing at {path}; see /docs")
         elif scope["method"] not in ("GET", "HEAD"):
-            answer = problem(405, "read_only", "the dashboard is read-only here", headers={"Allow": "GET, HEAD"})
+            answer = problem(405, "read_only", "the dashboard is read-only", headers={"Allow": "GET, HEAD"})
         else:
             if self._app is None:
                 self._app = await run_in_threadpool(self._load)
@@ -48,10 +50,8 @@ class Dashboard:
         await answer(scope, receive, send)
 
     def _load(self) -> ASGIApp:
-        import optuna_dashboard  # takes over a second, which the start of the API does not wait for
+        """Import the dashboard, which takes more than a second. Runs in a thread of the pool."""
+        import optuna_dashboard
         from a2wsgi import WSGIMiddleware
 
-        app: Any = WSGIMiddleware(
-            optuna_dashboard.wsgi(self._studies.open())
-        )  # its types are narrower than starlette's
-        return app  # type: ignore[no-any-return]
+        return cast("ASGIApp", WSGIMiddleware(optuna_dashboard.wsgi(self._studies.open())))

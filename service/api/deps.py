@@ -1,17 +1,31 @@
-# What routes ask for, as Annotated types. The objects live on app.state, put there by app.py.
-"""Dependencies of the routes."""
+"""The dependencies and common parameters of the routes, as Annotated types."""
 
 from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.db.studies import Studies
+from service.settings import Settings
 from service.user_code.probe import UserCode
+
+
+def open_dependencies(app: FastAPI, settings: Settings) -> None:
+    """Make what the routes depend on, and keep it on ``app.state``."""
+    app.state.database = Database(settings.database_url)
+    app.state.studies = Studies(settings.database_url)
+    app.state.artifacts = ArtifactStore(settings.artifacts_url)
+    app.state.user_code = UserCode(settings)
+
+
+def close_dependencies(app: FastAPI) -> None:
+    """Close every connection to the database."""
+    app.state.studies.close()
+    app.state.database.close()
 
 
 def _database(request: Request) -> Database:
@@ -36,17 +50,17 @@ ArtifactsDep = Annotated[ArtifactStore, Depends(_artifacts)]
 UserCodeDep = Annotated[UserCode, Depends(_user_code)]
 
 MAX_NUMBER: Final = 2**31 - 1
-"""Largest whole number of a column, and so that a column can be compared with."""
+"""Largest integer that a column of the database can hold or be compared with."""
 
 Text = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
-"""Text that a column can be compared with: PostgreSQL knows no NUL."""
+"""Text that a column of the database can be compared with; PostgreSQL does not accept NUL."""
 
 JobId = Annotated[Text, Path(description="Id of a job.", examples=["job-0123456789abcdef"])]
 Number = Annotated[int, Path(ge=0, le=MAX_NUMBER, description="Number of the trial within the job.")]
 
 
 class StrictQuery(BaseModel):
-    """Query parameters. An unknown one is refused: a filter that is misspelt would show all, a dry run would queue."""
+    """Query parameters. Unknown ones are refused: a misspelt filter would list everything, a misspelt dry run queue."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,5 +68,5 @@ class StrictQuery(BaseModel):
 class PageQuery(StrictQuery):
     """Which page of a list."""
 
-    limit: int = Field(50, ge=1, le=200, description="Items of a page.")
-    cursor: int | None = Field(None, ge=0, le=MAX_NUMBER, description="`next_cursor` of the page before.")
+    limit: int = Field(50, ge=1, le=200, description="Most items on the page.")
+    cursor: int | None = Field(None, ge=0, le=MAX_NUMBER, description="`next_cursor` of the previous page.")

@@ -1,99 +1,117 @@
-# From pydantic's errors to ours: which field as its user would write it, what was given, what would be right. Knows how
-# the spec's unions are tagged, as pydantic puts the tags into its paths; nothing of HTTP.
-"""Validation errors of a request, field by field."""
+"""Turns pydantic's validation errors into ours, one for each field.
+
+An error names the field as the user wrote it, so the tags that pydantic puts into the paths of unions are dropped. It
+repeats the value, and says what would be right as a clause that follows the field's name: ``must be a list``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
-from search_spaces.errors import one_of
+from search_spaces.errors import must_be_one_of, unknown_name
 from service.errors import FieldError
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.model import MODELS
 
-REQUIRED: Final = "a value: the field is required"
-OBJECT: Final = "a JSON object"
+REQUIRED: Final = "is required"
+OBJECT: Final = "must be a JSON object"
+SEND_JSON: Final = "Send a JSON body with the header Content-Type: application/json."
 
-EXPECTED: Final = {
+MESSAGES: Final = {
     "missing": REQUIRED,
-    "union_tag_not_found": REQUIRED,
     "model_type": OBJECT,
     "model_attributes_type": OBJECT,
     "dict_type": OBJECT,
-    "list_type": "a list",
-    "string_unicode": "text without half a surrogate pair",
+    "list_type": "must be a list",
+    "string_unicode": "must be text without half a surrogate pair",
 }
-"""Kinds of errors whose own words are about Python."""
+"""What we say where pydantic's own message speaks of Python, by its type of error."""
 
-PREFIXES: Final = {
-    "Input should be ": "",
-    "String should have ": "",
-    "String should match pattern ": "text that matches ",
-    "List should have ": "",
-    "Dictionary should have ": "",
-}
-"""How pydantic's messages begin, and what is said instead, after "expected"."""
+SUBJECT: Final = re.compile(r"^(Input|String|List|Dictionary) should ")
+"""How most of pydantic's messages begin; the field's name takes the place of the subject."""
+
+OUT_OF_RANGE: Final = re.compile(r"greater_than|less_than|too_short|too_long|finite_number")
+UNKNOWN_NAME: Final = ("literal_error", "enum")
+WRONG_TYPE: Final = ("_type", "_parsing", "_from_float")
+"""pydantic's types of errors that have a code of their own; the last are endings of their names."""
 
 
 def field_errors(
-    items: Sequence[Mapping[str, Any]], body: object, parameters: Sequence[str], top: type[BaseModel] = JobSpec
+    items: Sequence[ErrorDetails], body: object, parameters: Sequence[str], top: type[BaseModel] = JobSpec
 ) -> list[FieldError]:
-    """Turn pydantic's errors into ours, one a field.
+    """Turn pydantic's errors into ours, one for each field.
 
     Args:
         items: What ``errors()`` of the exception returned.
         body: The body that was sent, as far as it could be read.
         parameters: Names of the query parameters that the path has.
-        top: What the body was to be.
+        top: The model that the body should have matched.
     """
     by_field: dict[str, FieldError] = {}
     for item in items:
         error = _body_error(item, body, top) if item["loc"][0] == "body" else _parameter_error(item, parameters)
-        if error.field in by_field:  # one error for each member of a union
-            earlier = by_field[error.field]
-            error = replace(earlier, message=f"{earlier.message}, or {error.message}")
+        if earlier := by_field.get(error.field):  # pydantic reports every member of a union
+            error = replace(earlier, message=f"{earlier.message} or {error.message.removeprefix('must be ')}")
         by_field[error.field] = error
     return list(by_field.values())
 
 
-def _parameter_error(item: Mapping[str, Any], parameters: Sequence[str]) -> FieldError:
+def _parameter_error(item: ErrorDetails, parameters: Sequence[str]) -> FieldError:
     name = ".".join(map(str, item["loc"][1:]))
-    unknown = item["type"] == "extra_forbidden"
-    return FieldError(name, item["input"], f"the name to be {one_of(name, parameters)}" if unknown else _expected(item))
+    if item["type"] == "extra_forbidden":
+        return _unknown_field(name, item["input"], name, parameters)
+    return field_error(name, item)
 
 
-def _body_error(item: Mapping[str, Any], body: object, top: type[BaseModel]) -> FieldError:
-    path = item["loc"][1:]
-    kind, value = item["type"], item["input"]
+def _body_error(item: ErrorDetails, body: object, top: type[BaseModel]) -> FieldError:
+    path, kind, value = item["loc"][1:], item["type"], item["input"]
     if kind == "json_invalid":
-        return FieldError("body", _excerpt(body, path[0]), f"valid JSON: {item['ctx']['error']} at character {path[0]}")
+        message = f"must be valid JSON: {item['ctx']['error']} at character {path[0]}"
+        return FieldError("body", _excerpt(body, path[0]), message, code="invalid_json")
     field = _field_name(path, body, kind)
     if not field:
-        missing = REQUIRED if kind == "missing" else OBJECT
-        return FieldError("body", value, f"{missing} (Content-Type: application/json)")
+        missing = kind == "missing"
+        return FieldError("body", value, REQUIRED if missing else OBJECT, SEND_JSON, _code(kind))
     if kind == "extra_forbidden":
         model = _model_at(path[:-1]) if path[:-1] else top
-        return FieldError(field, value, f"the name to be {one_of(path[-1], model.model_fields)}")
+        return _unknown_field(field, value, path[-1], model.model_fields)
     if kind == "union_tag_invalid":
-        return FieldError(f"{field}.name", value["name"], one_of(value["name"], MODELS))
+        return FieldError(f"{field}.name", value["name"], *must_be_one_of(value["name"], MODELS), "unknown_name")
     if kind == "union_tag_not_found":
-        return FieldError(f"{field}.name", None, REQUIRED)
-    return FieldError(field, None if kind == "missing" else value, _expected(item))
+        return FieldError(f"{field}.name", None, REQUIRED, code="missing")
+    return field_error(field, item)
 
 
-def _expected(item: Mapping[str, Any]) -> str:
-    message = str(item["msg"]).replace(" after validation", "")
-    if item["type"] in EXPECTED:
-        return EXPECTED[item["type"]]
-    return next((new + message.removeprefix(old) for old, new in PREFIXES.items() if message.startswith(old)), message)
+def field_error(field: str, item: ErrorDetails) -> FieldError:
+    """Turn one of pydantic's errors into ours, without a look at unions and unknown fields."""
+    kind = item["type"]
+    message = MESSAGES.get(kind) or SUBJECT.sub("must ", item["msg"].replace(" after validation", ""))
+    value = None if kind == "missing" else item["input"]
+    return FieldError(field, value, message.removeprefix("Value error, "), code=_code(kind))
+
+
+def _unknown_field(field: str, value: object, name: object, known: Iterable[str]) -> FieldError:
+    return FieldError(field, value, "is not a known field", unknown_name(name, known)[1], "unknown_field")
+
+
+def _code(kind: str) -> str:
+    if kind == "missing":
+        return "missing"
+    if kind in UNKNOWN_NAME:
+        return "unknown_name"
+    if OUT_OF_RANGE.search(kind):
+        return "out_of_range"
+    return "wrong_type" if kind.endswith(WRONG_TYPE) else "invalid"
 
 
 def _field_name(path: Sequence[str | int], body: object, kind: str) -> str:
-    """Write ``path`` as a user would, without the tags that pydantic adds for the members of a union."""
+    """Write ``path`` as the user would, without the tags that pydantic adds for the members of a union."""
     name, node = "", body
     untagged = _without_tag(path)
     for index, part in enumerate(untagged):
@@ -106,7 +124,7 @@ def _field_name(path: Sequence[str | int], body: object, kind: str) -> str:
 
 
 def _without_tag(path: Sequence[str | int]) -> Sequence[str | int]:
-    """Drop the tag of the discriminated unions; those of a scalar are behind its place, where the body has ended."""
+    """Drop the tag of a discriminated union; the body may have a field of the same name."""
     match path:
         case ["model", _, *rest]:
             return ["model", *rest]
@@ -117,7 +135,7 @@ def _without_tag(path: Sequence[str | int]) -> Sequence[str | int]:
 
 
 def _model_at(path: Sequence[str | int]) -> type[BaseModel]:
-    """Return the part of the spec that is at ``path``."""
+    """Return the model of the part of the spec at ``path``."""
     match path:
         case ["model", str(tag)]:
             return MODELS[tag]
@@ -130,12 +148,12 @@ def _model_at(path: Sequence[str | int]) -> type[BaseModel]:
     return model
 
 
-def _model_in(annotation: Any) -> type[BaseModel]:
-    """Return the model that a field is of: itself, the items of its list, or what it is unless null."""
+def _model_in(annotation: object) -> type[BaseModel]:
+    """Return the model of a field, of the items of its list, or of what it is when it is not null."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(_model_in(item) for item in get_args(annotation) if item is not type(None))
 
 
-def _excerpt(body: object, position: int) -> str:
-    return body[position : position + 20] if isinstance(body, str) else ""
+def _excerpt(body: object, position: object) -> str:
+    return body[position : position + 20] if isinstance(body, str) and isinstance(position, int) else ""

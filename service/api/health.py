@@ -1,5 +1,4 @@
-# Liveness and readiness, for whatever restarts this process or routes to it.
-"""Health over HTTP."""
+"""Routes of liveness and readiness, for programs that restart this process or send requests to it."""
 
 from __future__ import annotations
 
@@ -22,18 +21,18 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """Answer that the process is alive."""
+    """Tell that the process is alive."""
     return Health(version=VERSION)
 
 
 @router.get("/readyz", response_model=Ready, responses=responses(HTTPStatus.SERVICE_UNAVAILABLE))
 def readyz(db: DatabaseDep, artifacts: ArtifactsDep) -> Ready | JSONResponse:
-    """Answer whether the database and the artifact store can be used."""
+    """Tell whether the database and the artifact store can be used."""
     try:
         db.ping()
         artifacts.check()
     except (SQLAlchemyError, OSError) as error:
         log.warning("not ready", exc_info=error)
-        reason = f"{type(error).__name__}: the log of the service has more"
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", reason)
+        detail = f"the database or the artifact store fails with {type(error).__name__}; see the log of the service"
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", detail)
     return Ready()

@@ -1,6 +1,8 @@
-# There is no login, so a page of another site must not be able to use the API through its reader's browser: neither
-# under a name of its own that it points at this machine (DNS rebinding), nor by a form or a fetch without an answer.
-"""Which names the API answers to, and which sites may change something through it."""
+"""Decides which host names the API answers to, and which web sites may change something through it.
+
+There is no login, so a page of another site must not use the API through the browser of somebody who reads it. It could
+point a host name of its own at this machine (DNS rebinding), or send a form or a fetch without reading the answer.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,21 @@ from service.api.problems import problem
 from service.errors import shortened
 
 LOCAL: Final = ("localhost", "*.localhost")
-"""Names that no other machine can have."""
+"""Names that always mean this machine."""
 
 READS: Final = ("GET", "HEAD", "OPTIONS")
 
+SETTING: Final = "the operator lists allowed names in the setting WARPTUNE_ALLOWED_HOSTS"
+
 
 class HostCheck:
-    """ASGI middleware that answers 403 to a foreign ``Host``, and to a change that a page of another site asks for.
+    """ASGI middleware that answers 403 to an unknown ``Host``, and to a change that a page of another site asks for.
 
     Args:
         app: The application.
         host: Address that the API listens on.
-        allowed: Names that it answers to beside addresses and localhost, separated by commas; None: on a loopback
-            address no other ones, elsewhere any.
+        allowed: Names that it answers to, separated by commas, in addition to localhost and IP addresses. Default: on
+            a loopback address no further names, on other addresses any name.
     """
 
     def __init__(self, app: ASGIApp, host: str, allowed: str | None) -> None:
@@ -37,7 +41,7 @@ class HostCheck:
         self._any_host = self._any_site or (allowed is None and not _is_loopback(host))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may be passed on."""
+        """Pass the request on, or refuse it."""
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal is None:
             await self._app(scope, receive, send)
@@ -48,15 +52,14 @@ class HostCheck:
         headers = Headers(scope=scope)
         given, origin = headers.get("host"), headers.get("origin")
         name = _name(f"//{given}") if given is not None else None
-        setting = "the operator's setting WARPTUNE_ALLOWED_HOSTS lists the names that are"
         if given is not None and not self._any_host and not (name and (_is_address(name) or self._lists(name, LOCAL))):
-            return f"the Host {shortened(given)!r} is not one that this service answers to: {setting}"
+            return f"this service does not answer to the Host {shortened(given)!r}; {SETTING}"
         if origin is None or self._any_site or scope["method"] in READS:
             return None
         site = _name(origin)
         if site is not None and (site == name or self._lists(site)):
             return None
-        return f"a page of {shortened(origin)!r} may change nothing here: {setting}"
+        return f"a page of {shortened(origin)!r} must not change anything here; {SETTING}"
 
     def _lists(self, name: str, more: tuple[str, ...] = ()) -> bool:
         patterns = [*self._listed, *more]
@@ -64,7 +67,7 @@ class HostCheck:
 
 
 def _name(url: str) -> str | None:
-    """Return the name or address in a URL; None if there is none."""
+    """Return the host name or address in a URL; None if it has none."""
     try:
         name = urlsplit(url).hostname
     except ValueError:

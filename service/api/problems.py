@@ -1,20 +1,20 @@
-# The one place where errors become HTTP: RFC 9457 problem documents that name the field, the value that was given and
-# what would be right. Routes and ledger raise; nobody else builds an error answer.
-"""Errors as application/problem+json."""
+"""Turns every error into an HTTP answer: a problem document (RFC 9457, ``application/problem+json``).
+
+Routes and the ledger raise; only this file decides about statuses. A problem lists the fields that are wrong.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -51,17 +51,20 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
 }
 
 MAX_ERRORS: Final = 20
-"""Fields that one answer names; a body can be wrong in a hundred thousand places."""
+"""Most fields that one answer names; a body can be wrong in a hundred thousand places."""
 
 
 class FieldProblem(BaseModel):
     """What is wrong with one field."""
 
     field: str = Field(examples=["budget.steps"])
-    value: Any = Field(examples=[0])
-    message: str = Field(description="What is wrong.", examples=["must be greater than or equal to 1"])
+    value: JsonValue = Field(description="The value that you sent; null if the field is missing.", examples=[0])
+    message: str = Field(
+        description="What is wrong, as a clause that follows the field's name.",
+        examples=["must be greater than or equal to 1"],
+    )
     hint: str | None = Field(None, description="What to do about it.")
-    code: str = Field("invalid", description="Stable; the kind of mistake.")
+    code: str = Field("invalid", description="The kind of mistake. It is stable, so programs may switch on it.")
 
 
 class Problem(BaseModel):
@@ -71,12 +74,12 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    code: str = Field(description="Stable; fit to switch on.")
+    code: str = Field(description="The kind of problem. It is stable, so programs may switch on it.")
     errors: list[FieldProblem] = Field(default=[], description="The fields that are wrong.")
 
 
 class ProblemResponse(JSONResponse):
-    """A problem document that can repeat any text: a lone surrogate, which UTF-8 cannot hold, becomes ``?``."""
+    """A problem document that can repeat any text. A lone surrogate, which UTF-8 cannot hold, becomes ``?``."""
 
     media_type = MEDIA_TYPE
 
@@ -86,7 +89,7 @@ class ProblemResponse(JSONResponse):
 
 
 def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI entry of the problems that a route may answer."""
+    """Return the OpenAPI entry for the problems that a route may answer with."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         int(status): {"description": status.phrase, "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses
@@ -101,23 +104,33 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Return a problem document as a response."""
-    document = {  # not a Problem, which would refuse to repeat text that is not Unicode
+    document = {  # a dict, because the model Problem refuses text that is not Unicode
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,
-        "errors": [asdict(e) | {"field": shortened(e.field), "value": _short(e.value)} for e in errors],
+        "errors": [_field_problem(error) for error in errors],
     }
     return ProblemResponse(document, status, headers=headers)
 
 
+def _field_problem(error: FieldError) -> dict[str, object]:
+    return {  # not asdict(), which would copy the value, however deeply it is nested
+        "field": shortened(error.field),
+        "value": _short(error.value),
+        "message": error.message,
+        "hint": error.hint,
+        "code": error.code,
+    }
+
+
 def install(app: FastAPI) -> None:
-    """Register the handlers, and the schema that :func:`responses` refers to."""
+    """Register the error handlers, and the schema that :func:`responses` refers to."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = describe()  # makes it once and keeps it
+        document = describe()  # FastAPI keeps it, so the schemas are added once
         schemas = document["components"]["schemas"]
         for model in (Problem, FieldProblem):
             if model.__name__ not in schemas:
@@ -147,32 +160,32 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     status = HTTPStatus(error.status_code)
     code = "_".join(status.phrase.lower().split())
     if status == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
-        wrong = FieldError("body", None, f"JSON that can be read: {error.__cause__}")
+        wrong = FieldError("body", None, f"must be readable JSON: {error.__cause__}", code="invalid_json")
         return problem(status, code, str(wrong), [wrong])
     detail = str(error.detail)
     if status == HTTPStatus.NOT_FOUND and detail == status.phrase:
-        detail = f"nothing is at {request.url.path}; see /docs"
+        detail = f"there is nothing at {request.url.path}; see /docs"
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        detail = f"{request.method} is not possible at {request.url.path}; see /docs"
+        detail = f"{request.url.path} does not support {request.method}; see /docs"
         methods = ", ".join(_methods(request))
         return problem(status, code, detail, headers={"Allow": methods} if methods else error.headers)
     return problem(status, code, detail, headers=error.headers)
 
 
 def _methods(request: Request) -> list[str]:
-    """Return what can be done at the path of a request, by all its routes: the router knows of the first one only."""
+    """Return the methods of all routes at the path of a request; the router names those of the first route only."""
     paths = request.app.openapi()["paths"]
     return sorted(map(str.upper, paths.get(getattr(request.scope.get("route"), "path", ""), {})))
 
 
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
     log.error("the database cannot be used", extra={"path": request.url.path}, exc_info=error)
-    return problem(503, "database_unavailable", "the database cannot be used now; the log of the service has more")
+    return problem(503, "database_unavailable", "the database does not answer; the log of the service has details")
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
     log.error("unhandled error", extra={"path": request.url.path}, exc_info=error)
-    return problem(500, "internal_error", "this is a bug of the service; its log has the details")
+    return problem(500, "internal_error", "this is a bug of the service; its log has details")
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -191,10 +204,10 @@ def _query_parameters(request: Request) -> list[str]:
 
 
 def _short(value: object) -> object:
-    """Return a JSON value that is short enough to send back; what JSON cannot say becomes text."""
+    """Return a JSON value that is short enough to send back; values that JSON does not have become text."""
     try:
         text = json.dumps(value, default=repr)
     except RecursionError:
         return "a value that is nested too deeply"
     short = shortened(text)
-    return json.loads(text, parse_constant=str) if short == text else short  # NaN and Infinity are no JSON
+    return json.loads(text, parse_constant=str) if short == text else short  # NaN and Infinity become text

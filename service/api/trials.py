@@ -1,5 +1,4 @@
-# Routes of the trials of a job.
-"""Trials over HTTP."""
+"""Routes of the trials of a job."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from service.api.deps import DatabaseDep, JobId, Number, PageQuery, Text
 from service.api.problems import responses
@@ -22,13 +22,13 @@ router = APIRouter(prefix="/v1/jobs/{job_id}/trials", tags=["trials"])
 class TrialQuery(PageQuery):
     """Which trials to list."""
 
-    arm: Text | None = None
-    state: TrialState | None = None
+    arm: Text | None = Field(None, description="Only trials of this arm.")
+    state: TrialState | None = Field(None, description="Only trials in this state.")
 
 
 @router.get("", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY))
 def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Query()]) -> Page[TrialView]:
-    """List the trials of a job by number."""
+    """List the trials of a job, in the order of their numbers."""
     with db.read() as session:
         job = require_job(session, job_id)
         plan = plan_of(job.spec, job.dataset_info)

@@ -1,6 +1,7 @@
-# The command line: starts processes, or talks to a running service through client.py. Heavy imports are inside the
-# commands, so that `warptune show` does not wait for them.
-"""The ``warptune`` command."""
+"""The ``warptune`` command: it starts processes, or talks to a running service through client.py.
+
+Heavy imports are inside the commands, so that ``warptune show`` does not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +30,13 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def warptune(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Tune how WarpAdam's P is shaped and learned, and learn whether it helps."""
+    """Tune WarpAdam's distortion matrix P on your task, and find out whether P helps.
+
+    Start the service with `warptune serve`, then queue a job: `warptune submit examples/digits-mlp.yaml --watch`
+    """
 
 
 _PANELS = {

@@ -1,13 +1,14 @@
-# `warptune check`: the contract of user code, tried in this very process, for whoever writes the code. Whether the
-# service would allow it is told, not asked. torch is loaded when the command runs.
-"""The command that tries user code."""
+"""The command ``check``, which tries a user's model or dataset in this process, as the service would.
+
+It also says whether the service's settings allow that code. torch is loaded only when the command runs.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -29,17 +30,22 @@ class Kind(StrEnum):
 
 
 def check(
-    entrypoint: Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="Such as examples.gated_mlp:make_model.")],
+    entrypoint: Annotated[
+        str, typer.Argument(metavar="MODULE:FACTORY", help="The factory, as package.module:function.")
+    ],
     kind: Annotated[Kind, typer.Option(help="What the factory makes.")] = Kind.MODEL,
-    config: Annotated[str, typer.Option(help="Its keyword arguments, as JSON.")] = "{}",
-    shape: Annotated[str, typer.Option(help="Of a row that a model gets: 30, or 1,8,8 for images.")] = "1,8,8",
-    outputs: Annotated[int, typer.Option(min=1, help="Columns that a model returns: classes, or numbers.")] = 10,
+    config: Annotated[str, typer.Option(help="Keyword arguments of the factory, as a JSON object.")] = "{}",
+    shape: Annotated[str, typer.Option(help="Shape of one input row of a model: 30, or 1,8,8 for images.")] = "1,8,8",
+    outputs: Annotated[int, typer.Option(min=1, help="Outputs of a model: the number of classes, or of targets.")] = 10,
     task: Annotated[
-        Task, typer.Option(metavar="classification|regression|autoencoding", help="What a model is for.")
+        Task, typer.Option(metavar="classification|regression|autoencoding", help="What a model learns.")
     ] = DATASETS["digits"].task,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of a dataset.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that a dataset is made with.")] = 0,
 ) -> None:
-    """Try a model or a dataset of your own: import it, make it twice, and look at what it is."""
+    """Check a model or a dataset of your own: import it, make it twice, and test what it does.
+
+    Example: warptune check examples.gated_mlp:make_model --config '{"width": 16}'
+    """
     try:
         name, arguments = _parsed(entrypoint, config)
         lines = (
@@ -52,44 +58,46 @@ def check(
     except ValueError as error:
         raise failure(str(error)) from None
     refusal = Settings().refusal(name)
-    out.print("it keeps to the contract" + (f"; but {refusal}" if refusal else ""), highlight=False, soft_wrap=True)
+    out.print("ready to use" + (f", but {refusal}" if refusal else ""), highlight=False, soft_wrap=True)
 
 
-def _parsed(entrypoint: str, config: str) -> tuple[str, dict[str, Any]]:
+def _parsed(entrypoint: str, config: str) -> tuple[str, Mapping[str, object]]:
     try:
         name = TypeAdapter(Entrypoint).validate_python(entrypoint)
     except ValidationError:
-        raise ValueError(f"{entrypoint!r} is no entrypoint; expected package.module:factory") from None
+        raise ValueError(f"{entrypoint!r} must have the form package.module:factory") from None
     try:
         return name, TypeAdapter(UserConfig).validate_json(config)
     except ValidationError as error:
-        raise ValueError(f"--config: got {config!r}, expected a JSON object ({error.errors()[0]['msg']})") from None
+        raise ValueError(f"--config must be a JSON object (got {config!r}): {error.errors()[0]['msg']}") from None
 
 
 def _shape(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if len(parts) not in (1, 3) or not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(f"--shape: got {text!r}, expected a number of features, or channels,height,width")
+        raise ValueError(f"--shape must be a number of features, or channels,height,width (got {text!r})")
     return tuple(map(int, parts))
 
 
-def _model(entrypoint: str, config: dict[str, Any], shape: tuple[int, ...], outputs: int, task: Task) -> Iterator[str]:
+def _model(
+    entrypoint: str, config: Mapping[str, object], shape: tuple[int, ...], outputs: int, task: Task
+) -> Iterator[str]:
     from service.training.entrypoints import EntrypointError, load, loaded_sha256
     from service.user_code.contract import TASKS, make_model
 
     if task not in TASKS:
-        raise ValueError(f"--task: got {str(task)!r}, expected one of {', '.join(TASKS)}")
+        raise ValueError(f"--task must be one of {', '.join(TASKS)} (got {str(task)!r})")
     if task is Task.AUTOENCODING:
         outputs = math.prod(shape)
     factory = load(entrypoint)
-    yield f"{entrypoint} is imported; SHA-256 of its source {loaded_sha256(entrypoint)}"
+    yield f"imported {entrypoint}; the SHA-256 of its source is {loaded_sha256(entrypoint)}"
     first, again = (make_model(factory, shape, outputs, task, config) for _ in range(2))
     difference = _difference(first, again)
     if difference is not None:
         raise EntrypointError(
-            f"two models with one seed differ in {difference}; draw from torch's global generator only"
+            f"two models made with the same seed differ in {difference}; draw only from torch's global generator"
         )
-    yield f"rows of shape {shape} become {outputs} outputs, for {task}; forward, backward and eval are finite"
+    yield f"a row of shape {shape} gives {outputs} outputs, for {task}; forward, backward and eval are finite"
     shapes = {name: tuple(parameter.shape) for name, parameter in first.named_parameters()}
     yield f"{sum(map(math.prod, shapes.values()))} parameters in {len(shapes)} tensors:"
     yield from (f"  {name} {' x '.join(map(str, size)) or 'a number'}" for name, size in shapes.items())
@@ -110,13 +118,13 @@ def _memory(model: nn.Module) -> Iterator[str]:
     from warpadam import WarpAdamConfig, estimate_memory
     from warpadam.config import Structure
 
-    yield "memory of P (of P with everything that the optimizer keeps):"
+    yield "memory of P (of everything that the optimizer keeps):"
     for structure in Structure:
         found = estimate_memory(model, WarpAdamConfig().changed(structure=structure))
         yield f"  {structure:<10} {found.p_bytes / 1024:>10.1f} KiB ({found.total_bytes / 1024:.1f} KiB)"
 
 
-def _dataset(entrypoint: str, config: dict[str, Any], seed: int) -> Iterator[str]:
+def _dataset(entrypoint: str, config: Mapping[str, object], seed: int) -> Iterator[str]:
     import tempfile
     from pathlib import Path
 
@@ -125,7 +133,7 @@ def _dataset(entrypoint: str, config: dict[str, Any], seed: int) -> Iterator[str
     from service.user_code.contract import make_dataset
 
     factory = load(entrypoint)
-    yield f"{entrypoint} is imported; SHA-256 of its source {loaded_sha256(entrypoint)}"
+    yield f"imported {entrypoint}; the SHA-256 of its source is {loaded_sha256(entrypoint)}"
     with tempfile.TemporaryDirectory(prefix="warptune-check-") as folder:
         made = []
         for part in ("first", "again"):
@@ -135,9 +143,9 @@ def _dataset(entrypoint: str, config: dict[str, Any], seed: int) -> Iterator[str
     if made[0] != made[1]:
         wrong = next(name for name in (X_FILE, Y_FILE) if made[0].get(name) != made[1].get(name))
         raise EntrypointError(
-            f"two calls with one seed differ in {wrong.removesuffix('.npy')}; draw from the seed only"
+            f"two calls with the same seed differ in {wrong.removesuffix('.npy')}; use the seed for every random number"
         )
     yield f"{info.rows} rows of shape {info.row_shape}, {info.outputs} outputs, for {info.task}; all numbers are finite"
     for column in facts.columns:
         values = column.levels or f"{column.low:g} to {column.high:g}"
-        yield f"y is of {column.type}, {column.distinct} distinct values: {values}"
+        yield f"y has type {column.type} and {column.distinct} distinct values: {values}"

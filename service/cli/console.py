@@ -1,5 +1,4 @@
-# What the commands have in common: where they print, what they take, and how a failure is said in a line.
-"""Console, options and failures of the commands."""
+"""What the commands share: where they print, their common options, and how they report a failure."""
 
 from __future__ import annotations
 
@@ -11,35 +10,35 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from service.errors import FieldError
-
 if TYPE_CHECKING:
     from service.cli.client import Client
 
 out: Final = Console()
 err: Final = Console(stderr=True)
 
-Url = Annotated[str, typer.Option(envvar="WARPTUNE_URL", help="Where the service is.")]
+Url = Annotated[str, typer.Option(envvar="WARPTUNE_URL", help="URL of the service.")]
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.")]
 
 
 def failure(message: str, code: int = 1) -> typer.Exit:
-    """Print an error and return what a command raises to end with ``code``."""
+    """Print an error; return the exception to raise, which ends the command with exit status ``code``."""
     err.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
     return typer.Exit(code)
 
 
 @contextmanager
 def connected(url: str) -> Iterator[Client]:
-    """Talk to the service, and say in a line why that was not possible."""
+    """Connect to the service. An error of the API is printed, wrong fields one a line, and ends the command."""
     from service.cli.client import ApiError, Client
 
     try:
         with Client(url) as client:
             yield client
     except ApiError as error:
-        if not error.errors:
-            raise failure(str(error)) from None
-        lines = [f"  {FieldError(**item)}" for item in error.errors]
-        raise failure("the service refused the request\n" + "\n".join(lines)) from None
+        lines = (
+            ["the service refused the request", *(f"  {wrong}" for wrong in error.errors)]
+            if error.errors
+            else [str(error)]
+        )
+        raise failure("\n".join(lines)) from None

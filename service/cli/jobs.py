@@ -1,5 +1,4 @@
-# The commands that send a job, follow it and end it.
-"""``submit``, ``jobs``, ``show``, ``extend``, ``cancel``, ``delete``."""
+"""The commands ``submit``, ``jobs``, ``show``, ``extend``, ``cancel`` and ``delete``."""
 
 from __future__ import annotations
 
@@ -16,30 +15,35 @@ from service.states import JobState
 if TYPE_CHECKING:
     from service.cli.client import Client
 
-Watch = Annotated[bool, typer.Option("--watch", help="Stay until the job has ended.")]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Show the progress until the job has ended.")]
 
 
 def submit(
     spec: Annotated[Path, typer.Argument(help="YAML or JSON file with the job's spec.")],
-    watch: Watch = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would do and cost.")] = False,
+    watch: WatchOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what the job would do and cost; do not queue it.")
+    ] = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Queue a job."""
+    """Queue a job and print its id.
+
+    Example: warptune submit examples/digits-mlp.yaml --watch
+    """
     from service.cli.display import show_estimate
     from service.cli.spec_file import read_spec
 
     try:
         body = read_spec(spec)
     except OSError as error:
-        raise failure(f"cannot read {spec}: {error.strerror}", 2) from None
+        raise failure(f"cannot read {spec}: {error.strerror or error}", 2) from None
     except ValueError as error:
         raise failure(str(error), 2) from None
     with connected(url) as client:
         if dry_run:
             show_estimate(out, client.estimate(body))
         else:
-            _queued(client, client.submit(body)["id"], watch)
+            _print_or_watch(client, client.submit(body)["id"], watch)
 
 
 def extend(
@@ -47,47 +51,53 @@ def extend(
     trials: Annotated[int, typer.Option(help="More trials for each arm.")] = 0,
     seeds: Annotated[int, typer.Option(help="More fresh paired seeds.")] = 0,
     max_seconds: Annotated[float, typer.Option(help="More seconds for each arm.")] = 0.0,
-    watch: Watch = False,
+    watch: WatchOption = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Add to a job that has succeeded; its next verdict is tested at half the level."""
+    """Add trials, seeds or seconds to a job that has succeeded. Its next verdict is tested at half the level.
+
+    Example: warptune extend job-0123456789abcdef --seeds 10 --watch
+    """
     with connected(url) as client:
         client.extend(job, {"trials": trials, "seeds": seeds, "max_seconds": max_seconds})
-        _queued(client, job, watch)
+        _print_or_watch(client, job, watch)
 
 
 def jobs(
-    state: Annotated[JobState | None, typer.Option(help="Only those in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """List the jobs, the newest first."""
+    """List the jobs, newest first.
+
+    Example: warptune jobs --state running
+    """
     with connected(url) as client:
         found = list(islice(client.jobs(state), limit))
         for item in found:
             line = f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  {item['name']}"
             out.print(line, highlight=False, markup=False, soft_wrap=True)
     if not found:
-        err.print(f"no {state} jobs" if state else "no jobs")
+        err.print(f"There are no {state} jobs." if state else "There are no jobs. Queue one: warptune submit SPEC")
 
 
 def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:
-    """Stop a job; what it has found so far stays."""
+    """Stop a job. The trials that it has finished are kept."""
     with connected(url) as client:
         state = client.cancel(job)["state"]
-    ended = "" if state == JobState.CANCELLED else ", and will be stopped in a moment"
-    out.print(f"{job} {state}{ended}", highlight=False, markup=False)
+    stops = "" if state == JobState.CANCELLED else ", stops in a moment"
+    out.print(f"{job} {state}{stops}", highlight=False, markup=False)
 
 
 def delete(job: JobArgument, url: Url = DEFAULT_URL) -> None:
-    """Delete a job that does not run, with its trials and files."""
+    """Delete a job with its trials and files. Cancel a running job first."""
     with connected(url) as client:
         client.delete(job)
     out.print(f"{job} deleted", highlight=False, markup=False)
 
 
 def show(job: JobArgument, url: Url = DEFAULT_URL) -> None:
-    """Show how a job stands, and its recommendation when there is one."""
+    """Show the state of a job, its arms, and its recommendation once it has succeeded."""
     from service.cli.display import show_job, show_recommendation
 
     with connected(url) as client:
@@ -97,7 +107,7 @@ def show(job: JobArgument, url: Url = DEFAULT_URL) -> None:
             show_recommendation(out, client.recommendation(job))
 
 
-def _queued(client: Client, job_id: str, watch: bool) -> None:
+def _print_or_watch(client: Client, job_id: str, watch: bool) -> None:
     if watch:
         _watch(client, job_id)
     else:
@@ -112,7 +122,7 @@ def _watch(client: Client, job_id: str) -> None:
     try:
         job = draw(out, client.watch(job_id))
     except KeyboardInterrupt:
-        out.print(f"stopped watching; the job goes on: warptune show {job_id}", highlight=False)
+        out.print(f"stopped watching; the job still runs. Show it: warptune show {job_id}", highlight=False)
         raise typer.Exit(128 + signal.SIGINT) from None
     if job["state"] != "succeeded":
         raise failure(f"the job {job['state']}" + (f": {job['cause']}" if job["cause"] else ""))

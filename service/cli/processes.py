@@ -1,6 +1,7 @@
-# The commands that are processes: they read the settings from the environment and stay until they are stopped. What
-# they do is imported in them, so that the others do not wait for it.
-"""``serve``, ``worker``, ``migrate``."""
+"""The commands ``serve``, ``worker`` and ``migrate``, which take their settings from the environment.
+
+What they run is imported inside them, so that the other commands do not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +17,19 @@ from service.settings import Settings
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on, else WARPTUNE_HOST. No login.")] = None,
-    port: Annotated[int | None, typer.Option(help="TCP port, else WARPTUNE_PORT.")] = None,
-    worker: Annotated[bool, typer.Option(help="Run a worker beside the API.")] = True,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen on. Default: WARPTUNE_HOST, else 127.0.0.1. There is no login: keep it private."
+        ),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port. Default: WARPTUNE_PORT, else 8000.")] = None,
+    worker: Annotated[bool, typer.Option(help="Also start a worker, which runs the jobs.")] = True,
 ) -> None:
-    """Start the service: the API, the dashboard, and a worker."""
+    """Start the service: the API, the dashboard and one worker. Stop it with Ctrl-C.
+
+    Example: warptune serve --port 9000
+    """
     from service.cli.serve import run
 
     settings = _settings(host=host, port=port)
@@ -31,7 +40,7 @@ def serve(
 def worker(
     with_parent: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input is closed.")] = False,
 ) -> None:
-    """Start a worker, which takes jobs from the database until it is stopped."""
+    """Start a worker: it runs the queued jobs of the database, one at a time, until you stop it."""
     from service.cli.serve import run_worker
 
     settings = _settings()
@@ -40,7 +49,7 @@ def worker(
 
 
 def migrate() -> None:
-    """Create the tables of the service and of Optuna, or bring them to this version."""
+    """Create the database tables, or update them to this version. serve and worker also do this."""
     from service.cli.serve import migrate as run_migrations
 
     settings = _settings()
@@ -52,21 +61,25 @@ def _settings(**changes: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in changes.items() if value is not None})
     except ValidationError as error:
-        from service.cli.client import without_password as shown
+        raise failure("\n".join(["a setting is not valid", *_wrong_settings(error)]), 2) from None
 
-        lines = [
-            f"  {'.'.join(map(str, e['loc']))}: got {shown(repr(e['input']))}, {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        ]
-        raise failure("a setting is wrong\n" + "\n".join(lines), 2) from None
+
+def _wrong_settings(error: ValidationError) -> Iterator[str]:
+    from service.api.field_errors import field_error
+    from service.cli.client import without_password
+
+    for item in error.errors():
+        name = str(item["loc"][0])
+        item["input"] = without_password(str(item["input"]))
+        yield f"  {field_error(f'{name} (WARPTUNE_{name.upper()})', item)}"
 
 
 @contextmanager
 def _database_failures() -> Iterator[None]:
-    """Say in a line why a process could not start or go on."""
+    """Report in one line why a process could not start or continue."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (OSError, SQLAlchemyError, ModuleNotFoundError) as error:  # the last: the database's driver
+    except (OSError, SQLAlchemyError, ModuleNotFoundError) as error:  # the last: no driver for the database
         raise failure(str(error).partition("\n")[0]) from None

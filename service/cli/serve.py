@@ -1,6 +1,8 @@
-# The long-running processes. `run` is the API and, as a child process, one worker; the child ends when its standard
-# input is closed, so it never outlives the API however that ends. Both stop cleanly on SIGINT and SIGTERM.
-"""Starting the API and workers."""
+"""Starts the long-running processes: the API, with a worker as its child process, or a worker alone.
+
+Both stop cleanly on SIGINT and SIGTERM. The child also stops when its standard input is closed, which the kernel does
+when the API ends for any reason.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from service import logs
@@ -21,10 +24,10 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 STOP_S: Final = 10.0
-"""Time that the worker gets to give its job back."""
+"""Time that the worker gets to give its job back before it is killed."""
 
 RESTART_S: Final = 1.0
-"""Pause before a worker that ended by itself is started again."""
+"""Pause before a worker that ended by itself is replaced."""
 
 
 def run(settings: Settings, *, with_worker: bool) -> None:
@@ -35,7 +38,7 @@ def run(settings: Settings, *, with_worker: bool) -> None:
 
     logs.configure(settings)
     create_schema(settings.database_url)
-    listener = _listen(settings.host, settings.port)  # before a worker is started
+    listener = _listen(settings.host, settings.port)  # first, so that no worker is started if the port is taken
     keeper = _WorkerKeeper(settings) if with_worker else None
 
     def on_startup() -> None:
@@ -46,7 +49,7 @@ def run(settings: Settings, *, with_worker: bool) -> None:
 
     app = create_app(settings, on_startup)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # uvicorn raises what stopped it once more when it has shut down
+        signal.signal(number, lambda *_: None)  # after its shutdown, uvicorn raises the signal again
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     try:
         server.run(sockets=[listener])
@@ -59,15 +62,15 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (while ")[0]  # socket says the address once more
+        reason = (error.strerror or str(error)).partition(" (while ")[0]  # drop the address, which socket repeats
         raise OSError(f"cannot listen on {host}, port {port}: {reason}") from error
-    # connections inherit it; asyncio sets it on its own sockets only, and without it an answer takes 40 ms more
+    # Connections inherit it. asyncio sets it only on sockets that it makes; without it an answer takes 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def migrate(settings: Settings) -> None:
-    """Create our tables and Optuna's, or bring them to this version; safe from several processes at once."""
+    """Create our tables and Optuna's, or update them to this version. Several processes may do so at once."""
     logs.configure(settings)
     create_schema(settings.database_url)
     studies = Studies(settings.database_url)
@@ -77,7 +80,7 @@ def migrate(settings: Settings) -> None:
 
 
 def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
-    """Run a worker until SIGINT or SIGTERM, or until standard input is closed if it has a parent."""
+    """Run a worker until SIGINT or SIGTERM; ``with_parent``, also until standard input is closed."""
     from service.engines.base import Engine
     from service.engines.local import LocalEngine
     from service.engines.ray_tune import RayEngine
@@ -91,7 +94,7 @@ def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
     studies = Studies(settings.database_url)
     worker = Worker(settings, db, studies.open(), engines)
     for number in (signal.SIGINT, signal.SIGTERM):
-        # in a thread: the handler may interrupt the very wait whose lock stop() needs
+        # A signal handler interrupts the main thread, which may hold the lock that stop() needs. So call it in another.
         signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
     if with_parent:
         threading.Thread(target=_stop_with_parent, args=(worker.stop,), daemon=True).start()
@@ -104,14 +107,14 @@ def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
         db.close()
 
 
-def _stop_with_parent(stop: object) -> None:
-    assert callable(stop)
+def _stop_with_parent(stop: Callable[[], None]) -> None:
+    """Run in a thread of the worker: wait until the API closes our standard input or dies."""
     sys.stdin.buffer.read()
     stop()
 
 
 class _WorkerKeeper(threading.Thread):
-    """Runs a worker process and starts it again if it ends by itself."""
+    """A thread of the API that runs a worker process, and starts a new one if it ends by itself."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="worker-keeper", daemon=True)
@@ -124,21 +127,21 @@ class _WorkerKeeper(threading.Thread):
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
-        """Keep one worker alive until :meth:`stop`."""
+        """Keep one worker alive until :meth:`stop`. Runs in this thread."""
         command = [sys.executable, "-m", "service", "worker", "--with-parent"]
         while not self._stopping.is_set():
-            # a session of its own: Ctrl-C reaches the API alone, which then stops the worker
+            # In its own session, so that Ctrl-C reaches only the API, which then stops the worker.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, env=self._environment, start_new_session=True
             )
             if self._stopping.is_set() and self._process.stdin:
-                self._process.stdin.close()  # stop() came while it was started
+                self._process.stdin.close()  # stop() was called while the process started
             code = self._process.wait()
             if not self._stopping.wait(RESTART_S):
-                log.error("the worker ended and is started again", extra={"exit_code": code})
+                log.error("the worker process ended; starting another", extra={"exit_code": code})
 
     def stop(self) -> None:
-        """Ask the worker to give its job back, and wait for it."""
+        """Let the worker give its job back and wait for its end. Called from the main thread."""
         self._stopping.set()
         if not self.is_alive():
             return  # the API did not start

@@ -1,6 +1,8 @@
-# Engines, transactions and the creation of our tables (Optuna's: studies.py). A transaction says when it begins whether
-# it will write: SQLite then takes its one write lock at once instead of failing half-way (BEGIN IMMEDIATE).
-"""Connections to the ledger's database."""
+"""Connections to the ledger's database, its transactions, and the creation of our tables (Optuna's: studies.py).
+
+A transaction says at its beginning whether it will write. SQLite then takes its one write lock at once (BEGIN
+IMMEDIATE), instead of failing at the first write.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
@@ -23,57 +25,55 @@ from sqlalchemy.sql.functions import FunctionElement
 from service.db.models import Base
 
 LOCK_TIMEOUT_S: Final = 60.0
-"""Seconds to wait for another process's write, or for its creation of the schema."""
+"""Seconds to wait while another process writes or creates the schema."""
 
 SCHEMA_LOCK: Final = 0x57617270
 """Key of the PostgreSQL advisory lock that is held while the schema is created."""
 
-
 VERSION_TABLE: Final = "warptune_version"
-"""Alembic's table for our migrations; Optuna has one of the default name in the same database."""
+"""Alembic's table for our migrations. The default name is taken by Optuna's table in the same database."""
 
 
 def is_ours(name: str | None, kind: str, parents: object) -> bool:
-    """Tell whether our migrations may look at a table: alembic's ``include_name``."""
+    """Return whether a table belongs to our migrations; this is alembic's ``include_name``."""
     del parents
     return kind != "table" or name in Base.metadata.tables
 
 
 class epoch_now(FunctionElement[float]):  # noqa: N801 - reads as SQL
-    """Seconds since 1970 on the database's own clock, also within a transaction."""
+    """SQL function: seconds since 1970 on the database's clock, current also within a transaction."""
 
     type = Float()
     inherit_cache = True
 
 
 @compiles(epoch_now)
-def _epoch_now_standard(element: epoch_now, compiler: SQLCompiler, **options: Any) -> str:
+def _epoch_now_standard(element: epoch_now, compiler: SQLCompiler, **options: object) -> str:
     del element, compiler, options
     return "extract(epoch from current_timestamp)"
 
 
 @compiles(epoch_now, "postgresql")
-def _epoch_now_postgresql(element: epoch_now, compiler: SQLCompiler, **options: Any) -> str:
+def _epoch_now_postgresql(element: epoch_now, compiler: SQLCompiler, **options: object) -> str:
     del element, compiler, options
     return "extract(epoch from clock_timestamp())::float8"
 
 
 @compiles(epoch_now, "sqlite")
-def _epoch_now_sqlite(element: epoch_now, compiler: SQLCompiler, **options: Any) -> str:
+def _epoch_now_sqlite(element: epoch_now, compiler: SQLCompiler, **options: object) -> str:
     del element, compiler, options
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 class Database:
-    """One engine, and the two kinds of transaction."""
+    """One SQLAlchemy engine and the two kinds of transaction."""
 
     def __init__(self, url: str) -> None:
         self.url: URL = make_url(url)
-        options: dict[str, Any] = {"pool_pre_ping": True}
-        if self.url.get_backend_name() == "sqlite":
-            options = {"connect_args": {"timeout": LOCK_TIMEOUT_S, "check_same_thread": False}}
-        self.engine: Engine = create_engine(self.url, **options)
-        if self.url.get_backend_name() == "sqlite":
+        is_sqlite = self.url.get_backend_name() == "sqlite"
+        arguments = {"timeout": LOCK_TIMEOUT_S, "check_same_thread": False} if is_sqlite else {}
+        self.engine: Engine = create_engine(self.url, connect_args=arguments, pool_pre_ping=not is_sqlite)
+        if is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 
@@ -85,12 +85,12 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Open a transaction that writes; it is committed at the end, rolled back on an exception."""
+        """Open a transaction that writes. It is committed at the end, or rolled back on an exception."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     def ping(self) -> None:
-        """Raise what the database raises when it cannot be reached or has no schema."""
+        """Run a query, so that a database that cannot be reached or has no schema raises its error."""
         with self.read() as session:
             session.execute(text("SELECT 1 FROM jobs WHERE 1 = 0"))
 
@@ -120,7 +120,7 @@ def alembic_config(connection: Connection) -> Config:
 
 @contextmanager
 def schema_lock(url: str) -> Iterator[None]:
-    """Hold the one lock under which tables are created; makes the folder of a SQLite file."""
+    """Hold the lock under which all processes create tables. Makes the folder of a SQLite file."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -134,11 +134,11 @@ def schema_lock(url: str) -> Iterator[None]:
                 connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": SCHEMA_LOCK})
             yield
     finally:
-        database.close()  # ends the session, and with it the advisory lock
+        database.close()  # ends the session and so releases the advisory lock
 
 
 def create_schema(url: str) -> None:
-    """Bring our tables to the newest version; safe from several processes at once."""
+    """Create our tables, or update them to this version. Several processes may do so at once."""
     with schema_lock(url):
         database = Database(url)
         try:

@@ -1,6 +1,7 @@
-# Optuna's tables, which share the ledger's database. They are created, and Optuna itself is loaded, when they are first
-# needed: the API answers before that.
-"""Optuna's storage."""
+"""Optuna's tables, which are in the same database as the ledger.
+
+The tables are created, and Optuna is imported, when they are first needed, so that the API starts without them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
@@ -37,15 +38,15 @@ class Studies:
         self._storage: optuna.storages.RDBStorage | None = None
 
     def open(self) -> optuna.storages.RDBStorage:
-        """Return the storage; the first call creates the tables where they are missing."""
+        """Return the storage. The first call creates missing tables. May be called from several threads."""
         with self._lock:
             if self._storage is None:
-                with schema_lock(self._url):  # Optuna's own creation races with that of other processes
+                with schema_lock(self._url):  # several processes must not let Optuna create its tables at once
                     self._storage = _open(self._url)
             return self._storage
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete the studies of these names; it is no error if one does not exist."""
+        """Delete the studies with these names. Those that do not exist are skipped."""
         import optuna
 
         storage = self.open()
@@ -66,11 +67,11 @@ def _open(url: str) -> optuna.storages.RDBStorage:
     import optuna
 
     is_sqlite = make_url(url).get_backend_name() == "sqlite"
-    options: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if is_sqlite else {"pool_pre_ping": True}
+    options: dict[str, object] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if is_sqlite else {"pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
     if is_sqlite:
         event.listen(storage.engine, "connect", _relax_sqlite)
-        storage.engine.dispose()  # the connections that were opened before the listener
+        storage.engine.dispose()  # closes the connections that were opened before the listener was added
     return storage
 
 

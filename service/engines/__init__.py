@@ -1,1 +1,1 @@
-"""What runs trials: the contract, and the engine of slot processes on one machine."""
+"""Engines run trials: in slot processes on one machine, or on a Ray cluster."""

@@ -1,6 +1,7 @@
-# One attempt at a run, the same in a slot process and in a Ray actor: the points, then how it ended. Whoever iterates
-# it may stop at any point; what stopping means is the iterator's business.
-"""One attempt at a run."""
+"""One attempt at a run: it yields the points that the run reaches and then how the run ended.
+
+Called in a slot process (slot.py) and in a Ray actor (ray_trainable.py), which may stop iterating at any point.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +26,13 @@ def default_train(run: Run) -> Iterator[Progress]:
 
 
 def warm_up(train: Train) -> None:
-    """Load what ``train`` will need, so that the clock of the first run does not pay for it."""
+    """Import what ``train`` needs, so that the seconds of the first run do not include it."""
     if train is default_train:
         import service.training.loop  # noqa: F401
 
 
 def attempt(train: Train, run: Run) -> Iterator[Progress | Ended]:
-    """Yield the points of ``run`` and then, whatever happens in it, how it ended."""
+    """Yield the points of ``run`` and then how it ended. Nothing that ``train`` raises comes out."""
     last: Progress | None = None
     try:
         for point in train(run):
@@ -39,7 +40,7 @@ def attempt(train: Train, run: Run) -> Iterator[Progress | Ended]:
             yield point
     except DivergedError as error:
         yield ended_at(last, TrialState.DIVERGED, str(error))
-    except Exception as error:  # noqa: BLE001 - whatever a run raises is recorded as its cause
+    except Exception as error:  # noqa: BLE001 - recorded as the cause of the run's failure
         last_frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
         yield ended_at(last, TrialState.FAILED, f"{type(error).__name__}: {error}\n{last_frames}".strip())
     else:

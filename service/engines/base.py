@@ -1,6 +1,8 @@
-# The contract between what has runs to do (Work) and what runs them (Engine). An engine decides only where and when a
-# run happens; what is asked, recorded, pruned or retried is the Work's business.
-"""The engine contract."""
+"""The contract between a Work, which has runs to do, and an Engine, which does them.
+
+The Work decides which runs to do, which to stop early and which to retry, and records what happens. The Engine only
+decides where and when a run happens. tests/service/engines/contract.py holds every engine to this.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ class Assignment:
     Attributes:
         key: Row id of the trial or confirmation run.
         run: What to train.
-        retries: Times that it may be started again when its process dies; :meth:`Work.lost` agrees.
-        prunable: Whether an engine that stops runs early by itself may stop this one.
+        retries: How often it may be started again when its process dies. :meth:`Work.lost` must agree with it.
+        prunable: Whether an engine with :attr:`Work.pruning` may stop it early.
     """
 
     key: int
@@ -31,15 +33,15 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruning:
-    """Which runs are stopped early, for an engine that decides that itself.
+    """How an engine decides by itself which runs to stop early.
 
     Attributes:
-        pruner: Who decides.
-        steps: Steps of a whole run.
+        pruner: The rule.
+        steps: Steps of a complete run.
         first_rung: Step before which no run is stopped.
-        reduction: Of the runs at a rung, one in this many goes on (asha, hyperband).
-        startup_runs: Runs before which none is stopped (median).
-        signal: What runs are compared by at a point, lower is better; another process gets it.
+        reduction: At a rung, one run in this many continues (asha, hyperband).
+        startup_runs: Runs that must have ended before one is stopped (median).
+        signal: The number that runs are compared by at a point; lower is better. It is called in another process.
     """
 
     pruner: Literal["asha", "hyperband", "median"]
@@ -51,53 +53,65 @@ class Pruning:
 
 
 class Work(Protocol):
-    """A source of runs, told of everything that happens to them. Called from one thread.
+    """A source of runs that is told everything that happens to them.
 
-    What :meth:`next` returned ends as :meth:`finished` or :meth:`interrupted`, unless the engine's ``run`` raises.
+    An engine calls it only from the thread that called :meth:`Engine.run`. Each run from :meth:`next` ends with
+    :meth:`finished` or :meth:`interrupted`, unless :meth:`Engine.run` raises.
     """
 
     @property
     def pruning(self) -> Pruning | None:
-        """What the engine stops early by itself; None leaves it to :meth:`progress`."""
+        """How the engine stops runs early by itself. If None, only :meth:`progress` stops them."""
 
     def next(self) -> Assignment | None:
-        """Return the next run to start, or None when there is none now and none before a running one ends."""
+        """Return the next run to start. None: there is none now, and there will be none before a running one ends."""
 
     def started(self, assignment: Assignment) -> None:
-        """A slot has begun (or begun again) with the run."""
+        """An attempt at the run has started."""
 
     def progress(self, assignment: Assignment, point: Progress) -> bool:
-        """A point was reached; return whether the run goes on."""
+        """The run has reached a point. Return whether it should continue."""
 
     def finished(self, assignment: Assignment, ended: Ended) -> None:
-        """The run is over."""
+        """The run has ended."""
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
-        """The run's process died; return whether the engine is to start the run again."""
+        """The process of the run has died or was killed because it hung. Return whether to start the run again."""
 
     def interrupted(self, assignment: Assignment) -> None:
-        """The run was stopped, or did not begin (again), because of :meth:`halted`."""
+        """The run was stopped, or not started again, because of :meth:`halted`."""
 
     def halted(self) -> bool:
-        """Tell whether everything must stop now; asked several times a second."""
+        """Return whether everything must stop now. The engine asks several times a second."""
 
 
 class Engine(Protocol):
-    """Runs a Work to its end."""
+    """Does the runs of a Work."""
 
     def run(self, work: Work, resources: ResourcesSpec, silence_s: float) -> None:
-        """Run what ``work`` hands out until it has nothing left or is halted.
+        """Do the runs of ``work`` until it has no more or is halted.
 
-        Whatever ``work`` raises ends the run and leaves no process busy with it.
+        An exception from ``work`` comes out of this method, and no process stays busy with its runs.
 
         Args:
-            work: What to run, and whom to tell.
+            work: Source of the runs.
             resources: What the runs may use.
-            silence_s: Seconds after which a run that reached no new point is taken for hung and is lost.
+            silence_s: Seconds without a new point after which a run counts as hung: its process is killed, and the
+                run is lost.
 
         Raises:
-            JobFailedError: The resources can never be had here.
+            JobFailedError: The resources are not available here and never will be.
         """
 
     def close(self) -> None:
         """End every process of this engine."""
+
+
+def runs_per_gpu(amount: float) -> int:
+    """Return how many runs fit on one GPU when each takes ``amount`` of it (above 0, at most 1)."""
+    return int(1 / amount + 1e-9)
+
+
+def silence(seconds: float) -> str:
+    """Return the cause of a run that was lost because it hung."""
+    return f"it made no progress for {seconds:g} seconds"

@@ -1,6 +1,8 @@
-# The engine for one machine: a slot process for each run at a time, spawned once and reused for arm after arm and job
-# after job. It keeps no state of a trial; a slot that dies or hangs costs one attempt, never the worker.
-"""Runs in slot processes on this machine."""
+"""The engine for one machine, which does runs in slot processes.
+
+Slots are spawned once and reused for all runs of all jobs, because a new process must load torch. They keep no state
+between runs: a slot that dies or hangs costs one attempt at one run. Everything here runs in the worker's main thread.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from multiprocessing import connection as mp_connection
 from typing import Final
 
 from service.engines.attempt import Train, default_train
-from service.engines.base import Assignment, Work
-from service.engines.slot import Ready, serve
+from service.engines.base import Assignment, Work, runs_per_gpu, silence
+from service.engines.slot import SlotReady, serve
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
@@ -24,50 +26,49 @@ from service.training.run import Ended, Progress, Run
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.2
-"""Longest time between two looks at whether everything must stop."""
+"""Longest time between two questions whether everything must stop."""
 
 GRACE_S: Final = 0.8
-"""Time that a run gets to reach its next point before its process is killed; with TICK_S and the worker's poll, under
-the two seconds within which a cancelled job is still."""
-
+"""Time that a run gets to reach its next point before its process is killed. Together with TICK_S and the worker's
+poll_s it stays below the two seconds within which a cancelled job must stop."""
 
 START_LIMIT_S: Final = 300.0
 """Longest time that a slot may take to load torch."""
 
 
 class _Slot:
-    """One slot process, seen from the worker."""
+    """The worker's side of one slot process."""
 
     def __init__(self, train: Train) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, train), daemon=True, name="warptune-slot")
         self.process.start()
-        theirs.close()  # so that the death of the process is the end of our pipe
-        self.ready: Ready | None = None
+        theirs.close()  # only the slot holds that end now, so its death closes the pipe
+        self.ready: SlotReady | None = None
         self.assignment: Assignment | None = None
         self.heard = time.monotonic()
 
     def send(self, message: Run | bool) -> bool:
-        """Send to the slot; return False if its process is gone."""
+        """Send a message; return False if the process is gone."""
         try:
             self.connection.send(message)
         except OSError:
             return False
-        self.heard = time.monotonic()  # from now on it may be silent
+        self.heard = time.monotonic()  # its silence starts now
         return True
 
-    def receive(self) -> Ready | Progress | Ended | None:
-        """Return the slot's message; None if its process is gone."""
+    def receive(self) -> SlotReady | Progress | Ended | None:
+        """Return the next message; None if the process is gone."""
         self.heard = time.monotonic()
         try:
-            message: Ready | Progress | Ended = self.connection.recv()
+            message: SlotReady | Progress | Ended = self.connection.recv()
         except (EOFError, OSError):
             return None
         return message
 
     def silent_s(self) -> float:
-        """Seconds since the slot was last heard of or spoken to."""
+        """Return the seconds since the last message in either direction."""
         return time.monotonic() - self.heard
 
     def kill(self) -> None:
@@ -77,17 +78,17 @@ class _Slot:
 
 
 class LocalEngine:
-    """Runs a Work in ``resources.slots`` processes.
+    """Does the runs of a Work in ``resources.slots`` processes.
 
     Args:
-        train: What a slot does with a run; an importable function.
+        train: Does a run in the slot; an importable function.
     """
 
     def __init__(self, train: Train = default_train) -> None:
         self._train = train
         self._slots: list[_Slot] = []
         self._again: list[Assignment] = []
-        atexit.register(self.close)  # multiprocessing would wait for slots that wait for us
+        atexit.register(self.close)  # at exit, multiprocessing would wait for slots that wait for us
 
     @property
     def slot_pids(self) -> list[int]:
@@ -95,10 +96,10 @@ class LocalEngine:
         return [slot.process.pid for slot in self._slots if slot.process.pid]
 
     def run(self, work: Work, resources: ResourcesSpec, silence_s: float) -> None:
-        """Run what ``work`` hands out until it has nothing left or is halted.
+        """Do the runs of ``work`` until it has no more or is halted.
 
         Raises:
-            JobFailedError: The GPUs that were asked for are not here, or no slot process can be started.
+            JobFailedError: The GPUs are not available, or a slot process cannot start.
         """
         try:
             while len(self._slots) < resources.slots:
@@ -115,7 +116,7 @@ class LocalEngine:
                 self._kill_silent(work, silence_s)
             self._interrupt(work)
         except BaseException:
-            self._drop_busy()  # or the next job would get this one's messages
+            self._drop_busy()  # otherwise the next job would get messages of this one
             raise
 
     def close(self) -> None:
@@ -131,7 +132,7 @@ class LocalEngine:
             self._slots.remove(slot)
 
     def _hand_out(self, work: Work, resources: ResourcesSpec) -> bool:
-        """Give every idle slot a run; return whether there may be more than there were idle slots."""
+        """Give every idle slot a run; return False if the Work has no more."""
         for index, slot in enumerate(self._slots):
             if slot.ready is None or slot.assignment is not None:
                 continue
@@ -150,10 +151,10 @@ class LocalEngine:
         message = slot.receive()
         if message is None:
             self._replace(slot, work)
-        elif isinstance(message, Ready):
+        elif isinstance(message, SlotReady):
             slot.ready = message
         else:
-            assert slot.assignment is not None, "only a slot with a run sends progress"
+            assert slot.assignment is not None, "a slot without a run sends nothing"
             if isinstance(message, Ended):
                 assignment, slot.assignment = slot.assignment, None
                 work.finished(assignment, message)
@@ -161,20 +162,20 @@ class LocalEngine:
                 self._replace(slot, work)
 
     def _kill_silent(self, work: Work, silence_s: float) -> None:
-        """Put new processes in the place of those that hang; one whose message waits for a busy worker does not."""
+        """Replace the slots that hang. One whose message still waits in the pipe does not: the worker was busy."""
         for slot in list(self._slots):
             limit = silence_s if slot.ready else START_LIMIT_S
             if (slot.assignment or not slot.ready) and slot.silent_s() > limit and not slot.connection.poll():
-                self._replace(slot, work, f"it was silent for {limit:g} seconds")
+                self._replace(slot, work, silence(limit))
 
     def _replace(self, slot: _Slot, work: Work, cause: str | None = None) -> None:
-        """Put a new process in the place of a dead one and tell the Work about the run that it had."""
+        """Replace a slot whose process is dead or hangs, and tell the Work about its run."""
         slot.kill()
         cause = cause or f"its slot process ended with exit code {slot.process.exitcode}"
         if slot.ready is None:
             self._slots.remove(slot)
-            raise JobFailedError(f"a slot process could not start: {cause}")
-        log.warning("a slot process was lost", extra={"cause": cause})
+            raise JobFailedError(f"a slot process could not start: {cause}. The log of the worker may say why")
+        log.warning("lost a slot process", extra={"cause": cause})
         assignment = slot.assignment
         self._slots[self._slots.index(slot)] = _Slot(self._train)
         if assignment is None:
@@ -185,7 +186,7 @@ class LocalEngine:
             work.finished(assignment, Ended(TrialState.FAILED, cause=cause))
 
     def _interrupt(self, work: Work) -> None:
-        """Stop every run: at its next point, or by killing its process."""
+        """Stop every run at its next point, or kill its process if that takes too long."""
         deadline = time.monotonic() + GRACE_S
         stopped = [slot.assignment for slot in self._slots if slot.assignment] + self._again
         self._again = []
@@ -200,7 +201,7 @@ class LocalEngine:
 
 
 def _stopped_by_itself(slot: _Slot) -> bool:
-    """Answer a slot's message during an interruption; return False if its process is gone."""
+    """Answer the message of a slot during an interruption; return False if its process is gone."""
     message = slot.receive()
     if isinstance(message, Progress):
         return slot.send(False)
@@ -209,15 +210,15 @@ def _stopped_by_itself(slot: _Slot) -> bool:
 
 
 def _device(index: int, resources: ResourcesSpec, cuda_devices: int) -> str:
-    """Return the device of a slot; where slots share devices, each is on one alone, and none is promised too much."""
+    """Return the device of a slot. Slots may share a device, but no slot gets parts of two."""
     amount = resources.gpus_per_trial
     if not amount:
         return "cpu"
-    on_a_device = int(1 / amount + 1e-9)
-    needed = math.ceil(resources.slots / on_a_device) if amount < 1 else resources.slots * amount
+    shared = amount < 1
+    needed = math.ceil(resources.slots / runs_per_gpu(amount)) if shared else resources.slots * amount
     if needed > cuda_devices:
         raise JobFailedError(
             f"resources: {resources.slots} slots x {amount:g} GPUs need {needed:g} CUDA devices, "
-            f"this worker has {cuda_devices}"
+            f"this worker has {cuda_devices}. Lower resources.slots or resources.gpus_per_trial"
         )
-    return f"cuda:{index // on_a_device if amount < 1 else int(index * amount)}"
+    return f"cuda:{index // runs_per_gpu(amount) if shared else int(index * amount)}"

@@ -1,15 +1,17 @@
-# Between Ray Tune and a Work. Ray Tune asks a searcher, a stopper and callbacks, all in the thread that runs the Tuner;
-# they only pass on. The bridge knows which Tune trial is which run and carries what the Work raises out of Ray's loop.
-"""Ray Tune's questions, answered by a Work."""
+"""Connects Ray Tune to a Work: the bridge is Tune's stopper and callback, and answers its searcher.
+
+Tune calls it in the thread that runs the Tuner, which is the worker's main thread. The bridge knows which Tune trial
+does which run. An exception of the Work would be lost in Tune's loop, so the bridge keeps it for :meth:`finish`.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import ray
 from ray import tune
@@ -18,9 +20,9 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from service.engines.attempt import Train, ended_at
-from service.engines.base import Assignment, Work
+from service.engines.base import Assignment, Work, silence
 from service.engines.ray_session import capacity
-from service.engines.ray_trainable import ENDED, POINT, TASK, Task
+from service.engines.ray_trainable import ENDED, POINT, RUN, ActorRun
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
@@ -29,14 +31,14 @@ from service.training.run import Ended, Progress
 log = logging.getLogger(__name__)
 
 CENSUS_S: Final = 5.0
-"""Seconds between two looks at which nodes there are."""
+"""Seconds between two counts of the nodes."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenRun:
     """A run that has not ended, and the Tune trial that does it."""
 
     assignment: Assignment
@@ -48,66 +50,68 @@ class _Open:
     silent: bool = False
 
 
-class Bridge:
+class Bridge(tune.Stopper, tune.Callback):
     """The state between one Tuner and one Work.
 
     Args:
-        work: What to run, and whom to tell.
-        train: What an actor does with a run.
-        resources: What a run takes.
-        silence_s: Seconds without a new point after which a run is taken for hung.
+        work: Source of the runs.
+        train: Does a run in an actor.
+        resources: What a run needs.
+        silence_s: Seconds without a new point after which a run counts as hung.
 
     Raises:
-        JobFailedError: No node can run even one.
+        JobFailedError: No node has the resources for one run.
     """
 
     def __init__(self, work: Work, train: Train, resources: ResourcesSpec, silence_s: float) -> None:
         self._work, self._train, self._resources, self._silence_s = work, train, resources, silence_s
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenRun] = {}
         self._error: Exception | None = None
         self._limit, self._counted = 0, 0.0
         self._count_nodes()
 
     def __getstate__(self) -> dict[str, object]:
-        return {}  # Ray Tune writes its Tuner to a file, for a restore that we do not use
+        return {}  # Tune pickles its Tuner for a restore that we do not use
 
-    # --- asked by the searcher and the stopper
+    # --- for the searcher
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the config of a new Tune trial, ``FINISHED``, or None when there is no room or no run now."""
+    def suggest(self, trial_id: str) -> dict[str, ActorRun] | str | None:
+        """Return the config of a new Tune trial. None: no room or no run now; ``FINISHED``: no more runs."""
         if sum(item.trial is None or item.trial.status != Trial.PAUSED for item in self._open.values()) >= self._limit:
             return None
         assignment = self._ask(self._work.next)
         if assignment is None:
             return None if self._open or self._error else str(Searcher.FINISHED)
-        device = "cuda:0" if self._resources.gpus_per_trial else "cpu"  # the only one that the actor sees
+        device = "cuda:0" if self._resources.gpus_per_trial else "cpu"  # the only one that the actor can see
         run = replace(assignment.run, threads=self._resources.cpus_per_trial, device=device)
-        self._open[trial_id] = _Open(replace(assignment, run=run))
-        return {TASK: Task(self._train, run, self._work.pruning, assignment.prunable)}
+        self._open[trial_id] = _OpenRun(replace(assignment, run=run))
+        return {RUN: ActorRun(self._train, run, self._work.pruning, assignment.prunable)}
 
-    def goes_on(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Take a result; return whether the Work wants more of the run."""
+    # --- as a stopper
+
+    def __call__(self, trial_id: str, result: Mapping[str, object]) -> bool:
+        """Take a result of an actor; return whether to stop its run."""
         item = self._open.get(trial_id)
         if item is None:
-            return True
-        item.heard, item.ended = time.monotonic(), result.get(ENDED)
-        point: Progress | None = result.get(POINT)
-        if point is None or (item.last and point.step <= item.last.step):
-            return True  # a paused run repeats the points that it had reached
+            return False
+        point, ended = result.get(POINT), result.get(ENDED)
+        item.heard, item.ended = time.monotonic(), ended if isinstance(ended, Ended) else None
+        if not isinstance(point, Progress) or (item.last and point.step <= item.last.step):
+            return False  # after a pause, a run repeats points that it has reached before
         item.last = point
-        return bool(self._ask(self._work.progress, item.assignment, point))
+        return not self._ask(self._work.progress, item.assignment, point)
 
-    def must_stop(self) -> bool:
-        """Tell whether everything must stop now; if so, no actor is left alive to finish its step."""
+    def stop_all(self) -> bool:
+        """Return whether everything must stop now. If so, kill all actors instead of waiting for their next point."""
         if self._error is None and not self._ask(self._work.halted) and self._error is None:
             return False
         self.kill_all()
         return True
 
-    # --- told by the callbacks
+    # --- as a callback
 
-    def tick(self) -> None:
-        """Look for runs that hang and for nodes that are gone."""
+    def on_step_begin(self, **_: object) -> None:  # type: ignore[override]
+        """Look for runs that hang, and now and then count the nodes. Called at least ten times a second."""
         now = time.monotonic()
         for item in self._open.values():
             running = item.began and item.trial is not None and item.trial.status == Trial.RUNNING
@@ -117,8 +121,8 @@ class Bridge:
         if now - self._counted > CENSUS_S:
             self._ask(self._count_nodes)
 
-    def started(self, trial: Trial) -> None:
-        """An actor is ready to begin with a run, or to go on with a paused one."""
+    def on_trial_start(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
+        """An actor is ready to begin a run, or to continue a paused one."""
         item = self._open.get(trial.trial_id)
         if item is None:
             return
@@ -128,27 +132,34 @@ class Bridge:
             self._ask(self._work.started, item.assignment)
             trial.max_failures = trial.run_metadata.num_failures + item.assignment.retries
 
-    def completed(self, trial: Trial) -> None:
-        """A run has ended, or its scheduler has stopped it."""
+    def on_trial_complete(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
+        """A run has ended, or the scheduler has stopped it."""
         item = self._open.pop(trial.trial_id, None)
         if item is not None:
             ended = item.ended or ended_at(item.last, TrialState.PRUNED)
             self._ask(self._work.finished, item.assignment, ended)
 
-    def lost(self, trial: Trial, *, again: bool) -> None:
-        """A run's actor has died; ``again`` when Ray Tune starts another."""
+    def on_trial_recover(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
+        """The actor of a run has died, and Tune starts another one for it."""
+        self._lost(trial, again=True)
+
+    def on_trial_error(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
+        """The actor of a run has died for good."""
+        self._lost(trial, again=False)
+
+    def _lost(self, trial: Trial, *, again: bool) -> None:
         item = self._open[trial.trial_id]
-        cause = f"it was silent for {self._silence_s:g} seconds" if item.silent else _cause(trial)
-        log.warning("a ray actor was lost", extra={"cause": cause})
+        cause = silence(self._silence_s) if item.silent else _cause(trial)
+        log.warning("lost a ray actor", extra={"cause": cause})
         if not item.began:
             if not again:
                 self._error = self._error or JobFailedError(f"a Ray actor could not start: {cause}")
             return
-        may = self._ask(self._work.lost, item.assignment, cause)
+        allowed = self._ask(self._work.lost, item.assignment, cause)
         if again:
-            assert may or self._error, "a Work allows as many attempts as its assignment said"
+            assert allowed or self._error, "a Work must allow the retries of its assignment"
             retries = item.assignment.retries - 1
-            self._open[trial.trial_id] = _Open(replace(item.assignment, retries=retries), trial)
+            self._open[trial.trial_id] = _OpenRun(replace(item.assignment, retries=retries), trial)
         else:
             del self._open[trial.trial_id]
             self._ask(self._work.finished, item.assignment, Ended(TrialState.FAILED, cause=cause))
@@ -156,27 +167,27 @@ class Bridge:
     # --- the end
 
     def kill_all(self) -> None:
-        """Kill the actor of every run that has not ended."""
+        """Kill the actors of all runs that have not ended."""
         for item in self._open.values():
             _kill(item.trial)
 
-    def settle(self) -> None:
-        """Tell the Work of the runs that did not come to their end, or raise what it raised."""
+    def finish(self) -> None:
+        """Tell the Work about the runs that did not end, or raise what it has raised. Called after Tune's loop."""
         if self._error is not None:
             raise self._error
         for item in self._open.values():
             self._work.interrupted(item.assignment)
 
     def _ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Call the Work; after it has raised, Ray's loop is left as fast as it lets us."""
+        """Call a method of the Work; keep what it raises. After an error it is not called again, and Tune stops."""
         if self._error is None:
             began = time.monotonic()
             try:
                 return question(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - settle raises it again, outside of Ray's loop
+            except Exception as error:  # noqa: BLE001 - finish() raises it, outside Tune's loop
                 self._error = error
             finally:
-                for item in self._open.values():  # meanwhile nobody listened: that is no run's silence
+                for item in self._open.values():  # nobody listened meanwhile, so it does not count as silence
                     item.heard += time.monotonic() - began
         return None
 
@@ -189,7 +200,7 @@ class Bridge:
 def _kill(trial: Trial | None) -> None:
     actor = trial.temporary_state.ray_actor if trial is not None else None
     if actor is not None:
-        with suppress(RayError, ValueError):  # it is dead already
+        with suppress(RayError, ValueError):  # it is already dead
             ray.kill(actor)
 
 
@@ -200,63 +211,21 @@ def _cause(trial: Trial) -> str:
 
 
 class WorkSearcher(Searcher):
-    """Hands the runs of a Work to Ray Tune."""
+    """Gives Tune the runs of a Work."""
 
     def __init__(self, bridge: Bridge) -> None:
         super().__init__()
         self._bridge = bridge
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """Return the next run."""
+    def suggest(self, trial_id: str) -> dict[str, ActorRun] | str | None:  # type: ignore[override]
+        """Return the config of the next Tune trial."""
         return self._bridge.suggest(trial_id)
 
-    def on_trial_complete(self, trial_id: str, **_: Any) -> None:  # type: ignore[override]
-        """Do nothing: the callback is told too, with more."""
+    def on_trial_complete(self, trial_id: str, **_: object) -> None:  # type: ignore[override]
+        """Do nothing: Tune tells the callback too."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: the ledger has it all."""
+        """Save nothing: everything is in the ledger."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
-
-
-class WorkStopper(tune.Stopper):
-    """Stops what a Work wants stopped."""
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Take a result; return whether the run is to be stopped."""
-        return not self._bridge.goes_on(trial_id, result)
-
-    def stop_all(self) -> bool:
-        """Tell whether everything must stop now."""
-        return self._bridge.must_stop()
-
-
-class TellingCallback(tune.Callback):
-    """Tells a Work what happens to its runs."""
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-
-    def on_step_begin(self, **_: Any) -> None:  # type: ignore[override]
-        """Look around; Ray Tune comes by at least ten times a second."""
-        self._bridge.tick()
-
-    def on_trial_start(self, *, trial: Trial, **_: Any) -> None:  # type: ignore[override]
-        """Pass on."""
-        self._bridge.started(trial)
-
-    def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:  # type: ignore[override]
-        """Pass on."""
-        self._bridge.completed(trial)
-
-    def on_trial_recover(self, *, trial: Trial, **_: Any) -> None:  # type: ignore[override]
-        """Pass on."""
-        self._bridge.lost(trial, again=True)
-
-    def on_trial_error(self, *, trial: Trial, **_: Any) -> None:  # type: ignore[override]
-        """Pass on."""
-        self._bridge.lost(trial, again=False)

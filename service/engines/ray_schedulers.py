@@ -1,30 +1,34 @@
-# Which of Ray's schedulers stops runs early, for each pruner of a spec. They read the numbers that ray_trainable.py
-# puts beside each point.
-"""Ray's schedulers."""
+"""Chooses the Ray scheduler that stops runs early, for each pruner of a spec.
+
+The schedulers read the numbers that ray_trainable.py adds to each point.
+"""
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import TYPE_CHECKING, final
 
 from ray.tune import schedulers
 from ray.tune.experiment import Trial
 
 from service.engines.base import Pruning
-from service.engines.ray_trainable import RUNGS, SIGNAL, STEP, TASK
+from service.engines.ray_trainable import RUN, RUNGS, SIGNAL, STEP
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
 
 
 @final
 class SparingASHAScheduler(schedulers.ASHAScheduler):
-    """Notes how far every run has come, and stops none that may not be stopped."""
+    """Compares all runs, but stops only those that may be stopped."""
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Note a point, and decide."""
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, object]) -> str:
+        """Take a point and decide whether its run continues."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        return decision if trial.config[TASK].prunable else schedulers.TrialScheduler.CONTINUE
+        return decision if trial.config[RUN].prunable else schedulers.TrialScheduler.CONTINUE
 
 
 def make_scheduler(pruning: Pruning | None) -> schedulers.TrialScheduler:
-    """Return Ray's scheduler for a pruner; a run's last point is never stopped early."""
+    """Return the scheduler for a pruner. None: no run is stopped early."""
     if pruning is None:
         return schedulers.FIFOScheduler()  # type: ignore[no-untyped-call]
     match pruning.pruner:

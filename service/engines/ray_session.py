@@ -1,6 +1,8 @@
-# The connection to Ray: a cluster by its address, or a Ray of this process's own, which listens on loopback only and
-# dies with the process. Ray reads its environment when it is imported, so nothing here imports it at the top.
-"""Connecting to Ray."""
+"""Connects the worker to Ray: to a cluster by its address, or to an own Ray that it starts.
+
+The own Ray listens only on loopback and dies with the worker. Ray reads its environment when it is imported, so this
+file imports it only inside functions.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +11,31 @@ import os
 import subprocess
 import threading
 from collections.abc import Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
+from service.engines.base import runs_per_gpu
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 
 log = logging.getLogger(__name__)
 
 ENVIRONMENT: Final = {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative artifact URLs mean the same in an actor
-    "RAY_worker_niceness": "0",  # by default trials of a Ray of our own would yield to all else on the machine
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # so that relative artifact URLs mean the same in an actor
+    "RAY_worker_niceness": "0",  # by default, trials of the own Ray would yield to everything else on the machine
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; Ray warns of it
-    "RAY_AIR_NEW_OUTPUT": "0",  # the older one can be silent
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default, about which Ray warns
+    "RAY_AIR_NEW_OUTPUT": "0",  # only the old output can be silenced
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger has the results
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a run that fails at once has no loss
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Ray's own restore is not used
-    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # how many may wait for an actor; the searcher hands out what fits
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # trials that may wait for an actor; our searcher hands out only what fits
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 OBJECT_STORE_BYTES: Final = 128 << 20
-"""Shared memory of a Ray of our own; runs put nothing in it."""
+"""Shared memory of the own Ray; runs put nothing in it."""
 
 MEBIBYTE: Final = 1 << 20
 
@@ -39,9 +43,10 @@ MEBIBYTE: Final = 1 << 20
 class RaySession:
     """The connection of this process to Ray, made on first use.
 
+    A connection that the process already has is used and never closed.
+
     Args:
-        address: host:port of a cluster; None for a Ray of our own. A Ray that the process is connected to already is
-            used and left as it is.
+        address: host:port of a cluster; None to start an own Ray.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -50,14 +55,14 @@ class RaySession:
         self._closing = threading.Event()
 
     def connect(self) -> None:
-        """Connect, if that has not been done yet.
+        """Connect unless connected. Called from the worker's main thread before each run of an engine.
 
         Raises:
             JobFailedError: Ray is not installed, or the cluster cannot be reached.
         """
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
         if self._address is None:
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # which makes it listen on loopback only
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # makes it listen only on loopback
         try:
             import ray
         except ImportError as error:
@@ -72,28 +77,29 @@ class RaySession:
         self._thread.start()
         started.wait()
         if failures:
-            where = f"WARPTUNE_RAY_ADDRESS = {self._address}" if self._address else "a Ray of the worker's own"
+            where = f"the Ray cluster at {self._address} (WARPTUNE_RAY_ADDRESS)" if self._address else "an own Ray"
             raise JobFailedError(f"cannot connect to {where}: {failures[0]}") from failures[0]
 
     def _hold(self, started: threading.Event, failures: list[BaseException]) -> None:
-        """Connect and wait: the kernel kills Ray's processes when the thread that started them is gone."""
+        """Connect, and stay until :meth:`close`. Runs in a thread that lives as long as the connection.
+
+        The kernel kills the processes of an own Ray when the thread that started them ends, so it must not be one that
+        ends earlier.
+        """
         import ray
 
-        own: Mapping[str, Any] = {
-            "address": "local",  # not one that somebody else has started on this machine
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_node_ip_address": "127.0.0.1",
-        }
-        there: Mapping[str, Any] = {"address": self._address}
+        init = partial(ray.init, log_to_driver=False, configure_logging=False, namespace="warptune")
         try:
-            ray.init(
-                log_to_driver=False,
-                configure_logging=False,
-                namespace="warptune",
-                **(there if self._address else own),
-            )
-        except Exception as error:  # noqa: BLE001 - it is raised again in the thread that waits
+            if self._address:
+                init(address=self._address)
+            else:
+                init(
+                    address="local",  # not a Ray that somebody else has started on this machine
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                )
+        except Exception as error:  # noqa: BLE001 - connect() raises it in the main thread
             failures.append(error)
             return
         finally:
@@ -106,7 +112,7 @@ class RaySession:
             guard.communicate(b"closed\n")
 
     def close(self) -> None:
-        """Disconnect, and end a Ray of our own."""
+        """Disconnect, and end the own Ray. Called from the worker's main thread."""
         if self._thread is not None:
             self._closing.set()
             self._thread.join()
@@ -115,9 +121,9 @@ class RaySession:
 
 
 def _guard_agents() -> subprocess.Popen[bytes]:
-    """Start a shell that kills the raylet's agents when this process is gone.
+    """Start a shell that kills the raylet's agents when this process dies.
 
-    The kernel ends what Ray itself starts, but the raylet's own children outlive it by a minute and more.
+    The kernel kills the processes that Ray itself starts. The children of the raylet would live for another minute.
     """
     import psutil
 
@@ -128,7 +134,7 @@ def _guard_agents() -> subprocess.Popen[bytes]:
 
 
 def needed(resources: ResourcesSpec) -> dict[str, float]:
-    """Return what one trial takes, in Ray's words."""
+    """Return what one trial needs, by Ray's names of resources."""
     amounts = {
         "CPU": float(resources.cpus_per_trial),
         "GPU": resources.gpus_per_trial,
@@ -139,10 +145,10 @@ def needed(resources: ResourcesSpec) -> dict[str, float]:
 
 
 def capacity(resources: ResourcesSpec) -> int:
-    """Return how many trials the nodes that are alive can run at once.
+    """Return how many trials the living nodes can run at once.
 
     Raises:
-        JobFailedError: Not even one.
+        JobFailedError: They cannot run one.
     """
     import ray
 
@@ -151,7 +157,7 @@ def capacity(resources: ResourcesSpec) -> int:
     fits = sum(_fits(wanted, node) for node in nodes)
     if not fits:
         raise JobFailedError(
-            f"resources: no node of the Ray cluster has what one trial asks for, {_shown(wanted)}; "
+            f"resources: no node of the Ray cluster has what one trial needs, {_shown(wanted)}; "
             f"its nodes have: {'; '.join(map(_shown, nodes)) or 'nothing (no node is alive)'}"
         )
     return fits
@@ -161,8 +167,8 @@ def _fits(wanted: Mapping[str, float], node: Mapping[str, float]) -> int:
     counts = []
     for name, amount in wanted.items():
         has = node.get(name, 0.0)
-        # a device is never split so that a trial gets a part of each of two
-        counts.append(int(has) * int(1 / amount + 1e-9) if name == "GPU" and amount < 1 else int(has / amount + 1e-9))
+        shared = name == "GPU" and amount < 1  # a trial never gets parts of two GPUs
+        counts.append(int(has) * runs_per_gpu(amount) if shared else int(has / amount + 1e-9))
     return min(counts)
 
 

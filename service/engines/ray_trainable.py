@@ -1,12 +1,14 @@
-# What runs inside a Ray actor: one attempt at a run after the other, a point at a time. It keeps nothing between runs
-# and saves nothing through Ray: a run's checkpoints are its own business (service/training).
-"""The Ray actor."""
+"""The Ray actor, which does one run after another, a point at a time.
+
+Ray Tune calls it in a process on any node of the cluster. It keeps nothing between runs and saves nothing through Ray:
+service/training writes the checkpoints of a run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ray import tune
 
@@ -14,22 +16,22 @@ from service.engines.attempt import Train, attempt, warm_up
 from service.engines.base import Pruning
 from service.training.run import Ended, Progress, Run
 
-TASK: Final = "task"
-"""Key of a Tune trial's config with its :class:`Task`."""
+RUN: Final = "run"
+"""The one key of a Tune trial's config; its value is an :class:`ActorRun`."""
 
 POINT: Final = "point"
 ENDED: Final = "ended"
-"""Keys of a result with what the run said: a point, how it ended, or both at once for the last point."""
+"""Keys of a result: a point of the run, how the run ended, or both for the last point."""
 
 STEP: Final = "step"
 RUNGS: Final = "rungs"
 SIGNAL: Final = "signal"
-"""Keys of a result with the numbers that Ray's schedulers read; rungs are steps in units of the first rung."""
+"""Keys of a result that Ray's schedulers read. Rungs are steps in units of the first rung."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What an actor gets to do."""
+class ActorRun:
+    """A run for an actor, and how to do it."""
 
     train: Train
     run: Run
@@ -37,48 +39,48 @@ class Task:
     prunable: bool
 
     def __str__(self) -> str:
-        return self.run.arm  # Ray writes it into names
+        return self.run.arm  # Ray uses it in names
 
 
 @dataclass(frozen=True, slots=True)
 class NothingSaved:
-    """The answer to Tune's wish for a checkpoint, which it has before it pauses a trial."""
+    """What Tune gets when it asks for a checkpoint, as it does before it pauses a trial."""
 
     checkpoint: None = None
 
 
 class RunActor(tune.Trainable):
-    """Does the run of its config; each step is one point of it."""
+    """Does the run in its config; each step is one point of the run."""
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Load what the runs need, then begin with the first."""
-        warm_up(config[TASK].train)
-        self._begin(config)
+    def setup(self, config: dict[str, ActorRun]) -> None:
+        """Import what runs need, then begin the first. Ray calls it once in a new process."""
+        warm_up(config[RUN].train)
+        self._begin(config[RUN])
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin with another run in the same process."""
-        self._begin(new_config)
+    def reset_config(self, new_config: dict[str, ActorRun]) -> bool:
+        """Begin another run in the same process. Ray calls it when it reuses an actor."""
+        self._begin(new_config[RUN])
         return True
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._task: Task = config[TASK]
-        self._events: Iterator[Progress | Ended] = attempt(self._task.train, self._task.run)
+    def _begin(self, work: ActorRun) -> None:
+        self._work = work
+        self._events: Iterator[Progress | Ended] = attempt(work.train, work.run)
 
-    def step(self) -> dict[str, Any]:
-        """Go on to the next point; the last one comes with the end, which saves a message."""
+    def step(self) -> dict[str, object]:
+        """Train to the next point and return it. The last point and the end come in one result."""
         event = next(self._events)
         if isinstance(event, Ended):
             return {ENDED: event, "done": True}
-        result: dict[str, Any] = {POINT: event}
-        if (pruning := self._task.pruning) is not None:
-            # asha is told whom to spare; the others stop nothing that has not begun
-            at = event.step if self._task.prunable or pruning.pruner == "asha" else 0
+        result: dict[str, object] = {POINT: event}
+        if (pruning := self._work.pruning) is not None:
+            # SparingASHAScheduler knows which runs it must not stop. The others never stop a run at step 0.
+            at = event.step if self._work.prunable or pruning.pruner == "asha" else 0
             result |= {STEP: at, RUNGS: at / pruning.first_rung, SIGNAL: pruning.signal(event)}
-        if event.step < self._task.run.steps:
+        if event.step < self._work.run.steps:
             return result
         return {**result, ENDED: next(self._events), "done": True}
 
-    def save(self, checkpoint_dir: str | None = None) -> Any:
-        """Save nothing: a run that goes on begins with the last checkpoint that it made itself."""
+    def save(self, checkpoint_dir: str | None = None) -> NothingSaved:  # type: ignore[override]
+        """Save nothing: a run that continues starts from the last checkpoint that it wrote itself."""
         del checkpoint_dir
         return NothingSaved()

@@ -1,6 +1,8 @@
-# The engine for a Ray cluster: Ray Tune's Tuner places the runs, starts them and stops them early; a Work says which
-# and is told of everything. Nothing is kept between two calls of `run`. What connects the two is in ray_bridge.py.
-"""Runs on a Ray cluster."""
+"""The engine for a Ray cluster, which does runs in Ray actors.
+
+Ray Tune places the runs, starts them and stops them early. ray_bridge.py connects it to the Work. The engine keeps
+nothing between two calls of ``run``, which the worker calls from its main thread.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from service.spec.job import ResourcesSpec
 
 
 class RayEngine:
-    """Runs a Work with Ray Tune. Ray is loaded by the first run.
+    """Does the runs of a Work with Ray Tune. Ray is imported by the first call of :meth:`run`.
 
     Args:
-        address: host:port of the cluster; None for a Ray of this process's own.
-        train: What an actor does with a run; a function that the cluster's nodes can import.
+        address: host:port of the cluster; None to start an own Ray.
+        train: Does a run in the actor; a function that the nodes of the cluster can import.
     """
 
     def __init__(self, address: str | None = None, train: Train = default_train) -> None:
@@ -25,17 +27,18 @@ class RayEngine:
         self._train = train
 
     def run(self, work: Work, resources: ResourcesSpec, silence_s: float) -> None:
-        """Run what ``work`` hands out until it has nothing left or is halted.
+        """Do the runs of ``work`` until it has no more or is halted.
 
         Raises:
-            JobFailedError: Ray is not here, the resources can never be had, or an actor cannot start.
+            JobFailedError: Ray is not installed or cannot be reached, no node has the resources, or an actor cannot
+                start.
         """
         if work.halted():
             return
         self._session.connect()
         from ray import tune
 
-        from service.engines.ray_bridge import Bridge, TellingCallback, WorkSearcher, WorkStopper
+        from service.engines.ray_bridge import Bridge, WorkSearcher
         from service.engines.ray_schedulers import make_scheduler
         from service.engines.ray_trainable import RunActor
 
@@ -55,8 +58,8 @@ class RayEngine:
                 run_config=tune.RunConfig(
                     name="run",
                     storage_path=folder,
-                    stop=WorkStopper(bridge),
-                    callbacks=[TellingCallback(bridge)],
+                    stop=bridge,
+                    callbacks=[bridge],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                     failure_config=tune.FailureConfig(max_failures=resources.max_attempts - 1),
                     verbose=0,
@@ -66,7 +69,7 @@ class RayEngine:
                 tuner.fit()
             finally:
                 bridge.kill_all()
-        bridge.settle()
+        bridge.finish()
 
     def close(self) -> None:
         """End every process of this engine."""

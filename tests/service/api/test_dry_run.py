@@ -105,7 +105,7 @@ def test_a_misspelt_dry_run_queues_nothing(shared_client: TestClient, shared_db:
     document = assert_problem(shared_client.post("/v1/jobs?dryrun=true", json=spec()), 422, "invalid_spec")
     (error,) = document["errors"]
     assert (error["field"], error["value"]) == ("dryrun", "true")
-    assert "did you mean 'dry_run'" in error["message"]
+    assert "Did you mean 'dry_run'" in error["hint"]
     assert count_rows(shared_db) == before
 
 

@@ -94,7 +94,7 @@ def test_a_job_that_has_not_succeeded_cannot_be_extended(
         ({"trials": 9_999}, "trials", "at most 10000 with those that the job has, not 10001"),
         ({"max_seconds": 604_800}, "max_seconds", "at most 604800 with those that the job has, not 605400"),
         ({"seeds": -1}, "seeds", "greater than or equal to 0"),
-        ({"seed": 1}, "seed", "did you mean 'seeds'?"),
+        ({"seed": 1}, "seed", "Did you mean 'seeds'?"),
     ],
 )
 def test_what_cannot_be_added_is_refused(
@@ -103,7 +103,7 @@ def test_what_cannot_be_added_is_refused(
     before = count_rows(db)
     (error,) = assert_problem(extend(client, done, **more), 422, "invalid_spec")["errors"]
     assert error["field"] == field
-    assert expected in error["message"]
+    assert expected in f"{error['message']}. {error['hint']}"
     assert count_rows(db) == before
 
 

@@ -16,7 +16,7 @@ from tests.service.api.conftest import assert_problem, count_rows, put, refused
 @pytest.mark.parametrize(
     ("body", "value", "expected"),
     [
-        ("", None, "the field is required"),
+        ("", None, "is required"),
         ("null", None, "a JSON object"),
         ("[]", [], "a JSON object"),
         ('"job"', "job", "a JSON object"),
@@ -35,6 +35,7 @@ def test_body_that_is_no_object_is_refused(
     (error,) = assert_problem(response, 422, "invalid_spec")["errors"]
     assert (error["field"], error["value"]) == ("body", value)
     assert expected in error["message"]
+    assert (error["code"] == "invalid_json") == ("valid JSON" in expected)
     assert count_rows(shared_db) == before
 
 
@@ -48,7 +49,7 @@ def test_body_that_cannot_be_read_is_refused(shared_client: TestClient, shared_d
     response = shared_client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     (error,) = assert_problem(response, 400, "bad_request")["errors"]
     assert error["field"] == "body"
-    assert error["message"].startswith("JSON that can be read: ")
+    assert error["message"].startswith("must be readable JSON: ")
     assert count_rows(shared_db) == before
 
 
@@ -57,7 +58,7 @@ def test_body_of_another_type_is_refused(shared_client: TestClient, spec: SpecMa
     response = shared_client.post("/v1/jobs", content=json.dumps(spec()), headers={"Content-Type": content_type})
     (error,) = assert_problem(response, 422, "invalid_spec")["errors"]
     assert error["field"] == "body"
-    assert "Content-Type: application/json" in error["message"]
+    assert "Content-Type: application/json" in error["hint"]
 
 
 @pytest.mark.parametrize("depth", range(500, 1000, 20))

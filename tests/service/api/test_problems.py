@@ -42,7 +42,7 @@ def test_method_that_a_path_does_not_have_is_not_allowed(
     shared_client: TestClient, method: str, path: str, allowed: str
 ) -> None:
     response = shared_client.request(method, path)
-    assert f"{method} is not possible at {path}" in assert_problem(response, 405, "method_not_allowed")["detail"]
+    assert f"{path} does not support {method}" in assert_problem(response, 405, "method_not_allowed")["detail"]
     assert response.headers["allow"] == allowed
 
 
@@ -55,15 +55,19 @@ def test_document_is_what_the_schema_says(shared_client: TestClient, spec: SpecM
 
 
 def test_detail_says_everything_in_one_line(shared_client: TestClient, spec: SpecMaker) -> None:
-    document = shared_client.post("/v1/jobs", json=spec(baselines=["lion"])).json()
-    assert document["detail"] == "baselines[0]: got 'lion', expected one of adamw, muon, soap, sgd"
+    document = shared_client.post("/v1/jobs", json=spec(name="", model={"name": "mpl"})).json()
+    assert document["detail"] == (
+        "name: must have at least 1 character (got ''); "
+        "model.name: must be one of mlp, autoencoder, convnet, resnet, transformer, pinn, entrypoint (got 'mpl'). "
+        "Did you mean 'mlp'?"
+    )
 
 
 @pytest.mark.parametrize(
     "value", [float("nan"), float("-inf"), "\udfff", {"\ud800": [float("inf")]}, object(), b"\xff"]
 )
 def test_any_value_can_be_sent_back(value: object) -> None:
-    response = problem(422, "invalid_spec", "no", [FieldError("a\ud800", value, "another")])
+    response = problem(422, "invalid_spec", "no", [FieldError("a\ud800", value, "must be another")])
     document = Problem.model_validate_json(bytes(response.body))
     assert document.errors[0].field == "a?"
 
@@ -72,7 +76,9 @@ def test_value_that_is_nested_too_deeply_is_not_sent_back() -> None:
     value: list[object] = []
     for _ in range(10_000):
         value = [value]
-    response = problem(422, "invalid_spec", str(FieldError("a", value, "less")), [FieldError("a", value, "less")])
+    response = problem(
+        422, "invalid_spec", str(FieldError("a", value, "must be less")), [FieldError("a", value, "must be less")]
+    )
     assert Problem.model_validate_json(bytes(response.body)).errors[0].value == "a value that is nested too deeply"
 
 

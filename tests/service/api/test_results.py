@@ -268,13 +268,13 @@ def test_report_draws_the_runs_of_the_finalists_and_not_of_those_before_them(
         ("format=xml", "format", "'json', 'yaml', 'toml', 'python', 'safetensors' or 'zip'"),
         ("format=", "format", "'json', 'yaml', 'toml', 'python', 'safetensors' or 'zip'"),
         ("format=JSON", "format", "'json', 'yaml', 'toml', 'python', 'safetensors' or 'zip'"),
-        ("fromat=yaml", "fromat", "did you mean 'format'?"),
+        ("fromat=yaml", "fromat", "Did you mean 'format'?"),
     ],
 )
 def test_unknown_format_is_refused(shared_client: TestClient, query: str, field: str, expected: str) -> None:
     problem = assert_problem(shared_client.get(f"/v1/jobs/job-0/export?{query}"), 422, "invalid_spec")
     assert [error["field"] for error in problem["errors"]] == [field]
-    assert expected in problem["errors"][0]["message"]
+    assert expected in problem["detail"]
 
 
 @sqlite_only

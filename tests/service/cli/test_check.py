@@ -18,7 +18,7 @@ def test_a_model_is_shown_with_its_tensors_and_the_memory_of_p() -> None:
     done = run("examples.gated_mlp:make_model", "--config", '{"width": 16}')
     assert done.exit_code == 0, done.output
     assert "4506 parameters in 16 tensors" in done.stdout
-    assert "rows of shape (1, 8, 8) become 10 outputs, for classification" in done.stdout
+    assert "a row of shape (1, 8, 8) gives 10 outputs, for classification" in done.stdout
     assert "kronecker       125.8 KiB (161.9 KiB)" in done.stdout
     assert "WARPTUNE_ALLOWED_MODULES is empty" in done.stdout
 
@@ -26,7 +26,7 @@ def test_a_model_is_shown_with_its_tensors_and_the_memory_of_p() -> None:
 @pytest.mark.slow
 def test_a_model_is_tried_on_the_rows_that_are_asked_for() -> None:
     done = run("examples.gated_mlp:make_model", "--shape", "7", "--outputs", "1", "--task", "regression")
-    assert "rows of shape (7,) become 1 outputs, for regression" in done.stdout
+    assert "a row of shape (7,) gives 1 outputs, for regression" in done.stdout
 
 
 @pytest.mark.slow
@@ -35,23 +35,29 @@ def test_a_dataset_is_shown_with_its_rows(monkeypatch: pytest.MonkeyPatch) -> No
     done = run("examples.friedman:make_dataset", "--kind", "dataset", "--config", '{"rows": 50, "noise": 0}')
     assert done.exit_code == 0, done.output
     assert "50 rows of shape (10,), 1 outputs, for regression" in done.stdout
-    assert done.stdout.endswith("it keeps to the contract\n")
+    assert done.stdout.endswith("ready to use\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["a.b"], "'a.b' is no entrypoint; expected package.module:factory"),
+        (["a.b"], "'a.b' must have the form package.module:factory"),
         (["no.such:f"], "No module named 'no'; install it, or put the folder that holds it on PYTHONPATH"),
-        ([f"{FAULTY}:good_model", "--config", "[1]"], "--config: got '[1]', expected a JSON object"),
-        ([f"{FAULTY}:good_model", "--shape", "8,8"], "--shape: got '8,8'"),
-        ([f"{FAULTY}:good_model", "--task", "language"], "--task: got 'language'"),
-        ([f"{FAULTY}:unseeded", "--shape", "7"], "two models with one seed differ in"),
+        ([f"{FAULTY}:good_model", "--config", "[1]"], "--config must be a JSON object (got '[1]')"),
+        (
+            [f"{FAULTY}:good_model", "--shape", "8,8"],
+            "--shape must be a number of features, or channels,height,width (got '8,8')",
+        ),
+        (
+            [f"{FAULTY}:good_model", "--task", "language"],
+            "--task must be one of classification, regression, autoencoding (got 'language')",
+        ),
+        ([f"{FAULTY}:unseeded", "--shape", "7"], "two models made with the same seed differ in"),
         ([f"{FAULTY}:raises"], "the factory raised RuntimeError: no such table"),
         ([f"{FAULTY}:raises", "--kind", "dataset"], "the factory raised RuntimeError: no such table"),
         (
             [f"{FAULTY}:dataset", "--kind", "dataset", "--config", '{"what": "clock"}'],
-            "two calls with one seed differ in x; draw from the seed only",
+            "two calls with the same seed differ in x; use the seed for every random number",
         ),
     ],
 )

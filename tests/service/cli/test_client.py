@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from service.cli.client import ApiError, Client
+from service.errors import FieldError
 from service.states import JobState
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
@@ -88,12 +89,11 @@ def test_watch_yields_until_the_job_has_ended(live: Live, client: Client, job: d
 
 
 def test_refusal_carries_the_problem(client: Client, spec: SpecMaker) -> None:
-    with pytest.raises(ApiError, match=r"baselines\[0\]: got 'lion'") as caught:
-        client.submit(spec(baselines=["lion"]))
+    with pytest.raises(ApiError, match=r"budget.step: is not a known field \(got 3\)") as caught:
+        client.submit(spec(budget={"step": 3}))
     assert caught.value.status == 422
-    assert caught.value.errors == [
-        {"field": "baselines[0]", "value": "lion", "expected": "one of adamw, muon, soap, sgd"}
-    ]
+    hint = "Did you mean 'steps'? The names are trials_per_arm, steps, batch_size, max_seconds."
+    assert caught.value.errors == (FieldError("budget.step", 3, "is not a known field", hint, "unknown_field"),)
 
 
 def test_body_over_the_limit_is_refused_over_a_socket_too(client: Client, spec: SpecMaker) -> None:
@@ -124,7 +124,7 @@ def test_service_tells_whether_it_is_up(client: Client) -> None:
 def test_service_that_cannot_be_reached_is_an_error(url: str) -> None:
     with pytest.raises(ApiError, match="cannot reach") as caught, Client(url) as nobody:
         nobody.job("job-0")
-    assert (caught.value.status, caught.value.errors) == (0, [])
+    assert (caught.value.status, caught.value.errors) == (0, ())
 
 
 @pytest.mark.parametrize("password", ["w7Qz-x", "w7@Qz-x"])
@@ -174,9 +174,22 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
         ((500, '{"error": 1}'), "500 Internal Server Error"),
         ((404, "[]"), "404 Not Found"),
         ((302, ""), "302 Found"),
+        ((422, '{"detail": ["body"], "errors": "none"}'), "422 Unprocessable Entity"),
+        ((422, '{"detail": "no", "errors": [1, {}, {"field": 2, "expected": "a list", "hint": 3}]}'), "no"),
     ],
     indirect=["stranger"],
 )
 def test_what_is_no_answer_of_ours_is_an_error(stranger: str, message: str) -> None:
     with Client(f"{stranger}/") as client, pytest.raises(ApiError, match=message):
         client.job("job-0")
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [(422, '{"detail": "no", "errors": [7, {}, {"field": "a", "value": 1, "expected": "a list", "hint": "Do."}]}')],
+    indirect=True,
+)
+def test_fields_of_a_problem_of_another_version_are_read_as_far_as_they_go(stranger: str) -> None:
+    with Client(stranger) as client, pytest.raises(ApiError, match="no") as caught:
+        client.job("job-0")
+    assert caught.value.errors == (FieldError("", None, "is wrong"), FieldError("a", 1, "is wrong", "Do."))

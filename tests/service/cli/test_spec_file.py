@@ -88,7 +88,7 @@ def test_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
 def test_a_field_that_is_there_twice_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"spec.yaml: the field '(budget|steps)' is there twice"):
+    with pytest.raises(ValueError, match=r"spec.yaml: the field '(budget|steps)' appears twice"):
         read_spec(path)
 
 

@@ -225,7 +225,7 @@ class EngineContract:
         work = Recorder(1, attempts=2)
         make_engine(then_sleep_for_ever).run(work, self.at_once(1), 0.5)
         assert work.begun == [0, 0]
-        assert work.ended == {0: Ended(TrialState.FAILED, cause="it was silent for 0.5 seconds")}
+        assert work.ended == {0: Ended(TrialState.FAILED, cause="it made no progress for 0.5 seconds")}
 
     @pytest.mark.parametrize("method", ["started", "progress", "finished"])
     def test_what_the_work_raises_leaves_no_process_busy_with_it(

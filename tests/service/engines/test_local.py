@@ -108,7 +108,7 @@ def test_a_run_that_hangs_before_its_first_point_is_lost_and_its_slot_replaced(m
     work = Recorder(1, attempts=2)
     make_engine(sleep_for_ever).run(work, ResourcesSpec(), 0.5)
     assert work.begun == [0, 0]
-    assert work.ended == {0: Ended(TrialState.FAILED, cause="it was silent for 0.5 seconds")}
+    assert work.ended == {0: Ended(TrialState.FAILED, cause="it made no progress for 0.5 seconds")}
 
 
 def test_close_leaves_no_process(make_engine: Make) -> None:
