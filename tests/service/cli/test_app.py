@@ -348,8 +348,8 @@ def test_wrong_usage_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
         ("PORT", "99999", "port: got '99999'"),
         ("LEASE_S", "0", "lease_s: got '0'"),
         ("LOG_LEVEL", "LOUD", "log_level: got 'LOUD'"),
-        ("DATABASE_URL", "nonsense", "database_url: got 'nonsense', expected a URL such as sqlite:///"),
-        ("DATABASE_URL", "mysql://nobody:w7Qz-x@127.0.0.1/x", "database_url: got 'mysql://nobody:***@127.0.0.1/x', ex"),
+        ("DATABASE_URL", "nonsense", "database_url: got 'nonsense', must be a URL such as sqlite:///"),
+        ("DATABASE_URL", "mysql://nobody:w7Qz-x@127.0.0.1/x", "database_url: got 'mysql://nobody:***@127.0.0.1/x', mu"),
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "worker"])
