@@ -1,6 +1,8 @@
-# The service from end to end on this machine: start it, post a job on real data, watch it, save what it recommends,
-# stop it. `make demo` runs this; everything it does is in reach of the `warptune` command too.
-"""Tune an autoencoder of the handwritten digits and save the recommended optimizer."""
+"""The service from start to end on this machine: tune an autoencoder of handwritten digits, save the optimizer.
+
+``make demo`` runs this. It starts a service with a fresh database, posts a job, shows its progress and its verdict, and
+stops the service. The ``warptune`` command can do all of it too.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ SPEC: Final[dict[str, Any]] = {
     "search_space": {"preset": "quick"},
     "baselines": ["adamw"],
     "budget": {"trials_per_arm": 16, "steps": 300, "batch_size": 128},
-    "resources": {"slots": 1},  # one slot: the same seed gives the same configs
+    "resources": {"slots": 1},  # with one slot, the same seed gives the same result
     "confirm": {"seeds": 8},
     "seed": 0,
 }
@@ -36,7 +38,7 @@ START_S: Final = 30.0
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback that nobody uses."""
+    """Return a TCP port that is free on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -55,25 +57,26 @@ def start_service(folder: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def wait_until_up(client: Client, service: subprocess.Popen[bytes]) -> None:
-    """Return when the service answers."""
+    """Wait until the service answers."""
     deadline = time.monotonic() + START_S
     while not client.is_up():
         if service.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit("the service did not start")
+            raise SystemExit("the service did not start; its messages are above")
         time.sleep(0.1)
 
 
 def run(console: Console, client: Client) -> int:
     """Run the job and save its recommendation; return the exit status."""
+    console.print("Does a learned preconditioner help an autoencoder of handwritten digits? This takes a few minutes.")
     job = client.submit(SPEC)
-    console.print(f"job {job['id']}   watch it at {client.url}/dashboard", highlight=False)
+    console.print(f"job {job['id']}, running at {client.url}/dashboard", highlight=False)
     job = dict(watch(console, client.watch(job["id"])))
     if job["state"] != "succeeded":
-        console.print(f"[red]the job {job['state']}[/] {job['cause'] or ''}")
+        console.print(f"[red]The job {job['state']}.[/] {job['cause'] or ''}")
         return 1
     show_recommendation(console, client.recommendation(job["id"]))
     OUTPUT.write_bytes(client.export(job["id"], "python"))
-    console.print(f"saved to [bold]{OUTPUT}[/]: run it, or import make_optimizer from it")
+    console.print(f"Saved to [bold]{OUTPUT}[/]: run it, or import make_optimizer from it.")
     return 0
 
 

@@ -1,6 +1,8 @@
-# A model of your own: a small gated MLP. A job names it as {"entrypoint": "examples.gated_mlp:make_model", "config":
-# {"width": 32}} when the operator has set WARPTUNE_ALLOWED_MODULES=examples. The contract is docs/user-code.md.
-"""A gated MLP as a user's model."""
+"""A model of your own: a small gated MLP.
+
+A job names it as ``{"entrypoint": "examples.gated_mlp:make_model", "config": {"width": 32}}``, if the operator has set
+``WARPTUNE_ALLOWED_MODULES=examples``. See docs/user-code.md.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing_extensions import override
 
 
 class GatedBlock(nn.Module):
-    """A perceptron whose hidden units are switched by others, with a norm before it and a shortcut beside it."""
+    """A residual block: layer norm, then hidden units that are multiplied by gates."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -31,11 +33,11 @@ def make_model(shape: tuple[int, ...], outputs: int, task: str, *, width: int = 
     """Return a gated MLP for rows of any shape.
 
     Args:
-        shape: Shape of one row: (features,), or channels, height and width of an image.
-        outputs: Columns to return: scores of the classes, or numbers.
-        task: classification, regression or autoencoding; the same network serves all.
+        shape: Shape of one row: (features,), or (channels, height, width) of an image.
+        outputs: Number of columns to return: class scores, or numbers.
+        task: classification, regression or autoencoding. This network is the same for all.
         width: Width of the blocks.
-        blocks: How many there are.
+        blocks: Number of blocks.
     """
     del task
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(math.prod(shape), width)]

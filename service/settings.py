@@ -1,6 +1,7 @@
-# What an operator can set: environment variables with the prefix WARPTUNE_, nothing else. A job's own choices are in
-# spec/job.py.
-"""Settings of the processes of the service."""
+"""The settings that an operator makes: environment variables that begin with ``WARPTUNE_``.
+
+docs/settings.md lists them. What a user chooses for one job is in spec/job.py.
+"""
 
 from __future__ import annotations
 
@@ -27,104 +28,107 @@ WELL_KNOWN_PASSWORDS: Final = frozenset(
         "warptune",
     )
 )
-"""Passwords of examples and of images, which a database that others can reach must not have."""
+"""Database passwords that appear in examples and images, and that the service refuses."""
 
 HOST_NAME: Final = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-"""Name of a host, or of all that are below one."""
+"""A host name, or ``*.name`` for every name below it."""
 
 DATABASE_URL: Final = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
-"""What SQLAlchemy's URLs of the databases begin with that the service knows."""
-
-
-def _listed(text: str | None) -> list[str]:
-    """Return what stands between commas; nothing of none and of blanks."""
-    names = [name.strip() for name in (text or "").split(",")]
-    return [] if names == [""] else names
+"""How the URL of a supported database begins."""
 
 
 class Settings(BaseSettings):
-    """Settings, read from ``WARPTUNE_*`` environment variables."""
+    """Settings of one process, read from ``WARPTUNE_*`` environment variables."""
 
     model_config = SettingsConfigDict(env_prefix="WARPTUNE_", frozen=True)
 
     database_url: str = Field(
-        "sqlite:///warptune-data/warptune.db", description="SQLAlchemy URL of the ledger and of Optuna's tables."
+        "sqlite:///warptune-data/warptune.db",
+        description="SQLAlchemy URL of the database: SQLite or PostgreSQL.",
     )
-    artifacts_url: str = Field("warptune-data/artifacts", description="fsspec URL of the folder of the artifacts.")
+    artifacts_url: str = Field("warptune-data/artifacts", description="fsspec URL of the folder for artifacts.")
     ray_address: str | None = Field(
         None,
-        description="host:port of the Ray cluster that runs jobs of the engine ray; none: a Ray of the worker's own.",
+        description="host:port of the Ray cluster for jobs with engine ray. Default: the worker starts its own Ray.",
     )
     host: str = Field("127.0.0.1", description="Address that the API listens on. There is no login: keep it private.")
     allowed_hosts: str | None = Field(
         None,
-        description="Names that the API answers to beside addresses and localhost, separated by commas; `*.name` is "
-        "all below it, `*` any; none: no other ones where it listens on a loopback address, elsewhere any.",
+        description="Host names that the API answers to, separated by commas, in addition to localhost and IP "
+        "addresses. `*.name` allows every name below it, `*` any name. Default: on a loopback address no further "
+        "names, on other addresses any name.",
     )
     port: Annotated[int, Ge(0), Le(65535)] = Field(8000, description="TCP port of the API.")
-    max_body_bytes: Annotated[int, Ge(1024)] = Field(1 << 20, description="Largest request body, in bytes.")
+    max_body_bytes: Annotated[int, Ge(1024)] = Field(
+        1 << 20, description="Largest request body in bytes, uploads excepted."
+    )
     max_dataset_bytes: Annotated[int, Ge(1024)] = Field(
-        4 << 30, description="Largest uploaded dataset, in bytes, as it comes and unpacked."
+        4 << 30, description="Largest dataset in bytes, both as uploaded and unpacked."
     )
     allowed_modules: str | None = Field(
         None,
-        description="Modules whose factories a job may name as its model or dataset, with all that is below them, "
-        "separated by commas; none: no user code runs.",
+        description="Modules whose factories a job may use as its model or dataset, separated by commas. Their "
+        "submodules are allowed too. Default: no user code runs.",
     )
     user_code_limit_s: Annotated[float, Gt(0)] = Field(
-        60.0, description="Seconds that user code may take to make a dataset, or to try a model, the import included."
+        60.0, description="Seconds that user code may take to make a dataset or to try a model, import included."
     )
     dataset_url_prefixes: str | None = Field(
         None,
-        description="fsspec URLs of folders, separated by commas, from which datasets may be taken by URL beside the "
-        "artifact store; none: from the artifact store only.",
+        description="fsspec URLs of folders, separated by commas, from which users may take datasets by URL. Default: "
+        "from the artifact store only.",
     )
-    lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds a silent worker keeps its job.")
+    lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds that a silent worker keeps its job.")
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
-        0.3, description="Seconds between two looks for a queued job or for a cancellation."
+        0.3, description="Seconds between two looks for a queued job or a cancellation."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
-    log_format: Literal["text", "json"] = Field("text", description="Form of a log line on standard error.")
+    log_format: Literal["text", "json"] = Field("text", description="Format of a log line on standard error.")
 
     def allows(self, module: str) -> bool:
-        """Tell whether user code may be imported from ``module``."""
+        """Return whether user code may be imported from ``module``."""
         prefixes = self.allowed_modules.split(",") if self.allowed_modules else []
         return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
 
     def refusal(self, entrypoint: str) -> str | None:
-        """Return why an entrypoint may not be used; None if it may."""
+        """Return why the entrypoint ``package.module:factory`` may not be used; None if it may."""
         if self.allows(entrypoint.partition(":")[0]):
             return None
-        found = f"allows only {self.allowed_modules} and what is below" if self.allowed_modules else "is empty"
+        found = f"allows only {self.allowed_modules} and their submodules" if self.allowed_modules else "is empty"
         return f"the module of {entrypoint} is not allowed: the operator's setting WARPTUNE_ALLOWED_MODULES {found}"
 
     @field_validator("allowed_modules")
     @classmethod
-    def _refuse_what_is_no_module(cls, modules: str | None) -> str | None:
-        names = _listed(modules)
-        wrong = [name for name in names if not all(part.isidentifier() for part in name.split("."))]
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} is no dotted name of a module, such as models.vision")
+    def _check_modules(cls, modules: str | None) -> str | None:
+        names = _split_at_commas(modules)
+        for name in names:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"must list modules such as models.vision, and {name!r} is not a module name")
         return ",".join(names) or None
 
     @field_validator("allowed_hosts")
     @classmethod
-    def _refuse_what_is_no_name(cls, hosts: str | None) -> str | None:
-        names = _listed(hosts)
-        wrong = [name for name in names if name != "*" and not HOST_NAME.fullmatch(name)]
-        if wrong:
-            raise ValueError(
-                f"{wrong[0]!r} is no name of a host, such as tune.example.org; it has no scheme and no port"
-            )
+    def _check_hosts(cls, hosts: str | None) -> str | None:
+        names = _split_at_commas(hosts)
+        for name in names:
+            if name != "*" and not HOST_NAME.fullmatch(name):
+                raise ValueError(
+                    f"must list host names such as tune.example.org, without scheme and port, and {name!r} is not a "
+                    "host name"
+                )
         return ",".join(names) or None
 
     @field_validator("database_url")
     @classmethod
-    def _refuse_what_is_no_database(cls, url: str) -> str:
-        """Refuse what is no URL, and a password that everybody knows; none at all is the database's own decision."""
+    def _check_database(cls, url: str) -> str:
+        """Refuse a URL of another database and a well-known password; a URL without a password is allowed."""
         if not DATABASE_URL.match(url):
-            raise ValueError("expected a URL such as sqlite:///warptune.db or postgresql+psycopg://user@host/name")
+            raise ValueError("must be a URL such as sqlite:///warptune.db or postgresql+psycopg://user@host/name")
         authority = urlsplit(url).netloc.rpartition("@")[0]
         if unquote(authority.partition(":")[2]).lower() in WELL_KNOWN_PASSWORDS:
-            raise ValueError("its password is a well-known default; make one with: openssl rand -hex 24")
+            raise ValueError("must not have a well-known password. Make one with: openssl rand -hex 24")
         return url
+
+
+def _split_at_commas(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text and text.strip() else []
