@@ -1,1 +1,1 @@
-"""From a request to a queued job: checks, plan, files."""
+"""From a request to a queued job: checks against the data, plan, files, estimate."""

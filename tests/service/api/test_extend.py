@@ -89,10 +89,10 @@ def test_a_job_that_has_not_succeeded_cannot_be_extended(
 @pytest.mark.parametrize(
     ("more", "field", "expected"),
     [
-        ({}, "trials", "a number above 0 here, in seeds or in max_seconds"),
-        ({"seeds": 59}, "seeds", "at most 64 with those that the job has, not 65"),
-        ({"trials": 9_999}, "trials", "at most 10000 with those that the job has, not 10001"),
-        ({"max_seconds": 604_800}, "max_seconds", "at most 604800 with those that the job has, not 605400"),
+        ({}, "trials", "must be above 0, or else seeds or max_seconds must be"),
+        ({"seeds": 59}, "seeds", "must make at most 64 with those that the job has, not 65"),
+        ({"trials": 9_999}, "trials", "must make at most 10000 with those that the job has, not 10001"),
+        ({"max_seconds": 604_800}, "max_seconds", "must make at most 604800 with those that the job has, not 605400"),
         ({"seeds": -1}, "seeds", "greater than or equal to 0"),
         ({"seed": 1}, "seed", "did you mean 'seeds'?"),
     ],
@@ -119,7 +119,7 @@ def test_trials_that_would_change_what_earlier_ones_were_judged_by_are_refused(
     job = submit(**parts)
     succeed(claim_job(db))
     (error,) = assert_problem(extend(client, job, trials=1), 422, "invalid_spec")["errors"]
-    assert (error["field"], "more trials may change" in error["message"]) == ("trials", True)
+    assert (error["field"], "more trials may change" in error["hint"]) == ("trials", True)
     assert extend(client, job, seeds=1).status_code == 202
 
 

@@ -51,8 +51,8 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     ("baselines", "adamw", "baselines", "adamw", "a list"),
     ("baselines", [1], "baselines[0]", 1, "a valid string"),
     # --- what is missing, unknown or null
-    ("dataset", MISSING, "dataset", None, "the field is required"),
-    ("dataset", {}, "dataset.name", None, "the field is required"),
+    ("dataset", MISSING, "dataset", None, "is required"),
+    ("dataset", {}, "dataset.name", None, "is required"),
     ("dataset", None, "dataset", None, "a JSON object"),
     ("dataset", "wine", "dataset", "wine", "a JSON object"),
     ("model", MISSING, "model", None, "the field is required"),
@@ -92,7 +92,13 @@ WRONG: list[tuple[str, object, str, object, str]] = [
         "half a surrogate pair",
     ),
     ("dataset", {"entrypoint": "a"}, "dataset.entrypoint", "a", "text that matches"),
-    ("dataset", {"name": "wine", "config": {"x": 1}}, "dataset.config", {"x": 1}, "nothing without dataset.entrypoint"),
+    (
+        "dataset",
+        {"name": "wine", "config": {"x": 1}},
+        "dataset.config",
+        {"x": 1},
+        "needs dataset.entrypoint",
+    ),
     # --- ranges and types
     ("name", "", "name", "", "at least 1 character"),
     ("name", "x" * 101, "name", "x" * 101, "at most 100 characters"),
