@@ -20,8 +20,8 @@ from service.ledger.idempotency import Answer
 from service.ledger.jobs import require_job
 from service.spec.job import ExtendSpec, JobSpec
 from service.states import JobState
+from service.submission import Context
 from service.submission import submit as submission
-from service.submission.context import Context
 from service.submission.estimate import JobEstimate
 from service.submission.extend import extend
 

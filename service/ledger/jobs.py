@@ -43,19 +43,19 @@ class NewJob:
     id: str = field(default_factory=_new_id)
 
 
-def require_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
-    """Return the job's row.
+def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job | None:
+    """Return the job's row, locked until the transaction has ended if ``lock``; None if there is none."""
+    wanted = select(Job).where(Job.id == job_id)
+    return session.scalars(wanted.with_for_update() if lock else wanted).one_or_none()
 
-    Args:
-        session: The transaction.
-        job_id: Id of the job.
-        lock: Keep others from changing the row until the transaction has ended.
+
+def require_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
+    """Return the job's row, like :func:`find_job`.
 
     Raises:
         NotFoundError: There is none.
     """
-    wanted = select(Job).where(Job.id == job_id)
-    job = session.scalars(wanted.with_for_update() if lock else wanted).one_or_none()
+    job = find_job(session, job_id, lock=lock)
     if job is None:
         raise NotFoundError(f"there is no job {job_id!r}")
     return job

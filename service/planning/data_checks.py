@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
 from service.data.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes, text_tokens
-from service.errors import FieldError
+from service.errors import FieldError, conflict
 from service.spec.data import DatasetSpec
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.model import AutoencoderSpec, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
@@ -19,8 +19,7 @@ def check_dataset(spec: JobSpec) -> Iterable[FieldError]:
     """Yield what is wrong with the choice of the data, except that an uploaded dataset does not exist."""
     chosen = spec.datasets
     if "dataset" not in chosen and spec.dataset != DatasetSpec():
-        message = "must be left out: each task has its own dataset, in family.datasets"
-        yield FieldError("dataset", spec.dataset.label, message, code="conflict")
+        yield conflict("dataset", spec.dataset.label, "must be left out: family.datasets has one for each task")
     for place, given in chosen.items():
         if given.name is None and given.id is None and given.entrypoint is None:
             is_whole = place == "dataset" and place not in spec.model_fields_set
@@ -28,29 +27,26 @@ def check_dataset(spec: JobSpec) -> Iterable[FieldError]:
             yield FieldError(place if is_whole else f"{place}.name", None, "is required", hint, "missing")
         yield from _check_choice(place, given)
         if given.entrypoint is not None and spec.family is not None:
-            message = "cannot be used with a dataset of your own code"
-            yield FieldError("family", given.entrypoint, message, code="conflict")
+            yield conflict("family", given.entrypoint, "cannot be used with a dataset of your own code")
 
 
 def _check_choice(place: str, given: DatasetSpec) -> Iterable[FieldError]:
     if given.name is not None and given.id is not None:
-        message = f"cannot be used together with {place}.name, which is a bundled dataset"
-        yield FieldError(f"{place}.id", given.id, message, code="conflict")
+        yield conflict(f"{place}.id", given.id, f"cannot be used together with {place}.name")
     elif given.name is not None and given.name not in DATASETS:
         yield FieldError(f"{place}.name", given.name, f"must be {one_of(given.name, DATASETS)}", code="unknown_name")
     if given.entrypoint is not None and (given.name or given.id) is not None:
-        message = f"cannot be used together with {place}.name or {place}.id"
-        yield FieldError(f"{place}.entrypoint", given.entrypoint, message, code="conflict")
+        both = f"cannot be used together with {place}.name or {place}.id"
+        yield conflict(f"{place}.entrypoint", given.entrypoint, both)
     if given.config and given.entrypoint is None:
-        message = f"needs {place}.entrypoint, whose arguments it holds"
-        yield FieldError(f"{place}.config", given.config, message, code="conflict")
+        yield conflict(f"{place}.config", given.config, f"needs {place}.entrypoint, whose arguments it holds")
     owner = "the factory says it" if given.entrypoint else "a bundled dataset has its own"
     for field in ("target", "task"):
         if given.id is None and getattr(given, field) is not None:
-            yield FieldError(f"{place}.{field}", getattr(given, field), f"must be null: {owner}", code="conflict")
+            yield conflict(f"{place}.{field}", getattr(given, field), f"must be null: {owner}")
     if given.id is None and given.exclude:
-        message = "must be empty: only an uploaded table has columns to leave out"
-        yield FieldError(f"{place}.exclude", given.exclude, message, code="conflict")
+        only = "must be empty: only an uploaded table has columns to leave out"
+        yield conflict(f"{place}.exclude", given.exclude, only)
 
 
 def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -78,16 +74,14 @@ def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]
 
 
 def _wrong_model(spec: JobSpec, message: str) -> FieldError:
-    return FieldError("model.name", spec.model.name, message, code="conflict")
+    return conflict("model.name", spec.model.name, message)
 
 
 def _check_pinn(spec: JobSpec, model: PinnSpec) -> Iterable[FieldError]:
     if model.equation != spec.dataset.name:
-        message = f"must be {spec.dataset.name}, like the dataset"
-        yield FieldError("model.equation", model.equation, message, code="conflict")
+        yield conflict("model.equation", model.equation, f"must be {spec.dataset.name}, like the dataset")
     if spec.training.compile:
-        message = "must be false with a pinn: torch.compile cannot take its derivatives"
-        yield FieldError("training.compile", True, message, code="conflict")
+        yield conflict("training.compile", True, "must be false: torch.compile cannot take the derivatives of a pinn")
 
 
 def _check_convolutions(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:
@@ -96,14 +90,12 @@ def _check_convolutions(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError
     elif info.task is Task.AUTOENCODING:
         yield _wrong_model(spec, "must be autoencoder or mlp to reconstruct images")
     if isinstance(spec.model, ResnetSpec) and spec.budget.batch_size < 2:
-        message = "must be at least 2 with resnet's batch norm"
-        yield FieldError("budget.batch_size", spec.budget.batch_size, message, code="out_of_range")
+        yield conflict("budget.batch_size", spec.budget.batch_size, "must be at least 2 with resnet's batch norm")
 
 
 def _check_transformer(model: TransformerSpec, info: DatasetInfo) -> Iterable[FieldError]:
     if model.width % model.heads:
-        message = f"must divide model.width, which is {model.width}"
-        yield FieldError("model.heads", model.heads, message, code="conflict")
+        yield conflict("model.heads", model.heads, f"must divide model.width, which is {model.width}")
     longest = int(text_tokens(info, model) * HELD_OUT) - 1
     if model.context > longest:
         message = f"must be at most {longest}, the length of the validation part"

@@ -12,7 +12,7 @@ from typing import Final
 
 from search_spaces.errors import one_of
 from service.data.catalog import DATASETS, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, DatasetInfo, Task
-from service.errors import FieldError, InvalidSpecError
+from service.errors import FieldError, InvalidSpecError, conflict
 from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.job import JobSpec
 from service.spec.model import AutoencoderSpec, MlpSpec
@@ -49,17 +49,14 @@ def check_family(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError
         return
     given = [kind for kind in KINDS if getattr(family, kind) is not None]
     if len(given) != 1:
-        code = "conflict" if given else "missing"
-        yield FieldError("family", " and ".join(given) or None, f"must have one of {', '.join(KINDS)}", code=code)
+        yield conflict("family", " and ".join(given) or None, f"must have one of {', '.join(KINDS)}")
         return
     if info is None:
         return
     if not isinstance(spec.model, MlpSpec | AutoencoderSpec):
-        yield FieldError("model.name", spec.model.name, "must be mlp or autoencoder with a family", code="conflict")
+        yield conflict("model.name", spec.model.name, "must be mlp or autoencoder with a family")
     if family.group_by is not None and not info.columns:
-        yield FieldError(
-            "family.group_by", family.group_by, "must be null: this dataset has no columns", code="conflict"
-        )
+        yield conflict("family.group_by", family.group_by, "must be null: this dataset has no columns")
     elif family.group_by is not None and family.group_by not in info.columns:
         message = f"must be {one_of(family.group_by, info.columns)}"
         yield FieldError("family.group_by", family.group_by, message, code="unknown_name")
@@ -69,8 +66,8 @@ def check_family(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError
 
 def _check_class_subsets(subsets: ClassSubsetsSpec, info: DatasetInfo) -> Iterator[FieldError]:
     if info.task is not Task.CLASSIFICATION:
-        message = f"needs a dataset with classes; this one is for {info.task}"
-        yield FieldError("family.class_subsets", subsets.ways, message, code="conflict")
+        classes = f"needs a dataset with classes; this one is for {info.task}"
+        yield conflict("family.class_subsets", subsets.ways, classes)
     elif math.comb(info.outputs, subsets.ways) < MIN_TASKS:
         message = f"must leave {MIN_TASKS} subsets or more of the {info.outputs} classes"
         yield FieldError("family.class_subsets.ways", subsets.ways, message, code="out_of_range")
@@ -86,14 +83,13 @@ def check_groups(dataset: FamilyDataset, column: str, bins: int) -> None:
     if column not in info.columns:
         return  # check_family says so
     if info.features == info.widths[info.columns.index(column)]:
-        message = "must leave another column that varies"
-        raise InvalidSpecError(FieldError("family.group_by", column, message, code="conflict"))
+        raise InvalidSpecError(conflict("family.group_by", column, "must leave another column that varies"))
     if counts is None or (bins and len(counts) > MAX_VALUES and column not in dataset.categories):
         return  # the tasks are bins of numbers, which are not counted
     tasks = sum(count >= MIN_GROUP_ROWS for count in counts.values())
     if tasks < MIN_TASKS:
         message = f"must have {MIN_TASKS} values with {MIN_GROUP_ROWS} rows each; {tasks} of this column's values do"
-        raise InvalidSpecError(FieldError("family.group_by", column, message, code="conflict"))
+        raise InvalidSpecError(conflict("family.group_by", column, message))
 
 
 def task_info(info: DatasetInfo, family: FamilySpec | None) -> DatasetInfo:
@@ -132,10 +128,10 @@ def common_info(datasets: Sequence[FamilyDataset]) -> DatasetInfo:
     for index, other in enumerate(datasets[1:], 1):
         place = f"family.datasets[{index}]"
         if other.label in [dataset.label for dataset in datasets[:index]]:
-            errors.append(FieldError(place, other.label, "is a dataset that the family has already", code="conflict"))
+            errors.append(conflict(place, other.label, "is a dataset that the family has already"))
         elif differences := list(_differences(first, other)):
             message = f"must be like family.datasets[0], {first.label}: {'; '.join(differences)}"
-            errors.append(FieldError(place, other.label, message, code="conflict"))
+            errors.append(conflict(place, other.label, message))
     if errors:
         raise InvalidSpecError(*errors)
     return replace(first.info, rows=min(dataset.info.rows for dataset in datasets))

@@ -15,7 +15,7 @@ from service.ledger import datasets
 from service.planning.family import FamilyDataset, check_groups, common_info
 from service.spec.data import DatasetSpec
 from service.spec.job import JobSpec
-from service.submission.context import Context
+from service.submission import Context
 
 
 def find_info(context: Context, spec: JobSpec) -> DatasetInfo | None:

@@ -8,9 +8,10 @@ from typing import Final
 from sqlalchemy import select
 
 from search_spaces import SearchSpace
-from service.db.models import Job, Trial
+from service.db.models import Trial
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
+from service.ledger.jobs import find_job
 from service.planning.arms import MORE_STEPS
 from service.planning.earlier_trials import EarlierTrial, EarlierTrials, pack_earlier_trials
 from service.planning.objective import TIMED
@@ -33,7 +34,7 @@ def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
     if job_id is None:
         return None
     with db.read() as session:
-        job = session.scalars(select(Job).where(Job.id == job_id)).one_or_none()
+        job = find_job(session, job_id)
         complete = (Trial.job_id == job_id, Trial.state == TrialState.COMPLETE, Trial.value.is_not(None))
         rows = session.scalars(select(Trial).where(*complete).order_by(Trial.number)).all()
     if job is None:

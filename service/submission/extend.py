@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from service.db.models import Job
 from service.db.session import Database
-from service.errors import FieldError, InvalidSpecError
+from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger import jobs
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once
 from service.planning.arms import MORE_STEPS
@@ -48,41 +48,28 @@ def extended(spec: JobSpec, more: ExtendSpec) -> JobSpec:
             nothing: they were judged by what other trials of the job set.
     """
     if not (more.trials or more.seeds or more.max_seconds):
-        raise InvalidSpecError(FieldError("trials", 0, "must be above 0, or else seeds or max_seconds must be"))
+        raise InvalidSpecError(FieldError("trials", 0, "must be above 0 unless seeds or max_seconds is"))
     budget, confirm = spec.budget, spec.confirm
-    trials = budget.trials_per_arm + more.trials
-    seeds = confirm.seeds + more.seeds
-    seconds = budget.max_seconds + more.max_seconds
-    errors = [
-        FieldError(
-            name,
-            getattr(more, name),
-            f"must make at most {limit:g} with those that the job has, not {total:g}",
-            code="out_of_range",
-        )
-        for name, total, limit in (
-            ("trials", trials, MAX_TRIALS),
-            ("seeds", seeds, MAX_CONFIRM_SEEDS),
-            ("max_seconds", seconds, MAX_SECONDS),
-        )
-        if total > limit
-    ]
+    limits = {
+        "trials": (budget.trials_per_arm, MAX_TRIALS),
+        "seeds": (confirm.seeds, MAX_CONFIRM_SEEDS),
+        "max_seconds": (budget.max_seconds, MAX_SECONDS),
+    }
+    errors = []
+    for name, (has, limit) in limits.items():
+        if getattr(more, name) > limit - has:
+            message = f"must be at most {limit - has:g}: the job has {has:g} already, and the limit is {limit:g}"
+            errors.append(FieldError(name, getattr(more, name), message, code="out_of_range"))
     depends = _what_depends_on_other_arms(spec)
-    errors += [
-        FieldError(
-            name,
-            getattr(more, name),
-            "must be 0 for this job",
-            f"{depends} depends on the best trial of other arms, which more trials may change.",
-            "conflict",
-        )
-        for name in ("trials", "max_seconds")
-        if depends is not None and getattr(more, name)
-    ]
+    for name in ("trials", "max_seconds"):
+        if depends is not None and getattr(more, name):
+            hint = f"{depends} depends on the best trial of other arms, which more trials may change."
+            errors.append(conflict(name, getattr(more, name), "must be 0 for this job", hint))
     if errors:
         raise InvalidSpecError(*errors)
+    trials, seconds = budget.trials_per_arm + more.trials, budget.max_seconds + more.max_seconds
     larger_budget = budget.model_copy(update={"trials_per_arm": trials, "max_seconds": seconds})
-    larger_confirm = confirm.model_copy(update={"seeds": seeds})
+    larger_confirm = confirm.model_copy(update={"seeds": confirm.seeds + more.seeds})
     return spec.model_copy(update={"budget": larger_budget, "confirm": larger_confirm})
 
 

@@ -17,7 +17,7 @@ from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once
 from service.planning.earlier_trials import EARLIER_TRIALS_FILE
 from service.planning.plan import JobPlan
 from service.spec.job import JobSpec
-from service.submission.context import Context
+from service.submission import Context
 from service.submission.data import find_info
 from service.submission.earlier_trials import find_earlier_trials
 from service.submission.estimate import JobEstimate, estimate

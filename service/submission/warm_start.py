@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, TypedDict
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.data.catalog import DatasetInfo, tensor_shapes
-from service.db.models import Job, RecommendationRow
-from service.errors import FieldError, InvalidSpecError
+from service.db.models import RecommendationRow
+from service.errors import FieldError, InvalidSpecError, conflict
+from service.ledger.jobs import find_job
 from service.planning.plan import JobPlan, make_plan
 from service.spec.job import JobSpec, Override, Scalar, WarmStartSpec
 from service.spec.model import PinnSpec, TransformerSpec
 from service.states import JobState
 from service.stored import stored_spec
-from service.submission.context import Context
+from service.submission import Context
 
 SIZED_BY: Final = {"low_rank": "rank", "full": "block_size", "kronecker": "max_dim"}
 """Structure -> the number of the optimizer that decides the shape of its tensors."""
@@ -115,7 +115,7 @@ def note(plan: JobPlan) -> str | None:
 
 def _find(context: Context, wanted: WarmStartSpec) -> EarlierP:
     with context.db.read() as session:
-        job = session.scalars(select(Job).where(Job.id == wanted.job)).one_or_none()
+        job = find_job(session, wanted.job)
         row = session.get(RecommendationRow, wanted.job)
     if job is None:
         raise _wrong(wanted.job, "names no job", "GET /v1/jobs lists the jobs.", "unknown_name")
@@ -128,7 +128,7 @@ def _find(context: Context, wanted: WarmStartSpec) -> EarlierP:
     sha256 = learned["sha256"]
     if wanted.sha256 not in (None, sha256):
         message = f"must be null, or {sha256}, that of the P of {wanted.job}"
-        raise InvalidSpecError(FieldError("warm_start.sha256", wanted.sha256, message, code="conflict"))
+        raise InvalidSpecError(conflict("warm_start.sha256", wanted.sha256, message))
     content = context.artifacts.get(wanted.job, learned["file"])
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
         gone = "the file of this one is gone or was changed"
@@ -144,14 +144,14 @@ def _check_split(session: Session, spec: JobSpec, job_id: str | None) -> None:
     """Refuse a split in which rows that P was learned on, in this job or one before it, would judge."""
     if isinstance(spec.model, PinnSpec | TransformerSpec):
         return  # an equation has new points with each seed; a text is cut at the same place with every seed
-    while job_id and (job := session.scalars(select(Job).where(Job.id == job_id)).one_or_none()) is not None:
+    while job_id is not None and (job := find_job(session, job_id)) is not None:
         earlier = stored_spec(job.spec)
         there = _split_by(earlier) if _sources(spec) & _sources(earlier) else {}
         for name, value in _split_by(spec).items():
             if there.get(name, value) != value:
                 message = f"must be {there[name]!r}, the {name} of {job_id}"
                 hint = "With another split, the P of that job may have seen the rows that judge."
-                raise InvalidSpecError(FieldError(name, value, message, hint, "conflict"))
+                raise InvalidSpecError(conflict(name, value, message, hint))
         job_id = earlier.warm_start.job if earlier.warm_start is not None else None
 
 
@@ -193,8 +193,7 @@ def _overrides(given: Mapping[str, Override], found: EarlierP) -> dict[str, Over
         wished = given.get(name, value)
         if any(item not in fits for item in (wished if isinstance(wished, list) else [wished])):
             message = f"must be {value!r}, as the P of {found.job_id} has it, or no override"
-            field = f"search_space.overrides.{name}"
-            errors.append(FieldError(field, _plain(wished), message, code="conflict"))
+            errors.append(conflict(f"search_space.overrides.{name}", _plain(wished), message))
         chosen[name] = wished if name == "learner" else value
     if errors:
         raise InvalidSpecError(*errors)

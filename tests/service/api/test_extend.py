@@ -89,10 +89,14 @@ def test_a_job_that_has_not_succeeded_cannot_be_extended(
 @pytest.mark.parametrize(
     ("more", "field", "expected"),
     [
-        ({}, "trials", "must be above 0, or else seeds or max_seconds must be"),
-        ({"seeds": 59}, "seeds", "must make at most 64 with those that the job has, not 65"),
-        ({"trials": 9_999}, "trials", "must make at most 10000 with those that the job has, not 10001"),
-        ({"max_seconds": 604_800}, "max_seconds", "must make at most 604800 with those that the job has, not 605400"),
+        ({}, "trials", "must be above 0 unless seeds or max_seconds is"),
+        ({"seeds": 59}, "seeds", "must be at most 58: the job has 6 already, and the limit is 64"),
+        ({"trials": 9_999}, "trials", "must be at most 9998: the job has 2 already, and the limit is 10000"),
+        (
+            {"max_seconds": 604_800},
+            "max_seconds",
+            "must be at most 604200: the job has 600 already, and the limit is 604800",
+        ),
         ({"seeds": -1}, "seeds", "greater than or equal to 0"),
         ({"seed": 1}, "seed", "did you mean 'seeds'?"),
     ],
