@@ -46,17 +46,6 @@ class UserCode:
         self._settings = settings
         self._one_at_a_time = threading.Lock()  # each child has torch in its memory
 
-    def require_allowed(self, spec: JobSpec) -> None:
-        """Refuse user code that the operator has not allowed.
-
-        Raises:
-            ForbiddenError: The spec names some.
-        """
-        for entrypoint in entrypoints(spec):
-            refusal = self._settings.refusal(entrypoint)
-            if refusal is not None:
-                raise ForbiddenError(refusal)
-
     def info_for(self, spec: JobSpec, info: DatasetInfo | None) -> DatasetInfo | None:
         """Return what a plan needs to know about the data and the model of a job.
 
@@ -72,9 +61,13 @@ class UserCode:
             InvalidSpecError: It raises, hangs, or does not keep to its contract.
             UnavailableError: Too many others are waiting to try their code.
         """
-        if not entrypoints(spec):
+        named = entrypoints(spec)
+        if not named:
             return info
-        self.require_allowed(spec)
+        for entrypoint in named:
+            refusal = self._settings.refusal(entrypoint)
+            if refusal is not None:
+                raise ForbiddenError(refusal)
         if info is None and spec.dataset.name is not None:
             info = DATASETS.get(spec.dataset.name)
         if spec.dataset.entrypoint is None and (info is None or info.task in NO_USER_MODEL):
@@ -84,7 +77,7 @@ class UserCode:
         if "error" not in answer:
             return DatasetInfo.from_json(answer["info"])
         part = answer["part"]
-        given = spec.dataset.entrypoint if part == "dataset" else entrypoints(spec)[-1]
+        given = spec.dataset.entrypoint if part == "dataset" else named[-1]
         message = f"cannot be used: {answer['error']}"
         raise InvalidSpecError(FieldError(f"{part}.entrypoint", given, message, "Try it with: warptune check"))
 
