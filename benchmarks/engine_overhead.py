@@ -96,7 +96,8 @@ def search(folder: str, trials: int, engine_name: str) -> tuple[TimedSearch, Cal
         }
     )
     plan = make_plan(spec)
-    jobs.submit(db, spec.to_json(), [arm.name for arm in plan.arms])
+    with db.write() as session:
+        jobs.add(session, jobs.NewJob(spec=spec, arms=[arm.name for arm in plan.arms]))
     taken = lease.claim(db, "benchmark", SILENCE_S)
     assert taken is not None
     work = TimedSearch(

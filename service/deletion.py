@@ -1,6 +1,8 @@
-# The end of a job by its user's wish. Deletion takes its studies, its files, its rows, in this order, so that one that
-# was cut short can be sent again and finishes the rest. The end that a worker brings about is in worker.py.
-"""Cancellation and deletion of a job with what belongs to it."""
+"""Cancels and deletes jobs together with what belongs to them.
+
+A job's studies are deleted first, then its files, then its rows. So a deletion that was cut short can be repeated and
+does the rest.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from service.states import JobState
 
 
 def cancel_job(db: Database, artifacts: ArtifactStore, job_id: str) -> None:
-    """Cancel a job: at once when no worker is on it, otherwise by asking its worker, who then removes its checkpoints.
+    """Cancel a job: at once if no worker runs it, otherwise by asking its worker, which then deletes its checkpoints.
 
     Raises:
         NotFoundError: There is no such job.
@@ -23,11 +25,11 @@ def cancel_job(db: Database, artifacts: ArtifactStore, job_id: str) -> None:
 
 
 def delete_job(db: Database, studies: Studies, artifacts: ArtifactStore, job_id: str) -> None:
-    """Delete a job that no worker is on.
+    """Delete a job that no worker runs.
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: It is running: cancel it first.
+        ConflictError: A worker runs it; cancel it first.
     """
     jobs.close_for_deletion(db, job_id)
     with db.read() as session:

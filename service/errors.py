@@ -69,6 +69,11 @@ class FieldError:
         return f"{shortened(self.field)}: {self.message}{got}{hint}"
 
 
+def conflict(field: str, value: object, message: str, hint: str | None = None) -> FieldError:
+    """Return the error of a field that does not fit together with another one."""
+    return FieldError(field, value, message, hint, "conflict")
+
+
 class InvalidSpecError(ServiceError, ValueError):
     """At least one field of a request is wrong."""
 

@@ -1,11 +1,11 @@
-# What a row holds as JSON was checked when it was written, by the version of the service that wrote it. Another version
-# may know fewer fields or other ranges: reading a row never relies on it being right.
-"""Reading what may have been stored by another version of the service."""
+"""Reading specs that another version of the service may have stored.
+
+Another version may know other fields or other ranges, so a stored spec is checked again whenever it is read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,11 +13,11 @@ from service.errors import OtherVersionError
 from service.spec.job import JobSpec
 
 
-def stored_spec(stored: Mapping[str, Any]) -> JobSpec:
+def stored_spec(stored: Mapping[str, object]) -> JobSpec:
     """Return the spec that a job's row holds.
 
     Raises:
-        OtherVersionError: Another version of the service wrote it, with what this one does not know.
+        OtherVersionError: Another version of the service wrote something that this one cannot read.
     """
     try:
         return JobSpec.model_validate(stored)
@@ -26,5 +26,5 @@ def stored_spec(stored: Mapping[str, Any]) -> JobSpec:
 
 
 def wrong_fields(error: ValidationError) -> str:
-    """Return the first fields that are wrong in something that was stored."""
+    """Name the first fields of something stored that this version cannot read."""
     return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])

@@ -22,8 +22,7 @@ ROOMS = (
     {"data", "logs", "stored"},
     {"training", "db"},
     {"user_code"},
-    {"planning"},
-    {"ledger"},
+    {"planning", "ledger"},
     {"submission"},
     {"engines"},
     {"recommend"},
@@ -78,6 +77,12 @@ def test_every_room_of_the_service_imports_only_rooms_below_it() -> None:
 def test_the_ledger_imports_neither_planning_nor_submission() -> None:
     for path in files("service/ledger"):
         wrong = [name for name in imported(path) if name.startswith(("service.planning", "service.submission"))]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_planning_reads_no_tables() -> None:
+    for path in files("service/planning"):
+        wrong = [name for name in imported(path) if name.startswith(("service.db", "service.ledger", "sqlalchemy"))]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 

@@ -65,7 +65,9 @@ class Bench:
         create_schema(url)
         self.url, self._plan = url, make_plan(spec)
         self._db, self._studies = Database(url), Studies(url)
-        self.job_id = jobs.submit(self._db, spec.to_json(), [arm.name for arm in self._plan.arms]).id
+        with self._db.write() as session:
+            new = jobs.NewJob(spec=spec, arms=[arm.name for arm in self._plan.arms])
+            self.job_id = jobs.add(session, new).id
         taken = lease.claim(self._db, "scale", LEASE_S)
         assert taken is not None
         self._log = RunLog(self._db, taken)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.db.models import Event, Job, Trial, TrialPoint
 from service.db.studies import study_name
-from service.ledger.queries import ArmSummary, Progress
+from service.ledger.queries import ArmSummary, ConfirmProgress
 from service.planning.arms import ArmPlan
 from service.planning.plan import JobPlan
 from service.recommend.findings import Findings
@@ -144,7 +144,7 @@ class JobView(JobSummary):
     links: JobLinks
 
     @classmethod
-    def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: Progress) -> JobView:
+    def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: ConfirmProgress) -> JobView:
         """Return the view of a job."""
         return cls(
             **JobSummary.model_validate(job).model_dump(),

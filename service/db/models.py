@@ -1,6 +1,7 @@
-# The tables. Nothing here decides anything: ledger/ is the only writer. Optuna keeps its own tables (studies, trials,
-# ...) in the same database; ours have other names.
-"""SQLAlchemy models of the ledger."""
+"""SQLAlchemy models of the ledger's tables, which only service/ledger/ writes.
+
+Optuna keeps its own tables (studies, trials, ...) in the same database; ours have other names.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from pydantic import JsonValue
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -22,11 +24,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from search_spaces import Scalar
 from service.states import ArmState, JobState, TrialState
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time; SQLite forgets the zone and PostgreSQL answers in its own: both come back as UTC."""
+    """An aware UTC time. SQLite forgets the zone and PostgreSQL answers in its own; both come back as UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -42,7 +45,13 @@ class UtcDateTime(TypeDecorator[datetime]):
 class Base(DeclarativeBase):
     """Base of the tables."""
 
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, StrEnum: String(16)}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        dict[str, JsonValue]: JSON,
+        dict[str, Scalar]: JSON,
+        StrEnum: String(16),
+    }
 
 
 def _job_key() -> Mapped[str]:
@@ -52,10 +61,9 @@ def _job_key() -> Mapped[str]:
 class Job(Base):
     """One tuning job, with its lease.
 
-    ``dataset_info`` is what is known of an uploaded dataset and of user code, NULL where there is neither. ``looks``
-    counts how many times its confirmation is judged: one more with each extension. ``lease_token`` grows with every
-    claim: a write that carries an older one is refused. ``lease_expires_s`` is in seconds since 1970 on the database's
-    clock.
+    ``dataset_info`` has the facts about an uploaded dataset and user code; it is NULL if the job has neither. ``looks``
+    counts how often its confirmation is judged: once more with each extension. ``lease_token`` grows with every claim:
+    a write with an older one is refused. ``lease_expires_s`` is in seconds since 1970 on the database's clock.
     """
 
     __tablename__ = "jobs"
@@ -66,10 +74,10 @@ class Job(Base):
     name: Mapped[str] = mapped_column(String(100))
     dataset: Mapped[str] = mapped_column(String(100))
     state: Mapped[JobState] = mapped_column(String(16), default=JobState.QUEUED)
-    spec: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, JsonValue]]
     cause: Mapped[str | None] = mapped_column(Text)
     data_sha256: Mapped[str | None] = mapped_column(String(64))
-    dataset_info: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    dataset_info: Mapped[dict[str, JsonValue] | None] = mapped_column(JSON(none_as_null=True))
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -81,7 +89,7 @@ class Job(Base):
 
 
 class DatasetRow(Base):
-    """An uploaded dataset; ``facts`` is what it was found to hold."""
+    """An uploaded dataset; ``facts`` says what it holds."""
 
     __tablename__ = "datasets"
 
@@ -103,11 +111,11 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     spec_sha256: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = _job_key()
-    answer: Mapped[dict[str, Any]]
+    answer: Mapped[dict[str, JsonValue]]
 
 
 class Arm(Base):
-    """One optimizer family of a job: ``warpadam`` or a baseline."""
+    """One arm of a job: ``warpadam``, a baseline or a control."""
 
     __tablename__ = "job_arms"
 
@@ -129,7 +137,7 @@ class Trial(Base):
     number: Mapped[int]
     arm: Mapped[str] = mapped_column(String(40))
     state: Mapped[TrialState] = mapped_column(String(16))
-    params: Mapped[dict[str, Any]]
+    params: Mapped[dict[str, Scalar]]
     value: Mapped[float | None]
     last_step: Mapped[int] = mapped_column(default=0)
     seconds: Mapped[float] = mapped_column(default=0.0)
@@ -157,7 +165,7 @@ class ConfirmRun(Base):
     """One run of a finalist on a fresh seed: phase ``select`` is judged on validation, ``confirm`` on test.
 
     ``curve`` has a list [step, train_loss, val_loss, seconds, val_score, learning_seconds] for each point of its
-    learning curve; those written by earlier versions lack the last.
+    learning curve.
     """
 
     __tablename__ = "job_confirm_runs"

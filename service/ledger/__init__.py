@@ -1,3 +1,4 @@
-# The only writer of our tables. jobs.py: what the API asks for; lease.py: who owns a job; runs.py: what the owner
-# writes about it, always under its lease; queries.py: what is read.
-"""The SQL ledger: the truth about jobs, trials and results."""
+"""The SQL ledger: the truth about jobs, trials, results and uploaded datasets.
+
+It is the only writer of our tables, and it only stores: whether a spec makes sense is decided before.
+"""

@@ -1,224 +1,125 @@
-# What the API changes: a job comes in, is cancelled, goes away. It never touches a job that a worker owns, except to
-# ask that worker to stop.
-"""Submission, cancellation and deletion of jobs."""
+"""Jobs as the API changes them: queued, extended, cancelled and deleted.
+
+A job that a worker owns is left alone, except that its worker can be asked to stop.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.db.models import Arm, ConfirmRun, IdempotencyKey, Job, Trial
+from service.data.catalog import DatasetInfo
+from service.db.models import Arm, ConfirmRun, Job, Trial
 from service.db.session import Database, epoch_now
-from service.errors import ConflictError, IdempotencyConflictError, NotFoundError
+from service.errors import ConflictError, NotFoundError
 from service.ledger import datasets
 from service.ledger.events import now, record
+from service.spec.job import ExtendSpec, JobSpec
 from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, ArmState, JobState, TrialState
 
 
-def spec_hash(spec: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a whole spec: bodies that say the same are the same."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+def _new_id() -> str:
+    return f"job-{secrets.token_hex(8)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job that is about to be queued.
+
+    Attributes:
+        spec: The whole spec.
+        arms: Names of the arms, in the order in which they will run.
+        info: Facts about uploaded data and user code; None if the job has neither.
+        id: Its id, known before the job is: files are stored under it before a worker can take the job.
+    """
+
+    spec: JobSpec
+    arms: Sequence[str]
+    info: DatasetInfo | None = None
+    id: str = field(default_factory=_new_id)
+
+
+def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job | None:
+    """Return the job's row, locked until the transaction has ended if ``lock``; None if there is none."""
+    wanted = select(Job).where(Job.id == job_id)
+    return session.scalars(wanted.with_for_update() if lock else wanted).one_or_none()
 
 
 def require_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
-    """Return the job's row.
-
-    Args:
-        session: The transaction.
-        job_id: Id of the job.
-        lock: Keep others from changing the row until the transaction has ended.
+    """Return the job's row, like :func:`find_job`.
 
     Raises:
         NotFoundError: There is none.
     """
-    wanted = select(Job).where(Job.id == job_id)
-    job = session.scalars(wanted.with_for_update() if lock else wanted).one_or_none()
+    job = find_job(session, job_id, lock=lock)
     if job is None:
         raise NotFoundError(f"there is no job {job_id!r}")
     return job
 
 
-def submit(
-    db: Database,
-    spec: Mapping[str, Any],
-    arms: Sequence[str],
-    info: Mapping[str, Any] | None = None,
-    keep: Callable[[str], None] | None = None,
-) -> Job:
+def add(session: Session, new: NewJob) -> Job:
     """Store a queued job with its arms.
 
-    Args:
-        db: The ledger's database.
-        spec: The whole spec, defaults written out.
-        arms: Names of the arms, in the order in which they will run.
-        info: What is known of an uploaded dataset, and of user code.
-        keep: Stores the files that the job comes with, given its id, before a worker can take it.
-
     Raises:
-        ConflictError: The uploaded dataset was deleted.
+        ConflictError: An uploaded dataset of the job was deleted.
     """
-    with db.write() as session:
-        return _insert(session, spec, arms, info, keep)
-
-
-def submit_once(
-    db: Database,
-    spec: Mapping[str, Any],
-    arms: Sequence[str],
-    key: str,
-    render: Callable[[Session, Job], dict[str, Any]],
-    info: Mapping[str, Any] | None = None,
-    keep: Callable[[str], None] | None = None,
-    sent: Mapping[str, Any] | None = None,
-) -> tuple[dict[str, Any], bool]:
-    """Store a queued job unless ``key`` already stands for one.
-
-    Args:
-        db: The ledger's database.
-        spec: The whole spec, defaults written out.
-        arms: Names of the arms, in the order in which they will run.
-        key: The Idempotency-Key.
-        render: Turns the new job into the answer that is stored and replayed.
-        info: What is known of an uploaded dataset, and of user code.
-        keep: Stores the files that a new job comes with, given its id.
-        sent: The spec as it was sent, by which replays are told; None if that is ``spec``.
-
-    Returns:
-        The answer, and whether it is a replay.
-
-    Raises:
-        IdempotencyConflictError: ``key`` was used with another body.
-    """
-    return _once(
-        db,
-        key,
-        spec_hash(spec if sent is None else sent),
-        lambda session: _insert(session, spec, arms, info, keep),
-        render,
-    )
-
-
-def earlier_answer(db: Database, key: str, sent: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the answer that ``key`` stands for, whatever has become of what the job was made from; None if it is new.
-
-    Raises:
-        IdempotencyConflictError: ``key`` was used with another body.
-    """
-    with db.read() as session:
-        earlier = session.get(IdempotencyKey, key)
-    return None if earlier is None else _same(earlier, spec_hash(sent))
-
-
-def _same(earlier: IdempotencyKey, digest: str) -> dict[str, Any]:
-    if earlier.spec_sha256 != digest:
-        raise IdempotencyConflictError(f"Idempotency-Key {earlier.key!r} was used before, with another body")
-    return earlier.answer
-
-
-def extend(
-    db: Database,
-    job_id: str,
-    change: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-    more: Mapping[str, Any],
-    key: str | None,
-    render: Callable[[Session, Job], dict[str, Any]],
-) -> tuple[dict[str, Any], bool]:
-    """Queue a succeeded job again with a larger spec. Its recommendation stays until there is another one.
-
-    Args:
-        db: The ledger's database.
-        job_id: The job.
-        change: From the job's spec to the larger one.
-        more: What is added, for the event and for telling replays.
-        key: The Idempotency-Key; without one, sending again adds again once the job has succeeded.
-        render: Turns the job into the answer.
-
-    Returns:
-        The answer, and whether it is a replay.
-
-    Raises:
-        NotFoundError: There is no such job.
-        ConflictError: The job has not succeeded.
-        IdempotencyConflictError: ``key`` was used with another body.
-    """
-
-    def act(session: Session) -> Job:
-        job = require_job(session, job_id, lock=True)
-        if job.state != JobState.SUCCEEDED:
-            raise ConflictError(f"job {job_id} is {job.state}: only a job that has succeeded can be extended")
-        for dataset_id in datasets.uploaded_by(job.spec):
-            datasets.lock(session, dataset_id)
-        job.spec = dict(change(job.spec))
-        job.state, job.finished_at, job.cancel_requested, job.looks = JobState.QUEUED, None, False, job.looks + 1
-        if more.get("trials") or more.get("max_seconds"):
-            session.execute(update(Arm).where(Arm.job_id == job_id).values(state=ArmState.QUEUED))
-        record(session, job_id, "extended", **more)
-        session.flush()
-        return job
-
-    if key is not None:
-        return _once(db, key, spec_hash({"job": job_id, "more": dict(more)}), act, render)
-    with db.write() as session:
-        return render(session, act(session)), False
-
-
-def _once(
-    db: Database,
-    key: str,
-    digest: str,
-    act: Callable[[Session], Job],
-    render: Callable[[Session, Job], dict[str, Any]],
-) -> tuple[dict[str, Any], bool]:
-    """Do what a request asks for unless ``key`` stands for it already; return the answer and whether it is a replay."""
-    try:
-        with db.write() as session:
-            earlier = session.get(IdempotencyKey, key)
-            if earlier is None:
-                job = act(session)
-                answer = render(session, job)
-                session.add(IdempotencyKey(key=key, spec_sha256=digest, job_id=job.id, answer=answer))
-                return answer, False
-    except IntegrityError:  # another request with the same key was a moment faster
-        with db.read() as session:
-            earlier = session.get_one(IdempotencyKey, key)
-    return _same(earlier, digest), True
-
-
-def _insert(
-    session: Session,
-    spec: Mapping[str, Any],
-    arms: Sequence[str],
-    info: Mapping[str, Any] | None,
-    keep: Callable[[str], None] | None,
-) -> Job:
-    for dataset_id in datasets.uploaded_by(spec):
-        datasets.lock(session, dataset_id)
+    datasets.lock_those_of(session, new.spec)
     job = Job(
-        id=f"job-{secrets.token_hex(8)}",
-        name=spec["name"],
-        dataset=datasets.label_of(spec),
-        dataset_info=None if info is None else dict(info),
-        spec=dict(spec),
+        id=new.id,
+        name=new.spec.name,
+        dataset=datasets.label_of(new.spec),
+        dataset_info=None if new.info is None else asdict(new.info),
+        spec=new.spec.to_json(),
         created_at=now(),
     )
     session.add(job)
     session.flush()
-    session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(arms))
+    session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(new.arms))
     record(session, job.id, "submitted")
-    if keep is not None:
-        keep(job.id)
     return job
 
 
+def require_succeeded(session: Session, job_id: str) -> Job:
+    """Return the row of a job that has succeeded, locked until the transaction has ended.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: It has not succeeded.
+    """
+    job = require_job(session, job_id, lock=True)
+    if job.state != JobState.SUCCEEDED:
+        raise ConflictError(f"job {job_id} is {job.state}: only a job that has succeeded can be extended")
+    return job
+
+
+def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) -> None:
+    """Queue a job that has succeeded with a larger spec. Its recommendation stays until there is a new one.
+
+    Args:
+        session: The transaction, which holds the job's row.
+        job: The row.
+        spec: The larger spec.
+        added: What is larger in it.
+
+    Raises:
+        ConflictError: An uploaded dataset of the job was deleted.
+    """
+    datasets.lock_those_of(session, spec)
+    job.spec = spec.to_json()
+    job.state, job.finished_at, job.cancel_requested = JobState.QUEUED, None, False
+    job.looks += 1
+    if added.trials or added.max_seconds:
+        session.execute(update(Arm).where(Arm.job_id == job.id).values(state=ArmState.QUEUED))
+    record(session, job.id, "extended", **added.model_dump())
+    session.flush()
+
+
 def cancel(db: Database, job_id: str) -> Job:
-    """Cancel a job: at once when no worker is on it, otherwise by asking its worker.
+    """Cancel a job: at once if no worker runs it, otherwise by asking its worker.
 
     Raises:
         NotFoundError: There is no such job.
@@ -243,11 +144,13 @@ def close(session: Session, job: Job, state: JobState, cause: str | None = None)
     job.state, job.cause, job.finished_at = state, cause, now()
     job.lease_worker = job.lease_expires_s = None
     record(session, job.id, state, **({"cause": cause} if cause else {}))
-    values: dict[str, Any] = {"state": TrialState.PRUNED, "cause": f"the job was {state} before the run was over"}
     unfinished = (Arm.job_id == job.id, Arm.state != ArmState.COMPLETE)
     session.execute(update(Arm).where(*unfinished).values(state=ArmState.STOPPED))
-    for kind, ended in ((Trial, values | {"finished_at": now()}), (ConfirmRun, values)):
-        session.execute(update(kind).where(kind.job_id == job.id, kind.state.in_(LIVE_TRIAL)).values(ended))
+    pruned, why = TrialState.PRUNED, f"the job was {state} before the run was over"
+    trials = update(Trial).where(Trial.job_id == job.id, Trial.state.in_(LIVE_TRIAL))
+    session.execute(trials.values(state=pruned, cause=why, finished_at=now()))
+    runs = update(ConfirmRun).where(ConfirmRun.job_id == job.id, ConfirmRun.state.in_(LIVE_TRIAL))
+    session.execute(runs.values(state=pruned, cause=why))
 
 
 def close_for_deletion(db: Database, job_id: str) -> None:
@@ -255,7 +158,7 @@ def close_for_deletion(db: Database, job_id: str) -> None:
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: A worker is on it.
+        ConflictError: A worker runs it.
     """
     with db.write() as session:
         job = require_job(session, job_id, lock=True)

@@ -1,13 +1,14 @@
-# Who owns a job. A claim is one conditional UPDATE; every later write of the owner goes through `fenced`, which refuses
-# a token that is no longer the newest. All times are the database's.
-"""Claims, leases and fencing."""
+"""Leases: which worker owns a job.
+
+A claim is one conditional UPDATE. Every later write of the owner goes through :func:`fenced`, which refuses a token
+that is no longer the newest. All times are those of the database's clock.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -30,18 +31,22 @@ class Lease:
         job_id: The job.
         token: Fencing token; grows with every claim of the job.
         spec_json: The job's spec, as it was stored.
-        info_json: What is known of its uploaded dataset.
+        info_json: Facts about its uploaded data and user code, as they were stored; None if it has neither.
     """
 
     job_id: str
     token: int
-    spec_json: Mapping[str, Any]
-    info_json: Mapping[str, Any] | None = None
+    spec_json: Mapping[str, object]
+    info_json: Mapping[str, object] | None = None
 
     @property
     def spec(self) -> JobSpec:
-        """The job's spec. Raises OtherVersionError if another version stored what this one refuses."""
+        """The job's spec. Raises OtherVersionError if another version stored what this one cannot read."""
         return stored_spec(self.spec_json)
+
+
+def _lost(lease: Lease) -> LeaseLostError:
+    return LeaseLostError(f"another worker owns job {lease.job_id} now, or it was deleted")
 
 
 def claim(db: Database, worker: str, lease_s: float) -> Lease | None:
@@ -83,7 +88,7 @@ def renew(db: Database, lease: Lease, lease_s: float) -> None:
     with db.write() as session:
         renewed = update(Job).where(*mine).values(lease_expires_s=epoch_now() + lease_s).returning(Job.id)
         if session.execute(renewed).first() is None:
-            raise LeaseLostError(f"job {lease.job_id} is no longer ours")
+            raise _lost(lease)
 
 
 def cancel_requested(db: Database, lease: Lease) -> bool:
@@ -95,7 +100,7 @@ def cancel_requested(db: Database, lease: Lease) -> bool:
     with db.read() as session:
         row = session.execute(select(Job.lease_token, Job.cancel_requested).where(Job.id == lease.job_id)).one_or_none()
     if row is None or row.lease_token != lease.token:
-        raise LeaseLostError(f"job {lease.job_id} is no longer ours")
+        raise _lost(lease)
     return bool(row.cancel_requested)
 
 
@@ -109,12 +114,12 @@ def fenced(db: Database, lease: Lease) -> Iterator[Session]:
     with db.write() as session:
         mine = select(Job.id).where(Job.id == lease.job_id, Job.lease_token == lease.token)
         if session.execute(mine.with_for_update()).one_or_none() is None:
-            raise LeaseLostError(f"job {lease.job_id} is no longer ours")
+            raise _lost(lease)
         yield session
 
 
 def release(db: Database, lease: Lease) -> bool:
-    """Give the job back, unfinished, for the next worker; cancel it if that was asked for in the meantime.
+    """Give an unfinished job back for the next worker, or cancel it if that was asked for in the meantime.
 
     Returns:
         Whether it was cancelled.

@@ -1,12 +1,11 @@
-# What is read from the ledger, for the API: pages of jobs, trials and events, and the counts of a job. Reads only.
-"""Queries of the ledger."""
+"""What the API reads from the ledger: pages of jobs, trials and events, and the counts of a job."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Trial, TrialPoint
@@ -22,8 +21,8 @@ class ArmSummary(NamedTuple):
     best: Trial | None
 
 
-class Progress(NamedTuple):
-    """How many confirmation runs have ended, of how many planned."""
+class ConfirmProgress(NamedTuple):
+    """How many confirmation runs have ended, and how many are planned."""
 
     done: int
     planned: int
@@ -31,13 +30,13 @@ class Progress(NamedTuple):
 
 def jobs_page(session: Session, limit: int, before: int | None, **equals: str | None) -> Sequence[Job]:
     """Return jobs, the newest first, with ``seq`` below ``before``; ``equals`` filters columns."""
-    query = _filtered(select(Job), Job, equals).order_by(Job.seq.desc()).limit(limit)
+    query = select(Job).where(*_equal(Job, equals)).order_by(Job.seq.desc()).limit(limit)
     return session.scalars(query if before is None else query.where(Job.seq < before)).all()
 
 
 def trials_page(session: Session, job_id: str, limit: int, after: int | None, **equals: str | None) -> Sequence[Trial]:
     """Return trials of a job by number, above ``after``; ``equals`` filters columns."""
-    query = _filtered(select(Trial).where(Trial.job_id == job_id), Trial, equals).order_by(Trial.number).limit(limit)
+    query = select(Trial).where(Trial.job_id == job_id, *_equal(Trial, equals)).order_by(Trial.number).limit(limit)
     return session.scalars(query if after is None else query.where(Trial.number > after)).all()
 
 
@@ -47,8 +46,8 @@ def events_page(session: Session, job_id: str, limit: int, after: int | None) ->
     return session.scalars(query if after is None else query.where(Event.id > after)).all()
 
 
-def _filtered(query: Select[Any], table: type[Job | Trial], equals: dict[str, str | None]) -> Select[Any]:
-    return query.where(*(getattr(table, name) == value for name, value in equals.items() if value is not None))
+def _equal(table: type[Job | Trial], values: Mapping[str, str | None]) -> list[ColumnElement[bool]]:
+    return [getattr(table, name) == value for name, value in values.items() if value is not None]
 
 
 def arm_summaries(session: Session, job_id: str) -> list[ArmSummary]:
@@ -69,11 +68,11 @@ def _best(session: Session, job_id: str, arm: str) -> Trial | None:
     return session.scalars(select(Trial).where(*complete).order_by(Trial.value, Trial.number).limit(1)).first()
 
 
-def confirm_progress(session: Session, job_id: str) -> Progress:
-    """Return how far the confirmation runs of a job are."""
+def confirm_progress(session: Session, job_id: str) -> ConfirmProgress:
+    """Count the confirmation runs of a job."""
     counts = select(ConfirmRun.state, func.count()).where(ConfirmRun.job_id == job_id).group_by(ConfirmRun.state)
     by_state = {state: count for state, count in session.execute(counts)}  # noqa: C416 - rows are not tuples to mypy
-    return Progress(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
+    return ConfirmProgress(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
 
 
 def confirm_runs(session: Session, job_id: str) -> Sequence[ConfirmRun]:

@@ -1,6 +1,7 @@
-# What the owner of a job writes about it: arms, trials with their learning curves, confirmation runs, the end. Every
-# method is one transaction under the lease; a worker that lost its job gets LeaseLostError and changes nothing.
-"""Writes of the worker that owns a job."""
+"""What the worker that owns a job writes: arms, trials with their learning curves, confirmation runs, the end.
+
+Every method is one transaction under the lease. A worker that has lost its job gets LeaseLostError and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from service.db.session import Database
 from service.ledger.events import now, record
 from service.ledger.jobs import close, require_job
 from service.ledger.lease import Lease, fenced
+from service.spec.job import Scalar
 from service.states import ArmState, JobState, TrialState
 from service.training.run import Ended, Progress
 
@@ -23,11 +25,10 @@ IDS_OF_A_QUERY: Final = 500
 """Ids that one query asks for: databases limit the parameters of a statement."""
 
 _POINT: Final = ("step", "train_loss", "val_loss", "seconds", "val_score")
-"""What the ledger keeps of a point."""
-
+"""Columns of a point of a learning curve."""
 
 _IN_SQL: Final = {"synchronize_session": False}
-"""For an UPDATE of rows that the session has not loaded, and does not need to."""
+"""For an UPDATE of rows that the session has not loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class RunLog:
 
     # --- trials
 
-    def add_trial(self, arm: str, params: Mapping[str, Any], *, running: bool = False) -> Trial:
+    def add_trial(self, arm: str, params: Mapping[str, Scalar], *, running: bool = False) -> Trial:
         """Store a trial with the next free number of the job: queued, or running its first attempt."""
         with fenced(self.db, self.lease) as session:
             last = session.scalar(select(func.max(Trial.number)).where(Trial.job_id == self.job_id))
@@ -111,7 +112,7 @@ class RunLog:
             session.execute(update(Arm).where(*mine).values(seconds_used=arm_seconds), execution_options=_IN_SQL)
 
     def requeue_trial(self, trial_id: int, arm_seconds: float) -> None:
-        """Put a trial that was stopped through no fault of its own back; the attempt does not count, the time does."""
+        """Queue a trial again that was interrupted; the attempt does not count, the time does."""
         with fenced(self.db, self.lease) as session:
             trial = session.get_one(Trial, trial_id)
             if trial.state == TrialState.RUNNING:
@@ -119,14 +120,14 @@ class RunLog:
             session.get_one(Arm, (self.job_id, trial.arm)).seconds_used = arm_seconds
 
     def retry_trial(self, trial_id: int, cause: str) -> None:
-        """Put a trial whose process died back for another attempt."""
+        """Queue a trial whose process died for another attempt."""
         with fenced(self.db, self.lease) as session:
             trial = session.get_one(Trial, trial_id)
             trial.state = TrialState.QUEUED
             record(session, self.job_id, "trial_retried", trial=trial.number, cause=cause)
 
     def recover_trials(self, max_attempts: int) -> None:
-        """After a worker died: queue what it was running again, or fail what has used up its attempts."""
+        """After a worker died: queue what it was running again, or fail it if it has used up its attempts."""
         with fenced(self.db, self.lease) as session:
             trials = select(Trial).where(Trial.job_id == self.job_id, Trial.state == TrialState.RUNNING)
             runs = select(ConfirmRun).where(ConfirmRun.job_id == self.job_id, ConfirmRun.state == TrialState.RUNNING)
@@ -161,7 +162,7 @@ class RunLog:
     # --- confirmation runs
 
     def plan_confirm_runs(self, phase: str, finalists: Sequence[Trial], seeds: Sequence[int]) -> Sequence[ConfirmRun]:
-        """Store a queued run of every finalist on every seed, unless it was planned before; return all of the phase."""
+        """Store a queued run of every finalist on every seed that has none yet; return all runs of the phase."""
         with fenced(self.db, self.lease) as session:
             planned = {(run.trial_number, run.seed) for run in self._confirm_runs(session, phase)}
             new = [(seed, t) for seed in seeds for t in finalists if (t.number, seed) not in planned]
@@ -198,7 +199,7 @@ class RunLog:
             return run.attempts
 
     def requeue_confirm_run(self, run_id: int) -> None:
-        """Put a confirmation run that was stopped through no fault of its own back; the attempt does not count."""
+        """Queue a confirmation run again that was interrupted; the attempt does not count."""
         with fenced(self.db, self.lease) as session:
             run = session.get_one(ConfirmRun, run_id)
             if run.state == TrialState.RUNNING:
@@ -220,7 +221,7 @@ class RunLog:
             return require_job(session, self.job_id).looks
 
     def set_data_hash(self, sha256: str) -> str | None:
-        """Store the hash of the prepared data, unless there is one; return the one that was there before."""
+        """Store the hash of the prepared data if there is none yet; return the one that was there before."""
         with fenced(self.db, self.lease) as session:
             job = require_job(session, self.job_id)
             before = job.data_sha256
@@ -239,11 +240,11 @@ class RunLog:
         """Store the recommendation and end the job, in one transaction."""
         with fenced(self.db, self.lease) as session:
             row = RecommendationRow(job_id=self.job_id, verdict=verdict, arm=arm, data=dict(data), created_at=now())
-            session.merge(row)  # in the place of the one before an extension
+            session.merge(row)  # replaces the one from before an extension
             close(session, require_job(session, self.job_id), JobState.SUCCEEDED)
 
     def end(self, state: JobState, cause: str | None) -> None:
-        """End the job without a recommendation; trials that have not ended end with it."""
+        """End the job without a recommendation, and with it the trials that have not ended."""
         with fenced(self.db, self.lease) as session:
             close(session, require_job(session, self.job_id), state, cause)
 

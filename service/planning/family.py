@@ -1,6 +1,7 @@
-# What a spec's family asks of its data: whether it can be had, and what one task of it looks like. Torch-free facts,
-# for plan.py; the tasks themselves are made in training/families.py.
-"""Families of tasks, as a plan sees them."""
+"""What a family of tasks asks of its data: whether the data can give one, and what one task of it looks like.
+
+This works with facts about the data only; the tasks themselves are made in service/data/families.py.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +12,24 @@ from typing import Final
 
 from search_spaces.errors import one_of
 from service.data.catalog import DATASETS, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, DatasetInfo, Task
-from service.errors import FieldError, InvalidSpecError
-from service.spec.data import FamilySpec
+from service.errors import FieldError, InvalidSpecError, conflict
+from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.job import JobSpec
 from service.spec.model import AutoencoderSpec, MlpSpec
 
 KINDS: Final = ("class_subsets", "group_by", "datasets")
-"""Fields of a family, one of which says what its tasks are."""
+"""Fields of a family. Exactly one of them says what its tasks are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One of the datasets of a family.
+class FamilyDataset:
+    """A dataset that makes the tasks of a family, or one of them.
 
     Attributes:
         label: What it is called.
         info: Facts about it.
         categories: The columns of which each value becomes a feature.
-        counts: How many rows have each value, of the columns that have few values.
+        counts: How many rows have each value, for the columns with few values.
     """
 
     label: str
@@ -37,55 +38,62 @@ class Member:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def values(self, column: str) -> list[str] | None:
-        """Return the values of a column of categories; None for another one."""
+        """Return the values of a column of categories; None for another column."""
         return sorted(self.counts[column]) if column in self.categories else None
 
 
 def check_family(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Yield what is wrong with a spec's family for a dataset."""
+    """Yield what is wrong with a spec's family; without ``info``, only what can be seen in the spec."""
     family = spec.family
     if family is None:
         return
-    kinds = [name for name in KINDS if getattr(family, name) is not None]
-    if len(kinds) != 1:
-        yield FieldError("family", " and ".join(kinds) or None, f"one of {', '.join(KINDS)}")
+    given = [kind for kind in KINDS if getattr(family, kind) is not None]
+    if len(given) != 1:
+        yield conflict("family", " and ".join(given) or None, f"must have one of {', '.join(KINDS)}")
         return
     if info is None:
         return
     if not isinstance(spec.model, MlpSpec | AutoencoderSpec):
-        yield FieldError("model.name", spec.model.name, "mlp or autoencoder with a family")
-    if family.group_by is not None and family.group_by not in info.columns:
-        columns = one_of(family.group_by, info.columns) if info.columns else "null: this dataset is no table"
-        yield FieldError("family.group_by", family.group_by, columns)
+        yield conflict("model.name", spec.model.name, "must be mlp or autoencoder with a family")
+    if family.group_by is not None and not info.columns:
+        yield conflict("family.group_by", family.group_by, "must be null: this dataset has no columns")
+    elif family.group_by is not None and family.group_by not in info.columns:
+        message = f"must be {one_of(family.group_by, info.columns)}"
+        yield FieldError("family.group_by", family.group_by, message, code="unknown_name")
     if family.class_subsets is not None:
-        ways = family.class_subsets.ways
-        if info.task is not Task.CLASSIFICATION:
-            yield FieldError("family.class_subsets", ways, f"a dataset with classes; this one is a {info.task}")
-        elif math.comb(info.outputs, ways) < MIN_TASKS:
-            expected = f"a number with {MIN_TASKS} subsets or more of the {info.outputs} classes"
-            yield FieldError("family.class_subsets.ways", ways, expected)
+        yield from _check_class_subsets(family.class_subsets, info)
 
 
-def check_groups(member: Member, column: str, bins: int) -> None:
+def _check_class_subsets(subsets: ClassSubsetsSpec, info: DatasetInfo) -> Iterator[FieldError]:
+    if info.task is not Task.CLASSIFICATION:
+        classes = f"needs a dataset with classes; this one is for {info.task}"
+        yield conflict("family.class_subsets", subsets.ways, classes)
+    elif math.comb(info.outputs, subsets.ways) < MIN_TASKS:
+        message = f"must leave {MIN_TASKS} subsets or more of the {info.outputs} classes"
+        yield FieldError("family.class_subsets.ways", subsets.ways, message, code="out_of_range")
+
+
+def check_groups(dataset: FamilyDataset, column: str, bins: int) -> None:
     """Refuse a column of an uploaded table that makes too few tasks, as far as its counts tell, or leaves no feature.
 
     Raises:
-        InvalidSpecError: It does.
+        InvalidSpecError: The column cannot make the tasks.
     """
-    info, counts = member.info, member.counts.get(column)
-    expected = None
-    if column in info.columns and info.features == info.widths[info.columns.index(column)]:
-        expected = "a column of a table that has another one which varies"
-    elif counts is not None and not (bins and len(counts) > MAX_VALUES and column not in member.categories):
-        tasks = sum(count >= MIN_GROUP_ROWS for count in counts.values())
-        if tasks < MIN_TASKS:
-            expected = f"a column with {MIN_TASKS} values that {MIN_GROUP_ROWS} rows have; of this one's {tasks} have"
-    if expected is not None and column in info.columns:
-        raise InvalidSpecError(FieldError("family.group_by", column, expected))
+    info, counts = dataset.info, dataset.counts.get(column)
+    if column not in info.columns:
+        return  # check_family says so
+    if info.features == info.widths[info.columns.index(column)]:
+        raise InvalidSpecError(conflict("family.group_by", column, "must leave another column that varies"))
+    if counts is None or (bins and len(counts) > MAX_VALUES and column not in dataset.categories):
+        return  # the tasks are bins of numbers, which are not counted
+    tasks = sum(count >= MIN_GROUP_ROWS for count in counts.values())
+    if tasks < MIN_TASKS:
+        message = f"must have {MIN_TASKS} values with {MIN_GROUP_ROWS} rows each; {tasks} of this column's values do"
+        raise InvalidSpecError(conflict("family.group_by", column, message))
 
 
-def info_of_a_task(info: DatasetInfo, family: FamilySpec | None) -> DatasetInfo:
-    """Return the facts about one task of a family, which has fewer classes or lacks the column that makes the tasks."""
+def task_info(info: DatasetInfo, family: FamilySpec | None) -> DatasetInfo:
+    """Return the facts about one task of a family: it has fewer classes, or no column that makes the tasks."""
     if family is None or family.datasets is not None:
         return info
     if family.class_subsets is not None:
@@ -100,44 +108,44 @@ def bundled_info(spec: JobSpec) -> DatasetInfo | None:
     """Return the facts about the bundled dataset of a spec, or about the bundled datasets of its family.
 
     Raises:
-        InvalidSpecError: Those of the family do not go together.
+        InvalidSpecError: Those of the family do not fit together.
     """
     if spec.family is None or spec.family.datasets is None:
         return DATASETS.get(spec.dataset.name or "")
     labels = [chosen.label for chosen in spec.family.datasets]
     if not all(label in DATASETS for label in labels):
         return None
-    return info_of_datasets([Member(label=label, info=DATASETS[label]) for label in labels])
+    return common_info([FamilyDataset(label=label, info=DATASETS[label]) for label in labels])
 
 
-def info_of_datasets(members: Sequence[Member]) -> DatasetInfo:
-    """Return the facts about a task of a family of datasets: they must be alike in all that a model sees.
+def common_info(datasets: Sequence[FamilyDataset]) -> DatasetInfo:
+    """Return the facts about a task of a family of datasets, which must be alike in all that a model sees.
 
     Raises:
-        InvalidSpecError: Some differ from the first one; says which, and in what.
+        InvalidSpecError: Some differ from the first one; says which, and how.
     """
-    first, errors = members[0], []
-    for index, other in enumerate(members[1:], 1):
-        if other.label in [member.label for member in members[:index]]:
-            errors.append(FieldError(f"family.datasets[{index}]", other.label, "every dataset once"))
+    first, errors = datasets[0], []
+    for index, other in enumerate(datasets[1:], 1):
+        place = f"family.datasets[{index}]"
+        if other.label in [dataset.label for dataset in datasets[:index]]:
+            errors.append(conflict(place, other.label, "is a dataset that the family has already"))
         elif differences := list(_differences(first, other)):
-            expected = f"what family.datasets[0] is, {first.label}: {'; '.join(differences)}"
-            errors.append(FieldError(f"family.datasets[{index}]", other.label, expected))
+            message = f"must be like family.datasets[0], {first.label}: {'; '.join(differences)}"
+            errors.append(conflict(place, other.label, message))
     if errors:
         raise InvalidSpecError(*errors)
-    return replace(first.info, rows=min(member.info.rows for member in members))
+    return replace(first.info, rows=min(dataset.info.rows for dataset in datasets))
 
 
-def _differences(first: Member, other: Member) -> Iterator[str]:
-    """Yield in what two datasets are not alike, the most telling first and alone."""
+def _differences(first: FamilyDataset, other: FamilyDataset) -> Iterator[str]:
+    """Say how two datasets differ; a difference that explains the others is named alone."""
     one, two = first.info, other.info
     if one.task is not two.task:
         yield f"a {one.task}, not a {two.task}"
     elif one.columns != two.columns:
-        lacking = [name for name in one.columns if name not in two.columns]
-        more = [name for name in two.columns if name not in one.columns]
-        what = [f"no column {name}" for name in lacking] + [f"a column {name} more" for name in more]
-        yield f"the same columns; this one has {', '.join(what) or 'them in another order'}"
+        missing = [f"no column {name}" for name in one.columns if name not in two.columns]
+        extra = [f"an extra column {name}" for name in two.columns if name not in one.columns]
+        yield f"the same columns; this one has {', '.join(missing + extra) or 'them in another order'}"
     elif one.shape != two.shape or (one.features != two.features and not one.columns):
         yield f"{one.shape or one.features} features, not {two.shape or two.features}"
     else:

@@ -1,11 +1,12 @@
-# From a spec to what a job will do: which arms, over which spaces, on which tensors. Everything about a spec that types
-# and ranges cannot say is checked here, once, before a row is written: by spec_checks.py, data_checks.py and family.py.
-# Loads neither torch nor Optuna.
-"""The plan of a job."""
+"""Makes the plan of a job from its spec: which arms, over which spaces, on which tensors.
+
+All that types and ranges cannot say about a spec is checked here, by spec_checks.py, data_checks.py and family.py.
+Planning works with facts about the data and reads no tables. It loads neither torch nor Optuna.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +15,6 @@ from search_spaces.errors import one_of
 from service.data.catalog import DatasetInfo, Task, layer_sizes, task_of
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.planning.arms import (
-    MORE_STEPS,
     REFERENCE,
     ArmPlan,
     Start,
@@ -24,7 +24,7 @@ from service.planning.arms import (
     warpadam_arms,
 )
 from service.planning.data_checks import check_dataset, check_model, check_rank
-from service.planning.family import bundled_info, check_family, info_of_a_task
+from service.planning.family import bundled_info, check_family, task_info
 from service.planning.spec_checks import (
     check_baselines,
     check_confirm,
@@ -33,13 +33,25 @@ from service.planning.spec_checks import (
     check_search,
     check_training,
 )
-from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec, RangeOverride
+from service.spec.job import JobSpec, RangeOverride
 from service.spec.model import AutoencoderSpec, EntrypointSpec, MlpSpec
 from service.stored import stored_spec
 from service.training.run import FamilyTraining, Run, Training
 
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
 """The presets that a job's ``search_space`` may name."""
+
+CHECKS: Final[Sequence[Callable[[JobSpec, DatasetInfo | None], Iterable[FieldError]]]] = (
+    check_model,
+    check_family,
+    check_objective,
+    check_baselines,
+    check_search,
+    check_resources,
+    check_confirm,
+    check_training,
+)
+"""The checks of a spec, in the order in which errors are listed. Without facts about the data they check less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +77,7 @@ class JobPlan:
 
     @property
     def network(self) -> Mapping[str, Any] | None:
-        """Spec of a model that is no chain of linear layers."""
+        """Spec of the model; None if it is a chain of linear layers."""
         model = self.spec.model
         if isinstance(model, EntrypointSpec):
             source = self.info.sources[model.entrypoint]
@@ -129,11 +141,11 @@ class JobPlan:
         )
 
 
-def plan_of(stored: Mapping[str, Any], info: Mapping[str, Any] | None) -> JobPlan:
+def plan_of(stored: Mapping[str, object], info: Mapping[str, object] | None) -> JobPlan:
     """Return the plan of a job from what its row holds.
 
     Raises:
-        OtherVersionError: Another version or installation of the service wrote it, with what this one does not know.
+        OtherVersionError: Another version or installation of the service wrote something that this one cannot read.
     """
     spec, facts = stored_spec(stored), None if info is None else DatasetInfo.from_json(info)
     try:
@@ -143,32 +155,24 @@ def plan_of(stored: Mapping[str, Any], info: Mapping[str, Any] | None) -> JobPla
 
 
 def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
-    """Check that the parts of a spec exist and fit together.
+    """Check that the parts of a spec exist and fit together, and return the plan.
 
     Args:
         spec: The spec.
-        info: Facts about its dataset, if that was uploaded, or about what the datasets of its family have in common.
+        info: Facts about uploaded data and user code; None for a job on bundled data with a model of the service.
 
     Raises:
         InvalidSpecError: With every field that is wrong, not only the first.
     """
-    checks = (
-        check_model,
-        check_family,
-        check_objective,
-        check_baselines,
-        check_search,
-        check_resources,
-        check_confirm,
-        check_training,
-    )
     errors: list[FieldError] = []
+    space: SearchSpace | None = None
     try:
         info = info if info is not None else bundled_info(spec)
     except InvalidSpecError as error:
         errors += error.errors
-    errors += [*check_dataset(spec, info), *(error for check in checks for error in check(spec, info))]
-    space: SearchSpace | None = None
+    errors += check_dataset(spec)
+    for check in CHECKS:
+        errors += check(spec, info)
     try:
         space = warp_space(spec)
     except InvalidSpecError as error:
@@ -177,7 +181,17 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
         errors += check_rank(spec, info)
     if errors or space is None or info is None:
         raise InvalidSpecError(*errors)
-    info = info_of_a_task(info, spec.family)
+    info = task_info(info, spec.family)
+    return JobPlan(
+        spec=spec,
+        info=info,
+        arms=tuple(_arms(spec, space)),
+        task=task_of(info, spec.model),
+        sizes=tuple(layer_sizes(info, spec.model)),
+    )
+
+
+def _arms(spec: JobSpec, space: SearchSpace) -> list[ArmPlan]:
     learned = warpadam_arms(space, spec.arms == "per_structure")
     warm = warm_arms(learned) if spec.warm_start else learned
     arms = [
@@ -188,50 +202,7 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
     ]
     if spec.objective.target == "baseline":
         arms.sort(key=lambda arm: arm.name != REFERENCE)
-    return JobPlan(
-        spec=spec,
-        info=info,
-        arms=tuple(arms),
-        task=task_of(info, spec.model),
-        sizes=tuple(layer_sizes(info, spec.model)),
-    )
-
-
-def extended(spec: JobSpec, more: ExtendSpec) -> JobSpec:
-    """Return the spec of a job to which trials, seeds or seconds are added.
-
-    Raises:
-        InvalidSpecError: Nothing is added, a sum is over the limit of its field, or earlier trials would be worth
-            nothing: they were judged by what other trials of the job set.
-    """
-    if not (more.trials or more.seeds or more.max_seconds):
-        raise InvalidSpecError(FieldError("trials", 0, "a number above 0 here, in seeds or in max_seconds"))
-    budget, confirm = spec.budget, spec.confirm
-    sums = {
-        "trials": (budget.trials_per_arm + more.trials, MAX_TRIALS),
-        "seeds": (confirm.seeds + more.seeds, MAX_CONFIRM_SEEDS),
-        "max_seconds": (budget.max_seconds + more.max_seconds, MAX_SECONDS),
-    }
-    errors = [
-        FieldError(name, getattr(more, name), f"at most {limit:g} with those that the job has, not {total:g}")
-        for name, (total, limit) in sums.items()
-        if total > limit
-    ]
-    depends = "objective.target: baseline" if spec.objective.target == "baseline" else ""
-    depends = depends or (f"the control {MORE_STEPS}" if MORE_STEPS in spec.controls else "")
-    for name in ("trials", "max_seconds"):
-        if depends and getattr(more, name):
-            expected = f"0: {depends} hangs on the best trial of other arms, which more trials may change"
-            errors.append(FieldError(name, getattr(more, name), expected))
-    if errors:
-        raise InvalidSpecError(*errors)
-    larger = {"trials_per_arm": sums["trials"][0], "max_seconds": sums["max_seconds"][0]}
-    return spec.model_copy(
-        update={
-            "budget": budget.model_copy(update=larger),
-            "confirm": confirm.model_copy(update={"seeds": sums["seeds"][0]}),
-        }
-    )
+    return arms
 
 
 def warp_space(spec: JobSpec) -> SearchSpace:
@@ -242,7 +213,8 @@ def warp_space(spec: JobSpec) -> SearchSpace:
     """
     preset = spec.search_space.preset
     if preset not in WARP_PRESETS:
-        raise InvalidSpecError(FieldError("search_space.preset", preset, one_of(preset, WARP_PRESETS)))
+        message = f"must be {one_of(preset, WARP_PRESETS)}"
+        raise InvalidSpecError(FieldError("search_space.preset", preset, message, code="unknown_name"))
     overrides = {
         name: value.model_dump(exclude_none=True) if isinstance(value, RangeOverride) else value
         for name, value in spec.search_space.overrides.items()

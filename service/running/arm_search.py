@@ -17,13 +17,13 @@ from service.db.models import Trial
 from service.engines.base import Assignment, Pruning
 from service.ledger.runs import RunLog
 from service.planning.arms import ArmPlan
+from service.planning.earlier_trials import read_earlier_trials
 from service.planning.objective import Objective, make_objective
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import UNPRUNED, Fidelity, measure
 from service.running.arm_study import NUMBER, ArmStudy, OpenTrial
 from service.running.samplers import first_rung, make_pruning, make_sampler
 from service.states import TrialState
-from service.submission.earlier_trials import read_earlier_trials
 from service.training.run import Ended, Progress
 
 POINTS_EVERY_S: Final = 0.5

@@ -1,1 +1,18 @@
-"""From a request to a queued job: checks, plan, files."""
+"""From a request to a queued job: checks against the data, plan, files, estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.artifacts import ArtifactStore
+from service.db.session import Database
+from service.user_code.probe import UserCode
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a submission reads and writes: the ledger, the files of jobs, and the user's own code."""
+
+    db: Database
+    artifacts: ArtifactStore
+    user_code: UserCode

@@ -1,6 +1,8 @@
-# What a job would do and cost, before it is queued. The figures come from a child process that takes a few steps with
-# each arm's first trial, so that this one needs no torch; they are of the API's machine, and say so.
-"""The estimate that a dry run answers."""
+"""Estimates what a job would do and cost, for a dry run.
+
+A child process takes a few steps with each arm's first trial, so that this process needs no torch. The figures are
+those of the API's machine.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypedDict
 
-from service.data.catalog import parameter_count
+from service.data.catalog import parameter_count, training_rows
 from service.errors import UnavailableError
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
 from service.planning.plan import JobPlan
+from service.submission import warm_start
 from service.user_code.probe import module_path
 
 TIMEOUT_S: Final = 60.0
@@ -29,7 +32,7 @@ MORE_STEPS_NOTE: Final = f"{MORE_STEPS} is counted with the steps of the others"
 FAMILY_NOTE: Final = "the networks of a run on a family are counted as if they trained one after the other"
 
 _one_at_a_time = threading.Lock()
-"""Two at once would time each other."""
+"""Two measurements at once would slow each other down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,59 +85,64 @@ class JobEstimate:
     note: str
 
 
-def estimate(plan: JobPlan, training_rows: int, notes: str = "") -> JobEstimate:
+class _Footprint(TypedDict):
+    """What was measured of one arm."""
+
+    seconds_a_step: float
+    p_bytes: float
+
+
+def estimate(plan: JobPlan) -> JobEstimate:
     """Return what a job would do and cost.
 
-    Args:
-        plan: Its plan.
-        training_rows: Rows to train on, which a batch is capped at.
-        notes: What else is to be said of the plan.
-
     Raises:
-        UnavailableError: The figures could not be found out.
+        UnavailableError: The cost could not be measured.
     """
-    measured = _measure(plan, min(plan.spec.budget.batch_size, training_rows))
-    budget, confirm = plan.spec.budget, plan.spec.confirm
-    runs = confirm.seeds * (1 if confirm.top_k == 1 else confirm.top_k + 1)
-    arms = []
-    for arm in plan.arms:
-        seconds_a_run = measured[arm.name]["seconds_a_step"] * _steps_of_a_run(plan, arm)
-        slots = plan.spec.resources.slots
-        search = min(seconds_a_run * budget.trials_per_arm / slots, budget.max_seconds)
-        arms.append(
-            ArmEstimate(
-                name=arm.name,
-                role=arm.role,
-                optimizer=arm.optimizer,
-                parameters=arm.space.names,
-                trials=budget.trials_per_arm,
-                confirm_runs=runs,
-                seconds_a_run=seconds_a_run,
-                seconds=search + runs * seconds_a_run / slots,
-                p_bytes=int(measured[arm.name]["p_bytes"]),
-            )
-        )
+    measured = _measure(plan)
+    arms = tuple(_arm_estimate(plan, arm, measured[arm.name]) for arm in plan.arms)
     return JobEstimate(
-        arms=tuple(arms),
+        arms=arms,
         trials=sum(arm.trials for arm in arms),
         confirm_runs=sum(arm.confirm_runs for arm in arms),
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
         parameters=parameter_count(plan.info, plan.spec.model),
-        note="; ".join(filter(None, (NOTE, *_notes(plan), notes))),
+        note="; ".join(_notes(plan)),
+    )
+
+
+def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstimate:
+    budget, confirm, slots = plan.spec.budget, plan.spec.confirm, plan.spec.resources.slots
+    runs = confirm.seeds * (1 if confirm.top_k == 1 else confirm.top_k + 1)
+    seconds_a_run = measured["seconds_a_step"] * _steps_of_a_run(plan, arm)
+    search = min(seconds_a_run * budget.trials_per_arm / slots, budget.max_seconds)
+    return ArmEstimate(
+        name=arm.name,
+        role=arm.role,
+        optimizer=arm.optimizer,
+        parameters=arm.space.names,
+        trials=budget.trials_per_arm,
+        confirm_runs=runs,
+        seconds_a_run=seconds_a_run,
+        seconds=search + runs * seconds_a_run / slots,
+        p_bytes=int(measured["p_bytes"]),
     )
 
 
 def _notes(plan: JobPlan) -> Iterator[str]:
-    """Yield what the seconds leave out in a job like this one."""
+    """Say how the seconds were found, what they leave out, and what a warm start means."""
+    yield NOTE
     if MORE_STEPS in plan.spec.controls:
         yield MORE_STEPS_NOTE
     if plan.spec.family is not None:
         yield FAMILY_NOTE
+    started = warm_start.note(plan)
+    if started is not None:
+        yield started
 
 
 def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:
-    """Return the steps on all networks of a run; with a family at most, as some tasks are stepped together."""
+    """Return the steps on all networks of a run; an upper limit for a family, where tasks share steps."""
     family, steps = plan.spec.family, plan.spec.budget.steps
     if family is None:
         return steps
@@ -142,14 +150,15 @@ def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:
     return steps * family.evaluate_tasks + learning
 
 
-def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
-    request: dict[str, Any] = {
+def _measure(plan: JobPlan) -> dict[str, _Footprint]:
+    """Measure every arm in a child process."""
+    request = {
         "sizes": plan.sizes,
         "model": plan.network,
         "shape": plan.info.shape,
         "activation": plan.spec.model.activation,
         "task": plan.task,
-        "batch_size": batch_size,
+        "batch_size": min(plan.spec.budget.batch_size, training_rows(plan.info, plan.spec.model)),
         "training": plan.spec.training.model_dump(),
         "arms": [
             {"name": arm.name, "optimizer": arm.optimizer, "config": arm.config(arm.space.some_values())}
@@ -157,7 +166,7 @@ def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
         ],
     }
     command = [sys.executable, "-P", "-m", "service.training.footprint"]
-    if not _one_at_a_time.acquire(timeout=TIMEOUT_S):  # or waiting requests would take all threads of the API
+    if not _one_at_a_time.acquire(timeout=TIMEOUT_S):  # so that waiting requests do not take all threads of the API
         raise UnavailableError(f"other jobs were timed for {TIMEOUT_S:g} seconds; send the request again")
     try:
         done = subprocess.run(
@@ -175,8 +184,8 @@ def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
         _one_at_a_time.release()
     if done.returncode:
         last = done.stderr.strip().rsplit("\n", 1)[-1]
-        if done.returncode < 0:  # as when the machine is out of memory
+        if done.returncode < 0:  # for instance because the machine is out of memory
             last = f"their process was killed by the signal {-done.returncode}"
         raise UnavailableError(f"the steps of the arms could not be timed: {last}")
-    found: dict[str, dict[str, float]] = json.loads(done.stdout)
+    found: dict[str, _Footprint] = json.loads(done.stdout)
     return found

@@ -1,7 +1,8 @@
-# From the name of an earlier job to the P that a new one starts from: looked up once, at submission, checked against
-# the new job's model, and written into its spec. Loads no torch: names, shapes and settings of a P are in the JSON that
-# a safetensors file begins with. How a run starts from P is training/learned_p.py's business.
-"""Warm starts."""
+"""Warm starts: from the name of an earlier job to the P that a new one starts from.
+
+P is looked up once, at submission, checked against the new job's model, and named in its spec by a hash. The names,
+shapes and settings of a P are in the JSON header of its safetensors file, so no torch is needed here.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +11,39 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Final, TypedDict
 
-from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from service.artifacts import ArtifactStore
 from service.data.catalog import DatasetInfo, tensor_shapes
-from service.db.models import Job, RecommendationRow
-from service.db.session import Database
-from service.errors import FieldError, InvalidSpecError
+from service.db.models import RecommendationRow
+from service.errors import FieldError, InvalidSpecError, conflict
+from service.ledger.jobs import find_job
 from service.planning.plan import JobPlan, make_plan
-from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.job import JobSpec, Override, Scalar, WarmStartSpec
 from service.spec.model import PinnSpec, TransformerSpec
 from service.states import JobState
+from service.stored import stored_spec
+from service.submission import Context
 
 SIZED_BY: Final = {"low_rank": "rank", "full": "block_size", "kronecker": "max_dim"}
 """Structure -> the number of the optimizer that decides the shape of its tensors."""
 
 MOST_MISMATCHES: Final = 4
 """Tensors that one message names."""
+
+
+class ParameterHeader(TypedDict):
+    """A parameter of the model in the header of a P file."""
+
+    shape: list[int]
+
+
+class PHeader(TypedDict):
+    """The header of a P file: the settings of the optimizer that learned P, and the parameters it is for, in order."""
+
+    config: dict[str, Scalar]
+    parameters: dict[str, ParameterHeader]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,55 +54,57 @@ class EarlierP:
         job_id: The job.
         content: The safetensors file.
         sha256: Its hash.
-        config: The settings of the optimizer that learned it.
-        shapes: Shape of each parameter that it is for, by name, in the order of the model.
+        header: Its header.
     """
 
     job_id: str
     content: bytes
     sha256: str
-    config: Mapping[str, Any]
-    shapes: Mapping[str, tuple[int, ...]]
+    header: PHeader
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter that P is for, by name, in the order of the model."""
+        return {name: tuple(parameter["shape"]) for name, parameter in self.header["parameters"].items()}
 
 
-def plan_warm_start(
-    db: Database, artifacts: ArtifactStore, spec: JobSpec, info: DatasetInfo | None
-) -> tuple[JobPlan, bytes | None]:
-    """Return the plan of a job, and the P that it starts from; None for a job without a warm start.
+def plan_warm_start(context: Context, spec: JobSpec, info: DatasetInfo | None) -> tuple[JobPlan, bytes | None]:
+    """Return the plan of a job and the file of the P that it starts from; None for a job without a warm start.
 
-    The spec of the plan says which P that is, by its hash. Structure, placement and learner are fixed to those of P,
-    and so is what decides the shape of its tensors.
+    The spec of the plan names P by its hash. P fixes structure, placement, learner and the number that decides the
+    shape of its tensors.
 
     Args:
-        db: The ledger's database.
-        artifacts: Has the P of the earlier job.
+        context: Where to find the earlier job and its P.
         spec: The spec as it was sent.
-        info: Facts about its dataset, if that was uploaded.
+        info: Facts about uploaded data and user code; None if the job has neither.
 
     Raises:
         InvalidSpecError: There is no such P, it does not fit the model or the search space, or it may have been learned
             on rows that this job judges by.
+        OtherVersionError: Another version of the service stored the earlier job.
     """
     if spec.warm_start is None:
         return make_plan(spec, info), None
-    found = _find(db, artifacts, spec.warm_start)
-    _check_split(db, spec, found.job_id)
+    found = _find(context, spec.warm_start)
+    with context.db.read() as session:
+        _check_split(session, spec, found.job_id)
     warm = spec.warm_start.model_copy(update={"sha256": found.sha256})
     space = spec.search_space.model_copy(update={"overrides": _overrides(spec.search_space.overrides, found)})
     plan = make_plan(spec.model_copy(update={"warm_start": warm, "search_space": space}), info)
     misfits = list(_misfits(found.shapes, tensor_shapes(plan.info, plan.spec.model)))
     if misfits:
         more = [f"{len(misfits) - MOST_MISMATCHES} more"] if len(misfits) > MOST_MISMATCHES else []
-        expected = f"a job whose P fits the model: {'; '.join([*misfits[:MOST_MISMATCHES], *more])}"
-        raise InvalidSpecError(FieldError("warm_start.job", found.job_id, expected))
+        listed = "; ".join([*misfits[:MOST_MISMATCHES], *more])
+        raise _wrong(found.job_id, f"must name a job whose P fits the model: {listed}")
     return plan, found.content
 
 
-def note(plan: JobPlan) -> str:
-    """Return what a warm start means for a plan, in one sentence; nothing for a job without one."""
+def note(plan: JobPlan) -> str | None:
+    """Say in one sentence what a warm start means for a plan; None for a job without one."""
     warm, overrides = plan.spec.warm_start, plan.spec.search_space.overrides
     if warm is None:
-        return ""
+        return None
     decided = ("structure", "placement", "learner", SIZED_BY.get(str(overrides["structure"])))
     fixed = ", ".join(f"{name} {overrides[name]}" for name in decided if name)
     return (
@@ -97,90 +113,87 @@ def note(plan: JobPlan) -> str:
     )
 
 
-def _find(db: Database, artifacts: ArtifactStore, wanted: WarmStartSpec) -> EarlierP:
-    with db.read() as session:
-        job = session.scalars(select(Job).where(Job.id == wanted.job)).one_or_none()
+def _find(context: Context, wanted: WarmStartSpec) -> EarlierP:
+    with context.db.read() as session:
+        job = find_job(session, wanted.job)
         row = session.get(RecommendationRow, wanted.job)
     if job is None:
-        raise _wrong(wanted, "the id of a job: see GET /v1/jobs")
+        raise _wrong(wanted.job, "names no job", "GET /v1/jobs lists the jobs.", "unknown_name")
     if job.state != JobState.SUCCEEDED or row is None:
-        raise _wrong(wanted, f"a job that has succeeded; this one is {job.state}")
+        raise _wrong(wanted.job, f"must name a job that has succeeded; this one is {job.state}")
     learned = row.data.get("learned_p")
     if learned is None:
-        raise _wrong(
-            wanted, f"a job that recommends a learned P; this one recommends {row.arm}, which has none to keep"
-        )
-    if wanted.sha256 not in (None, learned["sha256"]):
-        expected = f"null, or {learned['sha256']}, that of the P of {wanted.job}"
-        raise InvalidSpecError(FieldError("warm_start.sha256", wanted.sha256, expected))
-    content = artifacts.get(wanted.job, learned["file"])
-    if content is None or hashlib.sha256(content).hexdigest() != learned["sha256"]:
-        raise _wrong(wanted, "a job whose P is in the artifact store; the file of this one is gone or was changed")
-    described = describe_p(content)
-    shapes = {name: tuple(parameter["shape"]) for name, parameter in described["parameters"].items()}
-    return EarlierP(
-        job_id=wanted.job, content=content, sha256=learned["sha256"], config=described["config"], shapes=shapes
-    )
+        recommends = f"this one recommends {row.arm}, which has none to keep"
+        raise _wrong(wanted.job, f"must name a job that recommends a learned P; {recommends}")
+    sha256 = learned["sha256"]
+    if wanted.sha256 not in (None, sha256):
+        message = f"must be null, or {sha256}, that of the P of {wanted.job}"
+        raise InvalidSpecError(conflict("warm_start.sha256", wanted.sha256, message))
+    content = context.artifacts.get(wanted.job, learned["file"])
+    if content is None or hashlib.sha256(content).hexdigest() != sha256:
+        gone = "the file of this one is gone or was changed"
+        raise _wrong(wanted.job, f"must name a job whose P is in the artifact store; {gone}")
+    return EarlierP(job_id=wanted.job, content=content, sha256=sha256, header=describe_p(content))
 
 
-def _check_split(db: Database, spec: JobSpec, job_id: str) -> None:
-    """Refuse a split by which rows that P was learned on, in this job or one before it, would be rows that judge."""
+def _wrong(job_id: str, message: str, hint: str | None = None, code: str = "conflict") -> InvalidSpecError:
+    return InvalidSpecError(FieldError("warm_start.job", job_id, message, hint, code))
+
+
+def _check_split(session: Session, spec: JobSpec, job_id: str | None) -> None:
+    """Refuse a split in which rows that P was learned on, in this job or one before it, would judge."""
     if isinstance(spec.model, PinnSpec | TransformerSpec):
-        return  # the points of an equation are others with each seed; a text is cut without one
-    own = spec.model_dump(mode="json")
-    with db.read() as session:
-        while job_id and (job := session.scalars(select(Job).where(Job.id == job_id)).one_or_none()) is not None:
-            there = _split_by(job.spec) if _sources(own) & _sources(job.spec) else {}
-            for name, value in _split_by(own).items():
-                if there.get(name, value) != value:
-                    also = f"the {name} of {job_id}: by another split its P may have seen the rows that judge"
-                    raise InvalidSpecError(FieldError(name, value, f"{there[name]!r}, {also}"))
-            job_id = (job.spec.get("warm_start") or {}).get("job", "")
+        return  # an equation has new points with each seed; a text is cut at the same place with every seed
+    while job_id is not None and (job := find_job(session, job_id)) is not None:
+        earlier = stored_spec(job.spec)
+        there = _split_by(earlier) if _sources(spec) & _sources(earlier) else {}
+        for name, value in _split_by(spec).items():
+            if there.get(name, value) != value:
+                message = f"must be {there[name]!r}, the {name} of {job_id}"
+                hint = "With another split, the P of that job may have seen the rows that judge."
+                raise InvalidSpecError(conflict(name, value, message, hint))
+        job_id = earlier.warm_start.job if earlier.warm_start is not None else None
 
 
-def _split_by(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides, beside its data, which rows and tasks of a stored spec judge."""
-    family = spec.get("family") or {}
-    named = {"seed": spec.get("seed", 0)}
-    if family.get("group_by") is not None:
-        named |= {"family.group_by": family["group_by"], "family.bins": family.get("bins", FamilySpec().bins)}
-    if (subsets := family.get("class_subsets")) is not None:
-        named["family.class_subsets.tasks"] = subsets.get("tasks", ClassSubsetsSpec().tasks)
-    return named
+def _split_by(spec: JobSpec) -> dict[str, Scalar]:
+    """Return what decides, besides the data, which rows and tasks of a job judge."""
+    decided: dict[str, Scalar] = {"seed": spec.seed}
+    family = spec.family
+    if family is not None and family.group_by is not None:
+        decided |= {"family.group_by": family.group_by, "family.bins": family.bins}
+    if family is not None and family.class_subsets is not None:
+        decided["family.class_subsets.tasks"] = family.class_subsets.tasks
+    return decided
 
 
-def _sources(spec: Mapping[str, Any]) -> set[tuple[str, ...]]:
-    """Return what names the data of a stored spec, whatever is predicted from it."""
-    datasets = (spec.get("family") or {}).get("datasets") or [spec.get("dataset") or {}]
-    return {tuple(str(dataset.get(name)) for name in ("name", "id", "entrypoint")) for dataset in datasets}
+def _sources(spec: JobSpec) -> set[tuple[str | None, ...]]:
+    """Return what names the data of a job, whatever is predicted from it."""
+    return {(chosen.name, chosen.id, chosen.entrypoint) for chosen in spec.datasets.values()}
 
 
-def _wrong(wanted: WarmStartSpec, expected: str) -> InvalidSpecError:
-    return InvalidSpecError(FieldError("warm_start.job", wanted.job, expected))
-
-
-def describe_p(content: bytes) -> dict[str, Any]:
-    """Return ``config`` and ``parameters`` of a P from the header of its file, as ``warpadam.save_warp`` wrote them."""
+def describe_p(content: bytes) -> PHeader:
+    """Return the header of a P file, as ``warpadam.save_warp`` wrote it."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    described: dict[str, Any] = json.loads(header["__metadata__"]["content"])
+    described: PHeader = json.loads(header["__metadata__"]["content"])
     return described
 
 
 def _overrides(given: Mapping[str, Override], found: EarlierP) -> dict[str, Override]:
-    """Return the overrides with those that P decides."""
-    own: dict[str, Scalar] = {facet: found.config[facet] for facet in ("structure", "placement", "learner")}
-    if sized := SIZED_BY.get(str(own["structure"])):
-        own[sized] = found.config[sized]
-    if "rank" in own:  # more columns than the largest tensor has rows were never there
-        own["rank"] = min(int(own["rank"]), max(shape[0] for shape in found.shapes.values() if len(shape) > 1))
+    """Return the overrides of a spec together with those that P fixes."""
+    config = found.header["config"]
+    fixed: dict[str, Scalar] = {facet: config[facet] for facet in ("structure", "placement", "learner")}
+    if sized := SIZED_BY.get(str(fixed["structure"])):
+        fixed[sized] = config[sized]
+    if "rank" in fixed:  # P has no more columns than its largest tensor has rows
+        fixed["rank"] = min(int(fixed["rank"]), max(shape[0] for shape in found.shapes.values() if len(shape) > 1))
     errors, chosen = [], dict(given)
-    for name, value in own.items():
+    for name, value in fixed.items():
         fits = [value, "frozen"] if name == "learner" and value != "whitening" else [value]
         wished = given.get(name, value)
         if any(item not in fits for item in (wished if isinstance(wished, list) else [wished])):
-            expected = f"{value!r}, as the P of {found.job_id} has it, or no override"
-            errors.append(FieldError(f"search_space.overrides.{name}", _plain(wished), expected))
+            message = f"must be {value!r}, as the P of {found.job_id} has it, or no override"
+            errors.append(conflict(f"search_space.overrides.{name}", _plain(wished), message))
         chosen[name] = wished if name == "learner" else value
     if errors:
         raise InvalidSpecError(*errors)
@@ -192,7 +205,7 @@ def _plain(value: Override) -> object:
 
 
 def _misfits(learned: Mapping[str, tuple[int, ...]], shapes: Sequence[tuple[int, ...]]) -> Iterator[str]:
-    """Yield what of a P is not as in the model; parameters are compared in the order of the model."""
+    """Say where P and the model differ; parameters are compared in the order of the model."""
     for item, shape in zip_longest(learned.items(), shapes):
         if item is None:
             yield f"a tensor of shape {shape} has no P"

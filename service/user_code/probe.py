@@ -1,6 +1,7 @@
-# What the API and the worker ask of user code: is it allowed, what is known of it, its data. The code itself runs in a
-# child process (child.py) with a limit of time, and is never imported here.
-"""User code, as those see it who must not import it."""
+"""What the API and the worker ask about user code: is it allowed, what does it make, its data.
+
+The code itself runs in a child process (child.py) with a time limit. It is never imported here.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import threading
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from service.data.catalog import DATASETS, DatasetInfo, Task
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
@@ -22,14 +23,20 @@ from service.settings import Settings
 from service.spec.job import JobSpec
 from service.spec.model import EntrypointSpec
 
-CONTRACT: Final = "a factory that keeps to the contract (try it with: warptune check); "
-
 NO_USER_MODEL: Final = frozenset({Task.LANGUAGE, Task.PHYSICS})
 """What a user's model cannot be trained for."""
 
 
+class _Answer(TypedDict, total=False):
+    """What the child process answers: ``info``, or the ``part`` of the spec that is wrong and an ``error``."""
+
+    info: dict[str, object]
+    part: str
+    error: str
+
+
 class UserCode:
-    """Answers about user code.
+    """Answers questions about user code.
 
     Args:
         settings: Which modules are allowed, and how long they may take.
@@ -39,35 +46,28 @@ class UserCode:
         self._settings = settings
         self._one_at_a_time = threading.Lock()  # each child has torch in its memory
 
-    def require_allowed(self, spec: JobSpec) -> None:
-        """Refuse user code that the operator has not allowed.
-
-        Raises:
-            ForbiddenError: The spec names some.
-        """
-        for entrypoint in entrypoints(spec):
-            refusal = self._settings.refusal(entrypoint)
-            if refusal is not None:
-                raise ForbiddenError(refusal)
-
     def info_for(self, spec: JobSpec, info: DatasetInfo | None) -> DatasetInfo | None:
-        """Return what a plan needs to know about the data and the model of a job that the service does not know itself.
+        """Return what a plan needs to know about the data and the model of a job.
 
         Args:
             spec: The job's spec.
             info: Facts about its dataset, if that was uploaded.
 
         Returns:
-            ``info`` with what is known of user code; None for a bundled dataset with a model of the service.
+            ``info`` with facts about the user code added; None for a bundled dataset with a model of the service.
 
         Raises:
             ForbiddenError: The operator has not allowed the code.
             InvalidSpecError: It raises, hangs, or does not keep to its contract.
-            UnavailableError: Too many others wait for the same.
+            UnavailableError: Too many others are waiting to try their code.
         """
-        if not entrypoints(spec):
+        named = entrypoints(spec)
+        if not named:
             return info
-        self.require_allowed(spec)
+        for entrypoint in named:
+            refusal = self._settings.refusal(entrypoint)
+            if refusal is not None:
+                raise ForbiddenError(refusal)
         if info is None and spec.dataset.name is not None:
             info = DATASETS.get(spec.dataset.name)
         if spec.dataset.entrypoint is None and (info is None or info.task in NO_USER_MODEL):
@@ -77,19 +77,20 @@ class UserCode:
         if "error" not in answer:
             return DatasetInfo.from_json(answer["info"])
         part = answer["part"]
-        given = spec.dataset.entrypoint if part == "dataset" else entrypoints(spec)[-1]
-        raise InvalidSpecError(FieldError(f"{part}.entrypoint", given, CONTRACT + answer["error"]))
+        given = spec.dataset.entrypoint if part == "dataset" else named[-1]
+        message = f"cannot be used: {answer['error']}"
+        raise InvalidSpecError(FieldError(f"{part}.entrypoint", given, message, "Try it with: warptune check"))
 
     def write_dataset(self, spec: JobSpec, info: DatasetInfo, folder: Path) -> None:
         """Make the dataset of a job again and write its files.
 
         Args:
             spec: The job's spec.
-            info: What was known of it when the job was submitted.
+            info: The facts about it from when the job was submitted.
             folder: Where to write, an empty folder.
 
         Raises:
-            JobFailedError: That is not possible any more, or it is other data than it was.
+            JobFailedError: The code fails now, or makes other data than it did.
         """
         entrypoint = spec.dataset.entrypoint
         assert entrypoint is not None, "asked for user code only"
@@ -108,7 +109,7 @@ class UserCode:
                 f"it was {info.rows} of {info.features}); it may depend on its arguments only"
             )
 
-    def _ask(self, question: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def _ask(self, question: dict[str, object], folder: Path) -> _Answer:
         """Let a child process answer."""
         limit_s = self._settings.user_code_limit_s
         if not self._one_at_a_time.acquire(timeout=limit_s):
@@ -119,7 +120,7 @@ class UserCode:
                 asked.write_text(json.dumps(question), encoding="utf-8")
                 wrong = _run([str(asked), str(answered), str(folder)], self._settings)
                 if answered.exists():
-                    answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
+                    answer: _Answer = json.loads(answered.read_text(encoding="utf-8"))
                     return answer
                 part = "dataset" if question["dataset"] is not None else "model"
                 return {"part": part, "error": wrong}
@@ -133,7 +134,7 @@ def entrypoints(spec: JobSpec) -> list[str]:
     return ([spec.dataset.entrypoint] if spec.dataset.entrypoint is not None else []) + of_model
 
 
-def _question(spec: JobSpec, info: DatasetInfo | None, *, with_model: bool) -> dict[str, Any]:
+def _question(spec: JobSpec, info: DatasetInfo | None, *, with_model: bool) -> dict[str, object]:
     data, model = spec.dataset, spec.model
     asks_model = with_model and isinstance(model, EntrypointSpec)
     return {
@@ -145,12 +146,12 @@ def _question(spec: JobSpec, info: DatasetInfo | None, *, with_model: bool) -> d
 
 
 def module_path() -> dict[str, str]:
-    """Return the environment of a child, started with ``-P``, that finds the modules which this process would find."""
+    """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 
 def _run(arguments: list[str], settings: Settings) -> str:
-    """Run the child to its end or to the limit; return what was wrong if it leaves no answer."""
+    """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer."""
     command = [sys.executable, "-P", "-m", "service.user_code.child", *arguments]
     process = subprocess.Popen(
         command,
@@ -166,5 +167,5 @@ def _run(arguments: list[str], settings: Settings) -> str:
         return f"it was not done within {settings.user_code_limit_s:g} seconds (WARPTUNE_USER_CODE_LIMIT_S)"
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # and whatever it has started
+            os.killpg(process.pid, signal.SIGKILL)  # and every process that it has started
         process.wait()

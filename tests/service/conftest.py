@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
+from service.data.catalog import DatasetInfo
 from service.db.models import Job, Trial
 from service.db.session import Database
 from service.engines.attempt import Train
@@ -63,10 +64,16 @@ def submit(db: Database, spec: SpecMaker) -> Submit:
     """Queues a job and returns its id."""
 
     def queue(**parts: Any) -> str:
-        parsed = JobSpec.model_validate(spec(**parts))
-        return jobs.submit(db, parsed.to_json(), [arm.name for arm in make_plan(parsed).arms]).id
+        return queue_job(db, JobSpec.model_validate(spec(**parts)))
 
     return queue
+
+
+def queue_job(db: Database, spec: JobSpec, info: DatasetInfo | None = None) -> str:
+    """Queue a job without files and return its id."""
+    arms = [arm.name for arm in make_plan(spec, info).arms]
+    with db.write() as session:
+        return jobs.add(session, jobs.NewJob(spec=spec, arms=arms, info=info)).id
 
 
 def get_job(db: Database, job_id: str) -> Job:

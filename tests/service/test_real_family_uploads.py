@@ -146,7 +146,7 @@ ALIKE = {"target": "y"}
 DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "task": ({}, {"target": "y", "task": "regression"}, "a classification, not a regression"),
     "column missing": ({"b": None}, ALIKE, "the same columns; this one has no column b"),
-    "column more": ({"c": ROWS * 2.0}, ALIKE, "the same columns; this one has a column c more"),
+    "column more": ({"c": ROWS * 2.0}, ALIKE, "the same columns; this one has an extra column c"),
     "gaps": ({"a": [None, *(ROWS[1:] % 7)]}, ALIKE, "column a makes 1 features, not 2"),
     "values": ({"city": np.array(["Rome", "Bonn"])[ROWS % 2]}, ALIKE, "column city has the values ['Oslo', 'Rome']"),
     "classes": ({"y": ROWS % 4}, ALIKE, "3 classes, not 4"),
@@ -179,10 +179,10 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown id": (
         {"datasets": [{"id": "ds-0"}, {"name": "wine"}, {"name": "wine"}]},
         "family.datasets[0].id",
-        "GET /v1/datasets",
+        "names no uploaded dataset",
     ),
     "nothing": ({"datasets": [{}, {"name": "wine"}, {"name": "wine"}]}, "family.datasets[0].name", "required"),
-    "twice": ({"datasets": [{"name": "wine"}] * 3}, "family.datasets[1]", "every dataset once"),
+    "twice": ({"datasets": [{"name": "wine"}] * 3}, "family.datasets[1]", "is a dataset that the family has already"),
     "unlike": (
         {"datasets": [{"name": "wine"}, {"name": "breast_cancer"}, {"name": "diabetes"}]},
         "family.datasets[2]",
@@ -207,8 +207,8 @@ def test_a_bad_list_of_datasets_is_refused_by_field(client: TestClient, spec: Sp
 GROUPS: dict[str, tuple[str, str]] = {
     "no such column": ("cty", "city"),
     "the target": ("y", "one of a, b, city"),
-    "two values": ("city", "a column with 3 values that 10 rows have; of this one's 2 have"),
-    "few rows": ("a", "a column with 3 values that 10 rows have; of this one's 0 have"),
+    "two values": ("city", "must have 3 values with 10 rows each; 2 of this column's values do"),
+    "few rows": ("a", "must have 3 values with 10 rows each; 0 of this column's values do"),
 }
 
 
@@ -224,4 +224,4 @@ def test_a_column_that_cannot_make_groups_is_refused(client: TestClient, spec: S
 def test_arrays_and_texts_have_no_column_to_group_by(client: TestClient, spec: SpecMaker) -> None:
     dataset = {"id": upload(client, "d.npz", files.digits_npz())}
     (error,) = client.post("/v1/jobs", json=spec(dataset=dataset, family={"group_by": "y"})).json()["errors"]
-    assert error["message"] == "null: this dataset is no table"
+    assert error["message"] == "must be null: this dataset has no columns"

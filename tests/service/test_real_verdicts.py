@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,11 @@ import pytest
 
 from service.db.models import ConfirmRun, RecommendationRow
 from service.db.session import Database
-from service.ledger import jobs
-from service.planning.plan import extended
 from service.recommend import verdict as verdict_module
 from service.recommend.verdict import Word, compare
-from service.spec.job import ExtendSpec, JobSpec
+from service.spec.job import ExtendSpec
 from service.states import JobState
+from service.submission.extend import extend
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -184,10 +182,7 @@ def test_an_extended_job_keeps_its_runs_adds_the_new_ones_and_says_that_it_looks
     before = {(t.number, t.value) for t in get_trials(db, job_id)}
     first = result(db, job_id)
 
-    def change(spec: Mapping[str, Any]) -> dict[str, Any]:
-        return extended(JobSpec.model_validate(spec), ExtendSpec(trials=1, seeds=2)).to_json()
-
-    jobs.extend(db, job_id, change, {"trials": 1, "seeds": 2}, None, lambda session, job: {})
+    extend(db, job_id, ExtendSpec(trials=1, seeds=2), lambda session, job: {})
     assert worker.run_next()
     job = get_job(db, job_id)
     assert (job.state, job.looks) == (JobState.SUCCEEDED, 2)

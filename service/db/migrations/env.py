@@ -1,5 +1,4 @@
-# Alembic's entry point. It is always given an open connection (session.py), never a URL.
-"""Alembic environment of the ledger's tables."""
+"""Alembic's entry point for the ledger's tables. session.py gives it an open connection, never a URL."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ TARGETS = {
     "numbers as classes": ({"target": "id", "task": "classification"}, "dataset.target", "at most 50 classes, not 60"),
     "none for a class": ({"task": "classification"}, "dataset.task", "need a target"),
     "a language": ({"task": "language"}, "dataset.task", "autoencoding"),
-    "bundled too": ({"name": "wine"}, "dataset.id", "nothing beside dataset.name"),
+    "bundled too": ({"name": "wine"}, "dataset.id", "cannot be used together with dataset.name"),
 }
 
 

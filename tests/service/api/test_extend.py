@@ -89,10 +89,14 @@ def test_a_job_that_has_not_succeeded_cannot_be_extended(
 @pytest.mark.parametrize(
     ("more", "field", "expected"),
     [
-        ({}, "trials", "a number above 0 here, in seeds or in max_seconds"),
-        ({"seeds": 59}, "seeds", "at most 64 with those that the job has, not 65"),
-        ({"trials": 9_999}, "trials", "at most 10000 with those that the job has, not 10001"),
-        ({"max_seconds": 604_800}, "max_seconds", "at most 604800 with those that the job has, not 605400"),
+        ({}, "trials", "must be above 0 unless seeds or max_seconds is"),
+        ({"seeds": 59}, "seeds", "must be at most 58: the job has 6 already, and the limit is 64"),
+        ({"trials": 9_999}, "trials", "must be at most 9998: the job has 2 already, and the limit is 10000"),
+        (
+            {"max_seconds": 604_800},
+            "max_seconds",
+            "must be at most 604200: the job has 600 already, and the limit is 604800",
+        ),
         ({"seeds": -1}, "seeds", "greater than or equal to 0"),
         ({"seed": 1}, "seed", "Did you mean 'seeds'?"),
     ],
@@ -119,7 +123,7 @@ def test_trials_that_would_change_what_earlier_ones_were_judged_by_are_refused(
     job = submit(**parts)
     succeed(claim_job(db))
     (error,) = assert_problem(extend(client, job, trials=1), 422, "invalid_spec")["errors"]
-    assert (error["field"], "more trials may change" in error["message"]) == ("trials", True)
+    assert (error["field"], "more trials may change" in error["hint"]) == ("trials", True)
     assert extend(client, job, seeds=1).status_code == 202
 
 

@@ -92,7 +92,13 @@ WRONG: list[tuple[str, object, str, object, str]] = [
         "half a surrogate pair",
     ),
     ("dataset", {"entrypoint": "a"}, "dataset.entrypoint", "a", "must match pattern"),
-    ("dataset", {"name": "wine", "config": {"x": 1}}, "dataset.config", {"x": 1}, "nothing without dataset.entrypoint"),
+    (
+        "dataset",
+        {"name": "wine", "config": {"x": 1}},
+        "dataset.config",
+        {"x": 1},
+        "needs dataset.entrypoint",
+    ),
     # --- ranges and types
     ("name", "", "name", "", "at least 1 character"),
     ("name", "x" * 101, "name", "x" * 101, "at most 100 characters"),

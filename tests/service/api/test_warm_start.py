@@ -160,9 +160,11 @@ def test_a_job_that_has_no_p_to_give_is_refused(
         assert error["field"] == ("warm_start.sha256" if more else "warm_start.job")
         return str(error["message"])
 
-    assert "see GET /v1/jobs" in expected("job-0")
+    (error,) = refused(client, db, spec(warm_start={"job": "job-0"}))
+    assert (error["field"], error["message"], error["code"]) == ("warm_start.job", "names no job", "unknown_name")
+    assert error["hint"] == "GET /v1/jobs lists the jobs."
     plain = submit()["id"]
-    assert expected(plain) == "a job that has succeeded; this one is queued"
+    assert expected(plain) == "must name a job that has succeeded; this one is queued"
     succeed(claim_job(db), gain=-0.25)
     assert "this one recommends adamw, which has none to keep" in expected(plain)
     good = learned()
@@ -197,14 +199,14 @@ def test_rows_that_p_was_learned_on_may_not_judge(
     source = learned()
     (error,) = refused(client, db, spec(warm_start={"job": source}, seed=1))
     assert (error["field"], error["value"]) == ("seed", 1)
-    assert error["message"].startswith(f"0, the seed of {source}")
+    assert error["message"].startswith(f"must be 0, the seed of {source}")
 
 
 @pytest.mark.parametrize(
     ("family", "field", "expected"),
     [
-        ({"group_by": "alcohol", "bins": 5}, "family.bins", "10, the family.bins of job-"),
-        ({"group_by": "ash"}, "family.group_by", "'alcohol', the family.group_by of job-"),
+        ({"group_by": "alcohol", "bins": 5}, "family.bins", "must be 10, the family.bins of job-"),
+        ({"group_by": "ash"}, "family.group_by", "must be 'alcohol', the family.group_by of job-"),
         ({"group_by": "alcohol", "learn_tasks": 7}, None, ""),
     ],
 )
@@ -240,7 +242,7 @@ def test_nor_may_subsets_of_classes_that_were_learned_on(
     body = spec(warm_start={"job": source}, family={"class_subsets": {"ways": 2, "tasks": 3}})
     (error,) = refused(client, db, body)
     assert (error["field"], error["value"]) == ("family.class_subsets.tasks", 3)
-    assert error["message"].startswith("200, ")
+    assert error["message"].startswith("must be 200, ")
     body["family"]["class_subsets"]["tasks"] = 200
     assert client.post("/v1/jobs", json=body).status_code == 202
 
@@ -270,7 +272,7 @@ def test_nor_those_of_a_job_that_the_earlier_one_started_from(
         row = session.scalars(select(Job).where(Job.id == second)).one()
         row.spec = {**row.spec, "dataset": {"name": "iris"}, "seed": 7, "warm_start": {"job": first}}
     (error,) = refused(client, db, spec(warm_start={"job": second}, seed=7))
-    assert error["message"].startswith(f"0, the seed of {first}")
+    assert error["message"].startswith(f"must be 0, the seed of {first}")
     assert client.post("/v1/jobs", json=spec(warm_start={"job": second})).status_code == 202
 
 

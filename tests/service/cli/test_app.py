@@ -22,8 +22,10 @@ from service.ledger.lease import claim
 from service.ledger.runs import RunLog
 from service.spec.job import JobSpec
 from service.states import JobState
+from service.stored import stored_spec
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
+from tests.service.conftest import queue_job
 from tests.service.live import Live
 
 Run = Callable[..., Result]
@@ -182,7 +184,7 @@ def test_json_is_read_too(run: Run, live: Live, tmp_path: Path, spec: SpecMaker)
     job_id = run("submit", path).stdout.strip()
     with live.db.read() as session:
         job = jobs.require_job(session, job_id)
-    assert (job.name, job.spec["confirm"]["min_effect"]) == ("\U0001f680", 1e-5)
+    assert (job.name, stored_spec(job.spec).confirm.min_effect) == ("\U0001f680", 1e-5)
     jobs.cancel(live.db, job_id)
 
 
@@ -261,9 +263,9 @@ def test_show_draws_the_arms_of_a_job(run: Run, live: Live, spec: SpecMaker, tmp
 
 def succeeded_job(live: Live) -> str:
     spec = JobSpec.model_validate({"dataset": {"name": "wine"}, "model": {"name": "mlp"}, "confirm": {"seeds": 6}})
-    job = jobs.submit(live.db, spec.to_json(), ["warpadam", "adamw"])
+    job_id = queue_job(live.db, spec)
     succeed(claim_job(live.db))
-    return job.id
+    return job_id
 
 
 @pytest.fixture(scope="module")

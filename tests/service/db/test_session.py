@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 
-from service.db.models import Base, Job, RecommendationRow
+from service.db.models import Base
 from service.db.session import VERSION_TABLE, Database, alembic_config, create_schema, epoch_now, is_ours
 
 
@@ -36,33 +35,6 @@ def test_the_migrations_can_be_undone(db: Database) -> None:
     with db.engine.begin() as connection:
         command.downgrade(alembic_config(connection), "base")
     assert not set(Base.metadata.tables) & set(inspect(db.engine).get_table_names())
-
-
-def test_rows_of_the_first_tables_survive_and_their_recommendations_can_be_read(db: Database) -> None:
-    when = "2026-01-01 00:00:00+00:00"
-    pair = {"seed": 1, "baseline": 0.5, "warpadam": 0.25}
-    finalist = {"arm": "adamw", "trial": 0, "val_loss": 0.5}
-    data = json.dumps({"pairs": [pair], "finalists": [finalist]})
-    with db.engine.begin() as connection:
-        command.downgrade(alembic_config(connection), "0001")
-        connection.execute(
-            text(
-                "INSERT INTO jobs (seq, id, name, dataset, state, spec, cancel_requested, created_at, lease_token) "
-                "VALUES (1, 'job-1', 'old', 'wine', 'succeeded', '{}', :no, :when, 0)"
-            ),
-            {"no": False, "when": when},
-        )
-        connection.execute(
-            text("INSERT INTO job_recommendations VALUES ('job-1', 'hurts', 'adamw', :data, :when)"),
-            {"data": data, "when": when},
-        )
-    with db.engine.begin() as connection:
-        command.upgrade(alembic_config(connection), "head")
-    with db.read() as session:
-        assert session.scalars(select(Job.looks)).all() == [1]
-        (row,) = session.scalars(select(RecommendationRow)).all()
-    assert row.data["finalists"] == [{"arm": "adamw", "trial": 0, "value": 0.5}]
-    assert row.data["pairs"] == [pair | {"baseline_test_loss": 0.5, "warpadam_test_loss": 0.25}]
 
 
 def test_create_schema_may_be_repeated(database_url: str) -> None:

@@ -15,12 +15,12 @@ from tests.conftest import SpecMaker
 @pytest.mark.parametrize(
     ("dataset", "family", "field", "expected"),
     [
-        ("digits", {}, "family", "one of class_subsets, group_by, datasets"),
+        ("digits", {}, "family", "must have one of class_subsets, group_by, datasets"),
         (
             "digits",
             {"class_subsets": {}, "group_by": "pixel_2_3"},
             "family",
-            "one of class_subsets, group_by, datasets",
+            "must have one of class_subsets, group_by, datasets",
         ),
         ("diabetes", {"group_by": "agee"}, "family.group_by", "age"),
         ("diabetes", {"class_subsets": {"ways": 2}}, "family.class_subsets", "a dataset with classes"),

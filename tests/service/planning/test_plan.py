@@ -226,7 +226,7 @@ def test_everything_that_is_wrong_is_said_at_once(spec: SpecMaker) -> None:
         search_space={"preset": "quick", "overrides": {"lr": -1}},
     )
     assert wrong == {
-        "dataset.name": ("mnist", "one of digits, breast_cancer, wine, diabetes, poisson_2d, burgers"),
+        "dataset.name": ("mnist", "must be one of digits, breast_cancer, wine, diabetes, poisson_2d, burgers"),
         "baselines[0]": ("lion", "one of adamw, muon, soap, sgd"),
         "baselines[2]": ("adamw", "every baseline once"),
         "controls[1]": ("random_p", "every control once"),
@@ -248,7 +248,7 @@ def test_ray_refuses_what_it_would_ignore_or_could_never_place(spec: SpecMaker) 
 
 def test_autoencoder_takes_images_only(spec: SpecMaker) -> None:
     wrong = errors(spec, dataset={"name": "diabetes"}, model={"name": "autoencoder"})
-    assert wrong == {"model.name": ("autoencoder", "mlp for dataset 'diabetes'; an autoencoder takes ['digits']")}
+    assert wrong == {"model.name": ("autoencoder", "must be mlp for dataset 'diabetes'; an autoencoder takes digits")}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_rank_is_at_most_the_rows_of_the_largest_tensor(
     if wrong is None:
         assert plan(spec, **parts).arm("warpadam").space.largest("rank") == 20
         return
-    expected = "at most 20, the rows of the largest tensor"
+    expected = "must be at most 20, the rows of the largest tensor"
     path = "search_space.overrides.rank"
     assert errors(spec, **parts) == {f"{path}{place}": (value, expected) for place, value in wrong.items()}
 
@@ -282,18 +282,21 @@ def test_rank_of_a_preset_may_be_above_the_rows(spec: SpecMaker) -> None:
     assert space.largest("rank") == 16
 
 
+BOTH = "cannot be used together with dataset.name or dataset.id"
+
+
 @pytest.mark.parametrize(
     ("dataset", "field", "expected"),
     [
-        ({"name": "wine", "entrypoint": "a:b"}, "dataset.entrypoint", "nothing beside dataset.name or dataset.id"),
-        ({"id": "ds-1", "entrypoint": "a:b"}, "dataset.entrypoint", "nothing beside dataset.name or dataset.id"),
-        ({"entrypoint": "a:b", "target": "y"}, "dataset.target", "null: the factory says it"),
+        ({"name": "wine", "entrypoint": "a:b"}, "dataset.entrypoint", BOTH),
+        ({"id": "ds-1", "entrypoint": "a:b"}, "dataset.entrypoint", BOTH),
+        ({"entrypoint": "a:b", "target": "y"}, "dataset.target", "must be null: the factory says it"),
         (
             {"name": "wine", "exclude": ["id"]},
             "dataset.exclude",
-            "nothing: only an uploaded table has columns to leave out",
+            "must be empty: only an uploaded table has columns to leave out",
         ),
-        ({"entrypoint": "a:b", "task": "regression"}, "dataset.task", "null: the factory says it"),
+        ({"entrypoint": "a:b", "task": "regression"}, "dataset.task", "must be null: the factory says it"),
     ],
 )
 def test_a_dataset_has_one_source(spec: SpecMaker, dataset: dict[str, Any], field: str, expected: str) -> None:

@@ -7,6 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 
+from search_spaces import Scalar
 from service.artifacts import ArtifactStore, write_artifact
 from service.db.session import Database
 from service.db.studies import study_name
@@ -347,7 +348,7 @@ def test_an_interrupted_search_goes_on_as_it_would_have(
 ) -> None:
     artifacts = ArtifactStore(settings.artifacts_url)
 
-    def params(interrupted: bool) -> list[dict[str, object]]:
+    def params(interrupted: bool) -> list[dict[str, Scalar]]:
         job_id = submit(budget={"trials_per_arm": 16, "steps": 10}, search={"sampler": "tpe", "pruner": "none"})
         taken = lease.claim(db, "worker", 30.0)
         assert taken is not None

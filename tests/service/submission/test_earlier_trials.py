@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -14,19 +14,20 @@ from service.data.catalog import DATASETS
 from service.db.models import Trial
 from service.db.session import Database
 from service.db.studies import study_name
-from service.errors import InvalidSpecError
+from service.errors import FieldError, InvalidSpecError
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
+from service.planning.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, read_earlier_trials
 from service.planning.plan import make_plan, plan_of
 from service.running.arm_search import ArmSearch
 from service.running.arm_study import EARLIER, NUMBER
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.states import JobState, TrialState
-from service.submission.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, find_earlier_trials, read_earlier_trials
+from service.submission.earlier_trials import find_earlier_trials
 from service.training.run import Ended, Progress
 from tests.conftest import SpecMaker
-from tests.service.conftest import Submit, get_trials
+from tests.service.conftest import Submit, get_trials, queue_job
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -70,10 +71,7 @@ def open_search(
     found, artifacts = find_earlier_trials(db, plan), ArtifactStore(settings.artifacts_url)
     assert found is not None
 
-    def keep(job_id: str) -> None:
-        artifacts.put(job_id, EARLIER_TRIALS_FILE, found)
-
-    jobs.submit(db, plan.spec.to_json(), [item.name for item in plan.arms], None, keep)
+    artifacts.put(queue_job(db, plan.spec), EARLIER_TRIALS_FILE, found)
     taken = lease.claim(db, "worker", 30.0)
     assert taken is not None
     log = RunLog(db, taken)
@@ -183,7 +181,7 @@ def test_values_of_user_code_compare_only_if_its_source_is_the_same(
     model = {"entrypoint": "models:make", "config": {}}
     known = replace(DATASETS["wine"], tensors=((3, 13), (3,)), sources={"models:make": "0" * 64})
     parsed = JobSpec.model_validate(spec(model=model))
-    queued = jobs.submit(db, parsed.to_json(), ["warpadam", "adamw"], asdict(known)).id
+    queued = queue_job(db, parsed, known)
     fill(db, queued)
     body = spec(model=model, search={"from_job": queued})
     plan = make_plan(JobSpec.model_validate(body), replace(known, sources={"models:make": sha256}))
@@ -196,8 +194,8 @@ SPACES: list[tuple[dict[str, Any], str]] = [
     ({"search_space": {"preset": "quick", "overrides": {"lr": 0.01}}}, "lr is a number from 0.0003 to 0.1 there"),
     ({"search_space": {"preset": "default"}}, "arm warpadam has the same search space: strategy is"),
     ({"search_space": {"preset": "quick", "overrides": {"eps": 1e-6}}}, "eps is not tuned there"),
-    ({"baselines": ["muon"]}, "a job that has the arm muon; this one has warpadam, adamw"),
-    ({"arms": "per_structure"}, "a job that has the arm warpadam-kronecker"),
+    ({"baselines": ["muon"]}, "must name a job that has the arm muon; this one has warpadam, adamw"),
+    ({"arms": "per_structure"}, "must name a job that has the arm warpadam-kronecker"),
 ]
 
 
@@ -214,13 +212,17 @@ def test_another_search_space_is_refused_by_the_name_of_the_parameter(
 
 
 def test_a_job_that_has_nothing_to_give_is_refused(db: Database, submit: Submit, spec: SpecMaker) -> None:
-    def expected(job_id: str) -> str:
+    def refusal(job_id: str) -> FieldError:
         with pytest.raises(InvalidSpecError) as caught:
             find_earlier_trials(db, make_plan(JobSpec.model_validate(spec(search={"from_job": job_id}))))
-        return caught.value.errors[0].message
+        (error,) = caught.value.errors
+        assert (error.field, error.value) == ("search.from_job", job_id)
+        return error
 
-    assert "see GET /v1/jobs" in expected("job-0")
+    unknown = refusal("job-0")
+    assert (unknown.message, unknown.code) == ("names no job", "unknown_name")
+    assert unknown.hint == "GET /v1/jobs lists the jobs."
     queued = submit()
-    assert expected(queued) == "a job that has ended; this one is queued"
+    assert refusal(queued).message == "must name a job that has ended; this one is queued"
     jobs.cancel(db, queued)
-    assert expected(queued) == "a job with completed trials; this one has none"
+    assert refusal(queued).message == "must name a job with completed trials; this one has none"

@@ -1,0 +1,68 @@
+"""Finds out what a plan must know about the data and the model of a job, where the service does not know it itself.
+
+Facts about uploaded datasets are in the ledger; user code is run in a child process and described by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from service.data.catalog import DATASETS, DatasetInfo
+from service.data.facts import ColumnKind, DatasetFacts, dataset_info
+from service.db.session import Database
+from service.errors import FieldError, InvalidSpecError
+from service.ledger import datasets
+from service.planning.family import FamilyDataset, check_groups, common_info
+from service.spec.data import DatasetSpec
+from service.spec.job import JobSpec
+from service.submission import Context
+
+
+def find_info(context: Context, spec: JobSpec) -> DatasetInfo | None:
+    """Return the facts about the uploaded data and the user code of a job; None if it has neither.
+
+    Raises:
+        InvalidSpecError: There is no such dataset, it has no such target, those of a family do not fit together, or
+            the user code fails.
+        ForbiddenError: The operator has not allowed the user code.
+        UnavailableError: Too many others are trying user code.
+        OtherVersionError: Another version stored the facts about the dataset.
+    """
+    return context.user_code.info_for(spec, _uploaded_info(context.db, spec))
+
+
+def _uploaded_info(db: Database, spec: JobSpec) -> DatasetInfo | None:
+    chosen = spec.datasets
+    if all(given.id is None or given.name is not None for given in chosen.values()):
+        return None
+    found = [
+        _described(db, field, given)
+        for field, given in chosen.items()
+        if given.id is not None or given.name in DATASETS
+    ]
+    if len(found) < len(chosen):
+        return None  # make_plan says what is wrong with the others
+    if "dataset" not in chosen:
+        return common_info(found)
+    if spec.family is not None and spec.family.group_by is not None:
+        check_groups(found[0], spec.family.group_by, spec.family.bins)
+    return found[0].info
+
+
+def _described(db: Database, field: str, given: DatasetSpec) -> FamilyDataset:
+    """Return a bundled or an uploaded dataset; ``field`` is the one of the spec that chooses it."""
+    if given.id is None:
+        return FamilyDataset(label=given.label, info=DATASETS[given.label])
+    row = datasets.find(db, given.id)
+    if row is None:
+        hint = "GET /v1/datasets lists the uploaded datasets."
+        raise InvalidSpecError(FieldError(f"{field}.id", given.id, "names no uploaded dataset", hint, "unknown_name"))
+    facts = DatasetFacts.from_json(row.facts)
+    try:
+        info = dataset_info(facts, given)
+    except InvalidSpecError as error:
+        moved = (replace(wrong, field=wrong.field.replace("dataset", field, 1)) for wrong in error.errors)
+        raise InvalidSpecError(*moved) from error
+    categories = frozenset(column.name for column in facts.columns if column.kind is ColumnKind.CATEGORY)
+    counts = {column.name: column.levels for column in facts.columns if column.levels is not None}
+    return FamilyDataset(label=given.id, info=info, categories=categories, counts=counts)

@@ -1,0 +1,79 @@
+"""Extends a job that has succeeded by trials, seeds or seconds."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from service.db.models import Job
+from service.db.session import Database
+from service.errors import FieldError, InvalidSpecError, conflict
+from service.ledger import jobs
+from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once
+from service.planning.arms import MORE_STEPS
+from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec
+from service.stored import stored_spec
+
+
+def extend(db: Database, job_id: str, more: ExtendSpec, render: Render, key: str | None = None) -> Answer:
+    """Queue a job that has succeeded again, with a larger spec.
+
+    Args:
+        db: The ledger's database.
+        job_id: The job.
+        more: What to add.
+        render: Makes the answer from the row of the job.
+        key: The Idempotency-Key; without one, sending again adds again once the job has succeeded.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job has not succeeded, its dataset was deleted, or another version stored it.
+        InvalidSpecError: With the fields that cannot be added to.
+        IdempotencyConflictError: The key was used with another body.
+    """
+
+    def queue_again(session: Session) -> Job:
+        job = jobs.require_succeeded(session, job_id)
+        jobs.queue_again(session, job, extended(stored_spec(job.spec), more), more)
+        return job
+
+    request = KeyedRequest.of(key, {"job": job_id, "more": more.model_dump()})
+    return answer_once(db, request, queue_again, render)
+
+
+def extended(spec: JobSpec, more: ExtendSpec) -> JobSpec:
+    """Return the spec of a job with trials, seeds or seconds added.
+
+    Raises:
+        InvalidSpecError: Nothing is added, a sum is over the limit of its field, or earlier trials would be worth
+            nothing: they were judged by what other trials of the job set.
+    """
+    if not (more.trials or more.seeds or more.max_seconds):
+        raise InvalidSpecError(FieldError("trials", 0, "must be above 0 unless seeds or max_seconds is"))
+    budget, confirm = spec.budget, spec.confirm
+    limits = {
+        "trials": (budget.trials_per_arm, MAX_TRIALS),
+        "seeds": (confirm.seeds, MAX_CONFIRM_SEEDS),
+        "max_seconds": (budget.max_seconds, MAX_SECONDS),
+    }
+    errors = []
+    for name, (has, limit) in limits.items():
+        if getattr(more, name) > limit - has:
+            message = f"must be at most {limit - has:g}: the job has {has:g} already, and the limit is {limit:g}"
+            errors.append(FieldError(name, getattr(more, name), message, code="out_of_range"))
+    depends = _what_depends_on_other_arms(spec)
+    for name in ("trials", "max_seconds"):
+        if depends is not None and getattr(more, name):
+            hint = f"{depends} depends on the best trial of other arms, which more trials may change."
+            errors.append(conflict(name, getattr(more, name), "must be 0 for this job", hint))
+    if errors:
+        raise InvalidSpecError(*errors)
+    trials, seconds = budget.trials_per_arm + more.trials, budget.max_seconds + more.max_seconds
+    larger_budget = budget.model_copy(update={"trials_per_arm": trials, "max_seconds": seconds})
+    larger_confirm = confirm.model_copy(update={"seeds": confirm.seeds + more.seeds})
+    return spec.model_copy(update={"budget": larger_budget, "confirm": larger_confirm})
+
+
+def _what_depends_on_other_arms(spec: JobSpec) -> str | None:
+    if spec.objective.target == "baseline":
+        return "The target 'baseline'"
+    return f"The control {MORE_STEPS}" if MORE_STEPS in spec.controls else None

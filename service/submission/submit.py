@@ -1,0 +1,88 @@
+"""Submits a job: checks the spec, makes the plan, stores the job's files, queues the job.
+
+    submit    queue a job
+    dry_run   the same checks and the same plan, answered with an estimate; nothing is stored
+
+:mod:`service.submission.extend` adds to a job that has succeeded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.artifacts import START_P_FILE
+from service.data.catalog import DatasetInfo
+from service.ledger import jobs
+from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once, find_answer
+from service.planning.earlier_trials import EARLIER_TRIALS_FILE
+from service.planning.plan import JobPlan
+from service.spec.job import JobSpec
+from service.submission import Context
+from service.submission.data import find_info
+from service.submission.earlier_trials import find_earlier_trials
+from service.submission.estimate import JobEstimate, estimate
+from service.submission.warm_start import plan_warm_start
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A checked spec: its plan, the facts to store with it, and the files that its job starts with."""
+
+    plan: JobPlan
+    info: DatasetInfo | None
+    files: dict[str, bytes]
+
+
+def submit(context: Context, spec: JobSpec, render: Render, key: str | None = None) -> Answer:
+    """Queue a job.
+
+    Args:
+        context: What to read and write.
+        spec: The spec as it was sent.
+        render: Makes the answer from the row of the job.
+        key: The Idempotency-Key; the same key and spec repeat the first answer and queue nothing.
+
+    Raises:
+        InvalidSpecError: With the fields that are wrong.
+        ForbiddenError: The operator has not allowed the user code.
+        UnavailableError: Too many others are trying user code.
+        ConflictError: An uploaded dataset was deleted, or another version stored what the spec refers to.
+        IdempotencyConflictError: The key was used with another spec.
+    """
+    request = KeyedRequest.of(key, spec.to_json())
+    if request is not None:  # before any check: the earlier job or dataset that the spec names may be gone by now
+        earlier = find_answer(context.db, request)
+        if earlier is not None:
+            return earlier
+    prepared = _prepare(context, spec)
+    arms = [arm.name for arm in prepared.plan.arms]
+    job = jobs.NewJob(spec=prepared.plan.spec, arms=arms, info=prepared.info)
+    queued = False
+    try:
+        for name, content in prepared.files.items():
+            context.artifacts.put(job.id, name, content)
+        answer = answer_once(context.db, request, lambda session: jobs.add(session, job), render)
+        queued = not answer.replayed
+    finally:
+        if prepared.files and not queued:
+            context.artifacts.delete_job(job.id)
+    return answer
+
+
+def dry_run(context: Context, spec: JobSpec) -> JobEstimate:
+    """Return what a job would do and cost, and store nothing.
+
+    Raises:
+        InvalidSpecError: With the fields that are wrong.
+        ForbiddenError: The operator has not allowed the user code.
+        UnavailableError: The cost could not be measured now.
+        ConflictError: Another version stored what the spec refers to.
+    """
+    return estimate(_prepare(context, spec).plan)
+
+
+def _prepare(context: Context, spec: JobSpec) -> _Prepared:
+    info = find_info(context, spec)
+    plan, start_p = plan_warm_start(context, spec, info)
+    files = {START_P_FILE: start_p, EARLIER_TRIALS_FILE: find_earlier_trials(context.db, plan)}
+    return _Prepared(plan, info, {name: content for name, content in files.items() if content is not None})
