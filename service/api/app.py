@@ -16,7 +16,7 @@ from service.api.dashboard import Dashboard
 from service.api.hosts import HostCheck
 from service.api.limits import BodyLimit
 from service.artifacts import ArtifactStore
-from service.data.sources import Sources
+from service.data.url_source import UrlSource
 from service.db.session import Database
 from service.db.studies import Studies
 from service.settings import Settings
@@ -58,7 +58,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.state.studies = studies
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
     app.state.user_code = UserCode(settings)
-    app.state.sources = Sources(settings.artifacts_url, settings.dataset_url_prefixes)
+    app.state.url_source = UrlSource(settings.artifacts_url, settings.dataset_url_prefixes)
     app.state.max_dataset_bytes = settings.max_dataset_bytes
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
