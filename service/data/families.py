@@ -34,7 +34,7 @@ class FamilySummary:
     """The tasks of a family, in words.
 
     Attributes:
-        made_by: How the rows became tasks, in one sentence.
+        made_by: How the rows became tasks.
         tasks: Names of the tasks by part.
         left_out: Groups with too few rows.
     """

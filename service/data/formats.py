@@ -1,8 +1,9 @@
 """The file formats of uploads, and the reader of each.
 
 To add a format, write a reader and add a member and an entry here. A reader is a function
-``(source, folder, max_bytes) -> DatasetFacts``: it checks the file ``source``, writes what is kept of it to ``folder``
-in one of the layouts of ``facts.Layout``, and raises ``InvalidFileError`` for a file that cannot be used.
+``(source, folder, max_bytes) -> DatasetFacts``. It checks the file ``source``, which may take ``max_bytes`` unpacked,
+writes its data to ``folder`` in one of the layouts of ``facts.Layout``, and returns the facts about it. It raises
+``InvalidFileError`` for a file that cannot be used; the message names the row and the column.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pkgutil import resolve_name
 from typing import Final, NamedTuple
 
 from service.data.facts import DatasetFacts
+
+Reader = Callable[[Path, Path, int], DatasetFacts]
 
 
 class FileFormat(StrEnum):
@@ -27,12 +30,7 @@ class FileFormat(StrEnum):
 
 
 class Format(NamedTuple):
-    """What is known of a format.
-
-    Attributes:
-        suffix: Ending of a file's name that stands for it.
-        reader: ``module:function``. It is imported with the first file of the format: the API starts without numpy.
-    """
+    """The ending of a file's name, and the reader as ``module:function``, imported when it is needed."""
 
     suffix: str
     reader: str
@@ -57,7 +55,7 @@ def format_of(filename: str) -> FileFormat | None:
     return next((fmt for fmt, known in FORMATS.items() if known.suffix == suffix), None)
 
 
-def reader_of(fmt: FileFormat) -> Callable[[Path, Path, int], DatasetFacts]:
+def reader_of(fmt: FileFormat) -> Reader:
     """Return the reader of a format."""
-    reader: Callable[[Path, Path, int], DatasetFacts] = resolve_name(FORMATS[fmt].reader)
+    reader: Reader = resolve_name(FORMATS[fmt].reader)
     return reader

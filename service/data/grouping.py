@@ -20,13 +20,7 @@ from service.spec.data import ClassSubsetsSpec
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rows of one task.
-
-    Attributes:
-        name: Name of the task.
-        rows: Its rows.
-        classes: Its classes, which become 0, 1, ... in this order; empty if labels stay as they are.
-    """
+    """The rows of one task, and the classes that become 0, 1, ... in it; none if labels stay as they are."""
 
     name: str
     rows: Rows
@@ -34,13 +28,7 @@ class Group:
 
 
 class Groups(NamedTuple):
-    """The tasks of a source.
-
-    Attributes:
-        tasks: The groups with enough rows.
-        left_out: The other groups, by name.
-        made_by: How the groups were made, in one sentence.
-    """
+    """The tasks of a source, the names of the groups with too few rows, and how the groups were made."""
 
     tasks: list[Group]
     left_out: list[str]

@@ -22,8 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from service.artifacts import local_path, read_file
+from service.data.arrays import AnyArray
 
 SPLIT_PARTS: Final = ("train", "val", "test")
+
+SPLIT_ARRAYS: Final = tuple(f"{axis}_{part}" for part in SPLIT_PARTS for axis in "xy")
+"""Arrays of a split: ``x_*`` are rows x features, ``y_*`` class indices or standardised targets."""
 
 FAMILY_PARTS: Final = ("meta_train", "meta_validation", "meta_test")
 """The parts of a family, in the order of the numbers that stand for them in a file."""
@@ -40,23 +44,7 @@ Rows = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """The three parts of a dataset: ``x_*`` are rows x features, ``y_*`` class indices or standardised targets."""
-
-    x_train: Array
-    y_train: Array
-    x_val: Array
-    y_val: Array
-    x_test: Array
-    y_test: Array
-
-    def arrays(self) -> dict[str, Array]:
-        """Return the arrays by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class TaskArrays:
     """The arrays of one task of a family."""
 
@@ -76,8 +64,7 @@ class Family:
         held_out: Whether a row is never trained on; the same in every task.
         rows: The rows of all tasks, task after task.
         sizes: Number of rows of each task.
-        classes: tasks x ways: the classes of each task, in the order of its labels; no columns if labels stay as they
-            are.
+        classes: tasks x ways: the classes that become 0, 1, ... in each task; no columns if labels stay as they are.
         parts: Part of each task, an index into ``FAMILY_PARTS``.
     """
 
@@ -89,27 +76,11 @@ class Family:
     classes: Rows
     parts: Rows
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def tasks(self, part: str) -> list[TaskArrays]:
         """Return the tasks of a part."""
-        starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        ends = np.cumsum(self.sizes)
         chosen = np.flatnonzero(self.parts == FAMILY_PARTS.index(part)).tolist()
-        return [self._task(index, self.rows[starts[index] : starts[index + 1]]) for index in chosen]
-
-    def one_task(self) -> Split:
-        """Return the first meta-test task as the split of a run on one task; its held-out rows are val and test."""
-        first = self.tasks("meta_test")[0]
-        return Split(
-            x_train=first.x_train,
-            y_train=first.y_train,
-            x_val=first.x_held_out,
-            y_val=first.y_held_out,
-            x_test=first.x_held_out,
-            y_test=first.y_held_out,
-        )
+        return [self._task(index, self.rows[ends[index] - self.sizes[index] : ends[index]]) for index in chosen]
 
     def _task(self, index: int, rows: Rows) -> TaskArrays:
         held_out, x, y = self.held_out[rows], self.x[rows], self.y[rows]
@@ -117,19 +88,25 @@ class Family:
             order = self.classes[index]
             by_class = np.argsort(order)
             y = by_class[np.searchsorted(order, y, sorter=by_class)]
-        return TaskArrays(x_train=x[~held_out], y_train=y[~held_out], x_held_out=x[held_out], y_held_out=y[held_out])
+        return TaskArrays(x[~held_out], y[~held_out], x[held_out], y[held_out])
+
+    def pack(self, folder: Path, target: Path) -> str:
+        """Write the family to an NPZ file, with temporary files in ``folder``; return the file's SHA-256."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        save_arrays(arrays, folder)
+        return pack_arrays(folder, arrays, target)
 
 
-def save_arrays(arrays: Mapping[str, npt.NDArray[Any]], folder: Path) -> None:
+def save_arrays(arrays: Mapping[str, AnyArray], folder: Path) -> None:
     """Write arrays as .npy files."""
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
-def pack_arrays(folder: Path, kind: type[Split | Family], target: Path) -> str:
-    """Put the .npy files of a split or a family into one NPZ file, piece by piece; return its SHA-256."""
+def pack_arrays(folder: Path, names: Iterable[str], target: Path) -> str:
+    """Put .npy files into one NPZ file, piece by piece; return its SHA-256."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for name in _names(kind):
+        for name in names:
             entry = zipfile.ZipInfo(f"{name}.npy")  # of 1980: no clock gets into the file
             header = 30 + len(entry.filename) + 20 + 4  # with what zipfile adds for a file that may be over 4 GiB
             padding = -(archive.start_dir + header) % ALIGNMENT
@@ -140,27 +117,28 @@ def pack_arrays(folder: Path, kind: type[Split | Family], target: Path) -> str:
 
 
 @lru_cache(maxsize=2)
-def load_split(url: str, sha256: str) -> Split:
-    """Map a split of the artifact store into memory; the last two stay mapped.
+def load_arrays(url: str, sha256: str) -> Mapping[str, AnyArray]:
+    """Map the arrays of a file of the artifact store into memory; those of the last two files stay mapped.
+
+    If the store is not a local folder, a copy is mapped. It is deleted at once, and its space on the disk is free when
+    nothing maps it any more.
 
     Raises:
         ValueError: The file is not the one that was prepared for the job.
     """
-    return Split(**_map_stored(url, sha256, _names(Split)))
+    path, is_local = local_path(url)
+    if is_local:
+        return _map_checked(path, sha256)
+    with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
+        copy = Path(folder) / "data.npz"
+        read_file(url, copy)
+        return _map_checked(copy, sha256)
 
 
-@lru_cache(maxsize=2)
 def load_family(url: str, sha256: str) -> Family:
-    """Map a family of the artifact store into memory; the last two stay mapped.
-
-    Raises:
-        ValueError: The file is not the one that was prepared for the job.
-    """
-    return Family(**_map_stored(url, sha256, _names(Family)))
-
-
-def _names(kind: type[Split | Family]) -> list[str]:
-    return [field.name for field in fields(kind)]
+    """Map a family into memory, as ``load_arrays`` does."""
+    arrays: Mapping[str, Any] = load_arrays(url, sha256)
+    return Family(**arrays)
 
 
 def _sha256(path: Path) -> str:
@@ -168,28 +146,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _map_stored(url: str, sha256: str, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
-    """Map a file of the store, or a copy if the store is not a local folder.
-
-    The copy is deleted at once. Its space on the disk is free when nothing maps it any more.
-    """
-    path, is_local = local_path(url)
-    if is_local:
-        return _map_checked(path, sha256, names)
-    with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
-        copy = Path(folder) / "data.npz"
-        read_file(url, copy)
-        return _map_checked(copy, sha256, names)
-
-
-def _map_checked(path: Path, sha256: str, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+def _map_checked(path: Path, sha256: str) -> dict[str, AnyArray]:
     digest = _sha256(path)
     if digest != sha256:
         raise ValueError(f"the prepared data has changed: its SHA-256 is {digest}, expected {sha256}")
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, AnyArray] = {}
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        for name in names:
-            entry = archive.getinfo(f"{name}.npy")
+        for entry in archive.infolist():
             file.seek(entry.header_offset + 26)
             name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
             file.seek(name_bytes + extra_bytes, 1)
@@ -197,7 +160,7 @@ def _map_checked(path: Path, sha256: str, names: Iterable[str]) -> dict[str, npt
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             order: Literal["F", "C"] = "F" if fortran else "C"
             # "c": the mapped array can be written to, which torch asks for, and no write reaches the file
-            arrays[name] = (
+            arrays[entry.filename.removesuffix(".npy")] = (
                 np.memmap(path, dtype, "c", file.tell(), shape, order) if math.prod(shape) else np.zeros(shape, dtype)
             )
     return arrays

@@ -31,16 +31,7 @@ GREY: Final = ("1", "L", "I", "I;16", "F")
 
 
 def read_images(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Decode the images of a zip file and keep their pixels in ``folder``.
-
-    Args:
-        source: The file.
-        folder: Where to keep the pixels.
-        max_bytes: Most bytes that the unpacked file, and the pixels, may have.
-
-    Raises:
-        InvalidFileError: The archive or an image cannot be read, or the images differ in size.
-    """
+    """Read a zip of image folders; a reader of ``formats.py``."""
     with open_zip(source, max_bytes) as (archive, entries):
         files = [entry for entry in entries if not _hidden(entry.filename)]
         files.sort(key=lambda entry: entry.filename)

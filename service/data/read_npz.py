@@ -22,16 +22,7 @@ BAD_HEADER: Final = (ValueError, OSError, EOFError, TypeError, SyntaxError, toke
 
 
 def read_npz(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read an NPZ file and keep its arrays in ``folder``.
-
-    Args:
-        source: The file.
-        folder: Where to keep the arrays.
-        max_bytes: Most bytes that the file may have unpacked.
-
-    Raises:
-        InvalidFileError: The file cannot be read, or its arrays cannot be trained on.
-    """
+    """Read an NPZ file; a reader of ``formats.py``."""
     with open_zip(source, max_bytes) as (archive, entries):
         names = [entry.filename for entry in entries]
         if "x.npy" not in names or set(names) - {"x.npy", "y.npy"}:

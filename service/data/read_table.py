@@ -36,16 +36,7 @@ MAX_BLOCK_BYTES: Final = 2**31 - 1
 
 
 def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read a CSV file with a header and keep it in ``folder``.
-
-    Args:
-        source: The file.
-        folder: Where to keep it.
-        max_bytes: Most bytes that it may take in memory.
-
-    Raises:
-        InvalidFileError: The file is not a table that can be trained on.
-    """
+    """Read a CSV file with a header; a reader of ``formats.py``."""
     check_utf8(source)
     _check_separator(source)
     block = min(max(source.stat().st_size, 1024), MAX_BLOCK_BYTES)
@@ -62,16 +53,7 @@ def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
 
 
 def read_parquet(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read a Parquet file and keep it in ``folder``.
-
-    Args:
-        source: The file.
-        folder: Where to keep it.
-        max_bytes: Most bytes that it may take in memory.
-
-    Raises:
-        InvalidFileError: The file is not a table that can be trained on.
-    """
+    """Read a Parquet file; a reader of ``formats.py``."""
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
             meta = file.metadata

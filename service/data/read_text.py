@@ -48,16 +48,7 @@ def check_utf8(source: Path) -> tuple[set[str], int]:
 
 
 def read_text(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Check a text and keep it in ``folder``.
-
-    Args:
-        source: The file.
-        folder: Where to keep it.
-        max_bytes: Not used, as nothing is unpacked.
-
-    Raises:
-        InvalidFileError: The text is not UTF-8, or too short.
-    """
+    """Read a plain text; a reader of ``formats.py``."""
     del max_bytes
     characters, length = check_utf8(source)
     size = source.stat().st_size

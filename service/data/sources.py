@@ -30,7 +30,7 @@ class Table:
     """Columns of numbers, categories and texts, in memory.
 
     Attributes:
-        columns: What the columns without the target hold.
+        columns: What the columns hold, without the target.
         values: Values by column: numbers, NaN where missing, or texts, "" where missing.
         target: What a model predicts.
     """
@@ -49,12 +49,7 @@ class Table:
         return self.values[name]
 
     def encoder(self, training: Rows, without: str | None = None) -> Encoder:
-        """Return what makes features of rows.
-
-        Args:
-            training: The rows to learn from.
-            without: A column that is not a feature.
-        """
+        """Return what makes features of the columns, except ``without``, learned from the ``training`` rows."""
         used = [column for column in self.columns if column.width and column.name != without]
         return encode_columns(used, [self.values[column.name] for column in used], training)
 
@@ -68,8 +63,8 @@ class Arrays:
         target: What a model predicts.
         is_pixels: Whether the columns are pixels.
         names: Names of the columns, if they have some.
-        keeps_draw_order: Whether the rows of a part stay in the order in which they were drawn. The bundled datasets
-            do, so that their runs stay what they were. Others are sorted: a file is read from its beginning to its end.
+        keeps_draw_order: Whether the rows of a part stay in the order in which they were drawn, as those of bundled
+            datasets do. Others are sorted, so that a mapped file is read from its beginning to its end.
     """
 
     x: AnyArray
@@ -88,12 +83,7 @@ class Arrays:
         return self.x[:, self.names.index(name)]
 
     def encoder(self, training: Rows, without: str | None = None) -> Encoder:
-        """Return what makes features of rows.
-
-        Args:
-            training: The rows to learn from.
-            without: A column that is not a feature.
-        """
+        """Return what makes features of the columns, except ``without``, learned from the ``training`` rows."""
         x = self.x if without is None else np.delete(self.x, self.names.index(without), axis=1)
         return scale_numbers(x, training, is_pixels=self.is_pixels)
 

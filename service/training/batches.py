@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from service.data.catalog import Task
-from service.data.prepared_files import SPLIT_PARTS, load_split
+from service.data.prepared_files import SPLIT_PARTS, load_arrays
 from service.training.run import EVALUATED_ROWS, Run
 from service.training.scores import SCORES, evaluate
 
@@ -30,9 +30,9 @@ class Batches:
     """
 
     def __init__(self, run: Run) -> None:
-        split = load_split(run.data_url, run.data_sha256)
         self._task, self._device = run.task, torch.device(run.device)
-        arrays = {name: torch.from_numpy(array) for name, array in split.arrays().items()}  # still the mapped file
+        mapped = load_arrays(run.data_url, run.data_sha256)
+        arrays = {name: torch.from_numpy(array) for name, array in mapped.items()}  # still the mapped file
         if sum(array.nbytes for array in arrays.values()) <= DEVICE_BYTES:
             arrays = {name: array.to(self._device) for name, array in arrays.items()}
         self._x = {part: arrays[f"x_{part}"] for part in SPLIT_PARTS}

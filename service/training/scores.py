@@ -1,14 +1,13 @@
-"""Scores of a model, accuracy, R2 or closeness to a solution, on rows that may come in pieces.
+"""Scores of a model on rows that may come in pieces: accuracy, R2, closeness to a solution. 1 is perfect.
 
-Every score is ``1 - error / scale``. The error is a sum over the rows; the scale depends on the targets alone, so that
-it is found once for each part of the data. Losses are not scores: they are in ``models.py``.
+A score is ``1 - error / scale``. The error is summed over the pieces; the scale depends on the targets alone, so it is
+found once for each part of the data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,14 +17,13 @@ from service.data.catalog import Task
 from service.training.models import LOSSES
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How good a model is; 1 is perfect.
+class Score(NamedTuple):
+    """A score.
 
     Attributes:
         error: From outputs and targets of some rows to the sum of their errors.
-        scale: From the targets of a part, in pieces, to the number that its error is divided by, in float64.
-        root: Whether the root of this quotient is taken.
+        scale: From the targets of all rows, in pieces, to a number in float64.
+        root: Whether the score is ``1 - sqrt(error / scale)``.
     """
 
     error: Callable[[Tensor, Tensor], Tensor]
@@ -33,22 +31,14 @@ class Score:
     root: bool = False
 
     def value(self, error: Tensor, scale: Tensor) -> float | None:
-        """Return the score; None if it is not finite, as R2 is where all targets are equal."""
+        """Return the score; None if it is not finite, as R2 is if all targets are equal."""
         share = error / scale
         score = 1 - (share.sqrt() if self.root else share)
         return score.item() if score.isfinite() else None
 
 
-def _wrong(output: Tensor, y: Tensor) -> Tensor:
-    return (output.argmax(1) != y).sum()
-
-
 def _count(y: Sequence[Tensor]) -> Tensor:
     return torch.tensor(sum(piece.numel() for piece in y), dtype=torch.float64, device=y[0].device)
-
-
-def _squared_error(output: Tensor, y: Tensor) -> Tensor:
-    return functional.mse_loss(output, y, reduction="sum")
 
 
 def _squared_deviation(y: Sequence[Tensor]) -> Tensor:
@@ -57,21 +47,17 @@ def _squared_deviation(y: Sequence[Tensor]) -> Tensor:
     return torch.stack([(piece.double() - mean).square().sum() for piece in y]).sum()
 
 
-def _solution_error(output: Tensor, y: Tensor) -> Tensor:
-    return (output[:, 1] - y[:, 1]).double().square().sum()
-
-
-def _solution_square(y: Sequence[Tensor]) -> Tensor:
+def _squared_solution(y: Sequence[Tensor]) -> Tensor:
     return torch.stack([piece[:, 1].double().square().sum() for piece in y]).sum()
 
 
-ACCURACY: Final = Score(_wrong, _count)
+ACCURACY: Final = Score(lambda output, y: (output.argmax(1) != y).sum(), _count)
 """Share of the rows, or of the tokens of a text, that are right."""
 
-R2: Final = Score(_squared_error, _squared_deviation)
+R2: Final = Score(lambda output, y: functional.mse_loss(output, y, reduction="sum"), _squared_deviation)
 """Share of the variance of all columns together that is explained."""
 
-CLOSENESS: Final = Score(_solution_error, _solution_square, root=True)
+CLOSENESS: Final = Score(lambda output, y: (output - y)[:, 1].double().square().sum(), _squared_solution, root=True)
 """1 minus the relative L2 error of an equation's solution."""
 
 SCORES: Final[Mapping[Task, Score]] = {
@@ -87,14 +73,14 @@ SCORES: Final[Mapping[Task, Score]] = {
 def evaluate(
     model: Callable[[Tensor], Tensor], task: Task, pieces: Iterable[tuple[Tensor, Tensor]], rows: int, scale: Tensor
 ) -> tuple[float, float | None]:
-    """Return the loss and the score of a model on a part.
+    """Return the loss and the score of a model on ``rows`` inputs and targets that come in pieces.
 
     Args:
-        model: From rows to outputs.
+        model: From inputs to outputs.
         task: What the model is trained for.
-        pieces: The inputs and targets of the part, in pieces.
-        rows: Rows of the whole part.
-        scale: The scale of the score, of the targets of the whole part.
+        pieces: The inputs and targets.
+        rows: Number of rows of all pieces.
+        scale: The scale of the score, of all targets.
     """
     loss, error = torch.zeros_like(scale), torch.zeros_like(scale)
     for x, y in pieces:

@@ -13,12 +13,11 @@ from typing_extensions import override
 
 from service.data.catalog import Task
 from service.data.equations import CONDITION_WEIGHT, VISCOSITY, burgers
-from service.data.prepared_files import Split
 from service.training.loop import train
 from service.training.models import LOSSES
 from service.training.networks import Pinn
 from service.training.scores import CLOSENESS
-from tests.service.data.prepared import split_of
+from tests.service.data.prepared import Split, split_of
 from tests.service.training.test_checkpoint import EVERY_STEP_S, cut_short
 from tests.service.training.test_loop import make_run, without_seconds
 

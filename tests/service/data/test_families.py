@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from service.data.catalog import DATASETS, Task
 from service.data.encoding import Target
 from service.data.facts import Column, ColumnKind
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
-from service.data.prepared_files import FAMILY_PARTS, Family, load_family, pack_arrays, save_arrays
+from service.data.prepared_files import FAMILY_PARTS, Family, load_family
 from service.data.sources import Arrays, Table, bundled_source
 from service.data.split import split_rows
 from service.errors import JobFailedError
@@ -123,18 +123,17 @@ def test_held_out_rows_are_the_test_part_whatever_subsets_are_drawn(tasks: int) 
 
 def test_the_seed_decides_which_tasks_judge() -> None:
     first, again, other = (prepared("digits", seed, class_subsets={}) for seed in (1, 1, 2))
-    assert all(np.array_equal(array, again[0].arrays()[name]) for name, array in first[0].arrays().items())
+    assert all(np.array_equal(array, getattr(again[0], name)) for name, array in asdict(first[0]).items())
     assert first[1].tasks["meta_test"] != other[1].tasks["meta_test"]
 
 
 def test_a_stored_family_comes_back_and_a_changed_file_is_refused(tmp_path: Path) -> None:
     family, _ = prepared("wine", class_subsets={"ways": 2})
     file = tmp_path / "data.npz"
-    save_arrays(family.arrays(), tmp_path)
-    digest = pack_arrays(tmp_path, Family, file)
+    digest = family.pack(tmp_path, file)
     assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
-    back = load_family(f"file://{file}", digest).arrays()
-    for name, array in family.arrays().items():
+    back = asdict(load_family(f"file://{file}", digest))
+    for name, array in asdict(family).items():
         assert np.array_equal(back[name], array)
         assert back[name].dtype == array.dtype
     with pytest.raises(ValueError, match="the prepared data has changed"):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from service.data.catalog import DATASETS, Task, training_rows
-from service.data.prepared_files import Split, load_split, pack_arrays, save_arrays
-from tests.service.data.prepared import split_of
+from service.data.prepared import PreparedData
+from service.data.prepared_files import SPLIT_ARRAYS, load_arrays, pack_arrays, save_arrays
+from tests.service.data.prepared import read, split_of
 
 
 @pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task is not Task.PHYSICS])
@@ -79,16 +80,15 @@ def test_a_stored_split_comes_back_and_a_changed_file_is_refused(tmp_path: Path)
     split = split_of("wine", 0)
     file = tmp_path / "data.npz"
     save_arrays(split.arrays(), tmp_path)
-    digest = pack_arrays(tmp_path, Split, file)
+    digest = pack_arrays(tmp_path, SPLIT_ARRAYS, file)
     assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
-    back = load_split(f"file://{file}", digest)
+    back = read(PreparedData(f"file://{file}", digest))
     with np.load(file, allow_pickle=False) as arrays:
         assert all(np.array_equal(arrays[name], array) for name, array in split.arrays().items())
     assert all(isinstance(array, np.memmap) and array.flags.aligned for array in back.arrays().values())
-    assert isinstance(back, Split)
     assert np.array_equal(back.x_test, split.x_test)
     with pytest.raises(ValueError, match="the prepared data has changed"):
-        load_split(f"file://{file}", "0" * 64)
+        load_arrays(f"file://{file}", "0" * 64)
 
 
 def test_a_split_of_a_remote_store_is_mapped_and_leaves_no_file(
@@ -98,9 +98,9 @@ def test_a_split_of_a_remote_store_is_mapped_and_leaves_no_file(
     copies.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(copies))
     save_arrays(split.arrays(), tmp_path)
-    digest = pack_arrays(tmp_path, Split, file)
+    digest = pack_arrays(tmp_path, SPLIT_ARRAYS, file)
     fsspec.filesystem("memory").pipe_file("/splits/data.npz", file.read_bytes())
-    back = load_split("memory://splits/data.npz", digest)
+    back = read(PreparedData("memory://splits/data.npz", digest))
     assert isinstance(back.x_train, np.memmap)
     assert all(np.array_equal(back.arrays()[name], array) for name, array in split.arrays().items())
     assert list(copies.iterdir()) == []  # a slot is killed, and would never delete it

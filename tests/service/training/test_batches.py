@@ -8,12 +8,17 @@ import pytest
 import torch
 
 from service.data.catalog import Task
-from service.data.prepared_files import load_split
+from service.data.prepared import PreparedData
 from service.training import batches as batches_module
 from service.training.batches import Batches
 from service.training.models import LOSSES, build_network
 from service.training.run import Run, Training
+from tests.service.data.prepared import Split, read
 from tests.service.training.test_loop import MODELS, make_run
+
+
+def split_of_run(run: Run) -> Split:
+    return read(PreparedData(run.data_url, run.data_sha256))
 
 
 def epoch(batches: Batches, count: int) -> torch.Tensor:
@@ -35,12 +40,12 @@ def test_the_rows_that_fill_no_batch_are_left_out_or_make_a_smaller_one(
 def test_an_epoch_that_keeps_its_last_batch_has_every_row_once(tmp_path: Path) -> None:
     run = make_run(tmp_path, training=Training(last_batch="keep"))
     seen = np.sort(epoch(Batches(run), 4).numpy(), axis=0)
-    assert np.array_equal(seen, np.sort(load_split(run.data_url, run.data_sha256).x_train, axis=0))
+    assert np.array_equal(seen, np.sort(split_of_run(run).x_train, axis=0))
 
 
 def test_on_the_cpu_the_rows_stay_in_the_mapped_file(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    mapped = load_split(run.data_url, run.data_sha256).x_train
+    mapped = split_of_run(run).x_train
     assert Batches(run)._x["train"].data_ptr() == mapped.ctypes.data
 
 
@@ -72,7 +77,7 @@ def test_a_part_piece_by_piece_has_the_loss_and_the_score_of_the_part_at_once(
     torch.manual_seed(0)
     model = build_network(run.model, run.shape, run.sizes, run.activation)
     monkeypatch.setattr(batches_module, "EVALUATED_ROWS", rows)
-    split = load_split(run.data_url, run.data_sha256)
+    split = split_of_run(run)
     for part in ("val", "test"):
         x = torch.from_numpy(getattr(split, f"x_{part}"))
         y = x if dataset == "digits" else torch.from_numpy(getattr(split, f"y_{part}"))
