@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import PurePath
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
@@ -113,7 +113,7 @@ def _view(row: DatasetRow) -> UploadedDataset:
     )
 
 
-BODY: Final[dict[str, Any]] = {
+BODY: Final[dict[str, object]] = {
     "requestBody": {
         "required": False,
         "description": "The file itself; empty if `url` is given.",

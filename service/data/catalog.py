@@ -81,14 +81,18 @@ class DatasetInfo:
         Raises:
             OtherVersionError: A fact is missing or cannot be read.
         """
-        names = {known.name for known in fields(cls)}
-        known = {name: value for name, value in stored.items() if name in names}
+        known = known_fields(cls, stored)
         lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns", "widths")}
         tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
         try:
             return cls(**{**known, **lists, "tensors": tensors, "task": Task(stored["task"])})
         except (KeyError, TypeError, ValueError) as error:
             raise OtherVersionError("the facts about the job's data", error) from error
+
+
+def known_fields(kind: type[object], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored values that a dataclass has a field for."""
+    return {field.name: stored[field.name] for field in fields(kind) if field.name in stored}  # type: ignore[arg-type]
 
 
 _PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))

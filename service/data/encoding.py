@@ -5,12 +5,12 @@ Whatever is learned for that, such as a mean, is learned from the training rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.impute import MissingIndicator, SimpleImputer
@@ -67,16 +67,17 @@ def scale_numbers(x: AnyArray, training: Rows, *, is_pixels: bool) -> Encoder:
     return Encoder(width, lambda rows: scaler.transform(np.asarray(x[rows], dtype=np.float64)))
 
 
-def encode_columns(columns: Sequence[Column], values: Sequence[AnyArray], training: Rows) -> Encoder:
+def encode_columns(columns: Sequence[Column], values: Iterable[AnyArray], rows: int, training: Rows) -> Encoder:
     """Return what scales numbers, one-hot codes categories and hashes the words of texts.
 
     Args:
         columns: What the columns hold.
-        values: Their values, as ``column_values`` returns them.
+        values: Their values, as ``Table.column`` returns them.
+        rows: Number of rows.
         training: The rows to learn medians, means and scales from.
     """
     only_numbers = all(column.kind is ColumnKind.NUMBER for column in columns)
-    x = np.empty((len(values[0]), len(columns)), dtype=np.float64 if only_numbers else object)  # object: 32 bytes each
+    x = np.empty((rows, len(columns)), dtype=np.float64 if only_numbers else object)  # object: 32 bytes each
     for index, column in enumerate(values):
         x[:, index] = column
     transformer = _column_transformer(columns).fit(x[training])
@@ -87,7 +88,7 @@ def _column_transformer(columns: Sequence[Column]) -> ColumnTransformer:
     """Return what makes as many features of each column as :attr:`Column.width` says, whatever the rows are."""
     numbers = [i for i, column in enumerate(columns) if column.kind is ColumnKind.NUMBER]
     holes = [i for i in numbers if columns[i].missing]
-    steps: list[tuple[str, Any, Any]] = []
+    steps: list[tuple[str, BaseEstimator, int | list[int]]] = []
     if numbers:
         scaled = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
         steps.append(("numbers", scaled, numbers))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +104,7 @@ def collocation(name: str, seed: int) -> dict[str, npt.NDArray[np.float32]]:
     """
     draw_points, source, solution = EQUATIONS[name]
     draw, weight = np.random.default_rng(seed), CONDITION_WEIGHT[name]
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, npt.NDArray[np.float32]] = {}
     for part, rows in ROWS.items():
         inside, edge = draw_points(draw, rows)
         points, exact = np.concatenate([inside, edge]), np.concatenate([solution(inside), solution(edge)])

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from search_spaces.errors import one_of
-from service.data.catalog import DatasetInfo, Task
+from service.data.catalog import DatasetInfo, Task, known_fields
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.spec.data import DatasetSpec
 
@@ -131,10 +131,11 @@ class DatasetFacts:
         """
         try:
             columns = tuple(
-                Column(**_known(Column, column) | {"kind": ColumnKind(column["kind"])}) for column in stored["columns"]
+                Column(**known_fields(Column, column) | {"kind": ColumnKind(column["kind"])})
+                for column in stored["columns"]
             )
             more = {"layout": Layout(stored["layout"]), "columns": columns, "shape": tuple(stored["shape"])}
-            return cls(**{**_known(cls, stored), **more})
+            return cls(**known_fields(cls, stored) | more)
         except (KeyError, TypeError, ValueError) as error:
             raise OtherVersionError("the facts about the dataset", error) from error
 
@@ -190,11 +191,6 @@ class DatasetFacts:
         return Task.CLASSIFICATION if labels else Task.REGRESSION
 
 
-def _known(kind: type[Column | DatasetFacts], stored: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in stored.items() if name in names}
-
-
 def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     """Return what a plan needs to know about a dataset, with the target and the task of a job.
 
@@ -207,8 +203,7 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         names = [column.name for column in facts.columns]
         wrong = f"must be {one_of(spec.target, names)}" if names else "must be null: this dataset has no target column"
         raise InvalidSpecError(FieldError("dataset.target", spec.target, wrong, code="unknown_name"))
-    suggested = facts.suggested_task(target)
-    task = Task(spec.task) if spec.task else suggested
+    task = Task(spec.task) if spec.task else facts.suggested_task(target)
     if task is Task.AUTOENCODING:
         target = None
     _check_task(facts, task, target)

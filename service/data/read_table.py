@@ -6,7 +6,7 @@ import math
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -104,7 +104,7 @@ def _keep(table: pa.Table, folder: Path, max_bytes: int) -> DatasetFacts:
     return DatasetFacts(layout=Layout.TABLE, rows=table.num_rows, columns=columns)
 
 
-def _clean(name: str, values: Any) -> Any:
+def _clean(name: str, values: pa.Array) -> pa.Array:
     """Return a column as numbers or texts. NaN becomes a missing value, and times become seconds."""
     kind = values.type
     if pa.types.is_dictionary(kind):
@@ -130,7 +130,7 @@ def _clean(name: str, values: Any) -> Any:
     return numbers
 
 
-def _seconds(values: Any) -> Any:
+def _seconds(values: pa.Array) -> pa.Array:
     """Return dates, times of day, durations and points in time as numbers, which have room for all of them."""
     kind = values.type
     counts = values.view(pa.int64() if kind.bit_width == 64 else pa.int32()).cast(pa.float64(), safe=False)
@@ -139,7 +139,7 @@ def _seconds(values: Any) -> Any:
     return pc.divide(counts, UNITS_PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit])
 
 
-def _describe(name: str, type_name: str, values: Any) -> Column:
+def _describe(name: str, type_name: str, values: pa.Array) -> Column:
     missing = values.null_count
     distinct = pc.count_distinct(values, mode="only_valid").as_py()
     first = pc.index(pc.is_null(values), True).as_py() + 1 if missing else None

@@ -5,10 +5,9 @@ A bundled dataset, an upload and what user code makes are all opened here, as on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,27 +30,31 @@ class Table:
 
     Attributes:
         columns: What the columns hold, without the target.
-        values: Values by column: numbers, NaN where missing, or texts, "" where missing.
+        values: The columns.
         target: What a model predicts.
     """
 
     columns: Sequence[Column]
-    values: Mapping[str, AnyArray]
+    values: pa.Table
     target: Target
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return len(self.values[self.columns[0].name])
+        return int(self.values.num_rows)
 
     def column(self, name: str) -> AnyArray:
-        """Return the values of a column."""
-        return self.values[name]
+        """Return the values of a column: numbers, NaN where one is missing, or texts, "" where one is."""
+        values = self.values.column(name)
+        if any(column.name == name and column.kind is ColumnKind.NUMBER for column in self.columns):
+            numbers: AnyArray = values.cast(pa.float64(), safe=False).to_numpy()
+            return numbers
+        return np.array(["" if value is None else value for value in values.to_pylist()], dtype=object)
 
     def encoder(self, training: Rows, without: str | None = None) -> Encoder:
         """Return what makes features of the columns, except ``without``, learned from the ``training`` rows."""
         used = [column for column in self.columns if column.width and column.name != without]
-        return encode_columns(used, [self.values[column.name] for column in used], training)
+        return encode_columns(used, (self.column(column.name) for column in used), self.rows, training)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +134,9 @@ def stored_source(folder: Path, chosen: DatasetSpec, task: Task) -> Table | Arra
         return Text((folder / TEXT_FILE).read_bytes())
     target = None if task is Task.AUTOENCODING else facts.target(chosen.target)
     if facts.layout is Layout.TABLE:
-        table = pyarrow.parquet.read_table(folder / TABLE_FILE)
-        columns = facts.features(target)
-        values = {column.name: column_values(table.column(column.name), column) for column in columns}
+        table = pyarrow.parquet.read_table(folder / TABLE_FILE, columns=[column.name for column in facts.columns])
         y = None if target is None else table.column(target.name).to_numpy()
-        return Table(columns, values, Target.of(y, task))
+        return Table(facts.features(target), table, Target.of(y, task))
     x = np.load(folder / X_FILE, mmap_mode="r", allow_pickle=False)
     y = None if target is None else np.load(folder / Y_FILE, allow_pickle=False)
     return Arrays(x, Target.of(y, task), len(facts.shape) == 3)
-
-
-def column_values(values: Any, column: Column) -> AnyArray:
-    """Return an Arrow column as numbers, NaN where a value is missing, or as texts, "" where one is."""
-    if column.kind is ColumnKind.NUMBER:
-        numbers: AnyArray = values.cast(pa.float64(), safe=False).to_numpy()  # a missing one becomes NaN
-        return numbers
-    return np.array(["" if value is None else value for value in values.to_pylist()], dtype=object)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -19,13 +18,15 @@ from service.training.entrypoints import EntrypointError, load, loaded_sha256, r
 from service.user_code.contract import make_dataset, make_model
 
 
-def found_data(wanted: Mapping[str, Any], seed: int, folder: Path) -> DatasetInfo:
-    """Make a dataset, write its files to ``folder`` and return the facts about it.
+class Wanted(TypedDict):
+    """User code, and the keyword arguments for it."""
 
-    Args:
-        wanted: ``entrypoint`` and ``config``.
-        seed: The job's seed.
-        folder: Where to write.
+    entrypoint: str
+    config: dict[str, object]
+
+
+def found_data(wanted: Wanted, seed: int, folder: Path) -> DatasetInfo:
+    """Make a dataset, write its files to ``folder`` and return the facts about it.
 
     Raises:
         EntrypointError: The factory is not allowed, or breaks its contract.
@@ -37,7 +38,7 @@ def found_data(wanted: Mapping[str, Any], seed: int, folder: Path) -> DatasetInf
     return replace(info, sources={entrypoint: loaded_sha256(entrypoint)})
 
 
-def found_model(wanted: Mapping[str, Any], info: DatasetInfo) -> DatasetInfo:
+def found_model(wanted: Wanted, info: DatasetInfo) -> DatasetInfo:
     """Try a model on data with these facts; return the facts with the shapes of the model's parameters.
 
     Raises:
@@ -60,7 +61,7 @@ def main(question: Path, answer: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     request = json.loads(question.read_text(encoding="utf-8"))
     info = None if request["info"] is None else DatasetInfo.from_json(request["info"])
-    content: dict[str, Any] = {"part": "dataset"}
+    content: dict[str, object] = {"part": "dataset"}
     try:
         if request["dataset"] is not None:
             info = found_data(request["dataset"], request["seed"], folder)

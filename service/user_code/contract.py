@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ TASKS: Final = (Task.CLASSIFICATION, Task.REGRESSION, Task.AUTOENCODING)
 
 
 def make_model(
-    factory: Callable[..., Any], shape: tuple[int, ...], outputs: int, task: Task, config: Mapping[str, Any]
+    factory: Callable[..., object], shape: tuple[int, ...], outputs: int, task: Task, config: Mapping[str, object]
 ) -> nn.Module:
     """Build a model and check that it keeps the contract.
 
@@ -99,7 +99,7 @@ def _output(model: nn.Module, x: Tensor, outputs: int) -> Tensor:
 
 
 def make_dataset(
-    factory: Callable[..., Any], seed: int, config: Mapping[str, Any], folder: Path
+    factory: Callable[..., object], seed: int, config: Mapping[str, object], folder: Path
 ) -> tuple[DatasetFacts, DatasetInfo]:
     """Make a dataset, check that it keeps the contract, and write its arrays; return the facts about it.
 

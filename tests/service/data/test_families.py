@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from service.data.catalog import DATASETS, Task
@@ -143,7 +144,7 @@ def test_a_stored_family_comes_back_and_a_changed_file_is_refused(tmp_path: Path
 def numbers(count: int, rows: int = 120) -> Table:
     """Rows with an id in a column of ``count`` whole numbers, a category with gaps, and a feature."""
     ids = 7_000_000.0 + np.arange(rows) % count
-    city = np.array(["Rome", "", "Oslo", "Bonn"], dtype=object)[np.arange(rows) % 4]
+    city = [("Rome", None, "Oslo", "Bonn")[row % 4] for row in range(rows)]
     cities = dict.fromkeys(("Bonn", "Oslo", "Rome"), rows // 4)
     number, category = ColumnKind.NUMBER, ColumnKind.CATEGORY
     columns = [
@@ -152,7 +153,7 @@ def numbers(count: int, rows: int = 120) -> Table:
         Column(name="x", kind=number, type="double", distinct=rows),
     ]
     values = {"id": ids, "city": city, "x": np.arange(rows) * 1.0}
-    return Table(columns, values, Target.of(np.arange(rows) * 1.0, Task.REGRESSION))
+    return Table(columns, pa.table(values), Target.of(np.arange(rows) * 1.0, Task.REGRESSION))
 
 
 def test_a_number_without_bins_makes_a_task_of_every_value() -> None:

@@ -15,7 +15,7 @@ from service.data.facts import EXACT, TEXT_FEATURES, Column, ColumnKind, Dataset
 from service.data.families import prepare_family
 from service.data.read_npz import read_npz
 from service.data.read_table import read_csv
-from service.data.sources import Arrays, Table, bundled_source, column_values, stored_source
+from service.data.sources import Arrays, Table, bundled_source, stored_source
 from service.errors import InvalidSpecError, JobFailedError
 from service.spec.data import DatasetSpec, FamilySpec
 from tests.service.data import files
@@ -68,8 +68,8 @@ def test_values_that_floats_cannot_tell_apart_make_no_tasks(tmp_path: Path, last
 
 def test_whole_numbers_that_no_float_is_equal_to_become_the_nearest_ones() -> None:
     column = Column(name="id", kind=ColumnKind.NUMBER, type="int64", distinct=2)
-    found = column_values(pa.array([2**60 + 1, 3]), column)
-    assert found.tolist() == [2.0**60, 3.0]
+    table = Table([column], pa.table({"id": [2**60 + 1, 3]}), Target(Task.AUTOENCODING))
+    assert table.column("id").tolist() == [2.0**60, 3.0]
 
 
 def test_columns_that_are_excluded_are_no_features(tmp_path: Path) -> None:
@@ -124,12 +124,12 @@ def mixed_table() -> Table:
         Column(name="same", kind=ColumnKind.NUMBER, type="int64", distinct=1),
     ]
     values = {
-        "age": np.where(rows % 3 == 0, np.nan, rows**1.5),
-        "city": np.array(["a", "b", ""], dtype=object)[rows % 3],
-        "note": np.array([f"note {row} of {row % 7}" for row in rows], dtype=object),
+        "age": [None if row % 3 == 0 else row**1.5 for row in rows],
+        "city": [("a", "b", None)[row % 3] for row in rows],
+        "note": [f"note {row} of {row % 7}" for row in rows],
         "same": np.ones(90),
     }
-    return Table(columns, values, Target.of(rows * 2.5, Task.REGRESSION))
+    return Table(columns, pa.table(values), Target.of(rows * 2.5, Task.REGRESSION))
 
 
 @pytest.mark.parametrize("make", [bundled_arrays, mixed_table])
