@@ -8,26 +8,21 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from service.data.arrays import AnyArray
-from service.data.catalog import HELD_OUT
+from service.data.catalog import HELD_OUT, part_bounds
 from service.data.equations import collocation
-from service.data.prepared_files import Array, Rows, save_arrays
+from service.data.prepared_files import SPLIT_PARTS, Array, Rows, save_arrays
 from service.data.sources import Arrays, Equation, RowSource, Source, Text
-from service.data.text_windows import text_windows
+from service.errors import JobFailedError
 from service.spec.model import AnyModel, TransformerSpec
 
 
 def hold_out(rows: Rows, share: float, seed: int, strata: AnyArray | None) -> tuple[Rows, Rows]:
     """Return the rows that are left and those that are held out, in the order in which they were drawn.
 
-    Args:
-        rows: The rows.
-        share: Share of them to hold out.
-        seed: Seed of the draw.
-        strata: Group of each row of the source; the same share of each is held out. None draws without groups.
+    ``strata`` has the group of each row of the source, of which the same share is held out; None draws without groups.
     """
-    left, held_out = train_test_split(
-        rows, test_size=share, random_state=seed, stratify=None if strata is None else strata[rows]
-    )
+    stratify = None if strata is None else strata[rows]
+    left, held_out = train_test_split(rows, test_size=share, random_state=seed, stratify=stratify)
     return left, held_out
 
 
@@ -52,7 +47,7 @@ def write_split(source: Source, model: AnyModel, seed: int, folder: Path) -> Non
     """
     if isinstance(source, Text):
         assert isinstance(model, TransformerSpec), "only a transformer takes a text"
-        save_arrays(text_windows(source.content, model), folder)
+        save_arrays(_text_windows(source.content, model), folder)
     elif isinstance(source, Equation):
         save_arrays(collocation(source.name, seed), folder)
     else:
@@ -75,3 +70,31 @@ def _write_rows(source: RowSource, seed: int, folder: Path) -> None:
     else:
         y = target.encode(parts["train"])
         save_arrays({f"y_{part}": y[rows] for part, rows in parts.items()}, folder)
+
+
+def _text_windows(text: bytes, model: TransformerSpec) -> dict[str, Array]:
+    """Return the arrays of the split of a text: windows of tokens, and the next token of each.
+
+    The parts are consecutive pieces of the text, as windows drawn at random would be neighbours of training windows.
+    Every distinct character of the whole text is a token, if the tokens are characters.
+
+    Raises:
+        JobFailedError: A part is shorter than a window.
+    """
+    if model.tokens == "characters":
+        codes = np.frombuffer(text.decode().encode("utf-32-le"), dtype=np.uint32)
+        tokens = np.unique(codes, return_inverse=True)[1]
+    else:
+        tokens = np.frombuffer(text, dtype=np.uint8)
+    arrays: dict[str, Array] = {}
+    for part, piece in zip(SPLIT_PARTS, np.split(tokens.astype(np.int64), part_bounds(len(tokens))), strict=True):
+        count = (len(piece) - 1) // model.context
+        if not count:
+            raise JobFailedError(
+                f"the {part} part of the text has {len(piece)} tokens, fewer than a window of {model.context}; "
+                "make model.context shorter"
+            )
+        length = count * model.context
+        arrays[f"x_{part}"] = piece[:length].reshape(count, model.context)
+        arrays[f"y_{part}"] = piece[1 : length + 1].reshape(count, model.context)
+    return arrays
