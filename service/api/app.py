@@ -15,7 +15,7 @@ from service.api.dashboard import Dashboard
 from service.api.deps import close_dependencies, open_dependencies
 from service.api.hosts import HostCheck
 from service.api.limits import BodyLimit
-from service.data.sources import Sources
+from service.data.url_source import UrlSource
 from service.settings import Settings
 from service.version import VERSION
 
@@ -47,7 +47,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         responses=problems.responses(HTTPStatus.FORBIDDEN, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
     open_dependencies(app, settings)
-    app.state.sources = Sources(settings.artifacts_url, settings.dataset_url_prefixes)
+    app.state.url_source = UrlSource(settings.artifacts_url, settings.dataset_url_prefixes)
     app.state.max_dataset_bytes = settings.max_dataset_bytes
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)

@@ -1,15 +1,15 @@
-# Routes of uploaded datasets. The body of an upload is streamed to a temporary file, checked in a thread, then stored:
-# no event loop waits for a file, and a refused one leaves nothing.
-"""Datasets over HTTP."""
+"""Routes of uploaded datasets.
+
+The body of an upload is streamed to a temporary file, checked in a thread and then stored. A refused file leaves
+nothing behind.
+"""
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from functools import partial
 from http import HTTPStatus
 from pathlib import PurePath
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
@@ -18,19 +18,18 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
 from service.api.problems import responses
 from service.api.views import Page, View
-from service.artifacts import ArtifactStore
 from service.data.catalog import Task
-from service.data.facts import FACTS_FILE, ColumnKind, DatasetFacts, Layout
-from service.data.sources import Sources
-from service.data.upload import SUFFIXES, FileFormat, Upload
+from service.data.facts import ColumnKind, DatasetFacts, Layout
+from service.data.formats import FORMATS, FileFormat, format_of
+from service.data.upload import Upload
+from service.data.url_source import UrlSource
 from service.db.models import DatasetRow
-from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import datasets as ledger
-from service.ledger.events import now
+from service.submission.uploads import store_upload
 
 PATH: Final = "/v1/datasets"
-"""Where files are posted to: the limit on other bodies does not apply there."""
+"""Where files are posted to. The limit on other bodies does not apply here."""
 
 router = APIRouter(prefix=PATH, tags=["datasets"])
 
@@ -41,31 +40,31 @@ PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
 class UploadQuery(StrictQuery):
-    """What is uploaded."""
+    """Name, URL and format of an upload."""
 
-    filename: str = Field("", max_length=100, pattern=PRINTABLE, description="Its name.")
+    filename: str = Field("", max_length=100, pattern=PRINTABLE, description="Name of the file.")
     url: str | None = Field(
         None,
         max_length=1000,
         pattern=PRINTABLE,
-        description="Where the service reads it, in the place of a body: in the artifact store, or where allowed.",
+        description="Where the service reads the file, instead of a body: the artifact store or an allowed folder.",
     )
-    format: FileFormat | None = Field(None, description="What it is; null lets the ending of the name decide.")
+    format: FileFormat | None = Field(None, description="Format of the file; null lets the ending of the name decide.")
 
 
 class ColumnView(View):
-    """A column, as it was found."""
+    """A column of a dataset."""
 
     name: str
-    kind: ColumnKind = Field(description="Whether it is scaled, one-hot coded, or hashed word by word.")
+    kind: ColumnKind = Field(description="Numbers are scaled, categories one-hot coded, texts hashed word by word.")
     type: str = Field(description="Its type in the file.")
     missing: int = Field(description="Rows without a value.")
     first_missing: int | None = Field(description="The first of them, counted from 1.")
     distinct: int
-    levels: dict[str, int] | None = Field(description="Value -> rows, where there are few: the class balance.")
+    levels: dict[str, int] | None = Field(description="Value -> rows, if there are few values: the class balance.")
     low: float | None
     high: float | None
-    task: Task = Field(description="What it would ask for as the target.")
+    task: Task = Field(description="What the job would train for with this target.")
 
 
 class DatasetSummary(View):
@@ -81,13 +80,13 @@ class DatasetSummary(View):
 
 
 class UploadedDataset(DatasetSummary):
-    """A dataset with what it was found to hold."""
+    """A dataset with its columns or shape."""
 
     layout: Layout
     columns: list[ColumnView] = Field(description="Columns of a table, or the labels of arrays and images.")
     shape: list[int] = Field(description="Shape of a row of arrays and images, channels first.")
     characters: int = Field(description="Distinct characters of a text.")
-    task: Task | None = Field(description="What it is for where no target is chosen; null for a table.")
+    task: Task | None = Field(description="What a job without a target trains for; null for a table.")
 
 
 def _summary(row: DatasetRow) -> DatasetSummary:
@@ -114,10 +113,10 @@ def _view(row: DatasetRow) -> UploadedDataset:
     )
 
 
-BODY: Final[dict[str, Any]] = {
+BODY: Final[dict[str, object]] = {
     "requestBody": {
         "required": False,
-        "description": "The file itself; nothing where `url` is given.",
+        "description": "The file itself; empty if `url` is given.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
@@ -146,48 +145,28 @@ async def upload_dataset(
 ) -> UploadedDataset:
     """Upload a file: CSV, Parquet, NPZ, plain text, or a zip with a folder of images for each class."""
     filename = wanted.filename or PurePath(wanted.url or "").name[-100:]
-    fmt = wanted.format or SUFFIXES.get(PurePath(filename.lower()).suffix)
+    fmt = wanted.format or format_of(filename)
     if fmt is None:
-        expected = f"a name that ends with {', '.join(SUFFIXES)}, or the format beside it"
-        raise InvalidSpecError(FieldError("filename", filename, expected))
+        endings = ", ".join(known.suffix for known in FORMATS.values())
+        hint = "Rename the file, or say what it is with the parameter format."
+        raise InvalidSpecError(FieldError("filename", filename, f"must be a name that ends with {endings}", hint))
     with Upload(fmt, request.app.state.max_dataset_bytes) as upload:
         async for piece in request.stream():
             if piece and wanted.url is not None:
-                raise InvalidSpecError(FieldError("url", wanted.url, "nothing beside a file in the body"))
+                wrong = "must be left out if the body has a file"
+                raise InvalidSpecError(FieldError("url", wanted.url, wrong, code="conflict"))
             await run_in_threadpool(upload.write, piece)
         if wanted.url is not None:
-            await run_in_threadpool(_fetch, request.app.state.sources, wanted.url, upload)
-        name = filename or f"{upload.dataset_id}.{fmt}"
-        row, is_new = await run_in_threadpool(partial(_keep, db, artifacts, upload, fmt, name))
+            await run_in_threadpool(_fetch, request.app.state.url_source, wanted.url, upload)
+        row, is_new = await run_in_threadpool(store_upload, db, artifacts, upload, filename)
     response.status_code = HTTPStatus.CREATED if is_new else HTTPStatus.OK
     response.headers["Location"] = f"{PATH}/{row.id}"
     return _view(row)
 
 
-def _fetch(sources: Sources, url: str, upload: Upload) -> None:
-    for piece in sources.read(url):
+def _fetch(source: UrlSource, url: str, upload: Upload) -> None:
+    for piece in source.read(url):
         upload.write(piece)
-
-
-def _keep(
-    db: Database, artifacts: ArtifactStore, upload: Upload, fmt: FileFormat, name: str
-) -> tuple[DatasetRow, bool]:
-    earlier = ledger.find(db, upload.dataset_id)
-    if earlier is not None:
-        return earlier, False
-    facts, folder = upload.unpack()
-    (folder / FACTS_FILE).write_text(json.dumps(facts.to_json()), encoding="utf-8")
-    artifacts.put_dataset(upload.dataset_id, folder)
-    row = DatasetRow(
-        id=upload.dataset_id,
-        name=name,
-        format=fmt,
-        sha256=upload.sha256,
-        size_bytes=upload.size_bytes,
-        facts=facts.to_json(),
-        created_at=now(),
-    )
-    return ledger.add(db, row)
 
 
 @router.get("", responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY))

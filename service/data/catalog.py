@@ -1,6 +1,7 @@
-# Facts about the bundled datasets and the models' tensor shapes, worked out without loading numpy or torch: the API
-# checks specs with them. The data itself is in datasets.py, the modules in models.py; tests hold the two together.
-"""Torch-free facts about datasets and models."""
+"""Facts about datasets, which specs are checked with: tasks, shapes, and the bundled datasets.
+
+Neither numpy nor torch is loaded here. Tests hold the facts and the data of the bundled datasets together.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from service.spec.model import (
 
 
 class Task(StrEnum):
-    """What a model is trained for, and with it the loss."""
+    """What a model is trained for. It decides the loss."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
@@ -42,15 +43,15 @@ class DatasetInfo:
         rows: Number of samples.
         features: Number of input columns.
         task: What the target column asks for.
-        outputs: Classes of a classification, columns of a regression's target.
-        images: Whether the columns are pixels: they share one unit, and so one scale, and can be autoencoded.
+        outputs: Classes of a classification; columns of a regression's target.
+        images: Whether the columns are pixels. Pixels share one scale and can be autoencoded.
         source: Where the data comes from.
         shape: Channels, height and width of an image; empty for other data.
         characters: Distinct characters of a text.
-        length: Characters of a text, all of them; 0 where that was not counted.
+        length: Characters of a text.
         columns: Names of the input columns.
-        widths: Features that each of these becomes; empty where each becomes one.
-        tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
+        widths: Number of features that each of these becomes; empty if each becomes one.
+        tensors: Shapes of the parameters of a user's model on this data; empty for the service's own models.
         sources: Entrypoint of user code -> SHA-256 of the source of its module.
     """
 
@@ -70,24 +71,28 @@ class DatasetInfo:
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row, as a user's model gets it."""
+        """Shape of one row that a user's model gets."""
         return self.shape or (self.features,)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
-        """Read the JSON values of ``dataclasses.asdict``; facts that only another version knows are left out.
+        """Read the JSON values of ``dataclasses.asdict``. Facts that only another version knows are left out.
 
         Raises:
-            OtherVersionError: One is missing, or says what this version does not know.
+            OtherVersionError: A fact is missing or cannot be read.
         """
-        names = {known.name for known in fields(cls)}
-        known = {name: value for name, value in stored.items() if name in names}
+        known = known_fields(cls, stored)
         lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns", "widths")}
         tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
         try:
             return cls(**{**known, **lists, "tensors": tensors, "task": Task(stored["task"])})
         except (KeyError, TypeError, ValueError) as error:
             raise OtherVersionError("the facts about the job's data", error) from error
+
+
+def known_fields(kind: type[object], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored values that a dataclass has a field for."""
+    return {field.name: stored[field.name] for field in fields(kind) if field.name in stored}  # type: ignore[arg-type]
 
 
 _PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
@@ -121,20 +126,20 @@ DATASETS: Final[Mapping[str, DatasetInfo]] = {
 
 
 HELD_OUT: Final = 0.2
-"""Share of the rows in the validation part, and again in the test part."""
+"""Share of the rows in the validation part, and the same in the test part."""
 
 MAX_VALUES: Final = 20
-"""A column of numbers with more distinct values than this is cut into bins, where a family is grouped by it."""
+"""Most distinct values of a column of numbers that makes a task of each value; others are cut into bins."""
 
 MIN_GROUP_ROWS: Final = 10
-"""A group with fewer rows is no task: a fifth of ten, which is held out, is little enough."""
+"""Fewest rows of a task; a fifth of them is held out."""
 
 MIN_TASKS: Final = 3
-"""Tasks of a family: one to learn P on, one to choose by, one to judge on."""
+"""Fewest tasks of a family: one to learn P on, one to choose a config by, one for the verdict."""
 
 
 def training_rows(dataset: DatasetInfo, model: AnyModel | None = None) -> int:
-    """Return how many rows are left to train on; of a text, how many windows of ``model``."""
+    """Return the number of rows in the training part; of a text, the number of windows of ``model``."""
     if isinstance(model, TransformerSpec):
         return (part_bounds(text_tokens(dataset, model))[0] - 1) // model.context
     held_out = math.ceil(dataset.rows * HELD_OUT)
@@ -142,8 +147,8 @@ def training_rows(dataset: DatasetInfo, model: AnyModel | None = None) -> int:
 
 
 def text_tokens(dataset: DatasetInfo, model: TransformerSpec) -> int:
-    """Return how many tokens a text has for ``model``: its bytes, or its characters where those were counted."""
-    return dataset.length or dataset.rows if model.tokens == "characters" else dataset.rows
+    """Return how many tokens a text has for ``model``: its characters or its bytes."""
+    return dataset.length if model.tokens == "characters" else dataset.rows
 
 
 def part_bounds(tokens: int) -> tuple[int, int]:

@@ -1,47 +1,51 @@
-# What is known about an uploaded dataset, without its data: columns, types, missing values, classes. Found once, at
-# upload (service/data/), kept as JSON; from it and a job's choices come the facts that a plan needs.
-"""Facts about uploaded datasets."""
+"""Facts about the content of an uploaded dataset: columns, types, missing values, classes.
+
+A reader finds them once, at upload, and they are stored as JSON. ``dataset_info`` makes of them, with the target and
+the task that a job chooses, what a plan needs to know.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 from search_spaces.errors import one_of
-from service.data.catalog import DatasetInfo, Task
+from service.data.catalog import DatasetInfo, Task, known_fields
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.spec.data import DatasetSpec
 
 FACTS_FILE: Final = "facts.json"
-"""Name of the file with what an upload was found to hold, beside its data."""
+"""File of a dataset folder that the facts are kept in."""
 
 MAX_LEVELS: Final = 50
-"""Distinct values up to which text is a category, and up to which a column can be a class label."""
+"""Most distinct values of a column of categories, and of a column of class labels."""
 
 FEW_NUMBERS: Final = 20
-"""Distinct whole numbers up to which a target is taken for class labels."""
+"""Most distinct values of a target of whole numbers that is taken for class labels."""
 
 TEXT_FEATURES: Final = 64
-"""Columns that the words of a free-text column are hashed into."""
+"""Features that the words of a column of texts are hashed into."""
 
 MIN_ROWS: Final = 10
-"""Rows without which three parts make no sense."""
+"""Fewest rows of a dataset, which is split into three parts."""
 
 MIN_CLASS_ROWS: Final = 5
-"""Rows of a class without which some part would have none."""
+"""Fewest rows of a class, so that each part has some."""
 
 LARGEST: Final = 3.4028234663852886e38
-"""Largest number of 32 bits, as features and targets are; the square of a much larger one is infinite in 64."""
+"""Largest float of 32 bits. Features and targets are of this type."""
 
 EXACT: Final = 2**53
-"""Whole numbers up to which every one has a floating-point number of 64 bits of its own."""
+"""Up to here, a float of 64 bits tells any two whole numbers apart."""
 
 
 class Layout(StrEnum):
-    """How the data of a dataset is kept."""
+    """How the data of a dataset folder is kept."""
 
     TABLE = "table"
     ARRAYS = "arrays"
@@ -49,7 +53,7 @@ class Layout(StrEnum):
 
 
 class ColumnKind(StrEnum):
-    """What a column holds, and with it how it becomes numbers."""
+    """What a column holds. It decides how the column becomes numbers."""
 
     NUMBER = "number"
     CATEGORY = "category"
@@ -66,9 +70,9 @@ class Column:
         type: Its type in the file.
         missing: Rows without a value.
         first_missing: The first of them, counted from 1; None if there is none.
-        distinct: Distinct values, the missing one not counted.
+        distinct: Distinct values, without the missing one.
         whole: Whether it holds whole numbers only.
-        levels: Value -> rows, where there are at most ``MAX_LEVELS``; the class balance, if it is a target.
+        levels: Value -> rows, if there are at most ``MAX_LEVELS`` values. The class balance of a target.
         low: Smallest number.
         high: Largest number.
     """
@@ -86,7 +90,7 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Features that it becomes; a column that says nothing becomes none."""
+        """Number of features that it becomes. A column that is the same in every row becomes none."""
         if self.distinct + (self.missing > 0) < 2:
             return 0
         if self.kind is ColumnKind.NUMBER:
@@ -96,15 +100,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
-    """What an upload was found to hold.
+    """The content of an uploaded dataset.
 
     Attributes:
         layout: How it is kept.
         rows: Rows, images, or bytes of a text.
-        columns: Columns of a table; of arrays and images, the labels, if there are any.
+        columns: Columns of a table. Arrays and images have the labels as the only column, if they have any.
         shape: Shape of one row of ``x``, channels first; empty for a table and a text.
         characters: Distinct characters of a text.
-        length: Characters of a text, all of them; 0 where that was not counted.
+        length: Characters of a text.
     """
 
     layout: Layout
@@ -120,43 +124,65 @@ class DatasetFacts:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DatasetFacts:
-        """Read what :meth:`to_json` wrote; facts that only another version knows are left out.
+        """Read what :meth:`to_json` wrote. Facts that only another version knows are left out.
 
         Raises:
-            OtherVersionError: One is missing, or says what this version does not know.
+            OtherVersionError: A fact is missing or cannot be read.
         """
         try:
             columns = tuple(
-                Column(**_known(Column, column) | {"kind": ColumnKind(column["kind"])}) for column in stored["columns"]
+                Column(**known_fields(Column, column) | {"kind": ColumnKind(column["kind"])})
+                for column in stored["columns"]
             )
             more = {"layout": Layout(stored["layout"]), "columns": columns, "shape": tuple(stored["shape"])}
-            return cls(**{**_known(cls, stored), **more})
+            return cls(**known_fields(cls, stored) | more)
         except (KeyError, TypeError, ValueError) as error:
             raise OtherVersionError("the facts about the dataset", error) from error
 
+    def save(self, folder: Path) -> None:
+        """Write the facts to a dataset folder."""
+        (folder / FACTS_FILE).write_text(json.dumps(self.to_json()), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> DatasetFacts:
+        """Read the facts of a dataset folder.
+
+        Raises:
+            OtherVersionError: A fact is missing or cannot be read.
+        """
+        return cls.from_json(json.loads((folder / FACTS_FILE).read_text(encoding="utf-8")))
+
     def target(self, name: str | None) -> Column | None:
-        """Return the target column: the one of that name, or the only one of arrays; None if there is none."""
+        """Return the column of that name, or without a name the labels of arrays; None if there is none."""
         if name is None and self.layout is Layout.ARRAYS and self.columns:
             return self.columns[0]
         return next((column for column in self.columns if column.name == name), None)
 
     def without(self, names: Sequence[str], target: str | None = None) -> DatasetFacts:
-        """Return the facts about the same table without some of its columns.
+        """Return the facts about a table without some of its columns.
 
         Raises:
-            InvalidSpecError: There is no such column, or it is the target.
+            InvalidSpecError: The dataset has no such column, or it is the target.
         """
         known = [column.name for column in self.columns if column.name != target]
         for index, name in enumerate(names):
             if self.layout is not Layout.TABLE:
-                raise InvalidSpecError(FieldError("dataset.exclude", list(names), "nothing: this dataset is no table"))
+                wrong = "must be empty: this dataset is not a table"
+                raise InvalidSpecError(FieldError("dataset.exclude", list(names), wrong, code="not_allowed"))
+            field = f"dataset.exclude[{index}]"
+            if name == target:
+                wrong = "must be a feature: this column is the target"
+                raise InvalidSpecError(FieldError(field, name, wrong, code="conflict"))
             if name not in known:
-                expected = "a feature: it is the target" if name == target else one_of(name, known)
-                raise InvalidSpecError(FieldError(f"dataset.exclude[{index}]", name, expected))
+                raise InvalidSpecError(FieldError(field, name, f"must be {one_of(name, known)}", code="unknown_name"))
         return replace(self, columns=tuple(column for column in self.columns if column.name not in names))
 
+    def features(self, target: Column | None) -> list[Column]:
+        """Return the columns that are not the target."""
+        return [column for column in self.columns if target is None or column.name != target.name]
+
     def suggested_task(self, target: Column | None) -> Task:
-        """Return what the target asks for."""
+        """Return the task that a target asks for, or that data without a target does."""
         if self.layout is Layout.TEXT:
             return Task.LANGUAGE
         if target is None:
@@ -165,25 +191,19 @@ class DatasetFacts:
         return Task.CLASSIFICATION if labels else Task.REGRESSION
 
 
-def _known(kind: type[Column | DatasetFacts], stored: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in stored.items() if name in names}
-
-
 def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
-    """Return what a plan needs to know, with the target and the task of a job.
+    """Return what a plan needs to know about a dataset, with the target and the task of a job.
 
     Raises:
-        InvalidSpecError: The dataset has no such target, or not for this task; or no such column to leave out.
+        InvalidSpecError: The dataset does not have the target or an excluded column, or they do not fit the task.
     """
     facts = facts.without(spec.exclude, spec.target)
     target = facts.target(spec.target)
     if target is None and spec.target is not None:
         names = [column.name for column in facts.columns]
-        expected = one_of(spec.target, names) if names else "none: this dataset has no target column"
-        raise InvalidSpecError(FieldError("dataset.target", spec.target, expected))
-    suggested = facts.suggested_task(target)
-    task = Task(spec.task) if spec.task else suggested
+        wrong = f"must be {one_of(spec.target, names)}" if names else "must be null: this dataset has no target column"
+        raise InvalidSpecError(FieldError("dataset.target", spec.target, wrong, code="unknown_name"))
+    task = Task(spec.task) if spec.task else facts.suggested_task(target)
     if task is Task.AUTOENCODING:
         target = None
     _check_task(facts, task, target)
@@ -197,12 +217,13 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
             characters=facts.characters,
             length=facts.length,
         )
-    features = math.prod(facts.shape) if facts.shape else _width(facts, target)
+    features = math.prod(facts.shape) if facts.shape else sum(column.width for column in facts.features(target))
     if not features:
-        raise InvalidSpecError(FieldError("dataset.target", spec.target, "a table with a column that varies beside it"))
+        wrong = "must leave at least one other column that is not the same in every row"
+        raise InvalidSpecError(FieldError("dataset.target", spec.target, wrong, code="conflict"))
     outputs = {Task.AUTOENCODING: features, Task.REGRESSION: 1}.get(task) or (target.distinct if target else 1)
     images = len(facts.shape) == 3
-    inputs = [c for c in facts.columns if facts.layout is Layout.TABLE and (target is None or c.name != target.name)]
+    inputs = facts.features(target) if facts.layout is Layout.TABLE else []
     return DatasetInfo(
         rows=facts.rows,
         features=features,
@@ -216,37 +237,33 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     )
 
 
-def _width(facts: DatasetFacts, target: Column | None) -> int:
-    return sum(column.width for column in facts.columns if target is None or column.name != target.name)
-
-
 def _check_task(facts: DatasetFacts, task: Task, target: Column | None) -> None:
     possible = [Task.LANGUAGE] if facts.layout is Layout.TEXT else [Task.AUTOENCODING]
     if target is not None:
         possible = [Task.CLASSIFICATION, Task.REGRESSION]
     if task not in possible:
-        needs = (
-            "" if target is not None or facts.layout is Layout.TEXT else "; classification and regression need a target"
-        )
-        raise InvalidSpecError(FieldError("dataset.task", str(task), ", ".join(possible) + needs))
-    if target is not None:
-        expected = _what_is_wrong(task, target)
-        if expected is not None:
-            raise InvalidSpecError(FieldError("dataset.target", target.name, expected))
+        needs_target = target is None and facts.layout is not Layout.TEXT
+        hint = "Classification and regression need a target: set dataset.target." if needs_target else None
+        wrong = f"must be {' or '.join(possible)} for this dataset"
+        raise InvalidSpecError(FieldError("dataset.task", str(task), wrong, hint, "conflict"))
+    if target is not None and (problem := _problem_with_target(task, target)) is not None:
+        raise InvalidSpecError(FieldError("dataset.target", target.name, *problem))
 
 
-def _what_is_wrong(task: Task, target: Column) -> str | None:
-    """Return what the column would have to be, where it cannot be the target."""
+def _problem_with_target(task: Task, target: Column) -> tuple[str, str | None] | None:
+    """Return message and hint if a column cannot be the target of a task."""
     if target.missing:
-        first = f"the first is row {target.first_missing}, the header not counted"
-        return f"a column without missing values; {target.missing} rows have none, {first}"
+        first = f"the first is row {target.first_missing}, not counting the header"
+        return f"must have a value in every row; {target.missing} rows have none, {first}", "Remove or fill these rows."
     if target.distinct < 2:
-        return "a column with two values at least; it is the same in every row"
+        return "must have at least two values; it is the same in every row", None
     if task is Task.REGRESSION:
-        return (
-            None if target.kind is ColumnKind.NUMBER else f"a column of numbers for a regression, not of {target.kind}"
-        )
+        is_number = target.kind is ColumnKind.NUMBER
+        return None if is_number else (f"must be a column of numbers for a regression, not of kind {target.kind}", None)
     if target.levels is None:
-        return f"at most {MAX_LEVELS} classes, not {target.distinct}"
+        hint = None if target.kind is not ColumnKind.NUMBER else "Set dataset.task to regression to predict a number."
+        return f"must have at most {MAX_LEVELS} classes, not {target.distinct}", hint
     level, count = min(target.levels.items(), key=lambda item: item[1])
-    return None if count >= MIN_CLASS_ROWS else f"at least {MIN_CLASS_ROWS} rows of every class; {level!r} has {count}"
+    if count < MIN_CLASS_ROWS:
+        return f"must have at least {MIN_CLASS_ROWS} rows of every class; {level!r} has {count}", None
+    return None

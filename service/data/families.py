@@ -1,115 +1,40 @@
-# Many related tasks as arrays, split by the job's seed into those that P is learned on, those that choose and those
-# that judge. Where the rows come from is in family_tables.py, which rows are a task in grouping.py, who trains on them
-# in family_loop.py.
-"""Families of tasks."""
+"""Makes a family of tasks: groups of the rows of one source, or many sources, with the tasks split by the seed.
+
+Tasks are meta-train (P is learned on them), meta-validation (they choose a config) or meta-test (they give the
+verdict). In every task a fifth of the rows is held out, and losses are measured there.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import train_test_split
 
-from service.artifacts import read_artifact
-from service.data.catalog import HELD_OUT, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, Task
+from service.data.arrays import AnyArray
+from service.data.catalog import HELD_OUT, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
+from service.data.encoding import Encoder
 from service.data.facts import EXACT
-from service.data.family_tables import Rows, Table
 from service.data.grouping import class_subsets, groups_of
-from service.data.split import Array, Split
+from service.data.prepared_files import FAMILY_PARTS, Array, Family, Rows
+from service.data.sources import RowSource
+from service.data.split import hold_out
+from service.errors import JobFailedError
 from service.spec.data import FamilySpec
 
 EVALUATED: Final = 0.2
-"""Share of the tasks in meta-validation, and again in meta-test."""
-
-PARTS: Final = ("meta_train", "meta_validation", "meta_test")
-"""The parts of a family, in the order of the numbers that stand for them in the prepared data."""
-
-
-class FamilyError(ValueError):
-    """The rows do not make a family."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """The arrays of one task of a prepared family."""
-
-    x_train: Array
-    y_train: Array
-    x_held_out: Array
-    y_held_out: Array
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """A prepared family, as arrays: rows are standardised once and shared by the tasks.
-
-    Attributes:
-        x: rows x features.
-        y: Class index, or standardised target, of each row.
-        held_out: Whether a row is never trained on; the same in every task.
-        rows: The rows of all tasks, task after task.
-        sizes: Rows of each task.
-        classes: tasks x ways: the classes of each task, in the order of their labels; no columns where labels stay.
-        parts: Part of each task, an index of ``PARTS``.
-    """
-
-    x: Array
-    y: Array
-    held_out: npt.NDArray[np.bool_]
-    rows: Rows
-    sizes: Rows
-    classes: Rows
-    parts: Rows
-
-    def to_npz(self) -> bytes:
-        """Return the arrays as an uncompressed NPZ file; equal arrays give equal bytes."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
-        return buffer.getvalue()
-
-    def members(self, part: str) -> list[Member]:
-        """Return the tasks of a part."""
-        starts = np.concatenate([[0], np.cumsum(self.sizes)])
-        return [self._member(int(index), starts) for index in np.flatnonzero(self.parts == PARTS.index(part))]
-
-    def one_task(self) -> Split:
-        """Return the first of the tasks that judge as the split of a run on one task; what is held out is test too."""
-        first = self.members("meta_test")[0]
-        held_out = (first.x_held_out, first.y_held_out)
-        return Split(
-            x_train=first.x_train,
-            y_train=first.y_train,
-            x_val=held_out[0],
-            y_val=held_out[1],
-            x_test=held_out[0],
-            y_test=held_out[1],
-        )
-
-    def _member(self, index: int, starts: Rows) -> Member:
-        rows = self.rows[starts[index] : starts[index + 1]]
-        held_out = self.held_out[rows]
-        y = self.y[rows]
-        if self.classes.shape[1]:
-            order = self.classes[index]
-            by_class = np.argsort(order)
-            y = by_class[np.searchsorted(order, y, sorter=by_class)]
-        x = self.x[rows]
-        return Member(x_train=x[~held_out], y_train=y[~held_out], x_held_out=x[held_out], y_held_out=y[held_out])
+"""Largest share of the tasks in meta-validation, and the same in meta-test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilySummary:
-    """What a family came out as.
+    """The tasks of a family, in words.
 
     Attributes:
-        made_by: How the rows became tasks, in one sentence.
+        made_by: How the rows became tasks.
         tasks: Names of the tasks by part.
         left_out: Groups with too few rows.
     """
@@ -119,106 +44,102 @@ class FamilySummary:
     left_out: list[str]
 
 
-@lru_cache(maxsize=2)
-def load_family(url: str, sha256: str) -> Family:
-    """Read a prepared family from the artifact store; the last ones are kept in memory.
+def prepare_family(source: RowSource, spec: FamilySpec, seed: int) -> tuple[Family, FamilySummary]:
+    """Make tasks of the rows of one source. The features are scaled by the training rows of the meta-training tasks.
 
-    Raises:
-        ValueError: The file is not the one that was prepared for the job.
-    """
-    content = read_artifact(url)
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != sha256:
-        raise ValueError(f"the prepared data has changed: its SHA-256 is {digest}, expected {sha256}")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return Family(**{field.name: arrays[field.name] for field in fields(Family)})
-
-
-def prepare_family(table: Table, spec: FamilySpec, seed: int) -> tuple[Family, FamilySummary]:
-    """Make tasks of a table, split them, and standardise the rows by what the meta-training tasks train on.
-
-    A fifth of the rows is held out, in every task that has them; losses are measured there. The tasks are split after
-    that: a fifth each, at most ``evaluate_tasks``, for meta-validation and meta-test, the others for meta-training.
+    A fifth of the tasks, at most ``evaluate_tasks``, are in meta-validation, and as many in meta-test.
 
     Args:
-        table: The rows.
+        source: The rows.
         spec: What makes the tasks.
-        seed: Of both splits, and of the subsets that are drawn.
+        seed: Decides the held-out rows, the subsets that are drawn, and the part of each task.
 
     Raises:
-        FamilyError: Fewer than three tasks come out.
+        JobFailedError: Fewer than three tasks have enough rows.
     """
     rng = np.random.default_rng(seed)
     if spec.class_subsets is not None:
-        groups, strata = class_subsets(table, spec.class_subsets, rng), table.y
+        groups, strata = class_subsets(source.target, spec.class_subsets, rng), source.target.classes
+        used = np.arange(source.rows)  # of all classes, so that any subsets hold out the same rows
     else:
-        assert spec.group_by is not None, "a family has one of the two"
-        _check_told_apart(table.columns[spec.group_by], spec.group_by, spec.bins)
-        groups, strata = groups_of(table, spec.group_by, spec.bins)
-    tasks, left_out = groups.tasks, groups.left_out
+        assert spec.group_by is not None, "a family of one source has class_subsets or group_by"
+        values = source.column(spec.group_by)
+        _check_told_apart(values, spec.group_by, spec.bins)
+        groups, strata = groups_of(values, spec.group_by, spec.bins)
+        used = np.flatnonzero(strata >= 0)
+    tasks = groups.tasks
     if len(tasks) < MIN_TASKS:
-        few = f"the family has {len(tasks)} tasks of {MIN_GROUP_ROWS} rows or more, {MIN_TASKS} are needed"
-        raise FamilyError(f"{few} ({groups.made_by}); left out: {', '.join(left_out) or 'none'}")
-    every = np.arange(len(table.y))  # of classes that are in no task too, so that all draws hold out the same rows
-    used = every if spec.class_subsets is not None else np.unique(np.concatenate([task.rows for task in tasks]))
-    held_out = _held_out(len(table.y), used, strata, seed)
+        few = f"the family has {len(tasks)} tasks of at least {MIN_GROUP_ROWS} rows, but needs {MIN_TASKS}"
+        raise JobFailedError(f"{few} ({groups.made_by}); left out: {', '.join(groups.left_out) or 'none'}")
+    held_out = _held_out(used, source.rows, strata, seed)
     parts = _parts(len(tasks), spec.evaluate_tasks, rng)
     seen = np.unique(np.concatenate([task.rows for task, part in zip(tasks, parts, strict=True) if part == 0]))
-    learned_from = seen[~held_out[seen]]
+    training = seen[~held_out[seen]]
     family = Family(
-        x=table.features(learned_from, spec.group_by),
-        y=table.targets(learned_from),
+        x=_features(source.encoder(training, spec.group_by), source.rows),
+        y=_targets(source, training),
         held_out=held_out,
         rows=np.concatenate([task.rows for task in tasks]),
         sizes=np.array([len(task.rows) for task in tasks]),
         classes=np.array([task.classes for task in tasks], dtype=np.int64).reshape(len(tasks), -1),
         parts=parts,
     )
-    return family, _summary(groups.made_by, [task.name for task in tasks], parts, left_out)
+    return family, _summary(groups.made_by, [task.name for task in tasks], parts, groups.left_out)
 
 
-def _check_told_apart(values: npt.NDArray[Any], column: str, bins: int) -> None:
-    """Refuse values of which some, as floats, would be their neighbours, and so their rows those of other tasks."""
-    if values.dtype.kind != "f" or (bins and len(np.unique(values[~np.isnan(values)])) > MAX_VALUES):
-        return
-    if np.nanmax(np.abs(values), initial=0.0) >= EXACT:  # which 2**53 + 1 has become, too
-        raise FamilyError(
-            f"family.group_by: column {column} has numbers of 2**53 or more, not all of which can be told apart as "
-            "floats; upload it as texts, with a letter before each number"
-        )
-
-
-def prepare_datasets(tables: Mapping[str, Table], spec: FamilySpec, seed: int) -> tuple[Family, FamilySummary]:
-    """Make a task of each table: each has its own held-out rows and is standardised by its own others.
+def prepare_datasets(sources: Mapping[str, RowSource], spec: FamilySpec, seed: int) -> tuple[Family, FamilySummary]:
+    """Make a task of each source. Each has its own held-out rows and is scaled by its own training rows.
 
     Args:
-        tables: The tables by name; alike in their features.
-        spec: How many tasks judge.
-        seed: Of the splits.
+        sources: The sources by name, all with the same features and kind of target.
+        spec: How many tasks are evaluated.
+        seed: Decides the held-out rows and the part of each task.
     """
-    parts = _parts(len(tables), spec.evaluate_tasks, np.random.default_rng(seed))
-    xs: list[Array] = []
-    ys: list[Array] = []
+    parts = _parts(len(sources), spec.evaluate_tasks, np.random.default_rng(seed))
+    xs: list[npt.NDArray[np.float32]] = []
+    ys: list[AnyArray] = []
     masks: list[npt.NDArray[np.bool_]] = []
-    for table in tables.values():
-        every = np.arange(len(table.y))
-        strata = table.y if table.task is Task.CLASSIFICATION else None  # as a job on this table alone would hold out
-        held_out = _held_out(len(every), every, strata, seed)
-        xs.append(table.features(every[~held_out], None))
-        ys.append(table.targets(every[~held_out]))
+    for source in sources.values():
+        every = np.arange(source.rows)
+        held_out = _held_out(every, source.rows, source.target.classes, seed)  # the test rows of a job on it alone
+        training = every[~held_out]
+        xs.append(_features(source.encoder(training), source.rows))
+        ys.append(_targets(source, training))
         masks.append(held_out)
     sizes = np.array([len(mask) for mask in masks])
-    has_classes = all(table.task is Task.CLASSIFICATION for table in tables.values())
     family = Family(
-        x=np.concatenate(xs, dtype=np.float32),
-        y=np.concatenate(ys, dtype=np.int64) if has_classes else np.concatenate(ys, dtype=np.float32),
+        x=np.concatenate(xs),
+        y=np.concatenate(ys),
         held_out=np.concatenate(masks),
         rows=np.arange(sizes.sum()),
         sizes=sizes,
         classes=np.zeros((len(sizes), 0), dtype=np.int64),
         parts=parts,
     )
-    return family, _summary(f"{len(sizes)} datasets, a task each", list(tables), parts, [])
+    return family, _summary(f"{len(sizes)} datasets, a task each", list(sources), parts, [])
+
+
+def _features(encoder: Encoder, rows: int) -> npt.NDArray[np.float32]:
+    x = np.empty((rows, encoder.width), dtype=np.float32)
+    encoder.write(np.arange(rows), x)
+    return x
+
+
+def _targets(source: RowSource, training: Rows) -> Array:
+    if source.target.values is None:
+        return np.zeros((source.rows, 1), dtype=np.float32)
+    return source.target.encode(training)
+
+
+def _check_told_apart(values: AnyArray, column: str, bins: int) -> None:
+    """Refuse numbers that are too large to tell neighbours apart, which would mix the rows of two tasks."""
+    if values.dtype.kind != "f" or (bins and len(np.unique(values[~np.isnan(values)])) > MAX_VALUES):
+        return
+    if np.nanmax(np.abs(values), initial=0.0) >= EXACT:  # which 2**53 + 1 has become, too
+        raise JobFailedError(
+            f"family.group_by: column {column} has numbers of 2**53 or more, not all of which can be told apart as "
+            "floats; upload it as texts, with a letter before each number"
+        )
 
 
 def _parts(tasks: int, evaluate_tasks: int, rng: np.random.Generator) -> Rows:
@@ -233,15 +154,13 @@ def _parts(tasks: int, evaluate_tasks: int, rng: np.random.Generator) -> Rows:
 def _summary(made_by: str, names: Sequence[str], parts: Rows, left_out: list[str]) -> FamilySummary:
     by_part = {
         part: [name for name, found in zip(names, parts, strict=True) if found == index]
-        for index, part in enumerate(PARTS)
+        for index, part in enumerate(FAMILY_PARTS)
     }
     return FamilySummary(made_by=made_by, tasks=by_part, left_out=left_out)
 
 
-def _held_out(rows: int, used: Rows, strata: npt.NDArray[Any] | None, seed: int) -> npt.NDArray[np.bool_]:
-    """Hold a fifth of the rows that are ``used`` out, the same share of each class or group if there are some."""
-    stratify = None if strata is None else strata[used]
-    _, test = train_test_split(used, test_size=HELD_OUT, random_state=seed, stratify=stratify)
+def _held_out(used: Rows, rows: int, strata: AnyArray | None, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which rows are held out: a fifth of the ``used`` ones."""
     mask = np.zeros(rows, dtype=np.bool_)
-    mask[test] = True
+    mask[hold_out(used, HELD_OUT, seed, strata)[1]] = True
     return mask

@@ -1,6 +1,4 @@
-# Which rows of a table are a task: every subset of the classes, or every value of a column. What is done with the tasks
-# is in families.py.
-"""Tasks as groups of rows."""
+"""Groups the rows of a source into tasks: by subsets of the classes, or by the values of a column."""
 
 from __future__ import annotations
 
@@ -8,19 +6,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from service.data.arrays import AnyArray
 from service.data.catalog import MAX_VALUES, MIN_GROUP_ROWS
-from service.data.family_tables import Rows, Table
+from service.data.encoding import Target
+from service.data.prepared_files import Rows
 from service.spec.data import ClassSubsetsSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One task: its name, its rows, and the classes that are relabelled, in order; none where labels stay."""
+    """The rows of one task, and the classes that become 0, 1, ... in it; none if labels stay as they are."""
 
     name: str
     rows: Rows
@@ -28,16 +28,18 @@ class Group:
 
 
 class Groups(NamedTuple):
-    """The tasks of a table, the groups with too few rows, and in one sentence how they were made."""
+    """The tasks of a source, the names of the groups with too few rows, and how the groups were made."""
 
     tasks: list[Group]
     left_out: list[str]
     made_by: str
 
 
-def class_subsets(table: Table, spec: ClassSubsetsSpec, rng: np.random.Generator) -> Groups:
-    """Return a task for each subset of the classes; of more than ``spec.tasks`` that many are drawn."""
-    classes = np.unique(table.y).tolist()
+def class_subsets(target: Target, spec: ClassSubsetsSpec, rng: np.random.Generator) -> Groups:
+    """Return a task for each subset of the classes; if there are more than ``spec.tasks``, that many are drawn."""
+    y = target.classes
+    assert y is not None, "class_subsets needs classes"
+    classes = np.unique(y).tolist()
     count = math.comb(len(classes), spec.ways)
     if count <= spec.tasks:
         chosen = list(combinations(classes, spec.ways))
@@ -46,26 +48,23 @@ def class_subsets(table: Table, spec: ClassSubsetsSpec, rng: np.random.Generator
         while len(drawn) < spec.tasks:
             drawn[tuple(sorted(rng.choice(classes, spec.ways, replace=False).tolist()))] = None
         chosen = list(drawn)
-    tasks = [
-        Group(
-            f"classes {', '.join(table.labels[index] for index in subset)}",
-            np.flatnonzero(np.isin(table.y, subset)),
-            subset,
-        )
-        for subset in chosen
-    ]
+    tasks = []
+    for subset in chosen:
+        name = f"classes {', '.join(target.labels[index] for index in subset)}"
+        tasks.append(Group(name, np.flatnonzero(np.isin(y, subset)), subset))
     return Groups(tasks, [], f"{len(chosen)} of the {count} subsets of {spec.ways} of {len(classes)} classes")
 
 
-def groups_of(table: Table, column: str, bins: int) -> tuple[Groups, npt.NDArray[Any]]:
-    """Return a task for each value of a column, or for each of its quantile bins, and the number of each row's group.
+def groups_of(values: AnyArray, column: str, bins: int) -> tuple[Groups, Rows]:
+    """Return a task for each value of a column, or for each quantile bin; and the number of each row's task.
+
+    The number of a row in no task is -1. Rows where the column is empty are in no task.
 
     Args:
-        table: The rows.
-        column: The column; rows where it is empty are in no task.
-        bins: Quantile bins of a number with more than ``MAX_VALUES`` values; 0 for none.
+        values: The values of the column.
+        column: Its name.
+        bins: Quantile bins of a number with more than ``MAX_VALUES`` values; 0 makes no bins.
     """
-    values = table.columns[column]
     is_number = values.dtype.kind == "f"
     present = np.flatnonzero(~np.isnan(values) if is_number else values != "")
     distinct = np.unique(values[present])
@@ -75,32 +74,32 @@ def groups_of(table: Table, column: str, bins: int) -> tuple[Groups, npt.NDArray
     left_out = [f"{name} ({len(rows)} rows)" for name, rows in groups.items() if len(rows) < MIN_GROUP_ROWS]
     if len(present) < len(values):
         left_out.append(f"no {column} ({len(values) - len(present)} rows)")
-    strata = np.full(len(values), -1)
+    numbers = np.full(len(values), -1)
     for index, task in enumerate(tasks):
-        strata[task.rows] = index
+        numbers[task.rows] = index
     how = f"by {len(groups)} quantile bins, as it has {len(distinct)} values" if binned else "by its values"
-    return Groups(tasks, left_out, f"grouped by {column}, {how}; {column} is no feature"), strata
+    return Groups(tasks, left_out, f"grouped by {column}, {how}; {column} is not a feature"), numbers
 
 
-def _values(column: str, values: npt.NDArray[Any], distinct: npt.NDArray[Any]) -> Iterator[tuple[str, Rows]]:
-    names = distinct.tolist() if distinct.dtype.kind != "f" else _shown(distinct, 15)
-    for value, shown in zip(distinct, names, strict=True):
-        yield f"{column} = {shown}", np.flatnonzero(values == value)
+def _values(column: str, values: AnyArray, distinct: AnyArray) -> Iterator[tuple[str, Rows]]:
+    names = distinct.tolist() if distinct.dtype.kind != "f" else _told_apart(distinct, 15)
+    for value, name in zip(distinct, names, strict=True):
+        yield f"{column} = {name}", np.flatnonzero(values == value)
 
 
 def _bins(column: str, values: npt.NDArray[np.float64], present: Rows, bins: int) -> Iterator[tuple[str, Rows]]:
     edges = np.unique(np.quantile(values[present], np.linspace(0, 1, bins + 1)))
     numbers = np.clip(np.searchsorted(edges, values[present], side="right") - 1, 0, len(edges) - 2)
-    shown = _shown(edges, 4)
+    names = _told_apart(edges, 4)
     for index in range(len(edges) - 1):
         closed = "]" if index == len(edges) - 2 else ")"
-        yield f"{column} in [{shown[index]}, {shown[index + 1]}{closed}", present[numbers == index]
+        yield f"{column} in [{names[index]}, {names[index + 1]}{closed}", present[numbers == index]
 
 
-def _shown(numbers: npt.NDArray[np.float64], least: int) -> list[str]:
-    """Return different numbers with as few digits as tell them apart, ``least`` at least."""
-    for digits in range(least, 17):
-        shown = [f"{number:.{digits}g}" for number in numbers]
-        if len(set(shown)) == len(shown):
-            return shown
+def _told_apart(numbers: npt.NDArray[np.float64], least_digits: int) -> list[str]:
+    """Write different numbers with the fewest digits that tell them apart, at least ``least_digits``."""
+    for digits in range(least_digits, 17):
+        names = [f"{number:.{digits}g}" for number in numbers]
+        if len(set(names)) == len(names):
+            return names
     return [repr(float(number)) for number in numbers]

@@ -1,65 +1,142 @@
-# Where a dataset may be taken from by its URL: the artifact store, and the folders that the operator has allowed. A URL
-# is compared before anything is opened. What is read goes the way of every upload (upload.py); nothing of HTTP here.
-"""Datasets by URL."""
+"""The data of a job before anything is learned from it: columns, arrays, a text or an equation.
+
+A bundled dataset, an upload and what user code makes are all opened here, as one of four sources.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
-from urllib.parse import unquote
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from sklearn import datasets as sklearn_datasets
 
-from service.errors import FieldError, ForbiddenError, InvalidSpecError, UnavailableError
+from service.data.arrays import X_FILE, Y_FILE, AnyArray
+from service.data.catalog import DATASETS, Task
+from service.data.encoding import Encoder, Target, encode_columns, scale_numbers
+from service.data.facts import Column, ColumnKind, DatasetFacts, Layout
+from service.data.prepared_files import Rows
+from service.data.read_table import TABLE_FILE
+from service.data.read_text import TEXT_FILE
+from service.spec.data import DatasetSpec
 
-PIECE_BYTES: Final = 1 << 20
-"""Bytes of a file that are in memory at once."""
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns of numbers, categories and texts, in memory.
 
-class Sources:
-    """The folders that files may be read from.
-
-    Args:
-        artifacts_url: fsspec URL of the artifact store.
-        prefixes: fsspec URLs of more folders, separated by commas; None for none.
+    Attributes:
+        columns: What the columns hold, without the target.
+        values: The columns.
+        target: What a model predicts.
     """
 
-    def __init__(self, artifacts_url: str, prefixes: str | None) -> None:
-        self._more = [prefix.strip() for prefix in (prefixes or "").split(",") if prefix.strip()]
-        self._urls = [artifacts_url, *self._more]
+    columns: Sequence[Column]
+    values: pa.Table
+    target: Target
 
-    def read(self, url: str) -> Iterator[bytes]:
-        """Yield the content of a file, piece by piece.
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.values.num_rows)
 
-        Raises:
-            InvalidSpecError: It is no URL, or there is no such file.
-            ForbiddenError: It is in no folder that is allowed.
-            UnavailableError: The store cannot be read now.
-        """
-        fs, path = self._find(url)
-        try:
-            with fs.open(path, "rb") as file:
-                while piece := file.read(PIECE_BYTES):
-                    yield piece
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise InvalidSpecError(FieldError("url", url, "the URL of a file: there is none")) from error
-        except Exception as error:  # stores raise what they like
-            raise UnavailableError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
+    def column(self, name: str) -> AnyArray:
+        """Return the values of a column: numbers, NaN where one is missing, or texts, "" where one is."""
+        values = self.values.column(name)
+        if any(column.name == name and column.kind is ColumnKind.NUMBER for column in self.columns):
+            numbers: AnyArray = values.cast(pa.float64(), safe=False).to_numpy()
+            return numbers
+        return np.array(["" if value is None else value for value in values.to_pylist()], dtype=object)
 
-    def _find(self, url: str) -> tuple[Any, str]:
-        """Return the file system and the path of a URL that is allowed."""
-        scheme, mark, rest = url.partition("://")
-        if not mark or not rest or not scheme.isalnum():
-            raise InvalidSpecError(FieldError("url", url, "a URL with its scheme, such as s3://bucket/people.csv"))
-        for folder in self._urls:
-            fs, root = fsspec.url_to_fs(folder)
-            schemes: Sequence[str] = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
-            if scheme in schemes:
-                path = str(fs._strip_protocol(url))
-                steps = unquote(path).replace("\\", "/").split("/")
-                if path.startswith(f"{root.rstrip('/')}/") and not {".", ".."} & set(steps):
-                    return fs, path
-        allowed = f"allows only {', '.join(self._more)}" if self._more else "is empty"
-        raise ForbiddenError(
-            f"{url} is not in the artifact store, and the operator's setting WARPTUNE_DATASET_URL_PREFIXES {allowed}"
-        )
+    def encoder(self, training: Rows, without: str | None = None) -> Encoder:
+        """Return what makes features of the columns, except ``without``, learned from the ``training`` rows."""
+        used = [column for column in self.columns if column.width and column.name != without]
+        return encode_columns(used, (self.column(column.name) for column in used), self.rows, training)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """Rows of numbers, in memory or mapped.
+
+    Attributes:
+        x: rows x features.
+        target: What a model predicts.
+        is_pixels: Whether the columns are pixels.
+        names: Names of the columns, if they have some.
+        keeps_draw_order: Whether the rows of a part stay in the order in which they were drawn, as those of bundled
+            datasets do. Others are sorted, so that a mapped file is read from its beginning to its end.
+    """
+
+    x: AnyArray
+    target: Target
+    is_pixels: bool
+    names: Sequence[str] = ()
+    keeps_draw_order: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.x)
+
+    def column(self, name: str) -> AnyArray:
+        """Return the values of a column."""
+        return self.x[:, self.names.index(name)]
+
+    def encoder(self, training: Rows, without: str | None = None) -> Encoder:
+        """Return what makes features of the columns, except ``without``, learned from the ``training`` rows."""
+        x = self.x if without is None else np.delete(self.x, self.names.index(without), axis=1)
+        return scale_numbers(x, training, is_pixels=self.is_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text in UTF-8."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """A differential equation, of which points are drawn."""
+
+    name: str
+
+
+RowSource = Table | Arrays
+"""A source with rows, which can be grouped into tasks."""
+
+Source = RowSource | Text | Equation
+
+
+def bundled_source(name: str) -> Arrays | Equation:
+    """Open a bundled dataset."""
+    info = DATASETS[name]
+    if info.task is Task.PHYSICS:
+        return Equation(name)
+    bunch = getattr(sklearn_datasets, f"load_{name}")()
+    target = Target.of(np.asarray(bunch.target), info.task)
+    return Arrays(np.asarray(bunch.data, dtype=np.float64), target, info.images, info.columns, keeps_draw_order=True)
+
+
+def stored_source(folder: Path, chosen: DatasetSpec, task: Task) -> Table | Arrays | Text:
+    """Open a dataset folder.
+
+    Args:
+        folder: The folder; the rows of arrays are read from it later.
+        chosen: Target of a table, and columns that are not features.
+        task: What the target is for.
+    """
+    facts = DatasetFacts.load(folder).without(chosen.exclude)
+    if facts.layout is Layout.TEXT:
+        return Text((folder / TEXT_FILE).read_bytes())
+    target = None if task is Task.AUTOENCODING else facts.target(chosen.target)
+    if facts.layout is Layout.TABLE:
+        table = pyarrow.parquet.read_table(folder / TABLE_FILE, columns=[column.name for column in facts.columns])
+        y = None if target is None else table.column(target.name).to_numpy()
+        return Table(facts.features(target), table, Target.of(y, task))
+    x = np.load(folder / X_FILE, mmap_mode="r", allow_pickle=False)
+    y = None if target is None else np.load(folder / Y_FILE, allow_pickle=False)
+    return Arrays(x, Target.of(y, task), len(facts.shape) == 3)

@@ -1,164 +1,100 @@
-# The data of a job: loaded, split into train / validation / test once from the job's seed, scaled by what the training
-# part shows, and stored as plain arrays that the slot processes map into memory. Knows nothing of models or trials;
-# uploaded data is prepared in preparation.py.
-"""Loading, splitting and scaling of datasets."""
+"""Decides which rows of a source are trained on, validated on and tested on, and writes the arrays of the parts."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import shutil
-import struct
-import tempfile
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
-from sklearn import datasets as sklearn_datasets
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 
-from service.artifacts import local_path, read_file
-from service.data.catalog import DATASETS, HELD_OUT, Task
-from service.data.physics import collocation
-
-ALIGNMENT: Final = 64
-"""Bytes that the arrays of a split are aligned to."""
-
-PADDING_ID: Final = 0xD935
-"""Kind of the field of a zip entry that holds nothing but padding; the one that Android's zipalign uses."""
-
-PARTS: Final = ("train", "val", "test")
-
-Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+from service.data.arrays import AnyArray
+from service.data.catalog import HELD_OUT, part_bounds
+from service.data.equations import collocation
+from service.data.prepared_files import SPLIT_PARTS, Array, Rows, save_arrays
+from service.data.sources import Arrays, Equation, RowSource, Source, Text
+from service.errors import JobFailedError
+from service.spec.model import AnyModel, TransformerSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """The three parts of a dataset; ``x_*`` are rows x features, ``y_*`` class indices or standardised targets."""
+def hold_out(rows: Rows, share: float, seed: int, strata: AnyArray | None) -> tuple[Rows, Rows]:
+    """Return the rows that are left and those that are held out, in the order in which they were drawn.
 
-    x_train: Array
-    y_train: Array
-    x_val: Array
-    y_val: Array
-    x_test: Array
-    y_test: Array
-
-    def arrays(self) -> dict[str, Array]:
-        """Return the arrays by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def save_split(arrays: Mapping[str, Array], folder: Path) -> None:
-    """Write arrays of a split as .npy files; equal arrays give equal bytes."""
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-
-
-def pack_split(folder: Path, target: Path) -> None:
-    """Put the .npy files of a split into one uncompressed NPZ file, piece by piece; equal arrays give equal bytes.
-
-    What is in it can be memory-mapped: nothing is compressed, and every array begins at a multiple of 64 bytes.
+    ``strata`` has the group of each row of the source, of which the same share is held out; None draws without groups.
     """
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for field in fields(Split):
-            entry = zipfile.ZipInfo(f"{field.name}.npy")  # of 1980: no clock gets into the file
-            header = 30 + len(entry.filename) + 20 + 4  # with what zipfile adds for a file that may be over 4 GiB
-            padding = -(archive.start_dir + header) % ALIGNMENT
-            entry.extra = struct.pack("<HH", PADDING_ID, padding) + bytes(padding)
-            with (folder / entry.filename).open("rb") as source, archive.open(entry, "w", force_zip64=True) as packed:
-                shutil.copyfileobj(source, packed, 1 << 20)
+    stratify = None if strata is None else strata[rows]
+    left, held_out = train_test_split(rows, test_size=share, random_state=seed, stratify=stratify)
+    return left, held_out
 
 
-def _map_split(path: Path) -> Split:
-    """Map the arrays of an NPZ file that :func:`pack_split` wrote into memory."""
-    arrays: dict[str, Array] = {}
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        for field in fields(Split):
-            entry = archive.getinfo(f"{field.name}.npy")
-            file.seek(entry.header_offset + 26)
-            name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
-            file.seek(name_bytes + extra_bytes, 1)
-            np.lib.format.read_magic(file)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            order: Literal["F", "C"] = "F" if fortran else "C"
-            # "c": what is mapped can be written to, which torch asks for, and nothing that is written reaches the file
-            arrays[field.name] = (
-                np.memmap(path, dtype, "c", file.tell(), shape, order) if math.prod(shape) else np.zeros(shape, dtype)
-            )
-    return Split(**arrays)
+def split_rows(rows: int, seed: int, classes: AnyArray | None, *, keeps_draw_order: bool = False) -> dict[str, Rows]:
+    """Return which rows go into which part: 60 / 20 / 20, the same share of each class if there are ``classes``."""
+    rest, test = hold_out(np.arange(rows), HELD_OUT, seed, classes)
+    train, val = hold_out(rest, HELD_OUT / (1 - HELD_OUT), seed, classes)
+    parts = {"train": train, "val": val, "test": test}
+    return parts if keeps_draw_order else {part: np.sort(drawn) for part, drawn in parts.items()}
 
 
-def split_rows(rows: int, seed: int, classes: npt.NDArray[Any] | None) -> dict[str, npt.NDArray[np.int64]]:
-    """Return which rows go into which part: 60 / 20 / 20, stratified where ``classes`` are given."""
-    rest, test = train_test_split(np.arange(rows), test_size=HELD_OUT, random_state=seed, stratify=classes)
-    train, val = train_test_split(
-        rest,
-        test_size=HELD_OUT / (1 - HELD_OUT),
-        random_state=seed,
-        stratify=None if classes is None else classes[rest],
-    )
-    return {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
+def write_split(source: Source, model: AnyModel, seed: int, folder: Path) -> None:
+    """Write the arrays of a split as .npy files.
 
+    Args:
+        source: The data.
+        model: Tells how a text becomes windows of tokens.
+        seed: Decides the split. The parts of a text do not depend on it.
+        folder: Where to write.
 
-def prepare(name: str, seed: int) -> Split:
-    """Load a bundled dataset, split it 60 / 20 / 20 (stratified by class) and standardise it on the training part.
-
-    Pixels share one scale, so that a pixel that is nearly always dark is not blown up; other columns are scaled one by
-    one. The target of a regression is standardised too: its losses are in units of the target's variance. Of a
-    differential equation, every part has points of its own, in the units of the equation.
+    Cost: of ``Arrays`` and of the features of a ``Table``, a piece is in memory at once.
     """
-    info = DATASETS[name]
-    if info.task is Task.PHYSICS:
-        return Split(**collocation(name, seed))
-    bunch = getattr(sklearn_datasets, f"load_{name}")()
-    x, y = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target)
-    classes = info.task is Task.CLASSIFICATION
-    x_rest, x_test, y_rest, y_test = train_test_split(
-        x, y, test_size=HELD_OUT, random_state=seed, stratify=y if classes else None
-    )
-    x_train, x_val, y_train, y_val = train_test_split(
-        x_rest, y_rest, test_size=HELD_OUT / (1 - HELD_OUT), random_state=seed, stratify=y_rest if classes else None
-    )
-    scaler = StandardScaler().fit(x_train)
-    if info.images:
-        scaler.scale_ = np.full_like(scaler.scale_, np.sqrt(scaler.var_.mean()))
-    xs = [scaler.transform(part).astype(np.float32) for part in (x_train, x_val, x_test)]
-    ys: list[Array]
-    if classes:
-        ys = [part.astype(np.int64) for part in (y_train, y_val, y_test)]
+    if isinstance(source, Text):
+        assert isinstance(model, TransformerSpec), "only a transformer takes a text"
+        save_arrays(_text_windows(source.content, model), folder)
+    elif isinstance(source, Equation):
+        save_arrays(collocation(source.name, seed), folder)
     else:
-        target = StandardScaler().fit(y_train[:, None])
-        ys = [target.transform(part[:, None]).astype(np.float32) for part in (y_train, y_val, y_test)]
-    return Split(x_train=xs[0], y_train=ys[0], x_val=xs[1], y_val=ys[1], x_test=xs[2], y_test=ys[2])
+        _write_rows(source, seed, folder)
 
 
-@lru_cache(maxsize=2)
-def load(url: str, sha256: str) -> Split:
-    """Map a prepared split of the artifact store into memory; the last ones stay mapped.
+def _write_rows(source: RowSource, seed: int, folder: Path) -> None:
+    in_drawn_order = isinstance(source, Arrays) and source.keeps_draw_order
+    target = source.target
+    parts = split_rows(source.rows, seed, target.classes, keeps_draw_order=in_drawn_order)
+    encoder = source.encoder(parts["train"])
+    for part, rows in parts.items():
+        shape = (len(rows), encoder.width)
+        x = np.lib.format.open_memmap(folder / f"x_{part}.npy", "w+", np.float32, shape)
+        encoder.write(rows, x)
+        x.flush()
+    if target.values is None:
+        none: Array = np.zeros(0, dtype=np.float32)
+        save_arrays({f"y_{part}": none for part in parts}, folder)
+    else:
+        y = target.encode(parts["train"])
+        save_arrays({f"y_{part}": y[rows] for part, rows in parts.items()}, folder)
 
-    Of a store that is no local folder a copy is mapped, whose space on the disk is free when nothing maps it any more.
+
+def _text_windows(text: bytes, model: TransformerSpec) -> dict[str, Array]:
+    """Return the arrays of the split of a text: windows of tokens, and the next token of each.
+
+    The parts are consecutive pieces of the text, as windows drawn at random would be neighbours of training windows.
+    Every distinct character of the whole text is a token, if the tokens are characters.
 
     Raises:
-        ValueError: The file is not the one that was prepared for the job.
+        JobFailedError: A part is shorter than a window.
     """
-    path, is_local = local_path(url)
-    if is_local:
-        return _map_checked(path, sha256)
-    with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:  # what is mapped outlives its name
-        copy = Path(folder) / "data.npz"
-        read_file(url, copy)
-        return _map_checked(copy, sha256)
-
-
-def _map_checked(path: Path, sha256: str) -> Split:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
-        raise ValueError(f"the prepared data has changed: its SHA-256 is {digest}, expected {sha256}")
-    return _map_split(path)
+    if model.tokens == "characters":
+        codes = np.frombuffer(text.decode().encode("utf-32-le"), dtype=np.uint32)
+        tokens = np.unique(codes, return_inverse=True)[1]
+    else:
+        tokens = np.frombuffer(text, dtype=np.uint8)
+    arrays: dict[str, Array] = {}
+    for part, piece in zip(SPLIT_PARTS, np.split(tokens.astype(np.int64), part_bounds(len(tokens))), strict=True):
+        count = (len(piece) - 1) // model.context
+        if not count:
+            raise JobFailedError(
+                f"the {part} part of the text has {len(piece)} tokens, fewer than a window of {model.context}; "
+                "make model.context shorter"
+            )
+        length = count * model.context
+        arrays[f"x_{part}"] = piece[:length].reshape(count, model.context)
+        arrays[f"y_{part}"] = piece[1 : length + 1].reshape(count, model.context)
+    return arrays

@@ -1,57 +1,36 @@
-# From the pieces of a request's body to a file that is known, hashed and checked, in a folder that goes away with it.
-# Knows the kinds of files; nothing of HTTP and SQL.
-"""An upload on its way."""
+"""An upload on its way: from the pieces of a request's body to a checked dataset folder."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import tempfile
-from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
 from service.data.facts import DatasetFacts
+from service.data.formats import FileFormat, reader_of
 from service.errors import FileTooLargeError, InvalidFileError
 
 
-class FileFormat(StrEnum):
-    """Kind of an uploaded file."""
-
-    CSV = "csv"
-    PARQUET = "parquet"
-    NPZ = "npz"
-    TEXT = "text"
-    IMAGES = "images"
-
-
-SUFFIXES = {
-    ".csv": FileFormat.CSV,
-    ".parquet": FileFormat.PARQUET,
-    ".npz": FileFormat.NPZ,
-    ".txt": FileFormat.TEXT,
-    ".zip": FileFormat.IMAGES,
-}
-"""Ending of a file's name -> what it is."""
-
-
 class Upload:
-    """One file that comes in piece by piece; a context manager, at whose end nothing of it is left.
+    """A file that arrives piece by piece. A context manager that deletes its temporary files at the end.
 
     Args:
-        fmt: What it is.
-        max_bytes: Most bytes that it may have, as it comes and unpacked.
+        fmt: Format of the file.
+        max_bytes: Most bytes that it may have, both as it comes and unpacked.
     """
 
     def __init__(self, fmt: FileFormat, max_bytes: int) -> None:
-        self._format, self._max_bytes = fmt, max_bytes
+        self.format = fmt
+        self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
         self.size_bytes = 0
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="warptune-upload-"))
-        self.source = self._folder / "source"
-        self._file = self.source.open("wb")
+        self._source = self._folder / "source"
+        self._file = self._source.open("wb")
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -62,11 +41,11 @@ class Upload:
         """Add a piece.
 
         Raises:
-            FileTooLargeError: It is one byte too many.
+            FileTooLargeError: The file has too many bytes now.
         """
         self.size_bytes += len(piece)
         if self.size_bytes > self._max_bytes:
-            raise FileTooLargeError(f"the file has more than {self._max_bytes} bytes")
+            raise FileTooLargeError(f"the file has more than {self._max_bytes} bytes, the most that is allowed")
         self._hash.update(piece)
         self._file.write(piece)
 
@@ -77,30 +56,22 @@ class Upload:
 
     @property
     def dataset_id(self) -> str:
-        """Id of the dataset: the same content, read as the same kind of file, has the same."""
-        return f"ds-{hashlib.sha256(f'{self._format}:{self.sha256}'.encode()).hexdigest()[:32]}"
+        """Id of the dataset. Files with the same content and format have the same id."""
+        return f"ds-{hashlib.sha256(f'{self.format}:{self.sha256}'.encode()).hexdigest()[:32]}"
 
     def unpack(self) -> tuple[DatasetFacts, Path]:
-        """Check what came in; return what it holds, and the folder with the files to keep.
+        """Check the file; return what it holds, and its dataset folder.
 
-        Cost: reads the file once or twice; a table is in memory as a whole, arrays and images piece by piece.
+        Cost: reads the file once or twice. A table is in memory as a whole; arrays and images piece by piece.
 
         Raises:
-            InvalidFileError: It cannot be used.
+            InvalidFileError: The file cannot be used.
         """
         self._file.close()
         if not self.size_bytes:
             raise InvalidFileError("the file is empty: it has 0 bytes")
         kept = self._folder / "kept"
         kept.mkdir()
-        if self._format in (FileFormat.CSV, FileFormat.PARQUET):
-            from service.data import tables  # numpy, pyarrow and pillow are loaded with the first upload only
-
-            reader = tables.read_csv if self._format is FileFormat.CSV else tables.read_parquet
-        elif self._format is FileFormat.TEXT:
-            from service.data.text import read_text as reader
-        elif self._format is FileFormat.NPZ:
-            from service.data.arrays import read_npz as reader
-        else:
-            from service.data.images import read_images as reader
-        return reader(self.source, kept, self._max_bytes), kept
+        facts = reader_of(self.format)(self._source, kept, self._max_bytes)
+        facts.save(kept)
+        return facts, kept

@@ -9,13 +9,15 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import optuna
 
-from service.artifacts import DATA_FILE, START_P_FILE, TASK_FILE, ArtifactStore, local_folder, p_file
+from service.artifacts import START_P_FILE, ArtifactStore, p_file
 from service.data.catalog import DatasetInfo
+from service.data.prepared import PreparedData
 from service.db.models import Trial
 from service.engines.base import Engine, Work
 from service.errors import JobFailedError
@@ -136,66 +138,25 @@ class JobRun:
         return found if task == data else {**found, "data_sha256": task[1]}
 
     def _put_one_task(self, data: tuple[str, str]) -> tuple[str, str]:
-        """Store the split of one task that judges, for those who want to see the P of a family at work."""
-        from service.data.families import load_family
-        from service.data.split import pack_split, save_split
+        """Store the split of one meta-test task, so that the P of a family can be tried on it."""
+        from service.data.prepare import write_one_task
 
-        with tempfile.TemporaryDirectory(prefix="warptune-task-") as name:
-            folder = Path(name)
-            save_split(load_family(*data).one_task().arrays(), folder)
-            pack_split(folder, folder / TASK_FILE)
-            digest = hashlib.sha256((folder / TASK_FILE).read_bytes()).hexdigest()
-            return self._tools.artifacts.put_file(self._record.job_id, TASK_FILE, folder / TASK_FILE), digest
+        with tempfile.TemporaryDirectory(prefix="warptune-task-") as folder:
+            file = write_one_task(PreparedData(*data), Path(folder))
+            return self._tools.artifacts.put_file(self._record.job_id, file.path.name, file.path), file.sha256
 
     def _prepare_data(self, info: DatasetInfo) -> tuple[str, str]:
-        """Store the split of the job and return its URL and hash."""
+        """Store the prepared data of the job and return its URL and hash."""
+        from service.data.prepare import prepare_job_data  # loads scikit-learn, which an idle worker does not need
+
         self._watch.check()
         artifacts = self._tools.artifacts
-        with tempfile.TemporaryDirectory(prefix="warptune-split-") as name:
-            packed = Path(name) / DATA_FILE
-            if self._spec.family is None:
-                self._pack_split(info, Path(name) / "arrays", packed)
-            else:
-                packed.write_bytes(self._pack_family())
-            with packed.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            self._agree_on_data(digest)
-            return artifacts.put_file(self._record.job_id, DATA_FILE, packed), digest
-
-    def _pack_split(self, info: DatasetInfo, folder: Path, packed: Path) -> None:
-        from service.data.preparation import prepare_job
-        from service.data.split import pack_split  # loads scikit-learn, which an idle worker does not need
-
-        folder.mkdir()
-        source = self._tools.artifacts.dataset_url(self._spec.dataset.label)
-        if self._spec.dataset.entrypoint is not None:
-            source = str(folder.with_name("made"))
-            Path(source).mkdir()
-            self._tools.user_code.write_dataset(self._spec, info, Path(source))
-        prepare_job(self._spec, info, source, folder)
-        pack_split(folder, packed)
-
-    def _pack_family(self) -> bytes:
-        from service.data.families import FamilyError, prepare_datasets, prepare_family
-        from service.data.family_tables import bundled_table, uploaded_table
-
-        spec = self._spec
-        assert spec.family is not None, "asked for a family only"
-        tables = {}
-        for chosen in spec.datasets.values():
-            if chosen.name is not None:
-                tables[chosen.label] = bundled_table(chosen.name)
-                continue
-            with local_folder(self._tools.artifacts.dataset_url(chosen.label)) as folder:
-                tables[chosen.label] = uploaded_table(folder, chosen)
-        try:
-            if spec.family.datasets is not None:
-                family, self._family = prepare_datasets(tables, spec.family, spec.seed)
-            else:
-                family, self._family = prepare_family(tables[spec.dataset.label], spec.family, spec.seed)
-        except FamilyError as error:
-            raise JobFailedError(str(error)) from error
-        return family.to_npz()
+        write_dataset = partial(self._tools.user_code.write_dataset, self._spec, info)
+        with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
+            file = prepare_job_data(self._spec, info.task, artifacts, write_dataset, Path(folder))
+            self._family = file.family
+            self._agree_on_data(file.sha256)
+            return artifacts.put_file(self._record.job_id, file.path.name, file.path), file.sha256
 
     def _agree_on_data(self, digest: str) -> None:
         before = self._record.set_data_hash(digest)

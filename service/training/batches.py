@@ -1,6 +1,7 @@
-# The rows that a run sees: which of them are the next batch, and a whole part of the split, piece by piece. A split may
-# be larger than the memory: on the CPU its rows are read from the mapped file when they are needed. No optimizers here.
-"""Batches of a run, and its losses on whole parts."""
+"""Batches of a run, and its loss and score on whole parts.
+
+A split may be larger than the memory. On the CPU its rows are read from the mapped file when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -11,47 +12,47 @@ import torch
 from torch import Tensor, nn
 
 from service.data.catalog import Task
-from service.data.split import PARTS, load
-from service.training.models import LOSSES, SCORES
+from service.data.prepared_files import SPLIT_PARTS, load_arrays
 from service.training.run import EVALUATED_ROWS, Run
+from service.training.scores import SCORES, evaluate
 
 DEVICE_BYTES: Final = 1 << 30
-"""Size up to which a split is copied to the memory of a GPU. A copy of each batch costs time, which a network that is
-worth a GIB of data hides; the memory of a small GPU would be gone."""
+"""Largest split that is copied to the memory of a GPU as a whole. A larger one might not fit; it goes there batch by
+batch, which costs time."""
 
 
 class Batches:
     """The split of a run.
 
     Attributes:
-        epoch_rng: State of the generator before it shuffled the epoch that the last batch is of.
-        taken: Batches of that epoch so far.
+        epoch_rng: State of the generator before it shuffled the current epoch.
+        taken: Batches taken from the current epoch.
     """
 
     def __init__(self, run: Run) -> None:
-        split = load(run.data_url, run.data_sha256)
         self._task, self._device = run.task, torch.device(run.device)
-        arrays = {name: torch.from_numpy(array) for name, array in split.arrays().items()}  # still the mapped file
+        mapped = load_arrays(run.data_url, run.data_sha256)
+        arrays = {name: torch.from_numpy(array) for name, array in mapped.items()}  # still the mapped file
         if sum(array.nbytes for array in arrays.values()) <= DEVICE_BYTES:
             arrays = {name: array.to(self._device) for name, array in arrays.items()}
-        self._x = {part: arrays[f"x_{part}"] for part in PARTS}
-        self._y = self._x if run.task is Task.AUTOENCODING else {part: arrays[f"y_{part}"] for part in PARTS}
+        self._x = {part: arrays[f"x_{part}"] for part in SPLIT_PARTS}
+        self._y = self._x if run.task is Task.AUTOENCODING else {part: arrays[f"y_{part}"] for part in SPLIT_PARTS}
         rows = len(self._x["train"])
         self._batch_size = min(run.batch_size, rows)
         keep = run.training.last_batch == "keep"
         self._of_an_epoch = math.ceil(rows / self._batch_size) if keep else rows // self._batch_size
         self._generator = torch.Generator().manual_seed(run.seed)
         self._order = torch.empty(0, dtype=torch.int64)
-        self._variances: dict[str, Tensor] = {}
+        self._scales: dict[str, Tensor] = {}
         self.epoch_rng, self.taken = self._generator.get_state(), self._of_an_epoch
 
     @property
     def targets(self) -> Tensor:
-        """Targets of the training part; where the data is."""
+        """Targets of the training part, on the device of the data."""
         return self._y["train"]
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Return the next rows; what becomes of those of an epoch that fill no batch is ``training.last_batch``."""
+        """Return the next batch. ``training.last_batch`` says whether an epoch ends with a smaller one."""
         if self.taken == self._of_an_epoch:
             self._shuffle()
         start = self.taken * self._batch_size
@@ -59,7 +60,7 @@ class Batches:
         return self._rows("train", self._order[start : start + self._batch_size])
 
     def go_to(self, epoch_rng: Tensor, taken: int) -> None:
-        """Go on after the first ``taken`` batches of an epoch."""
+        """Continue after the first ``taken`` batches of an epoch."""
         self._generator.set_state(epoch_rng)
         self._shuffle()
         self.taken = taken
@@ -77,44 +78,17 @@ class Batches:
         rows = len(self._x[part])
         return [slice(start, min(start + EVALUATED_ROWS, rows)) for start in range(0, rows, EVALUATED_ROWS)]
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str) -> tuple[float, float | None]:
-        """Return the loss on a whole part, and the score: SCORES says which of them a task has.
-
-        A score that is not finite is none: a part whose targets are all the same has no variance to explain.
+        """Return the loss and the score on a whole part; the score is None if it is not finite.
 
         It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. A compiled
-        model is run as it is, as its parts of other sizes would each be compiled anew.
+        model runs uncompiled here, as pieces of other sizes would each be compiled again.
         """
+        if part not in self._scales:
+            targets = [self._y[part][piece] for piece in self._pieces(part)]
+            self._scales[part] = SCORES[self._task].scale(targets).to(self._device)
+        rows = (self._rows(part, piece) for piece in self._pieces(part))
         model.eval()
-        loss, accuracy, missed = torch.zeros((3, 1), dtype=torch.float64, device=self._device)
-        for piece in self._pieces(part):
-            x, y = self._rows(part, piece)
-            output, share = model.forward(x), len(x) / len(self._x[part])
-            loss += share * LOSSES[self._task](output, y).double()
-            if self._task is Task.PHYSICS:
-                missed += (output[:, 1] - y[:, 1]).double().square().sum()
-            elif self._task in (Task.CLASSIFICATION, Task.LANGUAGE):
-                accuracy += share * SCORES[self._task](output, y).double()
+        found = evaluate(model.forward, self._task, rows, len(self._x[part]), self._scales[part])
         model.train()
-        match self._task:
-            case Task.PHYSICS:
-                score = 1 - (missed / self._y[part][:, 1].double().square().sum()).sqrt()
-            case Task.CLASSIFICATION | Task.LANGUAGE:
-                score = accuracy
-            case Task.REGRESSION | Task.AUTOENCODING:
-                score = 1 - loss / self._variance(part)
-        return loss.item(), score.item() if score.isfinite() else None
-
-    def _variance(self, part: str) -> Tensor:
-        """Return the mean square that is left when the mean of each column is predicted."""
-        if part not in self._variances:
-            y, pieces = self._y[part], self._pieces(part)
-            total = torch.zeros(y.shape[1:], dtype=torch.float64)
-            for piece in pieces:
-                total += y[piece].double().sum(0).cpu()
-            squares = torch.zeros((), dtype=torch.float64)
-            for piece in pieces:
-                squares += (y[piece].cpu().double() - total / len(y)).square().mean(1).sum()
-            self._variances[part] = (squares / len(y)).to(self._device)
-        return self._variances[part]
+        return found

@@ -1,7 +1,7 @@
-# A run on a family: learn P on the meta-training tasks, one after the other, then train fresh networks on tasks that P
-# has not seen, side by side. The tasks are made in families.py; a run on one task is loop.py's. A run that was stopped
-# while it learned P goes on at the last task; its training begins anew.
-"""Training on a family of tasks."""
+"""Trains on a family: learns P on the meta-training tasks, one by one, then trains fresh networks on other tasks.
+
+A run that was stopped while it learned P continues at the last task; its training starts again.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from service.data.catalog import Task
-from service.data.families import Member, load_family
+from service.data.prepared_files import Array, TaskArrays, load_family
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
-from service.training.models import LOSSES, SCORES, build_model
+from service.training.models import build_model
 from service.training.optimizers import build_optimizer
 from service.training.run import DivergedError, FamilyTraining, Progress, Run
+from service.training.scores import SCORES, evaluate
 from service.training.step import make_schedule, training_loss
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
 
 def train_family(run: Run) -> Iterator[Progress]:
-    """Learn P, from the one that the run starts from if there is one, then train, yielding the means over the tasks.
+    """Learn P, starting from the P of the run if it has one, then train; yield the means over the tasks.
 
-    They are those of meta-validation, or with ``run.test`` those of meta-test. ``val_loss`` is that of the rows which
-    are held out; with ``run.test`` the last one is the test loss too. ``seconds`` are those of all tasks together,
-    without what it took to learn P.
+    The tasks are those of meta-validation, or with ``run.test`` those of meta-test. ``val_loss`` is the loss on the
+    held-out rows; with ``run.test`` the last one is the test loss too. ``seconds`` counts all tasks together, without
+    the time to learn P.
 
     Raises:
         DivergedError: A loss is not finite, or P could not be learned.
@@ -45,11 +46,11 @@ def train_family(run: Run) -> Iterator[Progress]:
         warp, learning_seconds = _learn_p(run, run.family, warp)
         if run.p_url is not None:
             write_warp(warp, run.p_url)
-    members = family.members("meta_test" if run.test else "meta_validation")
-    networks = _SideBySide(run, members)
+    tasks = family.tasks("meta_test" if run.test else "meta_validation")
+    networks = _SideBySide(run, tasks)
     optimizer = _optimizer_for_all(run, networks.models)
     if warp is not None:
-        _carry(warp, optimizer, len(members))
+        _carry(warp, optimizer, len(tasks))
     schedule = make_schedule(optimizer, run.training, run.steps)
     done, seconds = 0, 0.0
     for step in report_steps(run.steps):
@@ -74,10 +75,10 @@ def _point(run: Run, networks: _SideBySide, step: int, train_loss: float, second
 
 
 def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, float]:
-    """Return P after all tasks, from ``start`` on, and the seconds that it took."""
-    members = load_family(run.data_url, run.data_sha256).members("meta_train")
+    """Return P after all tasks, learned from ``start`` on, and the seconds that this took."""
+    tasks = load_family(run.data_url, run.data_sha256).tasks("meta_train")
     trainer = MetaTrainer(
-        [_FamilyTask(run, member) for member in members],
+        [_FamilyTask(run, task) for task in tasks],
         WarpAdamConfig.from_dict(run.config),
         MetaConfig(steps=how.learn_steps, seed=run.seed),
         start=start,
@@ -91,7 +92,7 @@ def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, f
         started = time.perf_counter()
         try:
             result = trainer.train(1)
-        except LinAlgError as error:  # a factorisation of what is not finite any more
+        except LinAlgError as error:  # a matrix that is not finite cannot be factorised
             raise DivergedError(f"P could not be learned after {done} of {how.learn_tasks} tasks: {error}") from error
         done, seconds = done + 1, seconds + time.perf_counter() - started
         if checkpoints.due():
@@ -103,11 +104,11 @@ def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, f
 
 
 class _FamilyTask:
-    """One meta-training task, as MetaTrainer wants it: everything random comes from torch's global generator."""
+    """One meta-training task for MetaTrainer. Everything random comes from torch's global generator."""
 
-    def __init__(self, run: Run, member: Member) -> None:
+    def __init__(self, run: Run, task: TaskArrays) -> None:
         self._run = run
-        self._x, self._y = _tensors(run, member, "train")
+        self._x, self._y = _tensors(run, task.x_train, task.y_train)
         self._loss = training_loss(run.task, run.training, self._y, run.sizes[-1], run.device)
 
     def make_model(self) -> nn.Module:
@@ -120,17 +121,18 @@ class _FamilyTask:
 
 
 class _SideBySide:
-    """A fresh network for each task, stepped by one optimizer; each parameter has its own state."""
+    """A fresh network for each task, all stepped by one optimizer. Each parameter has its own state."""
 
-    def __init__(self, run: Run, members: Sequence[Member]) -> None:
+    def __init__(self, run: Run, tasks: Sequence[TaskArrays]) -> None:
         torch.manual_seed(run.seed)
-        self.models = [build_model(run.sizes, run.activation).to(run.device) for _ in members]
-        self._train = [_tensors(run, member, "train") for member in members]
+        self.models = [build_model(run.sizes, run.activation).to(run.device) for _ in tasks]
+        self._train = [_tensors(run, task.x_train, task.y_train) for task in tasks]
         self._training_losses = [
             training_loss(run.task, run.training, y, run.sizes[-1], run.device) for _, y in self._train
         ]
-        self._held_out = [_tensors(run, member, "held_out") for member in members]
-        self._loss, self._score = LOSSES[run.task], SCORES[run.task]
+        self._held_out = [_tensors(run, task.x_held_out, task.y_held_out) for task in tasks]
+        self._scales = [SCORES[run.task].scale([y]) for _, y in self._held_out]
+        self._task = run.task
         self._batch_size = run.batch_size
         self._order = torch.Generator().manual_seed(run.seed)
 
@@ -144,24 +146,25 @@ class _SideBySide:
         together.sum().backward()  # type: ignore[no-untyped-call]
         return together.detach().mean()
 
-    @torch.no_grad()
     def evaluate(self) -> tuple[float, float | None]:
-        """Return the means of the loss and of the accuracy or R2 on the held-out rows; no score if it is not finite."""
-        outputs = [(model(x), y) for model, (x, y) in zip(self.models, self._held_out, strict=True)]
-        loss = fmean(self._loss(output, y).item() for output, y in outputs)
-        score = fmean(self._score(output, y).item() for output, y in outputs)
-        return loss, score if math.isfinite(score) else None
+        """Return the means of the loss and the score on the held-out rows; no score if one of them is not finite."""
+        found = [
+            evaluate(model, self._task, [(x, y)], len(x), scale)
+            for model, (x, y), scale in zip(self.models, self._held_out, self._scales, strict=True)
+        ]
+        scores = [score for _, score in found if score is not None]
+        return fmean(loss for loss, _ in found), fmean(scores) if len(scores) == len(found) else None
 
 
-def _tensors(run: Run, member: Member, part: str) -> tuple[Tensor, Tensor]:
-    x = torch.from_numpy(getattr(member, f"x_{part}")).to(run.device)
-    return x, x if run.task is Task.AUTOENCODING else torch.from_numpy(getattr(member, f"y_{part}")).to(run.device)
+def _tensors(run: Run, x: Array, y: Array) -> tuple[Tensor, Tensor]:
+    inputs = torch.from_numpy(x).to(run.device)
+    return inputs, inputs if run.task is Task.AUTOENCODING else torch.from_numpy(y).to(run.device)
 
 
 def _optimizer_for_all(run: Run, models: Sequence[nn.Module]) -> Optimizer:
     """Return one optimizer with the parameters of all networks, called ``<task>.<name>``.
 
-    It is made for one network at a time, so that each has its own output layer, and then put together.
+    One is made for each network, so that each has its own output layer, and then they are merged.
     """
     first, *others = (
         build_optimizer(run.arm, nn.ModuleDict({str(index): model}), run.config) for index, model in enumerate(models)

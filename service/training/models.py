@@ -31,29 +31,6 @@ LOSSES: Final[Mapping[Task, Callable[[Tensor, Tensor], Tensor]]] = {
 """Mean over the rows (and columns); a regression's target and an autoencoder's input are standardised."""
 
 
-def _accuracy(output: Tensor, y: Tensor) -> Tensor:
-    return (output.argmax(1) == y).float().mean()
-
-
-def _r2(output: Tensor, y: Tensor) -> Tensor:
-    return 1 - (output - y).square().sum() / (y - y.mean(0)).square().sum()
-
-
-def _closeness(output: Tensor, y: Tensor) -> Tensor:
-    return 1 - ((output[:, 1] - y[:, 1]).square().sum() / y[:, 1].square().sum()).sqrt()
-
-
-SCORES: Final[Mapping[Task, Callable[[Tensor, Tensor], Tensor]]] = {
-    Task.CLASSIFICATION: _accuracy,
-    Task.REGRESSION: _r2,
-    Task.AUTOENCODING: _r2,
-    Task.LANGUAGE: _accuracy,
-    Task.PHYSICS: _closeness,
-}
-"""Share of the rows that are right; share of the variance, of all columns together, that is explained; or 1 minus the
-relative L2 error of the solution."""
-
-
 def build_model(sizes: Sequence[int], activation: str) -> nn.Sequential:
     """Return linear layers of the given widths with an activation between them, freshly initialised."""
     layers: list[nn.Module] = []

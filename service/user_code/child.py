@@ -1,47 +1,48 @@
-# The child process in which the API and the worker let user code run: it makes a dataset, tries a model, writes what it
-# found as JSON and ends. What it prints goes nowhere. Who starts it is probe.py.
-"""What is known of user code, found by running it."""
+"""Child process that runs user code for the API and the worker; started by ``probe.py``.
+
+It makes a dataset, tries a model, writes what it found as JSON and ends. Its output is discarded.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
 from service.data.catalog import DatasetInfo
-from service.data.facts import FACTS_FILE
 from service.training.entrypoints import EntrypointError, load, loaded_sha256, require_allowed
 from service.user_code.contract import make_dataset, make_model
 
 
-def found_data(wanted: Mapping[str, Any], seed: int, folder: Path) -> DatasetInfo:
-    """Make a dataset, write its files to ``folder`` and return what is known of it.
+class Wanted(TypedDict):
+    """User code, and the keyword arguments for it."""
 
-    Args:
-        wanted: ``entrypoint`` and ``config``.
-        seed: The job's seed.
-        folder: Where to write.
+    entrypoint: str
+    config: dict[str, object]
+
+
+def found_data(wanted: Wanted, seed: int, folder: Path) -> DatasetInfo:
+    """Make a dataset, write its files to ``folder`` and return the facts about it.
 
     Raises:
-        EntrypointError: The factory is not allowed, or does not keep to its contract.
+        EntrypointError: The factory is not allowed, or breaks its contract.
     """
     entrypoint = wanted["entrypoint"]
     require_allowed(entrypoint)
     facts, info = make_dataset(load(entrypoint), seed, wanted["config"], folder)
-    (folder / FACTS_FILE).write_text(json.dumps(facts.to_json()), encoding="utf-8")
+    facts.save(folder)
     return replace(info, sources={entrypoint: loaded_sha256(entrypoint)})
 
 
-def found_model(wanted: Mapping[str, Any], info: DatasetInfo) -> DatasetInfo:
-    """Try a model on data of which ``info`` is known; return that with what is known of the model.
+def found_model(wanted: Wanted, info: DatasetInfo) -> DatasetInfo:
+    """Try a model on data with these facts; return the facts with the shapes of the model's parameters.
 
     Raises:
-        EntrypointError: The factory is not allowed, or does not keep to its contract.
+        EntrypointError: The factory is not allowed, or breaks its contract.
     """
     entrypoint = wanted["entrypoint"]
     require_allowed(entrypoint)
@@ -51,15 +52,16 @@ def found_model(wanted: Mapping[str, Any], info: DatasetInfo) -> DatasetInfo:
 
 
 def main(question: Path, answer: Path, folder: Path) -> None:
-    """Answer a question, both JSON files.
+    """Answer a question; both are JSON files.
 
-    The question has ``info`` of a dataset that is no user code, else null; ``dataset`` and ``model``, each null or with
-    ``entrypoint`` and ``config``; and ``seed``. The answer has ``info``, or ``error`` and the ``part`` that it is of.
+    The question has ``info`` (facts about the dataset; null if user code makes it), ``dataset`` and ``model`` (each
+    null, or with ``entrypoint`` and ``config``) and ``seed``. The answer has ``info``, or ``error`` and the ``part``
+    that is wrong.
     """
     torch.set_num_threads(1)
     request = json.loads(question.read_text(encoding="utf-8"))
     info = None if request["info"] is None else DatasetInfo.from_json(request["info"])
-    content: dict[str, Any] = {"part": "dataset"}
+    content: dict[str, object] = {"part": "dataset"}
     try:
         if request["dataset"] is not None:
             info = found_data(request["dataset"], request["seed"], folder)

@@ -1,6 +1,7 @@
-# What user code must keep to, tried: a model is built, run forward and backward; a dataset is made and looked at like
-# an upload. Runs where user code may be imported: in the child process of child.py, and under `warptune check`.
-"""The contract of user code."""
+"""Tries whether user code keeps its contract: builds and runs a model, makes a dataset and checks it like an upload.
+
+It imports user code, so it runs only in the child process of ``child.py`` and under ``warptune check``.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +9,48 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from service.data.arrays import X_FILE, Y_FILE, write_labels, write_rows
+from service.data.arrays import AnyArray, write_arrays
 from service.data.catalog import DatasetInfo, Task
-from service.data.facts import DatasetFacts, Layout, dataset_info
+from service.data.facts import DatasetFacts, dataset_info
 from service.errors import InvalidFileError, InvalidSpecError
 from service.spec.data import DatasetSpec
 from service.training.entrypoints import EntrypointError, build_module, call, described
 from service.training.models import LOSSES
 
 ROWS: Final = 4
-"""Rows of the batch that a model is tried on: batch norm needs more than one."""
+"""Rows of the batch that a model is tried on. Batch norm needs more than one."""
 
 TASKS: Final = (Task.CLASSIFICATION, Task.REGRESSION, Task.AUTOENCODING)
-"""What user code may be for."""
+"""Tasks that user code may be for."""
 
 
 def make_model(
-    factory: Callable[..., Any], shape: tuple[int, ...], outputs: int, task: Task, config: Mapping[str, Any]
+    factory: Callable[..., object], shape: tuple[int, ...], outputs: int, task: Task, config: Mapping[str, object]
 ) -> nn.Module:
-    """Return a model that keeps to the contract.
+    """Build a model and check that it keeps the contract.
+
+    Args:
+        factory: Makes the model.
+        shape: Shape of one row.
+        outputs: Number of outputs.
+        task: What the model is trained for.
+        config: More keyword arguments of the factory.
 
     Raises:
-        EntrypointError: It does not; the message says in what.
+        EntrypointError: The model breaks the contract; the message says how.
     """
     torch.manual_seed(0)
     model = build_module(factory, shape, outputs, str(task), config)
     parameters = dict(model.named_parameters())
     if not any(parameter.requires_grad for parameter in parameters.values()):
-        raise EntrypointError("the module has no parameters to train")
+        raise EntrypointError("the module has no parameters to train; give it at least one with requires_grad")
     for name, parameter in parameters.items():
         if isinstance(parameter, UninitializedParameter):
             raise EntrypointError(f"parameter {name} has no shape yet; give lazy layers their sizes")
@@ -91,18 +99,18 @@ def _output(model: nn.Module, x: Tensor, outputs: int) -> Tensor:
 
 
 def make_dataset(
-    factory: Callable[..., Any], seed: int, config: Mapping[str, Any], folder: Path
+    factory: Callable[..., object], seed: int, config: Mapping[str, object], folder: Path
 ) -> tuple[DatasetFacts, DatasetInfo]:
-    """Make a dataset and write its files; return what it holds, and what it is for.
+    """Make a dataset, check that it keeps the contract, and write its arrays; return the facts about it.
 
     Args:
-        factory: The factory.
-        seed: Its seed.
-        config: Its other keyword arguments.
+        factory: Makes the dataset.
+        seed: The job's seed.
+        config: More keyword arguments of the factory.
         folder: Where to write.
 
     Raises:
-        EntrypointError: It does not keep to the contract; the message says in what.
+        EntrypointError: The dataset breaks the contract; the message says how.
     """
     torch.manual_seed(0)  # so that what is drawn without the seed is at least the same
     made = call(factory, seed, **config)
@@ -115,24 +123,16 @@ def make_dataset(
         wanted = "None for autoencoding" if y is not None else f"one value for each row for {task}"
         raise EntrypointError(f"y is {_kind(y)}; expected {wanted}")
     try:
-        rows = _array(x, "x")
-        shape = write_rows(rows, folder / X_FILE)
-        labels = None if y is None else _array(y, "y")
-        if labels is not None and labels.shape != (len(rows),):
-            raise EntrypointError(
-                f"y has the shape {labels.shape}; expected one value for each of the {len(rows)} rows"
-            )
-        columns = () if labels is None else (write_labels(labels, folder / Y_FILE, "y"),)
-        facts = DatasetFacts(layout=Layout.ARRAYS, rows=len(rows), columns=columns, shape=shape)
+        facts = write_arrays(_array(x, "x"), None if y is None else _array(y, "y"), folder)
         return facts, replace(dataset_info(facts, DatasetSpec.model_validate({"task": str(task)})), source="entrypoint")
     except InvalidFileError as error:
         raise EntrypointError(str(error)) from error
     except InvalidSpecError as error:
         wrong = error.errors[0]
-        raise EntrypointError(f"y does not fit the task {task}: expected {wrong.message}") from error
+        raise EntrypointError(f"y does not fit the task {task}: it {wrong.message}") from error
 
 
-def _array(value: object, name: str) -> Any:
+def _array(value: object, name: str) -> AnyArray:
     array = value.numpy(force=True) if isinstance(value, Tensor) else value
     if not isinstance(array, np.ndarray):
         raise EntrypointError(f"{name} is {_kind(value)}; expected a numpy array")

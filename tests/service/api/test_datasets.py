@@ -140,7 +140,7 @@ ONE_FOLDER = files.archive({f"a/{index}.png": files.png(np.ones((4, 4))) for ind
 TWO_SIZES = files.archive(files.images() | {"z/z/z.png": files.png(np.ones((4, 5)))})
 
 BAD = {
-    "truncated Parquet": ("a.parquet", truncated(files.parquet()), "no whole Parquet file"),
+    "truncated Parquet": ("a.parquet", truncated(files.parquet()), "the file cannot be read as Parquet"),
     "Parquet of lists": ("a.parquet", files.parquet(y=[[1, 2]] * 442), "column 'y' has the type list"),
     "infinite number": ("a.parquet", files.parquet(y=[1.0] * 441 + [np.inf]), "column 'y' is infinite in row 442"),
     "ragged rows": ("a.csv", files.csv() + b"\n1,2\n", "Row #42: Expected 4 columns, got 2"),
@@ -148,7 +148,7 @@ BAD = {
     "text in a wrong encoding": ("a.txt", b"abc\n" * 500 + b"\xff", "row 501 is not UTF-8: it has the byte 0xff"),
     "character cut in half": ("a.txt", b"abc\n" * 500 + "é".encode()[:1], "row 501 is not UTF-8"),
     "short text": ("a.txt", b"abc", "the text has 3 bytes"),
-    "header only": ("a.csv", b"a,b\n", "it has 0 rows"),
+    "header only": ("a.csv", b"a,b\n", "the table has 0 rows"),
     "one name twice": ("a.csv", b"a,a\n" + b"1,2\n" * 20, "column 2 has the name 'a'"),
     "control character": ("a.csv", b"a,\x1b[31mb\n" + b"1,2\n" * 20, "with a control character in it"),
     "no name": ("a.csv", b"a,\n" + b"1,2\n" * 20, "column 2 has no name"),
@@ -157,16 +157,16 @@ BAD = {
     "pickled objects": ("a.npz", files.npz(x=np.array([{}] * 20)), "x holds pickled Python objects"),
     "other arrays": ("a.npz", files.npz(images=GOOD_X), "it holds images; expected the array x"),
     "too few labels": ("a.npz", files.npz(x=GOOD_X, y=LABELS[:3]), "y has the shape (3,); expected one value for each"),
-    "no archive": ("a.npz", b"x" * 100, "no zip file"),
-    "truncated archive": ("a.zip", truncated(files.archive(files.images())), "no zip file"),
+    "no archive": ("a.npz", b"x" * 100, "cannot be read as a zip file"),
+    "truncated archive": ("a.zip", truncated(files.archive(files.images())), "cannot be read as a zip file"),
     "truncated array": ("a.npz", files.archive({"x.npy": truncated(files.npz(x=GOOD_X))}), "x cannot be read"),
-    "zip bomb": ("a.zip", files.archive({"a/x.png": bytes(LIMIT + 1)}), f"unpacked it has {LIMIT + 1} bytes"),
-    "NPZ bomb": ("a.npz", files.archive({"x.npy": bytes(LIMIT + 1)}), f"unpacked it has {LIMIT + 1} bytes"),
+    "zip bomb": ("a.zip", files.archive({"a/x.png": bytes(LIMIT + 1)}), f"{LIMIT + 1} bytes unpacked"),
+    "NPZ bomb": ("a.npz", files.archive({"x.npy": bytes(LIMIT + 1)}), f"{LIMIT + 1} bytes unpacked"),
     "name that leads out": ("a.zip", files.archive(files.images() | {"../../etc/x.png": b""}), "'../../etc/x.png'"),
-    "no image": ("a.zip", files.archive(files.images() | {"d/0/zz.png": b"GIF"}), "'d/0/zz.png' is no image"),
+    "no image": ("a.zip", files.archive(files.images() | {"d/0/zz.png": b"GIF"}), "zz.png' cannot be read as an image"),
     "one folder only": ("a.zip", ONE_FOLDER, "one class"),
     "images of two sizes": ("a.zip", TWO_SIZES, "(5, 4)"),
-    "image in no folder": ("a.zip", files.archive(files.images() | {"x.png": b""}), "'x.png' is in no folder"),
+    "image in no folder": ("a.zip", files.archive(files.images() | {"x.png": b""}), "'x.png' is not in a folder"),
     "empty file": ("a.csv", b"", "0 bytes"),
 }  # fmt: skip
 
@@ -206,11 +206,11 @@ def test_an_upload_says_what_it_is(uploads: TestClient, query: dict[str, str], f
 TARGETS = {
     "unknown": ({"target": "lable"}, "dataset.target", "did you mean 'label'"),
     "constant": ({"target": "same"}, "dataset.target", "it is the same in every row"),
-    "with gaps": ({"target": "age"}, "dataset.target", "9 rows have none, the first is row 4, the header not"),
+    "with gaps": ({"target": "age"}, "dataset.target", "9 rows have none, the first is row 4, not counting the header"),
     "of a rare class": ({"target": "rare"}, "dataset.target", "at least 5 rows of every class; '1' has 1"),
     "a text to regress": ({"target": "label", "task": "regression"}, "dataset.target", "a column of numbers"),
     "numbers as classes": ({"target": "id", "task": "classification"}, "dataset.target", "at most 50 classes, not 60"),
-    "none for a class": ({"task": "classification"}, "dataset.task", "need a target"),
+    "none for a class": ({"task": "classification"}, "dataset.task", "need a target: set dataset.target"),
     "a language": ({"task": "language"}, "dataset.task", "autoencoding"),
     "bundled too": ({"name": "wine"}, "dataset.id", "cannot be used together with dataset.name"),
 }
@@ -229,7 +229,7 @@ def test_a_target_that_cannot_be_learned_is_refused(
     before = count_rows(db)
     answer = uploads.post("/v1/jobs", json=spec(dataset={"id": dataset_id, **given}))
     (error,) = [e for e in assert_problem(answer, 422, "invalid_spec")["errors"] if e["field"] == field]
-    assert expected in error["message"]
+    assert expected in f"{error['message']} {error['hint']}"
     assert count_rows(db) == before
 
 

@@ -98,12 +98,12 @@ def test_without_a_setting_only_the_artifact_store_may_be_read(
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("people.csv", "a URL with its scheme"),
-        ("/etc/people.csv", "a URL with its scheme"),
-        ("://people.csv", "a URL with its scheme"),
-        ("simplecache::file:///etc/people.csv", "a URL with its scheme"),
-        ("file://{}/lake/missing.csv", "the URL of a file: there is none"),
-        ("file://{}/lake/folder.csv", "the URL of a file: there is none"),
+        ("people.csv", "must be a URL with a scheme"),
+        ("/etc/people.csv", "must be a URL with a scheme"),
+        ("://people.csv", "must be a URL with a scheme"),
+        ("simplecache::file:///etc/people.csv", "must be a URL with a scheme"),
+        ("file://{}/lake/missing.csv", "must be the URL of a file; there is none"),
+        ("file://{}/lake/folder.csv", "must be the URL of a file; there is none"),
         ("file://{}/lake/people.xls", "a name that ends with"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_url_that_is_none_is_refused(api: TestClient, db: Database, tmp_path: 
 def test_a_body_beside_a_url_is_refused(api: TestClient, tmp_path: Path) -> None:
     url = put(f"file://{tmp_path}/lake/people.csv")
     answer = api.post("/v1/datasets", params={"url": url}, content=b"a,b")
-    assert "nothing beside a file in the body" in assert_problem(answer, 422, "invalid_spec")["detail"]
+    assert "must be left out if the body has a file" in assert_problem(answer, 422, "invalid_spec")["detail"]
 
 
 def test_the_limits_and_checks_are_those_of_an_upload(api: TestClient, db: Database, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.data.catalog import DATASETS, layer_sizes, training_rows
-from service.data.split import prepare
 from service.db.session import Database
 from service.spec.model import MlpSpec
 from service.submission import estimate as estimate_module
 from service.training.models import build_model
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows
+from tests.service.data.prepared import split_of
 from warpadam import WarpAdamConfig, estimate_memory
 
 DRY = "/v1/jobs?dry_run=true"
@@ -97,7 +97,7 @@ def test_a_dry_run_waits_for_others_no_longer_than_it_may_take_itself(
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_training_rows_are_those_of_the_split(name: str) -> None:
-    assert training_rows(DATASETS[name]) == len(prepare(name, 0).x_train)
+    assert training_rows(DATASETS[name]) == len(split_of(name).x_train)
 
 
 def test_a_misspelt_dry_run_queues_nothing(shared_client: TestClient, shared_db: Database, spec: SpecMaker) -> None:

@@ -2,30 +2,37 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from service.data.catalog import DATASETS, Task
-from service.data.families import (
-    PARTS,
-    Family,
-    FamilyError,
-    FamilySummary,
-    load_family,
-    prepare_datasets,
-    prepare_family,
-)
-from service.data.family_tables import Rows, Table, bundled_table
-from service.data.split import Array, split_rows
+from service.data.encoding import Target
+from service.data.facts import Column, ColumnKind
+from service.data.families import FamilySummary, prepare_datasets, prepare_family
+from service.data.prepared_files import FAMILY_PARTS, Family, load_family
+from service.data.sources import Arrays, Table, bundled_source
+from service.data.split import split_rows
+from service.errors import JobFailedError
 from service.spec.data import FamilySpec
 
 
+def bundled(name: str) -> Arrays:
+    source = bundled_source(name)
+    assert isinstance(source, Arrays)
+    return source
+
+
+def values_of(name: str) -> Any:
+    return bundled(name).target.values
+
+
 def prepared(dataset: str, seed: int = 0, **fields: Any) -> tuple[Family, FamilySummary]:
-    return prepare_family(bundled_table(dataset), FamilySpec.model_validate(fields), seed)
+    return prepare_family(bundled(dataset), FamilySpec.model_validate(fields), seed)
 
 
 @pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task is not Task.PHYSICS])
@@ -38,12 +45,12 @@ def test_the_catalogue_names_the_columns_as_the_library_does(name: str) -> None:
 
 def test_a_class_subset_has_the_rows_of_its_classes_relabelled_in_order() -> None:
     family, summary = prepared("digits", class_subsets={"ways": 3, "tasks": 20})
-    assert [len(summary.tasks[part]) for part in PARTS] == [12, 4, 4]
+    assert [len(summary.tasks[part]) for part in FAMILY_PARTS] == [12, 4, 4]
     assert len({name for names in summary.tasks.values() for name in names}) == 20
     assert summary.made_by == "20 of the 120 subsets of 3 of 10 classes"
-    y = bundled_table("digits").y
-    for part in PARTS:
-        for name, member in zip(summary.tasks[part], family.members(part), strict=True):
+    y = values_of("digits")
+    for part in FAMILY_PARTS:
+        for name, member in zip(summary.tasks[part], family.tasks(part), strict=True):
             classes = [int(digit) for digit in name.removeprefix("classes ").split(", ")]
             counts = np.bincount(np.concatenate([member.y_train, member.y_held_out]), minlength=3)
             assert counts.tolist() == [(y == digit).sum() for digit in classes]
@@ -51,9 +58,8 @@ def test_a_class_subset_has_the_rows_of_its_classes_relabelled_in_order() -> Non
 
 def test_labels_of_a_subset_stand_for_the_images_that_they_stood_for() -> None:
     family, summary = prepared("digits", class_subsets={"ways": 2, "tasks": 45})
-    table = bundled_table("digits")
-    images = {row.tobytes(): int(digit) for row, digit in zip(family.x, table.y, strict=True)}
-    for name, member in zip(summary.tasks["meta_test"], family.members("meta_test"), strict=True):
+    images = {row.tobytes(): int(digit) for row, digit in zip(family.x, values_of("digits"), strict=True)}
+    for name, member in zip(summary.tasks["meta_test"], family.tasks("meta_test"), strict=True):
         classes = [int(digit) for digit in name.removeprefix("classes ").split(", ")]
         found = [images[row.tobytes()] for row in member.x_held_out]
         assert [classes[label] for label in member.y_held_out] == found
@@ -72,8 +78,8 @@ def test_a_column_of_few_values_makes_a_group_of_each_and_is_no_feature() -> Non
     family, summary = prepared("digits", group_by="pixel_2_3")
     assert "by its values" in summary.made_by
     assert family.x.shape[1] == 63
-    values = bundled_table("digits").columns["pixel_2_3"]
-    for name, member in zip(summary.tasks["meta_test"], family.members("meta_test"), strict=True):
+    values = bundled("digits").column("pixel_2_3")
+    for name, member in zip(summary.tasks["meta_test"], family.tasks("meta_test"), strict=True):
         rows = len(member.x_train) + len(member.x_held_out)
         assert rows == (values == float(name.removeprefix("pixel_2_3 = "))).sum()
 
@@ -93,41 +99,44 @@ def test_groups_of_few_rows_are_left_out_and_named() -> None:
 
 
 def test_fewer_than_three_groups_are_refused() -> None:
-    with pytest.raises(FamilyError, match="has 2 tasks of 10 rows or more, 3 are needed"):
+    with pytest.raises(JobFailedError, match="has 2 tasks of at least 10 rows, but needs 3"):
         prepared("diabetes", group_by="sex")
 
 
 def test_held_out_rows_are_the_same_for_all_tasks_and_the_scale_comes_from_meta_training() -> None:
     family, _ = prepared("diabetes", group_by="age")
     assert family.held_out.mean() == pytest.approx(0.2, abs=0.01)
-    members = family.members("meta_train")
+    members = family.tasks("meta_train")
     rows = np.concatenate([member.x_train for member in members])
     assert np.allclose(rows.mean(0), 0, atol=1e-5)
     assert np.allclose(rows.std(0), 1, atol=1e-5)
     assert not np.allclose(family.x.mean(0), 0, atol=1e-3)
-    every = np.concatenate([x for part in PARTS for m in family.members(part) for x in (m.x_train, m.x_held_out)])
+    every = np.concatenate([x for part in FAMILY_PARTS for m in family.tasks(part) for x in (m.x_train, m.x_held_out)])
     assert len(every) == 442  # a row is in one group
 
 
 @pytest.mark.parametrize("tasks", [3, 20])
 def test_held_out_rows_are_the_test_part_whatever_subsets_are_drawn(tasks: int) -> None:
     family, _ = prepared("digits", class_subsets={"ways": 2, "tasks": tasks})
-    y = bundled_table("digits").y
+    y = values_of("digits")
     assert np.flatnonzero(family.held_out).tolist() == split_rows(len(y), 0, y)["test"].tolist()
 
 
 def test_the_seed_decides_which_tasks_judge() -> None:
     first, again, other = (prepared("digits", seed, class_subsets={}) for seed in (1, 1, 2))
-    assert first[0].to_npz() == again[0].to_npz()
+    assert all(np.array_equal(array, getattr(again[0], name)) for name, array in asdict(first[0]).items())
     assert first[1].tasks["meta_test"] != other[1].tasks["meta_test"]
 
 
 def test_a_stored_family_comes_back_and_a_changed_file_is_refused(tmp_path: Path) -> None:
     family, _ = prepared("wine", class_subsets={"ways": 2})
     file = tmp_path / "data.npz"
-    file.write_bytes(family.to_npz())
-    back = load_family(f"file://{file}", hashlib.sha256(file.read_bytes()).hexdigest())
-    assert back.to_npz() == family.to_npz()
+    digest = family.pack(tmp_path, file)
+    assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    back = asdict(load_family(f"file://{file}", digest))
+    for name, array in asdict(family).items():
+        assert np.array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
     with pytest.raises(ValueError, match="the prepared data has changed"):
         load_family(f"file://{file}", "0" * 64)
 
@@ -135,14 +144,16 @@ def test_a_stored_family_comes_back_and_a_changed_file_is_refused(tmp_path: Path
 def numbers(count: int, rows: int = 120) -> Table:
     """Rows with an id in a column of ``count`` whole numbers, a category with gaps, and a feature."""
     ids = 7_000_000.0 + np.arange(rows) % count
-    city = np.array(["Rome", "", "Oslo", "Bonn"], dtype=object)[np.arange(rows) % 4]
-    x = np.stack([ids, np.arange(rows) * 1.0], axis=1)
-
-    def features(_: Rows, without: str | None) -> Array:
-        return np.asarray(x[:, 1:] if without == "id" else x, dtype=np.float32)
-
-    columns = {"id": x[:, 0], "city": city}
-    return Table(y=np.arange(rows) * 1.0, labels=(), columns=columns, features=features, task=Task.REGRESSION)
+    city = [("Rome", None, "Oslo", "Bonn")[row % 4] for row in range(rows)]
+    cities = dict.fromkeys(("Bonn", "Oslo", "Rome"), rows // 4)
+    number, category = ColumnKind.NUMBER, ColumnKind.CATEGORY
+    columns = [
+        Column(name="id", kind=number, type="int64", distinct=count),
+        Column(name="city", kind=category, type="string", distinct=3, missing=rows // 4, levels=cities),
+        Column(name="x", kind=number, type="double", distinct=rows),
+    ]
+    values = {"id": ids, "city": city, "x": np.arange(rows) * 1.0}
+    return Table(columns, pa.table(values), Target.of(np.arange(rows) * 1.0, Task.REGRESSION))
 
 
 def test_a_number_without_bins_makes_a_task_of_every_value() -> None:
@@ -166,13 +177,13 @@ def test_rows_without_a_value_are_in_no_task_and_are_counted() -> None:
 
 
 def test_datasets_as_tasks_are_standardised_each_by_its_own_rows() -> None:
-    tables = {name: bundled_table("diabetes") for name in ("a", "b", "c")}
-    shifted = replace(tables["b"], y=tables["b"].y * 100.0 + 5.0)
+    tables = {name: bundled("diabetes") for name in ("a", "b", "c")}
+    shifted = replace(tables["b"], target=Target.of(values_of("diabetes") * 100.0 + 5.0, Task.REGRESSION))
     family, summary = prepare_datasets(tables | {"b": shifted}, FamilySpec(evaluate_tasks=1), 0)
     assert sorted(name for names in summary.tasks.values() for name in names) == ["a", "b", "c"]
     assert summary.made_by == "3 datasets, a task each"
-    for part in PARTS:
-        (member,) = family.members(part)
+    for part in FAMILY_PARTS:
+        (member,) = family.tasks(part)
         assert np.allclose(member.x_train.mean(0), 0, atol=1e-5)
         assert float(member.y_train.std()) == pytest.approx(1, abs=1e-5)
         assert len(member.y_held_out) == pytest.approx(442 / 5, abs=1)
@@ -180,7 +191,7 @@ def test_datasets_as_tasks_are_standardised_each_by_its_own_rows() -> None:
 
 @pytest.mark.parametrize("name", ["diabetes", "wine"])
 def test_what_a_dataset_of_a_family_holds_out_is_the_test_part_of_a_job_on_it_alone(name: str) -> None:
-    table = bundled_table(name)
-    family, _ = prepare_datasets(dict.fromkeys(("a", "b", "c"), table), FamilySpec(evaluate_tasks=1), 3)
-    alone = split_rows(len(table.y), 3, table.y if table.task is Task.CLASSIFICATION else None)
-    assert np.flatnonzero(family.held_out[: len(table.y)]).tolist() == alone["test"].tolist()
+    source = bundled(name)
+    family, _ = prepare_datasets(dict.fromkeys(("a", "b", "c"), source), FamilySpec(evaluate_tasks=1), 3)
+    alone = split_rows(source.rows, 3, source.target.classes)
+    assert np.flatnonzero(family.held_out[: source.rows]).tolist() == alone["test"].tolist()

@@ -2,7 +2,6 @@
 # became of the run. Training is the service's own; every step leaves a line with the node it was done on.
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -22,12 +21,12 @@ from ray.cluster_utils import Cluster
 
 from service.artifacts import ArtifactStore
 from service.data.catalog import Task
-from service.data.split import pack_split, prepare, save_split
 from service.engines.attempt import default_train
 from service.engines.base import Assignment
 from service.engines.ray_tune import RayEngine
 from service.spec.job import ResourcesSpec
 from service.training.run import Progress, Run
+from tests.service.data.prepared import write_file
 from tests.service.engines.contract import SILENCE_S, Recorder
 
 STEPS = 200
@@ -57,11 +56,8 @@ def counted(folder: str, run: Run) -> Iterator[Progress]:
 
 
 def make_run(folder: str) -> Run:
-    store, split = ArtifactStore(folder), Path(folder) / "split"
-    split.mkdir()
-    save_split(prepare("wine", 0).arrays(), split)
-    packed = Path(folder) / "split.npz"
-    pack_split(split, packed)
+    store, packed = ArtifactStore(folder), Path(folder) / "split.npz"
+    data = write_file("wine", 0, packed)
     return Run(
         arm="adamw",
         config={"lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
@@ -69,7 +65,7 @@ def make_run(folder: str) -> Run:
         activation="relu",
         task=Task.CLASSIFICATION,
         data_url=store.put_file("job", "data.npz", packed),
-        data_sha256=hashlib.sha256(packed.read_bytes()).hexdigest(),
+        data_sha256=data.sha256,
         steps=STEPS,
         batch_size=32,
         seed=0,

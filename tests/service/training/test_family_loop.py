@@ -12,8 +12,11 @@ import torch
 
 from search_spaces import get_preset
 from service.data.catalog import Task
-from service.data.families import load_family, prepare_family
-from service.data.family_tables import bundled_table
+from service.data.families import prepare_family
+from service.data.prepare import write_one_task
+from service.data.prepared import PreparedData
+from service.data.prepared_files import load_family
+from service.data.sources import Arrays, bundled_source
 from service.planning.arms import CONFIGS
 from service.spec.data import FamilySpec
 from service.training import family_loop
@@ -21,16 +24,18 @@ from service.training.family_loop import train_family
 from service.training.models import build_model
 from service.training.optimizers import BUILDERS
 from service.training.run import DivergedError, FamilyTraining, Progress, Run, Training
+from tests.service.data.prepared import read
 from warpadam import MetaTrainer
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A prepared family of wines, two classes each: one task of every part."""
-    family, _ = prepare_family(bundled_table("wine"), FamilySpec.model_validate({"class_subsets": {"ways": 2}}), 0)
-    file = tmp_path_factory.mktemp("family") / "data.npz"
-    file.write_bytes(family.to_npz())
-    return f"file://{file}", hashlib.sha256(file.read_bytes()).hexdigest()
+    source = bundled_source("wine")
+    assert isinstance(source, Arrays)
+    family, _ = prepare_family(source, FamilySpec.model_validate({"class_subsets": {"ways": 2}}), 0)
+    folder = tmp_path_factory.mktemp("family")
+    return f"file://{folder}/data.npz", family.pack(folder, folder / "data.npz")
 
 
 def a_run(data: tuple[str, str], arm: str = "warpadam", **fields: Any) -> Run:
@@ -189,9 +194,10 @@ def test_a_p_that_is_not_the_one_that_was_meant_ends_the_run(data: tuple[str, st
         list(train_family(a_run(data, from_p_url=f"file://{file}", from_p_sha256="0" * 64)))
 
 
-def test_one_task_of_a_family_is_the_first_that_judges(data: tuple[str, str]) -> None:
-    family = load_family(*data)
-    split, first = family.one_task(), family.members("meta_test")[0]
+def test_one_task_of_a_family_is_the_first_that_judges(data: tuple[str, str], tmp_path: Path) -> None:
+    first = load_family(*data).tasks("meta_test")[0]
+    file = write_one_task(PreparedData(*data), tmp_path)
+    split = read(PreparedData(f"file://{file.path}", file.sha256))
     assert (split.x_train == first.x_train).all()
     assert (split.x_test == first.x_held_out).all()
     assert (split.y_val == split.y_test).all()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from service.data.split import pack_split, prepare, save_split
 from service.planning.plan import make_plan
 from service.spec.job import JobSpec
 from service.training.loop import POINTS, train
 from service.training.models import build_model
 from service.training.run import DivergedError, Progress, Run
+from tests.service.data.prepared import write_file
 
 MODELS: dict[str, dict[str, Any]] = {
     "digits": {"name": "autoencoder", "hidden": [16], "code": 8},
@@ -27,17 +26,12 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **changes: Any) -> Run:
-    folder = tmp_path / dataset
-    folder.mkdir(exist_ok=True)
-    save_split(prepare(dataset, 0).arrays(), folder)
-    file = tmp_path / f"{dataset}.npz"
-    pack_split(folder, file)
+    data = write_file(dataset, 0, tmp_path / f"{dataset}.npz")
     spec = JobSpec.model_validate(
         {"dataset": {"name": dataset}, "model": MODELS[dataset], "budget": {"steps": 60, "batch_size": 32}}
     )
     plan = make_plan(spec)
-    data = (f"file://{file}", hashlib.sha256(file.read_bytes()).hexdigest())
-    run = plan.run(arm, plan.arm(arm).space.first_trials[0], data, seed=5, test=True)
+    run = plan.run(arm, plan.arm(arm).space.first_trials[0], (data.url, data.sha256), seed=5, test=True)
     return replace(run, **changes)
 
 

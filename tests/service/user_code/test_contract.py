@@ -51,7 +51,7 @@ BAD_DATASETS = {
     "two values": "returned a tuple of 2; expected three values: x, y and the task",
     "list": "x is a list of 30; expected a numpy array",
     "objects": "x is of object",
-    "few rows": "expected 10 rows at least",
+    "few rows": "expected at least 10 rows",
     "nan": "x is nan in row 4, column 3; expected a finite number",
     "long y": r"y has the shape \(31,\); expected one value for each of the 30 rows",
     "one class": "y has one class only, 0",

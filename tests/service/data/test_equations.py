@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from service.data.catalog import Task
-from service.data.physics import CONDITION_WEIGHT, VISCOSITY, burgers
-from service.data.split import Split, prepare
+from service.data.equations import CONDITION_WEIGHT, VISCOSITY, burgers
 from service.training.loop import train
-from service.training.models import LOSSES, SCORES
+from service.training.models import LOSSES
 from service.training.networks import Pinn
+from service.training.scores import CLOSENESS
+from tests.service.data.prepared import Split, split_of
 from tests.service.training.test_checkpoint import EVERY_STEP_S, cut_short
 from tests.service.training.test_loop import make_run, without_seconds
 
@@ -51,22 +52,22 @@ def part(split: Split, name: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", ["train", "val", "test"])
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_the_exact_solution_has_no_residual_and_no_error(equation: str, name: str) -> None:
-    x, y = part(prepare(equation, 3), name)
+    x, y = part(split_of(equation, 3), name)
     output = Pinn(Exact(equation), equation)(x)
     assert torch.allclose(output[:, 1], y[:, 1], atol=3e-5)  # the points are of 32 bits, and Burgers' slope is 152
     assert LOSSES[Task.PHYSICS](output, y).item() < 1e-6 * max(1.0, y[:, 0].square().mean().item())
-    assert SCORES[Task.PHYSICS](output, y).item() == pytest.approx(1, abs=1e-5)
+    assert CLOSENESS.value(CLOSENESS.error(output, y), CLOSENESS.scale([y])) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_another_function_has_both(equation: str) -> None:
-    x, y = part(prepare(equation, 3), "val")
+    x, y = part(split_of(equation, 3), "val")
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     output = Pinn(network, equation)(x)
     assert LOSSES[Task.PHYSICS](output, y).item() > 0.05
     error = (output[:, 1] - y[:, 1]).square().sum().sqrt() / y[:, 1].square().sum().sqrt()
-    assert SCORES[Task.PHYSICS](output, y).item() == pytest.approx(1 - error.item())
+    assert CLOSENESS.value(CLOSENESS.error(output, y), CLOSENESS.scale([y])) == pytest.approx(1 - error.item())
 
 
 def test_burgers_solution_has_the_steepest_slope_of_the_literature() -> None:
@@ -77,7 +78,7 @@ def test_burgers_solution_has_the_steepest_slope_of_the_literature() -> None:
 
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_parts_have_points_of_their_own_and_the_seed_decides_them(equation: str) -> None:
-    split, again, other = (prepare(equation, seed) for seed in (0, 0, 1))
+    split, again, other = (split_of(equation, seed) for seed in (0, 0, 1))
     points = np.concatenate([split.x_train, split.x_val, split.x_test])
     inside = points[points[:, 2] == 0]
     assert len(np.unique(inside, axis=0)) == len(inside) == 4000
@@ -88,7 +89,7 @@ def test_parts_have_points_of_their_own_and_the_seed_decides_them(equation: str)
 
 def test_conditions_are_on_the_boundary() -> None:
     for equation, low, sides in (("poisson_2d", 0.0, 4), ("burgers", -1.0, 3)):
-        x, y = prepare(equation, 0).x_train, prepare(equation, 0).y_train
+        x, y = split_of(equation, 0).x_train, split_of(equation, 0).y_train
         edge, asked = x[x[:, 2] > 0], y[x[:, 2] > 0]
         on = [edge[:, 0] == low, edge[:, 0] == 1, edge[:, 1] == 0, edge[:, 1] == 1][:sides]
         assert np.any(on, axis=0).all()
@@ -101,7 +102,7 @@ def test_conditions_are_on_the_boundary() -> None:
 
 
 def test_a_network_is_evaluated_where_gradients_are_off() -> None:
-    x, y = part(prepare("poisson_2d", 0), "val")
+    x, y = part(split_of("poisson_2d", 0), "val")
     model = Pinn(Exact("poisson_2d"), "poisson_2d")
     with torch.no_grad():
         output = model(x)

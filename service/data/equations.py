@@ -1,12 +1,14 @@
-# The data of the differential equations: points drawn from the job's seed, what the equation or a condition asks for at
-# each, and the exact solution there. The network and the left-hand sides of the equations are in networks.py.
-"""Collocation points of the bundled differential equations."""
+"""Draws points for the bundled differential equations.
+
+For each point the data has the right-hand side of the equation, or the condition on the boundary, and the exact
+solution. The left-hand sides of the equations are in ``training/networks.py``.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +22,15 @@ ROWS: Final = {"train": 3000, "val": 1000, "test": 1000}
 """Points of each part."""
 
 CONDITION_SHARE: Final = 5
-"""One point in so many is on the boundary, where the solution itself is given."""
+"""One point in this many is on the boundary, where the solution itself is given."""
 
 CONDITION_WEIGHT: Final = {"poisson_2d": 20.0, "burgers": 2.0}
-"""Factor of a condition's error before it is squared: with one point in five, the mean over the conditions weighs 100
-times the mean over the inside for Poisson, whose right-hand side is 40 times its solution, and as much for Burgers."""
+"""Factor of a condition's error before it is squared. With one point in five on the boundary, the mean over the
+conditions weighs 100 times the mean over the inside for Poisson, whose right-hand side is 40 times its solution, and as
+much as the mean over the inside for Burgers."""
 
 NODES: Final = 201
-"""Of the quadrature; 4,001 change the solution by less than 1e-14."""
+"""Nodes of the quadrature. With 4,001 the solution changes by less than 1e-14."""
 
 
 def poisson_2d(points: Points) -> Points:
@@ -94,14 +97,14 @@ EQUATIONS: Final[Mapping[str, tuple[Draw, Callable[[Points], Points], Callable[[
 
 
 def collocation(name: str, seed: int) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the arrays of a split, each part with points of its own.
+    """Return the arrays of a split; each part has its own points.
 
-    A row of ``x`` is a point and the weight of its condition, 0 inside. A row of ``y`` is what the equation or the
-    weighted condition asks for, and the solution at the point.
+    A row of ``x`` is a point and the weight of its condition, 0 inside. A row of ``y`` is the right-hand side of the
+    equation or of the weighted condition, and the solution at the point.
     """
     draw_points, source, solution = EQUATIONS[name]
     draw, weight = np.random.default_rng(seed), CONDITION_WEIGHT[name]
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, npt.NDArray[np.float32]] = {}
     for part, rows in ROWS.items():
         inside, edge = draw_points(draw, rows)
         points, exact = np.concatenate([inside, edge]), np.concatenate([solution(inside), solution(edge)])

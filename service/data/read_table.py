@@ -1,13 +1,12 @@
-# CSV and Parquet become one Parquet file of numbers and texts, and facts about each column. A file that cannot be read
-# is refused with the row and the column. Arrays and images are in arrays.py and images.py.
-"""Tables: reading, checking, describing."""
+"""Reads CSV and Parquet files into one Parquet file of numbers and texts, with facts about each column."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,38 +14,29 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from service.data.facts import EXACT, LARGEST, MAX_LEVELS, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout
-from service.data.text import CHUNK_BYTES, check_utf8
+from service.data.read_text import CHUNK_BYTES, check_utf8
 from service.errors import InvalidFileError, shortened
 
 TABLE_FILE: Final = "table.parquet"
-"""Name of the file that a table is kept in."""
+"""File of a dataset folder that the table is kept in."""
 
 MAX_COLUMNS: Final = 4096
-"""Columns of the widest table; one-hot coding multiplies them."""
+"""Most columns of a table. One-hot coding multiplies them."""
 
 MAX_NAME: Final = 200
-"""Characters of the longest column name: what a job's ``family.group_by`` can say."""
+"""Most characters of a column name: the longest one that ``family.group_by`` takes."""
 
 UNITS_PER_SECOND: Final = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
-"""Unit of a time -> how many of them are a second."""
+"""Unit of time -> units in a second."""
 
 SECONDS_PER_DAY: Final = 86_400.0
 
 MAX_BLOCK_BYTES: Final = 2**31 - 1
-"""Largest block that pyarrow reads; the types of a column are found out from the first block."""
+"""Largest block that pyarrow reads. It infers the type of a column from the first block."""
 
 
 def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read a CSV file with a header and keep it in ``folder``.
-
-    Args:
-        source: The file.
-        folder: Where to keep it.
-        max_bytes: Most bytes that it may take in memory.
-
-    Raises:
-        InvalidFileError: It cannot be read, or not as a table.
-    """
+    """Read a CSV file with a header; a reader of ``formats.py``."""
     check_utf8(source)
     _check_separator(source)
     block = min(max(source.stat().st_size, 1024), MAX_BLOCK_BYTES)
@@ -58,21 +48,12 @@ def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
             convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, check_utf8=True),
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise InvalidFileError(f"it is no CSV table: {error}") from error
+        raise InvalidFileError(f"the file cannot be read as CSV: {error}") from error
     return _keep(table, folder, max_bytes)
 
 
 def read_parquet(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read a Parquet file and keep it in ``folder``.
-
-    Args:
-        source: The file.
-        folder: Where to keep it.
-        max_bytes: Most bytes that it may take in memory.
-
-    Raises:
-        InvalidFileError: It cannot be read, or a column is no column of numbers or texts.
-    """
+    """Read a Parquet file; a reader of ``formats.py``."""
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
             meta = file.metadata
@@ -81,7 +62,7 @@ def read_parquet(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
             table = file.read()
             table.validate(full=True)  # that texts are UTF-8, among others
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InvalidFileError(f"it is no whole Parquet file: {error}") from error
+        raise InvalidFileError(f"the file cannot be read as Parquet: {error}") from error
     return _keep(table, folder, max_bytes)
 
 
@@ -91,30 +72,31 @@ def _check_separator(source: Path) -> None:
     for mark, word in ((";", "semicolons"), ("\t", "tabs")):
         if mark in header and "," not in header:
             found = shortened(header.rstrip())
-            raise InvalidFileError(f"its header {found!r} is separated by {word}; expected commas")
+            raise InvalidFileError(f"the header {found!r} is separated by {word}; separate the columns by commas")
 
 
 def _check_size(size: int, max_bytes: int) -> None:
     if size > max_bytes:
-        raise InvalidFileError(f"unpacked it has {size} bytes, more than the {max_bytes} that are allowed")
+        raise InvalidFileError(f"the table has {size} bytes unpacked; at most {max_bytes} are allowed")
 
 
 def _keep(table: pa.Table, folder: Path, max_bytes: int) -> DatasetFacts:
     names = table.column_names
     for index, name in enumerate(names, 1):
         if not name.strip():
-            raise InvalidFileError(f"column {index} has no name")
+            raise InvalidFileError(f"column {index} has no name; add one to the header")
         if any(unicodedata.category(character) == "Cc" for character in name):
-            raise InvalidFileError(f"column {index} has the name {shortened(name)!r}, with a control character in it")
+            found = f"the name {shortened(name)!r}, with a control character in it"
+            raise InvalidFileError(f"column {index} has {found}; rename it")
         if len(name) > MAX_NAME:
             found = f"a name of {len(name)} characters, {shortened(name)!r}"
-            raise InvalidFileError(f"column {index} has {found}; {MAX_NAME} are the most")
+            raise InvalidFileError(f"column {index} has {found}; at most {MAX_NAME} are allowed")
         if name in names[: index - 1]:
-            raise InvalidFileError(f"column {index} has the name {name!r}, which another column has too")
+            raise InvalidFileError(f"column {index} has the name {name!r} of another column; rename one of them")
     if not 1 <= len(names) <= MAX_COLUMNS:
-        raise InvalidFileError(f"it has {len(names)} columns; 1 to {MAX_COLUMNS} are possible")
+        raise InvalidFileError(f"the table has {len(names)} columns; 1 to {MAX_COLUMNS} are allowed")
     if table.num_rows < MIN_ROWS:
-        raise InvalidFileError(f"it has {table.num_rows} rows below the header; {MIN_ROWS} are the fewest")
+        raise InvalidFileError(f"the table has {table.num_rows} rows below the header; at least {MIN_ROWS} are needed")
     _check_size(table.nbytes, max_bytes)
     clean = {name: _clean(name, table.column(name).combine_chunks()) for name in names}
     columns = tuple(_describe(name, str(table.field(name).type), values) for name, values in clean.items())
@@ -122,8 +104,8 @@ def _keep(table: pa.Table, folder: Path, max_bytes: int) -> DatasetFacts:
     return DatasetFacts(layout=Layout.TABLE, rows=table.num_rows, columns=columns)
 
 
-def _clean(name: str, values: Any) -> Any:
-    """Return the column as numbers or texts; NaN is a missing value, times are seconds."""
+def _clean(name: str, values: pa.Array) -> pa.Array:
+    """Return a column as numbers or texts. NaN becomes a missing value, and times become seconds."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         values = values.dictionary_decode()
@@ -135,7 +117,7 @@ def _clean(name: str, values: Any) -> Any:
     elif pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and kind != pa.uint64()):
         values = values.cast(pa.int64())
     elif not (pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or kind == pa.uint64()):
-        raise InvalidFileError(f"column {name!r} has the type {kind}; numbers, texts, times and booleans can be used")
+        raise InvalidFileError(f"column {name!r} has the type {kind}; convert it to numbers, texts, times or booleans")
     if values.type == pa.int64() and all(abs(end or 0) <= EXACT for end in pc.min_max(values).as_py().values()):
         return values
     numbers = values.cast(pa.float64(), safe=False)
@@ -148,8 +130,8 @@ def _clean(name: str, values: Any) -> Any:
     return numbers
 
 
-def _seconds(values: Any) -> Any:
-    """Return dates, times of day, durations and points in time as numbers; none is out of their range."""
+def _seconds(values: pa.Array) -> pa.Array:
+    """Return dates, times of day, durations and points in time as numbers, which have room for all of them."""
     kind = values.type
     counts = values.view(pa.int64() if kind.bit_width == 64 else pa.int32()).cast(pa.float64(), safe=False)
     if pa.types.is_date32(kind):
@@ -157,7 +139,7 @@ def _seconds(values: Any) -> Any:
     return pc.divide(counts, UNITS_PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit])
 
 
-def _describe(name: str, type_name: str, values: Any) -> Column:
+def _describe(name: str, type_name: str, values: pa.Array) -> Column:
     missing = values.null_count
     distinct = pc.count_distinct(values, mode="only_valid").as_py()
     first = pc.index(pc.is_null(values), True).as_py() + 1 if missing else None
@@ -166,22 +148,17 @@ def _describe(name: str, type_name: str, values: Any) -> Column:
         counts = pc.value_counts(values.drop_null()).to_pylist()
         counted = sorted((item["values"], item["counts"]) for item in counts)
         levels = {str(value): count for value, count in counted}
-    if pa.types.is_string(values.type):
-        kind = ColumnKind.TEXT if levels is None else ColumnKind.CATEGORY
-        return Column(
-            name=name, kind=kind, type=type_name, missing=missing, first_missing=first, distinct=distinct, levels=levels
-        )
-    ends = pc.min_max(values).as_py()
-    whole = pa.types.is_integer(values.type) or all(math.floor(float(v)) == float(v) for v in levels or {"0.5": 1})
-    return Column(
+    column = Column(
         name=name,
-        kind=ColumnKind.NUMBER,
+        kind=ColumnKind.TEXT if levels is None else ColumnKind.CATEGORY,
         type=type_name,
         missing=missing,
         first_missing=first,
         distinct=distinct,
-        whole=bool(whole),
         levels=levels,
-        low=ends["min"],
-        high=ends["max"],
     )
+    if pa.types.is_string(values.type):
+        return column
+    ends = pc.min_max(values).as_py()
+    whole = pa.types.is_integer(values.type) or all(math.floor(float(v)) == float(v) for v in levels or {"0.5": 1})
+    return replace(column, kind=ColumnKind.NUMBER, whole=whole, low=ends["min"], high=ends["max"])

@@ -1,5 +1,4 @@
-# Plain text in UTF-8, kept as it came. Where a byte is wrong, the row is found by counting the line ends before it.
-"""Texts: checking, describing."""
+"""Reads plain text in UTF-8, which is kept as it came."""
 
 from __future__ import annotations
 
@@ -12,20 +11,20 @@ from service.data.facts import DatasetFacts, Layout
 from service.errors import InvalidFileError
 
 TEXT_FILE: Final = "text.txt"
-"""Name of the file that a text is kept in."""
+"""File of a dataset folder that the text is kept in."""
 
 CHUNK_BYTES: Final = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes that are in memory at once."""
 
 MIN_BYTES: Final = 1000
-"""Shortest text that leaves something in each of three parts."""
+"""Shortest text that leaves something for each of the three parts."""
 
 
 def check_utf8(source: Path) -> tuple[set[str], int]:
-    """Read the whole file; return its distinct characters, and how many it has in all.
+    """Read a whole file; return its distinct characters and its length in characters.
 
     Raises:
-        InvalidFileError: It is not UTF-8.
+        InvalidFileError: The file is not UTF-8; the message names the row, found by its line ends.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     characters: set[str] = set()
@@ -38,7 +37,8 @@ def check_utf8(source: Path) -> tuple[set[str], int]:
             except UnicodeDecodeError as error:
                 row += chunk.count(b"\n", 0, max(error.start - pending, 0))
                 wrong = error.object[error.start]
-                raise InvalidFileError(f"row {row} is not UTF-8: it has the byte 0x{wrong:02x}") from error
+                message = f"row {row} is not UTF-8: it has the byte 0x{wrong:02x}; save the file as UTF-8"
+                raise InvalidFileError(message) from error
             characters.update(piece)
             length += len(piece)
             if not chunk:
@@ -48,20 +48,11 @@ def check_utf8(source: Path) -> tuple[set[str], int]:
 
 
 def read_text(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Check a text and keep it in ``folder``.
-
-    Args:
-        source: The file.
-        folder: Where to keep it.
-        max_bytes: Not used: a text takes what its file takes.
-
-    Raises:
-        InvalidFileError: It is not UTF-8, or too short.
-    """
+    """Read a plain text; a reader of ``formats.py``."""
     del max_bytes
     characters, length = check_utf8(source)
     size = source.stat().st_size
     if size < MIN_BYTES:
-        raise InvalidFileError(f"the text has {size} bytes; {MIN_BYTES} are the fewest")
+        raise InvalidFileError(f"the text has {size} bytes; at least {MIN_BYTES} are needed")
     shutil.copyfile(source, folder / TEXT_FILE)
     return DatasetFacts(layout=Layout.TEXT, rows=size, characters=len(characters), length=length)
