@@ -20,6 +20,7 @@ ROOMS = (
     {"training", "db"},
     {"user_code"},
     {"planning"},
+    {"result"},
     {"ledger"},
     {"submission"},
     {"engines"},

@@ -1,5 +1,4 @@
-# What the API answers. Views are made from rows by their `of` and say nothing that the rows do not.
-"""Response models."""
+"""Response models of the API. Each view is made from rows, or from a job's result, by its ``of``."""
 
 from __future__ import annotations
 
@@ -7,17 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from service.db.models import Event, Job, Trial, TrialPoint
 from service.db.studies import study_name
 from service.ledger.queries import ArmSummary, Progress
 from service.planning.arms import ArmPlan
 from service.planning.plan import JobPlan
-from service.recommend.findings import Findings
-from service.recommend.recommendation import ArmResult, Pair
-from service.recommend.transfer import WarmStart
-from service.recommend.verdict import Verdict, Word
+from service.result.findings import Findings
+from service.result.job_result import ArmResult, JobResult, LearnedP, Pair, WarmStartOutcome
+from service.result.verdict import Verdict, Word
 from service.spec.job import BudgetSpec, JobSpec
 from service.states import ArmState, JobState, TrialState
 
@@ -136,7 +134,7 @@ class JobView(JobSummary):
 
     spec: JobSpec | dict[str, Any] = Field(
         union_mode="left_to_right",
-        description="The spec with every default written out; as it was stored, if by another version of the service.",
+        description="The spec with every default written out. If another version of the service stored it: as stored.",
     )
     data_sha256: str | None = Field(description="Hash of the prepared split.")
     arms: list[ArmView]
@@ -165,8 +163,8 @@ class TrialView(View):
     params: dict[str, Any] = Field(description="What the search chose.")
     config: dict[str, Any] = Field(description="The optimizer's hyper-parameters.")
     value: float | None = Field(
-        description="What the search minimises: the validation loss at the last step reached, what its accuracy or R2 "
-        "lacks to 1, or the time to the target (a miss: the cap, and the loss that was left)."
+        description="What the search minimises: the validation loss at the last step reached, or 1 - accuracy (or R2), "
+        "or the time to the target. A miss costs the cap plus the loss that was left."
     )
     last_step: int
     seconds: float = Field(description="Training time.")
@@ -219,36 +217,31 @@ class EventView(View):
         return cls.model_validate(row)
 
 
-class LearnedP(View):
-    """The P that the recommended config learned, and what a run that starts from it ends with."""
-
-    file: str
-    sha256: str
-    seed: int = Field(description="Of the run that learned it, and of the one that started from it.")
-    test_loss: float | None = Field(description="Of the run that started from it; no part of the verdict.")
-    data_sha256: str | None = Field(
-        None, description="With a family: hash of the split of the one task that that run trained on."
-    )
-
-
 class RecommendationView(View):
     """What to use, and why."""
 
     job_id: str
     verdict: Word
     reason: str
-    arm: str = Field(description="One that learns P only if it helps, otherwise the best baseline.")
+    arm: str = Field(description="An arm that learns P only if P helps, otherwise the best baseline.")
     trial: int
-    config: dict[str, Any]
-    challenger: str = Field("warpadam", description="The best arm by validation of those that learn P.")
-    baseline: str = Field(description="The best baseline by validation, which it was compared with.")
+    config: dict[str, JsonValue]
+    challenger: str = Field(description="The arm that learns P; if there are several, the best one by validation.")
+    baseline: str = Field(description="The best baseline by validation, which the challenger was compared with.")
     statistics: Verdict | None = Field(description="null when too few pairs completed")
     pairs: list[Pair]
     finalists: list[ArmResult]
-    learned_p: LearnedP | None = Field(None, description="null when the recommended optimizer has no P that was kept")
-    warm_start: WarmStart | None = Field(None, description="Whether the P that the job started from transfers.")
-    made_with: dict[str, str] = Field({}, description="Versions of the worker that made the recommendation.")
-    findings: Findings | None = Field(None, description="Descriptive: other arms and metrics, and how the search went.")
+    learned_p: LearnedP | None = Field(description="null when the recommended optimizer has no P that was kept")
+    warm_start: WarmStartOutcome | None = Field(
+        description="Whether the P that the job started from transfers; null for a job without a warm start."
+    )
+    made_with: dict[str, str] = Field(description="Versions of the worker that made the recommendation.")
+    findings: Findings = Field(description="Descriptive: other arms and metrics, and how the search went.")
+
+    @classmethod
+    def of(cls, job_id: str, result: JobResult) -> RecommendationView:
+        """Return the view of a job's result."""
+        return cls(job_id=job_id, **vars(result))
 
 
 class Health(View):

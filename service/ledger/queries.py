@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Trial, TrialPoint
 from service.errors import ConflictError, NotFoundError
+from service.result.job_result import JobResult
 from service.states import ENDED_JOB, ENDED_TRIAL, JobState, TrialState
 
 
@@ -95,18 +96,19 @@ def trial(session: Session, job_id: str, number: int) -> tuple[Trial, Sequence[T
     return row, session.scalars(points).all()
 
 
-def recommendation(session: Session, job: Job) -> RecommendationRow:
-    """Return the recommendation of a job.
+def result(session: Session, job: Job) -> JobResult:
+    """Return the result of a job.
 
     Raises:
         ConflictError: The job has not ended yet.
         NotFoundError: The job ended without one.
+        OtherVersionError: Another version of the service stored something that this one cannot read.
     """
     if job.state not in ENDED_JOB:  # a job that was extended has an earlier one, which is about to be replaced
         raise ConflictError(f"job {job.id} is {job.state}: its recommendation comes when it has succeeded")
     row = session.get(RecommendationRow, job.id)
     if row is not None:
-        return row
+        return JobResult.from_json(row.data)
     because = f": {job.cause}" if job.state == JobState.FAILED else ""
     raise NotFoundError(f"job {job.id} has no recommendation, it {_ended(job.state)}{because}")
 

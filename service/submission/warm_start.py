@@ -20,6 +20,7 @@ from service.db.models import Job, RecommendationRow
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
 from service.planning.plan import JobPlan, make_plan
+from service.result.job_result import JobResult
 from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.job import JobSpec, Override, Scalar, WarmStartSpec
 from service.spec.model import PinnSpec, TransformerSpec
@@ -105,21 +106,21 @@ def _find(db: Database, artifacts: ArtifactStore, wanted: WarmStartSpec) -> Earl
         raise _wrong(wanted, "the id of a job: see GET /v1/jobs")
     if job.state != JobState.SUCCEEDED or row is None:
         raise _wrong(wanted, f"a job that has succeeded; this one is {job.state}")
-    learned = row.data.get("learned_p")
+    learned = JobResult.from_json(row.data).learned_p
     if learned is None:
         raise _wrong(
             wanted, f"a job that recommends a learned P; this one recommends {row.arm}, which has none to keep"
         )
-    if wanted.sha256 not in (None, learned["sha256"]):
-        expected = f"null, or {learned['sha256']}, that of the P of {wanted.job}"
+    if wanted.sha256 not in (None, learned.sha256):
+        expected = f"null, or {learned.sha256}, that of the P of {wanted.job}"
         raise InvalidSpecError(FieldError("warm_start.sha256", wanted.sha256, expected))
-    content = artifacts.get(wanted.job, learned["file"])
-    if content is None or hashlib.sha256(content).hexdigest() != learned["sha256"]:
+    content = artifacts.get(wanted.job, learned.file)
+    if content is None or hashlib.sha256(content).hexdigest() != learned.sha256:
         raise _wrong(wanted, "a job whose P is in the artifact store; the file of this one is gone or was changed")
     described = describe_p(content)
     shapes = {name: tuple(parameter["shape"]) for name, parameter in described["parameters"].items()}
     return EarlierP(
-        job_id=wanted.job, content=content, sha256=learned["sha256"], config=described["config"], shapes=shapes
+        job_id=wanted.job, content=content, sha256=learned.sha256, config=described["config"], shapes=shapes
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from service.data.prepared import PreparedData
 from service.data.split import pack_split, prepare, save_split
 from service.planning.plan import make_plan
 from service.spec.job import JobSpec
@@ -36,7 +37,7 @@ def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **cha
         {"dataset": {"name": dataset}, "model": MODELS[dataset], "budget": {"steps": 60, "batch_size": 32}}
     )
     plan = make_plan(spec)
-    data = (f"file://{file}", hashlib.sha256(file.read_bytes()).hexdigest())
+    data = PreparedData(f"file://{file}", hashlib.sha256(file.read_bytes()).hexdigest())
     run = plan.run(arm, plan.arm(arm).space.first_trials[0], data, seed=5, test=True)
     return replace(run, **changes)
 
