@@ -40,7 +40,7 @@ def get_recommendation(job_id: JobId, db: DatabaseDep) -> RecommendationView:
     """Show what to use, whether P helps, and the figures behind it. 409 until the job has succeeded."""
     with db.read() as session:
         result = queries.result(session, require_job(session, job_id))
-    return RecommendationView.of(job_id, result)
+    return RecommendationView(job_id=job_id, **vars(result))
 
 
 @router.get(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from service.db.models import Event, Job, Trial, TrialPoint
+from service.db.models import Job, Trial
 from service.db.studies import study_name
 from service.ledger.queries import ArmSummary, Progress
 from service.planning.arms import ArmPlan
 from service.planning.plan import JobPlan
-from service.result.findings import Findings
-from service.result.job_result import ArmResult, JobResult, LearnedP, Pair, WarmStartOutcome
-from service.result.verdict import Verdict, Word
+from service.result.job_result import JobResult
 from service.spec.job import BudgetSpec, JobSpec
 from service.states import ArmState, JobState, TrialState
 
@@ -88,7 +87,7 @@ class BestTrial(View):
 
     number: int
     value: float
-    params: dict[str, Any]
+    params: dict[str, JsonValue]
 
 
 class ArmView(View):
@@ -132,7 +131,7 @@ class ConfirmView(View):
 class JobView(JobSummary):
     """A job with its arms."""
 
-    spec: JobSpec | dict[str, Any] = Field(
+    spec: JobSpec | dict[str, JsonValue] = Field(
         union_mode="left_to_right",
         description="The spec with every default written out. If another version of the service stored it: as stored.",
     )
@@ -160,8 +159,8 @@ class TrialView(View):
     number: int
     arm: str
     state: TrialState
-    params: dict[str, Any] = Field(description="What the search chose.")
-    config: dict[str, Any] = Field(description="The optimizer's hyper-parameters.")
+    params: dict[str, JsonValue] = Field(description="What the search chose.")
+    config: dict[str, JsonValue] = Field(description="The optimizer's hyper-parameters.")
     value: float | None = Field(
         description="What the search minimises: the validation loss at the last step reached, or 1 - accuracy (or R2), "
         "or the time to the target. A miss costs the cap plus the loss that was left."
@@ -191,11 +190,6 @@ class PointView(View):
     seconds: float
     val_score: float | None = Field(description="Accuracy, or R2, on the validation part.")
 
-    @classmethod
-    def of(cls, row: TrialPoint) -> PointView:
-        """Return the view of a point."""
-        return cls.model_validate(row)
-
 
 class TrialDetail(TrialView):
     """A trial with its learning curve."""
@@ -209,39 +203,14 @@ class EventView(View):
     id: int
     at: datetime
     kind: str
-    data: dict[str, Any]
-
-    @classmethod
-    def of(cls, row: Event) -> EventView:
-        """Return the view of an event."""
-        return cls.model_validate(row)
+    data: dict[str, JsonValue]
 
 
-class RecommendationView(View):
-    """What to use, and why."""
+@dataclass(frozen=True, kw_only=True)
+class RecommendationView(JobResult):
+    """What to use, whether P helps, and the figures behind it."""
 
     job_id: str
-    verdict: Word
-    reason: str
-    arm: str = Field(description="An arm that learns P only if P helps, otherwise the best baseline.")
-    trial: int
-    config: dict[str, JsonValue]
-    challenger: str = Field(description="The arm that learns P; if there are several, the best one by validation.")
-    baseline: str = Field(description="The best baseline by validation, which the challenger was compared with.")
-    statistics: Verdict | None = Field(description="null when too few pairs completed")
-    pairs: list[Pair]
-    finalists: list[ArmResult]
-    learned_p: LearnedP | None = Field(description="null when the recommended optimizer has no P that was kept")
-    warm_start: WarmStartOutcome | None = Field(
-        description="Whether the P that the job started from transfers; null for a job without a warm start."
-    )
-    made_with: dict[str, str] = Field(description="Versions of the worker that made the recommendation.")
-    findings: Findings = Field(description="Descriptive: other arms and metrics, and how the search went.")
-
-    @classmethod
-    def of(cls, job_id: str, result: JobResult) -> RecommendationView:
-        """Return the view of a job's result."""
-        return cls(job_id=job_id, **vars(result))
 
 
 class Health(View):

@@ -12,15 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from service.result.findings import Findings
-from service.result.job_result import JobResult
+from service.result.job_result import ANSWERS, Findings, JobResult
 from service.states import ENDED_TRIAL
 
 COLOURS: Final = {"helps": "green", "hurts": "red", "no_difference": "yellow", "inconclusive": "yellow"}
 CONFIRM: Final = "verify"
 
+Answer = Mapping[str, Any]
+"""What the API answered."""
 
-def watch(console: Console, jobs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+
+def watch(console: Console, jobs: Iterable[Answer]) -> Answer:
     """Show a progress bar for each arm, and one for the verification, until the job has ended; return it."""
     columns = (
         TextColumn("{task.description:<10}"),
@@ -29,7 +31,7 @@ def watch(console: Console, jobs: Iterable[Mapping[str, Any]]) -> Mapping[str, A
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    job: Mapping[str, Any] = {}
+    job: Answer = {}
     with Progress(*columns, console=console) as progress:
         bars: dict[str, TaskID] = {}
         for job in jobs:
@@ -60,13 +62,13 @@ def _move(progress: Progress, bar: TaskID, done: int, total: int | None, state: 
     progress.update(bar, completed=done, total=total, note=note)
 
 
-def _arm_note(arm: Mapping[str, Any]) -> str:
+def _arm_note(arm: Answer) -> str:
     best = f"best {arm['best']['value']:.4g}" if arm["best"] else ""
     others = [f"{arm['trials'][state]} {state}" for state in ("pruned", "diverged", "failed") if state in arm["trials"]]
     return "  ".join([best, *others]).strip()
 
 
-def show_estimate(console: Console, plan: Mapping[str, Any]) -> None:
+def show_estimate(console: Console, plan: Answer) -> None:
     """Print what a job would do and cost."""
     table = Table("arm", "trials", "runs on fresh seeds", "seconds a run", "seconds", "memory of P")
     for arm in plan["arms"]:
@@ -80,7 +82,7 @@ def show_estimate(console: Console, plan: Mapping[str, Any]) -> None:
     console.print(Text(plan["note"]))
 
 
-def show_job(console: Console, job: Mapping[str, Any]) -> None:
+def show_job(console: Console, job: Answer) -> None:
     """Print how a job stands."""
     console.print(Text.assemble((job["name"], "bold"), f"  {job['id']}  {job['state']}"))
     if job["cause"]:
@@ -100,7 +102,7 @@ def show_job(console: Console, job: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def show_recommendation(console: Console, answer: Mapping[str, Any]) -> None:
+def show_recommendation(console: Console, answer: Answer) -> None:
     """Print the verdict, the arms side by side, and the recommended config, from the answer of the API.
 
     Raises:
@@ -121,7 +123,7 @@ def show_recommendation(console: Console, answer: Mapping[str, Any]) -> None:
             style="bold" if finalist.arm == result.arm else None,
         )
     console.print(table)
-    headline = Text.assemble((result.verdict.answer, f"bold {COLOURS[result.verdict]}"), f" ({result.verdict})")
+    headline = Text.assemble((ANSWERS[result.verdict], f"bold {COLOURS[result.verdict]}"), f" ({result.verdict})")
     lines = [headline, Text(result.reason)]
     if statistics := result.statistics:
         low, high = statistics.interval

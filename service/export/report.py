@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 from service.db.models import ConfirmRun, Job
 from service.ledger.curves import curve_of
 from service.recommend.verdict import ALPHA
-from service.result.findings import ArmFinding, ParetoPoint
-from service.result.job_result import ArmResult, JobResult, Pair
+from service.result.job_result import ANSWERS, ArmFinding, ArmResult, JobResult, Pair, ParetoPoint
 from service.states import TrialState
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
     return _template().render(
         job=job,
         result=result,
+        answer=ANSWERS[result.verdict],
         findings=findings,
         figures=[(title, _html(figure, title)) for title, figure in figures if figure is not None],
         significant=[item for item in findings.comparisons if item.p_holm <= ALPHA],

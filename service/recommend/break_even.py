@@ -14,7 +14,7 @@ from service.ledger.curves import curve_of
 from service.planning.objective import time_to
 from service.planning.plan import JobPlan
 from service.recommend.runs import completed, length
-from service.result.findings import BreakEven
+from service.result.job_result import BreakEven
 from service.training.run import Progress
 
 Curves = tuple[Sequence[Progress], Sequence[Progress]]

@@ -10,7 +10,7 @@ from typing import Final
 
 from service.db.models import Trial
 from service.planning.objective import Objective
-from service.result.findings import Fidelity
+from service.result.job_result import Fidelity
 from service.states import ENDED_TRIAL, TrialState
 from service.training.run import Progress
 

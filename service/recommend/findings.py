@@ -19,8 +19,7 @@ from service.recommend.recommendation import MIN_PAIRS, Finalist, pairs_of
 from service.recommend.runs import completed, error_on_test, length
 from service.recommend.tuning import importances, pareto, tuning_curve
 from service.recommend.verdict import compare, holm
-from service.result.findings import ArmFinding, Comparison, FamilyFinding, Fidelity, Findings
-from service.result.job_result import Recommendation
+from service.result.job_result import ArmFinding, Comparison, FamilyFinding, Fidelity, Findings, Recommendation
 from service.training.run import Progress
 
 NOTE: Final = (

@@ -14,8 +14,7 @@ from service.planning.objective import Objective
 from service.planning.plan import JobPlan
 from service.recommend.runs import completed, judged_cost, length
 from service.recommend.verdict import compare
-from service.result.job_result import ArmResult, Pair, Recommendation
-from service.result.verdict import Verdict, Word
+from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS
 from service.states import TrialState
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from service.planning.arms import SHUFFLED_P
 from service.planning.plan import JobPlan
 from service.recommend.verdict import ALPHA
-from service.result.findings import Comparison
-from service.result.job_result import WarmStartOutcome
+from service.result.job_result import Comparison, WarmStartOutcome
 
 
 def find_transfer(plan: JobPlan, comparisons: Sequence[Comparison]) -> WarmStartOutcome | None:

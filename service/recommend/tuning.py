@@ -8,7 +8,7 @@ from typing import Final
 
 from service.db.models import Trial
 from service.planning.arms import ArmPlan
-from service.result.findings import ParetoPoint, TuningPoint
+from service.result.job_result import ParetoPoint, TuningPoint
 from service.states import ENDED_TRIAL, TrialState
 
 MIN_IMPORTANCE_TRIALS: Final = 4

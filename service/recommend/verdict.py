@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
-from service.result.verdict import Verdict, Word
+from service.result.job_result import Verdict, Word
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,7 @@ from service.recommend.break_even import find_break_even
 from service.recommend.findings import Searched, make_findings
 from service.recommend.recommendation import Finalist, recommend
 from service.recommend.transfer import find_transfer
-from service.result.findings import FamilyFinding
-from service.result.job_result import JobResult, Recommendation
+from service.result.job_result import FamilyFinding, JobResult, Recommendation
 from service.running.context import JobContext
 from service.version import versions
 

@@ -18,10 +18,16 @@ from service.planning.plan import plan_of
 from service.recommend.findings import Searched
 from service.recommend.recommendation import Finalist, select
 from service.result.job_result import LearnedP
+from service.running.arms import (
+    ArmLimits,
+    arm_fidelity,
+    best_of_arm,
+    final_objective,
+    finalists_by_search,
+    limits_of,
+)
 from service.running.context import JobContext, StopSignal, Tools
-from service.running.finalists import best_of_arm, finalists_by_search
 from service.running.finish import make_result
-from service.running.limits import ArmLimits, arm_fidelity, final_objective, limits_of
 from service.running.phases import Phases
 from service.running.prepare import DataPreparation
 

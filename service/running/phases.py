@@ -9,9 +9,9 @@ from service.db.models import ConfirmRun, Trial
 from service.engines.base import Work
 from service.planning.arms import ArmPlan
 from service.running.arm_search import ArmSearch
+from service.running.arms import ArmLimits
 from service.running.confirm_runs import ConfirmRuns, Phase
 from service.running.context import JobContext, StopSignal, Tools
-from service.running.limits import ArmLimits
 from service.states import ArmState
 
 

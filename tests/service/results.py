@@ -3,9 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.result.findings import Comparison, Findings
-from service.result.job_result import ArmResult, JobResult, Pair
-from service.result.verdict import Verdict, Word
+from service.result.job_result import ArmResult, Comparison, Findings, JobResult, Pair, Verdict, Word
 
 NO_FINDINGS = Findings(note="", comparisons=[], arms=[], pareto=[], pruning="")
 

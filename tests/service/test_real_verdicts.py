@@ -15,7 +15,7 @@ from service.ledger import jobs
 from service.planning.plan import extended
 from service.recommend import verdict as verdict_module
 from service.recommend.verdict import compare
-from service.result.verdict import Word
+from service.result.job_result import Word
 from service.spec.job import ExtendSpec, JobSpec
 from service.states import JobState
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna

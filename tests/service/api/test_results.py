@@ -220,7 +220,8 @@ def test_script_of_any_baseline_makes_its_optimizer(
 def test_what_an_export_needs_and_is_not_there_is_not_found(client: TestClient, submit: Submit, db: Database) -> None:
     job = submit()
     succeed(claim_job(db), gain=-0.25)
-    for form, missing in (("safetensors", "adamw, which has no learned P"), ("zip", "is no longer in the artifact store")):
+    gone = "is no longer in the artifact store"
+    for form, missing in (("safetensors", "adamw, which has no learned P"), ("zip", gone)):
         problem = assert_problem(client.get(job["links"]["export"], params={"format": form}), 404, "not_found")
         assert missing in problem["detail"]
 

@@ -10,9 +10,7 @@ import pytest
 from rich.console import Console
 
 from service.cli.display import show_job, show_recommendation, watch
-from service.result.findings import BreakEven, FamilyFinding
-from service.result.job_result import WarmStartOutcome
-from service.result.verdict import Word
+from service.result.job_result import BreakEven, FamilyFinding, WarmStartOutcome, Word
 from tests.service.results import NO_FINDINGS, a_comparison, a_result, an_arm
 
 

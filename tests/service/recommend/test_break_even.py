@@ -9,7 +9,7 @@ from service.db.models import ConfirmRun, Trial
 from service.ledger.curves import stored_curve
 from service.planning.plan import JobPlan, make_plan
 from service.recommend.break_even import find_break_even
-from service.result.findings import BreakEven
+from service.result.job_result import BreakEven
 from service.spec.job import JobSpec
 from service.states import TrialState
 from service.training.run import Progress

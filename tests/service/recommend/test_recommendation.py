@@ -10,7 +10,7 @@ from service.ledger.curves import stored_curve
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
-from service.result.verdict import Word
+from service.result.job_result import Word
 from service.spec.job import JobSpec
 from service.states import TrialState
 from service.training.run import Progress

@@ -8,7 +8,7 @@ import pytest
 from service.data.prepared import PreparedData
 from service.planning.plan import make_plan
 from service.recommend.transfer import find_transfer
-from service.result.findings import Comparison
+from service.result.job_result import Comparison
 from service.spec.job import JobSpec
 from tests.conftest import SpecMaker
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from service.recommend import verdict as verdict_module
 from service.recommend.verdict import MOST_PAIRS, compare, holm, level
-from service.result.verdict import Word
+from service.result.job_result import Word
 
 few_resamples = pytest.mark.usefixtures("quick_intervals")
 """For simulations: their words do not depend on the bootstrap interval, which is only shown."""

@@ -1,19 +1,20 @@
-"""What the arms before an arm decide about it: its steps, its target, and whether its trials may be pruned."""
+"""What the ledger says about the arms of a job: their limits, their best trials, whether pruning can be trusted."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.db.models import Trial
+from service.errors import JobFailedError
 from service.planning.arms import MORE_STEPS, REFERENCE, ArmPlan, Role
 from service.planning.objective import Objective, make_objective
 from service.recommend.fidelity import UNPRUNED, measure
 from service.recommend.findings import Searched
-from service.recommend.recommendation import best_trials
-from service.result.findings import Fidelity
+from service.recommend.recommendation import Finalist, best_trials
+from service.result.job_result import Fidelity
 from service.running.context import JobContext
-from service.running.finalists import best_of_arm
 from service.running.samplers import first_rung
 from service.spec.job import MAX_STEPS
 
@@ -40,6 +41,22 @@ def limits_of(job: JobContext, arm: ArmPlan, before: Sequence[Searched]) -> ArmL
         target=None if arm.name == REFERENCE else _target(job),
         pruning=all(item.fidelity is None or item.fidelity.trusted for item in before),
     )
+
+
+def best_of_arm(job: JobContext, arm: str, count: int) -> list[Trial]:
+    """Return the best completed trials of an arm, at most ``count``.
+
+    Raises:
+        JobFailedError: The arm completed none.
+    """
+    trials = job.record.trials(arm)
+    best = best_trials(trials, count)
+    if not best:
+        counts = ", ".join(f"{n} {state}" for state, n in Counter(str(t.state) for t in trials).items()) or "none"
+        causes = [trial.cause for trial in trials if trial.cause]
+        last = f"; the last cause: {causes[-1]}" if causes else ""
+        raise JobFailedError(f"arm {arm} completed no trial (trials: {counts}){last}")
+    return best
 
 
 def _target(job: JobContext) -> float | None:
@@ -75,3 +92,15 @@ def arm_fidelity(job: JobContext, arm: ArmPlan, limits: ArmLimits, rows: Sequenc
         return None
     curves = job.record.curves([row.id for row in rows[:UNPRUNED]]) if len(rows) >= UNPRUNED else {}
     return measure(arm.name, rows, curves, objective_of(job, limits), first_rung(limits.steps))
+
+
+def finalists_by_search(job: JobContext, best: list[Trial], objective: Objective) -> list[Finalist]:
+    """Return the best trial of each arm as its finalist, with its cost under the job's final objective.
+
+    AdamW's search may have had another one: where AdamW sets the target, its own search had none yet.
+    """
+    curves = job.record.curves([trial.id for trial in best])
+    costs = [objective.cost(curves[trial.id]) for trial in best]
+    return [
+        Finalist(trial, (trial.value or 0.0) if cost is None else cost) for trial, cost in zip(best, costs, strict=True)
+    ]
