@@ -13,12 +13,12 @@ from pydantic import Field
 
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId, StrictQuery
 from service.api.problems import responses
-from service.api.views import RecommendationView
 from service.export.bundle import PIECE_BYTES
 from service.export.files import ExportFormat, write
 from service.export.report import make_report
 from service.ledger import queries
 from service.ledger.jobs import require_job
+from service.result.job_result import JobResult
 
 MAX_IN_MEMORY_BYTES: Final = 16 << 20
 """Larger exports are written to a temporary file: that of a large dataset does not fit into memory."""
@@ -36,11 +36,10 @@ class ExportQuery(StrictQuery):
     "/recommendation",
     responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
-def get_recommendation(job_id: JobId, db: DatabaseDep) -> RecommendationView:
+def get_recommendation(job_id: JobId, db: DatabaseDep) -> JobResult:
     """Show what to use, whether P helps, and the figures behind it. 409 until the job has succeeded."""
     with db.read() as session:
-        result = queries.result(session, require_job(session, job_id))
-    return RecommendationView(job_id=job_id, **vars(result))
+        return queries.result(session, require_job(session, job_id))
 
 
 @router.get(

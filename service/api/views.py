@@ -1,9 +1,8 @@
-"""Response models of the API. Each view is made from rows, or from a job's result, by its ``of``."""
+"""Response models of the API, made from rows. A job's result is answered as it is: ``JobResult``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -11,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from service.db.models import Job, Trial
 from service.db.studies import study_name
-from service.ledger.queries import ArmSummary, Progress
+from service.ledger.queries import ArmSummary, ConfirmCounts
 from service.planning.arms import ArmPlan
 from service.planning.plan import JobPlan
-from service.result.job_result import JobResult
 from service.spec.job import BudgetSpec, JobSpec
 from service.states import ArmState, JobState, TrialState
 
@@ -141,7 +139,7 @@ class JobView(JobSummary):
     links: JobLinks
 
     @classmethod
-    def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: Progress) -> JobView:
+    def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: ConfirmCounts) -> JobView:
         """Return the view of a job."""
         return cls(
             **JobSummary.model_validate(job).model_dump(),
@@ -204,13 +202,6 @@ class EventView(View):
     at: datetime
     kind: str
     data: dict[str, JsonValue]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecommendationView(JobResult):
-    """What to use, whether P helps, and the figures behind it."""
-
-    job_id: str
 
 
 class Health(View):

@@ -42,7 +42,7 @@ def data_of(job: Job, result: JobResult) -> tuple[str, str | None]:
     return (TASK_FILE, digest) if digest else (DATA_FILE, job.data_sha256)
 
 
-def learned_p_of(job: Job, result: JobResult, artifacts: ArtifactStore) -> bytes:
+def learned_p_of(result: JobResult, artifacts: ArtifactStore) -> bytes:
     """Return the file of the learned P, exactly as the recorded run from it used it.
 
     Raises:
@@ -50,11 +50,8 @@ def learned_p_of(job: Job, result: JobResult, artifacts: ArtifactStore) -> bytes
     """
     learned = result.learned_p
     if learned is None:
-        raise NotFoundError(f"job {job.id} recommends {result.arm}, which has no learned P to export")
-    content = artifacts.get(job.id, learned.file)
-    if content is None or hashlib.sha256(content).hexdigest() != learned.sha256:
-        raise NotFoundError(f"the learned P of job {job.id} is no longer in the artifact store")
-    return content
+        raise NotFoundError(f"job {result.job_id} recommends {result.arm}, which has no learned P to export")
+    return _unchanged(result.job_id, learned.file, learned.sha256, artifacts)
 
 
 def write_bundle(
@@ -76,11 +73,11 @@ def write_bundle(
     name, digest = data_of(job, result)
     if _sha256(job, name, artifacts) != digest:
         raise NotFoundError(f"the prepared data of job {job.id} is no longer in the artifact store")
-    files = {SCRIPT: make_script(plan, job.id, result, digest, None).encode(), DOCUMENT: document.encode()}
+    files = {SCRIPT: make_script(plan, result, digest, None).encode(), DOCUMENT: document.encode()}
     if result.learned_p is not None:
-        files[P_FILE] = learned_p_of(job, result, artifacts)
+        files[P_FILE] = learned_p_of(result, artifacts)
     if start := start_sha256(plan, result):
-        files[START_FILE] = _start_p(job, start, artifacts)
+        files[START_FILE] = _unchanged(job.id, START_P_FILE, start, artifacts)
     run, learned = replayed_run(plan, result), result.learned_p
     sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
     manifest = {
@@ -108,11 +105,11 @@ def write_bundle(
             shutil.copyfileobj(data, packed, PIECE_BYTES)
 
 
-def _start_p(job: Job, digest: str, artifacts: ArtifactStore) -> bytes:
-    """Return the P that the recorded run started from."""
-    content = artifacts.get(job.id, START_P_FILE)
+def _unchanged(job_id: str, name: str, digest: str, artifacts: ArtifactStore) -> bytes:
+    """Return the artifact of a job that has this hash."""
+    content = artifacts.get(job_id, name)
     if content is None or hashlib.sha256(content).hexdigest() != digest:
-        raise NotFoundError(f"the P that job {job.id} started from is no longer in the artifact store")
+        raise NotFoundError(f"{name} of job {job_id} is no longer in the artifact store")
     return content
 
 

@@ -74,9 +74,9 @@ def write(job: Job, result: JobResult, fmt: ExportFormat, artifacts: ArtifactSto
         case ExportFormat.PYTHON:
             size = artifacts.size_bytes(job.id, name)
             data = None if size is None or size > MAX_UNPACKED_BYTES else artifacts.get(job.id, name)
-            target.write(make_script(plan, job.id, result, digest, data).encode())
+            target.write(make_script(plan, result, digest, data).encode())
         case ExportFormat.SAFETENSORS:
-            target.write(learned_p_of(job, result, artifacts))
+            target.write(learned_p_of(result, artifacts))
         case ExportFormat.ZIP:
             write_bundle(job, plan, result, _text(_document(job, plan, result), ExportFormat.JSON), artifacts, target)
         case _:

@@ -166,12 +166,11 @@ def start_sha256(plan: JobPlan, result: JobResult) -> str | None:
     return warm.sha256 if warm and is_warm else None
 
 
-def make_script(plan: JobPlan, job_id: str, result: JobResult, data_sha256: str | None, data: bytes | None) -> str:
+def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data: bytes | None) -> str:
     """Return the text of the script.
 
     Args:
         plan: Plan of the job.
-        job_id: The job.
         result: Its result.
         data_sha256: Hash of the prepared split.
         data: The prepared split, to be put into the script; None leaves it to a file ``data.npz`` beside it.
@@ -180,7 +179,7 @@ def make_script(plan: JobPlan, job_id: str, result: JobResult, data_sha256: str 
     run, learned = replayed_run(plan, result), result.learned_p
     template = Template((files("service.export") / "script.py.template").read_text(encoding="utf-8"))
     return template.substitute(
-        job_id=job_id,
+        job_id=result.job_id,
         arm=result.arm,
         verdict=result.verdict,
         version=VERSION,

@@ -23,7 +23,7 @@ class ArmSummary(NamedTuple):
     best: Trial | None
 
 
-class Progress(NamedTuple):
+class ConfirmCounts(NamedTuple):
     """How many confirmation runs have ended, of how many planned."""
 
     done: int
@@ -70,11 +70,11 @@ def _best(session: Session, job_id: str, arm: str) -> Trial | None:
     return session.scalars(select(Trial).where(*complete).order_by(Trial.value, Trial.number).limit(1)).first()
 
 
-def confirm_progress(session: Session, job_id: str) -> Progress:
+def confirm_progress(session: Session, job_id: str) -> ConfirmCounts:
     """Return how far the confirmation runs of a job are."""
     counts = select(ConfirmRun.state, func.count()).where(ConfirmRun.job_id == job_id).group_by(ConfirmRun.state)
     by_state = {state: count for state, count in session.execute(counts)}  # noqa: C416 - rows are not tuples to mypy
-    return Progress(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
+    return ConfirmCounts(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
 
 
 def confirm_runs(session: Session, job_id: str) -> Sequence[ConfirmRun]:

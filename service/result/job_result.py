@@ -340,6 +340,7 @@ class JobResult(Recommendation):
         made_with: Versions of the worker that wrote the result.
     """
 
+    job_id: str
     findings: Findings
     learned_p: LearnedP | None
     warm_start: WarmStartOutcome | None

@@ -27,10 +27,6 @@ POINTS_EVERY_S: Final = 0.5
 """Longest time that points wait to be written. Points of short trials share a transaction."""
 
 
-def _checkpoint_name(row: Trial) -> str:
-    return f"trial-{row.number}"
-
-
 class ArmSearch:
     """The trials of one arm, as work for an engine.
 
@@ -99,7 +95,7 @@ class ArmSearch:
             self._open[row.id] = OpenTrial(asked)
         else:
             return None
-        url = self._job.artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row))
+        url = self._job.artifacts.checkpoint_url(self._log.job_id, f"trial-{row.number}")
         seed, steps = self._plan.spec.seed, self._limits.steps
         run = self._plan.run(
             self._arm.name, row.params, self._job.data, seed=seed, test=False, steps=steps, checkpoint_url=url
@@ -194,7 +190,7 @@ class ArmSearch:
         self._log.finish_trial(trial_id, ended, self.seconds_used, self._unwritten)
         self._unwritten, self._written = [], time.monotonic()
         row = self._trials[trial_id]
-        self._job.artifacts.delete_checkpoints(self._log.job_id, _checkpoint_name(row))
+        self._job.artifacts.delete_checkpoints(self._log.job_id, f"trial-{row.number}")
         row.state, row.value = ended.state, ended.val_loss if ended.value is None else ended.value
         if trial is not None:  # otherwise it was still waiting for its turn
             self._arm_study.tell(trial, ended)

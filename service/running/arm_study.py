@@ -128,10 +128,6 @@ class ArmStudy:
 
     def tell(self, trial: OpenTrial, ended: Ended) -> None:
         """Tell Optuna how a trial ended, and store it."""
-        self._tell(trial, ended)
-        self._stored.add_trial(self.study.get_trials(deepcopy=False)[trial.asked.number])
-
-    def _tell(self, trial: OpenTrial, ended: Ended) -> None:
         value = ended.val_loss if ended.value is None else ended.value
         self._compare(value, ended.seconds)
         if ended.state == TrialState.DIVERGED:
@@ -141,6 +137,7 @@ class ArmStudy:
             self.study.tell(trial.asked, [value, ended.seconds] if self._two else value)
         else:
             self.study.tell(trial.asked, state=self._optuna_state(ended.state))
+        self._stored.add_trial(self.study.get_trials(deepcopy=False)[trial.asked.number])
 
     def _compare(self, value: float | None, seconds: float) -> None:
         """Remember the worst finite value and the longest run: a diverged trial gets these."""

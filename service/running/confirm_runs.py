@@ -35,10 +35,6 @@ def fresh_seeds(spec: JobSpec, phase: Phase) -> list[int]:
     return list(range(start, start + (1 if phase == "from_p" else spec.confirm.seeds)))
 
 
-def _checkpoint_name(run_id: int) -> str:
-    return f"confirm-{run_id}"
-
-
 class ConfirmRuns:
     """The runs of one phase.
 
@@ -74,7 +70,7 @@ class ConfirmRuns:
         row = self._waiting.pop(0)
         test = self._phase != "select"
         params, steps = self._params[row.trial_number], self._steps.get(row.arm)
-        url = self._job.artifacts.checkpoint_url(self._log.job_id, _checkpoint_name(row.id))
+        url = self._job.artifacts.checkpoint_url(self._log.job_id, f"confirm-{row.id}")
         run = self._plan.run(row.arm, params, self._job.data, seed=row.seed, test=test, steps=steps, checkpoint_url=url)
         p_url = self._job.artifacts.p_url(self._log.job_id, row.trial_number)
         if self._phase == "from_p":
@@ -102,7 +98,7 @@ class ConfirmRuns:
     def finished(self, assignment: Assignment, ended: Ended) -> None:
         """Record how the run ended."""
         self._log.finish_confirm_run(assignment.key, ended, self._curves.pop(assignment.key, []))
-        self._job.artifacts.delete_checkpoints(self._log.job_id, _checkpoint_name(assignment.key))
+        self._job.artifacts.delete_checkpoints(self._log.job_id, f"confirm-{assignment.key}")
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
         """Let the run begin again while it has attempts left."""

@@ -42,6 +42,7 @@ def make_result(
     findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks)
     return JobResult(
         **vars(recommended),
+        job_id=job.record.job_id,
         findings=findings,
         learned_p=None,
         warm_start=find_transfer(plan, findings.comparisons),

@@ -80,6 +80,7 @@ def a_result(**changes: Any) -> JobResult:
             )
         ],
         "finalists": [an_arm("warpadam"), an_arm("adamw")],
+        "job_id": "job-0",
         "findings": NO_FINDINGS,
         "learned_p": None,
         "warm_start": None,

@@ -181,4 +181,5 @@ def succeed(log: RunLog, gain: float = 0.25) -> None:
     picked = [Finalist(trial, trial.value or 0.0) for trial in finalists]
     objective = Objective(metric="val_loss", target=None, steps=10, max_seconds=600.0)
     result = recommend(make_plan(log.lease.spec), picked, log.confirm_runs("confirm"), objective, log.looks())
-    log.succeed(JobResult(**vars(result), findings=NO_FINDINGS, learned_p=None, warm_start=None, made_with={}))
+    others: dict[str, Any] = {"findings": NO_FINDINGS, "learned_p": None, "warm_start": None, "made_with": {}}
+    log.succeed(JobResult(**vars(result), job_id=log.job_id, **others))
