@@ -25,6 +25,7 @@ from ray import tune
 
 from search_spaces.to_optuna import suggest
 from service.artifacts import ArtifactStore
+from service.data.prepared import PreparedData
 from service.db.session import Database, create_schema
 from service.db.studies import Studies
 from service.engines.base import Assignment, Engine
@@ -35,6 +36,7 @@ from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
 from service.planning.plan import make_plan
 from service.running.arm_search import ArmSearch
+from service.running.context import JobContext
 from service.spec.job import JobSpec, ResourcesSpec
 from service.training.run import Ended, Progress, Run
 
@@ -100,9 +102,8 @@ def search(folder: str, trials: int, engine_name: str) -> tuple[TimedSearch, Cal
         jobs.add(session, jobs.NewJob(spec=spec, arms=[arm.name for arm in plan.arms]))
     taken = lease.claim(db, "benchmark", SILENCE_S)
     assert taken is not None
-    work = TimedSearch(
-        RunLog(db, taken), plan, plan.arms[0], studies.open(), ("", ""), ArtifactStore(folder), lambda: False
-    )
+    job = JobContext(RunLog(db, taken), plan, PreparedData("", ""), ArtifactStore(folder), lambda: False)
+    work = TimedSearch(job, plan.arms[0], studies.open())
     work.ends = []
 
     def close() -> None:

@@ -25,7 +25,8 @@ from service.errors import JobFailedError, LeaseLostError, OtherVersionError
 from service.ledger import lease as leases
 from service.ledger.lease import Lease
 from service.ledger.runs import RunLog
-from service.running.job_run import JobRun, Tools
+from service.running.context import Tools
+from service.running.job_run import run_job
 from service.settings import Settings
 from service.states import JobState
 from service.user_code.probe import UserCode
@@ -160,7 +161,7 @@ class Worker:
     def _run_job(self, record: RunLog, keeper: LeaseKeeper) -> bool:
         """Run the job and record how it ended; return False if it goes back to the queue."""
         try:
-            JobRun(record, keeper, self._tools).execute()
+            run_job(record, keeper, self._tools)
             log.info("job succeeded", extra={"job": record.job_id})
         except HaltedError:
             if keeper.lost:

@@ -22,6 +22,7 @@ import optuna
 
 from benchmarks.scale.simulation import SimulatedEngine
 from service.artifacts import ArtifactStore
+from service.data.prepared import PreparedData
 from service.db.session import Database, create_schema
 from service.db.studies import Studies, study_name
 from service.ledger import jobs, lease
@@ -30,6 +31,7 @@ from service.planning.arms import WARPADAM
 from service.planning.plan import make_plan
 from service.running.arm_search import ArmSearch
 from service.running.arm_study import NUMBER
+from service.running.context import JobContext
 from service.spec.job import JobSpec
 
 LEASE_S: Final = 86_400.0
@@ -79,8 +81,9 @@ class Bench:
         self._db.close()
 
     def _open(self) -> ArmSearch:
-        arm, data = self._plan.arm(WARPADAM), ("file:///no-data.npz", "0")
-        return ArmSearch(self._log, self._plan, arm, self._studies.open(), data, self._artifacts, lambda: False)
+        data = PreparedData("file:///no-data.npz", "0")
+        job = JobContext(self._log, self._plan, data, self._artifacts, lambda: False)
+        return ArmSearch(job, self._plan.arm(WARPADAM), self._studies.open())
 
     def search(self, slots: int) -> dict[str, Any]:
         """Run the whole arm and return how long its parts took."""

@@ -141,7 +141,7 @@ def list_events(job_id: JobId, db: DatabaseDep, wanted: Annotated[PageQuery, Que
     with db.read() as session:
         require_job(session, job_id)
         rows = queries.events_page(session, job_id, wanted.limit + 1, wanted.cursor)
-    return Page[EventView].of(rows, wanted.limit, EventView.of, lambda row: row.id)
+    return Page[EventView].of(rows, wanted.limit, EventView.model_validate, lambda row: row.id)
 
 
 def _view(db: Database, job_id: str) -> JobView:

@@ -1,5 +1,4 @@
-# Routes of what a job ends with.
-"""Recommendations and exports over HTTP."""
+"""Routes of a job's result: recommendation, exports, report."""
 
 from __future__ import annotations
 
@@ -10,21 +9,19 @@ from typing import IO, Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId, StrictQuery
 from service.api.problems import responses
-from service.api.views import RecommendationView
-from service.db.models import RecommendationRow
-from service.errors import OtherVersionError
-from service.export.files import PIECE_BYTES, ExportFormat, write
+from service.export.bundle import PIECE_BYTES
+from service.export.files import ExportFormat, write
 from service.export.report import make_report
 from service.ledger import queries
 from service.ledger.jobs import require_job
-from service.stored import wrong_fields
+from service.result.job_result import JobResult
 
 MAX_IN_MEMORY_BYTES: Final = 16 << 20
-"""Size over which an export is put together in a temporary file: that of a large dataset does not fit into memory."""
+"""Larger exports are written to a temporary file: that of a large dataset does not fit into memory."""
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
@@ -39,18 +36,10 @@ class ExportQuery(StrictQuery):
     "/recommendation",
     responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
-def get_recommendation(job_id: JobId, db: DatabaseDep) -> RecommendationView:
+def get_recommendation(job_id: JobId, db: DatabaseDep) -> JobResult:
     """Show what to use, whether P helps, and the figures behind it. 409 until the job has succeeded."""
     with db.read() as session:
-        row = queries.recommendation(session, require_job(session, job_id))
-    return _view(row)
-
-
-def _view(row: RecommendationRow) -> RecommendationView:
-    try:
-        return RecommendationView(job_id=row.job_id, **row.data)
-    except ValidationError as error:
-        raise OtherVersionError("the job's recommendation", wrong_fields(error)) from error
+        return queries.result(session, require_job(session, job_id))
 
 
 @router.get(
@@ -64,19 +53,19 @@ def _view(row: RecommendationRow) -> RecommendationView:
 def export(
     job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, wanted: Annotated[ExportQuery, Query()]
 ) -> Response:
-    """Download the recommended config: as data, as a script, the P that it learned, or all of it in a zip.
+    """Download the recommended config: as data, as a script, its learned P, or everything in a zip.
 
     404 for `safetensors` when the recommendation has no P.
     """
     with db.read() as session:
         job = require_job(session, job_id)
-        row = queries.recommendation(session, job)
+        result = queries.result(session, job)
     fmt = wanted.format
     name = f"recommended-{job_id}.{fmt.suffix}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     file = SpooledTemporaryFile(max_size=MAX_IN_MEMORY_BYTES)  # noqa: SIM115 - closed when it has been sent
     try:
-        write(job, row, fmt, artifacts, file)
+        write(job, result, fmt, artifacts, file)
     except BaseException:
         file.close()
         raise
@@ -100,10 +89,9 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
     response_class=Response,
 )
 def report(job_id: JobId, db: DatabaseDep) -> Response:
-    """Show the result as one page, which needs no network and can be saved. 409 until the job has succeeded."""
+    """Show the result as one page that you can save and open offline. 409 until the job has succeeded."""
     with db.read() as session:
         job = require_job(session, job_id)
-        row = queries.recommendation(session, job)
+        result = queries.result(session, job)
         runs = queries.confirm_runs(session, job_id)
-    _view(row)  # the page has what that has
-    return Response(make_report(job, row, runs), media_type="text/html")
+    return Response(make_report(job, result, runs), media_type="text/html")

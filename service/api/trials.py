@@ -45,5 +45,5 @@ def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
         job = require_job(session, job_id)
         plan = plan_of(job.spec, job.dataset_info)
         row, points = queries.trial(session, job_id, number)
-    curve = [PointView.of(point) for point in points]
+    curve = [PointView.model_validate(point) for point in points]
     return TrialDetail(**TrialView.of(row, plan).model_dump(), curve=curve)

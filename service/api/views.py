@@ -1,5 +1,4 @@
-# What the API answers. Views are made from rows by their `of` and say nothing that the rows do not.
-"""Response models."""
+"""Response models of the API, made from rows. A job's result is answered as it is: ``JobResult``."""
 
 from __future__ import annotations
 
@@ -7,17 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from service.db.models import Event, Job, Trial, TrialPoint
+from service.db.models import Job, Trial
 from service.db.studies import study_name
-from service.ledger.queries import ArmSummary, ConfirmProgress
+from service.ledger.queries import ArmSummary, ConfirmCounts
 from service.planning.arms import ArmPlan
 from service.planning.plan import JobPlan
-from service.recommend.findings import Findings
-from service.recommend.recommendation import ArmResult, Pair
-from service.recommend.transfer import WarmStart
-from service.recommend.verdict import Verdict, Word
 from service.spec.job import BudgetSpec, JobSpec
 from service.states import ArmState, JobState, TrialState
 
@@ -90,7 +85,7 @@ class BestTrial(View):
 
     number: int
     value: float
-    params: dict[str, Any]
+    params: dict[str, JsonValue]
 
 
 class ArmView(View):
@@ -134,9 +129,9 @@ class ConfirmView(View):
 class JobView(JobSummary):
     """A job with its arms."""
 
-    spec: JobSpec | dict[str, Any] = Field(
+    spec: JobSpec | dict[str, JsonValue] = Field(
         union_mode="left_to_right",
-        description="The spec with every default written out; as it was stored, if by another version of the service.",
+        description="The spec with every default written out. If another version of the service stored it: as stored.",
     )
     data_sha256: str | None = Field(description="Hash of the prepared split.")
     arms: list[ArmView]
@@ -144,7 +139,7 @@ class JobView(JobSummary):
     links: JobLinks
 
     @classmethod
-    def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: ConfirmProgress) -> JobView:
+    def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: ConfirmCounts) -> JobView:
         """Return the view of a job."""
         return cls(
             **JobSummary.model_validate(job).model_dump(),
@@ -162,11 +157,11 @@ class TrialView(View):
     number: int
     arm: str
     state: TrialState
-    params: dict[str, Any] = Field(description="What the search chose.")
-    config: dict[str, Any] = Field(description="The optimizer's hyper-parameters.")
+    params: dict[str, JsonValue] = Field(description="What the search chose.")
+    config: dict[str, JsonValue] = Field(description="The optimizer's hyper-parameters.")
     value: float | None = Field(
-        description="What the search minimises: the validation loss at the last step reached, what its accuracy or R2 "
-        "lacks to 1, or the time to the target (a miss: the cap, and the loss that was left)."
+        description="What the search minimises: the validation loss at the last step reached, or 1 - accuracy (or R2), "
+        "or the time to the target. A miss costs the cap plus the loss that was left."
     )
     last_step: int
     seconds: float = Field(description="Training time.")
@@ -193,11 +188,6 @@ class PointView(View):
     seconds: float
     val_score: float | None = Field(description="Accuracy, or R2, on the validation part.")
 
-    @classmethod
-    def of(cls, row: TrialPoint) -> PointView:
-        """Return the view of a point."""
-        return cls.model_validate(row)
-
 
 class TrialDetail(TrialView):
     """A trial with its learning curve."""
@@ -211,44 +201,7 @@ class EventView(View):
     id: int
     at: datetime
     kind: str
-    data: dict[str, Any]
-
-    @classmethod
-    def of(cls, row: Event) -> EventView:
-        """Return the view of an event."""
-        return cls.model_validate(row)
-
-
-class LearnedP(View):
-    """The P that the recommended config learned, and what a run that starts from it ends with."""
-
-    file: str
-    sha256: str
-    seed: int = Field(description="Of the run that learned it, and of the one that started from it.")
-    test_loss: float | None = Field(description="Of the run that started from it; no part of the verdict.")
-    data_sha256: str | None = Field(
-        None, description="With a family: hash of the split of the one task that that run trained on."
-    )
-
-
-class RecommendationView(View):
-    """What to use, and why."""
-
-    job_id: str
-    verdict: Word
-    reason: str
-    arm: str = Field(description="One that learns P only if it helps, otherwise the best baseline.")
-    trial: int
-    config: dict[str, Any]
-    challenger: str = Field("warpadam", description="The best arm by validation of those that learn P.")
-    baseline: str = Field(description="The best baseline by validation, which it was compared with.")
-    statistics: Verdict | None = Field(description="null when too few pairs completed")
-    pairs: list[Pair]
-    finalists: list[ArmResult]
-    learned_p: LearnedP | None = Field(None, description="null when the recommended optimizer has no P that was kept")
-    warm_start: WarmStart | None = Field(None, description="Whether the P that the job started from transfers.")
-    made_with: dict[str, str] = Field({}, description="Versions of the worker that made the recommendation.")
-    findings: Findings | None = Field(None, description="Descriptive: other arms and metrics, and how the search went.")
+    data: dict[str, JsonValue]
 
 
 class Health(View):

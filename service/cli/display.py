@@ -1,6 +1,4 @@
-# What a person sees in a terminal: progress bars while a job runs, and a table of its arms when it has ended. Draws
-# what the API answered and decides nothing.
-"""Jobs on a terminal."""
+"""Shows jobs in a terminal: progress bars while a job runs, tables of its arms and its result when it has ended."""
 
 from __future__ import annotations
 
@@ -14,13 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from service.result.job_result import ANSWERS, Findings, JobResult
 from service.states import ENDED_TRIAL
 
 COLOURS: Final = {"helps": "green", "hurts": "red", "no_difference": "yellow", "inconclusive": "yellow"}
 CONFIRM: Final = "verify"
 
+Answer = Mapping[str, Any]
+"""What the API answered."""
 
-def watch(console: Console, jobs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+
+def watch(console: Console, jobs: Iterable[Answer]) -> Answer:
     """Show a progress bar for each arm, and one for the verification, until the job has ended; return it."""
     columns = (
         TextColumn("{task.description:<10}"),
@@ -29,7 +31,7 @@ def watch(console: Console, jobs: Iterable[Mapping[str, Any]]) -> Mapping[str, A
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    job: Mapping[str, Any] = {}
+    job: Answer = {}
     with Progress(*columns, console=console) as progress:
         bars: dict[str, TaskID] = {}
         for job in jobs:
@@ -60,13 +62,13 @@ def _move(progress: Progress, bar: TaskID, done: int, total: int | None, state: 
     progress.update(bar, completed=done, total=total, note=note)
 
 
-def _arm_note(arm: Mapping[str, Any]) -> str:
+def _arm_note(arm: Answer) -> str:
     best = f"best {arm['best']['value']:.4g}" if arm["best"] else ""
     others = [f"{arm['trials'][state]} {state}" for state in ("pruned", "diverged", "failed") if state in arm["trials"]]
     return "  ".join([best, *others]).strip()
 
 
-def show_estimate(console: Console, plan: Mapping[str, Any]) -> None:
+def show_estimate(console: Console, plan: Answer) -> None:
     """Print what a job would do and cost."""
     table = Table("arm", "trials", "runs on fresh seeds", "seconds a run", "seconds", "memory of P")
     for arm in plan["arms"]:
@@ -80,7 +82,7 @@ def show_estimate(console: Console, plan: Mapping[str, Any]) -> None:
     console.print(Text(plan["note"]))
 
 
-def show_job(console: Console, job: Mapping[str, Any]) -> None:
+def show_job(console: Console, job: Answer) -> None:
     """Print how a job stands."""
     console.print(Text.assemble((job["name"], "bold"), f"  {job['id']}  {job['state']}"))
     if job["cause"]:
@@ -100,64 +102,69 @@ def show_job(console: Console, job: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def show_recommendation(console: Console, result: Mapping[str, Any]) -> None:
-    """Print the arms side by side, the verdict and the recommended config."""
+def show_recommendation(console: Console, answer: Answer) -> None:
+    """Print the verdict, the arms side by side, and the recommended config, from the answer of the API.
+
+    Raises:
+        OtherVersionError: The service has a version whose answer this one cannot read.
+    """
+    result = JobResult.from_json(answer)
     table = Table(title="The best config of each arm, on fresh seeds")
     for column in ("arm", "trial", "value (search)", "test_loss (mean)", "seconds a run", "runs"):
         table.add_column(column, justify="left" if column == "arm" else "right")
-    for finalist in result["finalists"]:
+    for finalist in result.finalists:
         table.add_row(
-            finalist["arm"],
-            str(finalist["trial"]),
-            f"{finalist['value']:.5g}",
-            _figure(finalist["mean_test_loss"], ".5g"),
-            _figure(finalist["mean_seconds"], ".2f"),
-            f"{finalist['runs']}/{finalist['planned']}",
-            style="bold" if finalist["arm"] == result["arm"] else None,
+            finalist.arm,
+            str(finalist.trial),
+            f"{finalist.value:.5g}",
+            _figure(finalist.mean_test_loss, ".5g"),
+            _figure(finalist.mean_seconds, ".2f"),
+            f"{finalist.runs}/{finalist.planned}",
+            style="bold" if finalist.arm == result.arm else None,
         )
     console.print(table)
-    lines = [Text(result["verdict"], style=f"bold {COLOURS[result['verdict']]}"), Text(result["reason"])]
-    if statistics := result["statistics"]:
-        low, high = statistics["interval"]
+    headline = Text.assemble((ANSWERS[result.verdict], f"bold {COLOURS[result.verdict]}"), f" ({result.verdict})")
+    lines = [headline, Text(result.reason)]
+    if statistics := result.statistics:
+        low, high = statistics.interval
         lines.append(
             Text(
-                f"mean improvement {statistics['improvement']:.5g} "
-                f"({_figure(statistics['relative_improvement'], '.1%')}), 95 % interval {low:.5g} to {high:.5g}, "
-                f"one-sided p {min(statistics['p_helps'], statistics['p_hurts']):.4f}"
+                f"mean improvement {statistics.improvement:.5g} "
+                f"({_figure(statistics.relative_improvement, '.1%')}), 95 % interval {low:.5g} to {high:.5g}, "
+                f"one-sided p {min(statistics.p_helps, statistics.p_hurts):.4f}"
             )
         )
     console.print(
-        Panel(Group(*lines), title=f"Does P help? {result['challenger']} against {result['baseline']}", expand=False)
+        Panel(Group(*lines), title=f"Does P help? {result.challenger} against {result.baseline}", expand=False)
     )
-    if warm := result.get("warm_start"):
-        console.print(Text(warm["reason"]))
-    if findings := result.get("findings"):
-        _show_findings(console, findings)
-    console.print(f"[bold]Recommended: {result['arm']}[/] (trial {result['trial']})")
-    console.print_json(json.dumps(result["config"]))
+    if result.warm_start:
+        console.print(Text(result.warm_start.reason))
+    _show_findings(console, result.findings)
+    console.print(f"[bold]Recommended: {result.arm}[/] (trial {result.trial})")
+    console.print_json(json.dumps(result.config))
 
 
-def _show_findings(console: Console, findings: Mapping[str, Any]) -> None:
-    table = Table(title="Other arms and metrics: descriptive, p adjusted after Holm", padding=(0, 1, 0, 0))
+def _show_findings(console: Console, findings: Findings) -> None:
+    table = Table(title="Other arms and metrics: descriptive, p is Holm-adjusted", padding=(0, 1, 0, 0))
     for column in ("arm", "against", "metric"):
-        table.add_column(column, overflow="fold")  # on a narrow terminal a name goes on in the next line
+        table.add_column(column, overflow="fold")  # on a narrow terminal a name continues in the next line
     for column in ("mean", "against,\nmean", "better\nby", "wins", "p"):
         table.add_column(column, justify="right", no_wrap=True)
-    for row in findings["comparisons"]:
+    for row in findings.comparisons:
         table.add_row(
-            row["arm"],
-            row["against"],
-            row["metric"].replace("_", " "),
-            f"{row['mean']:.4g}",
-            f"{row['against_mean']:.4g}",
-            _figure(row["relative_improvement"], ".1%"),
-            f"{row['win_rate']:.0%}",
-            f"{row['p_holm']:.3f}",
+            row.arm,
+            row.against,
+            row.metric.replace("_", " "),
+            f"{row.mean:.4g}",
+            f"{row.against_mean:.4g}",
+            _figure(row.relative_improvement, ".1%"),
+            f"{row.win_rate:.0%}",
+            f"{row.p_holm:.3f}",
         )
     console.print(table)
-    console.print(Text(findings["pruning"]))
-    if (family := findings.get("family")) and family["break_even"]:
-        console.print(Text(family["break_even"]["summary"]))
+    console.print(Text(findings.pruning))
+    if findings.family and findings.family.break_even:
+        console.print(Text(findings.family.break_even.summary))
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -1,5 +1,4 @@
-# The commands that take a result out of the service, and the one that checks an export without it.
-"""``export``, ``report``, ``replay``."""
+"""The commands ``export``, ``report`` and ``replay``; the last needs no running service."""
 
 from __future__ import annotations
 
@@ -19,11 +18,11 @@ def export(
     job: JobArgument,
     fmt: Annotated[Format, typer.Option("--format", "-f", help="Form of the file.")] = Format.JSON,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; standard output if none.")
+        Path | None, typer.Option("--output", "-o", help="File to write. Default: standard output.")
     ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Write the recommended config of a job to a file: as data, as a script, its learned P, or all in a zip."""
+    """Write the recommended config of a job to a file: as data, a script, its learned P, or everything in a zip."""
     with connected(url) as client:
         _write(client.export(job, fmt), output)
 
@@ -33,19 +32,19 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("report.html"),
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Write the report of a job that has succeeded: one HTML file, which needs no network."""
+    """Write the report of a job that has succeeded: one HTML file that you can open offline."""
     with connected(url) as client:
         _write(client.report(job), output)
 
 
 def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip export.")]) -> None:
-    """Check the sums of a zip export, train its recommendation again and compare the losses."""
+    """Check a zip export: verify its hashes, train its recommendation again and compare the losses."""
     from service.export.replay import TOLERANCE, BundleError, read_bundle
     from service.export.replay import replay as train_again
 
     try:
         content = read_bundle(bundle)
-        out.print(f"{len(content.files)} files, every sum is right", highlight=False)
+        out.print(f"{len(content.files)} files, all hashes are right", highlight=False)
         done = []
         for run in train_again(content):
             done.append(run)
@@ -62,7 +61,7 @@ def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip exp
 
 
 def _write(content: bytes, output: Path | None) -> None:
-    """Write a file whole or not at all; without a name, write to standard output."""
+    """Write a complete file or none; without a name, write to standard output."""
     if output is None:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()

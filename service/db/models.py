@@ -164,8 +164,7 @@ class TrialPoint(Base):
 class ConfirmRun(Base):
     """One run of a finalist on a fresh seed: phase ``select`` is judged on validation, ``confirm`` on test.
 
-    ``curve`` has a list [step, train_loss, val_loss, seconds, val_score, learning_seconds] for each point of its
-    learning curve.
+    ``curve`` is its learning curve, as ledger/curves.py reads and writes it.
     """
 
     __tablename__ = "job_confirm_runs"

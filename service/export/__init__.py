@@ -1,1 +1,1 @@
-"""What a finished job hands out: config files, scripts, bundles, the report."""
+"""Takes a result out of the service: as data, a script, a zip with everything, or an HTML report."""

@@ -1,7 +1,7 @@
-# A zip export, done again: every sum is checked, then the service's own training loop repeats the recommended run from
-# what the manifest says. No code of the zip is run and no name of it becomes a path. The zip is made in
-# recommend/export.py.
-"""``warptune replay``."""
+"""Repeats a zip export: checks every hash, then trains the recommended run again as the manifest describes it.
+
+It uses the service's own training loop. It runs no code from the zip, and no name in the zip becomes a path.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.artifacts import DATA_FILE
 from service.errors import ServiceError
-from service.export.files import BUNDLE_FORMAT, BUNDLE_VERSION, DOCUMENT, MANIFEST, P_FILE, SCRIPT, START_FILE
+from service.export.bundle import BUNDLE_FORMAT, BUNDLE_VERSION, DOCUMENT, MANIFEST, P_FILE, SCRIPT, START_FILE
 from service.training.run import Run
 from service.version import VERSION
 
@@ -27,23 +27,23 @@ NAMES: Final = frozenset({MANIFEST, SCRIPT, DOCUMENT, DATA_FILE})
 """What every bundle holds."""
 
 PS: Final = frozenset({P_FILE, START_FILE})
-"""What may be there too: the P that was learned, and the one that its run started from."""
+"""What may also be there: the P that was learned, and the P that its run started from."""
 
 MAX_BYTES: Final = 4 << 30
-"""Unpacked size of a bundle; one that says more is refused unread."""
+"""Unpacked size of a bundle. A larger one is refused unread."""
 
 TOLERANCE: Final = 1e-6
-"""Difference of two test losses up to which a run is the same."""
+"""Difference of two test losses up to which a run counts as the same."""
 
 
 class BundleError(ServiceError, ValueError):
-    """The file is no whole, unchanged zip export."""
+    """The file is not a complete, unchanged zip export."""
 
     code = "bad_bundle"
 
 
 class Replay(NamedTuple):
-    """A run that was done again."""
+    """A run that was repeated."""
 
     what: str
     test_loss: float
@@ -56,30 +56,30 @@ class Replay(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """A zip export whose sums are right."""
+    """A zip export whose hashes are right."""
 
     manifest: dict[str, Any]
     files: dict[str, bytes]
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read a zip export and check its sums.
+    """Read a zip export and check its hashes.
 
     Raises:
         OSError: The file cannot be read.
-        BundleError: It is no zip export, was cut short, or was changed.
+        BundleError: It is not a zip export, was cut short, or was changed.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             files = _contents(archive, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise BundleError(f"{path} is not a whole zip file: {error}") from error
+        raise BundleError(f"{path} is not a complete zip file: {error}") from error
     manifest = _manifest(files.pop(MANIFEST), path)
     for name in sorted(files.keys() | manifest["files"].keys()):
         found = hashlib.sha256(files[name]).hexdigest() if name in files else "missing"
         if found != manifest["files"].get(name):
             expected = manifest["files"].get(name, "no such file")
-            raise BundleError(f"{path}: {name} was changed: its SHA-256 is {found}, expected {expected}")
+            raise BundleError(f"{path}: {name} was changed: its SHA-256 is {found}, the manifest has {expected}")
     return Bundle(manifest, files)
 
 
@@ -87,13 +87,13 @@ def _contents(archive: zipfile.ZipFile, path: Path) -> dict[str, bytes]:
     names = archive.namelist()
     strange = sorted(set(names) - NAMES - PS) + sorted({name for name in names if names.count(name) > 1})
     if strange:
-        raise BundleError(f"{path} holds {strange[0]!r}, expected only {', '.join(sorted(NAMES | PS))}, once")
+        raise BundleError(f"{path} holds {strange[0]!r}; it may hold only {', '.join(sorted(NAMES | PS))}, each once")
     missing = sorted(NAMES - set(names))
     if missing:
-        raise BundleError(f"{path} is no export of a job: it has no {missing[0]}")
+        raise BundleError(f"{path} is not the export of a job: it has no {missing[0]}")
     size = sum(info.file_size for info in archive.infolist())
     if size > MAX_BYTES:
-        raise BundleError(f"{path} unpacks to {size} bytes, expected at most {MAX_BYTES}")
+        raise BundleError(f"{path} unpacks to {size} bytes, more than the limit of {MAX_BYTES}")
     return {name: archive.read(name) for name in names}
 
 
@@ -103,20 +103,20 @@ def _manifest(content: bytes, path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BundleError(f"{path}: {MANIFEST} is not JSON: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != BUNDLE_FORMAT:
-        raise BundleError(f"{path}: {MANIFEST} is not one of {BUNDLE_FORMAT}")
+        raise BundleError(f"{path}: {MANIFEST} does not have the format {BUNDLE_FORMAT}")
     if manifest.get("format_version") != BUNDLE_VERSION:
         found = manifest.get("format_version")
-        raise BundleError(f"{path} has format version {found!r}, warptune {VERSION} reads {BUNDLE_VERSION}")
+        raise BundleError(f"{path} has format version {found!r}, but warptune {VERSION} reads {BUNDLE_VERSION}")
     if not isinstance(manifest.get("files"), dict):
-        raise BundleError(f"{path}: {MANIFEST} has no sums")
+        raise BundleError(f"{path}: {MANIFEST} has no hashes of the files")
     return manifest
 
 
 def replay(bundle: Bundle) -> Iterator[Replay]:
-    """Train the recommended run again, then once more from the learned P where there is one.
+    """Train the recommended run again, then once more from the learned P if there is one.
 
     Raises:
-        BundleError: The manifest does not describe a run, or the run cannot be done here.
+        BundleError: The manifest does not describe a run, or the run cannot be repeated here.
     """
     from service.training.loop import train
 
@@ -125,7 +125,7 @@ def replay(bundle: Bundle) -> Iterator[Replay]:
             try:
                 loss = [point.test_loss for point in train(run)][-1]
             except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, ImportError) as error:
-                raise BundleError(f"the run cannot be done again: {type(error).__name__}: {error}") from error
+                raise BundleError(f"the run cannot be repeated here: {type(error).__name__}: {error}") from error
             assert loss is not None, "a run with test=True ends with one"
             yield Replay(what, loss, recorded)
 
@@ -142,9 +142,9 @@ def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float]]:
             raise BundleError("there is nothing to compare with: no confirmation run of the recommendation completed")
         fields = {**manifest["run"], "seed": expected["seed"]}
         if fields.keys() & {"checkpoint_url", "p_url", "from_p_url"}:
-            raise BundleError(f"{MANIFEST}: run names a file, expected none")
+            raise BundleError(f"{MANIFEST}: run names a file, which it must not")
         run = TypeAdapter(Run).validate_python({**fields, **place})
-        if expected["test_loss"] is not None:  # with a family only the run from the learned P is one on one task
+        if expected["test_loss"] is not None:  # with a family, only the run from the learned P is on one task
             yield "test loss", _started(run, bundle, START_FILE, folder), float(expected["test_loss"])
         if from_p is not None:
             if from_p["test_loss"] is None or P_FILE not in bundle.files:
@@ -152,11 +152,11 @@ def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float]]:
             warm = _started(replace(run, seed=from_p["seed"]), bundle, P_FILE, folder)
             yield "test loss from the learned P", warm, float(from_p["test_loss"])
     except (KeyError, TypeError, ValidationError) as error:
-        raise BundleError(f"{MANIFEST} describes no run: {error}") from error
+        raise BundleError(f"{MANIFEST} does not describe a run: {error}") from error
 
 
 def _started(run: Run, bundle: Bundle, name: str, folder: Path) -> Run:
-    """Return the run as it starts from a P of the bundle; as it is where that is not there."""
+    """Return the run, started from a P of the bundle if that is there."""
     if name not in bundle.files:
         return run
     return replace(run, from_p_url=str(folder / name), from_p_sha256=bundle.manifest["files"][name])

@@ -1,6 +1,7 @@
-# A job's result as one HTML file: what was recommended and why, the figures that say so, and what was not significant.
-# Everything comes from the recommendation's row and the confirmation runs; the page itself is report.html.jinja.
-"""The HTML report."""
+"""The HTML report: what was recommended and why, the figures, and what was not significant.
+
+It shows the job's result and its confirmation runs. The page itself is report.html.jinja.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from service.db.models import ConfirmRun, Job, RecommendationRow
+from service.db.models import ConfirmRun, Job
+from service.ledger.curves import curve_of
 from service.recommend.verdict import ALPHA
+from service.result.job_result import ANSWERS, ArmFinding, ArmResult, JobResult, Pair, ParetoPoint
 from service.states import TrialState
 
 if TYPE_CHECKING:
@@ -24,36 +27,33 @@ COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 FIGURE_HEIGHT_PX: Final = 380
 
 
-def make_report(job: Job, row: RecommendationRow, runs: Sequence[ConfirmRun]) -> str:
-    """Return the report of a job as one HTML file, which loads nothing from elsewhere.
+def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
+    """Return the report of a job as one HTML file that loads nothing from the network.
 
     Args:
         job: The job.
-        row: Its recommendation.
+        result: Its result.
         runs: Its confirmation runs.
     """
     from plotly.offline import get_plotlyjs
 
-    data = row.data
-    findings = data.get("findings") or {"comparisons": [], "arms": [], "pareto": [], "note": "", "pruning": ""}
-    arms = [finalist["arm"] for finalist in data["finalists"]]
-    colors = {arm: COLORS[index % len(COLORS)] for index, arm in enumerate(arms)}
+    findings = result.findings
+    colors = {finalist.arm: COLORS[index % len(COLORS)] for index, finalist in enumerate(result.finalists)}
     figures = [
-        ("Learning curves of the finalists", _learning_curves(_of_finalists(runs, data["finalists"]), colors)),
-        ("Paired differences on the fresh seeds", _paired_differences(data["pairs"])),
-        ("Search: the best so far", _tuning_curves(findings["arms"], colors)),
-        ("Importance of the parameters", _importances(findings["arms"], colors)),
-        ("Loss against seconds: trials that no other beats", _pareto(findings["pareto"], colors)),
+        ("Learning curves of the finalists", _learning_curves(_of_finalists(runs, result.finalists), colors)),
+        ("Paired differences on the fresh seeds", _paired_differences(result.pairs)),
+        ("Search: the best so far", _tuning_curves(findings.arms, colors)),
+        ("Importance of the parameters", _importances(findings.arms, colors)),
+        ("Loss against seconds: trials that no other beats", _pareto(findings.pareto, colors)),
     ]
-    weak = [item for item in findings["comparisons"] if item["p_holm"] > ALPHA]
     return _template().render(
         job=job,
-        data=data,
-        learned_p=data.get("learned_p"),
+        result=result,
+        answer=ANSWERS[result.verdict],
         findings=findings,
         figures=[(title, _html(figure, title)) for title, figure in figures if figure is not None],
-        significant=[item for item in findings["comparisons"] if item["p_holm"] <= ALPHA],
-        weak=weak,
+        significant=[item for item in findings.comparisons if item.p_holm <= ALPHA],
+        weak=[item for item in findings.comparisons if item.p_holm > ALPHA],
         alpha=ALPHA,
         plotly_js=get_plotlyjs(),
     )
@@ -76,20 +76,20 @@ def _number(value: float | None) -> str:
 
 
 def _json(value: object) -> str:
-    """Return JSON as plain text, which the template then escapes as any other."""
+    """Return JSON as plain text; the template escapes it like any other text."""
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _html(figure: go.Figure, title: str) -> str:
-    """Return a figure as a piece of HTML; its id is the same each time, so that equal reports are equal files."""
+    """Return a figure as HTML. Its id is the same each time, so that equal reports are equal files."""
     div_id = "figure-" + "-".join(word for word in title.lower().replace(":", "").split())
     figure.update_layout(height=FIGURE_HEIGHT_PX, template="plotly_white", margin={"l": 70, "r": 20, "t": 20, "b": 60})
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id, config={"displaylogo": False}))
 
 
-def _of_finalists(runs: Sequence[ConfirmRun], finalists: Sequence[dict[str, Any]]) -> list[ConfirmRun]:
-    """Return the runs without those of finalists before an extension, whose place others have taken."""
-    numbers = {finalist["trial"] for finalist in finalists}
+def _of_finalists(runs: Sequence[ConfirmRun], finalists: Sequence[ArmResult]) -> list[ConfirmRun]:
+    """Return the runs of these finalists; an arm may have had another one before an extension."""
+    numbers = {finalist.trial for finalist in finalists}
     return [run for run in runs if run.trial_number in numbers]
 
 
@@ -99,11 +99,11 @@ def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.F
 
     figure = go.Figure()
     for arm, color in colors.items():
-        points: dict[float, list[float]] = {}
+        points: dict[int, list[float]] = {}
         for run in runs:
             if run.arm == arm and run.state == TrialState.COMPLETE:
-                for step, _, val_loss, *_ in run.curve:
-                    points.setdefault(step or 0.0, []).append(val_loss or 0.0)
+                for point in curve_of(run):
+                    points.setdefault(point.step, []).append(point.val_loss)
         if not points:
             continue
         steps = sorted(points)
@@ -123,16 +123,20 @@ def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.F
     return figure if figure.data else None
 
 
-def _paired_differences(pairs: Sequence[dict[str, Any]]) -> go.Figure | None:
+def _paired_differences(pairs: Sequence[Pair]) -> go.Figure | None:
     import plotly.graph_objects as go
 
-    whole = [pair for pair in pairs if pair["baseline"] is not None and pair["warpadam"] is not None]
-    if not whole:
+    by_seed = {
+        pair.seed: pair.baseline - pair.warpadam
+        for pair in pairs
+        if pair.baseline is not None and pair.warpadam is not None
+    }
+    if not by_seed:
         return None
-    gains = [pair["baseline"] - pair["warpadam"] for pair in whole]
+    gains = list(by_seed.values())
     figure = go.Figure(
         go.Bar(
-            x=[f"seed {pair['seed']}" for pair in whole],
+            x=[f"seed {seed}" for seed in by_seed],
             y=gains,
             marker_color=[COLORS[2] if gain > 0 else COLORS[1] for gain in gains],
         )
@@ -148,21 +152,22 @@ def _paired_differences(pairs: Sequence[dict[str, Any]]) -> go.Figure | None:
     return figure
 
 
-def _tuning_curves(arms: Sequence[dict[str, Any]], colors: dict[str, str]) -> go.Figure | None:
+def _tuning_curves(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Figure | None:
     from plotly.subplots import make_subplots
 
-    shown = [arm for arm in arms if arm["tuning_curve"]]
+    shown = [arm for arm in arms if arm.tuning_curve]
     if not shown:
         return None
     figure = make_subplots(cols=2, shared_yaxes=True, x_title="", horizontal_spacing=0.04)
     for arm in shown:
-        curve, color = arm["tuning_curve"], colors[arm["arm"]]
-        for col, along in enumerate(("trials", "seconds"), start=1):
+        curve, color = arm.tuning_curve, colors[arm.arm]
+        trials, seconds = [point.trials for point in curve], [point.seconds for point in curve]
+        for col, along in enumerate((trials, seconds), start=1):
             figure.add_scatter(
-                x=[point[along] for point in curve],
-                y=[point["best"] for point in curve],
-                name=arm["arm"],
-                legendgroup=arm["arm"],
+                x=along,
+                y=[point.best for point in curve],
+                name=arm.arm,
+                legendgroup=arm.arm,
                 showlegend=col == 1,
                 mode="lines+markers",
                 line={"color": color, "shape": "hv"},
@@ -175,35 +180,35 @@ def _tuning_curves(arms: Sequence[dict[str, Any]], colors: dict[str, str]) -> go
     return figure
 
 
-def _importances(arms: Sequence[dict[str, Any]], colors: dict[str, str]) -> go.Figure | None:
+def _importances(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Figure | None:
     import plotly.graph_objects as go
 
     figure = go.Figure()
     for arm in arms:
-        items = list(arm["importances"].items())[::-1]
+        items = list(arm.importances.items())[::-1]
         if items:
             figure.add_bar(
                 x=[value for _, value in items],
-                y=[f"{arm['arm']}: {name}" for name, _ in items],
+                y=[f"{arm.arm}: {name}" for name, _ in items],
                 orientation="h",
-                name=arm["arm"],
-                marker_color=colors[arm["arm"]],
+                name=arm.arm,
+                marker_color=colors[arm.arm],
             )
     figure.update_layout(xaxis_title="share of the variance", yaxis={"automargin": True})
     return figure if figure.data else None
 
 
-def _pareto(points: Sequence[dict[str, Any]], colors: dict[str, str]) -> go.Figure | None:
+def _pareto(points: Sequence[ParetoPoint], colors: dict[str, str]) -> go.Figure | None:
     import plotly.graph_objects as go
 
     figure = go.Figure()
     for arm, color in colors.items():
-        mine = [point for point in points if point["arm"] == arm]
+        mine = [point for point in points if point.arm == arm]
         if mine:
             figure.add_scatter(
-                x=[point["seconds"] for point in mine],
-                y=[point["value"] for point in mine],
-                text=[f"trial {point['trial']}" for point in mine],
+                x=[point.seconds for point in mine],
+                y=[point.value for point in mine],
+                text=[f"trial {point.trial}" for point in mine],
                 mode="markers",
                 name=arm,
                 marker={"color": color, "size": 10},

@@ -16,10 +16,10 @@ from itertools import pairwise
 from string import Template
 from typing import Any, Final
 
-from service.db.models import RecommendationRow
 from service.export.training_code import training_code
 from service.planning.arms import Role, Start
 from service.planning.plan import JobPlan
+from service.result.job_result import JobResult
 from service.spec.model import EntrypointSpec
 from service.version import VERSION
 
@@ -144,60 +144,59 @@ class Replayed:
     test_loss: float | None
 
 
-def replayed_run(plan: JobPlan, row: RecommendationRow) -> Replayed:
+def replayed_run(plan: JobPlan, result: JobResult) -> Replayed:
     """Return the first confirmation run of the recommended config that completed.
 
     With a family such a run is one on many tasks: what is done again is the one from the learned P, on one of them.
     """
-    if plan.spec.family is not None:
-        return Replayed(seed=row.data["learned_p"]["seed"], test_loss=None)
-    side = "warpadam" if plan.arm(row.arm).role is Role.WARPADAM else "baseline"
-    for pair in row.data["pairs"]:
-        # a recommendation of an earlier version has the losses under the name of the side
-        loss = pair.get(f"{side}_test_loss", pair[side])
+    if plan.spec.family is not None and result.learned_p is not None:
+        return Replayed(seed=result.learned_p.seed, test_loss=None)
+    learns_p = plan.arm(result.arm).role is Role.WARPADAM
+    for pair in result.pairs:
+        loss = pair.warpadam_test_loss if learns_p else pair.baseline_test_loss
         if loss is not None:
-            return Replayed(seed=pair["seed"], test_loss=loss)
+            return Replayed(seed=pair.seed, test_loss=loss)
     return Replayed(seed=plan.spec.seed, test_loss=None)
 
 
-def start_sha256(plan: JobPlan, row: RecommendationRow) -> str | None:
+def start_sha256(plan: JobPlan, result: JobResult) -> str | None:
     """Return the hash of the P that the recommended runs started from; None for P = I, and on a family's one task."""
     warm = plan.spec.warm_start
-    is_warm = plan.arm(row.arm).start is Start.LEARNED and plan.spec.family is None
+    is_warm = plan.arm(result.arm).start is Start.LEARNED and plan.spec.family is None
     return warm.sha256 if warm and is_warm else None
 
 
-def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, data: bytes | None) -> str:
+def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data: bytes | None) -> str:
     """Return the text of the script.
 
     Args:
         plan: Plan of the job.
-        row: Its recommendation.
+        result: Its result.
         data_sha256: Hash of the prepared split.
         data: The prepared split, to be put into the script; None leaves it to a file ``data.npz`` beside it.
     """
-    spec, code = plan.spec, OPTIMIZERS[plan.arm(row.arm).optimizer]
-    run, learned = replayed_run(plan, row), row.data.get("learned_p")
+    spec, code = plan.spec, OPTIMIZERS[plan.arm(result.arm).optimizer]
+    run, learned = replayed_run(plan, result), result.learned_p
     template = Template((files("service.export") / "script.py.template").read_text(encoding="utf-8"))
     return template.substitute(
-        job_id=row.job_id,
-        arm=row.arm,
-        verdict=row.verdict,
+        job_id=result.job_id,
+        arm=result.arm,
+        verdict=result.verdict,
         version=VERSION,
         needs=code.needs + _user_code(plan),
         p_note=P_NOTE if learned else "",
         imports=_user_import(plan) + code.imports,
         before=_network_code(plan) + code.before,
         body=textwrap.indent(code.body.strip(), "    "),
-        config=pprint.pformat(row.data["config"], sort_dicts=False),
+        config=pprint.pformat(result.config, sort_dicts=False),
         steps=spec.budget.steps,
         batch_size=spec.budget.batch_size,
         seed=run.seed,
         recorded=run.test_loss,
-        p_sha256=repr(learned and learned["sha256"]),
-        p_seed=learned and learned["seed"],
-        p_recorded=learned and learned["test_loss"],
-        start_sha256=repr(start_sha256(plan, row)),
+        p_sha256=repr(learned and learned.sha256),
+        p_seed=learned and learned.seed,
+        p_recorded=learned and learned.test_loss,
+        start_sha256=repr(start_sha256(plan, result)),
         threads=spec.resources.cpus_per_trial,
         device=repr("cuda" if spec.resources.gpus_per_trial else "cpu"),
         model=_model(plan),
@@ -269,12 +268,12 @@ def _embedded(data: bytes | None) -> str:
     return '"""\n' + "\n".join(textwrap.wrap(base64.b64encode(packed).decode(), 118)) + '\n"""'
 
 
-def summary(plan: JobPlan, row: RecommendationRow) -> dict[str, Any]:
+def summary(plan: JobPlan, result: JobResult) -> dict[str, Any]:
     """Return the run that is done again, as plain values: what ``warptune replay`` trains."""
     spec = plan.spec
     return {
-        "arm": plan.arm(row.arm).optimizer,
-        "config": row.data["config"],
+        "arm": plan.arm(result.arm).optimizer,
+        "config": result.config,
         "sizes": list(plan.sizes),
         "model": plan.network,
         "shape": list(plan.info.shape),

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Trial, TrialPoint
 from service.errors import ConflictError, NotFoundError
+from service.result.job_result import JobResult
 from service.states import ENDED_JOB, ENDED_TRIAL, JobState, TrialState
 
 
@@ -21,8 +22,8 @@ class ArmSummary(NamedTuple):
     best: Trial | None
 
 
-class ConfirmProgress(NamedTuple):
-    """How many confirmation runs have ended, and how many are planned."""
+class ConfirmCounts(NamedTuple):
+    """How many confirmation runs have ended, of how many planned."""
 
     done: int
     planned: int
@@ -68,11 +69,11 @@ def _best(session: Session, job_id: str, arm: str) -> Trial | None:
     return session.scalars(select(Trial).where(*complete).order_by(Trial.value, Trial.number).limit(1)).first()
 
 
-def confirm_progress(session: Session, job_id: str) -> ConfirmProgress:
-    """Count the confirmation runs of a job."""
+def confirm_progress(session: Session, job_id: str) -> ConfirmCounts:
+    """Return how far the confirmation runs of a job are."""
     counts = select(ConfirmRun.state, func.count()).where(ConfirmRun.job_id == job_id).group_by(ConfirmRun.state)
     by_state = {state: count for state, count in session.execute(counts)}  # noqa: C416 - rows are not tuples to mypy
-    return ConfirmProgress(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
+    return ConfirmCounts(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
 
 
 def confirm_runs(session: Session, job_id: str) -> Sequence[ConfirmRun]:
@@ -94,18 +95,19 @@ def trial(session: Session, job_id: str, number: int) -> tuple[Trial, Sequence[T
     return row, session.scalars(points).all()
 
 
-def recommendation(session: Session, job: Job) -> RecommendationRow:
-    """Return the recommendation of a job.
+def result(session: Session, job: Job) -> JobResult:
+    """Return the result of a job.
 
     Raises:
         ConflictError: The job has not ended yet.
         NotFoundError: The job ended without one.
+        OtherVersionError: Another version of the service stored something that this one cannot read.
     """
     if job.state not in ENDED_JOB:  # a job that was extended has an earlier one, which is about to be replaced
         raise ConflictError(f"job {job.id} is {job.state}: its recommendation comes when it has succeeded")
     row = session.get(RecommendationRow, job.id)
     if row is not None:
-        return row
+        return JobResult.from_json(row.data)
     because = f": {job.cause}" if job.state == JobState.FAILED else ""
     raise NotFoundError(f"job {job.id} has no recommendation, it {_ended(job.state)}{because}")
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import case, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, RecommendationRow, Trial, TrialPoint
 from service.db.session import Database
+from service.ledger.curves import stored_curve
 from service.ledger.events import now, record
 from service.ledger.jobs import close, require_job
 from service.ledger.lease import Lease, fenced
+from service.result.job_result import JobResult
 from service.spec.job import Scalar
 from service.states import ArmState, JobState, TrialState
 from service.training.run import Ended, Progress
@@ -211,7 +213,7 @@ class RunLog:
             run = session.get_one(ConfirmRun, run_id)
             run.state, run.cause, run.seconds = ended.state, ended.cause, ended.seconds
             run.val_loss, run.test_loss, run.test_score = ended.val_loss, ended.test_loss, ended.test_score
-            run.curve = [[p.step, p.train_loss, p.val_loss, p.seconds, p.val_score, p.learning_seconds] for p in curve]
+            run.curve = stored_curve(curve)
 
     # --- the job
 
@@ -236,10 +238,11 @@ class RunLog:
                 job.state = JobState.VERIFYING
                 record(session, self.job_id, JobState.VERIFYING)
 
-    def succeed(self, verdict: str, arm: str, data: Mapping[str, Any]) -> None:
-        """Store the recommendation and end the job, in one transaction."""
+    def succeed(self, result: JobResult) -> None:
+        """Store the result and end the job, in one transaction."""
         with fenced(self.db, self.lease) as session:
-            row = RecommendationRow(job_id=self.job_id, verdict=verdict, arm=arm, data=dict(data), created_at=now())
+            row = RecommendationRow(job_id=self.job_id, verdict=result.verdict, arm=result.arm, created_at=now())
+            row.data = dict(result.to_json())
             session.merge(row)  # replaces the one from before an extension
             close(session, require_job(session, self.job_id), JobState.SUCCEEDED)
 

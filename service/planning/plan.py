@@ -13,6 +13,7 @@ from typing import Any, Final
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import one_of
 from service.data.catalog import DatasetInfo, Task, layer_sizes, task_of
+from service.data.prepared import PreparedData
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.planning.arms import (
     REFERENCE,
@@ -95,7 +96,7 @@ class JobPlan:
         self,
         arm: str,
         values: Mapping[str, Scalar],
-        data: tuple[str, str],
+        data: PreparedData,
         *,
         seed: int,
         test: bool,
@@ -107,7 +108,7 @@ class JobPlan:
         Args:
             arm: Name of the arm.
             values: An assignment of its space.
-            data: URL and SHA-256 of the prepared split.
+            data: The prepared data.
             seed: Seed of the initial weights and of the order of the batches.
             test: Whether the run ends with the test loss.
             steps: Its steps, if they are not ``budget.steps``.
@@ -125,8 +126,8 @@ class JobPlan:
             model=self.network,
             shape=self.info.shape,
             task=self.task,
-            data_url=data[0],
-            data_sha256=data[1],
+            data_url=data.url,
+            data_sha256=data.sha256,
             steps=steps or self.spec.budget.steps,
             batch_size=self.spec.budget.batch_size,
             seed=seed,

@@ -1,1 +1,1 @@
-"""From finished arms to a claim that holds: confirmation runs, verdict, recommendation, export."""
+"""Judges finished arms: verdict, recommendation and findings. Pure functions; running and exporting are elsewhere."""

@@ -1,45 +1,27 @@
-# Whether an early look at a run tells how it ends. Measured on the first trials of an arm, which nothing stops; pruning
-# that cannot be trusted is turned off. Pure: rows and curves in, a word out; who asks is study.py.
-"""Honest multi-fidelity: pruning only where early losses rank runs as final ones do."""
+"""Measures whether early losses rank runs as their final costs do; pruning is turned off where they do not.
+
+It is measured on the first trials of an arm, which nothing stops. Pure functions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from service.db.models import Trial
 from service.planning.objective import Objective
+from service.result.job_result import Fidelity
 from service.states import ENDED_TRIAL, TrialState
 from service.training.run import Progress
 
 UNPRUNED: Final = 8
-"""Trials of each arm that run unpruned: the rank correlation is measured on them."""
+"""First trials of each arm that are never pruned: the rank correlation is measured on them."""
 
 MIN_TAU: Final = 0.5
-"""Kendall's tau under which pruning is turned off: three pairs of runs in four keep their order at 0.5."""
+"""Pruning is turned off if Kendall's tau is lower. At 0.5, three pairs of runs in four keep their order."""
 
 MIN_TRIALS: Final = 4
-"""Fewer completed trials among the first do not tell a correlation: pruning is then off as well."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fidelity:
-    """How well the first rung of an arm ranks its trials.
-
-    Attributes:
-        arm: The arm.
-        trials: Completed trials that it was measured on.
-        rung_step: Step of the first rung.
-        tau: Kendall's rank correlation between the losses there and the final costs; None if it could not be measured.
-        trusted: Whether trials may be stopped early on its account.
-    """
-
-    arm: str
-    trials: int
-    rung_step: int
-    tau: float | None
-    trusted: bool
+"""With fewer completed trials the correlation cannot be measured, and pruning is off too."""
 
 
 def measure(
@@ -80,6 +62,6 @@ def measure(
 def _kendall(early: Sequence[float], final: Sequence[float]) -> float | None:
     if len(early) < MIN_TRIALS or len(set(early)) == 1 or len(set(final)) == 1:
         return None
-    from scipy import stats  # a second to load, which only a worker pays
+    from scipy import stats  # takes a second to load, which only a worker pays
 
-    return round(float(stats.kendalltau(early, final).statistic), 12)  # or 0.5 may be a little less than 0.5
+    return round(float(stats.kendalltau(early, final).statistic), 12)  # otherwise 0.5 may come out as a little less

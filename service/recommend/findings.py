@@ -1,28 +1,30 @@
-# What a job shows beside its verdict: other arms and metrics, tuning curves, importances, the Pareto front, whether
-# pruning could be trusted. Descriptive, all of it: nothing here decides what is recommended. Pure, from ledger rows.
-"""Descriptive findings of a job."""
+"""Describes a job besides its verdict: other arms and metrics, tuning curves, importances, the Pareto front, pruning.
+
+Descriptive and pure: nothing here decides what is recommended.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
+from service.ledger.curves import curve_of
 from service.planning.arms import SHUFFLED_P, ArmPlan, Role
 from service.planning.objective import TIMED, Objective, time_to
 from service.planning.plan import JobPlan
-from service.recommend.break_even import FamilyFinding
-from service.recommend.fidelity import Fidelity
-from service.recommend.recommendation import MIN_PAIRS, Finalist, Recommendation, curve_of, pairs_of
-from service.recommend.tuning import ArmFinding, ParetoPoint, importances, pareto, tuning_curve
+from service.recommend.fidelity import MIN_TAU, UNPRUNED
+from service.recommend.recommendation import MIN_PAIRS, Finalist, pairs_of
+from service.recommend.runs import completed, error_on_test, length
+from service.recommend.tuning import importances, pareto, tuning_curve
 from service.recommend.verdict import compare, holm
-from service.states import TrialState
+from service.result.job_result import ArmFinding, Comparison, FamilyFinding, Fidelity, Findings, Recommendation
 from service.training.run import Progress
 
 NOTE: Final = (
-    "descriptive: chosen neither before the runs nor for this purpose; p-values are two-sided and adjusted after Holm "
-    "over all comparisons listed here"
+    "descriptive: these comparisons were not planned before the runs; p-values are two-sided and Holm-adjusted over "
+    "all comparisons listed here"
 )
 
 ERROR: Final = "test_error_or_unexplained_variance"
@@ -30,72 +32,16 @@ ERROR: Final = "test_error_or_unexplained_variance"
 JUDGED: Final = {"val_loss": "test_loss", "val_accuracy": ERROR, "val_r2": ERROR} | {name: name for name in TIMED}
 """Metric of the objective -> what the fresh seeds are compared on; times to a target are on validation."""
 
+Values = Sequence[tuple[float | None, float | None]]
+"""What the baseline and the challenger have on each seed; None where one has nothing."""
+
 
 class Searched(NamedTuple):
-    """An arm with its trials, and how well early losses rank them."""
+    """An arm with its trials, and how well early losses rank those."""
 
     arm: ArmPlan
     trials: Sequence[Trial]
     fidelity: Fidelity | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """An arm against another on one metric, on the fresh seeds; lower is better.
-
-    Attributes:
-        arm: The arm.
-        against: The arm that it is compared with.
-        metric: What is compared.
-        pairs: Seeds on which both have a value.
-        missed: Runs of either arm that never reached the loss in question, put at the longest run seen.
-        mean: Mean of the arm.
-        against_mean: Mean of the other.
-        improvement: Mean of the other minus the arm.
-        relative_improvement: The same, divided by the other's mean; None if that is 0.
-        interval: 95 % BCa bootstrap interval of the improvement.
-        p_holm: Two-sided sign-flip p-value, adjusted after Holm over all comparisons of the job.
-        win_rate: Share of the seeds on which the arm is better, ties counted half: the probability of improvement.
-    """
-
-    arm: str
-    against: str
-    metric: str
-    pairs: int
-    missed: int
-    mean: float
-    against_mean: float
-    improvement: float
-    relative_improvement: float | None
-    interval: tuple[float, float]
-    p_holm: float
-    win_rate: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What a job shows beside its verdict.
-
-    Attributes:
-        note: How to read the comparisons.
-        comparisons: The recommended comparison on other metrics, the other arms against the same baseline, and the
-            challenger of a warm start against its control.
-        arms: How each search went.
-        pareto: Trials of all arms but controls that are best in cost or seconds; empty unless both were objectives.
-        pruning: What became of pruning, in one sentence.
-        family: The tasks of a job on a family, and whether learning P pays; None for a job on one task.
-    """
-
-    note: str
-    comparisons: list[Comparison]
-    arms: list[ArmFinding]
-    pareto: list[ParetoPoint]
-    pruning: str
-    family: FamilyFinding | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 def make_findings(
@@ -105,6 +51,7 @@ def make_findings(
     searched: Sequence[Searched],
     runs: Sequence[ConfirmRun],
     objective: Objective,
+    family: FamilyFinding | None = None,
 ) -> Findings:
     """Describe a job.
 
@@ -115,13 +62,15 @@ def make_findings(
         searched: The arms with their trials.
         runs: Every run of the ``confirm`` phase.
         objective: What they are judged by.
+        family: Its tasks; None for a job on one task.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     found = list(_comparisons(by_arm, result, runs, objective))
-    adjusted = holm([p for _, p in found])
+    adjusted = holm([comparison.p_holm for comparison in found])
+    rivals = [row for item in searched if item.arm.role is not Role.CONTROL for row in item.trials]
     return Findings(
         note=NOTE,
-        comparisons=[Comparison(**fields, p_holm=p) for (fields, _), p in zip(found, adjusted, strict=True)],
+        comparisons=[replace(comparison, p_holm=p) for comparison, p in zip(found, adjusted, strict=True)],
         arms=[
             ArmFinding(
                 arm=item.arm.name,
@@ -132,95 +81,73 @@ def make_findings(
             )
             for item in searched
         ],
-        pareto=pareto([row for item in searched if item.arm.role is not Role.CONTROL for row in item.trials])
-        if plan.spec.objective.trade_off
-        else [],
+        pareto=pareto(rivals) if plan.spec.objective.trade_off else [],
         pruning=_pruning(plan, searched),
+        family=family,
     )
 
 
 def _comparisons(
     by_arm: dict[str, Trial], result: Recommendation, runs: Sequence[ConfirmRun], objective: Objective
-) -> Iterator[tuple[dict[str, Any], float]]:
+) -> Iterator[Comparison]:
+    """Yield the comparisons of a job; their p-values are not adjusted yet."""
     baseline, challenger = by_arm[result.baseline], by_arm[result.challenger]
-    of_trial = {
-        trial.number: {run.seed: run for run in runs if run.trial_number == trial.number and _complete(run)}
-        for trial in by_arm.values()
-    }
-    base_runs, runs_of_challenger = of_trial[baseline.number], of_trial[challenger.number]
-    seeds = sorted(base_runs.keys() & runs_of_challenger.keys())
-    both = [(base_runs[seed], runs_of_challenger[seed]) for seed in seeds]
-    metrics: dict[str, list[tuple[float | None, float | None]]] = {
+    base_runs, warp_runs = completed(runs, baseline.number), completed(runs, challenger.number)
+    both = [(base_runs[seed], warp_runs[seed]) for seed in sorted(base_runs.keys() & warp_runs.keys())]
+    names = (challenger.arm, baseline.arm)
+    metrics: dict[str, Values] = {
         "test_loss": [(base.test_loss, warp.test_loss) for base, warp in both],
-        ERROR: [(_missing(base), _missing(warp)) for base, warp in both],
+        ERROR: [(error_on_test(base), error_on_test(warp)) for base, warp in both],
         "training_seconds": [(base.seconds, warp.seconds) for base, warp in both],
     }
-    names = (result.challenger, result.baseline)
-    for metric, pairs in metrics.items():
-        yield from _compare(names, metric, pairs, 0)
+    for metric, values in metrics.items():
+        yield from _compare(names, metric, values, 0)
     for metric in ("steps_to_target", "seconds_to_target"):
-        pairs, missed = _times([(curve_of(base), curve_of(warp)) for base, warp in both], metric)
-        yield from _compare(names, metric.replace("target", "loss_of_baseline"), pairs, missed)
+        values, missed = _times([(curve_of(base), curve_of(warp)) for base, warp in both], metric)
+        yield from _compare(names, metric.replace("target", "loss_of_baseline"), values, missed)
     for arm, trial in by_arm.items():
         if arm in names:
             continue
         worse, better = (trial, challenger) if arm == SHUFFLED_P else (baseline, trial)
-        rows = pairs_of(runs, worse, better, objective)
-        costs = [(row.baseline, row.warpadam) for row in rows]
-        missed = sum(len(row.missed) for row in rows)
+        pairs = pairs_of(runs, worse, better, objective)
+        costs = [(pair.baseline, pair.warpadam) for pair in pairs]
+        missed = sum(len(pair.missed) for pair in pairs)
         yield from _compare((better.arm, worse.arm), JUDGED[objective.metric], costs, missed)
 
 
-def _complete(run: ConfirmRun) -> bool:
-    return run.state == TrialState.COMPLETE
+def _times(both: Sequence[tuple[Sequence[Progress], Sequence[Progress]]], metric: str) -> tuple[Values, int]:
+    """Return the times of both arms to the baseline's final validation loss, and how many runs never reached it.
 
-
-def _missing(run: ConfirmRun) -> float | None:
-    return None if run.test_score is None else 1.0 - run.test_score
-
-
-Curves = tuple[Sequence[Progress], Sequence[Progress]]
-
-
-def _times(both: Sequence[Curves], metric: str) -> tuple[list[tuple[float | None, float | None]], int]:
-    """Return the times until either run has the validation loss that the baseline's ends with, seed by seed."""
+    Those count as the longest run.
+    """
     whole = [(base, warp) for base, warp in both if base and warp]
-    longest, missed = max((_end(curve, metric) for pair in whole for curve in pair), default=0.0), 0
-    times: list[tuple[float | None, float | None]] = []
-    for base, warp in whole:
-        target = base[-1].val_loss
-        found = [time_to(base, target, metric), time_to(warp, target, metric)]
-        missed += found.count(None)
-        times.append((longest if found[0] is None else found[0], longest if found[1] is None else found[1]))
-    return times, missed
+    longest = max((length(curve, metric) for pair in whole for curve in pair), default=0.0)
+    times = [[time_to(curve, base[-1].val_loss, metric) for curve in (base, warp)] for base, warp in whole]
+    missed = sum(pair.count(None) for pair in times)
+    base_times, warp_times = ([longest if pair[i] is None else pair[i] for pair in times] for i in (0, 1))
+    return list(zip(base_times, warp_times, strict=True)), missed
 
 
-def _end(curve: Sequence[Progress], metric: str) -> float:
-    return float(curve[-1].step) if metric == "steps_to_target" else curve[-1].seconds
-
-
-def _compare(
-    names: tuple[str, str], metric: str, pairs: Sequence[tuple[float | None, float | None]], missed: int
-) -> Iterator[tuple[dict[str, Any], float]]:
-    """Yield the figures of a comparison and its raw p-value; nothing if too few pairs are whole."""
-    whole = [(base, other) for base, other in pairs if base is not None and other is not None]
+def _compare(names: tuple[str, str], metric: str, values: Values, missed: int) -> Iterator[Comparison]:
+    """Yield the comparison with its raw p-value; nothing if too few seeds have both values."""
+    whole = [(base, other) for base, other in values if base is not None and other is not None]
     if len(whole) < MIN_PAIRS:
         return
     verdict = compare([base for base, _ in whole], [other for _, other in whole], 0.0)
-    fields = {
-        "arm": names[0],
-        "against": names[1],
-        "metric": metric,
-        "pairs": verdict.pairs,
-        "missed": missed,
-        "mean": verdict.challenger_mean,
-        "against_mean": verdict.baseline_mean,
-        "improvement": verdict.improvement,
-        "relative_improvement": verdict.relative_improvement,
-        "interval": verdict.interval,
-        "win_rate": verdict.win_rate,
-    }
-    yield fields, min(1.0, 2 * min(verdict.p_helps, verdict.p_hurts))
+    yield Comparison(
+        arm=names[0],
+        against=names[1],
+        metric=metric,
+        pairs=verdict.pairs,
+        missed=missed,
+        mean=verdict.challenger_mean,
+        against_mean=verdict.baseline_mean,
+        improvement=verdict.improvement,
+        relative_improvement=verdict.relative_improvement,
+        interval=verdict.interval,
+        p_holm=min(1.0, 2 * min(verdict.p_helps, verdict.p_hurts)),
+        win_rate=verdict.win_rate,
+    )
 
 
 def _pruning(plan: JobPlan, searched: Sequence[Searched]) -> str:
@@ -229,11 +156,11 @@ def _pruning(plan: JobPlan, searched: Sequence[Searched]) -> str:
     for item in searched:
         fidelity = item.fidelity
         if fidelity is not None and not fidelity.trusted:
-            tau = "could not be measured" if fidelity.tau is None else f"is {fidelity.tau:.2f}, under 0.5"
+            tau = "could not be measured" if fidelity.tau is None else f"{fidelity.tau:.2f}, under {MIN_TAU}"
             return (
-                f"pruning was turned off from arm {item.arm.name} on: Kendall's tau between the losses at step "
-                f"{fidelity.rung_step} and the final ones {tau}"
+                f"pruning was turned off from arm {item.arm.name} on: losses at step {fidelity.rung_step} do not "
+                f"predict the final ones well enough (Kendall's tau {tau})"
             )
     if all(item.fidelity is None for item in searched):
-        return "no trial was pruned: the first 8 trials of an arm never are"
-    return "pruning was on after the first 8 trials of each arm: early losses rank runs as final ones do"
+        return f"no trial was pruned: the first {UNPRUNED} trials of an arm never are"
+    return f"pruning was on after the first {UNPRUNED} trials of each arm: early losses rank runs as final losses do"

@@ -1,108 +1,29 @@
-# What a job recommends, and the figures behind it. Pure: trials and confirmation runs in, one Recommendation out; it is
-# stored as JSON by the ledger and shown as it is by the API, the command line and the exports.
-"""The recommendation of a job."""
+"""The recommendation of a job, from its trials and confirmation runs. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
+from service.ledger.curves import curve_of
 from service.planning.arms import Role
-from service.planning.objective import SCORED, Objective
+from service.planning.objective import Objective
 from service.planning.plan import JobPlan
-from service.recommend.verdict import Verdict, Word, compare
+from service.recommend.runs import completed, judged_cost, length
+from service.recommend.verdict import compare
+from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
+from service.spec.job import MAX_CONFIRM_SEEDS
 from service.states import TrialState
-from service.training.run import Progress
 
 
 class Finalist(NamedTuple):
-    """The trial that stands for its arm, and the cost on validation that it was picked for."""
+    """The trial that represents its arm, and the validation cost it was picked for."""
 
     trial: Trial
     score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmResult:
-    """The best config of an arm, and how it did on the fresh seeds.
-
-    Attributes:
-        arm: Name of the arm.
-        trial: Number of its trial.
-        config: Hyper-parameters of the optimizer.
-        value: What the search minimised, which is what the trial was picked for: optimistic.
-        mean_test_loss: Mean over its confirmation runs that completed; None if none did.
-        mean_seconds: Mean training time of those runs.
-        runs: How many of the planned runs completed.
-        planned: How many were planned.
-    """
-
-    arm: str
-    trial: int
-    config: dict[str, Any]
-    value: float
-    mean_test_loss: float | None
-    mean_seconds: float | None
-    runs: int
-    planned: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """What both arms cost on one seed; None where the run did not complete.
-
-    Attributes:
-        seed: The seed.
-        baseline: Cost of the baseline: the test loss, or what else the objective asks for.
-        warpadam: Cost of the challenger.
-        baseline_test_loss: Test loss of the baseline, whatever the objective.
-        warpadam_test_loss: Test loss of the challenger.
-        missed: The arms that did not reach the target; they are put at the longest run, which favours them.
-    """
-
-    seed: int
-    baseline: float | None
-    warpadam: float | None
-    baseline_test_loss: float | None = None
-    warpadam_test_loss: float | None = None
-    missed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recommendation:
-    """What to use, and why.
-
-    Attributes:
-        verdict: Whether P helps on this task.
-        reason: The verdict in one sentence.
-        arm: The arm that is recommended: one that learns P only if it helps, otherwise the best baseline.
-        trial: Number of the recommended trial.
-        config: Hyper-parameters of the recommended optimizer.
-        challenger: The arm that learns P, the best by validation if there are several.
-        baseline: The baseline that it was compared with: the best by validation.
-        statistics: The comparison; None when too few pairs completed.
-        pairs: The losses that were compared, one pair a seed.
-        finalists: Every arm's best.
-    """
-
-    verdict: Word
-    reason: str
-    arm: str
-    trial: int
-    config: dict[str, Any]
-    challenger: str
-    baseline: str
-    statistics: Verdict | None
-    pairs: list[Pair]
-    finalists: list[ArmResult]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 NOUNS: Final = {
@@ -127,7 +48,7 @@ def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
 def select(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Objective) -> Finalist:
     """Return the trial of one arm with the lowest mean cost on validation over the selection runs.
 
-    Trials that completed fewer runs than others come after them: a run that diverged is not missing by chance.
+    A trial that completed fewer runs ranks after those that completed more: a run does not diverge by chance.
 
     Raises:
         JobFailedError: No trial completed any run.
@@ -135,7 +56,7 @@ def select(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: O
     ranked: list[tuple[int, float, int, Trial]] = []
     for trial in contenders:
         mine = [run for run in runs if run.trial_number == trial.number]
-        complete = [objective.cost(curve_of(run)) for run in mine if run.state == TrialState.COMPLETE]
+        complete = [objective.cost(curve_of(run)) for run in completed(runs, trial.number).values()]
         costs = [cost for cost in complete if cost is not None]
         if costs:
             ranked.append((len(mine) - len(costs), fmean(costs), trial.number, trial))
@@ -155,7 +76,7 @@ def recommend(
         finalists: One for each arm.
         runs: Every run of the ``confirm`` phase.
         objective: What they are judged by.
-        look: How many times they have been judged, this time included.
+        look: How many times they have been judged, including this time.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
@@ -183,67 +104,42 @@ def _judge(pairs: Sequence[Pair], min_effect: float, look: int, noun: str) -> tu
     missing = len(pairs) - len(whole)
     if len(whole) < MIN_PAIRS:
         return Word.INCONCLUSIVE, f"only {len(whole)} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed", None
-    baseline, warpadam = ([pair[side] for pair in whole] for side in (0, 1))
-    statistics = compare(baseline, warpadam, min_effect, look=look, noun=noun)
-    if missing:  # a run that diverged is not missing by chance: without it the rest looks better than it is
+    baseline, challenger = ([pair[side] for pair in whole] for side in (0, 1))
+    statistics = compare(baseline, challenger, min_effect, look=look, noun=noun, most_pairs=MAX_CONFIRM_SEEDS)
+    if missing:  # a run does not diverge by chance: without it the rest looks better than it is
         return Word.INCONCLUSIVE, f"{missing} of {len(pairs)} pairs did not complete", statistics
     return statistics.word, statistics.reason, statistics
 
 
-def curve_of(run: ConfirmRun) -> list[Progress]:
-    """Return the learning curve of a confirmation run."""
-    return [
-        Progress(
-            int(s or 0), t or 0.0, v or 0.0, seconds or 0.0, None, score, None, learning[0] or 0.0 if learning else 0.0
-        )
-        for s, t, v, seconds, score, *learning in run.curve
-    ]
-
-
-def judged_cost(run: ConfirmRun, objective: Objective) -> float | None:
-    """Return what a completed run costs on the test part; the time to a target, None if missed, is on validation."""
-    if objective.is_timed:
-        return objective.reached(curve_of(run))
-    if objective.metric in SCORED:
-        return None if run.test_score is None else 1.0 - run.test_score
-    return run.test_loss
-
-
 def pairs_of(runs: Sequence[ConfirmRun], baseline: Trial, challenger: Trial, objective: Objective) -> list[Pair]:
-    """Return the runs of two trials, seed by seed; one that missed the target is put at the longest of them all."""
-    numbers = (baseline.number, challenger.number)
-    complete = {
-        (run.trial_number, run.seed): run
-        for run in runs
-        if run.state == TrialState.COMPLETE and run.trial_number in numbers
-    }
-    longest = max((_length(run, objective) for run in complete.values()), default=0.0) if objective.is_timed else None
+    """Return the runs of two trials, seed by seed. A run that missed the target counts as the longest of them all."""
+    both = (completed(runs, baseline.number), completed(runs, challenger.number))
+    longest = max((length(curve_of(run), objective.metric) for side in both for run in side.values()), default=0.0)
     pairs = []
-    for seed in sorted({run.seed for run in runs if run.trial_number in numbers}):
-        both = [complete.get((number, seed)) for number in numbers]
-        costs = [None if run is None else judged_cost(run, objective) for run in both]
-        missed = [run is not None and cost is None for run, cost in zip(both, costs, strict=True)]
-        pair = [longest if late else cost for late, cost in zip(missed, costs, strict=True)]
-        losses = [None if run is None else run.test_loss for run in both]
-        late_arms = tuple(arm for arm, late in zip((baseline.arm, challenger.arm), missed, strict=True) if late)
+    for seed in sorted({run.seed for run in runs if run.trial_number in (baseline.number, challenger.number)}):
+        base, other = (side.get(seed) for side in both)
+        base_cost, base_missed = _cost(base, objective, longest)
+        other_cost, other_missed = _cost(other, objective, longest)
+        missed = ((baseline.arm, base_missed), (challenger.arm, other_missed))
         pairs.append(
             Pair(
                 seed=seed,
-                baseline=pair[0],
-                warpadam=pair[1],
-                baseline_test_loss=losses[0],
-                warpadam_test_loss=losses[1],
-                missed=late_arms,
+                baseline=base_cost,
+                warpadam=other_cost,
+                baseline_test_loss=None if base is None else base.test_loss,
+                warpadam_test_loss=None if other is None else other.test_loss,
+                missed=tuple(arm for arm, late in missed if late),
             )
         )
     return pairs
 
 
-def _length(run: ConfirmRun, objective: Objective) -> float:
-    curve = curve_of(run)
-    if not curve:
-        return 0.0
-    return float(curve[-1].step) if objective.metric == "steps_to_target" else curve[-1].seconds
+def _cost(run: ConfirmRun | None, objective: Objective, longest: float) -> tuple[float | None, bool]:
+    """Return the cost of a run, and whether it missed the target; the cost is None if the run did not complete."""
+    if run is None:
+        return None, False
+    cost = judged_cost(run, objective)
+    return (longest, True) if cost is None and objective.is_timed else (cost, False)
 
 
 def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finalist:
@@ -253,7 +149,7 @@ def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finali
 
 def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun]) -> ArmResult:
     mine = [run for run in runs if run.trial_number == trial.number]
-    complete = [run for run in mine if run.state == TrialState.COMPLETE]
+    complete = completed(runs, trial.number).values()
     losses = [run.test_loss for run in complete if run.test_loss is not None]
     assert trial.value is not None, "a finalist is a completed trial"
     return ArmResult(

@@ -1,13 +1,14 @@
-# The statistics, and the word. Pure functions of two lists of paired losses; scipy does the arithmetic and is loaded
-# when there is some: the API shows verdicts without it. Knows nothing of jobs, arms or how the losses came about.
-"""Whether one optimizer beats another on paired runs."""
+"""Decides helps, hurts, no difference or inconclusive from paired losses.
+
+Pure functions of two lists: no database, no jobs. scipy does the arithmetic and is loaded only when needed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal
+
+from service.result.job_result import Verdict, Word
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,74 +20,28 @@ ALPHA: Final = 0.05
 """Level of the one-sided tests."""
 
 EXACT_PAIRS: Final = 40
-"""Up to this many pairs every sign flip is counted; above it 99,999 random ones are."""
+"""Up to this many pairs every sign flip is counted; with more, 99,999 random ones."""
 
 TIE: Final = 1e-12
-"""Relative difference up to which two sums of gains are taken for equal."""
+"""Relative difference up to which two sums of gains count as equal."""
 
 SAME: Final = 1e-12
-"""Relative spread up to which gains are taken for equal."""
+"""Relative spread up to which gains count as equal."""
 
 RESAMPLES: Final = 9_999
 """Bootstrap resamples of an interval."""
 
 POWER: Final = 0.8
-"""Chance that the pairs which are asked for settle what these did not, if effect and spread are what they seem."""
+"""Chance that the further pairs we ask for settle the question, if effect and spread stay as measured."""
 
 MOST_PAIRS: Final = 1_000
-"""Above this many pairs no number is given: the difference is too small to be worth them."""
-
-
-class Word(StrEnum):
-    """What the pairs say about the challenger."""
-
-    HELPS = "helps"
-    NO_DIFFERENCE = "no_difference"
-    HURTS = "hurts"
-    INCONCLUSIVE = "inconclusive"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """The comparison of a challenger with a baseline on paired runs; losses, so lower is better.
-
-    Attributes:
-        word: The conclusion.
-        reason: The conclusion in one sentence.
-        pairs: Number of pairs that were compared.
-        baseline_mean: Mean loss of the baseline.
-        challenger_mean: Mean loss of the challenger.
-        improvement: Mean of baseline minus challenger; positive is better.
-        relative_improvement: The same, divided by the baseline's mean; None if that is 0.
-        interval: 95 % BCa bootstrap interval of the improvement.
-        p_helps: One-sided sign-flip permutation p-value that the improvement is above 0.
-        p_hurts: The same for below 0.
-        alpha: Level of the tests: 0.05 at the first look, half as much at each further one.
-        look: How many times the pairs of this comparison have been judged, this time included.
-        more_pairs: Further pairs that would settle an ``inconclusive`` comparison four times in five at the next look;
-            None when it is settled, or when no number up to ``MOST_PAIRS`` would do.
-        win_rate: Share of the pairs on which the challenger is better, ties counted half: an estimate of the
-            probability that a run with it beats one without.
-    """
-
-    word: Word
-    reason: str
-    pairs: int
-    baseline_mean: float
-    challenger_mean: float
-    improvement: float
-    relative_improvement: float | None
-    interval: tuple[float, float]
-    p_helps: float
-    p_hurts: float
-    alpha: float = ALPHA
-    look: int = 1
-    more_pairs: int | None = None
-    win_rate: float = 0.5
+"""If more pairs than this would be needed, no number is given: the difference is too small to be worth them."""
 
 
 def level(look: int) -> float:
-    """Return the level of the tests at a look: halved each time, so that all looks together err at most in 2 x ALPHA.
+    """Return the level of the tests at a look.
+
+    It is halved each time, so that all looks together are wrong with a chance of at most 2 x ALPHA.
 
     >>> level(1), level(2)
     (0.05, 0.025)
@@ -95,7 +50,13 @@ def level(look: int) -> float:
 
 
 def compare(
-    baseline: Sequence[float], challenger: Sequence[float], min_effect: float, *, look: int = 1, noun: str = "test loss"
+    baseline: Sequence[float],
+    challenger: Sequence[float],
+    min_effect: float,
+    *,
+    look: int = 1,
+    noun: str = "test loss",
+    most_pairs: int | None = None,
 ) -> Verdict:
     """Compare paired losses.
 
@@ -105,11 +66,12 @@ def compare(
     ``inconclusive``.
 
     Args:
-        baseline: Losses of the baseline, one a seed; all finite.
+        baseline: Losses of the baseline, one for each seed; all finite.
         challenger: Losses of the challenger on the same seeds.
         min_effect: Smallest effect that counts, relative to the baseline's mean.
-        look: How many times this comparison has been judged, this time included.
+        look: How many times this comparison has been judged, including this time.
         noun: What the losses are called in the reason.
+        most_pairs: Most pairs that a job can have; the reason says if more would be needed.
 
     Raises:
         ValueError: The lists differ in length, are shorter than 2, or hold a value that is not finite.
@@ -137,7 +99,8 @@ def compare(
     more = _more_pairs(gains, threshold, level(look + 1)) if word is Word.INCONCLUSIVE else None
     return Verdict(
         word=word,
-        reason=_reason(word, mean, relative, min_effect, len(gains), noun) + _footnote(word, look, more),
+        reason=_reason(word, mean, relative, min_effect, len(gains), noun)
+        + _footnote(word, look, len(gains), more, most_pairs),
         pairs=len(gains),
         baseline_mean=float(base.mean()),
         challenger_mean=float(other.mean()),
@@ -158,7 +121,8 @@ def _paired(baseline: Sequence[float], challenger: Sequence[float]) -> tuple[Flo
 
     base, other = np.asarray(baseline, np.float64), np.asarray(challenger, np.float64)
     if base.shape != other.shape or base.ndim != 1 or len(base) < 2:
-        raise ValueError(f"expected two lists of the same length, 2 or more, got {len(baseline)} and {len(challenger)}")
+        got = f"got {len(baseline)} and {len(challenger)}"
+        raise ValueError(f"the two lists must have the same length, 2 or more ({got})")
     if not (np.isfinite(base).all() and np.isfinite(other).all()):
         raise ValueError("every loss must be finite")
     return base, other
@@ -202,8 +166,8 @@ def _sign_flip(gains: Floats, alternative: Literal["greater", "less"]) -> float:
 def _exact_sign_flip(gains: Floats) -> float:
     """Return the share of all sign flips whose sum is at least the one that was seen.
 
-    ``scipy.stats.permutation_test`` counts the same one by one. Here the sums of either half of the pairs are listed
-    and sorted, so that 2^n flips cost about 2^(n/2).
+    ``scipy.stats.permutation_test`` counts the same flips one by one. Here we list and sort the sums of each half of
+    the pairs, so that 2^n flips cost about 2^(n/2).
     """
     import numpy as np
 
@@ -224,7 +188,7 @@ def _signed_sums(gains: Floats) -> Floats:
 
 
 def _all_alike(gains: Floats) -> bool:
-    """Tell whether the gains differ in their last digits at most: no interval can be computed from rounding."""
+    """Tell whether the gains differ only by rounding, from which no interval can be computed."""
     return bool(gains.max() - gains.min() <= SAME * abs(gains).max())
 
 
@@ -240,7 +204,7 @@ def _bca_interval(gains: Floats, level: float) -> tuple[float, float]:
 
 
 def _t_interval(gains: Floats, level: float) -> tuple[float, float]:
-    """Student's interval: with 6 to 10 pairs the bootstrap's is too narrow to claim that two arms are equal."""
+    """Return Student's interval. With 6 to 10 pairs the bootstrap's is too narrow to claim that two arms are equal."""
     if _all_alike(gains):
         return float(gains.min()), float(gains.max())
     from scipy import stats
@@ -250,12 +214,12 @@ def _t_interval(gains: Floats, level: float) -> tuple[float, float]:
 
 
 def _more_pairs(gains: Floats, threshold: float, alpha: float) -> int | None:
-    """Return how many pairs are missing for a word, by Student's test, if mean and spread are what they seem.
+    """Return how many further pairs Student's test needs for a clear word, if mean and spread stay as measured.
 
     Args:
         gains: The pairs so far.
         threshold: Smallest mean that counts.
-        alpha: Level of the tests at the look that the missing pairs would be judged at, the next one.
+        alpha: Level of the tests at the next look, when the further pairs would be judged.
     """
     import numpy as np
     from scipy import stats
@@ -265,9 +229,9 @@ def _more_pairs(gains: Floats, threshold: float, alpha: float) -> int | None:
     root = np.sqrt(pairs) / max(float(gains.std(ddof=1)), SAME * mean)
     student = stats.t(pairs - 1)
     critical = student.isf(alpha)
-    if mean >= threshold:  # `helps` or `hurts` take both a small p and a mean that counts
+    if mean >= threshold:  # `helps` and `hurts` need both a small p and a mean that counts
         power = student.cdf(np.minimum(mean * root - critical, (mean - threshold) * root))
-    else:  # `no_difference` takes both ends of the interval
+    else:  # `no_difference` needs both ends of the interval within the threshold
         low, high = (student.cdf(room * root - critical) for room in (threshold - mean, threshold + mean))
         power = low + high - 1
     enough = np.asarray(power >= POWER)
@@ -279,16 +243,18 @@ def _reason(word: Word, mean: float, relative: float | None, min_effect: float, 
     change = f"{amount} {'lower' if mean >= 0 else 'higher'}"
     match word:
         case Word.HELPS | Word.HURTS:
-            return f"the {noun} is {change} on {pairs} fresh paired seeds, and that is significant"
+            return f"the {noun} is {change} on {pairs} fresh paired seeds; chance alone does not explain that"
         case Word.NO_DIFFERENCE:
             return f"on {pairs} fresh paired seeds the {noun} differs by less than {min_effect:.1%}"
         case _:
-            return f"the mean {noun} is {change}, but {pairs} fresh paired seeds do not settle it"
+            return f"the mean {noun} is {change}, but {pairs} fresh paired seeds are too few to tell"
 
 
-def _footnote(word: Word, look: int, more: int | None) -> str:
+def _footnote(word: Word, look: int, pairs: int, more: int | None, most: int | None) -> str:
     note = f" (look {look}, tested at level {level(look):g})" if look > 1 else ""
     if word is not Word.INCONCLUSIVE:
         return note
-    wanted = f"{more} more would" if more else f"even {MOST_PAIRS} would hardly"
-    return f"{note}; {wanted}, if effect and spread are what they seem"
+    if more is None:
+        return f"{note}; even {MOST_PAIRS} seeds would probably not be enough"
+    over = f", more than the limit of {most} allows" if most is not None and pairs + more > most else ""
+    return f"{note}; about {more} more seeds would be needed{over}"

@@ -1,1 +1,1 @@
-"""Runs one job: search, confirmation, recommendation."""
+"""Runs one job: data, search, confirmation, result."""

@@ -1,17 +1,18 @@
-# The Optuna study of one arm, as a projection of the ledger's trials: brought in line when it is opened, told of every
-# end. The worker that owns the job is its one writer: it asks and reports in memory, and stores a trial when that has
-# ended. Whether a trial goes on and what is written first is study.py's business.
-"""One arm's Optuna study."""
+"""The Optuna study of one arm, as a copy of the ledger's trials.
+
+It is brought in line with the ledger when it is opened. The worker that owns the job is its only writer: it asks and
+reports in memory, and stores a trial once that has ended.
+"""
 
 from __future__ import annotations
 
 import gc
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import optuna
 from optuna.study import StudyDirection
@@ -25,8 +26,8 @@ from service.db.studies import study_name
 from service.planning.arms import ArmPlan
 from service.planning.earlier_trials import EarlierTrials
 from service.planning.objective import Objective
+from service.running.context import JobContext
 from service.running.samplers import make_pruner
-from service.spec.job import JobSpec
 from service.states import ENDED_TRIAL, TrialState
 from service.training.run import Ended, Progress
 
@@ -36,12 +37,10 @@ NUMBER: Final = "trial"
 """User attribute of an Optuna trial: the number of the ledger's trial."""
 
 EARLIER: Final = "earlier trial"
-"""User attribute of a trial that another job made: that job and its number there. Such a trial is in memory only."""
+"""User attribute of a trial of another job: the job and its number there. Such a trial is in memory only."""
 
 NO_LOSS: Final = 1e12
-"""What a diverged trial is told as when its arm has not seen a finite loss yet."""
-
-Curves = Callable[[Collection[int]], Mapping[int, Sequence[Progress]]]
+"""Value that a diverged trial gets when its arm has not seen a finite loss yet."""
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ class OpenTrial:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Switch the garbage collector off: with the many objects of a large study it takes as long as reading them."""
+    """Switch the garbage collector off: on the many objects of a large study it takes as long as reading them."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -68,30 +67,27 @@ class ArmStudy:
     """The study of an arm.
 
     Args:
-        job_id: The job.
-        spec: Its spec.
+        job: The job.
         arm: The arm.
         storage: Optuna's tables.
         rows: The arm's trials in the ledger.
-        curves: Reads learning curves from the ledger, by trial id.
         objective: What the trials are judged by.
-        earlier: Trials of an earlier job that the sampler is to know; they stay in memory.
+        earlier: Trials of an earlier job that the sampler should know; they stay in memory.
     """
 
     def __init__(
         self,
-        job_id: str,
-        spec: JobSpec,
+        job: JobContext,
         arm: ArmPlan,
         storage: optuna.storages.BaseStorage,
         rows: Sequence[Trial],
-        curves: Curves,
         objective: Objective,
         earlier: EarlierTrials | None = None,
     ) -> None:
-        self._spec, self._arm, self._storage, self._objective = spec, arm, storage, objective
+        spec = job.plan.spec
+        self._job, self._spec, self._arm, self._storage, self._objective = job, spec, arm, storage, objective
         self._two = spec.objective.trade_off is not None
-        name, directions = study_name(job_id, arm.name), [StudyDirection.MINIMIZE] * (2 if self._two else 1)
+        name, directions = study_name(job.record.job_id, arm.name), [StudyDirection.MINIMIZE] * (2 if self._two else 1)
         self._stored = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, directions=directions)
         self._memory = optuna.storages.InMemoryStorage()
         self.study = optuna.create_study(
@@ -102,10 +98,10 @@ class ArmStudy:
         )
         self._memory_id = self._memory.get_study_id_from_name(name)
         self._stored_id = storage.get_study_id_from_name(name)
-        self._notes: dict[str, Any] = {}
+        self._stored_attrs: dict[str, object] = {}
         self._worst, self._slowest = -math.inf, 0.0
-        tried = self._show(earlier) if earlier is not None else []
-        self._align(rows, curves)
+        tried = self._add_earlier(earlier) if earlier is not None else []
+        self._align(rows)
         self._enqueue([*tried, *(row.params for row in rows)], earlier.best() if earlier else [])
 
     def resume(self, row: Trial) -> OpenTrial:
@@ -118,24 +114,20 @@ class ArmStudy:
         self.study.sampler = sampler
         asked = self.study.ask()
         for key, value in self._memory.get_study_system_attrs(self._memory_id).items():
-            if self._notes.get(key) != value:
-                self._notes[key] = value
+            if self._stored_attrs.get(key) != value:
+                self._stored_attrs[key] = value
                 self._storage.set_study_system_attr(self._stored_id, key, value)
         return asked
 
     def report(self, trial: OpenTrial, point: Progress) -> None:
-        """Report a point; a second attempt repeats those of the first. Two objectives have no pruner to report to."""
+        """Report a point, unless an earlier attempt did. With two objectives there is no pruner to report to."""
         if point.step > trial.reported:
             if not self._two:
                 trial.asked.report(self._objective.signal(point), point.step)
             trial.reported = point.step
 
     def tell(self, trial: OpenTrial, ended: Ended) -> None:
-        """Tell how a trial ended."""
-        self._tell(trial, ended)
-        self._stored.add_trial(self.study.get_trials(deepcopy=False)[trial.asked.number])
-
-    def _tell(self, trial: OpenTrial, ended: Ended) -> None:
+        """Tell Optuna how a trial ended, and store it."""
         value = ended.val_loss if ended.value is None else ended.value
         self._compare(value, ended.seconds)
         if ended.state == TrialState.DIVERGED:
@@ -144,22 +136,24 @@ class ArmStudy:
             assert value is not None, "a completed trial has a value"
             self.study.tell(trial.asked, [value, ended.seconds] if self._two else value)
         else:
-            self.study.tell(trial.asked, state=self._told_as(ended.state))
+            self.study.tell(trial.asked, state=self._optuna_state(ended.state))
+        self._stored.add_trial(self.study.get_trials(deepcopy=False)[trial.asked.number])
 
     def _compare(self, value: float | None, seconds: float) -> None:
-        """Remember the worst finite value and the longest run: what a diverged trial is told as."""
+        """Remember the worst finite value and the longest run: a diverged trial gets these."""
         if value is not None:
             self._worst = max(self._worst, value)
         self._slowest = max(self._slowest, seconds)
 
     def drop(self, trial: OpenTrial) -> None:
-        """Leave a trial to the next worker: samplers have seen the last of it."""
+        """Leave a trial to the next worker; the samplers of this one forget it."""
         self.study.tell(trial.asked, state=OptunaState.FAIL, skip_if_finished=True)
 
     def _tell_diverged(self, trial: OpenTrial) -> None:
         """Tell the worst finite loss so far, one step after the last point.
 
-        Samplers rank stopped trials by how far they came: at a later step a diverged one would look better than others.
+        Samplers rank stopped trials by how far they came, so at a later step a diverged trial would look better than
+        others.
         """
         if self._two:
             self.study.tell(trial.asked, [self._penalty(), self._slowest])
@@ -172,37 +166,38 @@ class ArmStudy:
 
     @property
     def _complete_only(self) -> bool:
-        """Whether only completed trials are looked at: by the sampler, or because there are two objectives."""
+        """Whether only completed trials count: for the sampler, or because there are two objectives."""
         return self._two or self._spec.search.sampler == "gp"
 
     def _penalty(self) -> float:
         return self._worst if math.isfinite(self._worst) else NO_LOSS
 
-    def _align(self, rows: Sequence[Trial], curves: Curves) -> None:
-        """Bring both studies in line with the ledger: what ended there and is not stored is added.
+    def _align(self, rows: Sequence[Trial]) -> None:
+        """Bring both studies in line with the ledger: add what ended there and is not stored.
 
-        Trials are gone through in the order in which they ended, so that one which is rebuilt is what it was when it
-        was told; what pruners had noted about it is lost.
+        We take the trials in the order in which they ended, so that a rebuilt trial is what Optuna was told. What
+        pruners had noted about it is lost.
         """
         ended = [row for row in rows if row.state in ENDED_TRIAL]
         with _no_collection():
             stored = {trial.user_attrs.get(NUMBER): trial for trial in self._stored.get_trials(deepcopy=False)}
         missing = {row.id for row in ended if row.number not in stored}
-        points = curves(missing)
+        points = self._job.record.curves(missing)
         for row in sorted(ended, key=lambda row: (row.finished_at or row.created_at, row.number)):
             self._compare(row.value, row.seconds)
             if row.id in missing:
-                stored[row.number] = self._frozen(row, self._told_as(row.state), points[row.id])
+                stored[row.number] = self._frozen(row, self._optuna_state(row.state), points[row.id])
                 self._stored.add_trial(stored[row.number])
         if missing:
             log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
         self.study.add_trials([stored[row.number] for row in ended])
-        self._notes.update(self._storage.get_study_system_attrs(self._stored_id))
-        for key, value in self._notes.items():
+        attrs = self._storage.get_study_system_attrs(self._stored_id)
+        self._stored_attrs.update(attrs)
+        for key, value in attrs.items():
             self._memory.set_study_system_attr(self._memory_id, key, value)
 
-    def _show(self, earlier: EarlierTrials) -> list[dict[str, Scalar]]:
-        """Let the sampler know the trials of an earlier job, where their values compare; return what they tried."""
+    def _add_earlier(self, earlier: EarlierTrials) -> list[dict[str, Scalar]]:
+        """Add the trials of an earlier job, if their values can be compared; return what they tried."""
         shown = earlier.trials if earlier.comparable else ()
         for trial in shown:
             values = [trial.value, trial.seconds] if self._two else [trial.value]
@@ -216,14 +211,14 @@ class ArmStudy:
         return [trial.params for trial in shown]
 
     def _enqueue(self, tried: Sequence[Mapping[str, Scalar]], best: Sequence[dict[str, Scalar]]) -> None:
-        """Enqueue what is worth trying first: the best of an earlier job, then the good points of the space."""
+        """Enqueue what to try first: the best of an earlier job, then the good points of the space."""
         wanted = [*best, *(values for values in first_trials(self._arm.space) if values not in best)]
         for values in wanted[: self._spec.budget.trials_per_arm]:
             if values not in tried:
                 self.study.enqueue_trial(values)
 
-    def _told_as(self, state: TrialState) -> OptunaState:
-        """Return what samplers are told of a trial that has ended; a failed one teaches them nothing."""
+    def _optuna_state(self, state: TrialState) -> OptunaState:
+        """Return the state that samplers see for an ended trial; a failed one teaches them nothing."""
         if state == TrialState.COMPLETE or (state == TrialState.DIVERGED and self._complete_only):
             return OptunaState.COMPLETE
         if state == TrialState.DIVERGED or (state == TrialState.PRUNED and not self._two):
@@ -231,7 +226,7 @@ class ArmStudy:
         return OptunaState.FAIL
 
     def _frozen(self, row: Trial, state: OptunaState, points: Sequence[Progress]) -> FrozenTrial:
-        """Return a trial of the ledger: one that ended, or one that runs again."""
+        """Return a trial of the ledger as Optuna has it: one that ended, or one that runs again."""
         signals = {} if self._two else {point.step: self._objective.signal(point) for point in points}
         value, seconds = row.value, row.seconds
         if row.state == TrialState.DIVERGED:

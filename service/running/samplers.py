@@ -1,5 +1,4 @@
-# Optuna's samplers and pruners by the names of a spec. Which trial they see is study.py's business.
-"""Samplers and pruners."""
+"""Optuna's samplers and pruners by the names that a spec uses."""
 
 from __future__ import annotations
 
@@ -14,11 +13,10 @@ from service.planning.objective import Objective
 from service.spec.job import EngineSpec, SearchSpec
 
 FIRST_RUNG: Final = 0.25
-"""Share of a run's steps before which no trial is stopped: with a decaying lr earlier losses say little."""
+"""Share of a run's steps before which no trial is stopped: with a decaying lr, earlier losses say little."""
 
 REDUCTION: Final = 2
-"""Of the trials at a rung, one in this many goes on (asha, hyperband)."""
-
+"""One in this many of the trials at a rung goes on (asha, hyperband)."""
 
 STARTUP_RUNS: Final = 5
 """Trials of an arm before which none is stopped (median)."""
@@ -30,12 +28,12 @@ def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.sample
     Args:
         search: The spec's choice.
         arm_seed: Names the arm and the job's seed.
-        asked: Trials that the arm has asked for before. The sampler is seeded anew for each, so that an interrupted
-            search goes on as it would have; only qmc is one sequence, whose place Optuna stores.
+        asked: Trials that the arm has asked for before. Each gets a freshly seeded sampler, so that an interrupted
+            search goes on as it would have. Only qmc is one sequence, whose place Optuna stores.
     """
     of_arm, of_trial = (zlib.crc32(name.encode()) for name in (arm_seed, f"{arm_seed}/{asked}"))
     with warnings.catch_warnings():
-        # qmc, and TPE's `group`, the only mode that models parameters which exist under a condition
+        # qmc, and TPE's `group`, the only mode that models conditional parameters
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
             case "random":
@@ -43,9 +41,9 @@ def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.sample
             case "gp":
                 return optuna.samplers.GPSampler(seed=of_trial, warn_independent_sampling=False)
             case "qmc":
-                beside = optuna.samplers.RandomSampler(seed=of_trial)  # what exists under a condition is drawn by it
+                conditional = optuna.samplers.RandomSampler(seed=of_trial)  # draws the conditional parameters
                 return optuna.samplers.QMCSampler(
-                    seed=of_arm, scramble=True, independent_sampler=beside, warn_independent_sampling=False
+                    seed=of_arm, scramble=True, independent_sampler=conditional, warn_independent_sampling=False
                 )
             case _:
                 return optuna.samplers.TPESampler(seed=of_trial, multivariate=True, group=True)
@@ -57,7 +55,7 @@ def first_rung(steps: int) -> int:
 
 
 def make_pruning(engine: EngineSpec, search: SearchSpec, objective: Objective) -> Pruning | None:
-    """Return what the engine stops early by itself; None where Optuna's pruner decides, or nobody does."""
+    """Return how the engine stops runs early by itself; None if Optuna's pruner decides, or if none is asked for."""
     if engine.name != "ray" or search.pruner == "none":
         return None
     return Pruning(
@@ -71,10 +69,10 @@ def make_pruning(engine: EngineSpec, search: SearchSpec, objective: Objective) -
 
 
 def make_pruner(engine: EngineSpec, search: SearchSpec, objective: Objective) -> optuna.pruners.BasePruner:
-    """Return the pruner that a spec names; none stops a trial in the first quarter of its steps.
+    """Return the pruner that a spec names. No pruner stops a trial in the first quarter of its steps.
 
     Args:
-        engine: Ray stops runs early by itself.
+        engine: Ray stops runs early by itself and gets no pruner.
         search: The spec's choice.
         objective: What the runs are judged by.
     """

@@ -20,6 +20,7 @@ from service.db.models import RecommendationRow
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger.jobs import find_job
 from service.planning.plan import JobPlan, make_plan
+from service.result.job_result import JobResult
 from service.spec.job import JobSpec, Override, Scalar, WarmStartSpec
 from service.spec.model import PinnSpec, TransformerSpec
 from service.states import JobState
@@ -121,15 +122,15 @@ def _find(context: Context, wanted: WarmStartSpec) -> EarlierP:
         raise _wrong(wanted.job, "names no job", "GET /v1/jobs lists the jobs.", "unknown_name")
     if job.state != JobState.SUCCEEDED or row is None:
         raise _wrong(wanted.job, f"must name a job that has succeeded; this one is {job.state}")
-    learned = row.data.get("learned_p")
+    learned = JobResult.from_json(row.data).learned_p
     if learned is None:
         recommends = f"this one recommends {row.arm}, which has none to keep"
         raise _wrong(wanted.job, f"must name a job that recommends a learned P; {recommends}")
-    sha256 = learned["sha256"]
+    sha256 = learned.sha256
     if wanted.sha256 not in (None, sha256):
         message = f"must be null, or {sha256}, that of the P of {wanted.job}"
         raise InvalidSpecError(conflict("warm_start.sha256", wanted.sha256, message))
-    content = context.artifacts.get(wanted.job, learned["file"])
+    content = context.artifacts.get(wanted.job, learned.file)
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
         gone = "the file of this one is gone or was changed"
         raise _wrong(wanted.job, f"must name a job whose P is in the artifact store; {gone}")

@@ -11,7 +11,8 @@ import pytest
 from service.db.models import ConfirmRun, RecommendationRow
 from service.db.session import Database
 from service.recommend import verdict as verdict_module
-from service.recommend.verdict import Word, compare
+from service.recommend.verdict import compare
+from service.result.job_result import Word
 from service.spec.job import ExtendSpec
 from service.states import JobState
 from service.submission.extend import extend

@@ -25,7 +25,7 @@ def test_the_report_draws_its_figures_from_a_file_alone(
     make_worker().run_next()
     with db.read() as session:
         job = jobs.require_job(session, job_id)
-        text = make_report(job, queries.recommendation(session, job), queries.confirm_runs(session, job_id))
+        text = make_report(job, queries.result(session, job), queries.confirm_runs(session, job_id))
     path = tmp_path / "report.html"
     path.write_text(text, encoding="utf-8")
     asked: list[str] = []

@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 import pytest
 
+from service.data.prepared import PreparedData
 from service.db.models import Job, Trial, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
@@ -96,7 +97,7 @@ def uninterrupted_curve(job: Job, trial: Trial, tmp_path: Path) -> list[tuple[in
     """Train a trial of the job here, in one go."""
     plan = make_plan(JobSpec.model_validate(job.spec))
     assert job.data_sha256
-    data = (f"file://{tmp_path}/artifacts/jobs/{job.id}/data.npz", job.data_sha256)
+    data = PreparedData(f"file://{tmp_path}/artifacts/jobs/{job.id}/data.npz", job.data_sha256)
     return [point[:3] for point in train(plan.run(trial.arm, trial.params, data, seed=plan.spec.seed, test=False))]
 
 

@@ -20,10 +20,12 @@ from service.planning.arms import WARPADAM
 from service.planning.objective import Objective
 from service.planning.plan import make_plan
 from service.recommend.recommendation import Finalist, recommend
+from service.result.job_result import JobResult
 from service.settings import Settings
 from service.states import TrialState
 from service.training.run import Ended, Progress
 from tests.conftest import SpecMaker
+from tests.service.results import NO_FINDINGS
 
 PROBLEM = "application/problem+json"
 
@@ -179,4 +181,5 @@ def succeed(log: RunLog, gain: float = 0.25) -> None:
     picked = [Finalist(trial, trial.value or 0.0) for trial in finalists]
     objective = Objective(metric="val_loss", target=None, steps=10, max_seconds=600.0)
     result = recommend(make_plan(log.lease.spec), picked, log.confirm_runs("confirm"), objective, log.looks())
-    log.succeed(result.verdict, result.arm, result.to_json())
+    others: dict[str, Any] = {"findings": NO_FINDINGS, "learned_p": None, "warm_start": None, "made_with": {}}
+    log.succeed(JobResult(**vars(result), job_id=log.job_id, **others))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.db.models import DatasetRow, Job, RecommendationRow
+from service.db.models import ConfirmRun, DatasetRow, Job, RecommendationRow
 from service.db.session import Database
 from service.ledger.jobs import require_job
 from tests.conftest import SpecMaker
@@ -122,8 +122,17 @@ def test_a_recommendation_that_is_not_known_is_refused(
     job = submit()["links"]["self"]
     succeed(claim_job(db))
     change(db, RecommendationRow, "data", how)
-    for path in ("recommendation", "report"):
+    for path in ("recommendation", "report", "export"):
         assert missing in assert_problem(client.get(f"{job}/{path}"), 409, "conflict")["detail"]
+
+
+def test_a_report_of_curves_that_are_not_known_is_refused(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit()["links"]["self"]
+    succeed(claim_job(db))
+    with db.write() as session:
+        session.query(ConfirmRun).update({"curve": [[10, 0.5]]})
+    detail = assert_problem(client.get(f"{job}/report"), 409, "conflict")["detail"]
+    assert "the learning curve of a confirmation run" in detail
 
 
 def test_facts_that_are_not_known_are_left_out(client: TestClient, db: Database, spec: SpecMaker) -> None:

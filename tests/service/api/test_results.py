@@ -16,10 +16,11 @@ from service.db.session import Database
 from service.export import files as export_module
 from service.export.files import ExportFormat
 from service.ledger import jobs
+from service.ledger.curves import stored_curve
 from service.settings import Settings
 from service.spec.job import TrainingSpec
 from service.states import JobState, TrialState
-from service.training.run import Training
+from service.training.run import Progress, Training
 from service.training.step import lr_factor
 from service.version import VERSION
 from tests.service.api.conftest import Submit, assert_problem, claim_job, search, sqlite_only, succeed
@@ -45,7 +46,7 @@ def test_recommendation_says_what_to_use_and_why(client: TestClient, done: dict[
         ("warpadam", 0, 6, 6),
         ("adamw", 2, 6, 6),
     ]
-    assert answer["reason"].endswith("% lower on 6 fresh paired seeds, and that is significant")
+    assert answer["reason"].endswith("% lower on 6 fresh paired seeds; chance alone does not explain that")
 
 
 @sqlite_only
@@ -219,7 +220,8 @@ def test_script_of_any_baseline_makes_its_optimizer(
 def test_what_an_export_needs_and_is_not_there_is_not_found(client: TestClient, submit: Submit, db: Database) -> None:
     job = submit()
     succeed(claim_job(db), gain=-0.25)
-    for form, missing in (("safetensors", "adamw, which has no learned P"), ("zip", "is not in the artifact store")):
+    gone = "is no longer in the artifact store"
+    for form, missing in (("safetensors", "adamw, which has no learned P"), ("zip", gone)):
         problem = assert_problem(client.get(job["links"]["export"], params={"format": form}), 404, "not_found")
         assert missing in problem["detail"]
 
@@ -247,7 +249,7 @@ def test_report_draws_the_runs_of_the_finalists_and_not_of_those_before_them(
     succeed(log)
     page = client.get(job["links"]["report"]).text
     with db.write() as session:  # as an extension leaves them whose trials found another best one
-        curve: list[list[float | None]] = [[10, 777.0, 777.0, 0.1, None, 0.0]]
+        curve = stored_curve([Progress(10, 777.0, 777.0, 0.1)])
         session.add(
             ConfirmRun(
                 job_id=job["id"],

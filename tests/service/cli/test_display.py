@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from service.cli.display import show_job, show_recommendation, watch
+from service.result.job_result import BreakEven, FamilyFinding, WarmStartOutcome, Word
+from tests.service.results import NO_FINDINGS, a_comparison, a_result, an_arm
 
 
 @pytest.fixture
@@ -73,25 +76,8 @@ def test_texts_are_drawn_as_they_are(console: Console, name: str) -> None:
     assert lines[1] == f"because {name}"
 
 
-def recommendation(**changes: Any) -> dict[str, Any]:
-    finalist = {"trial": 3, "value": 0.5, "mean_test_loss": 0.25, "mean_seconds": 1.5, "runs": 6, "planned": 6}
-    statistics = {"interval": [0.1, 0.2], "improvement": 0.15, "relative_improvement": 0.3, "p_helps": 0.0156}
-    answer = {
-        "verdict": "helps",
-        "reason": "it is better",
-        "arm": "warpadam",
-        "trial": 3,
-        "challenger": "warpadam",
-        "baseline": "adamw",
-        "config": {"lr": 0.01, "betas": [0.9, 0.95]},
-        "finalists": [{"arm": "warpadam", **finalist}, {"arm": "adamw", **finalist}],
-        "statistics": statistics | {"p_hurts": 1.0},
-    }
-    return answer | changes
-
-
 def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
-    show_recommendation(console, recommendation())
+    show_recommendation(console, a_result().to_json())
     text = drawn(console)
     assert "Does P help? warpadam against adamw" in text
     assert "mean improvement 0.15 (30.0%), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
@@ -101,31 +87,34 @@ def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
 
 @pytest.mark.parametrize("verdict", ["helps", "hurts", "no_difference", "inconclusive"])
 def test_every_verdict_can_be_shown(console: Console, verdict: str) -> None:
-    show_recommendation(console, recommendation(verdict=verdict))
+    show_recommendation(console, a_result(verdict=Word(verdict)).to_json())
     assert verdict in drawn(console)
 
 
 def test_recommendation_without_complete_runs_shows_dashes(console: Console) -> None:
-    lost = {"arm": "warpadam", "trial": 0, "value": 1.0, "mean_test_loss": None, "mean_seconds": None}
-    show_recommendation(console, recommendation(statistics=None, finalists=[lost | {"runs": 0, "planned": 6}]))
+    lost = an_arm("warpadam", trial=0, value=1.0, mean_test_loss=None, mean_seconds=None, runs=0)
+    show_recommendation(console, a_result(statistics=None, finalists=[lost]).to_json())
     assert "0/6" in drawn(console)
     assert " - " in drawn(console)
 
 
 def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(console: Console) -> None:
-    comparison = {
-        "arm": "muon",
-        "against": "adamw",
-        "metric": "seconds_to_loss_of_baseline",
-        "mean": 0.25,
-        "against_mean": 0.5,
-        "relative_improvement": 0.5,
-        "win_rate": 0.875,
-        "p_holm": 0.0625,
-    }
-    family = {"break_even": {"summary": "repaid after 7 tasks"}}
-    findings = {"comparisons": [comparison], "pruning": "pruning was on", "family": family}
-    show_recommendation(console, recommendation(findings=findings))
+    break_even = BreakEven(
+        seeds=2,
+        missed=0,
+        learning_steps=90,
+        learning_seconds=3.0,
+        baseline_steps=40.0,
+        challenger_steps=20.0,
+        baseline_seconds=0.2,
+        challenger_seconds=0.1,
+        tasks_in_steps=5,
+        tasks_in_seconds=7,
+        summary="repaid after 7 tasks",
+    )
+    family = FamilyFinding(made_by="classes", tasks={}, left_out=[], break_even=break_even)
+    findings = replace(NO_FINDINGS, comparisons=[a_comparison()], pruning="pruning was on", family=family)
+    show_recommendation(console, a_result(findings=findings).to_json())
     shown = drawn(console)
     assert "descriptive" in shown
     for figure in ("muon", "50.0%", "88%", "0.062", "pruning was on", "repaid after 7 tasks"):
@@ -133,18 +122,18 @@ def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(con
 
 
 def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
-    comparison = {
-        "arm": "warpadam",
-        "against": "shuffled_p",
-        "metric": "test_error_or_unexplained_variance",
-        "mean": 0.008823,
-        "against_mean": 0.001651,
-        "relative_improvement": -2.9842,
-        "win_rate": 1.0,
-        "p_holm": 0.0625,
-    }
+    comparison = a_comparison(
+        arm="warpadam",
+        against="shuffled_p",
+        metric="test_error_or_unexplained_variance",
+        mean=0.008823,
+        against_mean=0.001651,
+        relative_improvement=-2.9842,
+        win_rate=1.0,
+    )
     console = Console(file=io.StringIO(), width=80)
-    show_recommendation(console, recommendation(findings={"comparisons": [comparison], "pruning": "none was"}))
+    findings = replace(NO_FINDINGS, comparisons=[comparison], pruning="none was")
+    show_recommendation(console, a_result(findings=findings).to_json())
     shown = drawn(console)
     assert "…" not in shown
     for text in ("unexplained", "shuffled_p", "0.008823", "0.001651", "-298.4%", "0.062"):
@@ -152,6 +141,6 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
 
 
 def test_a_warm_start_says_whether_p_transfers(console: Console) -> None:
-    warm = {"job": "job-1", "sha256": "0" * 64, "transfer": False, "reason": "no transfer shown: of the tests"}
-    show_recommendation(console, recommendation(warm_start=warm))
+    warm = WarmStartOutcome(job="job-1", sha256="0" * 64, transfer=False, reason="no transfer shown: of the tests")
+    show_recommendation(console, a_result(warm_start=warm).to_json())
     assert "no transfer shown: of the tests" in drawn(console)

@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 from service.artifacts import DATA_FILE, ArtifactStore
 from service.cli.app import app
-from service.db.models import Job, RecommendationRow
+from service.db.models import Job
 from service.db.session import Database
 from service.errors import NotFoundError
 from service.export.files import ExportFormat, write
-from service.ledger import jobs
+from service.ledger import jobs, queries
+from service.result.job_result import JobResult
 from tests.bare_install import run_bare
 from tests.service.conftest import Submit, WorkerMaker
 from warpadam import WarpAdamConfig
@@ -100,24 +101,24 @@ def run_script(script: Path) -> list[tuple[float, float]]:
     return [(float(got), float(recorded)) for got, recorded in found]
 
 
-def render(job: Job, row: RecommendationRow, fmt: ExportFormat, store: ArtifactStore) -> bytes:
+def render(job: Job, result: JobResult, fmt: ExportFormat, store: ArtifactStore) -> bytes:
     """Return the content of an export."""
     buffer = io.BytesIO()
-    write(job, row, fmt, store, buffer)
+    write(job, result, fmt, store, buffer)
     return buffer.getvalue()
 
 
-def check_data(job: Job, row: RecommendationRow, store: ArtifactStore) -> None:
-    document = json.loads(render(job, row, ExportFormat.JSON, store))
-    assert yaml.safe_load(render(job, row, ExportFormat.YAML, store)) == document
-    from_toml = tomllib.loads(render(job, row, ExportFormat.TOML, store).decode())
+def check_data(job: Job, result: JobResult, store: ArtifactStore) -> None:
+    document = json.loads(render(job, result, ExportFormat.JSON, store))
+    assert yaml.safe_load(render(job, result, ExportFormat.YAML, store)) == document
+    from_toml = tomllib.loads(render(job, result, ExportFormat.TOML, store).decode())
     assert {name: from_toml[name] for name in ("config", "job", "trial")} == {
         name: document[name] for name in ("config", "job", "trial")
     }
-    assert (document["config"], document["spec"]) == (row.data["config"], job.spec)
-    if row.arm == "warpadam":
+    assert (document["config"], document["spec"]) == (result.config, job.spec)
+    if result.arm == "warpadam":
         assert WarpAdamConfig.from_dict(document["config"]).to_dict() == document["config"]
-    elif row.arm == "adamw":
+    elif result.arm == "adamw":
         torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], **document["config"])
 
 
@@ -131,41 +132,46 @@ def test_every_export_of_a_real_job_runs_and_reaches_the_recorded_loss(
     job_id = submit(**JOBS[name])
     make_worker().run_next()
     with db.read() as session:
-        job, row = jobs.require_job(session, job_id), session.get_one(RecommendationRow, job_id)
+        job = jobs.require_job(session, job_id)
+        result = queries.result(session, job)
     store = ArtifactStore(str(tmp_path / "artifacts"))
-    assert row.arm == RECOMMENDED.get(name, name)
-    check_data(job, row, store)
-    side = "warpadam" if row.arm == "warpadam" else "baseline"
-    recorded = pytest.approx(row.data["pairs"][0][f"{side}_test_loss"], abs=1e-8)
+    assert result.arm == RECOMMENDED.get(name, name)
+    check_data(job, result, store)
+    first = result.pairs[0]
+    recorded = pytest.approx(
+        first.warpadam_test_loss if result.arm == "warpadam" else first.baseline_test_loss, abs=1e-8
+    )
 
     alone = tmp_path / "alone" / "recommended.py"
     alone.parent.mkdir()
-    alone.write_bytes(render(job, row, ExportFormat.PYTHON, store))
+    alone.write_bytes(render(job, result, ExportFormat.PYTHON, store))
     ((got, beside),) = run_script(alone)
     assert beside == recorded
     assert got == pytest.approx(beside, abs=1e-6)
 
-    learned = row.data["learned_p"]
-    if row.arm == "warpadam":
-        content = render(job, row, ExportFormat.SAFETENSORS, store)
-        assert hashlib.sha256(content).hexdigest() == learned["sha256"]
+    learned = result.learned_p
+    if result.arm == "warpadam":
+        assert learned is not None
+        assert first.warpadam_test_loss is not None
+        content = render(job, result, ExportFormat.SAFETENSORS, store)
+        assert hashlib.sha256(content).hexdigest() == learned.sha256
         (alone.parent / "p.safetensors").write_bytes(content)
         _, (got, beside) = run_script(alone)
-        assert beside == pytest.approx(learned["test_loss"], abs=1e-8)
+        assert beside == pytest.approx(learned.test_loss, abs=1e-8)
         assert got == pytest.approx(beside, abs=1e-6)
-        assert abs(got - row.data["pairs"][0]["warpadam_test_loss"]) > 1e-4, "P was not used"
+        assert abs(got - first.warpadam_test_loss) > 1e-4, "P was not used"
     else:
         assert learned is None
-        with pytest.raises(NotFoundError, match=rf"recommends {row.arm}, which has no learned P"):
-            render(job, row, ExportFormat.SAFETENSORS, store)
+        with pytest.raises(NotFoundError, match=rf"recommends {result.arm}, which has no learned P"):
+            render(job, result, ExportFormat.SAFETENSORS, store)
 
-    check_zip(job, row, store, tmp_path / "job.zip")
+    check_zip(job, result, store, tmp_path / "job.zip")
 
 
-def check_zip(job: Job, row: RecommendationRow, store: ArtifactStore, path: Path) -> None:
+def check_zip(job: Job, result: JobResult, store: ArtifactStore, path: Path) -> None:
     """Run the script of the zip, replay the zip, then spoil it."""
-    path.write_bytes(render(job, row, ExportFormat.ZIP, store))
-    runs = 2 if row.data["learned_p"] else 1
+    path.write_bytes(render(job, result, ExportFormat.ZIP, store))
+    runs = 2 if result.learned_p else 1
     with zipfile.ZipFile(path) as archive:
         archive.extractall(path.parent / "unpacked")
         manifest = json.loads(archive.read("manifest.json"))

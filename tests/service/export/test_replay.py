@@ -1,5 +1,5 @@
-# What is no whole, unchanged zip export is refused in a line, and nothing of it is run. Replays of real jobs are in
-# recommend/test_export.py.
+# A file that is not a complete, unchanged zip export is refused in a line, and nothing in it is run. Replays of real
+# jobs are in test_files.py.
 from __future__ import annotations
 
 import hashlib
@@ -45,16 +45,16 @@ NO_MANIFEST_FORMAT = {"format": "something", "format_version": 1, "files": {}}
     [
         ({**FILES, "data.npz": b"1"}, manifest(), "data.npz was changed: its SHA-256 is"),
         ({**FILES, "p.safetensors": b"1"}, manifest(), "p.safetensors was changed"),
-        ({**FILES, "../evil.py": b"1"}, manifest(), "holds '../evil.py', expected only"),
-        ({**FILES, "/etc/evil": b"1"}, manifest(), "holds '/etc/evil', expected only"),
-        ({"recommended.py": b""}, manifest(), "no export of a job: it has no data.npz"),
+        ({**FILES, "../evil.py": b"1"}, manifest(), "holds '../evil.py'; it may hold only"),
+        ({**FILES, "/etc/evil": b"1"}, manifest(), "holds '/etc/evil'; it may hold only"),
+        ({"recommended.py": b""}, manifest(), "is not the export of a job: it has no data.npz"),
         (FILES, manifest(files={}), "was changed"),
-        (FILES, manifest(files=[]), "has no sums"),
-        (FILES, [], "is not one of warptune.job"),
-        (FILES, NO_MANIFEST_FORMAT, "is not one of warptune.job"),
-        (FILES, manifest(format_version=2), "has format version 2, warptune"),
-        (FILES, manifest(), "describes no run: 'expected'"),
-        (FILES, manifest(**RUN, run={"arm": "adamw"}), "describes no run"),
+        (FILES, manifest(files=[]), "has no hashes of the files"),
+        (FILES, [], "does not have the format warptune.job"),
+        (FILES, NO_MANIFEST_FORMAT, "does not have the format warptune.job"),
+        (FILES, manifest(format_version=2), "has format version 2, but warptune"),
+        (FILES, manifest(), "does not describe a run: 'expected'"),
+        (FILES, manifest(**RUN, run={"arm": "adamw"}), "does not describe a run"),
         (FILES, manifest(**RUN, run={"p_url": "/tmp/x"}), "run names a file"),
         (FILES, manifest(expected={"seed": 1, "test_loss": None}, expected_from_p=None), "nothing to compare with"),
     ],
@@ -71,7 +71,7 @@ def test_zip_that_was_cut_short_is_refused(tmp_path: Path, share: float) -> None
     path = write(tmp_path / "job.zip", FILES, manifest())
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    assert "is not a whole zip file" in refusal(path)
+    assert "is not a complete zip file" in refusal(path)
 
 
 def test_zip_with_a_flipped_byte_is_refused(tmp_path: Path) -> None:

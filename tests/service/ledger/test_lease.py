@@ -15,6 +15,7 @@ from service.ledger.runs import RunLog
 from service.states import JobState, TrialState
 from service.training.run import Ended, Progress
 from tests.service.conftest import Submit, get_job, get_trials
+from tests.service.results import a_result
 
 
 def expire(db: Database, job_id: str) -> None:
@@ -102,7 +103,7 @@ def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
         lambda: log.finish_confirm_run(run.id, Ended(TrialState.COMPLETE, 1.0)),
         lambda: log.set_data_hash("x"),
         log.verify,
-        lambda: log.succeed("helps", "warpadam", {}),
+        lambda: log.succeed(a_result()),
         lambda: log.end(JobState.FAILED, "why"),
         lambda: lease.renew(db, stale, 30.0),
         lambda: lease.release(db, stale),

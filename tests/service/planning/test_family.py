@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from service.data.catalog import DatasetInfo, Task
+from service.data.prepared import PreparedData
 from service.errors import InvalidSpecError
 from service.planning.plan import make_plan
 from service.spec.job import JobSpec
@@ -57,6 +58,6 @@ def test_only_arms_that_learn_p_learn_before_they_train(spec: SpecMaker) -> None
     body = spec(family={"class_subsets": {"ways": 2}, "learn_tasks": 7, "learn_steps": 5})
     plan = make_plan(JobSpec.model_validate(body))
     for arm, tasks in (("warpadam", 7), ("adamw", 0)):
-        run = plan.run(arm, plan.arm(arm).space.some_values(), ("", ""), seed=0, test=False)
+        run = plan.run(arm, plan.arm(arm).space.some_values(), PreparedData("", ""), seed=0, test=False)
         assert run.family is not None
         assert (run.family.learn_tasks, run.family.learn_steps) == (tasks, 5)

@@ -7,6 +7,7 @@ import pytest
 
 from search_spaces import PRESETS, Choice, Float, Int, get_preset
 from service.data.catalog import DatasetInfo, Task
+from service.data.prepared import PreparedData
 from service.errors import InvalidSpecError
 from service.planning.arms import BASELINES, Role
 from service.planning.plan import WARP_PRESETS, JobPlan, make_plan, warp_space
@@ -14,7 +15,7 @@ from service.spec.job import JobSpec
 from service.training.run import Training
 from tests.conftest import SpecMaker
 
-DATA = ("file:///split.npz", "0" * 64)
+DATA = PreparedData("file:///split.npz", "0" * 64)
 
 
 def plan(spec: SpecMaker, **parts: Any) -> JobPlan:
@@ -138,7 +139,7 @@ def test_run_carries_everything_that_it_depends_on(spec: SpecMaker) -> None:
     )
     run = made.run("adamw", {"lr": 0.25}, DATA, seed=3, test=True)
     assert (run.arm, run.config["lr"], run.sizes, run.activation) == ("adamw", 0.25, (13, 8, 3), "gelu")
-    assert (run.task, run.data_url, run.data_sha256) == (Task.CLASSIFICATION, *DATA)
+    assert (run.task, run.data_url, run.data_sha256) == (Task.CLASSIFICATION, DATA.url, DATA.sha256)
     assert (run.steps, run.batch_size, run.seed, run.test) == (7, 9, 3, True)
     assert run.training == Training(schedule="cosine", warmup_steps=3, max_grad_norm=0.5, compile=True)
 

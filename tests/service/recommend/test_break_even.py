@@ -6,10 +6,13 @@ from collections.abc import Sequence
 import pytest
 
 from service.db.models import ConfirmRun, Trial
+from service.ledger.curves import stored_curve
 from service.planning.plan import JobPlan, make_plan
-from service.recommend.break_even import BreakEven, find_break_even
+from service.recommend.break_even import find_break_even
+from service.result.job_result import BreakEven
 from service.spec.job import JobSpec
 from service.states import TrialState
+from service.training.run import Progress
 from tests.conftest import SpecMaker
 
 BASELINE, CHALLENGER = Trial(number=0, arm="adamw"), Trial(number=1, arm="warpadam")
@@ -25,9 +28,12 @@ def confirm_run(
     trial: Trial, seed: int, losses: Sequence[float], a_step_s: float, learning_s: float = 0.0
 ) -> ConfirmRun:
     """A run with a point every 10 steps."""
-    curve: list[list[float | None]] = [
-        [10.0 * i, loss, loss, 10 * i * a_step_s, None, learning_s] for i, loss in enumerate(losses, start=1)
-    ]
+    curve = stored_curve(
+        [
+            Progress(10 * i, loss, loss, 10 * i * a_step_s, learning_seconds=learning_s)
+            for i, loss in enumerate(losses, start=1)
+        ]
+    )
     return ConfirmRun(trial_number=trial.number, arm=trial.arm, seed=seed, state=TrialState.COMPLETE, curve=curve)
 
 

@@ -6,12 +6,14 @@ import pytest
 
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
+from service.ledger.curves import stored_curve
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
 from service.recommend.recommendation import Finalist, best_trials, recommend, select
-from service.recommend.verdict import Word
+from service.result.job_result import Word
 from service.spec.job import JobSpec
 from service.states import TrialState
+from service.training.run import Progress
 
 LOSS = Objective(metric="val_loss", target=None, steps=10, max_seconds=60.0)
 ARMS = ("warpadam", "adamw")
@@ -46,7 +48,7 @@ def runs(arm: str, losses: list[float | None], number: int, phase: str = "confir
             test_loss=loss if phase == "confirm" else None,
             val_loss=loss,
             seconds=0.5,
-            curve=[] if loss is None else [[10, loss, loss, 0.5, 1.0 - loss / 10]],
+            curve=[] if loss is None else stored_curve([Progress(10, loss, loss, 0.5, None, 1.0 - loss / 10)]),
             test_score=None if loss is None else 1.0 - loss / 10,
         )
         for seed, loss in enumerate(losses, start=1)

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
+from service.data.prepared import PreparedData
 from service.planning.plan import make_plan
-from service.recommend.findings import Comparison, Findings
 from service.recommend.transfer import find_transfer
+from service.result.job_result import Comparison
 from service.spec.job import JobSpec
 from tests.conftest import SpecMaker
 
 WARM = {"job": "job-1", "sha256": "a" * 64}
 
 
-def found(against: str, improvement: float, p_holm: float) -> Findings:
+def found(against: str, improvement: float, p_holm: float) -> list[Comparison]:
     comparison = Comparison(
         arm="warpadam",
         against=against,
@@ -29,7 +30,7 @@ def found(against: str, improvement: float, p_holm: float) -> Findings:
         p_holm=p_holm,
         win_rate=1.0,
     )
-    return Findings(note="", comparisons=[comparison], arms=[], pareto=[], pruning="")
+    return [comparison]
 
 
 CASES: list[tuple[str, float, float, bool | None, str]] = [
@@ -48,7 +49,7 @@ CASES: list[tuple[str, float, float, bool | None, str]] = [
         False,
         "no transfer shown: from the P of job-1 the cost on the fresh seeds is 100.0% higher",
     ),
-    ("adamw", 1.0, 0.01, None, "no word on transfer: too few seeds completed"),
+    ("adamw", 1.0, 0.01, None, "transfer is unknown: too few seeds completed"),
 ]
 
 
@@ -73,7 +74,7 @@ def test_runs_start_from_the_p_of_the_job_or_from_it_shuffled(spec: SpecMaker) -
     assert [arm.name for arm in plan.arms] == ["warpadam", "adamw", "diagonal_pre", "random_p", "shuffled_p"]
     starts = {}
     for arm in plan.arms:
-        run = plan.run(arm.name, arm.space.some_values(), ("", ""), seed=1, test=False)
+        run = plan.run(arm.name, arm.space.some_values(), PreparedData("", ""), seed=1, test=False)
         starts[arm.name] = (run.from_p_sha256, run.shuffle_seed)
     none = (None, None)
     assert starts == {

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from service.recommend import verdict as verdict_module
-from service.recommend.verdict import MOST_PAIRS, Word, compare, holm, level
+from service.recommend.verdict import MOST_PAIRS, compare, holm, level
+from service.result.job_result import Word
 
 few_resamples = pytest.mark.usefixtures("quick_intervals")
 """For simulations: their words do not depend on the bootstrap interval, which is only shown."""
@@ -177,7 +178,7 @@ def test_an_inconclusive_comparison_says_how_many_more_pairs_would_settle_it_at_
     verdict = compare([5.0] * 8, (5.0 - gains).tolist(), min_effect)
     assert verdict.word is Word.INCONCLUSIVE
     assert verdict.more_pairs is not None
-    assert f"{verdict.more_pairs} more would" in verdict.reason
+    assert f"about {verdict.more_pairs} more seeds would be needed" in verdict.reason
     pairs = 8 + verdict.more_pairs
     assert pairs <= most
     later = rng.normal(mean, 1.0, (200, pairs))
@@ -195,7 +196,7 @@ def test_a_small_effect_inside_the_bounds_needs_the_pairs_that_show_it_is_small(
 def test_a_hopeless_comparison_asks_for_no_number() -> None:
     verdict = compare([1.0] * 8, [1.5, 0.5] * 4, 0.0)
     assert verdict.more_pairs is None
-    assert f"even {MOST_PAIRS} would hardly" in verdict.reason
+    assert f"even {MOST_PAIRS} seeds would probably not be enough" in verdict.reason
 
 
 def test_holm_multiplies_by_the_hypotheses_that_are_left_and_never_decreases() -> None:

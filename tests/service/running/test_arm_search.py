@@ -9,6 +9,7 @@ from optuna.trial import TrialState as OptunaState
 
 from search_spaces import Scalar
 from service.artifacts import ArtifactStore, write_artifact
+from service.data.prepared import PreparedData
 from service.db.session import Database
 from service.db.studies import study_name
 from service.engines.base import Assignment
@@ -17,8 +18,10 @@ from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
 from service.planning.objective import Objective
 from service.planning.plan import make_plan
-from service.running.arm_search import ArmSearch, Terms
+from service.running.arm_search import ArmSearch
 from service.running.arm_study import NUMBER
+from service.running.arms import ArmLimits
+from service.running.context import JobContext
 from service.running.samplers import make_pruner, make_sampler
 from service.settings import Settings
 from service.spec.job import EngineSpec, JobSpec, SearchSpec
@@ -33,6 +36,11 @@ CAP = 10
 Open = Callable[..., ArmSearch]
 
 
+def context(log: RunLog, settings: Settings) -> JobContext:
+    data = PreparedData("file:///data.npz", "0")
+    return JobContext(log, make_plan(log.lease.spec), data, ArtifactStore(settings.artifacts_url), lambda: False)
+
+
 @pytest.fixture
 def log(db: Database, submit: Submit) -> RunLog:
     submit(budget={"trials_per_arm": CAP, "steps": 10}, search={"sampler": "tpe", "pruner": "median"})
@@ -43,11 +51,10 @@ def log(db: Database, submit: Submit) -> RunLog:
 
 @pytest.fixture
 def open_arm(log: RunLog, storage: optuna.storages.RDBStorage, settings: Settings) -> Open:
-    plan = make_plan(log.lease.spec)
-    artifacts = ArtifactStore(settings.artifacts_url)
+    job = context(log, settings)
 
     def make(arm: str = "warpadam", storage: optuna.storages.BaseStorage = storage) -> ArmSearch:
-        return ArmSearch(log, plan, plan.arm(arm), storage, ("file:///data.npz", "0"), artifacts, lambda: False)
+        return ArmSearch(job, job.plan.arm(arm), storage)
 
     return make
 
@@ -246,9 +253,8 @@ def test_later_trials_are_compared_with_the_first_ones(
     submit(budget={"trials_per_arm": CAP, "steps": 10}, search={"sampler": "random", "pruner": pruner})
     taken = lease.claim(db, "worker", 30.0)
     assert taken is not None
-    plan, artifacts = make_plan(taken.spec), ArtifactStore(settings.artifacts_url)
-    data = ("file:///data.npz", "0")
-    search = ArmSearch(RunLog(db, taken), plan, plan.arm("adamw"), storage, data, artifacts, lambda: False)
+    job = context(RunLog(db, taken), settings)
+    search = ArmSearch(job, job.plan.arm("adamw"), storage)
     worse_than_all = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
     assert not search.progress(worse_than_all, Progress(5, 9.0, 9.0, 0.1))
 
@@ -278,11 +284,8 @@ def test_pruning_is_off_where_early_losses_do_not_rank_runs_as_final_ones_do(ope
 def test_pruning_stays_off_in_the_arms_after_one_that_could_not_be_trusted(
     open_arm: Open, log: RunLog, storage: optuna.storages.RDBStorage, settings: Settings
 ) -> None:
-    plan = make_plan(log.lease.spec)
-    terms = Terms(steps=10, pruning=False)
-    data = ("file:///data.npz", "0")
-    artifacts = ArtifactStore(settings.artifacts_url)
-    search = ArmSearch(log, plan, plan.arm("adamw"), storage, data, artifacts, lambda: False, terms)
+    job = context(log, settings)
+    search = ArmSearch(job, job.plan.arm("adamw"), storage, ArmLimits(steps=10, pruning=False))
     bad = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
     assert search.fidelity is not None
     assert search.fidelity.trusted
@@ -346,17 +349,14 @@ def test_every_pruner_takes_any_number_of_steps(
 def test_an_interrupted_search_goes_on_as_it_would_have(
     db: Database, submit: Submit, storage: optuna.storages.RDBStorage, settings: Settings
 ) -> None:
-    artifacts = ArtifactStore(settings.artifacts_url)
-
     def params(interrupted: bool) -> list[dict[str, Scalar]]:
         job_id = submit(budget={"trials_per_arm": 16, "steps": 10}, search={"sampler": "tpe", "pruner": "none"})
         taken = lease.claim(db, "worker", 30.0)
         assert taken is not None
-        plan = make_plan(taken.spec)
-        data = ("file:///data.npz", "0")
+        job = context(RunLog(db, taken), settings)
 
         def reopen() -> ArmSearch:
-            return ArmSearch(RunLog(db, taken), plan, plan.arm("warpadam"), storage, data, artifacts, lambda: False)
+            return ArmSearch(job, job.plan.arm("warpadam"), storage)
 
         search = reopen()
         for index in range(16):

@@ -11,6 +11,7 @@ from optuna.trial import TrialState as OptunaState
 
 from service.artifacts import ArtifactStore
 from service.data.catalog import DATASETS
+from service.data.prepared import PreparedData
 from service.db.models import Trial
 from service.db.session import Database
 from service.db.studies import study_name
@@ -21,6 +22,7 @@ from service.planning.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, re
 from service.planning.plan import make_plan, plan_of
 from service.running.arm_search import ArmSearch
 from service.running.arm_study import EARLIER, NUMBER
+from service.running.context import JobContext
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.states import JobState, TrialState
@@ -75,7 +77,8 @@ def open_search(
     taken = lease.claim(db, "worker", 30.0)
     assert taken is not None
     log = RunLog(db, taken)
-    return ArmSearch(log, plan, plan.arm(arm), storage, ("file:///data.npz", "0"), artifacts, lambda: False)
+    job = JobContext(log, plan, PreparedData("file:///data.npz", "0"), artifacts, lambda: False)
+    return ArmSearch(job, plan.arm(arm), storage)
 
 
 def test_values_of_the_same_work_are_shown_and_belong_to_nobody(
@@ -109,8 +112,7 @@ def test_an_arm_that_is_opened_again_knows_them_still(
     assert first is not None
     search.started(first)
     search.finished(first, Ended(TrialState.COMPLETE, 0.5, None, 0.1))
-    artifacts = ArtifactStore(settings.artifacts_url)
-    again = ArmSearch(search._log, search._plan, search._arm, storage, ("file:///d", "0"), artifacts, lambda: False)
+    again = ArmSearch(search._job, search._arm, storage)
     values = [trial.value for trial in again.study.trials if trial.state == OptunaState.COMPLETE]
     assert values == [*LRS, 0.5]
 

@@ -31,7 +31,7 @@ def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **cha
         {"dataset": {"name": dataset}, "model": MODELS[dataset], "budget": {"steps": 60, "batch_size": 32}}
     )
     plan = make_plan(spec)
-    run = plan.run(arm, plan.arm(arm).space.first_trials[0], (data.url, data.sha256), seed=5, test=True)
+    run = plan.run(arm, plan.arm(arm).space.first_trials[0], data, seed=5, test=True)
     return replace(run, **changes)
 
 

@@ -1,0 +1,106 @@
+"""What the ledger says about the arms of a job: their limits, their best trials, whether pruning can be trusted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.db.models import Trial
+from service.errors import JobFailedError
+from service.planning.arms import MORE_STEPS, REFERENCE, ArmPlan, Role
+from service.planning.objective import Objective, make_objective
+from service.recommend.fidelity import UNPRUNED, measure
+from service.recommend.findings import Searched
+from service.recommend.recommendation import Finalist, best_trials
+from service.result.job_result import Fidelity
+from service.running.context import JobContext
+from service.running.samplers import first_rung
+from service.spec.job import MAX_STEPS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmLimits:
+    """What earlier arms decide about an arm.
+
+    Attributes:
+        steps: Steps of its runs.
+        target: Validation loss to reach, if that is the baseline's; None before there is one.
+        pruning: Whether its trials may be stopped early, judged by earlier arms.
+    """
+
+    steps: int
+    target: float | None = None
+    pruning: bool = True
+
+
+def limits_of(job: JobContext, arm: ArmPlan, before: Sequence[Searched]) -> ArmLimits:
+    """Return what the arms that were searched before an arm decide about it."""
+    return ArmLimits(
+        steps=_more_steps(job) if arm.name == MORE_STEPS else job.plan.spec.budget.steps,
+        target=None if arm.name == REFERENCE else _target(job),
+        pruning=all(item.fidelity is None or item.fidelity.trusted for item in before),
+    )
+
+
+def best_of_arm(job: JobContext, arm: str, count: int) -> list[Trial]:
+    """Return the best completed trials of an arm, at most ``count``.
+
+    Raises:
+        JobFailedError: The arm completed none.
+    """
+    trials = job.record.trials(arm)
+    best = best_trials(trials, count)
+    if not best:
+        counts = ", ".join(f"{n} {state}" for state, n in Counter(str(t.state) for t in trials).items()) or "none"
+        causes = [trial.cause for trial in trials if trial.cause]
+        last = f"; the last cause: {causes[-1]}" if causes else ""
+        raise JobFailedError(f"arm {arm} completed no trial (trials: {counts}){last}")
+    return best
+
+
+def _target(job: JobContext) -> float | None:
+    """Return the loss that the tuned AdamW ends with, if that is the target."""
+    return best_of_arm(job, REFERENCE, 1)[0].value if job.plan.spec.objective.target == "baseline" else None
+
+
+def _more_steps(job: JobContext) -> int:
+    """Return the steps that AdamW can do in the seconds of WarpAdam's best trial."""
+    learned = [best_of_arm(job, arm.name, 1)[0] for arm in job.plan.arms if arm.role is Role.WARPADAM]
+    ratio = best_trials(learned, 1)[0].seconds / max(best_of_arm(job, REFERENCE, 1)[0].seconds, 1e-9)
+    steps = job.plan.spec.budget.steps
+    return min(MAX_STEPS, max(steps, round(steps * ratio)))
+
+
+def final_objective(job: JobContext) -> Objective:
+    """Return what the finalists are judged by."""
+    return objective_of(job, ArmLimits(steps=job.plan.spec.budget.steps, target=_target(job)))
+
+
+def objective_of(job: JobContext, limits: ArmLimits) -> Objective:
+    """Return what an arm's trials are judged by."""
+    spec = job.plan.spec
+    return make_objective(spec.objective, limits.steps, spec.budget.max_seconds, limits.target)
+
+
+def arm_fidelity(job: JobContext, arm: ArmPlan, limits: ArmLimits, rows: Sequence[Trial]) -> Fidelity | None:
+    """Return how well early losses rank the trials of an arm.
+
+    None while its first trials have not ended, and for a job with two objectives, which has no pruner.
+    """
+    if job.plan.spec.objective.trade_off:
+        return None
+    curves = job.record.curves([row.id for row in rows[:UNPRUNED]]) if len(rows) >= UNPRUNED else {}
+    return measure(arm.name, rows, curves, objective_of(job, limits), first_rung(limits.steps))
+
+
+def finalists_by_search(job: JobContext, best: list[Trial], objective: Objective) -> list[Finalist]:
+    """Return the best trial of each arm as its finalist, with its cost under the job's final objective.
+
+    AdamW's search may have had another one: where AdamW sets the target, its own search had none yet.
+    """
+    curves = job.record.curves([trial.id for trial in best])
+    costs = [objective.cost(curves[trial.id]) for trial in best]
+    return [
+        Finalist(trial, (trial.value or 0.0) if cost is None else cost) for trial, cost in zip(best, costs, strict=True)
+    ]
