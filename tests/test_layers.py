@@ -14,8 +14,11 @@ LAYERS = ("warpadam", "search_spaces", "service")
 
 # Inside the service: a room may import those to its left.
 ROOMS = (
+    {"errors"},
+    {"registry"},
+    {"optimizers"},
     {"spec"},
-    {"states", "version", "settings", "errors", "artifacts"},
+    {"states", "version", "settings", "artifacts"},
     {"data", "logs", "stored"},
     {"training", "db"},
     {"user_code"},

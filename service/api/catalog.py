@@ -12,7 +12,7 @@ from pydantic import Field
 from search_spaces import describe, get_preset
 from service.api.views import View
 from service.data.catalog import DATASETS, Task
-from service.planning.arms import BASELINES
+from service.optimizers import baselines
 from service.planning.plan import WARP_PRESETS
 from service.spec.model import MODELS
 
@@ -53,5 +53,5 @@ def catalog() -> Catalog:
         datasets=[DatasetView(name=name, **asdict(info)) for name, info in DATASETS.items()],
         models=models(),
         presets={name: describe(get_preset(name)) for name in WARP_PRESETS},
-        baselines={name: describe(get_preset(name)) for name in BASELINES},
+        baselines={name: describe(space) for name, space in baselines().items()},
     )

@@ -14,7 +14,8 @@ from typing import IO, Any, Final
 from service.artifacts import DATA_FILE, START_P_FILE, TASK_FILE, ArtifactStore
 from service.db.models import Job, RecommendationRow
 from service.errors import ConflictError, NotFoundError
-from service.export.script import OPTIMIZERS, make_script, replayed_run, start_sha256, summary
+from service.export.script import make_script, replayed_run, start_sha256, summary
+from service.optimizers import OPTIMIZERS
 from service.planning.plan import JobPlan, plan_of
 from service.version import VERSION
 
@@ -126,7 +127,7 @@ def _document(job: Job, plan: JobPlan, row: RecommendationRow) -> dict[str, Any]
         "name": job.name,
         "verdict": row.verdict,
         "reason": row.data["reason"],
-        "optimizer": OPTIMIZERS[plan.arm(row.arm).optimizer].name,
+        "optimizer": OPTIMIZERS[plan.arm(row.arm).optimizer].library,
         "config": row.data["config"],
         "trial": row.data["trial"],
         "statistics": row.data["statistics"],

@@ -13,6 +13,7 @@ from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_
 from search_spaces.errors import one_of
 from service.data.catalog import DatasetInfo, Task, layer_sizes, task_of
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
+from service.optimizers import OPTIMIZERS
 from service.planning.arms import (
     MORE_STEPS,
     REFERENCE,
@@ -103,7 +104,7 @@ class JobPlan:
         """
         chosen = self.arm(arm)
         family = self.spec.family
-        learn_tasks = family.learn_tasks if family and chosen.optimizer == "warpadam" else 0
+        learn_tasks = family.learn_tasks if family and OPTIMIZERS[chosen.optimizer].learns_p else 0
         warm = self.spec.warm_start if chosen.start is not Start.IDENTITY else None
         return Run(
             arm=chosen.optimizer,

@@ -12,7 +12,8 @@ from typing import Final
 from search_spaces.errors import one_of
 from service.data.catalog import DatasetInfo, Task, task_of, training_rows
 from service.errors import FieldError
-from service.planning.arms import BASELINES, MORE_STEPS, REFERENCE
+from service.optimizers import OPTIMIZERS, baselines
+from service.planning.arms import MORE_STEPS, REFERENCE
 from service.planning.objective import TIMED
 from service.spec.job import JobSpec, TrainingSpec
 from service.spec.model import ResnetSpec
@@ -62,13 +63,17 @@ def check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldEr
 
 def check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     """Yield what is wrong with the baselines and the controls."""
+    known = baselines()
     for index, name in enumerate(spec.baselines):
-        if name not in BASELINES:
-            yield FieldError(f"baselines[{index}]", name, one_of(name, BASELINES))
+        field = f"baselines[{index}]"
+        if name not in known:
+            yield FieldError(field, name, f"must be {one_of(name, known)}", code="unknown_name")
         elif name in spec.baselines[:index]:
-            yield FieldError(f"baselines[{index}]", name, "every baseline once")
-        elif name == "soap" and find_spec("pytorch_optimizer") is None:
-            yield FieldError(f"baselines[{index}]", name, "pytorch-optimizer to be installed, the extra `soap`")
+            yield FieldError(field, name, "must not be named twice", code="conflict")
+        elif (requires := OPTIMIZERS[name].requires) and find_spec(requires[0]) is None:
+            yield FieldError(
+                field, name, f"needs the package {requires[0]}", f"Install it: {requires[1]}.", code="not_allowed"
+            )
     for index, name in enumerate(spec.controls):
         if name in spec.controls[:index]:
             yield FieldError(f"controls[{index}]", name, "every control once")

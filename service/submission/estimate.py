@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from service.data.catalog import parameter_count
 from service.errors import UnavailableError
+from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
 from service.planning.plan import JobPlan
 from service.user_code.probe import module_path
@@ -138,7 +139,7 @@ def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:
     family, steps = plan.spec.family, plan.spec.budget.steps
     if family is None:
         return steps
-    learning = family.learn_tasks * family.learn_steps if arm.optimizer == "warpadam" else 0
+    learning = family.learn_tasks * family.learn_steps if OPTIMIZERS[arm.optimizer].learns_p else 0
     return steps * family.evaluate_tasks + learning
 
 

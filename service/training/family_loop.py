@@ -17,11 +17,11 @@ from torch.optim import Optimizer
 
 from service.data.catalog import Task
 from service.data.families import Member, load_family
+from service.optimizers import build_optimizer
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
 from service.training.models import LOSSES, SCORES, build_model
-from service.training.optimizers import build_optimizer
 from service.training.run import DivergedError, FamilyTraining, Progress, Run
 from service.training.step import make_schedule, training_loss
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig

@@ -13,8 +13,8 @@ from typing import Any, Final
 import torch
 
 from service.data.catalog import Task
+from service.optimizers import OPTIMIZERS, build_optimizer
 from service.training.models import build_network
-from service.training.optimizers import build_optimizer
 from service.training.run import Training
 from service.training.step import TrainingStep, training_loss
 from warpadam import WarpAdamConfig, estimate_memory
@@ -58,8 +58,8 @@ def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]
             began = time.perf_counter()
         step(x, y)
     seconds = (time.perf_counter() - began) / TIMED_STEPS
-    learns = arm["optimizer"] in ("warpadam", "random_p")
-    p_bytes = estimate_memory(model, WarpAdamConfig.from_dict(arm["config"])).p_bytes if learns else 0
+    has_p = OPTIMIZERS[arm["optimizer"]].has_p
+    p_bytes = estimate_memory(model, WarpAdamConfig.from_dict(arm["config"])).p_bytes if has_p else 0
     return {"seconds_a_step": seconds, "p_bytes": float(p_bytes)}
 
 

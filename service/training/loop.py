@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import torch
 
+from service.optimizers import build_optimizer
 from service.training.batches import Batches
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
 from service.training.models import build_network
-from service.training.optimizers import build_optimizer
 from service.training.run import DivergedError, Progress, Run
 from service.training.step import TrainingStep, compile_in_place, training_loss
 

@@ -45,7 +45,7 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     ("training.clip", 1, "training.clip", 1, "the name to be one of schedule"),
     ("baselines", ["lion"], "baselines[0]", "lion", "one of adamw, muon, soap, sgd"),
     ("baselines", ["adamw", "warpadam"], "baselines[1]", "warpadam", "one of adamw"),
-    ("baselines", ["adamw", "adamw"], "baselines[1]", "adamw", "every baseline once"),
+    ("baselines", ["adamw", "adamw"], "baselines[1]", "adamw", "must not be named twice"),
     ("baselines", [], "baselines", [], "at least 1 item"),
     ("baselines", ["adamw"] * 9, "baselines", ["adamw"] * 9, "at most 8 items"),
     ("baselines", "adamw", "baselines", "adamw", "a list"),

@@ -14,12 +14,11 @@ from search_spaces import get_preset
 from service.data.catalog import Task
 from service.data.families import load_family, prepare_family
 from service.data.family_tables import bundled_table
-from service.planning.arms import CONFIGS
+from service.optimizers import OPTIMIZERS
 from service.spec.data import FamilySpec
 from service.training import family_loop
 from service.training.family_loop import train_family
 from service.training.models import build_model
-from service.training.optimizers import BUILDERS
 from service.training.run import DivergedError, FamilyTraining, Progress, Run, Training
 from warpadam import MetaTrainer
 
@@ -35,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def a_run(data: tuple[str, str], arm: str = "warpadam", **fields: Any) -> Run:
     preset = get_preset({"warpadam": "quick", "random_p": "adamw"}.get(arm, arm))
-    config = CONFIGS[arm](preset.first_trials[0])
+    config = OPTIMIZERS[arm].config(preset.first_trials[0])
     given: dict[str, Any] = {
         "arm": arm,
         "config": config,
@@ -56,7 +55,7 @@ def without_seconds(points: list[Progress]) -> list[Progress]:
     return [point._replace(seconds=0.0, learning_seconds=0.0) for point in points]
 
 
-@pytest.mark.parametrize("arm", [name for name in BUILDERS if name != "soap"])
+@pytest.mark.parametrize("arm", [name for name in OPTIMIZERS if name != "soap"])
 def test_every_optimizer_trains_on_a_family_and_lowers_its_loss(data: tuple[str, str], arm: str) -> None:
     points = list(train_family(a_run(data, arm, steps=40)))
     assert [point.step for point in points] == list(range(2, 41, 2))

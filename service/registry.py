@@ -1,0 +1,135 @@
+"""Registries of what can be added: optimizers, models, tasks, metrics, bundled datasets.
+
+An entry has two halves under one name. The torch-free half is plain data that the API and the worker read. The torch
+half is a function, named by an import string and imported on first use.
+
+Built-in entries are listed where their registry is made. Plug-ins register theirs when they are imported: the modules
+that ``WARPTUNE_PLUGINS`` names and the entry points of the group ``warptune.plugins``. Each process imports them once,
+when it first reads a registry; child processes inherit the environment and so have the same names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from search_spaces.errors import one_of
+from service.errors import FieldError, ServiceError
+
+PLUGINS_VARIABLE: Final = "WARPTUNE_PLUGINS"
+ENTRY_POINTS: Final = "warptune.plugins"
+
+
+class PluginError(ServiceError):
+    """A plug-in cannot be imported."""
+
+    code = "bad_plugin"
+
+
+class UnknownNameError(KeyError):
+    """A registry has no entry of this name; the message lists the names."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Entry(Protocol):
+    """What a registry holds."""
+
+    @property
+    def name(self) -> str:
+        """The name in specs."""
+
+
+T = TypeVar("T", bound=Entry)
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Entries by name, in the order in which they were registered.
+
+    Args:
+        kind: What an entry is, in one word, for messages.
+        builtin: The entries that ship with the service.
+    """
+
+    def __init__(self, kind: str, builtin: Iterable[T]) -> None:
+        self._kind = kind
+        self._entries: dict[str, T] = {}
+        for entry in builtin:
+            self.register(entry)
+
+    def register(self, entry: T) -> None:
+        """Add an entry.
+
+        Raises:
+            ValueError: Another entry has this name.
+        """
+        if entry.name in self._entries:
+            raise ValueError(f"{self._kind} {entry.name!r} is registered already; choose another name")
+        self._entries[entry.name] = entry
+
+    def check(self, field: str, name: str) -> Iterator[FieldError]:
+        """Yield the error of a field that names no entry."""
+        if name not in self:
+            yield FieldError(field, name, f"must be {one_of(name, self)}", code="unknown_name")
+
+    def __getitem__(self, name: str) -> T:
+        load_plugins()
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownNameError(f"{self._kind}: must be {one_of(name, self._entries)} (got {name!r})") from None
+
+    def __iter__(self) -> Iterator[str]:
+        load_plugins()
+        return iter(list(self._entries))
+
+    def __len__(self) -> int:
+        load_plugins()
+        return len(self._entries)
+
+
+def import_object(reference: str) -> Any:
+    """Return what an import string ``package.module:name`` stands for: the torch half of an entry."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+_lock = threading.RLock()
+_state = {"loaded": False}
+
+
+def load_plugins() -> None:
+    """Import every plug-in, unless this process has done so.
+
+    Raises:
+        PluginError: One cannot be imported.
+    """
+    if _state["loaded"]:
+        return
+    with _lock:
+        if _state["loaded"]:
+            return
+        _state["loaded"] = True  # a plug-in may read a registry while it is imported
+        for module in filter(None, map(str.strip, os.environ.get(PLUGINS_VARIABLE, "").split(","))):
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                _state["loaded"] = False
+                raise PluginError(
+                    f"the plug-in {module} cannot be imported: {type(error).__name__}: {error}. Correct "
+                    f"{PLUGINS_VARIABLE}, or put the folder that holds the module on PYTHONPATH"
+                ) from error
+        for point in entry_points(group=ENTRY_POINTS):
+            try:
+                point.load()
+            except Exception as error:
+                _state["loaded"] = False
+                raise PluginError(
+                    f"the plug-in {point.name} cannot be imported: {type(error).__name__}: {error}. "
+                    "Correct or uninstall its package"
+                ) from error
