@@ -13,12 +13,13 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Final, Generic, Protocol, TypeVar
+from operator import attrgetter
+from typing import Any, Final, Generic, TypeVar
 
 from search_spaces.errors import one_of
-from service.errors import FieldError, ServiceError
+from service.errors import ServiceError
 
 PLUGINS_VARIABLE: Final = "WARPTUNE_PLUGINS"
 ENTRY_POINTS: Final = "warptune.plugins"
@@ -37,15 +38,7 @@ class UnknownNameError(KeyError):
         return str(self.args[0])
 
 
-class Entry(Protocol):
-    """What a registry holds."""
-
-    @property
-    def name(self) -> str:
-        """The name in specs."""
-
-
-T = TypeVar("T", bound=Entry)
+T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -54,10 +47,11 @@ class Registry(Mapping[str, T], Generic[T]):
     Args:
         kind: What an entry is, in one word, for messages.
         builtin: The entries that ship with the service.
+        name_of: Tells the name of an entry.
     """
 
-    def __init__(self, kind: str, builtin: Iterable[T]) -> None:
-        self._kind = kind
+    def __init__(self, kind: str, builtin: Iterable[T], name_of: Callable[[T], str] = attrgetter("name")) -> None:
+        self._kind, self._name_of = kind, name_of
         self._entries: dict[str, T] = {}
         for entry in builtin:
             self.register(entry)
@@ -68,14 +62,10 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             ValueError: Another entry has this name.
         """
-        if entry.name in self._entries:
-            raise ValueError(f"{self._kind} {entry.name!r} is registered already; choose another name")
-        self._entries[entry.name] = entry
-
-    def check(self, field: str, name: str) -> Iterator[FieldError]:
-        """Yield the error of a field that names no entry."""
-        if name not in self:
-            yield FieldError(field, name, f"must be {one_of(name, self)}", code="unknown_name")
+        name = self._name_of(entry)
+        if name in self._entries:
+            raise ValueError(f"{self._kind} {name!r} is registered already; choose another name")
+        self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:
         load_plugins()

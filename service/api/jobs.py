@@ -17,7 +17,7 @@ from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, Strict
 from service.api.problems import responses
 from service.api.views import EventView, JobSummary, JobView, Page
 from service.artifacts import START_P_FILE, ArtifactStore
-from service.data.catalog import DatasetInfo, training_rows
+from service.data.catalog import DatasetInfo
 from service.db.models import Job
 from service.db.session import Database
 from service.ledger import datasets, queries
@@ -83,7 +83,7 @@ def submit_job(
     if wanted.dry_run:
         response.status_code = HTTPStatus.OK
         plan = _plan(db, artifacts, user_code, spec)[0]
-        return estimate(plan, training_rows(plan.info, spec.model), note(plan))
+        return estimate(plan, spec.model.training_rows(plan.info), note(plan))
     earlier = ledger.earlier_answer(db, idempotency_key, spec.to_json()) if idempotency_key is not None else None
     if earlier is not None:
         view, replayed = JobView.model_validate(earlier), True

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
-from service.data.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes, text_tokens
+from service.data.catalog import DATASETS, DatasetInfo
 from service.errors import FieldError
 from service.spec.data import DatasetSpec
 from service.spec.job import JobSpec, RangeOverride
-from service.spec.model import AutoencoderSpec, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
+from service.spec.models import MODELS
 
 
 def check_dataset(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -50,48 +50,18 @@ def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]
     """Yield what keeps the model from being trained on the data."""
     if info is None:
         return
-    if (info.task is Task.LANGUAGE) != isinstance(spec.model, TransformerSpec):
-        fits = "transformer for a text" if info.task is Task.LANGUAGE else "another one: a transformer takes a text"
-        yield FieldError("model.name", spec.model.name, fits)
+    if info.task in spec.model.tasks:
+        yield from spec.model.check(spec, info)
         return
-    if (info.task is Task.PHYSICS) != isinstance(spec.model, PinnSpec):
-        fits = f"pinn for {spec.dataset.name}" if info.task is Task.PHYSICS else "another one: a pinn takes an equation"
-        yield FieldError("model.name", spec.model.name, fits)
-        return
-    if isinstance(spec.model, PinnSpec) and spec.model.equation != spec.dataset.name:
-        yield FieldError("model.equation", spec.model.equation, f"{spec.dataset.name}, as the dataset is")
-    if isinstance(spec.model, PinnSpec) and spec.training.compile:
-        yield FieldError("training.compile", True, "false with a pinn, whose derivatives torch.compile cannot take")
-    if isinstance(spec.model, TransformerSpec):
-        yield from _check_transformer(spec.model, info)
-    elif isinstance(spec.model, ConvnetSpec | ResnetSpec):
-        yield from _check_convolutions(spec, info)
-    name = spec.dataset.name
-    if name is not None and isinstance(spec.model, AutoencoderSpec) and not info.images:
-        images = [other for other, info in DATASETS.items() if info.images]
-        yield FieldError("model.name", spec.model.name, f"mlp for dataset {name!r}; an autoencoder takes {images}")
-
-
-def _check_convolutions(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:
-    if not info.shape:
-        yield FieldError("model.name", spec.model.name, "mlp: the rows of this dataset are no images")
-    elif info.task is Task.AUTOENCODING:
-        yield FieldError("model.name", spec.model.name, "autoencoder or mlp to reconstruct images")
-    if isinstance(spec.model, ResnetSpec) and spec.budget.batch_size < 2:
-        yield FieldError("budget.batch_size", spec.budget.batch_size, "2 at least with resnet's batch norm")
-
-
-def _check_transformer(model: TransformerSpec, info: DatasetInfo) -> Iterable[FieldError]:
-    if model.width % model.heads:
-        yield FieldError("model.heads", model.heads, f"a divisor of model.width, which is {model.width}")
-    longest = int(text_tokens(info, model) * HELD_OUT) - 1
-    if model.context > longest:
-        yield FieldError("model.context", model.context, f"at most {longest}, what the validation part has")
+    fitting = [name for name, model in MODELS.items() if info.task in model.tasks]
+    hint = f"A {spec.model.name} is trained for {' or '.join(spec.model.tasks)}."
+    message = f"must be {one_of(spec.model.name, fitting)} for {info.task}"
+    yield FieldError("model.name", spec.model.name, message, hint, "conflict")
 
 
 def check_rank(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:
     """Refuse a rank that the user asked for and no tensor has: it would silently mean a smaller one."""
-    shapes = tensor_shapes(info, spec.model)
+    shapes = spec.model.tensor_shapes(info)
     rows = max((shape[0] for shape in shapes if len(shape) > 1), default=1)
     wished = spec.search_space.overrides.get("rank")
     places: Mapping[str, object] = {"": wished}

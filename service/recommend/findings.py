@@ -17,6 +17,7 @@ from service.recommend.fidelity import Fidelity
 from service.recommend.recommendation import MIN_PAIRS, Finalist, Recommendation, curve_of, pairs_of
 from service.recommend.tuning import ArmFinding, ParetoPoint, importances, pareto, tuning_curve
 from service.recommend.verdict import compare, holm
+from service.spec.metrics import ERROR, METRICS
 from service.states import TrialState
 from service.training.run import Progress
 
@@ -25,9 +26,11 @@ NOTE: Final = (
     "over all comparisons listed here"
 )
 
-ERROR: Final = "test_error_or_unexplained_variance"
-
-JUDGED: Final = {"val_loss": "test_loss", "val_accuracy": ERROR, "val_r2": ERROR} | {name: name for name in TIMED}
+JUDGED: Final = {
+    "val_loss": "test_loss",
+    **{metric.field: metric.compared_as for metric in METRICS.values()},
+    **{name: name for name in TIMED},
+}
 """Metric of the objective -> what the fresh seeds are compared on; times to a target are on validation."""
 
 
@@ -152,7 +155,9 @@ def _comparisons(
     both = [(base_runs[seed], runs_of_challenger[seed]) for seed in seeds]
     metrics: dict[str, list[tuple[float | None, float | None]]] = {
         "test_loss": [(base.test_loss, warp.test_loss) for base, warp in both],
-        ERROR: [(_missing(base), _missing(warp)) for base, warp in both],
+        objective.score.compared_as if objective.score else ERROR: [
+            (_shortfall(base, objective), _shortfall(warp, objective)) for base, warp in both
+        ],
         "training_seconds": [(base.seconds, warp.seconds) for base, warp in both],
     }
     names = (result.challenger, result.baseline)
@@ -175,8 +180,10 @@ def _complete(run: ConfirmRun) -> bool:
     return run.state == TrialState.COMPLETE
 
 
-def _missing(run: ConfirmRun) -> float | None:
-    return None if run.test_score is None else 1.0 - run.test_score
+def _shortfall(run: ConfirmRun, objective: Objective) -> float | None:
+    if run.test_score is None:
+        return None
+    return objective.score.cost(run.test_score) if objective.score else 1.0 - run.test_score
 
 
 Curves = tuple[Sequence[Progress], Sequence[Progress]]

@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.planning.arms import Role
-from service.planning.objective import SCORED, Objective
+from service.planning.objective import Objective
 from service.planning.plan import JobPlan
 from service.recommend.verdict import Verdict, Word, compare
+from service.spec.metrics import METRICS
 from service.states import TrialState
 from service.training.run import Progress
 
@@ -107,8 +108,7 @@ class Recommendation:
 
 NOUNS: Final = {
     "val_loss": "test loss",
-    "val_accuracy": "test error",
-    "val_r2": "unexplained variance of the test part",
+    **{metric.field: metric.noun for metric in METRICS.values()},
     "seconds_to_target": "time to the target",
     "steps_to_target": "number of steps to the target",
 }
@@ -204,8 +204,8 @@ def judged_cost(run: ConfirmRun, objective: Objective) -> float | None:
     """Return what a completed run costs on the test part; the time to a target, None if missed, is on validation."""
     if objective.is_timed:
         return objective.reached(curve_of(run))
-    if objective.metric in SCORED:
-        return None if run.test_score is None else 1.0 - run.test_score
+    if objective.score is not None:
+        return None if run.test_score is None else objective.score.cost(run.test_score)
     return run.test_loss
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.data.catalog import parameter_count
 from service.errors import UnavailableError
 from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
@@ -121,7 +120,7 @@ def estimate(plan: JobPlan, training_rows: int, notes: str = "") -> JobEstimate:
         confirm_runs=sum(arm.confirm_runs for arm in arms),
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
-        parameters=parameter_count(plan.info, plan.spec.model),
+        parameters=plan.spec.model.parameter_count(plan.info),
         note="; ".join(filter(None, (NOTE, *_notes(plan), notes))),
     )
 
@@ -148,7 +147,7 @@ def _measure(plan: JobPlan, batch_size: int) -> dict[str, dict[str, float]]:
         "sizes": plan.sizes,
         "model": plan.network,
         "shape": plan.info.shape,
-        "activation": plan.spec.model.activation,
+        "activation": plan.spec.model.activation_name,
         "task": plan.task,
         "batch_size": batch_size,
         "training": plan.spec.training.model_dump(),

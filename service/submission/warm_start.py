@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import select
 
 from service.artifacts import ArtifactStore
-from service.data.catalog import DatasetInfo, tensor_shapes
+from service.data.catalog import DatasetInfo
 from service.db.models import Job, RecommendationRow
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
@@ -76,7 +76,7 @@ def plan_warm_start(
     warm = spec.warm_start.model_copy(update={"sha256": found.sha256})
     space = spec.search_space.model_copy(update={"overrides": _overrides(spec.search_space.overrides, found)})
     plan = make_plan(spec.model_copy(update={"warm_start": warm, "search_space": space}), info)
-    misfits = list(_misfits(found.shapes, tensor_shapes(plan.info, plan.spec.model)))
+    misfits = list(_misfits(found.shapes, plan.spec.model.tensor_shapes(plan.info)))
     if misfits:
         more = [f"{len(misfits) - MOST_MISMATCHES} more"] if len(misfits) > MOST_MISMATCHES else []
         expected = f"a job whose P fits the model: {'; '.join([*misfits[:MOST_MISMATCHES], *more])}"

@@ -10,9 +10,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from service.data.catalog import Task
 from service.data.split import PARTS, load
-from service.training.models import LOSSES, SCORES
+from service.spec.tasks import TASKS
+from service.training.models import loss_of, score_of
 from service.training.run import EVALUATED_ROWS, Run
 
 DEVICE_BYTES: Final = 1 << 30
@@ -30,19 +30,19 @@ class Batches:
 
     def __init__(self, run: Run) -> None:
         split = load(run.data_url, run.data_sha256)
-        self._task, self._device = run.task, torch.device(run.device)
+        self._device = torch.device(run.device)
+        self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
         arrays = {name: torch.from_numpy(array) for name, array in split.arrays().items()}  # still the mapped file
         if sum(array.nbytes for array in arrays.values()) <= DEVICE_BYTES:
             arrays = {name: array.to(self._device) for name, array in arrays.items()}
         self._x = {part: arrays[f"x_{part}"] for part in PARTS}
-        self._y = self._x if run.task is Task.AUTOENCODING else {part: arrays[f"y_{part}"] for part in PARTS}
+        self._y = self._x if TASKS[run.task].reconstructs else {part: arrays[f"y_{part}"] for part in PARTS}
         rows = len(self._x["train"])
         self._batch_size = min(run.batch_size, rows)
         keep = run.training.last_batch == "keep"
         self._of_an_epoch = math.ceil(rows / self._batch_size) if keep else rows // self._batch_size
         self._generator = torch.Generator().manual_seed(run.seed)
         self._order = torch.empty(0, dtype=torch.int64)
-        self._variances: dict[str, Tensor] = {}
         self.epoch_rng, self.taken = self._generator.get_state(), self._of_an_epoch
 
     @property
@@ -79,42 +79,22 @@ class Batches:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str) -> tuple[float, float | None]:
-        """Return the loss on a whole part, and the score: SCORES says which of them a task has.
+        """Return the loss on a whole part, and the score of the run's metric.
 
-        A score that is not finite is none: a part whose targets are all the same has no variance to explain.
+        A score that is not finite is None: a part whose targets are all the same has no variance to explain.
 
         It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. A compiled
         model is run as it is, as its parts of other sizes would each be compiled anew.
         """
         model.eval()
-        loss, accuracy, missed = torch.zeros((3, 1), dtype=torch.float64, device=self._device)
+        loss, sums = torch.zeros((), dtype=torch.float64, device=self._device), None
         for piece in self._pieces(part):
             x, y = self._rows(part, piece)
-            output, share = model.forward(x), len(x) / len(self._x[part])
-            loss += share * LOSSES[self._task](output, y).double()
-            if self._task is Task.PHYSICS:
-                missed += (output[:, 1] - y[:, 1]).double().square().sum()
-            elif self._task in (Task.CLASSIFICATION, Task.LANGUAGE):
-                accuracy += share * SCORES[self._task](output, y).double()
+            output = model.forward(x)
+            loss += len(x) / len(self._x[part]) * self._loss(output, y).double()
+            added = self._score.sums(output, y)
+            sums = added if sums is None else sums + added
         model.train()
-        match self._task:
-            case Task.PHYSICS:
-                score = 1 - (missed / self._y[part][:, 1].double().square().sum()).sqrt()
-            case Task.CLASSIFICATION | Task.LANGUAGE:
-                score = accuracy
-            case Task.REGRESSION | Task.AUTOENCODING:
-                score = 1 - loss / self._variance(part)
+        assert sums is not None, "no part is empty"
+        score = self._score.from_sums(sums)
         return loss.item(), score.item() if score.isfinite() else None
-
-    def _variance(self, part: str) -> Tensor:
-        """Return the mean square that is left when the mean of each column is predicted."""
-        if part not in self._variances:
-            y, pieces = self._y[part], self._pieces(part)
-            total = torch.zeros(y.shape[1:], dtype=torch.float64)
-            for piece in pieces:
-                total += y[piece].double().sum(0).cpu()
-            squares = torch.zeros((), dtype=torch.float64)
-            for piece in pieces:
-                squares += (y[piece].cpu().double() - total / len(y)).square().mean(1).sum()
-            self._variances[part] = (squares / len(y)).to(self._device)
-        return self._variances[part]

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,19 +133,19 @@ def build_module(
     return nn.Sequential(nn.Unflatten(1, shape), model) if len(shape) > 1 else model
 
 
-def user_model(spec: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Module:
+def build_user_model(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return the model of a run.
 
     Args:
         spec: ``entrypoint``, ``config``, ``task``, and the ``sha256`` of the module's source.
-        shape: Shape of a row.
-        outputs: Columns that the module returns.
+        shape: Shape of an image; empty for other rows.
+        sizes: Features of a row, and columns that the module returns.
 
     Raises:
         EntrypointError: It cannot be made (any more).
     """
     factory = load_allowed(spec["entrypoint"], spec["sha256"])
-    return build_module(factory, shape, outputs, spec["task"], spec["config"])
+    return build_module(factory, shape or (sizes[0],), sizes[-1], spec["task"], spec["config"])
 
 
 def _forget(settings: Settings) -> None:

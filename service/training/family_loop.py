@@ -21,7 +21,8 @@ from service.optimizers import build_optimizer
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
-from service.training.models import LOSSES, SCORES, build_model
+from service.training.models import loss_of, score_of
+from service.training.networks import linear_layers
 from service.training.run import DivergedError, FamilyTraining, Progress, Run
 from service.training.step import make_schedule, training_loss
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
@@ -108,10 +109,10 @@ class _FamilyTask:
     def __init__(self, run: Run, member: Member) -> None:
         self._run = run
         self._x, self._y = _tensors(run, member, "train")
-        self._loss = training_loss(run.task, run.training, self._y, run.sizes[-1], run.device)
+        self._loss = training_loss(loss_of(run.task), run.training, self._y, run.sizes[-1], run.device)
 
     def make_model(self) -> nn.Module:
-        return build_model(self._run.sizes, self._run.activation).to(self._run.device)
+        return linear_layers(self._run.sizes, self._run.activation).to(self._run.device)
 
     def sample(self) -> Callable[[nn.Module], Tensor]:
         rows = torch.randint(len(self._x), (self._run.batch_size,)).to(self._x.device)
@@ -124,13 +125,13 @@ class _SideBySide:
 
     def __init__(self, run: Run, members: Sequence[Member]) -> None:
         torch.manual_seed(run.seed)
-        self.models = [build_model(run.sizes, run.activation).to(run.device) for _ in members]
+        self.models = [linear_layers(run.sizes, run.activation).to(run.device) for _ in members]
         self._train = [_tensors(run, member, "train") for member in members]
         self._training_losses = [
-            training_loss(run.task, run.training, y, run.sizes[-1], run.device) for _, y in self._train
+            training_loss(loss_of(run.task), run.training, y, run.sizes[-1], run.device) for _, y in self._train
         ]
         self._held_out = [_tensors(run, member, "held_out") for member in members]
-        self._loss, self._score = LOSSES[run.task], SCORES[run.task]
+        self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
         self._batch_size = run.batch_size
         self._order = torch.Generator().manual_seed(run.seed)
 

@@ -16,7 +16,7 @@ from service.optimizers import build_optimizer
 from service.training.batches import Batches
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
-from service.training.models import build_network
+from service.training.models import build_network, loss_of
 from service.training.run import DivergedError, Progress, Run
 from service.training.step import TrainingStep, compile_in_place, training_loss
 
@@ -72,7 +72,7 @@ class _State:
             compile_in_place(self._model, run.device)
         self._optimizer = build_optimizer(run.arm, self._model, run.config)
         apply_p(self._optimizer, run)
-        loss = training_loss(run.task, run.training, self._data.targets, run.sizes[-1], run.device)
+        loss = training_loss(loss_of(run.task), run.training, self._data.targets, run.sizes[-1], run.device)
         self._step = TrainingStep(self._model, self._optimizer, loss, run.training, run.steps, run.device)
         self._total_loss = torch.zeros((), device=run.device)
         self.step, self.seconds = 0, 0.0

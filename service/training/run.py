@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from service.data.catalog import Task
+from service.spec.tasks import Task
 from service.states import TrialState
 
 _BESIDE_THE_RESULT: Final = (
@@ -76,9 +76,10 @@ class Run:
         config: Its hyper-parameters.
         sizes: Widths of the model's layers.
         activation: Name of the activation between them.
-        model: Spec of a model that is no chain of linear layers; `sizes` are then those of its input and its output.
+        model: Spec of the model; None for a chain of linear layers. `sizes` of other models are inputs and outputs.
         shape: Channels, height and width of an image; empty for other data.
         task: What is trained, and with it the loss.
+        metric: Name of the score beside the loss; None for the one that the task has by default.
         data_url: The prepared split.
         data_sha256: Its hash.
         steps: Optimizer steps.
@@ -110,6 +111,7 @@ class Run:
     batch_size: int
     seed: int
     training: Training = Training()
+    metric: str | None = None
     model: Mapping[str, Any] | None = None
     shape: tuple[int, ...] = ()
     threads: int = 1

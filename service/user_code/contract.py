@@ -21,7 +21,7 @@ from service.data.facts import DatasetFacts, Layout, dataset_info
 from service.errors import InvalidFileError, InvalidSpecError
 from service.spec.data import DatasetSpec
 from service.training.entrypoints import EntrypointError, build_module, call, described
-from service.training.models import LOSSES
+from service.training.models import loss_of
 
 ROWS: Final = 4
 """Rows of the batch that a model is tried on: batch norm needs more than one."""
@@ -49,7 +49,7 @@ def make_model(
         if parameter.dtype != torch.float32:
             raise EntrypointError(f"parameter {name} is of {parameter.dtype}; expected torch.float32")
     x, y = _batch(math.prod(shape), outputs, task)
-    loss = LOSSES[task](_output(model, x, outputs), y)
+    loss = loss_of(task)(_output(model, x, outputs), y)
     if not loss.isfinite():
         raise EntrypointError(f"the loss of the untrained module is {loss.item()}; expected a finite number")
     try:

@@ -257,6 +257,7 @@ OTHER: dict[str, Any] = {
     "sizes": (13, 9, 3),
     "activation": "tanh",
     "task": "regression",
+    "metric": "r2",
     "data_sha256": "0" * 64,
     "steps": 61,
     "batch_size": 31,

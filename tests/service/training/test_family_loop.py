@@ -18,7 +18,7 @@ from service.optimizers import OPTIMIZERS
 from service.spec.data import FamilySpec
 from service.training import family_loop
 from service.training.family_loop import train_family
-from service.training.models import build_model
+from service.training.networks import linear_layers
 from service.training.run import DivergedError, FamilyTraining, Progress, Run, Training
 from warpadam import MetaTrainer
 
@@ -104,7 +104,7 @@ def test_p_changes_the_run_and_the_tasks_that_it_is_learned_on_change_p(data: tu
 def test_networks_do_not_feel_each_other() -> None:
     run = a_run(("", ""), "adamw")
     torch.manual_seed(0)
-    models = [build_model(run.sizes, run.activation) for _ in range(2)]
+    models = [linear_layers(run.sizes, run.activation) for _ in range(2)]
     before = [[param.detach().clone() for param in model.parameters()] for model in models]
     optimizer = family_loop._optimizer_for_all(run, models)
     models[0](torch.randn(4, 13)).square().sum().backward()
