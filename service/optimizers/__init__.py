@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+__all__ = ["OPTIMIZERS", "OptimizerEntry", "baselines", "build_optimizer"]
+
 OPTIMIZERS: Final = Registry[OptimizerEntry]("optimizer", (WARPADAM, ADAMW, MUON, SOAP, SGD, RANDOM_P))
 """Every optimizer by its name."""
 

@@ -21,6 +21,7 @@ from service.optimizers import build_optimizer
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
+from service.training.metrics import score_at_once
 from service.training.models import loss_of, score_of
 from service.training.networks import linear_layers
 from service.training.run import DivergedError, FamilyTraining, Progress, Run
@@ -150,7 +151,7 @@ class _SideBySide:
         """Return the means of the loss and of the accuracy or R2 on the held-out rows; no score if it is not finite."""
         outputs = [(model(x), y) for model, (x, y) in zip(self.models, self._held_out, strict=True)]
         loss = fmean(self._loss(output, y).item() for output, y in outputs)
-        score = fmean(self._score(output, y).item() for output, y in outputs)
+        score = fmean(score_at_once(self._score, output, y).item() for output, y in outputs)
         return loss, score if math.isfinite(score) else None
 
 

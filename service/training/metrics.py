@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -12,23 +11,22 @@ ROUNDING: Final = 1e-12
 """A variance below this share of the mean square is what rounding leaves of equal targets."""
 
 
-class Score(ABC):
+class Score(Protocol):
     """A score that is worked out from sums over the rows, so that a part can be read in pieces."""
 
-    @abstractmethod
     def sums(self, output: Tensor, y: Tensor) -> Tensor:
         """Return what is added up over the pieces, as numbers of 64 bits."""
 
-    @abstractmethod
     def from_sums(self, sums: Tensor) -> Tensor:
-        """Return the score of all rows together; it is not finite where there is none."""
-
-    def __call__(self, output: Tensor, y: Tensor) -> Tensor:
-        """Return the score of a part that is there as a whole."""
-        return self.from_sums(self.sums(output, y))
+        """Return the score of all rows together; it is not finite if there is none."""
 
 
-class Accuracy(Score):
+def score_at_once(score: Score, output: Tensor, y: Tensor) -> Tensor:
+    """Return the score of a part that is not in pieces."""
+    return score.from_sums(score.sums(output, y))
+
+
+class Accuracy:
     """The share of the rows, or of the tokens, that are right."""
 
     def sums(self, output: Tensor, y: Tensor) -> Tensor:
@@ -41,7 +39,7 @@ class Accuracy(Score):
         return sums[0] / sums[1]
 
 
-class R2(Score):
+class R2:
     """The share of the variance, of all columns together, that is explained."""
 
     def sums(self, output: Tensor, y: Tensor) -> Tensor:
@@ -58,7 +56,7 @@ class R2(Score):
         return 1 - errors / torch.where(total > ROUNDING * squares, total, 0.0)
 
 
-class Closeness(Score):
+class Closeness:
     """1 minus the relative L2 error of the solution of an equation."""
 
     def sums(self, output: Tensor, y: Tensor) -> Tensor:

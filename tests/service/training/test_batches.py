@@ -10,6 +10,7 @@ import torch
 from service.data.split import load
 from service.training import batches as batches_module
 from service.training.batches import Batches
+from service.training.metrics import score_at_once
 from service.training.models import build_network, loss_of, score_of
 from service.training.run import Run, Training
 from tests.service.training.test_loop import MODELS, make_run
@@ -69,7 +70,9 @@ def test_a_part_piece_by_piece_has_the_loss_and_the_score_of_the_part_at_once(
         y = x if dataset == "digits" else torch.from_numpy(getattr(split, f"y_{part}"))
         model.eval()
         with torch.no_grad():
-            loss, score = loss_of(run.task)(model(x), y).item(), score_of(run.task)(model(x), y).item()
+            output = model(x)
+            loss = loss_of(run.task)(output, y).item()
+            score = score_at_once(score_of(run.task), output, y).item()
         assert Batches(run).evaluate(model, part) == pytest.approx((loss, score), rel=1e-5, abs=1e-6)
 
 
