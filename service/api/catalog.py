@@ -1,5 +1,4 @@
-# The names that a job spec may use, with what stands behind them.
-"""The catalogue over HTTP."""
+"""The names that a job may use, over HTTP: datasets, models, presets and baselines."""
 
 from __future__ import annotations
 

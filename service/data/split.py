@@ -19,13 +19,13 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import datasets as sklearn_datasets
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from service.artifacts import local_path, read_file
-from service.data.catalog import DATASETS, HELD_OUT, Task
+from service.data.catalog import BUNDLED, HELD_OUT, Task
 from service.data.physics import collocation
+from service.registry import import_object
 
 ALIGNMENT: Final = 64
 """Bytes that the arrays of a split are aligned to."""
@@ -113,11 +113,11 @@ def prepare(name: str, seed: int) -> Split:
     one. The target of a regression is standardised too: its losses are in units of the target's variance. Of a
     differential equation, every part has points of its own, in the units of the equation.
     """
-    info = DATASETS[name]
-    if info.task is Task.PHYSICS:
+    info, load_rows = BUNDLED[name].info, BUNDLED[name].load
+    if load_rows is None:
         return Split(**collocation(name, seed))
-    bunch = getattr(sklearn_datasets, f"load_{name}")()
-    x, y = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target)
+    x, y = import_object(load_rows)()
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y)
     classes = info.task is Task.CLASSIFICATION
     x_rest, x_test, y_rest, y_test = train_test_split(
         x, y, test_size=HELD_OUT, random_state=seed, stratify=y if classes else None

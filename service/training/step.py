@@ -24,7 +24,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class TrainingStep:
-    """Makes steps.
+    """Makes training steps.
 
     Args:
         model: What is trained.
@@ -79,7 +79,7 @@ class TrainingStep:
             clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes from step to step, beside the model and the optimizer."""
+        """Return what changes from step to step, apart from the model and the optimizer."""
         scaler = None if self._scaler is None else self._scaler.state_dict()
         return {"schedule": self._schedule.state_dict(), "scaler": scaler}
 
@@ -101,7 +101,7 @@ def compile_in_place(model: nn.Module, device: str) -> None:
 
 
 def make_schedule(optimizer: Optimizer, training: Training, steps: int) -> LambdaLR:
-    """Return the schedule of a run of so many steps."""
+    """Return the schedule of a run of ``steps`` steps."""
     return LambdaLR(optimizer, lambda step: lr_factor(training, steps, step))
 
 

@@ -248,7 +248,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_anew_and_says_so(
     points: list[Progress] = []
     assert steps_of(lambda: points.extend(train(run))) == 60
     assert without_seconds(points) == uninterrupted
-    assert warnings_in(caplog) == ["unusable checkpoint"] * 2 + ["no usable checkpoint, the run starts anew"]
+    assert warnings_in(caplog) == ["unusable checkpoint"] * 2 + ["no usable checkpoint, the run starts again"]
 
 
 OTHER: dict[str, Any] = {
