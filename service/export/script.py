@@ -108,7 +108,8 @@ def make_script(plan: JobPlan, row: RecommendationRow, data_sha256: str | None, 
         "THREADS": spec.resources.cpus_per_trial,
     }
     roots = {reference.partition(".")[0].partition(":")[0] for reference in (optimizer.build, build)}
-    source = SourceCode({"service", *roots}, {*constants, "TRAINING", "DATA"})
+    source = SourceCode({"service", *roots}, {*constants, "TRAINING", "Training", "DATA"})
+    source.add("types:SimpleNamespace as Training")  # a dataclass could not be made in a module that exec runs
     halves = [source.add(reference) for reference in (build, optimizer.build, task.loss)]
     for name in ("make_model", "make_optimizer", "load_data", "train", "show", "main"):
         source.add(f"{BLOCKS}:{name}")

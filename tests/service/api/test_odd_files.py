@@ -89,7 +89,7 @@ def test_labels_that_floats_cannot_tell_apart_are_one(shared_client: TestClient,
 
 
 @pytest.mark.parametrize(
-    ("tokens", "context", "right"), [("characters", 50, "at most 49"), ("bytes", 250, "at most 199")]
+    ("tokens", "context", "right"), [("characters", 50, "must be at most 49"), ("bytes", 250, "must be at most 199")]
 )
 def test_a_window_that_the_text_is_too_short_for_is_refused(
     shared_client: TestClient, spec: SpecMaker, tokens: str, context: int, right: str

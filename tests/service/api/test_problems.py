@@ -56,7 +56,7 @@ def test_document_is_what_the_schema_says(shared_client: TestClient, spec: SpecM
 
 def test_detail_says_everything_in_one_line(shared_client: TestClient, spec: SpecMaker) -> None:
     document = shared_client.post("/v1/jobs", json=spec(baselines=["lion"])).json()
-    assert document["detail"] == "baselines[0]: got 'lion', expected one of adamw, muon, soap, sgd"
+    assert document["detail"] == "baselines[0]: must be one of adamw, muon, soap, sgd (got 'lion')"
 
 
 @pytest.mark.parametrize(
