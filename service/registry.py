@@ -14,6 +14,7 @@ import importlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import entry_points
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
@@ -22,7 +23,7 @@ from search_spaces.errors import one_of
 from service.errors import ServiceError
 
 PLUGINS_VARIABLE: Final = "WARPTUNE_PLUGINS"
-ENTRY_POINTS: Final = "warptune.plugins"
+GROUP: Final = "warptune.plugins"
 
 
 class PluginError(ServiceError):
@@ -105,21 +106,15 @@ def load_plugins() -> None:
         if _state["loaded"]:
             return
         _state["loaded"] = True  # a plug-in may read a registry while it is imported
-        for module in filter(None, map(str.strip, os.environ.get(PLUGINS_VARIABLE, "").split(","))):
+        modules = filter(None, map(str.strip, os.environ.get(PLUGINS_VARIABLE, "").split(",")))
+        plugins: list[tuple[str, Callable[[], object], str]] = [
+            (module, partial(importlib.import_module, module), f"{PLUGINS_VARIABLE} names it") for module in modules
+        ]
+        plugins += [(point.value, point.load, "an installed package names it") for point in entry_points(group=GROUP)]
+        for name, load, origin in plugins:
             try:
-                importlib.import_module(module)
+                load()
             except Exception as error:
                 _state["loaded"] = False
-                raise PluginError(
-                    f"the plug-in {module} cannot be imported: {type(error).__name__}: {error}. Correct "
-                    f"{PLUGINS_VARIABLE}, or put the folder that holds the module on PYTHONPATH"
-                ) from error
-        for point in entry_points(group=ENTRY_POINTS):
-            try:
-                point.load()
-            except Exception as error:
-                _state["loaded"] = False
-                raise PluginError(
-                    f"the plug-in {point.name} cannot be imported: {type(error).__name__}: {error}. "
-                    "Correct or uninstall its package"
-                ) from error
+                cause = f"{type(error).__name__}: {error}"
+                raise PluginError(f"the plug-in {name} cannot be imported: {cause} ({origin})") from error

@@ -10,22 +10,24 @@ import hashlib
 import io
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from service.optimizers.entry import Config
+from service.training.networks import Spec
 from service.training.run import EVALUATED_ROWS, Training
 from service.training.step import TrainingStep, compile_in_place, training_loss
 
-MODEL: Mapping[str, Any] = {}
+MODEL: Spec = {}
 SHAPE: tuple[int, ...] = ()
 SIZES: tuple[int, ...] = ()
-CONFIG: Mapping[str, Any] = {}
+CONFIG: Config = {}
 TRAINING: Training = Training()
 TARGET: str = "y"
 STEPS: int = 0
@@ -43,10 +45,10 @@ THREADS: int = 1
 
 if TYPE_CHECKING:
 
-    def build_model(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+    def build_model(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
         """Stands for the torch half of the model."""
 
-    def build_optimizer(model: nn.Module, config: Mapping[str, Any]) -> Optimizer:
+    def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
         """Stands for the torch half of the optimizer."""
 
     def plain_loss(output: Tensor, y: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
         """Stands for the factory of a user's model."""
 
 
-def build_user_model(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+def build_user_model(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return what your own factory makes, with flat rows brought into the shape of images before it."""
     shape = shape or (sizes[0],)
     model = make_user_model(shape, sizes[-1], spec["task"], **spec["config"])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import JsonValue
 
 from search_spaces import Scalar, SearchSpace
+
+Config = Mapping[str, Any]
+"""Arguments of an optimizer, as plain JSON values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +21,7 @@ class OptimizerEntry:
     Attributes:
         name: Its name; that of the arm too, if it is a baseline.
         build: Import string of ``(model, config) -> torch.optim.Optimizer``. Exported scripts contain the source of
-            this function and of what it uses, so it imports other packages only, or its own module's.
+            this function and of what it uses.
         config: From values of the search space to the arguments of the optimizer, as plain JSON values.
         library: Dotted name of the class, as exports show it.
         space: What the baseline of this name tunes; None if there is none.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from service.optimizers.entry import Config
 
 
 @final
@@ -53,7 +55,7 @@ class MuonWithAdamW(Optimizer):
             start += count
 
 
-def build_muon(model: nn.Module, config: Mapping[str, Any]) -> Optimizer:
+def build_muon(model: nn.Module, config: Config) -> Optimizer:
     """Return Muon for the matrices of a model and AdamW for its other parameters."""
     matrices = [param for param in model.parameters() if param.ndim == 2]
     others = [param for param in model.parameters() if param.ndim != 2]

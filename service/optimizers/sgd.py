@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from search_spaces import get_preset
-from service.optimizers.entry import OptimizerEntry
+from service.optimizers.entry import Config, OptimizerEntry
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
 
-def build_sgd(model: nn.Module, config: Mapping[str, Any]) -> Optimizer:
+def build_sgd(model: nn.Module, config: Config) -> Optimizer:
     """Return SGD for a model."""
     import torch
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from search_spaces import warpadam_config
-from service.optimizers.entry import OptimizerEntry
+from service.optimizers.entry import Config, OptimizerEntry
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
 
-def build_warpadam(model: nn.Module, config: Mapping[str, Any]) -> Optimizer:
+def build_warpadam(model: nn.Module, config: Config) -> Optimizer:
     """Return WarpAdam for a model."""
     from warpadam import WarpAdam, WarpAdamConfig
 
     return WarpAdam.from_config(model.named_parameters(), WarpAdamConfig.from_dict(config))
 
 
-def build_random_p(model: nn.Module, config: Mapping[str, Any]) -> Optimizer:
+def build_random_p(model: nn.Module, config: Config) -> Optimizer:
     """Return WarpAdam between bases drawn at random: rotations that know nothing of the gradients."""
     import torch
     from torch import nn

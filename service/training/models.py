@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -12,14 +11,12 @@ from service.spec.metrics import METRICS
 from service.spec.models import MODELS
 from service.spec.tasks import TASKS, Task
 from service.training.metrics import Score
-from service.training.networks import linear_layers
+from service.training.networks import Spec, linear_layers
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_network(
-    spec: Mapping[str, Any] | None, shape: tuple[int, ...], sizes: Sequence[int], activation: str
-) -> nn.Module:
+def build_network(spec: Spec | None, shape: tuple[int, ...], sizes: Sequence[int], activation: str) -> nn.Module:
     """Return the model of a run, freshly initialised.
 
     Args:

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Spec = Mapping[str, Any]
+"""Spec of a model, as plain JSON values."""
+
 Activation = Callable[[], nn.Module]
 
 ACTIVATIONS: Mapping[str, Activation] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -27,7 +30,7 @@ def linear_layers(sizes: Sequence[int], activation: str) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def build_linear_layers(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+def build_linear_layers(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return the chain of an mlp or an autoencoder."""
     del shape
     return linear_layers(sizes, spec["activation"])
@@ -44,7 +47,7 @@ class Images(nn.Module):
         return x.view(len(x), *self._shape)
 
 
-def build_convnet(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+def build_convnet(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return convolutions with pooling, and a linear layer on the mean over all places."""
     layers: list[nn.Module] = [Images(shape)]
     before, activation = shape[0], ACTIVATIONS[spec["activation"]]
@@ -76,7 +79,7 @@ class ResidualBlock(nn.Module):
         return result
 
 
-def build_resnet(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+def build_resnet(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return a residual network of three stages. Source: He et al. 2016, section 4.2."""
     before, activation = spec["width"], ACTIVATIONS[spec["activation"]]
     layers: list[nn.Module] = [Images(shape), _convolution(shape[0], before, 3), activation()]
@@ -127,7 +130,7 @@ class Transformer(nn.Module):
         return logits.transpose(1, 2)
 
 
-def build_transformer(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+def build_transformer(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return a transformer; the last of ``sizes`` is the number of different tokens."""
     del shape
     width, activation = spec["width"], ACTIVATIONS[spec["activation"]]
@@ -176,7 +179,7 @@ class Pinn(nn.Module):
         return torch.stack([torch.where(weights > 0, weights * u, left), u], dim=1)
 
 
-def build_pinn(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+def build_pinn(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return a chain of linear layers for the solution of an equation."""
     del shape
     return Pinn(linear_layers(sizes, spec["activation"]), spec["equation"])
