@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Format of a log line on standard error.")
+    plugins: str | None = Field(
+        None, description="Modules that register your own optimizers, models or metrics, separated by commas."
+    )
 
     def allows(self, module: str) -> bool:
         """Return whether user code may be imported from ``module``."""

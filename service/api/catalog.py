@@ -1,5 +1,4 @@
-# The names that a job spec may use, with what stands behind them.
-"""The catalogue over HTTP."""
+"""The names that a job may use, over HTTP: datasets, models, presets and baselines."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from pydantic import Field
 from search_spaces import describe, get_preset
 from service.api.views import View
 from service.data.catalog import DATASETS, Task
-from service.planning.arms import BASELINES
+from service.optimizers import baselines
 from service.planning.plan import WARP_PRESETS
 from service.spec.model import MODELS
 
@@ -53,5 +52,5 @@ def catalog() -> Catalog:
         datasets=[DatasetView(name=name, **asdict(info)) for name, info in DATASETS.items()],
         models=models(),
         presets={name: describe(get_preset(name)) for name in WARP_PRESETS},
-        baselines={name: describe(get_preset(name)) for name in BASELINES},
+        baselines={name: describe(space) for name, space in baselines().items()},
     )

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from search_spaces.errors import one_of
-from service.data.catalog import DatasetInfo, Task, known_fields
+from service.data.catalog import DatasetInfo, Task
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.spec.data import DatasetSpec
+from service.spec.dataset_info import known_fields
 
 FACTS_FILE: Final = "facts.json"
 """File of a dataset folder that the facts are kept in."""

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from sklearn import datasets as sklearn_datasets
 
 from service.data.arrays import X_FILE, Y_FILE, AnyArray
-from service.data.catalog import DATASETS, Task
+from service.data.catalog import BUNDLED, Task
 from service.data.encoding import Encoder, Target, encode_columns, scale_numbers
 from service.data.facts import Column, ColumnKind, DatasetFacts, Layout
 from service.data.prepared_files import Rows
 from service.data.read_table import TABLE_FILE
 from service.data.read_text import TEXT_FILE
+from service.registry import import_object
 from service.spec.data import DatasetSpec
 
 
@@ -113,12 +113,12 @@ Source = RowSource | Text | Equation
 
 def bundled_source(name: str) -> Arrays | Equation:
     """Open a bundled dataset."""
-    info = DATASETS[name]
-    if info.task is Task.PHYSICS:
+    info, load = BUNDLED[name].info, BUNDLED[name].load
+    if load is None:
         return Equation(name)
-    bunch = getattr(sklearn_datasets, f"load_{name}")()
-    target = Target.of(np.asarray(bunch.target), info.task)
-    return Arrays(np.asarray(bunch.data, dtype=np.float64), target, info.images, info.columns, keeps_draw_order=True)
+    x, y = import_object(load)()
+    target = Target.of(np.asarray(y), info.task)
+    return Arrays(np.asarray(x, dtype=np.float64), target, info.images, info.columns, keeps_draw_order=True)
 
 
 def stored_source(folder: Path, chosen: DatasetSpec, task: Task) -> Table | Arrays | Text:

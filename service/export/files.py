@@ -15,7 +15,8 @@ from service.artifacts import ArtifactStore
 from service.db.models import Job
 from service.errors import ConflictError
 from service.export.bundle import data_of, learned_p_of, write_bundle
-from service.export.script import OPTIMIZERS, make_script
+from service.export.script import make_script
+from service.optimizers import OPTIMIZERS
 from service.planning.plan import JobPlan, plan_of
 from service.result.job_result import JobResult
 from service.version import VERSION
@@ -108,7 +109,7 @@ def _document(job: Job, plan: JobPlan, result: JobResult) -> dict[str, JsonValue
         "name": job.name,
         "verdict": str(result.verdict),
         "reason": result.reason,
-        "optimizer": OPTIMIZERS[plan.arm(result.arm).optimizer].name,
+        "optimizer": OPTIMIZERS[plan.arm(result.arm).optimizer].library,
         "config": result.config,
         "trial": result.trial,
         "statistics": result.to_json()["statistics"],

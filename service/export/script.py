@@ -1,7 +1,8 @@
-# The recommended config as a script. It needs torch, numpy and warpadam, nothing of the service: what it takes over
-# from there (the loop, Muon beside AdamW) is here, in training_code.py and in script.py.template; tests hold its losses
-# against the loop's.
-"""The exported training script."""
+"""The recommended config as a script that needs torch, numpy and what its optimizer needs, nothing of the service.
+
+Its functions are copies of those that the run itself used: the torch halves of model, optimizer and task, the training
+step, and ``blocks.py``. Tests hold its losses against the recorded ones.
+"""
 
 from __future__ import annotations
 
@@ -9,126 +10,34 @@ import base64
 import pprint
 import textwrap
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from itertools import pairwise
-from string import Template
 from typing import Any, Final
 
-from service.export.training_code import training_code
+from service.export.source import SourceCode
+from service.optimizers import OPTIMIZERS
 from service.planning.arms import Role, Start
 from service.planning.plan import JobPlan
 from service.result.job_result import JobResult
-from service.spec.model import EntrypointSpec
+from service.spec.models import EntrypointSpec
+from service.spec.tasks import TASKS
 from service.version import VERSION
 
 MAX_EMBEDDED_BYTES: Final = 4 << 20
-"""Compressed data up to this size goes into the script itself; larger data is a file beside it."""
+"""Compressed data up to this size goes into the script itself; larger data is a file next to it."""
 
-MUON: Final = '''
-class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for some parameters and AdamW for the others, as one optimizer: it has all groups and all states."""
+BLOCKS: Final = "service.export.blocks"
 
-    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
-        self.parts = (muon, adamw)
-        super().__init__([*muon.param_groups, *adamw.param_groups], {})
-        muon.param_groups, adamw.param_groups = self.param_groups[:1], self.param_groups[1:]
-        muon.state = adamw.state = self.state
+HEADER: Final = '''\
+"""Recommended optimizer of {job_id}: {arm}, verdict {verdict}.
 
-    def step(self, closure=None):
-        """Step both; `closure` evaluates the loss again."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part in self.parts:
-            part.step()
-        return loss
-
-'''
-
-MUON_BODY: Final = """
-matrices = [param for param in model.parameters() if param.ndim == 2]
-others = [param for param in model.parameters() if param.ndim != 2]
-if CONFIG["output_layer"] == "adamw" and len(matrices) > 1:
-    others.append(matrices.pop())
-decay = CONFIG["weight_decay"]
-muon = torch.optim.Muon(
-    [{"params": matrices}],
-    lr=CONFIG["lr"],
-    momentum=CONFIG["momentum"],
-    weight_decay=decay,
-    adjust_lr_fn="match_rms_adamw",
-)
-adamw = torch.optim.AdamW(
-    [{"params": others}], lr=CONFIG["adamw_lr"], betas=(0.9, 0.95), weight_decay=decay
-)
-return MuonWithAdamW(muon, adamw)
-"""
-
-WARPADAM_BODY: Final = """
-optimizer = WarpAdam(model.named_parameters(), **CONFIG)
-if p is not None:
-    load_warp(p).apply(optimizer)
-return optimizer
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerCode:
-    """How a script makes an optimizer.
-
-    Attributes:
-        name: Where it comes from, dotted.
-        body: Body of ``make_optimizer``.
-        imports: Lines that the script begins with.
-        needs: What the script needs installed.
-        before: Code before the functions.
-    """
-
-    name: str
-    body: str
-    imports: str = ""
-    needs: str = "torch and numpy"
-    before: str = ""
-
-
-OPTIMIZERS: Final = {
-    "warpadam": OptimizerCode(
-        name="warpadam.WarpAdam",
-        body=WARPADAM_BODY,
-        imports="from warpadam import WarpAdam, load_warp\n",
-        needs="torch, numpy and warpadam (pip install warptune)",
-    ),
-    "adamw": OptimizerCode(name="torch.optim.AdamW", body="return torch.optim.AdamW(model.parameters(), **CONFIG)"),
-    "muon": OptimizerCode(name="torch.optim.Muon", body=MUON_BODY, before=MUON),
-    "soap": OptimizerCode(
-        name="pytorch_optimizer.SOAP",
-        body="return SOAP(model.parameters(), **CONFIG)",
-        imports="from pytorch_optimizer import SOAP\n",
-        needs="torch, numpy and pytorch-optimizer (SOAP is its own: pip install pytorch-optimizer)",
-    ),
-    "sgd": OptimizerCode(
-        name="torch.optim.SGD",
-        body='return torch.optim.SGD(model.parameters(), **CONFIG, nesterov=CONFIG["momentum"] > 0)',
-    ),
-}
-"""Optimizer of an arm that can be recommended -> how a script makes it."""
+Import make_optimizer to use it on your own model. Run as a script, this trains the model of the job on its data, split
+and first confirmation seed, and prints the test loss that it reaches and the one that was recorded.
+{p_note}Needs {needs}. Made by warptune {version}.
+"""'''
 
 P_NOTE: Final = """\
-If the P that the optimizer learned is beside it as p.safetensors, it then trains once more from that P.
+If the P that the optimizer learned is next to it as p.safetensors, it then trains once more from that P.
 """
-
-NETWORK_IMPORTS: Final = """
-from collections.abc import Callable
-
-from torch import Tensor
-from typing_extensions import override
-
-"""
-
-MODULES: Final = {"relu": "ReLU", "tanh": "Tanh", "gelu": "GELU", "silu": "SiLU"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,73 +82,60 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         plan: Plan of the job.
         result: Its result.
         data_sha256: Hash of the prepared split.
-        data: The prepared split, to be put into the script; None leaves it to a file ``data.npz`` beside it.
+        data: The prepared split, to be put into the script; None leaves it to a file ``data.npz`` next to it.
     """
-    spec, code = plan.spec, OPTIMIZERS[plan.arm(result.arm).optimizer]
+    spec, optimizer, task = plan.spec, OPTIMIZERS[plan.arm(result.arm).optimizer], TASKS[plan.task]
     run, learned = replayed_run(plan, result), result.learned_p
-    template = Template((files("service.export") / "script.py.template").read_text(encoding="utf-8"))
-    return template.substitute(
+    is_user_code = isinstance(spec.model, EntrypointSpec)
+    build = f"{BLOCKS}:build_user_model" if is_user_code else spec.model.build
+    constants = {
+        "MODEL": plan.network,
+        "SHAPE": plan.info.shape,
+        "SIZES": plan.sizes,
+        "CONFIG": result.config,
+        "STEPS": spec.budget.steps,
+        "BATCH_SIZE": spec.budget.batch_size,
+        "TARGET": "x" if task.reconstructs else "y",
+        "SEED": run.seed,
+        "RECORDED": run.test_loss,
+        "P_SHA256": learned and learned.sha256,
+        "P_SEED": learned and learned.seed,
+        "P_RECORDED": learned and learned.test_loss,
+        "START_SHA256": start_sha256(plan, result),
+        "DATA_SHA256": data_sha256,
+        "DEVICE": "cuda" if spec.resources.gpus_per_trial else "cpu",
+        "THREADS": spec.resources.cpus_per_trial,
+    }
+    roots = {reference.partition(".")[0].partition(":")[0] for reference in (optimizer.build, build)}
+    source = SourceCode({"service", *roots}, {*constants, "TRAINING", "Training", "DATA"})
+    source.add("types:SimpleNamespace as Training")  # a dataclass could not be made in a module that exec runs
+    halves = [source.add(reference) for reference in (build, optimizer.build, task.loss)]
+    for name in ("make_model", "make_optimizer", "load_data", "train", "show", "main"):
+        source.add(f"{BLOCKS}:{name}")
+    training = "".join(f"    {name}={value!r},\n" for name, value in spec.training.model_dump().items())
+    header = HEADER.format(
         job_id=result.job_id,
         arm=result.arm,
         verdict=result.verdict,
-        version=VERSION,
-        needs=code.needs + _user_code(plan),
         p_note=P_NOTE if learned else "",
-        imports=_user_import(plan) + code.imports,
-        before=_network_code(plan) + code.before,
-        body=textwrap.indent(code.body.strip(), "    "),
-        config=pprint.pformat(result.config, sort_dicts=False),
-        steps=spec.budget.steps,
-        batch_size=spec.budget.batch_size,
-        seed=run.seed,
-        recorded=run.test_loss,
-        p_sha256=repr(learned and learned.sha256),
-        p_seed=learned and learned.seed,
-        p_recorded=learned and learned.test_loss,
-        start_sha256=repr(start_sha256(plan, result)),
-        threads=spec.resources.cpus_per_trial,
-        device=repr("cuda" if spec.resources.gpus_per_trial else "cpu"),
-        model=_model(plan),
-        **training_code(plan),
-        data_sha256=repr(data_sha256),
-        data=_embedded(data),
+        needs=optimizer.script_needs + _user_code(plan),
+        version=VERSION,
     )
-
-
-def _network_code(plan: JobPlan) -> str:
-    """Return the source of what is no chain of linear layers; it needs nothing but torch."""
-    if plan.network is None or isinstance(plan.spec.model, EntrypointSpec):
-        return ""
-    source = (files("service.training") / "networks.py").read_text(encoding="utf-8")
-    return NETWORK_IMPORTS + source[source.index("Activation =") :] + "\n"
-
-
-def _model(plan: JobPlan) -> str:
-    """Return the expression that makes the model."""
-    if isinstance(plan.spec.model, EntrypointSpec):
-        return _user_model(plan, plan.spec.model)
-    spec, module = plan.network, f"nn.{MODULES[plan.spec.model.activation]}"
-    if spec is None:
-        return _chain(plan.sizes, module)
-    if spec["name"] == "pinn":
-        return f"Pinn({_chain(plan.sizes, module)}, {spec['equation']!r})"
-    shape, outputs = plan.info.shape, plan.sizes[-1]
-    if spec["name"] == "convnet":
-        return f"convnet({shape}, {spec['channels']}, {module}, {outputs})"
-    if spec["name"] == "resnet":
-        return f"resnet({shape}, {spec['width']}, {spec['blocks']}, {module}, {outputs})"
-    blocks = f"[TransformerBlock({spec['width']}, {spec['heads']}, {module}) for _ in range({spec['layers']})]"
-    return f"Transformer({outputs}, {spec['context']}, {spec['width']}, {blocks})"
-
-
-def _chain(sizes: Sequence[int], module: str) -> str:
-    layers = [f"nn.Linear({fan_in}, {fan_out})" for fan_in, fan_out in pairwise(sizes)]
-    lines = [line for layer in layers for line in (layer, f"{module}()")][:-1]
-    return "nn.Sequential(\n" + "\n".join(f"        {line}," for line in lines) + "\n    )"
+    parts = [
+        header,
+        "from __future__ import annotations",
+        "\n".join(filter(None, (source.imports, _user_import(plan)))),
+        "\n".join(f"{name} = {pprint.pformat(value, sort_dicts=False)}" for name, value in constants.items()),
+        f"\n{source.code}\n",
+        f"TRAINING = Training(\n{training})\nbuild_model, build_optimizer, plain_loss = {', '.join(halves)}",
+        f"DATA = {_embedded(data)}",
+        'if __name__ == "__main__":\n    main()\n',
+    ]
+    return "\n\n".join(parts)
 
 
 def _user_code(plan: JobPlan) -> str:
-    """Return what the script needs beside it, where the model is user code."""
+    """Return what the script needs next to it if the model is user code."""
     if not isinstance(plan.spec.model, EntrypointSpec):
         return ""
     entrypoint = plan.spec.model.entrypoint
@@ -251,14 +147,7 @@ def _user_import(plan: JobPlan) -> str:
     if not isinstance(plan.spec.model, EntrypointSpec):
         return ""
     module, _, factory = plan.spec.model.entrypoint.partition(":")
-    return f"from {module} import {factory} as make_user_model\n"
-
-
-def _user_model(plan: JobPlan, model: EntrypointSpec) -> str:
-    shape, outputs = plan.info.row_shape, plan.sizes[-1]
-    config = pprint.pformat(model.config, sort_dicts=False)
-    made = f"make_user_model({shape}, {outputs}, {str(plan.task)!r}, **{config})"
-    return f"nn.Sequential(nn.Unflatten(1, {shape}), {made})" if len(shape) > 1 else made
+    return f"from {module} import {factory} as make_user_model"
 
 
 def _embedded(data: bytes | None) -> str:
@@ -277,7 +166,7 @@ def summary(plan: JobPlan, result: JobResult) -> dict[str, Any]:
         "sizes": list(plan.sizes),
         "model": plan.network,
         "shape": list(plan.info.shape),
-        "activation": spec.model.activation,
+        "activation": spec.model.activation_name,
         "task": str(plan.task),
         "steps": spec.budget.steps,
         "batch_size": spec.budget.batch_size,

@@ -1,40 +1,35 @@
-# The arms of a job: which optimizer each stands for, what it tunes, and what part it plays in the comparison. Which
-# spec asks for which is in plan.py, the torch classes in training/optimizers.py. Loads neither torch nor Optuna.
-"""What an arm is, and which there are."""
+"""The arms of a job: the optimizer of each, what it tunes, and its part in the comparison.
+
+``plan.py`` says which spec asks for which arms. Loads neither torch nor Optuna.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-from search_spaces import (
-    Choice,
-    Scalar,
-    SearchSpace,
-    adamw_config,
-    apply_overrides,
-    get_preset,
-    joined_betas,
-    warpadam_config,
-)
+from pydantic import JsonValue
+
+from search_spaces import Choice, Scalar, SearchSpace, apply_overrides, get_preset
+from service.optimizers import OPTIMIZERS, baselines
 
 WARPADAM: Final = "warpadam"
-"""Name of the arm that learns P, or with one arm for each structure, the beginning of their names."""
+"""Name of the arm that learns P. With one arm for each structure, their names begin with it."""
 
 REFERENCE: Final = "adamw"
 """The baseline whose final loss may be the target of the others."""
 
 MORE_STEPS: Final = "adamw_more_steps"
-"""Name of the control that gets the seconds which P costs as more steps."""
+"""Name of the control that spends the seconds which P costs on more steps."""
 
 SHUFFLED_P: Final = "shuffled_p"
 """Name of the control of a warm start: the same P in wrong coordinates."""
 
 
 class Role(StrEnum):
-    """What part an arm plays."""
+    """The part of an arm in the comparison."""
 
     WARPADAM = "warpadam"
     BASELINE = "baseline"
@@ -49,20 +44,6 @@ class Start(StrEnum):
     SHUFFLED = "shuffled"
 
 
-CONFIGS: Final[Mapping[str, Callable[[Mapping[str, Scalar]], Mapping[str, Any]]]] = {
-    "warpadam": lambda values: warpadam_config(values).to_dict(),
-    "adamw": lambda values: adamw_config(values).to_dict(),
-    "muon": dict,
-    "soap": joined_betas,
-    "sgd": dict,
-    "random_p": lambda values: warpadam_config({"strategy": "kronecker/sandwich/frozen", **values}).to_dict(),
-}
-"""Optimizer -> from the values of its search space to its arguments, as plain JSON values."""
-
-BASELINES: Final = ("adamw", "muon", "soap", "sgd")
-"""The arms that WarpAdam may be compared with; each tunes the preset of its name."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmPlan:
     """One arm.
@@ -70,9 +51,9 @@ class ArmPlan:
     Attributes:
         name: Its name, unique within a job.
         space: What it tunes.
-        optimizer: Name of the optimizer that it trains with, a key of ``CONFIGS``.
-        role: What part it plays in the comparison.
-        start: The P that its runs start from: I, that of an earlier job, or the latter in wrong coordinates.
+        optimizer: Name of the optimizer that it trains with, a key of ``OPTIMIZERS``.
+        role: Its part in the comparison.
+        start: The P that its runs start from: I, the P of an earlier job, or that P in wrong coordinates.
     """
 
     name: str
@@ -81,9 +62,9 @@ class ArmPlan:
     role: Role
     start: Start = Start.IDENTITY
 
-    def config(self, values: Mapping[str, Scalar]) -> dict[str, Any]:
+    def config(self, values: Mapping[str, Scalar]) -> dict[str, JsonValue]:
         """Return the optimizer configuration that an assignment of the space stands for, as plain JSON values."""
-        return dict(CONFIGS[self.optimizer](values))
+        return dict(OPTIMIZERS[self.optimizer].config(values))
 
 
 def warpadam_arms(space: SearchSpace, per_structure: bool) -> list[ArmPlan]:
@@ -105,10 +86,10 @@ def warpadam_arms(space: SearchSpace, per_structure: bool) -> list[ArmPlan]:
 
 
 def warm_arms(arms: Sequence[ArmPlan]) -> list[ArmPlan]:
-    """Return the arms that learn P as they start from a P, and their control, which starts from it shuffled.
+    """Return the arms that learn P, started from a P, and their control, which starts from the same P shuffled.
 
-    The control has the spectrum and the learned step sizes of P, and as many trials; what it lacks is what P knows
-    about which input and which layer they belong to. P decides the structure, so there is one arm.
+    The control has the spectrum and the learned step sizes of P and as many trials. It does not know which input and
+    which layer they belong to. P decides the structure, so there is one arm.
     """
     warm = [replace(arm, start=Start.LEARNED) for arm in arms]
     return [*warm, replace(warm[0], name=SHUFFLED_P, role=Role.CONTROL, start=Start.SHUFFLED)]
@@ -116,15 +97,15 @@ def warm_arms(arms: Sequence[ArmPlan]) -> list[ArmPlan]:
 
 def baseline_arm(name: str) -> ArmPlan:
     """Return the arm of a baseline."""
-    return ArmPlan(name=name, space=get_preset(name), optimizer=name, role=Role.BASELINE)
+    return ArmPlan(name=name, space=baselines()[name], optimizer=name, role=Role.BASELINE)
 
 
 def control_arm(name: str) -> ArmPlan:
     """Return the arm of a control.
 
-    ``diagonal_pre`` learns a P that Adam is nearly blind to. ``random_p`` has bases drawn at random in the place of
-    learned ones: as both are orthogonal their norms are equal, and so is the cost of a step without learning.
-    ``adamw_more_steps`` is AdamW with the steps that it could do in WarpAdam's seconds.
+    ``diagonal_pre`` learns a P that Adam is nearly blind to. ``random_p`` uses bases drawn at random instead of learned
+    ones: both are orthogonal, so their norms and the cost of a step without learning are equal. ``adamw_more_steps``
+    is AdamW with the steps that it could do in WarpAdam's seconds.
     """
     match name:
         case "diagonal_pre":

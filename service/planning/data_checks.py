@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import one_of
-from service.data.catalog import DATASETS, HELD_OUT, DatasetInfo, Task, tensor_shapes, text_tokens
+from service.data.catalog import DATASETS, DatasetInfo
 from service.errors import FieldError, conflict
 from service.spec.data import DatasetSpec
 from service.spec.job import JobSpec, RangeOverride
-from service.spec.model import AutoencoderSpec, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
+from service.spec.models import MODELS
 
 
 def check_dataset(spec: JobSpec) -> Iterable[FieldError]:
@@ -53,58 +53,18 @@ def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]
     """Yield what keeps the model from being trained on the data."""
     if info is None:
         return
-    model, name = spec.model, spec.dataset.name
-    if info.task is Task.LANGUAGE and not isinstance(model, TransformerSpec):
-        yield _wrong_model(spec, "must be transformer for a text")
-    elif info.task is not Task.LANGUAGE and isinstance(model, TransformerSpec):
-        yield _wrong_model(spec, "must be another model: a transformer takes only a text")
-    elif info.task is Task.PHYSICS and not isinstance(model, PinnSpec):
-        yield _wrong_model(spec, f"must be pinn for {name}")
-    elif info.task is not Task.PHYSICS and isinstance(model, PinnSpec):
-        yield _wrong_model(spec, "must be another model: a pinn takes only an equation")
-    elif isinstance(model, PinnSpec):
-        yield from _check_pinn(spec, model)
-    elif isinstance(model, TransformerSpec):
-        yield from _check_transformer(model, info)
-    elif isinstance(model, ConvnetSpec | ResnetSpec):
-        yield from _check_convolutions(spec, info)
-    elif isinstance(model, AutoencoderSpec) and name is not None and not info.images:
-        images = ", ".join(other for other, known in DATASETS.items() if known.images)
-        yield _wrong_model(spec, f"must be mlp for dataset {name!r}; an autoencoder takes {images}")
-
-
-def _wrong_model(spec: JobSpec, message: str) -> FieldError:
-    return conflict("model.name", spec.model.name, message)
-
-
-def _check_pinn(spec: JobSpec, model: PinnSpec) -> Iterable[FieldError]:
-    if model.equation != spec.dataset.name:
-        yield conflict("model.equation", model.equation, f"must be {spec.dataset.name}, like the dataset")
-    if spec.training.compile:
-        yield conflict("training.compile", True, "must be false: torch.compile cannot take the derivatives of a pinn")
-
-
-def _check_convolutions(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:
-    if not info.shape:
-        yield _wrong_model(spec, "must be mlp: this dataset has no images")
-    elif info.task is Task.AUTOENCODING:
-        yield _wrong_model(spec, "must be autoencoder or mlp to reconstruct images")
-    if isinstance(spec.model, ResnetSpec) and spec.budget.batch_size < 2:
-        yield conflict("budget.batch_size", spec.budget.batch_size, "must be at least 2 with resnet's batch norm")
-
-
-def _check_transformer(model: TransformerSpec, info: DatasetInfo) -> Iterable[FieldError]:
-    if model.width % model.heads:
-        yield conflict("model.heads", model.heads, f"must divide model.width, which is {model.width}")
-    longest = int(text_tokens(info, model) * HELD_OUT) - 1
-    if model.context > longest:
-        message = f"must be at most {longest}, the length of the validation part"
-        yield FieldError("model.context", model.context, message, code="out_of_range")
+    if info.task in spec.model.tasks:
+        yield from spec.model.check(spec, info)
+        return
+    fitting = [name for name, model in MODELS.items() if info.task in model.tasks]
+    hint = f"A {spec.model.name} is trained for {' or '.join(spec.model.tasks)}."
+    message = f"must be {one_of(spec.model.name, fitting)} for {info.task}"
+    yield FieldError("model.name", spec.model.name, message, hint, "conflict")
 
 
 def check_rank(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:
     """Refuse a rank that the user asked for and no tensor has: it would silently mean a smaller one."""
-    shapes = tensor_shapes(info, spec.model)
+    shapes = spec.model.tensor_shapes(info)
     rows = max((shape[0] for shape in shapes if len(shape) > 1), default=1)
     wished = spec.search_space.overrides.get("rank")
     places: Mapping[str, object] = {"": wished}

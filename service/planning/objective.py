@@ -1,7 +1,8 @@
-# What a search minimises, worked out from a learning curve. Everything is a cost, lower is better, so that one rule
-# ranks trials whatever the metric. Knows no database and no Optuna; where the curves come from is search/study.py's
-# business.
-"""The objective of a job, as costs."""
+"""Works out costs from learning curves: what a search minimises.
+
+Everything is a cost, lower is better, so that one rule ranks trials whatever the metric. Knows no database and no
+Optuna.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.spec.job import ObjectiveSpec
+from service.spec.metrics import MetricEntry, metric_of
 from service.training.run import Progress
 
 TIMED: Final = ("seconds_to_target", "steps_to_target")
 """Metrics that ask when a validation loss is reached."""
-
-SCORED: Final = ("val_accuracy", "val_r2")
-"""Metrics whose cost is what is missing to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,7 @@ class Objective:
 
     Attributes:
         metric: As in the spec.
-        target: Validation loss to reach; None where none is asked for, or not known yet: then the loss itself counts.
+        target: Validation loss to reach. None without a target, or while it is not known: then the loss itself counts.
         steps: Steps of a run: what a miss costs at least, in steps.
         max_seconds: Seconds of an arm, which no run can exceed: what a miss costs at least, in seconds.
     """
@@ -36,30 +35,36 @@ class Objective:
     max_seconds: float
 
     @property
+    def score(self) -> MetricEntry | None:
+        """The score that is judged; None for the loss and for times to a target."""
+        return metric_of(self.metric)
+
+    @property
     def is_timed(self) -> bool:
         """Whether the cost is the time to a target."""
         return self.metric in TIMED and self.target is not None
 
     def signal(self, point: Progress) -> float:
-        """Return what a pruner compares at a point: the loss, or what is missing to an accuracy or R2 of 1."""
-        if self.metric in SCORED and point.val_score is not None:
-            return 1.0 - point.val_score
+        """Return what a pruner compares at a point: the loss, or the cost of the score."""
+        score = self.score
+        if score is not None and point.val_score is not None:
+            return score.cost(point.val_score)
         return point.val_loss
 
     def cost(self, points: Sequence[Progress]) -> float | None:
         """Return the cost of a run: of its last point, or the time to the target.
 
-        A run that misses the target is not dropped: it costs the cap on steps or seconds, which is more than any run
-        that reaches it, and the distance that was left, so that a near miss ranks above a far one.
+        A run that misses the target is not dropped. It costs the cap on steps or seconds, which is more than any run
+        that reaches the target, plus the distance that was left, so that a near miss ranks above a far one.
 
         Args:
             points: Its learning curve, in order; None is returned for an empty one.
         """
         if not points:
             return None
-        reached = self.reached(points)
         if not self.is_timed:
             return self.signal(points[-1])
+        reached = self.reached(points)
         if reached is not None:
             return reached
         assert self.target is not None, "a timed objective has one"

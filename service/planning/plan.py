@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import one_of
-from service.data.catalog import DatasetInfo, Task, layer_sizes, task_of
+from service.data.catalog import DatasetInfo, Task
 from service.data.prepared import PreparedData
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
+from service.optimizers import OPTIMIZERS
 from service.planning.arms import (
     REFERENCE,
     ArmPlan,
@@ -35,7 +36,8 @@ from service.planning.spec_checks import (
     check_training,
 )
 from service.spec.job import JobSpec, RangeOverride
-from service.spec.model import AutoencoderSpec, EntrypointSpec, MlpSpec
+from service.spec.metrics import metric_of
+from service.spec.models import EntrypointSpec
 from service.stored import stored_spec
 from service.training.run import FamilyTraining, Run, Training
 
@@ -77,13 +79,13 @@ class JobPlan:
     start_url: str | None = None
 
     @property
-    def network(self) -> Mapping[str, Any] | None:
-        """Spec of the model; None if it is a chain of linear layers."""
+    def network(self) -> Mapping[str, Any]:
+        """Spec of the model, with what a run needs to know of a user's code."""
         model = self.spec.model
         if isinstance(model, EntrypointSpec):
             source = self.info.sources[model.entrypoint]
             return {**model.model_dump(mode="json"), "task": str(self.task), "sha256": source}
-        return None if isinstance(model, MlpSpec | AutoencoderSpec) else model.model_dump(mode="json")
+        return model.model_dump(mode="json")
 
     def arm(self, name: str) -> ArmPlan:
         """Return the arm called ``name``."""
@@ -116,16 +118,18 @@ class JobPlan:
         """
         chosen = self.arm(arm)
         family = self.spec.family
-        learn_tasks = family.learn_tasks if family and chosen.optimizer == "warpadam" else 0
+        learn_tasks = family.learn_tasks if family and OPTIMIZERS[chosen.optimizer].learns_p else 0
+        metric = metric_of(self.spec.objective.metric)
         warm = self.spec.warm_start if chosen.start is not Start.IDENTITY else None
         return Run(
             arm=chosen.optimizer,
             config=chosen.config(values),
             sizes=self.sizes,
-            activation=self.spec.model.activation,
+            activation=self.spec.model.activation_name,
             model=self.network,
             shape=self.info.shape,
             task=self.task,
+            metric=None if metric is None else metric.name,
             data_url=data.url,
             data_sha256=data.sha256,
             steps=steps or self.spec.budget.steps,
@@ -187,8 +191,8 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
         spec=spec,
         info=info,
         arms=tuple(_arms(spec, space)),
-        task=task_of(info, spec.model),
-        sizes=tuple(layer_sizes(info, spec.model)),
+        task=spec.model.task(info),
+        sizes=tuple(spec.model.layer_sizes(info)),
     )
 
 

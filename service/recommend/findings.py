@@ -20,6 +20,7 @@ from service.recommend.runs import completed, error_on_test, length
 from service.recommend.tuning import importances, pareto, tuning_curve
 from service.recommend.verdict import compare, holm
 from service.result.job_result import ArmFinding, Comparison, FamilyFinding, Fidelity, Findings, Recommendation
+from service.spec.metrics import ERROR, METRICS
 from service.training.run import Progress
 
 NOTE: Final = (
@@ -27,9 +28,11 @@ NOTE: Final = (
     "all comparisons listed here"
 )
 
-ERROR: Final = "test_error_or_unexplained_variance"
-
-JUDGED: Final = {"val_loss": "test_loss", "val_accuracy": ERROR, "val_r2": ERROR} | {name: name for name in TIMED}
+JUDGED: Final = {
+    "val_loss": "test_loss",
+    **{metric.field: metric.compared_as for metric in METRICS.values()},
+    **{name: name for name in TIMED},
+}
 """Metric of the objective -> what the fresh seeds are compared on; times to a target are on validation."""
 
 Values = Sequence[tuple[float | None, float | None]]
@@ -97,7 +100,9 @@ def _comparisons(
     names = (challenger.arm, baseline.arm)
     metrics: dict[str, Values] = {
         "test_loss": [(base.test_loss, warp.test_loss) for base, warp in both],
-        ERROR: [(error_on_test(base), error_on_test(warp)) for base, warp in both],
+        objective.score.compared_as if objective.score else ERROR: [
+            (error_on_test(base, objective), error_on_test(warp, objective)) for base, warp in both
+        ],
         "training_seconds": [(base.seconds, warp.seconds) for base, warp in both],
     }
     for metric, values in metrics.items():

@@ -16,6 +16,7 @@ from service.recommend.runs import completed, judged_cost, length
 from service.recommend.verdict import compare
 from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS
+from service.spec.metrics import METRICS
 from service.states import TrialState
 
 
@@ -28,8 +29,7 @@ class Finalist(NamedTuple):
 
 NOUNS: Final = {
     "val_loss": "test loss",
-    "val_accuracy": "test error",
-    "val_r2": "unexplained variance of the test part",
+    **{metric.field: metric.noun for metric in METRICS.values()},
     "seconds_to_target": "time to the target",
     "steps_to_target": "number of steps to the target",
 }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from service.db.models import ConfirmRun
 from service.ledger.curves import curve_of
-from service.planning.objective import SCORED, Objective
+from service.planning.objective import Objective
 from service.states import TrialState
 from service.training.run import Progress
 
@@ -16,9 +16,11 @@ def completed(runs: Sequence[ConfirmRun], trial: int) -> dict[int, ConfirmRun]:
     return {run.seed: run for run in runs if run.trial_number == trial and run.state == TrialState.COMPLETE}
 
 
-def error_on_test(run: ConfirmRun) -> float | None:
-    """Return 1 - accuracy (or 1 - R2) on the test part; None if the run has no score."""
-    return None if run.test_score is None else 1.0 - run.test_score
+def error_on_test(run: ConfirmRun, objective: Objective) -> float | None:
+    """Return the score on the test part as a cost, such as 1 - accuracy; None if the run has no score."""
+    if run.test_score is None:
+        return None
+    return 1.0 - run.test_score if objective.score is None else objective.score.cost(run.test_score)
 
 
 def judged_cost(run: ConfirmRun, objective: Objective) -> float | None:
@@ -28,7 +30,7 @@ def judged_cost(run: ConfirmRun, objective: Objective) -> float | None:
     """
     if objective.is_timed:
         return objective.reached(curve_of(run))
-    return error_on_test(run) if objective.metric in SCORED else run.test_loss
+    return run.test_loss if objective.score is None else error_on_test(run, objective)
 
 
 def length(curve: Sequence[Progress], metric: str) -> float:

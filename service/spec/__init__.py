@@ -1,2 +1,1 @@
-# What a user may ask for: the fields of a job, their ranges and defaults. Knows nothing of how it is done.
-"""Job specs."""
+"""What a job may ask for: the fields of a spec, and the models, tasks and metrics that it can name."""

@@ -1,6 +1,4 @@
-# What a job trains on, as specs: a dataset, or many tasks made of one; fields and ranges only. What fits is decided in
-# planning/: data_checks.py and family.py.
-"""Specs of data."""
+"""The data of a job: one dataset, or a family of tasks made from datasets. Fields and ranges only."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Len
 from pydantic import Field
 
-from service.spec.model import Entrypoint, SpecModel, UserConfig
+from service.spec.base import Entrypoint, SpecModel, UserConfig
 
 
 class DatasetSpec(SpecModel):

@@ -1,19 +1,29 @@
-# The job spec: the one description of a job, from the request body to the worker. Fields and ranges only; whether
-# names exist and fit together (dataset, model, search space) is decided in planning/. Answers are in api/views.py.
-"""The specification of a tuning job."""
+"""The spec of a tuning job, from the request body to the worker: its fields, their ranges and defaults.
+
+Whether names exist and parts fit together is checked in ``planning/``. Answers are in ``api/views.py``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from service.spec.base import SpecModel
 from service.spec.data import DatasetSpec, FamilySpec
-from service.spec.model import ModelSpec, SpecModel
+from service.spec.metrics import METRICS
+from service.spec.model import AnyModel
 
 Scalar = str | bool | int | float
+
+if TYPE_CHECKING:
+    MetricName = str
+else:
+    MetricName = Literal[
+        ("val_loss", *(metric.field for metric in METRICS.values()), "seconds_to_target", "steps_to_target")
+    ]
 
 MAX_SEED = 2**31 - 1
 """Largest seed: torch, numpy and Optuna all take it, with room for the confirmation seeds above it."""
@@ -35,7 +45,7 @@ MAX_CONFIRM_SEEDS = 64
 class ObjectiveSpec(SpecModel):
     """What a trial is judged by, on the validation part."""
 
-    metric: Literal["val_loss", "val_accuracy", "val_r2", "seconds_to_target", "steps_to_target"] = Field(
+    metric: MetricName = Field(
         "val_loss", description="At the last step; or the training seconds or steps until val_loss is at the target."
     )
     target: float | Literal["baseline"] | None = Field(
@@ -217,7 +227,7 @@ class JobSpec(SpecModel):
 
     name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
     dataset: DatasetSpec = Field(DatasetSpec(), description="Required, unless each task of a family has its own.")
-    model: ModelSpec
+    model: AnyModel
     family: FamilySpec | None = Field(None, description="Learn P over many tasks; null is one task.")
     warm_start: WarmStartSpec | None = Field(
         None, description="Start from the P of an earlier job; null starts from P = I."

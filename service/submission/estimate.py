@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
-from service.data.catalog import parameter_count, training_rows
 from service.errors import UnavailableError
+from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
 from service.planning.plan import JobPlan
 from service.submission import warm_start
@@ -106,7 +106,7 @@ def estimate(plan: JobPlan) -> JobEstimate:
         confirm_runs=sum(arm.confirm_runs for arm in arms),
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
-        parameters=parameter_count(plan.info, plan.spec.model),
+        parameters=plan.spec.model.parameter_count(plan.info),
         note="; ".join(_notes(plan)),
     )
 
@@ -146,7 +146,7 @@ def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:
     family, steps = plan.spec.family, plan.spec.budget.steps
     if family is None:
         return steps
-    learning = family.learn_tasks * family.learn_steps if arm.optimizer == "warpadam" else 0
+    learning = family.learn_tasks * family.learn_steps if OPTIMIZERS[arm.optimizer].learns_p else 0
     return steps * family.evaluate_tasks + learning
 
 
@@ -156,9 +156,9 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
         "sizes": plan.sizes,
         "model": plan.network,
         "shape": plan.info.shape,
-        "activation": plan.spec.model.activation,
+        "activation": plan.spec.model.activation_name,
         "task": plan.task,
-        "batch_size": min(plan.spec.budget.batch_size, training_rows(plan.info, plan.spec.model)),
+        "batch_size": min(plan.spec.budget.batch_size, plan.spec.model.training_rows(plan.info)),
         "training": plan.spec.training.model_dump(),
         "arms": [
             {"name": arm.name, "optimizer": arm.optimizer, "config": arm.config(arm.space.some_values())}

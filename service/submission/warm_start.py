@@ -15,7 +15,7 @@ from typing import Final, TypedDict
 
 from sqlalchemy.orm import Session
 
-from service.data.catalog import DatasetInfo, tensor_shapes
+from service.data.catalog import DatasetInfo
 from service.db.models import RecommendationRow
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger.jobs import find_job
@@ -93,7 +93,7 @@ def plan_warm_start(context: Context, spec: JobSpec, info: DatasetInfo | None) -
     warm = spec.warm_start.model_copy(update={"sha256": found.sha256})
     space = spec.search_space.model_copy(update={"overrides": _overrides(spec.search_space.overrides, found)})
     plan = make_plan(spec.model_copy(update={"warm_start": warm, "search_space": space}), info)
-    misfits = list(_misfits(found.shapes, tensor_shapes(plan.info, plan.spec.model)))
+    misfits = list(_misfits(found.shapes, plan.spec.model.tensor_shapes(plan.info)))
     if misfits:
         more = [f"{len(misfits) - MOST_MISMATCHES} more"] if len(misfits) > MOST_MISMATCHES else []
         listed = "; ".join([*misfits[:MOST_MISMATCHES], *more])

@@ -11,10 +11,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from service.data.catalog import Task
 from service.data.prepared_files import SPLIT_PARTS, load_arrays
+from service.spec.tasks import TASKS
+from service.training.models import loss_of, score_of
 from service.training.run import EVALUATED_ROWS, Run
-from service.training.scores import SCORES, evaluate
 
 DEVICE_BYTES: Final = 1 << 30
 """Largest split that is copied to the memory of a GPU as a whole. A larger one might not fit; it goes there batch by
@@ -30,20 +30,20 @@ class Batches:
     """
 
     def __init__(self, run: Run) -> None:
-        self._task, self._device = run.task, torch.device(run.device)
+        self._device = torch.device(run.device)
+        self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
         mapped = load_arrays(run.data_url, run.data_sha256)
         arrays = {name: torch.from_numpy(array) for name, array in mapped.items()}  # still the mapped file
         if sum(array.nbytes for array in arrays.values()) <= DEVICE_BYTES:
             arrays = {name: array.to(self._device) for name, array in arrays.items()}
         self._x = {part: arrays[f"x_{part}"] for part in SPLIT_PARTS}
-        self._y = self._x if run.task is Task.AUTOENCODING else {part: arrays[f"y_{part}"] for part in SPLIT_PARTS}
+        self._y = self._x if TASKS[run.task].reconstructs else {part: arrays[f"y_{part}"] for part in SPLIT_PARTS}
         rows = len(self._x["train"])
         self._batch_size = min(run.batch_size, rows)
         keep = run.training.last_batch == "keep"
         self._of_an_epoch = math.ceil(rows / self._batch_size) if keep else rows // self._batch_size
         self._generator = torch.Generator().manual_seed(run.seed)
         self._order = torch.empty(0, dtype=torch.int64)
-        self._scales: dict[str, Tensor] = {}
         self.epoch_rng, self.taken = self._generator.get_state(), self._of_an_epoch
 
     @property
@@ -78,17 +78,24 @@ class Batches:
         rows = len(self._x[part])
         return [slice(start, min(start + EVALUATED_ROWS, rows)) for start in range(0, rows, EVALUATED_ROWS)]
 
+    @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str) -> tuple[float, float | None]:
-        """Return the loss and the score on a whole part; the score is None if it is not finite.
+        """Return the loss on a whole part, and the score of the run's metric.
+
+        A score that is not finite is None: a part whose targets are all the same has no variance to explain.
 
         It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. A compiled
         model runs uncompiled here, as pieces of other sizes would each be compiled again.
         """
-        if part not in self._scales:
-            targets = [self._y[part][piece] for piece in self._pieces(part)]
-            self._scales[part] = SCORES[self._task].scale(targets).to(self._device)
-        rows = (self._rows(part, piece) for piece in self._pieces(part))
         model.eval()
-        found = evaluate(model.forward, self._task, rows, len(self._x[part]), self._scales[part])
+        loss, sums = torch.zeros((), dtype=torch.float64, device=self._device), None
+        for piece in self._pieces(part):
+            x, y = self._rows(part, piece)
+            output = model.forward(x)
+            loss += len(x) / len(self._x[part]) * self._loss(output, y).double()
+            added = self._score.sums(output, y)
+            sums = added if sums is None else sums + added
         model.train()
-        return found
+        assert sums is not None, "no part is empty"
+        score = self._score.from_sums(sums)
+        return loss.item(), score.item() if score.isfinite() else None

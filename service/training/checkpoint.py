@@ -1,6 +1,7 @@
-# Checkpoints of one run: files of its own folder in the artifact store, named by step. Each is written whole and read
-# back; only then are older ones deleted, all but the one before it. What is in one is loop.py's business.
-"""Writing and finding the checkpoints of a run."""
+"""Writes and finds the checkpoints of a run: files in its own folder of the artifact store, named by step.
+
+Each is written whole and read back. Only then are older ones deleted, all but the one before it.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +45,13 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Tell whether it is time for the next one."""
+        """Return whether it is time for the next one."""
         return self._url is not None and time.monotonic() - self._last >= self._every_s
 
     def newest(self) -> Mapping[str, Any] | None:
         """Return the content of the newest checkpoint that can be used, on the CPU; None when there is none.
 
-        What cannot be used is passed over, with a warning in the log.
+        Unusable ones are skipped with a warning in the log.
         """
         if self._url is None:
             return None
@@ -58,7 +59,7 @@ class Checkpoints:
         try:
             steps = sorted(self._steps(), reverse=True)
         except Exception:  # stores raise what they like
-            log.warning("cannot list checkpoints, the run starts anew", extra={"url": self._url}, exc_info=True)
+            log.warning("cannot list checkpoints, the run starts again", extra={"url": self._url}, exc_info=True)
         for step in steps:
             try:
                 content = self._read(step)
@@ -69,14 +70,14 @@ class Checkpoints:
                 log.info("run resumed", extra={"url": self._url, "step": step})
                 return content
         if steps:
-            log.warning("no usable checkpoint, the run starts anew", extra={"url": self._url})
+            log.warning("no usable checkpoint, the run starts again", extra={"url": self._url})
         return None
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
         """Write a checkpoint, prove that it can be read, and delete all older ones but the last that was proven.
 
-        A store that does not take it costs a warning, not the run. Nothing is written once the run's data is gone: its
-        job has been deleted.
+        If the store does not take it, a warning is logged and the run continues. Nothing is written once the data of
+        the run is gone, as its job has been deleted.
 
         Cost: a copy of ``content`` in memory; it is sent to the store once and read back once.
         """

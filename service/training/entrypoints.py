@@ -1,7 +1,9 @@
-# User code by its name, package.module:factory: whether the operator allows it, its import, and whether it is still the
-# source that a job was submitted with. Only slot processes, Ray actors and child processes call this: never the API nor
-# the worker. What user code must keep to is tried in service/user_code.
-"""Import of user code."""
+"""Imports user code by its name, ``package.module:factory``.
+
+It checks that the operator allows the module and that its source is the one that a job was submitted with. Only slot
+processes, Ray actors and child processes call this, never the API or the worker. The rules for user code are tested in
+``service/user_code``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +23,8 @@ from service.settings import Settings
 _sources: Final[dict[str, str]] = {}
 """Module -> SHA-256 of the source that this process imported."""
 
-NOT_THE_USERS: Final = (f"{Path(__file__).parents[1]}{os.sep}", f"{Path(importlib.__file__).parent}{os.sep}", "<")
-"""What the files begin with that a user cannot mend: the service's, the import system's, those that are none."""
+OUTSIDE_USER_CODE: Final = (f"{Path(__file__).parents[1]}{os.sep}", f"{Path(importlib.__file__).parent}{os.sep}", "<")
+"""Path prefixes outside the user's code: the service, the import system, code without a file."""
 
 
 class EntrypointError(ValueError):
@@ -33,7 +35,7 @@ def load_allowed(entrypoint: str, sha256: str) -> Callable[..., Any]:
     """Return a factory whose source is the one that a job was submitted with.
 
     Raises:
-        EntrypointError: The operator does not allow it (any more), it cannot be imported, or its source has changed.
+        EntrypointError: The operator does not allow it, it cannot be imported, or its source has changed.
     """
     settings, module = require_allowed(entrypoint), entrypoint.partition(":")[0]
     if _sources.get(module, sha256) != sha256:
@@ -48,10 +50,10 @@ def load_allowed(entrypoint: str, sha256: str) -> Callable[..., Any]:
 
 
 def require_allowed(entrypoint: str) -> Settings:
-    """Return the settings of this process, which allow an entrypoint.
+    """Return the settings of this process if they allow an entrypoint.
 
     Raises:
-        EntrypointError: They do not.
+        EntrypointError: They do not allow it.
     """
     settings = Settings()
     refusal = settings.refusal(entrypoint)
@@ -66,10 +68,10 @@ def loaded_sha256(entrypoint: str) -> str:
 
 
 def load(entrypoint: str) -> Callable[..., Any]:
-    """Return a factory, whoever may use it. What its module draws while it is imported changes no seed.
+    """Return a factory, allowed or not. Random numbers drawn while its module is imported change no seed.
 
     Raises:
-        EntrypointError: It cannot be imported, or is no function.
+        EntrypointError: It cannot be imported, or is not a function.
     """
     name, _, attribute = entrypoint.partition(":")
     try:
@@ -95,11 +97,11 @@ def load(entrypoint: str) -> Callable[..., Any]:
 
 
 def described(error: BaseException) -> str:
-    """Return an error of user code with the last place of it on the way to what raised, such as a library."""
+    """Return an error of user code with the last line of the user's code before it was raised."""
     trace, place = error.__traceback__, ""
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if not file.startswith(NOT_THE_USERS) and "site-packages" not in file:
+        if not file.startswith(OUTSIDE_USER_CODE) and "site-packages" not in file:
             place = f" ({Path(file).name}, line {trace.tb_lineno})"
         trace = trace.tb_next
     return f"{type(error).__name__}: {error}{place}"
@@ -120,10 +122,10 @@ def call(factory: Callable[..., Any], /, *args: object, **config: Any) -> Any:
 def build_module(
     factory: Callable[..., Any], shape: tuple[int, ...], outputs: int, task: str, config: Mapping[str, Any]
 ) -> nn.Module:
-    """Return the module of a factory, with flat rows brought into the shape of images before it.
+    """Return the module of a factory, with a layer before it that gives flat rows the shape of images.
 
     Raises:
-        EntrypointError: It raised, or returned something else.
+        EntrypointError: The factory raised, or returned something else.
     """
     model = call(factory, shape, outputs, task, **config)
     if not isinstance(model, nn.Module):
@@ -133,23 +135,23 @@ def build_module(
     return nn.Sequential(nn.Unflatten(1, shape), model) if len(shape) > 1 else model
 
 
-def user_model(spec: Mapping[str, Any], shape: tuple[int, ...], outputs: int) -> nn.Module:
+def build_user_model(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return the model of a run.
 
     Args:
         spec: ``entrypoint``, ``config``, ``task``, and the ``sha256`` of the module's source.
-        shape: Shape of a row.
-        outputs: Columns that the module returns.
+        shape: Shape of an image; empty for other rows.
+        sizes: Features of a row, and columns that the module returns.
 
     Raises:
-        EntrypointError: It cannot be made (any more).
+        EntrypointError: The factory cannot be used.
     """
     factory = load_allowed(spec["entrypoint"], spec["sha256"])
-    return build_module(factory, shape, outputs, spec["task"], spec["config"])
+    return build_module(factory, shape or (sizes[0],), sizes[-1], spec["task"], spec["config"])
 
 
 def _forget(settings: Settings) -> None:
-    """Drop the user's modules of this process, so that they are imported anew with what they import of each other."""
+    """Drop the user's modules from this process, so that all of them are imported again."""
     for name in [name for name in sys.modules if settings.allows(name)]:
         del sys.modules[name]
     _sources.clear()

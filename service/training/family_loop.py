@@ -17,13 +17,14 @@ from torch.optim import Optimizer
 
 from service.data.catalog import Task
 from service.data.prepared_files import Array, TaskArrays, load_family
+from service.optimizers import build_optimizer
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
-from service.training.models import build_model
-from service.training.optimizers import build_optimizer
+from service.training.metrics import score_at_once
+from service.training.models import loss_of, score_of
+from service.training.networks import linear_layers
 from service.training.run import DivergedError, FamilyTraining, Progress, Run
-from service.training.scores import SCORES, evaluate
 from service.training.step import make_schedule, training_loss
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
@@ -109,10 +110,10 @@ class _FamilyTask:
     def __init__(self, run: Run, task: TaskArrays) -> None:
         self._run = run
         self._x, self._y = _tensors(run, task.x_train, task.y_train)
-        self._loss = training_loss(run.task, run.training, self._y, run.sizes[-1], run.device)
+        self._loss = training_loss(loss_of(run.task), run.training, self._y, run.sizes[-1], run.device)
 
     def make_model(self) -> nn.Module:
-        return build_model(self._run.sizes, self._run.activation).to(self._run.device)
+        return linear_layers(self._run.sizes, self._run.activation).to(self._run.device)
 
     def sample(self) -> Callable[[nn.Module], Tensor]:
         rows = torch.randint(len(self._x), (self._run.batch_size,)).to(self._x.device)
@@ -125,14 +126,13 @@ class _SideBySide:
 
     def __init__(self, run: Run, tasks: Sequence[TaskArrays]) -> None:
         torch.manual_seed(run.seed)
-        self.models = [build_model(run.sizes, run.activation).to(run.device) for _ in tasks]
+        self.models = [linear_layers(run.sizes, run.activation).to(run.device) for _ in tasks]
         self._train = [_tensors(run, task.x_train, task.y_train) for task in tasks]
         self._training_losses = [
-            training_loss(run.task, run.training, y, run.sizes[-1], run.device) for _, y in self._train
+            training_loss(loss_of(run.task), run.training, y, run.sizes[-1], run.device) for _, y in self._train
         ]
         self._held_out = [_tensors(run, task.x_held_out, task.y_held_out) for task in tasks]
-        self._scales = [SCORES[run.task].scale([y]) for _, y in self._held_out]
-        self._task = run.task
+        self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
         self._batch_size = run.batch_size
         self._order = torch.Generator().manual_seed(run.seed)
 
@@ -146,14 +146,13 @@ class _SideBySide:
         together.sum().backward()  # type: ignore[no-untyped-call]
         return together.detach().mean()
 
+    @torch.no_grad()
     def evaluate(self) -> tuple[float, float | None]:
-        """Return the means of the loss and the score on the held-out rows; no score if one of them is not finite."""
-        found = [
-            evaluate(model, self._task, [(x, y)], len(x), scale)
-            for model, (x, y), scale in zip(self.models, self._held_out, self._scales, strict=True)
-        ]
-        scores = [score for _, score in found if score is not None]
-        return fmean(loss for loss, _ in found), fmean(scores) if len(scores) == len(found) else None
+        """Return the means of the loss and of the accuracy or R2 on the held-out rows; no score if it is not finite."""
+        outputs = [(model(x), y) for model, (x, y) in zip(self.models, self._held_out, strict=True)]
+        loss = fmean(self._loss(output, y).item() for output, y in outputs)
+        score = fmean(score_at_once(self._score, output, y).item() for output, y in outputs)
+        return loss, score if math.isfinite(score) else None
 
 
 def _tensors(run: Run, x: Array, y: Array) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
-# What a run costs, found out by doing a little of it: run as a child process with JSON in and out, since the API, which
-# asks, does not load torch. Steps are timed on numbers drawn at random; memory comes from the optimizer's own estimate.
-"""Seconds of a step and bytes of P, for each arm of a job."""
+"""Measures the seconds of a step and the bytes of P, for each arm of a job.
+
+It runs as a child process with JSON in and out, because the API does not load torch. Steps are timed on random numbers;
+the memory is the optimizer's own estimate.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,10 @@ from typing import Any, Final
 
 import torch
 
-from service.data.catalog import Task
+from service.optimizers import OPTIMIZERS, build_optimizer
+from service.registry import import_object
+from service.spec.tasks import TASKS
 from service.training.models import build_network
-from service.training.optimizers import build_optimizer
 from service.training.run import Training
 from service.training.step import TrainingStep, training_loss
 from warpadam import WarpAdamConfig, estimate_memory
@@ -40,17 +43,10 @@ def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]
     sizes: Sequence[int] = request["sizes"]
     model = build_network(request["model"], tuple(request["shape"]), sizes, request["activation"])
     optimizer = build_optimizer(arm["optimizer"], model, arm["config"])
-    task = Task(request["task"])
-    rows = request["batch_size"]
-    x, y = torch.randn(rows, sizes[0]), torch.randn(rows, sizes[-1])
-    if task is Task.CLASSIFICATION:
-        y = torch.randint(sizes[-1], (rows,))
-    elif task is Task.LANGUAGE:
-        x = y = torch.randint(sizes[-1], (rows, sizes[0]))
-    elif task is Task.PHYSICS:
-        x, y = torch.rand(rows, 3), torch.randn(rows, 2)
+    task = TASKS[request["task"]]
+    x, y = import_object(task.example)(request["batch_size"], sizes[0], sizes[-1])
     training = Training(**request["training"])
-    loss = training_loss(task, training, y, sizes[-1], "cpu")
+    loss = training_loss(import_object(task.loss), training, y, sizes[-1], "cpu")
     step = TrainingStep(model, optimizer, loss, training, training.warmup_steps + WARM_UP_STEPS + TIMED_STEPS, "cpu")
     began = 0.0
     for done in range(WARM_UP_STEPS + TIMED_STEPS):
@@ -58,8 +54,8 @@ def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]
             began = time.perf_counter()
         step(x, y)
     seconds = (time.perf_counter() - began) / TIMED_STEPS
-    learns = arm["optimizer"] in ("warpadam", "random_p")
-    p_bytes = estimate_memory(model, WarpAdamConfig.from_dict(arm["config"])).p_bytes if learns else 0
+    has_p = OPTIMIZERS[arm["optimizer"]].has_p
+    p_bytes = estimate_memory(model, WarpAdamConfig.from_dict(arm["config"])).p_bytes if has_p else 0
     return {"seconds_a_step": seconds, "p_bytes": float(p_bytes)}
 
 

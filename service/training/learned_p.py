@@ -1,6 +1,4 @@
-# The P that a run has learned, as an artifact: a safetensors file, written by a run and read by those that start from
-# it. The format is warpadam's (meta/artifact.py); which runs leave one is decided in recommend/confirm.py.
-"""Writing and reading the P of a run."""
+"""Writes the P that a run has learned and reads the P that a run starts from, as safetensors files of warpadam."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def write_p(optimizer: Optimizer, run: Run) -> None:
-    """Write the P that an optimizer has at the end of a run, unless it has none of its own."""
+    """Write the P that an optimizer has at the end of a run, if it learned one or started from one."""
     if run.p_url is None or not isinstance(optimizer, WarpAdam):
         return
     if optimizer.defaults["learner"] != Learner.FROZEN or run.from_p_url is not None:
@@ -27,9 +25,9 @@ def write_p(optimizer: Optimizer, run: Run) -> None:
 
 
 def write_warp(warp: Warp, url: str) -> None:
-    """Write P, unless it is not finite.
+    """Write P if it is finite.
 
-    A store that does not take it costs a warning, not the run.
+    If the store does not take it, a warning is logged and the run continues.
     """
     if not warp.is_finite():
         log.warning("P is not finite and is not kept", extra={"url": url})
@@ -44,10 +42,10 @@ def write_warp(warp: Warp, url: str) -> None:
 
 
 def read_p(run: Run) -> Warp | None:
-    """Return the P that a run starts from, renumbered where the run asks for that; None if it starts from none.
+    """Return the P that a run starts from, shuffled if the run asks for that; None if there is none.
 
     Raises:
-        ValueError: The file is not the one that was meant.
+        ValueError: The file has changed.
     """
     if run.from_p_url is None:
         return None
@@ -66,7 +64,7 @@ def apply_p(optimizer: Optimizer, run: Run) -> None:
     """Start an optimizer from the P that its run starts from, if there is one.
 
     Raises:
-        ValueError: The file is not the one that was meant, the optimizer has no P, or P does not fit.
+        ValueError: The file has changed, the optimizer has no P, or P does not fit.
     """
     warp = read_p(run)
     if warp is None:

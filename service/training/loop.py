@@ -1,7 +1,8 @@
-# One training run, as a generator of its progress. It knows nothing of Optuna, SQL or HTTP, and nothing of who decides
-# whether it goes on: whoever iterates it may simply stop. A run that was stopped or killed goes on from its last
-# checkpoint and ends as it would have.
-"""The training loop."""
+"""One training run on one task, as a generator of its progress.
+
+The caller may stop iterating at any point. A run that was stopped or killed continues from its last checkpoint and ends
+as it would have. Knows nothing of Optuna, SQL or HTTP.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from typing import Any, Final
 
 import torch
 
+from service.optimizers import build_optimizer
 from service.training.batches import Batches
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
-from service.training.models import build_network
-from service.training.optimizers import build_optimizer
+from service.training.models import build_network, loss_of
 from service.training.run import DivergedError, Progress, Run
 from service.training.step import TrainingStep, compile_in_place, training_loss
 
@@ -27,8 +28,8 @@ POINTS: Final = 20
 def train(run: Run) -> Iterator[Progress]:
     """Train, yielding ``POINTS`` points (one a step in a shorter run).
 
-    A run that finds a checkpoint of itself yields the points it had reached by then again and goes on from there. On
-    the CPU, with as many threads, it then ends as an uninterrupted run does, to the last bit.
+    A run that finds its own checkpoint yields the earlier points again and continues from there. On the CPU, with the
+    same number of threads, it ends bit for bit as an uninterrupted run does.
 
     Raises:
         DivergedError: The training or validation loss is not finite.
@@ -56,13 +57,13 @@ def train(run: Run) -> Iterator[Progress]:
 
 
 def report_steps(steps: int) -> list[int]:
-    """Return the steps at which a run of so many steps has a point."""
+    """Return the steps at which a run of ``steps`` steps has a point."""
     count = min(POINTS, steps)
     return [math.ceil(steps * i / count) for i in range(1, count + 1)]
 
 
 class _State:
-    """All that changes in a run, and so all that a checkpoint holds."""
+    """Everything that changes in a run: what a checkpoint holds."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -72,7 +73,7 @@ class _State:
             compile_in_place(self._model, run.device)
         self._optimizer = build_optimizer(run.arm, self._model, run.config)
         apply_p(self._optimizer, run)
-        loss = training_loss(run.task, run.training, self._data.targets, run.sizes[-1], run.device)
+        loss = training_loss(loss_of(run.task), run.training, self._data.targets, run.sizes[-1], run.device)
         self._step = TrainingStep(self._model, self._optimizer, loss, run.training, run.steps, run.device)
         self._total_loss = torch.zeros((), device=run.device)
         self.step, self.seconds = 0, 0.0
@@ -101,7 +102,7 @@ class _State:
         return self.points[-1]
 
     def keep_p(self) -> None:
-        """Write the P that was learned, where there is one and it is wanted."""
+        """Write the learned P, if there is one and the run asks for it."""
         write_p(self._optimizer, self._run)
 
     def to_dict(self) -> dict[str, Any]:

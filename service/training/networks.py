@@ -1,17 +1,39 @@
-# The models that are no chain of linear layers: for images, texts and differential equations. Their tensor shapes,
-# without torch, are in catalog.py; a test holds the two together. What picks among them is models.py.
-"""Convolutional networks, the transformer, and physics-informed networks."""
+"""The networks behind the models of a spec: chains of linear layers, images, texts, differential equations.
+
+An exported script contains the source of the networks that it needs, so they use torch only. Their tensor shapes,
+worked out without torch, are in ``service/spec/models``; a test holds the two together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from typing_extensions import override
+
+Spec = Mapping[str, Any]
+"""Spec of a model, as plain JSON values."""
 
 Activation = Callable[[], nn.Module]
+
+ACTIVATIONS: Mapping[str, Activation] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def linear_layers(sizes: Sequence[int], activation: str) -> nn.Sequential:
+    """Return linear layers of the given widths with an activation between them, freshly initialised."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+def build_linear_layers(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+    """Return the chain of an mlp or an autoencoder."""
+    del shape
+    return linear_layers(sizes, spec["activation"])
 
 
 class Images(nn.Module):
@@ -21,19 +43,18 @@ class Images(nn.Module):
         super().__init__()
         self._shape = shape
 
-    @override
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return x.view(len(x), *self._shape)
 
 
-def convnet(shape: tuple[int, ...], channels: list[int], activation: Activation, outputs: int) -> nn.Module:
+def build_convnet(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return convolutions with pooling, and a linear layer on the mean over all places."""
     layers: list[nn.Module] = [Images(shape)]
-    before = shape[0]
-    for width in channels:
+    before, activation = shape[0], ACTIVATIONS[spec["activation"]]
+    for width in spec["channels"]:
         layers += [nn.Conv2d(before, width, 3, padding=1), activation(), nn.MaxPool2d(2, ceil_mode=True)]
         before = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, outputs))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, sizes[-1]))
 
 
 def _convolution(before: int, width: int, side: int, stride: int = 1) -> nn.Sequential:
@@ -42,7 +63,7 @@ def _convolution(before: int, width: int, side: int, stride: int = 1) -> nn.Sequ
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut, which is a 1 x 1 convolution where the width changes."""
+    """Two convolutions with a shortcut around them: a 1 x 1 convolution where the width changes."""
 
     def __init__(self, before: int, width: int, activation: Activation) -> None:
         super().__init__()
@@ -52,26 +73,26 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if before == width else _convolution(before, width, 1, stride)
         self.activation = activation()
 
-    @override
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         out = self.second(self.activation(self.first(x)))
         result: Tensor = self.activation(out + self.shortcut(x))
         return result
 
 
-def resnet(shape: tuple[int, ...], width: int, blocks: int, activation: Activation, outputs: int) -> nn.Module:
+def build_resnet(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
     """Return a residual network of three stages. Source: He et al. 2016, section 4.2."""
-    layers: list[nn.Module] = [Images(shape), _convolution(shape[0], width, 3), activation()]
-    before = width
+    before, activation = spec["width"], ACTIVATIONS[spec["activation"]]
+    layers: list[nn.Module] = [Images(shape), _convolution(shape[0], before, 3), activation()]
     for stage in range(3):
-        for _ in range(blocks):
-            layers.append(ResidualBlock(before, width << stage, activation))
-            before = width << stage
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, outputs))
+        width = spec["width"] << stage
+        for _ in range(spec["blocks"]):
+            layers.append(ResidualBlock(before, width, activation))
+            before = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, sizes[-1]))
 
 
 class TransformerBlock(nn.Module):
-    """Causal self-attention and a two-layer perceptron, each after a norm and beside a shortcut."""
+    """Causal self-attention and a two-layer perceptron, each after a norm and with a shortcut around it."""
 
     def __init__(self, width: int, heads: int, activation: Activation) -> None:
         super().__init__()
@@ -82,8 +103,7 @@ class TransformerBlock(nn.Module):
         self.norm_2 = nn.LayerNorm(width)
         self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), activation(), nn.Linear(4 * width, width))
 
-    @override
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         rows, length, width = x.shape
         parts = self.queries_keys_values(self.norm_1(x)).view(rows, length, 3, self._heads, width // self._heads)
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)
@@ -104,11 +124,18 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, tokens)
 
-    @override
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         places = torch.arange(x.shape[1], device=x.device)
         logits: Tensor = self.head(self.norm(self.blocks(self.embedding(x) + self.positions(places))))
         return logits.transpose(1, 2)
+
+
+def build_transformer(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+    """Return a transformer; the last of ``sizes`` is the number of different tokens."""
+    del shape
+    width, activation = spec["width"], ACTIVATIONS[spec["activation"]]
+    blocks = [TransformerBlock(width, spec["heads"], activation) for _ in range(spec["layers"])]
+    return Transformer(sizes[-1], spec["context"], width, blocks)
 
 
 def _slopes(u: Tensor, points: Tensor) -> Tensor:
@@ -143,9 +170,8 @@ class Pinn(nn.Module):
         self.network = network
         self._left_hand_side = EQUATIONS[equation]
 
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():  # also where only a loss is asked for, as the equation has derivatives
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        with torch.enable_grad():  # evaluation needs it too: the equation has derivatives
             points = x[:, :2].detach().requires_grad_()
             u = self.network(points).squeeze(1)
             left = self._left_hand_side(u, points)
@@ -153,6 +179,12 @@ class Pinn(nn.Module):
         return torch.stack([torch.where(weights > 0, weights * u, left), u], dim=1)
 
 
+def build_pinn(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:
+    """Return a chain of linear layers for the solution of an equation."""
+    del shape
+    return Pinn(linear_layers(sizes, spec["activation"]), spec["equation"])
+
+
 def residual_loss(output: Tensor, y: Tensor) -> Tensor:
-    """Return the mean square of what equation and conditions lack; the solution beside it is not looked at."""
+    """Return the mean squared error in the equation and its conditions; the column of the solution is not used."""
     return functional.mse_loss(output[:, 0], y[:, 0])

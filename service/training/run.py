@@ -1,6 +1,7 @@
-# What passes between the worker and a slot process: a run to do, the points it reaches, how it ended. Plain values that
-# pickle; no torch and no SQL, so that neither side pays for the other's libraries.
-"""A training run, as data."""
+"""A training run as data: what to do, the points it reaches, how it ended.
+
+These values pass between the worker and a slot process. They load neither torch nor SQL.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from service.data.catalog import Task
+from service.spec.tasks import Task
 from service.states import TrialState
 
-_BESIDE_THE_RESULT: Final = (
+_NOT_IN_DIGEST: Final = (
     "data_url",
     "threads",
     "device",
@@ -31,7 +32,7 @@ EVALUATED_ROWS: Final = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How a run is trained, beside its optimizer; what the fields mean is in ``service.spec.job.TrainingSpec``.
+    """How a run is trained, apart from its optimizer.
 
     Attributes:
         schedule: lr over the steps after the warm-up.
@@ -39,7 +40,7 @@ class Training:
         max_grad_norm: Norm that gradients are clipped to; None for none.
         label_smoothing: Share of the target that is spread over all classes.
         class_weights: Whether rare classes weigh more.
-        last_batch: What becomes of the rows of an epoch that fill no batch.
+        last_batch: Whether the last rows of an epoch, too few for a batch, are dropped or kept as a smaller batch.
         precision: Type that the forward pass computes in.
         compile: Whether the model is compiled.
     """
@@ -72,30 +73,29 @@ class Run:
     """Everything that one training run depends on.
 
     Attributes:
-        arm: Name of the optimizer.
+        arm: Name of the optimizer, as in ``service.optimizers``.
         config: Its hyper-parameters.
         sizes: Widths of the model's layers.
         activation: Name of the activation between them.
-        model: Spec of a model that is no chain of linear layers; `sizes` are then those of its input and its output.
+        model: Spec of the model; None for a chain of linear layers. `sizes` of other models are inputs and outputs.
         shape: Channels, height and width of an image; empty for other data.
         task: What is trained, and with it the loss.
+        metric: Name of the score beside the loss; None for the one that the task has by default.
         data_url: The prepared split.
         data_sha256: Its hash.
         steps: Optimizer steps.
         batch_size: Rows of a batch; at most the training rows.
-        training: Schedule, clipping, and what else is the same for every arm.
+        training: Schedule, clipping and other settings that every arm shares.
         seed: Initial weights and order of the batches, nothing else.
         threads: CPU threads.
         device: torch device.
         test: Whether the last point carries the test loss; with a family, whether it trains on the meta-test tasks.
-        checkpoint_url: Folder of its checkpoints, no other run's; None for a run that makes none.
+        checkpoint_url: Folder for the checkpoints of this run alone; None to make none.
         checkpoint_every_s: Seconds between two checkpoints.
-        p_url: Where the P that the run learned is written: at its end, with a family before it trains; None for a run
-            that leaves none.
-        from_p_url: The P that the run starts from; None for one that starts from P = I. With a family P is learned
-            from there on.
+        p_url: Where to write the learned P: at the end, or with a family before training; None to keep none.
+        from_p_url: The P that the run starts from; None for P = I. With a family, P is learned from there on.
         from_p_sha256: The hash of that file.
-        shuffle_seed: Seed with which the coordinates of that P are renumbered, for a control; None leaves them.
+        shuffle_seed: Seed to renumber the coordinates of that P with, for a control; None leaves them.
         family: How P is learned over a family of tasks, whose data is prepared; None for a run on one task.
     """
 
@@ -110,6 +110,7 @@ class Run:
     batch_size: int
     seed: int
     training: Training = Training()
+    metric: str | None = None
     model: Mapping[str, Any] | None = None
     shape: tuple[int, ...] = ()
     threads: int = 1
@@ -126,10 +127,10 @@ class Run:
     def digest(self) -> str:
         """Return a SHA-256 of what the result depends on: two runs with one digest may use each other's checkpoints.
 
-        Left out are the checkpoint's own fields, the data's URL (its hash is in), and threads and device, which only
-        move the last bits and may differ from one attempt to the next.
+        It leaves out the fields of the checkpoint, the URL of the data (its hash is in), and threads and device, which
+        only change the last bits and may differ from one attempt to the next.
         """
-        fields = {name: value for name, value in asdict(self).items() if name not in _BESIDE_THE_RESULT}
+        fields = {name: value for name, value in asdict(self).items() if name not in _NOT_IN_DIGEST}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -142,7 +143,7 @@ class Progress(NamedTuple):
         val_loss: Loss on the whole validation part.
         seconds: Training time so far, without the time spent on validation or on waiting.
         test_loss: Loss on the whole test part; only at the last step, and only where it was asked for.
-        val_score: Accuracy of a classification, otherwise R2, on the validation part; None if targets are all equal.
+        val_score: Score of the run's metric on the validation part; None if it is not finite.
         test_score: The same on the test part, where there is a test loss.
         learning_seconds: Time spent on learning P over other tasks before step 1, which ``seconds`` does not count.
     """
@@ -166,7 +167,7 @@ class Ended(NamedTuple):
         test_loss: Test loss, where it was asked for.
         seconds: Training time.
         cause: Why it did not complete.
-        test_score: Accuracy or R2 on the test part, where it was asked for.
+        test_score: The score on the test part, where it was asked for.
         value: What the search minimises; None where that is the validation loss.
     """
 
@@ -180,4 +181,4 @@ class Ended(NamedTuple):
 
 
 class DivergedError(ArithmeticError):
-    """A loss of a run is not finite any more."""
+    """A loss of a run is no longer finite."""

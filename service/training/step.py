@@ -1,6 +1,7 @@
-# One step of training, the same for every optimizer: forward pass, loss, gradient, clipping, optimizer, schedule. It
-# knows nothing of where batches come from (batches.py) nor of how long a run is and what it reports (loop.py).
-"""A training step."""
+"""One step of training, the same for every optimizer: forward pass, loss, gradient, clipping, optimizer, schedule.
+
+An exported script contains the source of this step, so it uses torch only.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +18,13 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from service.data.catalog import Task
-from service.training.models import LOSSES
 from service.training.run import Training
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class TrainingStep:
-    """Makes steps.
+    """Makes training steps.
 
     Args:
         model: What is trained.
@@ -80,7 +79,7 @@ class TrainingStep:
             clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes from step to step, beside the model and the optimizer."""
+        """Return what changes from step to step, apart from the model and the optimizer."""
         scaler = None if self._scaler is None else self._scaler.state_dict()
         return {"schedule": self._schedule.state_dict(), "scaler": scaler}
 
@@ -102,7 +101,7 @@ def compile_in_place(model: nn.Module, device: str) -> None:
 
 
 def make_schedule(optimizer: Optimizer, training: Training, steps: int) -> LambdaLR:
-    """Return the schedule of a run of so many steps."""
+    """Return the schedule of a run of ``steps`` steps."""
     return LambdaLR(optimizer, lambda step: lr_factor(training, steps, step))
 
 
@@ -129,18 +128,18 @@ def lr_factor(training: Training, steps: int, step: int) -> float:
     return 1.0 - done if training.schedule == "linear" else 1.0
 
 
-def training_loss(task: Task, training: Training, y: Tensor, classes: int, device: str) -> Loss:
-    """Return the loss that is trained on; validation and test have the plain one, so that jobs can be compared.
+def training_loss(plain: Loss, training: Training, y: Tensor, classes: int, device: str) -> Loss:
+    """Return the loss that is trained on; validation and test use the plain one, so that jobs can be compared.
 
     Args:
-        task: What is trained.
+        plain: The loss of the task.
         training: Its label smoothing and class weights.
         y: Targets of the training part, which the weights come from.
         classes: Classes of a classification.
         device: Where the outputs will be.
     """
     if not training.label_smoothing and training.class_weights is None:
-        return LOSSES[task]
+        return plain
     weight = None
     if training.class_weights is not None:  # scikit-learn's "balanced"; a class without rows weighs nothing anyway
         weight = (len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1))).to(device)

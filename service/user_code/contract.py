@@ -22,7 +22,7 @@ from service.data.facts import DatasetFacts, dataset_info
 from service.errors import InvalidFileError, InvalidSpecError
 from service.spec.data import DatasetSpec
 from service.training.entrypoints import EntrypointError, build_module, call, described
-from service.training.models import LOSSES
+from service.training.models import loss_of
 
 ROWS: Final = 4
 """Rows of the batch that a model is tried on. Batch norm needs more than one."""
@@ -57,7 +57,7 @@ def make_model(
         if parameter.dtype != torch.float32:
             raise EntrypointError(f"parameter {name} is of {parameter.dtype}; expected torch.float32")
     x, y = _batch(math.prod(shape), outputs, task)
-    loss = LOSSES[task](_output(model, x, outputs), y)
+    loss = loss_of(task)(_output(model, x, outputs), y)
     if not loss.isfinite():
         raise EntrypointError(f"the loss of the untrained module is {loss.item()}; expected a finite number")
     try:

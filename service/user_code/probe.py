@@ -15,16 +15,14 @@ import threading
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import TypedDict
 
-from service.data.catalog import DATASETS, DatasetInfo, Task
+from service.data.catalog import DATASETS, DatasetInfo
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.spec.model import EntrypointSpec
-
-NO_USER_MODEL: Final = frozenset({Task.LANGUAGE, Task.PHYSICS})
-"""What a user's model cannot be trained for."""
+from service.spec.tasks import TASKS
 
 
 class _Answer(TypedDict, total=False):
@@ -70,7 +68,7 @@ class UserCode:
                 raise ForbiddenError(refusal)
         if info is None and spec.dataset.name is not None:
             info = DATASETS.get(spec.dataset.name)
-        if spec.dataset.entrypoint is None and (info is None or info.task in NO_USER_MODEL):
+        if spec.dataset.entrypoint is None and (info is None or not TASKS[info.task].user_models):
             return info  # the plan says what is wrong with that
         with tempfile.TemporaryDirectory(prefix="warptune-user-code-") as name:
             answer = self._ask(_question(spec, info, with_model=True), Path(name))

@@ -32,12 +32,17 @@ def api(settings: Settings) -> Iterator[TestClient]:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str, object, str]] = {
-    "pinn on digits": ({"dataset": {"name": "digits"}, "model": POISSON}, "model.name", "pinn", "takes an equation"),
+    "pinn on digits": (
+        {"dataset": {"name": "digits"}, "model": POISSON},
+        "model.name",
+        "pinn",
+        "must be one of mlp, autoencoder, convnet, resnet",
+    ),
     "mlp on poisson": (
         {"dataset": {"name": "poisson_2d"}, "model": {"name": "mlp"}},
         "model.name",
         "mlp",
-        "pinn for poisson_2d",
+        "must be one of pinn for physics",
     ),
     "other equation": (
         {"dataset": {"name": "burgers"}, "model": POISSON},
@@ -56,7 +61,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, object, str]] = {
         {"dataset": {"name": "poisson_2d"}, "model": POISSON, "objective": {"metric": "val_r2"}},
         "objective.metric",
         "val_r2",
-        "val_loss, a metric of physics",
+        "must be one of val_loss, val_closeness for physics",
     ),
     "compile": (
         {"dataset": {"name": "poisson_2d"}, "model": POISSON, "training": {"compile": True}},

@@ -8,9 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sklearn import datasets as sklearn_datasets
 
-from service.data.catalog import DATASETS, Task, layer_sizes, task_of, tensor_shapes
+from service.data.catalog import DATASETS, Task
 from service.spec.model import AutoencoderSpec, MlpSpec
-from service.training.models import ACTIVATIONS, build_model
+from service.training.networks import ACTIVATIONS, linear_layers
 from tests.conftest import SpecMaker
 
 
@@ -91,8 +91,8 @@ def test_facts_are_those_of_the_data(catalog: dict[str, Any], name: str) -> None
 )
 def test_tensor_shapes_are_those_of_the_module(name: str, model: MlpSpec | AutoencoderSpec) -> None:
     dataset = DATASETS[name]
-    module = build_model(layer_sizes(dataset, model), model.activation)
-    assert tensor_shapes(dataset, model) == [tuple(parameter.shape) for parameter in module.parameters()]
-    task = task_of(dataset, model)
+    module = linear_layers(model.layer_sizes(dataset), model.activation)
+    assert model.tensor_shapes(dataset) == [tuple(parameter.shape) for parameter in module.parameters()]
+    task = model.task(dataset)
     outputs = dataset.features if task is Task.AUTOENCODING else dataset.outputs
-    assert tensor_shapes(dataset, model)[-1] == (outputs,)
+    assert model.tensor_shapes(dataset)[-1] == (outputs,)

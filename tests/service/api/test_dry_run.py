@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.data.catalog import DATASETS, layer_sizes, training_rows
+from service.data.catalog import DATASETS
 from service.db.session import Database
 from service.spec.model import MlpSpec
 from service.submission import estimate as estimate_module
-from service.training.models import build_model
+from service.training.networks import linear_layers
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows
 from tests.service.data.prepared import split_of
@@ -44,7 +44,7 @@ def test_plan_names_arms_trials_seconds_and_memory_and_queues_nothing(
     for arm in arms.values():
         assert arm["seconds"] == pytest.approx(11 * arm["seconds_a_run"])
     config = {"structure": "kronecker", "placement": "sandwich", "learner": "rotation", "meta_every": 2, "p_lr": 0.03}
-    model = build_model(layer_sizes(DATASETS["wine"], MlpSpec(hidden=[8])), "relu")
+    model = linear_layers(MlpSpec(hidden=[8]).layer_sizes(DATASETS["wine"]), "relu")
     assert arms["warpadam"]["p_bytes"] == estimate_memory(model, WarpAdamConfig.from_dict(config)).p_bytes
     assert plan["p_bytes"] == max(arm["p_bytes"] for arm in arms.values())
     assert arms["adamw"]["p_bytes"] == 0
@@ -97,7 +97,7 @@ def test_a_dry_run_waits_for_others_no_longer_than_it_may_take_itself(
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_training_rows_are_those_of_the_split(name: str) -> None:
-    assert training_rows(DATASETS[name]) == len(split_of(name).x_train)
+    assert DATASETS[name].training_rows == len(split_of(name).x_train)
 
 
 def test_a_misspelt_dry_run_queues_nothing(shared_client: TestClient, shared_db: Database, spec: SpecMaker) -> None:

@@ -14,7 +14,7 @@ from service.artifacts import START_P_FILE, ArtifactStore
 from service.db.models import Job, RecommendationRow
 from service.db.session import Database
 from service.settings import Settings
-from service.training.models import build_model
+from service.training.networks import linear_layers
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import Submit, claim_job, count_rows, put, refused, sqlite_only, succeed
 from warpadam import Warp, WarpAdam, save_warp
@@ -32,7 +32,7 @@ def learned(submit: Submit, db: Database, settings: Settings, tmp_path_factory: 
         job_id = str(submit()["id"])
         succeed(claim_job(db))
         torch.manual_seed(0)
-        model = build_model(sizes, "relu")
+        model = linear_layers(sizes, "relu")
         file = tmp_path_factory.mktemp("p") / "p.safetensors"
         save_warp(file, Warp.of(WarpAdam(model.named_parameters(), **config)))
         content = file.read_bytes()

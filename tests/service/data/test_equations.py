@@ -14,9 +14,9 @@ from typing_extensions import override
 from service.data.catalog import Task
 from service.data.equations import CONDITION_WEIGHT, VISCOSITY, burgers
 from service.training.loop import train
-from service.training.models import LOSSES
+from service.training.metrics import score_at_once
+from service.training.models import loss_of, score_of
 from service.training.networks import Pinn
-from service.training.scores import CLOSENESS
 from tests.service.data.prepared import Split, split_of
 from tests.service.training.test_checkpoint import EVERY_STEP_S, cut_short
 from tests.service.training.test_loop import make_run, without_seconds
@@ -55,8 +55,8 @@ def test_the_exact_solution_has_no_residual_and_no_error(equation: str, name: st
     x, y = part(split_of(equation, 3), name)
     output = Pinn(Exact(equation), equation)(x)
     assert torch.allclose(output[:, 1], y[:, 1], atol=3e-5)  # the points are of 32 bits, and Burgers' slope is 152
-    assert LOSSES[Task.PHYSICS](output, y).item() < 1e-6 * max(1.0, y[:, 0].square().mean().item())
-    assert CLOSENESS.value(CLOSENESS.error(output, y), CLOSENESS.scale([y])) == pytest.approx(1, abs=1e-5)
+    assert loss_of(Task.PHYSICS)(output, y).item() < 1e-6 * max(1.0, y[:, 0].square().mean().item())
+    assert score_at_once(score_of(Task.PHYSICS), output, y).item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("equation", EQUATIONS)
@@ -65,9 +65,9 @@ def test_another_function_has_both(equation: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     output = Pinn(network, equation)(x)
-    assert LOSSES[Task.PHYSICS](output, y).item() > 0.05
+    assert loss_of(Task.PHYSICS)(output, y).item() > 0.05
     error = (output[:, 1] - y[:, 1]).square().sum().sqrt() / y[:, 1].square().sum().sqrt()
-    assert CLOSENESS.value(CLOSENESS.error(output, y), CLOSENESS.scale([y])) == pytest.approx(1 - error.item())
+    assert score_at_once(score_of(Task.PHYSICS), output, y).item() == pytest.approx(1 - error.item())
 
 
 def test_burgers_solution_has_the_steepest_slope_of_the_literature() -> None:

@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from service.data.catalog import DATASETS, Task, training_rows
+from service.data.catalog import DATASETS, Task
 from service.data.prepared import PreparedData
 from service.data.prepared_files import SPLIT_ARRAYS, load_arrays, pack_arrays, save_arrays
 from tests.service.data.prepared import read, split_of
@@ -36,7 +36,7 @@ def prepare_raw(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_part_has_the_rows_and_columns_that_the_catalogue_says(name: str) -> None:
     info, split = DATASETS[name], split_of(name, 0)
-    assert len(split.x_train) == training_rows(info)
+    assert len(split.x_train) == info.training_rows
     assert len(split.x_train) + len(split.x_val) + len(split.x_test) == info.rows
     assert split.x_test.shape[1] == info.features
 

@@ -11,7 +11,7 @@ from service.data.catalog import Task
 from service.data.prepared import PreparedData
 from service.training import batches as batches_module
 from service.training.batches import Batches
-from service.training.models import LOSSES, build_network
+from service.training.models import build_network, loss_of
 from service.training.run import Run, Training
 from tests.service.data.prepared import Split, read
 from tests.service.training.test_loop import MODELS, make_run
@@ -84,7 +84,7 @@ def test_a_part_piece_by_piece_has_the_loss_and_the_score_of_the_part_at_once(
         model.eval()
         with torch.no_grad():
             output = model(x)
-            loss, score = LOSSES[run.task](output, y).item(), plain_score(run.task, output, y)
+            loss, score = loss_of(run.task)(output, y).item(), plain_score(run.task, output, y)
         assert Batches(run).evaluate(model, part) == pytest.approx((loss, score), rel=1e-5, abs=1e-6)
 
 

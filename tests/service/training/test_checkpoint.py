@@ -17,12 +17,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from search_spaces import get_preset
 from service.artifacts import read_artifact, write_artifact
-from service.planning.arms import BASELINES, CONFIGS
+from service.optimizers import OPTIMIZERS, baselines
+from service.optimizers.muon_with_adamw import MuonWithAdamW
 from service.planning.plan import WARP_PRESETS
 from service.training import checkpoint as checkpoint_module
 from service.training.checkpoint import Checkpoints
 from service.training.loop import train
-from service.training.optimizers import MuonWithAdamW
 from service.training.run import FamilyTraining, Progress, Run, Training
 from tests.service.training.test_loop import make_run, without_seconds
 
@@ -34,7 +34,7 @@ STARTS = {
         for preset in WARP_PRESETS
         for index, values in enumerate(get_preset(preset).first_trials)
     },
-    **{name: (name, name, 0) for name in BASELINES},
+    **{name: (name, name, 0) for name in baselines()},
 }
 """For every strategy that a preset starts from and every baseline: an arm, a preset, and one of its first trials."""
 
@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> Run:
 
 def config_of(arm: str, preset: str, index: int) -> dict[str, Any]:
     values = get_preset(preset).first_trials[index]
-    return dict(CONFIGS[arm](values))
+    return dict(OPTIMIZERS[arm].config(values))
 
 
 class KilledError(Exception):
@@ -141,7 +141,7 @@ OPTIONS = {
     ("start", "option"),
     [
         *((start, "linear") for start in STARTS),
-        *((arm, "constant") for arm in BASELINES),
+        *((arm, "constant") for arm in baselines()),
         *((start, option) for start in (WARPADAM, "adamw") for option in OPTIONS),
         pytest.param(WARPADAM, "compile", marks=COMPILES),
     ],
@@ -248,7 +248,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_anew_and_says_so(
     points: list[Progress] = []
     assert steps_of(lambda: points.extend(train(run))) == 60
     assert without_seconds(points) == uninterrupted
-    assert warnings_in(caplog) == ["unusable checkpoint"] * 2 + ["no usable checkpoint, the run starts anew"]
+    assert warnings_in(caplog) == ["unusable checkpoint"] * 2 + ["no usable checkpoint, the run starts again"]
 
 
 OTHER: dict[str, Any] = {
@@ -257,6 +257,7 @@ OTHER: dict[str, Any] = {
     "sizes": (13, 9, 3),
     "activation": "tanh",
     "task": "regression",
+    "metric": "r2",
     "data_sha256": "0" * 64,
     "steps": 61,
     "batch_size": 31,

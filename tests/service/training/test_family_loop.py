@@ -17,12 +17,11 @@ from service.data.prepare import write_one_task
 from service.data.prepared import PreparedData
 from service.data.prepared_files import load_family
 from service.data.sources import Arrays, bundled_source
-from service.planning.arms import CONFIGS
+from service.optimizers import OPTIMIZERS
 from service.spec.data import FamilySpec
 from service.training import family_loop
 from service.training.family_loop import train_family
-from service.training.models import build_model
-from service.training.optimizers import BUILDERS
+from service.training.networks import linear_layers
 from service.training.run import DivergedError, FamilyTraining, Progress, Run, Training
 from tests.service.data.prepared import read
 from warpadam import MetaTrainer
@@ -40,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def a_run(data: tuple[str, str], arm: str = "warpadam", **fields: Any) -> Run:
     preset = get_preset({"warpadam": "quick", "random_p": "adamw"}.get(arm, arm))
-    config = CONFIGS[arm](preset.first_trials[0])
+    config = OPTIMIZERS[arm].config(preset.first_trials[0])
     given: dict[str, Any] = {
         "arm": arm,
         "config": config,
@@ -61,7 +60,7 @@ def without_seconds(points: list[Progress]) -> list[Progress]:
     return [point._replace(seconds=0.0, learning_seconds=0.0) for point in points]
 
 
-@pytest.mark.parametrize("arm", [name for name in BUILDERS if name != "soap"])
+@pytest.mark.parametrize("arm", [name for name in OPTIMIZERS if name != "soap"])
 def test_every_optimizer_trains_on_a_family_and_lowers_its_loss(data: tuple[str, str], arm: str) -> None:
     points = list(train_family(a_run(data, arm, steps=40)))
     assert [point.step for point in points] == list(range(2, 41, 2))
@@ -110,7 +109,7 @@ def test_p_changes_the_run_and_the_tasks_that_it_is_learned_on_change_p(data: tu
 def test_networks_do_not_feel_each_other() -> None:
     run = a_run(("", ""), "adamw")
     torch.manual_seed(0)
-    models = [build_model(run.sizes, run.activation) for _ in range(2)]
+    models = [linear_layers(run.sizes, run.activation) for _ in range(2)]
     before = [[param.detach().clone() for param in model.parameters()] for model in models]
     optimizer = family_loop._optimizer_for_all(run, models)
     models[0](torch.randn(4, 13)).square().sum().backward()

@@ -11,7 +11,7 @@ import torch
 from service.planning.plan import make_plan
 from service.spec.job import JobSpec
 from service.training.loop import POINTS, train
-from service.training.models import build_model
+from service.training.networks import linear_layers
 from service.training.run import DivergedError, Progress, Run
 from tests.service.data.prepared import write_file
 
@@ -93,5 +93,5 @@ def test_a_batch_is_capped_at_the_training_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "silu"])
 def test_the_model_has_an_activation_between_its_layers_and_none_at_its_end(activation: str) -> None:
-    model = build_model([4, 3, 2], activation)
+    model = linear_layers([4, 3, 2], activation)
     assert [type(layer).__name__.lower() for layer in model] == ["linear", activation, "linear"]

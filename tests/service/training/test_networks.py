@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from service.data.catalog import DATASETS, DatasetInfo, Task, layer_sizes, parameter_count, tensor_shapes
+from service.data.catalog import DATASETS, DatasetInfo, Task
 from service.spec.model import AnyModel, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
 from service.training.models import build_network
 
@@ -27,14 +27,14 @@ CASES: list[tuple[DatasetInfo, AnyModel]] = [
 
 def build(info: DatasetInfo, spec: AnyModel) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_network(spec.model_dump(), info.shape, layer_sizes(info, spec), spec.activation)
+    return build_network(spec.model_dump(), info.shape, spec.layer_sizes(info), spec.activation_name)
 
 
 @pytest.mark.parametrize(("info", "spec"), CASES)
 def test_shapes_and_parameter_count_are_those_of_the_module(info: DatasetInfo, spec: AnyModel) -> None:
     shapes = [tuple(parameter.shape) for parameter in build(info, spec).parameters()]
-    assert tensor_shapes(info, spec) == shapes
-    assert parameter_count(info, spec) == sum(map(math.prod, shapes))
+    assert spec.tensor_shapes(info) == shapes
+    assert spec.parameter_count(info) == sum(map(math.prod, shapes))
 
 
 @pytest.mark.parametrize("spec", [ConvnetSpec(), ResnetSpec(width=2)])

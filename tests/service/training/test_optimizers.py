@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from search_spaces import get_preset
-from service.planning.arms import BASELINES, CONFIGS, baseline_arm, control_arm, warpadam_arms
-from service.training.models import build_model
-from service.training.optimizers import BUILDERS, MuonWithAdamW, build_optimizer
+from service.optimizers import OPTIMIZERS, baselines, build_optimizer
+from service.optimizers.muon_with_adamw import MuonWithAdamW
+from service.planning.arms import baseline_arm, control_arm, warpadam_arms
+from service.registry import UnknownNameError
+from service.training.networks import linear_layers
 
 ARMS = [
     *warpadam_arms(get_preset("quick"), per_structure=False),
-    *map(baseline_arm, BASELINES),
+    *map(baseline_arm, baselines()),
     *map(control_arm, ("diagonal_pre", "random_p", "adamw_more_steps")),
 ]
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
@@ -25,7 +28,7 @@ Y = X @ torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
 
 def make(arm: Any, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(seed)
-    model = build_model((6, 8, 2), "tanh")
+    model = linear_layers((6, 8, 2), "tanh")
     return model, build_optimizer(arm.optimizer, model, arm.config(arm.space.first_trials[0]))
 
 
@@ -42,7 +45,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> flo
 
 
 def test_every_optimizer_that_an_arm_can_name_can_be_built() -> None:
-    assert set(BUILDERS) == set(CONFIGS) == {arm.optimizer for arm in ARMS}
+    assert set(OPTIMIZERS) == {arm.optimizer for arm in ARMS}
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
@@ -83,7 +86,7 @@ def test_muon_with_adamw_steps_as_its_parts_do() -> None:
         return torch.optim.Muon(matrices, lr=0.01), torch.optim.AdamW(vectors, lr=0.01)
 
     torch.manual_seed(0)
-    together = build_model((6, 8, 2), "tanh")
+    together = linear_layers((6, 8, 2), "tanh")
     apart = copy.deepcopy(together)
     train(together, MuonWithAdamW(*parts(together)), 5)
     muon, adamw = parts(apart)
@@ -96,9 +99,15 @@ def test_muon_with_adamw_steps_as_its_parts_do() -> None:
 
 
 def test_muon_leaves_the_output_layer_to_adamw_where_it_is_told_to() -> None:
-    model = build_model((6, 8, 2), "tanh")
+    model = linear_layers((6, 8, 2), "tanh")
     for output, count in (("adamw", 1), ("muon", 2)):
-        config = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0, "adamw_lr": 0.01, "output_layer": output}
+        config: dict[str, JsonValue] = {
+            "lr": 0.01,
+            "momentum": 0.9,
+            "weight_decay": 0.0,
+            "adamw_lr": 0.01,
+            "output_layer": output,
+        }
         optimizer = build_optimizer("muon", model, config)
         assert len(optimizer.param_groups[0]["params"]) == count
 
@@ -115,7 +124,7 @@ def test_a_random_p_has_the_norm_of_the_identity_and_differs_from_seed_to_seed()
 
 
 def test_an_optimizer_that_is_not_known_is_an_error_with_the_names() -> None:
-    with pytest.raises(ValueError, match="optimizer: got 'lion', expected one of warpadam, adamw"):
+    with pytest.raises(UnknownNameError, match=r"optimizer: must be one of warpadam, adamw.*got 'lion'"):
         build_optimizer("lion", nn.Linear(2, 2), {})
 
 

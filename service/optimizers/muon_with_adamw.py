@@ -1,0 +1,74 @@
+"""The torch half of Muon: one optimizer out of Muon and AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from service.optimizers.entry import Config
+
+
+@final
+class MuonWithAdamW(Optimizer):
+    """Muon for some parameters and AdamW for the others, as one optimizer with the groups and states of both.
+
+    Args:
+        muon: Steps its own parameters.
+        adamw: Steps the others.
+    """
+
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
+        self._parts: tuple[Optimizer, ...] = (muon, adamw)
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step both.
+
+        Args:
+            closure: Evaluates the loss again.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict()`` returned."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        """Make groups and states of the parts the ones that schedulers and checkpoints see."""
+        start = 0
+        for part in self._parts:
+            count = len(part.param_groups)
+            part.param_groups = self.param_groups[start : start + count]
+            part.state = self.state
+            start += count
+
+
+def build_muon(model: nn.Module, config: Config) -> Optimizer:
+    """Return Muon for the matrices of a model and AdamW for its other parameters."""
+    matrices = [param for param in model.parameters() if param.ndim == 2]
+    others = [param for param in model.parameters() if param.ndim != 2]
+    if config["output_layer"] == "adamw" and len(matrices) > 1:
+        others.append(matrices.pop())
+    decay = config["weight_decay"]
+    return MuonWithAdamW(
+        torch.optim.Muon(
+            [{"params": matrices}],  # a group may be empty: a user's model may have no vectors, or no matrices
+            lr=config["lr"],
+            momentum=config["momentum"],
+            weight_decay=decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW([{"params": others}], lr=config["adamw_lr"], betas=(0.9, 0.95), weight_decay=decay),
+    )

@@ -1,0 +1,86 @@
+"""Facts about a dataset that checks of specs need, without its data and without numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from service.errors import OtherVersionError
+from service.spec.tasks import Task
+
+HELD_OUT: Final = 0.2
+"""Share of the rows in the validation part, and again in the test part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInfo:
+    """Facts about one dataset.
+
+    Attributes:
+        rows: Number of samples.
+        features: Number of input columns.
+        task: What the target column asks for.
+        outputs: Classes of a classification, columns of a regression's target.
+        images: Whether the columns are pixels: they share one unit, and so one scale, and can be autoencoded.
+        source: Where the data comes from.
+        shape: Channels, height and width of an image; empty for other data.
+        characters: Distinct characters of a text.
+        length: Characters of a text, all of them; 0 where that was not counted.
+        columns: Names of the input columns.
+        widths: Features that each of these becomes; empty where each becomes one.
+        tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
+        sources: Entrypoint of user code -> SHA-256 of the source of its module.
+    """
+
+    rows: int
+    features: int
+    task: Task
+    outputs: int
+    images: bool = False
+    source: str = "scikit-learn"
+    shape: tuple[int, ...] = ()
+    characters: int = 0
+    length: int = 0
+    columns: tuple[str, ...] = ()
+    widths: tuple[int, ...] = ()
+    tensors: tuple[tuple[int, ...], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row, as a user's model gets it."""
+        return self.shape or (self.features,)
+
+    @property
+    def training_rows(self) -> int:
+        """Rows that are left to train on."""
+        held_out = math.ceil(self.rows * HELD_OUT)
+        return self.rows - held_out - math.ceil((self.rows - held_out) * HELD_OUT / (1 - HELD_OUT))
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> DatasetInfo:
+        """Read the JSON values of ``dataclasses.asdict``. Facts that only another version knows are left out.
+
+        Raises:
+            OtherVersionError: A fact is missing, or this version does not know its value.
+        """
+        known = known_fields(cls, stored)
+        lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns", "widths")}
+        tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
+        try:
+            return cls(**{**known, **lists, "tensors": tensors, "task": Task(stored["task"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise OtherVersionError("the facts about the job's data", error) from error
+
+
+def known_fields(kind: type[object], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored values that a dataclass has a field for."""
+    return {field.name: stored[field.name] for field in fields(kind) if field.name in stored}  # type: ignore[arg-type]
+
+
+def part_bounds(tokens: int) -> tuple[int, int]:
+    """Return where the training part and the validation part of a text end."""
+    held_out = int(tokens * HELD_OUT)
+    return tokens - 2 * held_out, tokens - held_out

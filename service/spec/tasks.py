@@ -1,0 +1,91 @@
+"""The tasks: what a model can be trained for.
+
+To add one, add its name to ``Task`` and its entry to ``TASKS``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from service.registry import Registry
+
+
+class Task(StrEnum):
+    """What a model is trained for, and with it the loss."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    AUTOENCODING = "autoencoding"
+    LANGUAGE = "language"
+    PHYSICS = "physics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEntry:
+    """What follows from a task.
+
+    Attributes:
+        name: The task.
+        loss: Import string of ``(output, target) -> mean loss``.
+        metric: Name of the metric that a run computes unless its objective names another one.
+        example: Import string of ``(rows, inputs, outputs) -> (x, y)``, numbers drawn at random to time steps on.
+        has_classes: Whether the loss is over classes, so that labels can be smoothed.
+        weighs_classes: Whether ``class_weights`` apply: each row has one class.
+        reconstructs: Whether the target is the input.
+        user_models: Whether a model of the user's own code can be trained for it.
+    """
+
+    name: Task
+    loss: str
+    metric: str
+    example: str
+    has_classes: bool = False
+    weighs_classes: bool = False
+    reconstructs: bool = False
+    user_models: bool = True
+
+
+TASKS: Final = Registry[TaskEntry](
+    "task",
+    (
+        TaskEntry(
+            name=Task.CLASSIFICATION,
+            loss="torch.nn.functional:cross_entropy",
+            metric="accuracy",
+            example="service.training.examples:classes",
+            has_classes=True,
+            weighs_classes=True,
+        ),
+        TaskEntry(
+            name=Task.REGRESSION,
+            loss="torch.nn.functional:mse_loss",
+            metric="r2",
+            example="service.training.examples:numbers",
+        ),
+        TaskEntry(
+            name=Task.AUTOENCODING,
+            loss="torch.nn.functional:mse_loss",
+            metric="r2",
+            example="service.training.examples:inputs",
+            reconstructs=True,
+        ),
+        TaskEntry(
+            name=Task.LANGUAGE,
+            loss="torch.nn.functional:cross_entropy",
+            metric="accuracy",
+            example="service.training.examples:tokens",
+            has_classes=True,
+            user_models=False,
+        ),
+        TaskEntry(
+            name=Task.PHYSICS,
+            loss="service.training.networks:residual_loss",
+            metric="closeness",
+            example="service.training.examples:points",
+            user_models=False,
+        ),
+    ),
+)
+"""Every task by its name. A loss is the mean over the rows (and columns) of standardised targets."""

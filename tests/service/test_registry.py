@@ -1,0 +1,43 @@
+# Names are unique, kept in order, and an unknown one is answered with those there are.
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from service.optimizers import OPTIMIZERS
+from service.registry import Registry, UnknownNameError, import_object
+from service.spec.metrics import METRICS
+from service.spec.models import MODELS
+from service.spec.tasks import TASKS, Task
+
+
+def test_entries_are_found_by_name_in_the_order_of_their_registration() -> None:
+    metrics = Registry("metric", METRICS.values())
+    metrics.register(replace(METRICS["r2"], name="a"))
+    assert list(metrics) == [*METRICS, "a"]
+    assert metrics["a"].name == "a"
+    assert metrics.get("b") is None
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="metric 'r2' is registered already"):
+        Registry("metric", METRICS.values()).register(METRICS["r2"])
+
+
+def test_an_unknown_name_is_an_error_with_the_names_and_the_one_that_was_meant() -> None:
+    with pytest.raises(UnknownNameError, match=r"model: must be one of mlp, .*did you mean 'resnet'.*got 'resnets'"):
+        MODELS["resnets"]
+
+
+def test_every_torch_half_is_there() -> None:
+    halves = [entry.build for entry in OPTIMIZERS.values()] + [model.build for model in MODELS.values()]
+    halves += [half for task in TASKS.values() for half in (task.loss, task.example)]
+    assert all(callable(import_object(half)) for half in halves)
+    assert all(hasattr(import_object(metric.score), "from_sums") for metric in METRICS.values())
+
+
+def test_every_task_has_an_entry_and_a_metric_of_its_own() -> None:
+    assert list(TASKS) == list(Task)
+    for task in TASKS.values():
+        assert task.name in METRICS[task.metric].tasks
