@@ -1,7 +1,8 @@
-# Data only: the spaces that ship, each range with its reason. They serve single runs of small networks, 100 to 1,000
-# steps with a linearly decaying lr. What a range may be at all is in warpadam/config.py, how a user changes one in
-# overrides.py.
-"""The search spaces that ship, by name."""
+"""The search spaces that ship, by name.
+
+Data only: each range comes with its reason. The spaces are made for single runs of small networks: 100 to 1,000 steps
+with a linearly decaying lr. ``warpadam/config.py`` has the ranges that are possible, ``overrides.py`` changes one.
+"""
 
 from __future__ import annotations
 

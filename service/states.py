@@ -1,13 +1,15 @@
-# The states, and the moves between them. Values are stored in the database: add, never rename.
-#
-#   job:    queued -> running -> verifying -> succeeded      any of the first three -> cancelled | failed
-#                     running | verifying -> queued          its worker was stopped and gave it back
-#                     succeeded -> queued                    it was extended: more trials, seeds or seconds
-#   arm:    queued -> running -> complete                    queued | running -> stopped, with its job
-#                     complete -> queued                     its job was extended by trials or seconds
-#   trial:  queued -> running -> complete | pruned | diverged | failed      (a confirmation run too)
-#                     running -> queued                      its process or its worker died
-"""States of jobs, arms and trials."""
+"""States of jobs, arms and trials, and the moves between them.
+
+The values are stored in the database: add some, never rename one::
+
+    job:    queued -> running -> verifying -> succeeded      any of the first three -> cancelled | failed
+                      running | verifying -> queued          its worker was stopped and gave it back
+                      succeeded -> queued                    it was extended: more trials, seeds or seconds
+    arm:    queued -> running -> complete                    queued | running -> stopped, with its job
+                      complete -> queued                     its job was extended by trials or seconds
+    trial:  queued -> running -> complete | pruned | diverged | failed      (a confirmation run too)
+                      running -> queued                      its process or its worker died
+"""
 
 from __future__ import annotations
 

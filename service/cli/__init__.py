@@ -1,2 +1,1 @@
-# The command line, and the processes it starts.
-"""The ``warptune`` command."""
+"""The ``warptune`` command, and the processes it starts."""
