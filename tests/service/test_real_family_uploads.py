@@ -170,7 +170,7 @@ def test_a_dataset_that_is_unlike_the_first_is_named_with_what_differs(
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "two": ({"datasets": [{"name": "wine"}, {"name": "digits"}]}, "family.datasets", "at least 3 items"),
-    "beside a dataset": ({"datasets": [{"name": "wine"}] * 3}, "dataset", "each task has its own"),
+    "beside a dataset": ({"datasets": [{"name": "wine"}] * 3}, "dataset", "family.datasets has one for each task"),
     "unknown name": (
         {"datasets": [{"name": "vine"}, {"name": "wine"}, {"name": "wine"}]},
         "family.datasets[0].name",
@@ -179,7 +179,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown id": (
         {"datasets": [{"id": "ds-0"}, {"name": "wine"}, {"name": "wine"}]},
         "family.datasets[0].id",
-        "names no uploaded dataset",
+        "GET /v1/datasets",
     ),
     "nothing": ({"datasets": [{}, {"name": "wine"}, {"name": "wine"}]}, "family.datasets[0].name", "required"),
     "twice": ({"datasets": [{"name": "wine"}] * 3}, "family.datasets[1]", "is a dataset that the family has already"),
@@ -200,7 +200,7 @@ def test_a_bad_list_of_datasets_is_refused_by_field(client: TestClient, spec: Sp
         del body["dataset"]
     answer = client.post("/v1/jobs", json=body)
     assert answer.status_code == 422, answer.text
-    by_field = {error["field"]: error["message"] for error in answer.json()["errors"]}
+    by_field = {error["field"]: f"{error['message']}. {error['hint']}" for error in answer.json()["errors"]}
     assert expected in by_field.get(field, ""), by_field
 
 
