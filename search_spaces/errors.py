@@ -78,18 +78,5 @@ def unknown_name(given: object, known: Iterable[str]) -> tuple[str, str]:
     return "is not a known name", f"{suggestion}The names are {', '.join(names)}."
 
 
-def one_of(given: object, known: Iterable[str]) -> str:
-    """Say which names are known, and which of them ``given`` was probably meant to be.
-
-    >>> one_of("defualt", ["default", "quick"])
-    "one of default, quick (did you mean 'default'?)"
-    >>> one_of("iris", ["digits", "wine"])
-    'one of digits, wine'
-    """
-    names = list(known)
-    close = _closest(given, names)
-    return f"one of {', '.join(names)}" + ("" if close is None else f" (did you mean {close!r}?)")
-
-
 def _closest(given: object, names: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(str(given), names, n=1, cutoff=SIMILARITY)), None)

@@ -18,15 +18,13 @@ A ``code`` is stable, so clients may switch on it. api/problems.py decides which
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from warpadam.errors import field_text
+
 MAX_VALUE_LENGTH: Final = 200
 """Characters of a bad name or value that an error repeats."""
-
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxlong = _repr.maxother = MAX_VALUE_LENGTH
 
 
 def shortened(text: str) -> str:
@@ -64,9 +62,7 @@ class FieldError:
     code: str = "invalid"
 
     def __str__(self) -> str:
-        got = "" if self.value is None else f" (got {_repr.repr(self.value)})"
-        hint = "" if self.hint is None else f". {self.hint}"
-        return f"{shortened(self.field)}: {self.message}{got}{hint}"
+        return field_text(shortened(self.field), self.value, self.message, self.hint)
 
 
 def conflict(field: str, value: object, message: str, hint: str | None = None) -> FieldError:

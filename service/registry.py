@@ -19,8 +19,9 @@ from importlib.metadata import entry_points
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
-from search_spaces.errors import one_of
+from search_spaces.errors import must_be_one_of
 from service.errors import ServiceError
+from warpadam.errors import field_text
 
 PLUGINS_VARIABLE: Final = "WARPTUNE_PLUGINS"
 GROUP: Final = "warptune.plugins"
@@ -73,7 +74,8 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             return self._entries[name]
         except KeyError:
-            raise UnknownNameError(f"{self._kind}: must be {one_of(name, self._entries)} (got {name!r})") from None
+            message, hint = must_be_one_of(name, self._entries)
+            raise UnknownNameError(field_text(self._kind, name, message, hint)) from None
 
     def __iter__(self) -> Iterator[str]:
         load_plugins()

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from search_spaces.errors import one_of
+from search_spaces.errors import must_be_one_of
 from service.data.catalog import DatasetInfo, Task
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.spec.data import DatasetSpec
@@ -175,7 +175,7 @@ class DatasetFacts:
                 wrong = "must be a feature: this column is the target"
                 raise InvalidSpecError(FieldError(field, name, wrong, code="conflict"))
             if name not in known:
-                raise InvalidSpecError(FieldError(field, name, f"must be {one_of(name, known)}", code="unknown_name"))
+                raise InvalidSpecError(FieldError(field, name, *must_be_one_of(name, known), "unknown_name"))
         return replace(self, columns=tuple(column for column in self.columns if column.name not in names))
 
     def features(self, target: Column | None) -> list[Column]:
@@ -202,8 +202,9 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     target = facts.target(spec.target)
     if target is None and spec.target is not None:
         names = [column.name for column in facts.columns]
-        wrong = f"must be {one_of(spec.target, names)}" if names else "must be null: this dataset has no target column"
-        raise InvalidSpecError(FieldError("dataset.target", spec.target, wrong, code="unknown_name"))
+        none = ("must be null: this dataset has no target column", None)
+        message, hint = must_be_one_of(spec.target, names) if names else none
+        raise InvalidSpecError(FieldError("dataset.target", spec.target, message, hint, "unknown_name"))
     task = Task(spec.task) if spec.task else facts.suggested_task(target)
     if task is Task.AUTOENCODING:
         target = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from search_spaces.errors import one_of
+from search_spaces.errors import must_be_one_of
 from service.data.catalog import DATASETS, DatasetInfo
 from service.errors import FieldError, conflict
 from service.spec.data import DatasetSpec
@@ -34,7 +34,7 @@ def _check_choice(place: str, given: DatasetSpec) -> Iterable[FieldError]:
     if given.name is not None and given.id is not None:
         yield conflict(f"{place}.id", given.id, f"cannot be used together with {place}.name")
     elif given.name is not None and given.name not in DATASETS:
-        yield FieldError(f"{place}.name", given.name, f"must be {one_of(given.name, DATASETS)}", code="unknown_name")
+        yield FieldError(f"{place}.name", given.name, *must_be_one_of(given.name, DATASETS), "unknown_name")
     if given.entrypoint is not None and (given.name or given.id) is not None:
         both = f"cannot be used together with {place}.name or {place}.id"
         yield conflict(f"{place}.entrypoint", given.entrypoint, both)
@@ -58,7 +58,7 @@ def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]
         return
     fitting = [name for name, model in MODELS.items() if info.task in model.tasks]
     hint = f"A {spec.model.name} is trained for {' or '.join(spec.model.tasks)}."
-    message = f"must be {one_of(spec.model.name, fitting)} for {info.task}"
+    message = f"must be one of {', '.join(fitting)} for {info.task}"
     yield FieldError("model.name", spec.model.name, message, hint, "conflict")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from search_spaces.errors import one_of
+from search_spaces.errors import must_be_one_of
 from service.data.catalog import DATASETS, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, DatasetInfo, Task
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.spec.data import ClassSubsetsSpec, FamilySpec
@@ -58,8 +58,8 @@ def check_family(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError
     if family.group_by is not None and not info.columns:
         yield conflict("family.group_by", family.group_by, "must be null: this dataset has no columns")
     elif family.group_by is not None and family.group_by not in info.columns:
-        message = f"must be {one_of(family.group_by, info.columns)}"
-        yield FieldError("family.group_by", family.group_by, message, code="unknown_name")
+        message, hint = must_be_one_of(family.group_by, info.columns)
+        yield FieldError("family.group_by", family.group_by, message, hint, "unknown_name")
     if family.class_subsets is not None:
         yield from _check_class_subsets(family.class_subsets, info)
 

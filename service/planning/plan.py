@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
-from search_spaces.errors import one_of
+from search_spaces.errors import must_be_one_of
 from service.data.catalog import DatasetInfo, Task
 from service.data.prepared import PreparedData
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
@@ -218,8 +218,8 @@ def warp_space(spec: JobSpec) -> SearchSpace:
     """
     preset = spec.search_space.preset
     if preset not in WARP_PRESETS:
-        message = f"must be {one_of(preset, WARP_PRESETS)}"
-        raise InvalidSpecError(FieldError("search_space.preset", preset, message, code="unknown_name"))
+        message, hint = must_be_one_of(preset, WARP_PRESETS)
+        raise InvalidSpecError(FieldError("search_space.preset", preset, message, hint, "unknown_name"))
     overrides = {
         name: value.model_dump(exclude_none=True) if isinstance(value, RangeOverride) else value
         for name, value in spec.search_space.overrides.items()

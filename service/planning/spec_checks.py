@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Final
 
-from search_spaces.errors import one_of
+from search_spaces.errors import must_be_one_of
 from service.data.catalog import DatasetInfo
 from service.errors import FieldError
 from service.optimizers import OPTIMIZERS, baselines
@@ -52,7 +52,7 @@ def check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldEr
     score = metric_of(metric)
     if info is not None and score is not None and (task := spec.model.task(info)) not in score.tasks:
         fitting = ["val_loss", *(other.field for other in METRICS.values() if task in other.tasks)]
-        yield _conflict("objective.metric", metric, f"must be {one_of(metric, fitting)} for {task}")
+        yield _conflict("objective.metric", metric, f"must be one of {', '.join(fitting)} for {task}")
 
 
 def check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -61,7 +61,7 @@ def check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldE
     for index, name in enumerate(spec.baselines):
         field = f"baselines[{index}]"
         if name not in known:
-            yield FieldError(field, name, f"must be {one_of(name, known)}", code="unknown_name")
+            yield FieldError(field, name, *must_be_one_of(name, known), "unknown_name")
         elif name in spec.baselines[:index]:
             yield _conflict(field, name, "must not be named twice")
         elif (requires := OPTIMIZERS[name].requires) and find_spec(requires[0]) is None:

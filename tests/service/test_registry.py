@@ -26,7 +26,7 @@ def test_a_name_is_registered_once() -> None:
 
 
 def test_an_unknown_name_is_an_error_with_the_names_and_the_one_that_was_meant() -> None:
-    with pytest.raises(UnknownNameError, match=r"model: must be one of mlp, .*did you mean 'resnet'.*got 'resnets'"):
+    with pytest.raises(UnknownNameError, match=r"model: must be one of mlp, .*got 'resnets'.*Did you mean 'resnet'"):
         MODELS["resnets"]
 
 

@@ -204,7 +204,7 @@ def test_an_upload_says_what_it_is(uploads: TestClient, query: dict[str, str], f
 
 
 TARGETS = {
-    "unknown": ({"target": "lable"}, "dataset.target", "did you mean 'label'"),
+    "unknown": ({"target": "lable"}, "dataset.target", "Did you mean 'label'"),
     "constant": ({"target": "same"}, "dataset.target", "it is the same in every row"),
     "with gaps": ({"target": "age"}, "dataset.target", "9 rows have none, the first is row 4, not counting the header"),
     "of a rare class": ({"target": "rare"}, "dataset.target", "at least 5 rows of every class; '1' has 1"),

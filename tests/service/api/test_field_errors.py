@@ -17,7 +17,7 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     # what is put where; the field, the value and a part of what would be right that must come back
     # --- names
     ("dataset.name", "iris", "dataset.name", "iris", "one of digits, breast_cancer, wine, diabetes"),
-    ("dataset.name", "digit", "dataset.name", "digit", "did you mean 'digits'?"),
+    ("dataset.name", "digit", "dataset.name", "digit", "Did you mean 'digits'?"),
     ("dataset.name", "", "dataset.name", "", "one of digits"),
     ("model.name", "cnn", "model.name", "cnn", "one of mlp, autoencoder"),
     ("model.name", 3, "model.name", 3, "one of mlp, autoencoder"),

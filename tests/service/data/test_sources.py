@@ -86,7 +86,7 @@ def test_columns_that_are_excluded_are_no_features(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("exclude", "field", "expected"),
     [
-        (["idd"], "dataset.exclude[0]", "did you mean 'id'?"),
+        (["idd"], "dataset.exclude[0]", "Did you mean 'id'?"),
         (["id", "y"], "dataset.exclude[1]", "must be a feature: this column is the target"),
         (["id", "x"], "dataset.target", "must leave at least one other column"),
     ],
@@ -96,7 +96,7 @@ def test_what_cannot_be_excluded_is_named(tmp_path: Path, exclude: list[str], fi
     with pytest.raises(InvalidSpecError) as caught:
         dataset_info(facts, DatasetSpec(id="ds-1", target="y", exclude=exclude))
     (error,) = caught.value.errors
-    assert (error.field, expected in error.message) == (field, True), error
+    assert (error.field, expected in f"{error.message} {error.hint}") == (field, True), error
 
 
 def test_a_bundled_dataset_is_split_and_scaled_as_its_upload_is(tmp_path: Path) -> None:
