@@ -144,7 +144,7 @@ def test_a_compiled_model_trains_alike(tmp_path: Path, arm: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 @pytest.mark.parametrize("width", [4, 16])
 def test_a_compiled_resnet_trains_alike_however_narrow(width: int) -> None:
-    spec = {"name": "resnet", "width": width, "blocks": 1}
+    spec = {"name": "resnet", "width": width, "blocks": 1, "activation": "relu"}
     x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
     y = torch.arange(32) % 10
     losses = []
