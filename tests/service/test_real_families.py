@@ -105,5 +105,5 @@ def test_a_job_on_groups_of_too_few_says_why_it_fails(
     make_worker().run_next()
     job = get_job(db, job_id)
     assert job.state == JobState.FAILED
-    assert "the family has 2 tasks of 10 rows or more, 3 are needed" in (job.cause or "")
+    assert "the family has 2 tasks of at least 10 rows, but needs 3" in (job.cause or "")
     assert get_trials(db, job_id) == []
