@@ -1,4 +1,4 @@
-# The commands of this project. The first one that needs the environment .venv makes it.
+# Commands for developers. Most of them create .venv first if it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,37 +18,37 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## tune a real job on this machine and save the recommended config
 	$(BIN)/python examples/demo.py
 
-test: install ## the quick suite: about five minutes on two cores
+test: install ## run the quick tests: about five minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-browser: install ## the pages, in the chromium that is installed
+test-browser: install ## test the web pages in the installed Chromium
 	$(BIN)/python -m pytest -m browser
 
-test-ray: install ## the engine ray, on a real Ray that listens on loopback only
+test-ray: install ## test the engine ray on a real Ray that listens on loopback only
 	$(BIN)/python -m pytest -m "ray and not slow"
 
-test-slow: install ## real jobs and killed processes: about an hour; PART=0/6 runs a sixth of it
+test-slow: install ## run real jobs and kill processes: about an hour; PART=0/6 runs one sixth of it
 	$(BIN)/python -m pytest -m "slow and not browser" --ignore tests/docker --part $(PART)
 
-test-all: test test-browser test-ray compose-check test-slow ## everything
+test-all: test test-browser test-ray compose-check test-slow ## run every test
 
-check: install ## ruff, the format, mypy --strict
+check: install ## check lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install
+format: install ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench-optimizers: install ## WarpAdam beside its peers, all tuned alike; resumes where it was stopped
+bench-optimizers: install ## compare WarpAdam with other optimizers; continues where it stopped
 	$(BIN)/python -m benchmarks.optimizers
 
-bench-scale: install ## 10,000 trials from 1,000 slots that train nothing
+bench-scale: install ## time the service with 10,000 simulated trials on 1,000 slots
 	$(BIN)/python -m benchmarks.scale
 
-compose-check: install ## docker-compose.yml against the code, then its services natively on loopback
+compose-check: install ## check docker-compose.yml, then run its services without containers
 	$(BIN)/python -m pytest -m "" tests/docker
 
-clean:
+clean: ## delete .venv and build files
 	rm -rf $(VENV) build *.egg-info

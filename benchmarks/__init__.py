@@ -1,2 +1,1 @@
-# Measurements, each run from the folder of the project; nothing here is installed with it.
-"""What the project measures of itself."""
+"""Benchmarks of the project. Run them from the project folder; they are not part of the package."""

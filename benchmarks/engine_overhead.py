@@ -1,6 +1,19 @@
-# What an empty trial costs: through our engines with the ledger and Optuna behind them, beside the least that each
-# could cost, Ray Tune with reused actors and plain Optuna ask/tell on the same storage. In turn, one trial at a time.
-"""Seconds of an empty trial, under each engine and under the library that it is built on."""
+"""Measure what an empty trial costs: in our engines, and in the library that each engine is built on.
+
+Run::
+
+    python -m benchmarks.engine_overhead [--rounds 5] [--trials 60]
+
+A trial reports one loss and ends, so all of its time is overhead. The variants take turns and run one trial at a time.
+The first round is a warm-up and is not counted. ``benchmarks/engine_overhead.json`` gets the seconds per trial of each
+variant (one figure per round, and the median):
+
+- ``optuna``: plain Optuna, ask, report and tell. ``local_engine``: our engine ``optuna`` with ledger and Optuna.
+- ``ray_tune_by_default``: Ray Tune, which writes results and its state to files. ``ray_tune``: with those files off.
+- ``ray_engine``: our engine ``ray`` with ledger and Optuna. ``ray_engine_without_ledger``: with neither of them.
+
+A ratio of 2 means that our engine takes twice as long per trial as the library does.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +32,7 @@ from typing import Any
 
 import optuna
 
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback only; Ray reads it when it is imported
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # keeps Ray on loopback; Ray reads it on import
 
 from ray import tune
 
@@ -44,12 +57,12 @@ SILENCE_S = 600.0
 
 
 def one_point(_: Run) -> Iterator[Progress]:
-    """An empty trial."""
+    """Report one loss and end: an empty trial."""
     yield Progress(1, 0.5, 0.5, 0.0)
 
 
 class EmptyTrial(tune.Trainable):
-    """An empty trial, as Ray Tune has it."""
+    """The same empty trial, written for Ray Tune."""
 
     def step(self) -> dict[str, Any]:
         return {"val_loss": 0.5, "done": True}
@@ -59,7 +72,7 @@ class EmptyTrial(tune.Trainable):
 
 
 class Clock(tune.Callback):
-    """When each trial ended."""
+    """Notes when each Ray Tune trial ended."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -69,7 +82,7 @@ class Clock(tune.Callback):
 
 
 class TimedSearch(ArmSearch):
-    """An arm that notes when each trial ended."""
+    """An arm search that notes when each trial ended."""
 
     ends: list[float]
 
@@ -79,12 +92,12 @@ class TimedSearch(ArmSearch):
 
 
 def per_trial_s(ends: list[float]) -> float:
-    """Seconds of a trial, without the start of processes before the first."""
+    """Return the mean seconds per trial. Counts from the end of the first trial, so starting processes is left out."""
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
 def search(folder: str, trials: int, engine_name: str) -> tuple[TimedSearch, Callable[[], None]]:
-    """A fresh ledger with one job, and its first arm."""
+    """Create a ledger with one job; return the search of its first arm and a function that closes it."""
     url = f"sqlite:///{folder}/warptune.db"
     create_schema(url)
     db, studies = Database(url), Studies(url)
@@ -115,7 +128,7 @@ def search(folder: str, trials: int, engine_name: str) -> tuple[TimedSearch, Cal
 
 
 def through(engine: Engine, engine_name: str, trials: int) -> float:
-    """An arm of empty trials through one of our engines."""
+    """Run empty trials on one of our engines, with ledger and Optuna; return the seconds per trial."""
     with tempfile.TemporaryDirectory() as folder:
         work, close = search(folder, trials, engine_name)
         resources = {"ray": {"max_concurrent": 1}, "optuna": {"slots": 1}}[engine_name]
@@ -126,7 +139,7 @@ def through(engine: Engine, engine_name: str, trials: int) -> float:
 
 
 def plain_optuna(trials: int) -> float:
-    """The same number of asks, reports and tells, over the same space and storage."""
+    """Ask, report and tell with plain Optuna, on the same space and storage; return the seconds per trial."""
     with tempfile.TemporaryDirectory() as folder:
         work, close = search(folder, trials, "optuna")
         study = optuna.create_study(study_name="plain", storage=work._projection._storage)
@@ -143,7 +156,7 @@ def plain_optuna(trials: int) -> float:
 
 
 def ray_by_default(trials: int) -> float:
-    """Ray Tune's own empty trials as it comes: it writes results and snapshots of its state to files."""
+    """Run empty trials on Ray Tune with its default settings: it writes results and its own state to files."""
     ours = {name: os.environ.pop(name) for name in ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "TUNE_GLOBAL_CHECKPOINT_S")}
     try:
         return plain_ray(trials)
@@ -152,7 +165,7 @@ def ray_by_default(trials: int) -> float:
 
 
 class InMemory:
-    """Empty trials with nothing behind them."""
+    """Hands out empty trials from memory, without ledger or Optuna."""
 
     pruning = None
 
@@ -164,7 +177,7 @@ class InMemory:
         return self._waiting.pop() if self._waiting else None
 
     def started(self, _: Assignment) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def progress(self, *_: object) -> bool:
         return True
@@ -176,14 +189,14 @@ class InMemory:
         return False
 
     def interrupted(self, _: Assignment) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def halted(self) -> bool:
         return False
 
 
 def without_ledger(engine: Engine, trials: int) -> float:
-    """Empty trials through the Ray engine, with neither the ledger nor Optuna behind it."""
+    """Run empty trials on the engine ``ray`` without ledger and Optuna; return the seconds per trial."""
     with tempfile.TemporaryDirectory() as folder:
         work, close = search(folder, 1, "ray")
         assignment = work.next()
@@ -195,7 +208,7 @@ def without_ledger(engine: Engine, trials: int) -> float:
 
 
 def plain_ray(trials: int) -> float:
-    """Ray Tune's own empty trials with all of that switched off, one at a time in a reused actor."""
+    """Run empty trials on Ray Tune without those files, one at a time in a reused actor."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         tune.Tuner(
@@ -214,10 +227,14 @@ def plain_ray(trials: int) -> float:
 
 
 def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=60)
+    """Measure every variant, print the figures and save them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine_overhead",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=60, help="trials per round and variant (default: %(default)s)")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     session = RaySession(None)
@@ -235,9 +252,9 @@ def main() -> None:
     for turn in range(given.rounds + 1):
         for name, measure in measured.items():
             figure = measure()
-            if turn:  # the first round warms everything up
+            if turn:  # the first round is a warm-up
                 seconds[name].append(figure)
-                print(f"{name:25} {figure * 1000:8.1f} ms", flush=True)
+                print(f"{name:25} {figure * 1000:8.1f} ms per trial", flush=True)
     local.close()
     ray.close()
     session.close()

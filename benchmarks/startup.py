@@ -1,6 +1,13 @@
-# How long a new service takes to answer, on a fresh SQLite database, beside the least that this stack can do: uvicorn
-# with a FastAPI application of one route. Both in turn, the median of several starts.
-"""Seconds from the start of `warptune serve` to its first answer."""
+"""Measure the seconds from starting ``warptune serve`` to its first answer.
+
+Run::
+
+    python -m benchmarks.startup
+
+Each start uses a new SQLite database. For comparison, a FastAPI application with a single route starts on uvicorn; this
+is the fastest start that our libraries allow. The two take turns, and the figures are medians of seven starts.
+``ratio`` is the service's time divided by that of the bare application. Results go to ``benchmarks/startup.json``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +35,7 @@ BARE = (
 
 
 def seconds_to_answer(command: list[str], port: int, environment: dict[str, str]) -> float:
-    """Start a server, wait for its health check, stop it."""
+    """Start a server, wait until its health check answers, and stop it; return the seconds until the answer."""
     started = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
@@ -46,7 +53,7 @@ def seconds_to_answer(command: list[str], port: int, environment: dict[str, str]
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Measure both servers, print the medians and save the figures."""
     figures: dict[str, list[float]] = {"warptune": [], "bare": []}
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
@@ -71,7 +78,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("fastapi", "uvicorn", "sqlalchemy", "optuna", "warptune")},
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"warptune {medians['warptune']:.2f} s, bare FastAPI {medians['bare']:.2f} s: {result['ratio']:.2f} times")
+    print(f"warptune {medians['warptune']:.2f} s, bare FastAPI {medians['bare']:.2f} s, ratio {result['ratio']:.2f}")
 
 
 if __name__ == "__main__":

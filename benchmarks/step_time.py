@@ -1,8 +1,17 @@
-# What one optimizer step costs beside torch's Adam and a SOAP of others, and beside the matrix products it cannot do
-# without. All optimizers take turns in every round, so a busy machine slows them alike. A figure is the median over the
-# rounds of the mean over 20 steps, refreshes included. Where no max_dim is named it is 1024. On a busy machine set
-# OMP_PROC_BIND=true: two threads that share a core wait for each other at every call.
-"""Milliseconds a step of WarpAdam, of torch.optim and of pytorch_optimizer.SOAP."""
+"""Measure the milliseconds of one optimizer step: WarpAdam, torch's Adam, and SOAP from pytorch_optimizer.
+
+Run::
+
+    python benchmarks/step_time.py [OUTPUT.json]
+
+Only the step is timed; the gradients are random and fixed. The optimizers take turns in every round, so other load on
+the machine slows all of them alike. A figure is the median over rounds of the mean over 20 steps, and includes the
+steps that refresh P. "matrix products of P g and P^T u" are the products that a Kronecker P on both sides cannot do
+without, so they are a lower bound. ``max_dim`` is 1024 unless the name says otherwise. Results go to
+``benchmarks/step_time.json`` unless you name another file.
+
+On a busy machine, set ``OMP_PROC_BIND=true``. Otherwise two threads may share a core and wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +40,12 @@ Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 def layers(*widths: int) -> Shapes:
-    """Shapes of a fully connected network: a matrix and a bias for each layer."""
+    """Return the shapes of a fully connected network: a matrix and a bias for each layer."""
     return [shape for inputs, outputs in pairwise(widths) for shape in ((outputs, inputs), (outputs,))]
 
 
 def transformer(width: int, depth: int, vocabulary: int, context: int) -> Shapes:
-    """Shapes of a transformer with biases and two norms a layer."""
+    """Return the shapes of a transformer with biases and two norms in each layer."""
     block = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
     layer: Shapes = [shape for matrix in block for shape in (matrix, matrix[:1])] + [(width,)] * 4
     ends: Shapes = [(vocabulary, width), (context, width), (width,), (width,), (vocabulary, width), (vocabulary,)]
@@ -44,7 +53,7 @@ def transformer(width: int, depth: int, vocabulary: int, context: int) -> Shapes
 
 
 class Case(NamedTuple):
-    """Some parameters, and how they are timed."""
+    """Shapes of the parameters to step, the number of threads, and the number of rounds."""
 
     shapes: Shapes
     threads: int
@@ -83,7 +92,7 @@ OPTIMIZERS: dict[str, Make] = {
 
 
 def milliseconds(case: Case) -> dict[str, float]:
-    """Return the time of a step of every optimizer; gradients are given, not computed."""
+    """Return the milliseconds per step of every optimizer."""
     torch.set_num_threads(case.threads)
     made = {name: _stepper(make, case.shapes) for name, make in OPTIMIZERS.items()}
     made = {"matrix products of P g and P^T u": _products(case.shapes), **made}
@@ -108,7 +117,7 @@ def _stepper(make: Make, shapes: Shapes) -> Callable[[], object]:
 
 
 def _products(shapes: Shapes) -> Callable[[], object]:
-    """The bound of a Kronecker sandwich: A G B^T and A^T U B for every matrix, and nothing else."""
+    """Return a function that only computes A G B^T and A^T U B for every matrix: the lower bound for a Kronecker P."""
     matrices = [(torch.randn(shape), *(torch.randn(n, n) for n in shape)) for shape in shapes if len(shape) == 2]
 
     def multiply() -> None:
@@ -120,7 +129,7 @@ def _products(shapes: Shapes) -> Callable[[], object]:
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Measure every case, print the figures and save them."""
     torch.manual_seed(0)
     figures = {}
     for label, case in CASES.items():

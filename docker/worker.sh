@@ -1,6 +1,6 @@
 #!/bin/sh
-# A worker whose jobs may use the engine ray. Ray wants its driver on a node of the cluster, so this machine becomes one
-# that offers nothing, and then runs the worker. Joining a head that is still busy with its own start may fail.
+# Starts a worker whose jobs can use the engine ray. Ray needs its driver to run on a node of the cluster, so this
+# machine joins as a node without CPUs or GPUs. Joining can fail while the head is starting, so we try four times.
 set -eu
 for pause_s in 2 5 10 0; do
   ray start --address="$WARPTUNE_RAY_ADDRESS" --num-cpus=0 --num-gpus=0 --disable-usage-stats && break

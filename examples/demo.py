@@ -1,7 +1,7 @@
-"""The service from start to end on this machine: tune an autoencoder of handwritten digits, save the optimizer.
+"""Tune an autoencoder of handwritten digits on this machine and save the recommended optimizer.
 
-``make demo`` runs this. It starts a service with a fresh database, posts a job, shows its progress and its verdict, and
-stops the service. The ``warptune`` command can do all of it too.
+Run it with ``make demo``. It starts the service with an empty database, submits a job, shows the progress and the
+verdict, and stops the service. You can do the same with the ``warptune`` command.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ START_S: Final = 30.0
 
 
 def free_port() -> int:
-    """Return a TCP port that is free on this machine."""
+    """Return a free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def start_service(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start the API and a worker with a fresh SQLite database in ``folder``."""
+    """Start the API and a worker with an empty SQLite database in ``folder``."""
     environment = {
         **os.environ,
         "WARPTUNE_DATABASE_URL": f"sqlite:///{folder}/warptune.db",
@@ -61,7 +61,7 @@ def wait_until_up(client: Client, service: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_S
     while not client.is_up():
         if service.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit("the service did not start; its messages are above")
+            raise SystemExit("the service did not start; see its messages above")
         time.sleep(0.1)
 
 
@@ -69,14 +69,14 @@ def run(console: Console, client: Client) -> int:
     """Run the job and save its recommendation; return the exit status."""
     console.print("Does a learned preconditioner help an autoencoder of handwritten digits? This takes a few minutes.")
     job = client.submit(SPEC)
-    console.print(f"job {job['id']}, running at {client.url}/dashboard", highlight=False)
+    console.print(f"Job {job['id']} is running. Watch it at {client.url}/dashboard", highlight=False)
     job = dict(watch(console, client.watch(job["id"])))
     if job["state"] != "succeeded":
-        console.print(f"[red]The job {job['state']}.[/] {job['cause'] or ''}")
+        console.print(f"[red]The job ended as {job['state']}.[/] {job['cause'] or ''}")
         return 1
     show_recommendation(console, client.recommendation(job["id"]))
     OUTPUT.write_bytes(client.export(job["id"], "python"))
-    console.print(f"Saved to [bold]{OUTPUT}[/]: run it, or import make_optimizer from it.")
+    console.print(f"Saved to [bold]{OUTPUT}[/]. Run this file, or import make_optimizer from it.")
     return 0
 
 

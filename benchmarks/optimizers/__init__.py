@@ -1,3 +1,7 @@
-# WarpAdam beside AdamW, Muon, SOAP, Shampoo and ScheduleFree, every arm tuned with the same budget on the same tasks.
-# Layers, from the bottom: training.py and arms.py; the tasks; records.py; protocol.py; report.py and plot.py.
-"""The comparison of optimizers: ``python -m benchmarks.optimizers``."""
+"""Compare WarpAdam with AdamW, Muon, SOAP, Shampoo and ScheduleFree AdamW: ``python -m benchmarks.optimizers``.
+
+All optimizers are tuned with the same budget on the same tasks. README.md explains the protocol and the figures.
+
+The layers from the bottom up: ``training`` and ``arms``, the tasks, ``records``, ``protocol``, ``report`` and
+``plot``.
+"""

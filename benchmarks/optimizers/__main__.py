@@ -1,5 +1,13 @@
-# The command line: run what is missing, then report; or report from what is there.
-"""Run the comparison of optimizers."""
+"""Compare WarpAdam with other optimizers, all tuned with the same budget on the same tasks.
+
+Run::
+
+    python -m benchmarks.optimizers           # run what is missing, then report
+    python -m benchmarks.optimizers report    # report only
+
+You can stop a run with Ctrl-C; the same command continues it. The report is printed and saved as ``optimizers.json``
+and ``optimizers.png`` in the results folder. README.md explains the figures.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +27,7 @@ from benchmarks.optimizers.tasks import TASKS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 1 if something failed, 130 if it was interrupted."""
+    """Run the command line; return 0, 1 if a task and arm failed, or 130 after Ctrl-C."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     chosen = _parser().parse_args(arguments)
     budget = Budget(trials=chosen.trials, seeds=chosen.seeds)
@@ -32,27 +40,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             failed = run_units(names, budget, runs, chosen.jobs)
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+            print("Interrupted. Run the same command again to continue.", file=sys.stderr)
             return 130
     report, curves = make_report(tasks, arms, budget, runs)
     print(tables(report))
     save_report(report, chosen.out / "optimizers.json")
     draw(curves, chosen.out / "optimizers.png")
     for task, arm in failed:
-        print(f"{task}, {arm} failed", file=sys.stderr)
+        print(f"{task}, {arm} failed; see its messages above", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.optimizers", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("run", "report"), default="run")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.optimizers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", nargs="?", choices=("run", "report"), default="run", help="default: run")
     for name, known in (("tasks", TASKS), ("arms", ARMS)):
         names = [item.name for item in known]
-        parser.add_argument(f"--{name}", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--trials", type=int, default=Budget.trials, help="tuning trials of every task and arm")
-    parser.add_argument("--seeds", type=int, default=Budget.seeds, help="fresh seeds that confirm the best values")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at once, one thread each")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of all files")
+        parser.add_argument(
+            f"--{name}",
+            nargs="+",
+            choices=names,
+            default=names,
+            metavar="NAME",
+            help=f"default: all of {', '.join(names)}",
+        )
+    parser.add_argument(
+        "--trials", type=int, default=Budget.trials, help="tuning trials for each task and arm (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=Budget.seeds,
+        help="fresh seeds to confirm the best values on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="processes at once, with one thread each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results", help="folder for results (default: %(default)s)"
+    )
     return parser
 
 

@@ -1,6 +1,8 @@
-# The optimizers that are compared: for each its space, its schedule, and how values become torch optimizers. The spaces
-# give every arm what its users tune, as many first trials as WarpAdam's, and Adam's own ranges where they apply.
-"""The arms of the benchmark."""
+"""The optimizers under comparison: what is tuned for each, its lr schedule, and how to build it from tuned values.
+
+Every arm tunes what its users usually tune, and has as many first trials as WarpAdam. Where an arm has the same
+settings as Adam, it searches the same ranges.
+"""
 
 from __future__ import annotations
 
@@ -35,21 +37,22 @@ from warpadam import WarpAdam, param_groups
 Values = Mapping[str, Scalar]
 
 MakeOptimizers = Callable[[nn.Module, Values, int, int], list[Optimizer]]
-"""Model, values, steps of the run and its warm-up -> optimizers that step together."""
+"""Takes the model, the values, the steps of the run and of its warm-up; returns optimizers to step together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to train.
+    """One optimizer under comparison.
 
     Attributes:
-        name: Unique name, fit for a file name.
+        name: Unique name; also used in file names.
         title: Name for tables and plots.
-        space: What is tuned.
-        optimizers: Makes the optimizers of a model.
-        code: Digest or version of the code that steps; results of another one are not reused.
-        schedule: ``linear`` decays the lr to 0, after the task's warm-up; ``constant`` leaves both to the optimizer.
-        lrs: The parameters that are an lr, scaled together.
+        space: Search space of the values to tune.
+        optimizers: Builds the optimizers for a model.
+        code: Digest or version of the optimizer's code. Results of other code are not reused.
+        schedule: ``linear`` warms up as the task says and then decays the lr to 0. ``constant`` keeps the lr; the
+            optimizer does its own warm-up.
+        lrs: Names of the values that are an lr. :meth:`scaled` scales them together.
     """
 
     name: str
@@ -62,22 +65,22 @@ class Arm:
 
     @property
     def definition(self) -> str:
-        """What must be equal for an old result to be valid."""
+        """Text that changes whenever old results become invalid."""
         return f"{self.name} {self.code} {self.schedule} {self.space!r}"
 
     def lr_factor(self, step: int, steps: int, warm_up: int) -> float:
-        """Return what the lr is multiplied with after ``step`` of ``steps`` steps."""
+        """Return the factor for the lr after ``step`` of ``steps`` steps."""
         if self.schedule == "constant":
             return 1.0
         return min(1.0, (step + 1) / (warm_up + 1)) * (1.0 - step / steps)
 
     def scaled(self, values: Values, factor: float) -> dict[str, Scalar]:
-        """Return the values with every lr times ``factor``."""
+        """Return the values with every lr multiplied by ``factor``."""
         return {name: float(value) * factor if name in self.lrs else value for name, value in values.items()}
 
 
 def split(model: nn.Module) -> tuple[list[nn.Parameter], nn.Parameter, list[nn.Parameter]]:
-    """Return hidden matrices, the output layer's matrix, and all other parameters (embeddings, vectors)."""
+    """Return the hidden matrices, the output layer's matrix, and all other parameters (embeddings, vectors)."""
     embedded = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     matrices = [param for param in model.parameters() if param.ndim == 2 and id(param) not in embedded]
     others = [param for param in model.parameters() if param.ndim != 2 or id(param) in embedded]
@@ -85,7 +88,7 @@ def split(model: nn.Module) -> tuple[list[nn.Parameter], nn.Parameter, list[nn.P
 
 
 def decayed(params: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-    """Return two groups: vectors, which no arm decays, and all other parameters."""
+    """Return two parameter groups: one with weight decay, and the vectors, which no arm decays."""
     listed = list(params)
     vectors = {"params": [param for param in listed if param.ndim < 2], "weight_decay": 0.0}
     return [{"params": [param for param in listed if param.ndim >= 2]}, vectors]
@@ -97,8 +100,8 @@ def _has_embeddings(model: nn.Module) -> bool:
 
 def _warpadam(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
     config = warpadam_config(values)
-    # a small network is all hidden layers, as it is for SOAP and Shampoo; where there are embeddings the output layer
-    # is large and left to Adam, as they are
+    # In a model with embeddings, plain Adam steps the embeddings and the large output layer. In a small network P
+    # applies to every layer, as it does with SOAP and Shampoo.
     plain = None if _has_embeddings(model) else ()
     return [WarpAdam.from_config(param_groups(model, config, plain=plain), config)]
 
@@ -129,8 +132,8 @@ def _soap(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[
 
 
 def _shampoo(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
-    # roots every 2 steps: 1 is slower than all others, 5 was behind where it was tried; but on the transformer its runs
-    # would then take longer than those of all other arms together
+    # Compute roots every 2 steps. Every step is slower than all other arms; every 5 steps gave higher losses. Only the
+    # transformer uses 5, because with 2 its runs would take longer than those of all other arms together.
     settings = _with_betas(values)
     return [
         pytorch_optimizer.ScalableShampoo(
@@ -208,9 +211,9 @@ SHAMPOO: Final = Arm(
         {
             **ADAM,
             "beta2": _MEMORY,
-            # Whose update norm a tensor gets; SGD's and AdaGrad's, the others there are, were far behind.
+            # The method that sets the norm of each update. SGD and AdaGrad also exist, but were far worse.
             "graft": Choice(values=("rmsprop", "sqrtn")),
-            # 0 is the paper's, the root of order 4 for a matrix; 2 takes the square root on both sides.
+            # 0 follows the paper: fourth roots for a matrix. 2 takes square roots on both sides.
             "inverse_exponent_override": Choice(values=(0, 2)),
         },
         _shampoo_point(0.01, 0.9, "sqrtn", 2),

@@ -1,5 +1,7 @@
-# A digest of what code does: comments, docstrings and layout do not count, so that results outlive a better docstring.
-"""The digest of a package's code."""
+"""Compute a digest of what code does.
+
+Comments, docstrings and layout do not change it, so you can improve a docstring without making results invalid.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 
 
 def code_digest(folder: Path) -> str:
-    """Return a short digest of every Python file below ``folder``."""
+    """Return a short digest of all Python files in ``folder`` and its subfolders."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         tree = ast.parse(path.read_text())

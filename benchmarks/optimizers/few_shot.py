@@ -1,7 +1,17 @@
-# Transfer across tasks: P is learned on many small digit problems and used on ones that were not seen, beside
-# optimizers that start from nothing but have their step size and momentum tuned for every column of the table, on the
-# very tasks they are measured on. The tasks are in few_shot_tasks.py. Run as python -m benchmarks.optimizers.few_shot.
-"""Few-shot digits, two ways to hold tasks out."""
+"""Measure whether a P that was learned on many small digit tasks helps on new ones.
+
+Run::
+
+    python -m benchmarks.optimizers.few_shot [subsets] [disjoint]
+
+WarpAdam learns P on training tasks and then trains on held-out tasks. AdamW, SOAP and Muon have no P to bring along.
+In return, their lr and momentum are tuned on the held-out tasks themselves, separately for each column of the table.
+``few_shot_tasks.py`` defines the two ways to hold tasks out.
+
+The table shows the mean loss on held-out tasks after 10, 30 and 100 steps. ``ratio_to_soap`` below 1 means that
+WarpAdam's loss is below that of the better SOAP. ``steps_to_adamw_100`` is the number of steps WarpAdam needs to reach
+AdamW's loss after 100 steps. Results go to ``benchmarks/optimizers/few_shot.json``.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +33,7 @@ from benchmarks.optimizers.few_shot_tasks import NamedParams, OptimizerFactory, 
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
 MARKS = (10, 30, 100)
-"""Steps after which losses are compared: the columns of the table."""
+"""Steps after which losses are compared, one for each column of the table."""
 
 SEEDS = (0, 1, 2)
 TUNING_SEED = 7
@@ -32,12 +42,18 @@ SPLITS: dict[str, Callable[[], Split]] = {"subsets": subsets, "disjoint": disjoi
 TARGETS = {"subsets": (0.6, 0.8, 0.5), "disjoint": (0.5, 0.85, 0.4)}
 
 Setting = tuple[float, Any]
-"""A step size, and betas or a momentum."""
+"""An lr, and betas or a momentum."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How P is learned, on how many tasks, and what differs where it is used: one recipe for all columns."""
+    """How P is learned and used. One recipe serves all columns.
+
+    Attributes:
+        training: Config for learning P.
+        rounds: Number of tasks to learn P on.
+        held_out: Settings that differ on held-out tasks.
+    """
 
     training: WarpAdamConfig
     rounds: int
@@ -54,18 +70,21 @@ RECIPES = {
         {"lr": 0.007, "cov_beta": 0.9, "betas": (0.6, 0.9), "p_lr": 0.003, "p_decay": 0.005},
     ),
 }
-"""Chosen on ``subsets().validation`` and ``inner_disjoint()``, never on held-out tasks."""
+"""These were chosen on ``subsets().validation`` and ``inner_disjoint()``, never on held-out tasks."""
 
 
 def from_warp(warp: Warp, tasks: int, **settings: Any) -> OptimizerFactory:
-    """Return what makes one optimizer for several networks, each starting from the same P, which learns no more."""
+    """Return a factory of one optimizer for ``tasks`` networks, which all start from the same P.
+
+    P stays fixed unless ``settings`` change that.
+    """
     parameters = {f"{i}.{name}": own for i in range(tasks) for name, own in warp.parameters.items()}
     many = Warp(warp.config, parameters)
     return lambda named: [many.optimizer(named, **settings)]
 
 
 def learn_p(split: Split, config: WarpAdamConfig, *, rounds: int, steps: int, seed: int) -> Warp:
-    """Learn P on the training tasks of a split, online."""
+    """Learn P online on the training tasks of a split."""
     return MetaTrainer(split.training, config, MetaConfig(steps=steps, seed=seed)).train(rounds).warp
 
 
@@ -96,7 +115,14 @@ def _muon(lr: float, momentum: Any) -> OptimizerFactory:
 
 @dataclass(frozen=True)
 class Peer:
-    """An optimizer without P, what is tried for every column, and on how many held-out tasks."""
+    """An optimizer to compare with.
+
+    Attributes:
+        make: Builds it from an lr and a momentum.
+        lrs: Values of the lr to try for each column.
+        momenta: Betas or momenta to try with each lr.
+        tasks: Number of held-out tasks to tune on.
+    """
 
     make: Callable[[float, Any], OptimizerFactory]
     lrs: tuple[float, ...]
@@ -112,7 +138,7 @@ PEERS = {
 
 
 def tune(split: Split, peer: Peer) -> list[Setting]:
-    """Return the best setting for each column: on held-out tasks, in the peer's favour, with a seed of its own."""
+    """Return the best setting for each column, tuned on held-out tasks with a separate seed. This favours the peer."""
     tasks = split.held_out[: peer.tasks]
     tried = {
         (lr, momentum): train_together(tasks, peer.make(lr, momentum), MARKS[-1], TUNING_SEED, MARKS).mean(0).tolist()
@@ -125,7 +151,7 @@ def tune(split: Split, peer: Peer) -> list[Setting]:
 def measure_peer(
     split: Split, make: Callable[[float, Any], OptimizerFactory], settings: list[Setting]
 ) -> dict[str, Any]:
-    """Measure each column under its own setting."""
+    """Measure each column with its own best setting."""
     runs = {
         setting: [
             train_together(split.held_out, make(*setting), MARKS[-1], seed, MARKS).mean(0).tolist() for seed in SEEDS
@@ -137,7 +163,7 @@ def measure_peer(
 
 
 def measure_warp(split: Split, recipe: Recipe) -> dict[str, Any]:
-    """Learn P anew for every seed and measure it on the held-out tasks, with its whole curve."""
+    """Learn one P for each seed and measure it on the held-out tasks after every step."""
     curves = []
     for seed in SEEDS:
         warp = learn_p(split, recipe.training, rounds=recipe.rounds, steps=STEPS_PER_TASK, seed=seed)
@@ -150,13 +176,13 @@ def measure_warp(split: Split, recipe: Recipe) -> dict[str, Any]:
 
 
 def run(variant: str) -> dict[str, Any]:
-    """Return all rows of one table, and what they say."""
+    """Measure, print and return one table and its ratios."""
     split = SPLITS[variant]()
     rows = {"WarpAdam": measure_warp(split, RECIPES[variant])}
     for name, peer in PEERS.items():
         settings = tune(split, peer)
         rows[name] = measure_peer(split, peer.make, settings)
-        if name == "SOAP":  # the same settings in another implementation: the better of the two is the peer
+        if name == "SOAP":  # try the same settings in another implementation; compare with the better one
             rows["SOAP of pytorch_optimizer"] = measure_peer(split, _other_soap, settings)
     columns = range(len(MARKS))
     soap = [min(row["loss"][column] for name, row in rows.items() if "SOAP" in name) for column in columns]
@@ -166,7 +192,7 @@ def run(variant: str) -> dict[str, Any]:
     for name, row in rows.items():
         print(f"{variant:9} {name:26}", *(f"{loss:9.5f}" for loss in row["loss"]), row.get("settings", ""))
     print(f"{variant:9} {'ratio to the better SOAP':26}", *(f"{ratio:9.3f}" for ratio in ratios))
-    print(f"{variant:9} steps to AdamW's loss at 100: {steps}", flush=True)
+    print(f"{variant:9} steps to AdamW's loss after 100 steps: {steps}", flush=True)
     return {
         "rows": rows,
         "ratio_to_soap": ratios,
@@ -177,7 +203,7 @@ def run(variant: str) -> dict[str, Any]:
 
 
 def main(variants: Sequence[str]) -> None:
-    """Measure, print, save; what the file says of other variants stays."""
+    """Measure each variant, print the figures and save them. Keeps saved figures of other variants."""
     torch.set_num_threads(1)
     path = Path(__file__).with_suffix(".json")
     for variant in variants:

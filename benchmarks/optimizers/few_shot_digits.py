@@ -1,6 +1,8 @@
-# Few-shot digits as a task of the benchmark: who has a P learns it on other subsets first, all others start from
-# nothing. The subsets are in few_shot_tasks.py; few_shot.py has the larger comparison, at settings chosen by hand.
-"""The few-shot task."""
+"""The benchmark task ``few_shot_digits``: train networks on new subsets of digits.
+
+An arm with a P learns it on other subsets first; all other arms start from nothing. ``few_shot_tasks.py`` defines the
+subsets. ``few_shot.py`` is a larger comparison with settings chosen by hand.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,14 @@ from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotTask(Task):
-    """Train on digit subsets that were not learned on; the loss is their mean.
+    """Train on digit subsets that P has not seen; the loss is the mean over subsets.
 
-    Tuning seeds are judged on other subsets than those that confirm.
+    Tuning and confirmation use different subsets.
 
     Attributes:
-        networks: Subsets that are trained on at once.
-        learning_tasks: Subsets that P is learned on, online, before.
-        learning_steps: Steps on each of them.
+        networks: Number of subsets to train on, with one network each.
+        learning_tasks: Number of subsets to learn P on first, online.
+        learning_steps: Steps on each of these.
     """
 
     networks: int = 10
@@ -39,14 +41,14 @@ class FewShotTask(Task):
     learning_steps: int = 50
 
     def run(self, arm: Arm, values: Mapping[str, Scalar], seed: int) -> Curve:
-        """Learn P if the arm has one, then train from there, with the arm's schedule."""
+        """Learn P if the arm has one, then train with the arm's schedule."""
         confirms = seed >= FIRST_CONFIRM_SEED
         networks = SideBySide((subsets().held_out if confirms else subsets().validation)[: self.networks], seed)
         optimizers = optimizers_for_all(arm, networks, values, self.steps)
         started = time.perf_counter()
         try:
             learns = self._carry_p(optimizers, values, seed)
-        except LinAlgError:  # a factorisation of what is not finite any more
+        except LinAlgError:  # the run diverged: a matrix to factorise is not finite
             return Curve([self.steps], [math.inf], [0.0])
         seconds = time.perf_counter() - started
         problem = Problem(networks, networks.batch_loss, lambda: float(networks.task_losses().mean()))
@@ -55,21 +57,22 @@ class FewShotTask(Task):
         return replace(curve, learning=learned) if learns else curve
 
     def _carry_p(self, optimizers: Sequence[Optimizer], values: Mapping[str, Scalar], seed: int) -> bool:
-        """Learn P under the same values and give it to every network; tell whether any optimizer has one."""
+        """Learn P with the same values and copy it to every network; return whether the arm has a P."""
         takers = [optimizer for optimizer in optimizers if isinstance(optimizer, WarpAdam)]
         for optimizer in takers:
             meta = MetaConfig(steps=self.learning_steps, seed=seed)
             warp = MetaTrainer(subsets().training, warpadam_config(values), meta).train(self.learning_tasks).warp
             each = {f"{i}.{name}": own for i in range(self.networks) for name, own in warp.parameters.items()}
-            # not strict: what the arm leaves to plain Adam (vectors, beside whitening) takes no P
+            # not strict: parameters that the arm steps with plain Adam have no P
             Warp(warp.config, each).apply(optimizer, strict=False)
         return bool(takers)
 
 
 def optimizers_for_all(arm: Arm, networks: SideBySide, values: Mapping[str, Scalar], steps: int) -> list[Optimizer]:
-    """Return the arm's optimizers for one network, each with the parameters of all.
+    """Return the optimizers that the arm builds for one network, extended to the parameters of all networks.
 
-    An arm sees one network at a time, so that each has its own output layer; named as it is among all.
+    The arm builds optimizers for one network at a time, so that it finds the output layer of each. Parameters keep
+    their names among all networks.
     """
     first, *others = (
         arm.optimizers(nn.ModuleDict({str(index): network}), values, steps, 0) for index, network in enumerate(networks)

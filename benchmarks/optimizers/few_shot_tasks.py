@@ -1,5 +1,8 @@
-# The tasks of few_shot.py, and how many networks are trained side by side. Knows no optimizer.
-"""Small problems made of handwritten digits."""
+"""Small classification tasks made of handwritten digits, and the training of one network per task, all at once.
+
+``subsets`` holds out some sets of five digits. ``disjoint`` holds out whole digits: P never sees 6 to 9. This module
+does not depend on any optimizer.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ OptimizerFactory = Callable[[NamedParams], Sequence[torch.optim.Optimizer]]
 
 @lru_cache(maxsize=1)
 def digits() -> tuple[Tensor, Tensor]:
-    """Return 1797 images as rows of 64 numbers from 0 to 1, and their digits."""
+    """Return 1797 images as rows of 64 pixels in [0, 1], and the digit in each image."""
     data = load_digits()
     return torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)
 
 
 class DigitTask:
-    """Tell some digits apart; their order gives the labels."""
+    """Classify some of the digits. The label of a digit is its place in ``classes``."""
 
     def __init__(self, classes: Sequence[int]) -> None:
         images, targets = digits()
@@ -37,13 +40,13 @@ class DigitTask:
         self.labels = torch.cat([torch.full((int((targets == d).sum()),), label) for label, d in enumerate(classes)])
 
     def make_model(self) -> nn.Sequential:
-        """Return a fresh network."""
+        """Return a new network."""
         return nn.Sequential(
             nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, len(self.classes))
         )
 
     def sample(self) -> Callable[[nn.Module], Tensor]:
-        """Draw a batch; return its loss as a function of the network."""
+        """Draw a batch; return a function that maps a network to its loss on the batch."""
         rows = torch.randint(len(self.labels), (BATCH_SIZE,))
         inputs, labels = self.inputs[rows], self.labels[rows]
         return lambda model: cross_entropy(model(inputs), labels)
@@ -51,7 +54,7 @@ class DigitTask:
 
 @dataclass(frozen=True)
 class Split:
-    """Tasks to learn P on, to choose settings on, and to report."""
+    """Tasks to learn P on (training), to choose settings on (validation), and to report (held_out)."""
 
     training: list[DigitTask]
     validation: list[DigitTask]
@@ -60,7 +63,7 @@ class Split:
 
 @lru_cache(maxsize=2)
 def subsets() -> Split:
-    """Five of ten digits: 200 subsets to learn on, 32 to choose on, 20 to report."""
+    """Return tasks with five of the ten digits: 200 to learn on, 32 to choose settings on, 20 to report."""
     every = list(combinations(range(10), 5))
     order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
     tasks = [DigitTask(every[index]) for index in order]
@@ -69,7 +72,7 @@ def subsets() -> Split:
 
 @lru_cache(maxsize=2)
 def disjoint() -> Split:
-    """Three digits in an order: all of 0-5 to learn on, 20 of 6-9 to report."""
+    """Return tasks with three digits in some order: all of 0 to 5 to learn on, 20 of 6 to 9 to report."""
     unseen = list(permutations(range(6, 10), 3))
     order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(0)).tolist()
     held_out = [DigitTask(unseen[index]) for index in order[:20]]
@@ -78,17 +81,17 @@ def disjoint() -> Split:
 
 @lru_cache(maxsize=2)
 def inner_disjoint() -> Split:
-    """The same within 0-5, to choose settings on: learn on 0-3, judge where 4 and 5 are among the three."""
+    """Return a split like :func:`disjoint` to choose settings on: learn on 0 to 3, judge on tasks with both 4 and 5."""
     judged = [DigitTask(classes) for other in range(4) for classes in permutations((4, 5, other))]
     return Split([DigitTask(classes) for classes in permutations(range(4), 3)], judged[:20], [])
 
 
 class SideBySide(nn.ModuleList):
-    """A fresh network for each task, computed as one; a parameter is called ``<task>.<its name>``.
+    """One new network for each task, all computed at once. Parameters are named ``<task>.<name>``.
 
     Args:
-        tasks: With the same number of classes.
-        seed: Of the networks and the batches.
+        tasks: Tasks with the same number of classes.
+        seed: Seed of the networks and the batches.
     """
 
     def __init__(self, tasks: Sequence[DigitTask], seed: int) -> None:
@@ -99,7 +102,7 @@ class SideBySide(nn.ModuleList):
         self._inputs, self._labels, self._sizes, self._inside = _padded(tasks)
 
     def batch_loss(self) -> Tensor:
-        """Draw a batch for each network; return the sum of their losses, so none feels the others."""
+        """Draw a batch for each network; return the sum of the losses. So the gradient of each network is its own."""
         each = torch.arange(len(self))[:, None]
         rows = (torch.rand(len(self), BATCH_SIZE, generator=self._generator) * self._sizes[:, None]).long()
         return self._losses(self._inputs[each, rows], self._labels[each, rows]).mean(1).sum()
@@ -121,20 +124,20 @@ class SideBySide(nn.ModuleList):
 def train_together(
     tasks: Sequence[DigitTask], make_optimizers: OptimizerFactory, steps: int, seed: int, marks: Sequence[int]
 ) -> Tensor:
-    """Train a network on each task and return the mean cross-entropy over its whole task after some steps.
+    """Train one network on each task; return its mean cross-entropy over the whole task after some steps.
 
-    The networks are stepped by one optimizer that holds all their parameters. Every parameter has its own state, so
-    each network goes where it would go alone.
+    One optimizer holds the parameters of all networks. Every parameter has its own state, so each network trains as it
+    would alone.
 
     Args:
-        tasks: With the same number of classes.
-        make_optimizers: From the named parameters of all networks.
-        steps: To train.
-        seed: Of the networks and the batches.
-        marks: Steps after which the loss is wanted.
+        tasks: Tasks with the same number of classes.
+        make_optimizers: Builds optimizers from the named parameters of all networks.
+        steps: Number of training steps.
+        seed: Seed of the networks and the batches.
+        marks: Steps after which to measure the loss.
 
     Returns:
-        tasks x marks; infinite where it is not a number.
+        Losses of shape (tasks, marks); infinite where training diverged.
     """
     networks = SideBySide(tasks, seed)
     optimizers = make_optimizers(list(networks.named_parameters()))
@@ -151,7 +154,7 @@ def train_together(
 
 
 def _padded(tasks: Sequence[DigitTask]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return all examples of all tasks, their labels, how many each task has, and which rows are examples."""
+    """Return the padded inputs and labels of all tasks, the size of each task, and a mask of the real examples."""
     longest = max(len(task.labels) for task in tasks)
     inputs = torch.zeros(len(tasks), longest, 64)
     labels = torch.zeros(len(tasks), longest, dtype=torch.long)

@@ -1,6 +1,7 @@
-# From curves to figures: pure functions, no files. A figure that compares arms is a ratio, so that tasks can be
-# averaged by their geometric mean; what never happened counts as MISS.
-"""The figures of the report."""
+"""Turn learning curves into the figures of the report. Pure functions; no files.
+
+Figures that compare arms are ratios, so that their geometric mean over tasks makes sense.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +16,26 @@ from service.recommend.verdict import ALPHA, compare
 from service.running.arm_study import NO_LOSS
 
 MISS: Final = 10.0
-"""What the steps or seconds to a loss count that is never reached, as a ratio."""
+"""Ratio to use for steps or seconds to a loss that the run never reached."""
 
 WORST_SPREAD: Final = 1000.0
-"""What the spread over the lr counts at most; a run that diverged has no loss to divide by."""
+"""Upper limit of the lr spread; also its value when a run diverged."""
 
 MARGIN: Final = 1.02
-"""WarpAdam loses where it is significantly above this times the best peer."""
+"""WarpAdam loses if its loss is significantly above this factor times the best peer's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """WarpAdam beside the best peer on one task.
+    """How WarpAdam compares with the best peer on one task.
 
     Attributes:
-        word: ``win`` (significantly below the peer), ``loss`` (significantly above ``MARGIN`` times the peer) or
-            ``even``.
-        peer: Name of the peer with the lowest median loss, on the seeds of the test.
-        ratio: Median loss of WarpAdam over the peer's.
-        p_win: One-sided p-value that the losses are below the peer's.
-        p_loss: One-sided p-value that they are above ``MARGIN`` times the peer's.
+        word: ``win`` if the loss is significantly below the peer's, ``loss`` if it is significantly above ``MARGIN``
+            times the peer's, else ``even``.
+        peer: Name of the peer with the lowest median loss on the confirmation seeds.
+        ratio: Median loss of WarpAdam divided by the peer's.
+        p_win: One-sided p-value of "WarpAdam's losses are below the peer's".
+        p_loss: One-sided p-value of "they are above ``MARGIN`` times the peer's".
     """
 
     word: str
@@ -45,7 +46,7 @@ class Judgement:
 
 
 def median_curve(curves: Sequence[Curve]) -> Curve:
-    """Return the median loss and the median seconds at each point; a curve that diverged is infinite from there on."""
+    """Return the median loss and the median seconds at each point. A diverged curve counts as infinite from then on."""
     longest = max(curves, key=lambda curve: len(curve.steps))
     points = range(len(longest.steps))
     losses = [statistics.median(c.losses[i] if i < len(c.losses) else math.inf for c in curves) for i in points]
@@ -54,12 +55,12 @@ def median_curve(curves: Sequence[Curve]) -> Curve:
 
 
 def final_loss(curves: Sequence[Curve]) -> float:
-    """Return the median of the last losses."""
+    """Return the median of the final losses."""
     return statistics.median(curve.final for curve in curves)
 
 
 def to_reach(curve: Curve, loss: float, baseline: Curve) -> tuple[float, float]:
-    """Return the steps and the seconds to a loss, as ratios to the whole of ``baseline``; ``MISS`` if never reached."""
+    """Return steps and seconds to reach ``loss``, divided by those of the whole ``baseline``, or ``MISS``."""
     for step, reached, seconds in zip(curve.steps, curve.losses, curve.seconds, strict=True):
         if reached <= loss:
             return step / baseline.steps[-1], seconds / baseline.seconds[-1]
@@ -67,18 +68,18 @@ def to_reach(curve: Curve, loss: float, baseline: Curve) -> tuple[float, float]:
 
 
 def lr_spread(swept: Mapping[float, Curve]) -> float:
-    """Return the worst over the best final loss, at most ``WORST_SPREAD``."""
+    """Return the worst final loss divided by the best, at most ``WORST_SPREAD``."""
     finals = [curve.final for curve in swept.values()]
     return min(max(finals) / min(finals), WORST_SPREAD)
 
 
 def geometric_mean(ratios: Iterable[float]) -> float:
-    """Return the geometric mean."""
+    """Return the geometric mean of ``ratios``."""
     return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
 
 
 def judge(challenger: Sequence[Curve], peers: Mapping[str, Sequence[Curve]]) -> Judgement:
-    """Compare with the best peer by exact sign-flip tests on the logarithms of paired losses."""
+    """Compare with the best peer: exact sign-flip tests on the logarithms of paired losses."""
     peer = min(peers, key=lambda name: final_loss(peers[name]))
     ours, theirs = _logs(challenger), _logs(peers[peer])
     p_win = compare(theirs, ours, min_effect=0.0).p_helps

@@ -1,6 +1,7 @@
-# Two tasks without a file of data: a differential equation solved by a network, and the fit of a wavy function. What
-# they are measured against is known exactly.
-"""A physics-informed network and a function fit."""
+"""Two tasks with generated data: a PDE solved by a physics-informed network, and the fit of a wavy function.
+
+The exact solution is known for both, so the validation loss is the true error.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from benchmarks.optimizers.tabular import Split, mlp, supervised
 from benchmarks.optimizers.training import GradientTask, Problem
 
 INTERIOR: Final = 128
-"""Points of a batch at which the equation is asked for."""
+"""Points of a batch inside the square, where the equation must hold."""
 
 BOUNDARY: Final = 64
 """Points of a batch on the boundary, a quarter on each side."""
 
 BOUNDARY_WEIGHT: Final = 100.0
-"""Weight of the boundary loss: the right-hand side is about 20 to 50 times the solution, and enters squared."""
+"""Weight of the boundary loss. The squared residual is much larger: its source is 20 to 50 times the solution."""
 
 
 def solution(points: Tensor) -> Tensor:
@@ -32,13 +33,13 @@ def solution(points: Tensor) -> Tensor:
 
 
 def source(points: Tensor) -> Tensor:
-    """Return minus the Laplacian of the solution."""
+    """Return the right-hand side of the equation: minus the Laplacian of the solution."""
     x, y = math.pi * points[:, 0], math.pi * points[:, 1]
     return math.pi**2 * (2 * x.sin() * y.sin() + 4 * (2 * x).sin() * (2 * y).sin())
 
 
 def laplacian(model: nn.Module, points: Tensor) -> Tensor:
-    """Return the Laplacian of the model's output at points (n, 2), by two passes of automatic differentiation."""
+    """Return the Laplacian of the model's output at points (n, 2), by differentiating twice."""
     points = points.requires_grad_()
     (slope,) = torch.autograd.grad(model(points).sum(), points, create_graph=True)
     bends = [torch.autograd.grad(slope[:, axis].sum(), points, create_graph=True)[0][:, axis] for axis in range(2)]
@@ -76,7 +77,7 @@ def wavy(points: Tensor) -> Tensor:
 
 @lru_cache
 def wavy_points() -> Split:
-    """Return 2,048 training and 2,048 validation points of the square [-1, 1]^2."""
+    """Return 2,048 training and 2,048 validation points in the square [-1, 1]^2."""
     x, x_val = torch.rand(2, 2048, 2, generator=torch.Generator().manual_seed(0)).mul(2).sub(1)
     return Split(x, wavy(x), x_val, wavy(x_val))
 

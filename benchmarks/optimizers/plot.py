@@ -1,5 +1,4 @@
-# The picture: one panel a task, one line an arm. Works without a screen.
-"""The plot of the benchmark."""
+"""Draw the learning curves: one panel for each task, one line for each arm. Needs no display."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ COLUMNS: Final = 3
 
 
 def draw(curves: Curves, path: Path) -> None:
-    """Draw the median validation losses over the steps; a band spans the seeds."""
+    """Plot the median validation loss over the steps, with a band from the lowest to the highest seed."""
     shown = {task: arms for task, arms in curves.items() if arms}
     if not shown:
         return

@@ -1,6 +1,8 @@
-# A process for each task and arm, a few at a time, each on one thread. They share nothing but the folder of the
-# records, so they may be killed at any time; so may this process, whose death they notice after the run they are at.
-"""Running the protocol of many tasks and arms at once."""
+"""Run the protocol for many tasks and arms, each in a process of its own with one thread.
+
+The processes share only the folder of records, so you can kill any of them at any time. If this process dies, the
+others notice after their current run and exit.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,17 @@ Name: TypeAlias = tuple[str, str]
 """Names of a task and an arm."""
 
 PRELOADED: Final = ("benchmarks.optimizers.pool",)
-"""What the process that the others are forked from has loaded."""
+"""Modules to load in the fork server, so that new processes start quickly."""
 
 
 def run_units(names: Sequence[Name], budget: Budget, folder: Path, jobs: int) -> list[Name]:
-    """Run the protocol of every task and arm, those of the costliest tasks first.
+    """Run the protocol for every task and arm, the most expensive tasks first.
 
     Returns:
-        Those that failed; their process has printed why.
+        The tasks and arms that failed. Their processes have printed why.
 
     Raises:
-        RuntimeError: Another process runs the benchmark in ``folder``.
+        RuntimeError: Another process is running the benchmark in ``folder``.
     """
     cost = {task.name: task.cost for task in TASKS}
     waiting = sorted(names, key=lambda name: cost[name[0]])
@@ -64,13 +66,15 @@ def run_units(names: Sequence[Name], budget: Budget, folder: Path, jobs: int) ->
                     process.terminate()
                     process.join()
     except Timeout:
-        raise RuntimeError(f"another process runs the benchmark in {folder}") from None
+        raise RuntimeError(
+            f"another process is running the benchmark in {folder}; wait for it, or choose another folder with --out"
+        ) from None
     return failed
 
 
 def _run(name: Name, budget: Budget, folder: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback: what is done is on record
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # exit on Ctrl-C without a traceback; finished runs are already saved
     torch.set_num_threads(1)
     task = next(task for task in TASKS if task.name == name[0])
     arm = next(arm for arm in ARMS if arm.name == name[1])

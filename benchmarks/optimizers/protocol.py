@@ -1,6 +1,8 @@
-# What happens to one task and arm: tune, confirm on fresh seeds, sweep the lr. Every run that is on record is taken
-# from there, so a second call goes on where the first one stopped, with the same trials as if it had never stopped.
-"""The protocol of one task and arm."""
+"""The protocol for one task and arm: tune, confirm the best values on fresh seeds, and sweep the lr.
+
+A run that is on record is not repeated. So you can stop the protocol at any time: the next call continues it, with the
+same trials as if you had not stopped it.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,19 @@ from service.running.samplers import make_sampler
 from service.spec.job import SearchSpec
 
 FIRST_CONFIRM_SEED: Final = 100
-"""Tuning uses the seeds from 0 on, confirmation those from here on; the lr is swept at the first of them."""
+"""Tuning uses seeds from 0, confirmation uses seeds from this one. The lr sweep uses this seed only."""
 
 LR_FACTORS: Final = tuple(8.0**power for power in (-0.5, -0.17, 0.17, 0.5))
-"""Beside the best lr itself, these span a factor of 8."""
+"""Factors of the best lr in the sweep. They span a factor of 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much is run, the same for every arm.
+    """How much to run, the same for every arm.
 
     Attributes:
-        trials: Trials to tune.
-        seeds: Fresh seeds on which the best values are confirmed.
+        trials: Number of tuning trials.
+        seeds: Number of fresh seeds to confirm the best values on.
     """
 
     trials: int = 24
@@ -48,10 +50,10 @@ class Outcome:
     """What the protocol found.
 
     Attributes:
-        trials: Values of every trial, and its loss; infinite if it diverged.
+        trials: Values and loss of every trial; the loss is infinite if the trial diverged.
         best: Values of the best trial.
-        confirmed: Curves at the best values, one a fresh seed.
-        swept: Curves by lr factor on the first fresh seed, 1.0 included.
+        confirmed: Curves of the best values, one for each fresh seed.
+        swept: Curves on the first fresh seed, by lr factor, including 1.0.
     """
 
     trials: list[tuple[Mapping[str, Scalar], float]]
@@ -61,21 +63,21 @@ class Outcome:
 
 
 class MissingRunError(LookupError):
-    """A run is not on record and nobody wants to make it."""
+    """A run is not on record, and only a report was asked for."""
 
 
 Said = Callable[[Record], None]
 
 
 class Unit:
-    """One task and arm.
+    """Runs the protocol for one task and arm.
 
     Args:
         task: The task.
         arm: The arm.
         budget: How much to run.
-        folder: Where the runs are recorded.
-        said: Called with every new run.
+        folder: Folder of the records.
+        said: Called after every new run.
     """
 
     def __init__(self, task: Task, arm: Arm, budget: Budget, folder: Path, said: Said | None = None) -> None:
@@ -85,13 +87,14 @@ class Unit:
         self._may_run = True
 
     def outcome(self, *, run: bool) -> Outcome:
-        """Return what comes out, from the record where it is there.
+        """Return the outcome. Takes finished runs from the record.
 
         Args:
-            run: Whether to run what is not on record.
+            run: Whether to run what is missing.
 
         Raises:
-            MissingRunError: Something is not on record and ``run`` is false.
+            MissingRunError: A run is missing and ``run`` is false.
+            ArithmeticError: Every trial diverged.
         """
         self._may_run = run
         trials = list(self._tune())
@@ -107,7 +110,7 @@ class Unit:
         return Outcome(trials, best, confirmed, swept)
 
     def _tune(self) -> Iterator[tuple[Mapping[str, Scalar], float]]:
-        """Yield the values and the loss of every trial, those on record first."""
+        """Yield the values and the loss of every trial, recorded ones first."""
         study = optuna.create_study()
         worst = -math.inf
         for number in range(self.budget.trials):
@@ -117,7 +120,7 @@ class Unit:
             loss = statistics.fmean(losses)
             diverged = not math.isfinite(loss)
             worst = worst if diverged else max(worst, loss)
-            # as the service tells it: stopped early, at a loss no better than the worst there is
+            # as in the service: tell a diverged trial as pruned, with the worst loss so far
             penalty = worst if math.isfinite(worst) else NO_LOSS
             study.add_trial(
                 create_trial(
@@ -143,7 +146,7 @@ class Unit:
         study.sampler = make_sampler(SearchSpec(sampler="tpe"), f"0/{self.task.name}/{self.arm.name}", number)
         asked = study.ask()
         values = suggest(asked, self.arm.space)
-        study.tell(asked, state=TrialState.FAIL)  # it is added anew, with what came out, as one on record is
+        study.tell(asked, state=TrialState.FAIL)  # _tune adds the finished trial, in the same way as a recorded one
         return values
 
     def _curve(self, stage: Stage, number: int, seed: int, values: Mapping[str, Scalar]) -> Curve:

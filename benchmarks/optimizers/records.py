@@ -1,6 +1,8 @@
-# What has been run, one JSON line a run and one file for each task and arm: whoever is killed loses the run that was
-# going on and no other. A line belongs to a digest of the task, the arm and its space; those of another are not read.
-"""Finished runs on disk."""
+"""Keep finished runs on disk: one file for each task and arm, one JSON line for each run.
+
+A killed process loses only the run it was working on. Each line carries a digest of the task, the arm and its search
+space. Lines with another digest are ignored.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from search_spaces import Scalar
 
 
 class Stage(StrEnum):
-    """What a run was for: ``tune`` a trial, ``confirm`` the best values on a fresh seed, ``sweep`` another lr."""
+    """Purpose of a run: ``tune`` is a trial, ``confirm`` runs the best values on a fresh seed, ``sweep`` another lr."""
 
     TUNE = "tune"
     CONFIRM = "confirm"
@@ -30,11 +32,11 @@ class Record:
     """One finished run.
 
     Attributes:
-        stage: What it was for.
-        number: Trial (``tune``) or place in the sweep (``sweep``); 0 for ``confirm``.
+        stage: Purpose of the run.
+        number: Number of the trial (``tune``) or of the factor (``sweep``); 0 for ``confirm``.
         seed: Decides initial weights and batches.
-        values: The arm's values.
-        curve: What came out.
+        values: The values that the arm ran with.
+        curve: The validation losses of the run.
     """
 
     stage: Stage
@@ -45,16 +47,16 @@ class Record:
 
 
 class Records:
-    """The runs of one task and arm.
+    """The recorded runs of one task and arm.
 
     Args:
-        folder: Where the file is, or will be.
+        folder: Folder of the file.
         task: The task.
         arm: The arm.
 
     Attributes:
-        runs: The valid runs, in the order in which they ended.
-        stale: Number of lines that belong to another definition.
+        runs: The valid runs, in the order in which they finished.
+        stale: Number of lines with another digest.
     """
 
     def __init__(self, folder: Path, task: Task, arm: Arm) -> None:
@@ -66,7 +68,7 @@ class Records:
             self._read(line)
 
     def find(self, stage: Stage, number: int, seed: int, values: Mapping[str, Scalar]) -> Record | None:
-        """Return the run that was this one; with other values it was not."""
+        """Return the run with this stage, number, seed and values, or None."""
         for record in self.runs:
             if (record.stage, record.number, record.seed) == (stage, number, seed) and record.values == values:
                 return record
@@ -77,7 +79,7 @@ class Records:
         return [record for record in self.runs if record.stage == stage]
 
     def add(self, record: Record) -> None:
-        """Append a run, on a line of its own even behind one that was cut off."""
+        """Append a run. If the last line was cut off, start a new one."""
         self.runs.append(record)
         line = json.dumps(
             {
@@ -100,7 +102,7 @@ class Records:
         try:
             stored = json.loads(line)
         except ValueError:
-            return  # empty, or cut off when the process was killed
+            return  # an empty line, or one that was cut off by a kill
         if stored["digest"] != self.digest:
             self.stale += 1
             return

@@ -1,6 +1,7 @@
-# One report from what is on record: plain values ready for JSON, the tables of it, and the file. The figures themselves
-# are in measures.py, the picture in plot.py.
-"""The report of the benchmark."""
+"""Make the report from recorded runs: a dictionary for JSON, tables in Markdown, and the file.
+
+``measures.py`` computes the figures; ``plot.py`` draws the picture.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from benchmarks.optimizers.training import Curve, Task
 
 Report = dict[str, Any]
 Curves = Mapping[str, Mapping[str, Sequence[Curve]]]
-"""Confirmed curves by task and arm."""
+"""Curves of the confirmation runs, by task and arm."""
 
 LIBRARIES: Final = ("torch", "optuna", "pytorch-optimizer", "scikit-learn", "scipy", "numpy")
 
@@ -31,13 +32,13 @@ RATIOS: Final = {
     "to_best_peer": "final loss / best peer's",
     "steps_to_adamw": "steps to AdamW's final loss / AdamW's steps",
     "seconds_to_adamw": "seconds to AdamW's final loss / AdamW's seconds",
-    "lr_spread": "worst / best final loss over a factor 8 in lr",
+    "lr_spread": "worst / best final loss when the lr varies by a factor of 8",
 }
-"""What is averaged over the tasks."""
+"""Ratios that are averaged over the tasks, and what they mean."""
 
 
 def make_report(tasks: Sequence[Task], arms: Sequence[Arm], budget: Budget, folder: Path) -> tuple[Report, Curves]:
-    """Return the report of all tasks and arms that are complete on record, and their confirmed curves."""
+    """Return the report and the confirmation curves of all tasks and arms that are completely recorded."""
     missing, stale = [], 0
     outcomes: dict[str, dict[str, Outcome]] = {task.name: {} for task in tasks}
     for task in tasks:
@@ -102,7 +103,7 @@ def _judge(outcomes: Mapping[str, Outcome]) -> Report | None:
 
 
 def _means(rows: Mapping[str, Mapping[str, Report]]) -> dict[str, dict[str, float]]:
-    """Return the geometric mean of every ratio by arm, over the tasks that have it."""
+    """Return the geometric mean of every ratio by arm, over the tasks that have the ratio."""
     means: dict[str, dict[str, float]] = {}
     for arm in {name for row in rows.values() for name in row}:
         means[arm] = {}
@@ -114,7 +115,7 @@ def _means(rows: Mapping[str, Mapping[str, Report]]) -> dict[str, dict[str, floa
 
 
 def tables(report: Report) -> str:
-    """Return the report as Markdown: a table for each task, the means, the wins and losses."""
+    """Return the report as Markdown: a table for each task, the geometric means, then wins and losses."""
     titles = {arm.name: arm.title for arm in ARMS}
     columns = ("final", "lowest", "highest", *RATIOS, "seconds_per_run")
     lines = []
@@ -127,19 +128,26 @@ def tables(report: Report) -> str:
     for arm, means in sorted(report["geometric_means"].items()):
         lines.append(_line(titles[arm], *(_number(means.get(ratio)) for ratio in RATIOS)))
     lines += ["", *(f"- {name}: {meaning}" for name, meaning in RATIOS.items())]
-    lines += ["\n### WarpAdam beside the best peer\n"]
+    lines += ["\n### WarpAdam compared with the best peer\n"]
     for task, found in sorted(report["judgements"].items(), key=lambda item: float(item[1]["ratio"])):
         p_values = f"p_win {found['p_win']:.3f}, p_loss {found['p_loss']:.3f}"
-        lines.append(f"- {found['word']}: {task}, {found['ratio']:.3f} times {titles[found['peer']]} ({p_values})")
+        lines.append(
+            f"- {found['word']}: {task}, {found['ratio']:.3f} times the loss of {titles[found['peer']]} ({p_values})"
+        )
     lines += [f"- missing: {text}" for text in report["missing"]]
     if report["stale_runs"]:
-        lines.append(f"- {report['stale_runs']} runs on record belong to another version of a task or an arm: not used")
+        lines.append(
+            f"- {report['stale_runs']} recorded runs were ignored: they belong to another version of a task or an arm"
+        )
     return "\n".join(lines)
 
 
 def _learned(title: str, learning: Report) -> str:
     steps, seconds = learning["steps"], _number(learning["seconds"])
-    return f"\nP of {title} was learned on {learning['tasks']} tasks, in {steps} steps and {seconds} s, not counted."
+    return (
+        f"\n{title} first learned P on {learning['tasks']} other tasks. "
+        f"This took {steps} steps and {seconds} s, which the table does not count."
+    )
 
 
 def _header(*names: str) -> list[str]:
@@ -155,7 +163,7 @@ def _number(value: float | None) -> str:
 
 
 def save_report(report: Report, path: Path) -> None:
-    """Write the report; a number has six digits, one that is not finite is null, and a list of numbers is one line."""
+    """Write the report as JSON: six digits, null for numbers that are not finite, a list of numbers on one line."""
     path.write_text(_text(_plain(report)) + "\n")
 
 

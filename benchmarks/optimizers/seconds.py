@@ -1,6 +1,14 @@
-# What the steps cost in seconds. The runs of the benchmark are hours apart, on a machine that does other things too;
-# here the tuned WarpAdam and the tuned AdamW take turns on every task, one run after the other in one thread.
-"""``python -m benchmarks.optimizers.seconds``: seconds to AdamW's final loss, measured side by side."""
+"""Measure how many seconds WarpAdam needs to reach AdamW's final loss, with both running side by side.
+
+Run::
+
+    python -m benchmarks.optimizers.seconds [--rounds 3] [--tasks NAME ...]
+
+The runs of the main benchmark are hours apart, on a machine that also does other work, so their seconds do not compare
+well. Here the tuned WarpAdam and the tuned AdamW take turns on every task, in one thread. The figures are WarpAdam's
+divided by AdamW's: ``steps`` and ``seconds`` to AdamW's final loss (10 if never reached), and ``step_time``, the
+seconds of the whole run. Results go to ``benchmarks/optimizers/results/seconds.json`` unless you pass ``--out``.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +31,12 @@ RESULTS: Final = Path(__file__).parent / "results"
 
 
 def measure(task: Task, best: dict[str, Any], rounds: int) -> dict[str, float]:
-    """Return the ratios of one task, from the median curves of ``rounds`` seeds.
+    """Return the ratios for one task, from the median curves over ``rounds`` seeds.
 
     Args:
         task: The task.
-        best: The tuned values of each arm, by its name.
-        rounds: How often both arms are run.
+        best: Tuned values of each arm, by its name.
+        rounds: How often to run each arm.
     """
     curves: dict[str, list[Curve]] = {ADAMW.name: [], WARPADAM.name: []}
     for turn in range(rounds):
@@ -40,11 +48,19 @@ def measure(task: Task, best: dict[str, Any], rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.optimizers.seconds", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="runs of both on every task (%(default)s)")
-    parser.add_argument("--tasks", nargs="+", default=[task.name for task in TASKS], metavar="NAME")
-    parser.add_argument("--out", type=Path, default=RESULTS / "seconds.json")
+    """Measure every task, print the ratios and save them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.optimizers.seconds",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each arm on every task (default: %(default)s)")
+    parser.add_argument(
+        "--tasks", nargs="+", default=[task.name for task in TASKS], metavar="NAME", help="tasks to run (default: all)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "seconds.json", help="file for the results (default: %(default)s)"
+    )
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     tuned = json.loads((RESULTS / "optimizers.json").read_text())["tasks"]

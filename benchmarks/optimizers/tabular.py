@@ -1,6 +1,7 @@
-# The small datasets that come with scikit-learn. Each is split once, with a fixed seed; a run's seed decides initial
-# weights and batches only.
-"""Digits, breast cancer and diabetes: classification, autoencoding, regression."""
+"""Tasks on scikit-learn's bundled datasets: classify or autoencode digits, classify tumours, predict diabetes.
+
+Each dataset is split once, with a fixed seed. The seed of a run decides only initial weights and batches.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Split(NamedTuple):
-    """Training and validation part: inputs and targets."""
+    """Inputs and targets of the training part and the validation part."""
 
     x: Tensor
     y: Tensor
@@ -33,9 +34,10 @@ class Split(NamedTuple):
 
 
 class MatrixConv(nn.Module):
-    """A 3x3 convolution whose weight is held as the matrix (out, in * 9).
+    """A 3x3 convolution that keeps its weight as a matrix of shape (out, in * 9).
 
-    So an optimizer for matrices, as Muon is, need not leave it out, and those for tensors see no axes of length 3.
+    This way Muon, which steps only matrices, can train it too. Other optimizers see one matrix instead of a tensor
+    with two axes of length 3.
     """
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -46,20 +48,20 @@ class MatrixConv(nn.Module):
         self.bias = nn.Parameter(made.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution with padding 1."""
+        """Convolve with padding 1."""
         return functional.conv2d(x, self.weight.view(len(self.weight), -1, 3, 3), self.bias, padding=1)
 
 
 @lru_cache
 def digits() -> Split:
-    """Return the digits, pixels in [0, 1]."""
+    """Return the digits, with pixels in [0, 1]."""
     x, y = datasets.load_digits(return_X_y=True)
     return _split(x / 16.0, y, stratified=True)
 
 
 @lru_cache
 def breast_cancer() -> Split:
-    """Return the tumours, columns standardised on the training part."""
+    """Return the tumours; columns are standardised on the training part."""
     return _standardised(*datasets.load_breast_cancer(return_X_y=True), classes=True)
 
 
@@ -79,7 +81,7 @@ def mlp(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
 
 
 def supervised(model: nn.Module, data: Split, loss: Loss, batch_size: int, seed: int) -> Problem:
-    """Return the problem to fit ``model``: shuffled batches, a remainder of an epoch that fills none is left out."""
+    """Return the problem of fitting ``model`` on shuffled batches. Rows that do not fill a batch are skipped."""
     order = torch.Generator().manual_seed(seed)
     rows: list[Tensor] = []
 
@@ -94,7 +96,7 @@ def supervised(model: nn.Module, data: Split, loss: Loss, batch_size: int, seed:
 
 
 def summed_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Return the squared error summed over the pixels, mean over the samples."""
+    """Return the squared error, summed over pixels and averaged over samples."""
     return (output - target).square().sum(dim=1).mean()
 
 

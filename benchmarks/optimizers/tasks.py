@@ -1,5 +1,4 @@
-# The list of all tasks; a new one is a file with a task, and a line here.
-"""The tasks of the benchmark."""
+"""The list of all tasks. To add one, write a module with a task and list it here."""
 
 from __future__ import annotations
 

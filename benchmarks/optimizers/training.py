@@ -1,6 +1,8 @@
-# What a task and a curve are, and the one training loop. A task may run an arm in its own way (few-shot learning does);
-# all others give a Problem to `train`. Knows no optimizer by name, and nothing of tuning.
-"""Tasks, curves and the training loop."""
+"""What a task and a learning curve are, and the training loop that most tasks share.
+
+A task that only needs gradient steps gives a :class:`Problem` to :func:`train`. Others, such as few-shot learning, run
+an arm in their own way. This module knows nothing about particular optimizers or about tuning.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,17 @@ from benchmarks.optimizers.arms import Arm
 from search_spaces import Scalar
 
 POINTS: Final = 40
-"""Points of a curve: the validation loss is measured this many times in a run, the last at its end."""
+"""How often a run measures its validation loss. The last time is at its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """What an arm did on other tasks before the run; none of it is part of the curve.
+    """What an arm spent on other tasks before the run. The curve does not include it.
 
     Attributes:
-        tasks: How many.
-        steps: On all of them.
-        seconds: Time it took.
+        tasks: Number of tasks.
+        steps: Steps on all tasks together.
+        seconds: Seconds on all tasks together.
     """
 
     tasks: int
@@ -44,9 +46,9 @@ class Curve:
 
     Attributes:
         steps: Steps done at each point.
-        losses: Validation loss there; the run ends at the first that is not finite.
-        seconds: Training time up to there, without the time spent on validation.
-        learning: What was learned before, if anything was.
+        losses: Validation loss at each point. The run ends at the first one that is not finite.
+        seconds: Training time up to each point, without validation.
+        learning: What was spent on learning P beforehand, if anything.
     """
 
     steps: Sequence[int]
@@ -56,11 +58,11 @@ class Curve:
 
     @property
     def final(self) -> float:
-        """The last loss; infinite if the run diverged."""
+        """The final loss; infinite if the run diverged."""
         return self.losses[-1] if math.isfinite(self.losses[-1]) else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """Return the curve as JSON has it: a loss that is not finite is null."""
+        """Return the curve for JSON. A loss that is not finite becomes null."""
         stored: dict[str, Any] = {
             "steps": list(self.steps),
             "losses": [loss if math.isfinite(loss) else None for loss in self.losses],
@@ -78,14 +80,14 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Something to train, the same for every arm.
+    """Something to train, in the same way for every arm.
 
     Attributes:
-        name: Unique name, fit for a file name.
-        version: Changes with the definition; results of another version are not reused.
-        steps: Optimizer steps of a run.
-        seeds_per_trial: Runs that a tuning trial is averaged over, for every arm alike.
-        cost: Rough seconds of a trial; long ones are started first.
+        name: Unique name; also used in file names.
+        version: Change it when you change the task. Results of other versions are not reused.
+        steps: Optimizer steps in a run.
+        seeds_per_trial: Number of runs that a tuning trial averages over, for every arm.
+        cost: Rough seconds of a trial. Expensive tasks start first.
     """
 
     name: str
@@ -96,22 +98,22 @@ class Task(ABC):
 
     @property
     def definition(self) -> str:
-        """What must be equal for an old result to be valid."""
+        """Text that changes whenever old results become invalid."""
         return f"{self.name} {self.version} {self.steps} {self.seeds_per_trial}"
 
     @abstractmethod
     def run(self, arm: Arm, values: Mapping[str, Scalar], seed: int) -> Curve:
-        """Train once with the optimizer of ``arm`` at ``values``; ``seed`` decides initial weights and batches."""
+        """Train once with the optimizer of ``arm`` at ``values``. ``seed`` sets initial weights and batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A freshly initialised model, and what is asked of it.
+    """A newly initialised model and its losses.
 
     Attributes:
-        model: Its last matrix is the output layer; embeddings are ``nn.Embedding``.
+        model: The model. Its last matrix is the output layer; its embeddings are ``nn.Embedding``.
         batch_loss: Draws the next batch and returns its loss.
-        validation_loss: Returns the loss on the validation part, always the same one.
+        validation_loss: Returns the loss on the fixed validation part.
     """
 
     model: nn.Module
@@ -121,11 +123,11 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientTask(Task):
-    """A task that is trained by gradient steps on batches.
+    """A task that is trained with gradient steps on batches.
 
     Attributes:
-        problem: Makes the problem of a seed. Global random numbers are seeded before.
-        warm_up: Steps of linear warm-up.
+        problem: Makes the problem for a seed. torch is seeded before the call.
+        warm_up: Number of linear warm-up steps.
     """
 
     problem: Callable[[int], Problem]
@@ -140,7 +142,10 @@ class GradientTask(Task):
 
 
 def train(problem: Problem, optimizers: Sequence[Optimizer], steps: int, lr_factor: Callable[[int], float]) -> Curve:
-    """Make ``steps`` steps, the lr of each group times ``lr_factor`` of the steps done; stop when the loss diverges."""
+    """Train for ``steps`` steps, or until the loss diverges.
+
+    ``lr_factor`` takes the number of finished steps and returns the factor for the lr of each group.
+    """
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor) for optimizer in optimizers]
     done, seconds = 0, 0.0
     points: list[tuple[int, float, float]] = []
@@ -151,7 +156,7 @@ def train(problem: Problem, optimizers: Sequence[Optimizer], steps: int, lr_fact
                 _step(problem, optimizers)
                 for schedule in schedules:
                     schedule.step()
-        except LinAlgError:  # a factorisation of what is not finite any more
+        except LinAlgError:  # the run diverged: a matrix to factorise is not finite
             points.append((point, math.inf, seconds + time.perf_counter() - started))
             break
         seconds += time.perf_counter() - started
@@ -164,7 +169,7 @@ def train(problem: Problem, optimizers: Sequence[Optimizer], steps: int, lr_fact
 
 
 def report_steps(steps: int) -> list[int]:
-    """Return the steps at which a curve has its points, the last one included."""
+    """Return the steps at which a curve has its points, including the last step."""
     count = min(POINTS, steps)
     return [math.ceil(steps * i / count) for i in range(1, count + 1)]
 
@@ -178,7 +183,7 @@ def _step(problem: Problem, optimizers: Sequence[Optimizer]) -> None:
 
 
 def _validate(problem: Problem, optimizers: Sequence[Optimizer]) -> float:
-    """Return the validation loss, at the averaged weights of an optimizer that has some."""
+    """Return the validation loss. Uses the averaged weights of optimizers that keep them."""
     for optimizer in optimizers:
         getattr(optimizer, "eval", _nothing)()
     problem.model.eval()

@@ -1,5 +1,7 @@
-# A small causal transformer on characters. The text comes with Python: the help topics of pydoc.
-"""Character modelling."""
+"""The task ``char_transformer``: a small causal transformer that predicts the next character.
+
+The text ships with Python: the help topics of pydoc.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,16 @@ HEADS: Final = 4
 CONTEXT: Final = 64
 BATCH: Final = 16
 HELD_OUT: Final = 0.1
-"""Share of the text, at its end, that is kept for validation."""
+"""Share of the text to keep for validation, taken from its end."""
 
 WINDOWS: Final = 64
 """Validation windows, spread evenly over the held-out text."""
 
 
 class Block(nn.Module):
-    """Attention and a two-layer network, each normalised before and added after.
+    """Attention and a two-layer network, each with a norm before it and a residual connection.
 
-    Query, key and value have a matrix each: for an optimizer that looks at a matrix as a whole they are three things.
+    Query, key and value have separate matrices, because some optimizers treat each matrix as a whole.
     """
 
     def __init__(self) -> None:
@@ -50,7 +52,7 @@ class Block(nn.Module):
 
 
 class CharTransformer(nn.Module):
-    """Logits of the next character."""
+    """Predicts the logits of the next character."""
 
     def __init__(self, characters: int) -> None:
         super().__init__()

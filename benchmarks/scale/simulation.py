@@ -1,6 +1,8 @@
-# Slots without training: an engine that answers for any number of runs at once in simulated time, so that what is
-# measured is the driver and the database. It speaks the contract of the real engines and knows neither of the two.
-"""An engine that trains nothing."""
+"""An engine that trains nothing. It simulates any number of slots, so only driver and database take real time.
+
+Runs get made-up learning curves and end in the order of simulated time. The engine follows the same contract as the
+real ones; it knows neither the search nor the database.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +20,25 @@ from service.states import TrialState
 from service.training.run import Ended, Progress
 
 POINTS: Final = 20
-"""Points of a learning curve, as many as the service's training loop yields."""
+"""Points of a learning curve. The service's training loop yields the same number."""
 
 MEAN_STEP_S: Final = 0.01
-"""Simulated seconds of an optimizer step; runs differ by a factor of about two, so that their points interleave."""
+"""Simulated seconds of an optimizer step. Runs differ by a factor of about two, so their points interleave."""
 
 DIVERGING: Final = 0.02
-"""Share of the runs whose loss becomes infinite half-way."""
+"""Share of runs that diverge half-way."""
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(slots=True)
 class Clock:
-    """Where the real seconds went.
+    """Counts the real seconds spent in each call of a Work.
 
     Attributes:
-        seconds: Name of a call of the Work -> seconds spent in it.
-        calls: Name -> number of calls.
-        asks: Seconds of each call that asked for a run, in order.
+        seconds: Seconds spent in each call, by its name.
+        calls: Number of calls, by name.
+        asks: Seconds of each call of ``next``, in order.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -44,7 +46,7 @@ class Clock:
     asks: list[float] = field(default_factory=list)
 
     def of(self, name: str, call: Callable[[], Answer]) -> Answer:
-        """Return what ``call`` returns and note how long it took."""
+        """Run ``call``, note how long it took, and return its result."""
         began = time.perf_counter()
         answer = call()
         taken = time.perf_counter() - began
@@ -70,7 +72,7 @@ class _Curve:
         return self.step_s * self.assignment.run.steps / self.count
 
     def advance(self) -> Progress | None:
-        """Return the next point; None where the loss is no longer finite."""
+        """Return the next point, or None if the run has diverged."""
         self.index += 1
         if self.index == self.diverges_at:
             return None
@@ -83,7 +85,7 @@ class SimulatedEngine:
     """Runs a Work in simulated time.
 
     Args:
-        slots: Runs at once.
+        slots: How many runs are active at once.
     """
 
     def __init__(self, slots: int) -> None:
@@ -91,7 +93,7 @@ class SimulatedEngine:
         self.clock = Clock()
 
     def run(self, work: Work, resources: ResourcesSpec, silence_s: float) -> None:
-        """Run what ``work`` hands out, in the order of simulated time."""
+        """Run everything that ``work`` hands out, in the order of simulated time."""
         del resources, silence_s
         running: list[tuple[float, int, _Curve]] = []
         now, serial, more = 0.0, 0, True
@@ -112,13 +114,13 @@ class SimulatedEngine:
                 more = True
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing; there are no processes to stop."""
 
     def _start(self, work: Work, assignment: Assignment) -> None:
         self.clock.of("started", lambda: work.started(assignment))
 
     def _goes_on(self, work: Work, curve: _Curve) -> bool:
-        """Take a run to its next point; return False if that was its end."""
+        """Advance a run to its next point; return False if the run has ended."""
         assignment, point = curve.assignment, curve.advance()
         if point is None:
             ended = Ended(TrialState.DIVERGED, cause="the simulated loss is inf")

@@ -92,5 +92,5 @@ def test_a_report_tells_what_p_was_learned_on_and_counts_none_of_it(tmp_path: Pa
     rows = report["tasks"]["few_shot_digits"]
     assert (rows["warpadam"]["learning"]["tasks"], rows["warpadam"]["learning"]["steps"]) == (2, 8)
     assert "learning" not in rows["adamw"]
-    assert "P of WarpAdam was learned on 2 tasks, in 8 steps and " in tables(report)
+    assert "WarpAdam first learned P on 2 other tasks. This took 8 steps and " in tables(report)
     assert curves["few_shot_digits"]["warpadam"][0].steps[-1] == 4

@@ -1,5 +1,9 @@
-# A worker for the tests: the real one, in this process, with real slot processes. The engine with the service's own
-# training loop is shared by the session, as its slots take seconds to load torch; faulty ones are made for one test.
+"""Fixtures that run jobs with the real worker, in this process, on real slot processes.
+
+All tests of a session share one engine, because its slots take seconds to load torch. A test that needs a faulty
+training loop gets an engine of its own.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -28,7 +32,7 @@ Submit = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def shared_engine() -> Iterator[LocalEngine]:
-    """An engine that trains for real."""
+    """An engine with the real training loop."""
     engine = LocalEngine()
     yield engine
     engine.close()
@@ -43,7 +47,7 @@ def make_worker(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[WorkerMaker]:
-    """Makes a worker; with ``train``, its slots run that instead of the service's own loop."""
+    """Makes a worker. Pass ``train`` to replace the training loop in its slots."""
     engines: list[LocalEngine] = []
     monkeypatch.setenv("FAULTS_DIR", str(tmp_path))
 
@@ -70,7 +74,7 @@ def submit(db: Database, spec: SpecMaker) -> Submit:
 
 
 def queue_job(db: Database, spec: JobSpec, info: DatasetInfo | None = None) -> str:
-    """Queue a job without files and return its id."""
+    """Queue a job that has no files and return its id."""
     arms = [arm.name for arm in make_plan(spec, info).arms]
     with db.write() as session:
         return jobs.add(session, jobs.NewJob(spec=spec, arms=arms, info=info)).id
@@ -90,7 +94,7 @@ def get_trials(db: Database, job_id: str, arm: str | None = None) -> list[Trial]
 
 
 def running_in_optuna(storage: optuna.storages.RDBStorage) -> list[int]:
-    """Return the ids of the trials that Optuna takes for running."""
+    """Return the ids of the trials that are running according to Optuna."""
     wanted = (optuna.trial.TrialState.RUNNING,)
     return [
         trial._trial_id

@@ -1,5 +1,9 @@
-# The API in this process, on both databases or, where SQL does not matter, on one SQLite file for the whole session.
-# Trials and results come from real calls of the ledger, made as a worker would make them.
+"""Fixtures and helpers for tests of the API, which runs in this process.
+
+``client`` runs on both databases. ``shared_client`` uses one SQLite file for the whole session; take it where the
+database does not matter. Trials and results are written through the ledger, as a worker writes them.
+"""
+
 from __future__ import annotations
 
 import enum
@@ -30,12 +34,12 @@ from tests.service.results import NO_FINDINGS
 PROBLEM = "application/problem+json"
 
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""For tests to which the database does not matter, but whose rows do."""
+"""For tests that look at rows but behave the same on every database."""
 
 
 @pytest.fixture
 def client(settings: Settings, db: Database) -> Iterator[TestClient]:
-    """The API on the database of the test."""
+    """The API on the test's own database."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
         yield opened
 
@@ -55,7 +59,7 @@ def shared_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="session")
 def shared_client(shared_settings: Settings) -> Iterator[TestClient]:
-    """One API for tests that do not look at each other's rows."""
+    """One API for all tests that ignore the rows of other tests."""
     with TestClient(create_app(shared_settings), raise_server_exceptions=False) as opened:
         yield opened
 
@@ -73,11 +77,11 @@ def count_rows(db: Database) -> dict[str, int]:
     names = inspect(db.engine).get_table_names()
     counts = " UNION ALL ".join(f"SELECT '{name}', count(*) FROM {name}" for name in names)
     with db.read() as session:
-        return {name: count for name, count in session.execute(text(counts))}  # noqa: C416 - rows are not tuples to mypy
+        return {name: count for name, count in session.execute(text(counts))}  # noqa: C416 - mypy does not see rows as tuples
 
 
 def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
-    """Check that an answer is a problem document and return it."""
+    """Check that a response is a problem document and return the document."""
     assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM), response.text
     document: dict[str, Any] = response.json()
     assert set(document) == {"type", "title", "status", "detail", "code", "errors"}
@@ -100,7 +104,7 @@ def pages(client: TestClient, path: str, limit: int, **query: Any) -> list[list[
 
 
 class Missing(enum.Enum):
-    """What to put at a place of a body to remove what is there."""
+    """Marks a field that :func:`put` removes."""
 
     FIELD = "the field is left out"
 
@@ -109,7 +113,7 @@ MISSING = Missing.FIELD
 
 
 def put(body: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """Return a copy of ``body`` with ``value`` at a dotted path; MISSING removes what is there."""
+    """Return a copy of ``body`` with ``value`` at a dotted path. MISSING removes the field."""
     first, _, rest = path.partition(".")
     if rest:
         return body | {first: put(body.get(first, {}), rest, value)}
@@ -117,7 +121,7 @@ def put(body: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 
 
 def refused(client: TestClient, db: Database, body: Any) -> list[dict[str, Any]]:
-    """Post a body that must be refused without a trace; return its errors."""
+    """Post a body, check that it is refused and no row was written, and return the errors."""
     before = count_rows(db)
     response = client.post("/v1/jobs", content=json.dumps(body), headers={"Content-Type": "application/json"})
     problem = assert_problem(response, 422, "invalid_spec")
@@ -132,7 +136,7 @@ Submit = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def submit(client: TestClient, spec: SpecMaker) -> Submit:
-    """Posts a small job and returns the answer; keyword arguments replace parts of the spec."""
+    """Posts a small job and returns the response; keyword arguments replace fields of the spec."""
 
     def post(**parts: Any) -> dict[str, Any]:
         response = client.post("/v1/jobs", json=spec(**parts))
@@ -144,14 +148,14 @@ def submit(client: TestClient, spec: SpecMaker) -> Submit:
 
 
 def claim_job(db: Database, lease_s: float = 60.0) -> RunLog:
-    """Take the oldest free job as a worker does."""
+    """Take the oldest free job, as a worker does."""
     lease = claim(db, "a worker of the tests", lease_s)
     assert lease is not None
     return RunLog(db, lease)
 
 
 def search(log: RunLog, trials: int = 2, points: Sequence[int] = ()) -> list[Trial]:
-    """Write the whole search of the leased job, ``trials`` for each arm; return the best trial of each."""
+    """Write a finished search with ``trials`` trials in each arm; return the best trial of each arm."""
     plan = make_plan(log.lease.spec)
     best = []
     for arm in plan.arms:
@@ -168,7 +172,7 @@ def search(log: RunLog, trials: int = 2, points: Sequence[int] = ()) -> list[Tri
 
 
 def succeed(log: RunLog, gain: float = 0.25) -> None:
-    """Write a whole job; on every fresh seed warpadam's loss is lower than the baseline's by ``gain``."""
+    """Write a finished job. On every fresh seed, warpadam's loss is ``gain`` below the baseline's."""
     finalists = search(log)
     log.set_data_hash("0" * 64)
     log.verify()

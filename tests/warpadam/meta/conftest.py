@@ -1,4 +1,4 @@
-"""A family of small regressions with the same ill-conditioned input distribution and different targets."""
+"""A family of small regression tasks: they share ill-conditioned inputs and differ in their targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FEATURES, OUTPUTS = 6, 3
 
 
 class Regression:
-    """Find a random matrix from noise-free examples whose features have sizes from 0.03 to 1."""
+    """Learn a random matrix from noise-free examples. The features have sizes from 0.03 to 1."""
 
     def __init__(self, seed: int, *, broken_after: int | None = None) -> None:
         self.target = torch.randn(OUTPUTS, FEATURES, generator=torch.Generator().manual_seed(seed))
@@ -39,7 +39,7 @@ class Regression:
         return loss
 
     def train(self, optimizer_of: object, steps: int, seed: int) -> float:
-        """Return the loss on many examples after training with what a function of the model makes."""
+        """Train with the optimizer that ``optimizer_of`` makes from the model; return the loss on many examples."""
         torch.manual_seed(seed)
         model = self.make_model()
         assert callable(optimizer_of)
