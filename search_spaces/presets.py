@@ -15,17 +15,20 @@ from search_spaces.space import Parameter, SearchSpace
 from search_spaces.strategies import STRATEGY, strategy_parameter
 
 ADAM: Final[Mapping[str, Domain]] = {
-    # Below 3e-4 a run of 1,000 steps has not arrived when its lr has decayed to 0; above 0.1 Adam hardly ever trains.
-    "lr": Float(low=3e-4, high=0.1, log=True),
-    # The default, and one on either side: short or noisy runs differ in how much momentum they bear.
-    "beta1": Choice(values=(0.8, 0.9, 0.95)),
-    # A memory of 20, 100 and 1,000 steps; the last is longer than most runs here, but it is what users start from.
-    "beta2": Choice(values=(0.95, 0.99, 0.999)),
+    # Three decades and a half: on small tables the best lr was found anywhere from 3e-4 to 0.1, with a decaying lr.
+    "lr": Float(low=1e-4, high=0.3, log=True),
+    # PyTorch's default, and less momentum for short or noisy runs. Both betas change the loss far less than lr does.
+    "beta1": Choice(values=(0.8, 0.9)),
+    # A memory of 20 steps, and PyTorch's default of 1,000, which is longer than most runs here.
+    "beta2": Choice(values=(0.95, 0.999)),
     # None, PyTorch's default, and enough to regularise a network that overfits a small dataset.
     "weight_decay": Choice(values=(0.0, 0.01, 0.1)),
 }
-"""What every arm may tune. One range for all: momentum and betas matter as much as lr, so WarpAdam gets no more of them
-than the baseline does (in `quick`, which keeps its weight decay off, it gets less)."""
+"""What every arm may tune. One range for all: WarpAdam gets no more freedom on these than the baseline does (in `quick`,
+which keeps its weight decay off, it gets less)."""
+
+LADDER: Final = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 0.1)
+"""Learning rates that AdamW tries first: from the most likely one outwards, so that a short search has a good start."""
 
 _ROTATION: Final = "kronecker/sandwich/rotation"
 _WHITENING: Final = "kronecker/pre/whitening"
@@ -40,7 +43,7 @@ _PAPER: Final = tuple(f"{structure}/pre/hypergradient" for structure in ("diagon
 _P_LR: Final = Float(low=1e-3, high=0.3, log=True)
 # At 1 the basis is always fresh; at 20 a run of 100 steps still gets five updates.
 _META_EVERY: Final = Int(low=1, high=20, log=True)
-# In `default`: off, which leaves Adam, a rotation or a whitening without a learned scale; or on, in steps of about 3.
+# In `wide`: off, which leaves Adam, a rotation or a whitening without a learned scale; or on, in steps of about 3.
 _P_LR_OR_OFF: Final = Choice(values=(0.0, 0.003, 0.01, 0.03, 0.1, 0.3))
 # Off, or a pull that forgets P in about 1,000 or 100 updates: more would undo what one update learns.
 _P_DECAY: Final = Choice(values=(0.0, 0.001, 0.01))
@@ -52,7 +55,7 @@ _RANK: Final = Int(low=1, high=16, log=True)
 _BLOCK_SIZE: Final = Choice(values=(32, 64, 128, 256))
 
 
-def _point(lr: float, beta1: float, beta2: float, **others: Scalar) -> dict[str, Scalar]:
+def _point(lr: float, beta1: float = 0.9, beta2: float = 0.95, **others: Scalar) -> dict[str, Scalar]:
     return {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": 0.0, **others}
 
 
@@ -62,10 +65,6 @@ def _warpadam(
     strategy = Parameter(name=STRATEGY, domain=Choice(values=strategies))
     tuned = (strategy_parameter(number, domain, strategies) for number, domain in {**ADAM, **numbers}.items())
     return SearchSpace(name=name, parameters=(strategy, *tuned), first_trials=first_trials)
-
-
-def _default_point(lr: float, beta1: float, strategy: str, **others: Scalar) -> dict[str, Scalar]:
-    return _point(lr, beta1, 0.95, strategy=strategy, **{"p_decay": 0.0, "cov_beta": 0.95, **others})
 
 
 # For 10 to 20 trials: the strategy that is least sensitive to lr, the one that is best at its own lr, the cheapest one
@@ -82,22 +81,34 @@ QUICK: Final = _warpadam(
     ),
 )
 
-# The strategies worth their cost on a single run. A P before the moments that is not mapped back after them must be
-# symmetric positive, as whitening's is; the others are in `paper`. No `full`: its cost grows with the square of the
-# block. The first trials are short of regularisation and rich of it, with much and little momentum. The first three
-# differ most, for jobs of few trials: one for long runs, one for short runs, one for data that a network overfits.
+# The three strategies that are best at their own lr on single runs, and what matters most about them: lr and strategy.
+# The first trials span lr for the two learners that need no meta-gradient. Whitening steps are smaller than Adam's, so
+# its best lr is about three times as high. A basis that is five steps old costs little and is nearly as good.
 DEFAULT: Final = _warpadam(
     "default",
+    (_WHITENING, _ROTATION, _DIAGONAL),
+    {"p_lr": Choice(values=(0.0, 0.03)), "meta_every": Choice(values=(2, 5))},
+    tuple(
+        _point(lr, strategy=strategy, p_lr=0.0, meta_every=5, weight_decay=0.01)
+        for strategy, lr in (
+            (_WHITENING, 0.03),
+            (_ROTATION, 0.01),
+            (_WHITENING, 0.01),
+            (_ROTATION, 0.003),
+            (_WHITENING, 0.1),
+            (_ROTATION, 0.03),
+        )
+    ),
+)
+
+# For long searches: every strategy worth its cost on a single run, and every number of P. A P before the moments that is
+# not mapped back after them must be symmetric positive, as whitening's is; the others are in `paper`. No `full`: its
+# cost grows with the square of the block.
+WIDE: Final = _warpadam(
+    "wide",
     (_ROTATION, _WHITENING, _KRONECKER, _DIAGONAL, _LOW_RANK),
     {"p_lr": _P_LR_OR_OFF, "meta_every": _META_EVERY, "p_decay": _P_DECAY, "cov_beta": _COV_BETA, "rank": _RANK},
-    (
-        _default_point(0.03, 0.9, _WHITENING, p_lr=0.0, meta_every=2),
-        _default_point(0.05, 0.9, _ROTATION, p_lr=0.0, meta_every=1),
-        _default_point(0.01, 0.8, _ROTATION, p_lr=0.003, meta_every=1, weight_decay=0.1),
-        _default_point(0.06, 0.8, _WHITENING, p_lr=0.0, meta_every=2, weight_decay=0.1),
-        _default_point(0.04, 0.95, _WHITENING, p_lr=0.0, meta_every=2),
-        _default_point(0.04, 0.8, _WHITENING, p_lr=0.0, meta_every=2),
-    ),
+    tuple({**values, "p_decay": 0.0, "cov_beta": 0.95} for values in DEFAULT.first_trials),
 )
 
 # What the paper describes: P g into the moments, P learned by the meta-gradient, every structure. `diagonal` is the
@@ -114,18 +125,12 @@ PAPER: Final = _warpadam(
     ),
 )
 
-# The baseline: exactly the freedom on Adam's own numbers that WarpAdam has, and as many first trials.
+# The baseline: exactly the freedom on Adam's own numbers that WarpAdam has, and as many first trials, at PyTorch's
+# defaults for everything but lr.
 ADAMW: Final = SearchSpace(
     name="adamw",
     parameters=tuple(Parameter(name=name, domain=domain) for name, domain in ADAM.items()),
-    first_trials=(
-        _point(0.01, 0.9, 0.95),
-        _point(0.03, 0.9, 0.95),
-        _point(0.003, 0.9, 0.99),
-        _point(0.01, 0.8, 0.95),
-        _point(0.03, 0.95, 0.99),
-        {**_point(0.003, 0.9, 0.95), "weight_decay": 0.1},
-    ),
+    first_trials=tuple(_point(lr, beta2=0.999, weight_decay=0.01) for lr in LADDER),
 )
 
 
@@ -140,23 +145,23 @@ def _muon_point(lr: float, momentum: float, adamw_lr: float, output: str, decay:
 
 
 # Muon for matrices, AdamW for the rest. Its step is matched to AdamW's in size, so its lr is AdamW's or a little more;
-# the rest has an lr of its own in AdamW's range. Momentum as beta1. The output layer is a matrix that its authors leave
+# the rest has an lr of its own in AdamW's range. The output layer is a matrix that its authors leave
 # to AdamW; in a small network it may be better off with Muon.
 MUON: Final = _baseline(
     "muon",
     {
         "lr": Float(low=1e-3, high=0.3, log=True),
-        "momentum": ADAM["beta1"],
+        "momentum": Choice(values=(0.8, 0.9, 0.95)),
         "weight_decay": ADAM["weight_decay"],
         "adamw_lr": ADAM["lr"],
         "output_layer": Choice(values=("adamw", "muon")),
     },
-    _muon_point(0.03, 0.9, 0.01, "adamw"),
     _muon_point(0.02, 0.95, 0.003, "adamw"),
-    _muon_point(0.05, 0.9, 0.01, "muon"),
-    _muon_point(0.03, 0.8, 0.01, "adamw"),
-    _muon_point(0.06, 0.95, 0.01, "muon"),
-    _muon_point(0.003, 0.9, 0.003, "muon", 0.1),
+    _muon_point(0.05, 0.95, 0.01, "muon"),
+    _muon_point(0.006, 0.95, 0.003, "muon"),
+    _muon_point(0.1, 0.9, 0.03, "adamw"),
+    _muon_point(0.002, 0.9, 0.001, "adamw"),
+    _muon_point(0.03, 0.9, 0.01, "adamw", 0.1),
 )
 
 
@@ -176,12 +181,12 @@ SOAP: Final = _baseline(
         "shampoo_beta": Choice(values=(0.9, 0.95, 0.99)),
         "precondition_frequency": Choice(values=(1, 2, 5)),
     },
-    _soap_point(0.01, 0.9, 1),
-    _soap_point(0.03, 0.9, 1),
-    _soap_point(0.003, 0.95, 2),
-    _soap_point(0.01, 0.8, 1),
-    _soap_point(0.03, 0.95, 1),
-    _soap_point(0.003, 0.9, 2, 0.1),
+    _soap_point(0.01, 0.9, 2),
+    _soap_point(0.003, 0.9, 2),
+    _soap_point(0.03, 0.9, 2),
+    _soap_point(0.001, 0.9, 2),
+    _soap_point(0.1, 0.9, 2),
+    _soap_point(0.01, 0.9, 1, 0.1),
 )
 
 
@@ -200,15 +205,15 @@ SGD: Final = _baseline(
         "weight_decay": Choice(values=(0.0, 1e-4, 1e-3, 1e-2)),
     },
     _sgd_point(0.1, 0.9),
-    _sgd_point(0.03, 0.95),
+    _sgd_point(0.03, 0.9),
     _sgd_point(0.3, 0.9),
-    _sgd_point(0.01, 0.99),
-    _sgd_point(0.5, 0.0),
-    _sgd_point(0.1, 0.9, 1e-3),
+    _sgd_point(0.01, 0.9),
+    _sgd_point(1.0, 0.0),
+    _sgd_point(0.003, 0.9, 1e-3),
 )
 
 PRESETS: Final[Mapping[str, SearchSpace]] = {
-    space.name: space for space in (DEFAULT, QUICK, PAPER, ADAMW, MUON, SOAP, SGD)
+    space.name: space for space in (DEFAULT, QUICK, WIDE, PAPER, ADAMW, MUON, SOAP, SGD)
 }
 """Every preset by its name."""
 

@@ -6,7 +6,7 @@ decides where and when a run happens. tests/service/engines/contract.py holds ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -41,7 +41,8 @@ class Pruning:
         first_rung: Step before which no run is stopped.
         reduction: At a rung, one run in this many continues (asha, hyperband).
         startup_runs: Runs that must have ended before one is stopped (median).
-        signal: The number that runs are compared by at a point; lower is better. It is called in another process.
+        signal: The number that runs are compared by, from their points so far; lower is better. It is called in
+            another process.
     """
 
     pruner: Literal["asha", "hyperband", "median"]
@@ -49,7 +50,7 @@ class Pruning:
     first_rung: int
     reduction: int
     startup_runs: int
-    signal: Callable[[Progress], float]
+    signal: Callable[[Sequence[Progress]], float]
 
 
 class Work(Protocol):

@@ -63,7 +63,7 @@ class RunActor(tune.Trainable):
         return True
 
     def _begin(self, work: ActorRun) -> None:
-        self._work = work
+        self._work, self._points = work, list[Progress]()
         self._events: Iterator[Progress | Ended] = attempt(work.train, work.run)
 
     def step(self) -> dict[str, object]:
@@ -71,11 +71,12 @@ class RunActor(tune.Trainable):
         event = next(self._events)
         if isinstance(event, Ended):
             return {ENDED: event, "done": True}
+        self._points.append(event)
         result: dict[str, object] = {POINT: event}
         if (pruning := self._work.pruning) is not None:
             # SparingASHAScheduler knows which runs it must not stop. The others never stop a run at step 0.
             at = event.step if self._work.prunable or pruning.pruner == "asha" else 0
-            result |= {STEP: at, RUNGS: at / pruning.first_rung, SIGNAL: pruning.signal(event)}
+            result |= {STEP: at, RUNGS: at / pruning.first_rung, SIGNAL: pruning.signal(self._points)}
         if event.step < self._work.run.steps:
             return result
         return {**result, ENDED: next(self._events), "done": True}

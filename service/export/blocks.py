@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import sys
 import zlib
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from service.optimizers.entry import Config
+from service.training.best import BestWeights, is_out_of_patience
+from service.training.loop import report_steps
+from service.training.metrics import ACCURACY, Score
 from service.training.networks import Spec
 from service.training.run import EVALUATED_ROWS, Training
 from service.training.step import TrainingStep, compile_in_place, training_loss
@@ -42,6 +46,10 @@ DATA: str = ""
 DATA_SHA256: str | None = None
 DEVICE: str = "cpu"
 THREADS: int = 1
+BEST_BY: str | None = None
+SCORE: Score = ACCURACY
+BEST_SCORE: float = 1.0
+HIGHER_IS_BETTER: bool = True
 
 if TYPE_CHECKING:
 
@@ -112,22 +120,47 @@ def train(data: dict[str, Tensor], seed: int, p: Path | None = None) -> float:
     loss = training_loss(plain_loss, TRAINING, y, SIZES[-1], DEVICE)
     make_step = TrainingStep(model, optimizer, loss, TRAINING, STEPS, DEVICE)
     order, step, batch_size = torch.Generator().manual_seed(seed), 0, min(BATCH_SIZE, len(x))
-    while step < STEPS:
+    best, points, costs, ended = BestWeights(model), report_steps(STEPS), list[float](), False
+    while not ended:
         for batch in torch.split(torch.randperm(len(x), generator=order).to(DEVICE), batch_size):
-            if step == STEPS or (TRAINING.last_batch == "drop" and len(batch) < batch_size):
+            if ended or (TRAINING.last_batch == "drop" and len(batch) < batch_size):
                 break
             make_step(x[batch], y[batch])
             step += 1
-    return test(model, data["x_test"], data[f"{TARGET}_test"])
+            ended = step == STEPS
+            if BEST_BY is not None and step == points[len(costs)]:
+                costs.append(validate(model, data["x_val"], data[f"{TARGET}_val"]))
+                best.add(costs[-1])
+                ended = ended or is_out_of_patience(TRAINING.patience, points[: len(costs)], costs)
+    if BEST_BY is not None:
+        best.restore()
+    return plain_loss_on(model, data["x_test"], data[f"{TARGET}_test"])
 
 
-def test(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the plain loss on the test part."""
+def validate(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return what the best point is chosen by: the plain loss, or the distance of the score to a perfect one."""
+    loss = plain_loss_on(model, x, y)
+    if BEST_BY == "loss":
+        return loss
+    model.eval()
+    with torch.no_grad():
+        pieces = torch.split(torch.arange(len(x), device=DEVICE), EVALUATED_ROWS)
+        sums = [SCORE.sums(model.forward(x[piece]), y[piece]) for piece in pieces]
+    model.train()
+    found = SCORE.from_sums(torch.stack(sums).sum(0)).item()
+    if not math.isfinite(found):
+        return loss
+    return BEST_SCORE - found if HIGHER_IS_BETTER else found - BEST_SCORE
+
+
+def plain_loss_on(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return the plain loss on a part of the data."""
     model.eval()
     total = 0.0
     with torch.no_grad():
         for piece in torch.split(torch.arange(len(x), device=DEVICE), EVALUATED_ROWS):
             total += len(piece) / len(x) * plain_loss(model.forward(x[piece]), y[piece]).item()
+    model.train()
     return total
 
 

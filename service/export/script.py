@@ -18,6 +18,7 @@ from service.optimizers import OPTIMIZERS
 from service.planning.arms import Role, Start
 from service.planning.plan import JobPlan
 from service.result.job_result import JobResult
+from service.spec.metrics import METRICS, metric_of
 from service.spec.models import EntrypointSpec
 from service.spec.tasks import TASKS
 from service.version import VERSION
@@ -86,6 +87,7 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
     """
     spec, optimizer, task = plan.spec, OPTIMIZERS[plan.arm(result.arm).optimizer], TASKS[plan.task]
     run, learned = replayed_run(plan, result), result.learned_p
+    metric = metric_of(spec.objective.metric) or METRICS[task.metric]
     is_user_code = isinstance(spec.model, EntrypointSpec)
     build = f"{BLOCKS}:build_user_model" if is_user_code else spec.model.build
     constants = {
@@ -105,11 +107,14 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         "DATA_SHA256": data_sha256,
         "DEVICE": "cuda" if spec.resources.gpus_per_trial else "cpu",
         "THREADS": spec.resources.cpus_per_trial,
+        "BEST_BY": plan.best_by,
+        "BEST_SCORE": metric.best,
+        "HIGHER_IS_BETTER": metric.higher_is_better,
     }
     roots = {reference.partition(".")[0].partition(":")[0] for reference in (optimizer.build, build)}
-    source = SourceCode({"service", *roots}, {*constants, "TRAINING", "Training", "DATA"})
+    source = SourceCode({"service", *roots}, {*constants, "TRAINING", "Training", "DATA", "SCORE", "Score"})
     source.add("types:SimpleNamespace as Training")  # a dataclass could not be made in a module that exec runs
-    halves = [source.add(reference) for reference in (build, optimizer.build, task.loss)]
+    halves = [source.add(reference) for reference in (build, optimizer.build, task.loss, metric.score)]
     for name in ("make_model", "make_optimizer", "load_data", "train", "show", "main"):
         source.add(f"{BLOCKS}:{name}")
     training = "".join(f"    {name}={value!r},\n" for name, value in spec.training.model_dump().items())
@@ -127,7 +132,7 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         "\n".join(filter(None, (source.imports, _user_import(plan)))),
         "\n".join(f"{name} = {pprint.pformat(value, sort_dicts=False)}" for name, value in constants.items()),
         f"\n{source.code}\n",
-        f"TRAINING = Training(\n{training})\nbuild_model, build_optimizer, plain_loss = {', '.join(halves)}",
+        f"TRAINING = Training(\n{training})\nbuild_model, build_optimizer, plain_loss, SCORE = {', '.join(halves)}",
         f"DATA = {_embedded(data)}",
         'if __name__ == "__main__":\n    main()\n',
     ]
@@ -159,7 +164,7 @@ def _embedded(data: bytes | None) -> str:
 
 def summary(plan: JobPlan, result: JobResult) -> dict[str, Any]:
     """Return the run that is done again, as plain values: what ``warptune replay`` trains."""
-    spec = plan.spec
+    spec, metric = plan.spec, metric_of(plan.spec.objective.metric)
     return {
         "arm": plan.arm(result.arm).optimizer,
         "config": result.config,
@@ -171,6 +176,8 @@ def summary(plan: JobPlan, result: JobResult) -> dict[str, Any]:
         "steps": spec.budget.steps,
         "batch_size": spec.budget.batch_size,
         "training": spec.training.model_dump(),
+        "best_by": plan.best_by,
+        "metric": None if metric is None else metric.name,
         "threads": spec.resources.cpus_per_trial,
         "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
     }

@@ -12,6 +12,7 @@ from typing import Final
 
 from service.spec.job import ObjectiveSpec
 from service.spec.metrics import MetricEntry, metric_of
+from service.training.best import best_index, smoothed
 from service.training.run import Progress
 
 TIMED: Final = ("seconds_to_target", "steps_to_target")
@@ -27,12 +28,14 @@ class Objective:
         target: Validation loss to reach. None without a target, or while it is not known: then the loss itself counts.
         steps: Steps of a run: what a miss costs at least, in steps.
         max_seconds: Seconds of an arm, which no run can exceed: what a miss costs at least, in seconds.
+        at_best: Whether a run is judged at its best point instead of its last one.
     """
 
     metric: str
     target: float | None
     steps: int
     max_seconds: float
+    at_best: bool = False
 
     @property
     def score(self) -> MetricEntry | None:
@@ -44,15 +47,27 @@ class Objective:
         """Whether the cost is the time to a target."""
         return self.metric in TIMED and self.target is not None
 
-    def signal(self, point: Progress) -> float:
-        """Return what a pruner compares at a point: the loss, or the cost of the score."""
+    def signal(self, points: Sequence[Progress]) -> float:
+        """Return the loss, or the cost of the score, that a run has after some points: what a pruner compares.
+
+        Args:
+            points: Its learning curve so far, in order; at least one point.
+        """
+        costs = [self._cost_at(point) for point in points]
+        return min(smoothed(costs)) if self.at_best else costs[-1]
+
+    def best_point(self, points: Sequence[Progress]) -> Progress:
+        """Return the point of a curve that is judged."""
+        return points[best_index([self._cost_at(point) for point in points])] if self.at_best else points[-1]
+
+    def _cost_at(self, point: Progress) -> float:
         score = self.score
         if score is not None and point.val_score is not None:
             return score.cost(point.val_score)
         return point.val_loss
 
     def cost(self, points: Sequence[Progress]) -> float | None:
-        """Return the cost of a run: of its last point, or the time to the target.
+        """Return the cost of a run: of its best or its last point, or the time to the target.
 
         A run that misses the target is not dropped. It costs the cap on steps or seconds, which is more than any run
         that reaches the target, plus the distance that was left, so that a near miss ranks above a far one.
@@ -63,13 +78,13 @@ class Objective:
         if not points:
             return None
         if not self.is_timed:
-            return self.signal(points[-1])
+            return self.signal(points)
         reached = self.reached(points)
         if reached is not None:
             return reached
         assert self.target is not None, "a timed objective has one"
         cap = self.steps if self.metric == "steps_to_target" else self.max_seconds
-        return cap + points[-1].val_loss - self.target
+        return cap + self.best_point(points).val_loss - self.target
 
     def reached(self, points: Sequence[Progress]) -> float | None:
         """Return the steps or seconds to the target; None if it was missed, or if the objective is not timed."""
@@ -86,7 +101,9 @@ def time_to(points: Sequence[Progress], target: float | None, metric: str) -> fl
     return float(hit.step) if metric == "steps_to_target" else hit.seconds
 
 
-def make_objective(spec: ObjectiveSpec, steps: int, max_seconds: float, target: float | None) -> Objective:
-    """Return the objective of a spec; ``target`` is the baseline's final loss where the spec asks for that."""
+def make_objective(
+    spec: ObjectiveSpec, steps: int, max_seconds: float, target: float | None, *, at_best: bool = False
+) -> Objective:
+    """Return the objective of a spec; ``target`` is the loss that the baseline reaches where the spec asks for that."""
     number = target if spec.target == "baseline" else spec.target
-    return Objective(metric=spec.metric, target=number, steps=steps, max_seconds=max_seconds)
+    return Objective(metric=spec.metric, target=number, steps=steps, max_seconds=max_seconds, at_best=at_best)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import must_be_one_of
@@ -31,6 +31,7 @@ from service.planning.spec_checks import (
     check_baselines,
     check_confirm,
     check_objective,
+    check_patience,
     check_resources,
     check_search,
     check_training,
@@ -38,6 +39,7 @@ from service.planning.spec_checks import (
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.metrics import metric_of
 from service.spec.models import EntrypointSpec
+from service.spec.tasks import TASKS
 from service.stored import stored_spec
 from service.training.run import FamilyTraining, Run, Training
 
@@ -53,6 +55,7 @@ CHECKS: Final[Sequence[Callable[[JobSpec, DatasetInfo | None], Iterable[FieldErr
     check_resources,
     check_confirm,
     check_training,
+    check_patience,
 )
 """The checks of a spec, in the order in which errors are listed. Without facts about the data they check less."""
 
@@ -86,6 +89,13 @@ class JobPlan:
             source = self.info.sources[model.entrypoint]
             return {**model.model_dump(mode="json"), "task": str(self.task), "sha256": source}
         return model.model_dump(mode="json")
+
+    @property
+    def best_by(self) -> Literal["loss", "score"] | None:
+        """What the best point of a run is chosen by; None if runs are judged at their last step."""
+        if self.spec.objective.at == "last" or self.spec.family is not None or not TASKS[self.task].can_overfit:
+            return None
+        return "score" if metric_of(self.spec.objective.metric) else "loss"
 
     def arm(self, name: str) -> ArmPlan:
         """Return the arm called ``name``."""
@@ -136,6 +146,7 @@ class JobPlan:
             batch_size=self.spec.budget.batch_size,
             seed=seed,
             training=Training(**self.spec.training.model_dump()),
+            best_by=self.best_by,
             test=test,
             checkpoint_url=checkpoint_url,
             checkpoint_every_s=self.spec.resources.checkpoint_every_s,

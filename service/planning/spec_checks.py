@@ -119,7 +119,7 @@ def check_training(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldErr
         hint = "Ask for a GPU in resources.gpus_per_trial."
         yield _conflict("training.precision", "float16", "must be bfloat16 or float32 without a GPU", hint)
     if spec.family is not None:
-        for field in ("max_grad_norm", "last_batch", "precision", "compile"):
+        for field in ("max_grad_norm", "last_batch", "precision", "compile", "patience"):
             default = TrainingSpec.model_fields[field].default
             if getattr(given, field) != default:
                 hint = "Runs on a family of tasks do not support it."
@@ -134,6 +134,18 @@ def check_training(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldErr
     if given.class_weights and not task.weighs_classes:
         hint = "Only a classification has class weights."
         yield _conflict("training.class_weights", given.class_weights, f"must be null for {task.name}", hint)
+
+
+def check_patience(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
+    """Yield why runs cannot be stopped for want of patience: those whose last step is judged run to their end."""
+    patience = spec.training.patience
+    if patience is None:
+        return
+    if spec.objective.at == "last":
+        yield _conflict("training.patience", patience, "must be null with objective.at last")
+    elif info is not None and not (task := TASKS[spec.model.task(info)]).can_overfit:
+        hint = f"Runs of the task {task.name} are judged at their last step."
+        yield _conflict("training.patience", patience, f"must be null for {task.name}", hint)
 
 
 def _conflict(field: str, value: object, message: str, hint: str | None = None) -> FieldError:

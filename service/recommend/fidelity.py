@@ -50,9 +50,9 @@ def measure(
     final: list[float] = []
     for row in first:
         points = curves.get(row.id, ())
-        at_rung = next((point for point in points if point.step >= rung_step), None)
-        if row.state == TrialState.COMPLETE and row.value is not None and at_rung is not None:
-            early.append(objective.signal(at_rung))
+        rung = next((index for index, point in enumerate(points) if point.step >= rung_step), None)
+        if row.state == TrialState.COMPLETE and row.value is not None and rung is not None:
+            early.append(objective.signal(points[: rung + 1]))
             final.append(row.value)
     tau = _kendall(early, final)
     trusted = tau is not None and tau >= MIN_TAU

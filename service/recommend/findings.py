@@ -108,7 +108,7 @@ def _comparisons(
     for metric, values in metrics.items():
         yield from _compare(names, metric, values, 0)
     for metric in ("steps_to_target", "seconds_to_target"):
-        values, missed = _times([(curve_of(base), curve_of(warp)) for base, warp in both], metric)
+        values, missed = _times([(curve_of(base), curve_of(warp)) for base, warp in both], metric, objective)
         yield from _compare(names, metric.replace("target", "loss_of_baseline"), values, missed)
     for arm, trial in by_arm.items():
         if arm in names:
@@ -120,14 +120,18 @@ def _comparisons(
         yield from _compare((better.arm, worse.arm), JUDGED[objective.metric], costs, missed)
 
 
-def _times(both: Sequence[tuple[Sequence[Progress], Sequence[Progress]]], metric: str) -> tuple[Values, int]:
-    """Return the times of both arms to the baseline's final validation loss, and how many runs never reached it.
+def _times(
+    both: Sequence[tuple[Sequence[Progress], Sequence[Progress]]], metric: str, objective: Objective
+) -> tuple[Values, int]:
+    """Return the times of both arms to the loss of the baseline's best point, and how many runs never reached it.
 
     Those count as the longest run.
     """
     whole = [(base, warp) for base, warp in both if base and warp]
     longest = max((length(curve, metric) for pair in whole for curve in pair), default=0.0)
-    times = [[time_to(curve, base[-1].val_loss, metric) for curve in (base, warp)] for base, warp in whole]
+    times = [
+        [time_to(curve, objective.best_point(base).val_loss, metric) for curve in (base, warp)] for base, warp in whole
+    ]
     missed = sum(pair.count(None) for pair in times)
     base_times, warp_times = ([longest if pair[i] is None else pair[i] for pair in times] for i in (0, 1))
     return list(zip(base_times, warp_times, strict=True)), missed

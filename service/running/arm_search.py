@@ -126,7 +126,7 @@ class ArmSearch:
         trial = self._open[assignment.key]
         if point.step < trial.reported:
             return True
-        self._arm_study.report(trial, point)
+        self._arm_study.report(trial, self._curves[assignment.key])
         if point.step == self._limits.steps or not self._asks_pruner:
             return True
         return not trial.asked.should_prune() or not self._may_prune
@@ -186,7 +186,7 @@ class ArmSearch:
         if ended.state == TrialState.COMPLETE and points:
             ended = ended._replace(value=self.objective.cost(points))
         elif ended.val_loss is not None and points:
-            ended = ended._replace(value=self.objective.signal(points[-1]))
+            ended = ended._replace(value=self.objective.signal(points))
         self._log.finish_trial(trial_id, ended, self.seconds_used, self._unwritten)
         self._unwritten, self._written = [], time.monotonic()
         row = self._trials[trial_id]

@@ -119,12 +119,16 @@ class ArmStudy:
                 self._storage.set_study_system_attr(self._stored_id, key, value)
         return asked
 
-    def report(self, trial: OpenTrial, point: Progress) -> None:
-        """Report a point, unless an earlier attempt did. With two objectives there is no pruner to report to."""
-        if point.step > trial.reported:
+    def report(self, trial: OpenTrial, points: Sequence[Progress]) -> None:
+        """Report the last of ``points``, unless an earlier attempt did.
+
+        With two objectives there is no pruner to report to.
+        """
+        step = points[-1].step
+        if step > trial.reported:
             if not self._two:
-                trial.asked.report(self._objective.signal(point), point.step)
-            trial.reported = point.step
+                trial.asked.report(self._objective.signal(points), step)
+            trial.reported = step
 
     def tell(self, trial: OpenTrial, ended: Ended) -> None:
         """Tell Optuna how a trial ended, and store it."""
@@ -227,7 +231,9 @@ class ArmStudy:
 
     def _frozen(self, row: Trial, state: OptunaState, points: Sequence[Progress]) -> FrozenTrial:
         """Return a trial of the ledger as Optuna has it: one that ended, or one that runs again."""
-        signals = {} if self._two else {point.step: self._objective.signal(point) for point in points}
+        signals = {}
+        if not self._two:
+            signals = {point.step: self._objective.signal(points[: i + 1]) for i, point in enumerate(points)}
         value, seconds = row.value, row.seconds
         if row.state == TrialState.DIVERGED:
             value, seconds = self._penalty(), self._slowest

@@ -80,7 +80,8 @@ def final_objective(job: JobContext) -> Objective:
 def objective_of(job: JobContext, limits: ArmLimits) -> Objective:
     """Return what an arm's trials are judged by."""
     spec = job.plan.spec
-    return make_objective(spec.objective, limits.steps, spec.budget.max_seconds, limits.target)
+    at_best = job.plan.best_by is not None
+    return make_objective(spec.objective, limits.steps, spec.budget.max_seconds, limits.target, at_best=at_best)
 
 
 def arm_fidelity(job: JobContext, arm: ArmPlan, limits: ArmLimits, rows: Sequence[Trial]) -> Fidelity | None:

@@ -46,10 +46,15 @@ class ObjectiveSpec(SpecModel):
     """What a trial is judged by, on the validation part."""
 
     metric: MetricName = Field(
-        "val_loss", description="At the last step; or the training seconds or steps until val_loss is at the target."
+        "val_loss", description="A loss or score, or the training seconds or steps until val_loss is at the target."
     )
     target: float | Literal["baseline"] | None = Field(
         None, description="val_loss to reach, for *_to_target; `baseline` is the one that the tuned AdamW ends with."
+    )
+    at: Literal["best", "last"] = Field(
+        "best",
+        description="The point of a run that is judged, for every arm: where validation is best (each point counts "
+        "with its neighbours), or the last step. Equations and families are always judged at the last step.",
     )
     trade_off: Literal["seconds"] | None = Field(
         None, description="A second objective beside val_loss: training seconds. The result has the Pareto front."
@@ -148,6 +153,9 @@ class TrainingSpec(SpecModel):
         "float32", description="Type of the forward pass in training (torch.autocast); float16 needs a GPU."
     )
     compile: bool = Field(False, description="Whether the model is compiled by torch.compile.")
+    patience: Annotated[int, Ge(1), Le(MAX_STEPS)] | None = Field(
+        None, description="Stop a run when validation has not become better for this many steps; null never does."
+    )
 
 
 Control = Literal["diagonal_pre", "random_p", "adamw_more_steps"]

@@ -35,6 +35,8 @@ class TaskEntry:
         weighs_classes: Whether ``class_weights`` apply: each row has one class.
         reconstructs: Whether the target is the input.
         user_models: Whether a model of the user's own code can be trained for it.
+        can_overfit: Whether validation may become worse while training goes on, so that runs are judged at their best
+            point.
     """
 
     name: Task
@@ -45,6 +47,7 @@ class TaskEntry:
     weighs_classes: bool = False
     reconstructs: bool = False
     user_models: bool = True
+    can_overfit: bool = True
 
 
 TASKS: Final = Registry[TaskEntry](
@@ -85,6 +88,7 @@ TASKS: Final = Registry[TaskEntry](
             metric="closeness",
             example="service.training.examples:points",
             user_models=False,
+            can_overfit=False,
         ),
     ),
 )

@@ -14,19 +14,23 @@ from typing import Any, Final
 import torch
 
 from service.optimizers import build_optimizer
+from service.spec.metrics import METRICS
+from service.spec.tasks import TASKS
 from service.training.batches import Batches
+from service.training.best import BestWeights, is_out_of_patience
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
 from service.training.models import build_network, loss_of
 from service.training.run import DivergedError, Progress, Run
 from service.training.step import TrainingStep, compile_in_place, training_loss
 
-POINTS: Final = 20
-"""Points of a learning curve: the validation loss is measured this many times in a run, the last at its end."""
+POINTS: Final = 40
+"""Points of a learning curve: the validation loss is measured this many times in a run, the last at its end. A network
+that overfits a small table may be at its best after a tenth of the run, where there must still be some points."""
 
 
 def train(run: Run) -> Iterator[Progress]:
-    """Train, yielding ``POINTS`` points (one a step in a shorter run).
+    """Train, yielding ``POINTS`` points (one a step in a shorter run), fewer if the run stops for want of patience.
 
     A run that finds its own checkpoint yields the earlier points again and continues from there. On the CPU, with the
     same number of threads, it ends bit for bit as an uninterrupted run does.
@@ -53,6 +57,8 @@ def train(run: Run) -> Iterator[Progress]:
         train_loss = state.mean_loss()
         state.seconds += time.perf_counter() - started
         yield state.measure(train_loss)
+        if state.ended:
+            break
     state.keep_p()
 
 
@@ -76,6 +82,7 @@ class _State:
         loss = training_loss(loss_of(run.task), run.training, self._data.targets, run.sizes[-1], run.device)
         self._step = TrainingStep(self._model, self._optimizer, loss, run.training, run.steps, run.device)
         self._total_loss = torch.zeros((), device=run.device)
+        self._best = BestWeights(self._model) if run.best_by and run.test else None
         self.step, self.seconds = 0, 0.0
         self.points: list[Progress] = []
 
@@ -88,18 +95,39 @@ class _State:
         last_step = self.points[-1].step if self.points else 0
         return self._total_loss.item() / (self.step - last_step)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run has done all its steps, or has not become better for as many as its patience allows."""
+        steps, costs = [point.step for point in self.points], [self._cost(point) for point in self.points]
+        return self.step == self._run.steps or is_out_of_patience(self._run.training.patience, steps, costs)
+
     def measure(self, train_loss: float) -> Progress:
-        """Add a point to the learning curve."""
-        run = self._run
+        """Add a point to the learning curve. The last one gets the test loss, if the run is tested."""
         val_loss, val_score = self._data.evaluate(self._model, "val")
-        tested = run.test and self.step == run.steps
-        test_loss, test_score = self._data.evaluate(self._model, "test") if tested else (None, None)
-        for name, value in (("training", train_loss), ("validation", val_loss), ("test", test_loss or 0.0)):
-            if not math.isfinite(value):
-                raise DivergedError(f"the {name} loss is {value} after {self.step} of {run.steps} steps")
+        self._check_finite(training=train_loss, validation=val_loss)
         self._total_loss.zero_()
-        self.points.append(Progress(self.step, train_loss, val_loss, self.seconds, test_loss, val_score, test_score))
+        self.points.append(Progress(self.step, train_loss, val_loss, self.seconds, val_score=val_score))
+        if self._best is not None:
+            self._best.add(self._cost(self.points[-1]))
+        if self.ended and self._run.test:
+            if self._best is not None:
+                self._best.restore()
+            test_loss, test_score = self._data.evaluate(self._model, "test")
+            self._check_finite(test=test_loss)
+            self.points[-1] = self.points[-1]._replace(test_loss=test_loss, test_score=test_score)
         return self.points[-1]
+
+    def _check_finite(self, **losses: float) -> None:
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"the {name} loss is {value} after {self.step} of {self._run.steps} steps")
+
+    def _cost(self, point: Progress) -> float:
+        """Return what the best point is chosen by; lower is better."""
+        run = self._run
+        if run.best_by == "score" and point.val_score is not None:
+            return METRICS[run.metric or TASKS[run.task].metric].cost(point.val_score)
+        return point.val_loss
 
     def keep_p(self) -> None:
         """Write the learned P, if there is one and the run asks for it."""
@@ -116,6 +144,7 @@ class _State:
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "training_step": self._step.state_dict(),
+            "best": None if self._best is None else self._best.state_dict(),
             "epoch_rng": self._data.epoch_rng,
             "batches_taken": self._data.taken,
             "rng": torch.get_rng_state(),
@@ -130,6 +159,8 @@ class _State:
         self._model.load_state_dict(saved["model"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self._step.load_state_dict(saved["training_step"])
+        if self._best is not None:
+            self._best.load_state_dict(saved["best"])
         self._data.go_to(saved["epoch_rng"], saved["batches_taken"])
         torch.set_rng_state(saved["rng"])
         if saved["cuda_rng"] is not None and torch.device(self._run.device).type == "cuda":

@@ -43,6 +43,7 @@ class Training:
         last_batch: Whether the last rows of an epoch, too few for a batch, are dropped or kept as a smaller batch.
         precision: Type that the forward pass computes in.
         compile: Whether the model is compiled.
+        patience: Steps without a better point after which a run stops; None to run to the end.
     """
 
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -53,6 +54,7 @@ class Training:
     last_batch: Literal["drop", "keep"] = "drop"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
+    patience: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Run:
         seed: Initial weights and order of the batches, nothing else.
         threads: CPU threads.
         device: torch device.
+        best_by: What the best point of the run is chosen by, whose weights are tested: the validation loss or the
+            score of the metric. None to test the weights of the last step.
         test: Whether the last point carries the test loss; with a family, whether it trains on the meta-test tasks.
         checkpoint_url: Folder for the checkpoints of this run alone; None to make none.
         checkpoint_every_s: Seconds between two checkpoints.
@@ -115,6 +119,7 @@ class Run:
     shape: tuple[int, ...] = ()
     threads: int = 1
     device: str = "cpu"
+    best_by: Literal["loss", "score"] | None = None
     test: bool = False
     checkpoint_url: str | None = None
     checkpoint_every_s: float = 30.0
@@ -142,7 +147,8 @@ class Progress(NamedTuple):
         train_loss: Mean over the batches since the last point, with the label smoothing and class weights of the run.
         val_loss: Loss on the whole validation part.
         seconds: Training time so far, without the time spent on validation or on waiting.
-        test_loss: Loss on the whole test part; only at the last step, and only where it was asked for.
+        test_loss: Loss on the whole test part, of the weights of the best point or of the last step; only at the last
+            point, and only where it was asked for.
         val_score: Score of the run's metric on the validation part; None if it is not finite.
         test_score: The same on the test part, where there is a test loss.
         learning_seconds: Time spent on learning P over other tasks before step 1, which ``seconds`` does not count.

@@ -22,7 +22,7 @@ from service.optimizers.muon_with_adamw import MuonWithAdamW
 from service.planning.plan import WARP_PRESETS
 from service.training import checkpoint as checkpoint_module
 from service.training.checkpoint import Checkpoints
-from service.training.loop import train
+from service.training.loop import POINTS, train
 from service.training.run import FamilyTraining, Progress, Run, Training
 from tests.service.training.test_loop import make_run, without_seconds
 
@@ -269,6 +269,7 @@ OTHER: dict[str, Any] = {
     "shape": (1, 8, 8),
     "from_p_sha256": "1" * 64,
     "shuffle_seed": 0,
+    "best_by": "score",
 }
 SAME: dict[str, Any] = {
     "data_url": "file:///elsewhere.npz",
@@ -297,6 +298,7 @@ def test_every_choice_of_the_training_changes_the_digest(run: Run) -> None:
         {"last_batch": "keep"},
         {"precision": "bfloat16"},
         {"compile": True},
+        {"patience": 5},
     ]
     assert {name for option in options for name in option} == set(Training.__dataclass_fields__)
     digests = {replace(run, training=Training(**option)).digest() for option in options}
@@ -352,7 +354,7 @@ def test_nothing_is_written_for_a_job_that_is_gone(run: Run, tmp_path: Path, cap
     next(points)
     before = files(run)
     (tmp_path / "wine.npz").unlink()
-    assert len(list(points)) == 19
+    assert len(list(points)) == POINTS - 1
     assert files(run) == before
     assert set(warnings_in(caplog)) == {"no checkpoint: the data of the run is gone"}
 

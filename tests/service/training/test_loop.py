@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 
 from service.planning.plan import make_plan
 from service.spec.job import JobSpec
-from service.training.loop import POINTS, train
+from service.training.best import best_index
+from service.training.loop import POINTS, _State, train
 from service.training.networks import linear_layers
-from service.training.run import DivergedError, Progress, Run
+from service.training.run import DivergedError, Progress, Run, Training
 from tests.service.data.prepared import write_file
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -31,7 +33,8 @@ def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **cha
         {"dataset": {"name": dataset}, "model": MODELS[dataset], "budget": {"steps": 60, "batch_size": 32}}
     )
     plan = make_plan(spec)
-    run = plan.run(arm, plan.arm(arm).space.first_trials[0], data, seed=5, test=True)
+    values = {**plan.arm(arm).space.first_trials[0], "lr": 0.05 if arm == "warpadam" else 0.02}
+    run = plan.run(arm, values, data, seed=5, test=True)
     return replace(run, **changes)
 
 
@@ -43,7 +46,7 @@ def without_seconds(points: list[Progress]) -> list[Progress]:
 @pytest.mark.parametrize("dataset", MODELS)
 def test_a_run_learns_and_ends_with_the_test_loss(tmp_path: Path, dataset: str, arm: str) -> None:
     points = list(train(make_run(tmp_path, dataset, arm)))
-    assert [point.step for point in points] == list(range(3, 61, 3))
+    assert [point.step for point in points] == [math.ceil(1.5 * number) for number in range(1, 41)]
     assert len(points) == POINTS
     assert points[-1].train_loss < 0.8 * points[0].train_loss
     assert points[-1].test_loss is not None
@@ -78,8 +81,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, arm: str) -> Non
         list(train(broken))
 
 
-@pytest.mark.parametrize(("steps", "points"), [(1, 1), (7, 7), (20, 20), (21, 20), (100, 20)])
-def test_a_run_has_at_most_twenty_points_and_the_last_is_its_end(tmp_path: Path, steps: int, points: int) -> None:
+@pytest.mark.parametrize(("steps", "points"), [(1, 1), (7, 7), (40, 40), (41, 40), (100, 40)])
+def test_a_run_has_at_most_forty_points_and_the_last_is_its_end(tmp_path: Path, steps: int, points: int) -> None:
     reached = [point.step for point in train(make_run(tmp_path, steps=steps))]
     assert len(reached) == points
     assert reached == sorted(set(reached))
@@ -95,3 +98,54 @@ def test_a_batch_is_capped_at_the_training_rows(tmp_path: Path) -> None:
 def test_the_model_has_an_activation_between_its_layers_and_none_at_its_end(activation: str) -> None:
     model = linear_layers([4, 3, 2], activation)
     assert [type(layer).__name__.lower() for layer in model] == ["linear", activation, "linear"]
+
+
+def overfitting(tmp_path: Path, **changes: Any) -> Run:
+    """Return a run whose validation loss is lowest early: a wide network on few rows."""
+    return make_run(tmp_path, "wine", "adamw", **{"steps": 120, "sizes": (13, 256, 256, 3), "model": None} | changes)
+
+
+def test_the_weights_of_the_best_point_are_tested_instead_of_the_last_ones(tmp_path: Path) -> None:
+    best, last = (list(train(overfitting(tmp_path, best_by=by))) for by in ("loss", None))
+    losses = [point.val_loss for point in best]
+    assert losses == [point.val_loss for point in last]
+    chosen = best_index(losses)
+    assert chosen < len(losses) // 2
+    stopped = list(train(overfitting(tmp_path)))[: chosen + 1]  # the same run, whose weights at that point we test
+    run = overfitting(tmp_path)
+    torch.manual_seed(run.seed)
+    state = _State(run)
+    while state.step < stopped[-1].step:
+        state.train_step()
+    expected, _ = state._data.evaluate(state._model, "test")
+    assert best[-1].test_loss == expected
+    assert last[-1].test_loss != expected
+
+
+def test_the_best_point_can_be_chosen_by_the_score(tmp_path: Path) -> None:
+    by_score = list(train(overfitting(tmp_path, best_by="score")))
+    errors = [1.0 - (point.val_score or 0.0) for point in by_score]
+    by_loss = list(train(overfitting(tmp_path, best_by="loss")))
+    assert best_index(errors) != best_index([point.val_loss for point in by_loss])
+    assert by_score[-1].test_loss != by_loss[-1].test_loss
+
+
+def test_a_run_stops_when_it_has_not_become_better_for_as_long_as_its_patience(tmp_path: Path) -> None:
+    whole = list(train(overfitting(tmp_path, best_by="loss")))
+    run = overfitting(tmp_path, best_by="loss", training=Training(patience=30))
+    short = list(train(run))
+    assert len(short) < len(whole)
+    best = short[best_index([point.val_loss for point in short])]
+    assert short[-1].step - best.step >= 30
+    assert short[-2].step - best.step < 30
+    assert short[-1].test_loss == whole[-1].test_loss
+
+
+def test_a_run_that_continues_from_a_checkpoint_tests_the_same_weights(tmp_path: Path) -> None:
+    run = overfitting(tmp_path, best_by="loss", checkpoint_url=str(tmp_path / "checkpoints"), checkpoint_every_s=1e-9)
+    whole = without_seconds(list(train(replace(run, checkpoint_url=None))))
+    points = train(run)
+    for _ in range(len(whole) // 2):  # past the best point
+        next(points)
+    points.close()  # type: ignore[attr-defined]
+    assert without_seconds(list(train(run))) == whole
