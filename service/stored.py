@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import ValidationError
-
-from service.errors import OtherVersionError
+from service.spec.base import read_stored
 from service.spec.job import JobSpec
 
 
@@ -19,12 +17,4 @@ def stored_spec(stored: Mapping[str, object]) -> JobSpec:
     Raises:
         OtherVersionError: Another version of the service wrote something that this one cannot read.
     """
-    try:
-        return JobSpec.model_validate(stored)
-    except ValidationError as error:
-        raise OtherVersionError("the job's spec", wrong_fields(error)) from error
-
-
-def wrong_fields(error: ValidationError) -> str:
-    """Name the first fields of something stored that this version cannot read."""
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+    return read_stored(JobSpec, stored, "the job's spec")

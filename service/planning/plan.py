@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DatasetInfo, Task
+from service.data.catalog import DatasetInfo
 from service.data.prepared import PreparedData
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.optimizers import OPTIMIZERS
@@ -74,7 +74,7 @@ class JobPlan:
     spec: JobSpec
     info: DatasetInfo
     arms: tuple[ArmPlan, ...]
-    task: Task
+    task: str
     sizes: tuple[int, ...]
     start_url: str | None = None
 

@@ -6,7 +6,6 @@ Descriptive and pure: nothing here decides what is recommended.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
@@ -69,11 +68,11 @@ def make_findings(
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     found = list(_comparisons(by_arm, result, runs, objective))
-    adjusted = holm([comparison.p_holm for comparison in found])
+    adjusted = zip(found, holm([comparison.p_holm for comparison in found]), strict=True)
     rivals = [row for item in searched if item.arm.role is not Role.CONTROL for row in item.trials]
     return Findings(
         note=NOTE,
-        comparisons=[replace(comparison, p_holm=p) for comparison, p in zip(found, adjusted, strict=True)],
+        comparisons=[comparison.model_copy(update={"p_holm": p}) for comparison, p in adjusted],
         arms=[
             ArmFinding(
                 arm=item.arm.name,

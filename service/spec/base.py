@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+
+from service.errors import OtherVersionError
+
+Stored = TypeVar("Stored")
 
 
 class SpecModel(BaseModel):
@@ -43,3 +47,21 @@ UserConfig = Annotated[
     AfterValidator(_plain),
     Field(max_length=100, description="Keyword arguments of the factory.", examples=[{"width": 32}]),
 ]
+
+
+def read_stored(kind: type[Stored], stored: object, what: str) -> Stored:
+    """Return an object from its JSON. Fields of a dataclass that only another version knows are left out.
+
+    Args:
+        kind: A pydantic model or a dataclass.
+        stored: What the database holds.
+        what: What it is called in the error.
+
+    Raises:
+        OtherVersionError: Another version of the service wrote something that this one cannot read.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(stored)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3]]
+        raise OtherVersionError(what, "; ".join(wrong)) from error

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from service.errors import OtherVersionError
-from service.spec.tasks import Task
+from service.spec.base import read_stored
+from service.spec.tasks import TaskName
 
 HELD_OUT: Final = 0.2
 """Share of the rows in the validation part, and again in the test part."""
@@ -36,7 +36,7 @@ class DatasetInfo:
 
     rows: int
     features: int
-    task: Task
+    task: TaskName
     outputs: int
     images: bool = False
     source: str = "scikit-learn"
@@ -66,13 +66,7 @@ class DatasetInfo:
         Raises:
             OtherVersionError: A fact is missing, or this version does not know its value.
         """
-        known = known_fields(cls, stored)
-        lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns", "widths")}
-        tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
-        try:
-            return cls(**{**known, **lists, "tensors": tensors, "task": Task(stored["task"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise OtherVersionError("the facts about the job's data", error) from error
+        return read_stored(cls, stored, "the facts about the job's data")
 
 
 def known_fields(kind: type[object], stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class MetricEntry:
     """
 
     name: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[str, ...]
     score: str
     noun: str
     compared_as: str

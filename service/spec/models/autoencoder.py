@@ -29,7 +29,7 @@ class AutoencoderSpec(ModelSpec):
     code: Width = Field(30, description="Width of the code layer.")
     activation: Activation = "tanh"
 
-    def task(self, data: DatasetInfo) -> Task:  # noqa: ARG002, D102
+    def task(self, data: DatasetInfo) -> str:  # noqa: ARG002, D102
         return Task.AUTOENCODING
 
     def layer_sizes(self, data: DatasetInfo) -> list[int]:

@@ -27,13 +27,13 @@ class ModelSpec(SpecModel):
             what :meth:`layer_sizes` returns. Exported scripts contain the source of this function and of what it uses.
     """
 
-    tasks: ClassVar[tuple[Task, ...]] = (Task.CLASSIFICATION, Task.REGRESSION)
+    tasks: ClassVar[tuple[str, ...]] = (Task.CLASSIFICATION, Task.REGRESSION)
     build: ClassVar[str]
 
     if TYPE_CHECKING:
         name: str
 
-    def task(self, data: DatasetInfo) -> Task:
+    def task(self, data: DatasetInfo) -> str:
         """Return what the model is trained for on ``data``."""
         return data.task
 

@@ -104,6 +104,19 @@ def test_every_problem_is_a_problem_document(document: dict[str, Any]) -> None:
     }
 
 
+def test_every_field_of_a_recommendation_is_described(document: dict[str, Any]) -> None:
+    schemas, found = document["components"]["schemas"], {"JobResult"}
+    waiting = ["JobResult"]
+    while waiting:
+        schema = schemas[waiting.pop()]
+        for name, field in schema.get("properties", {}).items():
+            assert field.get("description"), (schema["title"], name)
+        used = {node["$ref"].rpartition("/")[2] for node in nodes(schema) if "$ref" in node}
+        waiting += used - found
+        found |= used
+    assert {"Verdict", "Pair", "ArmResult", "Comparison", "TuningPoint", "BreakEven", "LearnedP"} <= found
+
+
 def spec_models() -> list[type[BaseModel]]:
     fields = [field.annotation for field in JobSpec.model_fields.values()]
     inner = [kind for kind in fields if isinstance(kind, type) and issubclass(kind, SpecModel)]
