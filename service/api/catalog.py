@@ -13,7 +13,7 @@ from service.api.views import View
 from service.data.catalog import DATASETS
 from service.optimizers import baselines
 from service.planning.plan import WARP_PRESETS
-from service.spec.model import MODELS
+from service.spec.models import MODELS
 from service.spec.tasks import TaskName
 
 router = APIRouter(tags=["catalog"])

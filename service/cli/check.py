@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from service.cli.console import failure, out
 from service.data.catalog import Task
 from service.settings import Settings
-from service.spec.model import Entrypoint, UserConfig
+from service.spec.base import Entrypoint, UserConfig
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,7 +15,7 @@ from service.data.catalog import DATASETS, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.job import JobSpec
-from service.spec.model import AutoencoderSpec, MlpSpec
+from service.spec.models import AutoencoderSpec, MlpSpec
 
 KINDS: Final = ("class_subsets", "group_by", "datasets")
 """Fields of a family. Exactly one of them says what its tasks are."""

@@ -6,24 +6,34 @@ Whether names exist and parts fit together is checked in ``planning/``. Answers 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from service.spec.base import SpecModel
 from service.spec.data import DatasetSpec, FamilySpec
 from service.spec.metrics import METRICS
-from service.spec.model import AnyModel
+from service.spec.models import MODELS, ModelSpec
 
 Scalar = str | bool | int | float
 
+
+def _with_name(value: object) -> object:
+    """Let the name of a model be left out when there is an entrypoint."""
+    if isinstance(value, dict) and "entrypoint" in value and "name" not in value:
+        return {"name": "entrypoint", **value}
+    return value
+
+
 if TYPE_CHECKING:
     MetricName = str
+    AnyModel = ModelSpec
 else:
     MetricName = Literal[
         ("val_loss", *(metric.field for metric in METRICS.values()), "seconds_to_target", "steps_to_target")
     ]
+    AnyModel = Annotated[Union[tuple(MODELS.values())], Field(discriminator="name"), BeforeValidator(_with_name)]  # noqa: UP007
 
 MAX_SEED = 2**31 - 1
 """Largest seed: torch, numpy and Optuna all take it, with room for the confirmation seeds above it."""

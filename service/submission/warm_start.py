@@ -22,7 +22,7 @@ from service.ledger.jobs import find_job
 from service.planning.plan import JobPlan, make_plan
 from service.result.job_result import JobResult
 from service.spec.job import JobSpec, Override, Scalar, WarmStartSpec
-from service.spec.model import PinnSpec, TransformerSpec
+from service.spec.models import PinnSpec, TransformerSpec
 from service.states import JobState
 from service.stored import stored_spec
 from service.submission import Context

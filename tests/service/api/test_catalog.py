@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from sklearn import datasets as sklearn_datasets
 
 from service.data.catalog import DATASETS, Task
-from service.spec.model import AutoencoderSpec, MlpSpec
+from service.spec.models import AutoencoderSpec, MlpSpec
 from service.training.networks import ACTIVATIONS, linear_layers
 from tests.conftest import SpecMaker
 

@@ -11,8 +11,9 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from service.spec.base import SpecModel
 from service.spec.job import JobSpec, RangeOverride
-from service.spec.model import MODELS, SpecModel
+from service.spec.models import MODELS
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {
