@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from warpadam import WarpAdam
+
 
 Config = Mapping[str, Any]
 """Arguments of an optimizer, as plain JSON values."""
@@ -52,7 +54,7 @@ class OptimizerEntry:
     script_needs: str = "torch and numpy"
 
 
-def build_warpadam(model: nn.Module, config: Config) -> Optimizer:
+def build_warpadam(model: nn.Module, config: Config) -> WarpAdam:
     """Return WarpAdam for a model."""
     from warpadam import WarpAdam, WarpAdamConfig
 
@@ -64,9 +66,7 @@ def build_random_p(model: nn.Module, config: Config) -> Optimizer:
     import torch
     from torch import nn
 
-    from warpadam import WarpAdam, WarpAdamConfig
-
-    optimizer = WarpAdam.from_config(model.named_parameters(), WarpAdamConfig.from_dict(config))
+    optimizer = build_warpadam(model, config)
     for param in model.parameters():
         bases = optimizer.get_distortion(param)
         for name, tensor in bases.items():

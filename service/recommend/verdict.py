@@ -23,10 +23,7 @@ EXACT_PAIRS: Final = 40
 """Up to this many pairs every sign flip is counted; with more, 99,999 random ones."""
 
 TIE: Final = 1e-12
-"""Relative difference up to which two sums of gains count as equal."""
-
-SAME: Final = 1e-12
-"""Relative spread up to which gains count as equal."""
+"""Relative difference up to which two gains, or two sums of gains, count as equal."""
 
 RESAMPLES: Final = 9_999
 """Bootstrap resamples of an interval."""
@@ -189,7 +186,7 @@ def _signed_sums(gains: Floats) -> Floats:
 
 def _all_alike(gains: Floats) -> bool:
     """Tell whether the gains differ only by rounding, from which no interval can be computed."""
-    return bool(gains.max() - gains.min() <= SAME * abs(gains).max())
+    return bool(gains.max() - gains.min() <= TIE * abs(gains).max())
 
 
 def _bca_interval(gains: Floats, level: float) -> tuple[float, float]:
@@ -216,17 +213,14 @@ def _t_interval(gains: Floats, level: float) -> tuple[float, float]:
 def _more_pairs(gains: Floats, threshold: float, alpha: float) -> int | None:
     """Return how many further pairs Student's test needs for a clear word, if mean and spread stay as measured.
 
-    Args:
-        gains: The pairs so far.
-        threshold: Smallest mean that counts.
-        alpha: Level of the tests at the next look, when the further pairs would be judged.
+    ``alpha`` is the level of the tests at the next look, when the further pairs would be judged.
     """
     import numpy as np
     from scipy import stats
 
     mean = abs(float(gains.mean()))
     pairs = np.arange(len(gains) + 1, MOST_PAIRS + 1)
-    root = np.sqrt(pairs) / max(float(gains.std(ddof=1)), SAME * mean)
+    root = np.sqrt(pairs) / max(float(gains.std(ddof=1)), TIE * mean)
     student = stats.t(pairs - 1)
     critical = student.isf(alpha)
     if mean >= threshold:  # `helps` and `hurts` need both a small p and a mean that counts

@@ -14,9 +14,14 @@ Stored = TypeVar("Stored")
 
 
 class SpecModel(BaseModel):
-    """Base of every part of a spec: unknown fields are refused, nothing is coerced, nothing changes."""
+    """Base of every part of a spec: unknown fields are refused, nothing is coerced, nothing changes.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    The text below a field is its description in the schema.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 Width = Annotated[int, Ge(1), Le(4096)]

@@ -75,7 +75,7 @@ class ModelSpec(SpecModel):
 class ChainSpec(ModelSpec):
     """Base of the models that are a chain of linear layers."""
 
-    tasks: ClassVar = (Task.CLASSIFICATION, Task.REGRESSION, Task.AUTOENCODING)
+    tasks: ClassVar[tuple[str, ...]] = (Task.CLASSIFICATION, Task.REGRESSION, Task.AUTOENCODING)
     build: ClassVar = "service.training.networks:build_linear_layers"
 
     def tensor_shapes(self, data: DatasetInfo) -> list[Shape]:  # noqa: D102
@@ -86,7 +86,8 @@ class MlpSpec(ChainSpec):
     """A multi-layer perceptron: linear layers with an activation between them."""
 
     name: Literal["mlp"] = "mlp"
-    hidden: Annotated[list[Width], Len(1, 8)] = Field([64, 64], description="Widths of the hidden layers.")
+    hidden: Annotated[list[Width], Len(1, 8)] = Field([64, 64])
+    """Widths of the hidden layers."""
     activation: Activation = "relu"
 
     def layer_sizes(self, data: DatasetInfo) -> list[int]:  # noqa: D102
@@ -97,8 +98,10 @@ class AutoencoderSpec(ChainSpec):
     """A symmetric autoencoder: ``hidden`` down to ``code`` and back up; it reconstructs its standardised input."""
 
     name: Literal["autoencoder"] = "autoencoder"
-    hidden: Annotated[list[Width], Len(1, 8)] = Field([96, 48], description="Widths from the input to the code.")
-    code: Width = Field(30, description="Width of the code layer.")
+    hidden: Annotated[list[Width], Len(1, 8)] = Field([96, 48])
+    """Widths from the input to the code."""
+    code: Width = 30
+    """Width of the code layer."""
     activation: Activation = "tanh"
 
     def task(self, data: DatasetInfo) -> str:  # noqa: ARG002, D102
@@ -125,9 +128,8 @@ class ConvnetSpec(ModelSpec):
     build: ClassVar = "service.training.networks:build_convnet"
 
     name: Literal["convnet"] = "convnet"
-    channels: Annotated[list[Annotated[int, Ge(1), Le(1024)]], Len(1, 6)] = Field(
-        [16, 32], description="Channels of the convolutions."
-    )
+    channels: Annotated[list[Annotated[int, Ge(1), Le(1024)]], Len(1, 6)] = Field([16, 32])
+    """Channels of the convolutions."""
     activation: Activation = "relu"
 
     def tensor_shapes(self, data: DatasetInfo) -> list[Shape]:  # noqa: D102
@@ -145,8 +147,10 @@ class ResnetSpec(ModelSpec):
     build: ClassVar = "service.training.networks:build_resnet"
 
     name: Literal["resnet"] = "resnet"
-    width: Annotated[int, Ge(1), Le(256)] = Field(16, description="Channels of the first stage.")
-    blocks: Annotated[int, Ge(1), Le(18)] = Field(1, description="Residual blocks of a stage.")
+    width: Annotated[int, Ge(1), Le(256)] = 16
+    """Channels of the first stage."""
+    blocks: Annotated[int, Ge(1), Le(18)] = 1
+    """Residual blocks of a stage."""
     activation: Activation = "relu"
 
     def tensor_shapes(self, data: DatasetInfo) -> list[Shape]:  # noqa: D102
@@ -181,10 +185,13 @@ class TransformerSpec(ModelSpec):
     build: ClassVar = "service.training.networks:build_transformer"
 
     name: Literal["transformer"] = "transformer"
-    tokens: Literal["bytes", "characters"] = Field("bytes", description="What the text is cut into.")
-    context: Annotated[int, Ge(2), Le(4096)] = Field(64, description="Tokens of a window.")
+    tokens: Literal["bytes", "characters"] = "bytes"
+    """What the text is cut into."""
+    context: Annotated[int, Ge(2), Le(4096)] = 64
+    """Tokens of a window."""
     layers: Annotated[int, Ge(1), Le(24)] = 2
-    heads: Annotated[int, Ge(1), Le(64)] = Field(4, description="Attention heads; they divide the width.")
+    heads: Annotated[int, Ge(1), Le(64)] = 4
+    """Attention heads; they divide the width."""
     width: Width = 64
     activation: Activation = "gelu"
 
@@ -226,11 +233,12 @@ class PinnSpec(ChainSpec):
     build: ClassVar = "service.training.networks:build_pinn"
 
     name: Literal["pinn"] = "pinn"
-    equation: Literal["poisson_2d", "burgers"] = Field(
-        description="Poisson's on the unit square, or Burgers' with the viscosity 0.01 / pi; as the dataset is called."
-    )
-    hidden: Annotated[list[Width], Len(1, 8)] = Field([32, 32, 32], description="Widths of the hidden layers.")
-    activation: Literal["tanh", "gelu", "silu"] = Field("tanh", description="Twice differentiable ones.")
+    equation: Literal["poisson_2d", "burgers"]
+    """Poisson's on the unit square, or Burgers' with the viscosity 0.01 / pi; as the dataset is called."""
+    hidden: Annotated[list[Width], Len(1, 8)] = Field([32, 32, 32])
+    """Widths of the hidden layers."""
+    activation: Literal["tanh", "gelu", "silu"] = "tanh"
+    """Twice differentiable ones."""
 
     def layer_sizes(self, data: DatasetInfo) -> list[int]:  # noqa: ARG002
         """Return the widths from the two coordinates to the solution."""
