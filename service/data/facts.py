@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from search_spaces.errors import must_be_one_of
 from service.data.catalog import DatasetInfo, Task
-from service.errors import FieldError, InvalidSpecError, OtherVersionError
+from service.errors import FieldError, InvalidSpecError
+from service.spec.base import read_stored
 from service.spec.data import DatasetSpec
-from service.spec.dataset_info import known_fields
 
 FACTS_FILE: Final = "facts.json"
 """File of a dataset folder that the facts are kept in."""
@@ -130,15 +130,7 @@ class DatasetFacts:
         Raises:
             OtherVersionError: A fact is missing or cannot be read.
         """
-        try:
-            columns = tuple(
-                Column(**known_fields(Column, column) | {"kind": ColumnKind(column["kind"])})
-                for column in stored["columns"]
-            )
-            more = {"layout": Layout(stored["layout"]), "columns": columns, "shape": tuple(stored["shape"])}
-            return cls(**known_fields(cls, stored) | more)
-        except (KeyError, TypeError, ValueError) as error:
-            raise OtherVersionError("the facts about the dataset", error) from error
+        return read_stored(cls, stored, "the facts about the dataset")
 
     def save(self, folder: Path) -> None:
         """Write the facts to a dataset folder."""

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from service.db.models import ConfirmRun, Job
 from service.ledger.curves import curve_of
-from service.recommend.verdict import ALPHA
-from service.result.job_result import ANSWERS, ArmFinding, ArmResult, JobResult, Pair, ParetoPoint
+from service.result.job_result import ALPHA, ANSWERS, ArmFinding, ArmResult, JobResult, Pair, ParetoPoint
 from service.states import TrialState
 
 if TYPE_CHECKING:

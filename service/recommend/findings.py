@@ -19,8 +19,9 @@ from service.planning.objective import TIMED, Objective, time_to
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import MIN_TAU, UNPRUNED
 from service.recommend.recommendation import MIN_PAIRS, Finalist, completed, error_on_test, length, pairs_of
-from service.recommend.verdict import ALPHA, compare, holm
+from service.recommend.verdict import compare, holm
 from service.result.job_result import (
+    ALPHA,
     ArmFinding,
     BreakEven,
     Comparison,

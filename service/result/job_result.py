@@ -14,6 +14,9 @@ from pydantic import BaseModel, JsonValue
 from service.planning.arms import Role
 from service.spec.base import read_stored
 
+ALPHA: Final = 0.05
+"""Level of the one-sided tests at the first look."""
+
 
 class Word(StrEnum):
     """The conclusion about the challenger."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from service.spec.base import read_stored
@@ -67,11 +67,6 @@ class DatasetInfo:
             OtherVersionError: A fact is missing, or this version does not know its value.
         """
         return read_stored(cls, stored, "the facts about the job's data")
-
-
-def known_fields(kind: type[object], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stored values that a dataclass has a field for."""
-    return {field.name: stored[field.name] for field in fields(kind) if field.name in stored}  # type: ignore[arg-type]
 
 
 def part_bounds(tokens: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from service.spec.base import SpecModel
+from service.spec.base import SpecModel, read_stored
 from service.spec.data import DatasetSpec, FamilySpec
 from service.spec.metrics import METRICS
 from service.spec.models import MODELS, ModelSpec
@@ -244,6 +244,15 @@ class JobSpec(SpecModel):
     def to_json(self) -> dict[str, Any]:
         """Return the spec with every default written out, as plain JSON values."""
         return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, stored: object) -> JobSpec:
+        """Return a stored spec. It is checked again, as another version may know other fields or ranges.
+
+        Raises:
+            OtherVersionError: Another version of the service wrote something that this one cannot read.
+        """
+        return read_stored(cls, stored, "the job's spec")
 
 
 class ExtendSpec(SpecModel):
