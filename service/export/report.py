@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 from service.db.models import ConfirmRun, Job
 from service.ledger.curves import curve_of
-from service.result.job_result import ALPHA, ANSWERS, ArmFinding, ArmResult, JobResult, Pair, ParetoPoint
+from service.result.job_result import ALPHA, ANSWERS, ArmFinding, JobResult, Pair, ParetoPoint
 from service.states import TrialState
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
 
     findings = result.findings
     colors = {finalist.arm: COLORS[index % len(COLORS)] for index, finalist in enumerate(result.finalists)}
+    trials = {finalist.trial for finalist in result.finalists}  # an arm may have had another one before an extension
+    shown = [run for run in runs if run.trial_number in trials]
     figures = [
-        ("Learning curves of the finalists", _learning_curves(_of_finalists(runs, result.finalists), colors)),
+        ("Learning curves of the finalists", _learning_curves(shown, colors)),
         ("Paired differences on the fresh seeds", _paired_differences(result.pairs)),
         ("Search: the best so far", _tuning_curves(findings.arms, colors)),
         ("Importance of the parameters", _importances(findings.arms, colors)),
@@ -60,7 +62,7 @@ def _template() -> jinja2.Template:
         loader=jinja2.PackageLoader("service", "export"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
-    environment.filters["json"] = _json
+    environment.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)  # escaped like any other text
     return environment.get_template("report.html.jinja")
 
 
@@ -68,22 +70,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"  # noqa: RUF001 - the dash of a table
 
 
-def _json(value: object) -> str:
-    """Return JSON as plain text; the template escapes it like any other text."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
 def _html(figure: go.Figure, title: str) -> str:
     """Return a figure as HTML. Its id is the same each time, so that equal reports are equal files."""
     div_id = "figure-" + "-".join(word for word in title.lower().replace(":", "").split())
     figure.update_layout(height=FIGURE_HEIGHT_PX, template="plotly_white", margin={"l": 70, "r": 20, "t": 20, "b": 60})
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id, config={"displaylogo": False}))
-
-
-def _of_finalists(runs: Sequence[ConfirmRun], finalists: Sequence[ArmResult]) -> list[ConfirmRun]:
-    """Return the runs of these finalists; an arm may have had another one before an extension."""
-    numbers = {finalist.trial for finalist in finalists}
-    return [run for run in runs if run.trial_number in numbers]
 
 
 def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.Figure:

@@ -76,7 +76,7 @@ class SourceCode:
             return
         definition = _definitions(module).get(name)
         if definition is None or name in self._given:
-            return  # a builtin, a local name, or one that is given
+            return  # a builtin, or a name that is given
         match definition.node:
             case ast.Import(names=[alias]):  # ruff keeps one a line
                 self._modules.add((alias.name, alias.asname or ""))
