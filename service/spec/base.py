@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-from service.errors import OtherVersionError
+from service.errors import FieldError, OtherVersionError
 
 Stored = TypeVar("Stored")
 
@@ -68,5 +68,12 @@ def read_stored(kind: type[Stored], stored: object, what: str) -> Stored:
     try:
         return TypeAdapter(kind).validate_python(stored)
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3]]
-        raise OtherVersionError(what, "; ".join(wrong)) from error
+        wrong = [
+            FieldError(
+                ".".join(map(str, item["loc"])),
+                item["input"] if isinstance(item["input"], str | int | float) else None,
+                item["msg"],
+            )
+            for item in error.errors()[:3]
+        ]
+        raise OtherVersionError(what, "; ".join(map(str, wrong))) from error
