@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from service.optimizers.entry import Config
+from service.optimizers import Config
 from service.training.networks import Spec
 from service.training.run import EVALUATED_ROWS, Training
 from service.training.step import TrainingStep, compile_in_place, training_loss
