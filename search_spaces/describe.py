@@ -16,7 +16,7 @@ def describe(space: SearchSpace) -> dict[str, Any]:
 
     >>> from search_spaces import get_preset
     >>> describe(get_preset("adamw"))["parameters"][0]
-    {'name': 'lr', 'kind': 'float', 'low': 0.0003, 'high': 0.1, 'log': True, 'when': None}
+    {'name': 'lr', 'kind': 'float', 'low': 0.0001, 'high': 0.3, 'log': True, 'when': None}
     """
     parameters = [
         {"name": parameter.name, **_describe_domain(parameter.domain), "when": _describe_condition(parameter.when)}

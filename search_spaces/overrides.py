@@ -50,7 +50,7 @@ def apply_overrides(space: SearchSpace, overrides: Mapping[str, object]) -> Sear
             parameter could never be active.
 
     >>> from search_spaces import get_preset
-    >>> space = apply_overrides(get_preset("default"), {"structure": "low_rank", "rank": [2, 8], "lr": 0.01})
+    >>> space = apply_overrides(get_preset("wide"), {"structure": "low_rank", "rank": [2, 8], "lr": 0.01})
     >>> space["strategy"].domain, space["rank"].domain
     (Choice(values=('low_rank/sandwich/hypergradient',)), Choice(values=(2, 8)))
     >>> "cov_beta" in space

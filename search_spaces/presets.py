@@ -24,8 +24,8 @@ ADAM: Final[Mapping[str, Domain]] = {
     # None, PyTorch's default, and enough to regularise a network that overfits a small dataset.
     "weight_decay": Choice(values=(0.0, 0.01, 0.1)),
 }
-"""What every arm may tune. One range for all: WarpAdam gets no more freedom on these than the baseline does (in `quick`,
-which keeps its weight decay off, it gets less)."""
+"""What every arm may tune. One range for all: WarpAdam gets no more freedom on these than the baseline does, and less in
+`quick`, which keeps its weight decay off."""
 
 LADDER: Final = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 0.1)
 """Learning rates that AdamW tries first: from the most likely one outwards, so that a short search has a good start."""
@@ -101,8 +101,8 @@ DEFAULT: Final = _warpadam(
     ),
 )
 
-# For long searches: every strategy worth its cost on a single run, and every number of P. A P before the moments that is
-# not mapped back after them must be symmetric positive, as whitening's is; the others are in `paper`. No `full`: its
+# For long searches: every strategy worth its cost on a single run, and every number of P. A P before the moments that
+# is not mapped back after them must be symmetric positive, as whitening's is; the others are in `paper`. No `full`: its
 # cost grows with the square of the block.
 WIDE: Final = _warpadam(
     "wide",

@@ -47,7 +47,7 @@ def distributions(space: SearchSpace, values: Mapping[str, Scalar]) -> dict[str,
     >>> from search_spaces import get_preset
     >>> space = get_preset("adamw")
     >>> distributions(space, space.first_trials[0])["lr"]
-    FloatDistribution(high=0.1, log=True, low=0.0003, step=None)
+    FloatDistribution(high=0.3, log=True, low=0.0001, step=None)
     """
     space.check(values)
     return {parameter.name: _distribution(parameter.domain) for parameter in space.active(values)}
@@ -58,7 +58,7 @@ def first_trials(space: SearchSpace) -> list[dict[str, Scalar]]:
 
     >>> from search_spaces import get_preset
     >>> first_trials(get_preset("adamw"))[0]
-    {'lr': 0.01, 'beta1': 0.9, 'beta2': 0.95, 'weight_decay': 0.0}
+    {'lr': 0.003, 'beta1': 0.9, 'beta2': 0.999, 'weight_decay': 0.01}
     """
     return [dict(values) for values in space.first_trials]
 

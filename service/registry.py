@@ -64,7 +64,7 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             ValueError: Another entry has this name.
         """
-        name = self._name_of(entry)
+        name = str(self._name_of(entry))
         if name in self._entries:
             raise ValueError(f"{self._kind} {name!r} is registered already; choose another name")
         self._entries[name] = entry

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.optimizers.training import Curve
-from service.recommend.verdict import ALPHA, compare
+from service.recommend.verdict import compare
+from service.result.job_result import ALPHA
 from service.running.arm_study import NO_LOSS
 
 MISS: Final = 10.0

@@ -19,7 +19,7 @@ from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import Ended, Progress
 
-POINTS: Final = 20
+POINTS: Final = 40
 """Points of a learning curve. The service's training loop yields the same number."""
 
 MEAN_STEP_S: Final = 0.01

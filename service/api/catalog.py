@@ -10,10 +10,11 @@ from pydantic import Field
 
 from search_spaces import describe, get_preset
 from service.api.views import View
-from service.data.catalog import DATASETS, Task
+from service.data.catalog import DATASETS
 from service.optimizers import baselines
 from service.planning.plan import WARP_PRESETS
-from service.spec.model import MODELS
+from service.spec.models import MODELS
+from service.spec.tasks import TaskName
 
 router = APIRouter(tags=["catalog"])
 
@@ -24,7 +25,7 @@ class DatasetView(View):
     name: str
     rows: int
     features: int
-    task: Task
+    task: TaskName
     outputs: int = Field(description="Classes, or columns of the target.")
     images: bool
     source: str

@@ -18,7 +18,6 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
 from service.api.problems import responses
 from service.api.views import Page, View
-from service.data.catalog import Task
 from service.data.facts import ColumnKind, DatasetFacts, Layout
 from service.data.formats import FORMATS, FileFormat, format_of
 from service.data.upload import Upload
@@ -26,6 +25,7 @@ from service.data.url_source import UrlSource
 from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import datasets as ledger
+from service.spec.tasks import TaskName
 from service.submission.uploads import store_upload
 
 PATH: Final = "/v1/datasets"
@@ -64,7 +64,7 @@ class ColumnView(View):
     levels: dict[str, int] | None = Field(description="Value -> rows, if there are few values: the class balance.")
     low: float | None
     high: float | None
-    task: Task = Field(description="What the job would train for with this target.")
+    task: TaskName = Field(description="What the job would train for with this target.")
 
 
 class DatasetSummary(View):
@@ -86,7 +86,7 @@ class UploadedDataset(DatasetSummary):
     columns: list[ColumnView] = Field(description="Columns of a table, or the labels of arrays and images.")
     shape: list[int] = Field(description="Shape of a row of arrays and images, channels first.")
     characters: int = Field(description="Distinct characters of a text.")
-    task: Task | None = Field(description="What a job without a target trains for; null for a table.")
+    task: TaskName | None = Field(description="What a job without a target trains for; null for a table.")
 
 
 def _summary(row: DatasetRow) -> DatasetSummary:

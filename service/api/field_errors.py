@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from search_spaces.errors import must_be_one_of, unknown_name
 from service.errors import FieldError
 from service.spec.job import JobSpec, RangeOverride
-from service.spec.model import MODELS
+from service.spec.models import MODELS
 
 REQUIRED: Final = "is required"
 OBJECT: Final = "must be a JSON object"

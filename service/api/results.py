@@ -13,8 +13,7 @@ from pydantic import Field
 
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId, StrictQuery
 from service.api.problems import responses
-from service.export.bundle import PIECE_BYTES
-from service.export.files import ExportFormat, write
+from service.export.files import PIECE_BYTES, ExportFormat, write
 from service.export.report import make_report
 from service.ledger import queries
 from service.ledger.jobs import require_job

@@ -14,9 +14,9 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from service.cli.console import failure, out
-from service.data.catalog import DATASETS, Task
+from service.data.catalog import Task
 from service.settings import Settings
-from service.spec.model import Entrypoint, UserConfig
+from service.spec.base import Entrypoint, UserConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ def check(
     outputs: Annotated[int, typer.Option(min=1, help="Outputs of a model: the number of classes, or of targets.")] = 10,
     task: Annotated[
         Task, typer.Option(metavar="classification|regression|autoencoding", help="What a model learns.")
-    ] = DATASETS["digits"].task,
+    ] = Task.CLASSIFICATION,
     seed: Annotated[int, typer.Option(min=0, help="Seed that a dataset is made with.")] = 0,
 ) -> None:
     """Check a model or a dataset of your own: import it, make it twice, and test what it does.
@@ -87,7 +87,7 @@ def _model(
 
     if task not in TASKS:
         raise ValueError(f"--task must be one of {', '.join(TASKS)} (got {str(task)!r})")
-    if task is Task.AUTOENCODING:
+    if task == Task.AUTOENCODING:
         outputs = math.prod(shape)
     factory = load(entrypoint)
     yield f"imported {entrypoint}; the SHA-256 of its source is {loaded_sha256(entrypoint)}"

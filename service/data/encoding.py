@@ -115,14 +115,14 @@ class Target:
         labels: Names of the classes, by index.
     """
 
-    task: Task
+    task: str
     values: AnyArray | None = None
     labels: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, y: AnyArray | None, task: Task) -> Target:
+    def of(cls, y: AnyArray | None, task: str) -> Target:
         """Return the target of raw labels or numbers."""
-        if y is None or task is not Task.CLASSIFICATION:
+        if y is None or task != Task.CLASSIFICATION:
             return cls(task, y)
         labels, indices = np.unique(y, return_inverse=True)
         return cls(task, indices.astype(np.int64), tuple(map(str, labels)))
@@ -130,12 +130,12 @@ class Target:
     @property
     def classes(self) -> AnyArray | None:
         """Class index of each row; None if there are no classes."""
-        return self.values if self.task is Task.CLASSIFICATION else None
+        return self.values if self.task == Task.CLASSIFICATION else None
 
     def encode(self, training: Rows) -> Array:
         """Return the targets of all rows: class indices, or rows x 1 numbers standardised by the ``training`` rows."""
         assert self.values is not None, "autoencoding has no target"
-        if self.task is Task.CLASSIFICATION:
+        if self.task == Task.CLASSIFICATION:
             return self.values
         column = np.asarray(self.values, dtype=np.float64)[:, None]
         scaled: Array = StandardScaler().fit(column[training]).transform(column).astype(np.float32)

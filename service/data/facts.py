@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from search_spaces.errors import must_be_one_of
 from service.data.catalog import DatasetInfo, Task
-from service.errors import FieldError, InvalidSpecError, OtherVersionError
+from service.errors import FieldError, InvalidSpecError
+from service.spec.base import read_stored
 from service.spec.data import DatasetSpec
-from service.spec.dataset_info import known_fields
 
 FACTS_FILE: Final = "facts.json"
 """File of a dataset folder that the facts are kept in."""
@@ -130,15 +130,7 @@ class DatasetFacts:
         Raises:
             OtherVersionError: A fact is missing or cannot be read.
         """
-        try:
-            columns = tuple(
-                Column(**known_fields(Column, column) | {"kind": ColumnKind(column["kind"])})
-                for column in stored["columns"]
-            )
-            more = {"layout": Layout(stored["layout"]), "columns": columns, "shape": tuple(stored["shape"])}
-            return cls(**known_fields(cls, stored) | more)
-        except (KeyError, TypeError, ValueError) as error:
-            raise OtherVersionError("the facts about the dataset", error) from error
+        return read_stored(cls, stored, "the facts about the dataset")
 
     def save(self, folder: Path) -> None:
         """Write the facts to a dataset folder."""
@@ -182,7 +174,7 @@ class DatasetFacts:
         """Return the columns that are not the target."""
         return [column for column in self.columns if target is None or column.name != target.name]
 
-    def suggested_task(self, target: Column | None) -> Task:
+    def suggested_task(self, target: Column | None) -> str:
         """Return the task that a target asks for, or that data without a target does."""
         if self.layout is Layout.TEXT:
             return Task.LANGUAGE
@@ -206,10 +198,10 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         message, hint = must_be_one_of(spec.target, names) if names else none
         raise InvalidSpecError(FieldError("dataset.target", spec.target, message, hint, "unknown_name"))
     task = Task(spec.task) if spec.task else facts.suggested_task(target)
-    if task is Task.AUTOENCODING:
+    if task == Task.AUTOENCODING:
         target = None
     _check_task(facts, task, target)
-    if task is Task.LANGUAGE:
+    if task == Task.LANGUAGE:
         return DatasetInfo(
             rows=facts.rows,
             features=1,
@@ -223,7 +215,8 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     if not features:
         wrong = "must leave at least one other column that is not the same in every row"
         raise InvalidSpecError(FieldError("dataset.target", spec.target, wrong, code="conflict"))
-    outputs = {Task.AUTOENCODING: features, Task.REGRESSION: 1}.get(task) or (target.distinct if target else 1)
+    numbers: dict[str, int] = {Task.AUTOENCODING: features, Task.REGRESSION: 1}
+    outputs = numbers.get(task) or (target.distinct if target else 1)
     images = len(facts.shape) == 3
     inputs = facts.features(target) if facts.layout is Layout.TABLE else []
     return DatasetInfo(
@@ -239,7 +232,7 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     )
 
 
-def _check_task(facts: DatasetFacts, task: Task, target: Column | None) -> None:
+def _check_task(facts: DatasetFacts, task: str, target: Column | None) -> None:
     possible = [Task.LANGUAGE] if facts.layout is Layout.TEXT else [Task.AUTOENCODING]
     if target is not None:
         possible = [Task.CLASSIFICATION, Task.REGRESSION]
@@ -252,14 +245,14 @@ def _check_task(facts: DatasetFacts, task: Task, target: Column | None) -> None:
         raise InvalidSpecError(FieldError("dataset.target", target.name, *problem))
 
 
-def _problem_with_target(task: Task, target: Column) -> tuple[str, str | None] | None:
+def _problem_with_target(task: str, target: Column) -> tuple[str, str | None] | None:
     """Return message and hint if a column cannot be the target of a task."""
     if target.missing:
         first = f"the first is row {target.first_missing}, not counting the header"
         return f"must have a value in every row; {target.missing} rows have none, {first}", "Remove or fill these rows."
     if target.distinct < 2:
         return "must have at least two values; it is the same in every row", None
-    if task is Task.REGRESSION:
+    if task == Task.REGRESSION:
         is_number = target.kind is ColumnKind.NUMBER
         return None if is_number else (f"must be a column of numbers for a regression, not of kind {target.kind}", None)
     if target.levels is None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.artifacts import DATA_FILE, TASK_FILE, ArtifactStore, local_folder
-from service.data.catalog import Task
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
 from service.data.prepared import PreparedData
 from service.data.prepared_files import SPLIT_ARRAYS, load_family, pack_arrays, save_arrays
@@ -34,7 +33,7 @@ class PreparedFile:
 
 
 def prepare_job_data(
-    spec: JobSpec, task: Task, artifacts: ArtifactStore, write_dataset: Callable[[Path], None], folder: Path
+    spec: JobSpec, task: str, artifacts: ArtifactStore, write_dataset: Callable[[Path], None], folder: Path
 ) -> PreparedFile:
     """Prepare the data of a job and write it to a file in ``folder``.
 

@@ -121,7 +121,7 @@ def bundled_source(name: str) -> Arrays | Equation:
     return Arrays(np.asarray(x, dtype=np.float64), target, info.images, info.columns, keeps_draw_order=True)
 
 
-def stored_source(folder: Path, chosen: DatasetSpec, task: Task) -> Table | Arrays | Text:
+def stored_source(folder: Path, chosen: DatasetSpec, task: str) -> Table | Arrays | Text:
     """Open a dataset folder.
 
     Args:
@@ -132,7 +132,7 @@ def stored_source(folder: Path, chosen: DatasetSpec, task: Task) -> Table | Arra
     facts = DatasetFacts.load(folder).without(chosen.exclude)
     if facts.layout is Layout.TEXT:
         return Text((folder / TEXT_FILE).read_bytes())
-    target = None if task is Task.AUTOENCODING else facts.target(chosen.target)
+    target = None if task == Task.AUTOENCODING else facts.target(chosen.target)
     if facts.layout is Layout.TABLE:
         table = pyarrow.parquet.read_table(folder / TABLE_FILE, columns=[column.name for column in facts.columns])
         y = None if target is None else table.column(target.name).to_numpy()

@@ -13,7 +13,7 @@ from service.data.equations import collocation
 from service.data.prepared_files import SPLIT_PARTS, Array, Rows, save_arrays
 from service.data.sources import Arrays, Equation, RowSource, Source, Text
 from service.errors import JobFailedError
-from service.spec.model import AnyModel, TransformerSpec
+from service.spec.models import ModelSpec, TransformerSpec
 
 
 def hold_out(rows: Rows, share: float, seed: int, strata: AnyArray | None) -> tuple[Rows, Rows]:
@@ -34,7 +34,7 @@ def split_rows(rows: int, seed: int, classes: AnyArray | None, *, keeps_draw_ord
     return parts if keeps_draw_order else {part: np.sort(drawn) for part, drawn in parts.items()}
 
 
-def write_split(source: Source, model: AnyModel, seed: int, folder: Path) -> None:
+def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> None:
     """Write the arrays of a split as .npy files.
 
     Args:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from service.optimizers.entry import Config
+from service.optimizers import Config
 from service.training.best import BestWeights, is_out_of_patience
 from service.training.loop import report_steps
 from service.training.metrics import ACCURACY, Score

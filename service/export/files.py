@@ -1,25 +1,44 @@
 """The recommended config as a file: plain data, the learned P, a script that trains with it, or a zip with all of it.
 
-No format uses pickle.
+No format uses pickle. ``replay.py`` reads the zip again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import zipfile
 from enum import StrEnum
 from typing import IO, Final
 
 from pydantic import JsonValue
 
-from service.artifacts import ArtifactStore
+from service.artifacts import DATA_FILE, START_P_FILE, TASK_FILE, ArtifactStore
 from service.db.models import Job
-from service.errors import ConflictError
-from service.export.bundle import data_of, learned_p_of, write_bundle
-from service.export.script import make_script
+from service.errors import ConflictError, NotFoundError
+from service.export.script import make_script, replayed_run, start_sha256, summary
 from service.optimizers import OPTIMIZERS
 from service.planning.plan import JobPlan, plan_of
 from service.result.job_result import JobResult
 from service.version import VERSION
+
+MANIFEST: Final = "manifest.json"
+SCRIPT: Final = "recommended.py"
+DOCUMENT: Final = "recommended.json"
+P_FILE: Final = "p.safetensors"
+START_FILE: Final = "start.safetensors"
+"""Files of a zip; the prepared data is ``data.npz``."""
+
+BUNDLE_FORMAT: Final = "warptune.job"
+BUNDLE_VERSION: Final = 1
+"""Grows when today's reader could not understand the zip."""
+
+PIECE_BYTES: Final = 1 << 20
+"""Bytes of the data that are in memory at once."""
+
+EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+"""Time of every file in a zip, so that equal content gives equal bytes."""
 
 
 class ExportFormat(StrEnum):
@@ -52,21 +71,15 @@ MAX_UNPACKED_BYTES: Final = 64 << 20
 def write(job: Job, result: JobResult, fmt: ExportFormat, artifacts: ArtifactStore, target: IO[bytes]) -> None:
     """Write an export to a seekable file. Data, which may be large, is copied piece by piece.
 
-    Args:
-        job: The job.
-        result: Its result.
-        fmt: Form of the file.
-        artifacts: Has the prepared data and the learned P.
-        target: Where to write.
-
     Raises:
         NotFoundError: The recommendation has no learned P (``safetensors``), or the prepared data is gone (``zip``).
         ConflictError: A script or a zip was asked for, but a job on a family of tasks recommends no learned P.
     """
     plan = plan_of(job.spec, job.dataset_info)
-    name, digest = data_of(job, result)
-    has_one_task = result.learned_p is not None and result.learned_p.data_sha256 is not None
-    if fmt in (ExportFormat.PYTHON, ExportFormat.ZIP) and plan.spec.family and not has_one_task:
+    # for a family that is the split of one task, which the run from the learned P trained on
+    one_task = result.learned_p.data_sha256 if result.learned_p else None
+    name, digest = (TASK_FILE, one_task) if one_task else (DATA_FILE, job.data_sha256)
+    if fmt in (ExportFormat.PYTHON, ExportFormat.ZIP) and plan.spec.family and not one_task:
         raise ConflictError(
             f"a job on a family of tasks has a script only if it recommends a learned P, and this one recommends "
             f"{result.arm}. Its config is in the formats json, yaml and toml"
@@ -77,9 +90,9 @@ def write(job: Job, result: JobResult, fmt: ExportFormat, artifacts: ArtifactSto
             data = None if size is None or size > MAX_UNPACKED_BYTES else artifacts.get(job.id, name)
             target.write(make_script(plan, result, digest, data).encode())
         case ExportFormat.SAFETENSORS:
-            target.write(learned_p_of(result, artifacts))
+            target.write(_learned_p(result, artifacts))
         case ExportFormat.ZIP:
-            write_bundle(job, plan, result, _text(_document(job, plan, result), ExportFormat.JSON), artifacts, target)
+            _write_bundle(job, plan, result, (name, digest), artifacts, target)
         case _:
             target.write(_text(_document(job, plan, result), fmt).encode())
 
@@ -117,3 +130,74 @@ def _document(job: Job, plan: JobPlan, result: JobResult) -> dict[str, JsonValue
         "data_sha256": job.data_sha256,
         "warptune": VERSION,
     }
+
+
+def _learned_p(result: JobResult, artifacts: ArtifactStore) -> bytes:
+    """Return the file of the learned P, exactly as the recorded run from it used it."""
+    learned = result.learned_p
+    if learned is None:
+        raise NotFoundError(f"job {result.job_id} recommends {result.arm}, which has no learned P to export")
+    return _unchanged(result.job_id, learned.file, learned.sha256, artifacts)
+
+
+def _write_bundle(
+    job: Job,
+    plan: JobPlan,
+    result: JobResult,
+    data: tuple[str, str | None],
+    artifacts: ArtifactStore,
+    target: IO[bytes],
+) -> None:
+    """Write the zip; ``data`` is the artifact with the prepared data, and its hash."""
+    name, digest = data
+    if _sha256(job, name, artifacts) != digest:
+        raise NotFoundError(f"the prepared data of job {job.id} is no longer in the artifact store")
+    files = {
+        SCRIPT: make_script(plan, result, digest, None).encode(),
+        DOCUMENT: _text(_document(job, plan, result), ExportFormat.JSON).encode(),
+    }
+    if result.learned_p is not None:
+        files[P_FILE] = _learned_p(result, artifacts)
+    if start := start_sha256(plan, result):
+        files[START_FILE] = _unchanged(job.id, START_P_FILE, start, artifacts)
+    run, learned = replayed_run(plan, result), result.learned_p
+    sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    manifest = {
+        "format": BUNDLE_FORMAT,
+        "format_version": BUNDLE_VERSION,
+        "job": job.id,
+        "name": job.name,
+        "arm": result.arm,
+        "files": {**sums, DATA_FILE: digest},
+        "versions": result.made_with,
+        "seeds": {"job": plan.spec.seed, "confirm": [pair.seed for pair in result.pairs]},
+        "data_sha256": digest,
+        "run": summary(plan, result),
+        "expected": {"seed": run.seed, "test_loss": run.test_loss},
+        "expected_from_p": learned and {"seed": learned.seed, "test_loss": learned.test_loss},
+        "spec": job.spec,
+        "user_code": dict(plan.info.sources),
+    }
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, content in {MANIFEST: json.dumps(manifest, indent=2).encode(), **files}.items():
+            archive.writestr(zipfile.ZipInfo(file, EPOCH), content, zipfile.ZIP_DEFLATED)
+        entry = zipfile.ZipInfo(DATA_FILE, EPOCH)
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        with artifacts.open(job.id, name) as split, archive.open(entry, "w", force_zip64=True) as packed:
+            shutil.copyfileobj(split, packed, PIECE_BYTES)
+
+
+def _unchanged(job_id: str, name: str, digest: str, artifacts: ArtifactStore) -> bytes:
+    """Return the artifact of a job that has this hash."""
+    content = artifacts.get(job_id, name)
+    if content is None or hashlib.sha256(content).hexdigest() != digest:
+        raise NotFoundError(f"{name} of job {job_id} is no longer in the artifact store")
+    return content
+
+
+def _sha256(job: Job, name: str, artifacts: ArtifactStore) -> str | None:
+    try:
+        with artifacts.open(job.id, name) as data:
+            return hashlib.file_digest(data, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None

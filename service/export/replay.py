@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.artifacts import DATA_FILE
 from service.errors import ServiceError
-from service.export.bundle import BUNDLE_FORMAT, BUNDLE_VERSION, DOCUMENT, MANIFEST, P_FILE, SCRIPT, START_FILE
+from service.export.files import BUNDLE_FORMAT, BUNDLE_VERSION, DOCUMENT, MANIFEST, P_FILE, SCRIPT, START_FILE
 from service.training.run import Run
 from service.version import VERSION
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 from service.db.models import ConfirmRun, Job
 from service.ledger.curves import curve_of
-from service.recommend.verdict import ALPHA
-from service.result.job_result import ANSWERS, ArmFinding, ArmResult, JobResult, Pair, ParetoPoint
+from service.result.job_result import ALPHA, ANSWERS, ArmFinding, JobResult, Pair, ParetoPoint
 from service.states import TrialState
 
 if TYPE_CHECKING:
@@ -28,19 +27,15 @@ FIGURE_HEIGHT_PX: Final = 380
 
 
 def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
-    """Return the report of a job as one HTML file that loads nothing from the network.
-
-    Args:
-        job: The job.
-        result: Its result.
-        runs: Its confirmation runs.
-    """
+    """Return the report of a job, with its confirmation runs, as one HTML file that loads nothing from the network."""
     from plotly.offline import get_plotlyjs
 
     findings = result.findings
     colors = {finalist.arm: COLORS[index % len(COLORS)] for index, finalist in enumerate(result.finalists)}
+    trials = {finalist.trial for finalist in result.finalists}  # an arm may have had another one before an extension
+    shown = [run for run in runs if run.trial_number in trials]
     figures = [
-        ("Learning curves of the finalists", _learning_curves(_of_finalists(runs, result.finalists), colors)),
+        ("Learning curves of the finalists", _learning_curves(shown, colors)),
         ("Paired differences on the fresh seeds", _paired_differences(result.pairs)),
         ("Search: the best so far", _tuning_curves(findings.arms, colors)),
         ("Importance of the parameters", _importances(findings.arms, colors)),
@@ -51,7 +46,7 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
         result=result,
         answer=ANSWERS[result.verdict],
         findings=findings,
-        figures=[(title, _html(figure, title)) for title, figure in figures if figure is not None],
+        figures=[(title, _html(figure, title)) for title, figure in figures if figure.data],
         significant=[item for item in findings.comparisons if item.p_holm <= ALPHA],
         weak=[item for item in findings.comparisons if item.p_holm > ALPHA],
         alpha=ALPHA,
@@ -67,17 +62,12 @@ def _template() -> jinja2.Template:
         loader=jinja2.PackageLoader("service", "export"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
-    environment.filters["json"] = _json
+    environment.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)  # escaped like any other text
     return environment.get_template("report.html.jinja")
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"  # noqa: RUF001 - the dash of a table
-
-
-def _json(value: object) -> str:
-    """Return JSON as plain text; the template escapes it like any other text."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _html(figure: go.Figure, title: str) -> str:
@@ -87,13 +77,7 @@ def _html(figure: go.Figure, title: str) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id, config={"displaylogo": False}))
 
 
-def _of_finalists(runs: Sequence[ConfirmRun], finalists: Sequence[ArmResult]) -> list[ConfirmRun]:
-    """Return the runs of these finalists; an arm may have had another one before an extension."""
-    numbers = {finalist.trial for finalist in finalists}
-    return [run for run in runs if run.trial_number in numbers]
-
-
-def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.Figure | None:
+def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.Figure:
     """Draw the mean validation loss of each arm over its seeds, and the range of the seeds behind it."""
     import plotly.graph_objects as go
 
@@ -120,10 +104,10 @@ def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.F
         )
         figure.add_scatter(x=steps, y=[fmean(points[step]) for step in steps], name=arm, line={"color": color})
     figure.update_layout(xaxis_title="step", yaxis_title="validation loss: mean and range of the seeds")
-    return figure if figure.data else None
+    return figure
 
 
-def _paired_differences(pairs: Sequence[Pair]) -> go.Figure | None:
+def _paired_differences(pairs: Sequence[Pair]) -> go.Figure:
     import plotly.graph_objects as go
 
     by_seed = {
@@ -131,16 +115,12 @@ def _paired_differences(pairs: Sequence[Pair]) -> go.Figure | None:
         for pair in pairs
         if pair.baseline is not None and pair.warpadam is not None
     }
+    figure = go.Figure()
     if not by_seed:
-        return None
+        return figure
     gains = list(by_seed.values())
-    figure = go.Figure(
-        go.Bar(
-            x=[f"seed {seed}" for seed in by_seed],
-            y=gains,
-            marker_color=[COLORS[2] if gain > 0 else COLORS[1] for gain in gains],
-        )
-    )
+    colors = [COLORS[2] if gain > 0 else COLORS[1] for gain in gains]
+    figure.add_bar(x=[f"seed {seed}" for seed in by_seed], y=gains, marker_color=colors)
     figure.add_hline(y=0, line_color="black", line_width=1)
     figure.add_hline(
         y=fmean(gains),
@@ -152,19 +132,17 @@ def _paired_differences(pairs: Sequence[Pair]) -> go.Figure | None:
     return figure
 
 
-def _tuning_curves(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Figure | None:
+def _tuning_curves(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Figure:
     from plotly.subplots import make_subplots
 
-    shown = [arm for arm in arms if arm.tuning_curve]
-    if not shown:
-        return None
     figure = make_subplots(cols=2, shared_yaxes=True, x_title="", horizontal_spacing=0.04)
-    for arm in shown:
+    for arm in arms:
         curve, color = arm.tuning_curve, colors[arm.arm]
-        trials, seconds = [point.trials for point in curve], [point.seconds for point in curve]
-        for col, along in enumerate((trials, seconds), start=1):
+        if not curve:
+            continue
+        for col, along in enumerate(("trials", "seconds"), start=1):
             figure.add_scatter(
-                x=along,
+                x=[getattr(point, along) for point in curve],
                 y=[point.best for point in curve],
                 name=arm.arm,
                 legendgroup=arm.arm,
@@ -180,7 +158,7 @@ def _tuning_curves(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Fig
     return figure
 
 
-def _importances(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Figure | None:
+def _importances(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Figure:
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -195,10 +173,10 @@ def _importances(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Figur
                 marker_color=colors[arm.arm],
             )
     figure.update_layout(xaxis_title="share of the variance", yaxis={"automargin": True})
-    return figure if figure.data else None
+    return figure
 
 
-def _pareto(points: Sequence[ParetoPoint], colors: dict[str, str]) -> go.Figure | None:
+def _pareto(points: Sequence[ParetoPoint], colors: dict[str, str]) -> go.Figure:
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -214,4 +192,4 @@ def _pareto(points: Sequence[ParetoPoint], colors: dict[str, str]) -> go.Figure 
                 marker={"color": color, "size": 10},
             )
     figure.update_layout(xaxis_title="seconds of training", yaxis_title="validation loss")
-    return figure if figure.data else None
+    return figure

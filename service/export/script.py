@@ -10,8 +10,7 @@ import base64
 import pprint
 import textwrap
 import zlib
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from service.export.source import SourceCode
 from service.optimizers import OPTIMIZERS
@@ -40,15 +39,13 @@ P_NOTE: Final = """\
 If the P that the optimizer learned is next to it as p.safetensors, it then trains once more from that P.
 """
 
+USER_NOTE: Final = """.
+It imports your own module {module}, which is not in here. SHA-256 of its source:
+{sha256}"""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
-    """The run that a script does again.
 
-    Attributes:
-        seed: Its seed.
-        test_loss: What it ended with; None if no confirmation run of the recommended config completed.
-    """
+class Replayed(NamedTuple):
+    """The run that a script does again; the loss is None if no run of the recommended config completed."""
 
     seed: int
     test_loss: float | None
@@ -79,24 +76,21 @@ def start_sha256(plan: JobPlan, result: JobResult) -> str | None:
 def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data: bytes | None) -> str:
     """Return the text of the script.
 
-    Args:
-        plan: Plan of the job.
-        result: Its result.
-        data_sha256: Hash of the prepared split.
-        data: The prepared split, to be put into the script; None leaves it to a file ``data.npz`` next to it.
+    ``data`` is the prepared split, to be put into the script; None leaves it to a file ``data.npz`` next to it.
     """
     spec, optimizer, task = plan.spec, OPTIMIZERS[plan.arm(result.arm).optimizer], TASKS[plan.task]
     run, learned = replayed_run(plan, result), result.learned_p
     metric = metric_of(spec.objective.metric) or METRICS[task.metric]
-    is_user_code = isinstance(spec.model, EntrypointSpec)
-    build = f"{BLOCKS}:build_user_model" if is_user_code else spec.model.build
+    build, user_import, user_note = spec.model.build, "", ""
+    if isinstance(spec.model, EntrypointSpec):
+        build = f"{BLOCKS}:build_user_model"
+        module, _, factory = spec.model.entrypoint.partition(":")
+        user_import = f"from {module} import {factory} as make_user_model"
+        user_note = USER_NOTE.format(module=module, sha256=plan.info.sources[spec.model.entrypoint])
+    settings = summary(plan, result)
+    names = ("model", "shape", "sizes", "config", "steps", "batch_size", "device", "threads")
     constants = {
-        "MODEL": plan.network,
-        "SHAPE": plan.info.shape,
-        "SIZES": plan.sizes,
-        "CONFIG": result.config,
-        "STEPS": spec.budget.steps,
-        "BATCH_SIZE": spec.budget.batch_size,
+        **{name.upper(): settings[name] for name in names},
         "TARGET": "x" if task.reconstructs else "y",
         "SEED": run.seed,
         "RECORDED": run.test_loss,
@@ -105,8 +99,6 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         "P_RECORDED": learned and learned.test_loss,
         "START_SHA256": start_sha256(plan, result),
         "DATA_SHA256": data_sha256,
-        "DEVICE": "cuda" if spec.resources.gpus_per_trial else "cpu",
-        "THREADS": spec.resources.cpus_per_trial,
         "BEST_BY": plan.best_by,
         "BEST_SCORE": metric.best,
         "HIGHER_IS_BETTER": metric.higher_is_better,
@@ -117,19 +109,19 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
     halves = [source.add(reference) for reference in (build, optimizer.build, task.loss, metric.score)]
     for name in ("make_model", "make_optimizer", "load_data", "train", "show", "main"):
         source.add(f"{BLOCKS}:{name}")
-    training = "".join(f"    {name}={value!r},\n" for name, value in spec.training.model_dump().items())
+    training = "".join(f"    {name}={value!r},\n" for name, value in settings["training"].items())
     header = HEADER.format(
         job_id=result.job_id,
         arm=result.arm,
         verdict=result.verdict,
         p_note=P_NOTE if learned else "",
-        needs=optimizer.script_needs + _user_code(plan),
+        needs=optimizer.script_needs + user_note,
         version=VERSION,
     )
     parts = [
         header,
         "from __future__ import annotations",
-        "\n".join(filter(None, (source.imports, _user_import(plan)))),
+        "\n".join(filter(None, (source.imports, user_import))),
         "\n".join(f"{name} = {pprint.pformat(value, sort_dicts=False)}" for name, value in constants.items()),
         f"\n{source.code}\n",
         f"TRAINING = Training(\n{training})\nbuild_model, build_optimizer, plain_loss, SCORE = {', '.join(halves)}",
@@ -137,22 +129,6 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         'if __name__ == "__main__":\n    main()\n',
     ]
     return "\n\n".join(parts)
-
-
-def _user_code(plan: JobPlan) -> str:
-    """Return what the script needs next to it if the model is user code."""
-    if not isinstance(plan.spec.model, EntrypointSpec):
-        return ""
-    entrypoint = plan.spec.model.entrypoint
-    module, sha256 = entrypoint.partition(":")[0], plan.info.sources[entrypoint]
-    return f".\nIt imports your own module {module}, which is not in here. SHA-256 of its source:\n{sha256}"
-
-
-def _user_import(plan: JobPlan) -> str:
-    if not isinstance(plan.spec.model, EntrypointSpec):
-        return ""
-    module, _, factory = plan.spec.model.entrypoint.partition(":")
-    return f"from {module} import {factory} as make_user_model"
 
 
 def _embedded(data: bytes | None) -> str:
@@ -168,9 +144,9 @@ def summary(plan: JobPlan, result: JobResult) -> dict[str, Any]:
     return {
         "arm": plan.arm(result.arm).optimizer,
         "config": result.config,
-        "sizes": list(plan.sizes),
+        "sizes": plan.sizes,
         "model": plan.network,
-        "shape": list(plan.info.shape),
+        "shape": plan.info.shape,
         "activation": spec.model.activation_name,
         "task": str(plan.task),
         "steps": spec.budget.steps,

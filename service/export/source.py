@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib.util import find_spec, resolve_name
 from itertools import pairwise
 from pathlib import Path
+from symtable import SymbolTable, symtable
 from typing import Final, NamedTuple
 
 from service.registry import PluginError
@@ -75,7 +76,7 @@ class SourceCode:
             return
         definition = _definitions(module).get(name)
         if definition is None or name in self._given:
-            return  # a builtin, a local name, or one that is given
+            return  # a builtin, or a name that is given
         match definition.node:
             case ast.Import(names=[alias]):  # ruff keeps one a line
                 self._modules.add((alias.name, alias.asname or ""))
@@ -98,7 +99,7 @@ class SourceCode:
         owner = self._owners.setdefault(name, module)
         if owner != module:
             raise PluginError(f"{owner} and {module} both define {name}; a script can contain one. Rename one of them")
-        for used in _used(definition.node):
+        for used in _used(symtable(definition.text, module, "exec")):
             if used != name:
                 self._follow(module, used)
         self._code.append(definition.text)
@@ -134,21 +135,14 @@ def _statements(body: list[ast.stmt], text: str) -> Iterator[tuple[ast.stmt, str
         yield node, COMMENTS.sub("", "\n".join(lines[start - 1 : end]))
 
 
-def _used(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a definition takes from its module, as far as its functions do not define them."""
-    if isinstance(node, ast.Name):
-        yield node.id
-    own: set[str] = set()
-    if isinstance(node, ast.FunctionDef):
-        inner = [each for statement in node.body for each in ast.walk(statement)]
-        own = {each.id for each in inner if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
-        own |= {
-            alias.asname or alias.name for each in inner if isinstance(each, ast.ImportFrom) for alias in each.names
-        }
-        own |= {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}
-    for child in ast.iter_child_nodes(node):
-        local = own if isinstance(node, ast.FunctionDef) and child in node.body else set()
-        yield from (name for name in _used(child) if name not in local)
+def _used(scope: SymbolTable) -> Iterator[str]:
+    """Yield the names that a definition takes from its module, or from the builtins."""
+    at_the_top = scope.get_type() == "module"
+    for symbol in scope.get_symbols():
+        if symbol.is_global() or (at_the_top and symbol.is_referenced()):
+            yield symbol.get_name()
+    for inner in scope.get_children():
+        yield from _used(inner)
 
 
 def _names(node: ast.stmt) -> Iterator[str]:

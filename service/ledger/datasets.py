@@ -18,7 +18,6 @@ from service.db.session import Database
 from service.errors import ConflictError, NotFoundError
 from service.spec.job import JobSpec
 from service.states import ENDED_JOB
-from service.stored import stored_spec
 
 FAMILY_OF: Final = "family of "
 """How the label of a job on a family of datasets begins; the number of datasets follows."""
@@ -80,7 +79,7 @@ def _open_job_with(session: Session, dataset_id: str) -> str | None:
     may_use = or_(Job.dataset == dataset_id, Job.dataset.startswith(FAMILY_OF))
     open_jobs = select(Job.id, Job.dataset, Job.spec).where(may_use, Job.state.not_in(ENDED_JOB))
     for job_id, label, spec in session.execute(open_jobs):
-        if label == dataset_id or dataset_id in _uploads_of(stored_spec(spec)):
+        if label == dataset_id or dataset_id in _uploads_of(JobSpec.from_json(spec)):
             return job_id
     return None
 

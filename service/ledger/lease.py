@@ -20,7 +20,6 @@ from service.ledger.events import now, record
 from service.ledger.jobs import close, require_job
 from service.spec.job import JobSpec
 from service.states import ACTIVE_JOB, JobState
-from service.stored import stored_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Lease:
     @property
     def spec(self) -> JobSpec:
         """The job's spec. Raises OtherVersionError if another version stored what this one cannot read."""
-        return stored_spec(self.spec_json)
+        return JobSpec.from_json(self.spec_json)
 
 
 def _lost(lease: Lease) -> LeaseLostError:

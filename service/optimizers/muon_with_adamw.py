@@ -9,17 +9,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from service.optimizers.entry import Config
+from service.optimizers import Config
 
 
 @final
 class MuonWithAdamW(Optimizer):
-    """Muon for some parameters and AdamW for the others, as one optimizer with the groups and states of both.
-
-    Args:
-        muon: Steps its own parameters.
-        adamw: Steps the others.
-    """
+    """Muon for some parameters and AdamW for the others, as one optimizer with the groups and states of both."""
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
         self._parts: tuple[Optimizer, ...] = (muon, adamw)
@@ -27,11 +22,7 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step both.
-
-        Args:
-            closure: Evaluates the loss again.
-        """
+        """Step both; ``closure`` evaluates the loss again."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -15,7 +15,7 @@ from service.data.catalog import DATASETS, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.job import JobSpec
-from service.spec.model import AutoencoderSpec, MlpSpec
+from service.spec.models import AutoencoderSpec, MlpSpec
 
 KINDS: Final = ("class_subsets", "group_by", "datasets")
 """Fields of a family. Exactly one of them says what its tasks are."""
@@ -65,7 +65,7 @@ def check_family(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError
 
 
 def _check_class_subsets(subsets: ClassSubsetsSpec, info: DatasetInfo) -> Iterator[FieldError]:
-    if info.task is not Task.CLASSIFICATION:
+    if info.task != Task.CLASSIFICATION:
         classes = f"needs a dataset with classes; this one is for {info.task}"
         yield conflict("family.class_subsets", subsets.ways, classes)
     elif math.comb(info.outputs, subsets.ways) < MIN_TASKS:
@@ -101,7 +101,7 @@ def task_info(info: DatasetInfo, family: FamilySpec | None) -> DatasetInfo:
     assert family.group_by is not None, "a family has one of the three"
     width = info.widths[info.columns.index(family.group_by)] if info.widths else 1
     features = info.features - width
-    return replace(info, features=features, outputs=features if info.task is Task.AUTOENCODING else info.outputs)
+    return replace(info, features=features, outputs=features if info.task == Task.AUTOENCODING else info.outputs)
 
 
 def bundled_info(spec: JobSpec) -> DatasetInfo | None:
@@ -155,4 +155,4 @@ def _differences(first: FamilyDataset, other: FamilyDataset) -> Iterator[str]:
             elif first.values(name) != other.values(name):
                 yield f"column {name} has the values {first.values(name)}, not {other.values(name)}"
         if one.outputs != two.outputs:
-            yield f"{one.outputs} {'classes' if one.task is Task.CLASSIFICATION else 'outputs'}, not {two.outputs}"
+            yield f"{one.outputs} {'classes' if one.task == Task.CLASSIFICATION else 'outputs'}, not {two.outputs}"

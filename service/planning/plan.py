@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DatasetInfo, Task
+from service.data.catalog import DatasetInfo
 from service.data.prepared import PreparedData
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.optimizers import OPTIMIZERS
@@ -40,7 +40,6 @@ from service.spec.job import JobSpec, RangeOverride
 from service.spec.metrics import metric_of
 from service.spec.models import EntrypointSpec
 from service.spec.tasks import TASKS
-from service.stored import stored_spec
 from service.training.run import FamilyTraining, Run, Training
 
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
@@ -77,7 +76,7 @@ class JobPlan:
     spec: JobSpec
     info: DatasetInfo
     arms: tuple[ArmPlan, ...]
-    task: Task
+    task: str
     sizes: tuple[int, ...]
     start_url: str | None = None
 
@@ -163,7 +162,7 @@ def plan_of(stored: Mapping[str, object], info: Mapping[str, object] | None) -> 
     Raises:
         OtherVersionError: Another version or installation of the service wrote something that this one cannot read.
     """
-    spec, facts = stored_spec(stored), None if info is None else DatasetInfo.from_json(info)
+    spec, facts = JobSpec.from_json(stored), None if info is None else DatasetInfo.from_json(info)
     try:
         return make_plan(spec, facts)
     except InvalidSpecError as error:

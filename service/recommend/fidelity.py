@@ -31,17 +31,14 @@ def measure(
     objective: Objective,
     rung_step: int,
 ) -> Fidelity | None:
-    """Measure the rank correlation on the first trials of an arm.
+    """Measure the rank correlation on the first trials of an arm; None while not all of them have ended.
 
     Args:
         arm: Its name.
-        rows: Its trials by number.
+        rows: Its trials, in the order of their numbers.
         curves: Learning curve by trial id.
         objective: What the trials are judged by.
         rung_step: Step before which no trial is stopped.
-
-    Returns:
-        None while the first ``UNPRUNED`` trials have not all ended.
     """
     first = rows[:UNPRUNED]
     if len(first) < UNPRUNED or any(row.state not in ENDED_TRIAL for row in first):

@@ -1,12 +1,15 @@
-"""Describes a job besides its verdict: other arms and metrics, tuning curves, importances, the Pareto front, pruning.
+"""Describes a job besides its verdict: nothing here decides what is recommended. Pure functions.
 
-Descriptive and pure: nothing here decides what is recommended.
+Other arms and metrics, tuning curves, importances, the Pareto front, pruning, whether the P of a warm start transfers,
+and when the cost of learning P over a family is repaid.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from statistics import fmean
 from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
@@ -15,12 +18,24 @@ from service.planning.arms import SHUFFLED_P, ArmPlan, Role
 from service.planning.objective import TIMED, Objective, time_to
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import MIN_TAU, UNPRUNED
-from service.recommend.recommendation import MIN_PAIRS, Finalist, pairs_of
-from service.recommend.runs import completed, error_on_test, length
-from service.recommend.tuning import importances, pareto, tuning_curve
+from service.recommend.recommendation import MIN_PAIRS, Finalist, completed, error_on_test, length, pairs_of
 from service.recommend.verdict import compare, holm
-from service.result.job_result import ArmFinding, Comparison, FamilyFinding, Fidelity, Findings, Recommendation
+from service.result.job_result import (
+    ALPHA,
+    ArmFinding,
+    BreakEven,
+    Comparison,
+    FamilyFinding,
+    Fidelity,
+    Findings,
+    Paired,
+    ParetoPoint,
+    Recommendation,
+    TuningPoint,
+    WarmStartOutcome,
+)
 from service.spec.metrics import ERROR, METRICS
+from service.states import ENDED_TRIAL, TrialState
 from service.training.run import Progress
 
 NOTE: Final = (
@@ -34,6 +49,12 @@ JUDGED: Final = {
     **{name: name for name in TIMED},
 }
 """Metric of the objective -> what the fresh seeds are compared on; times to a target are on validation."""
+
+MIN_IMPORTANCE_TRIALS: Final = 4
+"""With fewer completed trials, importances are noise."""
+
+Curves = Sequence[tuple[Sequence[Progress], Sequence[Progress]]]
+"""The learning curves of the baseline and of the challenger, seed by seed."""
 
 Values = Sequence[tuple[float | None, float | None]]
 """What the baseline and the challenger have on each seed; None where one has nothing."""
@@ -56,24 +77,14 @@ def make_findings(
     objective: Objective,
     family: FamilyFinding | None = None,
 ) -> Findings:
-    """Describe a job.
-
-    Args:
-        plan: Its plan.
-        result: What it recommends.
-        finalists: One trial for each arm.
-        searched: The arms with their trials.
-        runs: Every run of the ``confirm`` phase.
-        objective: What they are judged by.
-        family: Its tasks; None for a job on one task.
-    """
+    """Describe a job by its searches and the runs of the ``confirm`` phase."""
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     found = list(_comparisons(by_arm, result, runs, objective))
-    adjusted = holm([comparison.p_holm for comparison in found])
+    adjusted = zip(found, holm([comparison.p_holm for comparison in found]), strict=True)
     rivals = [row for item in searched if item.arm.role is not Role.CONTROL for row in item.trials]
     return Findings(
         note=NOTE,
-        comparisons=[replace(comparison, p_holm=p) for comparison, p in zip(found, adjusted, strict=True)],
+        comparisons=[comparison.model_copy(update={"p_holm": p}) for comparison, p in adjusted],
         arms=[
             ArmFinding(
                 arm=item.arm.name,
@@ -120,9 +131,7 @@ def _comparisons(
         yield from _compare((better.arm, worse.arm), JUDGED[objective.metric], costs, missed)
 
 
-def _times(
-    both: Sequence[tuple[Sequence[Progress], Sequence[Progress]]], metric: str, objective: Objective
-) -> tuple[Values, int]:
+def _times(both: Curves, metric: str, objective: Objective) -> tuple[Values, int]:
     """Return the times of both arms to the loss of the baseline's best point, and how many runs never reached it.
 
     Those count as the longest run.
@@ -147,15 +156,11 @@ def _compare(names: tuple[str, str], metric: str, values: Values, missed: int) -
         arm=names[0],
         against=names[1],
         metric=metric,
-        pairs=verdict.pairs,
         missed=missed,
         mean=verdict.challenger_mean,
         against_mean=verdict.baseline_mean,
-        improvement=verdict.improvement,
-        relative_improvement=verdict.relative_improvement,
-        interval=verdict.interval,
         p_holm=min(1.0, 2 * min(verdict.p_helps, verdict.p_hurts)),
-        win_rate=verdict.win_rate,
+        **verdict.model_dump(include=set(Paired.model_fields)),
     )
 
 
@@ -173,3 +178,138 @@ def _pruning(plan: JobPlan, searched: Sequence[Searched]) -> str:
     if all(item.fidelity is None for item in searched):
         return f"no trial was pruned: the first {UNPRUNED} trials of an arm never are"
     return f"pruning was on after the first {UNPRUNED} trials of each arm: early losses rank runs as final losses do"
+
+
+def tuning_curve(trials: Sequence[Trial]) -> list[TuningPoint]:
+    """Return the best cost so far over ended trials and their training seconds."""
+    points: list[TuningPoint] = []
+    best, seconds = None, 0.0
+    for count, row in enumerate((row for row in trials if row.state in ENDED_TRIAL), start=1):
+        seconds += row.seconds
+        if row.state == TrialState.COMPLETE and row.value is not None:
+            best = row.value if best is None else min(best, row.value)
+        if best is not None:
+            points.append(TuningPoint(trials=count, seconds=seconds, best=best))
+    return points
+
+
+def importances(arm: ArmPlan, trials: Sequence[Trial]) -> dict[str, float]:
+    """Return how much each parameter matters, the largest first, by Optuna's default evaluator.
+
+    A parameter that only some completed trials have is left out: the evaluator would rank it by those alone.
+    """
+    complete = [row for row in trials if row.state == TrialState.COMPLETE and row.value is not None]
+    if len(complete) < MIN_IMPORTANCE_TRIALS or len({row.value for row in complete}) == 1:
+        return {}
+    shared = [name for name in complete[0].params if all(name in row.params for row in complete)]
+    import optuna  # slow to load, and the API does without it
+
+    from search_spaces.to_optuna import distributions
+
+    study = optuna.create_study()
+    for row in complete:
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=row.value, params=dict(row.params), distributions=distributions(arm.space, row.params)
+            )
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        found = optuna.importance.get_param_importances(study, params=shared)
+    return {name: float(value) for name, value in found.items()}
+
+
+def pareto(trials: Sequence[Trial]) -> list[ParetoPoint]:
+    """Return the completed trials that no other beats in both cost and seconds, the fastest first."""
+    front: list[ParetoPoint] = []
+    complete = [row for row in trials if row.state == TrialState.COMPLETE and row.value is not None]
+    for row in sorted(complete, key=lambda row: (row.seconds, row.value)):
+        assert row.value is not None, "trials without a value were left out"
+        if not front or row.value < front[-1].value:
+            front.append(ParetoPoint(arm=row.arm, trial=row.number, value=row.value, seconds=row.seconds))
+    return front
+
+
+def find_transfer(plan: JobPlan, comparisons: Sequence[Comparison]) -> WarmStartOutcome | None:
+    """Return whether the P of a warm start transfers; None for a job without one.
+
+    Transfer is claimed only if the two-sided p-value, Holm-adjusted with all comparisons of the job, is at most 0.05.
+    With eight seeds, P must win on all eight, and the job may have no further arms. ``comparisons`` includes the one of
+    the challenger with the control.
+    """
+    warm = plan.spec.warm_start
+    if warm is None:
+        return None
+    assert warm.sha256 is not None, "filled in when the job was submitted"
+    item = next((item for item in comparisons if item.against == SHUFFLED_P), None)
+    if item is None:
+        reason = "transfer is unknown: too few seeds completed from P and from the same P in wrong coordinates"
+        return WarmStartOutcome(job=warm.job, sha256=warm.sha256, transfer=None, reason=reason)
+    transfer = item.improvement > 0 and item.p_holm <= ALPHA
+    better = item.relative_improvement
+    change = f"{abs(item.improvement):.3g}" if better is None else f"{abs(better):.1%}"
+    reason = (
+        f"{'transfer' if transfer else 'no transfer shown'}: from the P of {warm.job} the cost on the fresh seeds is "
+        f"{change} {'lower' if item.improvement >= 0 else 'higher'} than from the same P in wrong coordinates, on "
+        f"{item.pairs} paired seeds (p {item.p_holm:.3g} after Holm)"
+    )
+    return WarmStartOutcome(job=warm.job, sha256=warm.sha256, transfer=transfer, reason=reason)
+
+
+def find_break_even(
+    plan: JobPlan, baseline: Trial, challenger: Trial, runs: Sequence[ConfirmRun], tasks: int
+) -> BreakEven | None:
+    """Return after how many further tasks of a family P has repaid its learning.
+
+    None without a seed that both finalists completed. Each run of the ``confirm`` phase trains on ``tasks`` tasks.
+    """
+    assert plan.spec.family is not None, "only called for a family"
+    base, warp = (completed(runs, trial.number) for trial in (baseline, challenger))
+    curves = [(curve_of(base[seed]), curve_of(warp[seed])) for seed in sorted(base.keys() & warp.keys())]
+    both = [pair for pair in curves if all(pair)]
+    if not both:
+        return None
+    base_steps, warp_steps, _ = _mean_times(both, "steps_to_target")
+    base_seconds, warp_seconds, missed = _mean_times(both, "seconds_to_target")
+    learning_steps = plan.spec.family.learn_tasks * plan.spec.family.learn_steps
+    learning_seconds = fmean(curve[-1].learning_seconds for _, curve in both)
+    in_steps = _repaid(learning_steps, base_steps, warp_steps)
+    in_seconds = _repaid(learning_seconds, base_seconds / tasks, warp_seconds / tasks)
+    return BreakEven(
+        seeds=len(both),
+        missed=missed,
+        learning_steps=learning_steps,
+        learning_seconds=learning_seconds,
+        baseline_steps=base_steps,
+        challenger_steps=warp_steps,
+        baseline_seconds=base_seconds / tasks,
+        challenger_seconds=warp_seconds / tasks,
+        tasks_in_steps=in_steps,
+        tasks_in_seconds=in_seconds,
+        summary=_summary(learning_steps, base_steps, warp_steps, in_steps, in_seconds),
+    )
+
+
+def _mean_times(both: Curves, metric: str) -> tuple[float, float, int]:
+    """Return the mean times of both arms to the baseline's final loss, and how many runs with P never had it."""
+    base_times = [time_to(base, base[-1].val_loss, metric) or 0.0 for base, _ in both]
+    reached = [time_to(warp, base[-1].val_loss, metric) for base, warp in both]
+    warp_times = [length(warp, metric) if time is None else time for time, (_, warp) in zip(reached, both, strict=True)]
+    return fmean(base_times), fmean(warp_times), reached.count(None)
+
+
+def _repaid(cost: float, without: float, with_p: float) -> int | None:
+    return math.ceil(cost / (without - with_p)) if without > with_p else None
+
+
+def _summary(
+    learning_steps: int, base_steps: float, warp_steps: float, in_steps: int | None, in_seconds: int | None
+) -> str:
+    repaid = [
+        f"never in {unit}, because P saves none" if tasks is None else f"after {tasks} tasks in {unit}"
+        for tasks, unit in ((in_steps, "steps"), (in_seconds, "seconds"))
+    ]
+    return (
+        f"on unseen tasks P needs {warp_steps:.1f} steps to the loss that the baseline has after {base_steps:.1f}; the "
+        f"{learning_steps} steps of learning it are repaid {repaid[0]}, {repaid[1]}"
+    )

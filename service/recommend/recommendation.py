@@ -12,12 +12,12 @@ from service.ledger.curves import curve_of
 from service.planning.arms import Role
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan
-from service.recommend.runs import completed, judged_cost, length
 from service.recommend.verdict import compare
 from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS
 from service.spec.metrics import METRICS
 from service.states import TrialState
+from service.training.run import Progress
 
 
 class Finalist(NamedTuple):
@@ -37,6 +37,25 @@ NOUNS: Final = {
 
 MIN_PAIRS: Final = 6
 """Fewer pairs can hardly be significant: five that all agree have a one-sided p of 0.03, four 0.06."""
+
+
+def completed(runs: Sequence[ConfirmRun], trial: int) -> dict[int, ConfirmRun]:
+    """Return the completed runs of a trial, by seed."""
+    return {run.seed: run for run in runs if run.trial_number == trial and run.state == TrialState.COMPLETE}
+
+
+def error_on_test(run: ConfirmRun, objective: Objective) -> float | None:
+    """Return the score on the test part as a cost, such as 1 - accuracy; None if the run has no score."""
+    if run.test_score is None:
+        return None
+    return 1.0 - run.test_score if objective.score is None else objective.score.cost(run.test_score)
+
+
+def length(curve: Sequence[Progress], metric: str) -> float:
+    """Return the steps of a run for ``steps_to_target``, otherwise its seconds; 0 for an empty curve."""
+    if not curve:
+        return 0.0
+    return float(curve[-1].step) if metric == "steps_to_target" else curve[-1].seconds
 
 
 def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
@@ -69,14 +88,9 @@ def select(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: O
 def recommend(
     plan: JobPlan, finalists: Sequence[Finalist], runs: Sequence[ConfirmRun], objective: Objective, look: int = 1
 ) -> Recommendation:
-    """Judge the arms' finalists by their confirmation runs.
+    """Judge the arms' finalists by the runs of the ``confirm`` phase.
 
-    Args:
-        plan: The job's plan.
-        finalists: One for each arm.
-        runs: Every run of the ``confirm`` phase.
-        objective: What they are judged by.
-        look: How many times they have been judged, including this time.
+    ``look`` says how many times they have been judged, including this time.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
@@ -135,11 +149,16 @@ def pairs_of(runs: Sequence[ConfirmRun], baseline: Trial, challenger: Trial, obj
 
 
 def _cost(run: ConfirmRun | None, objective: Objective, longest: float) -> tuple[float | None, bool]:
-    """Return the cost of a run, and whether it missed the target; the cost is None if the run did not complete."""
+    """Return what a run costs on the test part, and whether it missed the target.
+
+    The cost is None if the run did not complete. The time to a target is read on validation.
+    """
     if run is None:
         return None, False
-    cost = judged_cost(run, objective)
-    return (longest, True) if cost is None and objective.is_timed else (cost, False)
+    if objective.is_timed:
+        reached = objective.reached(curve_of(run))
+        return (longest, True) if reached is None else (reached, False)
+    return (run.test_loss if objective.score is None else error_on_test(run, objective)), False
 
 
 def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finalist:

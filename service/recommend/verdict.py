@@ -6,27 +6,20 @@ Pure functions of two lists: no database, no jobs. scipy does the arithmetic and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-from service.result.job_result import Verdict, Word
+import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from service.result.job_result import ALPHA, Verdict, Word
 
-    Floats = npt.NDArray[np.float64]
-
-ALPHA: Final = 0.05
-"""Level of the one-sided tests."""
+Floats = npt.NDArray[np.float64]
 
 EXACT_PAIRS: Final = 40
 """Up to this many pairs every sign flip is counted; with more, 99,999 random ones."""
 
 TIE: Final = 1e-12
-"""Relative difference up to which two sums of gains count as equal."""
-
-SAME: Final = 1e-12
-"""Relative spread up to which gains count as equal."""
+"""Relative difference up to which two gains, or two sums of gains, count as equal."""
 
 RESAMPLES: Final = 9_999
 """Bootstrap resamples of an interval."""
@@ -117,8 +110,6 @@ def compare(
 
 
 def _paired(baseline: Sequence[float], challenger: Sequence[float]) -> tuple[Floats, Floats]:
-    import numpy as np
-
     base, other = np.asarray(baseline, np.float64), np.asarray(challenger, np.float64)
     if base.shape != other.shape or base.ndim != 1 or len(base) < 2:
         got = f"got {len(baseline)} and {len(challenger)}"
@@ -146,7 +137,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _sign_flip(gains: Floats, alternative: Literal["greater", "less"]) -> float:
     if not gains.any():
         return 1.0
-    import numpy as np
     from scipy import stats
 
     if len(gains) <= EXACT_PAIRS:
@@ -169,8 +159,6 @@ def _exact_sign_flip(gains: Floats) -> float:
     ``scipy.stats.permutation_test`` counts the same flips one by one. Here we list and sort the sums of each half of
     the pairs, so that 2^n flips cost about 2^(n/2).
     """
-    import numpy as np
-
     first, second = (_signed_sums(half) for half in np.array_split(gains, 2))
     second.sort()
     slack = TIE * float(abs(gains).sum())
@@ -179,8 +167,6 @@ def _exact_sign_flip(gains: Floats) -> float:
 
 
 def _signed_sums(gains: Floats) -> Floats:
-    import numpy as np
-
     sums = np.zeros(1)
     for gain in gains:
         sums = np.concatenate((sums + gain, sums - gain))
@@ -189,13 +175,12 @@ def _signed_sums(gains: Floats) -> Floats:
 
 def _all_alike(gains: Floats) -> bool:
     """Tell whether the gains differ only by rounding, from which no interval can be computed."""
-    return bool(gains.max() - gains.min() <= SAME * abs(gains).max())
+    return bool(gains.max() - gains.min() <= TIE * abs(gains).max())
 
 
 def _bca_interval(gains: Floats, level: float) -> tuple[float, float]:
     if _all_alike(gains):
         return float(gains.min()), float(gains.max())
-    import numpy as np
     from scipy import stats
 
     rng = np.random.default_rng(0)
@@ -216,17 +201,13 @@ def _t_interval(gains: Floats, level: float) -> tuple[float, float]:
 def _more_pairs(gains: Floats, threshold: float, alpha: float) -> int | None:
     """Return how many further pairs Student's test needs for a clear word, if mean and spread stay as measured.
 
-    Args:
-        gains: The pairs so far.
-        threshold: Smallest mean that counts.
-        alpha: Level of the tests at the next look, when the further pairs would be judged.
+    ``alpha`` is the level of the tests at the next look, when the further pairs would be judged.
     """
-    import numpy as np
     from scipy import stats
 
     mean = abs(float(gains.mean()))
     pairs = np.arange(len(gains) + 1, MOST_PAIRS + 1)
-    root = np.sqrt(pairs) / max(float(gains.std(ddof=1)), SAME * mean)
+    root = np.sqrt(pairs) / max(float(gains.std(ddof=1)), TIE * mean)
     student = stats.t(pairs - 1)
     critical = student.isf(alpha)
     if mean >= threshold:  # `helps` and `hurts` need both a small p and a mean that counts

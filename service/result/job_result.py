@@ -6,16 +6,16 @@ line read it back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from typing import Final
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, JsonValue
 
-from service.errors import OtherVersionError
 from service.planning.arms import Role
-from service.stored import wrong_fields
+from service.spec.base import read_stored
+
+ALPHA: Final = 0.05
+"""Level of the one-sided tests at the first look."""
 
 
 class Word(StrEnum):
@@ -36,320 +36,292 @@ ANSWERS: Final = {
 """The answer to "does P help?" in plain words."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The comparison of a challenger with a baseline on paired runs. These are losses: lower is better.
+class Part(BaseModel, frozen=True, use_attribute_docstrings=True):
+    """Base of the parts of a result."""
 
-    Attributes:
-        reason: The conclusion in one sentence.
-        improvement: Mean of baseline minus challenger; positive is better.
-        relative_improvement: The improvement divided by the baseline's mean; None if that mean is 0.
-        interval: 95 % BCa bootstrap interval of the improvement.
-        p_helps: One-sided sign-flip permutation p-value for an improvement above 0.
-        p_hurts: The same for an improvement below 0.
-        alpha: Level of the tests: 0.05 at the first look, half as much at each further one.
-        look: How many times the pairs of this comparison have been judged, including this time.
-        more_pairs: Further pairs that would settle an ``inconclusive`` comparison at the next look, four times in five.
-            None if it is settled, or if even ``MOST_PAIRS`` pairs would not be enough.
-        win_rate: Share of the pairs on which the challenger is better; a tie counts as half. It estimates the
-            probability that a run with the challenger beats one without.
-    """
+
+class Paired(Part):
+    """Two means over paired runs, where lower is better: that of a challenger, and that of what it is compared with."""
+
+    pairs: int
+    """Seeds on which both have a value."""
+    improvement: float
+    """Mean of what the challenger is compared with, minus mean of the challenger; positive is better."""
+    relative_improvement: float | None
+    """The improvement divided by the mean of what the challenger is compared with; None if that mean is 0."""
+    interval: tuple[float, float]
+    """95 % BCa bootstrap interval of the improvement."""
+    win_rate: float
+    """Share of the pairs on which the challenger is better; a tie counts as half. It estimates the probability that a
+    run with the challenger beats one without."""
+
+
+class Verdict(Paired):
+    """The comparison of a challenger with a baseline on paired runs. These are losses: lower is better."""
 
     word: Word
+    """The conclusion."""
     reason: str
-    pairs: int
+    """The conclusion in one sentence."""
     baseline_mean: float
+    """Mean loss of the baseline."""
     challenger_mean: float
-    improvement: float
-    relative_improvement: float | None
-    interval: tuple[float, float]
+    """Mean loss of the challenger."""
     p_helps: float
+    """One-sided sign-flip permutation p-value for an improvement above 0."""
     p_hurts: float
+    """The same for an improvement below 0."""
     alpha: float
+    """Level of the tests: 0.05 at the first look, half as much at each further one."""
     look: int
+    """How many times the pairs of this comparison have been judged, including this time."""
     more_pairs: int | None
-    win_rate: float
+    """Further pairs that would settle an `inconclusive` comparison at the next look, four times in five. None if it is
+    settled, or if even 1,000 pairs would not be enough."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One arm against another on one metric, on the fresh seeds; lower is better.
-
-    Attributes:
-        pairs: Seeds on which both have a value.
-        missed: Runs of either arm that never reached the loss in question. They count as the longest run seen.
-        improvement: Mean of the other arm minus this one.
-        relative_improvement: The improvement divided by the other arm's mean; None if that mean is 0.
-        interval: 95 % BCa bootstrap interval of the improvement.
-        p_holm: Two-sided sign-flip p-value, Holm-adjusted over all comparisons of the job.
-        win_rate: Share of the seeds on which the arm is better; a tie counts as half.
-    """
+class Comparison(Paired):
+    """One arm (the challenger) against another on one metric, on the fresh seeds; lower is better."""
 
     arm: str
+    """Name of the arm."""
     against: str
+    """The arm that it is compared with."""
     metric: str
-    pairs: int
+    """What is compared, such as test_loss."""
     missed: int
+    """Runs of either arm that never reached the loss in question. They count as the longest run seen."""
     mean: float
+    """Mean of the arm."""
     against_mean: float
-    improvement: float
-    relative_improvement: float | None
-    interval: tuple[float, float]
+    """Mean of the other arm."""
     p_holm: float
-    win_rate: float
+    """Two-sided sign-flip p-value, Holm-adjusted over all comparisons of the job."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TuningPoint:
-    """The best validation cost of an arm after some ended trials, and the seconds of training that these took."""
+class TuningPoint(Part):
+    """The best validation cost of an arm after some ended trials."""
 
     trials: int
+    """Ended trials so far."""
     seconds: float
+    """Seconds of training that they took."""
     best: float
+    """The lowest cost among them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fidelity:
-    """How well early losses rank the trials of an arm.
-
-    Attributes:
-        trials: Completed trials that were measured.
-        rung_step: Step of the first rung, where early losses are read.
-        tau: Kendall's rank correlation between the losses there and the final costs; None if it could not be measured.
-        trusted: Whether trials may be stopped early because of it.
-    """
+class Fidelity(Part):
+    """How well early losses rank the trials of an arm."""
 
     arm: str
+    """Name of the arm."""
     trials: int
+    """Completed trials that were measured."""
     rung_step: int
+    """Step of the first rung, where early losses are read."""
     tau: float | None
+    """Kendall's rank correlation between the losses there and the final costs; None if it could not be measured."""
     trusted: bool
+    """Whether trials may be stopped early because of it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArmFinding:
-    """How the search of an arm went.
-
-    Attributes:
-        tuning_curve: The best cost so far: one point for each ended trial, from the first completed one on.
-        importances: Parameter -> share of the variance between good trials and all trials (PED-ANOVA), for the
-            parameters that every completed trial has. Empty with fewer than four completed trials, or if all cost the
-            same.
-        fidelity: How well early losses ranked its trials; None if too few trials ran.
-    """
+class ArmFinding(Part):
+    """How the search of an arm went."""
 
     arm: str
+    """Name of the arm."""
     role: Role
+    """Whether it learns P, is a baseline, or is a control."""
     tuning_curve: list[TuningPoint]
+    """The best cost so far: one point for each ended trial, from the first completed one on."""
     importances: dict[str, float]
+    """Parameter -> share of the variance between good trials and all trials (PED-ANOVA), for the parameters that
+    every completed trial has. Empty with fewer than four completed trials, or if all cost the same."""
     fidelity: Fidelity | None
+    """How well early losses ranked its trials; None if too few trials ran."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParetoPoint:
+class ParetoPoint(Part):
     """A completed trial that no other trial beats in both cost and training seconds."""
 
     arm: str
+    """Name of the arm."""
     trial: int
+    """Number of the trial."""
     value: float
+    """Its validation loss."""
     seconds: float
+    """Its seconds of training."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BreakEven:
-    """What P saves on an unseen task, and what it cost to learn. Figures are means over the fresh seeds.
-
-    Attributes:
-        seeds: Seeds on which both arms completed.
-        missed: Runs with P that never reached the baseline's final loss. They count with their full length.
-        learning_steps: Steps spent on learning P.
-        learning_seconds: Seconds spent on learning P.
-        baseline_steps: Steps of the baseline on one task until it first has its final loss.
-        challenger_steps: Steps with P until the same loss.
-        baseline_seconds: Seconds of the baseline for its steps on one task.
-        challenger_seconds: Seconds with P. All tasks of a run train together: one task's share is the total divided by
-            their number.
-        tasks_in_steps: Tasks after which learning has paid off in steps; None if P saves no steps.
-        tasks_in_seconds: The same in seconds.
-        summary: The same in one sentence.
-    """
+class BreakEven(Part):
+    """What P saves on an unseen task, and what it cost to learn. Figures are means over the fresh seeds."""
 
     seeds: int
+    """Seeds on which both arms completed."""
     missed: int
+    """Runs with P that never reached the baseline's final loss. They count with their full length."""
     learning_steps: int
+    """Steps spent on learning P."""
     learning_seconds: float
+    """Seconds spent on learning P."""
     baseline_steps: float
+    """Steps of the baseline on one task until it first has its final loss."""
     challenger_steps: float
+    """Steps with P until the same loss."""
     baseline_seconds: float
+    """Seconds of the baseline for its steps on one task."""
     challenger_seconds: float
+    """Seconds with P. All tasks of a run train together: one task's share is the total divided by their number."""
     tasks_in_steps: int | None
+    """Tasks after which learning has paid off in steps; None if P saves no steps."""
     tasks_in_seconds: int | None
+    """The same in seconds."""
     summary: str
+    """The same in one sentence."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FamilyFinding:
-    """The family of tasks of a job.
-
-    Attributes:
-        made_by: How the rows became tasks.
-        tasks: Names of the tasks by part: meta_train, meta_validation, meta_test.
-        left_out: Groups with too few rows.
-        break_even: Whether learning P pays off; None if no seed completed with both arms.
-    """
+class FamilyFinding(Part):
+    """The family of tasks of a job."""
 
     made_by: str
+    """How the rows became tasks."""
     tasks: dict[str, list[str]]
+    """Names of the tasks by part: meta_train, meta_validation, meta_test."""
     left_out: list[str]
+    """Groups with too few rows."""
     break_even: BreakEven | None
+    """Whether learning P pays off; None if no seed completed with both arms."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What a job found besides its verdict.
-
-    Attributes:
-        comparisons: The recommended comparison on other metrics, the other arms against the same baseline, and the
-            challenger of a warm start against its control.
-        arms: How each search went.
-        pareto: Trials that are best in cost or seconds, of all arms but the controls. Empty unless the job asked for
-            both objectives.
-        pruning: Whether trials were pruned and why, in one sentence.
-        family: The tasks of a job on a family, and whether learning P pays off; None for a job on one task.
-    """
+class Findings(Part):
+    """What a job found besides its verdict."""
 
     note: str
+    """How to read the p-values of the comparisons."""
     comparisons: list[Comparison]
+    """The recommended comparison on other metrics, the other arms against the same baseline, and the challenger of a
+    warm start against its control."""
     arms: list[ArmFinding]
+    """How each search went."""
     pareto: list[ParetoPoint]
+    """Trials that are best in cost or seconds, of all arms but the controls. Empty unless the job asked for both
+    objectives."""
     pruning: str
+    """Whether trials were pruned and why, in one sentence."""
     family: FamilyFinding | None = None
+    """The tasks of a job on a family, and whether learning P pays off; None for a job on one task."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArmResult:
-    """The best config of an arm, and how it did on the fresh seeds.
-
-    Attributes:
-        value: The cost that the search minimised. The trial was picked for it, so it is optimistic.
-        mean_test_loss: Mean over its completed confirmation runs; None if none completed.
-        mean_seconds: Mean training time of those runs.
-        runs: Confirmation runs that completed.
-        planned: Confirmation runs that were planned.
-    """
+class ArmResult(Part):
+    """The best config of an arm, and how it did on the fresh seeds."""
 
     arm: str
+    """Name of the arm."""
     trial: int
+    """Number of its best trial."""
     config: dict[str, JsonValue]
+    """Hyper-parameters of the optimizer in that trial."""
     value: float
+    """The cost that the search minimised. The trial was picked for it, so it is optimistic."""
     mean_test_loss: float | None
+    """Mean over its completed confirmation runs; None if none completed."""
     mean_seconds: float | None
+    """Mean training time of those runs."""
     runs: int
+    """Confirmation runs that completed."""
     planned: int
+    """Confirmation runs that were planned."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """What both arms cost on one seed; None where the run did not complete.
-
-    Attributes:
-        baseline: Cost of the baseline: the test loss, or what the objective asks for instead.
-        warpadam: Cost of the challenger.
-        missed: Arms that did not reach the target. They count as the longest run, which favours them.
-    """
+class Pair(Part):
+    """What both arms cost on one seed; None where the run did not complete."""
 
     seed: int
+    """Seed of both runs."""
     baseline: float | None
+    """Cost of the baseline: the test loss, or what the objective asks for instead."""
     warpadam: float | None
+    """Cost of the challenger."""
     baseline_test_loss: float | None
+    """Test loss of the baseline."""
     warpadam_test_loss: float | None
+    """Test loss of the challenger."""
     missed: tuple[str, ...]
+    """Arms that did not reach the target. They count as the longest run, which favours them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LearnedP:
-    """The P that the recommended config learned, and how a run that starts from it ends.
-
-    Attributes:
-        file: Name of the artifact.
-        sha256: Its hash.
-        seed: Seed of the run that learned P, and of the run that started from it.
-        test_loss: Test loss of the run that started from it. It does not affect the verdict.
-        data_sha256: With a family: hash of the split of the one task that this run trained on.
-    """
+class LearnedP(Part):
+    """The P that the recommended config learned, and how a run that starts from it ends."""
 
     file: str
+    """Name of the artifact."""
     sha256: str
+    """Its hash."""
     seed: int
+    """Seed of the run that learned P, and of the run that started from it."""
     test_loss: float | None
+    """Test loss of the run that started from it. It does not affect the verdict."""
     data_sha256: str | None = None
+    """With a family: hash of the split of the one task that this run trained on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class WarmStartOutcome:
-    """The P that a job started from, and whether it transfers.
-
-    Attributes:
-        sha256: Hash of the file of its P.
-        transfer: Whether runs from that P end better than runs from the same P in wrong coordinates; None if too few
-            seeds completed with both.
-        reason: The same in one sentence.
-    """
+class WarmStartOutcome(Part):
+    """The P that a job started from, and whether it transfers."""
 
     job: str
+    """Job that learned P."""
     sha256: str
+    """Hash of the file of its P."""
     transfer: bool | None
+    """Whether runs from that P end better than runs from the same P in wrong coordinates; None if too few seeds
+    completed with both."""
     reason: str
+    """The same in one sentence."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recommendation:
-    """What to use, and why.
-
-    Attributes:
-        verdict: Whether P helps on this task.
-        reason: The verdict in one sentence.
-        arm: The recommended arm: one that learns P only if it helps, otherwise the best baseline.
-        challenger: The arm that learns P; if there are several, the best one by validation.
-        baseline: The baseline it was compared with: the best one by validation.
-        statistics: The comparison; None if too few pairs completed.
-        pairs: The losses that were compared, one pair for each seed.
-        finalists: The best config of every arm.
-    """
+class Recommendation(Part):
+    """What to use, and why."""
 
     verdict: Word
+    """Whether P helps on this task."""
     reason: str
+    """The verdict in one sentence."""
     arm: str
+    """The recommended arm: one that learns P only if it helps, otherwise the best baseline."""
     trial: int
+    """Number of the recommended trial."""
     config: dict[str, JsonValue]
+    """Hyper-parameters of the recommended optimizer."""
     challenger: str
+    """The arm that learns P; if there are several, the best one by validation."""
     baseline: str
+    """The baseline it was compared with: the best one by validation."""
     statistics: Verdict | None
+    """The comparison; None if too few pairs completed."""
     pairs: list[Pair]
+    """The losses that were compared, one pair for each seed."""
     finalists: list[ArmResult]
+    """The best config of every arm."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobResult(Recommendation):
-    """A recommendation with everything else that the job found.
-
-    Attributes:
-        findings: Other arms and metrics, and how the search went.
-        learned_p: The learned P; None if the recommended optimizer has none that was kept.
-        warm_start: Whether the P that the job started from transfers; None for a job without a warm start.
-        made_with: Versions of the worker that wrote the result.
-    """
+    """A recommendation with everything else that the job found."""
 
     job_id: str
+    """The job."""
     findings: Findings
+    """Other arms and metrics, and how the search went."""
     learned_p: LearnedP | None
+    """The learned P; None if the recommended optimizer has none that was kept."""
     warm_start: WarmStartOutcome | None
+    """Whether the P that the job started from transfers; None for a job without a warm start."""
     made_with: dict[str, str]
+    """Versions of the worker that wrote the result."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the result as plain JSON values."""
-        plain: dict[str, JsonValue] = _adapter().dump_python(self, mode="json")
-        return plain
+        return self.model_dump(mode="json")
 
     @classmethod
     def from_json(cls, stored: object) -> JobResult:
@@ -358,12 +330,4 @@ class JobResult(Recommendation):
         Raises:
             OtherVersionError: Another version of the service stored something that this one cannot read.
         """
-        try:
-            return _adapter().validate_python(stored)
-        except ValidationError as error:
-            raise OtherVersionError("the job's recommendation", wrong_fields(error)) from error
-
-
-@cache
-def _adapter() -> TypeAdapter[JobResult]:
-    return TypeAdapter(JobResult)
+        return read_stored(cls, stored, "the job's recommendation")

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 from service.db.models import ConfirmRun, Trial
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan
-from service.recommend.break_even import find_break_even
-from service.recommend.findings import Searched, make_findings
+from service.recommend.findings import Searched, find_break_even, find_transfer, make_findings
 from service.recommend.recommendation import Finalist, recommend
-from service.recommend.transfer import find_transfer
 from service.result.job_result import FamilyFinding, JobResult, Recommendation
 from service.running.context import JobContext
 from service.version import versions

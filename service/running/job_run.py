@@ -58,7 +58,7 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     phases.confirm("confirm", [finalist.trial for finalist in finalists], steps)
     result = make_result(job, finalists, searched, objective, preparation.family)
     chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
-    record.succeed(replace(result, learned_p=_try_p(phases, chosen, steps, preparation)))
+    record.succeed(result.model_copy(update={"learned_p": _try_p(phases, chosen, steps, preparation)}))
 
 
 def _search(job: JobContext, phases: Phases) -> tuple[list[Searched], dict[str, ArmLimits]]:

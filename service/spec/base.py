@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+
+from service.errors import FieldError, OtherVersionError
+
+Stored = TypeVar("Stored")
 
 
 class SpecModel(BaseModel):
-    """Base of every part of a spec: unknown fields are refused, nothing is coerced, nothing changes."""
+    """Base of every part of a spec: unknown fields are refused, nothing is coerced, nothing changes.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    The text below a field is its description in the schema.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 Width = Annotated[int, Ge(1), Le(4096)]
@@ -43,3 +52,28 @@ UserConfig = Annotated[
     AfterValidator(_plain),
     Field(max_length=100, description="Keyword arguments of the factory.", examples=[{"width": 32}]),
 ]
+
+
+def read_stored(kind: type[Stored], stored: object, what: str) -> Stored:
+    """Return an object from its JSON. Fields of a dataclass that only another version knows are left out.
+
+    Args:
+        kind: A pydantic model or a dataclass.
+        stored: What the database holds.
+        what: What it is called in the error.
+
+    Raises:
+        OtherVersionError: Another version of the service wrote something that this one cannot read.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(stored)
+    except ValidationError as error:
+        wrong = [
+            FieldError(
+                ".".join(map(str, item["loc"])),
+                item["input"] if isinstance(item["input"], str | int | float) else None,
+                item["msg"],
+            )
+            for item in error.errors()[:3]
+        ]
+        raise OtherVersionError(what, "; ".join(map(str, wrong))) from error

@@ -13,20 +13,16 @@ from service.spec.base import Entrypoint, SpecModel, UserConfig
 class DatasetSpec(SpecModel):
     """Which data to train on: a bundled dataset by ``name``, an uploaded one by ``id``, or what a factory makes."""
 
-    name: str | None = Field(None, description="Name of a bundled dataset; `GET /v1/catalog` lists them.")
-    id: str | None = Field(
-        None,
-        description="Id of an uploaded dataset; `GET /v1/datasets` lists them.",
-        max_length=40,
-        pattern=r"^[\w-]+$",
-    )
-    target: str | None = Field(None, description="Column of an uploaded dataset to predict; arrays have one at most.")
-    task: Literal["classification", "regression", "autoencoding", "language"] | None = Field(
-        None, description="What to train an uploaded dataset for; null lets the target decide."
-    )
-    exclude: Annotated[list[Annotated[str, Len(max_length=200)]], Len(max_length=4096)] = Field(
-        default=[], description="Columns of an uploaded table that are no features, such as an id."
-    )
+    name: str | None = None
+    """Name of a bundled dataset; `GET /v1/catalog` lists them."""
+    id: str | None = Field(None, max_length=40, pattern=r"^[\w-]+$")
+    """Id of an uploaded dataset; `GET /v1/datasets` lists them."""
+    target: str | None = None
+    """Column of an uploaded dataset to predict; arrays have one at most."""
+    task: Literal["classification", "regression", "autoencoding", "language"] | None = None
+    """What to train an uploaded dataset for; null lets the target decide."""
+    exclude: Annotated[list[Annotated[str, Len(max_length=200)]], Len(max_length=4096)] = Field([])
+    """Columns of an uploaded table that are no features, such as an id."""
     entrypoint: Entrypoint | None = None
     config: UserConfig = Field(default={})
 
@@ -39,27 +35,26 @@ class DatasetSpec(SpecModel):
 class ClassSubsetsSpec(SpecModel):
     """A task for each subset of the classes, relabelled 0 to ``ways`` - 1."""
 
-    ways: Annotated[int, Ge(2), Le(100)] = Field(5, description="Classes of a task; fewer than the dataset has.")
-    tasks: Annotated[int, Ge(3), Le(1000)] = Field(200, description="Subsets at most; drawn if there are more.")
+    ways: Annotated[int, Ge(2), Le(100)] = 5
+    """Classes of a task; fewer than the dataset has."""
+    tasks: Annotated[int, Ge(3), Le(1000)] = 200
+    """Subsets at most; drawn if there are more."""
 
 
 class FamilySpec(SpecModel):
     """Many related tasks, out of one dataset or one each: P is learned on some of them and judged on others."""
 
-    class_subsets: ClassSubsetsSpec | None = Field(None, description="Each subset of the classes is a task.")
-    group_by: str | None = Field(
-        None,
-        max_length=200,
-        description="Column whose values make the tasks; a number with more than 20 values by quantile bins.",
-    )
-    bins: Annotated[int, Ge(0), Le(100)] = Field(
-        10, description="Quantile bins of such a number; 0 makes a task of every value, as of an id."
-    )
-    datasets: Annotated[list[DatasetSpec], Len(3, 100)] | None = Field(
-        None, description="Each of these datasets is a task; the field dataset of the job is left out."
-    )
-    learn_tasks: Annotated[int, Ge(1), Le(10_000)] = Field(60, description="Tasks that P is learned on, one by one.")
-    learn_steps: Annotated[int, Ge(2), Le(100_000)] = Field(50, description="Steps on each of them.")
-    evaluate_tasks: Annotated[int, Ge(1), Le(100)] = Field(
-        10, description="Tasks at most of meta-validation, and of meta-test: a fifth of all each."
-    )
+    class_subsets: ClassSubsetsSpec | None = None
+    """Each subset of the classes is a task."""
+    group_by: str | None = Field(None, max_length=200)
+    """Column whose values make the tasks; a number with more than 20 values by quantile bins."""
+    bins: Annotated[int, Ge(0), Le(100)] = 10
+    """Quantile bins of such a number; 0 makes a task of every value, as of an id."""
+    datasets: Annotated[list[DatasetSpec], Len(3, 100)] | None = None
+    """Each of these datasets is a task; the field dataset of the job is left out."""
+    learn_tasks: Annotated[int, Ge(1), Le(10_000)] = 60
+    """Tasks that P is learned on, one by one."""
+    learn_steps: Annotated[int, Ge(2), Le(100_000)] = 50
+    """Steps on each of them."""
+    evaluate_tasks: Annotated[int, Ge(1), Le(100)] = 10
+    """Tasks at most of meta-validation, and of meta-test: a fifth of all each."""

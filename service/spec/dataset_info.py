@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from service.errors import OtherVersionError
-from service.spec.tasks import Task
+from service.spec.base import read_stored
+from service.spec.tasks import TaskName
 
 HELD_OUT: Final = 0.2
 """Share of the rows in the validation part, and again in the test part."""
@@ -36,7 +36,7 @@ class DatasetInfo:
 
     rows: int
     features: int
-    task: Task
+    task: TaskName
     outputs: int
     images: bool = False
     source: str = "scikit-learn"
@@ -66,18 +66,7 @@ class DatasetInfo:
         Raises:
             OtherVersionError: A fact is missing, or this version does not know its value.
         """
-        known = known_fields(cls, stored)
-        lists = {name: tuple(stored.get(name, ())) for name in ("shape", "columns", "widths")}
-        tensors = tuple(tuple(shape) for shape in stored.get("tensors", ()))
-        try:
-            return cls(**{**known, **lists, "tensors": tensors, "task": Task(stored["task"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise OtherVersionError("the facts about the job's data", error) from error
-
-
-def known_fields(kind: type[object], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stored values that a dataclass has a field for."""
-    return {field.name: stored[field.name] for field in fields(kind) if field.name in stored}  # type: ignore[arg-type]
+        return read_stored(cls, stored, "the facts about the job's data")
 
 
 def part_bounds(tokens: int) -> tuple[int, int]:

@@ -6,24 +6,34 @@ Whether names exist and parts fit together is checked in ``planning/``. Answers 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from service.spec.base import SpecModel
+from service.spec.base import SpecModel, read_stored
 from service.spec.data import DatasetSpec, FamilySpec
 from service.spec.metrics import METRICS
-from service.spec.model import AnyModel
+from service.spec.models import MODELS, ModelSpec
 
 Scalar = str | bool | int | float
 
+
+def _with_name(value: object) -> object:
+    """Let the name of a model be left out when there is an entrypoint."""
+    if isinstance(value, dict) and "entrypoint" in value and "name" not in value:
+        return {"name": "entrypoint", **value}
+    return value
+
+
 if TYPE_CHECKING:
     MetricName = str
+    AnyModel = ModelSpec
 else:
     MetricName = Literal[
         ("val_loss", *(metric.field for metric in METRICS.values()), "seconds_to_target", "steps_to_target")
     ]
+    AnyModel = Annotated[Union[tuple(MODELS.values())], Field(discriminator="name"), BeforeValidator(_with_name)]  # noqa: UP007
 
 MAX_SEED = 2**31 - 1
 """Largest seed: torch, numpy and Optuna all take it, with room for the confirmation seeds above it."""
@@ -45,20 +55,15 @@ MAX_CONFIRM_SEEDS = 64
 class ObjectiveSpec(SpecModel):
     """What a trial is judged by, on the validation part."""
 
-    metric: MetricName = Field(
-        "val_loss", description="A loss or score, or the training seconds or steps until val_loss is at the target."
-    )
-    target: float | Literal["baseline"] | None = Field(
-        None, description="val_loss to reach, for *_to_target; `baseline` is the one that the tuned AdamW ends with."
-    )
-    at: Literal["best", "last"] = Field(
-        "best",
-        description="The point of a run that is judged, for every arm: where validation is best (each point counts "
-        "with its neighbours), or the last step. Equations and families are always judged at the last step.",
-    )
-    trade_off: Literal["seconds"] | None = Field(
-        None, description="A second objective beside val_loss: training seconds. The result has the Pareto front."
-    )
+    metric: MetricName = "val_loss"
+    """A loss or score, or the training seconds or steps until val_loss is at the target."""
+    target: float | Literal["baseline"] | None = None
+    """val_loss to reach, for *_to_target; `baseline` is the one that the tuned AdamW ends with."""
+    at: Literal["best", "last"] = "best"
+    """The point of a run that is judged, for every arm: where validation is best (each point counts with its
+    neighbours), or the last step. Equations and families are always judged at the last step."""
+    trade_off: Literal["seconds"] | None = None
+    """A second objective beside val_loss: training seconds. The result has the Pareto front."""
 
 
 class RangeOverride(SpecModel):
@@ -66,7 +71,8 @@ class RangeOverride(SpecModel):
 
     low: int | float
     high: int | float
-    log: bool | None = Field(None, description="Search on a log scale; null keeps the preset's choice.")
+    log: bool | None = None
+    """Search on a log scale; null keeps the preset's choice."""
 
 
 def _override_kind(value: object) -> str:
@@ -86,13 +92,12 @@ Override = Annotated[
 class SearchSpaceSpec(SpecModel):
     """The search space of the warpadam arm: a preset, and what is changed in it."""
 
-    preset: str = Field("default", description="Name of a preset; `GET /v1/catalog` lists them.")
+    preset: str = "default"
+    """Name of a preset; `GET /v1/catalog` lists them."""
     overrides: dict[str, Override] = Field(
-        default={},
-        max_length=50,
-        description="Parameter name -> a value (fixed), a list (choices), or {low, high, log} (range).",
-        examples=[{"structure": ["kronecker", "diagonal"], "meta_every": 10}],
+        default={}, max_length=50, examples=[{"structure": ["kronecker", "diagonal"], "meta_every": 10}]
     )
+    """Parameter name -> a value (fixed), a list (choices), or {low, high, log} (range)."""
 
 
 class EngineSpec(SpecModel):
@@ -106,56 +111,40 @@ class SearchSpec(SpecModel):
 
     sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
     pruner: Literal["asha", "hyperband", "median", "none"] = "asha"
-    from_job: str | None = Field(
-        None,
-        max_length=40,
-        pattern=r"^[\w-]+$",
-        description="An earlier job with the same arms and search spaces, whose completed trials the sampler knows.",
-    )
+    from_job: str | None = Field(None, max_length=40, pattern=r"^[\w-]+$")
+    """An earlier job with the same arms and search spaces, whose completed trials the sampler knows."""
 
 
 class WarmStartSpec(SpecModel):
     """The learned P of an earlier job, which the arms that learn P start from."""
 
-    job: str = Field(
-        max_length=40, pattern=r"^[\w-]+$", description="A job that has succeeded and recommends a P that it learned."
-    )
-    sha256: str | None = Field(
-        None,
-        pattern=r"^[0-9a-f]{64}$",
-        description="Of the file of that P; null takes the one that the job has, and is filled in.",
-    )
+    job: str = Field(max_length=40, pattern=r"^[\w-]+$")
+    """A job that has succeeded and recommends a P that it learned."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Of the file of that P; null takes the one that the job has, and is filled in."""
 
 
 class TrainingSpec(SpecModel):
     """How a run is trained, the same for every arm."""
 
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        "linear", description="lr over the steps after the warm-up; `linear` and `cosine` (half a wave) end at 0."
-    )
-    warmup_steps: Annotated[int, Ge(0), Le(MAX_STEPS)] = Field(
-        0, description="Steps in which the lr rises from 0 in a line; fewer than budget.steps."
-    )
-    max_grad_norm: Annotated[float, Gt(0), Le(1e9)] | None = Field(
-        None, description="Norm of all gradients together that they are clipped to before the optimizer sees them."
-    )
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = Field(
-        0.0, description="Share of the target spread over all classes; training loss of classification and language."
-    )
-    class_weights: Literal["balanced"] | None = Field(
-        None,
-        description="`balanced`: rows weigh n / (classes * rows of the class) in a classification's training loss.",
-    )
-    last_batch: Literal["drop", "keep"] = Field(
-        "drop", description="Rows of an epoch that fill no batch: left out, or a smaller batch."
-    )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Type of the forward pass in training (torch.autocast); float16 needs a GPU."
-    )
-    compile: bool = Field(False, description="Whether the model is compiled by torch.compile.")
-    patience: Annotated[int, Ge(1), Le(MAX_STEPS)] | None = Field(
-        None, description="Stop a run when validation has not become better for this many steps; null never does."
-    )
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """lr over the steps after the warm-up; `linear` and `cosine` (half a wave) end at 0."""
+    warmup_steps: Annotated[int, Ge(0), Le(MAX_STEPS)] = 0
+    """Steps in which the lr rises from 0 in a line; fewer than budget.steps."""
+    max_grad_norm: Annotated[float, Gt(0), Le(1e9)] | None = None
+    """Norm of all gradients together that they are clipped to before the optimizer sees them."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the target spread over all classes; training loss of classification and language."""
+    class_weights: Literal["balanced"] | None = None
+    """`balanced`: rows weigh n / (classes * rows of the class) in a classification's training loss."""
+    last_batch: Literal["drop", "keep"] = "drop"
+    """Rows of an epoch that fill no batch: left out, or a smaller batch."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the forward pass in training (torch.autocast); float16 needs a GPU."""
+    compile: bool = False
+    """Whether the model is compiled by torch.compile."""
+    patience: Annotated[int, Ge(1), Le(MAX_STEPS)] | None = None
+    """Stop a run when validation has not become better for this many steps; null never does."""
 
 
 Control = Literal["diagonal_pre", "random_p", "adamw_more_steps"]
@@ -165,54 +154,46 @@ class BudgetSpec(SpecModel):
     """Caps, the same for every arm; whichever is reached first ends the arm."""
 
     trials_per_arm: Annotated[int, Ge(1), Le(MAX_TRIALS)] = 20
-    steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = Field(400, description="Optimizer steps of one run.")
-    batch_size: Annotated[int, Ge(1), Le(65_536)] = Field(128, description="Rows; capped at the training rows.")
-    max_seconds: Annotated[float, Gt(0), Le(MAX_SECONDS)] = Field(600.0, description="Wall-clock seconds of one arm.")
+    steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = 400
+    """Optimizer steps of one run."""
+    batch_size: Annotated[int, Ge(1), Le(65_536)] = 128
+    """Rows; capped at the training rows."""
+    max_seconds: Annotated[float, Gt(0), Le(MAX_SECONDS)] = 600.0
+    """Wall-clock seconds of one arm."""
 
 
 class ResourcesSpec(SpecModel):
     """What the trials may use: on the worker's machine (engine ``optuna``) or on a cluster (engine ``ray``)."""
 
-    slots: Annotated[int, Ge(1), Le(64)] = Field(
-        1, description="Engine optuna: trials that run at once. 1 makes a job repeatable."
-    )
-    max_concurrent: Annotated[int, Ge(1), Le(10_000)] | None = Field(
-        None, description="Engine ray: trials that run at once; null is as many as fit. 1 makes a job repeatable."
-    )
-    cpus_per_trial: Annotated[int, Ge(1), Le(256)] = Field(1, description="CPUs, and threads, of one trial.")
-    gpus_per_trial: Annotated[float, Ge(0), Le(8)] = Field(
-        0.0, description="CUDA devices of one trial; below 1, trials share a device."
-    )
-    memory_bytes: Annotated[int, Ge(1)] | None = Field(
-        None,
-        description="Engine ray: memory that a node must have free for one trial; placed by it, not limited to it.",
-    )
+    slots: Annotated[int, Ge(1), Le(64)] = 1
+    """Engine optuna: trials that run at once. 1 makes a job repeatable."""
+    max_concurrent: Annotated[int, Ge(1), Le(10_000)] | None = None
+    """Engine ray: trials that run at once; null is as many as fit. 1 makes a job repeatable."""
+    cpus_per_trial: Annotated[int, Ge(1), Le(256)] = 1
+    """CPUs, and threads, of one trial."""
+    gpus_per_trial: Annotated[float, Ge(0), Le(8)] = 0.0
+    """CUDA devices of one trial; below 1, trials share a device."""
+    memory_bytes: Annotated[int, Ge(1)] | None = None
+    """Engine ray: memory that a node must have free for one trial; placed by it, not limited to it."""
     custom: dict[Annotated[str, Len(1, 100)], Annotated[float, Gt(0), Le(1_000_000)]] = Field(
-        default={},
-        max_length=20,
-        description="Engine ray: other resources of the nodes that one trial takes.",
-        examples=[{"accelerator_type:A100": 1}],
+        default={}, max_length=20, examples=[{"accelerator_type:A100": 1}]
     )
-    max_attempts: Annotated[int, Ge(1), Le(10)] = Field(
-        2, description="Times a trial is started before it is failed, when its process dies."
-    )
-    checkpoint_every_s: Annotated[float, Gt(0), Le(86_400)] = Field(
-        30.0, description="Seconds between two checkpoints of a run: what a run that is killed loses at most."
-    )
+    """Engine ray: other resources of the nodes that one trial takes."""
+    max_attempts: Annotated[int, Ge(1), Le(10)] = 2
+    """Times a trial is started before it is failed, when its process dies."""
+    checkpoint_every_s: Annotated[float, Gt(0), Le(86_400)] = 30.0
+    """Seconds between two checkpoints of a run: what a run that is killed loses at most."""
 
 
 class ConfirmSpec(SpecModel):
     """The final comparison of the arms' best configs on fresh paired seeds, judged on the test part."""
 
-    top_k: Annotated[int, Ge(1), Le(10)] = Field(
-        1, description="Finalists of an arm; with more than one, fresh seeds on validation pick among them first."
-    )
-    seeds: Annotated[int, Ge(6), Le(MAX_CONFIRM_SEEDS)] = Field(
-        8, description="Paired runs. Fewer than 6 prove nothing."
-    )
-    min_effect: Annotated[float, Ge(0), Le(1)] = Field(
-        0.01, description="Smallest improvement that counts, relative to the baseline's mean test loss."
-    )
+    top_k: Annotated[int, Ge(1), Le(10)] = 1
+    """Finalists of an arm; with more than one, fresh seeds on validation pick among them first."""
+    seeds: Annotated[int, Ge(6), Le(MAX_CONFIRM_SEEDS)] = 8
+    """Paired runs. Fewer than 6 prove nothing."""
+    min_effect: Annotated[float, Ge(0), Le(1)] = 0.01
+    """Smallest improvement that counts, relative to the baseline's mean test loss."""
 
 
 class JobSpec(SpecModel):
@@ -234,28 +215,29 @@ class JobSpec(SpecModel):
     )
 
     name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
-    dataset: DatasetSpec = Field(DatasetSpec(), description="Required, unless each task of a family has its own.")
+    dataset: DatasetSpec = DatasetSpec()
+    """Required, unless each task of a family has its own."""
     model: AnyModel
-    family: FamilySpec | None = Field(None, description="Learn P over many tasks; null is one task.")
-    warm_start: WarmStartSpec | None = Field(
-        None, description="Start from the P of an earlier job; null starts from P = I."
-    )
+    family: FamilySpec | None = None
+    """Learn P over many tasks; null is one task."""
+    warm_start: WarmStartSpec | None = None
+    """Start from the P of an earlier job; null starts from P = I."""
     objective: ObjectiveSpec = ObjectiveSpec()
     search_space: SearchSpaceSpec = SearchSpaceSpec()
-    arms: Literal["warpadam", "per_structure"] = Field(
-        "warpadam", description="One arm that learns P, or one for each structure of P in the search space."
-    )
-    baselines: Annotated[list[str], Len(1, 8)] = Field(["adamw"], description="Arms to compare against.")
-    controls: Annotated[list[Control], Len(0, 3)] = Field(
-        [], description="Arms that show what P itself does. They are never recommended."
-    )
+    arms: Literal["warpadam", "per_structure"] = "warpadam"
+    """One arm that learns P, or one for each structure of P in the search space."""
+    baselines: Annotated[list[str], Len(1, 8)] = Field(["adamw"])
+    """Arms to compare against."""
+    controls: Annotated[list[Control], Len(0, 3)] = Field([])
+    """Arms that show what P itself does. They are never recommended."""
     engine: EngineSpec = EngineSpec()
     search: SearchSpec = SearchSpec()
     training: TrainingSpec = TrainingSpec()
     budget: BudgetSpec = BudgetSpec()
     resources: ResourcesSpec = ResourcesSpec()
     confirm: ConfirmSpec = ConfirmSpec()
-    seed: Annotated[int, Ge(0), Le(MAX_SEED)] = Field(0, description="Data split, trial seed and samplers.")
+    seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
+    """Data split, trial seed and samplers."""
 
     @property
     def datasets(self) -> dict[str, DatasetSpec]:
@@ -268,10 +250,22 @@ class JobSpec(SpecModel):
         """Return the spec with every default written out, as plain JSON values."""
         return self.model_dump(mode="json")
 
+    @classmethod
+    def from_json(cls, stored: object) -> JobSpec:
+        """Return a stored spec. It is checked again, as another version may know other fields or ranges.
+
+        Raises:
+            OtherVersionError: Another version of the service wrote something that this one cannot read.
+        """
+        return read_stored(cls, stored, "the job's spec")
+
 
 class ExtendSpec(SpecModel):
     """What to add to a job that has succeeded."""
 
-    trials: Annotated[int, Ge(0), Le(MAX_TRIALS)] = Field(0, description="More trials for each arm.")
-    seeds: Annotated[int, Ge(0), Le(MAX_CONFIRM_SEEDS)] = Field(0, description="More fresh paired seeds.")
-    max_seconds: Annotated[float, Ge(0), Le(MAX_SECONDS)] = Field(0.0, description="More seconds for each arm.")
+    trials: Annotated[int, Ge(0), Le(MAX_TRIALS)] = 0
+    """More trials for each arm."""
+    seeds: Annotated[int, Ge(0), Le(MAX_CONFIRM_SEEDS)] = 0
+    """More fresh paired seeds."""
+    max_seconds: Annotated[float, Ge(0), Le(MAX_SECONDS)] = 0.0
+    """More seconds for each arm."""

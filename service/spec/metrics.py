@@ -12,6 +12,7 @@ from service.registry import Registry
 from service.spec.tasks import Task
 
 PREFIX: Final = "val_"
+ERROR: Final = "test_error_or_unexplained_variance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +30,10 @@ class MetricEntry:
     """
 
     name: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[str, ...]
     score: str
     noun: str
-    compared_as: str
+    compared_as: str = ERROR
     best: float = 1.0
     higher_is_better: bool = True
 
@@ -46,8 +47,6 @@ class MetricEntry:
         return self.best - score if self.higher_is_better else score - self.best
 
 
-ERROR: Final = "test_error_or_unexplained_variance"
-
 METRICS: Final = Registry[MetricEntry](
     "metric",
     (
@@ -56,21 +55,18 @@ METRICS: Final = Registry[MetricEntry](
             tasks=(Task.CLASSIFICATION, Task.LANGUAGE),
             score="service.training.metrics:ACCURACY",
             noun="test error",
-            compared_as=ERROR,
         ),
         MetricEntry(
             name="r2",
             tasks=(Task.REGRESSION, Task.AUTOENCODING),
             score="service.training.metrics:R2_SCORE",
             noun="unexplained variance of the test part",
-            compared_as=ERROR,
         ),
         MetricEntry(
             name="closeness",
             tasks=(Task.PHYSICS,),
             score="service.training.metrics:CLOSENESS",
             noun="relative error of the solution",
-            compared_as=ERROR,
         ),
     ),
 )

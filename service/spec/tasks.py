@@ -1,19 +1,23 @@
-"""The tasks: what a model can be trained for.
+"""The tasks: what a model can be trained for, and with it the loss.
 
-To add one, add its name to ``Task`` and its entry to ``TASKS``.
+To add one, list its entry here; outside of the service, call ``TASKS.register``. A model trains for it if its ``task``
+method returns the name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Any, Final
 
+from pydantic import AfterValidator, Field
+
+from search_spaces.errors import must_be_one_of
 from service.registry import Registry
 
 
 class Task(StrEnum):
-    """What a model is trained for, and with it the loss."""
+    """Names of the built-in tasks. A plug-in may add others, so a task is any name in ``TASKS``: a ``str``."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
@@ -27,7 +31,7 @@ class TaskEntry:
     """What follows from a task.
 
     Attributes:
-        name: The task.
+        name: Its name.
         loss: Import string of ``(output, target) -> mean loss``.
         metric: Name of the metric that a run computes unless its objective names another one.
         example: Import string of ``(rows, inputs, outputs) -> (x, y)``, numbers drawn at random to time steps on.
@@ -39,7 +43,7 @@ class TaskEntry:
             point.
     """
 
-    name: Task
+    name: str
     loss: str
     metric: str
     example: str
@@ -93,3 +97,18 @@ TASKS: Final = Registry[TaskEntry](
     ),
 )
 """Every task by its name. A loss is the mean over the rows (and columns) of standardised targets."""
+
+
+def _known(name: str) -> str:
+    if name not in TASKS:
+        message, hint = must_be_one_of(name, TASKS)
+        raise ValueError(f"{message}. {hint}" if hint else message)
+    return name
+
+
+def _list_names(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(TASKS)
+
+
+TaskName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_list_names)]
+"""A name in ``TASKS``, for pydantic. It is looked up when a value is checked, when every plug-in is there."""

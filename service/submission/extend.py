@@ -11,7 +11,6 @@ from service.ledger import jobs
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once
 from service.planning.arms import MORE_STEPS
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec
-from service.stored import stored_spec
 
 
 def extend(db: Database, job_id: str, more: ExtendSpec, render: Render, key: str | None = None) -> Answer:
@@ -33,7 +32,7 @@ def extend(db: Database, job_id: str, more: ExtendSpec, render: Render, key: str
 
     def queue_again(session: Session) -> Job:
         job = jobs.require_succeeded(session, job_id)
-        jobs.queue_again(session, job, extended(stored_spec(job.spec), more), more)
+        jobs.queue_again(session, job, extended(JobSpec.from_json(job.spec), more), more)
         return job
 
     request = KeyedRequest.of(key, {"job": job_id, "more": more.model_dump()})

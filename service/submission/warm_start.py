@@ -22,9 +22,8 @@ from service.ledger.jobs import find_job
 from service.planning.plan import JobPlan, make_plan
 from service.result.job_result import JobResult
 from service.spec.job import JobSpec, Override, Scalar, WarmStartSpec
-from service.spec.model import PinnSpec, TransformerSpec
+from service.spec.models import PinnSpec, TransformerSpec
 from service.states import JobState
-from service.stored import stored_spec
 from service.submission import Context
 
 SIZED_BY: Final = {"low_rank": "rank", "full": "block_size", "kronecker": "max_dim"}
@@ -146,7 +145,7 @@ def _check_split(session: Session, spec: JobSpec, job_id: str | None) -> None:
     if isinstance(spec.model, PinnSpec | TransformerSpec):
         return  # an equation has new points with each seed; a text is cut at the same place with every seed
     while job_id is not None and (job := find_job(session, job_id)) is not None:
-        earlier = stored_spec(job.spec)
+        earlier = JobSpec.from_json(job.spec)
         there = _split_by(earlier) if _sources(spec) & _sources(earlier) else {}
         for name, value in _split_by(spec).items():
             if there.get(name, value) != value:

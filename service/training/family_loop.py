@@ -157,7 +157,7 @@ class _SideBySide:
 
 def _tensors(run: Run, x: Array, y: Array) -> tuple[Tensor, Tensor]:
     inputs = torch.from_numpy(x).to(run.device)
-    return inputs, inputs if run.task is Task.AUTOENCODING else torch.from_numpy(y).to(run.device)
+    return inputs, inputs if run.task == Task.AUTOENCODING else torch.from_numpy(y).to(run.device)
 
 
 def _optimizer_for_all(run: Run, models: Sequence[nn.Module]) -> Optimizer:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from service.registry import import_object
 from service.spec.metrics import METRICS
 from service.spec.models import MODELS
-from service.spec.tasks import TASKS, Task
+from service.spec.tasks import TASKS
 from service.training.metrics import Score
 from service.training.networks import Spec, linear_layers
 
@@ -31,13 +31,13 @@ def build_network(spec: Spec | None, shape: tuple[int, ...], sizes: Sequence[int
     return model
 
 
-def loss_of(task: Task) -> Loss:
+def loss_of(task: str) -> Loss:
     """Return the loss of a task, a mean over the rows."""
     loss: Loss = import_object(TASKS[task].loss)
     return loss
 
 
-def score_of(task: Task, metric: str | None = None) -> Score:
+def score_of(task: str, metric: str | None = None) -> Score:
     """Return the score that a run computes: of the named metric, or of the one that the task has by default."""
     score: Score = import_object(METRICS[metric or TASKS[task].metric].score)
     return score

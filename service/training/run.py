@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from service.spec.tasks import Task
+from service.spec.tasks import TaskName
 from service.states import TrialState
 
 _NOT_IN_DIGEST: Final = (
@@ -107,7 +107,7 @@ class Run:
     config: Mapping[str, Any]
     sizes: tuple[int, ...]
     activation: str
-    task: Task
+    task: TaskName
     data_url: str
     data_sha256: str
     steps: int

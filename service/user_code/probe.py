@@ -21,7 +21,7 @@ from service.data.catalog import DATASETS, DatasetInfo
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
 from service.settings import Settings
 from service.spec.job import JobSpec
-from service.spec.model import EntrypointSpec
+from service.spec.models import EntrypointSpec
 from service.spec.tasks import TASKS
 
 

@@ -25,8 +25,8 @@ def test_description_has_every_parameter_in_order(name: str) -> None:
 
 
 def test_description_tells_kind_range_and_condition() -> None:
-    parameters = {parameter["name"]: parameter for parameter in describe(get_preset("default"))["parameters"]}
-    strategies = get_preset("default")["strategy"].domain
+    parameters = {parameter["name"]: parameter for parameter in describe(get_preset("wide"))["parameters"]}
+    strategies = get_preset("wide")["strategy"].domain
     assert isinstance(strategies, Choice)
     assert parameters["strategy"] == {
         "name": "strategy",

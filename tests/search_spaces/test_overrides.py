@@ -26,8 +26,8 @@ DIAGONAL = "diagonal/sandwich/hypergradient"
 LOW_RANK = "low_rank/sandwich/hypergradient"
 
 
-def default(**overrides: object) -> SearchSpace:
-    return apply_overrides(get_preset("default"), overrides)
+def wide(**overrides: object) -> SearchSpace:
+    return apply_overrides(get_preset("wide"), overrides)
 
 
 def strategies(space: SearchSpace) -> list[object]:
@@ -57,10 +57,10 @@ def test_no_override_changes_nothing(preset: str) -> None:
     ],
 )
 def test_scalar_fixes_list_is_a_choice_and_ends_are_a_range(name: str, override: object, domain: Domain) -> None:
-    space = default(**{name: override})
+    space = wide(**{name: override})
     assert space[name].domain == domain
-    assert space[name].when == get_preset("default")[name].when
-    assert space.names == get_preset("default").names
+    assert space[name].when == get_preset("wide")[name].when
+    assert space.names == get_preset("wide").names
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_scalar_fixes_list_is_a_choice_and_ends_are_a_range(name: str, override:
 def test_number_that_the_preset_leaves_alone_is_added_with_its_condition(
     name: str, override: object, used_by: set[str] | None
 ) -> None:
-    space = default(**{name: override})
+    space = wide(**{name: override})
     when = space[name].when
-    assert name not in get_preset("default")
+    assert name not in get_preset("wide")
     assert (None if when is None else set(when.values)) == used_by
 
 
 def test_structure_filters_the_strategies_and_drops_what_they_do_not_use() -> None:
-    space = default(structure="diagonal")
+    space = wide(structure="diagonal")
     assert strategies(space) == [DIAGONAL]
     assert set(space.names) == {"strategy", "lr", "beta1", "beta2", "weight_decay", "p_lr", "meta_every", "p_decay"}
     assert space["p_lr"].when == Condition(parent="strategy", values=(DIAGONAL,))
@@ -102,11 +102,11 @@ def test_structure_filters_the_strategies_and_drops_what_they_do_not_use() -> No
     ],
 )
 def test_wishes_choose_the_strategies(overrides: dict[str, object], expected: list[str]) -> None:
-    assert strategies(default(**overrides)) == expected
+    assert strategies(wide(**overrides)) == expected
 
 
 def test_strategies_new_to_the_preset_bring_the_numbers_they_use() -> None:
-    space = default(structure=["low_rank", "full"], placement="pre", learner="hypergradient", block_size=64)
+    space = wide(structure=["low_rank", "full"], placement="pre", learner="hypergradient", block_size=64)
     assert space["rank"].when == Condition(parent="strategy", values=("low_rank/pre/hypergradient",))
     assert space["block_size"].when == Condition(parent="strategy", values=("full/pre/hypergradient",))
     assert set(space["p_lr"].when.values if space["p_lr"].when else ()) == set(strategies(space))
@@ -163,7 +163,7 @@ def test_override_that_cannot_be_followed_is_refused_by_field(
     overrides: dict[str, Any], path: str, expected: str
 ) -> None:
     with pytest.raises(SearchSpaceError) as caught:
-        apply_overrides(get_preset("default"), overrides)
+        apply_overrides(get_preset("wide"), overrides)
     assert caught.value.path == path
     assert expected in str(caught.value)
     assert path in str(caught.value)
@@ -185,8 +185,8 @@ def test_baseline_takes_adams_numbers() -> None:
 
 
 def test_overrides_can_be_applied_one_after_the_other() -> None:
-    at_once = default(structure="low_rank", rank=[2, 4], lr=0.01)
-    in_turn = apply_overrides(apply_overrides(default(structure="low_rank"), {"rank": [2, 4]}), {"lr": 0.01})
+    at_once = wide(structure="low_rank", rank=[2, 4], lr=0.01)
+    in_turn = apply_overrides(apply_overrides(wide(structure="low_rank"), {"rank": [2, 4]}), {"lr": 0.01})
     assert in_turn == at_once
 
 
@@ -194,21 +194,21 @@ def test_overrides_can_be_applied_one_after_the_other() -> None:
 
 
 def test_first_trial_of_a_strategy_that_is_gone_is_dropped() -> None:
-    kept = default(learner="rotation").first_trials
-    first = get_preset("default").first_trials
+    kept = wide(learner="rotation").first_trials
+    first = get_preset("wide").first_trials
     assert kept == tuple(trial for trial in first if trial["strategy"] == "kronecker/sandwich/rotation")
     assert 0 < len(kept) < len(first)
-    assert default(structure="full").first_trials == ()
-    assert default(structure="diagonal", learner="frozen").first_trials == ()
+    assert wide(structure="full").first_trials == ()
+    assert wide(structure="diagonal", learner="frozen").first_trials == ()
 
 
 @pytest.mark.parametrize(
     ("overrides", "name", "values"),
     [
-        ({"lr": {"low": 0.02, "high": 0.045}}, "lr", [0.03, 0.045, 0.02, 0.045, 0.04, 0.04]),
-        ({"lr": [0.004, 0.05]}, "lr", [0.05, 0.05, 0.004, 0.05, 0.05, 0.05]),
-        ({"beta1": 0.5}, "beta1", [0.5] * 5),
-        ({"meta_every": {"low": 4, "high": 9}}, "meta_every", [4, 4, 4, 4, 4, 4]),
+        ({"lr": {"low": 0.02, "high": 0.045}}, "lr", [0.03, 0.02, 0.02, 0.045, 0.03]),
+        ({"lr": [0.004, 0.05]}, "lr", [0.05, 0.004, 0.004, 0.05]),
+        ({"beta1": 0.5}, "beta1", [0.5] * 6),
+        ({"meta_every": {"low": 8, "high": 9}}, "meta_every", [8] * 6),
         ({"eps": {"low": 1e-6, "high": 1e-4}}, "eps", [1e-6] * 6),
         ({"eps": {"low": 1e-10, "high": 1e-4}}, "eps", [1e-8] * 6),
     ],
@@ -216,13 +216,13 @@ def test_first_trial_of_a_strategy_that_is_gone_is_dropped() -> None:
 def test_first_trials_take_the_nearest_legal_value(
     overrides: dict[str, object], name: str, values: list[float]
 ) -> None:
-    assert [trial[name] for trial in default(**overrides).first_trials] == values
+    assert [trial[name] for trial in wide(**overrides).first_trials] == values
 
 
 def test_first_trials_that_become_equal_are_tried_once() -> None:
     given = {"lr": 0.01, "beta1": 0.9, "weight_decay": 0.0, "p_lr": 0.03, "meta_every": 2}
-    assert len(default(learner="rotation").first_trials) > 1
-    assert len(default(learner="rotation", **given).first_trials) == 1
+    assert len(wide(learner="rotation").first_trials) > 1
+    assert len(wide(learner="rotation", **given).first_trials) == 1
 
 
 # Spaces of others

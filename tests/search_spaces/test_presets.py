@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
+import torch
 
 from search_spaces import PRESETS, Choice, SearchSpace, SearchSpaceError, get_preset
 from search_spaces.strategies import ALWAYS_USED, is_used
@@ -19,7 +22,7 @@ def strategies(space: SearchSpace) -> list[str]:
 
 
 def test_presets_are_the_documented_ones() -> None:
-    assert set(ALL) == {"quick", "default", "paper", "adamw", "muon", "soap", "sgd"}
+    assert set(ALL) == {"quick", "default", "wide", "paper", "adamw", "muon", "soap", "sgd"}
     assert all(get_preset(name).name == name for name in ALL)
 
 
@@ -103,17 +106,31 @@ def test_default_tries_whitening_first_at_its_own_lr_without_a_scale() -> None:
     assert {trial["strategy"] for trial in trials} == {"kronecker/pre/whitening", "kronecker/sandwich/rotation"}
 
 
-def test_default_and_its_baseline_start_from_as_many_points_some_of_them_regularised() -> None:
-    for name in ("default", "adamw"):
-        trials = get_preset(name).first_trials
-        assert len(trials) == 6
-        assert {trial["weight_decay"] for trial in trials} == {0.0, 0.1}
-        assert len({trial["beta1"] for trial in trials}) == 3
+def test_the_first_trials_of_every_arm_span_the_learning_rate() -> None:
+    lrs = {name: [float(trial["lr"]) for trial in get_preset(name).first_trials] for name in ("adamw", "default")}
+    assert lrs["adamw"] == [0.003, 0.01, 0.001, 0.03, 0.0003, 0.1]
+    for name in ("muon", "soap", "sgd"):
+        of_arm = [float(trial["lr"]) for trial in get_preset(name).first_trials]
+        assert max(of_arm) / min(of_arm) >= 30
+    of_strategy: dict[object, list[float]] = {}
+    for trial in get_preset("default").first_trials:
+        of_strategy.setdefault(trial["strategy"], []).append(float(trial["lr"]))
+    assert all(len(of_one) == 3 and max(of_one) / min(of_one) >= 9 for of_one in of_strategy.values())
 
 
-def test_default_may_switch_the_meta_gradient_off() -> None:
-    domain = get_preset("default")["p_lr"].domain
-    assert domain == Choice(values=(0.0, 0.003, 0.01, 0.03, 0.1, 0.3))
+def test_adamw_starts_at_the_defaults_of_pytorch_in_everything_but_the_lr() -> None:
+    defaults = inspect.signature(torch.optim.AdamW).parameters
+    for trial in get_preset("adamw").first_trials:
+        assert (trial["beta1"], trial["beta2"]) == defaults["betas"].default
+        assert trial["weight_decay"] == defaults["weight_decay"].default
+
+
+def test_default_has_fewer_parameters_than_wide_and_may_switch_the_meta_gradient_off() -> None:
+    default, wide = get_preset("default"), get_preset("wide")
+    assert set(default.names) < set(wide.names)
+    assert set(strategies(default)) < set(strategies(wide))
+    assert default["p_lr"].domain == Choice(values=(0.0, 0.03))
+    assert wide["p_lr"].domain == Choice(values=(0.0, 0.003, 0.01, 0.03, 0.1, 0.3))
 
 
 def test_quick_tries_whitening_at_its_own_lr_with_hardly_a_scale() -> None:

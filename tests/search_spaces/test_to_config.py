@@ -21,8 +21,8 @@ def test_strategy_splits_and_betas_join() -> None:
         placement="pre",
         learner="whitening",
         p_lr=0.0,
-        meta_every=2,
-        cov_beta=0.95,
+        weight_decay=0.01,
+        meta_every=5,
     )
 
 

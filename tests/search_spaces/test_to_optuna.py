@@ -55,7 +55,7 @@ def test_suggested_values_are_a_full_assignment(name: str) -> None:
 
 
 def test_only_active_parameters_are_asked_for() -> None:
-    space = apply_overrides(get_preset("default"), {"structure": "low_rank"})
+    space = apply_overrides(get_preset("wide"), {"structure": "low_rank"})
     trial = ask(study_of(), space)
     assert "rank" in trial.params
     assert "cov_beta" not in trial.params

@@ -1,4 +1,4 @@
-# An optimizer, a model and a metric from outside of the package go the way of every other: spec, search in slot
+# An optimizer, a model, a metric and a task from outside of the package go the way of every other: spec, search in slot
 # processes, verdict, export and report. The processes are real, as each of them must load the plug-in by itself.
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ def test_a_job_of_plugged_in_parts_comes_to_a_recommendation_an_export_and_a_rep
     with pytest.raises(ApiError) as caught:
         client.submit(BODY | {"dataset": {"name": "wine"}})
     assert [error.field for error in caught.value.errors] == ["objective.metric"]
+    with pytest.raises(ApiError, match="must be 0 for median_regression"):
+        client.submit(BODY | {"training": {"label_smoothing": 0.1}})
     job_id = client.submit(BODY)["id"]
     wait_for(lambda: client.job(job_id)["state"] in ("succeeded", "failed"))
     job = client.job(job_id)
@@ -63,6 +65,7 @@ def test_a_job_of_plugged_in_parts_comes_to_a_recommendation_an_export_and_a_rep
     assert json.loads(client.export(job_id, "json"))["optimizer"] == "torch.optim.Rprop"
     script = tmp_path / "recommended.py"
     script.write_bytes(client.export(job_id, "python"))
+    assert "l1_loss" in script.read_text()
     done = run_bare(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", ours=False)
     assert (done.returncode, done.stderr) == (0, "")
     reached, recorded = map(float, re.findall(r"\d+\.\d+", done.stdout))
@@ -84,6 +87,10 @@ def test_a_plug_in_loads_no_torch_and_its_names_are_in_the_schema() -> None:
 import json, sys
 from service.spec.job import JobSpec
 from service.optimizers import baselines
+from service.spec.dataset_info import DatasetInfo
+from service.spec.tasks import TASKS
+facts = {"rows": 10, "features": 2, "outputs": 1}
+assert list(TASKS)[-1] == DatasetInfo.from_json(facts | {"task": "median_regression"}).task == "median_regression"
 schema = JobSpec.model_json_schema()
 names = schema["properties"]["model"]["discriminator"]["mapping"]
 print(json.dumps([list(names), schema["$defs"]["ObjectiveSpec"]["properties"]["metric"]["enum"], list(baselines())]))

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from service.errors import OtherVersionError
 from service.optimizers import OPTIMIZERS
 from service.registry import Registry, UnknownNameError, import_object
+from service.spec.dataset_info import DatasetInfo
 from service.spec.metrics import METRICS
 from service.spec.models import MODELS
 from service.spec.tasks import TASKS, Task
@@ -35,6 +37,12 @@ def test_every_torch_half_is_there() -> None:
     halves += [half for task in TASKS.values() for half in (task.loss, task.example)]
     assert all(callable(import_object(half)) for half in halves)
     assert all(hasattr(import_object(metric.score), "from_sums") for metric in METRICS.values())
+
+
+@pytest.mark.parametrize("name", ["clasification", "", "Regression"])
+def test_stored_facts_with_an_unknown_task_are_refused_with_the_names_of_the_tasks(name: str) -> None:
+    with pytest.raises(OtherVersionError, match=r"task: .*must be one of classification, regression, .*physics"):
+        DatasetInfo.from_json({"rows": 10, "features": 2, "outputs": 1, "task": name})
 
 
 def test_every_task_has_an_entry_and_a_metric_of_its_own() -> None:

@@ -1,5 +1,5 @@
-# A plug-in as a user would write one, outside of the package: an optimizer, a model and a metric. WARPTUNE_PLUGINS
-# names this module. The API and the worker import it too, so torch is imported inside of the functions.
+# A plug-in as a user would write one, outside of the package: an optimizer, a model, a metric and a task.
+# WARPTUNE_PLUGINS names this module. The API and the worker import it too, so torch is imported inside functions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from service.optimizers import OPTIMIZERS, OptimizerEntry
 from service.spec.dataset_info import DatasetInfo
 from service.spec.metrics import METRICS, MetricEntry
 from service.spec.models import MODELS, ModelSpec
-from service.spec.tasks import Task
+from service.spec.tasks import TASKS, Task, TaskEntry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,12 +38,15 @@ def build_scaled_linear(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: 
 
 
 class ScaledLinearSpec(ModelSpec):
-    """One linear layer."""
+    """One linear layer. It predicts medians, which is the toy task, instead of means."""
 
     build: ClassVar = f"{__name__}:build_scaled_linear"
 
     name: Literal["scaled_linear"] = "scaled_linear"
     spread: float = Field(0.1, gt=0, description="Bound of the initial weights.")
+
+    def task(self, data: DatasetInfo) -> str:
+        return "median_regression" if data.task == Task.REGRESSION else data.task
 
     def tensor_shapes(self, data: DatasetInfo) -> list[tuple[int, ...]]:
         return [(data.outputs, data.features), (data.outputs,)]
@@ -78,10 +81,18 @@ OPTIMIZERS.register(
     )
 )
 MODELS.register(ScaledLinearSpec)
+TASKS.register(
+    TaskEntry(
+        name="median_regression",
+        loss="torch.nn.functional:l1_loss",
+        metric="mae",
+        example="service.training.examples:numbers",
+    )
+)
 METRICS.register(
     MetricEntry(
         name="mae",
-        tasks=(Task.REGRESSION,),
+        tasks=("median_regression",),
         score=f"{__name__}:MEAN_ABSOLUTE_ERROR",
         noun="absolute error",
         compared_as="test_mae",

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from sklearn import datasets as sklearn_datasets
 
 from service.data.catalog import DATASETS, Task
-from service.spec.model import AutoencoderSpec, MlpSpec
+from service.spec.models import AutoencoderSpec, MlpSpec
 from service.training.networks import ACTIVATIONS, linear_layers
 from tests.conftest import SpecMaker
 
@@ -70,7 +70,7 @@ def test_models_are_described_by_their_schemas(catalog: dict[str, Any]) -> None:
     assert catalog["models"]["entrypoint"]["required"] == ["entrypoint"]
 
 
-MEASURED = [name for name, info in DATASETS.items() if info.task is not Task.PHYSICS]
+MEASURED = [name for name, info in DATASETS.items() if info.task != Task.PHYSICS]
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -94,5 +94,5 @@ def test_tensor_shapes_are_those_of_the_module(name: str, model: MlpSpec | Autoe
     module = linear_layers(model.layer_sizes(dataset), model.activation)
     assert model.tensor_shapes(dataset) == [tuple(parameter.shape) for parameter in module.parameters()]
     task = model.task(dataset)
-    outputs = dataset.features if task is Task.AUTOENCODING else dataset.outputs
+    outputs = dataset.features if task == Task.AUTOENCODING else dataset.outputs
     assert model.tensor_shapes(dataset)[-1] == (outputs,)

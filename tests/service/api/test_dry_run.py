@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from service.data.catalog import DATASETS
 from service.db.session import Database
-from service.spec.model import MlpSpec
+from service.spec.models import MlpSpec
 from service.submission import estimate as estimate_module
 from service.training.networks import linear_layers
 from tests.conftest import SpecMaker

@@ -11,8 +11,9 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from service.spec.base import SpecModel
 from service.spec.job import JobSpec, RangeOverride
-from service.spec.model import MODELS, SpecModel
+from service.spec.models import MODELS
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {
@@ -102,6 +103,19 @@ def test_every_problem_is_a_problem_document(document: dict[str, Any]) -> None:
         "code",
         "errors",
     }
+
+
+def test_every_field_of_a_recommendation_is_described(document: dict[str, Any]) -> None:
+    schemas, found = document["components"]["schemas"], {"JobResult"}
+    waiting = ["JobResult"]
+    while waiting:
+        schema = schemas[waiting.pop()]
+        for name, field in schema.get("properties", {}).items():
+            assert field.get("description"), (schema["title"], name)
+        used = {node["$ref"].rpartition("/")[2] for node in nodes(schema) if "$ref" in node}
+        waiting += used - found
+        found |= used
+    assert {"Verdict", "Pair", "ArmResult", "Comparison", "TuningPoint", "BreakEven", "LearnedP"} <= found
 
 
 def spec_models() -> list[type[BaseModel]]:

@@ -22,7 +22,6 @@ from service.ledger.lease import claim
 from service.ledger.runs import RunLog
 from service.spec.job import JobSpec
 from service.states import JobState
-from service.stored import stored_spec
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.conftest import queue_job
@@ -184,7 +183,7 @@ def test_json_is_read_too(run: Run, live: Live, tmp_path: Path, spec: SpecMaker)
     job_id = run("submit", path).stdout.strip()
     with live.db.read() as session:
         job = jobs.require_job(session, job_id)
-    assert (job.name, stored_spec(job.spec).confirm.min_effect) == ("\U0001f680", 1e-5)
+    assert (job.name, JobSpec.from_json(job.spec).confirm.min_effect) == ("\U0001f680", 1e-5)
     jobs.cancel(live.db, job_id)
 
 

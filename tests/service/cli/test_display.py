@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,7 +112,8 @@ def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(con
         summary="repaid after 7 tasks",
     )
     family = FamilyFinding(made_by="classes", tasks={}, left_out=[], break_even=break_even)
-    findings = replace(NO_FINDINGS, comparisons=[a_comparison()], pruning="pruning was on", family=family)
+    changes = {"comparisons": [a_comparison()], "pruning": "pruning was on", "family": family}
+    findings = NO_FINDINGS.model_copy(update=changes)
     show_recommendation(console, a_result(findings=findings).to_json())
     shown = drawn(console)
     assert "descriptive" in shown
@@ -132,7 +132,7 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
         win_rate=1.0,
     )
     console = Console(file=io.StringIO(), width=80)
-    findings = replace(NO_FINDINGS, comparisons=[comparison], pruning="none was")
+    findings = NO_FINDINGS.model_copy(update={"comparisons": [comparison], "pruning": "none was"})
     show_recommendation(console, a_result(findings=findings).to_json())
     shown = drawn(console)
     assert "…" not in shown

@@ -11,7 +11,7 @@ from service.data.prepared import PreparedData
 from service.data.prepared_files import SPLIT_ARRAYS, Array, load_arrays, pack_arrays
 from service.data.sources import Source, bundled_source
 from service.data.split import write_split
-from service.spec.model import AnyModel, MlpSpec
+from service.spec.models import MlpSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Split:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def write_file(source: Source | str, seed: int, file: Path, model: AnyModel | None = None) -> PreparedData:
+def write_file(source: Source | str, seed: int, file: Path, model: ModelSpec | None = None) -> PreparedData:
     """Write the split of a source, or of a bundled dataset by its name, to a file."""
     opened = bundled_source(source) if isinstance(source, str) else source
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def read(data: PreparedData) -> Split:
     return Split(**arrays)
 
 
-def split_of(source: Source | str, seed: int = 0, model: AnyModel | None = None) -> Split:
+def split_of(source: Source | str, seed: int = 0, model: ModelSpec | None = None) -> Split:
     """Return the split of a source, or of a bundled dataset by its name."""
     with tempfile.TemporaryDirectory() as folder:
         return read(write_file(source, seed, Path(folder) / "data.npz", model))

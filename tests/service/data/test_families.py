@@ -35,7 +35,7 @@ def prepared(dataset: str, seed: int = 0, **fields: Any) -> tuple[Family, Family
     return prepare_family(bundled(dataset), FamilySpec.model_validate(fields), seed)
 
 
-@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task is not Task.PHYSICS])
+@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task != Task.PHYSICS])
 def test_the_catalogue_names_the_columns_as_the_library_does(name: str) -> None:
     from sklearn import datasets
 

@@ -35,7 +35,7 @@ def uploaded(tmp_path: Path, ids: list[int]) -> Path:
     return folder
 
 
-def opened(folder: Path, task: Task, *exclude: str) -> Table:
+def opened(folder: Path, task: str, *exclude: str) -> Table:
     source = stored_source(folder, DatasetSpec(id="ds-1", target="y", exclude=list(exclude)), task)
     assert isinstance(source, Table)
     return source

@@ -14,7 +14,7 @@ from service.data.prepared_files import SPLIT_ARRAYS, load_arrays, pack_arrays, 
 from tests.service.data.prepared import read, split_of
 
 
-@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task is not Task.PHYSICS])
+@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task != Task.PHYSICS])
 def test_the_parts_hold_every_row_once_in_the_stated_shares(name: str) -> None:
     info, split = DATASETS[name], split_of(name, 0)
     sizes = [len(part) for part in (split.x_train, split.x_val, split.x_test)]
@@ -41,7 +41,7 @@ def test_every_part_has_the_rows_and_columns_that_the_catalogue_says(name: str) 
     assert split.x_test.shape[1] == info.features
 
 
-@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task is Task.CLASSIFICATION])
+@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task == Task.CLASSIFICATION])
 def test_every_part_of_a_classification_has_the_classes_in_equal_shares(name: str) -> None:
     split = split_of(name, 0)
     shares = [np.bincount(y) / len(y) for y in (split.y_train, split.y_val, split.y_test)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,12 +32,12 @@ class TestRayEngine(EngineContract):
         return ResourcesSpec(max_concurrent=count)
 
 
-def val_loss(point: Progress) -> float:
-    return point.val_loss
+def val_loss(points: Sequence[Progress]) -> float:
+    return points[-1].val_loss
 
 
-def best_score(point: Progress) -> float:
-    return 1.0 - (point.val_score or 0.0)
+def best_score(points: Sequence[Progress]) -> float:
+    return 1.0 - (points[-1].val_score or 0.0)
 
 
 def scored_against_its_loss(run: Run) -> Iterator[Progress]:

@@ -125,7 +125,7 @@ def test_config_is_what_the_values_of_a_space_stand_for(spec: SpecMaker) -> None
     ],
 )
 def test_model_fits_the_data(
-    spec: SpecMaker, dataset: str, model: dict[str, Any], task: Task, sizes: tuple[int, ...]
+    spec: SpecMaker, dataset: str, model: dict[str, Any], task: str, sizes: tuple[int, ...]
 ) -> None:
     made = plan(spec, dataset={"name": dataset}, model=model)
     assert (made.task, made.sizes) == (task, sizes)

@@ -1,12 +1,27 @@
+# What is said of a job besides its verdict. The figures of a break-even are written out, to be worked out by hand.
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
 import pytest
 
+from search_spaces import get_preset
+from search_spaces.to_optuna import suggest
+from service.data.prepared import PreparedData
+from service.db.models import ConfirmRun, Trial
+from service.ledger.curves import stored_curve
+from service.planning.arms import ArmPlan, warpadam_arms
 from service.planning.objective import Objective
-from service.planning.plan import make_plan
-from service.recommend.findings import make_findings
+from service.planning.plan import JobPlan, make_plan
+from service.recommend.findings import find_break_even, find_transfer, importances, make_findings
 from service.recommend.recommendation import NOUNS, Finalist, recommend
+from service.result.job_result import BreakEven, Comparison
 from service.spec.job import JobSpec
+from service.states import TrialState
+from service.training.run import Progress
+from tests.conftest import SpecMaker
 from tests.service.recommend.test_recommendation import runs, trial
 
 
@@ -24,3 +39,188 @@ def test_another_arm_is_compared_under_the_name_of_what_was_measured(metric: str
     wanted = {"val_loss": "test_loss", "val_accuracy": "test_error_or_unexplained_variance"}
     wanted["val_r2"] = wanted["val_closeness"] = wanted["val_accuracy"]
     assert against.metric == wanted.get(metric, metric)
+
+
+@pytest.fixture
+def arm() -> ArmPlan:
+    (arm,) = warpadam_arms(get_preset("default"), per_structure=False)
+    return arm
+
+
+def searched(arm: ArmPlan, values: list[float]) -> list[Trial]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    return [
+        Trial(
+            number=number,
+            arm=arm.name,
+            state=TrialState.COMPLETE,
+            params=suggest(study.ask(), arm.space),
+            value=value,
+            seconds=1.0,
+        )
+        for number, value in enumerate(values)
+    ]
+
+
+def test_a_parameter_that_few_trials_have_is_not_said_to_matter(arm: ArmPlan) -> None:
+    rows = searched(arm, [float(number) for number in range(12)])
+    assert 0 < sum("rank" in row.params for row in rows) < 12
+    found = importances(arm, rows)
+    assert found.keys() == set.intersection(*(set(row.params) for row in rows))
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert sum(found.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("values", [[0.0] * 12, [1.0, 2.0, 3.0], []], ids=["all equal", "three trials", "none"])
+def test_trials_that_tell_nothing_apart_have_no_importances(arm: ArmPlan, values: list[float]) -> None:
+    assert importances(arm, searched(arm, values)) == {}
+
+
+def test_what_decides_the_cost_matters_most(arm: ArmPlan) -> None:
+    rows = searched(arm, [0.0] * 60)
+    for row in rows:
+        row.value = float(row.params["lr"])
+    assert next(iter(importances(arm, rows))) == "lr"
+
+
+WARM = {"job": "job-1", "sha256": "a" * 64}
+
+
+def against_control(against: str, improvement: float, p_holm: float) -> list[Comparison]:
+    comparison = Comparison(
+        arm="warpadam",
+        against=against,
+        metric="val_loss",
+        pairs=8,
+        missed=0,
+        mean=1.0,
+        against_mean=1.0 + improvement,
+        improvement=improvement,
+        relative_improvement=improvement / (1.0 + improvement),
+        interval=(improvement, improvement),
+        p_holm=p_holm,
+        win_rate=1.0,
+    )
+    return [comparison]
+
+
+CASES: list[tuple[str, float, float, bool | None, str]] = [
+    ("shuffled_p", 1.0, 0.05, True, "transfer: from the P of job-1 the cost on the fresh seeds is 50.0% lower"),
+    (
+        "shuffled_p",
+        1.0,
+        0.0501,
+        False,
+        "no transfer shown: from the P of job-1 the cost on the fresh seeds is 50.0% lower",
+    ),
+    (
+        "shuffled_p",
+        -0.5,
+        0.01,
+        False,
+        "no transfer shown: from the P of job-1 the cost on the fresh seeds is 100.0% higher",
+    ),
+    ("adamw", 1.0, 0.01, None, "transfer is unknown: too few seeds completed"),
+]
+
+
+@pytest.mark.parametrize(("against", "improvement", "p_holm", "transfer", "reason"), CASES)
+def test_transfer_is_claimed_only_if_p_beats_the_same_p_shuffled(
+    spec: SpecMaker, against: str, improvement: float, p_holm: float, transfer: bool | None, reason: str
+) -> None:
+    plan = make_plan(JobSpec.model_validate(spec(warm_start=WARM)))
+    warm = find_transfer(plan, against_control(against, improvement, p_holm))
+    assert warm is not None
+    assert (warm.job, warm.sha256, warm.transfer) == ("job-1", "a" * 64, transfer)
+    assert warm.reason.startswith(reason)
+
+
+def test_a_job_without_a_warm_start_says_nothing(spec: SpecMaker) -> None:
+    assert find_transfer(make_plan(JobSpec.model_validate(spec())), against_control("adamw", 1.0, 0.01)) is None
+
+
+def test_runs_start_from_the_p_of_the_job_or_from_it_shuffled(spec: SpecMaker) -> None:
+    body: dict[str, Any] = spec(warm_start=WARM, controls=["diagonal_pre", "random_p"])
+    plan = make_plan(JobSpec.model_validate(body))
+    assert [arm.name for arm in plan.arms] == ["warpadam", "adamw", "diagonal_pre", "random_p", "shuffled_p"]
+    starts = {}
+    for arm in plan.arms:
+        run = plan.run(arm.name, arm.space.some_values(), PreparedData("", ""), seed=1, test=False)
+        starts[arm.name] = (run.from_p_sha256, run.shuffle_seed)
+    none = (None, None)
+    assert starts == {
+        "warpadam": ("a" * 64, None),
+        "adamw": none,
+        "diagonal_pre": none,
+        "random_p": none,
+        "shuffled_p": ("a" * 64, 0),
+    }
+    assert plan.arm("shuffled_p").space == plan.arm("warpadam").space
+
+
+BASELINE, CHALLENGER = Trial(number=0, arm="adamw"), Trial(number=1, arm="warpadam")
+
+
+@pytest.fixture
+def family_plan(spec: SpecMaker) -> JobPlan:
+    family = {"class_subsets": {"ways": 2}, "learn_tasks": 10, "learn_steps": 9}
+    return make_plan(JobSpec.model_validate(spec(family=family)))
+
+
+def confirm_run(
+    trial: Trial, seed: int, losses: Sequence[float], a_step_s: float, learning_s: float = 0.0
+) -> ConfirmRun:
+    """A run with a point every 10 steps."""
+    curve = stored_curve(
+        [
+            Progress(10 * i, loss, loss, 10 * i * a_step_s, learning_seconds=learning_s)
+            for i, loss in enumerate(losses, start=1)
+        ]
+    )
+    return ConfirmRun(trial_number=trial.number, arm=trial.arm, seed=seed, state=TrialState.COMPLETE, curve=curve)
+
+
+def both(warp: Sequence[float], warp_step_s: float = 0.02) -> list[ConfirmRun]:
+    return [
+        run
+        for seed in (1, 2)
+        for run in (
+            confirm_run(BASELINE, seed, [0.9, 0.7, 0.5, 0.4], 0.01),
+            confirm_run(CHALLENGER, seed, warp, warp_step_s, learning_s=3.0),
+        )
+    ]
+
+
+def found(family_plan: JobPlan, runs: Sequence[ConfirmRun]) -> BreakEven:
+    result = find_break_even(family_plan, BASELINE, CHALLENGER, runs, tasks=2)
+    assert result is not None
+    return result
+
+
+def test_learning_is_repaid_by_the_steps_and_seconds_saved_on_each_task(family_plan: JobPlan) -> None:
+    result = found(family_plan, both([0.4, 0.3, 0.2, 0.1]))
+    assert (result.seeds, result.missed) == (2, 0)
+    assert (result.baseline_steps, result.challenger_steps) == (40, 10)
+    assert (result.learning_steps, result.tasks_in_steps) == (90, 3)  # 30 saved on each
+    assert (result.baseline_seconds, result.challenger_seconds) == pytest.approx((0.2, 0.1))  # two tasks side by side
+    assert (result.learning_seconds, result.tasks_in_seconds) == (3.0, 30)
+    assert "10.0 steps to the loss that the baseline has after 40.0" in result.summary
+    assert "after 3 tasks in steps, after 30 tasks in seconds" in result.summary
+
+
+def test_a_step_that_costs_more_than_it_saves_is_never_repaid_in_seconds(family_plan: JobPlan) -> None:
+    result = found(family_plan, both([0.5, 0.4, 0.3, 0.2], warp_step_s=0.03))
+    assert (result.tasks_in_steps, result.tasks_in_seconds) == (5, None)
+    assert "never in seconds" in result.summary
+
+
+def test_a_p_that_does_not_get_there_saves_nothing_and_says_how_often(family_plan: JobPlan) -> None:
+    result = found(family_plan, both([0.9, 0.8, 0.7, 0.6]))
+    assert (result.missed, result.challenger_steps, result.tasks_in_steps) == (2, 40, None)
+
+
+def test_without_a_seed_that_both_completed_there_is_no_break_even(family_plan: JobPlan) -> None:
+    runs = both([0.4, 0.3, 0.2, 0.1])
+    for run in runs[::2]:
+        run.state = TrialState.DIVERGED
+    assert find_break_even(family_plan, BASELINE, CHALLENGER, runs, tasks=2) is None

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from service.result.job_result import (
     BreakEven,
     FamilyFinding,
     Fidelity,
+    Findings,
     JobResult,
     LearnedP,
     ParetoPoint,
@@ -23,7 +23,7 @@ from service.result.job_result import (
     WarmStartOutcome,
     Word,
 )
-from tests.service.results import NO_FINDINGS, a_comparison, a_result
+from tests.service.results import a_comparison, a_result
 
 
 def everything() -> JobResult:
@@ -49,11 +49,12 @@ def everything() -> JobResult:
         tasks_in_seconds=None,
         summary="repaid after 5 tasks",
     )
-    findings = replace(
-        NO_FINDINGS,
+    findings = Findings(
+        note="",
         comparisons=[a_comparison()],
         arms=[arm],
         pareto=[ParetoPoint(arm="warpadam", trial=3, value=0.25, seconds=0.5)],
+        pruning="",
         family=FamilyFinding(made_by="classes", tasks={"meta_test": ["a", "b"]}, left_out=["c"], break_even=break_even),
     )
     return a_result(

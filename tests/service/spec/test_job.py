@@ -21,7 +21,7 @@ from service.spec.job import (
     SearchSpec,
     TrainingSpec,
 )
-from service.spec.model import AutoencoderSpec, MlpSpec
+from service.spec.models import AutoencoderSpec, MlpSpec
 from tests.conftest import SpecMaker
 
 SMALLEST: dict[str, Any] = {"dataset": {"name": "wine"}, "model": {"name": "mlp"}}

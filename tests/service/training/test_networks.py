@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from service.data.catalog import DATASETS, DatasetInfo, Task
-from service.spec.model import AnyModel, ConvnetSpec, PinnSpec, ResnetSpec, TransformerSpec
+from service.spec.models import ConvnetSpec, ModelSpec, PinnSpec, ResnetSpec, TransformerSpec
 from service.training.models import build_network
 
 COLOUR = DatasetInfo(rows=100, features=3 * 9 * 7, task=Task.CLASSIFICATION, outputs=5, images=True, shape=(3, 9, 7))
 TEXT = DatasetInfo(rows=5000, features=1, task=Task.LANGUAGE, outputs=256, characters=40)
 
-CASES: list[tuple[DatasetInfo, AnyModel]] = [
+CASES: list[tuple[DatasetInfo, ModelSpec]] = [
     (COLOUR, ConvnetSpec()),
     (COLOUR, ConvnetSpec(channels=[2, 3, 4, 5, 6], activation="silu")),
     (COLOUR, ResnetSpec(width=2)),
@@ -25,20 +25,20 @@ CASES: list[tuple[DatasetInfo, AnyModel]] = [
 ]
 
 
-def build(info: DatasetInfo, spec: AnyModel) -> torch.nn.Module:
+def build(info: DatasetInfo, spec: ModelSpec) -> torch.nn.Module:
     torch.manual_seed(0)
     return build_network(spec.model_dump(), info.shape, spec.layer_sizes(info), spec.activation_name)
 
 
 @pytest.mark.parametrize(("info", "spec"), CASES)
-def test_shapes_and_parameter_count_are_those_of_the_module(info: DatasetInfo, spec: AnyModel) -> None:
+def test_shapes_and_parameter_count_are_those_of_the_module(info: DatasetInfo, spec: ModelSpec) -> None:
     shapes = [tuple(parameter.shape) for parameter in build(info, spec).parameters()]
     assert spec.tensor_shapes(info) == shapes
     assert spec.parameter_count(info) == sum(map(math.prod, shapes))
 
 
 @pytest.mark.parametrize("spec", [ConvnetSpec(), ResnetSpec(width=2)])
-def test_flat_rows_of_images_become_scores_of_classes(spec: AnyModel) -> None:
+def test_flat_rows_of_images_become_scores_of_classes(spec: ModelSpec) -> None:
     assert build(COLOUR, spec)(torch.randn(4, COLOUR.features)).shape == (4, 5)
 
 

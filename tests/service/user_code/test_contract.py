@@ -42,7 +42,7 @@ def test_a_model_that_breaks_its_contract_is_refused(case: str) -> None:
     ("shape", "outputs", "task"),
     [((5,), 3, Task.CLASSIFICATION), ((5,), 1, Task.REGRESSION), ((5,), 5, Task.AUTOENCODING)],
 )
-def test_a_model_that_keeps_to_it_is_returned(shape: tuple[int, ...], outputs: int, task: Task) -> None:
+def test_a_model_that_keeps_to_it_is_returned(shape: tuple[int, ...], outputs: int, task: str) -> None:
     shapes = [tuple(p.shape) for p in make_model(faulty.good_model, shape, outputs, task, {}).parameters()]
     assert shapes == [(4, 5), (4,), (outputs, 4), (outputs,)]
 
