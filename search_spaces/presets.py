@@ -17,14 +17,15 @@ from search_spaces.strategies import STRATEGY, strategy_parameter
 ADAM: Final[Mapping[str, Domain]] = {
     # Three decades and a half: on small tables the best lr was found anywhere from 3e-4 to 0.1, with a decaying lr.
     "lr": Float(low=1e-4, high=0.3, log=True),
-    # PyTorch's default, and less momentum for short or noisy runs. Both betas change the loss far less than lr does.
-    "beta1": Choice(values=(0.8, 0.9)),
-    # A memory of 20 steps, and PyTorch's default of 1,000, which is longer than most runs here.
-    "beta2": Choice(values=(0.95, 0.999)),
+    # PyTorch's default, and one on either side: short or noisy runs differ in how much momentum they bear.
+    "beta1": Choice(values=(0.8, 0.9, 0.95)),
+    # A memory of 20, 100 and 1,000 steps; the last is longer than most runs here, but it is PyTorch's default. Both
+    # betas change the loss far less than lr does.
+    "beta2": Choice(values=(0.95, 0.99, 0.999)),
     # None, PyTorch's default, and enough to regularise a network that overfits a small dataset.
     "weight_decay": Choice(values=(0.0, 0.01, 0.1)),
 }
-"""What every arm may tune. One range for all: WarpAdam gets no more freedom on these than the baseline does, and less in
+"""What every arm may tune. One range for all: WarpAdam gets no more freedom on these than the baseline, and less in
 `quick`, which keeps its weight decay off."""
 
 LADDER: Final = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 0.1)
@@ -145,13 +146,13 @@ def _muon_point(lr: float, momentum: float, adamw_lr: float, output: str, decay:
 
 
 # Muon for matrices, AdamW for the rest. Its step is matched to AdamW's in size, so its lr is AdamW's or a little more;
-# the rest has an lr of its own in AdamW's range. The output layer is a matrix that its authors leave
+# the rest has an lr of its own in AdamW's range. Momentum as beta1. The output layer is a matrix that its authors leave
 # to AdamW; in a small network it may be better off with Muon.
 MUON: Final = _baseline(
     "muon",
     {
         "lr": Float(low=1e-3, high=0.3, log=True),
-        "momentum": Choice(values=(0.8, 0.9, 0.95)),
+        "momentum": ADAM["beta1"],
         "weight_decay": ADAM["weight_decay"],
         "adamw_lr": ADAM["lr"],
         "output_layer": Choice(values=("adamw", "muon")),

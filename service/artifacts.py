@@ -141,6 +141,11 @@ class ArtifactStore:
         self._fs.rm_file(probe)
 
 
+def split_file(seed: int) -> str:
+    """Return the name of the artifact with the split that ``seed`` draws, for a seed other than the job's."""
+    return f"data-{seed}.npz"
+
+
 def p_file(trial: int) -> str:
     """Return the name of the artifact with the P that a trial's config has learned."""
     return f"p-{trial}.safetensors"

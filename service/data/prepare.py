@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.artifacts import DATA_FILE, TASK_FILE, ArtifactStore, local_folder
+from service.artifacts import DATA_FILE, TASK_FILE, ArtifactStore, local_folder, split_file
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
 from service.data.prepared import PreparedData
 from service.data.prepared_files import SPLIT_ARRAYS, load_family, pack_arrays, save_arrays
@@ -52,20 +52,11 @@ def prepare_job_data(
     arrays, made, file = folder / "arrays", folder / "made", folder / DATA_FILE
     arrays.mkdir()
     made.mkdir()
-
-    @contextmanager
-    def opened(chosen: DatasetSpec) -> Iterator[Source]:
-        if chosen.name is not None:
-            yield bundled_source(chosen.name)
-        elif chosen.entrypoint is not None:
-            write_dataset(made)
-            yield stored_source(made, chosen, task)
-        else:
-            with local_folder(artifacts.dataset_url(chosen.label)) as stored:
-                yield stored_source(stored, chosen, task)
-
     with ExitStack() as stack:
-        sources = {chosen.label: stack.enter_context(opened(chosen)) for chosen in spec.datasets.values()}
+        sources = {
+            chosen.label: stack.enter_context(_opened(chosen, task, artifacts, write_dataset, made))
+            for chosen in spec.datasets.values()
+        }
         if spec.family is None:
             write_split(sources[spec.dataset.label], spec.model, spec.seed, arrays)
             return PreparedFile(file, pack_arrays(arrays, SPLIT_ARRAYS, file))
@@ -75,6 +66,43 @@ def prepare_job_data(
         else:
             family, summary = prepare_family(tables[spec.dataset.label], spec.family, spec.seed)
     return PreparedFile(file, family.pack(arrays, file), summary)
+
+
+def prepare_splits(
+    spec: JobSpec,
+    task: str,
+    artifacts: ArtifactStore,
+    write_dataset: Callable[[Path], None],
+    folder: Path,
+    seeds: Iterable[int],
+) -> Iterator[tuple[int, PreparedFile]]:
+    """Yield further splits of a job's rows with the seeds that draw them, each written to a file in ``folder``.
+
+    The other arguments are those of :func:`prepare_job_data`.
+    """
+    made = folder / "made"
+    made.mkdir()
+    with _opened(spec.dataset, task, artifacts, write_dataset, made) as source:
+        for seed in seeds:
+            arrays, file = folder / f"arrays-{seed}", folder / split_file(seed)
+            arrays.mkdir()
+            write_split(source, spec.model, seed, arrays)
+            yield seed, PreparedFile(file, pack_arrays(arrays, SPLIT_ARRAYS, file))
+
+
+@contextmanager
+def _opened(
+    chosen: DatasetSpec, task: str, artifacts: ArtifactStore, write_dataset: Callable[[Path], None], made: Path
+) -> Iterator[Source]:
+    """Open a source of a job; ``made`` is the folder for a dataset that user code makes."""
+    if chosen.name is not None:
+        yield bundled_source(chosen.name)
+    elif chosen.entrypoint is not None:
+        write_dataset(made)
+        yield stored_source(made, chosen, task)
+    else:
+        with local_folder(artifacts.dataset_url(chosen.label)) as stored:
+            yield stored_source(stored, chosen, task)
 
 
 def write_one_task(family: PreparedData, folder: Path) -> PreparedFile:

@@ -60,6 +60,8 @@ def replayed_run(plan: JobPlan, result: JobResult) -> Replayed:
         return Replayed(seed=result.learned_p.seed, test_loss=None)
     learns_p = plan.arm(result.arm).role is Role.WARPADAM
     for pair in result.pairs:
+        if plan.split_seed(pair.seed) != plan.spec.seed:
+            continue  # exports have the data of the search's split
         loss = pair.warpadam_test_loss if learns_p else pair.baseline_test_loss
         if loss is not None:
             return Replayed(seed=pair.seed, test_loss=loss)

@@ -36,11 +36,14 @@ from service.planning.spec_checks import (
     check_search,
     check_training,
 )
-from service.spec.job import JobSpec, RangeOverride
+from service.spec.job import MAX_CONFIRM_SEEDS, JobSpec, RangeOverride
 from service.spec.metrics import metric_of
 from service.spec.models import EntrypointSpec
 from service.spec.tasks import TASKS
 from service.training.run import FamilyTraining, Run, Training
+
+MAX_FRESH_BYTES: Final = 64 << 20
+"""Largest features, as 32-bit numbers, of which every confirmation seed gets a split of its own."""
 
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
 """The presets that a job's ``search_space`` may name."""
@@ -95,6 +98,26 @@ class JobPlan:
         if self.spec.objective.at == "last" or self.spec.family is not None or not TASKS[self.task].can_overfit:
             return None
         return "score" if metric_of(self.spec.objective.metric) else "loss"
+
+    @property
+    def fresh_splits(self) -> bool:
+        """Whether confirmation runs use other splits than the search.
+
+        Not with a warm start: its P was learned on rows that another split would test on.
+        """
+        spec, width = self.spec, sum(self.info.widths) or self.info.features
+        fits = self.info.rows * width * 4 <= MAX_FRESH_BYTES
+        rows = TASKS[self.task].splits_rows and spec.family is None
+        return rows and fits and spec.confirm.splits != 1 and spec.warm_start is None
+
+    def split_seed(self, seed: int) -> int:
+        """Return the seed that draws the split of a run with ``seed``.
+
+        The first confirmation run uses the split of the search, as its P may be used there by a later job.
+        """
+        number = (seed - self.spec.seed - 1) % (self.spec.confirm.splits or 2 * MAX_CONFIRM_SEEDS)
+        is_trial = seed == self.spec.seed
+        return self.spec.seed if is_trial or number == 0 or not self.fresh_splits else self.spec.seed + 1 + number
 
     def arm(self, name: str) -> ArmPlan:
         """Return the arm called ``name``."""

@@ -104,7 +104,7 @@ def check_resources(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldE
 
 def check_confirm(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     """Yield what is wrong with the final comparison."""
-    if spec.confirm.top_k > spec.budget.trials_per_arm:
+    if (spec.confirm.top_k or 1) > spec.budget.trials_per_arm:
         message = f"must be at most budget.trials_per_arm, which is {spec.budget.trials_per_arm}"
         yield _conflict("confirm.top_k", spec.confirm.top_k, message)
 

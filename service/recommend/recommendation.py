@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Final, NamedTuple
 
@@ -12,7 +12,7 @@ from service.ledger.curves import curve_of
 from service.planning.arms import Role
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan
-from service.recommend.verdict import compare
+from service.recommend.verdict import SearchLuck, compare
 from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS
 from service.spec.metrics import METRICS
@@ -34,6 +34,8 @@ NOUNS: Final = {
     "steps_to_target": "number of steps to the target",
 }
 """Metric -> what is compared on the fresh seeds."""
+
+NO_LUCK: Final[Mapping[str, SearchLuck | None]] = {}
 
 MIN_PAIRS: Final = 6
 """Fewer pairs can hardly be significant: five that all agree have a one-sided p of 0.03, four 0.06."""
@@ -64,10 +66,11 @@ def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
     return sorted(complete, key=lambda trial: (trial.value, trial.number))[:count]
 
 
-def select(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Objective) -> Finalist:
-    """Return the trial of one arm with the lowest mean cost on validation over the selection runs.
+def rank(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Objective) -> list[Finalist]:
+    """Return the trials of one arm by their mean cost on validation over the selection runs, lowest first.
 
-    A trial that completed fewer runs ranks after those that completed more: a run does not diverge by chance.
+    A trial that completed fewer runs ranks after those that completed more: a run does not diverge by chance. One that
+    completed none is left out.
 
     Raises:
         JobFailedError: No trial completed any run.
@@ -81,21 +84,51 @@ def select(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: O
             ranked.append((len(mine) - len(costs), fmean(costs), trial.number, trial))
     if not ranked:
         raise JobFailedError(f"arm {contenders[0].arm}: none of its best trials completed a selection run")
-    _, mean, _, trial = min(ranked)
-    return Finalist(trial, mean)
+    return [Finalist(trial, mean) for _, mean, _, trial in sorted(ranked)]
+
+
+def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objective: Objective) -> SearchLuck | None:
+    """Return what an arm would lose if its search had missed its best trials; None if they did not race.
+
+    Args:
+        finalist: The winner of the arm's race.
+        trials: Trials that the arm completed.
+        races: Every run of the ``select`` phase.
+        objective: What they are judged by.
+    """
+    costs: dict[int, dict[int, float]] = {}
+    for run in races:
+        cost = objective.cost(curve_of(run)) if run.arm == finalist.arm and run.state == TrialState.COMPLETE else None
+        if cost is not None:
+            costs.setdefault(run.trial_number, {})[run.seed] = cost
+    won = costs.pop(finalist.number, {})
+    scale = fmean(won.values()) if won else 0.0
+    behind = []
+    for other in costs.values():
+        both = [other[seed] - won[seed] for seed in other.keys() & won.keys()]
+        if both:
+            behind.append(max(0.0, fmean(both)) / (abs(scale) or 1.0))
+    return SearchLuck([0.0, *sorted(behind)], trials) if behind else None
 
 
 def recommend(
-    plan: JobPlan, finalists: Sequence[Finalist], runs: Sequence[ConfirmRun], objective: Objective, look: int = 1
+    plan: JobPlan,
+    finalists: Sequence[Finalist],
+    runs: Sequence[ConfirmRun],
+    objective: Objective,
+    look: int = 1,
+    luck: Mapping[str, SearchLuck | None] = NO_LUCK,
 ) -> Recommendation:
     """Judge the arms' finalists by the runs of the ``confirm`` phase.
 
-    ``look`` says how many times they have been judged, including this time.
+    ``look`` says how many times they have been judged, including this time; ``luck`` has the luck of each arm's search.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
     pairs = pairs_of(runs, baseline, challenger, objective)
-    verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect, look, NOUNS[objective.metric])
+    of_baseline, of_challenger = luck.get(baseline.arm), luck.get(challenger.arm)
+    both = (of_baseline, of_challenger) if of_baseline and of_challenger else None
+    verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect, look, NOUNS[objective.metric], both)
     chosen = challenger if verdict == Word.HELPS else baseline
     if verdict != Word.HELPS:
         reason += f"; the recommendation is {baseline.arm}"
@@ -113,13 +146,17 @@ def recommend(
     )
 
 
-def _judge(pairs: Sequence[Pair], min_effect: float, look: int, noun: str) -> tuple[Word, str, Verdict | None]:
+def _judge(
+    pairs: Sequence[Pair], min_effect: float, look: int, noun: str, luck: tuple[SearchLuck, SearchLuck] | None
+) -> tuple[Word, str, Verdict | None]:
     whole = [(p.baseline, p.warpadam) for p in pairs if p.baseline is not None and p.warpadam is not None]
     missing = len(pairs) - len(whole)
     if len(whole) < MIN_PAIRS:
         return Word.INCONCLUSIVE, f"only {len(whole)} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed", None
     baseline, challenger = ([pair[side] for pair in whole] for side in (0, 1))
-    statistics = compare(baseline, challenger, min_effect, look=look, noun=noun, most_pairs=MAX_CONFIRM_SEEDS)
+    statistics = compare(
+        baseline, challenger, min_effect, look=look, noun=noun, most_pairs=MAX_CONFIRM_SEEDS, luck=luck
+    )
     if missing:  # a run does not diverge by chance: without it the rest looks better than it is
         return Word.INCONCLUSIVE, f"{missing} of {len(pairs)} pairs did not complete", statistics
     return statistics.word, statistics.reason, statistics

@@ -6,6 +6,7 @@ Pure functions of two lists: no database, no jobs. scipy does the arithmetic and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -31,6 +32,20 @@ MOST_PAIRS: Final = 1_000
 """If more pairs than this would be needed, no number is given: the difference is too small to be worth them."""
 
 
+@dataclass(frozen=True, slots=True)
+class SearchLuck:
+    """What an arm would lose if its search had missed its best trials.
+
+    Attributes:
+        penalties: How much higher the validation cost of each trial of its race is than the winner's, as a share of the
+            latter; the best trials first, so that the first is 0.
+        trials: Trials that the search completed.
+    """
+
+    penalties: Sequence[float]
+    trials: int
+
+
 def level(look: int) -> float:
     """Return the level of the tests at a look.
 
@@ -50,13 +65,14 @@ def compare(
     look: int = 1,
     noun: str = "test loss",
     most_pairs: int | None = None,
+    luck: tuple[SearchLuck, SearchLuck] | None = None,
 ) -> Verdict:
     """Compare paired losses.
 
     ``helps``: the improvement is above 0 at the level of the look, 0.05 at first (exact one-sided sign-flip permutation
-    test), and its mean at least ``min_effect`` of the baseline's mean. ``hurts``: the mirror image. ``no_difference``:
-    Student's interval of the improvement, 90 % at first, lies within plus or minus ``min_effect``. Otherwise
-    ``inconclusive``.
+    test), its mean is at least ``min_effect`` of the baseline's mean, and the luck of the searches does not explain it
+    (:func:`luck_interval`). ``hurts``: the mirror image. ``no_difference``: Student's interval of the improvement, 90 %
+    at first, lies within plus or minus ``min_effect``. Otherwise ``inconclusive``.
 
     Args:
         baseline: Losses of the baseline, one for each seed; all finite.
@@ -65,6 +81,7 @@ def compare(
         look: How many times this comparison has been judged, including this time.
         noun: What the losses are called in the reason.
         most_pairs: Most pairs that a job can have; the reason says if more would be needed.
+        luck: Of the search of the baseline and of that of the challenger; None leaves it out.
 
     Raises:
         ValueError: The lists differ in length, are shorter than 2, or hold a value that is not finite.
@@ -79,9 +96,13 @@ def compare(
     alpha = level(look)
     p_helps, p_hurts = _sign_flip(gains, "greater"), _sign_flip(gains, "less")
     lower, upper = _t_interval(gains, 1 - 2 * alpha)
-    if p_helps <= alpha and mean >= threshold and mean > 0:
+    band = None if luck is None else luck_interval(gains, scale, luck, alpha)
+    above, below = (True, True) if band is None else (band[0] > 0, band[1] < 0)
+    is_better = p_helps <= alpha and mean >= threshold and mean > 0
+    is_worse = p_hurts <= alpha and -mean >= threshold and mean < 0
+    if is_better and above:
         word = Word.HELPS
-    elif p_hurts <= alpha and -mean >= threshold and mean < 0:
+    elif is_worse and below:
         word = Word.HURTS
     elif -threshold <= lower and upper <= threshold:
         word = Word.NO_DIFFERENCE
@@ -89,11 +110,16 @@ def compare(
         word = Word.INCONCLUSIVE
     low, high = _bca_interval(gains, 0.95)
     relative = mean / scale if scale else None
-    more = _more_pairs(gains, threshold, level(look + 1)) if word is Word.INCONCLUSIVE else None
+    by_luck = word is Word.INCONCLUSIVE and (is_better or is_worse)
+    unclear = word is Word.INCONCLUSIVE and not by_luck
+    more = _more_pairs(gains, threshold, level(look + 1)) if unclear else None
+    if by_luck:
+        reason = _luck_reason(mean, relative, len(gains), noun)
+    else:
+        reason = _reason(word, mean, relative, min_effect, len(gains), noun)
     return Verdict(
         word=word,
-        reason=_reason(word, mean, relative, min_effect, len(gains), noun)
-        + _footnote(word, look, len(gains), more, most_pairs),
+        reason=reason + _footnote(look) + (_advice(len(gains), more, most_pairs) if unclear else ""),
         pairs=len(gains),
         baseline_mean=float(base.mean()),
         challenger_mean=float(other.mean()),
@@ -102,6 +128,7 @@ def compare(
         interval=(low, high),
         p_helps=p_helps,
         p_hurts=p_hurts,
+        luck_interval=band,
         alpha=alpha,
         look=look,
         more_pairs=more,
@@ -198,6 +225,42 @@ def _t_interval(gains: Floats, level: float) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def luck_interval(
+    gains: Floats, scale: float, luck: tuple[SearchLuck, SearchLuck], alpha: float
+) -> tuple[float, float]:
+    """Return the interval of the improvement with the luck of both searches in it.
+
+    A search that draws its trials again finds its best one only with a chance of 1 - (1 - 1/n)^n, about 0.64; otherwise
+    the next best trial of the race takes its place. Each resample draws that for both arms, and a mean from Student's
+    distribution of the pairs.
+
+    Args:
+        gains: Improvements, one for each pair.
+        scale: Mean loss of the baseline, which penalties are a share of.
+        luck: Of the search of the baseline and of that of the challenger.
+        alpha: Share of the resamples that is left out on each side.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    deviation = 0.0 if _all_alike(gains) else float(gains.std(ddof=1)) / np.sqrt(len(gains))
+    means = gains.mean() + deviation * rng.standard_t(len(gains) - 1, RESAMPLES)
+    of_baseline, of_challenger = (_drawn_penalties(search, rng) for search in luck)
+    low, high = np.quantile(means + scale * (of_baseline - of_challenger), [alpha, 1 - alpha])
+    return float(low), float(high)
+
+
+def _drawn_penalties(search: SearchLuck, rng: np.random.Generator) -> Floats:
+    """Draw which trial of a race would have won, and return its penalty, for each resample."""
+    import numpy as np
+
+    penalties, trials = np.asarray(search.penalties, np.float64), max(search.trials, 1)
+    found = rng.random((RESAMPLES, len(penalties))) < 1 - (1 - 1 / trials) ** trials
+    winner = np.where(found.any(1), found.argmax(1), len(penalties) - 1)
+    drawn: Floats = penalties[winner]
+    return drawn
+
+
 def _more_pairs(gains: Floats, threshold: float, alpha: float) -> int | None:
     """Return how many further pairs Student's test needs for a clear word, if mean and spread stay as measured.
 
@@ -220,8 +283,7 @@ def _more_pairs(gains: Floats, threshold: float, alpha: float) -> int | None:
 
 
 def _reason(word: Word, mean: float, relative: float | None, min_effect: float, pairs: int, noun: str) -> str:
-    amount = f"{abs(mean):.3g}" if relative is None else f"{abs(relative):.1%}"
-    change = f"{amount} {'lower' if mean >= 0 else 'higher'}"
+    change = _change(mean, relative)
     match word:
         case Word.HELPS | Word.HURTS:
             return f"the {noun} is {change} on {pairs} fresh paired seeds; chance alone does not explain that"
@@ -231,11 +293,26 @@ def _reason(word: Word, mean: float, relative: float | None, min_effect: float, 
             return f"the mean {noun} is {change}, but {pairs} fresh paired seeds are too few to tell"
 
 
-def _footnote(word: Word, look: int, pairs: int, more: int | None, most: int | None) -> str:
-    note = f" (look {look}, tested at level {level(look):g})" if look > 1 else ""
-    if word is not Word.INCONCLUSIVE:
-        return note
+def _change(mean: float, relative: float | None) -> str:
+    amount = f"{abs(mean):.3g}" if relative is None else f"{abs(relative):.1%}"
+    return f"{amount} {'lower' if mean >= 0 else 'higher'}"
+
+
+def _luck_reason(mean: float, relative: float | None, pairs: int, noun: str) -> str:
+    return (
+        f"the {noun} is {_change(mean, relative)} on {pairs} fresh paired seeds, but luck in the search could explain "
+        "that: without its best trial an arm would lose too much; more trials for each arm would tell"
+    )
+
+
+def _footnote(look: int) -> str:
+    return f" (look {look}, tested at level {level(look):g})" if look > 1 else ""
+
+
+def _advice(pairs: int, more: int | None, most: int | None) -> str:
+    """Say how many more seeds would settle an inconclusive comparison."""
     if more is None:
-        return f"{note}; even {MOST_PAIRS} seeds would probably not be enough"
-    over = f", more than the limit of {most} allows" if most is not None and pairs + more > most else ""
-    return f"{note}; about {more} more seeds would be needed{over}"
+        return f"; even {MOST_PAIRS} seeds would probably not be enough"
+    if most is not None and pairs + more > most:
+        return f"; more seeds than a job can have, which is {most}, would be needed"
+    return f"; about {more} more seeds would be needed"

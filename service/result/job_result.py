@@ -71,6 +71,9 @@ class Verdict(Paired):
     """One-sided sign-flip permutation p-value for an improvement above 0."""
     p_hurts: float
     """The same for an improvement below 0."""
+    luck_interval: tuple[float, float] | None
+    """Interval of the improvement, 90 % at the first look, that also counts what the arms would lose if their searches
+    had missed their best trials. `helps` and `hurts` need one that leaves out 0. None if no trials raced."""
     alpha: float
     """Level of the tests: 0.05 at the first look, half as much at each further one."""
     look: int

@@ -28,11 +28,13 @@ FIRST_SEED: Final = 1
 def fresh_seeds(spec: JobSpec, phase: Phase) -> list[int]:
     """Return the seeds of a phase.
 
-    ``select`` and ``confirm`` share no seed with each other or with a trial, even after an extension. ``from_p`` is one
-    run, on the seed whose ``confirm`` run left the P that it starts from.
+    ``select`` and ``confirm`` share no seed with each other or with a trial, even after an extension. ``select`` has
+    one for each round of the race. ``from_p`` is one run, on the seed whose ``confirm`` run left the P that it starts
+    from.
     """
     start = spec.seed + FIRST_SEED + (MAX_CONFIRM_SEEDS if phase == "select" else 0)
-    return list(range(start, start + (1 if phase == "from_p" else spec.confirm.seeds)))
+    counts = {"select": len(spec.race_rounds), "confirm": spec.confirm.seeds, "from_p": 1}
+    return list(range(start, start + counts[phase]))
 
 
 class ConfirmRuns:
@@ -44,6 +46,7 @@ class ConfirmRuns:
             ``from_p`` trains the recommended config once more from the P that it learned, on one task.
         finalists: The trials whose configs are run.
         steps: Steps of a run by arm, where they are not those of the spec.
+        seeds: Seeds that they are run on.
     """
 
     def __init__(
@@ -52,15 +55,16 @@ class ConfirmRuns:
         phase: Phase,
         finalists: Sequence[Trial],
         steps: Mapping[str, int],
+        seeds: Sequence[int],
     ) -> None:
         self._job, self._log, self._plan, self._phase, self._steps = job, job.record, job.plan, phase, steps
         self.halted = job.halted
         self._curves: dict[int, list[Progress]] = {}
         self.pruning: Pruning | None = None
         self._params = {trial.number: trial.params for trial in finalists}
-        runs = self._log.plan_confirm_runs(phase, finalists, fresh_seeds(self._plan.spec, phase))
+        runs = self._log.plan_confirm_runs(phase, finalists, seeds)
         self._runs: dict[int, ConfirmRun] = {run.id: run for run in runs}
-        mine = [run for run in runs if run.trial_number in self._params]  # others were so before an extension
+        mine = [run for run in runs if run.trial_number in self._params]  # others were before, or are out of the race
         self._waiting = [run for run in mine if run.state == TrialState.QUEUED]
 
     def next(self) -> Assignment | None:
@@ -71,7 +75,8 @@ class ConfirmRuns:
         test = self._phase != "select"
         params, steps = self._params[row.trial_number], self._steps.get(row.arm)
         url = self._job.artifacts.checkpoint_url(self._log.job_id, f"confirm-{row.id}")
-        run = self._plan.run(row.arm, params, self._job.data, seed=row.seed, test=test, steps=steps, checkpoint_url=url)
+        data = self._job.data_of(row.seed)
+        run = self._plan.run(row.arm, params, data, seed=row.seed, test=test, steps=steps, checkpoint_url=url)
         p_url = self._job.artifacts.p_url(self._log.job_id, row.trial_number)
         if self._phase == "from_p":
             digest = hashlib.sha256(read_artifact(p_url)).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import optuna
@@ -24,6 +24,7 @@ class JobContext:
         record: Writes to the ledger.
         plan: What the job does.
         data: Its prepared data: a split, or a family of tasks.
+        splits: Other splits of the same rows, by the seeds that draw them.
         artifacts: Keeps its files.
         halted: Tells whether the worker wants everything stopped.
     """
@@ -33,6 +34,11 @@ class JobContext:
     data: PreparedData
     artifacts: ArtifactStore
     halted: Callable[[], bool]
+    splits: Mapping[int, PreparedData] = field(default_factory=dict)
+
+    def data_of(self, seed: int) -> PreparedData:
+        """Return the data that a run with ``seed`` trains on."""
+        return self.splits.get(self.plan.split_seed(seed), self.data)
 
 
 class StopSignal(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,10 @@ from service.db.models import ConfirmRun, Trial
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan
 from service.recommend.findings import Searched, find_break_even, find_transfer, make_findings
-from service.recommend.recommendation import Finalist, recommend
+from service.recommend.recommendation import Finalist, recommend, search_luck
 from service.result.job_result import FamilyFinding, JobResult, Recommendation
 from service.running.context import JobContext
+from service.states import TrialState
 from service.version import versions
 
 if TYPE_CHECKING:
@@ -35,7 +37,13 @@ def make_result(
         family: Its tasks; None for a job on one task.
     """
     plan, runs = job.plan, job.record.confirm_runs("confirm")
-    recommended = recommend(plan, finalists, runs, objective, job.record.looks())
+    races = job.record.confirm_runs("select")
+    completed = Counter(trial.arm for item in searched for trial in item.trials if trial.state == TrialState.COMPLETE)
+    luck = {
+        finalist.trial.arm: search_luck(finalist.trial, completed[finalist.trial.arm], races, objective)
+        for finalist in finalists
+    }
+    recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck)
     tasks = None if family is None else _family_finding(plan, recommended, finalists, runs, family)
     findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks)
     return JobResult(

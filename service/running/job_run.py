@@ -6,17 +6,17 @@ Every decision on the way is worked out from the ledger, so that another worker 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from service.artifacts import START_P_FILE, p_file
-from service.db.models import Trial
+from service.db.models import ConfirmRun, Trial
 from service.ledger.runs import RunLog
 from service.planning.arms import Role
 from service.planning.objective import Objective
 from service.planning.plan import plan_of
 from service.recommend.findings import Searched
-from service.recommend.recommendation import Finalist, select
+from service.recommend.recommendation import Finalist, rank
 from service.result.job_result import LearnedP
 from service.running.arms import (
     ArmLimits,
@@ -26,6 +26,7 @@ from service.running.arms import (
     finalists_by_search,
     limits_of,
 )
+from service.running.confirm_runs import fresh_seeds
 from service.running.context import JobContext, StopSignal, Tools
 from service.running.finish import make_result
 from service.running.phases import Phases
@@ -52,6 +53,8 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     phases = Phases(job, tools, stop)
     searched, limits = _search(job, phases)
     steps = {arm: limit.steps for arm, limit in limits.items()}
+    job = replace(job, splits=preparation.prepare_splits(plan))
+    phases = replace(phases, job=job)
     record.verify()
     objective = final_objective(job)
     finalists = _select(job, phases, objective, steps)
@@ -75,13 +78,24 @@ def _search(job: JobContext, phases: Phases) -> tuple[list[Searched], dict[str, 
 
 
 def _select(job: JobContext, phases: Phases, objective: Objective, steps: Mapping[str, int]) -> list[Finalist]:
-    """Return one finalist for each arm."""
-    top_k = job.plan.spec.confirm.top_k
-    contenders = [best_of_arm(job, arm.name, top_k) for arm in job.plan.arms]
-    if top_k == 1:
-        return finalists_by_search(job, [trials[0] for trials in contenders], objective)
-    runs = phases.confirm("select", [trial for trials in contenders for trial in trials], steps)
-    return [select(trials, runs, objective) for trials in contenders]
+    """Return one finalist for each arm: the winner of a race.
+
+    The best trials of an arm run on a fresh seed, the worst of them drop out, the others run on the next seed, and so
+    on. The search judged each trial on one seed only, so its best one is often just lucky.
+    """
+    spec = job.plan.spec
+    racing = [best_of_arm(job, arm.name, spec.contenders) for arm in job.plan.arms]
+    if spec.contenders == 1:
+        return finalists_by_search(job, [trials[0] for trials in racing], objective)
+    runs: Sequence[ConfirmRun] = ()
+    ranked: list[list[Finalist]] = []
+    for seed, size in zip(fresh_seeds(spec, "select"), spec.race_rounds, strict=True):
+        racing = [trials[:size] for trials in racing]
+        planned = phases.confirm("select", [trial for trials in racing for trial in trials], steps, [seed])
+        runs = [run for run in planned if run.seed <= seed]  # a race before an extension went further
+        ranked = [rank(trials, runs, objective) for trials in racing]
+        racing = [[finalist.trial for finalist in arm] for arm in ranked]
+    return [finalists[0] for finalists in ranked]
 
 
 def _try_p(phases: Phases, trial: Trial, steps: Mapping[str, int], preparation: DataPreparation) -> LearnedP | None:

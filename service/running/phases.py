@@ -10,7 +10,7 @@ from service.engines.base import Work
 from service.planning.arms import ArmPlan
 from service.running.arm_search import ArmSearch
 from service.running.arms import ArmLimits
-from service.running.confirm_runs import ConfirmRuns, Phase
+from service.running.confirm_runs import ConfirmRuns, Phase, fresh_seeds
 from service.running.context import JobContext, StopSignal, Tools
 from service.states import ArmState
 
@@ -41,15 +41,19 @@ class Phases:
             search.close()
         record.finish_arm(arm.name, search.seconds_used, search.reached)
 
-    def confirm(self, phase: Phase, trials: Sequence[Trial], steps: Mapping[str, int]) -> Sequence[ConfirmRun]:
+    def confirm(
+        self, phase: Phase, trials: Sequence[Trial], steps: Mapping[str, int], seeds: Sequence[int] | None = None
+    ) -> Sequence[ConfirmRun]:
         """Run trials on fresh seeds; return every run of the phase.
 
         Args:
             phase: The phase.
             trials: Whose configs are run.
             steps: Steps of a run by arm.
+            seeds: Seeds to run them on; None for all of the phase.
         """
-        self._run(ConfirmRuns(self.job, phase, trials, steps))
+        seeds = fresh_seeds(self.job.plan.spec, phase) if seeds is None else seeds
+        self._run(ConfirmRuns(self.job, phase, trials, steps, seeds))
         return self.job.record.confirm_runs(phase)
 
     def _run(self, work: Work) -> None:

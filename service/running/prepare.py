@@ -11,6 +11,8 @@ from service.data.catalog import DatasetInfo
 from service.data.prepared import PreparedData
 from service.errors import JobFailedError
 from service.ledger.runs import RunLog
+from service.planning.plan import JobPlan
+from service.running.confirm_runs import fresh_seeds
 from service.running.context import Tools
 
 if TYPE_CHECKING:
@@ -44,6 +46,21 @@ class DataPreparation:
             self.family = file.family
             self._agree_on_data(file.sha256)
             return self._store(file)
+
+    def prepare_splits(self, plan: JobPlan) -> dict[int, PreparedData]:
+        """Store the other splits that the fresh seeds of the job use, by the seeds that draw them."""
+        from service.data.prepare import prepare_splits
+
+        seeds = [*fresh_seeds(self._spec, "select"), *fresh_seeds(self._spec, "confirm")]
+        drawn = sorted({plan.split_seed(seed) for seed in seeds} - {self._spec.seed})
+        if not drawn:
+            return {}
+        write_dataset = partial(self._tools.user_code.write_dataset, self._spec, plan.info)
+        with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
+            files = prepare_splits(
+                self._spec, plan.info.task, self._tools.artifacts, write_dataset, Path(folder), drawn
+            )
+            return {seed: self._store(file) for seed, file in files}
 
     def put_one_task(self, data: PreparedData) -> PreparedData:
         """Store the split of one meta-test task, so that the P of a family can be tried on it."""

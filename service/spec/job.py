@@ -5,6 +5,7 @@ Whether names exist and parts fit together is checked in ``planning/``. Answers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -47,6 +48,12 @@ MAX_TRIALS = 10_000
 
 MAX_SECONDS = 604_800
 """Seconds of an arm: a week."""
+
+CONTENDERS = 6
+"""Trials of an arm that race each other by default: rounds of 6, 4, 3 and 2 runs."""
+
+MIN_ROUNDS = 4
+"""Rounds of the shortest race."""
 
 MAX_CONFIRM_SEEDS = 64
 """Fresh seeds of a phase."""
@@ -188,10 +195,14 @@ class ResourcesSpec(SpecModel):
 class ConfirmSpec(SpecModel):
     """The final comparison of the arms' best configs on fresh paired seeds, judged on the test part."""
 
-    top_k: Annotated[int, Ge(1), Le(10)] = 1
-    """Finalists of an arm; with more than one, fresh seeds on validation pick among them first."""
+    top_k: Annotated[int, Ge(1), Le(10)] | None = None
+    """Best trials of an arm that race each other on fresh seeds, on validation, before the winner is compared. null is
+    6, or all trials if there are fewer; 1 takes the best trial of the search without a race."""
     seeds: Annotated[int, Ge(6), Le(MAX_CONFIRM_SEEDS)] = 8
     """Paired runs. Fewer than 6 prove nothing."""
+    splits: Annotated[int, Ge(1), Le(MAX_CONFIRM_SEEDS)] | None = None
+    """Random splits of the rows that these runs are spread over, the first of them the search's. null is one for each
+    seed. 1 is always used for large data, texts, equations, families and warm starts."""
     min_effect: Annotated[float, Ge(0), Le(1)] = 0.01
     """Smallest improvement that counts, relative to the baseline's mean test loss."""
 
@@ -238,6 +249,23 @@ class JobSpec(SpecModel):
     confirm: ConfirmSpec = ConfirmSpec()
     seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
     """Data split, trial seed and samplers."""
+
+    @property
+    def contenders(self) -> int:
+        """Trials of an arm that race each other; 1 for no race."""
+        return min(self.confirm.top_k or CONTENDERS, self.budget.trials_per_arm)
+
+    @property
+    def race_rounds(self) -> list[int]:
+        """How many trials of an arm run in each round of the race, each round on one fresh seed.
+
+        A third of them drop out after each round; at least ``MIN_ROUNDS`` rounds decide.
+        """
+        sizes, left = list[int](), self.contenders
+        while left > 1:
+            sizes.append(left)
+            left = min(left - 1, math.ceil(left * 2 / 3))
+        return sizes + [2] * (MIN_ROUNDS - len(sizes)) if sizes else []
 
     @property
     def datasets(self) -> dict[str, DatasetSpec]:

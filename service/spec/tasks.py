@@ -39,6 +39,7 @@ class TaskEntry:
         weighs_classes: Whether ``class_weights`` apply: each row has one class.
         reconstructs: Whether the target is the input.
         user_models: Whether a model of the user's own code can be trained for it.
+        splits_rows: Whether rows are split at random, so that another seed gives another split.
         can_overfit: Whether validation may become worse while training goes on, so that runs are judged at their best
             point.
     """
@@ -51,6 +52,7 @@ class TaskEntry:
     weighs_classes: bool = False
     reconstructs: bool = False
     user_models: bool = True
+    splits_rows: bool = True
     can_overfit: bool = True
 
 
@@ -85,6 +87,7 @@ TASKS: Final = Registry[TaskEntry](
             example="service.training.examples:tokens",
             has_classes=True,
             user_models=False,
+            splits_rows=False,
         ),
         TaskEntry(
             name=Task.PHYSICS,
@@ -92,6 +95,7 @@ TASKS: Final = Registry[TaskEntry](
             metric="closeness",
             example="service.training.examples:points",
             user_models=False,
+            splits_rows=False,
             can_overfit=False,
         ),
     ),

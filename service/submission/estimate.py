@@ -113,7 +113,7 @@ def estimate(plan: JobPlan) -> JobEstimate:
 
 def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstimate:
     budget, confirm, slots = plan.spec.budget, plan.spec.confirm, plan.spec.resources.slots
-    runs = confirm.seeds * (1 if confirm.top_k == 1 else confirm.top_k + 1)
+    runs = confirm.seeds + sum(plan.spec.race_rounds)
     seconds_a_run = measured["seconds_a_step"] * _steps_of_a_run(plan, arm)
     search = min(seconds_a_run * budget.trials_per_arm / slots, budget.max_seconds)
     return ArmEstimate(

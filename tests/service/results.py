@@ -18,6 +18,7 @@ STATISTICS = Verdict(
     interval=(0.1, 0.2),
     p_helps=0.0156,
     p_hurts=1.0,
+    luck_interval=None,
     alpha=0.05,
     look=1,
     more_pairs=None,

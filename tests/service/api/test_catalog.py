@@ -39,7 +39,7 @@ def test_every_name_of_the_catalogue_can_be_used(
 
 
 def test_presets_and_baselines_are_described(catalog: dict[str, Any]) -> None:
-    assert set(catalog["presets"]) == {"default", "quick", "paper"}
+    assert set(catalog["presets"]) == {"default", "quick", "wide", "paper"}
     assert set(catalog["baselines"]) == {"adamw", "muon", "soap", "sgd"}
     for name, space in (catalog["presets"] | catalog["baselines"]).items():
         assert space["name"] == name

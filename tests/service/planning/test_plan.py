@@ -37,7 +37,7 @@ def test_warpadam_runs_first_and_then_the_baselines(spec: SpecMaker) -> None:
 
 
 def test_one_arm_for_each_structure_of_the_space_on_request(spec: SpecMaker) -> None:
-    made = plan(spec, arms="per_structure", search_space={"preset": "default"}, baselines=["adamw", "soap"])
+    made = plan(spec, arms="per_structure", search_space={"preset": "wide"}, baselines=["adamw", "soap"])
     assert [arm.name for arm in made.arms] == [
         "warpadam-kronecker",
         "warpadam-diagonal",
@@ -91,7 +91,7 @@ def test_overrides_change_the_space_of_warpadam_only(spec: SpecMaker) -> None:
         "structure": "diagonal",
         "meta_every": [1, 3],
     }
-    made = plan(spec, search_space={"preset": "default", "overrides": overrides})
+    made = plan(spec, search_space={"preset": "wide", "overrides": overrides})
     space = made.arm("warpadam").space
     assert space["lr"].domain == Choice(values=(0.5,))
     assert space["p_lr"].domain == Float(low=0.1, high=0.2, log=True)
@@ -273,7 +273,7 @@ def test_rank_is_at_most_the_rows_of_the_largest_tensor(
 ) -> None:
     parts = {
         "model": {"name": "mlp", "hidden": [20, 10]},
-        "search_space": {"preset": "default", "overrides": {"rank": rank}},
+        "search_space": {"preset": "wide", "overrides": {"rank": rank}},
     }
     if wrong is None:
         assert plan(spec, **parts).arm("warpadam").space.largest("rank") == 20
@@ -284,7 +284,7 @@ def test_rank_is_at_most_the_rows_of_the_largest_tensor(
 
 
 def test_rank_of_a_preset_may_be_above_the_rows(spec: SpecMaker) -> None:
-    space = plan(spec, model={"name": "mlp", "hidden": [2]}, search_space={"preset": "default"}).arm("warpadam").space
+    space = plan(spec, model={"name": "mlp", "hidden": [2]}, search_space={"preset": "wide"}).arm("warpadam").space
     assert space.largest("rank") == 16
 
 

@@ -43,7 +43,7 @@ def test_another_arm_is_compared_under_the_name_of_what_was_measured(metric: str
 
 @pytest.fixture
 def arm() -> ArmPlan:
-    (arm,) = warpadam_arms(get_preset("default"), per_structure=False)
+    (arm,) = warpadam_arms(get_preset("wide"), per_structure=False)
     return arm
 
 

@@ -9,7 +9,7 @@ from service.errors import JobFailedError
 from service.ledger.curves import stored_curve
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
-from service.recommend.recommendation import Finalist, best_trials, recommend, select
+from service.recommend.recommendation import Finalist, best_trials, rank, recommend
 from service.result.job_result import Word
 from service.spec.job import JobSpec
 from service.states import TrialState
@@ -129,11 +129,11 @@ def test_selection_takes_the_lowest_mean_and_whoever_did_not_finish_comes_last(p
         *runs("warpadam", [0.5, 0.6], 1, "select"),
         *runs("warpadam", [0.5, 0.5], 2, "select"),
     ]
-    assert select(contenders, all_runs, LOSS) == Finalist(contenders[2], 0.5)
-    assert select(contenders[:1], all_runs, LOSS) == Finalist(contenders[0], 0.1)
+    ranked = rank(contenders, all_runs, LOSS)
+    assert ranked == [Finalist(contenders[2], 0.5), Finalist(contenders[1], 0.55), Finalist(contenders[0], 0.1)]
     diverged[0].state = TrialState.FAILED
     with pytest.raises(JobFailedError, match="none of its best trials completed a selection run"):
-        select(contenders[:1], all_runs, LOSS)
+        rank(contenders[:1], all_runs, LOSS)
 
 
 def test_the_baseline_that_is_compared_is_the_best_by_the_score_it_was_picked_for(plan: JobPlan) -> None:

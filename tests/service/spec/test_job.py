@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from service.spec.job import (
+    MAX_CONFIRM_SEEDS,
     MAX_SEED,
     BudgetSpec,
     ConfirmSpec,
@@ -41,7 +42,7 @@ def test_defaults_are_what_the_documents_say() -> None:
         },
         "model": {"name": "mlp", "hidden": [64, 64], "activation": "relu"},
         "family": None,
-        "objective": {"metric": "val_loss", "target": None, "trade_off": None},
+        "objective": {"metric": "val_loss", "target": None, "at": "best", "trade_off": None},
         "search_space": {"preset": "default", "overrides": {}},
         "arms": "warpadam",
         "baselines": ["adamw"],
@@ -58,6 +59,7 @@ def test_defaults_are_what_the_documents_say() -> None:
             "last_batch": "drop",
             "precision": "float32",
             "compile": False,
+            "patience": None,
         },
         "budget": {"trials_per_arm": 20, "steps": 400, "batch_size": 128, "max_seconds": 600.0},
         "resources": {
@@ -70,7 +72,7 @@ def test_defaults_are_what_the_documents_say() -> None:
             "max_attempts": 2,
             "checkpoint_every_s": 30.0,
         },
-        "confirm": {"top_k": 1, "seeds": 8, "min_effect": 0.01},
+        "confirm": {"top_k": None, "seeds": 8, "splits": None, "min_effect": 0.01},
         "seed": 0,
     }
 
@@ -112,6 +114,8 @@ def test_override_keeps_the_kind_of_its_value(value: object) -> None:
         (ResourcesSpec, "max_attempts", 1, 10),
         (ConfirmSpec, "top_k", 1, 10),
         (ConfirmSpec, "seeds", 6, 64),
+        (ConfirmSpec, "splits", 1, 64),
+        (TrainingSpec, "patience", 1, 1_000_000),
         (ConfirmSpec, "min_effect", 0, 1),
         (AutoencoderSpec, "code", 1, 4096),
     ],
@@ -129,7 +133,7 @@ def test_ends_of_a_range_are_in_it_and_what_is_beyond_is_not(
 @pytest.mark.parametrize("seed", [0, MAX_SEED])
 def test_seed_leaves_room_for_the_fresh_ones(seed: int) -> None:
     parsed = JobSpec.model_validate(SMALLEST | {"seed": seed})
-    assert parsed.seed + parsed.confirm.top_k + 64 < 2**32
+    assert parsed.seed + 1 + 2 * MAX_CONFIRM_SEEDS < 2**32
 
 
 @pytest.mark.parametrize(

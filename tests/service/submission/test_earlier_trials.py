@@ -193,7 +193,7 @@ def test_values_of_user_code_compare_only_if_its_source_is_the_same(
 
 
 SPACES: list[tuple[dict[str, Any], str]] = [
-    ({"search_space": {"preset": "quick", "overrides": {"lr": 0.01}}}, "lr is a number from 0.0003 to 0.1 there"),
+    ({"search_space": {"preset": "quick", "overrides": {"lr": 0.01}}}, "lr is a number from 0.0001 to 0.3 there"),
     ({"search_space": {"preset": "default"}}, "arm warpadam has the same search space: strategy is"),
     ({"search_space": {"preset": "quick", "overrides": {"eps": 1e-6}}}, "eps is not tuned there"),
     ({"baselines": ["muon"]}, "must name a job that has the arm muon; this one has warpadam, adamw"),
