@@ -163,6 +163,8 @@ def _show_findings(console: Console, findings: Findings) -> None:
         )
     console.print(table)
     console.print(Text(findings.pruning))
+    for sentence in findings.advice:
+        console.print(Text(f"note: {sentence}"))
     if findings.family and findings.family.break_even:
         console.print(Text(findings.family.break_even.summary))
 

@@ -56,6 +56,9 @@ MIN_IMPORTANCE_TRIALS: Final = 4
 Curves = Sequence[tuple[Sequence[Progress], Sequence[Progress]]]
 """The learning curves of the baseline and of the challenger, seed by seed."""
 
+EARLY: Final = 0.6
+"""Share of the steps: a best point before that means that the rest of the run was of no use."""
+
 Values = Sequence[tuple[float | None, float | None]]
 """What the baseline and the challenger have on each seed; None where one has nothing."""
 
@@ -97,6 +100,7 @@ def make_findings(
         ],
         pareto=pareto(rivals) if plan.spec.objective.trade_off else [],
         pruning=_pruning(plan, searched),
+        advice=list(_advice(plan, result)),
         family=family,
     )
 
@@ -162,6 +166,19 @@ def _compare(names: tuple[str, str], metric: str, values: Values, missed: int) -
         p_holm=min(1.0, 2 * min(verdict.p_helps, verdict.p_hurts)),
         **verdict.model_dump(include=set(Paired.model_fields)),
     )
+
+
+def _advice(plan: JobPlan, result: Recommendation) -> Iterator[str]:
+    """Say what would make the answer better."""
+    steps = plan.spec.budget.steps
+    early = [arm for arm in result.finalists if arm.best_step is not None and arm.best_step <= EARLY * steps]
+    for arm in early:
+        yield f"the validation loss of {arm.arm} is lowest near step {arm.best_step:.0f} of {steps} and then rises"
+    if early:
+        yield (
+            "the model overfits: fewer steps, more weight decay, a smaller model or more rows may do better "
+            "(training.patience stops such runs early)"
+        )
 
 
 def _pruning(plan: JobPlan, searched: Sequence[Searched]) -> str:

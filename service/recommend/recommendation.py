@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean, median
 from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
@@ -34,6 +34,12 @@ NOUNS: Final = {
     "steps_to_target": "number of steps to the target",
 }
 """Metric -> what is compared on the fresh seeds."""
+
+MIN_TOLD_APART: Final = 3
+"""Fewer equal trials may be equal by chance."""
+
+TIED: Final = 1e-6
+"""Relative difference up to which costs count as equal."""
 
 NO_LUCK: Final[Mapping[str, SearchLuck | None]] = {}
 
@@ -87,6 +93,12 @@ def rank(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Obj
     return [Finalist(trial, mean) for _, mean, _, trial in sorted(ranked)]
 
 
+def is_blind(trials: Sequence[Trial]) -> bool:
+    """Tell whether several trials completed and all cost the same, up to rounding, so that none is the best one."""
+    values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    return len(values) >= MIN_TOLD_APART and max(values) - min(values) <= TIED * max(map(abs, values))
+
+
 def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objective: Objective) -> SearchLuck | None:
     """Return what an arm would lose if its search had missed its best trials; None if they did not race.
 
@@ -118,10 +130,18 @@ def recommend(
     objective: Objective,
     look: int = 1,
     luck: Mapping[str, SearchLuck | None] = NO_LUCK,
+    blind_arms: Collection[str] = (),
 ) -> Recommendation:
     """Judge the arms' finalists by the runs of the ``confirm`` phase.
 
-    ``look`` says how many times they have been judged, including this time; ``luck`` has the luck of each arm's search.
+    Args:
+        plan: The job's plan.
+        finalists: One for each arm.
+        runs: Every run of the phase.
+        objective: What they are judged by.
+        look: How many times they have been judged, including this time.
+        luck: Luck of the search, by arm.
+        blind_arms: Arms whose search could not tell its trials apart.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
@@ -129,6 +149,9 @@ def recommend(
     of_baseline, of_challenger = luck.get(baseline.arm), luck.get(challenger.arm)
     both = (of_baseline, of_challenger) if of_baseline and of_challenger else None
     verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect, look, NOUNS[objective.metric], both)
+    if blind := [arm for arm in (challenger.arm, baseline.arm) if arm in blind_arms]:
+        verdict = Word.INCONCLUSIVE
+        reason = f"the search of {' and '.join(blind)} was blind: all its trials cost the same on validation"
     chosen = challenger if verdict == Word.HELPS else baseline
     if verdict != Word.HELPS:
         reason += f"; the recommendation is {baseline.arm}"
@@ -142,7 +165,7 @@ def recommend(
         baseline=baseline.arm,
         statistics=statistics,
         pairs=pairs,
-        finalists=[_arm_result(plan, by_arm[arm.name], runs) for arm in plan.arms],
+        finalists=[_arm_result(plan, by_arm[arm.name], runs, objective) for arm in plan.arms],
     )
 
 
@@ -203,10 +226,11 @@ def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finali
     return min(mine, key=lambda finalist: (finalist.score, finalist.trial.number))
 
 
-def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun]) -> ArmResult:
+def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun], objective: Objective) -> ArmResult:
     mine = [run for run in runs if run.trial_number == trial.number]
     complete = completed(runs, trial.number).values()
     losses = [run.test_loss for run in complete if run.test_loss is not None]
+    steps = [objective.best_point(curve).step for run in complete if (curve := curve_of(run))]
     assert trial.value is not None, "a finalist is a completed trial"
     return ArmResult(
         arm=trial.arm,
@@ -217,4 +241,5 @@ def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun]) -> ArmR
         mean_seconds=fmean(run.seconds for run in complete) if complete else None,
         runs=len(complete),
         planned=len(mine),
+        best_step=median(steps) if steps and objective.at_best else None,
     )

@@ -212,6 +212,8 @@ class Findings(Part):
     objectives."""
     pruning: str
     """Whether trials were pruned and why, in one sentence."""
+    advice: list[str] = []
+    """What to change for a better answer, one sentence each."""
     family: FamilyFinding | None = None
     """The tasks of a job on a family, and whether learning P pays off; None for a job on one task."""
 
@@ -235,6 +237,8 @@ class ArmResult(Part):
     """Confirmation runs that completed."""
     planned: int
     """Confirmation runs that were planned."""
+    best_step: float | None = None
+    """Step of the point at which these runs are judged, the median over them; None if that is their last step."""
 
 
 class Pair(Part):

@@ -10,7 +10,7 @@ from service.db.models import ConfirmRun, Trial
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan
 from service.recommend.findings import Searched, find_break_even, find_transfer, make_findings
-from service.recommend.recommendation import Finalist, recommend, search_luck
+from service.recommend.recommendation import Finalist, is_blind, recommend, search_luck
 from service.result.job_result import FamilyFinding, JobResult, Recommendation
 from service.running.context import JobContext
 from service.states import TrialState
@@ -43,7 +43,8 @@ def make_result(
         finalist.trial.arm: search_luck(finalist.trial, completed[finalist.trial.arm], races, objective)
         for finalist in finalists
     }
-    recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck)
+    blind = [item.arm.name for item in searched if is_blind(item.trials)]
+    recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck, blind)
     tasks = None if family is None else _family_finding(plan, recommended, finalists, runs, family)
     findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks)
     return JobResult(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,12 +12,13 @@ import optuna
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from service.artifacts import ArtifactStore, write_artifact
+from service.artifacts import DATA_FILE, ArtifactStore, split_file, write_artifact
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
+from service.result.job_result import JobResult
 from service.running.arm_study import NO_LOSS
 from service.running.confirm_runs import fresh_seeds
 from service.settings import Settings
@@ -66,8 +68,9 @@ def test_a_job_ends_with_a_recommendation_and_everything_in_sql(
         result = session.query(RecommendationRow).one()
         kinds = [event.kind for event in session.query(Event).order_by(Event.id)]
     assert points == 4 * 10  # one a step in a run of 10 steps
-    assert {(run.arm, run.seed) for run in runs} == {(a, s) for a in ("warpadam", "adamw") for s in range(1, 7)}
-    assert all(run.state == COMPLETE and run.test_loss is not None for run in runs)
+    confirmed = [run for run in runs if run.phase == "confirm"]
+    assert {(run.arm, run.seed) for run in confirmed} == {(a, s) for a in ("warpadam", "adamw") for s in range(1, 7)}
+    assert all(run.state == COMPLETE and run.test_loss is not None for run in confirmed)
     assert result.arm in ("warpadam", "adamw")
     assert len(result.data["pairs"]) == 6
     assert kinds[:2] == ["submitted", "claimed"]
@@ -330,6 +333,32 @@ def test_with_several_finalists_fresh_seeds_on_validation_pick_one_of_each_arm(
                 assert run.test_loss is None  # the test part is not looked at before the last comparison
                 means[run.trial_number] = means.get(run.trial_number, 0.0) + run.val_loss
         assert min(means, key=means.__getitem__) in chosen
+
+
+def test_the_best_trials_race_and_each_fresh_seed_has_its_own_split(
+    db: Database, submit: Submit, make_worker: WorkerMaker, settings: Settings
+) -> None:
+    job_id = submit(budget={"trials_per_arm": 4, "steps": 10}, confirm={"top_k": 4, "seeds": 6})
+    make_worker().run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    with db.read() as session:
+        runs = session.query(ConfirmRun).all()
+    for arm in ("warpadam", "adamw"):
+        raced = Counter(run.seed for run in runs if run.phase == "select" and run.arm == arm)
+        assert [raced[seed] for seed in sorted(raced)] == [4, 3, 2, 2]
+        last = max(raced)
+        survivors = {run.trial_number for run in runs if run.seed == last and run.arm == arm}
+        (winner,) = {run.trial_number for run in runs if run.phase == "confirm" and run.arm == arm}
+        assert winner in survivors
+    with db.read() as session:
+        result = JobResult.from_json(session.get_one(RecommendationRow, job_id).data)
+    assert result.statistics is not None
+    assert result.statistics.luck_interval is not None
+    store = ArtifactStore(settings.artifacts_url)
+    drawn = {run.seed for run in runs if run.seed != 1}
+    files = [store.get(job_id, split_file(seed)) for seed in drawn]
+    assert len({store.get(job_id, DATA_FILE), *files}) == len(drawn) + 1
+    assert None not in files
 
 
 def test_gpus_that_are_not_there_fail_the_job_with_what_the_worker_has(

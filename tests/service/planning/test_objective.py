@@ -1,6 +1,8 @@
 # Costs of learning curves: every metric, and that a miss ranks below every hit and is never dropped.
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from service.db.models import Trial
@@ -96,3 +98,14 @@ def test_fidelity_waits_for_the_first_eight_and_needs_completed_ones() -> None:
     failed = measure("a", rows(UNPRUNED, TrialState.FAILED), {}, objective("val_loss"), 5)
     assert failed is not None
     assert (failed.trials, failed.tau, failed.trusted) == (0, None, False)
+
+
+def test_at_best_the_cost_is_the_lowest_mean_of_neighbours_and_a_pruner_sees_the_best_so_far() -> None:
+    curve = [Progress(step, 0.1, loss, step / 10) for step, loss in enumerate([9.0, 1.0, 2.0, 3.0, 4.0, 9.0], start=1)]
+    last, best = objective("val_loss"), replace(objective("val_loss"), at_best=True)
+    assert last.cost(curve) == last.signal(curve) == 9.0
+    assert best.cost(curve) == pytest.approx((9.0 + 1.0 + 2.0 + 3.0) / 4)
+    assert best.best_point(curve).step == 2
+    assert best.signal(curve[:3]) == pytest.approx(4.0)
+    signals = [best.signal(curve[:count]) for count in range(2, 7)]
+    assert signals[-1] == best.cost(curve)

@@ -101,7 +101,7 @@ def test_overrides_change_the_space_of_warpadam_only(spec: SpecMaker) -> None:
 
 
 def test_log_of_null_is_the_one_of_the_preset(spec: SpecMaker) -> None:
-    wanted = {"overrides": {"rank": {"low": 1, "high": 4, "log": None}}}
+    wanted = {"preset": "wide", "overrides": {"rank": {"low": 1, "high": 4, "log": None}}}
     space = warp_space(JobSpec.model_validate(spec(search_space=wanted)))
     assert space["rank"].domain == Int(low=1, high=4, log=True)
 
@@ -113,7 +113,7 @@ def test_config_is_what_the_values_of_a_space_stand_for(spec: SpecMaker) -> None
     assert (config["lr"], config["betas"]) == (values["lr"], [values["beta1"], values["beta2"]])
     assert f"{config['structure']}/{config['placement']}/{config['learner']}" == values["strategy"]
     adamw = made.arm("adamw").config(made.arm("adamw").space.first_trials[0])
-    assert adamw == {"lr": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0}
+    assert adamw == {"lr": 0.003, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
 
 
 @pytest.mark.parametrize(
@@ -318,3 +318,57 @@ def test_a_users_model_reads_no_text(spec: SpecMaker) -> None:
 
 def test_unknown_names_of_any_length_are_answered_at_once(spec: SpecMaker) -> None:
     assert "dataset.name" in errors(spec, dataset={"name": "digits" * 100_000})
+
+
+def test_every_fresh_seed_has_its_own_split_and_the_first_that_of_the_search(spec: SpecMaker) -> None:
+    made = plan(spec, seed=5)
+    assert made.fresh_splits
+    assert [made.split_seed(seed) for seed in (5, 6, 7, 8)] == [5, 5, 7, 8]
+    selecting = range(5 + 1 + 64, 5 + 1 + 70)
+    assert len({made.split_seed(seed) for seed in (5, *range(7, 14), *selecting)}) == 14
+
+
+def test_seeds_share_splits_where_the_spec_names_fewer(spec: SpecMaker) -> None:
+    made = plan(spec, seed=5, confirm={"splits": 3})
+    assert [made.split_seed(seed) for seed in range(5, 13)] == [5, 5, 7, 8, 5, 7, 8, 5]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"confirm": {"splits": 1}},
+        {"dataset": {"name": "burgers"}, "model": {"name": "pinn", "equation": "burgers"}},
+    ],
+    ids=["asked for", "an equation"],
+)
+def test_some_jobs_have_one_split(spec: SpecMaker, parts: dict[str, Any]) -> None:
+    made = plan(spec, **parts)
+    assert not made.fresh_splits
+    assert {made.split_seed(seed) for seed in range(20)} == {made.spec.seed}
+
+
+@pytest.mark.parametrize(
+    ("parts", "best_by"),
+    [
+        ({}, "loss"),
+        ({"objective": {"metric": "val_accuracy"}}, "score"),
+        ({"objective": {"at": "last"}}, None),
+        ({"dataset": {"name": "burgers"}, "model": {"name": "pinn", "equation": "burgers"}}, None),
+    ],
+)
+def test_runs_are_judged_at_their_best_point_where_they_can_overfit(
+    spec: SpecMaker, parts: dict[str, Any], best_by: str | None
+) -> None:
+    assert plan(spec, **parts).best_by == best_by
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"objective": {"at": "last"}},
+        {"dataset": {"name": "burgers"}, "model": {"name": "pinn", "equation": "burgers"}},
+    ],
+)
+def test_patience_needs_runs_that_are_judged_at_their_best_point(spec: SpecMaker, parts: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSpecError, match=r"training\.patience: must be null"):
+        plan(spec, training={"patience": 10}, **parts)

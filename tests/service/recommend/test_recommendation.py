@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from service.errors import JobFailedError
 from service.ledger.curves import stored_curve
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
-from service.recommend.recommendation import Finalist, best_trials, rank, recommend
+from service.recommend.recommendation import Finalist, best_trials, is_blind, rank, recommend, search_luck
 from service.result.job_result import Word
 from service.spec.job import JobSpec
 from service.states import TrialState
@@ -140,3 +141,50 @@ def test_the_baseline_that_is_compared_is_the_best_by_the_score_it_was_picked_fo
     finalists = [Finalist(trial(plan, 0, 0.4), 0.9), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
     result = recommend(plan, finalists, [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)], LOSS)
     assert result.baseline == "adamw"
+
+
+def test_the_luck_of_a_search_is_how_far_the_others_of_its_race_are_behind_on_the_same_seeds(plan: JobPlan) -> None:
+    races = [
+        *runs("warpadam", [0.5, 0.7, 0.6], 0, "select"),
+        *runs("warpadam", [0.8, 1.0], 1, "select"),
+        *runs("warpadam", [0.4], 2, "select"),  # better on the only seed it ran on, so not behind
+        *runs("adamw", [9.0], 3, "select"),
+    ]
+    luck = search_luck(trial(plan, 0, 0.4), 20, races, LOSS)
+    assert luck is not None
+    assert luck.trials == 20
+    assert luck.penalties == pytest.approx([0.0, 0.0, 0.3 / 0.6])
+
+
+def test_without_a_race_nothing_is_known_about_luck(plan: JobPlan) -> None:
+    assert search_luck(trial(plan, 0, 0.4), 20, [], LOSS) is None
+    assert search_luck(trial(plan, 0, 0.4), 20, runs("warpadam", [0.5], 0, "select"), LOSS) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "blind"),
+    [([0.3, 0.3, 0.3], True), ([0.3, 0.3 + 1e-9, None, 0.3], True), ([0.3, 0.3], False), ([0.3, 0.3, 0.31], False)],
+)
+def test_a_search_whose_trials_all_cost_the_same_is_blind(
+    plan: JobPlan, values: list[float | None], blind: bool
+) -> None:
+    assert is_blind([trial(plan, number, value) for number, value in enumerate(values)]) is blind
+
+
+def test_no_word_comes_from_a_blind_search(plan: JobPlan) -> None:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
+    result = recommend(plan, finalists, found, LOSS, blind_arms=["warpadam"])
+    assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
+    assert result.reason.startswith("the search of warpadam was blind: all its trials cost the same")
+
+
+def test_the_best_step_is_the_median_of_the_confirmation_runs(plan: JobPlan) -> None:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
+    for run in found:
+        early = [Progress(step, 1.0, abs(step - 50) / 100, 0.1) for step in range(10, 110, 10)]
+        run.curve = stored_curve(early)
+    at_best = replace(LOSS, at_best=True)
+    assert [arm.best_step for arm in recommend(plan, finalists, found, at_best).finalists] == [50, 50]
+    assert [arm.best_step for arm in recommend(plan, finalists, found, LOSS).finalists] == [None, None]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from service.recommend import verdict as verdict_module
-from service.recommend.verdict import MOST_PAIRS, compare, holm, level
+from service.recommend.verdict import MOST_PAIRS, SearchLuck, compare, holm, level
 from service.result.job_result import Word
 
 few_resamples = pytest.mark.usefixtures("quick_intervals")
@@ -211,3 +211,46 @@ def test_a_true_effect_of_one_standard_deviation_is_found_by_ten_pairs() -> None
     rng = np.random.default_rng(2)
     found = [compare([5.0] * 10, (5.0 - row).tolist(), 0.0).word is Word.HELPS for row in rng.normal(1, 1, (500, 10))]
     assert np.mean(found) >= 0.8
+
+
+SURE = SearchLuck([0.0, 0.0, 0.0], 20)
+"""A search whose next best trials are as good as its best one."""
+
+LUCKY = SearchLuck([0.0, 0.5, 0.9], 20)
+"""A search that found one good trial, far before all others."""
+
+
+def test_a_search_with_equally_good_trials_changes_no_word() -> None:
+    alone, judged = compare(BASE, shifted(0.1), 0.01), compare(BASE, shifted(0.1), 0.01, luck=(SURE, SURE))
+    assert alone.word == judged.word == Word.HELPS
+    assert alone.luck_interval is None
+    assert judged.luck_interval is not None
+    assert 0 < judged.luck_interval[0] < judged.improvement < judged.luck_interval[1]
+
+
+@pytest.mark.parametrize(("by", "luck"), [(0.1, (SURE, LUCKY)), (-0.1, (LUCKY, SURE))], ids=["helps", "hurts"])
+def test_a_difference_that_the_luck_of_the_winners_search_explains_is_inconclusive(
+    by: float, luck: tuple[SearchLuck, SearchLuck]
+) -> None:
+    verdict = compare(BASE, shifted(by), 0.01, luck=luck)
+    assert verdict.word is Word.INCONCLUSIVE
+    assert "luck in the search could explain that" in verdict.reason
+    assert "more trials for each arm would tell" in verdict.reason
+    assert verdict.more_pairs is None
+
+
+def test_the_luck_of_the_loser_takes_nothing_from_the_winner() -> None:
+    assert compare(BASE, shifted(0.1), 0.01, luck=(LUCKY, SURE)).word is Word.HELPS
+
+
+def test_an_effect_beyond_all_luck_is_still_seen() -> None:
+    assert compare(BASE, shifted(0.98), 0.01, luck=(SURE, LUCKY)).word is Word.HELPS
+
+
+def test_the_second_best_takes_the_place_of_the_best_as_often_as_a_bootstrap_leaves_that_out() -> None:
+    luck = (SURE, SearchLuck([0.0, 1.0], 20))
+    gains = np.full(8, 0.5)
+    low, high = verdict_module.luck_interval(gains, 1.0, luck, 0.3)
+    assert (low, high) == (-0.5, 0.5)  # left out with a chance of (1 - 1/20)^20 = 0.36
+    low, high = verdict_module.luck_interval(gains, 1.0, luck, 0.4)
+    assert (low, high) == (0.5, 0.5)

@@ -171,3 +171,21 @@ def test_no_part_takes_an_unknown_field_or_a_change(model: type[BaseModel]) -> N
         model.model_validate(body | {"unknown": 1})
     with pytest.raises(ValidationError, match="frozen"):
         setattr(model.model_validate(body), next(iter(model.model_fields)), None)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "trials", "rounds"),
+    [
+        (None, 20, [6, 4, 3, 2]),
+        (None, 3, [3, 2, 2, 2]),
+        (None, 1, []),
+        (1, 20, []),
+        (2, 20, [2, 2, 2, 2]),
+        (10, 20, [10, 7, 5, 4, 3, 2]),
+    ],
+)
+def test_a_third_of_the_trials_drops_out_of_the_race_after_each_round(
+    top_k: int | None, trials: int, rounds: list[int]
+) -> None:
+    parsed = JobSpec.model_validate(SMALLEST | {"confirm": {"top_k": top_k}, "budget": {"trials_per_arm": trials}})
+    assert parsed.race_rounds == rounds
