@@ -1,0 +1,191 @@
+"""Repeats searches on a dense table: ours, and those of other libraries with as many training steps."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+
+from benchmarks.search.dense import SPLITS, STEPS, load
+from search_spaces import Scalar, get_preset
+from search_spaces.to_optuna import first_trials, suggest
+from service.running.samplers import FIRST_RUNG, REDUCTION
+from service.spec.job import JobSpec
+from service.training.best import smoothed
+from service.training.loop import report_steps
+
+TRIALS: Final = 20
+SPACES: Final = {"adamw": "adamw", "warpadam": "default"}
+FAILED: Final = 1e3
+"""Loss of a run that is not finite."""
+
+DEFAULT: Final = JobSpec.model_validate({"dataset": {"name": "wine"}, "model": {"name": "mlp"}})
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+
+
+class DenseTable:
+    """The grid of an arm on a table.
+
+    Attributes:
+        val: configs x splits: validation cost at the best point.
+        test: The same on test, with the weights of that point.
+        so_far: configs x splits x points: the lowest cost up to each point, which a pruner sees.
+    """
+
+    def __init__(self, name: str, arm: str) -> None:
+        curves, configs = load(name, arm)
+        curves = np.nan_to_num(np.minimum(curves, FAILED), nan=FAILED)
+        self.name, self.space = name, get_preset(SPACES[arm])
+        means = np.apply_along_axis(lambda curve: np.array(smoothed(curve.tolist())), 2, curves[..., 0])
+        best = means.argmin(2)[..., None]
+        self.val = np.take_along_axis(means, best, 2)[..., 0]
+        self.test = np.take_along_axis(curves[..., 1], best, 2)[..., 0]
+        self.so_far = np.minimum.accumulate(means, 2)
+        self._lrs = np.log10([float(config["lr"]) for config in configs])
+        self._configs = configs
+
+    @property
+    def reference(self) -> int:
+        """The config with the lowest mean validation cost over all splits."""
+        return int(self.val.mean(1).argmin())
+
+    def nearest(self, values: Mapping[str, Scalar]) -> int:
+        """Return the config of the grid that is most like an assignment: first its choices, then its lr."""
+        distance = np.abs(self._lrs - math.log10(float(values["lr"])))
+        for index, config in enumerate(self._configs):
+            for name, value in config.items():
+                if name == "strategy" and name in values:
+                    distance[index] += 100.0 * (values[name] != value)
+                elif name in ("beta1", "beta2", "weight_decay") and name in values:
+                    distance[index] += 10.0 * abs(float(values[name]) - float(value))
+        return int(distance.argmin())
+
+
+Search = Callable[[DenseTable, int, int], list[int]]
+"""From a table, the split of the search and a seed to the configs of its trials, best first."""
+
+
+def _trials(table: DenseTable, split: int, sampler: optuna.samplers.BaseSampler, first: bool, count: int) -> list[int]:
+    study = optuna.create_study(sampler=sampler)
+    for values in first_trials(table.space) if first else []:
+        study.enqueue_trial(values)
+    tried = []
+    for _ in range(count):
+        trial = study.ask()
+        tried.append(table.nearest(suggest(trial, table.space)))
+        study.tell(trial, float(table.val[tried[-1], split]))
+    return _best_first(table, tried, split)
+
+
+def _best_first(table: DenseTable, tried: Sequence[int], split: int) -> list[int]:
+    return sorted(dict.fromkeys(tried), key=lambda config: table.val[config, split])
+
+
+def search(table: DenseTable, split: int, seed: int) -> list[int]:
+    """Search as the service does; return the trials, best first."""
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+    return _trials(table, split, sampler, True, TRIALS)
+
+
+class Race:
+    """The race of the best trials on fresh splits, as the service runs it.
+
+    Attributes:
+        winner: The finalist.
+        penalties: How far the others are behind, as shares of the winner's cost; 0 first.
+    """
+
+    def __init__(self, table: DenseTable, best_first: Sequence[int], splits: Sequence[int]) -> None:
+        racing, seen, ran = list(best_first), list[int](), dict[int, list[int]]()
+        for size, split in zip(DEFAULT.race_rounds, splits, strict=False):
+            racing, seen = racing[:size], [*seen, split]
+            racing.sort(key=lambda config: table.val[config, seen].mean())
+            ran |= {config: list(seen) for config in racing}
+        self.winner = racing[0]
+        won = table.val[self.winner]
+        behind = [
+            float((table.val[config, on] - won[on]).mean() / won[on].mean())
+            for config, on in ran.items()
+            if config != self.winner
+        ]
+        self.penalties = [0.0, *sorted(max(0.0, penalty) for penalty in behind)]
+
+
+RUNS: Final = TRIALS + sum(DEFAULT.race_rounds)
+"""Whole runs that our search and its race take; the peers get as many steps, and no race."""
+
+
+def _peer(make_sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Search:
+    return lambda table, split, seed: _trials(table, split, make_sampler(seed), False, RUNS)[:1]
+
+
+def _pruned(make_pruner: Callable[[], optuna.pruners.BasePruner]) -> Search:
+    """Return a random search whose trials are stopped early, until it has used its steps."""
+    points = report_steps(STEPS)
+
+    def searched(table: DenseTable, split: int, seed: int) -> list[int]:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed), pruner=make_pruner())
+        complete, used = list[int](), 0
+        while used < RUNS * STEPS:
+            trial = study.ask()
+            config, stopped = table.nearest(suggest(trial, table.space)), False
+            for index, step in enumerate(points):
+                trial.report(float(table.so_far[config, split, index]), step)
+                if step < STEPS and trial.should_prune():
+                    stopped, used = True, used + step
+                    break
+            if stopped:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                used += STEPS
+                complete.append(config)
+                study.tell(trial, float(table.val[config, split]))
+        return _best_first(table, complete, split)[:1]
+
+    return searched
+
+
+_RUNG: Final = int(STEPS * FIRST_RUNG)
+
+PEERS: Final[Mapping[str, Search]] = {
+    "random": _peer(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
+    "TPE": _peer(lambda seed: optuna.samplers.TPESampler(seed=seed)),
+    "GP": _peer(lambda seed: optuna.samplers.GPSampler(seed=seed)),
+    "ASHA": _pruned(lambda: optuna.pruners.SuccessiveHalvingPruner(_RUNG, REDUCTION)),
+    "Hyperband": _pruned(lambda: optuna.pruners.HyperbandPruner(_RUNG, STEPS, REDUCTION)),
+}
+"""The searches of other libraries, by name."""
+
+
+def regrets(table: DenseTable, name: str, repeats: int) -> npt.NDArray[np.float64]:
+    """Return the regret of a search, in percent, for several splits and seeds.
+
+    It is measured on the splits that neither the search nor the race has seen.
+    """
+    return np.array([_regret(table, name, *at) for at in starts(repeats)])
+
+
+def starts(repeats: int) -> Iterator[tuple[int, int, list[int]]]:
+    """Yield splits of a search, its seed, and the other splits in random order."""
+    for seed in range(repeats):
+        order = np.random.default_rng(seed).permutation(SPLITS).tolist()
+        yield order[0], seed, order[1:]
+
+
+def _regret(table: DenseTable, name: str, split: int, seed: int, others: list[int]) -> float:
+    rounds = len(DEFAULT.race_rounds)
+    if name == "ours":
+        chosen = Race(table, search(table, split, seed), others[:rounds]).winner
+    elif name == "ours, no race":
+        chosen = search(table, split, seed)[0]
+    else:
+        chosen = PEERS[name](table, split, seed)[0]
+    fresh = others[rounds:]
+    return 100 * float(table.test[chosen, fresh].mean() / table.test[table.reference, fresh].mean() - 1)

