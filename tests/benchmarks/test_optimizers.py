@@ -154,12 +154,12 @@ def test_a_trial_that_diverges_is_told_as_the_worst_and_never_wins(tmp_path: Pat
     class Brittle(Task):
         def run(self, arm: Arm, values: object, seed: int) -> Curve:
             assert isinstance(values, dict)
-            return Curve([1], [math.inf if values["lr"] >= 0.01 else 0.5], [0.1])
+            return Curve([1], [math.inf if values["lr"] >= 0.003 else 0.5], [0.1])
 
     task = Brittle(name="brittle", version="1", steps=1)
     outcome = Unit(task, ADAMW, Budget(trials=12, seeds=1), tmp_path).outcome(run=True)
     assert outcome.trials[0][1] == math.inf
-    assert outcome.best["lr"] == 0.003
+    assert outcome.best["lr"] == 0.001
     assert Unit(task, ADAMW, Budget(trials=12, seeds=1), tmp_path).outcome(run=False).trials == outcome.trials
 
 

@@ -213,7 +213,7 @@ def test_wrong_field_is_named_with_its_value_and_what_would_be_right(
     value: object,
     expected: str,
 ) -> None:
-    body = put(spec(search_space={"preset": "default"}), path, wrong)
+    body = put(spec(search_space={"preset": "wide"}), path, wrong)
     (error,) = refused(shared_client, shared_db, body)
     assert error["field"] == field
     assert expected in f"{error['message']}. {error['hint']}"
