@@ -12,8 +12,7 @@ from typing import Final
 
 from ray import tune
 
-from service.engines.attempt import Train, attempt, warm_up
-from service.engines.base import Pruning
+from service.engines.base import Pruning, Train, attempt, warm_up
 from service.training.run import Ended, Progress, Run
 
 RUN: Final = "run"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import tempfile
 
-from service.engines.attempt import Train, default_train
-from service.engines.base import Work
+from service.engines.base import Train, Work, default_train
 from service.engines.ray_session import RaySession, needed
 from service.spec.job import ResourcesSpec
 
@@ -38,8 +37,7 @@ class RayEngine:
         self._session.connect()
         from ray import tune
 
-        from service.engines.ray_bridge import Bridge, WorkSearcher
-        from service.engines.ray_schedulers import make_scheduler
+        from service.engines.ray_bridge import Bridge, WorkSearcher, make_scheduler
         from service.engines.ray_trainable import RunActor
 
         bridge = Bridge(work, self._train, resources, silence_s)

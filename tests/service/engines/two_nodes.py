@@ -21,8 +21,7 @@ from ray.cluster_utils import Cluster
 
 from service.artifacts import ArtifactStore
 from service.data.catalog import Task
-from service.engines.attempt import default_train
-from service.engines.base import Assignment
+from service.engines.base import Assignment, default_train
 from service.engines.ray_tune import RayEngine
 from service.spec.job import ResourcesSpec
 from service.training.run import Progress, Run
