@@ -49,12 +49,7 @@ def readyz(db: DatabaseDep, artifacts: ArtifactsDep) -> Ready | JSONResponse:
 
 
 def create_app(settings: Settings, on_startup: Callable[[], None] | None = None) -> FastAPI:
-    """Return the application.
-
-    Args:
-        settings: Settings of the process. The schema of the database must exist.
-        on_startup: Called once, when the application starts.
-    """
+    """Return the application. The schema of the database must exist."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
 
@@ -36,10 +36,6 @@ KeyHeader = Annotated[
 ]
 
 
-def _context(db: DatabaseDep, artifacts: ArtifactsDep, user_code: UserCodeDep) -> Context:
-    return Context(db, artifacts, user_code)
-
-
 class JobQuery(PageQuery):
     """Which jobs to list."""
 
@@ -65,11 +61,14 @@ class SubmitQuery(StrictQuery):
 def submit_job(
     spec: JobSpec,
     response: Response,
-    context: Annotated[Context, Depends(_context)],
+    db: DatabaseDep,
+    artifacts: ArtifactsDep,
+    user_code: UserCodeDep,
     wanted: Annotated[SubmitQuery, Query()],
     idempotency_key: KeyHeader = None,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
+    context = Context(db, artifacts, user_code)
     if wanted.dry_run:
         response.status_code = 200
         return submission.dry_run(context, spec)

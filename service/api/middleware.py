@@ -28,7 +28,6 @@ class HostCheck:
     """ASGI middleware that answers 403 to an unknown ``Host``, and to a change that a page of another site asks for.
 
     Args:
-        app: The application.
         host: Address that the API listens on.
         allowed: Names that it answers to, separated by commas, in addition to localhost and IP addresses. Default: on
             a loopback address no further names, on other addresses any name.

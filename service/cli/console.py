@@ -41,9 +41,5 @@ def connected(url: str) -> Iterator[Client]:
         with Client(url) as client:
             yield client
     except ApiError as error:
-        lines = (
-            ["the service refused the request", *(f"  {wrong}" for wrong in error.errors)]
-            if error.errors
-            else [str(error)]
-        )
-        raise failure("\n".join(lines)) from None
+        wrong = "".join(f"\n  {field}" for field in error.errors)
+        raise failure(f"the service refused the request{wrong}" if wrong else str(error)) from None

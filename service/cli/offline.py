@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -24,18 +23,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Kind(StrEnum):
-    """What a factory makes."""
-
-    MODEL = "model"
-    DATASET = "dataset"
-
-
 def check(
     entrypoint: Annotated[
         str, typer.Argument(metavar="MODULE:FACTORY", help="The factory, as package.module:function.")
     ],
-    kind: Annotated[Kind, typer.Option(help="What the factory makes.")] = Kind.MODEL,
+    kind: Annotated[Literal["model", "dataset"], typer.Option(help="What the factory makes.")] = "model",
     config: Annotated[str, typer.Option(help="Keyword arguments of the factory, as a JSON object.")] = "{}",
     shape: Annotated[str, typer.Option(help="Shape of one input row of a model: 30, or 1,8,8 for images.")] = "1,8,8",
     outputs: Annotated[int, typer.Option(min=1, help="Outputs of a model: the number of classes, or of targets.")] = 10,
@@ -52,7 +44,7 @@ def check(
         name, arguments = _parsed(entrypoint, config)
         lines = (
             _model(name, arguments, _shape(shape), outputs, task)
-            if kind is Kind.MODEL
+            if kind == "model"
             else _dataset(name, arguments, seed)
         )
         for line in lines:

@@ -56,13 +56,7 @@ class _OpenRun:
 
 
 class Bridge(tune.Stopper, tune.Callback):
-    """The state between one Tuner and one Work.
-
-    Args:
-        work: Source of the runs.
-        train: Does a run in an actor.
-        resources: What a run needs.
-        silence_s: Seconds without a new point after which a run counts as hung.
+    """The state between one Tuner and one Work. The arguments are those of :meth:`Engine.run`.
 
     Raises:
         JobFailedError: No node has the resources for one run.
@@ -236,11 +230,10 @@ class WorkSearcher(Searcher):
         """Restore nothing."""
 
 
-class SparingASHAScheduler(schedulers.ASHAScheduler):
+class _SparingASHAScheduler(schedulers.ASHAScheduler):
     """Compares all runs, but stops only those that may be stopped."""
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, object]) -> str:
-        """Take a point and decide whether its run continues."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return decision if trial.config[RUN].prunable else schedulers.TrialScheduler.CONTINUE
 
@@ -251,7 +244,7 @@ def make_scheduler(pruning: Pruning | None) -> schedulers.TrialScheduler:
         return schedulers.FIFOScheduler()  # type: ignore[no-untyped-call]
     match pruning.pruner:
         case "asha":
-            return SparingASHAScheduler(
+            return _SparingASHAScheduler(
                 time_attr=STEP,
                 metric=SIGNAL,
                 mode="min",

@@ -63,7 +63,7 @@ def make_run(folder: str) -> Run:
         sizes=(13, 8, 3),
         activation="relu",
         task=Task.CLASSIFICATION,
-        data_url=store.put_file("job", "data.npz", packed),
+        data_url=store.put("job", "data.npz", packed),
         data_sha256=data.sha256,
         steps=STEPS,
         batch_size=32,
