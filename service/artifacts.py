@@ -36,11 +36,7 @@ ATTEMPTS: Final = 5
 
 
 class ArtifactStore:
-    """The files of jobs and datasets: one folder for each job and each dataset.
-
-    Args:
-        url: fsspec URL of the top folder, such as ``warptune-data/artifacts`` or ``s3://bucket/prefix``.
-    """
+    """The files of jobs and datasets: one folder for each, below a URL such as ``s3://bucket/prefix``."""
 
     def __init__(self, url: str) -> None:
         self._fs, self._root = fsspec.url_to_fs(url)

@@ -47,11 +47,7 @@ class ApiError(ServiceError):
 
 
 class Client:
-    """A connection to one service. Every method may raise :class:`ApiError`.
-
-    Args:
-        url: Base URL of the service, such as ``http://127.0.0.1:8000``.
-    """
+    """A connection to one service, such as ``http://127.0.0.1:8000``. Every method may raise :class:`ApiError`."""
 
     def __init__(self, url: str) -> None:
         self.url = without_password(url.rstrip("/"))

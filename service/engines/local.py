@@ -121,11 +121,7 @@ class _Slot:
 
 
 class LocalEngine:
-    """Does the runs of a Work in ``resources.slots`` processes.
-
-    Args:
-        train: Does a run in the slot; an importable function.
-    """
+    """Does the runs of a Work in ``resources.slots`` processes, with ``train``, an importable function."""
 
     def __init__(self, train: Train = default_train) -> None:
         self._train = train

@@ -23,8 +23,8 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from service.engines.base import Assignment, Pruning, Train, Work, ended_at, silence
-from service.engines.ray_session import capacity
 from service.engines.ray_trainable import ENDED, POINT, RUN, RUNGS, SIGNAL, STEP, ActorRun
+from service.engines.ray_tune import capacity
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
