@@ -43,8 +43,7 @@ from service.db.session import Database, create_schema
 from service.db.studies import Studies
 from service.engines.base import Assignment, Engine
 from service.engines.local import LocalEngine
-from service.engines.ray_session import RaySession
-from service.engines.ray_tune import RayEngine
+from service.engines.ray_tune import RayEngine, RaySession
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
 from service.planning.plan import make_plan

@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Final
 
 import fsspec
-from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 log = logging.getLogger(__name__)
@@ -37,11 +36,7 @@ ATTEMPTS: Final = 5
 
 
 class ArtifactStore:
-    """The files of jobs and datasets: one folder for each job and each dataset.
-
-    Args:
-        url: fsspec URL of the top folder, such as ``warptune-data/artifacts`` or ``s3://bucket/prefix``.
-    """
+    """The files of jobs and datasets: one folder for each, below a URL such as ``s3://bucket/prefix``."""
 
     def __init__(self, url: str) -> None:
         self._fs, self._root = fsspec.url_to_fs(url)
@@ -50,8 +45,8 @@ class ArtifactStore:
         """Return the full URL of a file, for another process to open."""
         return str(self._fs.unstrip_protocol(f"{self._root}/jobs/{job_id}/{name}"))
 
-    def put(self, job_id: str, name: str, content: bytes) -> str:
-        """Store a file and return its URL. An older file of the same name is replaced."""
+    def put(self, job_id: str, name: str, content: bytes | Path) -> str:
+        """Store bytes or a copy of a local file, and return the URL. An older file of the same name is replaced."""
         url = self.path(job_id, name)
         write_artifact(url, content)
         return url
@@ -106,17 +101,11 @@ class ArtifactStore:
         """Return the URL of the folder of an uploaded dataset."""
         return str(self._fs.unstrip_protocol(f"{self._root}/datasets/{dataset_id}"))
 
-    def put_file(self, job_id: str, name: str, file: Path) -> str:
-        """Store a copy of a local file and return its URL. An older file of the same name is replaced."""
-        url = self.path(job_id, name)
-        write_file(url, file)
-        return url
-
     def put_dataset(self, dataset_id: str, folder: Path) -> None:
         """Store copies of the files of a local folder as the files of a dataset."""
         try:
             for file in sorted(folder.iterdir()):
-                write_file(f"{self.dataset_url(dataset_id)}/{file.name}", file)
+                write_artifact(f"{self.dataset_url(dataset_id)}/{file.name}", file)
         except BaseException:
             self.delete_dataset(dataset_id)
             raise
@@ -151,22 +140,16 @@ def p_file(trial: int) -> str:
     return f"p-{trial}.safetensors"
 
 
-def write_artifact(url: str, content: bytes) -> None:
-    """Write a file to the store, completely or not at all. An older file of the same name is replaced."""
-    _write(url, lambda fs, part: fs.pipe_file(part, content))
-
-
-def write_file(url: str, file: Path) -> None:
-    """Copy a local file to the store, completely or not at all. An older file of the same name is replaced."""
-    _write(url, lambda fs, part: fs.put_file(str(file), part))
-
-
-def _write(url: str, fill: Callable[[AbstractFileSystem, str], None]) -> None:
+def write_artifact(url: str, content: bytes | Path) -> None:
+    """Write bytes or a copy of a local file to the store. An older file of the same name is replaced."""
     fs, target = fsspec.url_to_fs(url)
     fs.makedirs(target.rpartition("/")[0], exist_ok=True)
     part = f"{target}.{secrets.token_hex(4)}.part"
     try:
-        fill(fs, part)
+        if isinstance(content, Path):
+            fs.put_file(str(content), part)
+        else:
+            fs.pipe_file(part, content)
         fs.mv(part, target)
     except BaseException:
         with suppress(Exception):

@@ -13,20 +13,18 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-WELL_KNOWN_PASSWORDS: Final = frozenset(
-    (
-        "postgres",
-        "password",
-        "passwd",
-        "changeme",
-        "change-me",
-        "secret",
-        "admin",
-        "root",
-        "example",
-        "test",
-        "warptune",
-    )
+WELL_KNOWN_PASSWORDS: Final = (
+    "postgres",
+    "password",
+    "passwd",
+    "changeme",
+    "change-me",
+    "secret",
+    "admin",
+    "root",
+    "example",
+    "test",
+    "warptune",
 )
 """Database passwords that appear in examples and images, and that the service refuses."""
 

@@ -50,11 +50,7 @@ class HaltedError(Exception):
 class LeaseKeeper:
     """Renews a lease in its own thread, and knows whether work on the job may continue.
 
-    Args:
-        db: The ledger's database.
-        lease: The lease to keep.
-        settings: Length of the lease and time between polls.
-        stopping: Set when the worker must stop.
+    ``stopping`` is set when the worker must stop.
     """
 
     def __init__(self, db: Database, lease: Lease, settings: Settings, stopping: threading.Event) -> None:
@@ -102,19 +98,11 @@ class LeaseKeeper:
 class Worker:
     """Claims jobs from the ledger and runs them, one at a time.
 
-    Args:
-        settings: Settings of the process.
-        db: The ledger's database; its schema exists.
-        storage: Optuna's tables.
-        engines: Engines by the names that ``engine.name`` of a spec may have.
+    The tables of ``db`` exist. ``engines`` has the names that ``engine.name`` of a spec may have.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        db: Database,
-        storage: optuna.storages.BaseStorage,
-        engines: Mapping[str, Engine],
+        self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engines: Mapping[str, Engine]
     ) -> None:
         self._settings, self._db = settings, db
         self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url), UserCode(settings))

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 
 from service.db.session import Database, create_schema
 from service.db.studies import Studies
-from service.engines.ray_session import ENVIRONMENT, OBJECT_STORE_BYTES
+from service.engines.ray_tune import ENVIRONMENT, OBJECT_STORE_BYTES
 from service.settings import Settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -33,7 +33,7 @@ ROOMS = (
     {"recommend"},
     {"running"},
     {"export"},
-    {"worker", "deletion"},
+    {"worker"},
     {"api"},
     {"cli"},
     {"__main__"},

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 
-from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
+from sqlalchemy.exc import SQLAlchemyError
 
-from service.api import catalog, datasets, health, jobs, problems, results, trials
+from service.api import catalog, datasets, jobs, problems, results
 from service.api.dashboard import Dashboard
-from service.api.deps import close_dependencies, open_dependencies
-from service.api.hosts import HostCheck
-from service.api.limits import BodyLimit
+from service.api.deps import ArtifactsDep, DatabaseDep, close_dependencies, open_dependencies
+from service.api.middleware import BodyLimit, HostCheck
+from service.api.views import Health, Ready
 from service.data.url_source import UrlSource
 from service.settings import Settings
 from service.version import VERSION
 
+log = logging.getLogger(__name__)
+
 DESCRIPTION = """Tunes WarpAdam's distortion matrix P on your task, tunes the baselines with the same budget, and tells
 you on fresh paired seeds whether P helps. Every error is a problem document (RFC 9457)."""
 
+health = APIRouter(tags=["health"])
+"""Routes for programs that restart this process or send requests to it."""
+
+
+@health.get("/healthz")
+async def healthz() -> Health:
+    """Tell that the process is alive."""
+    return Health(version=VERSION)
+
+
+@health.get("/readyz", response_model=Ready, responses=problems.responses(503))
+def readyz(db: DatabaseDep, artifacts: ArtifactsDep) -> Ready | JSONResponse:
+    """Tell whether the database and the artifact store can be used."""
+    try:
+        db.ping()
+        artifacts.check()
+    except (SQLAlchemyError, OSError) as error:
+        log.warning("not ready", exc_info=error)
+        detail = f"the database or the artifact store fails with {type(error).__name__}; see the log of the service"
+        return problems.problem(503, "not_ready", detail)
+    return Ready()
+
 
 def create_app(settings: Settings, on_startup: Callable[[], None] | None = None) -> FastAPI:
-    """Return the application.
-
-    Args:
-        settings: Settings of the process. The schema of the database must exist.
-        on_startup: Called once, when the application starts.
-    """
+    """Return the application. The schema of the database must exist."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -44,7 +64,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
-        responses=problems.responses(HTTPStatus.FORBIDDEN, HTTPStatus.INTERNAL_SERVER_ERROR),
+        responses=problems.responses(403, 500),
     )
     open_dependencies(app, settings)
     app.state.url_source = UrlSource(settings.artifacts_url, settings.dataset_url_prefixes)
@@ -52,8 +72,9 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
-    for module in (jobs, trials, results, datasets, catalog, health):
+    for module in (jobs, results, datasets, catalog):
         app.include_router(module.router)
+    app.include_router(health)
 
     @app.get("/", include_in_schema=False)
     def home() -> RedirectResponse:

@@ -21,11 +21,7 @@ PREFIXES: Final = ("/dashboard/", "/api/", "/static/", "/csv/")
 
 
 class Dashboard:
-    """ASGI application that passes reads to the dashboard. The first one imports it.
-
-    Args:
-        studies: Optuna's tables.
-    """
+    """ASGI application that passes reads to the dashboard. The first one imports it."""
 
     def __init__(self, studies: Studies) -> None:
         self._studies = studies

@@ -6,8 +6,8 @@ nothing behind.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
-from http import HTTPStatus
 from pathlib import PurePath
 from typing import Annotated, Final
 
@@ -96,21 +96,10 @@ def _summary(row: DatasetRow) -> DatasetSummary:
 
 def _view(row: DatasetRow) -> UploadedDataset:
     facts = DatasetFacts.from_json(row.facts)
-    columns = [
-        ColumnView(
-            **{name: getattr(column, name) for name in set(ColumnView.model_fields) - {"task"}},
-            task=facts.suggested_task(column),
-        )
-        for column in facts.columns
-    ]
-    return UploadedDataset(
-        **_summary(row).model_dump(),
-        layout=facts.layout,
-        columns=columns,
-        shape=list(facts.shape),
-        characters=facts.characters,
-        task=None if facts.layout is Layout.TABLE else facts.suggested_task(facts.target(None)),
-    )
+    columns = [ColumnView(**asdict(column), task=facts.suggested_task(column)) for column in facts.columns]
+    task = None if facts.layout is Layout.TABLE else facts.suggested_task(facts.target(None))
+    found = asdict(facts) | {"columns": columns, "task": task}
+    return UploadedDataset(**_summary(row).model_dump() | found)
 
 
 BODY: Final[dict[str, object]] = {
@@ -124,16 +113,11 @@ BODY: Final[dict[str, object]] = {
 
 @router.post(
     "",
-    status_code=HTTPStatus.CREATED,
+    status_code=201,
     openapi_extra=BODY,
     responses={
         200: {"model": UploadedDataset, "description": "The same file was uploaded before."},
-        **responses(
-            HTTPStatus.FORBIDDEN,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
+        **responses(403, 413, 422, 503),
     },
 )
 async def upload_dataset(
@@ -159,7 +143,7 @@ async def upload_dataset(
         if wanted.url is not None:
             await run_in_threadpool(_fetch, request.app.state.url_source, wanted.url, upload)
         row, is_new = await run_in_threadpool(store_upload, db, artifacts, upload, filename)
-    response.status_code = HTTPStatus.CREATED if is_new else HTTPStatus.OK
+    response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{PATH}/{row.id}"
     return _view(row)
 
@@ -169,7 +153,7 @@ def _fetch(source: UrlSource, url: str, upload: Upload) -> None:
         upload.write(piece)
 
 
-@router.get("", responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get("", responses=responses(422))
 def list_datasets(db: DatabaseDep, wanted: Annotated[PageQuery, Query()]) -> Page[DatasetSummary]:
     """List uploaded datasets, the newest first."""
     with db.read() as session:
@@ -177,19 +161,13 @@ def list_datasets(db: DatabaseDep, wanted: Annotated[PageQuery, Query()]) -> Pag
     return Page[DatasetSummary].of(rows, wanted.limit, _summary, lambda row: row.seq)
 
 
-@router.get(
-    "/{dataset_id}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
-)
+@router.get("/{dataset_id}", responses=responses(404, 409, 422))
 def get_dataset(dataset_id: DatasetId, db: DatabaseDep) -> UploadedDataset:
     """Show what an uploaded dataset holds: rows, columns, types, missing values, class balance."""
     return _view(ledger.require(db, dataset_id))
 
 
-@router.delete(
-    "/{dataset_id}",
-    status_code=HTTPStatus.NO_CONTENT,
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-)
+@router.delete("/{dataset_id}", status_code=204, responses=responses(404, 409, 422))
 def remove_dataset(dataset_id: DatasetId, db: DatabaseDep, artifacts: ArtifactsDep) -> None:
     """Delete an uploaded dataset. Refused while a job that has not ended uses it."""
     ledger.delete(db, dataset_id, artifacts.delete_dataset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -28,26 +28,19 @@ def close_dependencies(app: FastAPI) -> None:
     app.state.database.close()
 
 
-def _database(request: Request) -> Database:
-    return request.app.state.database  # type: ignore[no-any-return]
+def _kept(name: str) -> Any:
+    """Return the dependency on what :func:`open_dependencies` keeps under ``name``."""
+
+    def get(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return Depends(get)
 
 
-def _studies(request: Request) -> Studies:
-    return request.app.state.studies  # type: ignore[no-any-return]
-
-
-def _artifacts(request: Request) -> ArtifactStore:
-    return request.app.state.artifacts  # type: ignore[no-any-return]
-
-
-def _user_code(request: Request) -> UserCode:
-    return request.app.state.user_code  # type: ignore[no-any-return]
-
-
-DatabaseDep = Annotated[Database, Depends(_database)]
-StudiesDep = Annotated[Studies, Depends(_studies)]
-ArtifactsDep = Annotated[ArtifactStore, Depends(_artifacts)]
-UserCodeDep = Annotated[UserCode, Depends(_user_code)]
+DatabaseDep = Annotated[Database, _kept("database")]
+StudiesDep = Annotated[Studies, _kept("studies")]
+ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
+UserCodeDep = Annotated[UserCode, _kept("user_code")]
 
 MAX_NUMBER: Final = 2**31 - 1
 """Largest integer that a column of the database can hold or be compared with."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
 
-from service import deletion
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StrictQuery, StudiesDep, Text, UserCodeDep
 from service.api.problems import responses
 from service.api.views import EventView, JobSummary, JobView, Page
 from service.db.models import Job
 from service.db.session import Database
+from service.db.studies import study_name
+from service.ledger import jobs as ledger
 from service.ledger import queries
 from service.ledger.idempotency import Answer
-from service.ledger.jobs import require_job
 from service.spec.job import ExtendSpec, JobSpec
 from service.states import JobState
 from service.submission import Context
@@ -37,10 +36,6 @@ KeyHeader = Annotated[
 ]
 
 
-def _context(db: DatabaseDep, artifacts: ArtifactsDep, user_code: UserCodeDep) -> Context:
-    return Context(db, artifacts, user_code)
-
-
 class JobQuery(PageQuery):
     """Which jobs to list."""
 
@@ -57,28 +52,25 @@ class SubmitQuery(StrictQuery):
 
 @router.post(
     "",
-    status_code=HTTPStatus.ACCEPTED,
+    status_code=202,
     responses={
         200: {"model": JobEstimate, "description": "A dry run: what the job would do and cost."},
-        **responses(
-            HTTPStatus.FORBIDDEN,
-            HTTPStatus.CONFLICT,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
+        **responses(403, 409, 413, 422, 503),
     },
 )
 def submit_job(
     spec: JobSpec,
     response: Response,
-    context: Annotated[Context, Depends(_context)],
+    db: DatabaseDep,
+    artifacts: ArtifactsDep,
+    user_code: UserCodeDep,
     wanted: Annotated[SubmitQuery, Query()],
     idempotency_key: KeyHeader = None,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
+    context = Context(db, artifacts, user_code)
     if wanted.dry_run:
-        response.status_code = HTTPStatus.OK
+        response.status_code = 200
         return submission.dry_run(context, spec)
     answer = submission.submit(context, spec, _render, idempotency_key)
     view = _answered(answer, response, idempotency_key)
@@ -86,7 +78,7 @@ def submit_job(
     return view
 
 
-@router.get("", responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get("", responses=responses(422))
 def list_jobs(db: DatabaseDep, wanted: Annotated[JobQuery, Query()]) -> Page[JobSummary]:
     """List jobs, the newest first."""
     with db.read() as session:
@@ -96,38 +88,32 @@ def list_jobs(db: DatabaseDep, wanted: Annotated[JobQuery, Query()]) -> Page[Job
     return Page[JobSummary].of(rows, wanted.limit, JobSummary.model_validate, lambda row: row.seq)
 
 
-@router.get("/{job_id}", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get("/{job_id}", responses=responses(404, 422))
 def get_job(job_id: JobId, db: DatabaseDep) -> JobView:
     """Show a job with its arms."""
     return _view(db, job_id)
 
 
-@router.delete(
-    "/{job_id}",
-    status_code=HTTPStatus.NO_CONTENT,
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-)
+@router.delete("/{job_id}", status_code=204, responses=responses(404, 409, 422))
 def remove_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, studies: StudiesDep) -> None:
     """Delete a job with its trials, studies and files. Refused while it runs."""
-    deletion.delete_job(db, studies, artifacts, job_id)
+    ledger.close_for_deletion(db, job_id)
+    with db.read() as session:
+        names = {study_name(job_id, summary.arm.name) for summary in queries.arm_summaries(session, job_id)}
+    studies.delete(names)
+    artifacts.delete_job(job_id)
+    ledger.delete_row(db, job_id)  # comes last, so that a deletion that was cut short can be repeated
 
 
-@router.post(
-    "/{job_id}/cancel",
-    status_code=HTTPStatus.ACCEPTED,
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-)
+@router.post("/{job_id}/cancel", status_code=202, responses=responses(404, 409, 422))
 def cancel_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep) -> JobView:
     """Cancel a job. Running trials stop within two seconds; a queued job is cancelled at once."""
-    deletion.cancel_job(db, artifacts, job_id)
+    if ledger.cancel(db, job_id).state == JobState.CANCELLED:  # otherwise its worker deletes them
+        artifacts.delete_checkpoints(job_id)
     return _view(db, job_id)
 
 
-@router.post(
-    "/{job_id}/extend",
-    status_code=HTTPStatus.ACCEPTED,
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-)
+@router.post("/{job_id}/extend", status_code=202, responses=responses(404, 409, 422))
 def extend_job(
     job_id: JobId, more: ExtendSpec, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None
 ) -> JobView:
@@ -135,18 +121,18 @@ def extend_job(
     return _answered(extend(db, job_id, more, _render, idempotency_key), response, idempotency_key)
 
 
-@router.get("/{job_id}/events", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY))
+@router.get("/{job_id}/events", responses=responses(404, 422))
 def list_events(job_id: JobId, db: DatabaseDep, wanted: Annotated[PageQuery, Query()]) -> Page[EventView]:
     """List what happened to a job, the oldest first."""
     with db.read() as session:
-        require_job(session, job_id)
+        ledger.require_job(session, job_id)
         rows = queries.events_page(session, job_id, wanted.limit + 1, wanted.cursor)
     return Page[EventView].of(rows, wanted.limit, EventView.model_validate, lambda row: row.id)
 
 
 def _view(db: Database, job_id: str) -> JobView:
     with db.read() as session:
-        return _view_of(session, require_job(session, job_id))
+        return _view_of(session, ledger.require_job(session, job_id))
 
 
 def _view_of(session: Session, job: Job) -> JobView:

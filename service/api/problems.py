@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, JsonValue
+from pydantic.json_schema import models_json_schema
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -88,12 +89,10 @@ class ProblemResponse(JSONResponse):
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
 
 
-def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI entry for the problems that a route may answer with."""
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {
-        int(status): {"description": status.phrase, "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses
-    }
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def problem(
@@ -130,12 +129,9 @@ def install(app: FastAPI) -> None:
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = describe()  # FastAPI keeps it, so the schemas are added once
-        schemas = document["components"]["schemas"]
-        for model in (Problem, FieldProblem):
-            if model.__name__ not in schemas:
-                schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                schemas[model.__name__].pop("$defs", None)
+        document = describe()
+        _, found = models_json_schema([(Problem, "validation")], ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= found["$defs"]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -1,9 +1,8 @@
-"""Routes of a job's result: recommendation, exports, report."""
+"""Routes of what a job finds: its trials, and its result as recommendation, exports and report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from http import HTTPStatus
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated, Final
 
@@ -11,18 +10,49 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from service.api.deps import ArtifactsDep, DatabaseDep, JobId, StrictQuery
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId, Number, PageQuery, StrictQuery, Text
 from service.api.problems import responses
+from service.api.views import Page, PointView, TrialDetail, TrialView
 from service.export.files import PIECE_BYTES, ExportFormat, write
 from service.export.report import make_report
 from service.ledger import queries
 from service.ledger.jobs import require_job
+from service.planning.plan import plan_of
 from service.result.job_result import JobResult
+from service.states import TrialState
 
 MAX_IN_MEMORY_BYTES: Final = 16 << 20
 """Larger exports are written to a temporary file: that of a large dataset does not fit into memory."""
 
-router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
+router = APIRouter(prefix="/v1/jobs/{job_id}")
+
+
+class TrialQuery(PageQuery):
+    """Which trials to list."""
+
+    arm: Text | None = Field(None, description="Only trials of this arm.")
+    state: TrialState | None = Field(None, description="Only trials in this state.")
+
+
+@router.get("/trials", tags=["trials"], responses=responses(404, 409, 422))
+def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Query()]) -> Page[TrialView]:
+    """List the trials of a job, in the order of their numbers."""
+    with db.read() as session:
+        job = require_job(session, job_id)
+        plan = plan_of(job.spec, job.dataset_info)
+        rows = queries.trials_page(session, job_id, wanted.limit + 1, wanted.cursor, arm=wanted.arm, state=wanted.state)
+    return Page[TrialView].of(rows, wanted.limit, lambda row: TrialView.of(row, plan), lambda row: row.number)
+
+
+@router.get("/trials/{number}", tags=["trials"], responses=responses(404, 409, 422))
+def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
+    """Show a trial with its learning curve."""
+    with db.read() as session:
+        job = require_job(session, job_id)
+        plan = plan_of(job.spec, job.dataset_info)
+        row, points = queries.trial(session, job_id, number)
+    curve = [PointView.model_validate(point) for point in points]
+    return TrialDetail(**TrialView.of(row, plan).model_dump(), curve=curve)
 
 
 class ExportQuery(StrictQuery):
@@ -31,10 +61,7 @@ class ExportQuery(StrictQuery):
     format: ExportFormat = Field(ExportFormat.JSON, description="Form of the file.")
 
 
-@router.get(
-    "/recommendation",
-    responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-)
+@router.get("/recommendation", tags=["results"], responses=responses(404, 409, 422))
 def get_recommendation(job_id: JobId, db: DatabaseDep) -> JobResult:
     """Show what to use, whether P helps, and the figures behind it. 409 until the job has succeeded."""
     with db.read() as session:
@@ -43,10 +70,8 @@ def get_recommendation(job_id: JobId, db: DatabaseDep) -> JobResult:
 
 @router.get(
     "/export",
-    responses={
-        200: {"content": {fmt.media_type: {} for fmt in ExportFormat}},
-        **responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-    },
+    tags=["results"],
+    responses={200: {"content": {fmt.media_type: {} for fmt in ExportFormat}}, **responses(404, 409, 422)},
     response_class=Response,
 )
 def export(
@@ -81,10 +106,8 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 @router.get(
     "/report",
-    responses={
-        200: {"content": {"text/html": {}}},
-        **responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-    },
+    tags=["results"],
+    responses={200: {"content": {"text/html": {}}}, **responses(404, 409, 422)},
     response_class=Response,
 )
 def report(job_id: JobId, db: DatabaseDep) -> Response:

@@ -55,15 +55,8 @@ class JobLinks(View):
     def of(cls, job_id: str) -> JobLinks:
         """Return the links of a job."""
         job = f"/v1/jobs/{job_id}"
-        return cls(
-            self=job,
-            trials=f"{job}/trials",
-            events=f"{job}/events",
-            recommendation=f"{job}/recommendation",
-            export=f"{job}/export",
-            report=f"{job}/report",
-            dashboard="/dashboard",
-        )
+        parts = ("trials", "events", "recommendation", "export", "report")
+        return cls(self=job, dashboard="/dashboard", **{part: f"{job}/{part}" for part in parts})
 
 
 class JobSummary(View):
@@ -112,9 +105,7 @@ class ArmView(View):
             trials_cap=caps["trials_per_arm"],
             seconds_used=arm.seconds_used,
             seconds_cap=caps["max_seconds"],
-            best=None
-            if best is None or best.value is None
-            else BestTrial(number=best.number, value=best.value, params=best.params),
+            best=best if best and best.value is not None else None,
             study=study_name(arm.job_id, arm.name),
         )
 
@@ -146,7 +137,7 @@ class JobView(JobSummary):
             spec=job.spec,
             data_sha256=job.data_sha256,
             arms=[ArmView.of(arm, job.spec) for arm in arms],
-            confirm=ConfirmView(done=confirm.done, planned=confirm.planned),
+            confirm=confirm,
             links=JobLinks.of(job.id),
         )
 

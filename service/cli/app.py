@@ -9,21 +9,16 @@ from typing import Annotated
 
 import typer
 
-from service.cli import data, jobs, processes, results
-from service.cli.check import check
-from service.cli.console import out
+from service.cli import offline, remote, serve
+from service.cli.console import say
 from service.version import VERSION
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        out.print(f"warptune {VERSION}", highlight=False)
+        say(f"warptune {VERSION}")
         raise typer.Exit
 
 
@@ -40,10 +35,10 @@ def warptune(
 
 
 _PANELS = {
-    "Processes": (processes.serve, processes.worker, processes.migrate),
-    "Jobs": (jobs.submit, jobs.jobs, jobs.show, jobs.extend, jobs.cancel, jobs.delete),
-    "Results": (results.export, results.report, results.replay),
-    "Data and code": (data.upload, data.datasets, data.delete_dataset, check),
+    "Processes": (serve.serve, serve.worker, serve.migrate),
+    "Jobs": (remote.submit, remote.jobs, remote.show, remote.extend, remote.cancel, remote.delete),
+    "Results": (remote.export, remote.report, offline.replay),
+    "Data and code": (remote.upload, remote.datasets, remote.delete_dataset, offline.check),
 }
 
 for panel, commands in _PANELS.items():

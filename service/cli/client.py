@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any, Final, Self, TypedDict, Unpack
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 import httpx2
@@ -28,16 +28,6 @@ TIMEOUT_S: Final = 30.0
 
 Answer = dict[str, Any]
 """A JSON object of the API; docs and /openapi.json say what is in it."""
-
-
-class _Options(TypedDict, total=False):
-    """What a request may have besides its method and path; the names are those of ``httpx2.Client.request``."""
-
-    json: Mapping[str, object]
-    params: Mapping[str, str | int]
-    content: IO[bytes]
-    headers: Mapping[str, str]
-    timeout: float | None
 
 
 class ApiError(ServiceError):
@@ -57,11 +47,7 @@ class ApiError(ServiceError):
 
 
 class Client:
-    """A connection to one service. Every method may raise :class:`ApiError`.
-
-    Args:
-        url: Base URL of the service, such as ``http://127.0.0.1:8000``.
-    """
+    """A connection to one service, such as ``http://127.0.0.1:8000``. Every method may raise :class:`ApiError`."""
 
     def __init__(self, url: str) -> None:
         self.url = without_password(url.rstrip("/"))
@@ -189,7 +175,7 @@ class Client:
                 return
             cursor = {"cursor": page["next_cursor"]}
 
-    def _json(self, method: str, path: str, **options: Unpack[_Options]) -> Answer:
+    def _json(self, method: str, path: str, **options: Any) -> Answer:
         return self._object(self._send(method, path, **options))
 
     def _object(self, response: httpx2.Response) -> Answer:
@@ -198,7 +184,7 @@ class Client:
             raise ApiError(response.status_code, f"the server at {self.url} is not this service; check the URL")
         return answer
 
-    def _send(self, method: str, path: str, **options: Unpack[_Options]) -> httpx2.Response:
+    def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **options)
         except httpx2.HTTPError as error:

@@ -21,6 +21,11 @@ DEFAULT_URL: Final = "http://127.0.0.1:8000"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.")]
 
 
+def say(text: str) -> None:
+    """Print a line as it is, however long."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def failure(message: str, code: int = 1) -> typer.Exit:
     """Print an error; return the exception to raise, which ends the command with exit status ``code``."""
     err.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
@@ -36,9 +41,5 @@ def connected(url: str) -> Iterator[Client]:
         with Client(url) as client:
             yield client
     except ApiError as error:
-        lines = (
-            ["the service refused the request", *(f"  {wrong}" for wrong in error.errors)]
-            if error.errors
-            else [str(error)]
-        )
-        raise failure("\n".join(lines)) from None
+        wrong = "".join(f"\n  {field}" for field in error.errors)
+        raise failure(f"the service refused the request{wrong}" if wrong else str(error)) from None

@@ -1,7 +1,9 @@
-"""Starts the long-running processes: the API, with a worker as its child process, or a worker alone.
+"""The commands ``serve``, ``worker`` and ``migrate``, which take their settings from the environment.
 
-Both stop cleanly on SIGINT and SIGTERM. The child also stops when its standard input is closed, which the kernel does
-when the API ends for any reason.
+``serve`` runs the API, with a worker as its child process. Both stop cleanly on SIGINT and SIGTERM. The child also
+stops when its standard input is closed, which the kernel does when the API ends for any reason.
+
+What the commands run is imported inside them, so that the other commands do not wait for it.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+import typer
+from pydantic import ValidationError
 
 from service import logs
-from service.db.session import Database, create_schema
-from service.db.studies import Studies
+from service.cli.console import failure
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,32 +35,116 @@ RESTART_S: Final = 1.0
 """Pause before a worker that ended by itself is replaced."""
 
 
-def run(settings: Settings, *, with_worker: bool) -> None:
-    """Serve the API until SIGINT or SIGTERM."""
-    import uvicorn
+def serve(
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen on. Default: WARPTUNE_HOST, else 127.0.0.1. There is no login: keep it private."
+        ),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port. Default: WARPTUNE_PORT, else 8000.")] = None,
+    worker: Annotated[bool, typer.Option(help="Also start a worker, which runs the jobs.")] = True,
+) -> None:
+    """Start the service: the API, the dashboard and one worker. Stop it with Ctrl-C.
 
-    from service.api.app import create_app
+    Example: warptune serve --port 9000
+    """
+    with _process(host=host, port=port) as settings:
+        import uvicorn
 
-    logs.configure(settings)
-    create_schema(settings.database_url)
-    listener = _listen(settings.host, settings.port)  # first, so that no worker is started if the port is taken
-    keeper = _WorkerKeeper(settings) if with_worker else None
+        from service.api.app import create_app
+        from service.db.session import create_schema
 
-    def on_startup() -> None:
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        log.info("starting", extra={"url": f"http://{host}:{listener.getsockname()[1]}"})
-        if keeper:
-            keeper.start()
+        create_schema(settings.database_url)
+        listener = _listen(settings.host, settings.port)  # first, so that no worker is started if the port is taken
+        keeper = _WorkerKeeper(settings) if worker else None
 
-    app = create_app(settings, on_startup)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # after its shutdown, uvicorn raises the signal again
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        def on_startup() -> None:
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            log.info("starting", extra={"url": f"http://{host}:{listener.getsockname()[1]}"})
+            if keeper:
+                keeper.start()
+
+        app = create_app(settings, on_startup)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)  # after its shutdown, uvicorn raises the signal again
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        try:
+            server.run(sockets=[listener])
+        finally:
+            if keeper:
+                keeper.stop()
+
+
+def worker(
+    with_parent: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input is closed.")] = False,
+) -> None:
+    """Start a worker: it runs the queued jobs of the database, one at a time, until you stop it."""
+    with _process() as settings:
+        from service.db.session import Database, create_schema
+        from service.db.studies import Studies
+        from service.engines.base import Engine
+        from service.engines.local import LocalEngine
+        from service.engines.ray_tune import RayEngine
+        from service.worker import Worker
+
+        logs.tame_optuna()
+        create_schema(settings.database_url)
+        db = Database(settings.database_url)
+        engines: dict[str, Engine] = {"optuna": LocalEngine(), "ray": RayEngine(settings.ray_address)}
+        studies = Studies(settings.database_url)
+        runner = Worker(settings, db, studies.open(), engines)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # A signal handler interrupts the main thread, which may hold the lock that stop() needs: use another one.
+            signal.signal(number, lambda *_: threading.Thread(target=runner.stop).start())
+        if with_parent:
+            threading.Thread(target=_stop_with_parent, args=(runner.stop,), daemon=True).start()
+        try:
+            runner.run_forever()
+        finally:
+            for engine in engines.values():
+                engine.close()
+            studies.close()
+            db.close()
+
+
+def migrate() -> None:
+    """Create the database tables, or update them to this version. serve and worker also do this."""
+    with _process() as settings:
+        from service.db.session import create_schema
+        from service.db.studies import Studies
+
+        create_schema(settings.database_url)
+        studies = Studies(settings.database_url)
+        studies.open()
+        studies.close()
+        log.info("the database is ready")
+
+
+@contextmanager
+def _process(**changes: Any) -> Iterator[Settings]:
+    """Yield the settings of a process. Report in one line why it could not start or continue."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
-        server.run(sockets=[listener])
-    finally:
-        if keeper:
-            keeper.stop()
+        settings = Settings(**{name: value for name, value in changes.items() if value is not None})
+    except ValidationError as error:
+        raise failure("\n".join(["a setting is not valid", *_wrong_settings(error)]), 2) from None
+    logs.configure(settings)
+    try:
+        yield settings
+    except (OSError, SQLAlchemyError, ModuleNotFoundError) as error:  # the last: no driver for the database
+        raise failure(str(error).partition("\n")[0]) from None
+
+
+def _wrong_settings(error: ValidationError) -> Iterator[str]:
+    from service.api.field_errors import field_error
+    from service.cli.client import without_password
+
+    for item in error.errors():
+        name = str(item["loc"][0])
+        item["input"] = without_password(str(item["input"]))
+        yield f"  {field_error(f'{name} (WARPTUNE_{name.upper()})', item)}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -67,44 +156,6 @@ def _listen(host: str, port: int) -> socket.socket:
     # Connections inherit it. asyncio sets it only on sockets that it makes; without it an answer takes 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-def migrate(settings: Settings) -> None:
-    """Create our tables and Optuna's, or update them to this version. Several processes may do so at once."""
-    logs.configure(settings)
-    create_schema(settings.database_url)
-    studies = Studies(settings.database_url)
-    studies.open()
-    studies.close()
-    log.info("the database is ready")
-
-
-def run_worker(settings: Settings, *, with_parent: bool = False) -> None:
-    """Run a worker until SIGINT or SIGTERM; ``with_parent``, also until standard input is closed."""
-    from service.engines.base import Engine
-    from service.engines.local import LocalEngine
-    from service.engines.ray_tune import RayEngine
-    from service.worker import Worker
-
-    logs.configure(settings)
-    logs.tame_optuna()
-    create_schema(settings.database_url)
-    db = Database(settings.database_url)
-    engines: dict[str, Engine] = {"optuna": LocalEngine(), "ray": RayEngine(settings.ray_address)}
-    studies = Studies(settings.database_url)
-    worker = Worker(settings, db, studies.open(), engines)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # A signal handler interrupts the main thread, which may hold the lock that stop() needs. So call it in another.
-        signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
-    if with_parent:
-        threading.Thread(target=_stop_with_parent, args=(worker.stop,), daemon=True).start()
-    try:
-        worker.run_forever()
-    finally:
-        for engine in engines.values():
-            engine.close()
-        studies.close()
-        db.close()
 
 
 def _stop_with_parent(stop: Callable[[], None]) -> None:

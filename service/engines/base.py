@@ -1,4 +1,4 @@
-"""The contract between a Work, which has runs to do, and an Engine, which does them.
+"""The contract between a Work, which has runs to do, and an Engine, which does them; and what all engines share.
 
 The Work decides which runs to do, which to stop early and which to retry, and records what happens. The Engine only
 decides where and when a run happens. tests/service/engines/contract.py holds every engine to this.
@@ -6,12 +6,16 @@ decides where and when a run happens. tests/service/engines/contract.py holds ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.spec.job import ResourcesSpec
-from service.training.run import Ended, Progress, Run
+from service.states import TrialState
+from service.training.run import DivergedError, Ended, Progress, Run
+
+Train = Callable[[Run], Iterator[Progress]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +120,46 @@ def runs_per_gpu(amount: float) -> int:
 def silence(seconds: float) -> str:
     """Return the cause of a run that was lost because it hung."""
     return f"it made no progress for {seconds:g} seconds"
+
+
+def default_train(run: Run) -> Iterator[Progress]:
+    """Train with the service's own loops, loaded on first use."""
+    if run.family is not None:
+        from service.training.family_loop import train_family
+
+        return train_family(run)
+    from service.training.loop import train
+
+    return train(run)
+
+
+def warm_up(train: Train) -> None:
+    """Import what ``train`` needs, so that the seconds of the first run do not include it."""
+    if train is default_train:
+        import service.training.loop  # noqa: F401
+
+
+def attempt(train: Train, run: Run) -> Iterator[Progress | Ended]:
+    """Yield the points of ``run`` and then how it ended. Nothing that ``train`` raises comes out.
+
+    Called in a slot process and in a Ray actor, which may stop iterating at any point.
+    """
+    last: Progress | None = None
+    try:
+        for point in train(run):
+            last = point
+            yield point
+    except DivergedError as error:
+        yield ended_at(last, TrialState.DIVERGED, str(error))
+    except Exception as error:  # noqa: BLE001 - recorded as the cause of the run's failure
+        last_frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
+        yield ended_at(last, TrialState.FAILED, f"{type(error).__name__}: {error}\n{last_frames}".strip())
+    else:
+        yield ended_at(last, TrialState.COMPLETE)
+
+
+def ended_at(last: Progress | None, state: TrialState, cause: str | None = None) -> Ended:
+    """Return the end of a run whose last point was ``last``."""
+    if last is None:
+        return Ended(state, cause=cause)
+    return Ended(state, last.val_loss, last.test_loss, last.seconds, cause, last.test_score)

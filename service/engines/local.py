@@ -1,7 +1,8 @@
 """The engine for one machine, which does runs in slot processes.
 
 Slots are spawned once and reused for all runs of all jobs, because a new process must load torch. They keep no state
-between runs: a slot that dies or hangs costs one attempt at one run. Everything here runs in the worker's main thread.
+between runs: a slot that dies or hangs costs one attempt at one run. :func:`serve` is the inside of a slot; everything
+else runs in the worker's main thread.
 """
 
 from __future__ import annotations
@@ -10,14 +11,23 @@ import atexit
 import logging
 import math
 import multiprocessing
+import signal
 import time
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import connection as mp_connection
-from typing import Final
+from typing import Final, NamedTuple
 
-from service.engines.attempt import Train, default_train
-from service.engines.base import Assignment, Work, runs_per_gpu, silence
-from service.engines.slot import SlotReady, serve
+from service.engines.base import (
+    Assignment,
+    Train,
+    Work,
+    attempt,
+    default_train,
+    ended_at,
+    runs_per_gpu,
+    silence,
+)
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
@@ -34,6 +44,39 @@ poll_s it stays below the two seconds within which a cancelled job must stop."""
 
 START_LIMIT_S: Final = 300.0
 """Longest time that a slot may take to load torch."""
+
+
+class SlotReady(NamedTuple):
+    """The first message of a slot: it has loaded torch and waits for a run."""
+
+    cuda_devices: int
+
+
+def serve(connection: mp_connection.Connection, train: Train) -> None:
+    """Do runs until the worker closes its end of ``connection`` or dies: the main function of a slot process.
+
+    The slot sends :class:`SlotReady` once. For each run it then sends :class:`Progress` messages, which the worker
+    answers with whether to continue, and one :class:`Ended`.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches slots too, but the worker decides when they stop
+    import torch
+
+    devices = torch.cuda.device_count()
+    with suppress(EOFError, OSError):  # of the connection: the worker has gone. attempt() lets no error of a run out.
+        connection.send(SlotReady(devices))
+        while True:
+            connection.send(_execute(connection, train, connection.recv()))
+
+
+def _execute(connection: mp_connection.Connection, train: Train, run: Run) -> Ended:
+    for event in attempt(train, run):
+        if isinstance(event, Ended):
+            return event
+        connection.send(event)
+        if not connection.recv():
+            return ended_at(event, TrialState.PRUNED)
+    raise AssertionError("an attempt ends with Ended")
 
 
 class _Slot:
@@ -78,11 +121,7 @@ class _Slot:
 
 
 class LocalEngine:
-    """Does the runs of a Work in ``resources.slots`` processes.
-
-    Args:
-        train: Does a run in the slot; an importable function.
-    """
+    """Does the runs of a Work in ``resources.slots`` processes, with ``train``, an importable function."""
 
     def __init__(self, train: Train = default_train) -> None:
         self._train = train

@@ -1,5 +1,7 @@
 """Connects Ray Tune to a Work: the bridge is Tune's stopper and callback, and answers its searcher.
 
+The schedulers, which stop runs early, read the numbers that ray_trainable.py adds to each point.
+
 Tune calls it in the thread that runs the Tuner, which is the worker's main thread. The bridge knows which Tune trial
 does which run. An exception of the Work would be lost in Tune's loop, so the bridge keeps it for :meth:`finish`.
 """
@@ -11,22 +13,25 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import ray
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune import schedulers
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from service.engines.attempt import Train, ended_at
-from service.engines.base import Assignment, Work, silence
-from service.engines.ray_session import capacity
-from service.engines.ray_trainable import ENDED, POINT, RUN, ActorRun
+from service.engines.base import Assignment, Pruning, Train, Work, ended_at, silence
+from service.engines.ray_trainable import ENDED, POINT, RUN, RUNGS, SIGNAL, STEP, ActorRun
+from service.engines.ray_tune import capacity
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import Ended, Progress
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +56,7 @@ class _OpenRun:
 
 
 class Bridge(tune.Stopper, tune.Callback):
-    """The state between one Tuner and one Work.
-
-    Args:
-        work: Source of the runs.
-        train: Does a run in an actor.
-        resources: What a run needs.
-        silence_s: Seconds without a new point after which a run counts as hung.
+    """The state between one Tuner and one Work. The arguments are those of :meth:`Engine.run`.
 
     Raises:
         JobFailedError: No node has the resources for one run.
@@ -229,3 +228,43 @@ class WorkSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
+
+
+class _SparingASHAScheduler(schedulers.ASHAScheduler):
+    """Compares all runs, but stops only those that may be stopped."""
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, object]) -> str:
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return decision if trial.config[RUN].prunable else schedulers.TrialScheduler.CONTINUE
+
+
+def make_scheduler(pruning: Pruning | None) -> schedulers.TrialScheduler:
+    """Return the scheduler for a pruner. None: no run is stopped early."""
+    if pruning is None:
+        return schedulers.FIFOScheduler()  # type: ignore[no-untyped-call]
+    match pruning.pruner:
+        case "asha":
+            return _SparingASHAScheduler(
+                time_attr=STEP,
+                metric=SIGNAL,
+                mode="min",
+                max_t=pruning.steps,
+                grace_period=pruning.first_rung,
+                reduction_factor=pruning.reduction,
+            )
+        case "hyperband":
+            return schedulers.HyperBandScheduler(
+                time_attr=RUNGS,  # its smallest rung is one unit of time
+                metric=SIGNAL,
+                mode="min",
+                max_t=pruning.steps // pruning.first_rung,
+                reduction_factor=pruning.reduction,
+            )
+        case "median":
+            return schedulers.MedianStoppingRule(
+                time_attr=STEP,
+                metric=SIGNAL,
+                mode="min",
+                grace_period=pruning.first_rung,
+                min_samples_required=pruning.startup_runs,
+            )

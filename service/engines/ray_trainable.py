@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Final
 
 from ray import tune
 
-from service.engines.attempt import Train, attempt, warm_up
-from service.engines.base import Pruning
+from service.engines.base import Pruning, Train, attempt, warm_up
 from service.training.run import Ended, Progress, Run
 
 RUN: Final = "run"
@@ -42,13 +42,6 @@ class ActorRun:
         return self.run.arm  # Ray uses it in names
 
 
-@dataclass(frozen=True, slots=True)
-class NothingSaved:
-    """What Tune gets when it asks for a checkpoint, as it does before it pauses a trial."""
-
-    checkpoint: None = None
-
-
 class RunActor(tune.Trainable):
     """Does the run in its config; each step is one point of the run."""
 
@@ -74,14 +67,17 @@ class RunActor(tune.Trainable):
         self._points.append(event)
         result: dict[str, object] = {POINT: event}
         if (pruning := self._work.pruning) is not None:
-            # SparingASHAScheduler knows which runs it must not stop. The others never stop a run at step 0.
+            # _SparingASHAScheduler knows which runs it must not stop. The others never stop a run at step 0.
             at = event.step if self._work.prunable or pruning.pruner == "asha" else 0
             result |= {STEP: at, RUNGS: at / pruning.first_rung, SIGNAL: pruning.signal(self._points)}
         if event.step < self._work.run.steps:
             return result
         return {**result, ENDED: next(self._events), "done": True}
 
-    def save(self, checkpoint_dir: str | None = None) -> NothingSaved:  # type: ignore[override]
-        """Save nothing: a run that continues starts from the last checkpoint that it wrote itself."""
+    def save(self, checkpoint_dir: str | None = None) -> SimpleNamespace:  # type: ignore[override]
+        """Save nothing: a run that continues starts from the last checkpoint that it wrote itself.
+
+        Tune asks for a checkpoint before it pauses a trial.
+        """
         del checkpoint_dir
-        return NothingSaved()
+        return SimpleNamespace(checkpoint=None)

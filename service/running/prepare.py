@@ -70,7 +70,7 @@ class DataPreparation:
             return self._store(write_one_task(data, Path(folder)))
 
     def _store(self, file: PreparedFile) -> PreparedData:
-        url = self._tools.artifacts.put_file(self._record.job_id, file.path.name, file.path)
+        url = self._tools.artifacts.put(self._record.job_id, file.path.name, file.path)
         return PreparedData(url, file.sha256)
 
     def _agree_on_data(self, digest: str) -> None:

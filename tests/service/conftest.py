@@ -16,7 +16,7 @@ import pytest
 from service.data.catalog import DatasetInfo
 from service.db.models import Job, Trial
 from service.db.session import Database
-from service.engines.attempt import Train
+from service.engines.base import Train
 from service.engines.local import LocalEngine
 from service.ledger import jobs
 from service.planning.plan import make_plan

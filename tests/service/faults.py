@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.engines.attempt import Train, default_train
+from service.engines.base import Train, default_train
 from service.training.run import Progress, Run
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from service.db.models import ConfirmRun, Event, TrialPoint
 from service.db.session import Database
-from service.engines.attempt import Train, default_train
+from service.engines.base import Train, default_train
 from service.engines.local import LocalEngine
 from service.engines.ray_tune import RayEngine
 from service.ledger import jobs

@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from service.api.app import create_app
 from service.db.session import Database
-from service.engines.attempt import default_train
+from service.engines.base import default_train
 from service.settings import Settings
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows

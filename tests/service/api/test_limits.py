@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-from service.api.limits import BodyLimit
+from service.api.middleware import BodyLimit
 from service.db.session import Database
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows

@@ -9,8 +9,7 @@ import psutil
 import pytest
 
 from service.data.catalog import Task
-from service.engines.attempt import Train
-from service.engines.base import Assignment, Engine, Pruning
+from service.engines.base import Assignment, Engine, Pruning, Train
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState

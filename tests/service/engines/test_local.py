@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from service.engines.attempt import Train
+from service.engines.base import Train
 from service.engines.local import LocalEngine, _device
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec

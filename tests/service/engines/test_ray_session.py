@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from service.engines.ray_session import RaySession, needed
+from service.engines.ray_tune import RaySession, needed
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 

@@ -21,8 +21,7 @@ from ray.cluster_utils import Cluster
 
 from service.artifacts import ArtifactStore
 from service.data.catalog import Task
-from service.engines.attempt import default_train
-from service.engines.base import Assignment
+from service.engines.base import Assignment, default_train
 from service.engines.ray_tune import RayEngine
 from service.spec.job import ResourcesSpec
 from service.training.run import Progress, Run
@@ -64,7 +63,7 @@ def make_run(folder: str) -> Run:
         sizes=(13, 8, 3),
         activation="relu",
         task=Task.CLASSIFICATION,
-        data_url=store.put_file("job", "data.npz", packed),
+        data_url=store.put("job", "data.npz", packed),
         data_sha256=data.sha256,
         steps=STEPS,
         batch_size=32,

@@ -1,19 +1,20 @@
-"""The command ``check``, which tries a user's model or dataset in this process, as the service would.
+"""The commands that need no running service: ``check`` and ``replay``.
 
-It also says whether the service's settings allow that code. torch is loaded only when the command runs.
+``check`` tries a user's model or dataset in this process, as the service would. It also says whether the service's
+settings allow that code. torch is loaded only when a command runs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from service.cli.console import failure, out
+from service.cli.console import failure, say
 from service.data.catalog import Task
 from service.settings import Settings
 from service.spec.base import Entrypoint, UserConfig
@@ -22,18 +23,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Kind(StrEnum):
-    """What a factory makes."""
-
-    MODEL = "model"
-    DATASET = "dataset"
-
-
 def check(
     entrypoint: Annotated[
         str, typer.Argument(metavar="MODULE:FACTORY", help="The factory, as package.module:function.")
     ],
-    kind: Annotated[Kind, typer.Option(help="What the factory makes.")] = Kind.MODEL,
+    kind: Annotated[Literal["model", "dataset"], typer.Option(help="What the factory makes.")] = "model",
     config: Annotated[str, typer.Option(help="Keyword arguments of the factory, as a JSON object.")] = "{}",
     shape: Annotated[str, typer.Option(help="Shape of one input row of a model: 30, or 1,8,8 for images.")] = "1,8,8",
     outputs: Annotated[int, typer.Option(min=1, help="Outputs of a model: the number of classes, or of targets.")] = 10,
@@ -50,15 +44,37 @@ def check(
         name, arguments = _parsed(entrypoint, config)
         lines = (
             _model(name, arguments, _shape(shape), outputs, task)
-            if kind is Kind.MODEL
+            if kind == "model"
             else _dataset(name, arguments, seed)
         )
         for line in lines:
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(line)
     except ValueError as error:
         raise failure(str(error)) from None
     refusal = Settings().refusal(name)
-    out.print("ready to use" + (f", but {refusal}" if refusal else ""), highlight=False, soft_wrap=True)
+    say("ready to use" + (f", but {refusal}" if refusal else ""))
+
+
+def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip export.")]) -> None:
+    """Check a zip export: verify its hashes, train its recommendation again and compare the losses."""
+    from service.export.replay import TOLERANCE, BundleError, read_bundle
+    from service.export.replay import replay as train_again
+
+    try:
+        content = read_bundle(bundle)
+        say(f"{len(content.files)} files, all hashes are right")
+        done = []
+        for run in train_again(content):
+            done.append(run)
+            say(f"{run.what} {run.test_loss:.8f}, recorded {run.recorded:.8f}")
+    except OSError as error:
+        raise failure(f"cannot read {bundle}: {error.strerror}") from None
+    except BundleError as error:
+        raise failure(str(error)) from None
+    if not all(run.agrees for run in done):
+        versions = ", ".join(f"{name} {number}" for name, number in content.manifest.get("versions", {}).items())
+        raise failure(f"the losses differ by more than {TOLERANCE:g}; they were recorded with {versions}")
+    say("replayed: the losses agree")
 
 
 def _parsed(entrypoint: str, config: str) -> tuple[str, Mapping[str, object]]:
@@ -126,7 +142,6 @@ def _memory(model: nn.Module) -> Iterator[str]:
 
 def _dataset(entrypoint: str, config: Mapping[str, object], seed: int) -> Iterator[str]:
     import tempfile
-    from pathlib import Path
 
     from service.data.arrays import X_FILE, Y_FILE
     from service.training.entrypoints import EntrypointError, load, loaded_sha256

@@ -1,4 +1,4 @@
-"""Decides which host names the API answers to, and which web sites may change something through it.
+"""Refuses requests before they reach a route: from foreign hosts and sites, and with bodies that are too large.
 
 There is no login, so a page of another site must not use the API through the browser of somebody who reads it. It could
 point a host name of its own at this machine (DNS rebinding), or send a form or a fetch without reading the answer.
@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
 from service.errors import shortened
@@ -28,7 +28,6 @@ class HostCheck:
     """ASGI middleware that answers 403 to an unknown ``Host``, and to a change that a page of another site asks for.
 
     Args:
-        app: The application.
         host: Address that the API listens on.
         allowed: Names that it answers to, separated by commas, in addition to localhost and IP addresses. Default: on
             a loopback address no further names, on other addresses any name.
@@ -85,3 +84,38 @@ def _is_address(name: str) -> bool:
 
 def _is_loopback(host: str) -> bool:
     return ip_address(host).is_loopback if _is_address(host) else host.lower() == "localhost"
+
+
+class BodyLimit:
+    """ASGI middleware that answers 413 to a body of more than ``max_bytes``, before it fills the memory.
+
+    The length of the body may be announced or not. A POST to the path ``streamed`` passes: its route has its own limit.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, streamed: str = "") -> None:
+        self._app, self._max_bytes, self._streamed = app, max_bytes, streamed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body, at most ``max_bytes`` of it, and pass the request on."""
+        if scope["type"] != "http" or (scope["path"], scope["method"]) == (self._streamed, "POST"):
+            await self._app(scope, receive, send)
+            return
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client has disconnected
+            body += message.get("body", b"")
+            if len(body) > self._max_bytes:
+                detail = f"the body has more than {self._max_bytes} bytes, the limit of WARPTUNE_MAX_BODY_BYTES"
+                await problem(413, "body_too_large", detail)(scope, receive, send)
+                return
+            if not message.get("more_body", False):
+                break
+        whole: Message = {"type": "http.request", "body": bytes(body), "more_body": False}
+        pending = [whole]
+
+        async def replay() -> Message:
+            return pending.pop() if pending else await receive()
+
+        await self._app(scope, replay, send)

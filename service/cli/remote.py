@@ -1,0 +1,210 @@
+"""The commands that ask a running service: about jobs, their results, and uploaded datasets."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.console import DEFAULT_URL, JobArgument, Url, connected, err, failure, out, say
+from service.states import JobState
+
+if TYPE_CHECKING:
+    from service.cli.client import Client
+
+Format = StrEnum("Format", ["JSON", "YAML", "TOML", "PYTHON", "SAFETENSORS", "ZIP"])
+WatchOption = Annotated[bool, typer.Option("--watch", help="Show the progress until the job has ended.")]
+
+
+def submit(
+    spec: Annotated[Path, typer.Argument(help="YAML or JSON file with the job's spec.")],
+    watch: WatchOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what the job would do and cost; do not queue it.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Queue a job and print its id.
+
+    Example: warptune submit examples/digits-mlp.yaml --watch
+    """
+    from service.cli.display import show_estimate
+    from service.cli.spec_file import read_spec
+
+    try:
+        body = read_spec(spec)
+    except OSError as error:
+        raise failure(f"cannot read {spec}: {error.strerror or error}", 2) from None
+    except ValueError as error:
+        raise failure(str(error), 2) from None
+    with connected(url) as client:
+        if dry_run:
+            show_estimate(out, client.estimate(body))
+        else:
+            _announce(client, client.submit(body)["id"], watch)
+
+
+def extend(
+    job: JobArgument,
+    trials: Annotated[int, typer.Option(help="More trials for each arm.")] = 0,
+    seeds: Annotated[int, typer.Option(help="More fresh paired seeds.")] = 0,
+    max_seconds: Annotated[float, typer.Option(help="More seconds for each arm.")] = 0.0,
+    watch: WatchOption = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Add trials, seeds or seconds to a job that has succeeded. Its next verdict is tested at half the level.
+
+    Example: warptune extend job-0123456789abcdef --seeds 10 --watch
+    """
+    with connected(url) as client:
+        client.extend(job, {"trials": trials, "seeds": seeds, "max_seconds": max_seconds})
+        _announce(client, job, watch)
+
+
+def jobs(
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List the jobs, newest first.
+
+    Example: warptune jobs --state running
+    """
+    with connected(url) as client:
+        found = list(islice(client.jobs(state), limit))
+        for item in found:
+            say(f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  {item['name']}")
+    if not found:
+        err.print(f"There are no {state} jobs." if state else "There are no jobs. Queue one: warptune submit SPEC")
+
+
+def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:
+    """Stop a job. The trials that it has finished are kept."""
+    with connected(url) as client:
+        state = client.cancel(job)["state"]
+    say(f"{job} {state}" if state == JobState.CANCELLED else f"{job} {state}, stops in a moment")
+
+
+def delete(job: JobArgument, url: Url = DEFAULT_URL) -> None:
+    """Delete a job with its trials and files. Cancel a running job first."""
+    with connected(url) as client:
+        client.delete(job)
+    say(f"{job} deleted")
+
+
+def show(job: JobArgument, url: Url = DEFAULT_URL) -> None:
+    """Show the state of a job, its arms, and its recommendation once it has succeeded."""
+    from service.cli.display import show_job, show_recommendation
+
+    with connected(url) as client:
+        answer = client.job(job)
+        show_job(out, answer)
+        if answer["state"] == "succeeded":
+            show_recommendation(out, client.recommendation(job))
+
+
+def export(
+    job: JobArgument,
+    fmt: Annotated[Format, typer.Option("--format", "-f", help="Form of the file.")] = Format.JSON,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write. Default: standard output.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write the recommended config of a job to a file: as data, a script, its learned P, or everything in a zip."""
+    with connected(url) as client:
+        _write(client.export(job, fmt), output)
+
+
+def report(
+    job: JobArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("report.html"),
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write the report of a job that has succeeded: one HTML file that you can open offline."""
+    with connected(url) as client:
+        _write(client.report(job), output)
+
+
+def upload(
+    file: Annotated[str, typer.Argument(help="CSV, Parquet, NPZ or text file, zip of image folders, or a URL.")],
+    fmt: Annotated[
+        str | None,
+        typer.Option("--format", help="csv, parquet, npz, text or images. Default: from the ending of the name."),
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Upload a dataset and print its id, for the field dataset.id of a job's spec.
+
+    Example: warptune upload measurements.csv
+    """
+    with connected(url) as client:
+        try:
+            dataset, is_new = client.upload(file, fmt)
+        except OSError as error:
+            raise failure(f"cannot read {file}: {error.strerror or error}", 2) from None
+    say(dataset["id"])
+    if not is_new:
+        err.print("the same file was uploaded before")
+
+
+def datasets(url: Url = DEFAULT_URL) -> None:
+    """List the uploaded datasets, newest first."""
+    with connected(url) as client:
+        found = list(client.datasets())
+        for item in found:
+            say(f"{item['id']}  {item['rows']:>9} rows  {item['format']:<8} {item['name']}")
+    if not found:
+        err.print("There are no datasets. Upload one: warptune upload FILE")
+
+
+def delete_dataset(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id of an uploaded dataset.")],
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Delete an uploaded dataset. A dataset that a job uses cannot be deleted."""
+    with connected(url) as client:
+        client.delete_dataset(dataset)
+    say(f"{dataset} deleted")
+
+
+def _announce(client: Client, job_id: str, watch: bool) -> None:
+    """Print the id of a job; or show its progress, then its recommendation."""
+    if not watch:
+        say(job_id)
+        return
+    from service.cli.display import show_recommendation
+    from service.cli.display import watch as draw
+
+    say(f"job {job_id}  {client.url}/dashboard")
+    try:
+        job = draw(out, client.watch(job_id))
+    except KeyboardInterrupt:
+        say(f"stopped watching; the job still runs. Show it: warptune show {job_id}")
+        raise typer.Exit(128 + signal.SIGINT) from None
+    if job["state"] != "succeeded":
+        raise failure(f"the job {job['state']}" + (f": {job['cause']}" if job["cause"] else ""))
+    show_recommendation(out, client.recommendation(job_id))
+
+
+def _write(content: bytes, output: Path | None) -> None:
+    """Write a complete file or none; without a name, write to standard output."""
+    if output is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+        return
+    part = output.parent / f".{output.name}.part"
+    try:
+        if output.exists() and not output.is_file():  # a device or a pipe
+            output.write_bytes(content)
+            return
+        part.write_bytes(content)
+        part.replace(output)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise failure(f"cannot write {output}: {error.strerror}") from None
