@@ -13,9 +13,9 @@ from typing import Literal, Protocol
 
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
-from service.training.run import DivergedError, Ended, Progress, Run
+from service.training.run import CurvePoint, DivergedError, Ended, Run
 
-Train = Callable[[Run], Iterator[Progress]]
+Train = Callable[[Run], Iterator[CurvePoint]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Pruning:
     first_rung: int
     reduction: int
     startup_runs: int
-    signal: Callable[[Sequence[Progress]], float]
+    signal: Callable[[Sequence[CurvePoint]], float]
 
 
 class Work(Protocol):
@@ -74,7 +74,7 @@ class Work(Protocol):
     def started(self, assignment: Assignment) -> None:
         """An attempt at the run has started."""
 
-    def progress(self, assignment: Assignment, point: Progress) -> bool:
+    def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
         """The run has reached a point. Return whether it should continue."""
 
     def finished(self, assignment: Assignment, ended: Ended) -> None:
@@ -122,7 +122,7 @@ def silence(seconds: float) -> str:
     return f"it made no progress for {seconds:g} seconds"
 
 
-def default_train(run: Run) -> Iterator[Progress]:
+def default_train(run: Run) -> Iterator[CurvePoint]:
     """Train with the service's own loops, loaded on first use."""
     if run.family is not None:
         from service.training.family_loop import train_family
@@ -139,12 +139,12 @@ def warm_up(train: Train) -> None:
         import service.training.loop  # noqa: F401
 
 
-def attempt(train: Train, run: Run) -> Iterator[Progress | Ended]:
+def attempt(train: Train, run: Run) -> Iterator[CurvePoint | Ended]:
     """Yield the points of ``run`` and then how it ended. Nothing that ``train`` raises comes out.
 
     Called in a slot process and in a Ray actor, which may stop iterating at any point.
     """
-    last: Progress | None = None
+    last: CurvePoint | None = None
     try:
         for point in train(run):
             last = point
@@ -158,7 +158,7 @@ def attempt(train: Train, run: Run) -> Iterator[Progress | Ended]:
         yield ended_at(last, TrialState.COMPLETE)
 
 
-def ended_at(last: Progress | None, state: TrialState, cause: str | None = None) -> Ended:
+def ended_at(last: CurvePoint | None, state: TrialState, cause: str | None = None) -> Ended:
     """Return the end of a run whose last point was ``last``."""
     if last is None:
         return Ended(state, cause=cause)

@@ -31,7 +31,7 @@ from service.engines.base import (
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
-from service.training.run import Ended, Progress, Run
+from service.training.run import CurvePoint, Ended, Run
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class SlotReady(NamedTuple):
 def serve(connection: mp_connection.Connection, train: Train) -> None:
     """Do runs until the worker closes its end of ``connection`` or dies: the main function of a slot process.
 
-    The slot sends :class:`SlotReady` once. For each run it then sends :class:`Progress` messages, which the worker
+    The slot sends :class:`SlotReady` once. For each run it then sends :class:`CurvePoint` messages, which the worker
     answers with whether to continue, and one :class:`Ended`.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -101,11 +101,11 @@ class _Slot:
         self.heard = time.monotonic()  # its silence starts now
         return True
 
-    def receive(self) -> SlotReady | Progress | Ended | None:
+    def receive(self) -> SlotReady | CurvePoint | Ended | None:
         """Return the next message; None if the process is gone."""
         self.heard = time.monotonic()
         try:
-            message: SlotReady | Progress | Ended = self.connection.recv()
+            message: SlotReady | CurvePoint | Ended = self.connection.recv()
         except (EOFError, OSError):
             return None
         return message
@@ -242,7 +242,7 @@ class LocalEngine:
 def _stopped_by_itself(slot: _Slot) -> bool:
     """Answer the message of a slot during an interruption; return False if its process is gone."""
     message = slot.receive()
-    if isinstance(message, Progress):
+    if isinstance(message, CurvePoint):
         return slot.send(False)
     slot.assignment = None
     return message is not None

@@ -14,7 +14,7 @@ from typing import Final
 from ray import tune
 
 from service.engines.base import Pruning, Train, attempt, warm_up
-from service.training.run import Ended, Progress, Run
+from service.training.run import CurvePoint, Ended, Run
 
 RUN: Final = "run"
 """The one key of a Tune trial's config; its value is an :class:`ActorRun`."""
@@ -56,8 +56,8 @@ class RunActor(tune.Trainable):
         return True
 
     def _begin(self, work: ActorRun) -> None:
-        self._work, self._points = work, list[Progress]()
-        self._events: Iterator[Progress | Ended] = attempt(work.train, work.run)
+        self._work, self._points = work, list[CurvePoint]()
+        self._events: Iterator[CurvePoint | Ended] = attempt(work.train, work.run)
 
     def step(self) -> dict[str, object]:
         """Train to the next point and return it. The last point and the end come in one result."""

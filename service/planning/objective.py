@@ -13,7 +13,7 @@ from typing import Final
 from service.spec.job import ObjectiveSpec
 from service.spec.metrics import MetricEntry, metric_of
 from service.training.best import best_index, smoothed
-from service.training.run import Progress
+from service.training.run import CurvePoint
 
 TIMED: Final = ("seconds_to_target", "steps_to_target")
 """Metrics that ask when a validation loss is reached."""
@@ -47,7 +47,7 @@ class Objective:
         """Whether the cost is the time to a target."""
         return self.metric in TIMED and self.target is not None
 
-    def signal(self, points: Sequence[Progress]) -> float:
+    def signal(self, points: Sequence[CurvePoint]) -> float:
         """Return the loss, or the cost of the score, that a run has after some points: what a pruner compares.
 
         Args:
@@ -56,17 +56,17 @@ class Objective:
         costs = [self._cost_at(point) for point in points]
         return min(smoothed(costs)) if self.at_best else costs[-1]
 
-    def best_point(self, points: Sequence[Progress]) -> Progress:
+    def best_point(self, points: Sequence[CurvePoint]) -> CurvePoint:
         """Return the point of a curve that is judged."""
         return points[best_index([self._cost_at(point) for point in points])] if self.at_best else points[-1]
 
-    def _cost_at(self, point: Progress) -> float:
+    def _cost_at(self, point: CurvePoint) -> float:
         score = self.score
         if score is not None and point.val_score is not None:
             return score.cost(point.val_score)
         return point.val_loss
 
-    def cost(self, points: Sequence[Progress]) -> float | None:
+    def cost(self, points: Sequence[CurvePoint]) -> float | None:
         """Return the cost of a run: of its best or its last point, or the time to the target.
 
         A run that misses the target is not dropped. It costs the cap on steps or seconds, which is more than any run
@@ -86,12 +86,12 @@ class Objective:
         cap = self.steps if self.metric == "steps_to_target" else self.max_seconds
         return cap + self.best_point(points).val_loss - self.target
 
-    def reached(self, points: Sequence[Progress]) -> float | None:
+    def reached(self, points: Sequence[CurvePoint]) -> float | None:
         """Return the steps or seconds to the target; None if it was missed, or if the objective is not timed."""
         return time_to(points, self.target, self.metric) if self.is_timed else None
 
 
-def time_to(points: Sequence[Progress], target: float | None, metric: str) -> float | None:
+def time_to(points: Sequence[CurvePoint], target: float | None, metric: str) -> float | None:
     """Return the steps (``steps_to_target``) or else seconds to a validation loss of ``target``; None if missed."""
     if target is None:
         return None

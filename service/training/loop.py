@@ -21,7 +21,7 @@ from service.training.best import BestWeights, is_out_of_patience
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
 from service.training.models import build_network, loss_of
-from service.training.run import DivergedError, Progress, Run
+from service.training.run import CurvePoint, DivergedError, Run
 from service.training.step import TrainingStep, compile_in_place, training_loss
 
 POINTS: Final = 40
@@ -29,7 +29,7 @@ POINTS: Final = 40
 that overfits a small table may be at its best after a tenth of the run, where there must still be some points."""
 
 
-def train(run: Run) -> Iterator[Progress]:
+def train(run: Run) -> Iterator[CurvePoint]:
     """Train, yielding ``POINTS`` points (one a step in a shorter run), fewer if the run stops for want of patience.
 
     A run that finds its own checkpoint yields the earlier points again and continues from there. On the CPU, with the
@@ -84,7 +84,7 @@ class _State:
         self._total_loss = torch.zeros((), device=run.device)
         self._best = BestWeights(self._model) if run.best_by and run.test else None
         self.step, self.seconds = 0, 0.0
-        self.points: list[Progress] = []
+        self.points: list[CurvePoint] = []
 
     def train_step(self) -> None:
         self._total_loss += self._step(*self._data.next_batch())
@@ -101,12 +101,12 @@ class _State:
         steps, costs = [point.step for point in self.points], [self._cost(point) for point in self.points]
         return self.step == self._run.steps or is_out_of_patience(self._run.training.patience, steps, costs)
 
-    def measure(self, train_loss: float) -> Progress:
+    def measure(self, train_loss: float) -> CurvePoint:
         """Add a point to the learning curve. The last one gets the test loss, if the run is tested."""
         val_loss, val_score = self._data.evaluate(self._model, "val")
         self._check_finite(training=train_loss, validation=val_loss)
         self._total_loss.zero_()
-        self.points.append(Progress(self.step, train_loss, val_loss, self.seconds, val_score=val_score))
+        self.points.append(CurvePoint(self.step, train_loss, val_loss, self.seconds, val_score=val_score))
         if self._best is not None:
             self._best.add(self._cost(self.points[-1]))
         if self.ended and self._run.test:
@@ -122,7 +122,7 @@ class _State:
             if not math.isfinite(value):
                 raise DivergedError(f"the {name} loss is {value} after {self.step} of {self._run.steps} steps")
 
-    def _cost(self, point: Progress) -> float:
+    def _cost(self, point: CurvePoint) -> float:
         """Return what the best point is chosen by; lower is better."""
         run = self._run
         if run.best_by == "score" and point.val_score is not None:
@@ -154,7 +154,7 @@ class _State:
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to where :meth:`to_dict` was called."""
         self.step, self.seconds = saved["step"], saved["seconds"]
-        self.points = [Progress(*point) for point in saved["points"]]
+        self.points = [CurvePoint(*point) for point in saved["points"]]
         self._total_loss.copy_(saved["total_loss"])
         self._model.load_state_dict(saved["model"])
         self._optimizer.load_state_dict(saved["optimizer"])

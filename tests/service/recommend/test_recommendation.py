@@ -14,7 +14,7 @@ from service.recommend.recommendation import Finalist, best_trials, is_blind, ra
 from service.result.job_result import Word
 from service.spec.job import JobSpec
 from service.states import TrialState
-from service.training.run import Progress
+from service.training.run import CurvePoint
 
 LOSS = Objective(metric="val_loss", target=None, steps=10, max_seconds=60.0)
 ARMS = ("warpadam", "adamw")
@@ -49,7 +49,7 @@ def runs(arm: str, losses: list[float | None], number: int, phase: str = "confir
             test_loss=loss if phase == "confirm" else None,
             val_loss=loss,
             seconds=0.5,
-            curve=[] if loss is None else stored_curve([Progress(10, loss, loss, 0.5, None, 1.0 - loss / 10)]),
+            curve=[] if loss is None else stored_curve([CurvePoint(10, loss, loss, 0.5, None, 1.0 - loss / 10)]),
             test_score=None if loss is None else 1.0 - loss / 10,
         )
         for seed, loss in enumerate(losses, start=1)
@@ -183,7 +183,7 @@ def test_the_best_step_is_the_median_of_the_confirmation_runs(plan: JobPlan) -> 
     finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
     found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
     for run in found:
-        early = [Progress(step, 1.0, abs(step - 50) / 100, 0.1) for step in range(10, 110, 10)]
+        early = [CurvePoint(step, 1.0, abs(step - 50) / 100, 0.1) for step in range(10, 110, 10)]
         run.curve = stored_curve(early)
     at_best = replace(LOSS, at_best=True)
     assert [arm.best_step for arm in recommend(plan, finalists, found, at_best).finalists] == [50, 50]

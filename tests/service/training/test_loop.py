@@ -14,7 +14,7 @@ from service.spec.job import JobSpec
 from service.training.best import best_index
 from service.training.loop import POINTS, _State, train
 from service.training.networks import linear_layers
-from service.training.run import DivergedError, Progress, Run, Training
+from service.training.run import CurvePoint, DivergedError, Run, Training
 from tests.service.data.prepared import write_file
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **cha
     return replace(run, **changes)
 
 
-def without_seconds(points: list[Progress]) -> list[Progress]:
+def without_seconds(points: list[CurvePoint]) -> list[CurvePoint]:
     return [point._replace(seconds=0.0) for point in points]
 
 
