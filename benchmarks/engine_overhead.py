@@ -51,14 +51,14 @@ from service.planning.plan import make_plan
 from service.running.arm_search import ArmSearch
 from service.running.context import JobContext
 from service.spec.job import JobSpec, ResourcesSpec
-from service.training.run import Ended, Progress, Run
+from service.training.run import CurvePoint, Ended, Run
 
 SILENCE_S = 600.0
 
 
-def one_point(_: Run) -> Iterator[Progress]:
+def one_point(_: Run) -> Iterator[CurvePoint]:
     """Report one loss and end: an empty trial."""
-    yield Progress(1, 0.5, 0.5, 0.0)
+    yield CurvePoint(1, 0.5, 0.5, 0.0)
 
 
 class EmptyTrial(tune.Trainable):

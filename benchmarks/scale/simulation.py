@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from service.engines.base import Assignment, Work
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 
 POINTS: Final = 20
 """Points of a learning curve. The service's training loop yields the same number."""
@@ -71,14 +71,14 @@ class _Curve:
     def seconds_to_next(self) -> float:
         return self.step_s * self.assignment.run.steps / self.count
 
-    def advance(self) -> Progress | None:
+    def advance(self) -> CurvePoint | None:
         """Return the next point, or None if the run has diverged."""
         self.index += 1
         if self.index == self.diverges_at:
             return None
         step = round(self.index * self.assignment.run.steps / self.count)
         self.last = self.floor + self.index**-self.rate
-        return Progress(step, self.last, self.last, self.step_s * step)
+        return CurvePoint(step, self.last, self.last, self.step_s * step)
 
 
 class SimulatedEngine:

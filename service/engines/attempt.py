@@ -9,12 +9,12 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from service.states import TrialState
-from service.training.run import DivergedError, Ended, Progress, Run
+from service.training.run import CurvePoint, DivergedError, Ended, Run
 
-Train = Callable[[Run], Iterator[Progress]]
+Train = Callable[[Run], Iterator[CurvePoint]]
 
 
-def default_train(run: Run) -> Iterator[Progress]:
+def default_train(run: Run) -> Iterator[CurvePoint]:
     """Train with the service's own loops, loaded on first use."""
     if run.family is not None:
         from service.training.family_loop import train_family
@@ -31,9 +31,9 @@ def warm_up(train: Train) -> None:
         import service.training.loop  # noqa: F401
 
 
-def attempt(train: Train, run: Run) -> Iterator[Progress | Ended]:
+def attempt(train: Train, run: Run) -> Iterator[CurvePoint | Ended]:
     """Yield the points of ``run`` and then how it ended. Nothing that ``train`` raises comes out."""
-    last: Progress | None = None
+    last: CurvePoint | None = None
     try:
         for point in train(run):
             last = point
@@ -47,7 +47,7 @@ def attempt(train: Train, run: Run) -> Iterator[Progress | Ended]:
         yield ended_at(last, TrialState.COMPLETE)
 
 
-def ended_at(last: Progress | None, state: TrialState, cause: str | None = None) -> Ended:
+def ended_at(last: CurvePoint | None, state: TrialState, cause: str | None = None) -> Ended:
     """Return the end of a run whose last point was ``last``."""
     if last is None:
         return Ended(state, cause=cause)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.spec.job import ResourcesSpec
-from service.training.run import Ended, Progress, Run
+from service.training.run import CurvePoint, Ended, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Pruning:
     first_rung: int
     reduction: int
     startup_runs: int
-    signal: Callable[[Progress], float]
+    signal: Callable[[CurvePoint], float]
 
 
 class Work(Protocol):
@@ -69,7 +69,7 @@ class Work(Protocol):
     def started(self, assignment: Assignment) -> None:
         """An attempt at the run has started."""
 
-    def progress(self, assignment: Assignment, point: Progress) -> bool:
+    def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
         """The run has reached a point. Return whether it should continue."""
 
     def finished(self, assignment: Assignment, ended: Ended) -> None:

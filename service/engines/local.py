@@ -21,7 +21,7 @@ from service.engines.slot import SlotReady, serve
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
-from service.training.run import Ended, Progress, Run
+from service.training.run import CurvePoint, Ended, Run
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ class _Slot:
         self.heard = time.monotonic()  # its silence starts now
         return True
 
-    def receive(self) -> SlotReady | Progress | Ended | None:
+    def receive(self) -> SlotReady | CurvePoint | Ended | None:
         """Return the next message; None if the process is gone."""
         self.heard = time.monotonic()
         try:
-            message: SlotReady | Progress | Ended = self.connection.recv()
+            message: SlotReady | CurvePoint | Ended = self.connection.recv()
         except (EOFError, OSError):
             return None
         return message
@@ -203,7 +203,7 @@ class LocalEngine:
 def _stopped_by_itself(slot: _Slot) -> bool:
     """Answer the message of a slot during an interruption; return False if its process is gone."""
     message = slot.receive()
-    if isinstance(message, Progress):
+    if isinstance(message, CurvePoint):
         return slot.send(False)
     slot.assignment = None
     return message is not None

@@ -26,7 +26,7 @@ from service.engines.ray_trainable import ENDED, POINT, RUN, ActorRun
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class _OpenRun:
     trial: Trial | None = None
     began: bool = False
     heard: float = field(default_factory=time.monotonic)
-    last: Progress | None = None
+    last: CurvePoint | None = None
     ended: Ended | None = None
     silent: bool = False
 
@@ -96,7 +96,7 @@ class Bridge(tune.Stopper, tune.Callback):
             return False
         point, ended = result.get(POINT), result.get(ENDED)
         item.heard, item.ended = time.monotonic(), ended if isinstance(ended, Ended) else None
-        if not isinstance(point, Progress) or (item.last and point.step <= item.last.step):
+        if not isinstance(point, CurvePoint) or (item.last and point.step <= item.last.step):
             return False  # after a pause, a run repeats points that it has reached before
         item.last = point
         return not self._ask(self._work.progress, item.assignment, point)

@@ -14,7 +14,7 @@ from ray import tune
 
 from service.engines.attempt import Train, attempt, warm_up
 from service.engines.base import Pruning
-from service.training.run import Ended, Progress, Run
+from service.training.run import CurvePoint, Ended, Run
 
 RUN: Final = "run"
 """The one key of a Tune trial's config; its value is an :class:`ActorRun`."""
@@ -64,7 +64,7 @@ class RunActor(tune.Trainable):
 
     def _begin(self, work: ActorRun) -> None:
         self._work = work
-        self._events: Iterator[Progress | Ended] = attempt(work.train, work.run)
+        self._events: Iterator[CurvePoint | Ended] = attempt(work.train, work.run)
 
     def step(self) -> dict[str, object]:
         """Train to the next point and return it. The last point and the end come in one result."""

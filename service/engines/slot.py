@@ -25,7 +25,7 @@ class SlotReady(NamedTuple):
 def serve(connection: Connection, train: Train) -> None:
     """Do runs until the worker closes its end of ``connection``. This is the main function of a slot process.
 
-    The slot sends :class:`SlotReady` once. For each run it then sends :class:`Progress` messages, which the worker
+    The slot sends :class:`SlotReady` once. For each run it then sends :class:`CurvePoint` messages, which the worker
     answers with whether to continue, and one :class:`Ended`.
     """
     for number in (signal.SIGINT, signal.SIGTERM):

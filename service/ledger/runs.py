@@ -21,7 +21,7 @@ from service.ledger.lease import Lease, fenced
 from service.result.job_result import JobResult
 from service.spec.job import Scalar
 from service.states import ArmState, JobState, TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 
 IDS_OF_A_QUERY: Final = 500
 """Ids that one query asks for: databases limit the parameters of a statement."""
@@ -87,13 +87,13 @@ class RunLog:
             session.execute(delete(TrialPoint).where(TrialPoint.trial_id == trial_id))
             return trial.attempts
 
-    def add_points(self, points: Sequence[tuple[int, Progress]]) -> None:
+    def add_points(self, points: Sequence[tuple[int, CurvePoint]]) -> None:
         """Store points of running trials' learning curves, each with its trial's id, in the order of their steps."""
         with fenced(self.db, self.lease) as session:
             _insert_points(session, points)
 
     def finish_trial(
-        self, trial_id: int, ended: Ended, arm_seconds: float, points: Sequence[tuple[int, Progress]] = ()
+        self, trial_id: int, ended: Ended, arm_seconds: float, points: Sequence[tuple[int, CurvePoint]] = ()
     ) -> None:
         """Store how a trial ended, the seconds that its arm has used by then, and points that were not stored yet."""
         with fenced(self.db, self.lease) as session:
@@ -148,16 +148,16 @@ class RunLog:
             wanted = select(Trial).where(Trial.job_id == self.job_id, Trial.arm == arm).order_by(Trial.number)
             return session.scalars(wanted).all()
 
-    def curves(self, trial_ids: Collection[int]) -> dict[int, list[Progress]]:
+    def curves(self, trial_ids: Collection[int]) -> dict[int, list[CurvePoint]]:
         """Return the learning curves of trials, by id."""
-        found: dict[int, list[Progress]] = {trial_id: [] for trial_id in trial_ids}
+        found: dict[int, list[CurvePoint]] = {trial_id: [] for trial_id in trial_ids}
         columns = (getattr(TrialPoint, name) for name in ("trial_id", *_POINT))
         wanted = select(*columns).order_by(TrialPoint.step)
         with self.db.read() as session:
             for start in range(0, len(found), IDS_OF_A_QUERY):
                 ids = [*found][start : start + IDS_OF_A_QUERY]
                 for row in session.execute(wanted.where(TrialPoint.trial_id.in_(ids))):
-                    point = Progress(row.step, row.train_loss, row.val_loss, row.seconds, None, row.val_score)
+                    point = CurvePoint(row.step, row.train_loss, row.val_loss, row.seconds, None, row.val_score)
                     found[row.trial_id].append(point)
         return found
 
@@ -207,7 +207,7 @@ class RunLog:
             if run.state == TrialState.RUNNING:
                 run.state, run.attempts = TrialState.QUEUED, run.attempts - 1
 
-    def finish_confirm_run(self, run_id: int, ended: Ended, curve: Sequence[Progress] = ()) -> None:
+    def finish_confirm_run(self, run_id: int, ended: Ended, curve: Sequence[CurvePoint] = ()) -> None:
         """Store how a confirmation run ended, with its learning curve."""
         with fenced(self.db, self.lease) as session:
             run = session.get_one(ConfirmRun, run_id)
@@ -252,7 +252,7 @@ class RunLog:
             close(session, require_job(session, self.job_id), state, cause)
 
 
-def _insert_points(session: Session, points: Sequence[tuple[int, Progress]]) -> None:
+def _insert_points(session: Session, points: Sequence[tuple[int, CurvePoint]]) -> None:
     if not points:
         return
     rows = [{"trial_id": key, **{name: getattr(point, name) for name in _POINT}} for key, point in points]

@@ -12,7 +12,7 @@ from typing import Final
 
 from service.spec.job import ObjectiveSpec
 from service.spec.metrics import MetricEntry, metric_of
-from service.training.run import Progress
+from service.training.run import CurvePoint
 
 TIMED: Final = ("seconds_to_target", "steps_to_target")
 """Metrics that ask when a validation loss is reached."""
@@ -44,14 +44,14 @@ class Objective:
         """Whether the cost is the time to a target."""
         return self.metric in TIMED and self.target is not None
 
-    def signal(self, point: Progress) -> float:
+    def signal(self, point: CurvePoint) -> float:
         """Return what a pruner compares at a point: the loss, or the cost of the score."""
         score = self.score
         if score is not None and point.val_score is not None:
             return score.cost(point.val_score)
         return point.val_loss
 
-    def cost(self, points: Sequence[Progress]) -> float | None:
+    def cost(self, points: Sequence[CurvePoint]) -> float | None:
         """Return the cost of a run: of its last point, or the time to the target.
 
         A run that misses the target is not dropped. It costs the cap on steps or seconds, which is more than any run
@@ -71,12 +71,12 @@ class Objective:
         cap = self.steps if self.metric == "steps_to_target" else self.max_seconds
         return cap + points[-1].val_loss - self.target
 
-    def reached(self, points: Sequence[Progress]) -> float | None:
+    def reached(self, points: Sequence[CurvePoint]) -> float | None:
         """Return the steps or seconds to the target; None if it was missed, or if the objective is not timed."""
         return time_to(points, self.target, self.metric) if self.is_timed else None
 
 
-def time_to(points: Sequence[Progress], target: float | None, metric: str) -> float | None:
+def time_to(points: Sequence[CurvePoint], target: float | None, metric: str) -> float | None:
     """Return the steps (``steps_to_target``) or else seconds to a validation loss of ``target``; None if missed."""
     if target is None:
         return None

@@ -12,7 +12,7 @@ from service.db.models import Trial
 from service.planning.objective import Objective
 from service.result.job_result import Fidelity
 from service.states import ENDED_TRIAL, TrialState
-from service.training.run import Progress
+from service.training.run import CurvePoint
 
 UNPRUNED: Final = 8
 """First trials of each arm that are never pruned: the rank correlation is measured on them."""
@@ -27,7 +27,7 @@ MIN_TRIALS: Final = 4
 def measure(
     arm: str,
     rows: Sequence[Trial],
-    curves: Mapping[int, Sequence[Progress]],
+    curves: Mapping[int, Sequence[CurvePoint]],
     objective: Objective,
     rung_step: int,
 ) -> Fidelity | None:

@@ -36,7 +36,7 @@ from service.result.job_result import (
 )
 from service.spec.metrics import ERROR, METRICS
 from service.states import ENDED_TRIAL, TrialState
-from service.training.run import Progress
+from service.training.run import CurvePoint
 
 NOTE: Final = (
     "descriptive: these comparisons were not planned before the runs; p-values are two-sided and Holm-adjusted over "
@@ -53,7 +53,7 @@ JUDGED: Final = {
 MIN_IMPORTANCE_TRIALS: Final = 4
 """With fewer completed trials, importances are noise."""
 
-Curves = Sequence[tuple[Sequence[Progress], Sequence[Progress]]]
+Curves = Sequence[tuple[Sequence[CurvePoint], Sequence[CurvePoint]]]
 """The learning curves of the baseline and of the challenger, seed by seed."""
 
 Values = Sequence[tuple[float | None, float | None]]

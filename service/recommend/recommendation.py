@@ -17,7 +17,7 @@ from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, 
 from service.spec.job import MAX_CONFIRM_SEEDS
 from service.spec.metrics import METRICS
 from service.states import TrialState
-from service.training.run import Progress
+from service.training.run import CurvePoint
 
 
 class Finalist(NamedTuple):
@@ -51,7 +51,7 @@ def error_on_test(run: ConfirmRun, objective: Objective) -> float | None:
     return 1.0 - run.test_score if objective.score is None else objective.score.cost(run.test_score)
 
 
-def length(curve: Sequence[Progress], metric: str) -> float:
+def length(curve: Sequence[CurvePoint], metric: str) -> float:
     """Return the steps of a run for ``steps_to_target``, otherwise its seconds; 0 for an empty curve."""
     if not curve:
         return 0.0

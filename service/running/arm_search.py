@@ -21,7 +21,7 @@ from service.running.arms import ArmLimits, arm_fidelity, objective_of
 from service.running.context import JobContext
 from service.running.samplers import make_pruning, make_sampler
 from service.states import TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 
 POINTS_EVERY_S: Final = 0.5
 """Longest time that points wait to be written. Points of short trials share a transaction."""
@@ -50,8 +50,8 @@ class ArmSearch:
         self._trials: dict[int, Trial] = {row.id: row for row in rows}
         self._waiting = [row for row in rows if row.state == TrialState.QUEUED]
         self._open: dict[int, OpenTrial] = {}
-        self._curves: dict[int, list[Progress]] = {}
-        self._unwritten: list[tuple[int, Progress]] = []
+        self._curves: dict[int, list[CurvePoint]] = {}
+        self._unwritten: list[tuple[int, CurvePoint]] = []
         self._written = time.monotonic()
         spec = self._plan.spec
         self.pruning: Pruning | None = make_pruning(spec.engine, spec.search, self.objective)
@@ -112,7 +112,7 @@ class ArmSearch:
         if row.state == TrialState.QUEUED:  # a new one was stored as running its first attempt
             row.state, row.attempts = TrialState.RUNNING, self._log.start_trial(row.id)
 
-    def progress(self, assignment: Assignment, point: Progress) -> bool:
+    def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
         """Record the point, and ask the pruner unless it is the last one.
 
         It is also asked about the first trials, although those go on whatever it says: `asha` and `hyperband` remember
@@ -196,7 +196,7 @@ class ArmSearch:
             self._arm_study.tell(trial, ended)
         self._measure()
 
-    def _curve(self, trial_id: int) -> list[Progress]:
+    def _curve(self, trial_id: int) -> list[CurvePoint]:
         """Return the curve so far; the ledger has that of a waiting trial."""
         return self._curves[trial_id] if trial_id in self._curves else self._log.curves([trial_id])[trial_id]
 

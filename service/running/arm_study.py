@@ -29,7 +29,7 @@ from service.planning.objective import Objective
 from service.running.context import JobContext
 from service.running.samplers import make_pruner
 from service.states import ENDED_TRIAL, TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class ArmStudy:
                 self._storage.set_study_system_attr(self._stored_id, key, value)
         return asked
 
-    def report(self, trial: OpenTrial, point: Progress) -> None:
+    def report(self, trial: OpenTrial, point: CurvePoint) -> None:
         """Report a point, unless an earlier attempt did. With two objectives there is no pruner to report to."""
         if point.step > trial.reported:
             if not self._two:
@@ -225,7 +225,7 @@ class ArmStudy:
             return OptunaState.PRUNED
         return OptunaState.FAIL
 
-    def _frozen(self, row: Trial, state: OptunaState, points: Sequence[Progress]) -> FrozenTrial:
+    def _frozen(self, row: Trial, state: OptunaState, points: Sequence[CurvePoint]) -> FrozenTrial:
         """Return a trial of the ledger as Optuna has it: one that ended, or one that runs again."""
         signals = {} if self._two else {point.step: self._objective.signal(point) for point in points}
         value, seconds = row.value, row.seconds

@@ -17,7 +17,7 @@ from service.planning.arms import Role
 from service.running.context import JobContext
 from service.spec.job import MAX_CONFIRM_SEEDS, JobSpec
 from service.states import TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 
 Phase = Literal["select", "confirm", "from_p"]
 
@@ -55,7 +55,7 @@ class ConfirmRuns:
     ) -> None:
         self._job, self._log, self._plan, self._phase, self._steps = job, job.record, job.plan, phase, steps
         self.halted = job.halted
-        self._curves: dict[int, list[Progress]] = {}
+        self._curves: dict[int, list[CurvePoint]] = {}
         self.pruning: Pruning | None = None
         self._params = {trial.number: trial.params for trial in finalists}
         runs = self._log.plan_confirm_runs(phase, finalists, fresh_seeds(self._plan.spec, phase))
@@ -90,7 +90,7 @@ class ConfirmRuns:
         self._curves[assignment.key] = []
         self._runs[assignment.key].attempts = self._log.start_confirm_run(assignment.key)
 
-    def progress(self, assignment: Assignment, point: Progress) -> bool:
+    def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
         """Keep the point. A confirmation run is never stopped early."""
         self._curves[assignment.key].append(point)
         return True

@@ -24,12 +24,12 @@ from service.training.loop import report_steps
 from service.training.metrics import score_at_once
 from service.training.models import loss_of, score_of
 from service.training.networks import linear_layers
-from service.training.run import DivergedError, FamilyTraining, Progress, Run
+from service.training.run import CurvePoint, DivergedError, FamilyTraining, Run
 from service.training.step import make_schedule, training_loss
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
 
-def train_family(run: Run) -> Iterator[Progress]:
+def train_family(run: Run) -> Iterator[CurvePoint]:
     """Learn P, starting from the P of the run if it has one, then train; yield the means over the tasks.
 
     The tasks are those of meta-validation, or with ``run.test`` those of meta-test. ``val_loss`` is the loss on the
@@ -66,13 +66,13 @@ def train_family(run: Run) -> Iterator[Progress]:
         yield _point(run, networks, step, train_loss, seconds)._replace(learning_seconds=learning_seconds)
 
 
-def _point(run: Run, networks: _SideBySide, step: int, train_loss: float, seconds: float) -> Progress:
+def _point(run: Run, networks: _SideBySide, step: int, train_loss: float, seconds: float) -> CurvePoint:
     loss, score = networks.evaluate()
     for name, value in (("training", train_loss), ("held-out", loss)):
         if not math.isfinite(value):
             raise DivergedError(f"the mean {name} loss is {value} after {step} of {run.steps} steps")
     tested = run.test and step == run.steps
-    return Progress(step, train_loss, loss, seconds, loss if tested else None, score, score if tested else None)
+    return CurvePoint(step, train_loss, loss, seconds, loss if tested else None, score, score if tested else None)
 
 
 def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, float]:

@@ -18,14 +18,14 @@ from service.training.batches import Batches
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
 from service.training.models import build_network, loss_of
-from service.training.run import DivergedError, Progress, Run
+from service.training.run import CurvePoint, DivergedError, Run
 from service.training.step import TrainingStep, compile_in_place, training_loss
 
 POINTS: Final = 20
 """Points of a learning curve: the validation loss is measured this many times in a run, the last at its end."""
 
 
-def train(run: Run) -> Iterator[Progress]:
+def train(run: Run) -> Iterator[CurvePoint]:
     """Train, yielding ``POINTS`` points (one a step in a shorter run).
 
     A run that finds its own checkpoint yields the earlier points again and continues from there. On the CPU, with the
@@ -77,7 +77,7 @@ class _State:
         self._step = TrainingStep(self._model, self._optimizer, loss, run.training, run.steps, run.device)
         self._total_loss = torch.zeros((), device=run.device)
         self.step, self.seconds = 0, 0.0
-        self.points: list[Progress] = []
+        self.points: list[CurvePoint] = []
 
     def train_step(self) -> None:
         self._total_loss += self._step(*self._data.next_batch())
@@ -88,7 +88,7 @@ class _State:
         last_step = self.points[-1].step if self.points else 0
         return self._total_loss.item() / (self.step - last_step)
 
-    def measure(self, train_loss: float) -> Progress:
+    def measure(self, train_loss: float) -> CurvePoint:
         """Add a point to the learning curve."""
         run = self._run
         val_loss, val_score = self._data.evaluate(self._model, "val")
@@ -98,7 +98,7 @@ class _State:
             if not math.isfinite(value):
                 raise DivergedError(f"the {name} loss is {value} after {self.step} of {run.steps} steps")
         self._total_loss.zero_()
-        self.points.append(Progress(self.step, train_loss, val_loss, self.seconds, test_loss, val_score, test_score))
+        self.points.append(CurvePoint(self.step, train_loss, val_loss, self.seconds, test_loss, val_score, test_score))
         return self.points[-1]
 
     def keep_p(self) -> None:
@@ -125,7 +125,7 @@ class _State:
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to where :meth:`to_dict` was called."""
         self.step, self.seconds = saved["step"], saved["seconds"]
-        self.points = [Progress(*point) for point in saved["points"]]
+        self.points = [CurvePoint(*point) for point in saved["points"]]
         self._total_loss.copy_(saved["total_loss"])
         self._model.load_state_dict(saved["model"])
         self._optimizer.load_state_dict(saved["optimizer"])

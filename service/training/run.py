@@ -134,7 +134,7 @@ class Run:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-class Progress(NamedTuple):
+class CurvePoint(NamedTuple):
     """One point of a learning curve.
 
     Attributes:

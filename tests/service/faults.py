@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.engines.attempt import Train, default_train
-from service.training.run import Progress, Run
+from service.training.run import CurvePoint, Run
 
 
 def _count(name: str) -> int:
@@ -25,13 +25,13 @@ def _count(name: str) -> int:
             return number
 
 
-def in_folder(folder: str, train: Train, run: Run) -> Iterator[Progress]:
+def in_folder(folder: str, train: Train, run: Run) -> Iterator[CurvePoint]:
     """Do ``train`` with FAULTS_DIR set, in a process that was started before the test."""
     os.environ["FAULTS_DIR"] = folder
     return train(run)
 
 
-def first_run_killed_once_second_raises(run: Run) -> Iterator[Progress]:
+def first_run_killed_once_second_raises(run: Run) -> Iterator[CurvePoint]:
     """The first attempt dies at its third point; after its second attempt, the next run raises."""
     number = _count("run")
     if number == 3:
@@ -42,13 +42,13 @@ def first_run_killed_once_second_raises(run: Run) -> Iterator[Progress]:
         yield point
 
 
-def second_run_raises(run: Run) -> Iterator[Progress]:
+def second_run_raises(run: Run) -> Iterator[CurvePoint]:
     if _count("run") == 2:
         raise RuntimeError("the second run is broken")
     return default_train(run)
 
 
-def second_run_killed_once(run: Run) -> Iterator[Progress]:
+def second_run_killed_once(run: Run) -> Iterator[CurvePoint]:
     """The second run dies at its third point; its second attempt does not."""
     kill = _count("run") == 2
     for index, point in enumerate(default_train(run)):
@@ -57,7 +57,7 @@ def second_run_killed_once(run: Run) -> Iterator[Progress]:
         yield point
 
 
-def one_config_always_killed(run: Run) -> Iterator[Progress]:
+def one_config_always_killed(run: Run) -> Iterator[CurvePoint]:
     """Whatever config the second run has dies at every attempt."""
     folder = Path(os.environ["FAULTS_DIR"])
     if _count("run") == 2:
@@ -68,7 +68,7 @@ def one_config_always_killed(run: Run) -> Iterator[Progress]:
     return default_train(run)
 
 
-def hangs(run: Run) -> Iterator[Progress]:
+def hangs(run: Run) -> Iterator[CurvePoint]:
     """A run that says nothing for a minute."""
     _count("hanging")
     time.sleep(60)
@@ -79,7 +79,7 @@ STEP_S = 0.01
 """Least time of a step of a trial, where they are counted."""
 
 
-def counted(run: Run) -> Iterator[Progress]:
+def counted(run: Run) -> Iterator[CurvePoint]:
     """A real run that leaves a line with its name for every step; the steps of trials are slow."""
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -98,7 +98,7 @@ def counted(run: Run) -> Iterator[Progress]:
         os.close(steps)
 
 
-def slow(run: Run) -> Iterator[Progress]:
+def slow(run: Run) -> Iterator[CurvePoint]:
     """A real run that takes a while at every point."""
     for point in default_train(run):
         _count("point")

@@ -27,7 +27,7 @@ from service.recommend.recommendation import Finalist, recommend
 from service.result.job_result import JobResult
 from service.settings import Settings
 from service.states import TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 from tests.conftest import SpecMaker
 from tests.service.results import NO_FINDINGS
 
@@ -164,7 +164,7 @@ def search(log: RunLog, trials: int = 2, points: Sequence[int] = ()) -> list[Tri
             trial = log.add_trial(arm.name, arm.space.first_trials[index % len(arm.space.first_trials)])
             log.start_trial(trial.id)
             for step in points:
-                log.add_points([(trial.id, Progress(step, 1.0 / step, 0.5 + index, step * 0.01))])
+                log.add_points([(trial.id, CurvePoint(step, 1.0 / step, 0.5 + index, step * 0.01))])
             log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 0.5 + index, None, 0.1), 0.2 * (index + 1))
         log.finish_arm(arm.name, 0.2 * trials, "trials_per_arm")
         best.append(log.trials(arm.name)[0])
@@ -180,7 +180,7 @@ def succeed(log: RunLog, gain: float = 0.25) -> None:
     for run in runs:
         loss = 1.0 + run.seed % 8 / 64 - (gain if run.arm.startswith(WARPADAM) else 0.0)
         log.finish_confirm_run(
-            run.id, Ended(TrialState.COMPLETE, loss, loss, 0.1), [Progress(10, loss, loss, 0.1, loss)]
+            run.id, Ended(TrialState.COMPLETE, loss, loss, 0.1), [CurvePoint(10, loss, loss, 0.1, loss)]
         )
     picked = [Finalist(trial, trial.value or 0.0) for trial in finalists]
     objective = Objective(metric="val_loss", target=None, steps=10, max_seconds=600.0)

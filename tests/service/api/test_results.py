@@ -23,7 +23,7 @@ from service.ledger.curves import stored_curve
 from service.settings import Settings
 from service.spec.job import TrainingSpec
 from service.states import JobState, TrialState
-from service.training.run import Progress, Training
+from service.training.run import CurvePoint, Training
 from service.training.step import TrainingStep, compile_in_place, lr_factor, training_loss
 from service.version import VERSION
 from tests.service.api.conftest import Submit, assert_problem, claim_job, search, sqlite_only, succeed
@@ -252,7 +252,7 @@ def test_report_draws_the_runs_of_the_finalists_and_not_of_those_before_them(
     succeed(log)
     page = client.get(job["links"]["report"]).text
     with db.write() as session:  # as an extension leaves them whose trials found another best one
-        curve = stored_curve([Progress(10, 777.0, 777.0, 0.1)])
+        curve = stored_curve([CurvePoint(10, 777.0, 777.0, 0.1)])
         session.add(
             ConfirmRun(
                 job_id=job["id"],

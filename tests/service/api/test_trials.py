@@ -10,7 +10,7 @@ from service.db.session import Database
 from service.ledger.runs import RunLog
 from service.planning.plan import make_plan
 from service.states import TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 from tests.service.api.conftest import Submit, assert_problem, claim_job, pages, search, sqlite_only
 
 
@@ -72,7 +72,7 @@ def test_trial_of_a_baseline_shows_the_arguments_of_its_optimizer(client: TestCl
 def test_running_trial_shows_how_far_it_is(client: TestClient, log: RunLog) -> None:
     trial = log.add_trial("adamw", {"lr": 0.01})
     log.start_trial(trial.id)
-    log.add_points([(trial.id, Progress(5, 1.0, 0.9, 0.05))])
+    log.add_points([(trial.id, CurvePoint(5, 1.0, 0.9, 0.05))])
     shown = client.get(f"/v1/jobs/{log.job_id}/trials/6").json()
     assert (shown["state"], shown["value"], shown["finished_at"]) == ("running", None, None)
     assert (shown["last_step"], len(shown["curve"])) == (5, 1)

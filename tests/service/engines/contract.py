@@ -14,7 +14,7 @@ from service.engines.base import Assignment, Engine, Pruning
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
-from service.training.run import DivergedError, Ended, Progress, Run
+from service.training.run import CurvePoint, DivergedError, Ended, Run
 
 SILENCE_S = 120.0
 
@@ -36,39 +36,41 @@ def make_run(seed: int) -> Run:
     )
 
 
-def report_pid(run: Run) -> Iterator[Progress]:
+def report_pid(run: Run) -> Iterator[CurvePoint]:
     """Three points; the training loss is the process id."""
     for step in (1, 2, 3):
-        yield Progress(step, float(os.getpid()), float(run.seed), 0.1)
+        yield CurvePoint(step, float(os.getpid()), float(run.seed), 0.1)
 
 
-def report_where(run: Run) -> Iterator[Progress]:
+def report_where(run: Run) -> Iterator[CurvePoint]:
     """One point: threads, and the index of the device."""
-    yield Progress(1, float(run.threads), float(run.device.removeprefix("cuda:")) if run.device != "cpu" else -1.0, 0.1)
+    yield CurvePoint(
+        1, float(run.threads), float(run.device.removeprefix("cuda:")) if run.device != "cpu" else -1.0, 0.1
+    )
 
 
-def exit_at_once(run: Run) -> Iterator[Progress]:
+def exit_at_once(run: Run) -> Iterator[CurvePoint]:
     os._exit(3)
     yield
 
 
-def out_of_memory(run: Run) -> Iterator[Progress]:
+def out_of_memory(run: Run) -> Iterator[CurvePoint]:
     raise MemoryError("no room")
     yield
 
 
-def diverge(run: Run) -> Iterator[Progress]:
-    yield Progress(1, 0.5, 0.5, 0.1)
+def diverge(run: Run) -> Iterator[CurvePoint]:
+    yield CurvePoint(1, 0.5, 0.5, 0.1)
     raise DivergedError("the training loss is nan after 2 of 3 steps")
 
 
-def truncated(run: Run) -> Iterator[Progress]:
+def truncated(run: Run) -> Iterator[CurvePoint]:
     raise EOFError("the file is cut short")
     yield
 
 
-def then_sleep_for_ever(run: Run) -> Iterator[Progress]:
-    yield Progress(1, float(os.getpid()), 0.0, 0.1)
+def then_sleep_for_ever(run: Run) -> Iterator[CurvePoint]:
+    yield CurvePoint(1, float(os.getpid()), 0.0, 0.1)
     time.sleep(600)
 
 
@@ -89,7 +91,7 @@ class Recorder:
         self.waiting = [Assignment(key, make_run(key), attempts - 1) for key in range(count)]
         self.attempts = dict.fromkeys(range(count), attempts)
         self.pruning: Pruning | None = None
-        self.points: list[tuple[int, Progress]] = []
+        self.points: list[tuple[int, CurvePoint]] = []
         self.ended: dict[int, Ended] = {}
         self.stopped: list[int] = []
         self.begun: list[int] = []
@@ -105,7 +107,7 @@ class Recorder:
         self.attempts[assignment.key] -= 1
         self.peak = max(self.peak, len(self.begun) - len(self.ended))
 
-    def progress(self, assignment: Assignment, point: Progress) -> bool:
+    def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
         self.points.append((assignment.key, point))
         return point.step != self.stop_after
 
@@ -128,7 +130,7 @@ class HaltedAtAPoint(Recorder):
 
     halted_at = 0.0
 
-    def progress(self, assignment: Assignment, point: Progress) -> bool:
+    def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
         self.is_halted, self.halted_at = True, time.monotonic()
         return super().progress(assignment, point)
 
@@ -136,7 +138,7 @@ class HaltedAtAPoint(Recorder):
 class Stalled(Recorder):
     """Is busy at its first point for longer than a run may be silent, as when its ledger is away for a moment."""
 
-    def progress(self, assignment: Assignment, point: Progress) -> bool:
+    def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
         if not self.points:
             time.sleep(3.0)
         return super().progress(assignment, point)

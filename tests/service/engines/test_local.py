@@ -13,15 +13,15 @@ from service.engines.local import LocalEngine, _device
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
-from service.training.run import Ended, Progress, Run
+from service.training.run import CurvePoint, Ended, Run
 from tests.service.engines.contract import SILENCE_S, EngineContract, Recorder, exit_at_once, report_pid
 
 Make = Callable[[Train], LocalEngine]
 
 
-def sleep_for_ever(run: Run) -> Iterator[Progress]:
+def sleep_for_ever(run: Run) -> Iterator[CurvePoint]:
     time.sleep(600)
-    yield Progress(1, 0.0, 0.0, 0.1)
+    yield CurvePoint(1, 0.0, 0.0, 0.1)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from service.engines.ray_tune import RayEngine
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
-from service.training.run import Progress, Run
+from service.training.run import CurvePoint, Run
 from tests.service.engines.contract import SILENCE_S, EngineContract, Make, Recorder, make_run, report_pid
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("shared_ray")]
@@ -32,32 +32,32 @@ class TestRayEngine(EngineContract):
         return ResourcesSpec(max_concurrent=count)
 
 
-def val_loss(point: Progress) -> float:
+def val_loss(point: CurvePoint) -> float:
     return point.val_loss
 
 
-def best_score(point: Progress) -> float:
+def best_score(point: CurvePoint) -> float:
     return 1.0 - (point.val_score or 0.0)
 
 
-def scored_against_its_loss(run: Run) -> Iterator[Progress]:
+def scored_against_its_loss(run: Run) -> Iterator[CurvePoint]:
     """Eight points; the higher the seed, the lower the loss and the score."""
     for step in range(1, 9):
-        yield Progress(step, 0.0, 1.0 / (1 + run.seed), 0.1, None, 1.0 / (1 + run.seed))
+        yield CurvePoint(step, 0.0, 1.0 / (1 + run.seed), 0.1, None, 1.0 / (1 + run.seed))
 
 
-def report_devices(folder: Path, run: Run) -> Iterator[Progress]:
+def report_devices(folder: Path, run: Run) -> Iterator[CurvePoint]:
     """One point, once four runs are under way: the visible CUDA device."""
     (folder / f"run-{run.seed}").touch()
     while len(list(folder.glob("run-*"))) < 4:
         time.sleep(0.05)
-    yield Progress(1, float(os.environ["CUDA_VISIBLE_DEVICES"]), 0.0, 0.1)
+    yield CurvePoint(1, float(os.environ["CUDA_VISIBLE_DEVICES"]), 0.0, 0.1)
 
 
-def ranked(run: Run) -> Iterator[Progress]:
+def ranked(run: Run) -> Iterator[CurvePoint]:
     """Eight points; the loss is the seed's own at every step, so that a scheduler can tell them apart."""
     for step in range(1, 9):
-        yield Progress(step, 0.0, float(run.seed), 0.1)
+        yield CurvePoint(step, 0.0, float(run.seed), 0.1)
 
 
 def test_a_cluster_that_can_never_place_a_run_says_what_was_asked_and_what_it_has() -> None:

@@ -25,7 +25,7 @@ from service.engines.attempt import default_train
 from service.engines.base import Assignment
 from service.engines.ray_tune import RayEngine
 from service.spec.job import ResourcesSpec
-from service.training.run import Progress, Run
+from service.training.run import CurvePoint, Run
 from tests.service.data.prepared import write_file
 from tests.service.engines.contract import SILENCE_S, Recorder
 
@@ -36,7 +36,7 @@ NOTICE = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "heal
 """How soon Ray notices that a node is gone; left alone it takes up to a minute."""
 
 
-def counted(folder: str, run: Run) -> Iterator[Progress]:
+def counted(folder: str, run: Run) -> Iterator[CurvePoint]:
     """A real run, slowed down, that writes a line with its node for every step."""
     import ray
     from torch.optim.optimizer import register_optimizer_step_pre_hook

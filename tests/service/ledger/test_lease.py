@@ -13,7 +13,7 @@ from service.ledger import jobs, lease
 from service.ledger.lease import Lease
 from service.ledger.runs import RunLog
 from service.states import JobState, TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 from tests.service.conftest import Submit, get_job, get_trials
 from tests.service.results import a_result
 
@@ -92,7 +92,7 @@ def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
         lambda: log.finish_arm("warpadam", 1.0, "trials_per_arm"),
         lambda: log.add_trial("warpadam", {}),
         lambda: log.start_trial(trial.id),
-        lambda: log.add_points([(trial.id, Progress(1, 1.0, 1.0, 0.1))]),
+        lambda: log.add_points([(trial.id, CurvePoint(1, 1.0, 1.0, 0.1))]),
         lambda: log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 1.0), 1.0),
         lambda: log.requeue_trial(trial.id, 1.0),
         lambda: log.retry_trial(trial.id, "why"),

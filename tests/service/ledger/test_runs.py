@@ -7,7 +7,7 @@ from service.db.session import Database
 from service.ledger import lease, queries
 from service.ledger.runs import RunLog
 from service.states import ArmState, JobState, TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 from tests.service.conftest import Submit, get_job, get_trials
 
 
@@ -49,7 +49,7 @@ def test_the_end_of_a_trial_keeps_the_longer_of_its_times(
 ) -> None:
     trial = started(log)
     log.finish_trial(
-        trial.id, Ended(TrialState.PRUNED, 0.5, None, seconds), 1.5, [(trial.id, Progress(7, 1.0, 0.5, 0.3))]
+        trial.id, Ended(TrialState.PRUNED, 0.5, None, seconds), 1.5, [(trial.id, CurvePoint(7, 1.0, 0.5, 0.3))]
     )
     (row,) = get_trials(db, log.job_id)
     assert (row.seconds, row.last_step, row.value) == (expected, 7, 0.5)
@@ -57,7 +57,7 @@ def test_the_end_of_a_trial_keeps_the_longer_of_its_times(
 
 def test_a_new_attempt_forgets_the_points_of_the_last_one(log: RunLog, db: Database) -> None:
     trial = started(log)
-    log.add_points([(trial.id, Progress(5, 1.0, 2.0, 0.1))])
+    log.add_points([(trial.id, CurvePoint(5, 1.0, 2.0, 0.1))])
     assert {p.step: p.val_loss for p in log.curves([trial.id])[trial.id]} == {5: 2.0}
     assert log.start_trial(trial.id) == 2
     assert {p.step: p.val_loss for p in log.curves([trial.id])[trial.id]} == {}

@@ -8,12 +8,12 @@ from service.planning.objective import Objective, make_objective, time_to
 from service.recommend.fidelity import UNPRUNED, measure
 from service.spec.job import ObjectiveSpec
 from service.states import TrialState
-from service.training.run import Progress
+from service.training.run import CurvePoint
 
 CURVE = [
-    Progress(10, 1.0, 0.9, 0.5, None, 0.6),
-    Progress(20, 0.8, 0.5, 1.0, None, 0.7),
-    Progress(30, 0.6, 0.55, 1.5, None, 0.9),
+    CurvePoint(10, 1.0, 0.9, 0.5, None, 0.6),
+    CurvePoint(20, 0.8, 0.5, 1.0, None, 0.7),
+    CurvePoint(30, 0.6, 0.55, 1.5, None, 0.9),
 ]
 
 
@@ -44,8 +44,8 @@ def test_a_curve_without_points_has_no_cost() -> None:
 
 
 def test_a_near_miss_ranks_above_a_far_one_and_below_every_hit() -> None:
-    slow_hit = [Progress(30, 0.1, 0.4, 59.0)]
-    near, far = [Progress(30, 0.1, 0.41, 0.1)], [Progress(30, 0.1, 2.0, 0.1)]
+    slow_hit = [CurvePoint(30, 0.1, 0.4, 59.0)]
+    near, far = [CurvePoint(30, 0.1, 0.41, 0.1)], [CurvePoint(30, 0.1, 2.0, 0.1)]
     costs = [objective("seconds_to_target", 0.4).cost(curve) for curve in (slow_hit, near, far)]
     assert costs == sorted(costs, key=lambda cost: cost or 0.0)
     assert len(set(costs)) == 3
@@ -68,8 +68,8 @@ def rows(count: int, state: TrialState = TrialState.COMPLETE) -> list[Trial]:
     return [Trial(id=i, number=i, state=state, value=float(i)) for i in range(count)]
 
 
-def curves(losses: list[float]) -> dict[int, list[Progress]]:
-    return {i: [Progress(5, 0.0, loss, 0.1), Progress(10, 0.0, float(i), 0.2)] for i, loss in enumerate(losses)}
+def curves(losses: list[float]) -> dict[int, list[CurvePoint]]:
+    return {i: [CurvePoint(5, 0.0, loss, 0.1), CurvePoint(10, 0.0, float(i), 0.2)] for i, loss in enumerate(losses)}
 
 
 @pytest.mark.parametrize(

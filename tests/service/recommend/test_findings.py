@@ -20,7 +20,7 @@ from service.recommend.recommendation import NOUNS, Finalist, recommend
 from service.result.job_result import BreakEven, Comparison
 from service.spec.job import JobSpec
 from service.states import TrialState
-from service.training.run import Progress
+from service.training.run import CurvePoint
 from tests.conftest import SpecMaker
 from tests.service.recommend.test_recommendation import runs, trial
 
@@ -173,7 +173,7 @@ def confirm_run(
     """A run with a point every 10 steps."""
     curve = stored_curve(
         [
-            Progress(10 * i, loss, loss, 10 * i * a_step_s, learning_seconds=learning_s)
+            CurvePoint(10 * i, loss, loss, 10 * i * a_step_s, learning_seconds=learning_s)
             for i, loss in enumerate(losses, start=1)
         ]
     )

@@ -13,7 +13,7 @@ from service.recommend.recommendation import Finalist, best_trials, recommend, s
 from service.result.job_result import Word
 from service.spec.job import JobSpec
 from service.states import TrialState
-from service.training.run import Progress
+from service.training.run import CurvePoint
 
 LOSS = Objective(metric="val_loss", target=None, steps=10, max_seconds=60.0)
 ARMS = ("warpadam", "adamw")
@@ -48,7 +48,7 @@ def runs(arm: str, losses: list[float | None], number: int, phase: str = "confir
             test_loss=loss if phase == "confirm" else None,
             val_loss=loss,
             seconds=0.5,
-            curve=[] if loss is None else stored_curve([Progress(10, loss, loss, 0.5, None, 1.0 - loss / 10)]),
+            curve=[] if loss is None else stored_curve([CurvePoint(10, loss, loss, 0.5, None, 1.0 - loss / 10)]),
             test_score=None if loss is None else 1.0 - loss / 10,
         )
         for seed, loss in enumerate(losses, start=1)

@@ -26,7 +26,7 @@ from service.running.samplers import make_pruner, make_sampler
 from service.settings import Settings
 from service.spec.job import EngineSpec, JobSpec, SearchSpec
 from service.states import ENDED_TRIAL, TrialState
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 from tests.service.conftest import Submit, get_trials, running_in_optuna
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -68,8 +68,8 @@ def take(search: ArmSearch) -> Assignment:
 
 def complete(search: ArmSearch, loss: float) -> None:
     assignment = take(search)
-    search.progress(assignment, Progress(5, loss, loss, 0.1))
-    search.progress(assignment, Progress(10, loss, loss, 0.2))
+    search.progress(assignment, CurvePoint(5, loss, loss, 0.1))
+    search.progress(assignment, CurvePoint(10, loss, loss, 0.2))
     search.finished(assignment, Ended(TrialState.COMPLETE, loss, None, 0.2))
 
 
@@ -100,12 +100,12 @@ def test_the_arm_ends_at_its_cap(open_arm: Open) -> None:
 def test_a_lost_trial_begins_again_and_its_repeated_points_are_reported_once(open_arm: Open) -> None:
     search = open_arm()
     first = take(search)
-    search.progress(first, Progress(5, 0.4, 0.4, 0.1))
+    search.progress(first, CurvePoint(5, 0.4, 0.4, 0.1))
     assert search.lost(first, "killed")
     search.started(first)
     again = first
-    search.progress(again, Progress(5, 0.4, 0.4, 0.1))
-    search.progress(again, Progress(10, 0.3, 0.3, 0.2))
+    search.progress(again, CurvePoint(5, 0.4, 0.4, 0.1))
+    search.progress(again, CurvePoint(10, 0.3, 0.3, 0.2))
     assert not search.lost(again, "killed")  # the second of two attempts
     search.finished(again, Ended(TrialState.FAILED, cause="killed"))
     assert [trial.state for trial in search.study.trials if NUMBER in trial.user_attrs] == [OptunaState.FAIL]
@@ -117,13 +117,13 @@ def test_points_that_a_resumed_trial_repeats_are_kept_and_not_judged_again(
     search = open_arm()
     first = take(search)
     for step in (2, 4, 6):
-        assert search.progress(first, Progress(step, 0.4, 0.4, 0.1))
+        assert search.progress(first, CurvePoint(step, 0.4, 0.4, 0.1))
     assert search.lost(first, "killed")
     monkeypatch.setattr(optuna.Trial, "should_prune", lambda _: True)
     monkeypatch.setattr(ArmSearch, "_may_prune", True)  # not before the first trials have ended otherwise
     again = first
     search.started(again)
-    answers = [search.progress(again, Progress(step, 0.4, 0.4, 0.1)) for step in (2, 4, 6)]
+    answers = [search.progress(again, CurvePoint(step, 0.4, 0.4, 0.1)) for step in (2, 4, 6)]
     assert answers == [True, True, False]
     search.finished(again, Ended(TrialState.PRUNED, 0.4))
     assert [point.step for point in log.curves([first.key])[first.key]] == [2, 4, 6]
@@ -173,7 +173,7 @@ def test_a_study_that_was_lost_is_rebuilt_from_the_ledger(
     for loss in (0.5, 0.4):
         complete(search, loss)
     pruned, diverged, failed = take(search), take(search), take(search)
-    search.progress(pruned, Progress(5, 0.9, 0.9, 0.1))
+    search.progress(pruned, CurvePoint(5, 0.9, 0.9, 0.1))
     search.finished(pruned, Ended(TrialState.PRUNED, 0.9))
     search.finished(diverged, Ended(TrialState.DIVERGED))
     search.finished(failed, Ended(TrialState.FAILED, cause="broken"))
@@ -207,7 +207,7 @@ def test_a_dead_worker_leaves_nothing_running_in_optuna_and_its_trials_are_repea
     assert running_in_optuna(storage) == []
     again = take(search)
     assert (again.key, again.run) == (interrupted.key, interrupted.run)
-    search.progress(again, Progress(10, 0.2, 0.2, 0.1))
+    search.progress(again, CurvePoint(10, 0.2, 0.2, 0.1))
     search.finished(again, Ended(TrialState.COMPLETE, 0.2))
     assert [trial.attempts for trial in get_trials(db, log.job_id)] == [1, 2]
     stored = optuna.load_study(study_name=dead.study.study_name, storage=storage)
@@ -229,9 +229,9 @@ def test_reopening_a_study_that_is_in_line_changes_nothing(open_arm: Open) -> No
 def test_the_pruner_stops_a_trial_that_is_far_behind_and_never_at_the_last_step(open_arm: Open) -> None:
     search = open_arm()
     bad = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
-    assert search.progress(bad, Progress(1, 9.0, 9.0, 0.1))  # in the first quarter of the steps
-    assert not search.progress(bad, Progress(5, 9.0, 9.0, 0.1))
-    assert search.progress(bad, Progress(10, 9.0, 9.0, 0.1))
+    assert search.progress(bad, CurvePoint(1, 9.0, 9.0, 0.1))  # in the first quarter of the steps
+    assert not search.progress(bad, CurvePoint(5, 9.0, 9.0, 0.1))
+    assert search.progress(bad, CurvePoint(10, 9.0, 9.0, 0.1))
     search.finished(bad, Ended(TrialState.PRUNED, 9.0))
     assert told(search)[8] == (8, OptunaState.PRUNED, 9.0)
 
@@ -240,8 +240,8 @@ def after_the_first_eight(search: ArmSearch, finals: list[float]) -> Assignment:
     """Complete eight trials, whose losses at the first rung are 1, 2, ... 8; return the ninth."""
     for early, final in enumerate(finals, start=1):
         assignment = take(search)
-        assert search.progress(assignment, Progress(5, float(early), float(early), 0.1))
-        assert search.progress(assignment, Progress(10, final, final, 0.2))
+        assert search.progress(assignment, CurvePoint(5, float(early), float(early), 0.1))
+        assert search.progress(assignment, CurvePoint(10, final, final, 0.2))
         search.finished(assignment, Ended(TrialState.COMPLETE, final, None, 0.2))
     return take(search)
 
@@ -256,15 +256,15 @@ def test_later_trials_are_compared_with_the_first_ones(
     job = context(RunLog(db, taken), settings)
     search = ArmSearch(job, job.plan.arm("adamw"), storage)
     worse_than_all = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
-    assert not search.progress(worse_than_all, Progress(5, 9.0, 9.0, 0.1))
+    assert not search.progress(worse_than_all, CurvePoint(5, 9.0, 9.0, 0.1))
 
 
 def test_the_first_eight_trials_are_never_stopped(open_arm: Open) -> None:
     search = open_arm()
     for index in range(8):
         assignment = take(search)
-        assert search.progress(assignment, Progress(5, 10.0**index, 10.0**index, 0.1))
-        search.progress(assignment, Progress(10, 1.0, 1.0 + index, 0.2))
+        assert search.progress(assignment, CurvePoint(5, 10.0**index, 10.0**index, 0.1))
+        search.progress(assignment, CurvePoint(10, 1.0, 1.0 + index, 0.2))
         search.finished(assignment, Ended(TrialState.COMPLETE, 1.0 + index, None, 0.2))
     assert search.fidelity is not None
     assert (search.fidelity.tau, search.fidelity.trusted) == (1.0, True)
@@ -276,7 +276,7 @@ def test_pruning_is_off_where_early_losses_do_not_rank_runs_as_final_ones_do(ope
     assert search.fidelity is not None
     assert search.fidelity.tau is not None
     assert search.fidelity.tau < 0.5
-    assert search.progress(bad, Progress(5, 99.0, 99.0, 0.1))
+    assert search.progress(bad, CurvePoint(5, 99.0, 99.0, 0.1))
     again = open_arm()  # another worker measures the same
     assert again.fidelity == search.fidelity
 
@@ -289,7 +289,7 @@ def test_pruning_stays_off_in_the_arms_after_one_that_could_not_be_trusted(
     bad = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
     assert search.fidelity is not None
     assert search.fidelity.trusted
-    assert search.progress(bad, Progress(5, 99.0, 99.0, 0.1))
+    assert search.progress(bad, CurvePoint(5, 99.0, 99.0, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_at_the_end_of_the_arms_time_a_trial_that_waits_for_its_second_attempt_i
 ) -> None:
     search = open_arm()
     assignment = take(search)
-    search.progress(assignment, Progress(5, 0.4, 0.4, 0.1))
+    search.progress(assignment, CurvePoint(5, 0.4, 0.4, 0.1))
     search.lost(assignment, "killed")
     monkeypatch.setattr(ArmSearch, "out_of_time", True)
     search.interrupted(assignment)
@@ -399,7 +399,7 @@ def test_a_diverged_trial_looks_worse_to_the_sampler_than_a_pruned_one(open_arm:
     search = open_arm()
     complete(search, 0.5)
     pruned, diverged = take(search), take(search)
-    search.progress(pruned, Progress(5, 0.9, 0.9, 0.1))
+    search.progress(pruned, CurvePoint(5, 0.9, 0.9, 0.1))
     search.finished(pruned, Ended(TrialState.PRUNED, 0.9))
     search.finished(diverged, Ended(TrialState.DIVERGED))
     by_number = finished(search.study)

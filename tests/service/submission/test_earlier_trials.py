@@ -27,7 +27,7 @@ from service.settings import Settings
 from service.spec.job import JobSpec
 from service.states import JobState, TrialState
 from service.submission.earlier_trials import find_earlier_trials
-from service.training.run import Ended, Progress
+from service.training.run import CurvePoint, Ended
 from tests.conftest import SpecMaker
 from tests.service.conftest import Submit, get_trials, queue_job
 
@@ -54,7 +54,7 @@ def fill(db: Database, job_id: str) -> None:
     best = plan_of(taken.spec_json, taken.info_json).arm("warpadam").space.some_values()
     for arm, params in (("warpadam", best), *(("adamw", adamw(lr)) for lr in LRS)):
         row = log.add_trial(arm, params, running=True)
-        log.add_points([(row.id, Progress(10, 1.0, 0.5, 0.1))])
+        log.add_points([(row.id, CurvePoint(10, 1.0, 0.5, 0.1))])
         log.finish_trial(row.id, Ended(TrialState.COMPLETE, params["lr"] if arm == "adamw" else 0.3, None, 0.1), 0.1)
     failed = log.add_trial("adamw", adamw(0.09), running=True)
     log.finish_trial(failed.id, Ended(TrialState.FAILED, cause="killed"), 0.1)
@@ -95,7 +95,7 @@ def test_values_of_the_same_work_are_shown_and_belong_to_nobody(
     done = search.next()
     assert done is not None
     search.started(done)
-    search.progress(done, Progress(10, 0.5, 0.5, 0.1))
+    search.progress(done, CurvePoint(10, 0.5, 0.5, 0.1))
     search.finished(done, Ended(TrialState.COMPLETE, 0.5, None, 0.1))
     assert [(row.number, row.value) for row in get_trials(db, mine)] == [(0, 0.5)]
     stored = optuna.load_study(study_name=study_name(mine, "adamw"), storage=storage).trials

@@ -23,7 +23,7 @@ from service.planning.plan import WARP_PRESETS
 from service.training import checkpoint as checkpoint_module
 from service.training.checkpoint import Checkpoints
 from service.training.loop import train
-from service.training.run import FamilyTraining, Progress, Run, Training
+from service.training.run import CurvePoint, FamilyTraining, Run, Training
 from tests.service.training.test_loop import make_run, without_seconds
 
 EVERY_STEP_S = 1e-9
@@ -93,7 +93,7 @@ def steps_of(action: Callable[[], object]) -> int:
     return steps.count
 
 
-def end_of(run: Run, points: list[Progress]) -> dict[str, Any]:
+def end_of(run: Run, points: list[CurvePoint]) -> dict[str, Any]:
     """Return the whole state after the last step, without what depends on the clock."""
     saved = Checkpoints(run).newest()
     assert saved is not None
@@ -157,7 +157,7 @@ def test_a_run_cut_short_twice_ends_bit_for_bit_like_an_uninterrupted_one(
 
     cut_short(run, 8)
     cut_short(run, 11)  # counted from the checkpoint on: after 19 steps, in the middle of an epoch and of a point
-    points: list[Progress] = []
+    points: list[CurvePoint] = []
     assert steps_of(lambda: points.extend(train(run))) == 30 - 19
     assert without_seconds(points) == without_seconds(uninterrupted)
     assert equal(end_of(run, points), end_of(whole, uninterrupted))
@@ -167,7 +167,7 @@ def test_a_run_cut_short_twice_ends_bit_for_bit_like_an_uninterrupted_one(
 def test_a_run_goes_on_from_any_step(run: Run, after: int) -> None:
     uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
     cut_short(run, after)
-    points: list[Progress] = []
+    points: list[CurvePoint] = []
     assert steps_of(lambda: points.extend(train(run))) == 60 - after
     assert without_seconds(points) == uninterrupted
     assert all(later.seconds > earlier.seconds for earlier, later in pairwise(points))
@@ -175,7 +175,7 @@ def test_a_run_goes_on_from_any_step(run: Run, after: int) -> None:
 
 def test_a_run_that_had_ended_gives_its_points_again_without_a_step(run: Run) -> None:
     points = list(train(run))
-    again: list[Progress] = []
+    again: list[CurvePoint] = []
     assert steps_of(lambda: again.extend(train(run))) == 0
     assert again[:-1] == points[:-1]
     assert without_seconds(again) == without_seconds(points)
@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(
     cut_short(run, 20)
     newest = f"{run.checkpoint_url}/step-000000020.ckpt"
     write_artifact(newest, damage(read_artifact(newest)))
-    points: list[Progress] = []
+    points: list[CurvePoint] = []
     assert steps_of(lambda: points.extend(train(run))) == 60 - 19
     assert without_seconds(points) == uninterrupted
     assert warnings_in(caplog) == ["unusable checkpoint"]
@@ -245,7 +245,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_anew_and_says_so(
     assert files(run) == ["step-000000019.ckpt", "step-000000020.ckpt"]
     for name in files(run):
         write_artifact(f"{run.checkpoint_url}/{name}", b"not a checkpoint")
-    points: list[Progress] = []
+    points: list[CurvePoint] = []
     assert steps_of(lambda: points.extend(train(run))) == 60
     assert without_seconds(points) == uninterrupted
     assert warnings_in(caplog) == ["unusable checkpoint"] * 2 + ["no usable checkpoint, the run starts again"]
@@ -362,6 +362,6 @@ def test_checkpoints_work_in_a_store_that_is_no_folder(run: Run) -> None:
     uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
     cut_short(run, 20)
     assert files(run) == ["step-000000019.ckpt", "step-000000020.ckpt"]
-    points: list[Progress] = []
+    points: list[CurvePoint] = []
     assert steps_of(lambda: points.extend(train(run))) == 40
     assert without_seconds(points) == uninterrupted

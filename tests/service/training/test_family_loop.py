@@ -22,7 +22,7 @@ from service.spec.data import FamilySpec
 from service.training import family_loop
 from service.training.family_loop import train_family
 from service.training.networks import linear_layers
-from service.training.run import DivergedError, FamilyTraining, Progress, Run, Training
+from service.training.run import CurvePoint, DivergedError, FamilyTraining, Run, Training
 from tests.service.data.prepared import read
 from warpadam import MetaTrainer
 
@@ -56,7 +56,7 @@ def a_run(data: tuple[str, str], arm: str = "warpadam", **fields: Any) -> Run:
     return Run(**given | fields)
 
 
-def without_seconds(points: list[Progress]) -> list[Progress]:
+def without_seconds(points: list[CurvePoint]) -> list[CurvePoint]:
     return [point._replace(seconds=0.0, learning_seconds=0.0) for point in points]
 
 

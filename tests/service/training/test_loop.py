@@ -12,7 +12,7 @@ from service.planning.plan import make_plan
 from service.spec.job import JobSpec
 from service.training.loop import POINTS, train
 from service.training.networks import linear_layers
-from service.training.run import DivergedError, Progress, Run
+from service.training.run import CurvePoint, DivergedError, Run
 from tests.service.data.prepared import write_file
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **cha
     return replace(run, **changes)
 
 
-def without_seconds(points: list[Progress]) -> list[Progress]:
+def without_seconds(points: list[CurvePoint]) -> list[CurvePoint]:
     return [point._replace(seconds=0.0) for point in points]
 
 
