@@ -17,8 +17,8 @@ from service.planning.arms import ArmPlan
 from service.planning.earlier_trials import read_earlier_trials
 from service.result.job_result import Fidelity
 from service.running.arm_study import NUMBER, ArmStudy, OpenTrial
-from service.running.arms import ArmLimits, arm_fidelity, objective_of
 from service.running.context import JobContext
+from service.running.decisions import ArmLimits, arm_fidelity, objective_of
 from service.running.samplers import make_pruning, make_sampler
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended

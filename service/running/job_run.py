@@ -6,42 +6,36 @@ Every decision on the way is worked out from the ledger, so that another worker 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.artifacts import START_P_FILE, ArtifactStore, p_file
-from service.data.prepared import PreparedData
+from service.artifacts import START_P_FILE, p_file
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Work
-from service.errors import JobFailedError
 from service.ledger.runs import RunLog
 from service.planning.arms import ArmPlan, Role
 from service.planning.objective import Objective
-from service.planning.plan import JobPlan, plan_of
-from service.recommend.findings import Searched, find_break_even, find_transfer, make_findings
-from service.recommend.recommendation import Finalist, recommend, select
-from service.result.job_result import FamilyFinding, JobResult, LearnedP, Recommendation
+from service.planning.plan import plan_of
+from service.recommend.findings import Searched
+from service.recommend.recommendation import Finalist, select
+from service.result.job_result import LearnedP
 from service.running.arm_search import ArmSearch
-from service.running.arms import (
+from service.running.confirm_runs import ConfirmRuns, Phase
+from service.running.context import JobContext, StopSignal, Tools, prepare_data, prepare_one_task
+from service.running.decisions import (
     ArmLimits,
     arm_fidelity,
     best_of_arm,
     final_objective,
     finalists_by_search,
     limits_of,
+    make_result,
 )
-from service.running.confirm_runs import ConfirmRuns, Phase
-from service.running.context import JobContext, StopSignal, Tools
 from service.states import ArmState
-from service.version import versions
 
 if TYPE_CHECKING:
-    from service.data.families import FamilySummary
-    from service.data.prepare import PreparedFile
+    pass
 
 
 def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
@@ -59,7 +53,7 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     plan = replace(plan_of(record.lease.spec_json, record.lease.info_json), start_url=start_url)
     record.recover_trials(plan.spec.resources.max_attempts)
     stop.check()
-    data, family = _prepare_data(record, plan, tools)
+    data, family = prepare_data(record, plan, tools)
     job = JobContext(record, plan, data, tools.artifacts, stop.halted)
     phases = _Phases(job, tools, stop)
     searched, limits = _search(phases)
@@ -68,43 +62,9 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     objective = final_objective(job)
     finalists = _select(phases, objective, steps)
     phases.confirm("confirm", [finalist.trial for finalist in finalists], steps)
-    result = _make_result(job, finalists, searched, objective, family)
+    result = make_result(job, finalists, searched, objective, family)
     chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
     record.succeed(result.model_copy(update={"learned_p": _try_p(phases, chosen, steps)}))
-
-
-# --- the data
-
-
-def _prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedData, FamilySummary | None]:
-    """Store the prepared data of the job; return where it is, and the tasks of a family."""
-    from service.data.prepare import prepare_job_data  # loads scikit-learn, which an idle worker does not need
-
-    write_dataset = partial(tools.user_code.write_dataset, plan.spec, plan.info)
-    with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
-        file = prepare_job_data(plan.spec, plan.info.task, tools.artifacts, write_dataset, Path(folder))
-        before = record.set_data_hash(file.sha256)
-        if before not in (None, file.sha256):
-            raise JobFailedError(
-                f"the data that this worker prepares has SHA-256 {file.sha256}, the trials so far were trained on "
-                f"{before}: the workers have different versions of numpy or scikit-learn"
-            )
-        return _store(tools.artifacts, record.job_id, file), file.family
-
-
-def _prepare_one_task(job: JobContext) -> PreparedData:
-    """Store the split of one meta-test task, so that the P of a family can be tried on it."""
-    from service.data.prepare import write_one_task
-
-    with tempfile.TemporaryDirectory(prefix="warptune-task-") as folder:
-        return _store(job.artifacts, job.record.job_id, write_one_task(job.data, Path(folder)))
-
-
-def _store(artifacts: ArtifactStore, job_id: str, file: PreparedFile) -> PreparedData:
-    return PreparedData(artifacts.put_file(job_id, file.path.name, file.path), file.sha256)
-
-
-# --- the runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +135,7 @@ def _try_p(phases: _Phases, trial: Trial, steps: Mapping[str, int]) -> LearnedP 
     if content is None:
         return None
     family = job.plan.spec.family
-    data = job.data if family is None else _prepare_one_task(job)
+    data = job.data if family is None else prepare_one_task(job)
     runs = replace(phases, job=replace(job, data=data)).confirm("from_p", [trial], steps)
     run = next(run for run in runs if run.trial_number == trial.number)
     return LearnedP(
@@ -184,44 +144,4 @@ def _try_p(phases: _Phases, trial: Trial, steps: Mapping[str, int]) -> LearnedP 
         seed=run.seed,
         test_loss=run.test_loss,
         data_sha256=None if family is None else data.sha256,
-    )
-
-
-# --- the result
-
-
-def _make_result(
-    job: JobContext,
-    finalists: Sequence[Finalist],
-    searched: Sequence[Searched],
-    objective: Objective,
-    family: FamilySummary | None,
-) -> JobResult:
-    """Judge a job by its confirmation runs. The learned P is not in the result yet."""
-    plan, runs = job.plan, job.record.confirm_runs("confirm")
-    recommended = recommend(plan, finalists, runs, objective, job.record.looks())
-    tasks = None if family is None else _family_finding(plan, recommended, finalists, runs, family)
-    findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks)
-    return JobResult(
-        **vars(recommended),
-        job_id=job.record.job_id,
-        findings=findings,
-        learned_p=None,
-        warm_start=find_transfer(plan, findings.comparisons),
-        made_with=versions(),
-    )
-
-
-def _family_finding(
-    plan: JobPlan,
-    recommended: Recommendation,
-    finalists: Sequence[Finalist],
-    runs: Sequence[ConfirmRun],
-    family: FamilySummary,
-) -> FamilyFinding:
-    of_arm: dict[str, Trial] = {finalist.trial.arm: finalist.trial for finalist in finalists}
-    baseline, challenger = of_arm[recommended.baseline], of_arm[recommended.challenger]
-    break_even = find_break_even(plan, baseline, challenger, runs, len(family.tasks["meta_test"]))
-    return FamilyFinding(
-        made_by=family.made_by, tasks=dict(family.tasks), left_out=family.left_out, break_even=break_even
     )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from service.data.prepared_files import SPLIT_PARTS, load_arrays
 from service.spec.tasks import TASKS
-from service.training.models import loss_of, score_of
 from service.training.run import EVALUATED_ROWS, Run
+from service.training.tasks import loss_of, score_of
 
 DEVICE_BYTES: Final = 1 << 30
 """Largest split that is copied to the memory of a GPU as a whole. A larger one might not fit; it goes there batch by

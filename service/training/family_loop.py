@@ -21,11 +21,10 @@ from service.optimizers import build_optimizer
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
-from service.training.metrics import score_at_once
-from service.training.models import loss_of, score_of
 from service.training.networks import linear_layers
 from service.training.run import CurvePoint, DivergedError, FamilyTraining, Run
 from service.training.step import make_schedule, training_loss
+from service.training.tasks import loss_of, score_at_once, score_of
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
 

@@ -17,9 +17,10 @@ from service.optimizers import build_optimizer
 from service.training.batches import Batches
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
-from service.training.models import build_network, loss_of
+from service.training.networks import build_network
 from service.training.run import CurvePoint, DivergedError, Run
 from service.training.step import TrainingStep, compile_in_place, training_loss
+from service.training.tasks import loss_of
 
 POINTS: Final = 20
 """Points of a learning curve: the validation loss is measured this many times in a run, the last at its end."""

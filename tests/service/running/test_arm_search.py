@@ -20,8 +20,8 @@ from service.planning.objective import Objective
 from service.planning.plan import make_plan
 from service.running.arm_search import ArmSearch
 from service.running.arm_study import NUMBER
-from service.running.arms import ArmLimits
 from service.running.context import JobContext
+from service.running.decisions import ArmLimits
 from service.running.samplers import make_pruner, make_sampler
 from service.settings import Settings
 from service.spec.job import EngineSpec, JobSpec, SearchSpec

@@ -11,8 +11,9 @@ from service.data.catalog import Task
 from service.data.prepared import PreparedData
 from service.training import batches as batches_module
 from service.training.batches import Batches
-from service.training.models import build_network, loss_of
+from service.training.networks import build_network
 from service.training.run import Run, Training
+from service.training.tasks import loss_of
 from tests.service.data.prepared import Split, read
 from tests.service.training.test_loop import MODELS, make_run
 
