@@ -9,15 +9,15 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from pydantic import JsonValue
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from service.data.catalog import DatasetInfo
-from service.db.models import Arm, ConfirmRun, Job, Trial
+from service.db.models import Arm, ConfirmRun, Event, Job, Trial, utc_now
 from service.db.session import Database, epoch_now
 from service.errors import ConflictError, NotFoundError
 from service.ledger import datasets
-from service.ledger.events import now, record
 from service.spec.job import ExtendSpec, JobSpec
 from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, ArmState, JobState, TrialState
 
@@ -41,6 +41,11 @@ class NewJob:
     arms: Sequence[str]
     info: DatasetInfo | None = None
     id: str = field(default_factory=_new_id)
+
+
+def record_event(session: Session, job_id: str, kind: str, **data: JsonValue) -> None:
+    """Add an event to the history of a job, in the transaction of the change that it tells of."""
+    session.add(Event(job_id=job_id, kind=kind, data=data))
 
 
 def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job | None:
@@ -74,12 +79,11 @@ def add(session: Session, new: NewJob) -> Job:
         dataset=datasets.label_of(new.spec),
         dataset_info=None if new.info is None else asdict(new.info),
         spec=new.spec.to_json(),
-        created_at=now(),
     )
     session.add(job)
     session.flush()
     session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(new.arms))
-    record(session, job.id, "submitted")
+    record_event(session, job.id, "submitted")
     return job
 
 
@@ -114,7 +118,7 @@ def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) ->
     job.looks += 1
     if added.trials or added.max_seconds:
         session.execute(update(Arm).where(Arm.job_id == job.id).values(state=ArmState.QUEUED))
-    record(session, job.id, "extended", **added.model_dump())
+    record_event(session, job.id, "extended", **added.model_dump())
     session.flush()
 
 
@@ -134,21 +138,21 @@ def cancel(db: Database, job_id: str) -> Job:
             job.lease_token += 1  # a worker that only seemed to be gone writes nothing more
             close(session, job, JobState.CANCELLED)
         elif not job.cancel_requested:
-            record(session, job_id, "cancel_requested")
+            record_event(session, job_id, "cancel_requested")
         job.cancel_requested = True
         return job
 
 
 def close(session: Session, job: Job, state: JobState, cause: str | None = None) -> None:
     """End a job in the transaction of ``session``; trials and runs that are still open end with it."""
-    job.state, job.cause, job.finished_at = state, cause, now()
+    job.state, job.cause, job.finished_at = state, cause, utc_now()
     job.lease_worker = job.lease_expires_s = None
-    record(session, job.id, state, **({"cause": cause} if cause else {}))
+    record_event(session, job.id, state, **({"cause": cause} if cause else {}))
     unfinished = (Arm.job_id == job.id, Arm.state != ArmState.COMPLETE)
     session.execute(update(Arm).where(*unfinished).values(state=ArmState.STOPPED))
     pruned, why = TrialState.PRUNED, f"the job was {state} before the run was over"
     trials = update(Trial).where(Trial.job_id == job.id, Trial.state.in_(LIVE_TRIAL))
-    session.execute(trials.values(state=pruned, cause=why, finished_at=now()))
+    session.execute(trials.values(state=pruned, cause=why, finished_at=utc_now()))
     runs = update(ConfirmRun).where(ConfirmRun.job_id == job.id, ConfirmRun.state.in_(LIVE_TRIAL))
     session.execute(runs.values(state=pruned, cause=why))
 

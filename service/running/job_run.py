@@ -50,7 +50,7 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
         JobFailedError: The job cannot go on.
     """
     start_url = tools.artifacts.path(record.job_id, START_P_FILE)
-    plan = replace(plan_of(record.lease.spec_json, record.lease.info_json), start_url=start_url)
+    plan = replace(plan_of(record.spec_json, record.info_json), start_url=start_url)
     record.recover_trials(plan.spec.resources.max_attempts)
     stop.check()
     data, family = prepare_data(record, plan, tools)

@@ -15,7 +15,7 @@ from service.artifacts import ArtifactStore, write_artifact
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
-from service.ledger import jobs, lease
+from service.ledger import jobs, runs
 from service.ledger.runs import RunLog
 from service.running.arm_study import NO_LOSS
 from service.running.confirm_runs import fresh_seeds
@@ -272,7 +272,7 @@ def test_a_worker_that_lost_its_lease_stops_and_writes_nothing_more(
         wait_for(lambda: any(tmp_path.glob("point-*")))
         with db.write() as session:
             jobs.require_job(session, job_id).lease_expires_s = 0.0
-        taken = lease.claim(db, "another", 10.0)
+        taken = runs.claim(db, "another", 10.0)
         assert taken is not None
         before = [(t.state, t.last_step) for t in get_trials(db, job_id)]
         running.result(timeout=10)
