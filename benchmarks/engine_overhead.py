@@ -111,7 +111,7 @@ def search(folder: str, trials: int, engine_name: str) -> tuple[TimedSearch, Cal
     )
     plan = make_plan(spec)
     with db.write() as session:
-        jobs.add(session, jobs.NewJob(spec=spec, arms=[arm.name for arm in plan.arms]))
+        jobs.add(session, spec, [arm.name for arm in plan.arms])
     taken = runs.claim(db, "benchmark", SILENCE_S)
     assert taken is not None
     job = JobContext(taken, plan, PreparedData("", ""), ArtifactStore(folder), lambda: False)

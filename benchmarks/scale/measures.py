@@ -69,8 +69,7 @@ class Bench:
         self.url, self._plan = url, make_plan(spec)
         self._db, self._studies = Database(url), Studies(url)
         with self._db.write() as session:
-            new = jobs.NewJob(spec=spec, arms=[arm.name for arm in self._plan.arms])
-            self.job_id = jobs.add(session, new).id
+            self.job_id = jobs.add(session, spec, [arm.name for arm in self._plan.arms]).id
         taken = runs.claim(self._db, "scale", LEASE_S)
         assert taken is not None
         self._log = taken

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 from pydantic import JsonValue
 from sqlalchemy import delete, select, update
@@ -22,25 +22,9 @@ from service.spec.job import ExtendSpec, JobSpec
 from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, ArmState, JobState, TrialState
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """Return an id for a job that will be queued. Its files are stored under it before a worker can take the job."""
     return f"job-{secrets.token_hex(8)}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A job that is about to be queued.
-
-    Attributes:
-        spec: The whole spec.
-        arms: Names of the arms, in the order in which they will run.
-        info: Facts about uploaded data and user code; None if the job has neither.
-        id: Its id, known before the job is: files are stored under it before a worker can take the job.
-    """
-
-    spec: JobSpec
-    arms: Sequence[str]
-    info: DatasetInfo | None = None
-    id: str = field(default_factory=_new_id)
 
 
 def record_event(session: Session, job_id: str, kind: str, **data: JsonValue) -> None:
@@ -66,23 +50,32 @@ def require_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
-def add(session: Session, new: NewJob) -> Job:
+def add(
+    session: Session, spec: JobSpec, arms: Sequence[str], info: DatasetInfo | None = None, job_id: str | None = None
+) -> Job:
     """Store a queued job with its arms.
+
+    Args:
+        session: The transaction.
+        spec: The whole spec.
+        arms: Names of the arms, in the order in which they will run.
+        info: Facts about uploaded data and user code; None if the job has neither.
+        job_id: An id from :func:`new_id`; None for a job without files.
 
     Raises:
         ConflictError: An uploaded dataset of the job was deleted.
     """
-    datasets.lock_those_of(session, new.spec)
+    datasets.lock_those_of(session, spec)
     job = Job(
-        id=new.id,
-        name=new.spec.name,
-        dataset=datasets.label_of(new.spec),
-        dataset_info=None if new.info is None else asdict(new.info),
-        spec=new.spec.to_json(),
+        id=job_id or new_id(),
+        name=spec.name,
+        dataset=datasets.label_of(spec),
+        dataset_info=None if info is None else asdict(info),
+        spec=spec.to_json(),
     )
     session.add(job)
     session.flush()
-    session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(new.arms))
+    session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(arms))
     record_event(session, job.id, "submitted")
     return job
 

@@ -127,16 +127,23 @@ class ArmStudy:
             trial.reported = point.step
 
     def tell(self, trial: OpenTrial, ended: Ended) -> None:
-        """Tell Optuna how a trial ended, and store it."""
-        value = ended.val_loss if ended.value is None else ended.value
-        self._compare(value, ended.seconds)
+        """Tell Optuna how a trial ended, and store it.
+
+        Of a diverged one we tell the worst finite loss so far, one step after its last point. Samplers rank stopped
+        trials by how far they came, so at a later step it would look better than others.
+        """
+        value, seconds = ended.val_loss if ended.value is None else ended.value, ended.seconds
+        self._compare(value, seconds)
         if ended.state == TrialState.DIVERGED:
-            self._tell_diverged(trial)
-        elif ended.state == TrialState.COMPLETE:
+            value, seconds = self._penalty(), self._slowest
+            if not self._two:
+                trial.asked.report(value, trial.reported + 1)
+        state = self._optuna_state(ended.state)
+        if state == OptunaState.COMPLETE:
             assert value is not None, "a completed trial has a value"
-            self.study.tell(trial.asked, [value, ended.seconds] if self._two else value)
+            self.study.tell(trial.asked, [value, seconds] if self._two else value)
         else:
-            self.study.tell(trial.asked, state=self._optuna_state(ended.state))
+            self.study.tell(trial.asked, state=state)
         self._stored.add_trial(self.study.get_trials(deepcopy=False)[trial.asked.number])
 
     def _compare(self, value: float | None, seconds: float) -> None:
@@ -148,26 +155,6 @@ class ArmStudy:
     def drop(self, trial: OpenTrial) -> None:
         """Leave a trial to the next worker; the samplers of this one forget it."""
         self.study.tell(trial.asked, state=OptunaState.FAIL, skip_if_finished=True)
-
-    def _tell_diverged(self, trial: OpenTrial) -> None:
-        """Tell the worst finite loss so far, one step after the last point.
-
-        Samplers rank stopped trials by how far they came, so at a later step a diverged trial would look better than
-        others.
-        """
-        if self._two:
-            self.study.tell(trial.asked, [self._penalty(), self._slowest])
-            return
-        trial.asked.report(self._penalty(), trial.reported + 1)
-        if self._complete_only:
-            self.study.tell(trial.asked, self._penalty())
-        else:
-            self.study.tell(trial.asked, state=OptunaState.PRUNED)
-
-    @property
-    def _complete_only(self) -> bool:
-        """Whether only completed trials count: for the sampler, or because there are two objectives."""
-        return self._two or self._spec.search.sampler == "gp"
 
     def _penalty(self) -> float:
         return self._worst if math.isfinite(self._worst) else NO_LOSS
@@ -219,7 +206,8 @@ class ArmStudy:
 
     def _optuna_state(self, state: TrialState) -> OptunaState:
         """Return the state that samplers see for an ended trial; a failed one teaches them nothing."""
-        if state == TrialState.COMPLETE or (state == TrialState.DIVERGED and self._complete_only):
+        complete_only = self._two or self._spec.search.sampler == "gp"  # only completed trials count
+        if state == TrialState.COMPLETE or (state == TrialState.DIVERGED and complete_only):
             return OptunaState.COMPLETE
         if state == TrialState.DIVERGED or (state == TrialState.PRUNED and not self._two):
             return OptunaState.PRUNED
