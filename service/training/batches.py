@@ -32,7 +32,7 @@ class Batches:
     def __init__(self, run: Run) -> None:
         self._device = torch.device(run.device)
         self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
-        mapped = load_arrays(run.data_url, run.data_sha256)
+        mapped = load_arrays(run.data.url, run.data.sha256)
         arrays = {name: torch.from_numpy(array) for name, array in mapped.items()}  # still the mapped file
         if sum(array.nbytes for array in arrays.values()) <= DEVICE_BYTES:
             arrays = {name: array.to(self._device) for name, array in arrays.items()}

@@ -36,7 +36,7 @@ class Checkpoints:
     def __init__(self, run: Run) -> None:
         self._url, self._every_s = run.checkpoint_url, run.checkpoint_every_s
         self._owner = {"version": VERSION, "run": run.digest()}
-        self._data_url = run.data_url
+        self._data_url = run.data.url
         self._proven: int | None = None
         self._last = time.monotonic()
 

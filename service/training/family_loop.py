@@ -40,7 +40,7 @@ def train_family(run: Run) -> Iterator[CurvePoint]:
     """
     assert run.family is not None, "only called for a family"
     torch.set_num_threads(run.threads)
-    family = load_family(run.data_url, run.data_sha256)
+    family = load_family(run.data.url, run.data.sha256)
     warp, learning_seconds = read_p(run), 0.0
     if run.family.learn_tasks:
         warp, learning_seconds = _learn_p(run, run.family, warp)
@@ -76,7 +76,7 @@ def _point(run: Run, networks: _SideBySide, step: int, train_loss: float, second
 
 def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, float]:
     """Return P after all tasks, learned from ``start`` on, and the seconds that this took."""
-    tasks = load_family(run.data_url, run.data_sha256).tasks("meta_train")
+    tasks = load_family(run.data.url, run.data.sha256).tasks("meta_train")
     trainer = MetaTrainer(
         [_FamilyTask(run, task) for task in tasks],
         WarpAdamConfig.from_dict(run.config),

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, NamedTuple
 
+from service.data.prepared import PreparedData
 from service.spec.tasks import TaskName
 from service.states import TrialState
 
 _NOT_IN_DIGEST: Final = (
-    "data_url",
     "threads",
     "device",
     "checkpoint_url",
@@ -81,8 +81,7 @@ class Run:
         shape: Channels, height and width of an image; empty for other data.
         task: What is trained, and with it the loss.
         metric: Name of the score beside the loss; None for the one that the task has by default.
-        data_url: The prepared split.
-        data_sha256: Its hash.
+        data: The prepared split or family.
         steps: Optimizer steps.
         batch_size: Rows of a batch; at most the training rows.
         training: Schedule, clipping and other settings that every arm shares.
@@ -104,8 +103,7 @@ class Run:
     sizes: tuple[int, ...]
     activation: str
     task: TaskName
-    data_url: str
-    data_sha256: str
+    data: PreparedData
     steps: int
     batch_size: int
     seed: int
@@ -131,6 +129,7 @@ class Run:
         only change the last bits and may differ from one attempt to the next.
         """
         fields = {name: value for name, value in asdict(self).items() if name not in _NOT_IN_DIGEST}
+        fields["data"] = self.data.sha256
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

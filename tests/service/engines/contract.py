@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from service.data.catalog import Task
+from service.data.prepared import PreparedData
 from service.engines.attempt import Train
 from service.engines.base import Assignment, Engine, Pruning
 from service.errors import JobFailedError
@@ -28,8 +29,7 @@ def make_run(seed: int) -> Run:
         sizes=(2, 1),
         activation="relu",
         task=Task.REGRESSION,
-        data_url="",
-        data_sha256="",
+        data=PreparedData("", ""),
         steps=3,
         batch_size=1,
         seed=seed,

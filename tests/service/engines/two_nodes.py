@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 
 from service.artifacts import ArtifactStore
 from service.data.catalog import Task
+from service.data.prepared import PreparedData
 from service.engines.attempt import default_train
 from service.engines.base import Assignment
 from service.engines.ray_tune import RayEngine
@@ -64,8 +65,7 @@ def make_run(folder: str) -> Run:
         sizes=(13, 8, 3),
         activation="relu",
         task=Task.CLASSIFICATION,
-        data_url=store.put_file("job", "data.npz", packed),
-        data_sha256=data.sha256,
+        data=PreparedData(store.put_file("job", "data.npz", packed), data.sha256),
         steps=STEPS,
         batch_size=32,
         seed=0,
