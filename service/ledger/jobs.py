@@ -96,11 +96,7 @@ def require_succeeded(session: Session, job_id: str) -> Job:
 def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) -> None:
     """Queue a job that has succeeded with a larger spec. Its recommendation stays until there is a new one.
 
-    Args:
-        session: The transaction, which holds the job's row.
-        job: The row.
-        spec: The larger spec.
-        added: What is larger in it.
+    ``session`` holds the lock of the job's row; ``added`` says what is larger in the spec.
 
     Raises:
         ConflictError: An uploaded dataset of the job was deleted.

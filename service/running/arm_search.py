@@ -30,11 +30,7 @@ POINTS_EVERY_S: Final = 0.5
 class ArmSearch:
     """The trials of one arm, as work for an engine.
 
-    Args:
-        job: The job.
-        arm: The arm to search.
-        storage: Optuna's tables.
-        limits: What earlier arms decide; by default the spec's steps and its own target.
+    ``limits`` is what earlier arms decide about it; by default the spec's steps and its own target.
     """
 
     def __init__(

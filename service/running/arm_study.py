@@ -64,16 +64,7 @@ def _no_collection() -> Iterator[None]:
 
 
 class ArmStudy:
-    """The study of an arm.
-
-    Args:
-        job: The job.
-        arm: The arm.
-        storage: Optuna's tables.
-        rows: The arm's trials in the ledger.
-        objective: What the trials are judged by.
-        earlier: Trials of an earlier job that the sampler should know; they stay in memory.
-    """
+    """The study of an arm. It has the arm's trials in the ledger, and those of an earlier job only in memory."""
 
     def __init__(
         self,

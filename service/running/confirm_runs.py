@@ -39,20 +39,14 @@ class ConfirmRuns:
     """The runs of one phase.
 
     Args:
-        job: The job; for ``from_p`` its data is a split.
+        job: For ``from_p`` its data is a split.
         phase: ``select`` picks one finalist of each arm by validation. ``confirm`` compares the arms on test.
             ``from_p`` trains the recommended config once more from the P that it learned, on one task.
         finalists: The trials whose configs are run.
         steps: Steps of a run by arm, where they are not those of the spec.
     """
 
-    def __init__(
-        self,
-        job: JobContext,
-        phase: Phase,
-        finalists: Sequence[Trial],
-        steps: Mapping[str, int],
-    ) -> None:
+    def __init__(self, job: JobContext, phase: Phase, finalists: Sequence[Trial], steps: Mapping[str, int]) -> None:
         self._job, self._log, self._plan, self._phase, self._steps = job, job.record, job.plan, phase, steps
         self.halted = job.halted
         self._curves: dict[int, list[CurvePoint]] = {}

@@ -29,10 +29,7 @@ class JobContext:
     """A job that a worker runs.
 
     Attributes:
-        record: Writes to the ledger.
-        plan: What the job does.
         data: Its prepared data: a split, or a family of tasks.
-        artifacts: Keeps its files.
         halted: Tells whether the worker wants everything stopped.
     """
 

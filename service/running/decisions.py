@@ -119,15 +119,7 @@ def make_result(
     objective: Objective,
     family: FamilySummary | None,
 ) -> JobResult:
-    """Judge a job by its confirmation runs. The learned P is not in the result yet.
-
-    Args:
-        job: The job.
-        finalists: One trial for each arm.
-        searched: The arms with their trials.
-        objective: What the finalists are judged by.
-        family: Its tasks; None for a job on one task.
-    """
+    """Judge the finalists, one of each arm, by their confirmation runs. The result has no learned P yet."""
     plan, runs = job.plan, job.record.confirm_runs("confirm")
     recommended = recommend(plan, finalists, runs, objective, job.record.looks())
     tasks = None if family is None else _family_finding(plan, recommended, finalists, runs, family)

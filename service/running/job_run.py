@@ -41,11 +41,6 @@ if TYPE_CHECKING:
 def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     """Run a job to its result; go on where an earlier worker stopped.
 
-    Args:
-        record: Writes to the ledger.
-        stop: Says whether to go on.
-        tools: What to run the job with.
-
     Raises:
         JobFailedError: The job cannot go on.
     """

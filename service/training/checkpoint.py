@@ -27,11 +27,7 @@ _DIGEST_BYTES: Final = 32
 
 
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        run: Without a ``checkpoint_url`` there are none.
-    """
+    """The checkpoints of one run; without a ``checkpoint_url`` it has none."""
 
     def __init__(self, run: Run) -> None:
         self._url, self._every_s = run.checkpoint_url, run.checkpoint_every_s

@@ -34,14 +34,7 @@ def linear_layers(sizes: Sequence[int], activation: str) -> nn.Sequential:
 
 
 def build_network(spec: Spec | None, shape: tuple[int, ...], sizes: Sequence[int], activation: str) -> nn.Module:
-    """Return the model of a run, freshly initialised.
-
-    Args:
-        spec: Spec of the model; None for a chain of linear layers.
-        shape: Channels, height and width of an image.
-        sizes: Widths of the layers of a chain; of another model, those of its input and its output.
-        activation: Name of the activation of a chain without a spec.
-    """
+    """Return the model of a run, freshly initialised. The arguments are fields of a :class:`Run`."""
     if spec is None:
         return linear_layers(sizes, activation)
     model: nn.Module = import_object(MODELS[spec["name"]].build)(spec, shape, sizes)
