@@ -127,8 +127,5 @@ def result(session: Session, job: Job) -> JobResult:
     if row is not None:
         return JobResult.from_json(row.data)
     because = f": {job.cause}" if job.state == JobState.FAILED else ""
-    raise NotFoundError(f"job {job.id} has no recommendation, it {_ended(job.state)}{because}")
-
-
-def _ended(state: JobState) -> str:
-    return "was cancelled" if state == JobState.CANCELLED else str(state)
+    ended = "was cancelled" if job.state == JobState.CANCELLED else str(job.state)
+    raise NotFoundError(f"job {job.id} has no recommendation, it {ended}{because}")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,18 +48,6 @@ class OpenTrial:
 
     asked: optuna.Trial
     reported: int = 0
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Switch the garbage collector off: on the many objects of a large study it takes as long as reading them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class ArmStudy:
@@ -157,8 +144,11 @@ class ArmStudy:
         pruners had noted about it is lost.
         """
         ended = [row for row in rows if row.state in ENDED_TRIAL]
-        with _no_collection():
+        gc.disable()  # on the many objects of a large study the collector takes as long as reading them
+        try:
             stored = {trial.user_attrs.get(NUMBER): trial for trial in self._stored.get_trials(deepcopy=False)}
+        finally:
+            gc.enable()
         missing = {row.id for row in ended if row.number not in stored}
         points = self._job.record.curves(missing)
         for row in sorted(ended, key=lambda row: (row.finished_at or row.created_at, row.number)):

@@ -74,10 +74,6 @@ class Batches:
         x = self._x[part][rows].to(self._device)
         return x, x if self._y is self._x else self._y[part][rows].to(self._device)
 
-    def _pieces(self, part: str) -> list[slice]:
-        rows = len(self._x[part])
-        return [slice(start, min(start + EVALUATED_ROWS, rows)) for start in range(0, rows, EVALUATED_ROWS)]
-
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str) -> tuple[float, float | None]:
         """Return the loss on a whole part, and the score of the run's metric.
@@ -89,8 +85,8 @@ class Batches:
         """
         model.eval()
         loss, sums = torch.zeros((), dtype=torch.float64, device=self._device), None
-        for piece in self._pieces(part):
-            x, y = self._rows(part, piece)
+        for start in range(0, len(self._x[part]), EVALUATED_ROWS):
+            x, y = self._rows(part, slice(start, start + EVALUATED_ROWS))
             output = model.forward(x)
             loss += len(x) / len(self._x[part]) * self._loss(output, y).double()
             added = self._score.sums(output, y)

@@ -54,7 +54,7 @@ def train(run: Run) -> Iterator[CurvePoint]:
         train_loss = state.mean_loss()
         state.seconds += time.perf_counter() - started
         yield state.measure(train_loss)
-    state.keep_p()
+    write_p(state.optimizer, run)
 
 
 def report_steps(steps: int) -> list[int]:
@@ -72,10 +72,10 @@ class _State:
         self._model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
         if run.training.compile:
             compile_in_place(self._model, run.device)
-        self._optimizer = build_optimizer(run.arm, self._model, run.config)
-        apply_p(self._optimizer, run)
+        self.optimizer = build_optimizer(run.arm, self._model, run.config)
+        apply_p(self.optimizer, run)
         loss = training_loss(loss_of(run.task), run.training, self._data.targets, run.sizes[-1], run.device)
-        self._step = TrainingStep(self._model, self._optimizer, loss, run.training, run.steps, run.device)
+        self._step = TrainingStep(self._model, self.optimizer, loss, run.training, run.steps, run.device)
         self._total_loss = torch.zeros((), device=run.device)
         self.step, self.seconds = 0, 0.0
         self.points: list[CurvePoint] = []
@@ -102,10 +102,6 @@ class _State:
         self.points.append(CurvePoint(self.step, train_loss, val_loss, self.seconds, test_loss, val_score, test_score))
         return self.points[-1]
 
-    def keep_p(self) -> None:
-        """Write the learned P, if there is one and the run asks for it."""
-        write_p(self._optimizer, self._run)
-
     def to_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values."""
         cuda = torch.device(self._run.device).type == "cuda"
@@ -115,7 +111,7 @@ class _State:
             "points": [tuple(point) for point in self.points],
             "total_loss": self._total_loss,
             "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "training_step": self._step.state_dict(),
             "epoch_rng": self._data.epoch_rng,
             "batches_taken": self._data.taken,
@@ -129,7 +125,7 @@ class _State:
         self.points = [CurvePoint(*point) for point in saved["points"]]
         self._total_loss.copy_(saved["total_loss"])
         self._model.load_state_dict(saved["model"])
-        self._optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(saved["optimizer"])
         self._step.load_state_dict(saved["training_step"])
         self._data.go_to(saved["epoch_rng"], saved["batches_taken"])
         torch.set_rng_state(saved["rng"])
