@@ -104,7 +104,7 @@ def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, f
 
 
 class _FamilyTask:
-    """One meta-training task for MetaTrainer. Everything random comes from torch's global generator."""
+    """The training rows of a task. MetaTrainer takes everything random from torch's global generator."""
 
     def __init__(self, run: Run, task: TaskArrays) -> None:
         self._run = run
@@ -114,8 +114,8 @@ class _FamilyTask:
     def make_model(self) -> nn.Module:
         return linear_layers(self._run.sizes, self._run.activation).to(self._run.device)
 
-    def sample(self) -> Callable[[nn.Module], Tensor]:
-        rows = torch.randint(len(self._x), (self._run.batch_size,)).to(self._x.device)
+    def sample(self, generator: torch.Generator | None = None) -> Callable[[nn.Module], Tensor]:
+        rows = torch.randint(len(self._x), (self._run.batch_size,), generator=generator).to(self._x.device)
         x, y = self._x[rows], self._y[rows]
         return lambda model: self._loss(model(x), y)
 
@@ -125,25 +125,18 @@ class _SideBySide:
 
     def __init__(self, run: Run, tasks: Sequence[TaskArrays]) -> None:
         torch.manual_seed(run.seed)
-        self.models = [linear_layers(run.sizes, run.activation).to(run.device) for _ in tasks]
-        self._train = [_tensors(run, task.x_train, task.y_train) for task in tasks]
-        self._training_losses = [
-            training_loss(loss_of(run.task), run.training, y, run.sizes[-1], run.device) for _, y in self._train
-        ]
+        self._tasks = [_FamilyTask(run, task) for task in tasks]
+        self.models = [task.make_model() for task in self._tasks]
         self._held_out = [_tensors(run, task.x_held_out, task.y_held_out) for task in tasks]
         self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
-        self._batch_size = run.batch_size
         self._order = torch.Generator().manual_seed(run.seed)
 
     def backward(self) -> Tensor:
         """Draw a batch for each network and take its gradient; return the mean of the losses."""
-        losses = []
-        for model, (x, y), loss in zip(self.models, self._train, self._training_losses, strict=True):
-            rows = torch.randint(len(x), (self._batch_size,), generator=self._order).to(x.device)
-            losses.append(loss(model(x[rows]), y[rows]))
-        together = torch.stack(losses)
-        together.sum().backward()  # type: ignore[no-untyped-call]
-        return together.detach().mean()
+        pairs = zip(self.models, self._tasks, strict=True)
+        losses = torch.stack([task.sample(self._order)(model) for model, task in pairs])
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return losses.detach().mean()
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float | None]:
