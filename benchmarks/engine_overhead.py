@@ -44,8 +44,7 @@ from service.db.studies import Studies
 from service.engines.base import Assignment, Engine
 from service.engines.local import LocalEngine
 from service.engines.ray_tune import RayEngine, RaySession
-from service.ledger import jobs, lease
-from service.ledger.runs import RunLog
+from service.ledger import jobs, runs
 from service.planning.plan import make_plan
 from service.running.arm_search import ArmSearch
 from service.running.context import JobContext
@@ -111,10 +110,10 @@ def search(folder: str, trials: int, engine_name: str) -> tuple[TimedSearch, Cal
     )
     plan = make_plan(spec)
     with db.write() as session:
-        jobs.add(session, jobs.NewJob(spec=spec, arms=[arm.name for arm in plan.arms]))
-    taken = lease.claim(db, "benchmark", SILENCE_S)
+        jobs.add(session, spec, [arm.name for arm in plan.arms])
+    taken = runs.claim(db, "benchmark", SILENCE_S)
     assert taken is not None
-    job = JobContext(RunLog(db, taken), plan, PreparedData("", ""), ArtifactStore(folder), lambda: False)
+    job = JobContext(taken, plan, PreparedData("", ""), ArtifactStore(folder), lambda: False)
     work = TimedSearch(job, plan.arms[0], studies.open())
     work.ends = []
 

@@ -22,9 +22,7 @@ from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.engines.base import Engine
 from service.errors import JobFailedError, LeaseLostError, OtherVersionError
-from service.ledger import lease as leases
-from service.ledger.lease import Lease
-from service.ledger.runs import RunLog
+from service.ledger.runs import RunLog, claim
 from service.running.context import Tools
 from service.running.job_run import run_job
 from service.settings import Settings
@@ -53,8 +51,8 @@ class LeaseKeeper:
     ``stopping`` is set when the worker must stop.
     """
 
-    def __init__(self, db: Database, lease: Lease, settings: Settings, stopping: threading.Event) -> None:
-        self._db, self._lease, self._settings, self.stopping = db, lease, settings, stopping
+    def __init__(self, record: RunLog, settings: Settings, stopping: threading.Event) -> None:
+        self._record, self._settings, self.stopping = record, settings, stopping
         self.cancelled, self.lost = False, False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_done, name="lease-keeper", daemon=True)
@@ -81,15 +79,15 @@ class LeaseKeeper:
         renewed = time.monotonic()
         while not self._done.wait(self._settings.poll_s):
             try:
-                self.cancelled = self.cancelled or leases.cancel_requested(self._db, self._lease)
+                self.cancelled = self.cancelled or self._record.cancel_requested()
                 if time.monotonic() - renewed >= self._settings.lease_s / HEARTBEATS:
-                    leases.renew(self._db, self._lease, self._settings.lease_s)
+                    self._record.renew(self._settings.lease_s)
                     renewed = time.monotonic()
             except LeaseLostError:
                 self.lost = True
                 return
             except Exception:  # the database may be away for a moment, which the lease outlives
-                log.warning("cannot reach the ledger", extra={"job": self._lease.job_id}, exc_info=True)
+                log.warning("cannot reach the ledger", extra={"job": self._record.job_id}, exc_info=True)
                 if time.monotonic() - renewed > self._settings.lease_s:
                     self.lost = True
                     return
@@ -132,18 +130,17 @@ class Worker:
             sqlalchemy.exc.DBAPIError: The ledger cannot be reached. When the lease of the job has run out, this worker
                 or another continues the job.
         """
-        lease = leases.claim(self._db, self.name, self._settings.lease_s)
-        if lease is None:
+        record = claim(self._db, self.name, self._settings.lease_s)
+        if record is None:
             return False
-        log.info("job claimed", extra={"job": lease.job_id, "token": lease.token})
-        record = RunLog(self._db, lease)
+        log.info("job claimed", extra={"job": record.job_id, "token": record.token})
         try:
-            with LeaseKeeper(self._db, lease, self._settings, self._stopping) as keeper:
+            with LeaseKeeper(record, self._settings, self._stopping) as keeper:
                 ended = self._run_job(record, keeper)
                 if ended:
                     self._tools.artifacts.delete_checkpoints(record.job_id)
         except LeaseLostError:
-            log.warning("job lost to another worker", extra={"job": lease.job_id})
+            log.warning("job lost to another worker", extra={"job": record.job_id})
         return True
 
     def _run_job(self, record: RunLog, keeper: LeaseKeeper) -> bool:
@@ -158,7 +155,7 @@ class Worker:
                 record.end(JobState.CANCELLED, None)
                 log.info("job cancelled", extra={"job": record.job_id})
             else:
-                cancelled = leases.release(self._db, record.lease)
+                cancelled = record.release()
                 log.info("job released", extra={"job": record.job_id})
                 return cancelled
         except (JobFailedError, OtherVersionError) as error:

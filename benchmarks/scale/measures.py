@@ -27,8 +27,7 @@ from service.artifacts import ArtifactStore
 from service.data.prepared import PreparedData
 from service.db.session import Database, create_schema
 from service.db.studies import Studies, study_name
-from service.ledger import jobs, lease
-from service.ledger.runs import RunLog
+from service.ledger import jobs, runs
 from service.planning.arms import WARPADAM
 from service.planning.plan import make_plan
 from service.running.arm_search import ArmSearch
@@ -70,11 +69,10 @@ class Bench:
         self.url, self._plan = url, make_plan(spec)
         self._db, self._studies = Database(url), Studies(url)
         with self._db.write() as session:
-            new = jobs.NewJob(spec=spec, arms=[arm.name for arm in self._plan.arms])
-            self.job_id = jobs.add(session, new).id
-        taken = lease.claim(self._db, "scale", LEASE_S)
+            self.job_id = jobs.add(session, spec, [arm.name for arm in self._plan.arms]).id
+        taken = runs.claim(self._db, "scale", LEASE_S)
         assert taken is not None
-        self._log = RunLog(self._db, taken)
+        self._log = taken
         self._artifacts = ArtifactStore(artifacts_url)
 
     def close(self) -> None:

@@ -28,6 +28,11 @@ from search_spaces import Scalar
 from service.states import ArmState, JobState, TrialState
 
 
+def utc_now() -> datetime:
+    """Return the present time, aware and in UTC."""
+    return datetime.now(UTC)
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC time. SQLite forgets the zone and PostgreSQL answers in its own; both come back as UTC."""
 
@@ -54,8 +59,8 @@ class Base(DeclarativeBase):
     }
 
 
-def _job_key() -> Mapped[str]:
-    return mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+def _job_key(*, primary_key: bool = False) -> Mapped[str]:
+    return mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=primary_key)
 
 
 class Job(Base):
@@ -79,7 +84,7 @@ class Job(Base):
     data_sha256: Mapped[str | None] = mapped_column(String(64))
     dataset_info: Mapped[dict[str, JsonValue] | None] = mapped_column(JSON(none_as_null=True))
     cancel_requested: Mapped[bool] = mapped_column(default=False)
-    created_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     looks: Mapped[int] = mapped_column(default=1, server_default="1")
@@ -100,7 +105,7 @@ class DatasetRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     facts: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class IdempotencyKey(Base):
@@ -119,7 +124,7 @@ class Arm(Base):
 
     __tablename__ = "job_arms"
 
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[str] = _job_key(primary_key=True)
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     position: Mapped[int]
     state: Mapped[ArmState] = mapped_column(String(16), default=ArmState.QUEUED)
@@ -143,7 +148,7 @@ class Trial(Base):
     seconds: Mapped[float] = mapped_column(default=0.0)
     attempts: Mapped[int] = mapped_column(default=0)
     cause: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -164,7 +169,7 @@ class TrialPoint(Base):
 class ConfirmRun(Base):
     """One run of a finalist on a fresh seed: phase ``select`` is judged on validation, ``confirm`` on test.
 
-    ``curve`` is its learning curve, as ledger/curves.py reads and writes it.
+    ``curve`` is its learning curve, as ledger/queries.py reads and writes it.
     """
 
     __tablename__ = "job_confirm_runs"
@@ -191,11 +196,11 @@ class RecommendationRow(Base):
 
     __tablename__ = "job_recommendations"
 
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[str] = _job_key(primary_key=True)
     verdict: Mapped[str] = mapped_column(String(16))
     arm: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Event(Base):
@@ -206,6 +211,6 @@ class Event(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     job_id: Mapped[str] = _job_key()
-    at: Mapped[datetime]
+    at: Mapped[datetime] = mapped_column(default=utc_now)
     kind: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]]

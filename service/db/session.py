@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -48,21 +48,11 @@ class epoch_now(FunctionElement[float]):  # noqa: N801 - reads as SQL
 
 
 @compiles(epoch_now)
-def _epoch_now_standard(element: epoch_now, compiler: SQLCompiler, **options: object) -> str:
-    del element, compiler, options
-    return "extract(epoch from current_timestamp)"
-
-
-@compiles(epoch_now, "postgresql")
-def _epoch_now_postgresql(element: epoch_now, compiler: SQLCompiler, **options: object) -> str:
-    del element, compiler, options
+def _compile_epoch_now(element: epoch_now, compiler: SQLCompiler, **options: object) -> str:
+    del element, options
+    if compiler.dialect.name == "sqlite":
+        return "((julianday('now') - 2440587.5) * 86400.0)"
     return "extract(epoch from clock_timestamp())::float8"
-
-
-@compiles(epoch_now, "sqlite")
-def _epoch_now_sqlite(element: epoch_now, compiler: SQLCompiler, **options: object) -> str:
-    del element, compiler, options
-    return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 class Database:
@@ -127,22 +117,13 @@ def schema_lock(url: str) -> Iterator[None]:
         with FileLock(f"{parsed.database}.lock", timeout=LOCK_TIMEOUT_S):
             yield
         return
-    database = Database(url)
-    try:
-        with database.engine.connect() as connection:
-            if parsed.get_backend_name() == "postgresql":
-                connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": SCHEMA_LOCK})
-            yield
-    finally:
-        database.close()  # ends the session and so releases the advisory lock
+    with closing(Database(url)) as database, database.engine.connect() as connection:  # the end releases the lock
+        if parsed.get_backend_name() == "postgresql":
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": SCHEMA_LOCK})
+        yield
 
 
 def create_schema(url: str) -> None:
     """Create our tables, or update them to this version. Several processes may do so at once."""
-    with schema_lock(url):
-        database = Database(url)
-        try:
-            with database.engine.begin() as connection:
-                command.upgrade(alembic_config(connection), "head")
-        finally:
-            database.close()
+    with schema_lock(url), closing(Database(url)) as database, database.engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "head")

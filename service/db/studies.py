@@ -26,11 +26,7 @@ def study_name(job_id: str, arm: str) -> str:
 
 
 class Studies:
-    """Optuna's tables in a database.
-
-    Args:
-        url: SQLAlchemy URL.
-    """
+    """Optuna's tables in a database."""
 
     def __init__(self, url: str) -> None:
         self._url = url

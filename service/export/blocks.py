@@ -23,10 +23,10 @@ from torch.optim import Optimizer
 from service.optimizers import Config
 from service.training.best import BestWeights, is_out_of_patience
 from service.training.loop import report_steps
-from service.training.metrics import ACCURACY, Score
 from service.training.networks import Spec
 from service.training.run import EVALUATED_ROWS, Training
 from service.training.step import TrainingStep, compile_in_place, training_loss
+from service.training.tasks import ACCURACY, Score
 
 MODEL: Spec = {}
 SHAPE: tuple[int, ...] = ()

@@ -135,7 +135,7 @@ def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float]]:
     for name in (DATA_FILE, *PS):
         if name in bundle.files:
             (folder / name).write_bytes(bundle.files[name])
-    place = {"data_url": str(folder / DATA_FILE), "data_sha256": manifest["files"][DATA_FILE], "test": True}
+    data = {"url": str(folder / DATA_FILE), "sha256": manifest["files"][DATA_FILE]}
     try:
         expected, from_p = manifest["expected"], manifest["expected_from_p"]
         if expected["test_loss"] is None and from_p is None:
@@ -143,7 +143,7 @@ def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float]]:
         fields = {**manifest["run"], "seed": expected["seed"]}
         if fields.keys() & {"checkpoint_url", "p_url", "from_p_url"}:
             raise BundleError(f"{MANIFEST}: run names a file, which it must not")
-        run = TypeAdapter(Run).validate_python({**fields, **place})
+        run = TypeAdapter(Run).validate_python({**fields, "data": data, "test": True})
         if expected["test_loss"] is not None:  # with a family, only the run from the learned P is on one task
             yield "test loss", _started(run, bundle, START_FILE, folder), float(expected["test_loss"])
         if from_p is not None:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 from service.db.models import ConfirmRun, Job
-from service.ledger.curves import curve_of
+from service.ledger.queries import curve_of
 from service.result.job_result import ALPHA, ANSWERS, ArmFinding, JobResult, Pair, ParetoPoint
 from service.states import TrialState
 

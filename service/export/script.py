@@ -106,7 +106,7 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         "HIGHER_IS_BETTER": metric.higher_is_better,
     }
     roots = {reference.partition(".")[0].partition(":")[0] for reference in (optimizer.build, build)}
-    source = SourceCode({"service", *roots}, {*constants, "TRAINING", "Training", "DATA", "SCORE", "Score"})
+    source = SourceCode({"service", *roots}, {*constants, "TRAINING", "Training", "DATA", "SCORE"})
     source.add("types:SimpleNamespace as Training")  # a dataclass could not be made in a module that exec runs
     halves = [source.add(reference) for reference in (build, optimizer.build, task.loss, metric.score)]
     for name in ("make_model", "make_optimizer", "load_data", "train", "show", "main"):

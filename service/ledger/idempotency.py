@@ -24,12 +24,7 @@ Render = Callable[[Session, Job], dict[str, JsonValue]]
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
-    """A request with an Idempotency-Key.
-
-    Attributes:
-        key: The key.
-        body_sha256: Hash of what was sent; requests with the same key must have the same one.
-    """
+    """A request with an Idempotency-Key. Requests with the same key must have the same body."""
 
     key: str
     body_sha256: str
@@ -62,13 +57,9 @@ def find_answer(db: Database, request: KeyedRequest) -> Answer | None:
 
 
 def answer_once(db: Database, request: KeyedRequest | None, act: Act, render: Render) -> Answer:
-    """Do what a request asks for, unless its key has an answer already.
+    """Do what a request asks for, unless its key has an answer already. One without a key always acts.
 
-    Args:
-        db: The ledger's database.
-        request: The key and the hash of the request; None for one without a key, which always acts.
-        act: Changes the ledger.
-        render: Makes the answer, in the same transaction.
+    ``act`` and ``render`` share a transaction.
 
     Raises:
         IdempotencyConflictError: The key was used with another body.

@@ -7,40 +7,29 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
+from pydantic import JsonValue
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from service.data.catalog import DatasetInfo
-from service.db.models import Arm, ConfirmRun, Job, Trial
+from service.db.models import Arm, ConfirmRun, Event, Job, Trial, utc_now
 from service.db.session import Database, epoch_now
 from service.errors import ConflictError, NotFoundError
 from service.ledger import datasets
-from service.ledger.events import now, record
 from service.spec.job import ExtendSpec, JobSpec
 from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, ArmState, JobState, TrialState
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """Return an id for a job that will be queued. Its files are stored under it before a worker can take the job."""
     return f"job-{secrets.token_hex(8)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A job that is about to be queued.
-
-    Attributes:
-        spec: The whole spec.
-        arms: Names of the arms, in the order in which they will run.
-        info: Facts about uploaded data and user code; None if the job has neither.
-        id: Its id, known before the job is: files are stored under it before a worker can take the job.
-    """
-
-    spec: JobSpec
-    arms: Sequence[str]
-    info: DatasetInfo | None = None
-    id: str = field(default_factory=_new_id)
+def record_event(session: Session, job_id: str, kind: str, **data: JsonValue) -> None:
+    """Add an event to the history of a job, in the transaction of the change that it tells of."""
+    session.add(Event(job_id=job_id, kind=kind, data=data))
 
 
 def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job | None:
@@ -61,25 +50,33 @@ def require_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
-def add(session: Session, new: NewJob) -> Job:
+def add(
+    session: Session, spec: JobSpec, arms: Sequence[str], info: DatasetInfo | None = None, job_id: str | None = None
+) -> Job:
     """Store a queued job with its arms.
+
+    Args:
+        session: The transaction.
+        spec: The whole spec.
+        arms: Names of the arms, in the order in which they will run.
+        info: Facts about uploaded data and user code; None if the job has neither.
+        job_id: An id from :func:`new_id`; None for a job without files.
 
     Raises:
         ConflictError: An uploaded dataset of the job was deleted.
     """
-    datasets.lock_those_of(session, new.spec)
+    datasets.lock_those_of(session, spec)
     job = Job(
-        id=new.id,
-        name=new.spec.name,
-        dataset=datasets.label_of(new.spec),
-        dataset_info=None if new.info is None else asdict(new.info),
-        spec=new.spec.to_json(),
-        created_at=now(),
+        id=job_id or new_id(),
+        name=spec.name,
+        dataset=datasets.label_of(spec),
+        dataset_info=None if info is None else asdict(info),
+        spec=spec.to_json(),
     )
     session.add(job)
     session.flush()
-    session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(new.arms))
-    record(session, job.id, "submitted")
+    session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(arms))
+    record_event(session, job.id, "submitted")
     return job
 
 
@@ -99,11 +96,7 @@ def require_succeeded(session: Session, job_id: str) -> Job:
 def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) -> None:
     """Queue a job that has succeeded with a larger spec. Its recommendation stays until there is a new one.
 
-    Args:
-        session: The transaction, which holds the job's row.
-        job: The row.
-        spec: The larger spec.
-        added: What is larger in it.
+    ``session`` holds the lock of the job's row; ``added`` says what is larger in the spec.
 
     Raises:
         ConflictError: An uploaded dataset of the job was deleted.
@@ -114,7 +107,7 @@ def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) ->
     job.looks += 1
     if added.trials or added.max_seconds:
         session.execute(update(Arm).where(Arm.job_id == job.id).values(state=ArmState.QUEUED))
-    record(session, job.id, "extended", **added.model_dump())
+    record_event(session, job.id, "extended", **added.model_dump())
     session.flush()
 
 
@@ -134,21 +127,21 @@ def cancel(db: Database, job_id: str) -> Job:
             job.lease_token += 1  # a worker that only seemed to be gone writes nothing more
             close(session, job, JobState.CANCELLED)
         elif not job.cancel_requested:
-            record(session, job_id, "cancel_requested")
+            record_event(session, job_id, "cancel_requested")
         job.cancel_requested = True
         return job
 
 
 def close(session: Session, job: Job, state: JobState, cause: str | None = None) -> None:
     """End a job in the transaction of ``session``; trials and runs that are still open end with it."""
-    job.state, job.cause, job.finished_at = state, cause, now()
+    job.state, job.cause, job.finished_at = state, cause, utc_now()
     job.lease_worker = job.lease_expires_s = None
-    record(session, job.id, state, **({"cause": cause} if cause else {}))
+    record_event(session, job.id, state, **({"cause": cause} if cause else {}))
     unfinished = (Arm.job_id == job.id, Arm.state != ArmState.COMPLETE)
     session.execute(update(Arm).where(*unfinished).values(state=ArmState.STOPPED))
     pruned, why = TrialState.PRUNED, f"the job was {state} before the run was over"
     trials = update(Trial).where(Trial.job_id == job.id, Trial.state.in_(LIVE_TRIAL))
-    session.execute(trials.values(state=pruned, cause=why, finished_at=now()))
+    session.execute(trials.values(state=pruned, cause=why, finished_at=utc_now()))
     runs = update(ConfirmRun).where(ConfirmRun.job_id == job.id, ConfirmRun.state.in_(LIVE_TRIAL))
     session.execute(runs.values(state=pruned, cause=why))
 

@@ -1,4 +1,4 @@
-"""What the API reads from the ledger: pages of jobs, trials and events, and the counts of a job."""
+"""Reads from the ledger: pages of jobs, trials and events, the counts of a job, confirmation runs, the result."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Trial, TrialPoint
-from service.errors import ConflictError, NotFoundError
+from service.errors import ConflictError, NotFoundError, OtherVersionError
 from service.result.job_result import JobResult
 from service.states import ENDED_JOB, ENDED_TRIAL, JobState, TrialState
+from service.training.run import CurvePoint
 
 
 class ArmSummary(NamedTuple):
@@ -76,10 +77,27 @@ def confirm_progress(session: Session, job_id: str) -> ConfirmCounts:
     return ConfirmCounts(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
 
 
-def confirm_runs(session: Session, job_id: str) -> Sequence[ConfirmRun]:
-    """Return the runs of the ``confirm`` phase of a job, in the order in which they were planned."""
-    wanted = select(ConfirmRun).where(ConfirmRun.job_id == job_id, ConfirmRun.phase == "confirm")
+def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Sequence[ConfirmRun]:
+    """Return the runs of a phase of a job, in the order in which they were planned."""
+    wanted = select(ConfirmRun).where(ConfirmRun.job_id == job_id, ConfirmRun.phase == phase)
     return session.scalars(wanted.order_by(ConfirmRun.id)).all()
+
+
+def stored_curve(points: Sequence[CurvePoint]) -> list[list[float | None]]:
+    """Return the learning curve of a confirmation run as JSON."""
+    return [list(point) for point in points]
+
+
+def curve_of(run: ConfirmRun) -> list[CurvePoint]:
+    """Return the learning curve of a confirmation run.
+
+    Raises:
+        OtherVersionError: Another version of the service stored points that this one cannot read.
+    """
+    try:
+        return [CurvePoint._make(point) for point in run.curve]
+    except TypeError as error:
+        raise OtherVersionError("the learning curve of a confirmation run", error) from error
 
 
 def trial(session: Session, job_id: str, number: int) -> tuple[Trial, Sequence[TrialPoint]]:
@@ -109,8 +127,5 @@ def result(session: Session, job: Job) -> JobResult:
     if row is not None:
         return JobResult.from_json(row.data)
     because = f": {job.cause}" if job.state == JobState.FAILED else ""
-    raise NotFoundError(f"job {job.id} has no recommendation, it {_ended(job.state)}{because}")
-
-
-def _ended(state: JobState) -> str:
-    return "was cancelled" if state == JobState.CANCELLED else str(state)
+    ended = "was cancelled" if job.state == JobState.CANCELLED else str(job.state)
+    raise NotFoundError(f"job {job.id} has no recommendation, it {ended}{because}")

@@ -1,26 +1,28 @@
-"""What the worker that owns a job writes: arms, trials with their learning curves, confirmation runs, the end.
+"""The job that a worker owns: its lease, and all that the worker writes about it until the end.
 
-Every method is one transaction under the lease. A worker that has lost its job gets LeaseLostError and changes nothing.
+A claim is one conditional UPDATE. Every later write is one transaction that refuses a token which is no longer the
+newest: a worker that has lost its job gets LeaseLostError and changes nothing. All times of leases are those of the
+database's clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import case, delete, func, insert, select, update
+from sqlalchemy import and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.db.models import Arm, ConfirmRun, RecommendationRow, Trial, TrialPoint
-from service.db.session import Database
-from service.ledger.curves import stored_curve
-from service.ledger.events import now, record
-from service.ledger.jobs import close, require_job
-from service.ledger.lease import Lease, fenced
+from service.db.models import Arm, ConfirmRun, Job, RecommendationRow, Trial, TrialPoint, utc_now
+from service.db.session import Database, epoch_now
+from service.errors import LeaseLostError
+from service.ledger import queries
+from service.ledger.jobs import close, record_event, require_job
 from service.result.job_result import JobResult
-from service.spec.job import Scalar
-from service.states import ArmState, JobState, TrialState
+from service.spec.job import JobSpec, Scalar
+from service.states import ACTIVE_JOB, ArmState, JobState, TrialState
 from service.training.run import CurvePoint, Ended
 
 IDS_OF_A_QUERY: Final = 500
@@ -33,45 +35,124 @@ _IN_SQL: Final = {"synchronize_session": False}
 """For an UPDATE of rows that the session has not loaded."""
 
 
+def claim(db: Database, worker: str, lease_s: float) -> RunLog | None:
+    """Take the oldest job that is queued, or whose worker has been silent for longer than its lease.
+
+    Returns:
+        The job, or None when there is nothing to do.
+    """
+    free = or_(Job.state == JobState.QUEUED, and_(Job.state.in_(ACTIVE_JOB), Job.lease_expires_s < epoch_now()))
+    oldest = select(Job.seq).where(free).order_by(Job.seq).limit(1).with_for_update(skip_locked=True)
+    statement = (
+        update(Job)
+        .where(Job.seq == oldest.scalar_subquery())
+        .values(
+            state=case((Job.state == JobState.QUEUED, JobState.RUNNING), else_=Job.state),
+            started_at=func.coalesce(Job.started_at, utc_now()),
+            lease_worker=worker,
+            lease_token=Job.lease_token + 1,
+            lease_expires_s=epoch_now() + lease_s,
+        )
+        .returning(Job.id, Job.lease_token, Job.spec, Job.dataset_info)
+        .execution_options(**_IN_SQL)
+    )
+    with db.write() as session:
+        row = session.execute(statement).one_or_none()
+        if row is None:
+            return None
+        record_event(session, row.id, "claimed", worker=worker, token=row.lease_token)
+    return RunLog(db, row.id, row.lease_token, row.spec, row.dataset_info)
+
+
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """Writes about one leased job."""
+    """The right to write about one job. Every method raises LeaseLostError if the job has another owner, or is gone.
+
+    Attributes:
+        db: The ledger's database.
+        job_id: The job.
+        token: Fencing token; grows with every claim of the job.
+        spec_json: The job's spec, as it was stored.
+        info_json: Facts about its uploaded data and user code, as they were stored; None if it has neither.
+    """
 
     db: Database
-    lease: Lease
+    job_id: str
+    token: int
+    spec_json: Mapping[str, object]
+    info_json: Mapping[str, object] | None = None
 
     @property
-    def job_id(self) -> str:
-        """Id of the leased job."""
-        return self.lease.job_id
+    def spec(self) -> JobSpec:
+        """The job's spec. Raises OtherVersionError if another version stored what this one cannot read."""
+        return JobSpec.from_json(self.spec_json)
+
+    @contextmanager
+    def _fenced(self) -> Iterator[Session]:
+        """Open a transaction that writes about the job."""
+        with self.db.write() as session:
+            mine = select(Job.id).where(Job.id == self.job_id, Job.lease_token == self.token)
+            if session.execute(mine.with_for_update()).one_or_none() is None:
+                raise self._lost()
+            yield session
+
+    def _lost(self) -> LeaseLostError:
+        return LeaseLostError(f"another worker owns job {self.job_id} now, or it was deleted")
+
+    # --- the lease
+
+    def renew(self, lease_s: float) -> None:
+        """Push the end of the lease ``lease_s`` seconds into the future."""
+        with self._fenced() as session:
+            session.execute(update(Job).where(Job.id == self.job_id).values(lease_expires_s=epoch_now() + lease_s))
+
+    def cancel_requested(self) -> bool:
+        """Tell whether the job's user wants it stopped."""
+        wanted = select(Job.lease_token, Job.cancel_requested).where(Job.id == self.job_id)
+        with self.db.read() as session:
+            row = session.execute(wanted).one_or_none()
+        if row is None or row.lease_token != self.token:
+            raise self._lost()
+        return bool(row.cancel_requested)
+
+    def release(self) -> bool:
+        """Give the job back for the next worker; or cancel it, and return True, if that was asked for meanwhile."""
+        with self._fenced() as session:
+            job = require_job(session, self.job_id)
+            if job.cancel_requested:
+                close(session, job, JobState.CANCELLED)
+                return True
+            job.state, job.lease_worker, job.lease_expires_s = JobState.QUEUED, None, None
+            record_event(session, self.job_id, "released")
+        return False
 
     # --- arms
 
     def start_arm(self, arm: str) -> Arm:
         """Mark the arm as running and return its row."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             row = session.get_one(Arm, (self.job_id, arm))
             if row.state == ArmState.QUEUED:
                 row.state = ArmState.RUNNING
-                record(session, self.job_id, "arm_started", arm=arm)
+                record_event(session, self.job_id, "arm_started", arm=arm)
             return row
 
     def finish_arm(self, arm: str, seconds_used: float, reason: str) -> None:
         """Mark the arm as complete."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             row = session.get_one(Arm, (self.job_id, arm))
             row.state, row.seconds_used = ArmState.COMPLETE, seconds_used
-            record(session, self.job_id, "arm_finished", arm=arm, reason=reason, seconds=round(seconds_used, 3))
+            record_event(session, self.job_id, "arm_finished", arm=arm, reason=reason, seconds=round(seconds_used, 3))
 
     # --- trials
 
     def add_trial(self, arm: str, params: Mapping[str, Scalar], *, running: bool = False) -> Trial:
         """Store a trial with the next free number of the job: queued, or running its first attempt."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             last = session.scalar(select(func.max(Trial.number)).where(Trial.job_id == self.job_id))
             number = 0 if last is None else last + 1
             trial = Trial(job_id=self.job_id, number=number, arm=arm, state=TrialState.QUEUED, params=dict(params))
-            trial.created_at = now()
+            trial.created_at = utc_now()
             if running:
                 trial.state, trial.attempts, trial.started_at = TrialState.RUNNING, 1, trial.created_at
             session.add(trial)
@@ -80,23 +161,23 @@ class RunLog:
 
     def start_trial(self, trial_id: int) -> int:
         """Count one more attempt, forget the points of the last one, and return the number of attempts."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             trial = session.get_one(Trial, trial_id)
-            trial.state, trial.started_at = TrialState.RUNNING, now()
+            trial.state, trial.started_at = TrialState.RUNNING, utc_now()
             trial.attempts, trial.last_step, trial.seconds = trial.attempts + 1, 0, 0.0
             session.execute(delete(TrialPoint).where(TrialPoint.trial_id == trial_id))
             return trial.attempts
 
     def add_points(self, points: Sequence[tuple[int, CurvePoint]]) -> None:
         """Store points of running trials' learning curves, each with its trial's id, in the order of their steps."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             _insert_points(session, points)
 
     def finish_trial(
         self, trial_id: int, ended: Ended, arm_seconds: float, points: Sequence[tuple[int, CurvePoint]] = ()
     ) -> None:
         """Store how a trial ended, the seconds that its arm has used by then, and points that were not stored yet."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             _insert_points(session, points)
             trial = (
                 update(Trial)
@@ -106,7 +187,7 @@ class RunLog:
                     cause=ended.cause,
                     value=ended.val_loss if ended.value is None else ended.value,
                     seconds=case((Trial.seconds < ended.seconds, ended.seconds), else_=Trial.seconds),
-                    finished_at=now(),
+                    finished_at=utc_now(),
                 )
             )
             arm = session.scalars(trial.returning(Trial.arm), execution_options=_IN_SQL).one()
@@ -115,7 +196,7 @@ class RunLog:
 
     def requeue_trial(self, trial_id: int, arm_seconds: float) -> None:
         """Queue a trial again that was interrupted; the attempt does not count, the time does."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             trial = session.get_one(Trial, trial_id)
             if trial.state == TrialState.RUNNING:
                 trial.state, trial.attempts = TrialState.QUEUED, trial.attempts - 1
@@ -123,14 +204,14 @@ class RunLog:
 
     def retry_trial(self, trial_id: int, cause: str) -> None:
         """Queue a trial whose process died for another attempt."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             trial = session.get_one(Trial, trial_id)
             trial.state = TrialState.QUEUED
-            record(session, self.job_id, "trial_retried", trial=trial.number, cause=cause)
+            record_event(session, self.job_id, "trial_retried", trial=trial.number, cause=cause)
 
     def recover_trials(self, max_attempts: int) -> None:
         """After a worker died: queue what it was running again, or fail it if it has used up its attempts."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             trials = select(Trial).where(Trial.job_id == self.job_id, Trial.state == TrialState.RUNNING)
             runs = select(ConfirmRun).where(ConfirmRun.job_id == self.job_id, ConfirmRun.state == TrialState.RUNNING)
             for run in (*session.scalars(trials), *session.scalars(runs)):
@@ -140,7 +221,7 @@ class RunLog:
                     run.state = TrialState.FAILED
                     run.cause = f"its worker died on each of {run.attempts} attempts"
                     if isinstance(run, Trial):
-                        run.finished_at = now()
+                        run.finished_at = utc_now()
 
     def trials(self, arm: str) -> Sequence[Trial]:
         """Return the trials of an arm by number."""
@@ -165,8 +246,8 @@ class RunLog:
 
     def plan_confirm_runs(self, phase: str, finalists: Sequence[Trial], seeds: Sequence[int]) -> Sequence[ConfirmRun]:
         """Store a queued run of every finalist on every seed that has none yet; return all runs of the phase."""
-        with fenced(self.db, self.lease) as session:
-            planned = {(run.trial_number, run.seed) for run in self._confirm_runs(session, phase)}
+        with self._fenced() as session:
+            planned = {(run.trial_number, run.seed) for run in queries.confirm_runs(session, self.job_id, phase)}
             new = [(seed, t) for seed in seeds for t in finalists if (t.number, seed) not in planned]
             if new:
                 session.add_all(
@@ -181,39 +262,35 @@ class RunLog:
                     for seed, trial in new
                 )
                 session.flush()
-                record(session, self.job_id, "runs_planned", phase=phase, runs=len(new))
-            return self._confirm_runs(session, phase)
+                record_event(session, self.job_id, "runs_planned", phase=phase, runs=len(new))
+            return queries.confirm_runs(session, self.job_id, phase)
 
     def confirm_runs(self, phase: str) -> Sequence[ConfirmRun]:
         """Return the runs of a phase, in the order in which they were planned."""
         with self.db.read() as session:
-            return self._confirm_runs(session, phase)
-
-    def _confirm_runs(self, session: Session, phase: str) -> Sequence[ConfirmRun]:
-        wanted = select(ConfirmRun).where(ConfirmRun.job_id == self.job_id, ConfirmRun.phase == phase)
-        return session.scalars(wanted.order_by(ConfirmRun.id)).all()
+            return queries.confirm_runs(session, self.job_id, phase)
 
     def start_confirm_run(self, run_id: int) -> int:
         """Count one more attempt of a confirmation run and return the number of attempts."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             run = session.get_one(ConfirmRun, run_id)
             run.state, run.attempts = TrialState.RUNNING, run.attempts + 1
             return run.attempts
 
     def requeue_confirm_run(self, run_id: int) -> None:
         """Queue a confirmation run again that was interrupted; the attempt does not count."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             run = session.get_one(ConfirmRun, run_id)
             if run.state == TrialState.RUNNING:
                 run.state, run.attempts = TrialState.QUEUED, run.attempts - 1
 
     def finish_confirm_run(self, run_id: int, ended: Ended, curve: Sequence[CurvePoint] = ()) -> None:
         """Store how a confirmation run ended, with its learning curve."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             run = session.get_one(ConfirmRun, run_id)
             run.state, run.cause, run.seconds = ended.state, ended.cause, ended.seconds
             run.val_loss, run.test_loss, run.test_score = ended.val_loss, ended.test_loss, ended.test_score
-            run.curve = stored_curve(curve)
+            run.curve = queries.stored_curve(curve)
 
     # --- the job
 
@@ -224,7 +301,7 @@ class RunLog:
 
     def set_data_hash(self, sha256: str) -> str | None:
         """Store the hash of the prepared data if there is none yet; return the one that was there before."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             job = require_job(session, self.job_id)
             before = job.data_sha256
             job.data_sha256 = before or sha256
@@ -232,23 +309,23 @@ class RunLog:
 
     def verify(self) -> None:
         """Move the job from its search to the verification of the finalists."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             job = require_job(session, self.job_id)
             if job.state != JobState.VERIFYING:
                 job.state = JobState.VERIFYING
-                record(session, self.job_id, JobState.VERIFYING)
+                record_event(session, self.job_id, JobState.VERIFYING)
 
     def succeed(self, result: JobResult) -> None:
         """Store the result and end the job, in one transaction."""
-        with fenced(self.db, self.lease) as session:
-            row = RecommendationRow(job_id=self.job_id, verdict=result.verdict, arm=result.arm, created_at=now())
+        with self._fenced() as session:
+            row = RecommendationRow(job_id=self.job_id, verdict=result.verdict, arm=result.arm, created_at=utc_now())
             row.data = dict(result.to_json())
             session.merge(row)  # replaces the one from before an extension
             close(session, require_job(session, self.job_id), JobState.SUCCEEDED)
 
     def end(self, state: JobState, cause: str | None) -> None:
         """End the job without a recommendation, and with it the trials that have not ended."""
-        with fenced(self.db, self.lease) as session:
+        with self._fenced() as session:
             close(session, require_job(session, self.job_id), state, cause)
 
 

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
-from service.ledger.curves import curve_of
+from service.ledger.queries import curve_of
 from service.planning.arms import SHUFFLED_P, ArmPlan, Role
 from service.planning.objective import TIMED, Objective, time_to
 from service.planning.plan import JobPlan

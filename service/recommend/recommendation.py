@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
-from service.ledger.curves import curve_of
+from service.ledger.queries import curve_of
 from service.planning.arms import Role
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan

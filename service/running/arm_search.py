@@ -17,8 +17,8 @@ from service.planning.arms import ArmPlan
 from service.planning.earlier_trials import read_earlier_trials
 from service.result.job_result import Fidelity
 from service.running.arm_study import NUMBER, ArmStudy, OpenTrial
-from service.running.arms import ArmLimits, arm_fidelity, objective_of
 from service.running.context import JobContext
+from service.running.decisions import ArmLimits, arm_fidelity, objective_of
 from service.running.samplers import make_pruning, make_sampler
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended
@@ -30,11 +30,7 @@ POINTS_EVERY_S: Final = 0.5
 class ArmSearch:
     """The trials of one arm, as work for an engine.
 
-    Args:
-        job: The job.
-        arm: The arm to search.
-        storage: Optuna's tables.
-        limits: What earlier arms decide; by default the spec's steps and its own target.
+    ``limits`` is what earlier arms decide about it; by default the spec's steps and its own target.
     """
 
     def __init__(

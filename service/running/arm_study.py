@@ -9,8 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,29 +50,8 @@ class OpenTrial:
     reported: int = 0
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Switch the garbage collector off: on the many objects of a large study it takes as long as reading them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 class ArmStudy:
-    """The study of an arm.
-
-    Args:
-        job: The job.
-        arm: The arm.
-        storage: Optuna's tables.
-        rows: The arm's trials in the ledger.
-        objective: What the trials are judged by.
-        earlier: Trials of an earlier job that the sampler should know; they stay in memory.
-    """
+    """The study of an arm. It has the arm's trials in the ledger, and those of an earlier job only in memory."""
 
     def __init__(
         self,
@@ -131,16 +109,23 @@ class ArmStudy:
             trial.reported = step
 
     def tell(self, trial: OpenTrial, ended: Ended) -> None:
-        """Tell Optuna how a trial ended, and store it."""
-        value = ended.val_loss if ended.value is None else ended.value
-        self._compare(value, ended.seconds)
+        """Tell Optuna how a trial ended, and store it.
+
+        Of a diverged one we tell the worst finite loss so far, one step after its last point. Samplers rank stopped
+        trials by how far they came, so at a later step it would look better than others.
+        """
+        value, seconds = ended.val_loss if ended.value is None else ended.value, ended.seconds
+        self._compare(value, seconds)
         if ended.state == TrialState.DIVERGED:
-            self._tell_diverged(trial)
-        elif ended.state == TrialState.COMPLETE:
+            value, seconds = self._penalty(), self._slowest
+            if not self._two:
+                trial.asked.report(value, trial.reported + 1)
+        state = self._optuna_state(ended.state)
+        if state == OptunaState.COMPLETE:
             assert value is not None, "a completed trial has a value"
-            self.study.tell(trial.asked, [value, ended.seconds] if self._two else value)
+            self.study.tell(trial.asked, [value, seconds] if self._two else value)
         else:
-            self.study.tell(trial.asked, state=self._optuna_state(ended.state))
+            self.study.tell(trial.asked, state=state)
         self._stored.add_trial(self.study.get_trials(deepcopy=False)[trial.asked.number])
 
     def _compare(self, value: float | None, seconds: float) -> None:
@@ -153,26 +138,6 @@ class ArmStudy:
         """Leave a trial to the next worker; the samplers of this one forget it."""
         self.study.tell(trial.asked, state=OptunaState.FAIL, skip_if_finished=True)
 
-    def _tell_diverged(self, trial: OpenTrial) -> None:
-        """Tell the worst finite loss so far, one step after the last point.
-
-        Samplers rank stopped trials by how far they came, so at a later step a diverged trial would look better than
-        others.
-        """
-        if self._two:
-            self.study.tell(trial.asked, [self._penalty(), self._slowest])
-            return
-        trial.asked.report(self._penalty(), trial.reported + 1)
-        if self._complete_only:
-            self.study.tell(trial.asked, self._penalty())
-        else:
-            self.study.tell(trial.asked, state=OptunaState.PRUNED)
-
-    @property
-    def _complete_only(self) -> bool:
-        """Whether only completed trials count: for the sampler, or because there are two objectives."""
-        return self._two or self._spec.search.sampler == "gp"
-
     def _penalty(self) -> float:
         return self._worst if math.isfinite(self._worst) else NO_LOSS
 
@@ -183,8 +148,11 @@ class ArmStudy:
         pruners had noted about it is lost.
         """
         ended = [row for row in rows if row.state in ENDED_TRIAL]
-        with _no_collection():
+        gc.disable()  # on the many objects of a large study the collector takes as long as reading them
+        try:
             stored = {trial.user_attrs.get(NUMBER): trial for trial in self._stored.get_trials(deepcopy=False)}
+        finally:
+            gc.enable()
         missing = {row.id for row in ended if row.number not in stored}
         points = self._job.record.curves(missing)
         for row in sorted(ended, key=lambda row: (row.finished_at or row.created_at, row.number)):
@@ -223,7 +191,8 @@ class ArmStudy:
 
     def _optuna_state(self, state: TrialState) -> OptunaState:
         """Return the state that samplers see for an ended trial; a failed one teaches them nothing."""
-        if state == TrialState.COMPLETE or (state == TrialState.DIVERGED and self._complete_only):
+        complete_only = self._two or self._spec.search.sampler == "gp"  # only completed trials count
+        if state == TrialState.COMPLETE or (state == TrialState.DIVERGED and complete_only):
             return OptunaState.COMPLETE
         if state == TrialState.DIVERGED or (state == TrialState.PRUNED and not self._two):
             return OptunaState.PRUNED

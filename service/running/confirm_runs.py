@@ -6,15 +6,19 @@ Every finalist gets the same seeds, and so the same initial weights and the same
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Final, Literal
 
 from service.artifacts import read_artifact
+from service.data.prepared import PreparedData
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment, Pruning
 from service.planning.arms import Role
-from service.running.context import JobContext
+from service.running.context import JobContext, Tools, store_prepared
 from service.spec.job import MAX_CONFIRM_SEEDS, JobSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended
@@ -37,11 +41,26 @@ def fresh_seeds(spec: JobSpec, phase: Phase) -> list[int]:
     return list(range(start, start + counts[phase]))
 
 
+def prepare_splits(job: JobContext, tools: Tools) -> dict[int, PreparedData]:
+    """Store the other splits that the fresh seeds of a job use; return them by the seeds that draw them."""
+    from service.data.prepare import prepare_splits as prepared  # loads scikit-learn
+
+    plan = job.plan
+    seeds = [*fresh_seeds(plan.spec, "select"), *fresh_seeds(plan.spec, "confirm")]
+    drawn = sorted({plan.split_seed(seed) for seed in seeds} - {plan.spec.seed})
+    if not drawn:
+        return {}
+    write_dataset = partial(tools.user_code.write_dataset, plan.spec, plan.info)
+    with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
+        files = prepared(plan.spec, plan.info.task, tools.artifacts, write_dataset, Path(folder), drawn)
+        return {seed: store_prepared(tools.artifacts, job.record.job_id, file) for seed, file in files}
+
+
 class ConfirmRuns:
     """The runs of one phase.
 
     Args:
-        job: The job; for ``from_p`` its data is a split.
+        job: For ``from_p`` its data is a split.
         phase: ``select`` picks one finalist of each arm by validation. ``confirm`` compares the arms on test.
             ``from_p`` trains the recommended config once more from the P that it learned, on one task.
         finalists: The trials whose configs are run.

@@ -1,19 +1,27 @@
-"""What the steps of a job share: the job itself, the worker's tools, and the signal to stop."""
+"""What the steps of a job share: the job with its data, the worker's tools, and the signal to stop."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import optuna
 
 from service.artifacts import ArtifactStore
 from service.data.prepared import PreparedData
 from service.engines.base import Engine
+from service.errors import JobFailedError
 from service.ledger.runs import RunLog
 from service.planning.plan import JobPlan
 from service.user_code.probe import UserCode
+
+if TYPE_CHECKING:
+    from service.data.families import FamilySummary
+    from service.data.prepare import PreparedFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +29,8 @@ class JobContext:
     """A job that a worker runs.
 
     Attributes:
-        record: Writes to the ledger.
-        plan: What the job does.
         data: Its prepared data: a split, or a family of tasks.
         splits: Other splits of the same rows, by the seeds that draw them.
-        artifacts: Keeps its files.
         halted: Tells whether the worker wants everything stopped.
     """
 
@@ -59,3 +64,36 @@ class Tools:
     storage: optuna.storages.BaseStorage
     artifacts: ArtifactStore
     user_code: UserCode
+
+
+def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedData, FamilySummary | None]:
+    """Store the prepared data of the job; return where it is, and the tasks of a family.
+
+    Raises:
+        JobFailedError: Its trials so far were trained on other data.
+    """
+    from service.data.prepare import prepare_job_data  # loads scikit-learn, which an idle worker does not need
+
+    write_dataset = partial(tools.user_code.write_dataset, plan.spec, plan.info)
+    with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
+        file = prepare_job_data(plan.spec, plan.info.task, tools.artifacts, write_dataset, Path(folder))
+        before = record.set_data_hash(file.sha256)
+        if before not in (None, file.sha256):
+            raise JobFailedError(
+                f"the data that this worker prepares has SHA-256 {file.sha256}, the trials so far were trained on "
+                f"{before}: the workers have different versions of numpy or scikit-learn"
+            )
+        return store_prepared(tools.artifacts, record.job_id, file), file.family
+
+
+def prepare_one_task(job: JobContext) -> PreparedData:
+    """Store the split of one meta-test task, so that the P of a family can be tried on it."""
+    from service.data.prepare import write_one_task
+
+    with tempfile.TemporaryDirectory(prefix="warptune-task-") as folder:
+        return store_prepared(job.artifacts, job.record.job_id, write_one_task(job.data, Path(folder)))
+
+
+def store_prepared(artifacts: ArtifactStore, job_id: str, file: PreparedFile) -> PreparedData:
+    """Put a prepared file into the artifact store; return where it is."""
+    return PreparedData(artifacts.put(job_id, file.path.name, file.path), file.sha256)

@@ -7,65 +7,99 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from service.artifacts import START_P_FILE, p_file
 from service.db.models import ConfirmRun, Trial
+from service.engines.base import Work
 from service.ledger.runs import RunLog
-from service.planning.arms import Role
+from service.planning.arms import ArmPlan, Role
 from service.planning.objective import Objective
 from service.planning.plan import plan_of
 from service.recommend.findings import Searched
 from service.recommend.recommendation import Finalist, rank
 from service.result.job_result import LearnedP
-from service.running.arms import (
+from service.running.arm_search import ArmSearch
+from service.running.confirm_runs import ConfirmRuns, Phase, fresh_seeds, prepare_splits
+from service.running.context import JobContext, StopSignal, Tools, prepare_data, prepare_one_task
+from service.running.decisions import (
     ArmLimits,
     arm_fidelity,
     best_of_arm,
     final_objective,
     finalists_by_search,
     limits_of,
+    make_result,
 )
-from service.running.confirm_runs import fresh_seeds
-from service.running.context import JobContext, StopSignal, Tools
-from service.running.finish import make_result
-from service.running.phases import Phases
-from service.running.prepare import DataPreparation
+from service.states import ArmState
 
 
 def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     """Run a job to its result; go on where an earlier worker stopped.
 
-    Args:
-        record: Writes to the ledger.
-        stop: Says whether to go on.
-        tools: What to run the job with.
-
     Raises:
         JobFailedError: The job cannot go on.
     """
     start_url = tools.artifacts.path(record.job_id, START_P_FILE)
-    plan = replace(plan_of(record.lease.spec_json, record.lease.info_json), start_url=start_url)
+    plan = replace(plan_of(record.spec_json, record.info_json), start_url=start_url)
     record.recover_trials(plan.spec.resources.max_attempts)
     stop.check()
-    preparation = DataPreparation(record, tools)
-    job = JobContext(record, plan, preparation.prepare(plan.info), tools.artifacts, stop.halted)
-    phases = Phases(job, tools, stop)
-    searched, limits = _search(job, phases)
+    data, family = prepare_data(record, plan, tools)
+    job = JobContext(record, plan, data, tools.artifacts, stop.halted)
+    phases = _Phases(job, tools, stop)
+    searched, limits = _search(phases)
     steps = {arm: limit.steps for arm, limit in limits.items()}
-    job = replace(job, splits=preparation.prepare_splits(plan))
+    job = replace(job, splits=prepare_splits(job, tools))
     phases = replace(phases, job=job)
     record.verify()
     objective = final_objective(job)
-    finalists = _select(job, phases, objective, steps)
+    finalists = _select(phases, objective, steps)
     phases.confirm("confirm", [finalist.trial for finalist in finalists], steps)
-    result = make_result(job, finalists, searched, objective, preparation.family)
+    result = make_result(job, finalists, searched, objective, family)
     chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
-    record.succeed(result.model_copy(update={"learned_p": _try_p(phases, chosen, steps, preparation)}))
+    record.succeed(result.model_copy(update={"learned_p": _try_p(phases, chosen, steps)}))
 
 
-def _search(job: JobContext, phases: Phases) -> tuple[list[Searched], dict[str, ArmLimits]]:
+@dataclass(frozen=True, slots=True)
+class _Phases:
+    """Runs the phases of a job on the engine that its spec names. What is done already is not done again."""
+
+    job: JobContext
+    tools: Tools
+    stop: StopSignal
+
+    def search(self, arm: ArmPlan, limits: ArmLimits) -> None:
+        """Search an arm to its cap."""
+        record = self.job.record
+        if record.start_arm(arm.name).state == ArmState.COMPLETE:
+            return
+        search = ArmSearch(self.job, arm, self.tools.storage, limits)
+        try:
+            self._run(search)
+        finally:
+            search.close()
+        record.finish_arm(arm.name, search.seconds_used, search.reached)
+
+    def confirm(
+        self, phase: Phase, trials: Sequence[Trial], steps: Mapping[str, int], seeds: Sequence[int] | None = None
+    ) -> Sequence[ConfirmRun]:
+        """Run the configs of trials with the steps of their arms; return every run of the phase.
+
+        They run on ``seeds``, or on all fresh seeds of the phase if that is None.
+        """
+        seeds = fresh_seeds(self.job.plan.spec, phase) if seeds is None else seeds
+        self._run(ConfirmRuns(self.job, phase, trials, steps, seeds))
+        return self.job.record.confirm_runs(phase)
+
+    def _run(self, work: Work) -> None:
+        spec = self.job.plan.spec
+        self.tools.engines[spec.engine.name].run(work, spec.resources, spec.budget.max_seconds)
+        self.stop.check()
+
+
+def _search(phases: _Phases) -> tuple[list[Searched], dict[str, ArmLimits]]:
     """Search every arm; return the arms with their trials, and what earlier arms decided about each."""
+    job = phases.job
     searched: list[Searched] = []
     limits: dict[str, ArmLimits] = {}
     for arm in job.plan.arms:
@@ -77,12 +111,13 @@ def _search(job: JobContext, phases: Phases) -> tuple[list[Searched], dict[str, 
     return searched, limits
 
 
-def _select(job: JobContext, phases: Phases, objective: Objective, steps: Mapping[str, int]) -> list[Finalist]:
+def _select(phases: _Phases, objective: Objective, steps: Mapping[str, int]) -> list[Finalist]:
     """Return one finalist for each arm: the winner of a race.
 
     The best trials of an arm run on a fresh seed, the worst of them drop out, the others run on the next seed, and so
     on. The search judged each trial on one seed only, so its best one is often just lucky.
     """
+    job = phases.job
     spec = job.plan.spec
     racing = [best_of_arm(job, arm.name, spec.contenders) for arm in job.plan.arms]
     if spec.contenders == 1:
@@ -98,7 +133,7 @@ def _select(job: JobContext, phases: Phases, objective: Objective, steps: Mappin
     return [finalists[0] for finalists in ranked]
 
 
-def _try_p(phases: Phases, trial: Trial, steps: Mapping[str, int], preparation: DataPreparation) -> LearnedP | None:
+def _try_p(phases: _Phases, trial: Trial, steps: Mapping[str, int]) -> LearnedP | None:
     """Train once more from the P that the recommended config learned; None if it learns none, or it was not kept.
 
     Users who load P should get this test loss. It does not affect the verdict.
@@ -110,7 +145,7 @@ def _try_p(phases: Phases, trial: Trial, steps: Mapping[str, int], preparation: 
     if content is None:
         return None
     family = job.plan.spec.family
-    data = job.data if family is None else preparation.put_one_task(job.data)
+    data = job.data if family is None else prepare_one_task(job)
     runs = replace(phases, job=replace(job, data=data)).confirm("from_p", [trial], steps)
     run = next(run for run in runs if run.trial_number == trial.number)
     return LearnedP(

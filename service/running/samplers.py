@@ -23,13 +23,10 @@ STARTUP_RUNS: Final = 5
 
 
 def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler that a spec names.
+    """Return the sampler that a spec names; ``asked`` counts the trials that the arm has asked for before.
 
-    Args:
-        search: The spec's choice.
-        arm_seed: Names the arm and the job's seed.
-        asked: Trials that the arm has asked for before. Each gets a freshly seeded sampler, so that an interrupted
-            search goes on as it would have. Only qmc is one sequence, whose place Optuna stores.
+    Each trial gets a freshly seeded sampler, so that an interrupted search goes on as it would have. Only qmc is one
+    sequence, whose place Optuna stores.
     """
     of_arm, of_trial = (zlib.crc32(name.encode()) for name in (arm_seed, f"{arm_seed}/{asked}"))
     with warnings.catch_warnings():
@@ -69,12 +66,9 @@ def make_pruning(engine: EngineSpec, search: SearchSpec, objective: Objective) -
 
 
 def make_pruner(engine: EngineSpec, search: SearchSpec, objective: Objective) -> optuna.pruners.BasePruner:
-    """Return the pruner that a spec names. No pruner stops a trial in the first quarter of its steps.
+    """Return the pruner that a spec names; none for an engine that stops runs early by itself.
 
-    Args:
-        engine: Ray stops runs early by itself and gets no pruner.
-        search: The spec's choice.
-        objective: What the runs are judged by.
+    No pruner stops a trial in the first quarter of its steps.
     """
     steps = objective.steps
     if make_pruning(engine, search, objective):

@@ -22,7 +22,7 @@ class MetricEntry:
     Attributes:
         name: Its name; specs call it ``val_<name>``, as trials are judged on the validation part.
         tasks: Tasks that have it.
-        score: Import string of a ``service.training.metrics.Score``.
+        score: Import string of a ``service.training.tasks.Score``.
         noun: What is compared on the test part, as it is called in the reason of a verdict.
         compared_as: Name of that comparison among the findings.
         best: The score of a perfect model.
@@ -53,19 +53,19 @@ METRICS: Final = Registry[MetricEntry](
         MetricEntry(
             name="accuracy",
             tasks=(Task.CLASSIFICATION, Task.LANGUAGE),
-            score="service.training.metrics:ACCURACY",
+            score="service.training.tasks:ACCURACY",
             noun="test error",
         ),
         MetricEntry(
             name="r2",
             tasks=(Task.REGRESSION, Task.AUTOENCODING),
-            score="service.training.metrics:R2_SCORE",
+            score="service.training.tasks:R2_SCORE",
             noun="unexplained variance of the test part",
         ),
         MetricEntry(
             name="closeness",
             tasks=(Task.PHYSICS,),
-            score="service.training.metrics:CLOSENESS",
+            score="service.training.tasks:CLOSENESS",
             noun="relative error of the solution",
         ),
     ),

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy.orm import Session
+
 from service.artifacts import START_P_FILE
 from service.data.catalog import DatasetInfo
+from service.db.models import Job
 from service.ledger import jobs
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once, find_answer
 from service.planning.earlier_trials import EARLIER_TRIALS_FILE
@@ -55,17 +58,19 @@ def submit(context: Context, spec: JobSpec, render: Render, key: str | None = No
         if earlier is not None:
             return earlier
     prepared = _prepare(context, spec)
-    arms = [arm.name for arm in prepared.plan.arms]
-    job = jobs.NewJob(spec=prepared.plan.spec, arms=arms, info=prepared.info)
-    queued = False
+    plan, job_id, queued = prepared.plan, jobs.new_id(), False
+
+    def add(session: Session) -> Job:
+        return jobs.add(session, plan.spec, [arm.name for arm in plan.arms], prepared.info, job_id)
+
     try:
         for name, content in prepared.files.items():
-            context.artifacts.put(job.id, name, content)
-        answer = answer_once(context.db, request, lambda session: jobs.add(session, job), render)
+            context.artifacts.put(job_id, name, content)
+        answer = answer_once(context.db, request, add, render)
         queued = not answer.replayed
     finally:
         if prepared.files and not queued:
-            context.artifacts.delete_job(job.id)
+            context.artifacts.delete_job(job_id)
     return answer
 
 

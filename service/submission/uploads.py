@@ -7,7 +7,6 @@ from service.data.upload import Upload
 from service.db.models import DatasetRow
 from service.db.session import Database
 from service.ledger import datasets as ledger
-from service.ledger.events import now
 
 
 def store_upload(db: Database, artifacts: ArtifactStore, upload: Upload, name: str) -> tuple[DatasetRow, bool]:
@@ -34,6 +33,5 @@ def store_upload(db: Database, artifacts: ArtifactStore, upload: Upload, name: s
         sha256=upload.sha256,
         size_bytes=upload.size_bytes,
         facts=facts.to_json(),
-        created_at=now(),
     )
     return ledger.add(db, row)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from service.data.prepared_files import SPLIT_PARTS, load_arrays
 from service.spec.tasks import TASKS
-from service.training.models import loss_of, score_of
 from service.training.run import EVALUATED_ROWS, Run
+from service.training.tasks import loss_of, score_of
 
 DEVICE_BYTES: Final = 1 << 30
 """Largest split that is copied to the memory of a GPU as a whole. A larger one might not fit; it goes there batch by
@@ -32,7 +32,7 @@ class Batches:
     def __init__(self, run: Run) -> None:
         self._device = torch.device(run.device)
         self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
-        mapped = load_arrays(run.data_url, run.data_sha256)
+        mapped = load_arrays(run.data.url, run.data.sha256)
         arrays = {name: torch.from_numpy(array) for name, array in mapped.items()}  # still the mapped file
         if sum(array.nbytes for array in arrays.values()) <= DEVICE_BYTES:
             arrays = {name: array.to(self._device) for name, array in arrays.items()}
@@ -74,10 +74,6 @@ class Batches:
         x = self._x[part][rows].to(self._device)
         return x, x if self._y is self._x else self._y[part][rows].to(self._device)
 
-    def _pieces(self, part: str) -> list[slice]:
-        rows = len(self._x[part])
-        return [slice(start, min(start + EVALUATED_ROWS, rows)) for start in range(0, rows, EVALUATED_ROWS)]
-
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str) -> tuple[float, float | None]:
         """Return the loss on a whole part, and the score of the run's metric.
@@ -89,8 +85,8 @@ class Batches:
         """
         model.eval()
         loss, sums = torch.zeros((), dtype=torch.float64, device=self._device), None
-        for piece in self._pieces(part):
-            x, y = self._rows(part, piece)
+        for start in range(0, len(self._x[part]), EVALUATED_ROWS):
+            x, y = self._rows(part, slice(start, start + EVALUATED_ROWS))
             output = model.forward(x)
             loss += len(x) / len(self._x[part]) * self._loss(output, y).double()
             added = self._score.sums(output, y)

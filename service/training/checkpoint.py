@@ -26,21 +26,13 @@ _NAME: Final = re.compile(r"step-(\d{9})\.ckpt")
 _DIGEST_BYTES: Final = 32
 
 
-class UnusableCheckpointError(ValueError):
-    """A file that is torn, changed, or of another run."""
-
-
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        run: Without a ``checkpoint_url`` there are none.
-    """
+    """The checkpoints of one run; without a ``checkpoint_url`` it has none."""
 
     def __init__(self, run: Run) -> None:
         self._url, self._every_s = run.checkpoint_url, run.checkpoint_every_s
         self._owner = {"version": VERSION, "run": run.digest()}
-        self._data_url = run.data_url
+        self._data_url = run.data.url
         self._proven: int | None = None
         self._last = time.monotonic()
 
@@ -83,7 +75,8 @@ class Checkpoints:
         """
         assert self._url is not None, "only called when due"
         try:
-            if not _exists(self._data_url):
+            fs, data = fsspec.url_to_fs(self._data_url)
+            if not fs.exists(data):
                 log.warning("no checkpoint: the data of the run is gone", extra={"url": self._data_url})
             else:
                 write_artifact(self._file(step), self._encode(content))
@@ -122,14 +115,9 @@ class Checkpoints:
         stored = memoryview(read_artifact(self._file(step)))
         digest, payload = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
         if hashlib.sha256(payload).digest() != digest:
-            raise UnusableCheckpointError(f"its SHA-256 is not the one it was written with ({len(stored)} bytes)")
+            raise ValueError(f"its SHA-256 is not the one it was written with ({len(stored)} bytes)")
         loaded = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         if loaded["owner"] != self._owner:
-            raise UnusableCheckpointError(f"it belongs to {loaded['owner']}, not to {self._owner}")
+            raise ValueError(f"it belongs to {loaded['owner']}, not to {self._owner}")
         content: Mapping[str, Any] = loaded["content"]
         return content
-
-
-def _exists(url: str) -> bool:
-    fs, path = fsspec.url_to_fs(url)
-    return bool(fs.exists(path))

@@ -39,7 +39,10 @@ def load_allowed(entrypoint: str, sha256: str) -> Callable[..., Any]:
     """
     settings, module = require_allowed(entrypoint), entrypoint.partition(":")[0]
     if _sources.get(module, sha256) != sha256:
-        _forget(settings)  # an earlier job of this process ran an older source
+        for name in [name for name in sys.modules if settings.allows(name)]:
+            del sys.modules[name]  # an earlier job of this process ran an older source: import all of it again
+        _sources.clear()
+        importlib.invalidate_caches()
     factory = load(entrypoint)
     if _sources[module] != sha256:
         raise EntrypointError(
@@ -148,11 +151,3 @@ def build_user_model(spec: Mapping[str, Any], shape: tuple[int, ...], sizes: Seq
     """
     factory = load_allowed(spec["entrypoint"], spec["sha256"])
     return build_module(factory, shape or (sizes[0],), sizes[-1], spec["task"], spec["config"])
-
-
-def _forget(settings: Settings) -> None:
-    """Drop the user's modules from this process, so that all of them are imported again."""
-    for name in [name for name in sys.modules if settings.allows(name)]:
-        del sys.modules[name]
-    _sources.clear()
-    importlib.invalidate_caches()

@@ -21,11 +21,10 @@ from service.optimizers import build_optimizer
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
-from service.training.metrics import score_at_once
-from service.training.models import loss_of, score_of
 from service.training.networks import linear_layers
 from service.training.run import CurvePoint, DivergedError, FamilyTraining, Run
 from service.training.step import make_schedule, training_loss
+from service.training.tasks import loss_of, score_at_once, score_of
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
 
@@ -41,7 +40,7 @@ def train_family(run: Run) -> Iterator[CurvePoint]:
     """
     assert run.family is not None, "only called for a family"
     torch.set_num_threads(run.threads)
-    family = load_family(run.data_url, run.data_sha256)
+    family = load_family(run.data.url, run.data.sha256)
     warp, learning_seconds = read_p(run), 0.0
     if run.family.learn_tasks:
         warp, learning_seconds = _learn_p(run, run.family, warp)
@@ -77,7 +76,7 @@ def _point(run: Run, networks: _SideBySide, step: int, train_loss: float, second
 
 def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, float]:
     """Return P after all tasks, learned from ``start`` on, and the seconds that this took."""
-    tasks = load_family(run.data_url, run.data_sha256).tasks("meta_train")
+    tasks = load_family(run.data.url, run.data.sha256).tasks("meta_train")
     trainer = MetaTrainer(
         [_FamilyTask(run, task) for task in tasks],
         WarpAdamConfig.from_dict(run.config),
@@ -105,7 +104,7 @@ def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, f
 
 
 class _FamilyTask:
-    """One meta-training task for MetaTrainer. Everything random comes from torch's global generator."""
+    """The training rows of a task. MetaTrainer takes everything random from torch's global generator."""
 
     def __init__(self, run: Run, task: TaskArrays) -> None:
         self._run = run
@@ -115,8 +114,8 @@ class _FamilyTask:
     def make_model(self) -> nn.Module:
         return linear_layers(self._run.sizes, self._run.activation).to(self._run.device)
 
-    def sample(self) -> Callable[[nn.Module], Tensor]:
-        rows = torch.randint(len(self._x), (self._run.batch_size,)).to(self._x.device)
+    def sample(self, generator: torch.Generator | None = None) -> Callable[[nn.Module], Tensor]:
+        rows = torch.randint(len(self._x), (self._run.batch_size,), generator=generator).to(self._x.device)
         x, y = self._x[rows], self._y[rows]
         return lambda model: self._loss(model(x), y)
 
@@ -126,25 +125,18 @@ class _SideBySide:
 
     def __init__(self, run: Run, tasks: Sequence[TaskArrays]) -> None:
         torch.manual_seed(run.seed)
-        self.models = [linear_layers(run.sizes, run.activation).to(run.device) for _ in tasks]
-        self._train = [_tensors(run, task.x_train, task.y_train) for task in tasks]
-        self._training_losses = [
-            training_loss(loss_of(run.task), run.training, y, run.sizes[-1], run.device) for _, y in self._train
-        ]
+        self._tasks = [_FamilyTask(run, task) for task in tasks]
+        self.models = [task.make_model() for task in self._tasks]
         self._held_out = [_tensors(run, task.x_held_out, task.y_held_out) for task in tasks]
         self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
-        self._batch_size = run.batch_size
         self._order = torch.Generator().manual_seed(run.seed)
 
     def backward(self) -> Tensor:
         """Draw a batch for each network and take its gradient; return the mean of the losses."""
-        losses = []
-        for model, (x, y), loss in zip(self.models, self._train, self._training_losses, strict=True):
-            rows = torch.randint(len(x), (self._batch_size,), generator=self._order).to(x.device)
-            losses.append(loss(model(x[rows]), y[rows]))
-        together = torch.stack(losses)
-        together.sum().backward()  # type: ignore[no-untyped-call]
-        return together.detach().mean()
+        pairs = zip(self.models, self._tasks, strict=True)
+        losses = torch.stack([task.sample(self._order)(model) for model, task in pairs])
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return losses.detach().mean()
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float | None]:

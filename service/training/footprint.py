@@ -17,7 +17,7 @@ import torch
 from service.optimizers import OPTIMIZERS, build_optimizer
 from service.registry import import_object
 from service.spec.tasks import TASKS
-from service.training.models import build_network
+from service.training.networks import build_network
 from service.training.run import Training
 from service.training.step import TrainingStep, training_loss
 from warpadam import WarpAdamConfig, estimate_memory

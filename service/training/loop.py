@@ -20,9 +20,10 @@ from service.training.batches import Batches
 from service.training.best import BestWeights, is_out_of_patience
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
-from service.training.models import build_network, loss_of
+from service.training.networks import build_network
 from service.training.run import CurvePoint, DivergedError, Run
 from service.training.step import TrainingStep, compile_in_place, training_loss
+from service.training.tasks import loss_of
 
 POINTS: Final = 40
 """Points of a learning curve: the validation loss is measured this many times in a run, the last at its end. A network
@@ -59,7 +60,7 @@ def train(run: Run) -> Iterator[CurvePoint]:
         yield state.measure(train_loss)
         if state.ended:
             break
-    state.keep_p()
+    write_p(state.optimizer, run)
 
 
 def report_steps(steps: int) -> list[int]:
@@ -77,10 +78,10 @@ class _State:
         self._model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
         if run.training.compile:
             compile_in_place(self._model, run.device)
-        self._optimizer = build_optimizer(run.arm, self._model, run.config)
-        apply_p(self._optimizer, run)
+        self.optimizer = build_optimizer(run.arm, self._model, run.config)
+        apply_p(self.optimizer, run)
         loss = training_loss(loss_of(run.task), run.training, self._data.targets, run.sizes[-1], run.device)
-        self._step = TrainingStep(self._model, self._optimizer, loss, run.training, run.steps, run.device)
+        self._step = TrainingStep(self._model, self.optimizer, loss, run.training, run.steps, run.device)
         self._total_loss = torch.zeros((), device=run.device)
         self._best = BestWeights(self._model) if run.best_by and run.test else None
         self.step, self.seconds = 0, 0.0
@@ -129,10 +130,6 @@ class _State:
             return METRICS[run.metric or TASKS[run.task].metric].cost(point.val_score)
         return point.val_loss
 
-    def keep_p(self) -> None:
-        """Write the learned P, if there is one and the run asks for it."""
-        write_p(self._optimizer, self._run)
-
     def to_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values."""
         cuda = torch.device(self._run.device).type == "cuda"
@@ -142,7 +139,7 @@ class _State:
             "points": [tuple(point) for point in self.points],
             "total_loss": self._total_loss,
             "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "training_step": self._step.state_dict(),
             "best": None if self._best is None else self._best.state_dict(),
             "epoch_rng": self._data.epoch_rng,
@@ -157,7 +154,7 @@ class _State:
         self.points = [CurvePoint(*point) for point in saved["points"]]
         self._total_loss.copy_(saved["total_loss"])
         self._model.load_state_dict(saved["model"])
-        self._optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(saved["optimizer"])
         self._step.load_state_dict(saved["training_step"])
         if self._best is not None:
             self._best.load_state_dict(saved["best"])

@@ -1,6 +1,6 @@
 """The networks behind the models of a spec: chains of linear layers, images, texts, differential equations.
 
-An exported script contains the source of the networks that it needs, so they use torch only. Their tensor shapes,
+An exported script contains the source of the networks that it needs, so these use torch only. Their tensor shapes,
 worked out without torch, are in ``service/spec/models``; a test holds the two together.
 """
 
@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from service.registry import import_object
+from service.spec.models import MODELS
 
 Spec = Mapping[str, Any]
 """Spec of a model, as plain JSON values."""
@@ -28,6 +31,14 @@ def linear_layers(sizes: Sequence[int], activation: str) -> nn.Sequential:
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
+
+
+def build_network(spec: Spec | None, shape: tuple[int, ...], sizes: Sequence[int], activation: str) -> nn.Module:
+    """Return the model of a run, freshly initialised. The arguments are fields of a :class:`Run`."""
+    if spec is None:
+        return linear_layers(sizes, activation)
+    model: nn.Module = import_object(MODELS[spec["name"]].build)(spec, shape, sizes)
+    return model
 
 
 def build_linear_layers(spec: Spec, shape: tuple[int, ...], sizes: Sequence[int]) -> nn.Module:

@@ -11,20 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, NamedTuple
 
+from service.data.prepared import PreparedData
 from service.spec.tasks import TaskName
 from service.states import TrialState
 
-_NOT_IN_DIGEST: Final = (
-    "data_url",
-    "threads",
-    "device",
-    "checkpoint_url",
-    "checkpoint_every_s",
-    "p_url",
-    "from_p_url",
-)
+_NOT_IN_DIGEST: Final = ("threads", "device", "checkpoint_url", "checkpoint_every_s", "p_url", "from_p_url")
 """Fields of a run that :meth:`Run.digest` leaves out."""
-
 
 EVALUATED_ROWS: Final = 1024
 """Rows whose activations are in memory at once when a whole part is evaluated."""
@@ -32,19 +24,7 @@ EVALUATED_ROWS: Final = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How a run is trained, apart from its optimizer.
-
-    Attributes:
-        schedule: lr over the steps after the warm-up.
-        warmup_steps: Steps of the warm-up.
-        max_grad_norm: Norm that gradients are clipped to; None for none.
-        label_smoothing: Share of the target that is spread over all classes.
-        class_weights: Whether rare classes weigh more.
-        last_batch: Whether the last rows of an epoch, too few for a batch, are dropped or kept as a smaller batch.
-        precision: Type that the forward pass computes in.
-        compile: Whether the model is compiled.
-        patience: Steps without a better point after which a run stops; None to run to the end.
-    """
+    """How a run is trained, apart from its optimizer: the fields of ``training`` in the spec of a job."""
 
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: int = 0
@@ -75,22 +55,16 @@ class Run:
     """Everything that one training run depends on.
 
     Attributes:
-        arm: Name of the optimizer, as in ``service.optimizers``.
-        config: Its hyper-parameters.
-        sizes: Widths of the model's layers.
-        activation: Name of the activation between them.
-        model: Spec of the model; None for a chain of linear layers. `sizes` of other models are inputs and outputs.
-        shape: Channels, height and width of an image; empty for other data.
-        task: What is trained, and with it the loss.
-        metric: Name of the score beside the loss; None for the one that the task has by default.
-        data_url: The prepared split.
-        data_sha256: Its hash.
-        steps: Optimizer steps.
+        arm: Name of the optimizer, as in ``service.optimizers``; ``config`` has its hyper-parameters.
+        sizes: Widths of the layers of a chain; of another model, those of its input and its output.
+        activation: Name of the activation of a chain.
+        data: The prepared split or family.
         batch_size: Rows of a batch; at most the training rows.
-        training: Schedule, clipping and other settings that every arm shares.
         seed: Initial weights and order of the batches, nothing else.
+        metric: Name of the score beside the loss; None for the one that the task has by default.
+        model: Spec of the model; None for a chain of linear layers.
+        shape: Channels, height and width of an image; empty for other data.
         threads: CPU threads.
-        device: torch device.
         best_by: What the best point of the run is chosen by, whose weights are tested: the validation loss or the
             score of the metric. None to test the weights of the last step.
         test: Whether the last point carries the test loss; with a family, whether it trains on the meta-test tasks.
@@ -98,7 +72,6 @@ class Run:
         checkpoint_every_s: Seconds between two checkpoints.
         p_url: Where to write the learned P: at the end, or with a family before training; None to keep none.
         from_p_url: The P that the run starts from; None for P = I. With a family, P is learned from there on.
-        from_p_sha256: The hash of that file.
         shuffle_seed: Seed to renumber the coordinates of that P with, for a control; None leaves them.
         family: How P is learned over a family of tasks, whose data is prepared; None for a run on one task.
     """
@@ -108,8 +81,7 @@ class Run:
     sizes: tuple[int, ...]
     activation: str
     task: TaskName
-    data_url: str
-    data_sha256: str
+    data: PreparedData
     steps: int
     batch_size: int
     seed: int
@@ -136,6 +108,7 @@ class Run:
         only change the last bits and may differ from one attempt to the next.
         """
         fields = {name: value for name, value in asdict(self).items() if name not in _NOT_IN_DIGEST}
+        fields["data"] = self.data.sha256
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -143,7 +116,6 @@ class CurvePoint(NamedTuple):
     """One point of a learning curve.
 
     Attributes:
-        step: Steps done.
         train_loss: Mean over the batches since the last point, with the label smoothing and class weights of the run.
         val_loss: Loss on the whole validation part.
         seconds: Training time so far, without the time spent on validation or on waiting.
@@ -168,12 +140,10 @@ class Ended(NamedTuple):
     """How a trial or a confirmation run ended.
 
     Attributes:
-        state: One of the ended trial states.
         val_loss: Validation loss at the last step reached; None when there is none.
-        test_loss: Test loss, where it was asked for.
+        test_loss: Test loss, where it was asked for; so is ``test_score``.
         seconds: Training time.
         cause: Why it did not complete.
-        test_score: The score on the test part, where it was asked for.
         value: What the search minimises; None where that is the validation loss.
     """
 

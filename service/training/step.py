@@ -24,16 +24,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class TrainingStep:
-    """Makes training steps.
-
-    Args:
-        model: What is trained.
-        optimizer: Steps its parameters.
-        loss: Of an output and its target.
-        training: Schedule, clipping and precision.
-        steps: Steps of the whole run.
-        device: Where the model is.
-    """
+    """Makes training steps; ``steps`` is how many the whole run has."""
 
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, loss: Loss, training: Training, steps: int, device: str
@@ -106,16 +97,11 @@ def make_schedule(optimizer: Optimizer, training: Training, steps: int) -> Lambd
 
 
 def lr_factor(training: Training, steps: int, step: int) -> float:
-    """Return what the lr is multiplied by in a step.
+    """Return what the lr is multiplied by in a step, counted from 0, of a run of ``steps`` steps.
 
     The same as ``get_constant_schedule_with_warmup``, ``get_linear_schedule_with_warmup`` and
     ``get_cosine_schedule_with_warmup`` of transformers: the first step of a warm-up has lr 0, the one after it the
     whole lr, and 0 would be reached by the step after the last.
-
-    Args:
-        training: Its schedule and warm-up.
-        steps: Steps of the run.
-        step: Counted from 0.
 
     >>> [lr_factor(Training(schedule="cosine", warmup_steps=2), 6, step) for step in (0, 1, 2, 4, 6)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
@@ -131,12 +117,7 @@ def lr_factor(training: Training, steps: int, step: int) -> float:
 def training_loss(plain: Loss, training: Training, y: Tensor, classes: int, device: str) -> Loss:
     """Return the loss that is trained on; validation and test use the plain one, so that jobs can be compared.
 
-    Args:
-        plain: The loss of the task.
-        training: Its label smoothing and class weights.
-        y: Targets of the training part, which the weights come from.
-        classes: Classes of a classification.
-        device: Where the outputs will be.
+    The class weights come from ``y``, the targets of the training part; ``device`` is where the outputs will be.
     """
     if not training.label_smoothing and training.class_weights is None:
         return plain

@@ -22,7 +22,7 @@ from service.data.facts import DatasetFacts, dataset_info
 from service.errors import InvalidFileError, InvalidSpecError
 from service.spec.data import DatasetSpec
 from service.training.entrypoints import EntrypointError, build_module, call, described
-from service.training.models import loss_of
+from service.training.tasks import loss_of
 
 ROWS: Final = 4
 """Rows of the batch that a model is tried on. Batch norm needs more than one."""

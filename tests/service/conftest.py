@@ -77,7 +77,7 @@ def queue_job(db: Database, spec: JobSpec, info: DatasetInfo | None = None) -> s
     """Queue a job that has no files and return its id."""
     arms = [arm.name for arm in make_plan(spec, info).arms]
     with db.write() as session:
-        return jobs.add(session, jobs.NewJob(spec=spec, arms=arms, info=info)).id
+        return jobs.add(session, spec, arms, info).id
 
 
 def get_job(db: Database, job_id: str) -> Job:

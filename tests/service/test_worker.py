@@ -16,7 +16,7 @@ from service.artifacts import DATA_FILE, ArtifactStore, split_file, write_artifa
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
-from service.ledger import jobs, lease
+from service.ledger import jobs, runs
 from service.ledger.runs import RunLog
 from service.result.job_result import JobResult
 from service.running.arm_study import NO_LOSS
@@ -275,7 +275,7 @@ def test_a_worker_that_lost_its_lease_stops_and_writes_nothing_more(
         wait_for(lambda: any(tmp_path.glob("point-*")))
         with db.write() as session:
             jobs.require_job(session, job_id).lease_expires_s = 0.0
-        taken = lease.claim(db, "another", 10.0)
+        taken = runs.claim(db, "another", 10.0)
         assert taken is not None
         before = [(t.state, t.last_step) for t in get_trials(db, job_id)]
         running.result(timeout=10)

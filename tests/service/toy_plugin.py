@@ -86,7 +86,7 @@ TASKS.register(
         name="median_regression",
         loss="torch.nn.functional:l1_loss",
         metric="mae",
-        example="service.training.examples:numbers",
+        example="service.training.tasks:example_numbers",
     )
 )
 METRICS.register(

@@ -18,8 +18,7 @@ from sqlalchemy import inspect, text
 from service.api.app import create_app
 from service.db.models import Trial
 from service.db.session import Database, create_schema
-from service.ledger.lease import claim
-from service.ledger.runs import RunLog
+from service.ledger.runs import RunLog, claim
 from service.planning.arms import WARPADAM
 from service.planning.objective import Objective
 from service.planning.plan import make_plan
@@ -151,12 +150,12 @@ def claim_job(db: Database, lease_s: float = 60.0) -> RunLog:
     """Take the oldest free job, as a worker does."""
     lease = claim(db, "a worker of the tests", lease_s)
     assert lease is not None
-    return RunLog(db, lease)
+    return lease
 
 
 def search(log: RunLog, trials: int = 2, points: Sequence[int] = ()) -> list[Trial]:
     """Write a finished search with ``trials`` trials in each arm; return the best trial of each arm."""
-    plan = make_plan(log.lease.spec)
+    plan = make_plan(log.spec)
     best = []
     for arm in plan.arms:
         log.start_arm(arm.name)
@@ -176,7 +175,7 @@ def succeed(log: RunLog, gain: float = 0.25) -> None:
     finalists = search(log)
     log.set_data_hash("0" * 64)
     log.verify()
-    runs = log.plan_confirm_runs("confirm", finalists, range(100, 100 + log.lease.spec.confirm.seeds))
+    runs = log.plan_confirm_runs("confirm", finalists, range(100, 100 + log.spec.confirm.seeds))
     for run in runs:
         loss = 1.0 + run.seed % 8 / 64 - (gain if run.arm.startswith(WARPADAM) else 0.0)
         log.finish_confirm_run(
@@ -184,6 +183,6 @@ def succeed(log: RunLog, gain: float = 0.25) -> None:
         )
     picked = [Finalist(trial, trial.value or 0.0) for trial in finalists]
     objective = Objective(metric="val_loss", target=None, steps=10, max_seconds=600.0)
-    result = recommend(make_plan(log.lease.spec), picked, log.confirm_runs("confirm"), objective, log.looks())
+    result = recommend(make_plan(log.spec), picked, log.confirm_runs("confirm"), objective, log.looks())
     others: dict[str, Any] = {"findings": NO_FINDINGS, "learned_p": None, "warm_start": None, "made_with": {}}
     log.succeed(JobResult(**vars(result), job_id=log.job_id, **others))

@@ -16,7 +16,6 @@ from service.db.models import Job
 from service.db.session import Database
 from service.db.studies import study_name
 from service.errors import LeaseLostError
-from service.ledger.lease import cancel_requested, release
 from service.settings import Settings
 from service.states import JobState
 from tests.conftest import SpecMaker
@@ -75,7 +74,7 @@ def test_worker_is_asked_once_to_cancel_its_job(client: TestClient, submit: Subm
         answer = client.post(f"/v1/jobs/{job_id}/cancel")
         assert answer.status_code == 202
         assert (answer.json()["state"], answer.json()["cancel_requested"]) == (state, True)
-    assert cancel_requested(db, log.lease)
+    assert log.cancel_requested()
     assert event_kinds(client, job_id).count("cancel_requested") == 1
     log.end(JobState.CANCELLED, None)
     assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled"
@@ -108,7 +107,7 @@ def test_job_that_was_given_back_takes_its_open_trials_with_it(
     job_id = submit()["id"]
     log = claim_job(db)
     log.add_trial("warpadam", {})
-    release(db, log.lease)
+    log.release()
     assert client.post(f"/v1/jobs/{job_id}/cancel").json()["arms"][0]["trials"] == {"pruned": 1}
 
 
@@ -124,7 +123,7 @@ def test_checkpoints_of_a_job_that_no_worker_is_on_go_with_its_cancellation(
         url = f"{artifacts.checkpoint_url(job_id, 'trial-0')}/step-1.ckpt"
         write_artifact(url, b"state")
         if given_back:
-            release(db, log.lease)
+            log.release()
         assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
         kept.append(Path(url.removeprefix("file://")).exists())
     assert kept == [False, True]  # the second is its worker's to remove

@@ -19,7 +19,7 @@ from service.export import files as export_module
 from service.export.files import ExportFormat
 from service.export.source import COMMENTS
 from service.ledger import jobs
-from service.ledger.curves import stored_curve
+from service.ledger.queries import stored_curve
 from service.settings import Settings
 from service.spec.job import TrainingSpec
 from service.states import JobState, TrialState

@@ -47,7 +47,7 @@ def test_trials_are_filtered(client: TestClient, log: RunLog) -> None:
 @sqlite_only
 def test_trial_shows_its_config_and_its_curve(client: TestClient, log: RunLog) -> None:
     trial = client.get(f"/v1/jobs/{log.job_id}/trials/0").json()
-    params = dict(make_plan(log.lease.spec).arm("warpadam").space.first_trials[0])
+    params = dict(make_plan(log.spec).arm("warpadam").space.first_trials[0])
     assert (trial["number"], trial["arm"], trial["state"], trial["value"]) == (0, "warpadam", "complete", 0.5)
     assert trial["params"] == params
     assert "/".join(trial["config"][name] for name in ("structure", "placement", "learner")) == params["strategy"]

@@ -18,8 +18,7 @@ from typer.testing import CliRunner, Result
 
 from service.cli import app as cli
 from service.ledger import jobs, queries
-from service.ledger.lease import claim
-from service.ledger.runs import RunLog
+from service.ledger.runs import RunLog, claim
 from service.spec.job import JobSpec
 from service.states import JobState
 from tests.conftest import SpecMaker
@@ -68,7 +67,7 @@ def worker_thread(live: Live) -> Iterator[WorkerThread]:
             while lease is None:
                 lease = claim(live.db, "a thread", 60)
                 time.sleep(0.02)
-            work(RunLog(live.db, lease))
+            work(lease)
 
         threads.append(threading.Thread(target=take))
         threads[-1].start()

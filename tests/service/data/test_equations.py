@@ -14,9 +14,8 @@ from typing_extensions import override
 from service.data.catalog import Task
 from service.data.equations import CONDITION_WEIGHT, VISCOSITY, burgers
 from service.training.loop import train
-from service.training.metrics import score_at_once
-from service.training.models import loss_of, score_of
 from service.training.networks import Pinn
+from service.training.tasks import loss_of, score_at_once, score_of
 from tests.service.data.prepared import Split, split_of
 from tests.service.training.test_checkpoint import EVERY_STEP_S, cut_short
 from tests.service.training.test_loop import make_run, without_seconds

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from service.data.catalog import Task
+from service.data.prepared import PreparedData
 from service.engines.base import Assignment, Engine, Pruning, Train
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
@@ -27,8 +28,7 @@ def make_run(seed: int) -> Run:
         sizes=(2, 1),
         activation="relu",
         task=Task.REGRESSION,
-        data_url="",
-        data_sha256="",
+        data=PreparedData("", ""),
         steps=3,
         batch_size=1,
         seed=seed,

@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 
 from service.artifacts import ArtifactStore
 from service.data.catalog import Task
+from service.data.prepared import PreparedData
 from service.engines.base import Assignment, default_train
 from service.engines.ray_tune import RayEngine
 from service.spec.job import ResourcesSpec
@@ -63,8 +64,7 @@ def make_run(folder: str) -> Run:
         sizes=(13, 8, 3),
         activation="relu",
         task=Task.CLASSIFICATION,
-        data_url=store.put("job", "data.npz", packed),
-        data_sha256=data.sha256,
+        data=PreparedData(store.put("job", "data.npz", packed), data.sha256),
         steps=STEPS,
         batch_size=32,
         seed=0,

@@ -9,8 +9,7 @@ import pytest
 from service.db.models import Event
 from service.db.session import Database
 from service.errors import LeaseLostError, OtherVersionError
-from service.ledger import jobs, lease
-from service.ledger.lease import Lease
+from service.ledger import jobs, runs
 from service.ledger.runs import RunLog
 from service.states import JobState, TrialState
 from service.training.run import CurvePoint, Ended
@@ -23,8 +22,8 @@ def expire(db: Database, job_id: str) -> None:
         jobs.require_job(session, job_id).lease_expires_s = 0.0
 
 
-def claimed(db: Database, worker: str = "worker") -> Lease:
-    taken = lease.claim(db, worker, 30.0)
+def claimed(db: Database, worker: str = "worker") -> RunLog:
+    taken = runs.claim(db, worker, 30.0)
     assert taken is not None
     return taken
 
@@ -36,7 +35,7 @@ def test_claim_gives_each_job_to_one_worker(db: Database, submit: Submit) -> Non
     def claim_until_empty(name: int) -> list[str]:
         start.wait()
         mine = []
-        while (taken := lease.claim(db, f"worker-{name}", 30.0)) is not None:
+        while (taken := runs.claim(db, f"worker-{name}", 30.0)) is not None:
             mine.append(taken.job_id)
         return mine
 
@@ -49,18 +48,18 @@ def test_claim_gives_each_job_to_one_worker(db: Database, submit: Submit) -> Non
 def test_claim_takes_the_oldest_job_first(db: Database, submit: Submit) -> None:
     ids = [submit() for _ in range(3)]
     assert [claimed(db).job_id for _ in ids] == ids
-    assert lease.claim(db, "late", 30.0) is None
+    assert runs.claim(db, "late", 30.0) is None
 
 
 def test_claim_leaves_a_job_alone_while_its_lease_lasts_and_takes_it_over_afterwards(
     db: Database, submit: Submit
 ) -> None:
     submit()
-    first = lease.claim(db, "first", 0.3)
+    first = runs.claim(db, "first", 0.3)
     assert first is not None
-    assert lease.claim(db, "second", 30.0) is None
-    lease.renew(db, first, 0.3)
-    assert lease.claim(db, "second", 30.0) is None
+    assert runs.claim(db, "second", 30.0) is None
+    first.renew(0.3)
+    assert runs.claim(db, "second", 30.0) is None
     time.sleep(0.4)
     second = claimed(db, "second")
     assert (second.job_id, second.token) == (first.job_id, first.token + 1)
@@ -70,7 +69,7 @@ def test_claim_leaves_a_job_alone_while_its_lease_lasts_and_takes_it_over_afterw
 def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
     job_id = submit()
     stale = claimed(db, "first")
-    log = RunLog(db, stale)
+    log = stale
     log.start_arm("warpadam")
     trial = log.add_trial("warpadam", {"lr": 0.1})
     log.start_trial(trial.id)
@@ -105,9 +104,9 @@ def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
         log.verify,
         lambda: log.succeed(a_result()),
         lambda: log.end(JobState.FAILED, "why"),
-        lambda: lease.renew(db, stale, 30.0),
-        lambda: lease.release(db, stale),
-        lambda: lease.cancel_requested(db, stale),
+        lambda: stale.renew(30.0),
+        stale.release,
+        stale.cancel_requested,
     )
     for write in writes:
         with pytest.raises(LeaseLostError):
@@ -117,7 +116,7 @@ def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
 
 def test_release_puts_the_job_back_for_the_next_worker(db: Database, submit: Submit) -> None:
     job_id = submit()
-    lease.release(db, claimed(db))
+    claimed(db).release()
     job = get_job(db, job_id)
     assert (job.state, job.lease_worker, job.lease_expires_s) == (JobState.QUEUED, None, None)
     assert claimed(db).job_id == job_id
@@ -126,15 +125,15 @@ def test_release_puts_the_job_back_for_the_next_worker(db: Database, submit: Sub
 def test_a_deleted_job_is_a_lost_one(db: Database, submit: Submit) -> None:
     job_id = submit()
     taken = claimed(db)
-    RunLog(db, taken).end(JobState.FAILED, "why")
+    taken.end(JobState.FAILED, "why")
     jobs.delete_row(db, job_id)
     with pytest.raises(LeaseLostError):
-        lease.renew(db, taken, 1.0)
+        taken.renew(1.0)
 
 
 def test_every_change_of_a_job_is_an_event(db: Database, submit: Submit) -> None:
     job_id = submit()
-    log = RunLog(db, claimed(db, "me"))
+    log = claimed(db, "me")
     log.start_arm("warpadam")
     log.finish_arm("warpadam", 2.5, "trials_per_arm")
     log.verify()
@@ -156,9 +155,9 @@ def test_a_job_that_is_given_back_after_its_cancellation_is_cancelled(db: Databa
     job_id = submit()
     taken = claimed(db)
     jobs.cancel(db, job_id)
-    lease.release(db, taken)
+    taken.release()
     assert get_job(db, job_id).state == JobState.CANCELLED
-    assert lease.claim(db, "next", 30.0) is None
+    assert runs.claim(db, "next", 30.0) is None
 
 
 def test_a_spec_that_this_version_refuses_can_be_claimed_and_is_then_refused(db: Database, submit: Submit) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from service.db.models import Trial
 from service.db.session import Database
-from service.ledger import lease, queries
+from service.ledger import queries, runs
 from service.ledger.runs import RunLog
 from service.states import ArmState, JobState, TrialState
 from service.training.run import CurvePoint, Ended
@@ -14,9 +14,9 @@ from tests.service.conftest import Submit, get_job, get_trials
 @pytest.fixture
 def log(db: Database, submit: Submit) -> RunLog:
     submit()
-    taken = lease.claim(db, "worker", 30.0)
+    taken = runs.claim(db, "worker", 30.0)
     assert taken is not None
-    return RunLog(db, taken)
+    return taken
 
 
 def started(log: RunLog, attempts: int = 1, arm: str = "warpadam") -> Trial:

@@ -140,7 +140,7 @@ def test_run_carries_everything_that_it_depends_on(spec: SpecMaker) -> None:
     )
     run = made.run("adamw", {"lr": 0.25}, DATA, seed=3, test=True)
     assert (run.arm, run.config["lr"], run.sizes, run.activation) == ("adamw", 0.25, (13, 8, 3), "gelu")
-    assert (run.task, run.data_url, run.data_sha256) == (Task.CLASSIFICATION, DATA.url, DATA.sha256)
+    assert (run.task, run.data) == (Task.CLASSIFICATION, DATA)
     assert (run.steps, run.batch_size, run.seed, run.test) == (7, 9, 3, True)
     assert run.training == Training(schedule="cosine", warmup_steps=3, max_grad_norm=0.5, compile=True)
 

@@ -11,7 +11,7 @@ from search_spaces import get_preset
 from search_spaces.to_optuna import suggest
 from service.data.prepared import PreparedData
 from service.db.models import ConfirmRun, Trial
-from service.ledger.curves import stored_curve
+from service.ledger.queries import stored_curve
 from service.planning.arms import ArmPlan, warpadam_arms
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan

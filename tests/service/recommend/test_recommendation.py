@@ -7,7 +7,7 @@ import pytest
 
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
-from service.ledger.curves import stored_curve
+from service.ledger.queries import stored_curve
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
 from service.recommend.recommendation import Finalist, best_trials, is_blind, rank, recommend, search_luck

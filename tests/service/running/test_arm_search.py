@@ -14,14 +14,14 @@ from service.db.session import Database
 from service.db.studies import study_name
 from service.engines.base import Assignment
 from service.errors import LeaseLostError
-from service.ledger import jobs, lease
+from service.ledger import jobs, runs
 from service.ledger.runs import RunLog
 from service.planning.objective import Objective
 from service.planning.plan import make_plan
 from service.running.arm_search import ArmSearch
 from service.running.arm_study import NUMBER
-from service.running.arms import ArmLimits
 from service.running.context import JobContext
+from service.running.decisions import ArmLimits
 from service.running.samplers import make_pruner, make_sampler
 from service.settings import Settings
 from service.spec.job import EngineSpec, JobSpec, SearchSpec
@@ -38,15 +38,15 @@ Open = Callable[..., ArmSearch]
 
 def context(log: RunLog, settings: Settings) -> JobContext:
     data = PreparedData("file:///data.npz", "0")
-    return JobContext(log, make_plan(log.lease.spec), data, ArtifactStore(settings.artifacts_url), lambda: False)
+    return JobContext(log, make_plan(log.spec), data, ArtifactStore(settings.artifacts_url), lambda: False)
 
 
 @pytest.fixture
 def log(db: Database, submit: Submit) -> RunLog:
     submit(budget={"trials_per_arm": CAP, "steps": 10}, search={"sampler": "tpe", "pruner": "median"})
-    taken = lease.claim(db, "worker", 30.0)
+    taken = runs.claim(db, "worker", 30.0)
     assert taken is not None
-    return RunLog(db, taken)
+    return taken
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_first_trials_are_the_presets_good_points(open_arm: Open) -> None:
 def test_every_trial_uses_the_jobs_seed_and_sees_no_test_data(open_arm: Open, log: RunLog) -> None:
     search = open_arm()
     runs = [take(search).run for _ in range(3)]
-    assert {(run.seed, run.test) for run in runs} == {(log.lease.spec.seed, False)}
+    assert {(run.seed, run.test) for run in runs} == {(log.spec.seed, False)}
 
 
 def test_the_arm_ends_at_its_cap(open_arm: Open) -> None:
@@ -252,9 +252,9 @@ def test_later_trials_are_compared_with_the_first_ones(
     db: Database, submit: Submit, storage: optuna.storages.RDBStorage, settings: Settings, pruner: str
 ) -> None:
     submit(budget={"trials_per_arm": CAP, "steps": 10}, search={"sampler": "random", "pruner": pruner})
-    taken = lease.claim(db, "worker", 30.0)
+    taken = runs.claim(db, "worker", 30.0)
     assert taken is not None
-    job = context(RunLog(db, taken), settings)
+    job = context(taken, settings)
     search = ArmSearch(job, job.plan.arm("adamw"), storage)
     worse_than_all = after_the_first_eight(search, [0.1 * i for i in range(1, 9)])
     assert not search.progress(worse_than_all, CurvePoint(5, 9.0, 9.0, 0.1))
@@ -352,9 +352,9 @@ def test_an_interrupted_search_goes_on_as_it_would_have(
 ) -> None:
     def params(interrupted: bool) -> list[dict[str, Scalar]]:
         job_id = submit(budget={"trials_per_arm": 16, "steps": 10}, search={"sampler": "tpe", "pruner": "none"})
-        taken = lease.claim(db, "worker", 30.0)
+        taken = runs.claim(db, "worker", 30.0)
         assert taken is not None
-        job = context(RunLog(db, taken), settings)
+        job = context(taken, settings)
 
         def reopen() -> ArmSearch:
             return ArmSearch(job, job.plan.arm("warpadam"), storage)
@@ -418,6 +418,6 @@ def test_the_clock_of_an_arm_runs_from_its_first_run_on(open_arm: Open) -> None:
 
 
 def test_the_arms_of_a_job_get_samplers_of_their_own(open_arm: Open, log: RunLog) -> None:
-    spec = JobSpec.model_validate(log.lease.spec.to_json())
-    assert spec == log.lease.spec
+    spec = JobSpec.model_validate(log.spec.to_json())
+    assert spec == log.spec
     assert open_arm("warpadam").study.study_name != open_arm("adamw").study.study_name

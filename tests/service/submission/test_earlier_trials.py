@@ -16,8 +16,7 @@ from service.db.models import Trial
 from service.db.session import Database
 from service.db.studies import study_name
 from service.errors import FieldError, InvalidSpecError
-from service.ledger import jobs, lease
-from service.ledger.runs import RunLog
+from service.ledger import jobs, runs
 from service.planning.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, read_earlier_trials
 from service.planning.plan import make_plan, plan_of
 from service.running.arm_search import ArmSearch
@@ -45,10 +44,10 @@ def earlier_job(db: Database, submit: Submit, **parts: Any) -> str:
 
 def fill(db: Database, job_id: str) -> None:
     """Make the trials of the job that is queued, and end it."""
-    taken = lease.claim(db, "worker", 30.0)
+    taken = runs.claim(db, "worker", 30.0)
     assert taken is not None
     assert taken.job_id == job_id
-    log = RunLog(db, taken)
+    log = taken
     for arm in ("warpadam", "adamw"):
         log.start_arm(arm)
     best = plan_of(taken.spec_json, taken.info_json).arm("warpadam").space.some_values()
@@ -74,9 +73,9 @@ def open_search(
     assert found is not None
 
     artifacts.put(queue_job(db, plan.spec), EARLIER_TRIALS_FILE, found)
-    taken = lease.claim(db, "worker", 30.0)
+    taken = runs.claim(db, "worker", 30.0)
     assert taken is not None
-    log = RunLog(db, taken)
+    log = taken
     job = JobContext(log, plan, PreparedData("file:///data.npz", "0"), artifacts, lambda: False)
     return ArmSearch(job, plan.arm(arm), storage)
 

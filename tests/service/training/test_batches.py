@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from service.data.catalog import Task
-from service.data.prepared import PreparedData
 from service.training import batches as batches_module
 from service.training.batches import Batches
-from service.training.models import build_network, loss_of
+from service.training.networks import build_network
 from service.training.run import Run, Training
+from service.training.tasks import loss_of
 from tests.service.data.prepared import Split, read
 from tests.service.training.test_loop import MODELS, make_run
 
 
 def split_of_run(run: Run) -> Split:
-    return read(PreparedData(run.data_url, run.data_sha256))
+    return read(run.data)
 
 
 def epoch(batches: Batches, count: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from search_spaces import get_preset
 from service.artifacts import read_artifact, write_artifact
+from service.data.prepared import PreparedData
 from service.optimizers import OPTIMIZERS, baselines
 from service.optimizers.muon_with_adamw import MuonWithAdamW
 from service.planning.plan import WARP_PRESETS
@@ -258,7 +259,7 @@ OTHER: dict[str, Any] = {
     "activation": "tanh",
     "task": "regression",
     "metric": "r2",
-    "data_sha256": "0" * 64,
+    "data": PreparedData("file:///elsewhere.npz", "0" * 64),
     "steps": 61,
     "batch_size": 31,
     "training": Training(schedule="constant"),
@@ -272,7 +273,6 @@ OTHER: dict[str, Any] = {
     "best_by": "score",
 }
 SAME: dict[str, Any] = {
-    "data_url": "file:///elsewhere.npz",
     "threads": 3,
     "device": "cuda:1",
     "checkpoint_url": "file:///elsewhere",
@@ -286,6 +286,7 @@ def test_every_field_of_a_run_either_changes_its_digest_or_does_not_change_its_r
     assert OTHER.keys() | SAME.keys() == set(Run.__dataclass_fields__)
     assert {name for name, value in OTHER.items() if replace(run, **{name: value}).digest() == run.digest()} == set()
     assert {name for name, value in SAME.items() if replace(run, **{name: value}).digest() != run.digest()} == set()
+    assert replace(run, data=replace(run.data, url="file:///elsewhere.npz")).digest() == run.digest()
 
 
 def test_every_choice_of_the_training_changes_the_digest(run: Run) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from service.training.entrypoints import EntrypointError, load, load_allowed
-from service.training.models import build_network
+from service.training.networks import build_network
 
 SOURCE = """
 import torch

@@ -8,7 +8,7 @@ import torch
 
 from service.data.catalog import DATASETS, DatasetInfo, Task
 from service.spec.models import ConvnetSpec, ModelSpec, PinnSpec, ResnetSpec, TransformerSpec
-from service.training.models import build_network
+from service.training.networks import build_network
 
 COLOUR = DatasetInfo(rows=100, features=3 * 9 * 7, task=Task.CLASSIFICATION, outputs=5, images=True, shape=(3, 9, 7))
 TEXT = DatasetInfo(rows=5000, features=1, task=Task.LANGUAGE, outputs=256, characters=40)

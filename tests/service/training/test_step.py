@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from service.spec.job import TrainingSpec
 from service.training.loop import train
-from service.training.models import build_network
+from service.training.networks import build_network
 from service.training.run import Run, Training
 from service.training.step import TrainingStep, compile_in_place, lr_factor, training_loss
 from tests.service.training.test_loop import make_run, without_seconds

@@ -6,8 +6,7 @@ import torch
 from sklearn.metrics import accuracy_score, r2_score
 
 from service.spec.tasks import Task
-from service.training.metrics import score_at_once
-from service.training.models import score_of
+from service.training.tasks import score_at_once, score_of
 
 PIECES = [1, 7, 40, 100]
 
