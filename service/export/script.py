@@ -105,7 +105,7 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         "BEST_SCORE": metric.best,
         "HIGHER_IS_BETTER": metric.higher_is_better,
     }
-    roots = {reference.partition(".")[0].partition(":")[0] for reference in (optimizer.build, build)}
+    roots = {reference.partition(".")[0].partition(":")[0] for reference in (optimizer.build, build, metric.score)}
     source = SourceCode({"service", *roots}, {*constants, "TRAINING", "Training", "DATA", "SCORE"})
     source.add("types:SimpleNamespace as Training")  # a dataclass could not be made in a module that exec runs
     halves = [source.add(reference) for reference in (build, optimizer.build, task.loss, metric.score)]

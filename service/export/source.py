@@ -130,7 +130,8 @@ def _statements(body: list[ast.stmt], text: str) -> Iterator[tuple[ast.stmt, str
             yield from _statements(node.orelse, text)
             continue
         start = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
-        documented = isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(following, ast.Expr)
+        is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        documented = isinstance(node, ast.Assign | ast.AnnAssign) and is_text
         end = following.end_lineno if documented and following is not None else node.end_lineno
         yield node, COMMENTS.sub("", "\n".join(lines[start - 1 : end]))
 

@@ -26,6 +26,9 @@ def area(radius: float) -> float:
 class Shape(Base):
     given: Map
 
+SHAPE = area(1.0)
+unused().register(SHAPE)
+
 def local():
     from pkg.other import LIMIT
     return LIMIT
@@ -75,3 +78,10 @@ def test_two_definitions_of_one_name_are_refused(package: str) -> None:
     source.add(f"{package}.helpers:area")
     with pytest.raises(PluginError, match=r"helpers and .*other both define LIMIT"):
         source.add(f"{package}.other:LIMIT")
+
+
+def test_a_call_after_a_constant_is_not_taken_for_its_docstring(package: str) -> None:
+    source = SourceCode({package})
+    source.add(f"{package}.helpers:SHAPE")
+    assert source.code.endswith("SHAPE = area(1.0)")
+    assert "def unused" not in source.code
