@@ -14,7 +14,7 @@ import optuna
 from benchmarks.search.dense import SPLITS, STEPS, load
 from search_spaces import Scalar, get_preset
 from search_spaces.to_optuna import first_trials, suggest
-from service.running.samplers import FIRST_RUNG, REDUCTION
+from service.running.samplers import FIRST_RUNG, REDUCTION, STARTUP_TRIALS
 from service.spec.job import JobSpec
 from service.training.best import smoothed
 from service.training.loop import report_steps
@@ -90,7 +90,7 @@ def _best_first(table: DenseTable, tried: Sequence[int], split: int) -> list[int
 
 def search(table: DenseTable, split: int, seed: int) -> list[int]:
     """Search as the service does; return the trials, best first."""
-    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=STARTUP_TRIALS)
     return _trials(table, split, sampler, True, TRIALS)
 
 

@@ -18,6 +18,10 @@ FIRST_RUNG: Final = 0.25
 REDUCTION: Final = 2
 """One in this many of the trials at a rung goes on (asha, hyperband)."""
 
+STARTUP_TRIALS: Final = 6
+"""Trials after which TPE learns from what was tried: as many as the presets have first trials, which span the lr, so
+that none of the few others is drawn at random."""
+
 STARTUP_RUNS: Final = 5
 """Trials of an arm before which none is stopped (median)."""
 
@@ -43,7 +47,9 @@ def make_sampler(search: SearchSpec, arm_seed: str, asked: int) -> optuna.sample
                     seed=of_arm, scramble=True, independent_sampler=conditional, warn_independent_sampling=False
                 )
             case _:
-                return optuna.samplers.TPESampler(seed=of_trial, multivariate=True, group=True)
+                return optuna.samplers.TPESampler(
+                    seed=of_trial, multivariate=True, group=True, n_startup_trials=STARTUP_TRIALS
+                )
 
 
 def first_rung(steps: int) -> int:
