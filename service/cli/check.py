@@ -14,9 +14,9 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from service.cli.console import failure, out
-from service.data.catalog import Task
 from service.settings import Settings
 from service.spec.base import Entrypoint, UserConfig
+from service.spec.tasks import Task
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,6 +11,6 @@ All data goes one way::
 - ``prepare.py`` does all of this for a job; ``prepared_files.py`` writes and maps the NPZ file.
 
 To add a file format, write a reader and add it to ``FORMATS`` in ``formats.py``. To add a bundled dataset of
-scikit-learn, add it to ``DATASETS`` in ``catalog.py``; a differential equation needs an entry in ``EQUATIONS`` in
+scikit-learn, add it to ``BUNDLED`` in ``catalog.py``; a differential equation needs an entry in ``EQUATIONS`` in
 ``equations.py`` too.
 """

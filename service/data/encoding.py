@@ -18,9 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from service.data.arrays import PIECE_BYTES, AnyArray
-from service.data.catalog import Task
 from service.data.facts import TEXT_FEATURES, Column, ColumnKind
 from service.data.prepared_files import Array, Rows
+from service.spec.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DatasetInfo, Task
 from service.errors import FieldError, InvalidSpecError
 from service.spec.base import read_stored
 from service.spec.data import DatasetSpec
+from service.spec.dataset_info import DatasetInfo
+from service.spec.tasks import Task
 
 FACTS_FILE: Final = "facts.json"
 """File of a dataset folder that the facts are kept in."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.data.arrays import AnyArray
-from service.data.catalog import HELD_OUT, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
+from service.data.catalog import MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
 from service.data.encoding import Encoder
 from service.data.facts import EXACT
 from service.data.grouping import class_subsets, groups_of
@@ -24,6 +24,7 @@ from service.data.sources import RowSource
 from service.data.split import hold_out
 from service.errors import JobFailedError
 from service.spec.data import FamilySpec
+from service.spec.dataset_info import HELD_OUT
 
 EVALUATED: Final = 0.2
 """Largest share of the tasks in meta-validation, and the same in meta-test."""

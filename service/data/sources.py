@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from sklearn import datasets
 
 from service.data.arrays import X_FILE, Y_FILE, AnyArray
-from service.data.catalog import BUNDLED, Task
+from service.data.catalog import BUNDLED
 from service.data.encoding import Encoder, Target, encode_columns, scale_numbers
 from service.data.facts import Column, ColumnKind, DatasetFacts, Layout
 from service.data.prepared_files import Rows
@@ -22,6 +25,7 @@ from service.data.read_table import TABLE_FILE
 from service.data.read_text import TEXT_FILE
 from service.registry import import_object
 from service.spec.data import DatasetSpec
+from service.spec.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,12 @@ RowSource = Table | Arrays
 """A source with rows, which can be grouped into tasks."""
 
 Source = RowSource | Text | Equation
+
+
+DIGITS: Final = partial(datasets.load_digits, return_X_y=True)
+BREAST_CANCER: Final = partial(datasets.load_breast_cancer, return_X_y=True)
+WINE: Final = partial(datasets.load_wine, return_X_y=True)
+DIABETES: Final = partial(datasets.load_diabetes, return_X_y=True)
 
 
 def bundled_source(name: str) -> Arrays | Equation:

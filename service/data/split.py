@@ -8,11 +8,11 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from service.data.arrays import AnyArray
-from service.data.catalog import HELD_OUT, part_bounds
 from service.data.equations import collocation
 from service.data.prepared_files import SPLIT_PARTS, Array, Rows, save_arrays
 from service.data.sources import Arrays, Equation, RowSource, Source, Text
 from service.errors import JobFailedError
+from service.spec.dataset_info import HELD_OUT, part_bounds
 from service.spec.models import ModelSpec, TransformerSpec
 
 

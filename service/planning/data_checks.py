@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DATASETS, DatasetInfo
+from service.data.catalog import BUNDLED
 from service.errors import FieldError, conflict
 from service.spec.data import DatasetSpec
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.models import MODELS
 
@@ -33,8 +34,8 @@ def check_dataset(spec: JobSpec) -> Iterable[FieldError]:
 def _check_choice(place: str, given: DatasetSpec) -> Iterable[FieldError]:
     if given.name is not None and given.id is not None:
         yield conflict(f"{place}.id", given.id, f"cannot be used together with {place}.name")
-    elif given.name is not None and given.name not in DATASETS:
-        yield FieldError(f"{place}.name", given.name, *must_be_one_of(given.name, DATASETS), "unknown_name")
+    elif given.name is not None and given.name not in BUNDLED:
+        yield FieldError(f"{place}.name", given.name, *must_be_one_of(given.name, BUNDLED), "unknown_name")
     if given.entrypoint is not None and (given.name or given.id) is not None:
         both = f"cannot be used together with {place}.name or {place}.id"
         yield conflict(f"{place}.entrypoint", given.entrypoint, both)

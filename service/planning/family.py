@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DATASETS, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, DatasetInfo, Task
+from service.data.catalog import BUNDLED, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.spec.data import ClassSubsetsSpec, FamilySpec
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.spec.models import AutoencoderSpec, MlpSpec
+from service.spec.tasks import Task
 
 KINDS: Final = ("class_subsets", "group_by", "datasets")
 """Fields of a family. Exactly one of them says what its tasks are."""
@@ -111,11 +113,12 @@ def bundled_info(spec: JobSpec) -> DatasetInfo | None:
         InvalidSpecError: Those of the family do not fit together.
     """
     if spec.family is None or spec.family.datasets is None:
-        return DATASETS.get(spec.dataset.name or "")
+        name = spec.dataset.name or ""
+        return BUNDLED[name].info if name in BUNDLED else None
     labels = [chosen.label for chosen in spec.family.datasets]
-    if not all(label in DATASETS for label in labels):
+    if not all(label in BUNDLED for label in labels):
         return None
-    return common_info([FamilyDataset(label=label, info=DATASETS[label]) for label in labels])
+    return common_info([FamilyDataset(label=label, info=BUNDLED[label].info) for label in labels])
 
 
 def common_info(datasets: Sequence[FamilyDataset]) -> DatasetInfo:

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DatasetInfo
 from service.data.prepared import PreparedData
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.optimizers import OPTIMIZERS
@@ -35,6 +34,7 @@ from service.planning.spec_checks import (
     check_search,
     check_training,
 )
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.metrics import metric_of
 from service.spec.models import EntrypointSpec

@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from typing import Final
 
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DatasetInfo
 from service.errors import FieldError
 from service.optimizers import OPTIMIZERS, baselines
 from service.planning.arms import MORE_STEPS, REFERENCE
 from service.planning.objective import TIMED
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec, TrainingSpec
 from service.spec.metrics import METRICS, metric_of
 from service.spec.tasks import TASKS

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.data.catalog import DatasetInfo
 from service.data.prepared import PreparedData
 from service.errors import JobFailedError
 from service.ledger.runs import RunLog
 from service.running.context import Tools
+from service.spec.dataset_info import DatasetInfo
 
 if TYPE_CHECKING:
     from service.data.families import FamilySummary

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.data.catalog import DATASETS, DatasetInfo
+from service.data.catalog import BUNDLED
 from service.data.facts import ColumnKind, DatasetFacts, dataset_info
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import datasets
 from service.planning.family import FamilyDataset, check_groups, common_info
 from service.spec.data import DatasetSpec
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.submission import Context
 
@@ -36,9 +37,7 @@ def _uploaded_info(db: Database, spec: JobSpec) -> DatasetInfo | None:
     if all(given.id is None or given.name is not None for given in chosen.values()):
         return None
     found = [
-        _described(db, field, given)
-        for field, given in chosen.items()
-        if given.id is not None or given.name in DATASETS
+        _described(db, field, given) for field, given in chosen.items() if given.id is not None or given.name in BUNDLED
     ]
     if len(found) < len(chosen):
         return None  # make_plan says what is wrong with the others
@@ -52,7 +51,7 @@ def _uploaded_info(db: Database, spec: JobSpec) -> DatasetInfo | None:
 def _described(db: Database, field: str, given: DatasetSpec) -> FamilyDataset:
     """Return a bundled or an uploaded dataset; ``field`` is the one of the spec that chooses it."""
     if given.id is None:
-        return FamilyDataset(label=given.label, info=DATASETS[given.label])
+        return FamilyDataset(label=given.label, info=BUNDLED[given.label].info)
     row = datasets.find(db, given.id)
     if row is None:
         hint = "GET /v1/datasets lists the uploaded datasets."

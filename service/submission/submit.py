@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.artifacts import START_P_FILE
-from service.data.catalog import DatasetInfo
 from service.ledger import jobs
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once, find_answer
 from service.planning.earlier_trials import EARLIER_TRIALS_FILE
 from service.planning.plan import JobPlan
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.submission import Context
 from service.submission.data import find_info

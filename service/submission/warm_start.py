@@ -15,12 +15,12 @@ from typing import Final, TypedDict
 
 from sqlalchemy.orm import Session
 
-from service.data.catalog import DatasetInfo
 from service.db.models import RecommendationRow
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger.jobs import find_job
 from service.planning.plan import JobPlan, make_plan
 from service.result.job_result import JobResult
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec, Override, Scalar, WarmStartSpec
 from service.spec.models import PinnSpec, TransformerSpec
 from service.states import JobState

@@ -13,7 +13,7 @@ from typing import TypedDict
 
 import torch
 
-from service.data.catalog import DatasetInfo
+from service.spec.dataset_info import DatasetInfo
 from service.training.entrypoints import EntrypointError, load, loaded_sha256, require_allowed
 from service.user_code.contract import make_dataset, make_model
 

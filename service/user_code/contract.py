@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from service.data.arrays import AnyArray, write_arrays
-from service.data.catalog import DatasetInfo, Task
 from service.data.facts import DatasetFacts, dataset_info
 from service.errors import InvalidFileError, InvalidSpecError
 from service.spec.data import DatasetSpec
+from service.spec.dataset_info import DatasetInfo
+from service.spec.tasks import Task
 from service.training.entrypoints import EntrypointError, build_module, call, described
 from service.training.models import loss_of
 

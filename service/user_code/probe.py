@@ -17,9 +17,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypedDict
 
-from service.data.catalog import DATASETS, DatasetInfo
+from service.data.catalog import BUNDLED
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
 from service.settings import Settings
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.spec.models import EntrypointSpec
 from service.spec.tasks import TASKS
@@ -66,8 +67,8 @@ class UserCode:
             refusal = self._settings.refusal(entrypoint)
             if refusal is not None:
                 raise ForbiddenError(refusal)
-        if info is None and spec.dataset.name is not None:
-            info = DATASETS.get(spec.dataset.name)
+        if info is None and spec.dataset.name is not None and spec.dataset.name in BUNDLED:
+            info = BUNDLED[spec.dataset.name].info
         if spec.dataset.entrypoint is None and (info is None or not TASKS[info.task].user_models):
             return info  # the plan says what is wrong with that
         with tempfile.TemporaryDirectory(prefix="warptune-user-code-") as name:

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 from service.data import encoding
-from service.data.catalog import Task
 from service.data.encoding import Target
 from service.data.facts import EXACT, TEXT_FEATURES, Column, ColumnKind, DatasetFacts, dataset_info
 from service.data.families import prepare_family
@@ -18,6 +17,7 @@ from service.data.read_table import read_csv
 from service.data.sources import Arrays, Table, bundled_source, stored_source
 from service.errors import InvalidSpecError, JobFailedError
 from service.spec.data import DatasetSpec, FamilySpec
+from service.spec.tasks import Task
 from tests.service.data import files
 from tests.service.data.prepared import split_of
 

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from service.artifacts import ArtifactStore
-from service.data.catalog import DATASETS
+from service.data.catalog import BUNDLED
 from service.data.prepared import PreparedData
 from service.db.models import Trial
 from service.db.session import Database
@@ -181,7 +181,7 @@ def test_values_of_user_code_compare_only_if_its_source_is_the_same(
     db: Database, submit: Submit, spec: SpecMaker, sha256: str, comparable: bool
 ) -> None:
     model = {"entrypoint": "models:make", "config": {}}
-    known = replace(DATASETS["wine"], tensors=((3, 13), (3,)), sources={"models:make": "0" * 64})
+    known = replace(BUNDLED["wine"].info, tensors=((3, 13), (3,)), sources={"models:make": "0" * 64})
     parsed = JobSpec.model_validate(spec(model=model))
     queued = queue_job(db, parsed, known)
     fill(db, queued)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.data.catalog import Task
 from service.data.prepared import PreparedData
+from service.spec.tasks import Task
 from service.training import batches as batches_module
 from service.training.batches import Batches
 from service.training.models import build_network, loss_of
