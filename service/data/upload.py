@@ -1,16 +1,60 @@
-"""An upload on its way: from the pieces of a request's body to a checked dataset folder."""
+"""An upload on its way: from the pieces of a request's body to a checked dataset folder.
+
+To add a file format, write a reader, and add a member to ``FileFormat`` and an entry to ``FORMATS``. A reader is a
+function ``(source, folder, max_bytes) -> DatasetFacts``. It checks the file ``source``, which may take ``max_bytes``
+unpacked, writes its data to ``folder`` in one of the layouts of ``facts.Layout``, and returns the facts about it. It
+raises ``InvalidFileError`` for a file that cannot be used; the message names the row and the column.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import tempfile
-from pathlib import Path
-from typing import Self
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path, PurePath
+from typing import Final, NamedTuple, Self
 
 from service.data.facts import DatasetFacts
-from service.data.formats import FileFormat, reader_of
 from service.errors import FileTooLargeError, InvalidFileError
+from service.registry import import_object
+
+
+class FileFormat(StrEnum):
+    """Format of an uploaded file."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    NPZ = "npz"
+    TEXT = "text"
+    IMAGES = "images"
+
+
+class Format(NamedTuple):
+    """The ending of a file's name, and the reader as ``module:function``, imported when it is needed."""
+
+    suffix: str
+    reader: str
+
+
+FORMATS: Final[Mapping[FileFormat, Format]] = {
+    FileFormat.CSV: Format(".csv", "service.data.read_table:read_csv"),
+    FileFormat.PARQUET: Format(".parquet", "service.data.read_table:read_parquet"),
+    FileFormat.NPZ: Format(".npz", "service.data.read_zip:read_npz"),
+    FileFormat.TEXT: Format(".txt", "service.data.read_text:read_text"),
+    FileFormat.IMAGES: Format(".zip", "service.data.read_zip:read_images"),
+}
+
+
+def format_of(filename: str) -> FileFormat | None:
+    """Return the format that the ending of a name stands for; None if it is unknown.
+
+    >>> format_of("People.CSV")
+    <FileFormat.CSV: 'csv'>
+    """
+    suffix = PurePath(filename.lower()).suffix
+    return next((fmt for fmt, known in FORMATS.items() if known.suffix == suffix), None)
 
 
 class Upload:
@@ -72,6 +116,7 @@ class Upload:
             raise InvalidFileError("the file is empty: it has 0 bytes")
         kept = self._folder / "kept"
         kept.mkdir()
-        facts = reader_of(self.format)(self._source, kept, self._max_bytes)
+        read: Callable[[Path, Path, int], DatasetFacts] = import_object(FORMATS[self.format].reader)
+        facts = read(self._source, kept, self._max_bytes)
         facts.save(kept)
         return facts, kept
