@@ -18,7 +18,6 @@ from service.db.studies import study_name
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import jobs, lease
 from service.ledger.runs import RunLog
-from service.planning.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, read_earlier_trials
 from service.planning.plan import make_plan, plan_of
 from service.running.arm_search import ArmSearch
 from service.running.arm_study import EARLIER, NUMBER
@@ -26,7 +25,7 @@ from service.running.context import JobContext
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.states import JobState, TrialState
-from service.submission.earlier_trials import find_earlier_trials
+from service.submission.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, find_earlier_trials, read_earlier_trials
 from service.training.run import Ended, Progress
 from tests.conftest import SpecMaker
 from tests.service.conftest import Submit, get_trials, queue_job
