@@ -1,6 +1,6 @@
 """Makes the plan of a job from its spec: which arms, over which spaces, on which tensors.
 
-All that types and ranges cannot say about a spec is checked here, by spec_checks.py, data_checks.py and family.py.
+All that types and ranges cannot say about a spec is checked here, by checks.py and family.py.
 Planning works with facts about the data and reads no tables. It loads neither torch nor Optuna.
 """
 
@@ -24,16 +24,18 @@ from service.planning.arms import (
     warm_arms,
     warpadam_arms,
 )
-from service.planning.data_checks import check_dataset, check_model, check_rank
-from service.planning.family import bundled_info, check_family, task_info
-from service.planning.spec_checks import (
+from service.planning.checks import (
     check_baselines,
     check_confirm,
+    check_dataset,
+    check_model,
     check_objective,
+    check_rank,
     check_resources,
     check_search,
     check_training,
 )
+from service.planning.family import bundled_info, check_family, task_info
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.metrics import metric_of

@@ -1,6 +1,6 @@
 """What the API and the worker ask about user code: is it allowed, what does it make, its data.
 
-The code itself runs in a child process (child.py) with a time limit. It is never imported here.
+The code itself runs in a child process (contract.py) with a time limit. It is never imported here.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def module_path() -> dict[str, str]:
 
 def _run(arguments: list[str], settings: Settings) -> str:
     """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer."""
-    command = [sys.executable, "-P", "-m", "service.user_code.child", *arguments]
+    command = [sys.executable, "-P", "-m", "service.user_code.contract", *arguments]
     process = subprocess.Popen(
         command,
         env={**module_path(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""},

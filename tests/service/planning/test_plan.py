@@ -75,7 +75,7 @@ def test_controls_run_last_and_play_their_own_part(spec: SpecMaker) -> None:
 def test_soap_without_its_package_is_refused_before_anything_runs(
     spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.planning.spec_checks.find_spec", lambda name: None)
+    monkeypatch.setattr("service.planning.checks.find_spec", lambda name: None)
     wrong = errors(spec, baselines=["adamw", "soap"])
     assert wrong == {"baselines[1]": ("soap", "needs the package pytorch_optimizer")}
 
