@@ -15,7 +15,7 @@ from service.api.dashboard import Dashboard
 from service.api.deps import close_dependencies, open_dependencies
 from service.api.hosts import HostCheck
 from service.api.limits import BodyLimit
-from service.data.url_source import UrlSource
+from service.data.upload import UrlSource
 from service.settings import Settings
 from service.version import VERSION
 

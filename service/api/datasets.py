@@ -19,8 +19,7 @@ from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, 
 from service.api.problems import responses
 from service.api.views import Page, View
 from service.data.facts import ColumnKind, DatasetFacts, Layout
-from service.data.upload import FORMATS, FileFormat, Upload, format_of
-from service.data.url_source import UrlSource
+from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_of
 from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import datasets as ledger

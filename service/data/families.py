@@ -32,13 +32,7 @@ EVALUATED: Final = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilySummary:
-    """The tasks of a family, in words.
-
-    Attributes:
-        made_by: How the rows became tasks.
-        tasks: Names of the tasks by part.
-        left_out: Groups with too few rows.
-    """
+    """The tasks of a family, in words: how the rows became tasks, their names by part, groups with too few rows."""
 
     made_by: str
     tasks: Mapping[str, list[str]]
@@ -54,13 +48,9 @@ class Group(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """The tasks of a source.
+    """The tasks of a source, how they were made, and the names of the groups with too few rows.
 
-    Attributes:
-        tasks: The groups with enough rows.
-        strata: For each row of the source, the group of rows that the same share is held out of; -1 for unused rows.
-        made_by: How the groups were made.
-        left_out: Names of the groups with too few rows.
+    The same share of each of the ``strata`` is held out. It has a number for each row of the source, -1 if unused.
     """
 
     tasks: list[Group]
@@ -72,12 +62,8 @@ class Groups(NamedTuple):
 def prepare_family(source: RowSource, spec: FamilySpec, seed: int) -> tuple[Family, FamilySummary]:
     """Make tasks of the rows of one source. The features are scaled by the training rows of the meta-training tasks.
 
-    A fifth of the tasks, at most ``evaluate_tasks``, are in meta-validation, and as many in meta-test.
-
-    Args:
-        source: The rows.
-        spec: What makes the tasks.
-        seed: Decides the held-out rows, the subsets that are drawn, and the part of each task.
+    A fifth of the tasks, at most ``evaluate_tasks``, are in meta-validation, and as many in meta-test. ``seed`` decides
+    the held-out rows, the subsets that are drawn, and the part of each task.
 
     Raises:
         JobFailedError: Fewer than three tasks have enough rows.
@@ -111,10 +97,8 @@ def prepare_family(source: RowSource, spec: FamilySpec, seed: int) -> tuple[Fami
 def prepare_datasets(sources: Mapping[str, RowSource], spec: FamilySpec, seed: int) -> tuple[Family, FamilySummary]:
     """Make a task of each source. Each has its own held-out rows and is scaled by its own training rows.
 
-    Args:
-        sources: The sources by name, all with the same features and kind of target.
-        spec: How many tasks are evaluated.
-        seed: Decides the held-out rows and the part of each task.
+    The sources are given by name, all with the same features and kind of target. ``seed`` decides the held-out rows
+    and the part of each task.
     """
     parts = _parts(len(sources), spec.evaluate_tasks, np.random.default_rng(seed))
     xs: list[npt.NDArray[np.float32]] = []

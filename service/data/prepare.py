@@ -19,13 +19,7 @@ from service.spec.job import JobSpec
 
 @dataclass(frozen=True, slots=True)
 class PreparedFile:
-    """A local file with prepared arrays.
-
-    Attributes:
-        path: The file.
-        sha256: Hash of its content.
-        family: The tasks of the family, if the job has one.
-    """
+    """A local file with prepared arrays, the hash of its content, and the tasks of the family if the job has one."""
 
     path: Path
     sha256: str
@@ -40,7 +34,7 @@ def prepare_job_data(
     Args:
         spec: The job's spec.
         task: What its data is for.
-        artifacts: Where uploaded datasets are.
+        artifacts: Has the uploaded datasets.
         write_dataset: Makes a dataset folder with the user code that the spec names; not called if it names none.
         folder: An empty folder on this machine.
 

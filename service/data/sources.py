@@ -38,12 +38,7 @@ from service.spec.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Makes features of rows, with what it learned from the training rows.
-
-    Attributes:
-        width: Number of features.
-        transform: From rows to their features, rows x width.
-    """
+    """Makes features of rows, rows x ``width``, with what it learned from the training rows."""
 
     width: int
     transform: Callable[[Rows], npt.NDArray[np.float64]]
@@ -65,7 +60,6 @@ class Target:
     """What a model predicts.
 
     Attributes:
-        task: What the target is for.
         values: Class index or number of each row; None for autoencoding.
         labels: Names of the classes, by index.
     """
@@ -99,13 +93,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns of numbers, categories and texts, in memory.
-
-    Attributes:
-        columns: What the columns hold, without the target.
-        values: The columns.
-        target: What a model predicts.
-    """
+    """Columns of numbers, categories and texts, in memory; ``columns`` says what they hold, without the target."""
 
     columns: Sequence[Column]
     values: pa.Table
@@ -162,8 +150,6 @@ class Arrays:
 
     Attributes:
         x: rows x features.
-        target: What a model predicts.
-        is_pixels: Whether the columns are pixels.
         names: Names of the columns, if they have some.
         keeps_draw_order: Whether the rows of a part stay in the order in which they were drawn, as those of bundled
             datasets do. Others are sorted, so that a mapped file is read from its beginning to its end.
@@ -236,12 +222,9 @@ def bundled_source(name: str) -> Arrays | Equation:
 
 
 def stored_source(folder: Path, chosen: DatasetSpec, task: str) -> Table | Arrays | Text:
-    """Open a dataset folder.
+    """Open a dataset folder, which the rows of arrays are read from later.
 
-    Args:
-        folder: The folder; the rows of arrays are read from it later.
-        chosen: Target of a table, and columns that are not features.
-        task: What the target is for.
+    ``chosen`` names the target of a table and the columns that are not features; ``task`` is what the target is for.
     """
     facts = DatasetFacts.load(folder).without(chosen.exclude)
     if facts.layout is Layout.TEXT:

@@ -37,11 +37,7 @@ def split_rows(rows: int, seed: int, classes: AnyArray | None, *, keeps_draw_ord
 def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> None:
     """Write the arrays of a split as .npy files.
 
-    Args:
-        source: The data.
-        model: Tells how a text becomes windows of tokens.
-        seed: Decides the split. The parts of a text do not depend on it.
-        folder: Where to write.
+    ``model`` tells how a text becomes windows of tokens. The parts of a text do not depend on the seed.
 
     Cost: of ``Arrays`` and of the features of a ``Table``, a piece is in memory at once.
     """

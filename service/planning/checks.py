@@ -32,7 +32,7 @@ RAY_RESOURCES: Final = {
 """Resources that every Ray node has -> the field of a spec that asks for them."""
 
 
-def check_dataset(spec: JobSpec) -> Iterable[FieldError]:
+def check_dataset(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     """Yield what is wrong with the choice of the data, except that an uploaded dataset does not exist."""
     chosen = spec.datasets
     if "dataset" not in chosen and spec.dataset != DatasetSpec():

@@ -46,6 +46,7 @@ WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy
 """The presets that a job's ``search_space`` may name."""
 
 CHECKS: Final[Sequence[Callable[[JobSpec, DatasetInfo | None], Iterable[FieldError]]]] = (
+    check_dataset,
     check_model,
     check_family,
     check_objective,
@@ -63,11 +64,8 @@ class JobPlan:
     """What a job will do.
 
     Attributes:
-        spec: The spec it was made from.
-        info: Facts about its dataset.
         arms: The arms in the order in which they run: warpadam, the baselines, the controls; AdamW first where the
             target of the others is what it reaches.
-        task: What is trained.
         sizes: Widths of the model's layers.
         start_url: The job's copy of the P that its warm start is from; the worker, which knows where it is, sets it.
     """
@@ -111,7 +109,7 @@ class JobPlan:
         Args:
             arm: Name of the arm.
             values: An assignment of its space.
-            data: The prepared data.
+            data: The prepared data of the job.
             seed: Seed of the initial weights and of the order of the batches.
             test: Whether the run ends with the test loss.
             steps: Its steps, if they are not ``budget.steps``.
@@ -176,7 +174,6 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
         info = info if info is not None else bundled_info(spec)
     except InvalidSpecError as error:
         errors += error.errors
-    errors += check_dataset(spec)
     for check in CHECKS:
         errors += check(spec, info)
     try:

@@ -13,11 +13,7 @@ from service.ledger.events import now
 def store_upload(db: Database, artifacts: ArtifactStore, upload: Upload, name: str) -> tuple[DatasetRow, bool]:
     """Store an upload that has arrived as a whole; return its row, and whether it is new.
 
-    Args:
-        db: The database.
-        artifacts: Where the files go.
-        upload: The file. The same content in the same format is stored once.
-        name: Name of the dataset; empty for one made of its id.
+    The same content in the same format is stored once. An empty ``name`` is replaced by one made of the dataset's id.
 
     Raises:
         InvalidFileError: The file cannot be used.

@@ -48,14 +48,7 @@ class PHeader(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierP:
-    """A P of an earlier job.
-
-    Attributes:
-        job_id: The job.
-        content: The safetensors file.
-        sha256: Its hash.
-        header: Its header.
-    """
+    """A P of an earlier job: its safetensors file, with the file's hash and header."""
 
     job_id: str
     content: bytes
@@ -72,12 +65,7 @@ def plan_warm_start(context: Context, spec: JobSpec, info: DatasetInfo | None) -
     """Return the plan of a job and the file of the P that it starts from; None for a job without a warm start.
 
     The spec of the plan names P by its hash. P fixes structure, placement, learner and the number that decides the
-    shape of its tensors.
-
-    Args:
-        context: Where to find the earlier job and its P.
-        spec: The spec as it was sent.
-        info: Facts about uploaded data and user code; None if the job has neither.
+    shape of its tensors. ``info`` are the facts about uploaded data and user code; None if the job has neither.
 
     Raises:
         InvalidSpecError: There is no such P, it does not fit the model or the search space, or it may have been learned
@@ -100,11 +88,9 @@ def plan_warm_start(context: Context, spec: JobSpec, info: DatasetInfo | None) -
     return plan, found.content
 
 
-def note(plan: JobPlan) -> str | None:
-    """Say in one sentence what a warm start means for a plan; None for a job without one."""
-    warm, overrides = plan.spec.warm_start, plan.spec.search_space.overrides
-    if warm is None:
-        return None
+def note(spec: JobSpec, warm: WarmStartSpec) -> str:
+    """Say in one sentence what the warm start of a plan's spec means."""
+    overrides = spec.search_space.overrides
     decided = ("structure", "placement", "learner", SIZED_BY.get(str(overrides["structure"])))
     fixed = ", ".join(f"{name} {overrides[name]}" for name in decided if name)
     return (

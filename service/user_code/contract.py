@@ -113,13 +113,9 @@ def _output(model: nn.Module, x: Tensor, outputs: int) -> Tensor:
 def make_dataset(
     factory: Callable[..., object], seed: int, config: Mapping[str, object], folder: Path
 ) -> tuple[DatasetFacts, DatasetInfo]:
-    """Make a dataset, check that it keeps the contract, and write its arrays; return the facts about it.
+    """Make a dataset, check that it keeps the contract, and write its arrays to ``folder``; return the facts about it.
 
-    Args:
-        factory: Makes the dataset.
-        seed: The job's seed.
-        config: More keyword arguments of the factory.
-        folder: Where to write.
+    ``config`` has more keyword arguments of the factory.
 
     Raises:
         EntrypointError: The dataset breaks the contract; the message says how.

@@ -35,11 +35,7 @@ class _Answer(TypedDict, total=False):
 
 
 class UserCode:
-    """Answers questions about user code.
-
-    Args:
-        settings: Which modules are allowed, and how long they may take.
-    """
+    """Answers questions about user code; ``settings`` say which is allowed, and how long it may take."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -48,19 +44,18 @@ class UserCode:
     def info_for(self, spec: JobSpec, info: DatasetInfo | None) -> DatasetInfo | None:
         """Return what a plan needs to know about the data and the model of a job.
 
-        Args:
-            spec: The job's spec.
-            info: Facts about its dataset, if that was uploaded.
-
         Returns:
-            ``info`` with facts about the user code added; None for a bundled dataset with a model of the service.
+            ``info``, the facts about an uploaded dataset, with facts about the user code added; None for a bundled
+            dataset with a model of the service.
 
         Raises:
             ForbiddenError: The operator has not allowed the code.
             InvalidSpecError: It raises, hangs, or does not keep to its contract.
             UnavailableError: Too many others are waiting to try their code.
         """
-        named = entrypoints(spec)
+        named = [] if spec.dataset.entrypoint is None else [spec.dataset.entrypoint]
+        if isinstance(spec.model, EntrypointSpec):
+            named.append(spec.model.entrypoint)
         if not named:
             return info
         for entrypoint in named:
@@ -72,7 +67,7 @@ class UserCode:
         if spec.dataset.entrypoint is None and (info is None or not TASKS[info.task].user_models):
             return info  # the plan says what is wrong with that
         with tempfile.TemporaryDirectory(prefix="warptune-user-code-") as name:
-            answer = self._ask(_question(spec, info, with_model=True), Path(name))
+            answer = self._ask(spec, info, Path(name), with_model=True)
         if "error" not in answer:
             return DatasetInfo.from_json(answer["info"])
         part = answer["part"]
@@ -81,19 +76,16 @@ class UserCode:
         raise InvalidSpecError(FieldError(f"{part}.entrypoint", given, message, "Try it with: warptune check"))
 
     def write_dataset(self, spec: JobSpec, info: DatasetInfo, folder: Path) -> None:
-        """Make the dataset of a job again and write its files.
+        """Make the dataset of a job again and write its files to an empty folder.
 
-        Args:
-            spec: The job's spec.
-            info: The facts about it from when the job was submitted.
-            folder: Where to write, an empty folder.
+        ``info`` are the facts about it from when the job was submitted.
 
         Raises:
             JobFailedError: The code fails now, or makes other data than it did.
         """
         entrypoint = spec.dataset.entrypoint
         assert entrypoint is not None, "asked for user code only"
-        answer = self._ask(_question(spec, None, with_model=False), folder)
+        answer = self._ask(spec, None, folder, with_model=False)
         if "error" in answer:
             raise JobFailedError(f"dataset.entrypoint {entrypoint}: {answer['error']}")
         found, expected = DatasetInfo.from_json(answer["info"]), info.sources[entrypoint]
@@ -108,8 +100,16 @@ class UserCode:
                 f"it was {info.rows} of {info.features}); it may depend on its arguments only"
             )
 
-    def _ask(self, question: dict[str, object], folder: Path) -> _Answer:
-        """Let a child process answer."""
+    def _ask(self, spec: JobSpec, info: DatasetInfo | None, folder: Path, *, with_model: bool) -> _Answer:
+        """Let a child process answer; ``contract.py`` describes question and answer."""
+        data, model = spec.dataset, spec.model
+        asks_model = with_model and isinstance(model, EntrypointSpec)
+        question = {
+            "info": None if info is None or data.entrypoint is not None else asdict(info),
+            "dataset": data.model_dump(include={"entrypoint", "config"}) if data.entrypoint is not None else None,
+            "model": model.model_dump(include={"entrypoint", "config"}) if asks_model else None,
+            "seed": spec.seed,
+        }
         limit_s = self._settings.user_code_limit_s
         if not self._one_at_a_time.acquire(timeout=limit_s):
             raise UnavailableError(f"other jobs' code was tried for {limit_s:g} seconds; send the request again")
@@ -125,23 +125,6 @@ class UserCode:
                 return {"part": part, "error": wrong}
         finally:
             self._one_at_a_time.release()
-
-
-def entrypoints(spec: JobSpec) -> list[str]:
-    """Return the entrypoints that a spec names: the dataset's, then the model's."""
-    of_model = [spec.model.entrypoint] if isinstance(spec.model, EntrypointSpec) else []
-    return ([spec.dataset.entrypoint] if spec.dataset.entrypoint is not None else []) + of_model
-
-
-def _question(spec: JobSpec, info: DatasetInfo | None, *, with_model: bool) -> dict[str, object]:
-    data, model = spec.dataset, spec.model
-    asks_model = with_model and isinstance(model, EntrypointSpec)
-    return {
-        "info": None if info is None or data.entrypoint is not None else asdict(info),
-        "dataset": data.model_dump(include={"entrypoint", "config"}) if data.entrypoint is not None else None,
-        "model": model.model_dump(include={"entrypoint", "config"}) if asks_model else None,
-        "seed": spec.seed,
-    }
 
 
 def module_path() -> dict[str, str]:
