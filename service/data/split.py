@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from service.data.arrays import AnyArray
 from service.data.equations import collocation
 from service.data.prepared_files import SPLIT_PARTS, Array, Rows, save_arrays
-from service.data.sources import Arrays, Equation, RowSource, Source, Text
+from service.data.sources import Arrays, Equation, Source, Text
 from service.errors import JobFailedError
 from service.spec.dataset_info import HELD_OUT, part_bounds
 from service.spec.models import ModelSpec, TransformerSpec
@@ -47,25 +47,19 @@ def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> No
     elif isinstance(source, Equation):
         save_arrays(collocation(source.name, seed), folder)
     else:
-        _write_rows(source, seed, folder)
-
-
-def _write_rows(source: RowSource, seed: int, folder: Path) -> None:
-    in_drawn_order = isinstance(source, Arrays) and source.keeps_draw_order
-    target = source.target
-    parts = split_rows(source.rows, seed, target.classes, keeps_draw_order=in_drawn_order)
-    encoder = source.encoder(parts["train"])
-    for part, rows in parts.items():
-        shape = (len(rows), encoder.width)
-        x = np.lib.format.open_memmap(folder / f"x_{part}.npy", "w+", np.float32, shape)
-        encoder.write(rows, x)
-        x.flush()
-    if target.values is None:
-        none: Array = np.zeros(0, dtype=np.float32)
-        save_arrays({f"y_{part}": none for part in parts}, folder)
-    else:
-        y = target.encode(parts["train"])
-        save_arrays({f"y_{part}": y[rows] for part, rows in parts.items()}, folder)
+        in_drawn_order = isinstance(source, Arrays) and source.keeps_draw_order
+        parts = split_rows(source.rows, seed, source.target.classes, keeps_draw_order=in_drawn_order)
+        encoder = source.encoder(parts["train"])
+        for part, rows in parts.items():
+            shape = (len(rows), encoder.width)
+            x = np.lib.format.open_memmap(folder / f"x_{part}.npy", "w+", np.float32, shape)
+            encoder.write(rows, x)
+            x.flush()
+        if source.target.values is None:
+            save_arrays({f"y_{part}": np.zeros(0, dtype=np.float32) for part in parts}, folder)
+        else:
+            y = source.target.encode(parts["train"])
+            save_arrays({f"y_{part}": y[rows] for part, rows in parts.items()}, folder)
 
 
 def _text_windows(text: bytes, model: TransformerSpec) -> dict[str, Array]:

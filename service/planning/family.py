@@ -12,6 +12,7 @@ from typing import Final
 
 from search_spaces.errors import must_be_one_of
 from service.data.catalog import BUNDLED, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
+from service.data.facts import Column, ColumnKind
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.dataset_info import DatasetInfo
@@ -25,23 +26,16 @@ KINDS: Final = ("class_subsets", "group_by", "datasets")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyDataset:
-    """A dataset that makes the tasks of a family, or one of them.
-
-    Attributes:
-        label: What it is called.
-        info: Facts about it.
-        categories: The columns of which each value becomes a feature.
-        counts: How many rows have each value, for the columns with few values.
-    """
+    """A dataset that makes the tasks of a family, or one of them; ``columns`` are those of an uploaded one, by name."""
 
     label: str
     info: DatasetInfo
-    categories: frozenset[str] = frozenset()
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
-    def values(self, column: str) -> list[str] | None:
+    def values(self, name: str) -> list[str] | None:
         """Return the values of a column of categories; None for another column."""
-        return sorted(self.counts[column]) if column in self.categories else None
+        column = self.columns.get(name)
+        return sorted(column.levels or {}) if column and column.kind is ColumnKind.CATEGORY else None
 
 
 def check_family(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -81,12 +75,14 @@ def check_groups(dataset: FamilyDataset, column: str, bins: int) -> None:
     Raises:
         InvalidSpecError: The column cannot make the tasks.
     """
-    info, counts = dataset.info, dataset.counts.get(column)
+    info = dataset.info
     if column not in info.columns:
         return  # check_family says so
     if info.features == info.widths[info.columns.index(column)]:
         raise InvalidSpecError(conflict("family.group_by", column, "must leave another column that varies"))
-    if counts is None or (bins and len(counts) > MAX_VALUES and column not in dataset.categories):
+    facts = dataset.columns[column]
+    counts = facts.levels
+    if counts is None or (bins and len(counts) > MAX_VALUES and facts.kind is ColumnKind.NUMBER):
         return  # the tasks are bins of numbers, which are not counted
     tasks = sum(count >= MIN_GROUP_ROWS for count in counts.values())
     if tasks < MIN_TASKS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.data.catalog import BUNDLED
-from service.data.facts import ColumnKind, DatasetFacts, dataset_info
+from service.data.facts import DatasetFacts, dataset_info
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import datasets
@@ -62,6 +62,4 @@ def _described(db: Database, field: str, given: DatasetSpec) -> FamilyDataset:
     except InvalidSpecError as error:
         moved = (replace(wrong, field=wrong.field.replace("dataset", field, 1)) for wrong in error.errors)
         raise InvalidSpecError(*moved) from error
-    categories = frozenset(column.name for column in facts.columns if column.kind is ColumnKind.CATEGORY)
-    counts = {column.name: column.levels for column in facts.columns if column.levels is not None}
-    return FamilyDataset(label=given.id, info=info, categories=categories, counts=counts)
+    return FamilyDataset(label=given.id, info=info, columns={column.name: column for column in facts.columns})

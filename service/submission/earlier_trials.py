@@ -94,7 +94,13 @@ def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
     if job.state not in ENDED_JOB:
         raise _wrong(job_id, f"must name a job that has ended; this one is {job.state}")
     earlier = plan_of(job.spec, job.dataset_info)
-    _check_spaces(job_id, earlier, plan)
+    spaces = {arm.name: arm.space for arm in earlier.arms}
+    for arm in plan.arms:
+        if arm.name not in spaces:
+            raise _wrong(job_id, f"must name a job that has the arm {arm.name}; this one has {', '.join(spaces)}")
+        if differences := "; ".join(_differences(spaces[arm.name], arm.space)):
+            message = f"must name a job whose arm {arm.name} has the same search space: {differences}"
+            raise _wrong(job_id, message)
     if not rows:
         raise _wrong(job_id, "must name a job with completed trials; this one has none")
     by_arm: dict[str, list[EarlierTrial]] = {}
@@ -102,28 +108,16 @@ def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
         trial = EarlierTrial(number=row.number, params=dict(row.params), value=row.value or 0.0, seconds=row.seconds)
         by_arm.setdefault(row.arm, []).append(trial)
     taken = {
-        arm: EarlierTrials(
-            job_id=job_id, comparable=_comparable(earlier, plan, arm), trials=tuple(trials[:MOST_TRIALS])
+        name: EarlierTrials(
+            job_id=job_id, comparable=_comparable(earlier, plan, name), trials=tuple(trials[:MOST_TRIALS])
         )
-        for arm, trials in by_arm.items()
+        for name, trials in by_arm.items()
     }
     return _FILE.dump_json(taken)
 
 
 def _wrong(job_id: str, message: str, hint: str | None = None, code: str = "conflict") -> InvalidSpecError:
     return InvalidSpecError(FieldError("search.from_job", job_id, message, hint, code))
-
-
-def _check_spaces(job_id: str, earlier: JobPlan, plan: JobPlan) -> None:
-    spaces = {arm.name: arm.space for arm in earlier.arms}
-    for arm in plan.arms:
-        if arm.name not in spaces:
-            raise _wrong(job_id, f"must name a job that has the arm {arm.name}; this one has {', '.join(spaces)}")
-        differences = list(_differences(spaces[arm.name], arm.space))
-        if differences:
-            raise _wrong(
-                job_id, f"must name a job whose arm {arm.name} has the same search space: {'; '.join(differences)}"
-            )
 
 
 def _differences(there: SearchSpace, here: SearchSpace) -> Iterator[str]:

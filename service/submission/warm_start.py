@@ -33,17 +33,11 @@ MOST_MISMATCHES: Final = 4
 """Tensors that one message names."""
 
 
-class ParameterHeader(TypedDict):
-    """A parameter of the model in the header of a P file."""
-
-    shape: list[int]
-
-
 class PHeader(TypedDict):
     """The header of a P file: the settings of the optimizer that learned P, and the parameters it is for, in order."""
 
     config: dict[str, Scalar]
-    parameters: dict[str, ParameterHeader]
+    parameters: dict[str, dict[str, list[int]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
