@@ -24,7 +24,7 @@ from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import datasets as ledger
 from service.spec.tasks import TaskName
-from service.submission.uploads import store_upload
+from service.submission.datasets import store_upload
 
 PATH: Final = "/v1/datasets"
 """Where files are posted to. The limit on other bodies does not apply here."""

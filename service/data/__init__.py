@@ -6,8 +6,9 @@ All data goes one way::
 
 - A reader (``read_*.py``) checks an uploaded file once and writes a dataset folder: facts and plain data.
 - ``sources.py`` opens a dataset folder or a bundled dataset, and makes numbers of its rows.
-- ``split.py`` decides which rows are trained on; ``families.py`` groups the rows of a source into tasks.
-- ``prepare.py`` does all of this for a job; ``prepared_files.py`` writes and maps the NPZ file.
+- ``families.py`` groups the rows of a source into tasks.
+- ``prepare.py`` does all of this for a job, and splits the rows of one without a family; ``prepared_files.py`` writes
+  and maps the NPZ file.
 
 To add a file format, see ``upload.py``. To add a bundled dataset of scikit-learn, add it to ``BUNDLED`` in
 ``catalog.py``; a differential equation needs an entry in ``EQUATIONS`` in ``equations.py`` too.

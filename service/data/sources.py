@@ -22,6 +22,7 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.impute import MissingIndicator, SimpleImputer
+from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -204,6 +205,17 @@ RowSource = Table | Arrays
 """A source with rows, which can be grouped into tasks."""
 
 Source = RowSource | Text | Equation
+
+
+def hold_out(rows: Rows, share: float, seed: int, strata: AnyArray | None) -> tuple[Rows, Rows]:
+    """Return the rows that are left and those that are held out, in the order in which they were drawn.
+
+    ``strata`` has the group of each row of the source, of which the same share is held out; None draws without groups.
+    """
+    stratify = None if strata is None else strata[rows]
+    left, held_out = train_test_split(rows, test_size=share, random_state=seed, stratify=stratify)
+    return left, held_out
+
 
 DIGITS: Final = partial(datasets.load_digits, return_X_y=True)
 BREAST_CANCER: Final = partial(datasets.load_breast_cancer, return_X_y=True)

@@ -17,7 +17,7 @@ from service.planning.plan import JobPlan
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.submission import Context
-from service.submission.data import find_info
+from service.submission.datasets import find_info
 from service.submission.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
 from service.submission.estimate import JobEstimate, estimate
 from service.submission.warm_start import plan_warm_start

@@ -13,9 +13,9 @@ import pytest
 from service.data.catalog import BUNDLED
 from service.data.facts import Column, ColumnKind
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
+from service.data.prepare import split_rows
 from service.data.prepared_files import FAMILY_PARTS, Family, load_family
 from service.data.sources import Arrays, Table, Target, bundled_source
-from service.data.split import split_rows
 from service.errors import JobFailedError
 from service.spec.data import FamilySpec
 from service.spec.tasks import Task
