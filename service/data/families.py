@@ -81,16 +81,7 @@ def prepare_family(source: RowSource, spec: FamilySpec, seed: int) -> tuple[Fami
     parts = _parts(len(tasks), spec.evaluate_tasks, rng)
     seen = np.unique(np.concatenate([task.rows for task, part in zip(tasks, parts, strict=True) if part == 0]))
     x, y = _encoded(source, seen[~held_out[seen]], without=spec.group_by)
-    family = Family(
-        x=x,
-        y=y,
-        held_out=held_out,
-        rows=np.concatenate([task.rows for task in tasks]),
-        sizes=np.array([len(task.rows) for task in tasks]),
-        classes=np.array([task.classes for task in tasks], dtype=np.int64).reshape(len(tasks), -1),
-        parts=parts,
-    )
-    return family, _summary(groups.made_by, [task.name for task in tasks], parts, groups.left_out)
+    return _family(x, y, held_out, tasks, parts), _summary(groups.made_by, tasks, parts, groups.left_out)
 
 
 def prepare_datasets(sources: Mapping[str, RowSource], spec: FamilySpec, seed: int) -> tuple[Family, FamilySummary]:
@@ -103,24 +94,19 @@ def prepare_datasets(sources: Mapping[str, RowSource], spec: FamilySpec, seed: i
     xs: list[npt.NDArray[np.float32]] = []
     ys: list[AnyArray] = []
     masks: list[npt.NDArray[np.bool_]] = []
-    for source in sources.values():
+    tasks: list[Group] = []
+    start = 0
+    for name, source in sources.items():
         every = np.arange(source.rows)
         held_out = _held_out(every, source.rows, source.target.classes, seed)  # the test rows of a job on it alone
         x, y = _encoded(source, every[~held_out])
         xs.append(x)
         ys.append(y)
         masks.append(held_out)
-    sizes = np.array([len(mask) for mask in masks])
-    family = Family(
-        x=np.concatenate(xs),
-        y=np.concatenate(ys),
-        held_out=np.concatenate(masks),
-        rows=np.arange(sizes.sum()),
-        sizes=sizes,
-        classes=np.zeros((len(sizes), 0), dtype=np.int64),
-        parts=parts,
-    )
-    return family, _summary(f"{len(sizes)} datasets, a task each", list(sources), parts, [])
+        tasks.append(Group(name, start + every))
+        start += source.rows
+    family = _family(np.concatenate(xs), np.concatenate(ys), np.concatenate(masks), tasks, parts)
+    return family, _summary(f"{len(tasks)} datasets, a task each", tasks, parts, [])
 
 
 def _encoded(source: RowSource, training: Rows, without: str | None = None) -> tuple[npt.NDArray[np.float32], Array]:
@@ -142,9 +128,21 @@ def _parts(tasks: int, evaluate_tasks: int, rng: np.random.Generator) -> Rows:
     return parts
 
 
-def _summary(made_by: str, names: Sequence[str], parts: Rows, left_out: list[str]) -> FamilySummary:
+def _family(x: Array, y: Array, held_out: npt.NDArray[np.bool_], tasks: Sequence[Group], parts: Rows) -> Family:
+    return Family(
+        x=x,
+        y=y,
+        held_out=held_out,
+        rows=np.concatenate([task.rows for task in tasks]),
+        sizes=np.array([len(task.rows) for task in tasks]),
+        classes=np.array([task.classes for task in tasks], dtype=np.int64).reshape(len(tasks), -1),
+        parts=parts,
+    )
+
+
+def _summary(made_by: str, tasks: Sequence[Group], parts: Rows, left_out: list[str]) -> FamilySummary:
     by_part = {
-        part: [name for name, found in zip(names, parts, strict=True) if found == index]
+        part: [task.name for task, found in zip(tasks, parts, strict=True) if found == index]
         for index, part in enumerate(FAMILY_PARTS)
     }
     return FamilySummary(made_by=made_by, tasks=by_part, left_out=left_out)

@@ -6,7 +6,7 @@ Families are checked in ``family.py``, and what only one model asks for in the m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Final
 
@@ -15,6 +15,7 @@ from service.data.catalog import BUNDLED
 from service.errors import FieldError, conflict
 from service.optimizers import OPTIMIZERS, baselines
 from service.planning.arms import MORE_STEPS, REFERENCE
+from service.planning.family import check_family
 from service.planning.objective import TIMED
 from service.spec.data import DatasetSpec
 from service.spec.dataset_info import DatasetInfo
@@ -32,7 +33,7 @@ RAY_RESOURCES: Final = {
 """Resources that every Ray node has -> the field of a spec that asks for them."""
 
 
-def check_dataset(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
+def _check_dataset(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     """Yield what is wrong with the choice of the data, except that an uploaded dataset does not exist."""
     chosen = spec.datasets
     if "dataset" not in chosen and spec.dataset != DatasetSpec():
@@ -66,8 +67,7 @@ def _check_choice(place: str, given: DatasetSpec) -> Iterable[FieldError]:
         yield conflict(f"{place}.exclude", given.exclude, only)
 
 
-def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Yield what keeps the model from being trained on the data."""
+def _check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
     if info is None:
         return
     if info.task in spec.model.tasks:
@@ -79,24 +79,7 @@ def check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]
     yield FieldError("model.name", spec.model.name, message, hint, "conflict")
 
 
-def check_rank(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:
-    """Refuse a rank that the user asked for and no tensor has: it would silently mean a smaller one."""
-    shapes = spec.model.tensor_shapes(info)
-    rows = max((shape[0] for shape in shapes if len(shape) > 1), default=1)
-    wished = spec.search_space.overrides.get("rank")
-    places: Mapping[str, object] = {"": wished}
-    if isinstance(wished, RangeOverride):
-        places = {".high": wished.high}
-    elif isinstance(wished, list):
-        places = {f"[{index}]": value for index, value in enumerate(wished)}
-    for place, value in places.items():
-        if isinstance(value, int) and value > rows:
-            message = f"must be at most {rows}, the rows of the largest tensor"
-            yield FieldError(f"search_space.overrides.rank{place}", value, message, code="out_of_range")
-
-
-def check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Yield what is wrong with what trials are judged by."""
+def _check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
     metric, target, trade_off = spec.objective.metric, spec.objective.target, spec.objective.trade_off
     timed = metric in TIMED
     if timed and target is None:
@@ -121,8 +104,7 @@ def check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldEr
         yield conflict("objective.metric", metric, f"must be one of {', '.join(fitting)} for {task}")
 
 
-def check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Yield what is wrong with the baselines and the controls."""
+def _check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     known = baselines()
     for index, name in enumerate(spec.baselines):
         field = f"baselines[{index}]"
@@ -141,14 +123,13 @@ def check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldE
             yield conflict(field, name, f"needs {REFERENCE} in baselines", f"It gives {REFERENCE} more steps.")
 
 
-def check_search(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Yield what is wrong with how the next trial is chosen."""
+def _check_search(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     if spec.search.sampler == "gp" and spec.search.pruner != "none":
         hint = "The sampler gp learns from completed trials only."
         yield conflict("search.pruner", spec.search.pruner, "must be none with the sampler gp", hint)
 
 
-def check_resources(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
+def _check_resources(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     """Yield the resources that the engine would ignore, and those that Ray could not place anywhere."""
     given = spec.resources
     if spec.engine.name != "ray":
@@ -168,14 +149,13 @@ def check_resources(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldE
         yield FieldError(f"resources.custom.{name}", given.custom[name], "is not allowed here", hint, "not_allowed")
 
 
-def check_confirm(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Yield what is wrong with the final comparison."""
+def _check_confirm(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
     if spec.confirm.top_k > spec.budget.trials_per_arm:
         message = f"must be at most budget.trials_per_arm, which is {spec.budget.trials_per_arm}"
         yield conflict("confirm.top_k", spec.confirm.top_k, message)
 
 
-def check_training(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
+def _check_training(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
     """Yield what of the training does not fit the task, the budget or the resources, or would be ignored."""
     given, steps = spec.training, spec.budget.steps
     if given.warmup_steps >= steps:
@@ -200,3 +180,33 @@ def check_training(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldErr
     if given.class_weights and not task.weighs_classes:
         hint = "Only a classification has class weights."
         yield conflict("training.class_weights", given.class_weights, f"must be null for {task.name}", hint)
+
+
+CHECKS: Final[Sequence[Callable[[JobSpec, DatasetInfo | None], Iterable[FieldError]]]] = (
+    _check_dataset,
+    _check_model,
+    check_family,
+    _check_objective,
+    _check_baselines,
+    _check_search,
+    _check_resources,
+    _check_confirm,
+    _check_training,
+)
+"""The checks of a spec, in the order in which errors are listed. Without facts about the data they check less."""
+
+
+def check_rank(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:
+    """Refuse a rank that the user asked for and no tensor has: it would silently mean a smaller one."""
+    shapes = spec.model.tensor_shapes(info)
+    rows = max((shape[0] for shape in shapes if len(shape) > 1), default=1)
+    wished = spec.search_space.overrides.get("rank")
+    places: Mapping[str, object] = {"": wished}
+    if isinstance(wished, RangeOverride):
+        places = {".high": wished.high}
+    elif isinstance(wished, list):
+        places = {f"[{index}]": value for index, value in enumerate(wished)}
+    for place, value in places.items():
+        if isinstance(value, int) and value > rows:
+            message = f"must be at most {rows}, the rows of the largest tensor"
+            yield FieldError(f"search_space.overrides.rank{place}", value, message, code="out_of_range")

@@ -6,7 +6,7 @@ Planning works with facts about the data and reads no tables. It loads neither t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,18 +24,8 @@ from service.planning.arms import (
     warm_arms,
     warpadam_arms,
 )
-from service.planning.checks import (
-    check_baselines,
-    check_confirm,
-    check_dataset,
-    check_model,
-    check_objective,
-    check_rank,
-    check_resources,
-    check_search,
-    check_training,
-)
-from service.planning.family import bundled_info, check_family, task_info
+from service.planning.checks import CHECKS, check_rank
+from service.planning.family import bundled_info, task_info
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.metrics import metric_of
@@ -44,19 +34,6 @@ from service.training.run import FamilyTraining, Run, Training
 
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
 """The presets that a job's ``search_space`` may name."""
-
-CHECKS: Final[Sequence[Callable[[JobSpec, DatasetInfo | None], Iterable[FieldError]]]] = (
-    check_dataset,
-    check_model,
-    check_family,
-    check_objective,
-    check_baselines,
-    check_search,
-    check_resources,
-    check_confirm,
-    check_training,
-)
-"""The checks of a spec, in the order in which errors are listed. Without facts about the data they check less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
