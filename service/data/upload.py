@@ -21,6 +21,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from service.data.facts import DatasetFacts
+from service.data.read_text import CHUNK_BYTES
 from service.errors import (
     FieldError,
     FileTooLargeError,
@@ -30,9 +31,6 @@ from service.errors import (
     UnavailableError,
 )
 from service.registry import import_object
-
-PIECE_BYTES: Final = 1 << 20
-"""Bytes of a file at a URL that are in memory at once."""
 
 
 class FileFormat(StrEnum):
@@ -157,7 +155,7 @@ class UrlSource:
         fs, path = self._find(url)
         try:
             with fs.open(path, "rb") as file:
-                while piece := file.read(PIECE_BYTES):
+                while piece := file.read(CHUNK_BYTES):
                     yield piece
         except (FileNotFoundError, IsADirectoryError) as error:
             raise InvalidSpecError(FieldError("url", url, "must be the URL of a file; there is none")) from error
