@@ -42,17 +42,13 @@ class PHeader(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierP:
-    """A P of an earlier job: its safetensors file, with the file's hash and header."""
+    """A P of an earlier job: its file with the hash, its settings, the shapes of its parameters in their order."""
 
     job_id: str
     content: bytes
     sha256: str
-    header: PHeader
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each parameter that P is for, by name, in the order of the model."""
-        return {name: tuple(parameter["shape"]) for name, parameter in self.header["parameters"].items()}
+    config: Mapping[str, Scalar]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 def plan_warm_start(context: Context, spec: JobSpec, info: DatasetInfo | None) -> tuple[JobPlan, bytes | None]:
@@ -113,7 +109,9 @@ def _find(context: Context, wanted: WarmStartSpec) -> EarlierP:
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
         gone = "the file of this one is gone or was changed"
         raise _wrong(wanted.job, f"must name a job whose P is in the artifact store; {gone}")
-    return EarlierP(job_id=wanted.job, content=content, sha256=sha256, header=describe_p(content))
+    header = describe_p(content)
+    shapes = {name: tuple(parameter["shape"]) for name, parameter in header["parameters"].items()}
+    return EarlierP(job_id=wanted.job, content=content, sha256=sha256, config=header["config"], shapes=shapes)
 
 
 def _wrong(job_id: str, message: str, hint: str | None = None, code: str = "conflict") -> InvalidSpecError:
@@ -161,7 +159,7 @@ def describe_p(content: bytes) -> PHeader:
 
 def _overrides(given: Mapping[str, Override], found: EarlierP) -> dict[str, Override]:
     """Return the overrides of a spec together with those that P fixes."""
-    config = found.header["config"]
+    config = found.config
     fixed: dict[str, Scalar] = {facet: config[facet] for facet in ("structure", "placement", "learner")}
     if sized := SIZED_BY.get(str(fixed["structure"])):
         fixed[sized] = config[sized]
