@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from benchmarks.search.tables import Table
 from search_spaces import Scalar
-from service.data.split import split_rows
+from service.data.prepare import split_rows
 from service.optimizers import OPTIMIZERS, build_optimizer
 from service.training.loop import report_steps
 from service.training.run import Training

@@ -16,7 +16,7 @@ from service.api.dashboard import Dashboard
 from service.api.deps import ArtifactsDep, DatabaseDep, close_dependencies, open_dependencies
 from service.api.middleware import BodyLimit, HostCheck
 from service.api.views import Health, Ready
-from service.data.url_source import UrlSource
+from service.data.upload import UrlSource
 from service.settings import Settings
 from service.version import VERSION
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from search_spaces import describe, get_preset
 from service.api.views import View
-from service.data.catalog import DATASETS
+from service.data.catalog import BUNDLED
 from service.optimizers import baselines
 from service.planning.plan import WARP_PRESETS
 from service.spec.models import MODELS
@@ -50,7 +50,7 @@ def models() -> dict[str, dict[str, Any]]:
 def catalog() -> Catalog:
     """List the datasets, models, search space presets and baselines that a job may name."""
     return Catalog(
-        datasets=[DatasetView(name=name, **asdict(info)) for name, info in DATASETS.items()],
+        datasets=[DatasetView(name=name, **asdict(dataset.info)) for name, dataset in BUNDLED.items()],
         models=models(),
         presets={name: describe(get_preset(name)) for name in WARP_PRESETS},
         baselines={name: describe(space) for name, space in baselines().items()},

@@ -19,14 +19,12 @@ from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, 
 from service.api.problems import responses
 from service.api.views import Page, View
 from service.data.facts import ColumnKind, DatasetFacts, Layout
-from service.data.formats import FORMATS, FileFormat, format_of
-from service.data.upload import Upload
-from service.data.url_source import UrlSource
+from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_of
 from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import datasets as ledger
 from service.spec.tasks import TaskName
-from service.submission.uploads import store_upload
+from service.submission.datasets import store_upload
 
 PATH: Final = "/v1/datasets"
 """Where files are posted to. The limit on other bodies does not apply here."""

@@ -15,9 +15,9 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from service.cli.console import failure, say
-from service.data.catalog import Task
 from service.settings import Settings
 from service.spec.base import Entrypoint, UserConfig
+from service.spec.tasks import Task
 
 if TYPE_CHECKING:
     from torch import nn

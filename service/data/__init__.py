@@ -5,12 +5,11 @@ All data goes one way::
     reader -> dataset folder -> source -> split or family -> encoded arrays -> one NPZ file
 
 - A reader (``read_*.py``) checks an uploaded file once and writes a dataset folder: facts and plain data.
-- ``sources.py`` opens a dataset folder or a bundled dataset as a ``Table``, ``Arrays``, ``Text`` or ``Equation``.
-- ``split.py`` decides which rows are trained on; ``families.py`` groups the rows of a source into tasks.
-- ``encoding.py`` makes numbers of the rows, with what it learned from the training rows.
-- ``prepare.py`` does all of this for a job; ``prepared_files.py`` writes and maps the NPZ file.
+- ``sources.py`` opens a dataset folder or a bundled dataset, and makes numbers of its rows.
+- ``families.py`` groups the rows of a source into tasks.
+- ``prepare.py`` does all of this for a job, and splits the rows of one without a family; ``prepared_files.py`` writes
+  and maps the NPZ file.
 
-To add a file format, write a reader and add it to ``FORMATS`` in ``formats.py``. To add a bundled dataset of
-scikit-learn, add it to ``DATASETS`` in ``catalog.py``; a differential equation needs an entry in ``EQUATIONS`` in
-``equations.py`` too.
+To add a file format, see ``upload.py``. To add a bundled dataset of scikit-learn, add it to ``BUNDLED`` in
+``catalog.py``; a differential equation needs an entry in ``EQUATIONS`` in ``equations.py`` too.
 """

@@ -35,7 +35,7 @@ def write_arrays(x: AnyArray, y: AnyArray | None, folder: Path) -> DatasetFacts:
     Raises:
         InvalidFileError: They cannot be trained on.
     """
-    shape = write_rows(x, folder / X_FILE)
+    shape = _write_rows(x, folder / X_FILE)
     if y is None:
         return DatasetFacts(layout=Layout.ARRAYS, rows=len(x), shape=shape)
     if y.shape != (len(x),):
@@ -44,12 +44,8 @@ def write_arrays(x: AnyArray, y: AnyArray | None, folder: Path) -> DatasetFacts:
     return DatasetFacts(layout=Layout.ARRAYS, rows=len(x), columns=(column,), shape=shape)
 
 
-def write_rows(x: AnyArray, target: Path) -> tuple[int, ...]:
-    """Write ``x`` as flat rows, channels first; return the shape of one row.
-
-    Raises:
-        InvalidFileError: ``x`` is not an array of rows of finite numbers.
-    """
+def _write_rows(x: AnyArray, target: Path) -> tuple[int, ...]:
+    """Write ``x`` as flat rows, channels first; return the shape of one row."""
     if x.dtype.kind not in "buif" or not 2 <= x.ndim <= 4:
         raise InvalidFileError(f"x is of {x.dtype} with {x.ndim} axes; expected numbers with 2 to 4 axes, rows first")
     if len(x) < MIN_ROWS or not math.prod(x.shape):

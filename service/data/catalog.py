@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from service.registry import Registry
-from service.spec.dataset_info import HELD_OUT, DatasetInfo, part_bounds
+from service.spec.dataset_info import DatasetInfo
 from service.spec.tasks import Task
-
-__all__ = [
-    "BUNDLED",
-    "DATASETS",
-    "HELD_OUT",
-    "MAX_VALUES",
-    "MIN_GROUP_ROWS",
-    "MIN_TASKS",
-    "BundledDataset",
-    "DatasetInfo",
-    "Task",
-    "part_bounds",
-]
 
 _PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
 _CELLS: Final = (
@@ -47,8 +33,6 @@ class BundledDataset:
     """A dataset that specs call by its name.
 
     Attributes:
-        name: The name.
-        info: Facts about it.
         load: Import string of ``() -> (x, y)``, two numpy arrays; None for an equation, whose points are drawn.
     """
 
@@ -71,43 +55,28 @@ BUNDLED: Final = Registry[BundledDataset](
                 shape=(1, 8, 8),
                 columns=_PIXELS,
             ),
-            load="service.data.bundled:DIGITS",
+            load="service.data.sources:DIGITS",
         ),
         BundledDataset(
             name="breast_cancer",
             info=DatasetInfo(rows=569, features=30, task=Task.CLASSIFICATION, outputs=2, columns=_NUCLEI),
-            load="service.data.bundled:BREAST_CANCER",
+            load="service.data.sources:BREAST_CANCER",
         ),
         BundledDataset(
             name="wine",
             info=DatasetInfo(rows=178, features=13, task=Task.CLASSIFICATION, outputs=3, columns=_WINE),
-            load="service.data.bundled:WINE",
+            load="service.data.sources:WINE",
         ),
         BundledDataset(
             name="diabetes",
             info=DatasetInfo(rows=442, features=10, task=Task.REGRESSION, outputs=1, columns=_PATIENT),
-            load="service.data.bundled:DIABETES",
+            load="service.data.sources:DIABETES",
         ),
         BundledDataset(name="poisson_2d", info=_EQUATION),
         BundledDataset(name="burgers", info=_EQUATION),
     ),
 )
 """Every bundled dataset by its name. To add one, list it here; outside of the service, call ``BUNDLED.register``."""
-
-
-class _Infos(Mapping[str, DatasetInfo]):
-    def __getitem__(self, name: str) -> DatasetInfo:
-        return BUNDLED[name].info
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(BUNDLED)
-
-    def __len__(self) -> int:
-        return len(BUNDLED)
-
-
-DATASETS: Final[Mapping[str, DatasetInfo]] = _Infos()
-"""Facts about every bundled dataset by its name."""
 
 MAX_VALUES: Final = 20
 """Most distinct values of a column of numbers that makes a task of each value; others are cut into bins."""

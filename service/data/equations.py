@@ -63,37 +63,27 @@ def burgers(points: Points) -> Points:
     return solution
 
 
-def _no_source(points: Points) -> Points:
-    return np.zeros(len(points))
+def _square(_inside: Points, edge: Points) -> None:
+    """Move points to the four sides of the unit square."""
+    side = np.arange(len(edge)) % 4
+    edge[np.arange(len(edge)), side // 2] = side % 2
 
 
-def _square(draw: np.random.Generator, rows: int) -> tuple[Points, Points]:
-    """Draw points of the unit square and of its four sides."""
-    conditions = rows // CONDITION_SHARE
-    inside, edge = draw.random((rows - conditions, 2)), draw.random((conditions, 2))
-    side = np.arange(conditions) % 4
-    edge[np.arange(conditions), side // 2] = side % 2
-    return inside, edge
-
-
-def _strip(draw: np.random.Generator, rows: int) -> tuple[Points, Points]:
-    """Draw points (x, t) with -1 <= x <= 1 and 0 <= t <= 1; conditions are at t = 0 and as many at x = -1 and 1."""
-    conditions = rows // CONDITION_SHARE
-    inside, edge = draw.random((rows - conditions, 2)), draw.random((conditions, 2))
+def _strip(inside: Points, edge: Points) -> None:
+    """Move points (x, t) to -1 <= x <= 1 and 0 <= t <= 1; conditions are at t = 0 and as many at x = -1 and 1."""
     for points in (inside, edge):
         points[:, 0] = 2 * points[:, 0] - 1
-    place = np.arange(conditions) % 4
+    place = np.arange(len(edge)) % 4
     edge[place < 2, 1] = 0.0
     edge[place == 2, 0], edge[place == 3, 0] = -1.0, 1.0
-    return inside, edge
 
 
-Draw = Callable[[np.random.Generator, int], tuple[Points, Points]]
-EQUATIONS: Final[Mapping[str, tuple[Draw, Callable[[Points], Points], Callable[[Points], Points]]]] = {
+Move = Callable[[Points, Points], None]
+EQUATIONS: Final[Mapping[str, tuple[Move, Callable[[Points], Points], Callable[[Points], Points]]]] = {
     "poisson_2d": (_square, _poisson_source, poisson_2d),
-    "burgers": (_strip, _no_source, burgers),
+    "burgers": (_strip, lambda points: np.zeros(len(points)), burgers),
 }
-"""Name -> how points are drawn, the right-hand side inside, the solution."""
+"""Name -> where points of the unit square are moved to, the right-hand side inside, the solution."""
 
 
 def collocation(name: str, seed: int) -> dict[str, npt.NDArray[np.float32]]:
@@ -102,11 +92,13 @@ def collocation(name: str, seed: int) -> dict[str, npt.NDArray[np.float32]]:
     A row of ``x`` is a point and the weight of its condition, 0 inside. A row of ``y`` is the right-hand side of the
     equation or of the weighted condition, and the solution at the point.
     """
-    draw_points, source, solution = EQUATIONS[name]
+    move, source, solution = EQUATIONS[name]
     draw, weight = np.random.default_rng(seed), CONDITION_WEIGHT[name]
     arrays: dict[str, npt.NDArray[np.float32]] = {}
     for part, rows in ROWS.items():
-        inside, edge = draw_points(draw, rows)
+        conditions = rows // CONDITION_SHARE
+        inside, edge = draw.random((rows - conditions, 2)), draw.random((conditions, 2))
+        move(inside, edge)
         points, exact = np.concatenate([inside, edge]), np.concatenate([solution(inside), solution(edge)])
         weights = np.repeat([0.0, weight], [len(inside), len(edge)])
         asked = np.where(weights > 0, weight * exact, np.concatenate([source(inside), source(edge)]))

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DatasetInfo, Task
 from service.errors import FieldError, InvalidSpecError
 from service.spec.base import read_stored
 from service.spec.data import DatasetSpec
+from service.spec.dataset_info import DatasetInfo
+from service.spec.tasks import Task
 
 FACTS_FILE: Final = "facts.json"
 """File of a dataset folder that the facts are kept in."""
@@ -66,16 +67,13 @@ class Column:
     """One column.
 
     Attributes:
-        name: Its name.
-        kind: What it holds.
         type: Its type in the file.
         missing: Rows without a value.
         first_missing: The first of them, counted from 1; None if there is none.
         distinct: Distinct values, without the missing one.
         whole: Whether it holds whole numbers only.
         levels: Value -> rows, if there are at most ``MAX_LEVELS`` values. The class balance of a target.
-        low: Smallest number.
-        high: Largest number.
+        low: Smallest number, and ``high`` the largest; None without numbers.
     """
 
     name: str
@@ -104,7 +102,6 @@ class DatasetFacts:
     """The content of an uploaded dataset.
 
     Attributes:
-        layout: How it is kept.
         rows: Rows, images, or bytes of a text.
         columns: Columns of a table. Arrays and images have the labels as the only column, if they have any.
         shape: Shape of one row of ``x``, channels first; empty for a table and a text.
@@ -201,24 +198,17 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     if task == Task.AUTOENCODING:
         target = None
     _check_task(facts, task, target)
+    inputs = facts.features(target) if facts.layout is Layout.TABLE else []
     if task == Task.LANGUAGE:
-        return DatasetInfo(
-            rows=facts.rows,
-            features=1,
-            task=task,
-            outputs=256,
-            source="upload",
-            characters=facts.characters,
-            length=facts.length,
-        )
-    features = math.prod(facts.shape) if facts.shape else sum(column.width for column in facts.features(target))
+        features = 1
+    else:
+        features = math.prod(facts.shape) if facts.shape else sum(column.width for column in inputs)
     if not features:
         wrong = "must leave at least one other column that is not the same in every row"
         raise InvalidSpecError(FieldError("dataset.target", spec.target, wrong, code="conflict"))
-    numbers: dict[str, int] = {Task.AUTOENCODING: features, Task.REGRESSION: 1}
+    numbers: dict[str, int] = {Task.LANGUAGE: 256, Task.AUTOENCODING: features, Task.REGRESSION: 1}
     outputs = numbers.get(task) or (target.distinct if target else 1)
     images = len(facts.shape) == 3
-    inputs = facts.features(target) if facts.layout is Layout.TABLE else []
     return DatasetInfo(
         rows=facts.rows,
         features=features,
@@ -227,6 +217,8 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         images=images,
         source="upload",
         shape=facts.shape if images else (),
+        characters=facts.characters,
+        length=facts.length,
         columns=tuple(column.name for column in inputs),
         widths=tuple(column.width for column in inputs),
     )

@@ -7,25 +7,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from service.artifacts import DATA_FILE, TASK_FILE, ArtifactStore, local_folder, split_file
+from service.data.arrays import AnyArray
+from service.data.equations import collocation
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
 from service.data.prepared import PreparedData
-from service.data.prepared_files import SPLIT_ARRAYS, load_family, pack_arrays, save_arrays
-from service.data.sources import Arrays, Source, Table, bundled_source, stored_source
-from service.data.split import write_split
+from service.data.prepared_files import SPLIT_ARRAYS, SPLIT_PARTS, Array, Rows, load_family, pack_arrays, save_arrays
+from service.data.sources import Arrays, Equation, Source, Table, Text, bundled_source, hold_out, stored_source
+from service.errors import JobFailedError
 from service.spec.data import DatasetSpec
+from service.spec.dataset_info import HELD_OUT, part_bounds
 from service.spec.job import JobSpec
+from service.spec.models import ModelSpec, TransformerSpec
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedFile:
-    """A local file with prepared arrays.
-
-    Attributes:
-        path: The file.
-        sha256: Hash of its content.
-        family: The tasks of the family, if the job has one.
-    """
+    """A local file with prepared arrays, the hash of its content, and the tasks of the family if the job has one."""
 
     path: Path
     sha256: str
@@ -40,7 +40,7 @@ def prepare_job_data(
     Args:
         spec: The job's spec.
         task: What its data is for.
-        artifacts: Where uploaded datasets are.
+        artifacts: Has the uploaded datasets.
         write_dataset: Makes a dataset folder with the user code that the spec names; not called if it names none.
         folder: An empty folder on this machine.
 
@@ -116,3 +116,67 @@ def write_one_task(family: PreparedData, folder: Path) -> PreparedFile:
         save_arrays({f"x_{part}": task.x_held_out, f"y_{part}": task.y_held_out}, folder)
     file = folder / TASK_FILE
     return PreparedFile(file, pack_arrays(folder, SPLIT_ARRAYS, file))
+
+
+def split_rows(rows: int, seed: int, classes: AnyArray | None, *, keeps_draw_order: bool = False) -> dict[str, Rows]:
+    """Return which rows go into which part: 60 / 20 / 20, the same share of each class if there are ``classes``."""
+    rest, test = hold_out(np.arange(rows), HELD_OUT, seed, classes)
+    train, val = hold_out(rest, HELD_OUT / (1 - HELD_OUT), seed, classes)
+    parts = {"train": train, "val": val, "test": test}
+    return parts if keeps_draw_order else {part: np.sort(drawn) for part, drawn in parts.items()}
+
+
+def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> None:
+    """Write the arrays of a split as .npy files.
+
+    ``model`` tells how a text becomes windows of tokens. The parts of a text do not depend on the seed.
+
+    Cost: of ``Arrays`` and of the features of a ``Table``, a piece is in memory at once.
+    """
+    if isinstance(source, Text):
+        assert isinstance(model, TransformerSpec), "only a transformer takes a text"
+        save_arrays(_text_windows(source.content, model), folder)
+    elif isinstance(source, Equation):
+        save_arrays(collocation(source.name, seed), folder)
+    else:
+        in_drawn_order = isinstance(source, Arrays) and source.keeps_draw_order
+        parts = split_rows(source.rows, seed, source.target.classes, keeps_draw_order=in_drawn_order)
+        encoder = source.encoder(parts["train"])
+        for part, rows in parts.items():
+            shape = (len(rows), encoder.width)
+            x = np.lib.format.open_memmap(folder / f"x_{part}.npy", "w+", np.float32, shape)
+            encoder.write(rows, x)
+            x.flush()
+        if source.target.values is None:
+            save_arrays({f"y_{part}": np.zeros(0, dtype=np.float32) for part in parts}, folder)
+        else:
+            y = source.target.encode(parts["train"])
+            save_arrays({f"y_{part}": y[rows] for part, rows in parts.items()}, folder)
+
+
+def _text_windows(text: bytes, model: TransformerSpec) -> dict[str, Array]:
+    """Return the arrays of the split of a text: windows of tokens, and the next token of each.
+
+    The parts are consecutive pieces of the text, as windows drawn at random would be neighbours of training windows.
+    Every distinct character of the whole text is a token, if the tokens are characters.
+
+    Raises:
+        JobFailedError: A part is shorter than a window.
+    """
+    if model.tokens == "characters":
+        codes = np.frombuffer(text.decode().encode("utf-32-le"), dtype=np.uint32)
+        tokens = np.unique(codes, return_inverse=True)[1]
+    else:
+        tokens = np.frombuffer(text, dtype=np.uint8)
+    arrays: dict[str, Array] = {}
+    for part, piece in zip(SPLIT_PARTS, np.split(tokens.astype(np.int64), part_bounds(len(tokens))), strict=True):
+        count = (len(piece) - 1) // model.context
+        if not count:
+            raise JobFailedError(
+                f"the {part} part of the text has {len(piece)} tokens, fewer than a window of {model.context}; "
+                "make model.context shorter"
+            )
+        length = count * model.context
+        arrays[f"x_{part}"] = piece[:length].reshape(count, model.context)
+        arrays[f"y_{part}"] = piece[1 : length + 1].reshape(count, model.context)
+    return arrays

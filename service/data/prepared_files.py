@@ -59,7 +59,6 @@ class Family:
     """The arrays of a family. The rows are encoded once and shared by the tasks.
 
     Attributes:
-        x: rows x features.
         y: Class index or standardised target of each row.
         held_out: Whether a row is never trained on; the same in every task.
         rows: The rows of all tasks, task after task.

@@ -36,7 +36,7 @@ MAX_BLOCK_BYTES: Final = 2**31 - 1
 
 
 def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read a CSV file with a header; a reader of ``formats.py``."""
+    """Read a CSV file with a header; a reader of ``upload.py``."""
     check_utf8(source)
     _check_separator(source)
     block = min(max(source.stat().st_size, 1024), MAX_BLOCK_BYTES)
@@ -53,7 +53,7 @@ def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
 
 
 def read_parquet(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read a Parquet file; a reader of ``formats.py``."""
+    """Read a Parquet file; a reader of ``upload.py``."""
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
             meta = file.metadata

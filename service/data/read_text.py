@@ -48,7 +48,7 @@ def check_utf8(source: Path) -> tuple[set[str], int]:
 
 
 def read_text(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read a plain text; a reader of ``formats.py``."""
+    """Read a plain text; a reader of ``upload.py``."""
     del max_bytes
     characters, length = check_utf8(source)
     size = source.stat().st_size

@@ -1,24 +1,78 @@
-"""An upload on its way: from the pieces of a request's body to a checked dataset folder."""
+"""An upload on its way: from the pieces of a request's body, or of a file at a URL, to a checked dataset folder.
+
+To add a file format, write a reader, and add a member to ``FileFormat`` and an entry to ``FORMATS``. A reader is a
+function ``(source, folder, max_bytes) -> DatasetFacts``. It checks the file ``source``, which may take ``max_bytes``
+unpacked, writes its data to ``folder`` in one of the layouts of ``facts.Layout``, and returns the facts about it. It
+raises ``InvalidFileError`` for a file that cannot be used; the message names the row and the column.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import tempfile
-from pathlib import Path
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path, PurePath
+from typing import Final, NamedTuple, Self
+from urllib.parse import unquote
+
+import fsspec
+from fsspec import AbstractFileSystem
 
 from service.data.facts import DatasetFacts
-from service.data.formats import FileFormat, reader_of
-from service.errors import FileTooLargeError, InvalidFileError
+from service.data.read_text import CHUNK_BYTES
+from service.errors import (
+    FieldError,
+    FileTooLargeError,
+    ForbiddenError,
+    InvalidFileError,
+    InvalidSpecError,
+    UnavailableError,
+)
+from service.registry import import_object
+
+
+class FileFormat(StrEnum):
+    """Format of an uploaded file."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    NPZ = "npz"
+    TEXT = "text"
+    IMAGES = "images"
+
+
+class Format(NamedTuple):
+    """The ending of a file's name, and the reader as ``module:function``, imported when it is needed."""
+
+    suffix: str
+    reader: str
+
+
+FORMATS: Final[Mapping[FileFormat, Format]] = {
+    FileFormat.CSV: Format(".csv", "service.data.read_table:read_csv"),
+    FileFormat.PARQUET: Format(".parquet", "service.data.read_table:read_parquet"),
+    FileFormat.NPZ: Format(".npz", "service.data.read_zip:read_npz"),
+    FileFormat.TEXT: Format(".txt", "service.data.read_text:read_text"),
+    FileFormat.IMAGES: Format(".zip", "service.data.read_zip:read_images"),
+}
+
+
+def format_of(filename: str) -> FileFormat | None:
+    """Return the format that the ending of a name stands for; None if it is unknown.
+
+    >>> format_of("People.CSV")
+    <FileFormat.CSV: 'csv'>
+    """
+    suffix = PurePath(filename.lower()).suffix
+    return next((fmt for fmt, known in FORMATS.items() if known.suffix == suffix), None)
 
 
 class Upload:
     """A file that arrives piece by piece. A context manager that deletes its temporary files at the end.
 
-    Args:
-        fmt: Format of the file.
-        max_bytes: Most bytes that it may have, both as it comes and unpacked.
+    The file may have ``max_bytes``, both as it comes and unpacked.
     """
 
     def __init__(self, fmt: FileFormat, max_bytes: int) -> None:
@@ -72,6 +126,58 @@ class Upload:
             raise InvalidFileError("the file is empty: it has 0 bytes")
         kept = self._folder / "kept"
         kept.mkdir()
-        facts = reader_of(self.format)(self._source, kept, self._max_bytes)
+        read: Callable[[Path, Path, int], DatasetFacts] = import_object(FORMATS[self.format].reader)
+        facts = read(self._source, kept, self._max_bytes)
         facts.save(kept)
         return facts, kept
+
+
+class UrlSource:
+    """Files in the artifact store and in allowed folders. A URL is checked before anything is opened.
+
+    Args:
+        artifacts_url: fsspec URL of the artifact store.
+        prefixes: fsspec URLs of allowed folders, separated by commas; None for none.
+    """
+
+    def __init__(self, artifacts_url: str, prefixes: str | None) -> None:
+        self._more = [prefix.strip() for prefix in (prefixes or "").split(",") if prefix.strip()]
+        self._urls = [artifacts_url, *self._more]
+
+    def read(self, url: str) -> Iterator[bytes]:
+        """Yield the content of a file, piece by piece.
+
+        Raises:
+            InvalidSpecError: The URL is malformed, or there is no such file.
+            ForbiddenError: The file is in none of the folders.
+            UnavailableError: The store cannot be read now.
+        """
+        fs, path = self._find(url)
+        try:
+            with fs.open(path, "rb") as file:
+                while piece := file.read(CHUNK_BYTES):
+                    yield piece
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise InvalidSpecError(FieldError("url", url, "must be the URL of a file; there is none")) from error
+        except Exception as error:  # stores raise what they like
+            raise UnavailableError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
+
+    def _find(self, url: str) -> tuple[AbstractFileSystem, str]:
+        scheme, mark, rest = url.partition("://")
+        if not mark or not rest or not scheme.isalnum():
+            raise InvalidSpecError(
+                FieldError("url", url, "must be a URL with a scheme, such as s3://bucket/people.csv")
+            )
+        for folder in self._urls:
+            fs, root = fsspec.url_to_fs(folder)
+            schemes: Sequence[str] = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+            if scheme in schemes:
+                path = str(fs._strip_protocol(url))
+                steps = unquote(path).replace("\\", "/").split("/")
+                if path.startswith(f"{root.rstrip('/')}/") and not {".", ".."} & set(steps):
+                    return fs, path
+        allowed = f"allows only {', '.join(self._more)}" if self._more else "is empty"
+        raise ForbiddenError(
+            f"{url} is not in the artifact store, and the setting WARPTUNE_DATASET_URL_PREFIXES {allowed}; "
+            "upload the file, or ask the operator to allow its folder"
+        )

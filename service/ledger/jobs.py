@@ -13,11 +13,11 @@ from pydantic import JsonValue
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from service.data.catalog import DatasetInfo
 from service.db.models import Arm, ConfirmRun, Event, Job, Trial, utc_now
 from service.db.session import Database, epoch_now
 from service.errors import ConflictError, NotFoundError
 from service.ledger import datasets
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import ExtendSpec, JobSpec
 from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, ArmState, JobState, TrialState
 

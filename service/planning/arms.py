@@ -51,8 +51,7 @@ class ArmPlan:
     Attributes:
         name: Its name, unique within a job.
         space: What it tunes.
-        optimizer: Name of the optimizer that it trains with, a key of ``OPTIMIZERS``.
-        role: Its part in the comparison.
+        optimizer: A key of ``OPTIMIZERS``.
         start: The P that its runs start from: I, the P of an earlier job, or that P in wrong coordinates.
     """
 

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DATASETS, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS, DatasetInfo, Task
+from service.data.catalog import BUNDLED, MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
+from service.data.facts import Column, ColumnKind
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.spec.data import ClassSubsetsSpec, FamilySpec
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.spec.models import AutoencoderSpec, MlpSpec
+from service.spec.tasks import Task
 
 KINDS: Final = ("class_subsets", "group_by", "datasets")
 """Fields of a family. Exactly one of them says what its tasks are."""
@@ -23,23 +26,16 @@ KINDS: Final = ("class_subsets", "group_by", "datasets")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyDataset:
-    """A dataset that makes the tasks of a family, or one of them.
-
-    Attributes:
-        label: What it is called.
-        info: Facts about it.
-        categories: The columns of which each value becomes a feature.
-        counts: How many rows have each value, for the columns with few values.
-    """
+    """A dataset that makes the tasks of a family, or one of them; ``columns`` are those of an uploaded one, by name."""
 
     label: str
     info: DatasetInfo
-    categories: frozenset[str] = frozenset()
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
-    def values(self, column: str) -> list[str] | None:
+    def values(self, name: str) -> list[str] | None:
         """Return the values of a column of categories; None for another column."""
-        return sorted(self.counts[column]) if column in self.categories else None
+        column = self.columns.get(name)
+        return sorted(column.levels or {}) if column and column.kind is ColumnKind.CATEGORY else None
 
 
 def check_family(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -79,12 +75,14 @@ def check_groups(dataset: FamilyDataset, column: str, bins: int) -> None:
     Raises:
         InvalidSpecError: The column cannot make the tasks.
     """
-    info, counts = dataset.info, dataset.counts.get(column)
+    info = dataset.info
     if column not in info.columns:
         return  # check_family says so
     if info.features == info.widths[info.columns.index(column)]:
         raise InvalidSpecError(conflict("family.group_by", column, "must leave another column that varies"))
-    if counts is None or (bins and len(counts) > MAX_VALUES and column not in dataset.categories):
+    facts = dataset.columns[column]
+    counts = facts.levels
+    if counts is None or (bins and len(counts) > MAX_VALUES and facts.kind is ColumnKind.NUMBER):
         return  # the tasks are bins of numbers, which are not counted
     tasks = sum(count >= MIN_GROUP_ROWS for count in counts.values())
     if tasks < MIN_TASKS:
@@ -111,11 +109,12 @@ def bundled_info(spec: JobSpec) -> DatasetInfo | None:
         InvalidSpecError: Those of the family do not fit together.
     """
     if spec.family is None or spec.family.datasets is None:
-        return DATASETS.get(spec.dataset.name or "")
+        name = spec.dataset.name or ""
+        return BUNDLED[name].info if name in BUNDLED else None
     labels = [chosen.label for chosen in spec.family.datasets]
-    if not all(label in DATASETS for label in labels):
+    if not all(label in BUNDLED for label in labels):
         return None
-    return common_info([FamilyDataset(label=label, info=DATASETS[label]) for label in labels])
+    return common_info([FamilyDataset(label=label, info=BUNDLED[label].info) for label in labels])
 
 
 def common_info(datasets: Sequence[FamilyDataset]) -> DatasetInfo:

@@ -1,18 +1,17 @@
 """Makes the plan of a job from its spec: which arms, over which spaces, on which tensors.
 
-All that types and ranges cannot say about a spec is checked here, by spec_checks.py, data_checks.py and family.py.
+All that types and ranges cannot say about a spec is checked here, by checks.py and family.py.
 Planning works with facts about the data and reads no tables. It loads neither torch nor Optuna.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from search_spaces import PRESETS, Scalar, SearchSpace, SearchSpaceError, apply_overrides, get_preset
 from search_spaces.errors import must_be_one_of
-from service.data.catalog import DatasetInfo
 from service.data.prepared import PreparedData
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.optimizers import OPTIMIZERS
@@ -25,17 +24,9 @@ from service.planning.arms import (
     warm_arms,
     warpadam_arms,
 )
-from service.planning.data_checks import check_dataset, check_model, check_rank
-from service.planning.family import bundled_info, check_family, task_info
-from service.planning.spec_checks import (
-    check_baselines,
-    check_confirm,
-    check_objective,
-    check_patience,
-    check_resources,
-    check_search,
-    check_training,
-)
+from service.planning.checks import CHECKS, check_rank
+from service.planning.family import bundled_info, task_info
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import MAX_CONFIRM_SEEDS, JobSpec, RangeOverride
 from service.spec.metrics import metric_of
 from service.spec.models import EntrypointSpec
@@ -48,30 +39,14 @@ MAX_FRESH_BYTES: Final = 64 << 20
 WARP_PRESETS: Final = tuple(name for name, space in PRESETS.items() if "strategy" in space)
 """The presets that a job's ``search_space`` may name."""
 
-CHECKS: Final[Sequence[Callable[[JobSpec, DatasetInfo | None], Iterable[FieldError]]]] = (
-    check_model,
-    check_family,
-    check_objective,
-    check_baselines,
-    check_search,
-    check_resources,
-    check_confirm,
-    check_training,
-    check_patience,
-)
-"""The checks of a spec, in the order in which errors are listed. Without facts about the data they check less."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPlan:
     """What a job will do.
 
     Attributes:
-        spec: The spec it was made from.
-        info: Facts about its dataset.
         arms: The arms in the order in which they run: warpadam, the baselines, the controls; AdamW first where the
             target of the others is what it reaches.
-        task: What is trained.
         sizes: Widths of the model's layers.
         start_url: The job's copy of the P that its warm start is from; the worker, which knows where it is, sets it.
     """
@@ -142,7 +117,7 @@ class JobPlan:
         Args:
             arm: Name of the arm.
             values: An assignment of its space.
-            data: The prepared data.
+            data: The prepared data of the job.
             seed: Seed of the initial weights and of the order of the batches.
             test: Whether the run ends with the test loss.
             steps: Its steps, if they are not ``budget.steps``.
@@ -207,7 +182,6 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
         info = info if info is not None else bundled_info(spec)
     except InvalidSpecError as error:
         errors += error.errors
-    errors += check_dataset(spec)
     for check in CHECKS:
         errors += check(spec, info)
     try:

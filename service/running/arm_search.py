@@ -14,13 +14,13 @@ from search_spaces.to_optuna import suggest
 from service.db.models import Trial
 from service.engines.base import Assignment, Pruning
 from service.planning.arms import ArmPlan
-from service.planning.earlier_trials import read_earlier_trials
 from service.result.job_result import Fidelity
 from service.running.arm_study import NUMBER, ArmStudy, OpenTrial
 from service.running.context import JobContext
 from service.running.decisions import ArmLimits, arm_fidelity, objective_of
 from service.running.samplers import make_pruning, make_sampler
 from service.states import TrialState
+from service.submission.earlier_trials import read_earlier_trials
 from service.training.run import CurvePoint, Ended
 
 POINTS_EVERY_S: Final = 0.5

@@ -23,11 +23,11 @@ from search_spaces.to_optuna import distributions, first_trials
 from service.db.models import Trial
 from service.db.studies import study_name
 from service.planning.arms import ArmPlan
-from service.planning.earlier_trials import EarlierTrials
 from service.planning.objective import Objective
 from service.running.context import JobContext
 from service.running.samplers import make_pruner
 from service.states import ENDED_TRIAL, TrialState
+from service.submission.earlier_trials import EarlierTrials
 from service.training.run import CurvePoint, Ended
 
 log = logging.getLogger(__name__)

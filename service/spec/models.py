@@ -110,8 +110,8 @@ class AutoencoderSpec(ChainSpec):
     def layer_sizes(self, data: DatasetInfo) -> list[int]:
         """Return the widths of the layers.
 
-        >>> from service.data.catalog import DATASETS
-        >>> AutoencoderSpec().layer_sizes(DATASETS["digits"])
+        >>> from service.data.catalog import BUNDLED
+        >>> AutoencoderSpec().layer_sizes(BUNDLED["digits"].info)
         [64, 96, 48, 30, 48, 96, 64]
         """
         return [data.features, *self.hidden, self.code, *reversed(self.hidden), data.features]

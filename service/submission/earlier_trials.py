@@ -1,26 +1,78 @@
-"""Finds the trials that a new job takes over from an earlier one."""
+"""Trials of an earlier job that a sampler knows from the start, and the file of the new job that holds them.
+
+They are looked up once, at submission, and stored with the job. So the search stays the same when another worker goes
+on with it, and when the earlier job is deleted. They never enter the ledger's trials of the new job.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
+from pydantic import TypeAdapter
 from sqlalchemy import select
 
-from search_spaces import SearchSpace
+from search_spaces import Scalar, SearchSpace
+from service.artifacts import ArtifactStore
 from service.db.models import Trial
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
 from service.ledger.jobs import find_job
 from service.planning.arms import MORE_STEPS
-from service.planning.earlier_trials import EarlierTrial, EarlierTrials, pack_earlier_trials
 from service.planning.objective import TIMED
 from service.planning.plan import JobPlan, plan_of
 from service.spec.job import JobSpec
 from service.states import ENDED_JOB, TrialState
 
+EARLIER_TRIALS_FILE: Final = "earlier-trials.json"
+"""Name of the artifact with the trials that seed a job's samplers."""
+
 MOST_TRIALS: Final = 500
 """Trials of an arm that are taken over, the first ones: the best alone would mislead a sampler."""
+
+TRIED_AGAIN: Final = 5
+"""Configs of an arm that are tried first if values of the earlier job cannot be compared with those of this one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierTrial:
+    """A completed trial of an earlier job: its number, parameters, cost and training time there."""
+
+    number: int
+    params: dict[str, Scalar]
+    value: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierTrials:
+    """What one arm takes over.
+
+    Attributes:
+        job_id: The earlier job.
+        comparable: Whether the values of its trials can be compared with those of this job.
+        trials: The trials.
+    """
+
+    job_id: str
+    comparable: bool
+    trials: tuple[EarlierTrial, ...]
+
+    def best(self) -> list[dict[str, Scalar]]:
+        """Return the configs to try first: the best ones, if their values cannot be taken over."""
+        ranked = sorted(self.trials, key=lambda trial: (trial.value, trial.number))
+        return [] if self.comparable else [trial.params for trial in ranked[:TRIED_AGAIN]]
+
+
+_FILE: Final = TypeAdapter(dict[str, EarlierTrials])
+"""What is in the file: what each arm takes over."""
+
+
+def read_earlier_trials(artifacts: ArtifactStore, job_id: str, arm: str) -> EarlierTrials | None:
+    """Return what an arm of a job takes over; None if there is nothing."""
+    content = artifacts.get(job_id, EARLIER_TRIALS_FILE)
+    return None if content is None else _FILE.validate_json(content).get(arm)
 
 
 def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
@@ -42,37 +94,30 @@ def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
     if job.state not in ENDED_JOB:
         raise _wrong(job_id, f"must name a job that has ended; this one is {job.state}")
     earlier = plan_of(job.spec, job.dataset_info)
-    _check_spaces(job_id, earlier, plan)
+    spaces = {arm.name: arm.space for arm in earlier.arms}
+    for arm in plan.arms:
+        if arm.name not in spaces:
+            raise _wrong(job_id, f"must name a job that has the arm {arm.name}; this one has {', '.join(spaces)}")
+        if differences := "; ".join(_differences(spaces[arm.name], arm.space)):
+            message = f"must name a job whose arm {arm.name} has the same search space: {differences}"
+            raise _wrong(job_id, message)
     if not rows:
         raise _wrong(job_id, "must name a job with completed trials; this one has none")
     by_arm: dict[str, list[EarlierTrial]] = {}
     for row in rows:
         trial = EarlierTrial(number=row.number, params=dict(row.params), value=row.value or 0.0, seconds=row.seconds)
         by_arm.setdefault(row.arm, []).append(trial)
-    return pack_earlier_trials(
-        {
-            arm: EarlierTrials(
-                job_id=job_id, comparable=_comparable(earlier, plan, arm), trials=tuple(trials[:MOST_TRIALS])
-            )
-            for arm, trials in by_arm.items()
-        }
-    )
+    taken = {
+        name: EarlierTrials(
+            job_id=job_id, comparable=_comparable(earlier, plan, name), trials=tuple(trials[:MOST_TRIALS])
+        )
+        for name, trials in by_arm.items()
+    }
+    return _FILE.dump_json(taken)
 
 
 def _wrong(job_id: str, message: str, hint: str | None = None, code: str = "conflict") -> InvalidSpecError:
     return InvalidSpecError(FieldError("search.from_job", job_id, message, hint, code))
-
-
-def _check_spaces(job_id: str, earlier: JobPlan, plan: JobPlan) -> None:
-    spaces = {arm.name: arm.space for arm in earlier.arms}
-    for arm in plan.arms:
-        if arm.name not in spaces:
-            raise _wrong(job_id, f"must name a job that has the arm {arm.name}; this one has {', '.join(spaces)}")
-        differences = list(_differences(spaces[arm.name], arm.space))
-        if differences:
-            raise _wrong(
-                job_id, f"must name a job whose arm {arm.name} has the same search space: {'; '.join(differences)}"
-            )
 
 
 def _differences(there: SearchSpace, here: SearchSpace) -> Iterator[str]:

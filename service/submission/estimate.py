@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
@@ -40,9 +39,6 @@ class ArmEstimate:
     """What an arm would do and cost.
 
     Attributes:
-        name: Name of the arm.
-        role: Its part in the comparison.
-        optimizer: What it trains with.
         parameters: What it tunes.
         trials: Its cap on trials.
         confirm_runs: Runs on fresh seeds.
@@ -67,10 +63,8 @@ class JobEstimate:
     """What a job would do and cost; nothing was queued.
 
     Attributes:
-        arms: Arm by arm, in the order in which they would run.
-        trials: Trials of all arms.
-        confirm_runs: Runs on fresh seeds of all arms.
-        seconds: Training time of all of them, divided by the slots.
+        arms: In the order in which they would run.
+        seconds: Training time of all trials and runs on fresh seeds, divided by the slots.
         p_bytes: The largest memory of P of a run.
         parameters: Parameters of the model.
         note: How the seconds were found.
@@ -99,6 +93,13 @@ def estimate(plan: JobPlan) -> JobEstimate:
         UnavailableError: The cost could not be measured.
     """
     measured = _measure(plan)
+    notes = [NOTE]
+    if MORE_STEPS in plan.spec.controls:
+        notes.append(MORE_STEPS_NOTE)
+    if plan.spec.family is not None:
+        notes.append(FAMILY_NOTE)
+    if plan.spec.warm_start is not None:
+        notes.append(warm_start.note(plan.spec, plan.spec.warm_start))
     arms = tuple(_arm_estimate(plan, arm, measured[arm.name]) for arm in plan.arms)
     return JobEstimate(
         arms=arms,
@@ -107,7 +108,7 @@ def estimate(plan: JobPlan) -> JobEstimate:
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
         parameters=plan.spec.model.parameter_count(plan.info),
-        note="; ".join(_notes(plan)),
+        note="; ".join(notes),
     )
 
 
@@ -127,18 +128,6 @@ def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstim
         seconds=search + runs * seconds_a_run / slots,
         p_bytes=int(measured["p_bytes"]),
     )
-
-
-def _notes(plan: JobPlan) -> Iterator[str]:
-    """Say how the seconds were found, what they leave out, and what a warm start means."""
-    yield NOTE
-    if MORE_STEPS in plan.spec.controls:
-        yield MORE_STEPS_NOTE
-    if plan.spec.family is not None:
-        yield FAMILY_NOTE
-    started = warm_start.note(plan)
-    if started is not None:
-        yield started
 
 
 def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:

@@ -16,12 +16,8 @@ from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendS
 def extend(db: Database, job_id: str, more: ExtendSpec, render: Render, key: str | None = None) -> Answer:
     """Queue a job that has succeeded again, with a larger spec.
 
-    Args:
-        db: The ledger's database.
-        job_id: The job.
-        more: What to add.
-        render: Makes the answer from the row of the job.
-        key: The Idempotency-Key; without one, sending again adds again once the job has succeeded.
+    ``render`` makes the answer from the row of the job. ``key`` is the Idempotency-Key; without one, sending again adds
+    again once the job has succeeded.
 
     Raises:
         NotFoundError: There is no such job.

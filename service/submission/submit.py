@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from service.artifacts import START_P_FILE
-from service.data.catalog import DatasetInfo
 from service.db.models import Job
 from service.ledger import jobs
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once, find_answer
-from service.planning.earlier_trials import EARLIER_TRIALS_FILE
 from service.planning.plan import JobPlan
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.submission import Context
-from service.submission.data import find_info
-from service.submission.earlier_trials import find_earlier_trials
+from service.submission.datasets import find_info
+from service.submission.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
 from service.submission.estimate import JobEstimate, estimate
 from service.submission.warm_start import plan_warm_start
 

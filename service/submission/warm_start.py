@@ -15,12 +15,12 @@ from typing import Final, TypedDict
 
 from sqlalchemy.orm import Session
 
-from service.data.catalog import DatasetInfo
 from service.db.models import RecommendationRow
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger.jobs import find_job
 from service.planning.plan import JobPlan, make_plan
 from service.result.job_result import JobResult
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec, Override, Scalar, WarmStartSpec
 from service.spec.models import PinnSpec, TransformerSpec
 from service.states import JobState
@@ -33,51 +33,29 @@ MOST_MISMATCHES: Final = 4
 """Tensors that one message names."""
 
 
-class ParameterHeader(TypedDict):
-    """A parameter of the model in the header of a P file."""
-
-    shape: list[int]
-
-
 class PHeader(TypedDict):
     """The header of a P file: the settings of the optimizer that learned P, and the parameters it is for, in order."""
 
     config: dict[str, Scalar]
-    parameters: dict[str, ParameterHeader]
+    parameters: dict[str, dict[str, list[int]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierP:
-    """A P of an earlier job.
-
-    Attributes:
-        job_id: The job.
-        content: The safetensors file.
-        sha256: Its hash.
-        header: Its header.
-    """
+    """A P of an earlier job: its file with the hash, its settings, the shapes of its parameters in their order."""
 
     job_id: str
     content: bytes
     sha256: str
-    header: PHeader
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each parameter that P is for, by name, in the order of the model."""
-        return {name: tuple(parameter["shape"]) for name, parameter in self.header["parameters"].items()}
+    config: Mapping[str, Scalar]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 def plan_warm_start(context: Context, spec: JobSpec, info: DatasetInfo | None) -> tuple[JobPlan, bytes | None]:
     """Return the plan of a job and the file of the P that it starts from; None for a job without a warm start.
 
     The spec of the plan names P by its hash. P fixes structure, placement, learner and the number that decides the
-    shape of its tensors.
-
-    Args:
-        context: Where to find the earlier job and its P.
-        spec: The spec as it was sent.
-        info: Facts about uploaded data and user code; None if the job has neither.
+    shape of its tensors. ``info`` are the facts about uploaded data and user code; None if the job has neither.
 
     Raises:
         InvalidSpecError: There is no such P, it does not fit the model or the search space, or it may have been learned
@@ -100,11 +78,9 @@ def plan_warm_start(context: Context, spec: JobSpec, info: DatasetInfo | None) -
     return plan, found.content
 
 
-def note(plan: JobPlan) -> str | None:
-    """Say in one sentence what a warm start means for a plan; None for a job without one."""
-    warm, overrides = plan.spec.warm_start, plan.spec.search_space.overrides
-    if warm is None:
-        return None
+def note(spec: JobSpec, warm: WarmStartSpec) -> str:
+    """Say in one sentence what the warm start of a plan's spec means."""
+    overrides = spec.search_space.overrides
     decided = ("structure", "placement", "learner", SIZED_BY.get(str(overrides["structure"])))
     fixed = ", ".join(f"{name} {overrides[name]}" for name in decided if name)
     return (
@@ -133,7 +109,9 @@ def _find(context: Context, wanted: WarmStartSpec) -> EarlierP:
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
         gone = "the file of this one is gone or was changed"
         raise _wrong(wanted.job, f"must name a job whose P is in the artifact store; {gone}")
-    return EarlierP(job_id=wanted.job, content=content, sha256=sha256, header=describe_p(content))
+    header = describe_p(content)
+    shapes = {name: tuple(parameter["shape"]) for name, parameter in header["parameters"].items()}
+    return EarlierP(job_id=wanted.job, content=content, sha256=sha256, config=header["config"], shapes=shapes)
 
 
 def _wrong(job_id: str, message: str, hint: str | None = None, code: str = "conflict") -> InvalidSpecError:
@@ -181,7 +159,7 @@ def describe_p(content: bytes) -> PHeader:
 
 def _overrides(given: Mapping[str, Override], found: EarlierP) -> dict[str, Override]:
     """Return the overrides of a spec together with those that P fixes."""
-    config = found.header["config"]
+    config = found.config
     fixed: dict[str, Scalar] = {facet: config[facet] for facet in ("structure", "placement", "learner")}
     if sized := SIZED_BY.get(str(fixed["structure"])):
         fixed[sized] = config[sized]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
-from service.data.catalog import Task
 from service.data.prepared_files import Array, TaskArrays, load_family
 from service.optimizers import build_optimizer
+from service.spec.tasks import Task
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps

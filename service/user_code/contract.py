@@ -1,13 +1,16 @@
 """Tries whether user code keeps its contract: builds and runs a model, makes a dataset and checks it like an upload.
 
-It imports user code, so it runs only in the child process of ``child.py`` and under ``warptune check``.
+It imports user code, so it runs only under ``warptune check``, and as a child process that ``probe.py`` starts for the
+API and the worker. The child writes what it found as JSON and ends; its output is discarded.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +20,20 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from service.data.arrays import AnyArray, write_arrays
-from service.data.catalog import DatasetInfo, Task
 from service.data.facts import DatasetFacts, dataset_info
 from service.errors import InvalidFileError, InvalidSpecError
 from service.spec.data import DatasetSpec
-from service.training.entrypoints import EntrypointError, build_module, call, described
+from service.spec.dataset_info import DatasetInfo
+from service.spec.tasks import Task
+from service.training.entrypoints import (
+    EntrypointError,
+    build_module,
+    call,
+    described,
+    load,
+    loaded_sha256,
+    require_allowed,
+)
 from service.training.tasks import loss_of
 
 ROWS: Final = 4
@@ -101,13 +113,9 @@ def _output(model: nn.Module, x: Tensor, outputs: int) -> Tensor:
 def make_dataset(
     factory: Callable[..., object], seed: int, config: Mapping[str, object], folder: Path
 ) -> tuple[DatasetFacts, DatasetInfo]:
-    """Make a dataset, check that it keeps the contract, and write its arrays; return the facts about it.
+    """Make a dataset, check that it keeps the contract, and write its arrays to ``folder``; return the facts about it.
 
-    Args:
-        factory: Makes the dataset.
-        seed: The job's seed.
-        config: More keyword arguments of the factory.
-        folder: Where to write.
+    ``config`` has more keyword arguments of the factory.
 
     Raises:
         EntrypointError: The dataset breaks the contract; the message says how.
@@ -143,3 +151,41 @@ def _kind(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+def main(question: Path, answer: Path, folder: Path) -> None:
+    """Answer a question; both are JSON files.
+
+    The question has ``info`` (facts about the dataset; null if user code makes it), ``dataset`` and ``model`` (each
+    null, or with ``entrypoint`` and ``config``) and ``seed``. The answer has ``info``, to which the dataset's source or
+    the model's source and the shapes of its parameters are added, or ``error`` and the ``part`` that is wrong. The
+    files of the dataset go to ``folder``.
+    """
+    torch.set_num_threads(1)
+    request = json.loads(question.read_text(encoding="utf-8"))
+    info = None if request["info"] is None else DatasetInfo.from_json(request["info"])
+    content: dict[str, object] = {"part": "dataset"}
+    try:
+        if (data := request["dataset"]) is not None:
+            require_allowed(data["entrypoint"])
+            facts, made = make_dataset(load(data["entrypoint"]), request["seed"], data["config"], folder)
+            facts.save(folder)
+            info = replace(made, sources={data["entrypoint"]: loaded_sha256(data["entrypoint"])})
+        content["part"] = "model"
+        if (wanted := request["model"]) is not None and info is not None:
+            require_allowed(wanted["entrypoint"])
+            factory = load(wanted["entrypoint"])
+            model = make_model(factory, info.row_shape, info.outputs, info.task, wanted["config"])
+            shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
+            sources = {**info.sources, wanted["entrypoint"]: loaded_sha256(wanted["entrypoint"])}
+            info = replace(info, tensors=shapes, sources=sources)
+        content["info"] = None if info is None else asdict(info)
+    except EntrypointError as error:
+        content["error"] = str(error)
+    part = answer.with_suffix(".part")
+    part.write_text(json.dumps(content), encoding="utf-8")
+    part.replace(answer)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))

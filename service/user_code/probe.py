@@ -1,6 +1,6 @@
 """What the API and the worker ask about user code: is it allowed, what does it make, its data.
 
-The code itself runs in a child process (child.py) with a time limit. It is never imported here.
+The code itself runs in a child process (contract.py) with a time limit. It is never imported here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypedDict
 
-from service.data.catalog import DATASETS, DatasetInfo
+from service.data.catalog import BUNDLED
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
 from service.settings import Settings
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.spec.models import EntrypointSpec
 from service.spec.tasks import TASKS
@@ -34,11 +35,7 @@ class _Answer(TypedDict, total=False):
 
 
 class UserCode:
-    """Answers questions about user code.
-
-    Args:
-        settings: Which modules are allowed, and how long they may take.
-    """
+    """Answers questions about user code; ``settings`` say which is allowed, and how long it may take."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -47,31 +44,30 @@ class UserCode:
     def info_for(self, spec: JobSpec, info: DatasetInfo | None) -> DatasetInfo | None:
         """Return what a plan needs to know about the data and the model of a job.
 
-        Args:
-            spec: The job's spec.
-            info: Facts about its dataset, if that was uploaded.
-
         Returns:
-            ``info`` with facts about the user code added; None for a bundled dataset with a model of the service.
+            ``info``, the facts about an uploaded dataset, with facts about the user code added; None for a bundled
+            dataset with a model of the service.
 
         Raises:
             ForbiddenError: The operator has not allowed the code.
             InvalidSpecError: It raises, hangs, or does not keep to its contract.
             UnavailableError: Too many others are waiting to try their code.
         """
-        named = entrypoints(spec)
+        named = [] if spec.dataset.entrypoint is None else [spec.dataset.entrypoint]
+        if isinstance(spec.model, EntrypointSpec):
+            named.append(spec.model.entrypoint)
         if not named:
             return info
         for entrypoint in named:
             refusal = self._settings.refusal(entrypoint)
             if refusal is not None:
                 raise ForbiddenError(refusal)
-        if info is None and spec.dataset.name is not None:
-            info = DATASETS.get(spec.dataset.name)
+        if info is None and spec.dataset.name is not None and spec.dataset.name in BUNDLED:
+            info = BUNDLED[spec.dataset.name].info
         if spec.dataset.entrypoint is None and (info is None or not TASKS[info.task].user_models):
             return info  # the plan says what is wrong with that
         with tempfile.TemporaryDirectory(prefix="warptune-user-code-") as name:
-            answer = self._ask(_question(spec, info, with_model=True), Path(name))
+            answer = self._ask(spec, info, Path(name), with_model=True)
         if "error" not in answer:
             return DatasetInfo.from_json(answer["info"])
         part = answer["part"]
@@ -80,19 +76,16 @@ class UserCode:
         raise InvalidSpecError(FieldError(f"{part}.entrypoint", given, message, "Try it with: warptune check"))
 
     def write_dataset(self, spec: JobSpec, info: DatasetInfo, folder: Path) -> None:
-        """Make the dataset of a job again and write its files.
+        """Make the dataset of a job again and write its files to an empty folder.
 
-        Args:
-            spec: The job's spec.
-            info: The facts about it from when the job was submitted.
-            folder: Where to write, an empty folder.
+        ``info`` are the facts about it from when the job was submitted.
 
         Raises:
             JobFailedError: The code fails now, or makes other data than it did.
         """
         entrypoint = spec.dataset.entrypoint
         assert entrypoint is not None, "asked for user code only"
-        answer = self._ask(_question(spec, None, with_model=False), folder)
+        answer = self._ask(spec, None, folder, with_model=False)
         if "error" in answer:
             raise JobFailedError(f"dataset.entrypoint {entrypoint}: {answer['error']}")
         found, expected = DatasetInfo.from_json(answer["info"]), info.sources[entrypoint]
@@ -107,8 +100,16 @@ class UserCode:
                 f"it was {info.rows} of {info.features}); it may depend on its arguments only"
             )
 
-    def _ask(self, question: dict[str, object], folder: Path) -> _Answer:
-        """Let a child process answer."""
+    def _ask(self, spec: JobSpec, info: DatasetInfo | None, folder: Path, *, with_model: bool) -> _Answer:
+        """Let a child process answer; ``contract.py`` describes question and answer."""
+        data, model = spec.dataset, spec.model
+        asks_model = with_model and isinstance(model, EntrypointSpec)
+        question = {
+            "info": None if info is None or data.entrypoint is not None else asdict(info),
+            "dataset": data.model_dump(include={"entrypoint", "config"}) if data.entrypoint is not None else None,
+            "model": model.model_dump(include={"entrypoint", "config"}) if asks_model else None,
+            "seed": spec.seed,
+        }
         limit_s = self._settings.user_code_limit_s
         if not self._one_at_a_time.acquire(timeout=limit_s):
             raise UnavailableError(f"other jobs' code was tried for {limit_s:g} seconds; send the request again")
@@ -126,23 +127,6 @@ class UserCode:
             self._one_at_a_time.release()
 
 
-def entrypoints(spec: JobSpec) -> list[str]:
-    """Return the entrypoints that a spec names: the dataset's, then the model's."""
-    of_model = [spec.model.entrypoint] if isinstance(spec.model, EntrypointSpec) else []
-    return ([spec.dataset.entrypoint] if spec.dataset.entrypoint is not None else []) + of_model
-
-
-def _question(spec: JobSpec, info: DatasetInfo | None, *, with_model: bool) -> dict[str, object]:
-    data, model = spec.dataset, spec.model
-    asks_model = with_model and isinstance(model, EntrypointSpec)
-    return {
-        "info": None if info is None or data.entrypoint is not None else asdict(info),
-        "dataset": data.model_dump(include={"entrypoint", "config"}) if data.entrypoint is not None else None,
-        "model": model.model_dump(include={"entrypoint", "config"}) if asks_model else None,
-        "seed": spec.seed,
-    }
-
-
 def module_path() -> dict[str, str]:
     """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
@@ -150,7 +134,7 @@ def module_path() -> dict[str, str]:
 
 def _run(arguments: list[str], settings: Settings) -> str:
     """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer."""
-    command = [sys.executable, "-P", "-m", "service.user_code.child", *arguments]
+    command = [sys.executable, "-P", "-m", "service.user_code.contract", *arguments]
     process = subprocess.Popen(
         command,
         env={**module_path(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""},

@@ -13,7 +13,6 @@ from typing import Any
 import optuna
 import pytest
 
-from service.data.catalog import DatasetInfo
 from service.db.models import Job, Trial
 from service.db.session import Database
 from service.engines.base import Train
@@ -21,6 +20,7 @@ from service.engines.local import LocalEngine
 from service.ledger import jobs
 from service.planning.plan import make_plan
 from service.settings import Settings
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.worker import Worker
 from tests.conftest import SpecMaker

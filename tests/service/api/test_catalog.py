@@ -8,8 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sklearn import datasets as sklearn_datasets
 
-from service.data.catalog import DATASETS, Task
+from service.data.catalog import BUNDLED
 from service.spec.models import AutoencoderSpec, MlpSpec
+from service.spec.tasks import Task
 from service.training.networks import ACTIVATIONS, linear_layers
 from tests.conftest import SpecMaker
 
@@ -70,7 +71,7 @@ def test_models_are_described_by_their_schemas(catalog: dict[str, Any]) -> None:
     assert catalog["models"]["entrypoint"]["required"] == ["entrypoint"]
 
 
-MEASURED = [name for name, info in DATASETS.items() if info.task != Task.PHYSICS]
+MEASURED = [name for name, dataset in BUNDLED.items() if dataset.info.task != Task.PHYSICS]
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -90,7 +91,7 @@ def test_facts_are_those_of_the_data(catalog: dict[str, Any], name: str) -> None
     ids=lambda model: f"{model.name}-{len(model.hidden)}",
 )
 def test_tensor_shapes_are_those_of_the_module(name: str, model: MlpSpec | AutoencoderSpec) -> None:
-    dataset = DATASETS[name]
+    dataset = BUNDLED[name].info
     module = linear_layers(model.layer_sizes(dataset), model.activation)
     assert model.tensor_shapes(dataset) == [tuple(parameter.shape) for parameter in module.parameters()]
     task = model.task(dataset)

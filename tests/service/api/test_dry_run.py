@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.data.catalog import DATASETS
+from service.data.catalog import BUNDLED
 from service.db.session import Database
 from service.spec.models import MlpSpec
 from service.submission import estimate as estimate_module
@@ -44,7 +44,7 @@ def test_plan_names_arms_trials_seconds_and_memory_and_queues_nothing(
     for arm in arms.values():
         assert arm["seconds"] == pytest.approx(11 * arm["seconds_a_run"])
     config = {"structure": "kronecker", "placement": "sandwich", "learner": "rotation", "meta_every": 2, "p_lr": 0.03}
-    model = linear_layers(MlpSpec(hidden=[8]).layer_sizes(DATASETS["wine"]), "relu")
+    model = linear_layers(MlpSpec(hidden=[8]).layer_sizes(BUNDLED["wine"].info), "relu")
     assert arms["warpadam"]["p_bytes"] == estimate_memory(model, WarpAdamConfig.from_dict(config)).p_bytes
     assert plan["p_bytes"] == max(arm["p_bytes"] for arm in arms.values())
     assert arms["adamw"]["p_bytes"] == 0
@@ -95,9 +95,9 @@ def test_a_dry_run_waits_for_others_no_longer_than_it_may_take_itself(
     assert "other jobs were timed" in document["detail"]
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_training_rows_are_those_of_the_split(name: str) -> None:
-    assert DATASETS[name].training_rows == len(split_of(name).x_train)
+    assert BUNDLED[name].info.training_rows == len(split_of(name).x_train)
 
 
 def test_a_misspelt_dry_run_queues_nothing(shared_client: TestClient, shared_db: Database, spec: SpecMaker) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from service.data.prepare import write_split
 from service.data.prepared import PreparedData
 from service.data.prepared_files import SPLIT_ARRAYS, Array, load_arrays, pack_arrays
 from service.data.sources import Source, bundled_source
-from service.data.split import write_split
 from service.spec.models import MlpSpec, ModelSpec
 
 

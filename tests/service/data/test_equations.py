@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from service.data.catalog import Task
 from service.data.equations import CONDITION_WEIGHT, VISCOSITY, burgers
+from service.spec.tasks import Task
 from service.training.loop import train
 from service.training.networks import Pinn
 from service.training.tasks import loss_of, score_at_once, score_of

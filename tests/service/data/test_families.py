@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.data.catalog import DATASETS, Task
-from service.data.encoding import Target
+from service.data.catalog import BUNDLED
 from service.data.facts import Column, ColumnKind
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
+from service.data.prepare import split_rows
 from service.data.prepared_files import FAMILY_PARTS, Family, load_family
-from service.data.sources import Arrays, Table, bundled_source
-from service.data.split import split_rows
+from service.data.sources import Arrays, Table, Target, bundled_source
 from service.errors import JobFailedError
 from service.spec.data import FamilySpec
+from service.spec.tasks import Task
 
 
 def bundled(name: str) -> Arrays:
@@ -35,12 +35,12 @@ def prepared(dataset: str, seed: int = 0, **fields: Any) -> tuple[Family, Family
     return prepare_family(bundled(dataset), FamilySpec.model_validate(fields), seed)
 
 
-@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task != Task.PHYSICS])
+@pytest.mark.parametrize("name", [name for name, dataset in BUNDLED.items() if dataset.info.task != Task.PHYSICS])
 def test_the_catalogue_names_the_columns_as_the_library_does(name: str) -> None:
     from sklearn import datasets
 
     columns = getattr(datasets, f"load_{name}")().feature_names
-    assert DATASETS[name].columns == tuple(map(str, columns))
+    assert BUNDLED[name].info.columns == tuple(map(str, columns))
 
 
 def test_a_class_subset_has_the_rows_of_its_classes_relabelled_in_order() -> None:

@@ -8,16 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.data import encoding
-from service.data.catalog import Task
-from service.data.encoding import Target
+from service.data import sources
 from service.data.facts import EXACT, TEXT_FEATURES, Column, ColumnKind, DatasetFacts, dataset_info
 from service.data.families import prepare_family
-from service.data.read_npz import read_npz
 from service.data.read_table import read_csv
-from service.data.sources import Arrays, Table, bundled_source, stored_source
+from service.data.read_zip import read_npz
+from service.data.sources import Arrays, Table, Target, bundled_source, stored_source
 from service.errors import InvalidSpecError, JobFailedError
 from service.spec.data import DatasetSpec, FamilySpec
+from service.spec.tasks import Task
 from tests.service.data import files
 from tests.service.data.prepared import split_of
 
@@ -137,7 +136,7 @@ def test_a_split_that_is_encoded_in_small_pieces_is_the_same(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[], Arrays | Table]
 ) -> None:
     whole = split_of(make()).arrays()
-    monkeypatch.setattr(encoding, "PIECE_BYTES", 2000)
+    monkeypatch.setattr(sources, "PIECE_BYTES", 2000)
     for name, array in split_of(make()).arrays().items():
         assert array == pytest.approx(whole[name], abs=1e-6)
 

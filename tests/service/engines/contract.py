@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from service.data.catalog import Task
 from service.data.prepared import PreparedData
 from service.engines.base import Assignment, Engine, Pruning, Train
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
+from service.spec.tasks import Task
 from service.states import TrialState
 from service.training.run import CurvePoint, DivergedError, Ended, Run
 

@@ -20,11 +20,11 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback only; Ray read
 from ray.cluster_utils import Cluster
 
 from service.artifacts import ArtifactStore
-from service.data.catalog import Task
 from service.data.prepared import PreparedData
 from service.engines.base import Assignment, default_train
 from service.engines.ray_tune import RayEngine
 from service.spec.job import ResourcesSpec
+from service.spec.tasks import Task
 from service.training.run import CurvePoint, Run
 from tests.service.data.prepared import write_file
 from tests.service.engines.contract import SILENCE_S, Recorder

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from service.data.catalog import DatasetInfo, Task
 from service.data.prepared import PreparedData
 from service.errors import InvalidSpecError
 from service.planning.plan import make_plan
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
+from service.spec.tasks import Task
 from tests.conftest import SpecMaker
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from search_spaces import PRESETS, Choice, Float, Int, get_preset
-from service.data.catalog import DatasetInfo, Task
 from service.data.prepared import PreparedData
 from service.errors import InvalidSpecError
 from service.optimizers import baselines
 from service.planning.arms import Role
 from service.planning.plan import WARP_PRESETS, JobPlan, make_plan, warp_space
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
+from service.spec.tasks import Task
 from service.training.run import Training
 from tests.conftest import SpecMaker
 
@@ -74,7 +75,7 @@ def test_controls_run_last_and_play_their_own_part(spec: SpecMaker) -> None:
 def test_soap_without_its_package_is_refused_before_anything_runs(
     spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.planning.spec_checks.find_spec", lambda name: None)
+    monkeypatch.setattr("service.planning.checks.find_spec", lambda name: None)
     wrong = errors(spec, baselines=["adamw", "soap"])
     assert wrong == {"baselines[1]": ("soap", "needs the package pytorch_optimizer")}
 

@@ -10,14 +10,13 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from service.artifacts import ArtifactStore
-from service.data.catalog import DATASETS
+from service.data.catalog import BUNDLED
 from service.data.prepared import PreparedData
 from service.db.models import Trial
 from service.db.session import Database
 from service.db.studies import study_name
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import jobs, runs
-from service.planning.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, read_earlier_trials
 from service.planning.plan import make_plan, plan_of
 from service.running.arm_search import ArmSearch
 from service.running.arm_study import EARLIER, NUMBER
@@ -25,7 +24,7 @@ from service.running.context import JobContext
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.states import JobState, TrialState
-from service.submission.earlier_trials import find_earlier_trials
+from service.submission.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, find_earlier_trials, read_earlier_trials
 from service.training.run import CurvePoint, Ended
 from tests.conftest import SpecMaker
 from tests.service.conftest import Submit, get_trials, queue_job
@@ -180,7 +179,7 @@ def test_values_of_user_code_compare_only_if_its_source_is_the_same(
     db: Database, submit: Submit, spec: SpecMaker, sha256: str, comparable: bool
 ) -> None:
     model = {"entrypoint": "models:make", "config": {}}
-    known = replace(DATASETS["wine"], tensors=((3, 13), (3,)), sources={"models:make": "0" * 64})
+    known = replace(BUNDLED["wine"].info, tensors=((3, 13), (3,)), sources={"models:make": "0" * 64})
     parsed = JobSpec.model_validate(spec(model=model))
     queued = queue_job(db, parsed, known)
     fill(db, queued)

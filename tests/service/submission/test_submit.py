@@ -12,11 +12,11 @@ from service.db.models import Job
 from service.db.session import Database
 from service.errors import IdempotencyConflictError, InvalidSpecError
 from service.ledger.idempotency import KeyedRequest, answer_once
-from service.planning.earlier_trials import EARLIER_TRIALS_FILE
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.submission import Context
 from service.submission import submit as submission
+from service.submission.earlier_trials import EARLIER_TRIALS_FILE
 from service.user_code.probe import UserCode
 from tests.conftest import SpecMaker
 from tests.service.conftest import Submit, get_job

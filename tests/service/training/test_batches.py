@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.data.catalog import Task
+from service.spec.tasks import Task
 from service.training import batches as batches_module
 from service.training.batches import Batches
 from service.training.networks import build_network

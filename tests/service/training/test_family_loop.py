@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from search_spaces import get_preset
-from service.data.catalog import Task
 from service.data.families import prepare_family
 from service.data.prepare import write_one_task
 from service.data.prepared import PreparedData
@@ -19,6 +18,7 @@ from service.data.prepared_files import load_family
 from service.data.sources import Arrays, bundled_source
 from service.optimizers import OPTIMIZERS
 from service.spec.data import FamilySpec
+from service.spec.tasks import Task
 from service.training import family_loop
 from service.training.family_loop import train_family
 from service.training.networks import linear_layers

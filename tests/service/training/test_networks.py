@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 
-from service.data.catalog import DATASETS, DatasetInfo, Task
+from service.data.catalog import BUNDLED
+from service.spec.dataset_info import DatasetInfo
 from service.spec.models import ConvnetSpec, ModelSpec, PinnSpec, ResnetSpec, TransformerSpec
+from service.spec.tasks import Task
 from service.training.networks import build_network
 
 COLOUR = DatasetInfo(rows=100, features=3 * 9 * 7, task=Task.CLASSIFICATION, outputs=5, images=True, shape=(3, 9, 7))
@@ -20,8 +22,8 @@ CASES: list[tuple[DatasetInfo, ModelSpec]] = [
     (COLOUR, ResnetSpec(width=3, blocks=3)),
     (TEXT, TransformerSpec()),
     (TEXT, TransformerSpec(tokens="characters", width=12, heads=3, layers=3, context=9)),
-    (DATASETS["poisson_2d"], PinnSpec(equation="poisson_2d")),
-    (DATASETS["burgers"], PinnSpec(equation="burgers", hidden=[5], activation="silu")),
+    (BUNDLED["poisson_2d"].info, PinnSpec(equation="poisson_2d")),
+    (BUNDLED["burgers"].info, PinnSpec(equation="burgers", hidden=[5], activation="silu")),
 ]
 
 

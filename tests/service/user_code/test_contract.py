@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.data.catalog import Task
 from service.data.facts import DatasetFacts
+from service.spec.tasks import Task
 from service.training.entrypoints import EntrypointError
 from service.user_code.contract import make_dataset, make_model
 from tests.service.user_code import faulty

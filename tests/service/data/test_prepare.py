@@ -8,15 +8,16 @@ import fsspec
 import numpy as np
 import pytest
 
-from service.data.catalog import DATASETS, Task
+from service.data.catalog import BUNDLED
 from service.data.prepared import PreparedData
 from service.data.prepared_files import SPLIT_ARRAYS, load_arrays, pack_arrays, save_arrays
+from service.spec.tasks import Task
 from tests.service.data.prepared import read, split_of
 
 
-@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task != Task.PHYSICS])
+@pytest.mark.parametrize("name", [name for name, dataset in BUNDLED.items() if dataset.info.task != Task.PHYSICS])
 def test_the_parts_hold_every_row_once_in_the_stated_shares(name: str) -> None:
-    info, split = DATASETS[name], split_of(name, 0)
+    info, split = BUNDLED[name].info, split_of(name, 0)
     sizes = [len(part) for part in (split.x_train, split.x_val, split.x_test)]
     assert sum(sizes) == info.rows
     assert sizes == pytest.approx([0.6 * info.rows, 0.2 * info.rows, 0.2 * info.rows], abs=2)
@@ -33,19 +34,21 @@ def prepare_raw(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return np.asarray(getattr(datasets, f"load_{name}")().data)
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_every_part_has_the_rows_and_columns_that_the_catalogue_says(name: str) -> None:
-    info, split = DATASETS[name], split_of(name, 0)
+    info, split = BUNDLED[name].info, split_of(name, 0)
     assert len(split.x_train) == info.training_rows
     assert len(split.x_train) + len(split.x_val) + len(split.x_test) == info.rows
     assert split.x_test.shape[1] == info.features
 
 
-@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.task == Task.CLASSIFICATION])
+@pytest.mark.parametrize(
+    "name", [name for name, dataset in BUNDLED.items() if dataset.info.task == Task.CLASSIFICATION]
+)
 def test_every_part_of_a_classification_has_the_classes_in_equal_shares(name: str) -> None:
     split = split_of(name, 0)
     shares = [np.bincount(y) / len(y) for y in (split.y_train, split.y_val, split.y_test)]
-    assert len(shares[0]) == DATASETS[name].outputs
+    assert len(shares[0]) == BUNDLED[name].info.outputs
     assert np.allclose(shares[0], shares[1], atol=0.03)
     assert np.allclose(shares[0], shares[2], atol=0.03)
 

@@ -1,4 +1,4 @@
-"""Finds out what a plan must know about the data and the model of a job, where the service does not know it itself.
+"""Stores uploaded datasets, and finds out what a plan must know about the data and the model of a job.
 
 Facts about uploaded datasets are in the ledger; user code is run in a child process and described by it.
 """
@@ -7,15 +7,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.data.catalog import DATASETS, DatasetInfo
-from service.data.facts import ColumnKind, DatasetFacts, dataset_info
+from service.artifacts import ArtifactStore
+from service.data.catalog import BUNDLED
+from service.data.facts import DatasetFacts, dataset_info
+from service.data.upload import Upload
+from service.db.models import DatasetRow
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
-from service.ledger import datasets
+from service.ledger import datasets as ledger
 from service.planning.family import FamilyDataset, check_groups, common_info
 from service.spec.data import DatasetSpec
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.submission import Context
+
+
+def store_upload(db: Database, artifacts: ArtifactStore, upload: Upload, name: str) -> tuple[DatasetRow, bool]:
+    """Store an upload that has arrived as a whole; return its row, and whether it is new.
+
+    The same content in the same format is stored once. An empty ``name`` is replaced by one made of the dataset's id.
+
+    Raises:
+        InvalidFileError: The file cannot be used.
+    """
+    earlier = ledger.find(db, upload.dataset_id)
+    if earlier is not None:
+        return earlier, False
+    facts, folder = upload.unpack()
+    artifacts.put_dataset(upload.dataset_id, folder)
+    row = DatasetRow(
+        id=upload.dataset_id,
+        name=name or f"{upload.dataset_id}.{upload.format}",
+        format=upload.format,
+        sha256=upload.sha256,
+        size_bytes=upload.size_bytes,
+        facts=facts.to_json(),
+    )
+    return ledger.add(db, row)
 
 
 def find_info(context: Context, spec: JobSpec) -> DatasetInfo | None:
@@ -36,9 +64,7 @@ def _uploaded_info(db: Database, spec: JobSpec) -> DatasetInfo | None:
     if all(given.id is None or given.name is not None for given in chosen.values()):
         return None
     found = [
-        _described(db, field, given)
-        for field, given in chosen.items()
-        if given.id is not None or given.name in DATASETS
+        _described(db, field, given) for field, given in chosen.items() if given.id is not None or given.name in BUNDLED
     ]
     if len(found) < len(chosen):
         return None  # make_plan says what is wrong with the others
@@ -52,8 +78,8 @@ def _uploaded_info(db: Database, spec: JobSpec) -> DatasetInfo | None:
 def _described(db: Database, field: str, given: DatasetSpec) -> FamilyDataset:
     """Return a bundled or an uploaded dataset; ``field`` is the one of the spec that chooses it."""
     if given.id is None:
-        return FamilyDataset(label=given.label, info=DATASETS[given.label])
-    row = datasets.find(db, given.id)
+        return FamilyDataset(label=given.label, info=BUNDLED[given.label].info)
+    row = ledger.find(db, given.id)
     if row is None:
         hint = "GET /v1/datasets lists the uploaded datasets."
         raise InvalidSpecError(FieldError(f"{field}.id", given.id, "names no uploaded dataset", hint, "unknown_name"))
@@ -63,6 +89,4 @@ def _described(db: Database, field: str, given: DatasetSpec) -> FamilyDataset:
     except InvalidSpecError as error:
         moved = (replace(wrong, field=wrong.field.replace("dataset", field, 1)) for wrong in error.errors)
         raise InvalidSpecError(*moved) from error
-    categories = frozenset(column.name for column in facts.columns if column.kind is ColumnKind.CATEGORY)
-    counts = {column.name: column.levels for column in facts.columns if column.levels is not None}
-    return FamilyDataset(label=given.id, info=info, categories=categories, counts=counts)
+    return FamilyDataset(label=given.id, info=info, columns={column.name: column for column in facts.columns})

@@ -1,0 +1,173 @@
+"""Reads zip files: NPZ files, and zips with a folder of images for each class.
+
+Names that lead out of the folder, sizes that explode and damaged streams are refused before anything is unpacked.
+Nothing is ever unpickled. Every image is decoded once, at upload, into the same arrays that an NPZ file becomes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tokenize
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from service.data.arrays import PIECE_BYTES, X_FILE, Y_FILE, AnyArray, write_arrays, write_labels
+from service.data.facts import MIN_ROWS, DatasetFacts, Layout
+from service.errors import InvalidFileError, shortened
+
+MAX_ENTRIES: Final = 1_000_000
+"""Most files in one archive."""
+
+METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Compression methods that are read: what numpy and every zip program write by default."""
+
+BAD_HEADER: Final = (ValueError, OSError, EOFError, TypeError, SyntaxError, tokenize.TokenError, RecursionError)
+"""What numpy raises for a bad header, which it parses as Python."""
+
+MAX_SIDE: Final = 1024
+"""Most pixels of a side of an image."""
+
+IMAGE_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+"""Pillow's names of the image formats that are read. The others are rare, and one of them starts Ghostscript."""
+
+GREY: Final = ("1", "L", "I", "I;16", "F")
+"""Pillow's modes of images with one channel. All others become RGB."""
+
+
+@contextmanager
+def _open_zip(source: Path, max_bytes: int) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+    """Open an archive and yield it with its files, which may have ``max_bytes`` together, unpacked."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
+            _check_names(entries, max_bytes)
+            yield archive, entries
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, UnicodeDecodeError) as error:
+        raise InvalidFileError(f"the file cannot be read as a zip file: {error}") from error
+
+
+def _check_names(entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise InvalidFileError(f"the archive has {len(entries)} files; at most {MAX_ENTRIES} are allowed")
+    total = 0
+    seen: set[str] = set()
+    for entry in entries:
+        name = repr(shortened(entry.filename))
+        path = PurePosixPath(entry.filename.replace("\\", "/"))
+        if not path.parts:
+            raise InvalidFileError(f"a file in the archive has the name {name}; give it a name")
+        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+            raise InvalidFileError(f"the name {name} in the archive leads out of its folder; use relative names")
+        if entry.filename in seen:
+            raise InvalidFileError(f"the archive has two files with the name {name}; remove one")
+        if entry.header_offset < 0:
+            raise zipfile.BadZipFile(f"{name} is at {entry.header_offset}, before the archive begins")
+        if entry.compress_type not in METHODS:
+            raise InvalidFileError(
+                f"{name} is compressed by the method {entry.compress_type}; only deflate and no compression are read"
+            )
+        seen.add(entry.filename)
+        total += entry.file_size
+        if total > max_bytes:
+            raise InvalidFileError(
+                f"the files up to {name} have {total} bytes unpacked; at most {max_bytes} are allowed"
+            )
+
+
+def read_npz(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
+    """Read an NPZ file; a reader of ``upload.py``."""
+    with _open_zip(source, max_bytes) as (archive, entries):
+        names = [entry.filename for entry in entries]
+        if "x.npy" not in names or set(names) - {"x.npy", "y.npy"}:
+            found = ", ".join(name.removesuffix(".npy") for name in names[:10]) or "nothing"
+            raise InvalidFileError(f"it holds {found}; expected the array x and, for labels or numbers, the array y")
+        unpacked = {name: folder / f"raw-{name}" for name in names}
+        for name, path in unpacked.items():
+            with archive.open(name) as packed, path.open("wb") as file:
+                shutil.copyfileobj(packed, file, PIECE_BYTES)
+    x = _map(unpacked["x.npy"], "x")
+    y = _map(unpacked["y.npy"], "y") if "y.npy" in unpacked else None
+    facts = write_arrays(x, y, folder)
+    for path in unpacked.values():
+        path.unlink()
+    return facts
+
+
+def _map(path: Path, name: str) -> AnyArray:
+    try:
+        mapped: AnyArray = np.lib.format.open_memmap(path, mode="r")  # never pickle
+    except BAD_HEADER as error:
+        if "object" in str(error).lower():
+            raise InvalidFileError(f"the array {name} holds pickled Python objects, which are never loaded") from error
+        raise InvalidFileError(f"the array {name} cannot be read: {error}") from error
+    if mapped.ndim == 0:
+        raise InvalidFileError(f"the array {name} is a single value; expected one value or row for each sample")
+    return mapped
+
+
+def read_images(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
+    """Read a zip of image folders; a reader of ``upload.py``."""
+    with _open_zip(source, max_bytes) as (archive, entries):
+        files = [entry for entry in entries if not _hidden(entry.filename)]
+        files.sort(key=lambda entry: entry.filename)
+        classes = _classes([entry.filename for entry in files])
+        if len(files) < MIN_ROWS:
+            raise InvalidFileError(f"the archive has {len(files)} images; at least {MIN_ROWS} are needed")
+        label = write_labels(np.array(classes), folder / Y_FILE, "class")
+        first = _pixels(archive, files[0], None)
+        if first.nbytes * len(files) > max_bytes:
+            raise InvalidFileError(
+                f"{len(files)} images of {first.nbytes} bytes each are too large; at most {max_bytes} bytes are allowed"
+            )
+        kept = np.lib.format.open_memmap(folder / X_FILE, mode="w+", dtype=np.uint8, shape=(len(files), first.size))
+        for row, entry in enumerate(files):
+            kept[row] = _pixels(archive, entry, first.shape).reshape(-1)
+        kept.flush()
+    return DatasetFacts(layout=Layout.ARRAYS, rows=len(files), columns=(label,), shape=first.shape)
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+def _classes(names: Sequence[str]) -> list[str]:
+    classes = []
+    for name in names:
+        folder = PurePosixPath(name).parent
+        if not folder.name:
+            raise InvalidFileError(f"{name!r} is not in a folder; put every image into a folder named after its class")
+        classes.append(folder.name)
+    return classes
+
+
+def _pixels(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shape: tuple[int, ...] | None) -> npt.NDArray[np.uint8]:
+    """Return an image as channels x height x width. It must have ``shape``, that of the first image."""
+    try:
+        with warnings.catch_warnings(), archive.open(entry) as file:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=IMAGE_FORMATS)
+            if max(image.size) > MAX_SIDE:
+                raise InvalidFileError(f"{entry.filename!r} is {image.size} pixels; a side may have at most {MAX_SIDE}")
+            grey = image.mode in GREY if shape is None else shape[0] == 1
+            pixels = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.uint8)
+    except InvalidFileError:
+        raise
+    except UnidentifiedImageError as error:
+        known = ", ".join(IMAGE_FORMATS)
+        raise InvalidFileError(f"{entry.filename!r} cannot be read as an image; expected {known}") from error
+    except Exception as error:  # decoders raise what they like
+        raise InvalidFileError(f"{entry.filename!r} cannot be read as an image: {error}") from error
+    found = pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    if shape is not None and found.shape != shape:
+        size, wanted = found.shape[:0:-1], shape[:0:-1]
+        raise InvalidFileError(f"{entry.filename!r} is {size} pixels, but the first image is {wanted}; use one size")
+    return found
