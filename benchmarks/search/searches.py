@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -14,7 +13,7 @@ import optuna
 from benchmarks.search.dense import SPLITS, STEPS, load
 from search_spaces import Scalar, get_preset
 from search_spaces.to_optuna import first_trials, suggest
-from service.running.samplers import FIRST_RUNG, REDUCTION, STARTUP_TRIALS
+from service.running.samplers import FIRST_RUNG, REDUCTION, make_sampler
 from service.spec.job import JobSpec
 from service.training.best import smoothed
 from service.training.loop import report_steps
@@ -27,7 +26,6 @@ FAILED: Final = 1e3
 DEFAULT: Final = JobSpec.model_validate({"dataset": {"name": "wine"}, "model": {"name": "mlp"}})
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
 
 class DenseTable:
@@ -72,12 +70,15 @@ Search = Callable[[DenseTable, int, int], list[int]]
 """From a table, the split of the search and a seed to the configs of its trials, best first."""
 
 
-def _trials(table: DenseTable, split: int, sampler: optuna.samplers.BaseSampler, first: bool, count: int) -> list[int]:
-    study = optuna.create_study(sampler=sampler)
+def _trials(
+    table: DenseTable, split: int, sampler_of: Callable[[int], optuna.samplers.BaseSampler], first: bool, count: int
+) -> list[int]:
+    study = optuna.create_study()
     for values in first_trials(table.space) if first else []:
         study.enqueue_trial(values)
-    tried = []
-    for _ in range(count):
+    tried = list[int]()
+    for number in range(count):
+        study.sampler = sampler_of(number)
         trial = study.ask()
         tried.append(table.nearest(suggest(trial, table.space)))
         study.tell(trial, float(table.val[tried[-1], split]))
@@ -90,8 +91,8 @@ def _best_first(table: DenseTable, tried: Sequence[int], split: int) -> list[int
 
 def search(table: DenseTable, split: int, seed: int) -> list[int]:
     """Search as the service does; return the trials, best first."""
-    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=STARTUP_TRIALS)
-    return _trials(table, split, sampler, True, TRIALS)
+    arm_seed = f"{table.name}/{seed}"
+    return _trials(table, split, lambda number: make_sampler(DEFAULT.search, arm_seed, number), True, TRIALS)
 
 
 class Race:
@@ -122,8 +123,12 @@ RUNS: Final = TRIALS + sum(DEFAULT.race_rounds)
 """Whole runs that our search and its race take; the peers get as many steps, and no race."""
 
 
-def _peer(make_sampler: Callable[[int], optuna.samplers.BaseSampler]) -> Search:
-    return lambda table, split, seed: _trials(table, split, make_sampler(seed), False, RUNS)[:1]
+def _peer(sampler_with: Callable[[int], optuna.samplers.BaseSampler]) -> Search:
+    def searched(table: DenseTable, split: int, seed: int) -> list[int]:
+        sampler = sampler_with(seed)
+        return _trials(table, split, lambda _: sampler, False, RUNS)[:1]
+
+    return searched
 
 
 def _pruned(make_pruner: Callable[[], optuna.pruners.BasePruner]) -> Search:
