@@ -43,7 +43,8 @@ def apply_overrides(space: SearchSpace, overrides: Mapping[str, object]) -> Sear
 
     Returns:
         A space of the same name, without the parameters that no remaining strategy uses. First trials of a removed
-        strategy are dropped; the others take the nearest legal values.
+        strategy are dropped, unless all are: then they take the strategies that are left. Their numbers take the
+        nearest legal values.
 
     Raises:
         SearchSpaceError: A name is unknown, a value is not legal, no strategy has the requested parts, or an overridden
@@ -147,7 +148,15 @@ def _strategies(parameters: Sequence[Parameter]) -> tuple[str, ...]:
 
 
 def _refit(space: SearchSpace, trials: Sequence[Mapping[str, Scalar]]) -> tuple[dict[str, Scalar], ...]:
-    """Carry first trials over to a changed space, without duplicates."""
+    """Carry first trials over to a changed space, without duplicates.
+
+    If no strategy of theirs is left, their numbers are tried with the new strategies, one after the other: a search
+    without first trials would not be comparable with that of a baseline, which has some.
+    """
+    if STRATEGY in space and trials:
+        left = _strategies(list(space))
+        if not any(trial[STRATEGY] in left for trial in trials):
+            trials = [{**trial, STRATEGY: left[index % len(left)]} for index, trial in enumerate(trials)]
     fitted: list[dict[str, Scalar]] = []
     for trial in trials:
         values = _refit_one(space, trial)

@@ -198,8 +198,13 @@ def test_first_trial_of_a_strategy_that_is_gone_is_dropped() -> None:
     first = get_preset("wide").first_trials
     assert kept == tuple(trial for trial in first if trial["strategy"] == "kronecker/sandwich/rotation")
     assert 0 < len(kept) < len(first)
-    assert wide(structure="full").first_trials == ()
-    assert wide(structure="diagonal", learner="frozen").first_trials == ()
+
+
+def test_first_trials_take_other_strategies_if_none_of_theirs_is_left() -> None:
+    frozen = apply_overrides(get_preset("default"), {"learner": "frozen"})
+    assert {trial["strategy"] for trial in frozen.first_trials} < set(strategies(frozen))
+    assert {trial["lr"] for trial in frozen.first_trials} == {0.1, 0.03, 0.01, 0.003}
+    assert len(wide(structure="full").first_trials) >= 4
 
 
 @pytest.mark.parametrize(
