@@ -203,15 +203,15 @@ def test_first_trial_of_a_strategy_that_is_gone_is_dropped() -> None:
 def test_first_trials_take_other_strategies_if_none_of_theirs_is_left() -> None:
     frozen = apply_overrides(get_preset("default"), {"learner": "frozen"})
     assert {trial["strategy"] for trial in frozen.first_trials} < set(strategies(frozen))
-    assert {trial["lr"] for trial in frozen.first_trials} == {0.1, 0.03, 0.01, 0.003}
+    assert {trial["lr"] for trial in frozen.first_trials} == {0.1, 0.03, 0.01, 0.003, 0.001}
     assert len(wide(structure="full").first_trials) >= 4
 
 
 @pytest.mark.parametrize(
     ("overrides", "name", "values"),
     [
-        ({"lr": {"low": 0.02, "high": 0.045}}, "lr", [0.03, 0.02, 0.02, 0.045, 0.03]),
-        ({"lr": [0.004, 0.05]}, "lr", [0.05, 0.004, 0.004, 0.05]),
+        ({"lr": {"low": 0.02, "high": 0.045}}, "lr", [0.03, 0.02, 0.02, 0.045, 0.02]),
+        ({"lr": [0.004, 0.05]}, "lr", [0.05, 0.004, 0.004, 0.05, 0.004]),
         ({"beta1": 0.5}, "beta1", [0.5] * 6),
         ({"meta_every": {"low": 8, "high": 9}}, "meta_every", [8] * 6),
         ({"eps": {"low": 1e-6, "high": 1e-4}}, "eps", [1e-6] * 6),

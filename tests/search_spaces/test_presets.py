@@ -103,7 +103,6 @@ def test_default_tries_whitening_first_at_its_own_lr_without_a_scale() -> None:
     trials = get_preset("default").first_trials
     assert trials[0]["strategy"] == "kronecker/pre/whitening"
     assert (trials[0]["lr"], trials[0]["beta1"], trials[0]["beta2"], trials[0]["p_lr"]) == (0.03, 0.9, 0.95, 0.0)
-    assert {trial["strategy"] for trial in trials} == {"kronecker/pre/whitening", "kronecker/sandwich/rotation"}
 
 
 def test_the_first_trials_of_every_arm_span_the_learning_rate() -> None:
@@ -112,10 +111,8 @@ def test_the_first_trials_of_every_arm_span_the_learning_rate() -> None:
     for name in ("muon", "soap", "sgd"):
         of_arm = [float(trial["lr"]) for trial in get_preset(name).first_trials]
         assert max(of_arm) / min(of_arm) >= 30
-    of_strategy: dict[object, list[float]] = {}
-    for trial in get_preset("default").first_trials:
-        of_strategy.setdefault(trial["strategy"], []).append(float(trial["lr"]))
-    assert all(len(of_one) == 3 and max(of_one) / min(of_one) >= 9 for of_one in of_strategy.values())
+    assert sorted(lrs["default"]) == [0.001, 0.003, 0.01, 0.01, 0.03, 0.1]
+    assert len({trial["strategy"] for trial in get_preset("default").first_trials}) == 3
 
 
 def test_adamw_starts_at_the_defaults_of_pytorch_in_everything_but_the_lr() -> None:
