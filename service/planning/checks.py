@@ -183,7 +183,7 @@ def _check_training(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldEr
 
 
 def _check_patience(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
-    """Yield why runs cannot be stopped for want of patience: those whose last step is judged run to their end."""
+    """Yield why runs cannot have patience: those whose last step is judged always run to their end."""
     patience = spec.training.patience
     if patience is None:
         return

@@ -41,8 +41,6 @@ MIN_TOLD_APART: Final = 3
 TIED: Final = 1e-6
 """Relative difference up to which costs count as equal."""
 
-NO_LUCK: Final[Mapping[str, SearchLuck | None]] = {}
-
 MIN_PAIRS: Final = 6
 """Fewer pairs can hardly be significant: five that all agree have a one-sided p of 0.03, four 0.06."""
 
@@ -129,7 +127,7 @@ def recommend(
     runs: Sequence[ConfirmRun],
     objective: Objective,
     look: int = 1,
-    luck: Mapping[str, SearchLuck | None] = NO_LUCK,
+    luck: Mapping[str, SearchLuck | None] | None = None,
     blind_arms: Collection[str] = (),
 ) -> Recommendation:
     """Judge the arms' finalists by the runs of the ``confirm`` phase.
@@ -140,13 +138,13 @@ def recommend(
         runs: Every run of the phase.
         objective: What they are judged by.
         look: How many times they have been judged, including this time.
-        luck: Luck of the search, by arm.
+        luck: Luck of the search, by arm; None leaves it out.
         blind_arms: Arms whose search could not tell its trials apart.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
     pairs = pairs_of(runs, baseline, challenger, objective)
-    of_baseline, of_challenger = luck.get(baseline.arm), luck.get(challenger.arm)
+    of_baseline, of_challenger = ((luck or {}).get(arm) for arm in (baseline.arm, challenger.arm))
     both = (of_baseline, of_challenger) if of_baseline and of_challenger else None
     verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect, look, NOUNS[objective.metric], both)
     if blind := [arm for arm in (challenger.arm, baseline.arm) if arm in blind_arms]:

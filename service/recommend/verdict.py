@@ -119,7 +119,7 @@ def compare(
         reason = _reason(word, mean, relative, min_effect, len(gains), noun)
     return Verdict(
         word=word,
-        reason=reason + _footnote(look) + (_advice(len(gains), more, most_pairs) if unclear else ""),
+        reason=reason + _footnote(look) + (_more_seeds(len(gains), more, most_pairs) if unclear else ""),
         pairs=len(gains),
         baseline_mean=float(base.mean()),
         challenger_mean=float(other.mean()),
@@ -309,7 +309,7 @@ def _footnote(look: int) -> str:
     return f" (look {look}, tested at level {level(look):g})" if look > 1 else ""
 
 
-def _advice(pairs: int, more: int | None, most: int | None) -> str:
+def _more_seeds(pairs: int, more: int | None, most: int | None) -> str:
     """Say how many more seeds would settle an inconclusive comparison."""
     if more is None:
         return f"; even {MOST_PAIRS} seeds would probably not be enough"

@@ -122,7 +122,6 @@ def _select(phases: _Phases, objective: Objective, steps: Mapping[str, int]) -> 
     racing = [best_of_arm(job, arm.name, spec.contenders) for arm in job.plan.arms]
     if spec.contenders == 1:
         return finalists_by_search(job, [trials[0] for trials in racing], objective)
-    runs: Sequence[ConfirmRun] = ()
     ranked: list[list[Finalist]] = []
     for seed, size in zip(fresh_seeds(spec, "select"), spec.race_rounds, strict=True):
         racing = [trials[:size] for trials in racing]

@@ -31,7 +31,7 @@ that overfits a small table may be at its best after a tenth of the run, where t
 
 
 def train(run: Run) -> Iterator[CurvePoint]:
-    """Train, yielding ``POINTS`` points (one a step in a shorter run), fewer if the run stops for want of patience.
+    """Train, yielding ``POINTS`` points (one a step in a shorter run), fewer if its patience ends it early.
 
     A run that finds its own checkpoint yields the earlier points again and continues from there. On the CPU, with the
     same number of threads, it ends bit for bit as an uninterrupted run does.
