@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 
-from benchmarks.search.dense import SPLITS, STEPS, load
+from benchmarks.search.dense import STEPS, load
 from search_spaces import Scalar, get_preset
+from search_spaces.refine import refinement
 from search_spaces.to_optuna import first_trials, suggest
 from service.running.samplers import FIRST_RUNG, REDUCTION, make_sampler
 from service.spec.job import JobSpec
@@ -35,6 +36,7 @@ class DenseTable:
         val: configs x splits: validation cost at the best point.
         test: The same on test, with the weights of that point.
         so_far: configs x splits x points: the lowest cost up to each point, which a pruner sees.
+        splits: How many splits there are.
     """
 
     def __init__(self, name: str, arm: str) -> None:
@@ -46,6 +48,7 @@ class DenseTable:
         self.val = np.take_along_axis(means, best, 2)[..., 0]
         self.test = np.take_along_axis(curves[..., 1], best, 2)[..., 0]
         self.so_far = np.minimum.accumulate(means, 2)
+        self.splits = self.val.shape[1]
         self._lrs = np.log10([float(config["lr"]) for config in configs])
         self._configs = configs
 
@@ -71,16 +74,21 @@ Search = Callable[[DenseTable, int, int], list[int]]
 
 
 def _trials(
-    table: DenseTable, split: int, sampler_of: Callable[[int], optuna.samplers.BaseSampler], first: bool, count: int
+    table: DenseTable, split: int, sampler_of: Callable[[int], optuna.samplers.BaseSampler], count: int, ours: bool
 ) -> list[int]:
     study = optuna.create_study()
-    for values in first_trials(table.space) if first else []:
+    for values in first_trials(table.space) if ours else []:
         study.enqueue_trial(values)
-    tried = list[int]()
+    tried, points = list[int](), list[dict[str, Scalar]]()
     for number in range(count):
         study.sampler = sampler_of(number)
+        if ours and number >= (1 - DEFAULT.search.refine) * count:
+            best = sorted(range(number), key=lambda trial: float(table.val[tried[trial], split]))
+            if (near := refinement(table.space, [points[trial] for trial in best], points)) is not None:
+                study.enqueue_trial(near)
         trial = study.ask()
-        tried.append(table.nearest(suggest(trial, table.space)))
+        points.append(suggest(trial, table.space))
+        tried.append(table.nearest(points[-1]))
         study.tell(trial, float(table.val[tried[-1], split]))
     return _best_first(table, tried, split)
 
@@ -92,7 +100,7 @@ def _best_first(table: DenseTable, tried: Sequence[int], split: int) -> list[int
 def search(table: DenseTable, split: int, seed: int) -> list[int]:
     """Search as the service does; return the trials, best first."""
     arm_seed = f"{table.name}/{seed}"
-    return _trials(table, split, lambda number: make_sampler(DEFAULT.search, arm_seed, number), True, TRIALS)
+    return _trials(table, split, lambda number: make_sampler(DEFAULT.search, arm_seed, number), TRIALS, True)
 
 
 class Race:
@@ -126,7 +134,7 @@ RUNS: Final = TRIALS + sum(DEFAULT.race_rounds)
 def _peer(sampler_with: Callable[[int], optuna.samplers.BaseSampler]) -> Search:
     def searched(table: DenseTable, split: int, seed: int) -> list[int]:
         sampler = sampler_with(seed)
-        return _trials(table, split, lambda _: sampler, False, RUNS)[:1]
+        return _trials(table, split, lambda _: sampler, RUNS, False)[:1]
 
     return searched
 
@@ -174,13 +182,13 @@ def regrets(table: DenseTable, name: str, repeats: int) -> npt.NDArray[np.float6
 
     It is measured on the splits that neither the search nor the race has seen.
     """
-    return np.array([_regret(table, name, *at) for at in starts(repeats)])
+    return np.array([_regret(table, name, *at) for at in starts(table, repeats)])
 
 
-def starts(repeats: int) -> Iterator[tuple[int, int, list[int]]]:
+def starts(table: DenseTable, repeats: int) -> Iterator[tuple[int, int, list[int]]]:
     """Yield splits of a search, its seed, and the other splits in random order."""
     for seed in range(repeats):
-        order = np.random.default_rng(seed).permutation(SPLITS).tolist()
+        order = np.random.default_rng(seed).permutation(table.splits).tolist()
         yield order[0], seed, order[1:]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean, median
 from typing import Final, NamedTuple
 
+from search_spaces.refine import at_edge
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.ledger.queries import curve_of
@@ -97,6 +98,15 @@ def is_blind(trials: Sequence[Trial]) -> bool:
     return len(values) >= MIN_TOLD_APART and max(values) - min(values) <= TIED * max(map(abs, values))
 
 
+def edge_of_range(plan: JobPlan, finalist: Trial) -> str | None:
+    """Return that the lr of a finalist is at an end of the range that its arm may try; None if it is not."""
+    space = plan.arm(finalist.arm).space
+    end = at_edge(space, finalist.params)
+    if end is None:
+        return None
+    return f"the best lr of {finalist.arm}, {finalist.params['lr']:.3g}, is at the {end} end of its range"
+
+
 def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objective: Objective) -> SearchLuck | None:
     """Return what an arm would lose if its search had missed its best trials; None if they did not race.
 
@@ -129,6 +139,7 @@ def recommend(
     look: int = 1,
     luck: Mapping[str, SearchLuck | None] | None = None,
     blind_arms: Collection[str] = (),
+    edges: Mapping[str, str | None] | None = None,
 ) -> Recommendation:
     """Judge the arms' finalists by the runs of the ``confirm`` phase.
 
@@ -140,6 +151,8 @@ def recommend(
         look: How many times they have been judged, including this time.
         luck: Luck of the search, by arm; None leaves it out.
         blind_arms: Arms whose search could not tell its trials apart.
+        edges: Whose finalist is at the edge of its range, by arm, as a sentence. Where the worse of both arms is, the
+            word is `inconclusive`: beyond the edge it could be better.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
@@ -150,6 +163,9 @@ def recommend(
     if blind := [arm for arm in (challenger.arm, baseline.arm) if arm in blind_arms]:
         verdict = Word.INCONCLUSIVE
         reason = f"the search of {' and '.join(blind)} was blind: all its trials cost the same on validation"
+    worse = {Word.HELPS: baseline, Word.HURTS: challenger}.get(verdict)
+    if worse is not None and (edge := (edges or {}).get(worse.arm)):
+        verdict, reason = Word.INCONCLUSIVE, f"{edge}; beyond it {worse.arm} could be better"
     chosen = challenger if verdict == Word.HELPS else baseline
     if verdict != Word.HELPS:
         reason += f"; the recommendation is {baseline.arm}"
