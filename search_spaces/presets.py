@@ -134,8 +134,9 @@ PAPER: Final = _warpadam(
     ),
 )
 
-# The baseline: exactly the freedom on Adam's own numbers that WarpAdam has, and as many first trials. A ladder of lr has
-# much weight decay, which is mostly better on small tables; then PyTorch's defaults, and a large lr with a short memory.
+# The baseline: exactly the freedom on Adam's own numbers that WarpAdam has, and as many first trials. A ladder of lr
+# has much weight decay, which is mostly better on small tables; then come PyTorch's defaults, and a large lr with a
+# short memory.
 ADAMW: Final = SearchSpace(
     name="adamw",
     parameters=tuple(Parameter(name=name, domain=domain) for name, domain in ADAM.items()),

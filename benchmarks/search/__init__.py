@@ -9,6 +9,7 @@ at every point (``dense.py``). On these dense tables, searches and verdicts can 
 
 The tables are in two parts. Those of ``design`` were looked at to choose the rules, those of ``judge`` were not.
 
+    python -m benchmarks.search live      # runs whole jobs with two equal arms; half a minute each
     python -m benchmarks.search dense     # trains what is missing: about ten minutes a table on one core
     python -m benchmarks.search           # repeats the searches and verdicts; writes results.json
 """

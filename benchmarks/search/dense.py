@@ -74,11 +74,11 @@ def make(name: str, table: Table, arm: str) -> None:
     np.savez_compressed(file_of(name, arm), curves=curves, configs=json.dumps(configs), rows=len(table.y))
 
 
-def load(name: str, arm: str) -> tuple[Curves, list[dict[str, Scalar]]]:
-    """Return the curves of a table and the configs that they are of."""
+def load(name: str, arm: str) -> tuple[Curves, list[dict[str, Scalar]], int]:
+    """Return the curves of a table, the configs that they are of, and the rows of the table."""
     stored = np.load(file_of(name, arm))
     configs: list[dict[str, Scalar]] = json.loads(str(stored["configs"]))
-    return stored["curves"], configs
+    return stored["curves"], configs, int(stored["rows"])
 
 
 Parts = Mapping[str, tuple[Tensor, Tensor]]
