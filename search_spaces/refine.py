@@ -22,6 +22,9 @@ STEPS_PER_DECADE: Final = 4
 BEST: Final = 3
 """Around so many of the best trials."""
 
+KIND: Final = ("strategy", "beta1", "beta2", "momentum")
+"""What makes an assignment another one, besides its lr."""
+
 
 def refinement(
     space: SearchSpace, best_first: Sequence[Mapping[str, Scalar]], tried: Sequence[Mapping[str, Scalar]]
@@ -60,6 +63,20 @@ def at_edge(space: SearchSpace, values: Mapping[str, Scalar]) -> str | None:
     if place - low < 0.5:
         return "lower"
     return "upper" if high - place < 0.5 else None
+
+
+def are_near(one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> bool:
+    """Tell whether two assignments are of one kind and their lr at most a step apart.
+
+    A search that had missed one of them would hardly have found the other: samplers try points next to good ones.
+
+    >>> are_near({"lr": 0.1, "momentum": 0.9}, {"lr": 0.17, "momentum": 0.9, "weight_decay": 0.1})
+    True
+    """
+    if any(one.get(name) != other.get(name) for name in KIND):
+        return False
+    ratio = float(one.get("lr", 1.0)) / float(other.get("lr", 1.0))
+    return abs(STEPS_PER_DECADE * math.log10(ratio)) < 1.05
 
 
 def _neighbours(space: SearchSpace, values: Mapping[str, Scalar]) -> Iterator[dict[str, Scalar]]:

@@ -14,6 +14,7 @@ from benchmarks.search.dense import STEPS, load
 from search_spaces import Scalar, get_preset
 from search_spaces.refine import refinement
 from search_spaces.to_optuna import first_trials, suggest
+from service.recommend.luck import luck_of
 from service.running.samplers import FIRST_RUNG, REDUCTION, make_sampler
 from service.spec.job import JobSpec
 from service.training.best import smoothed
@@ -73,35 +74,38 @@ class DenseTable:
         return int(distance.argmin())
 
 
-Search = Callable[[DenseTable, int, int], list[int]]
-"""From a table, the split of the search and a seed to the configs of its trials, best first."""
+Tried = tuple[int, Mapping[str, Scalar]]
+"""The config of the grid that stands for a trial, and the values that the search suggested."""
+
+Search = Callable[[DenseTable, int, int], int]
+"""From a table, the split of the search and a seed to the config with the lowest cost."""
 
 
 def _trials(
     table: DenseTable, split: int, sampler_of: Callable[[int], optuna.samplers.BaseSampler], count: int, ours: bool
-) -> list[int]:
+) -> list[Tried]:
     study = optuna.create_study()
     for values in first_trials(table.space) if ours else []:
         study.enqueue_trial(values)
-    tried, points = list[int](), list[dict[str, Scalar]]()
+    tried = list[Tried]()
     for number in range(count):
         study.sampler = sampler_of(number)
         if ours and number >= (1 - DEFAULT.search.refine) * count:
-            best = sorted(range(number), key=lambda trial: float(table.val[tried[trial], split]))
-            if (near := refinement(table.space, [points[trial] for trial in best], points)) is not None:
+            best = [values for _, values in _best_first(table, tried, split)]
+            if (near := refinement(table.space, best, [values for _, values in tried])) is not None:
                 study.enqueue_trial(near)
         trial = study.ask()
-        points.append(suggest(trial, table.space))
-        tried.append(table.nearest(points[-1]))
-        study.tell(trial, float(table.val[tried[-1], split]))
+        values = suggest(trial, table.space)
+        tried.append((table.nearest(values), values))
+        study.tell(trial, float(table.val[tried[-1][0], split]))
     return _best_first(table, tried, split)
 
 
-def _best_first(table: DenseTable, tried: Sequence[int], split: int) -> list[int]:
-    return sorted(dict.fromkeys(tried), key=lambda config: table.val[config, split])
+def _best_first(table: DenseTable, tried: Sequence[Tried], split: int) -> list[Tried]:
+    return sorted(tried, key=lambda one: float(table.val[one[0], split]))
 
 
-def search(table: DenseTable, split: int, seed: int) -> list[int]:
+def search(table: DenseTable, split: int, seed: int) -> list[Tried]:
     """Search as the service does; return the trials, best first."""
     arm_seed = f"{table.name}/{seed}"
     return _trials(table, split, lambda number: make_sampler(DEFAULT.search, arm_seed, number), TRIALS, True)
@@ -112,23 +116,23 @@ class Race:
 
     Attributes:
         winner: The finalist.
-        penalties: How far the others are behind, as shares of the winner's cost; 0 first.
+        luck: What the arm would lose if its search had missed its best trials.
     """
 
-    def __init__(self, table: DenseTable, best_first: Sequence[int], splits: Sequence[int]) -> None:
-        racing, seen, ran = list(best_first), list[int](), dict[int, list[int]]()
-        for size, split in zip(DEFAULT.race_rounds, splits, strict=False):
-            racing, seen = racing[:size], [*seen, split]
+    def __init__(self, table: DenseTable, tried: Sequence[Tried], split: int, splits: Sequence[int]) -> None:
+        racing, seen, ran = list(dict.fromkeys(config for config, _ in tried)), list[int](), dict[int, list[int]]()
+        for size, fresh in zip(DEFAULT.race_rounds, splits, strict=False):
+            racing, seen = racing[:size], [*seen, fresh]
             racing.sort(key=lambda config: table.val[config, seen].mean())
             ran |= {config: list(seen) for config in racing}
         self.winner = racing[0]
         won = table.val[self.winner]
-        behind = [
-            float((table.val[config, on] - won[on]).mean() / won[on].mean())
-            for config, on in ran.items()
-            if config != self.winner
-        ]
-        self.penalties = [0.0, *sorted(max(0.0, penalty) for penalty in behind)]
+        penalties = list[tuple[Mapping[str, Scalar], float]]()
+        for config, values in tried:
+            on = ran.get(config, [split])
+            behind = float((table.val[config, on] - won[on]).mean() / won[on].mean())
+            penalties.append((values, max(0.0, behind)))
+        self.luck = luck_of(sorted(penalties, key=lambda one: one[1]), first_trials(table.space))
 
 
 RUNS: Final = TRIALS + sum(DEFAULT.race_rounds)
@@ -136,9 +140,9 @@ RUNS: Final = TRIALS + sum(DEFAULT.race_rounds)
 
 
 def _peer(sampler_with: Callable[[int], optuna.samplers.BaseSampler]) -> Search:
-    def searched(table: DenseTable, split: int, seed: int) -> list[int]:
+    def searched(table: DenseTable, split: int, seed: int) -> int:
         sampler = sampler_with(seed)
-        return _trials(table, split, lambda _: sampler, RUNS, False)[:1]
+        return _trials(table, split, lambda _: sampler, RUNS, False)[0][0]
 
     return searched
 
@@ -147,7 +151,7 @@ def _pruned(make_pruner: Callable[[], optuna.pruners.BasePruner]) -> Search:
     """Return a random search whose trials are stopped early, until it has used its steps."""
     points = report_steps(STEPS)
 
-    def searched(table: DenseTable, split: int, seed: int) -> list[int]:
+    def searched(table: DenseTable, split: int, seed: int) -> int:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed), pruner=make_pruner())
         complete, used = list[int](), 0
         while used < RUNS * STEPS:
@@ -164,12 +168,12 @@ def _pruned(make_pruner: Callable[[], optuna.pruners.BasePruner]) -> Search:
                 used += STEPS
                 complete.append(config)
                 study.tell(trial, float(table.val[config, split]))
-        return _best_first(table, complete, split)[:1]
+        return min(complete, key=lambda config: float(table.val[config, split]))
 
     return searched
 
 
-def _at_the_last_step(table: DenseTable, split: int, seed: int) -> list[int]:
+def _at_the_last_step(table: DenseTable, split: int, seed: int) -> int:
     """Search as the service did until runs were judged at their best point: TPE on the loss at the last step."""
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     tried = list[int]()
@@ -177,7 +181,7 @@ def _at_the_last_step(table: DenseTable, split: int, seed: int) -> list[int]:
         trial = study.ask()
         tried.append(table.nearest(suggest(trial, table.space)))
         study.tell(trial, float(table.last_val[tried[-1], split]))
-    return [min(tried, key=lambda config: float(table.last_val[config, split]))]
+    return min(tried, key=lambda config: float(table.last_val[config, split]))
 
 
 _RUNG: Final = int(STEPS * FIRST_RUNG)
@@ -214,11 +218,11 @@ def _regret(table: DenseTable, name: str, split: int, seed: int, others: list[in
     rounds = len(DEFAULT.race_rounds)
     fresh, test = others[rounds:], table.test
     if name == "ours":
-        chosen = Race(table, search(table, split, seed), others[:rounds]).winner
+        chosen = Race(table, search(table, split, seed), split, others[:rounds]).winner
     elif name == "ours, no race":
-        chosen = search(table, split, seed)[0]
+        chosen = search(table, split, seed)[0][0]
     elif name == BEFORE:
-        chosen, test = _at_the_last_step(table, split, seed)[0], table.last_test
+        chosen, test = _at_the_last_step(table, split, seed), table.last_test
     else:
-        chosen = PEERS[name](table, split, seed)[0]
+        chosen = PEERS[name](table, split, seed)
     return 100 * float(test[chosen, fresh].mean() / table.test[table.reference, fresh].mean() - 1)

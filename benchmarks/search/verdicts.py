@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.search.searches import TRIALS, DenseTable, Race, search, starts
-from service.recommend.verdict import SearchLuck, compare
+from benchmarks.search.searches import DenseTable, Race, search, starts
+from service.recommend.verdict import compare
 from service.result.job_result import Word
 
 FACTORS: Final = (1.0, 0.97, 0.95, 0.9, 0.8)
@@ -35,15 +35,14 @@ def words(table: DenseTable, repeats: int, *, with_luck: bool = True) -> dict[fl
     """Return how often each word was said, by the factor of the second arm's losses."""
     said: dict[float, Counter[Word]] = {factor: Counter() for factor in FACTORS}
     for split, seed, others in starts(table, repeats):
-        races = [Race(table, search(table, split, 2 * seed + arm), others) for arm in (0, 1)]
-        luck = [SearchLuck(race.penalties, TRIALS) for race in races]
+        races = [Race(table, search(table, split, 2 * seed + arm), split, others) for arm in (0, 1)]
         baseline, challenger = (table.test[race.winner, others[-PAIRS:]] for race in races)
         for factor in FACTORS:
             verdict = compare(
                 baseline.tolist(),
                 (factor * challenger).tolist(),
                 MIN_EFFECT,
-                luck=(luck[0], luck[1]) if with_luck else None,
+                luck=(races[0].luck, races[1].luck) if with_luck else None,
             )
             said[factor][verdict.word] += 1
     return said
@@ -63,8 +62,8 @@ def against_truth(baseline: DenseTable, challenger: DenseTable) -> list[str]:
     said = []
     for split in range(TRUTH_SPLITS):
         others = np.random.default_rng(split).permutation(np.delete(np.arange(baseline.splits), split)).tolist()
-        races = [Race(table, search(table, split, split), others) for table in (baseline, challenger)]
-        luck = (SearchLuck(races[0].penalties, TRIALS), SearchLuck(races[1].penalties, TRIALS))
+        races = [Race(table, search(table, split, split), split, others) for table in (baseline, challenger)]
+        luck = (races[0].luck, races[1].luck)
         base = baseline.test[races[0].winner, others[-PAIRS:]].tolist()
         other = challenger.test[races[1].winner, others[-PAIRS:]].tolist()
         said.append(f"{grids.word} -> {compare(base, other, MIN_EFFECT, luck=luck).word}")

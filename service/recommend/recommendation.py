@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean, median
 from typing import Final, NamedTuple
 
+from search_spaces import Scalar
 from search_spaces.refine import at_edge
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
@@ -13,7 +14,8 @@ from service.ledger.queries import curve_of
 from service.planning.arms import Role
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan
-from service.recommend.verdict import SearchLuck, compare
+from service.recommend.luck import SearchLuck, luck_of
+from service.recommend.verdict import compare
 from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS
 from service.spec.metrics import METRICS
@@ -107,12 +109,17 @@ def edge_of_range(plan: JobPlan, finalist: Trial) -> str | None:
     return f"the best lr of {finalist.arm}, {finalist.params['lr']:.3g}, is at the {end} end of its range"
 
 
-def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objective: Objective) -> SearchLuck | None:
+def search_luck(
+    plan: JobPlan, finalist: Trial, trials: Sequence[Trial], races: Sequence[ConfirmRun], objective: Objective
+) -> SearchLuck | None:
     """Return what an arm would lose if its search had missed its best trials; None if they did not race.
 
+    Trials that raced are compared with the winner on the seeds that both ran, the others as trials.
+
     Args:
+        plan: The job's plan.
         finalist: The winner of the arm's race.
-        trials: Trials that the arm completed.
+        trials: The trials of the arm.
         races: Every run of the ``select`` phase.
         objective: What they are judged by.
     """
@@ -121,14 +128,20 @@ def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objec
         cost = objective.cost(curve_of(run)) if run.arm == finalist.arm and run.state == TrialState.COMPLETE else None
         if cost is not None:
             costs.setdefault(run.trial_number, {})[run.seed] = cost
-    won = costs.pop(finalist.number, {})
-    scale = fmean(won.values()) if won else 0.0
-    behind = []
-    for other in costs.values():
-        both = [other[seed] - won[seed] for seed in other.keys() & won.keys()]
-        if both:
-            behind.append(max(0.0, fmean(both)) / (abs(scale) or 1.0))
-    return SearchLuck([0.0, *sorted(behind)], trials) if behind else None
+    won = costs.get(finalist.number, {})
+    if not won or len(costs) == 1:
+        return None
+    penalties = list[tuple[Mapping[str, Scalar], float]]()
+    for trial in best_trials(trials, len(trials)):
+        raced = costs.get(trial.number, {}).keys() & won.keys()
+        if raced:
+            behind, scale = fmean(costs[trial.number][seed] - won[seed] for seed in raced), fmean(won.values())
+        else:
+            scale = finalist.value or 0.0
+            behind = (trial.value or 0.0) - scale
+        penalties.append((trial.params, max(0.0, behind) / (abs(scale) or 1.0)))
+    penalties.sort(key=lambda one: (one[0] != finalist.params, one[1]))
+    return luck_of(penalties, [dict(values) for values in plan.arm(finalist.arm).space.first_trials])
 
 
 def recommend(

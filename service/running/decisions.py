@@ -19,7 +19,6 @@ from service.result.job_result import FamilyFinding, Fidelity, JobResult, Recomm
 from service.running.context import JobContext
 from service.running.samplers import first_rung
 from service.spec.job import MAX_STEPS
-from service.states import TrialState
 from service.version import versions
 
 if TYPE_CHECKING:
@@ -124,9 +123,9 @@ def make_result(
     """Judge the finalists, one of each arm, by their confirmation runs. The result has no learned P yet."""
     plan, runs = job.plan, job.record.confirm_runs("confirm")
     races = job.record.confirm_runs("select")
-    completed = Counter(trial.arm for item in searched for trial in item.trials if trial.state == TrialState.COMPLETE)
+    trials = {item.arm.name: item.trials for item in searched}
     luck = {
-        finalist.trial.arm: search_luck(finalist.trial, completed[finalist.trial.arm], races, objective)
+        finalist.trial.arm: search_luck(plan, finalist.trial, trials[finalist.trial.arm], races, objective)
         for finalist in finalists
     }
     blind = [item.arm.name for item in searched if is_blind(item.trials)]

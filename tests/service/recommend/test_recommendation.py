@@ -10,6 +10,7 @@ from service.errors import JobFailedError
 from service.ledger.queries import stored_curve
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
+from service.recommend.luck import FIRST_FOUND
 from service.recommend.recommendation import (
     Finalist,
     best_trials,
@@ -158,15 +159,19 @@ def test_the_luck_of_a_search_is_how_far_the_others_of_its_race_are_behind_on_th
         *runs("warpadam", [0.4], 2, "select"),  # better on the only seed it ran on, so not behind
         *runs("adamw", [9.0], 3, "select"),
     ]
-    luck = search_luck(trial(plan, 0, 0.4), 20, races, LOSS)
+    points = plan.arm("warpadam").space.first_trials
+    params = [*map(dict, points[:3]), {**points[0], "lr": 1e-4}]
+    trials = [trial(plan, number, 0.4 + number / 10, params=params[number]) for number in range(4)]
+    luck = search_luck(plan, trials[0], trials, races, LOSS)
     assert luck is not None
-    assert luck.trials == 20
-    assert luck.penalties == pytest.approx([0.0, 0.0, 0.3 / 0.6])
+    assert luck.penalties == pytest.approx([0.0, 0.0, 0.3 / 0.6, 0.3 / 0.4])  # the last one did not race
+    assert luck.chances == [FIRST_FOUND] * 3 + [pytest.approx(1 - (3 / 4) ** 4)]
 
 
 def test_without_a_race_nothing_is_known_about_luck(plan: JobPlan) -> None:
-    assert search_luck(trial(plan, 0, 0.4), 20, [], LOSS) is None
-    assert search_luck(trial(plan, 0, 0.4), 20, runs("warpadam", [0.5], 0, "select"), LOSS) is None
+    alone = trial(plan, 0, 0.4)
+    assert search_luck(plan, alone, [alone], [], LOSS) is None
+    assert search_luck(plan, alone, [alone], runs("warpadam", [0.5], 0, "select"), LOSS) is None
 
 
 @pytest.mark.parametrize(
