@@ -53,14 +53,15 @@ class Objective:
         Args:
             points: Its learning curve so far, in order; at least one point.
         """
-        costs = [self._cost_at(point) for point in points]
+        costs = [self.cost_at(point) for point in points]
         return min(smoothed(costs)) if self.at_best else costs[-1]
 
     def best_point(self, points: Sequence[CurvePoint]) -> CurvePoint:
         """Return the point of a curve that is judged."""
-        return points[best_index([self._cost_at(point) for point in points])] if self.at_best else points[-1]
+        return points[best_index([self.cost_at(point) for point in points])] if self.at_best else points[-1]
 
-    def _cost_at(self, point: CurvePoint) -> float:
+    def cost_at(self, point: CurvePoint) -> float:
+        """Return the loss, or the cost of the score, at one point."""
         score = self.score
         if score is not None and point.val_score is not None:
             return score.cost(point.val_score)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean, median
 from typing import Final, NamedTuple
@@ -16,9 +17,8 @@ from service.planning.objective import Objective
 from service.planning.plan import JobPlan
 from service.recommend.luck import SearchLuck, luck_of
 from service.recommend.verdict import compare
+from service.recommend.wording import explain, explain_disagreement
 from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
-from service.spec.job import MAX_CONFIRM_SEEDS
-from service.spec.metrics import METRICS
 from service.states import TrialState
 from service.training.run import CurvePoint
 
@@ -30,13 +30,8 @@ class Finalist(NamedTuple):
     score: float
 
 
-NOUNS: Final = {
-    "val_loss": "test loss",
-    **{metric.field: metric.noun for metric in METRICS.values()},
-    "seconds_to_target": "time to the target",
-    "steps_to_target": "number of steps to the target",
-}
-"""Metric -> what is compared on the fresh seeds."""
+Costs = tuple[float | None, float | None]
+"""What the baseline and the challenger cost on one seed; None where one has nothing."""
 
 MIN_TOLD_APART: Final = 3
 """Fewer equal trials may be equal by chance."""
@@ -171,14 +166,27 @@ def recommend(
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
     pairs = pairs_of(runs, baseline, challenger, objective)
     of_baseline, of_challenger = ((luck or {}).get(arm) for arm in (baseline.arm, challenger.arm))
-    both = (of_baseline, of_challenger) if of_baseline and of_challenger else None
-    verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect, look, NOUNS[objective.metric], both)
-    if blind := [arm for arm in (challenger.arm, baseline.arm) if arm in blind_arms]:
-        verdict = Word.INCONCLUSIVE
-        reason = f"the search of {' and '.join(blind)} was blind: all its trials cost the same on validation"
-    worse = {Word.HELPS: baseline, Word.HURTS: challenger}.get(verdict)
-    if worse is not None and (edge := (edges or {}).get(worse.arm)):
-        verdict, reason = Word.INCONCLUSIVE, f"{edge}; beyond it {worse.arm} could be better"
+    judge = _Judge(
+        plan.spec.confirm.min_effect, look, (of_baseline, of_challenger) if of_baseline and of_challenger else None
+    )
+    statistics = judge.compare([(pair.baseline, pair.warpadam) for pair in pairs])
+    both = [] if objective.is_timed else paired_runs(runs, baseline, challenger)
+    at_equal_seconds = judge.compare([_at_equal_seconds(*pair, objective) for pair in both])
+    on_validation = judge.compare([(_on_validation(a, objective), _on_validation(b, objective)) for a, b in both])
+    doubt = (
+        _blind((challenger.arm, baseline.arm), blind_arms)
+        or _incomplete(pairs, statistics)
+        or _at_edge(statistics, baseline.arm, challenger.arm, edges or {})
+        or _disagreement(statistics, on_validation)
+    )
+    if doubt is not None:
+        statistics, at_equal_seconds = _undecided(statistics), _undecided(at_equal_seconds)
+        verdict, reason = Word.INCONCLUSIVE, doubt
+    else:
+        assert statistics is not None, "without it there is a doubt"
+        verdict = statistics.word
+        split_seeds = [plan.split_seed(pair.seed) for pair in pairs]
+        reason = explain(statistics, at_equal_seconds, objective, split_seeds, plan.spec.budget.trials_per_arm)
     chosen = challenger if verdict == Word.HELPS else baseline
     if verdict != Word.HELPS:
         reason += f"; the recommendation is {baseline.arm}"
@@ -191,25 +199,76 @@ def recommend(
         challenger=challenger.arm,
         baseline=baseline.arm,
         statistics=statistics,
+        at_equal_seconds=at_equal_seconds,
         pairs=pairs,
         finalists=[_arm_result(plan, by_arm[arm.name], runs, objective) for arm in plan.arms],
     )
 
 
-def _judge(
-    pairs: Sequence[Pair], min_effect: float, look: int, noun: str, luck: tuple[SearchLuck, SearchLuck] | None
-) -> tuple[Word, str, Verdict | None]:
-    whole = [(p.baseline, p.warpadam) for p in pairs if p.baseline is not None and p.warpadam is not None]
-    missing = len(pairs) - len(whole)
-    if len(whole) < MIN_PAIRS:
-        return Word.INCONCLUSIVE, f"only {len(whole)} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed", None
-    baseline, challenger = ([pair[side] for pair in whole] for side in (0, 1))
-    statistics = compare(
-        baseline, challenger, min_effect, look=look, noun=noun, most_pairs=MAX_CONFIRM_SEEDS, luck=luck
+class _Judge(NamedTuple):
+    """How every comparison of the two compared finalists is judged."""
+
+    min_effect: float
+    look: int
+    luck: tuple[SearchLuck, SearchLuck] | None
+
+    def compare(self, costs: Sequence[Costs]) -> Verdict | None:
+        """Compare the pairs that have both costs; None if they are too few."""
+        whole = [(base, other) for base, other in costs if base is not None and other is not None]
+        if len(whole) < MIN_PAIRS:
+            return None
+        baseline, challenger = ([pair[side] for pair in whole] for side in (0, 1))
+        return compare(baseline, challenger, self.min_effect, look=self.look, luck=self.luck)
+
+
+def _blind(arms: Sequence[str], blind_arms: Collection[str]) -> str | None:
+    blind = [arm for arm in arms if arm in blind_arms]
+    return (
+        f"the search of {' and '.join(blind)} was blind: all its trials cost the same on validation" if blind else None
     )
-    if missing:  # a run does not diverge by chance: without it the rest looks better than it is
-        return Word.INCONCLUSIVE, f"{missing} of {len(pairs)} pairs did not complete", statistics
-    return statistics.word, statistics.reason, statistics
+
+
+def _incomplete(pairs: Sequence[Pair], statistics: Verdict | None) -> str | None:
+    """A run does not diverge by chance: without it the rest looks better than it is."""
+    missing = sum(pair.baseline is None or pair.warpadam is None for pair in pairs)
+    if statistics is None:
+        return f"only {len(pairs) - missing} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed"
+    return f"{missing} of {len(pairs)} pairs did not complete" if missing else None
+
+
+def _at_edge(statistics: Verdict | None, baseline: str, challenger: str, edges: Mapping[str, str | None]) -> str | None:
+    worse = {Word.HELPS: baseline, Word.HURTS: challenger}.get(statistics.word) if statistics else None
+    edge = edges.get(worse) if worse else None
+    return f"{edge}; beyond it {worse} could be better" if edge else None
+
+
+def _disagreement(test: Verdict | None, validation: Verdict | None) -> str | None:
+    if test and validation and {test.word, validation.word} == {Word.HELPS, Word.HURTS}:
+        return explain_disagreement(test, validation)
+    return None
+
+
+def _undecided(verdict: Verdict | None) -> Verdict | None:
+    """Take the word from a comparison, and with it the number of seeds that would settle it."""
+    return verdict and verdict.model_copy(update={"word": Word.INCONCLUSIVE, "more_pairs": None})
+
+
+def paired_runs(runs: Sequence[ConfirmRun], baseline: Trial, challenger: Trial) -> list[tuple[ConfirmRun, ConfirmRun]]:
+    """Return the runs of two trials on the seeds that both completed."""
+    base, other = completed(runs, baseline.number), completed(runs, challenger.number)
+    return [(base[seed], other[seed]) for seed in sorted(base.keys() & other.keys())]
+
+
+def _on_validation(run: ConfirmRun, objective: Objective, seconds: float = math.inf) -> float | None:
+    """Return what a run costs on validation at its best point until some training seconds; None without a point."""
+    points = [point for point in curve_of(run) if point.seconds <= seconds]
+    return objective.cost_at(objective.best_point(points)) if points else None
+
+
+def _at_equal_seconds(baseline: ConfirmRun, challenger: ConfirmRun, objective: Objective) -> Costs:
+    """Return what two runs cost on validation until the shorter one ends, in training seconds."""
+    ends = min(length(curve_of(run), "seconds_to_target") for run in (baseline, challenger))
+    return _on_validation(baseline, objective, ends), _on_validation(challenger, objective, ends)
 
 
 def pairs_of(runs: Sequence[ConfirmRun], baseline: Trial, challenger: Trial, objective: Objective) -> list[Pair]:

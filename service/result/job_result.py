@@ -61,12 +61,12 @@ class Verdict(Paired):
 
     word: Word
     """The conclusion."""
-    reason: str
-    """The conclusion in one sentence."""
     baseline_mean: float
     """Mean loss of the baseline."""
     challenger_mean: float
     """Mean loss of the challenger."""
+    min_effect: float
+    """Smallest effect that matters, as a share of the baseline's mean: `confirm.min_effect` of the spec."""
     p_helps: float
     """One-sided sign-flip permutation p-value for an improvement above 0."""
     p_hurts: float
@@ -74,13 +74,17 @@ class Verdict(Paired):
     luck_interval: tuple[float, float] | None
     """Interval of the improvement, 90 % at the first look, that also counts what the arms would lose if their searches
     had missed their best trials. `helps` and `hurts` need one that leaves out 0. None if no trials raced."""
+    luck: float | None
+    """How far two searches for the same optimizer would end apart just by luck, as a share of the baseline's mean: a
+    larger difference comes by luck in at most one comparison in ten at the first look. `luck_interval` leaves out 0 if
+    the improvement is larger. None if no trials raced, or if that mean is 0."""
     alpha: float
     """Level of the tests: 0.05 at the first look, half as much at each further one."""
     look: int
     """How many times the pairs of this comparison have been judged, including this time."""
     more_pairs: int | None
     """Further pairs that would settle an `inconclusive` comparison at the next look, four times in five. None if it is
-    settled, or if even 1,000 pairs would not be enough."""
+    settled, if a job cannot have as many, or if more would not help: the luck of the searches stays as it is."""
 
 
 class Comparison(Paired):
@@ -203,8 +207,8 @@ class Findings(Part):
     note: str
     """How to read the p-values of the comparisons."""
     comparisons: list[Comparison]
-    """The recommended comparison on other metrics, the other arms against the same baseline, and the challenger of a
-    warm start against its control."""
+    """The compared arms on other metrics than that of the verdict, the other arms against the same baseline, and the
+    challenger of a warm start against its control."""
     arms: list[ArmFinding]
     """How each search went."""
     pareto: list[ParetoPoint]
@@ -305,7 +309,12 @@ class Recommendation(Part):
     baseline: str
     """The baseline it was compared with: the best one by validation."""
     statistics: Verdict | None
-    """The comparison; None if too few pairs completed."""
+    """The comparison at equal steps; None if too few pairs completed. Its word is the verdict."""
+    at_equal_seconds: Verdict | None
+    """The comparison at equal training time, which does not change the verdict. In each pair, both runs are read at the
+    training seconds of the shorter one, each at its best point until then. It compares costs on validation: the test
+    part is only measured once, at the best point of the whole run. None if the objective is a time, or if too few pairs
+    have learning curves."""
     pairs: list[Pair]
     """The losses that were compared, one pair for each seed."""
     finalists: list[ArmResult]

@@ -9,16 +9,17 @@ NO_FINDINGS = Findings(note="", comparisons=[], arms=[], pareto=[], pruning="")
 
 STATISTICS = Verdict(
     word=Word.HELPS,
-    reason="it is better",
     pairs=6,
     baseline_mean=0.5,
     challenger_mean=0.35,
     improvement=0.15,
     relative_improvement=0.3,
+    min_effect=0.01,
     interval=(0.1, 0.2),
     p_helps=0.0156,
     p_hurts=1.0,
     luck_interval=None,
+    luck=None,
     alpha=0.05,
     look=1,
     more_pairs=None,
@@ -70,6 +71,7 @@ def a_result(**changes: Any) -> JobResult:
         "challenger": "warpadam",
         "baseline": "adamw",
         "statistics": STATISTICS,
+        "at_equal_seconds": None,
         "pairs": [
             Pair(
                 seed=1,

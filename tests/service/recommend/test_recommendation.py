@@ -230,3 +230,103 @@ def test_the_best_step_is_the_median_of_the_confirmation_runs(plan: JobPlan) -> 
     at_best = replace(LOSS, at_best=True)
     assert [arm.best_step for arm in recommend(plan, finalists, found, at_best).finalists] == [50, 50]
     assert [arm.best_step for arm in recommend(plan, finalists, found, LOSS).finalists] == [None, None]
+
+
+def timed(run: ConfirmRun, losses: list[float], a_point_s: float) -> ConfirmRun:
+    """Give a run a learning curve with a point every ``a_point_s`` seconds; its test loss stays."""
+    points = [CurvePoint(10 * i, loss, loss, i * a_point_s) for i, loss in enumerate(losses, start=1)]
+    run.curve = stored_curve(points)
+    return run
+
+
+def in_time(plan: JobPlan, warp: list[float], a_warp_point_s: float, test_loss: float = 0.5) -> Any:
+    """Judge a warpadam with this validation curve against an adamw that has 1.0 after one, 0.8 after three seconds."""
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    fast = [timed(run, [noise + loss for loss in (1.0, 0.9, 0.8)], 1.0) for run, noise in with_noise("adamw", 1.0)]
+    slow = [
+        timed(run, [noise + loss for loss in warp], a_warp_point_s) for run, noise in with_noise("warpadam", test_loss)
+    ]
+    return recommend(plan, finalists, [*slow, *fast], LOSS)
+
+
+def with_noise(arm: str, test_loss: float) -> list[tuple[ConfirmRun, float]]:
+    noise = NOISE if arm == "adamw" else NOISE[::-1]
+    return list(zip(runs(arm, [test_loss + item for item in noise], ARMS.index(arm)), noise, strict=True))
+
+
+def test_p_that_helps_at_equal_steps_and_hurts_at_equal_time_says_so_in_the_sentence(plan: JobPlan) -> None:
+    result = in_time(plan, [1.5, 1.0, 0.4], 2.0)
+    assert (result.verdict, result.arm) == (Word.HELPS, "warpadam")
+    assert result.at_equal_seconds.word is Word.HURTS
+    assert result.at_equal_seconds.challenger_mean == pytest.approx(1.5)  # of its points only the first is in time
+    assert result.at_equal_seconds.baseline_mean == pytest.approx(0.8)
+    steps, time, *_ = result.reason.split("; ")
+    assert steps == "with P the test loss is 50 % lower at equal steps"
+    assert time == "at equal time, on validation, P hurts: 87.5 % higher"
+
+
+def test_p_that_is_as_fast_is_read_at_its_end(plan: JobPlan) -> None:
+    result = in_time(plan, [1.5, 1.0, 0.4], 1.0)
+    assert result.at_equal_seconds.word is Word.HELPS
+    assert "at equal time, on validation, it is 50 % lower" in result.reason
+
+
+def test_the_faster_run_of_each_pair_sets_the_time(plan: JobPlan) -> None:
+    result = in_time(plan, [0.7, 0.6], 1.0)  # ends after two seconds, where adamw has 0.9
+    assert result.at_equal_seconds.baseline_mean == pytest.approx(0.9)
+
+
+def test_at_equal_time_each_run_is_read_at_its_best_point_until_then(plan: JobPlan) -> None:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    curve = [0.9, 0.9, 0.9, 0.4, 0.3, 0.2, 0.3, 0.4, 0.9, 0.9, 0.9]
+    found = [timed(run, [noise + x for x in curve], 1.0) for arm in ARMS for run, noise in with_noise(arm, 1.0)]
+    result = recommend(plan, finalists, found, replace(LOSS, at_best=True))
+    assert result.at_equal_seconds is not None
+    assert result.at_equal_seconds.baseline_mean == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("objective", [replace(LOSS, metric="steps_to_target", target=0.9), LOSS])
+def test_without_curves_or_with_a_time_as_objective_there_is_no_equal_time(plan: JobPlan, objective: Objective) -> None:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
+    if not objective.is_timed:
+        for run in found[:3]:
+            run.curve = []
+    result = recommend(plan, finalists, found, objective)
+    assert result.at_equal_seconds is None
+    assert result.statistics is not None
+    assert ("at equal time, on validation, too few pairs" in result.reason) is not objective.is_timed
+
+
+def test_validation_that_says_the_opposite_of_the_test_takes_the_word(plan: JobPlan) -> None:
+    result = in_time(plan, [1.5, 1.4, 1.3], 1.0, test_loss=0.5)
+    assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
+    assert result.reason.startswith(
+        "validation says that P hurts (the cost is 62.5 % higher), test says the opposite (it is 50 % lower): the parts"
+    )
+    assert result.statistics.word is result.at_equal_seconds.word is Word.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("splits", "where"),
+    [
+        (None, "on 8 fresh seeds, each with its own split of the data"),
+        (1, "on 8 fresh seeds, on this one split of the data"),
+        (3, "on 8 fresh seeds over 3 splits of the data"),
+    ],
+)
+def test_the_reason_says_on_which_splits_it_was_seen(plan: JobPlan, splits: int | None, where: str) -> None:
+    confirm = plan.spec.confirm.model_copy(update={"splits": splits})
+    plan = make_plan(plan.spec.model_copy(update={"confirm": confirm}))
+    assert where in judge(plan, losses(0.5), BASELINE).reason
+
+
+@pytest.mark.parametrize("warp", [[None, *losses(0.5)[1:]], losses(0.5)])
+def test_the_figures_never_say_another_word_than_the_verdict(plan: JobPlan, warp: list[float | None]) -> None:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", warp, 0), *runs("adamw", BASELINE, 1)]
+    for blind in ([], ["adamw"]):
+        result = recommend(plan, finalists, found, LOSS, blind_arms=blind)
+        assert result.statistics is not None
+        assert result.statistics.word is result.verdict
+        assert result.statistics.more_pairs is None
