@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from service.cli.forest import draw_forest
+from service.result.effects import percent
 from service.result.job_result import ANSWERS, Findings, JobResult
 from service.states import ENDED_TRIAL
 
@@ -129,14 +131,15 @@ def show_recommendation(console: Console, answer: Answer) -> None:
         low, high = statistics.interval
         lines.append(
             Text(
-                f"mean improvement {statistics.improvement:.5g} "
-                f"({_figure(statistics.relative_improvement, '.1%')}), 95 % interval {low:.5g} to {high:.5g}, "
-                f"one-sided p {min(statistics.p_helps, statistics.p_hurts):.4f}"
+                f"mean improvement {statistics.improvement:.5g} ({_percent(statistics.relative_improvement)}), "
+                f"95 % interval {low:.5g} to {high:.5g}, one-sided p {min(statistics.p_helps, statistics.p_hurts):.4f}"
             )
         )
     console.print(
         Panel(Group(*lines), title=f"Does P help? {result.challenger} against {result.baseline}", expand=False)
     )
+    for line in draw_forest(result, console.width, ascii_only=console.options.ascii_only):
+        console.print(Text(line), no_wrap=True)
     if result.warm_start:
         console.print(Text(result.warm_start.reason))
     _show_findings(console, result.findings)
@@ -157,7 +160,7 @@ def _show_findings(console: Console, findings: Findings) -> None:
             row.metric.replace("_", " "),
             f"{row.mean:.4g}",
             f"{row.against_mean:.4g}",
-            _figure(row.relative_improvement, ".1%"),
+            _percent(row.relative_improvement),
             f"{row.win_rate:.0%}",
             f"{row.p_holm:.3f}",
         )
@@ -171,3 +174,7 @@ def _show_findings(console: Console, findings: Findings) -> None:
 
 def _figure(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else percent(share)

@@ -79,7 +79,7 @@ def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
     show_recommendation(console, a_result().to_json())
     text = drawn(console)
     assert "Does P help? warpadam against adamw" in text
-    assert "mean improvement 0.15 (30.0%), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
+    assert "mean improvement 0.15 (30 %), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
     assert "Recommended: warpadam (trial 3)" in text
     assert '"lr": 0.01' in text
 
@@ -117,7 +117,7 @@ def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(con
     show_recommendation(console, a_result(findings=findings).to_json())
     shown = drawn(console)
     assert "descriptive" in shown
-    for figure in ("muon", "50.0%", "88%", "0.062", "pruning was on", "repaid after 7 tasks"):
+    for figure in ("muon", "50 %", "88%", "0.062", "pruning was on", "repaid after 7 tasks"):
         assert figure in shown
 
 
@@ -136,7 +136,7 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
     show_recommendation(console, a_result(findings=findings).to_json())
     shown = drawn(console)
     assert "…" not in shown
-    for text in ("unexplained", "shuffled_p", "0.008823", "0.001651", "-298.4%", "0.062"):
+    for text in ("unexplained", "shuffled_p", "0.008823", "0.001651", "-298.4 %", "0.062"):
         assert text in shown
 
 
