@@ -30,6 +30,8 @@ BLOCKS: Final = "service.export.blocks"
 HEADER: Final = '''\
 """Recommended optimizer of {job_id}: {arm}, verdict {verdict}.
 
+{reason}
+
 Import make_optimizer to use it on your own model. Run as a script, this trains the model of the job on its data, split
 and first confirmation seed, and prints the test loss that it reaches and the one that was recorded.
 {p_note}Needs {needs}. Made by warptune {version}.
@@ -116,6 +118,7 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         job_id=result.job_id,
         arm=result.arm,
         verdict=result.verdict,
+        reason=textwrap.fill(f"{result.reason}.", 118),
         p_note=P_NOTE if learned else "",
         needs=optimizer.script_needs + user_note,
         version=VERSION,
