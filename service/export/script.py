@@ -118,7 +118,7 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         job_id=result.job_id,
         arm=result.arm,
         verdict=result.verdict,
-        reason=textwrap.fill(f"{result.reason}.", 118),
+        reason=textwrap.fill(f"The verdict: {result.reason}.", 118),
         p_note=P_NOTE if learned else "",
         needs=optimizer.script_needs + user_note,
         version=VERSION,
