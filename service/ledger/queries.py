@@ -67,7 +67,9 @@ def arm_summaries(session: Session, job_id: str) -> list[ArmSummary]:
 
 def _best(session: Session, job_id: str, arm: str) -> Trial | None:
     complete = (Trial.job_id == job_id, Trial.arm == arm, Trial.state == TrialState.COMPLETE)
-    return session.scalars(select(Trial).where(*complete).order_by(Trial.value, Trial.number).limit(1)).first()
+    return session.scalars(
+        select(Trial).where(*complete).order_by(Trial.value, Trial.val_loss, Trial.number).limit(1)
+    ).first()
 
 
 def confirm_progress(session: Session, job_id: str) -> ConfirmCounts:

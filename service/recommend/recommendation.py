@@ -17,14 +17,16 @@ from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, 
 from service.spec.job import MAX_CONFIRM_SEEDS
 from service.spec.metrics import METRICS
 from service.states import TrialState
+from service.training.best import mean_cost
 from service.training.run import CurvePoint
 
 
 class Finalist(NamedTuple):
-    """The trial that represents its arm, and the validation cost it was picked for."""
+    """The trial that represents its arm, the validation cost it was picked for, and the loss that decides a tie."""
 
     trial: Trial
     score: float
+    loss: float = 0.0
 
 
 NOUNS: Final = {
@@ -65,30 +67,31 @@ def length(curve: Sequence[CurvePoint], metric: str) -> float:
 
 
 def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """Return the ``count`` completed trials with the lowest cost on validation, best first."""
+    """Return the ``count`` completed trials with the lowest cost on validation, best first; the loss decides a tie."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return sorted(complete, key=lambda trial: (trial.value, trial.number))[:count]
+    return sorted(complete, key=lambda trial: (trial.value, trial.val_loss or 0.0, trial.number))[:count]
 
 
 def rank(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Objective) -> list[Finalist]:
     """Return the trials of one arm by their mean cost on validation over the selection runs, lowest first.
 
-    A trial that completed fewer runs ranks after those that completed more: a run does not diverge by chance. One that
-    completed none is left out.
+    The mean loss decides between equal costs. A trial that completed fewer runs ranks after those that completed more:
+    a run does not diverge by chance. One that completed none is left out.
 
     Raises:
         JobFailedError: No trial completed any run.
     """
-    ranked: list[tuple[int, float, int, Trial]] = []
+    ranked: list[tuple[int, float, float, int, Trial]] = []
     for trial in contenders:
         mine = [run for run in runs if run.trial_number == trial.number]
-        complete = [objective.cost(curve_of(run)) for run in completed(runs, trial.number).values()]
-        costs = [cost for cost in complete if cost is not None]
+        curves = [curve for run in completed(runs, trial.number).values() if (curve := curve_of(run))]
+        costs = [cost for curve in curves if (cost := objective.cost(curve)) is not None]
         if costs:
-            ranked.append((len(mine) - len(costs), fmean(costs), trial.number, trial))
+            loss = mean_cost(objective.best_point(curve).val_loss for curve in curves)
+            ranked.append((len(mine) - len(costs), mean_cost(costs), loss, trial.number, trial))
     if not ranked:
         raise JobFailedError(f"arm {contenders[0].arm}: none of its best trials completed a selection run")
-    return [Finalist(trial, mean) for _, mean, _, trial in sorted(ranked)]
+    return [Finalist(trial, mean, loss) for _, mean, loss, _, trial in sorted(ranked)]
 
 
 def is_blind(trials: Sequence[Trial]) -> bool:
@@ -221,7 +224,7 @@ def _cost(run: ConfirmRun | None, objective: Objective, longest: float) -> tuple
 
 def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finalist:
     mine = [finalist for finalist in finalists if plan.arm(finalist.trial.arm).role is role]
-    return min(mine, key=lambda finalist: (finalist.score, finalist.trial.number))
+    return min(mine, key=lambda finalist: (finalist.score, finalist.loss, finalist.trial.number))
 
 
 def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun], objective: Objective) -> ArmResult:

@@ -180,14 +180,16 @@ class ArmSearch:
         points = self._curve(trial_id)
         self._curves.pop(trial_id, None)
         if ended.state == TrialState.COMPLETE and points:
-            ended = ended._replace(value=self.objective.cost(points))
+            judged = self.objective.best_point(points)
+            ended = ended._replace(value=self.objective.cost(points), val_loss=judged.val_loss)
         elif ended.val_loss is not None and points:
             ended = ended._replace(value=self.objective.signal(points))
         self._log.finish_trial(trial_id, ended, self.seconds_used, self._unwritten)
         self._unwritten, self._written = [], time.monotonic()
         row = self._trials[trial_id]
         self._job.artifacts.delete_checkpoints(self._log.job_id, f"trial-{row.number}")
-        row.state, row.value = ended.state, ended.val_loss if ended.value is None else ended.value
+        row.state, row.val_loss = ended.state, ended.val_loss
+        row.value = ended.val_loss if ended.value is None else ended.value
         if trial is not None:  # otherwise it was still waiting for its turn
             self._arm_study.tell(trial, ended)
         self._measure()

@@ -110,7 +110,8 @@ def finalists_by_search(job: JobContext, best: list[Trial], objective: Objective
     curves = job.record.curves([trial.id for trial in best])
     costs = [objective.cost(curves[trial.id]) for trial in best]
     return [
-        Finalist(trial, (trial.value or 0.0) if cost is None else cost) for trial, cost in zip(best, costs, strict=True)
+        Finalist(trial, (trial.value or 0.0) if cost is None else cost, trial.val_loss or 0.0)
+        for trial, cost in zip(best, costs, strict=True)
     ]
 
 

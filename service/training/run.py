@@ -140,7 +140,8 @@ class Ended(NamedTuple):
     """How a trial or a confirmation run ended.
 
     Attributes:
-        val_loss: Validation loss at the last step reached; None when there is none.
+        val_loss: Validation loss at the last step reached, or of a complete trial at the point that is judged; None
+            when there is none.
         test_loss: Test loss, where it was asked for; so is ``test_score``.
         seconds: Training time.
         cause: Why it did not complete.

@@ -121,6 +121,31 @@ def test_the_best_trials_are_completed_ones_by_validation_then_number(plan: JobP
     assert best_trials(rows[1:2], 1) == []
 
 
+def test_the_loss_decides_between_trials_of_an_equal_score(plan: JobPlan) -> None:
+    rows = [trial(plan, number, 0.02, val_loss=loss) for number, loss in enumerate([0.4, 0.1, 0.3, 0.2])]
+    assert [row.number for row in best_trials(rows, 3)] == [1, 3, 2]
+
+
+def test_the_loss_decides_between_contenders_and_baselines_of_an_equal_score(plan: JobPlan) -> None:
+    error = Objective(metric="val_accuracy", target=None, steps=10, max_seconds=60.0)
+    contenders = [trial(plan, number, 0.02) for number in range(3)]
+    races = []
+    for number, loss in enumerate([0.4, 0.1, 0.3]):
+        scores = [0.96, 0.98, 0.97] if number else [0.97, 0.97, 0.97]  # equal means
+        for seed, score in enumerate(scores, start=1):
+            (run,) = runs("warpadam", [loss], number, "select")
+            run.seed, run.curve = seed, stored_curve([CurvePoint(10, loss, loss, 0.5, None, score)])
+            races.append(run)
+    ranked = rank(contenders, races, error)
+    assert [finalist.trial.number for finalist in ranked] == [1, 2, 0]
+    assert len({finalist.score for finalist in ranked}) == 1
+    several = make_plan(plan.spec.model_copy(update={"baselines": ["adamw", "sgd"]}))
+    baselines = [trial(several, 3, 0.02, "adamw"), trial(several, 4, 0.02, "sgd")]
+    finalists = [ranked[0], Finalist(baselines[0], 0.02, 0.2), Finalist(baselines[1], 0.02, 0.1)]
+    found = [run for f in finalists for run in runs(f.trial.arm, losses(0.5), f.trial.number)]
+    assert recommend(several, finalists, found, error).baseline == "sgd"
+
+
 def test_selection_takes_the_lowest_mean_and_whoever_did_not_finish_comes_last(plan: JobPlan) -> None:
     contenders = [trial(plan, 0, 0.1), trial(plan, 1, 0.2), trial(plan, 2, 0.3)]
     diverged = runs("warpadam", [0.1, 0.1], 0, "select")
@@ -131,7 +156,11 @@ def test_selection_takes_the_lowest_mean_and_whoever_did_not_finish_comes_last(p
         *runs("warpadam", [0.5, 0.5], 2, "select"),
     ]
     ranked = rank(contenders, all_runs, LOSS)
-    assert ranked == [Finalist(contenders[2], 0.5), Finalist(contenders[1], 0.55), Finalist(contenders[0], 0.1)]
+    assert ranked == [
+        Finalist(contenders[2], 0.5, 0.5),
+        Finalist(contenders[1], 0.55, 0.55),
+        Finalist(contenders[0], 0.1, 0.1),
+    ]
     diverged[0].state = TrialState.FAILED
     with pytest.raises(JobFailedError, match="none of its best trials completed a selection run"):
         rank(contenders[:1], all_runs, LOSS)

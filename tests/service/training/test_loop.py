@@ -109,7 +109,7 @@ def test_the_weights_of_the_best_point_are_tested_instead_of_the_last_ones(tmp_p
     best, last = (list(train(overfitting(tmp_path, best_by=by))) for by in ("loss", None))
     losses = [point.val_loss for point in best]
     assert losses == [point.val_loss for point in last]
-    chosen = best_index(losses)
+    chosen = best_index([(loss, loss) for loss in losses])
     assert chosen < len(losses) // 2
     stopped = list(train(overfitting(tmp_path)))[: chosen + 1]  # the same run, whose weights at that point we test
     run = overfitting(tmp_path)
@@ -123,10 +123,12 @@ def test_the_weights_of_the_best_point_are_tested_instead_of_the_last_ones(tmp_p
 
 
 def test_the_best_point_can_be_chosen_by_the_score(tmp_path: Path) -> None:
-    by_score = list(train(overfitting(tmp_path, best_by="score")))
-    errors = [1.0 - (point.val_score or 0.0) for point in by_score]
-    by_loss = list(train(overfitting(tmp_path, best_by="loss")))
-    assert best_index(errors) != best_index([point.val_loss for point in by_loss])
+    wide = {"steps": 120, "sizes": (30, 256, 256, 2), "model": None, "seed": 3}
+    run = make_run(tmp_path, "breast_cancer", "adamw", best_by="score", **wide)
+    by_score = list(train(run))
+    errors = [(1.0 - (point.val_score or 0.0), point.val_loss) for point in by_score]
+    by_loss = list(train(replace(run, best_by="loss")))
+    assert best_index(errors) != best_index([(point.val_loss, point.val_loss) for point in by_loss])
     assert by_score[-1].test_loss != by_loss[-1].test_loss
 
 
@@ -135,7 +137,7 @@ def test_a_run_stops_when_it_has_not_become_better_for_as_long_as_its_patience(t
     run = overfitting(tmp_path, best_by="loss", training=Training(patience=30))
     short = list(train(run))
     assert len(short) < len(whole)
-    best = short[best_index([point.val_loss for point in short])]
+    best = short[best_index([(point.val_loss, point.val_loss) for point in short])]
     assert short[-1].step - best.step >= 30
     assert short[-2].step - best.step < 30
     assert short[-1].test_loss == whole[-1].test_loss
