@@ -43,6 +43,9 @@ MIN_TOLD_APART: Final = 3
 TIED: Final = 1e-6
 """Relative difference up to which costs count as equal."""
 
+NO_LUCK: Final = SearchLuck(penalties=(0.0,), trials=1)
+"""Luck of a search that has only one trial to try: no other could have won."""
+
 MIN_PAIRS: Final = 6
 """Fewer pairs can hardly be significant: five that all agree have a one-sided p of 0.03, four 0.06."""
 
@@ -137,7 +140,7 @@ def recommend(
 
     Args:
         plan: The job's plan.
-        finalists: One for each arm.
+        finalists: One for each arm that completed a trial.
         runs: Every run of the phase.
         objective: What they are judged by.
         look: How many times they have been judged, including this time.
@@ -166,7 +169,7 @@ def recommend(
         baseline=baseline.arm,
         statistics=statistics,
         pairs=pairs,
-        finalists=[_arm_result(plan, by_arm[arm.name], runs, objective) for arm in plan.arms],
+        finalists=[_arm_result(plan, by_arm[arm.name], runs, objective) for arm in plan.arms if arm.name in by_arm],
     )
 
 

@@ -134,7 +134,7 @@ class ArmFinding(Part):
     arm: str
     """Name of the arm."""
     role: Role
-    """Whether it learns P, is a baseline, or is a control."""
+    """Whether it learns P, is a baseline, is a control, or is AdamW that nobody tunes."""
     tuning_curve: list[TuningPoint]
     """The best cost so far: one point for each ended trial, from the first completed one on."""
     importances: dict[str, float]
@@ -203,13 +203,13 @@ class Findings(Part):
     note: str
     """How to read the p-values of the comparisons."""
     comparisons: list[Comparison]
-    """The recommended comparison on other metrics, the other arms against the same baseline, and the challenger of a
-    warm start against its control."""
+    """The recommended comparison on other metrics, the other tuned arms against the same baseline, and the challenger
+    of a warm start against its control."""
     arms: list[ArmFinding]
     """How each search went."""
     pareto: list[ParetoPoint]
-    """Trials that are best in cost or seconds, of all arms but the controls. Empty unless the job asked for both
-    objectives."""
+    """Trials that are best in cost or seconds, of the arms that learn P and the baselines. Empty unless the job asked
+    for both objectives."""
     pruning: str
     """Whether trials were pruned and why, in one sentence."""
     advice: list[str] = []
@@ -309,7 +309,7 @@ class Recommendation(Part):
     pairs: list[Pair]
     """The losses that were compared, one pair for each seed."""
     finalists: list[ArmResult]
-    """The best config of every arm."""
+    """The best config of every arm; AdamW that nobody tunes is missing if its trial did not complete."""
 
 
 class JobResult(Recommendation):

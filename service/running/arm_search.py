@@ -37,7 +37,7 @@ class ArmSearch:
         self, job: JobContext, arm: ArmPlan, storage: optuna.storages.BaseStorage, limits: ArmLimits | None = None
     ) -> None:
         self._job, self._log, self._plan, self._arm = job, job.record, job.plan, arm
-        self._budget = self._plan.spec.budget
+        self._budget, self._cap = self._plan.spec.budget, self._plan.trials(arm)
         self._limits = limits or ArmLimits(steps=self._budget.steps)
         self.objective = objective_of(job, self._limits)
         self._seconds_before = self._log.start_arm(arm.name).seconds_used
@@ -70,7 +70,7 @@ class ArmSearch:
     @property
     def reached(self) -> str:
         """Name of the cap that ended the arm."""
-        return "trials_per_arm" if len(self._trials) >= self._budget.trials_per_arm else "max_seconds"
+        return "trials_per_arm" if len(self._trials) >= self._cap else "max_seconds"
 
     def next(self) -> Assignment | None:
         """Return an interrupted trial, or a new one from Optuna; None at the arm's cap."""
@@ -78,7 +78,7 @@ class ArmSearch:
             row = self._waiting.pop(0)
             if row.id not in self._open:
                 self._open[row.id] = self._arm_study.resume(row)
-        elif len(self._trials) < self._budget.trials_per_arm:
+        elif len(self._trials) < self._cap:
             arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
             asked = self._arm_study.ask(make_sampler(self._plan.spec.search, arm_seed, len(self._trials)))
             try:

@@ -14,7 +14,7 @@ from service.planning.objective import Objective, make_objective
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import UNPRUNED, measure
 from service.recommend.findings import Searched, find_break_even, find_transfer, make_findings
-from service.recommend.recommendation import Finalist, best_trials, is_blind, recommend, search_luck
+from service.recommend.recommendation import NO_LUCK, Finalist, best_trials, is_blind, recommend, search_luck
 from service.result.job_result import FamilyFinding, Fidelity, JobResult, Recommendation
 from service.running.context import JobContext
 from service.running.samplers import first_rung
@@ -127,8 +127,8 @@ def make_result(
     races = job.record.confirm_runs("select")
     completed = Counter(trial.arm for item in searched for trial in item.trials if trial.state == TrialState.COMPLETE)
     luck = {
-        finalist.trial.arm: search_luck(finalist.trial, completed[finalist.trial.arm], races, objective)
-        for finalist in finalists
+        arm: NO_LUCK if plan.arm(arm).space.has_one_point else search_luck(trial, completed[arm], races, objective)
+        for arm, trial in {finalist.trial.arm: finalist.trial for finalist in finalists}.items()
     }
     blind = [item.arm.name for item in searched if is_blind(item.trials)]
     recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck, blind)

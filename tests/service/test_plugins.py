@@ -52,6 +52,7 @@ def test_a_job_of_plugged_in_parts_comes_to_a_recommendation_an_export_and_a_rep
     assert {arm["name"]: arm["trials"] for arm in job["arms"]} == {
         "warpadam": {"complete": 2},
         "rprop": {"complete": 2},
+        "adamw_default": {"complete": 1},
     }
 
     result = client.recommendation(job_id)
