@@ -38,7 +38,18 @@ GLOSSARY = (
         "confirmation run",
         "seed pair",
     ),
-    *("verdict", "p", "structure", "placement", "learner", "strategy", "family", "warm start", "break-even"),
+    *(
+        "trivial predictor",
+        "verdict",
+        "p",
+        "structure",
+        "placement",
+        "learner",
+        "strategy",
+        "family",
+        "warm start",
+        "break-even",
+    ),
     *("worker", "engine", "slot"),
 )
 

@@ -189,7 +189,7 @@ class ConfirmRun(Base):
     val_loss: Mapped[float | None]
     test_loss: Mapped[float | None]
     test_score: Mapped[float | None]
-    curve: Mapped[list[list[float | None]]] = mapped_column(JSON, default=list, server_default="[]")
+    curve: Mapped[list[list[Any]]] = mapped_column(JSON, default=list, server_default="[]")
     seconds: Mapped[float] = mapped_column(default=0.0)
     attempts: Mapped[int] = mapped_column(default=0)
     cause: Mapped[str | None] = mapped_column(Text)

@@ -66,6 +66,12 @@ class Objective:
             return score.cost(point.val_score), point.val_loss
         return point.val_loss, point.val_loss
 
+    def cost_of(self, loss: float | None, score: float | None) -> float | None:
+        """Return the loss, or the cost of the score if that is judged; None if there is none."""
+        if self.score is None:
+            return loss
+        return None if score is None else self.score.cost(score)
+
     def cost(self, points: Sequence[CurvePoint]) -> float | None:
         """Return the cost of a run: of its best or its last point, or the time to the target.
 

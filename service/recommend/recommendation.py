@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.ledger.queries import curve_of
-from service.planning.arms import Role
-from service.planning.objective import Objective
+from service.planning.arms import UNTUNED, Role
+from service.planning.objective import TIMED, Objective
 from service.planning.plan import JobPlan
 from service.recommend.verdict import SearchLuck, compare
-from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
+from service.result.job_result import ArmResult, Pair, Recommendation, TrivialResult, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS
 from service.spec.metrics import METRICS
+from service.spec.tasks import TASKS
 from service.states import TrialState
 from service.training.best import mean_cost
-from service.training.run import CurvePoint
+from service.training.run import CurvePoint, TrivialScores
 
 
 class Finalist(NamedTuple):
@@ -97,10 +99,67 @@ def rank(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Obj
     return [Finalist(trial, mean, loss) for _, mean, loss, _, trial in sorted(ranked)]
 
 
-def is_blind(trials: Sequence[Trial]) -> bool:
-    """Tell whether several trials completed and all cost the same, up to rounding, so that none is the best one."""
+def why_blind(trials: Sequence[Trial], trivial: TrivialResult | None, objective: Objective) -> str | None:
+    """Return why the search of an arm could not tell which trial is the best one; None if it could.
+
+    Either no completed trial is better than always predicting the same, or several completed and all cost the same, up
+    to rounding.
+    """
     values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return len(values) >= MIN_TOLD_APART and max(values) - min(values) <= TIED * max(map(abs, values))
+    if values and trivial is not None and trivial.value is not None and not _is_lower(min(values), trivial.value):
+        worth = _worth(objective, trivial.val_loss, trivial.val_score)
+        return f"none of its trials is better on validation than always predicting {trivial.predicts} ({worth})"
+    if len(values) >= MIN_TOLD_APART and max(values) - min(values) <= TIED * max(map(abs, values)):
+        return "all its trials cost the same on validation"
+    return None
+
+
+def _is_lower(cost: float, than: float) -> bool:
+    """Tell whether a cost is lower by more than rounding."""
+    return cost < than - TIED * abs(than)
+
+
+def _worth(objective: Objective, loss: float | None, score: float | None) -> str:
+    """Say a loss, or a score if that is judged, with its name."""
+    return f"loss {loss:.4g}" if objective.score is None else f"{objective.score.name} {score:.3f}"
+
+
+def find_trivial(plan: JobPlan, runs: Sequence[ConfirmRun], objective: Objective) -> TrivialResult | None:
+    """Return what always predicting the same gets, as the runs of the ``confirm`` phase found it; None if none did.
+
+    Test figures are means over the splits of these runs. Those on validation are of the split of the search.
+    """
+    entry = TASKS[plan.task].trivial
+    by_seed = {run.seed: scores for run in runs if (scores := _trivial_of(run)) is not None}
+    if entry is None or not by_seed:
+        return None
+    first = next((by_seed[seed] for seed in sorted(by_seed) if plan.split_seed(seed) == plan.spec.seed), None)
+    val_loss, val_score = (None, None) if first is None else (first.val_loss, first.val_score)
+    return TrivialResult(
+        predicts=entry.predicts if objective.score else entry.predicts_for_loss,
+        value=None if objective.metric in TIMED else objective.cost_of(val_loss, val_score),
+        val_loss=val_loss,
+        val_score=val_score,
+        mean_test_loss=fmean(scores.test_loss for scores in by_seed.values()),
+        mean_test_score=_mean(scores.test_score for scores in by_seed.values()),
+    )
+
+
+def _trivial_of(run: ConfirmRun) -> TrivialScores | None:
+    """Return what always predicting the same gets on the split of a run; only completed runs know."""
+    curve = curve_of(run) if run.state == TrialState.COMPLETE else []
+    return curve[-1].trivial if curve else None
+
+
+def _beats_trivial(trial: Trial, runs: Sequence[ConfirmRun], objective: Objective) -> bool:
+    """Tell whether runs cost less on test than always predicting the same on their splits; True if that is unknown."""
+    both: list[tuple[float, float]] = []
+    for run in completed(runs, trial.number).values():
+        cost, scores = objective.cost_of(run.test_loss, run.test_score), _trivial_of(run)
+        bar = None if scores is None else objective.cost_of(scores.test_loss, scores.test_score)
+        if cost is not None and bar is not None:
+            both.append((cost, bar))
+    return not both or _is_lower(fmean(cost for cost, _ in both), fmean(bar for _, bar in both))
 
 
 def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objective: Objective) -> SearchLuck | None:
@@ -134,7 +193,7 @@ def recommend(
     objective: Objective,
     look: int = 1,
     luck: Mapping[str, SearchLuck | None] | None = None,
-    blind_arms: Collection[str] = (),
+    blind: Mapping[str, str] = MappingProxyType({}),
 ) -> Recommendation:
     """Judge the arms' finalists by the runs of the ``confirm`` phase.
 
@@ -145,7 +204,7 @@ def recommend(
         objective: What they are judged by.
         look: How many times they have been judged, including this time.
         luck: Luck of the search, by arm; None leaves it out.
-        blind_arms: Arms whose search could not tell its trials apart.
+        blind: Arms whose search could not tell its trials apart, and why.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
@@ -153,9 +212,16 @@ def recommend(
     of_baseline, of_challenger = ((luck or {}).get(arm) for arm in (baseline.arm, challenger.arm))
     both = (of_baseline, of_challenger) if of_baseline and of_challenger else None
     verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect, look, NOUNS[objective.metric], both)
-    if blind := [arm for arm in (challenger.arm, baseline.arm) if arm in blind_arms]:
+    trivial, compared = find_trivial(plan, runs, objective), (baseline, challenger)
+    blind_arms = {trial.arm: blind[trial.arm] for trial in compared if trial.arm in blind}
+    if trivial and objective.metric not in TIMED and not any(_beats_trivial(t, runs, objective) for t in compared):
+        worth = _worth(objective, trivial.mean_test_loss, trivial.mean_test_score)
+        verdict, than = Word.INCONCLUSIVE, f"always predicting {trivial.predicts} ({worth})"
+        reason = f"neither {baseline.arm} nor {challenger.arm} is better on test than {than}"
+    elif blind_arms:
         verdict = Word.INCONCLUSIVE
-        reason = f"the search of {' and '.join(blind)} was blind: all its trials cost the same on validation"
+        reason = "; ".join(f"the search of {arm} was blind: {why}" for arm, why in blind_arms.items())
+    arms = [_arm_result(plan, by_arm[arm.name], runs, objective) for arm in plan.arms if arm.name in by_arm]
     chosen = challenger if verdict == Word.HELPS else baseline
     if verdict != Word.HELPS:
         reason += f"; the recommendation is {baseline.arm}"
@@ -169,8 +235,27 @@ def recommend(
         baseline=baseline.arm,
         statistics=statistics,
         pairs=pairs,
-        finalists=[_arm_result(plan, by_arm[arm.name], runs, objective) for arm in plan.arms if arm.name in by_arm],
+        finalists=arms,
+        trivial=trivial,
+        score=(objective.score or METRICS[TASKS[plan.task].metric]).name,
+        summary=_summary(arms, trivial, objective, (baseline.arm, challenger.arm)),
     )
+
+
+def _summary(
+    arms: Sequence[ArmResult], trivial: TrivialResult | None, objective: Objective, compared: tuple[str, str]
+) -> str:
+    """Say the mean test losses, or scores if those are judged, from always predicting the same to P."""
+    named: list[tuple[str, ArmResult | TrivialResult]] = []
+    if trivial is not None:
+        named.append((f"always predicting {trivial.predicts}", trivial))
+    results = {result.arm: result for result in arms}
+    if UNTUNED in results:
+        named.append(("AdamW as PyTorch ships it", results[UNTUNED]))
+    named += [(f"tuned {arm}", results[arm]) for arm in compared]
+    figures = [(name, result.mean_test_score if objective.score else result.mean_test_loss) for name, result in named]
+    listed = [f"{'none' if figure is None else f'{figure:.4g}'} for {name}" for name, figure in figures]
+    return f"Mean test {objective.score.name if objective.score else 'loss'}: {'; '.join(listed)}"
 
 
 def _judge(
@@ -222,7 +307,7 @@ def _cost(run: ConfirmRun | None, objective: Objective, longest: float) -> tuple
     if objective.is_timed:
         reached = objective.reached(curve_of(run))
         return (longest, True) if reached is None else (reached, False)
-    return (run.test_loss if objective.score is None else error_on_test(run, objective)), False
+    return objective.cost_of(run.test_loss, run.test_score), False
 
 
 def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finalist:
@@ -230,10 +315,15 @@ def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finali
     return min(mine, key=lambda finalist: (finalist.score, finalist.loss, finalist.trial.number))
 
 
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are there; None if there are none."""
+    there = [value for value in values if value is not None]
+    return fmean(there) if there else None
+
+
 def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun], objective: Objective) -> ArmResult:
     mine = [run for run in runs if run.trial_number == trial.number]
     complete = completed(runs, trial.number).values()
-    losses = [run.test_loss for run in complete if run.test_loss is not None]
     steps = [objective.best_point(curve).step for run in complete if (curve := curve_of(run))]
     assert trial.value is not None, "a finalist is a completed trial"
     return ArmResult(
@@ -241,7 +331,8 @@ def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun], objecti
         trial=trial.number,
         config=plan.arm(trial.arm).config(trial.params),
         value=trial.value,
-        mean_test_loss=fmean(losses) if losses else None,
+        mean_test_loss=_mean(run.test_loss for run in complete),
+        mean_test_score=_mean(run.test_score for run in complete),
         mean_seconds=fmean(run.seconds for run in complete) if complete else None,
         runs=len(complete),
         planned=len(mine),

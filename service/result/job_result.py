@@ -231,6 +231,8 @@ class ArmResult(Part):
     """The cost that the search minimised. The trial was picked for it, so it is optimistic."""
     mean_test_loss: float | None
     """Mean over its completed confirmation runs; None if none completed."""
+    mean_test_score: float | None = None
+    """Mean of the score, such as the accuracy, over the same runs; None if they have none."""
     mean_seconds: float | None
     """Mean training time of those runs."""
     runs: int
@@ -239,6 +241,23 @@ class ArmResult(Part):
     """Confirmation runs that were planned."""
     best_step: float | None = None
     """Step of the point at which these runs are judged, the median over them; None if that is their last step."""
+
+
+class TrivialResult(Part):
+    """What always predicting the same gets, whatever the input. A model that is not better has learned nothing."""
+
+    predicts: str
+    """What is always predicted, such as the most frequent class."""
+    value: float | None
+    """Its cost on the validation part of the search, to compare with trials; None for times to a target."""
+    val_loss: float | None
+    """Its loss there. It predicts the frequencies of the classes for that, counted on the training part."""
+    val_score: float | None
+    """Its score there."""
+    mean_test_loss: float
+    """Mean loss on the test parts of the confirmation runs."""
+    mean_test_score: float | None
+    """Mean score there; None if it has none."""
 
 
 class Pair(Part):
@@ -310,6 +329,12 @@ class Recommendation(Part):
     """The losses that were compared, one pair for each seed."""
     finalists: list[ArmResult]
     """The best config of every arm; AdamW that nobody tunes is missing if its trial did not complete."""
+    trivial: TrivialResult | None = None
+    """What always predicting the same gets; None where there is no such thing, as for an equation."""
+    score: str | None = None
+    """Name of the score that runs have beside the loss, such as accuracy."""
+    summary: str = ""
+    """The mean test losses or scores in one sentence, from always predicting the same to P."""
 
 
 class JobResult(Recommendation):

@@ -14,7 +14,15 @@ from service.planning.objective import Objective, make_objective
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import UNPRUNED, measure
 from service.recommend.findings import Searched, find_break_even, find_transfer, make_findings
-from service.recommend.recommendation import NO_LUCK, Finalist, best_trials, is_blind, recommend, search_luck
+from service.recommend.recommendation import (
+    NO_LUCK,
+    Finalist,
+    best_trials,
+    find_trivial,
+    recommend,
+    search_luck,
+    why_blind,
+)
 from service.result.job_result import FamilyFinding, Fidelity, JobResult, Recommendation
 from service.running.context import JobContext
 from service.running.samplers import first_rung
@@ -130,7 +138,8 @@ def make_result(
         arm: NO_LUCK if plan.arm(arm).space.has_one_point else search_luck(trial, completed[arm], races, objective)
         for arm, trial in {finalist.trial.arm: finalist.trial for finalist in finalists}.items()
     }
-    blind = [item.arm.name for item in searched if is_blind(item.trials)]
+    trivial = find_trivial(plan, runs, objective)
+    blind = {item.arm.name: why for item in searched if (why := why_blind(item.trials, trivial, objective))}
     recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck, blind)
     tasks = None if family is None else _family_finding(plan, recommended, finalists, runs, family)
     findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks)

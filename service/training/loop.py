@@ -115,7 +115,8 @@ class _State:
                 self._best.restore()
             test_loss, test_score = self._data.evaluate(self._model, "test")
             self._check_finite(test=test_loss)
-            self.points[-1] = self.points[-1]._replace(test_loss=test_loss, test_score=test_score)
+            trivial = self._data.trivial()
+            self.points[-1] = self.points[-1]._replace(test_loss=test_loss, test_score=test_score, trivial=trivial)
         return self.points[-1]
 
     def _check_finite(self, **losses: float) -> None:

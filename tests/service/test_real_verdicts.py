@@ -68,11 +68,26 @@ def test_a_p_that_cannot_matter_makes_no_difference(db: Database, submit: Submit
 
 @pytest.mark.slow
 def test_a_bad_lr_hurts(db: Database, submit: Submit, make_worker: WorkerMaker) -> None:
-    space = {"preset": "quick", "overrides": {"structure": "kronecker", "lr": 1e-5}}
+    space = {"preset": "quick", "overrides": {"structure": "kronecker", "lr": 5e-4}}
     job_id = submit(**autoencoder(search_space=space))
     make_worker().run_next()
     found = result(db, job_id)
     assert (found["verdict"], found["arm"]) == ("hurts", "adamw"), found["reason"]
+
+
+@pytest.mark.slow
+def test_an_lr_with_which_nothing_is_learned_gives_no_word(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    space = {"preset": "quick", "overrides": {"structure": "kronecker", "lr": 1e-5}}
+    job_id = submit(**autoencoder(search_space=space))
+    make_worker().run_next()
+    found = result(db, job_id)
+    assert (found["verdict"], found["arm"]) == ("inconclusive", "adamw"), found["reason"]
+    assert found["reason"].startswith("the search of warpadam was blind: none of its trials is better on validation")
+    (warpadam, adamw, untuned), trivial = found["finalists"], found["trivial"]
+    assert adamw["mean_test_loss"] < untuned["mean_test_loss"] < trivial["mean_test_loss"]
+    assert warpadam["mean_test_loss"] == pytest.approx(trivial["mean_test_loss"], rel=0.1)
 
 
 @pytest.mark.slow
