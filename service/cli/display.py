@@ -112,7 +112,8 @@ def show_recommendation(console: Console, answer: Answer) -> None:
     """
     result = JobResult.from_json(answer)
     table = Table(title="The best config of each arm, on fresh seeds")
-    for column in ("arm", "trial", "value (search)", "test_loss (mean)", "seconds a run", "runs"):
+    score = f"test_{result.score or 'score'} (mean)"
+    for column in ("arm", "trial", "value (search)", "test_loss (mean)", score, "seconds a run", "runs"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for finalist in result.finalists:
         table.add_row(
@@ -120,11 +121,17 @@ def show_recommendation(console: Console, answer: Answer) -> None:
             str(finalist.trial),
             f"{finalist.value:.5g}",
             _figure(finalist.mean_test_loss, ".5g"),
+            _figure(finalist.mean_test_score, ".4f"),
             _figure(finalist.mean_seconds, ".2f"),
             f"{finalist.runs}/{finalist.planned}",
             style="bold" if finalist.arm == result.arm else None,
         )
+    if trivial := result.trivial:
+        figures = (_figure(trivial.mean_test_loss, ".5g"), _figure(trivial.mean_test_score, ".4f"))
+        table.add_row("trivial", "", _figure(trivial.value, ".5g"), *figures, style="dim")
     console.print(table)
+    if result.summary:
+        console.print(Text(result.summary))
     headline = Text.assemble((ANSWERS[result.verdict], f"bold {COLOURS[result.verdict]}"), f" ({result.verdict})")
     lines = [headline, Text(result.reason)]
     if statistics := result.statistics:

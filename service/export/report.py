@@ -38,7 +38,9 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
     from plotly.offline import get_plotlyjs
 
     findings = result.findings
-    colors = {finalist.arm: COLORS[index % len(COLORS)] for index, finalist in enumerate(result.finalists)}
+    finalists, searched = [f.arm for f in result.finalists], [found.arm for found in findings.arms]
+    arms = dict.fromkeys([*finalists, *searched])  # an arm that completed no trial has no finalist
+    colors = {arm: COLORS[index % len(COLORS)] for index, arm in enumerate(arms)}
     trials = {finalist.trial for finalist in result.finalists}  # an arm may have had another one before an extension
     shown = [run for run in runs if run.trial_number in trials]
     figures = [

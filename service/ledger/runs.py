@@ -186,6 +186,7 @@ class RunLog:
                     state=ended.state,
                     cause=ended.cause,
                     value=ended.val_loss if ended.value is None else ended.value,
+                    val_loss=ended.val_loss,
                     seconds=case((Trial.seconds < ended.seconds, ended.seconds), else_=Trial.seconds),
                     finished_at=utc_now(),
                 )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
 from service.ledger.queries import curve_of
-from service.planning.arms import SHUFFLED_P, ArmPlan, Role
+from service.planning.arms import SHUFFLED_P, UNTUNED, ArmPlan, Role
 from service.planning.objective import TIMED, Objective, time_to
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import MIN_TAU, UNPRUNED
@@ -90,7 +90,7 @@ def make_findings(
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     found = list(_comparisons(by_arm, result, runs, objective))
     adjusted = zip(found, holm([comparison.p_holm for comparison in found]), strict=True)
-    rivals = [row for item in searched if item.arm.role is not Role.CONTROL for row in item.trials]
+    rivals = [row for item in searched if item.arm.role in (Role.WARPADAM, Role.BASELINE) for row in item.trials]
     return Findings(
         note=NOTE,
         comparisons=[comparison.model_copy(update={"p_holm": p}) for comparison, p in adjusted],
@@ -106,7 +106,7 @@ def make_findings(
         ],
         pareto=pareto(rivals) if plan.spec.objective.trade_off else [],
         pruning=_pruning(plan, searched),
-        advice=list(_advice(plan, result)),
+        advice=[*_advice(plan, result), *_left_out(searched, by_arm)],
         family=family,
     )
 
@@ -132,7 +132,7 @@ def _comparisons(
         values, missed = _times([(curve_of(base), curve_of(warp)) for base, warp in both], metric, objective)
         yield from _compare(names, metric.replace("target", "loss_of_baseline"), values, missed)
     for arm, trial in by_arm.items():
-        if arm in names:
+        if arm in (*names, UNTUNED):
             continue
         worse, better = (trial, challenger) if arm == SHUFFLED_P else (baseline, trial)
         pairs = pairs_of(runs, worse, better, objective)
@@ -184,6 +184,14 @@ def _advice(plan: JobPlan, result: Recommendation) -> Iterator[str]:
         yield "the model overfits: fewer steps, more weight decay, a smaller model or more rows may do better"
         if plan.spec.training.patience is None:
             yield "training.patience stops runs early that no longer get better"
+
+
+def _left_out(searched: Sequence[Searched], by_arm: Mapping[str, Trial]) -> Iterator[str]:
+    """Say which arms completed no trial, and why: only one that nobody tunes, as the job fails without the others."""
+    for item in searched:
+        if item.arm.name not in by_arm:
+            cause = next((trial.cause for trial in item.trials if trial.cause), "none was started")
+            yield f"{item.arm.name} completed no trial and is left out: {cause}"
 
 
 def _pruning(plan: JobPlan, searched: Sequence[Searched]) -> str:

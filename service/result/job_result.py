@@ -138,7 +138,7 @@ class ArmFinding(Part):
     arm: str
     """Name of the arm."""
     role: Role
-    """Whether it learns P, is a baseline, or is a control."""
+    """Whether it learns P, is a baseline, is a control, or is AdamW that nobody tunes."""
     tuning_curve: list[TuningPoint]
     """The best cost so far: one point for each ended trial, from the first completed one on."""
     importances: dict[str, float]
@@ -207,13 +207,13 @@ class Findings(Part):
     note: str
     """How to read the p-values of the comparisons."""
     comparisons: list[Comparison]
-    """The compared arms on other metrics than that of the verdict, the other arms against the same baseline, and the
-    challenger of a warm start against its control."""
+    """The compared arms on other metrics than that of the verdict, the other tuned arms against the same baseline,
+    and the challenger of a warm start against its control."""
     arms: list[ArmFinding]
     """How each search went."""
     pareto: list[ParetoPoint]
-    """Trials that are best in cost or seconds, of all arms but the controls. Empty unless the job asked for both
-    objectives."""
+    """Trials that are best in cost or seconds, of the arms that learn P and the baselines. Empty unless the job asked
+    for both objectives."""
     pruning: str
     """Whether trials were pruned and why, in one sentence."""
     advice: list[str] = []
@@ -235,6 +235,8 @@ class ArmResult(Part):
     """The cost that the search minimised. The trial was picked for it, so it is optimistic."""
     mean_test_loss: float | None
     """Mean over its completed confirmation runs; None if none completed."""
+    mean_test_score: float | None = None
+    """Mean of the score, such as the accuracy, over the same runs; None if they have none."""
     mean_seconds: float | None
     """Mean training time of those runs."""
     runs: int
@@ -243,6 +245,23 @@ class ArmResult(Part):
     """Confirmation runs that were planned."""
     best_step: float | None = None
     """Step of the point at which these runs are judged, the median over them; None if that is their last step."""
+
+
+class TrivialResult(Part):
+    """What always predicting the same gets, whatever the input. A model that is not better has learned nothing."""
+
+    predicts: str
+    """What is always predicted, such as the most frequent class."""
+    value: float | None
+    """Its cost on the validation part of the search, to compare with trials; None for times to a target."""
+    val_loss: float | None
+    """Its loss there. It predicts the frequencies of the classes for that, counted on the training part."""
+    val_score: float | None
+    """Its score there."""
+    mean_test_loss: float
+    """Mean loss on the test parts of the confirmation runs."""
+    mean_test_score: float | None
+    """Mean score there; None if it has none."""
 
 
 class Pair(Part):
@@ -318,7 +337,13 @@ class Recommendation(Part):
     pairs: list[Pair]
     """The losses that were compared, one pair for each seed."""
     finalists: list[ArmResult]
-    """The best config of every arm."""
+    """The best config of every arm; AdamW that nobody tunes is missing if its trial did not complete."""
+    trivial: TrivialResult | None = None
+    """What always predicting the same gets; None where there is no such thing, as for an equation."""
+    score: str | None = None
+    """Name of the score that runs have beside the loss, such as accuracy."""
+    summary: str = ""
+    """The mean test losses or scores in one sentence, from always predicting the same to P."""
 
 
 class JobResult(Recommendation):

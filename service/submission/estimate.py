@@ -114,15 +114,15 @@ def estimate(plan: JobPlan) -> JobEstimate:
 
 def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstimate:
     budget, confirm, slots = plan.spec.budget, plan.spec.confirm, plan.spec.resources.slots
-    runs = confirm.seeds + sum(plan.spec.race_rounds)
+    trials, runs = plan.trials(arm), confirm.seeds + sum(plan.race_rounds(arm))
     seconds_a_run = measured["seconds_a_step"] * _steps_of_a_run(plan, arm)
-    search = min(seconds_a_run * budget.trials_per_arm / slots, budget.max_seconds)
+    search = min(seconds_a_run * trials / slots, budget.max_seconds)
     return ArmEstimate(
         name=arm.name,
         role=arm.role,
         optimizer=arm.optimizer,
         parameters=arm.space.names,
-        trials=budget.trials_per_arm,
+        trials=trials,
         confirm_runs=runs,
         seconds_a_run=seconds_a_run,
         seconds=search + runs * seconds_a_run / slots,

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.result.job_result import ArmResult, Comparison, Findings, JobResult, Pair, Verdict, Word
+from service.result.job_result import ArmResult, Comparison, Findings, JobResult, Pair, TrivialResult, Verdict, Word
 
 NO_FINDINGS = Findings(note="", comparisons=[], arms=[], pareto=[], pruning="")
 
@@ -27,6 +27,16 @@ STATISTICS = Verdict(
 )
 
 
+TRIVIAL = TrivialResult(
+    predicts="the frequencies of the classes",
+    value=1.0625,
+    val_loss=1.0625,
+    val_score=0.375,
+    mean_test_loss=1.03125,
+    mean_test_score=0.40625,
+)
+
+
 def an_arm(arm: str, **changes: Any) -> ArmResult:
     """Return the result of an arm."""
     fields: dict[str, Any] = {
@@ -34,6 +44,7 @@ def an_arm(arm: str, **changes: Any) -> ArmResult:
         "config": {},
         "value": 0.5,
         "mean_test_loss": 0.25,
+        "mean_test_score": 0.9375,
         "mean_seconds": 1.5,
         "runs": 6,
         "planned": 6,

@@ -51,6 +51,7 @@ def test_recommendation_says_what_to_use_and_why(client: TestClient, done: dict[
     assert [(f["arm"], f["trial"], f["runs"], f["planned"]) for f in answer["finalists"]] == [
         ("warpadam", 0, 6, 6),
         ("adamw", 2, 6, 6),
+        ("adamw_default", 4, 6, 6),
     ]
     assert answer["reason"] == (
         "with P the test loss is 23.6 % lower at equal steps; at equal time, on validation, it is 23.6 % lower; seen "

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from service.cli.display import show_job, show_recommendation, watch
 from service.result.job_result import BreakEven, FamilyFinding, WarmStartOutcome, Word
-from tests.service.results import NO_FINDINGS, a_comparison, a_result, an_arm
+from tests.service.results import NO_FINDINGS, TRIVIAL, a_comparison, a_result, an_arm
 
 
 @pytest.fixture
@@ -82,6 +83,20 @@ def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
     assert "mean improvement 0.15 (30 %), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
     assert "Recommended: warpadam (trial 3)" in text
     assert '"lr": 0.01' in text
+
+
+def test_what_always_predicting_the_same_gets_is_shown_beside_the_arms(console: Console) -> None:
+    show_recommendation(console, a_result(trivial=TRIVIAL, score="accuracy", summary="From the mean to P").to_json())
+    shown = drawn(console)
+    assert re.search(r"test_accuracy", shown)
+    assert re.search(r"warpadam .* 3 .* 0.5 .* 0.25 .* 0.9375 .* 1.50 .* 6/6", shown)
+    assert re.search(r"trivial .* 1.0625 .* 1.0312 .* 0.4062", shown)
+    assert "From the mean to P" in shown
+
+
+def test_a_result_without_a_score_or_a_trivial_predictor_is_shown(console: Console) -> None:
+    show_recommendation(console, a_result(finalists=[an_arm("adamw", mean_test_score=None)]).to_json())
+    assert "trivial" not in drawn(console)
 
 
 @pytest.mark.parametrize("verdict", ["helps", "hurts", "no_difference", "inconclusive"])

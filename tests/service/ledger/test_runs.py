@@ -126,8 +126,8 @@ def test_arm_summaries_count_states_and_find_the_best_completed_trial(log: RunLo
     ):
         log.finish_trial(started(log).id, Ended(state, loss), 1.5)
     with db.read() as session:
-        warp, adamw = queries.arm_summaries(session, log.job_id)
+        warp, adamw, untuned = queries.arm_summaries(session, log.job_id)
     assert warp.counts == {TrialState.COMPLETE: 3, TrialState.PRUNED: 1, TrialState.FAILED: 1}
     assert warp.best is not None
     assert (warp.best.number, warp.best.value, warp.arm.seconds_used) == (2, 0.3, 1.5)
-    assert (adamw.counts, adamw.best) == ({}, None)
+    assert (adamw.counts, adamw.best) == (untuned.counts, untuned.best) == ({}, None)

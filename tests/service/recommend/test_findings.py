@@ -182,7 +182,8 @@ def test_a_job_without_a_warm_start_says_nothing(spec: SpecMaker) -> None:
 def test_runs_start_from_the_p_of_the_job_or_from_it_shuffled(spec: SpecMaker) -> None:
     body: dict[str, Any] = spec(warm_start=WARM, controls=["diagonal_pre", "random_p"])
     plan = make_plan(JobSpec.model_validate(body))
-    assert [arm.name for arm in plan.arms] == ["warpadam", "adamw", "diagonal_pre", "random_p", "shuffled_p"]
+    names = ["warpadam", "adamw", "diagonal_pre", "random_p", "shuffled_p", "adamw_default"]
+    assert [arm.name for arm in plan.arms] == names
     starts = {}
     for arm in plan.arms:
         run = plan.run(arm.name, arm.space.some_values(), PreparedData("", ""), seed=1, test=False)
@@ -194,6 +195,7 @@ def test_runs_start_from_the_p_of_the_job_or_from_it_shuffled(spec: SpecMaker) -
         "diagonal_pre": none,
         "random_p": none,
         "shuffled_p": ("a" * 64, 0),
+        "adamw_default": none,
     }
     assert plan.arm("shuffled_p").space == plan.arm("warpadam").space
 

@@ -15,17 +15,19 @@ from service.recommend.recommendation import (
     Finalist,
     best_trials,
     edge_of_range,
-    is_blind,
+    find_trivial,
     rank,
     recommend,
     search_luck,
+    why_blind,
 )
-from service.result.job_result import Word
+from service.result.job_result import TrivialResult, Word
 from service.spec.job import JobSpec
 from service.states import TrialState
-from service.training.run import CurvePoint
+from service.training.run import CurvePoint, TrivialScores
 
 LOSS = Objective(metric="val_loss", target=None, steps=10, max_seconds=60.0)
+ERROR = Objective(metric="val_accuracy", target=None, steps=10, max_seconds=60.0)
 ARMS = ("warpadam", "adamw")
 NOISE = [0.01, -0.02, 0.015, -0.01, 0.02, -0.015, 0.005, -0.005]
 
@@ -42,7 +44,7 @@ def trial(plan: JobPlan, number: int, value: float | None, arm: str = "warpadam"
         "arm": arm,
         "value": value,
         "state": TrialState.COMPLETE,
-        "params": dict(plan.arm(arm).space.first_trials[0]),
+        "params": plan.arm(arm).space.some_values(),
     }
     return Trial(**fields | changes)
 
@@ -130,6 +132,30 @@ def test_the_best_trials_are_completed_ones_by_validation_then_number(plan: JobP
     assert best_trials(rows[1:2], 1) == []
 
 
+def test_the_loss_decides_between_trials_of_an_equal_score(plan: JobPlan) -> None:
+    rows = [trial(plan, number, 0.02, val_loss=loss) for number, loss in enumerate([0.4, 0.1, 0.3, 0.2])]
+    assert [row.number for row in best_trials(rows, 3)] == [1, 3, 2]
+
+
+def test_the_loss_decides_between_contenders_and_baselines_of_an_equal_score(plan: JobPlan) -> None:
+    contenders = [trial(plan, number, 0.02) for number in range(3)]
+    races = []
+    for number, loss in enumerate([0.4, 0.1, 0.3]):
+        scores = [0.96, 0.98, 0.97] if number else [0.97, 0.97, 0.97]  # equal means
+        for seed, score in enumerate(scores, start=1):
+            (run,) = runs("warpadam", [loss], number, "select")
+            run.seed, run.curve = seed, stored_curve([CurvePoint(10, loss, loss, 0.5, None, score)])
+            races.append(run)
+    ranked = rank(contenders, races, ERROR)
+    assert [finalist.trial.number for finalist in ranked] == [1, 2, 0]
+    assert len({finalist.score for finalist in ranked}) == 1
+    several = make_plan(plan.spec.model_copy(update={"baselines": ["adamw", "sgd"]}))
+    baselines = [trial(several, 3, 0.02, "adamw"), trial(several, 4, 0.02, "sgd")]
+    finalists = [ranked[0], Finalist(baselines[0], 0.02, 0.2), Finalist(baselines[1], 0.02, 0.1)]
+    found = [run for f in finalists for run in runs(f.trial.arm, losses(0.5), f.trial.number)]
+    assert recommend(several, finalists, found, ERROR).baseline == "sgd"
+
+
 def test_selection_takes_the_lowest_mean_and_whoever_did_not_finish_comes_last(plan: JobPlan) -> None:
     contenders = [trial(plan, 0, 0.1), trial(plan, 1, 0.2), trial(plan, 2, 0.3)]
     diverged = runs("warpadam", [0.1, 0.1], 0, "select")
@@ -140,7 +166,11 @@ def test_selection_takes_the_lowest_mean_and_whoever_did_not_finish_comes_last(p
         *runs("warpadam", [0.5, 0.5], 2, "select"),
     ]
     ranked = rank(contenders, all_runs, LOSS)
-    assert ranked == [Finalist(contenders[2], 0.5), Finalist(contenders[1], 0.55), Finalist(contenders[0], 0.1)]
+    assert ranked == [
+        Finalist(contenders[2], 0.5, 0.5),
+        Finalist(contenders[1], 0.55, 0.55),
+        Finalist(contenders[0], 0.1, 0.1),
+    ]
     diverged[0].state = TrialState.FAILED
     with pytest.raises(JobFailedError, match="none of its best trials completed a selection run"):
         rank(contenders[:1], all_runs, LOSS)
@@ -181,13 +211,45 @@ def test_without_a_race_nothing_is_known_about_luck(plan: JobPlan) -> None:
 def test_a_search_whose_trials_all_cost_the_same_is_blind(
     plan: JobPlan, values: list[float | None], blind: bool
 ) -> None:
-    assert is_blind([trial(plan, number, value) for number, value in enumerate(values)]) is blind
+    why = why_blind([trial(plan, number, value) for number, value in enumerate(values)], None, LOSS)
+    assert why == ("all its trials cost the same on validation" if blind else None)
+
+
+TRIVIAL = TrivialResult(
+    predicts="the most frequent class",
+    value=0.02,
+    val_loss=0.098,
+    val_score=0.98,
+    mean_test_loss=0.1,
+    mean_test_score=0.979,
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "blind"),
+    [
+        ([0.02, 0.03], True),
+        ([0.02 * (1 - 1e-9)], True),  # equal but for rounding
+        ([None, 0.05], True),
+        ([0.05, 0.01], False),
+        ([None], False),
+        ([], False),
+    ],
+)
+def test_a_search_is_blind_if_no_trial_is_better_than_always_predicting_the_same(
+    plan: JobPlan, values: list[float | None], blind: bool
+) -> None:
+    trials = [trial(plan, number, value) for number, value in enumerate(values)]
+    why = "none of its trials is better on validation than always predicting the most frequent class (accuracy 0.980)"
+    assert why_blind(trials, TRIVIAL, ERROR) == (why if blind else None)
+    assert why_blind(trials, TRIVIAL.model_copy(update={"value": None}), ERROR) is None
 
 
 def test_no_word_comes_from_a_blind_search(plan: JobPlan) -> None:
     finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
     found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
-    result = recommend(plan, finalists, found, LOSS, blind_arms=["warpadam"])
+    blind = {"warpadam": "all its trials cost the same on validation"}
+    result = recommend(plan, finalists, found, LOSS, blind=blind)
     assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
     assert result.reason.startswith("the search of warpadam was blind: all its trials cost the same")
 
@@ -219,6 +281,92 @@ def test_an_arm_at_the_edge_of_its_range_is_not_called_the_worse_one(
     if word is Word.INCONCLUSIVE:
         said = f"the best lr of {at_edge}, 0.29, is at the upper end of its range"
         assert result.reason.startswith(f"{said}; beyond it {at_edge} could be better")
+
+
+def with_trivial(found: list[ConfirmRun], test_loss: float, test_score: float) -> list[ConfirmRun]:
+    """Let the runs know what always predicting the same gets; a little more on each further seed."""
+    for run in found:
+        scores = TrivialScores(0.7, 0.4, test_loss + run.seed / 100, test_score)
+        run.curve = [] if run.test_loss is None else stored_curve([CurvePoint(10, 1.0, 1.0, 0.5, trivial=scores)])
+    return found
+
+
+def judged_beside_trivial(plan: JobPlan, objective: Objective, warp: float, base: float, trivial: float) -> Any:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", losses(warp), 0), *runs("adamw", losses(base), 1)]
+    return recommend(plan, finalists, with_trivial(found, trivial, 1 - trivial / 10), objective)
+
+
+def test_no_word_where_neither_finalist_is_better_than_always_predicting_the_same(plan: JobPlan) -> None:
+    result = judged_beside_trivial(plan, LOSS, warp=1.5, base=2.0, trivial=1.4)
+    assert (result.verdict, result.arm, result.statistics.word) == (Word.INCONCLUSIVE, "adamw", Word.INCONCLUSIVE)
+    start = (
+        "neither adamw nor warpadam is better on test than always predicting the frequencies of the classes (loss 1."
+    )
+    assert result.reason.startswith(start)
+    by_score = judged_beside_trivial(plan, ERROR, warp=1.5, base=2.0, trivial=1.4)
+    assert by_score.verdict is Word.INCONCLUSIVE
+    assert "than always predicting the most frequent class (accuracy 0.860)" in by_score.reason
+
+
+@pytest.mark.parametrize("objective", [LOSS, ERROR])
+def test_the_verdict_stands_where_one_finalist_is_better_than_always_predicting_the_same(
+    plan: JobPlan, objective: Objective
+) -> None:
+    assert judged_beside_trivial(plan, objective, warp=1.5, base=2.0, trivial=1.9).verdict is Word.HELPS
+
+
+def test_times_to_a_target_are_not_compared_with_always_predicting_the_same(plan: JobPlan) -> None:
+    steps = Objective(metric="steps_to_target", target=1.0, steps=10, max_seconds=60.0)
+    result = judged_beside_trivial(plan, steps, warp=1.5, base=2.0, trivial=0.1)
+    assert "always predicting" not in result.reason
+    assert result.trivial.value is None
+
+
+def test_the_trivial_predictor_is_judged_on_the_split_of_the_search_and_on_the_test_parts_that_were_used(
+    plan: JobPlan,
+) -> None:
+    found = with_trivial(runs("warpadam", [0.5, None, 0.5], 0), 1.0, 0.25)
+    for run in found[2:]:  # seed 1 has the split of the search
+        run.curve = stored_curve([CurvePoint(10, 1.0, 1.0, 0.5, trivial=TrivialScores(0.9, 0.1, 2.0, 0.75))])
+    assert find_trivial(plan, found, LOSS) == TrivialResult(
+        predicts="the frequencies of the classes",
+        value=0.7,
+        val_loss=0.7,
+        val_score=0.4,
+        mean_test_loss=1.505,
+        mean_test_score=0.5,
+    )
+    error = find_trivial(plan, found, ERROR)
+    assert error is not None
+    assert (error.predicts, error.value) == ("the most frequent class", 0.6)
+    assert find_trivial(plan, runs("warpadam", [0.5] * 3, 0), LOSS) is None
+
+
+def test_one_sentence_puts_the_scores_in_order(plan: JobPlan) -> None:
+    finalists = [
+        Finalist(trial(plan, 0, 0.4), 0.4),
+        Finalist(trial(plan, 1, 0.5, "adamw"), 0.5),
+        Finalist(trial(plan, 2, 0.6, "adamw_default"), 0.6),
+    ]
+    means = {"warpadam": 0.25, "adamw": 0.5, "adamw_default": 0.75}
+    found = [run for number, (arm, mean) in enumerate(means.items()) for run in runs(arm, [mean] * 8, number)]
+    found = with_trivial(found, 0.955, 0.5)
+    result = recommend(plan, finalists, found, LOSS)
+    assert result.summary == (
+        "Mean test loss: 1 for always predicting the frequencies of the classes; 0.75 for AdamW as PyTorch ships it; "
+        "0.5 for tuned adamw; 0.25 for tuned warpadam"
+    )
+    assert [(arm.arm, arm.mean_test_score) for arm in result.finalists] == [
+        ("warpadam", 0.975),
+        ("adamw", 0.95),
+        ("adamw_default", 0.925),
+    ]
+    assert result.score == "accuracy"
+    assert recommend(plan, finalists[:2], found, ERROR).summary == (
+        "Mean test accuracy: 0.5 for always predicting the most frequent class; 0.95 for tuned adamw; "
+        "0.975 for tuned warpadam"
+    )
 
 
 def test_the_best_step_is_the_median_of_the_confirmation_runs(plan: JobPlan) -> None:

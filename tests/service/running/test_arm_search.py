@@ -149,6 +149,18 @@ def test_a_search_that_is_not_refined_leaves_all_trials_to_the_sampler(
     assert not any(abs(step - round(step)) < 1e-6 for step in steps)
 
 
+def test_the_ledger_keeps_the_loss_of_the_point_that_is_judged(open_arm: Open, db: Database, log: RunLog) -> None:
+    """It decides between trials of an equal score."""
+    search = open_arm()
+    assignment = take(search)
+    for step, loss in enumerate([0.9, 0.5, 0.1, 0.4, 0.6, 0.8, 0.9, 0.9, 0.9, 0.9], start=1):
+        search.progress(assignment, CurvePoint(step, loss, loss, 0.1))
+    search.finished(assignment, Ended(TrialState.COMPLETE, 0.9, None, 0.2))
+    (row,) = get_trials(db, log.job_id)
+    assert row.value == pytest.approx((0.9 + 0.5 + 0.1 + 0.4) / 4)
+    assert row.val_loss == 0.5
+
+
 def test_a_lost_trial_begins_again_and_its_repeated_points_are_reported_once(open_arm: Open) -> None:
     search = open_arm()
     first = take(search)
