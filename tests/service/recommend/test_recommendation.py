@@ -473,8 +473,8 @@ def test_the_reason_says_on_which_splits_it_was_seen(plan: JobPlan, splits: int 
 def test_the_figures_never_say_another_word_than_the_verdict(plan: JobPlan, warp: list[float | None]) -> None:
     finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
     found = [*runs("warpadam", warp, 0), *runs("adamw", BASELINE, 1)]
-    for blind in ([], ["adamw"]):
-        result = recommend(plan, finalists, found, LOSS, blind_arms=blind)
+    for blind in ({}, {"adamw": "all its trials cost the same on validation"}):
+        result = recommend(plan, finalists, found, LOSS, blind=blind)
         assert result.statistics is not None
         assert result.statistics.word is result.verdict
         assert result.statistics.more_pairs is None
