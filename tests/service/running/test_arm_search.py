@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -25,8 +26,9 @@ from service.running.context import JobContext
 from service.running.decisions import ArmLimits
 from service.running.samplers import make_pruner, make_sampler
 from service.settings import Settings
-from service.spec.job import EngineSpec, JobSpec, SearchSpec
+from service.spec.job import EngineSpec, ExtendSpec, JobSpec, SearchSpec
 from service.states import ENDED_TRIAL, TrialState
+from service.submission.extend import extended
 from service.training.run import CurvePoint, Ended
 from tests.service.conftest import Submit, get_trials, running_in_optuna
 
@@ -298,6 +300,27 @@ def test_the_pruner_stops_a_trial_that_is_far_behind_and_never_at_the_last_step(
     assert search.progress(bad, CurvePoint(10, 9.0, 9.0, 0.1))
     search.finished(bad, Ended(TrialState.PRUNED, 9.0))
     assert told(search)[8] == (8, OptunaState.PRUNED, 9.0)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc"])
+def test_a_space_with_one_point_is_searched_with_one_trial_even_after_an_extension(
+    db: Database, submit: Submit, storage: optuna.storages.RDBStorage, settings: Settings, sampler: str
+) -> None:
+    submit(search={"sampler": sampler, "pruner": "none"})
+    taken = runs.claim(db, "worker", 30.0)
+    assert taken is not None
+    job = context(taken, settings)
+    search = ArmSearch(job, job.plan.arm("adamw_default"), storage)
+    assignment = take(search)
+    assert assignment.run.config == {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
+    assert search.next() is None
+    search.finished(assignment, Ended(TrialState.COMPLETE, 0.5, None, 0.2))
+    assert told(search) == [(0, OptunaState.COMPLETE, 0.5)]
+    more = replace(job, plan=make_plan(extended(taken.spec, ExtendSpec(trials=5))))
+    again = ArmSearch(more, more.plan.arm("adamw_default"), storage)
+    assert again.next() is None
+    assert again.reached == "trials_per_arm"
+    assert told(again) == told(search)
 
 
 def after_the_first_eight(search: ArmSearch, finals: list[float]) -> Assignment:
