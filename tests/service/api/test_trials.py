@@ -65,9 +65,13 @@ def test_trial_shows_its_config_and_its_curve(client: TestClient, log: RunLog) -
 @sqlite_only
 def test_trial_of_a_baseline_shows_the_arguments_of_its_optimizer(client: TestClient, log: RunLog) -> None:
     config = client.get(f"/v1/jobs/{log.job_id}/trials/3").json()["config"]
-    assert config == {"lr": 0.003, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
+    assert config == {"lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.1}
     untuned = client.get(f"/v1/jobs/{log.job_id}/trials/6").json()
-    assert (untuned["arm"], untuned["params"], untuned["config"]) == ("adamw_default", {}, {**config, "lr": 0.001})
+    assert (untuned["arm"], untuned["params"], untuned["config"]) == (
+        "adamw_default",
+        {},
+        {**config, "lr": 0.001, "weight_decay": 0.01},
+    )
 
 
 @sqlite_only

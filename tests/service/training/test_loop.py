@@ -34,7 +34,8 @@ def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **cha
         {"dataset": {"name": dataset}, "model": MODELS[dataset], "budget": {"steps": 60, "batch_size": 32}}
     )
     plan = make_plan(spec)
-    values = {**plan.arm(arm).space.first_trials[0], "lr": 0.05 if arm == "warpadam" else 0.02}
+    lr = 0.05 if arm == "warpadam" else 0.02
+    values = {**plan.arm(arm).space.first_trials[0], "lr": lr, "weight_decay": 0.01}
     run = plan.run(arm, values, data, seed=5, test=True)
     return replace(run, **changes)
 
