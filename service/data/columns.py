@@ -83,6 +83,7 @@ class _Found(NamedTuple):
     kind: ColumnKind
     form: Form | None = None
     warnings: tuple[str, ...] = ()
+    may_be_id: bool = True
 
 
 def describe(name: str, type_name: str, values: pa.Array, reading: Reading, wanted: str | None = None) -> Column:
@@ -108,7 +109,7 @@ def describe(name: str, type_name: str, values: pa.Array, reading: Reading, want
     else:
         found = _take(values, reading, wanted)
     column = Column(name=name, kind=found.kind, type=type_name, form=found.form, distinct=0)
-    column = _with_statistics(column, values, given is not None)
+    column = _with_statistics(column, values, may_be_unused=given is None and found.may_be_id)
     odd = _odd_cells(values, column) if pa.types.is_string(values.type) else ()
     column = replace(column, warnings=(*odd, *found.warnings))
     return column if given is not None else _with_doubts(column, values)
@@ -128,26 +129,38 @@ def _kind_of_typed(values: pa.Array, given: ColumnKind | None) -> ColumnKind:
 def _look(values: pa.Array, reading: Reading) -> _Found:
     """Find out what texts hold."""
     texts = Texts.of(values)
-    enough = texts.total * (1 - ODD_SHARE)
-    if not texts.total or _are_booleans(texts, BOOLEANS):
-        return _Found(ColumnKind.BOOLEAN if texts.total else ColumnKind.CATEGORY)
+    if not texts.total:
+        return _Found(ColumnKind.CATEGORY)
+    if _are_booleans(texts, BOOLEANS):
+        return _Found(ColumnKind.BOOLEAN)
     head = texts.head()
     padded = texts.matching(r"0\d+") if 2 * head.matching(r"\d+") >= head.total else 0
-    if padded >= texts.total * PADDED_SHARE and texts.matching(r"\d+") >= enough:
+    if padded >= texts.total * PADDED_SHARE and texts.matching(r"\d+") >= texts.total * (1 - ODD_SHARE):
         warning = f"{padded:,} of {len(values):,} cells begin with 0: taken for codes"
         return _Found(ColumnKind.CATEGORY, None, (warning,))
-    form, fitting, warnings = number_form(texts, reading)
-    if form is not None and fitting >= enough:
-        return _Found(ColumnKind.NUMBER, form, warnings)
     distinct = pc.count_distinct(values, mode="only_valid").as_py()
     words = ColumnKind.CATEGORY if distinct <= min(MAX_LEVELS, len(values) / 2) else ColumnKind.TEXT
-    form, fitting, other = date_form(texts, day_first=None)
-    if form is None or fitting < enough:
+    return _look_for_numbers(texts, reading, words)
+
+
+def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> _Found:
+    """Find out whether texts hold numbers or dates; if not, they are ``words``."""
+    number, numbers, warnings = number_form(texts, reading)
+    date, dates, other = date_form(texts, day_first=None)
+    most, form, kind = max(
+        (dates, date, ColumnKind.DATE), (numbers, number, ColumnKind.NUMBER), key=lambda item: item[0]
+    )
+    if form is None or most < texts.total * (1 - WANTED_ODD_SHARE):
         return _Found(words)
-    if other is not None:
+    if kind is ColumnKind.DATE and other is not None:
         hint = "say date or day_first_date in dataset.columns to use them as dates"
-        return _Found(words, None, (f"its dates may be {form.date} or {other}: {hint}",))
-    return _Found(ColumnKind.NUMBER if form.date == "hh:mm" else ColumnKind.DATE, form)
+        return _Found(words, None, (f"its dates may be {form.date} or {other}: {hint}",), may_be_id=False)
+    if most >= texts.total * (1 - ODD_SHARE):
+        kind = ColumnKind.NUMBER if form.date == "hh:mm" else kind
+        return _Found(kind, form, warnings if kind is ColumnKind.NUMBER else ())
+    odd = f"{texts.total - most:,} of {texts.total:,} cells are not {kind}s, so all are taken for {words}"
+    hint = f"say {kind} in dataset.columns to count these as missing"
+    return _Found(words, None, (f"{odd}: {hint}",), may_be_id=False)
 
 
 def _take(values: pa.Array, reading: Reading, wanted: str) -> _Found:
@@ -224,7 +237,7 @@ def date_part(part: str, seconds: Numbers) -> Numbers:
     return np.where(known, months % 12 + 1.0, np.nan)
 
 
-def _with_statistics(column: Column, values: pa.Array, is_given: bool) -> Column:
+def _with_statistics(column: Column, values: pa.Array, may_be_unused: bool) -> Column:
     """Return the facts about a column with what is counted."""
     read = labels_of(column, values)
     missing = read.null_count
@@ -241,7 +254,7 @@ def _with_statistics(column: Column, values: pa.Array, is_given: bool) -> Column
         levels=levels,
     )
     if pa.types.is_string(read.type):
-        return column if is_given else replace(column, unused=_unused(column, read))
+        return replace(column, unused=_unused(column, read)) if may_be_unused else column
     ends = pc.min_max(read).as_py()
     whole = pa.types.is_integer(read.type) or pc.all(pc.equal(pc.floor(read), read)).as_py()
     column = replace(column, whole=whole, low=ends["min"], high=ends["max"])
@@ -249,7 +262,7 @@ def _with_statistics(column: Column, values: pa.Array, is_given: bool) -> Column
         seconds = read.cast(pa.float64()).drop_null().to_numpy()
         parts = tuple(part for part in DATE_PARTS if len(np.unique(date_part(part, seconds))) > 1)
         return replace(column, parts=parts)
-    return column if is_given else replace(column, unused=_unused(column, read))
+    return replace(column, unused=_unused(column, read)) if may_be_unused else column
 
 
 def _unused(column: Column, read: pa.Array) -> Unused | None:

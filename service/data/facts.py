@@ -365,6 +365,8 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         message, hint = must_be_one_of(spec.target, names) if names else none
         raise InvalidSpecError(FieldError("dataset.target", spec.target, message, hint, "unknown_name"))
     suggested = facts.suggested_task(target)
+    if spec.columns.get(spec.target or "") == "number":
+        suggested = SuggestedTask(Task.REGRESSION, "dataset.columns takes the target for a number")
     task: str = Task(spec.task) if spec.task else suggested.task
     if task == Task.AUTOENCODING:
         target = None

@@ -116,7 +116,7 @@ def number_form(texts: Texts, reading: Reading) -> tuple[Form | None, int, tuple
     """Return the form that most cells have, how many have it, and a warning if they could be read in another way."""
     tidy = replace(texts, values=_tidy(texts.values))
     head = tidy.head()
-    unit = next((u for u in UNITS if 2 * head.count(pc.match_substring(head.values, u)) > head.total), "")
+    unit = next((u for u in UNITS if 2 * head.count(pc.match_substring(head.values, u)) >= head.total > 0), "")
     decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "", ".")
     marks = (decimal, "," if decimal == "." else ".")
     forms = [Form(decimal=d, thousands=t, unit=unit) for d in marks for t in ("", *GROUPS) if t != d]

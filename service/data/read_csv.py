@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from service.data.facts import DatasetFacts, Reading
+from service.data.forms import UNITS
 from service.data.read_table import NULLS, RawColumn, check_names, keep, trimmed
 from service.data.read_text import CHUNK_BYTES
 from service.errors import InvalidFileError, shortened
@@ -46,8 +47,14 @@ GZIP: Final = b"\x1f\x8b"
 BOMS: Final = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """How a file begins that says its encoding."""
 
-LAST_LATIN: Final = "\u024f"
-"""Last letter of the Latin alphabets."""
+ENCODINGS: Final = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "euc_kr")
+"""Encodings of other alphabets than the Latin one."""
+
+RUNS: Final = re.compile(rb"[\x80-\xff]{2,}")
+"""Letters next to each other that are not in ASCII."""
+
+AROUND_NUMBERS: Final = " \u00a0" + "".join(UNITS)
+"""Characters that may stand before and after a number."""
 
 WITH_COMMA: Final = re.compile(r"[+-]?\d+(\.\d{3})*,\d+")
 WITH_POINT: Final = re.compile(r"[+-]?\d+(,\d{3})*\.\d+")
@@ -108,7 +115,8 @@ def _unpacked(source: Path, max_bytes: int) -> Path:
 def _encoding(source: Path, wanted: str | None) -> tuple[str, bool]:
     """Return the encoding of a file, and whether it has quotes.
 
-    A file that is not UTF-8 is taken for Western European text (cp1252), unless its letters are of another alphabet.
+    A file that is not UTF-8 is taken for Western European text (cp1252), whose special letters mostly stand alone,
+    unless there are words of such letters.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     found, has_quotes, odd_lines = wanted, False, bytearray()
@@ -126,9 +134,12 @@ def _encoding(source: Path, wanted: str | None) -> tuple[str, bool]:
                 odd_lines += b"\n".join(line for line in chunk.split(b"\n") if not line.isascii())
     if found is not None or (is_utf8 and not decoder.getstate()[0]):
         return found or "utf-8", has_quotes
-    best = charset_normalizer.from_bytes(bytes(odd_lines[:SAMPLE_BYTES])).best()
-    is_latin = best is None or all(letter <= LAST_LATIN for letter in str(best) if letter.isalpha())
-    return "cp1252" if best is None or is_latin else best.encoding, has_quotes
+    sample = bytes(odd_lines[:SAMPLE_BYTES])
+    in_runs = sum(map(len, RUNS.findall(sample)))
+    if 2 * in_runs < sum(byte > 127 for byte in sample):
+        return "cp1252", has_quotes
+    best = charset_normalizer.from_bytes(sample, cp_isolation=list(ENCODINGS)).best()
+    return "cp1252" if best is None else best.encoding, has_quotes
 
 
 def _sample(source: Path, encoding: str) -> str:
@@ -177,7 +188,7 @@ def _names(rows: Rows) -> list[str]:
 
 def _decimal(rows: Rows, delimiter: str) -> str:
     """Return the decimal mark that most numbers have. Numbers such as 1,234 say nothing, except between semicolons."""
-    cells = [cell.strip() for row in rows for cell in row]
+    cells = [cell.strip(AROUND_NUMBERS) for row in rows for cell in row]
     marks = Counter[str]()
     for mark, pattern in ((",", WITH_COMMA), (".", WITH_POINT)):
         marks[mark] = sum(1 for cell in cells if pattern.fullmatch(cell) and not THOUSANDS.fullmatch(cell))

@@ -6,6 +6,7 @@ they were in the file but for spaces around them. ``columns.py`` says what they 
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import math
 import re
@@ -76,9 +77,11 @@ def read_parquet(source: Path, folder: Path, max_bytes: int, reading: Reading) -
             _check_size(max(size, meta.num_rows * meta.num_columns), max_bytes)
             table = file.read()
             table.validate(full=True)  # that texts are UTF-8, among others
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            given = (meta.metadata or {}).get(b"ARROW:schema")
+            schema = table.schema if given is None else pa.ipc.read_schema(pa.py_buffer(base64.b64decode(given)))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidFileError(f"the file cannot be read as Parquet: {error}") from error
-    return keep(_typed_columns(table), folder, max_bytes, reading)
+    return keep(_typed_columns(table, schema), folder, max_bytes, reading)
 
 
 def read_feather(source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
@@ -88,15 +91,18 @@ def read_feather(source: Path, folder: Path, max_bytes: int, reading: Reading) -
         table.validate(full=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidFileError(f"the file cannot be read as Feather: {error}") from error
-    return keep(_typed_columns(table), folder, max_bytes, reading)
+    return keep(_typed_columns(table, table.schema), folder, max_bytes, reading)
 
 
-def _typed_columns(table: pa.Table) -> list[RawColumn]:
-    """Return the columns of a file that has types. A dictionary holds categories, whatever its values are."""
+def _typed_columns(table: pa.Table, schema: pa.Schema) -> list[RawColumn]:
+    """Return the columns of a file that has types. A dictionary holds categories, whatever its values are.
+
+    ``schema`` has the types with which the table was written; pyarrow reads dictionaries of numbers as numbers.
+    """
     columns = []
     for name, values in zip(table.column_names, table.columns, strict=True):
-        kind = None
-        if pa.types.is_dictionary(values.type):
+        kind, index = None, schema.get_field_index(name)
+        if index >= 0 and pa.types.is_dictionary(schema.field(index).type):
             kind = ColumnKind.CATEGORY
         elif pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
             kind = ColumnKind.DATE
@@ -226,7 +232,8 @@ def _clean(column: RawColumn, reading: Reading) -> pa.Array:
         values = values.combine_chunks()  # numbers stay in pieces, which saves the memory of a copy
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-        values = values.cast(pa.string()) if pa.types.is_primitive(values.type) else values
+    if column.kind is ColumnKind.CATEGORY and pa.types.is_primitive(values.type):
+        values = values.cast(pa.string())
     kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return trimmed(values.cast(pa.string()), NULLS if reading.na_values is None else reading.na_values)
