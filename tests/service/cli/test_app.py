@@ -136,7 +136,6 @@ if {when!r} == "import":
     sys.meta_path.insert(0, type("Finder", (), {{"find_spec": interrupt}}))
 else:
     from service.cli import app as cli
-from service.cli.console import out
     cli.app = interrupt
 __main__.main()
 """
