@@ -23,7 +23,7 @@ from service.api.views import Page, View
 from service.data.facts import Column, ColumnUse, DatasetFacts, Layout, Reading, Role, column_uses
 from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_of
 from service.db.models import DatasetRow
-from service.errors import FieldError, InvalidSpecError
+from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger import datasets as ledger
 from service.spec.data import DatasetSpec
 from service.spec.tasks import TaskName
@@ -51,11 +51,13 @@ class UploadQuery(StrictQuery):
         description="Where the service reads the file, instead of a body: the artifact store or an allowed folder.",
     )
     format: FileFormat | None = Field(None, description="Format of the file; null lets the ending of the name decide.")
-    encoding: str | None = Field(None, max_length=40, description="Encoding of a CSV file, such as utf-8 or cp1252.")
+    encoding: str | None = Field(
+        None, max_length=40, pattern=r"^[\w-]+$", description="Encoding of a CSV file, such as utf-8 or cp1252."
+    )
     delimiter: str | None = Field(None, max_length=3, description="What separates its cells: one character, or tab.")
     decimal: Literal[".", ","] | None = Field(None, description="Decimal mark of the numbers in a table.")
     thousands: Literal[".", ",", " ", "'"] | None = Field(None, description="What separates their thousands.")
-    na_values: Annotated[list[Annotated[str, Len(1, 100)]], Len(0, 100)] | None = Field(
+    na_values: Annotated[list[Annotated[str, Field(max_length=100, pattern=PRINTABLE)]], Len(0, 100)] | None = Field(
         None, description="Cells of a table without a value, besides empty ones; null takes usual ones such as NA."
     )
 
@@ -66,14 +68,16 @@ class UploadQuery(StrictQuery):
         Raises:
             InvalidSpecError: The encoding is unknown, or the delimiter cannot separate cells.
         """
-        delimiter = "\t" if self.delimiter in ("tab", "\\t") else self.delimiter
-        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n' or delimiter == self.decimal):
-            wrong = "must be one character other than a quote and the decimal mark, or tab"
+        delimiter = "\t" if self.delimiter == "tab" else self.delimiter
+        if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0'):
+            wrong = "must be tab, or one ASCII character that is neither a quote nor the end of a line"
             raise InvalidSpecError(FieldError("delimiter", self.delimiter, wrong))
+        if self.decimal and self.decimal in (delimiter, self.thousands):
+            raise InvalidSpecError(conflict("decimal", self.decimal, "must differ from delimiter and thousands"))
         try:
             encoding = codecs.lookup(self.encoding).name if self.encoding else None
-            "".encode(encoding or "utf-8")  # refuses what is no encoding of texts, such as base64
-        except LookupError as error:
+            b"a\xff\xfe".decode(encoding or "utf-8", "replace")
+        except (LookupError, UnicodeError) as error:  # base64 is no encoding of texts, and idna none of files
             hint = "Common ones are utf-8, cp1252 and utf-16."
             raise InvalidSpecError(FieldError("encoding", self.encoding, "must be a known encoding", hint)) from error
         na_values = None if self.na_values is None else tuple(self.na_values)

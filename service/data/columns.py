@@ -308,13 +308,13 @@ def _odd_cells(texts: pa.Array, column: Column) -> Iterator[str]:
         return
     marks = pc.is_in(pc.utf8_lower(texts), pa.array(MARKS))
     what = {ColumnKind.DATE: "dates", ColumnKind.BOOLEAN: "booleans"}.get(column.kind, "numbers")
-    for is_mark, cells in ((False, pc.and_not(lost, marks)), (True, pc.and_(lost, marks))):
+    odd = f"not {what}, so read as missing"
+    for found, cells in ((odd, pc.and_not(lost, marks)), ("marks of missing values", pc.and_(lost, marks))):
         count = pc.sum(cells.cast(pa.int64())).as_py()
         if count:
             first = pc.index(cells, True).as_py()
-            known = "hold a mark for a missing value" if is_mark else f"are not {what} and count as missing"
             cell = f"{shortened(texts[first].as_py())!r} in row {first + 1}"
-            yield f"{count:,} of {len(texts):,} cells {known}, the first is {cell}"
+            yield f"{found}: {count:,} of {len(texts):,} cells, the first is {cell}"
 
 
 def retyped(facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> DatasetFacts:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.feather
+import pyarrow.ipc
 import pyarrow.parquet
 
 from service.data.columns import TABLE_FILE, describe
@@ -86,10 +86,19 @@ def read_parquet(source: Path, folder: Path, max_bytes: int, reading: Reading) -
 
 def read_feather(source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
     """Read a Feather file; a reader of ``upload.py``."""
+    pieces, size = [], 0
     try:
-        table = pyarrow.feather.read_table(source)
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        with pa.ipc.open_file(source) as file:
+            for index in range(file.num_record_batches):
+                piece = file.get_batch(index)
+                piece.validate(full=True)
+                size += piece.nbytes
+                _check_size(size, max_bytes)
+                pieces.append(piece)
+            table = pa.Table.from_batches(pieces, file.schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, InvalidFileError):
+            raise
         raise InvalidFileError(f"the file cannot be read as Feather: {error}") from error
     return keep(_typed_columns(table, table.schema), folder, max_bytes, reading)
 

@@ -78,7 +78,7 @@ def test_an_upload_says_what_each_column_is_taken_for(uploads: TestClient) -> No
         "left": ("number", "feature", 1),
     }
     assert columns["customer_id"]["reason"] == "nearly every row has another value"
-    odd = "1 of 200 cells are not numbers and count as missing, the first is 'n/k' in row 8"
+    odd = "not numbers, so read as missing: 1 of 200 cells, the first is 'n/k' in row 8"
     assert columns["age"]["warnings"] == [odd]
     assert answer.json()["reading"]["delimiter"] == ","
 
@@ -99,6 +99,9 @@ def test_a_table_that_is_read_in_another_way_is_another_dataset(uploads: TestCli
     [
         ({"encoding": "utf-9"}, "encoding"),
         ({"encoding": "base64"}, "encoding"),
+        ({"encoding": "punycode"}, "encoding"),
+        ({"encoding": "idna"}, "encoding"),
+        ({"decimal": ",", "delimiter": ","}, "decimal"),
         ({"delimiter": "ab"}, "delimiter"),
         ({"delimiter": '"'}, "delimiter"),
         ({"decimal": "x"}, "decimal"),

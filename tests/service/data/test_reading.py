@@ -308,3 +308,13 @@ def test_a_padded_code_far_down_keeps_the_others_as_they_are(tmp_path: Path, mon
     assert column is not None
     assert column.kind == "category"
     assert column.levels == {code: codes.count(code) for code in sorted(set(codes))}
+
+
+def test_whole_numbers_before_others_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.data.read_csv.BLOCK_BYTES", 1000)
+    values = [*range(600), *NUMBERS]
+    facts = read(written(["x", "label"], [values, (LABELS * 11)[:660]]).encode(), tmp_path)
+    column = facts.target("x")
+    assert column is not None
+    assert (column.kind, column.type, column.low, column.high) == ("number", "double", min(values), 599.0)
+    assert pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).column("x").to_pylist() == values
