@@ -408,15 +408,15 @@ def _check_task(facts: DatasetFacts, task: str, target: Column | None) -> None:
         hint = "Classification and regression need a target: set dataset.target." if needs_target else None
         wrong = f"must be {' or '.join(possible)} for this dataset"
         raise InvalidSpecError(FieldError("dataset.task", str(task), wrong, hint, "conflict"))
-    if target is not None and (problem := _problem_with_target(task, target)) is not None:
+    if target is not None and (problem := _problem_with_target(task, target, facts.warnings)) is not None:
         raise InvalidSpecError(FieldError("dataset.target", target.name, *problem))
 
 
-def _problem_with_target(task: str, target: Column) -> tuple[str, str | None] | None:
-    """Return message and hint if a column cannot be the target of a task."""
+def _problem_with_target(task: str, target: Column, warnings: tuple[str, ...]) -> tuple[str, str | None] | None:
+    """Return message and hint if a column cannot be the target of a task; ``warnings`` are those of the table."""
     if target.missing:
         first = f"the first is row {target.first_missing}, not counting the header"
-        what_to_do = " ".join(["Remove or fill these rows.", *(f"{warning}." for warning in target.warnings)])
+        what_to_do = " ".join(["Remove or fill these rows.", *(f"{note}." for note in (*target.warnings, *warnings))])
         return f"must have a value in every row; {target.missing} rows have none, {first}", what_to_do
     if target.distinct < 2:
         return "must have at least two values; it is the same in every row", None

@@ -125,14 +125,17 @@ def number_form(texts: Texts, reading: Reading) -> tuple[Form | None, int, tuple
     if not counts or not max(counts.values()):
         return None, 0, ()
     best = max(counts, key=lambda form: counts[form])  # the first of equals
+    fitting = counts[best]
     other = replace(best, decimal=best.thousands, thousands="")
-    if best.thousands and counts.get(other) == counts[best]:
+    if best.thousands and counts.get(other) == fitting:
         word = "comma" if best.thousands == "," else "point"
         example = next(value for value in texts.values.to_pylist() if best.thousands in value)
         read = read_texts(pa.array([example]), best)[0].as_py()
         hint = f"upload the file again with decimal={best.thousands} if this is a decimal {word}"
-        return best, counts[best], (f"{example!r} is read as {read:g}: {hint}",)
-    return best, counts[best], ()
+        return best, fitting, (f"{example!r} is read as {read:g}: {hint}",)
+    if not best.thousands and not pc.any(pc.match_substring(tidy.values, best.decimal)).as_py():
+        best = replace(best, decimal=Form().decimal)  # whole numbers have no decimal mark
+    return best, fitting, ()
 
 
 def _tidy(texts: pa.Array) -> pa.Array:

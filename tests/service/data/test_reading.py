@@ -31,6 +31,7 @@ def read(content: bytes, folder: Path, filename: str = "table.csv", **reading: A
     with Upload(fmt, LIMIT, Reading(**reading)) as upload:
         upload.write(content)
         facts, kept = upload.unpack()
+        folder.mkdir(exist_ok=True)
         kept.rename(folder / "kept")
     return facts
 
@@ -75,6 +76,9 @@ def test_a_job_gets_as_many_finite_features_as_its_plan_says(tmp_path: Path, cas
 def test_the_last_row_is_named_if_it_adds_up_the_others(tmp_path: Path) -> None:
     facts = read(f"{PLAIN}99.5,Total,yes\n".encode(), tmp_path)
     assert facts.warnings == ("row 61 has 'Total' in column 'city': remove it from the file if it adds up the others",)
+    without_label = read(f"{PLAIN}99.5,Total,\n".encode(), tmp_path / "more")
+    with pytest.raises(InvalidSpecError, match="row 61 has 'Total'"):
+        dataset_info(without_label, DatasetSpec(id="ds-1", target="label"))
 
 
 QUOTES = written(["x", "note", "label"], [NUMBERS, ["fine"] * ROWS, LABELS]).splitlines(keepends=True)
