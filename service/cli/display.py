@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console, Group
@@ -82,6 +82,24 @@ def show_estimate(console: Console, plan: Answer) -> None:
         f"{plan['trials']} trials and {plan['confirm_runs']} confirmation runs, about {plan['seconds']:.3g} s"
     )
     console.print(Text(plan["note"]))
+    console.print(Text(plan["task"]))
+    if plan["columns"]:
+        show_columns(console, plan["columns"])
+
+
+def show_columns(console: Console, columns: Sequence[Answer], warnings: Sequence[str] = ()) -> None:
+    """Print what the columns of a table are taken for, and what may have to be corrected."""
+    table = Table("column", "kind", "role", "features", "missing", "distinct", "note")
+    for column in columns:
+        notes = [column["reason"], column["read_as"], *column["warnings"]]
+        counts = (f"{column[name]:,}" for name in ("features", "missing", "distinct"))
+        note = Text("\n".join(filter(None, notes)))
+        table.add_row(Text(column["name"]), column["kind"], column["role"], *counts, note)
+    for name in ("features", "missing", "distinct"):
+        next(column for column in table.columns if column.header == name).justify = "right"
+    console.print(table)
+    for warning in warnings:
+        console.print(Text(f"note: {warning}"))
 
 
 def show_job(console: Console, job: Answer) -> None:

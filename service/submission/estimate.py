@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
+from service.data.facts import ColumnUse
 from service.errors import UnavailableError
 from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
@@ -68,6 +69,8 @@ class JobEstimate:
         p_bytes: The largest memory of P of a run.
         parameters: Parameters of the model.
         note: How the seconds were found.
+        task: What the model is trained for, and why.
+        columns: What the job does with each column of an uploaded table.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -77,6 +80,8 @@ class JobEstimate:
     p_bytes: int
     parameters: int
     note: str
+    task: str
+    columns: tuple[ColumnUse, ...]
 
 
 class _Footprint(TypedDict):
@@ -86,8 +91,8 @@ class _Footprint(TypedDict):
     p_bytes: float
 
 
-def estimate(plan: JobPlan) -> JobEstimate:
-    """Return what a job would do and cost.
+def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
+    """Return what a job would do and cost. ``columns`` is what it does with those of its table.
 
     Raises:
         UnavailableError: The cost could not be measured.
@@ -109,6 +114,8 @@ def estimate(plan: JobPlan) -> JobEstimate:
         p_bytes=max(arm.p_bytes for arm in arms),
         parameters=plan.spec.model.parameter_count(plan.info),
         note="; ".join(notes),
+        task=f"{plan.task}: {reason}" if (reason := plan.info.task_reason) else plan.task,
+        columns=columns,
     )
 
 

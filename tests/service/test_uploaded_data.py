@@ -27,8 +27,15 @@ def api(settings: Settings) -> Iterator[TestClient]:
         yield opened
 
 
+CUSTOMERS = [f"c{n};{n % 9:05d};{n % 28 + 1}.3.2024;{n},5 €;{n};{n % 3}" for n in range(150)]
 CASES: dict[str, tuple[str, bytes, dict[str, Any], dict[str, Any]]] = {
     "csv": ("people.csv", files.csv(120), {"target": "label"}, {"name": "mlp", "hidden": [8]}),
+    "corrected csv": (
+        "people.csv",
+        "\n".join(["id;zip;joined;income;note;left", *CUSTOMERS]).encode(),
+        {"target": "left", "columns": {"zip": "number", "note": "ignore", "left": "category"}},
+        {"name": "mlp", "hidden": [8]},
+    ),
     "parquet": ("diabetes.parquet", files.parquet(), {"target": "y"}, {"name": "mlp", "hidden": [8]}),
     "npz": ("digits.npz", files.digits_npz(), {}, {"name": "mlp", "hidden": [16]}),
     "npz autoencoded": ("d.npz", files.digits_npz(), {"task": "autoencoding"}, {"name": "autoencoder", "hidden": [16]}),

@@ -340,7 +340,7 @@ BOTH = "cannot be used together with dataset.name or dataset.id"
         (
             {"name": "wine", "exclude": ["id"]},
             "dataset.exclude",
-            "must be empty: only an uploaded table has columns to leave out",
+            "must be empty: only an uploaded table has columns to choose",
         ),
         ({"entrypoint": "a:b", "task": "regression"}, "dataset.task", "must be null: the factory says it"),
     ],

@@ -37,6 +37,7 @@ def test_defaults_are_what_the_documents_say() -> None:
             "target": None,
             "task": None,
             "exclude": [],
+            "columns": {},
             "entrypoint": None,
             "config": {},
         },
