@@ -129,10 +129,11 @@ def show_recommendation(console: Console, answer: Answer) -> None:
         OtherVersionError: The service has a version whose answer this one cannot read.
     """
     result = JobResult.from_json(answer)
-    table = Table(title="The best config of each arm, on fresh seeds")
-    score = f"test_{result.score or 'score'} (mean)"
-    for column in ("arm", "trial", "value (search)", "test_loss (mean)", score, "seconds a run", "runs"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+    table = Table(title="The best config of each arm, on fresh seeds", padding=(0, 1, 0, 0))
+    table.add_column("arm", overflow="fold")
+    score = f"mean test\n{result.score or 'score'}"
+    for column in ("trial", "value in\nsearch", "mean test\nloss", score, "seconds\na run", "runs"):
+        table.add_column(column, justify="right", no_wrap=True)
     for finalist in result.finalists:
         table.add_row(
             finalist.arm,

@@ -88,10 +88,19 @@ def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
 def test_what_always_predicting_the_same_gets_is_shown_beside_the_arms(console: Console) -> None:
     show_recommendation(console, a_result(trivial=TRIVIAL, score="accuracy", summary="From the mean to P").to_json())
     shown = drawn(console)
-    assert re.search(r"test_accuracy", shown)
-    assert re.search(r"warpadam .* 3 .* 0.5 .* 0.25 .* 0.9375 .* 1.50 .* 6/6", shown)
-    assert re.search(r"trivial .* 1.0625 .* 1.0312 .* 0.4062", shown)
+    assert re.search(r"mean test .*mean test .*\n.* accuracy", shown)
+    assert re.search(r"warpadam .*3 .*0.5 .*0.25 .*0.9375 .*1.50 .*6/6", shown)
+    assert re.search(r"trivial .*1.0625 .*1.0312 .*0.4062", shown)
     assert "From the mean to P" in shown
+
+
+def test_a_narrow_terminal_shows_the_arms_whole() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    arms = [an_arm(name, value=0.045592) for name in ("warpadam-kronecker", "adamw_default", "adamw_more_steps")]
+    show_recommendation(console, a_result(finalists=arms, trivial=TRIVIAL, score="accuracy").to_json())
+    for name in ("warpadam-kronecker", "adamw_default", "adamw_more_steps", "accuracy", "0.045592", "1.0312"):
+        assert name in drawn(console)
+    assert "…" not in drawn(console)
 
 
 def test_a_result_without_a_score_or_a_trivial_predictor_is_shown(console: Console) -> None:
