@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean, median
 from typing import Final, NamedTuple
 
+from search_spaces import Scalar
+from search_spaces.refine import at_edge
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.ledger.queries import curve_of
 from service.planning.arms import Role
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan
-from service.recommend.verdict import SearchLuck, compare
+from service.recommend.luck import SearchLuck, luck_of
+from service.recommend.verdict import compare
 from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS
 from service.spec.metrics import METRICS
@@ -97,12 +100,26 @@ def is_blind(trials: Sequence[Trial]) -> bool:
     return len(values) >= MIN_TOLD_APART and max(values) - min(values) <= TIED * max(map(abs, values))
 
 
-def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objective: Objective) -> SearchLuck | None:
+def edge_of_range(plan: JobPlan, finalist: Trial) -> str | None:
+    """Return that the lr of a finalist is at an end of the range that its arm may try; None if it is not."""
+    space = plan.arm(finalist.arm).space
+    end = at_edge(space, finalist.params)
+    if end is None:
+        return None
+    return f"the best lr of {finalist.arm}, {finalist.params['lr']:.3g}, is at the {end} end of its range"
+
+
+def search_luck(
+    plan: JobPlan, finalist: Trial, trials: Sequence[Trial], races: Sequence[ConfirmRun], objective: Objective
+) -> SearchLuck | None:
     """Return what an arm would lose if its search had missed its best trials; None if they did not race.
 
+    Trials that raced are compared with the winner on the seeds that both ran, the others as trials.
+
     Args:
+        plan: The job's plan.
         finalist: The winner of the arm's race.
-        trials: Trials that the arm completed.
+        trials: The trials of the arm.
         races: Every run of the ``select`` phase.
         objective: What they are judged by.
     """
@@ -111,14 +128,20 @@ def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objec
         cost = objective.cost(curve_of(run)) if run.arm == finalist.arm and run.state == TrialState.COMPLETE else None
         if cost is not None:
             costs.setdefault(run.trial_number, {})[run.seed] = cost
-    won = costs.pop(finalist.number, {})
-    scale = fmean(won.values()) if won else 0.0
-    behind = []
-    for other in costs.values():
-        both = [other[seed] - won[seed] for seed in other.keys() & won.keys()]
-        if both:
-            behind.append(max(0.0, fmean(both)) / (abs(scale) or 1.0))
-    return SearchLuck([0.0, *sorted(behind)], trials) if behind else None
+    won = costs.get(finalist.number, {})
+    if not won or len(costs) == 1:
+        return None
+    penalties = list[tuple[Mapping[str, Scalar], float]]()
+    for trial in best_trials(trials, len(trials)):
+        raced = costs.get(trial.number, {}).keys() & won.keys()
+        if raced:
+            behind, scale = fmean(costs[trial.number][seed] - won[seed] for seed in raced), fmean(won.values())
+        else:
+            scale = finalist.value or 0.0
+            behind = (trial.value or 0.0) - scale
+        penalties.append((trial.params, max(0.0, behind) / (abs(scale) or 1.0)))
+    penalties.sort(key=lambda one: (one[0] != finalist.params, one[1]))
+    return luck_of(penalties, [dict(values) for values in plan.arm(finalist.arm).space.first_trials])
 
 
 def recommend(
@@ -129,6 +152,7 @@ def recommend(
     look: int = 1,
     luck: Mapping[str, SearchLuck | None] | None = None,
     blind_arms: Collection[str] = (),
+    edges: Mapping[str, str | None] | None = None,
 ) -> Recommendation:
     """Judge the arms' finalists by the runs of the ``confirm`` phase.
 
@@ -140,6 +164,8 @@ def recommend(
         look: How many times they have been judged, including this time.
         luck: Luck of the search, by arm; None leaves it out.
         blind_arms: Arms whose search could not tell its trials apart.
+        edges: Whose finalist is at the edge of its range, by arm, as a sentence. Where the worse of both arms is, the
+            word is `inconclusive`: beyond the edge it could be better.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
@@ -150,6 +176,9 @@ def recommend(
     if blind := [arm for arm in (challenger.arm, baseline.arm) if arm in blind_arms]:
         verdict = Word.INCONCLUSIVE
         reason = f"the search of {' and '.join(blind)} was blind: all its trials cost the same on validation"
+    worse = {Word.HELPS: baseline, Word.HURTS: challenger}.get(verdict)
+    if worse is not None and (edge := (edges or {}).get(worse.arm)):
+        verdict, reason = Word.INCONCLUSIVE, f"{edge}; beyond it {worse.arm} could be better"
     chosen = challenger if verdict == Word.HELPS else baseline
     if verdict != Word.HELPS:
         reason += f"; the recommendation is {baseline.arm}"

@@ -6,12 +6,12 @@ Pure functions of two lists: no database, no jobs. scipy does the arithmetic and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from service.recommend.luck import SearchLuck
 from service.result.job_result import ALPHA, Verdict, Word
 
 Floats = npt.NDArray[np.float64]
@@ -30,20 +30,6 @@ POWER: Final = 0.8
 
 MOST_PAIRS: Final = 1_000
 """If more pairs than this would be needed, no number is given: the difference is too small to be worth them."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchLuck:
-    """What an arm would lose if its search had missed its best trials.
-
-    Attributes:
-        penalties: How much higher the validation cost of each trial of its race is than the winner's, as a share of the
-            latter; the best trials first, so that the first is 0.
-        trials: Trials that the search completed.
-    """
-
-    penalties: Sequence[float]
-    trials: int
 
 
 def level(look: int) -> float:
@@ -230,9 +216,8 @@ def luck_interval(
 ) -> tuple[float, float]:
     """Return the interval of the improvement with the luck of both searches in it.
 
-    A search that draws its trials again finds its best one only with a chance of 1 - (1 - 1/n)^n, about 0.64; otherwise
-    the next best trial of the race takes its place. Each resample draws that for both arms, and a mean from Student's
-    distribution of the pairs.
+    Another search may miss the best trial; then the next best that it finds takes its place. Each resample draws that
+    for both arms, and a mean from Student's distribution of the pairs.
 
     Args:
         gains: Improvements, one for each pair.
@@ -254,8 +239,8 @@ def _drawn_penalties(search: SearchLuck, rng: np.random.Generator) -> Floats:
     """Draw which trial of a race would have won, and return its penalty, for each resample."""
     import numpy as np
 
-    penalties, trials = np.asarray(search.penalties, np.float64), max(search.trials, 1)
-    found = rng.random((RESAMPLES, len(penalties))) < 1 - (1 - 1 / trials) ** trials
+    penalties = np.asarray(search.penalties, np.float64)
+    found = rng.random((RESAMPLES, len(penalties))) < np.asarray(search.chances)
     winner = np.where(found.any(1), found.argmax(1), len(penalties) - 1)
     drawn: Floats = penalties[winner]
     return drawn

@@ -79,8 +79,10 @@ class ArmSearch:
             if row.id not in self._open:
                 self._open[row.id] = self._arm_study.resume(row)
         elif len(self._trials) < self._budget.trials_per_arm:
-            arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
-            asked = self._arm_study.ask(make_sampler(self._plan.spec.search, arm_seed, len(self._trials)))
+            arm_seed, asked_before = f"{self._plan.spec.seed}/{self._arm.name}", len(self._trials)
+            sampler = make_sampler(self._plan.spec.search, arm_seed, asked_before)
+            refine = asked_before >= (1 - self._plan.spec.search.refine) * self._budget.trials_per_arm
+            asked = self._arm_study.ask(sampler, refine=refine)
             try:
                 row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space), running=True)
             except BaseException:

@@ -14,12 +14,11 @@ from service.planning.objective import Objective, make_objective
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import UNPRUNED, measure
 from service.recommend.findings import Searched, find_break_even, find_transfer, make_findings
-from service.recommend.recommendation import Finalist, best_trials, is_blind, recommend, search_luck
+from service.recommend.recommendation import Finalist, best_trials, edge_of_range, is_blind, recommend, search_luck
 from service.result.job_result import FamilyFinding, Fidelity, JobResult, Recommendation
 from service.running.context import JobContext
 from service.running.samplers import first_rung
 from service.spec.job import MAX_STEPS
-from service.states import TrialState
 from service.version import versions
 
 if TYPE_CHECKING:
@@ -124,13 +123,14 @@ def make_result(
     """Judge the finalists, one of each arm, by their confirmation runs. The result has no learned P yet."""
     plan, runs = job.plan, job.record.confirm_runs("confirm")
     races = job.record.confirm_runs("select")
-    completed = Counter(trial.arm for item in searched for trial in item.trials if trial.state == TrialState.COMPLETE)
+    trials = {item.arm.name: item.trials for item in searched}
     luck = {
-        finalist.trial.arm: search_luck(finalist.trial, completed[finalist.trial.arm], races, objective)
+        finalist.trial.arm: search_luck(plan, finalist.trial, trials[finalist.trial.arm], races, objective)
         for finalist in finalists
     }
     blind = [item.arm.name for item in searched if is_blind(item.trials)]
-    recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck, blind)
+    edges = {finalist.trial.arm: edge_of_range(plan, finalist.trial) for finalist in finalists}
+    recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck, blind, edges)
     tasks = None if family is None else _family_finding(plan, recommended, finalists, runs, family)
     findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks)
     return JobResult(

@@ -114,7 +114,7 @@ def test_config_is_what_the_values_of_a_space_stand_for(spec: SpecMaker) -> None
     assert (config["lr"], config["betas"]) == (values["lr"], [values["beta1"], values["beta2"]])
     assert f"{config['structure']}/{config['placement']}/{config['learner']}" == values["strategy"]
     adamw = made.arm("adamw").config(made.arm("adamw").space.first_trials[0])
-    assert adamw == {"lr": 0.003, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
+    assert adamw == {"lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,16 @@ from service.errors import JobFailedError
 from service.ledger.queries import stored_curve
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
-from service.recommend.recommendation import Finalist, best_trials, is_blind, rank, recommend, search_luck
+from service.recommend.luck import FIRST_FOUND
+from service.recommend.recommendation import (
+    Finalist,
+    best_trials,
+    edge_of_range,
+    is_blind,
+    rank,
+    recommend,
+    search_luck,
+)
 from service.result.job_result import Word
 from service.spec.job import JobSpec
 from service.states import TrialState
@@ -150,15 +159,19 @@ def test_the_luck_of_a_search_is_how_far_the_others_of_its_race_are_behind_on_th
         *runs("warpadam", [0.4], 2, "select"),  # better on the only seed it ran on, so not behind
         *runs("adamw", [9.0], 3, "select"),
     ]
-    luck = search_luck(trial(plan, 0, 0.4), 20, races, LOSS)
+    points = plan.arm("warpadam").space.first_trials
+    params = [*map(dict, points[:3]), {**points[0], "lr": 1e-4}]
+    trials = [trial(plan, number, 0.4 + number / 10, params=params[number]) for number in range(4)]
+    luck = search_luck(plan, trials[0], trials, races, LOSS)
     assert luck is not None
-    assert luck.trials == 20
-    assert luck.penalties == pytest.approx([0.0, 0.0, 0.3 / 0.6])
+    assert luck.penalties == pytest.approx([0.0, 0.0, 0.3 / 0.6, 0.3 / 0.4])  # the last one did not race
+    assert luck.chances == [FIRST_FOUND] * 3 + [pytest.approx(1 - (3 / 4) ** 4)]
 
 
 def test_without_a_race_nothing_is_known_about_luck(plan: JobPlan) -> None:
-    assert search_luck(trial(plan, 0, 0.4), 20, [], LOSS) is None
-    assert search_luck(trial(plan, 0, 0.4), 20, runs("warpadam", [0.5], 0, "select"), LOSS) is None
+    alone = trial(plan, 0, 0.4)
+    assert search_luck(plan, alone, [alone], [], LOSS) is None
+    assert search_luck(plan, alone, [alone], runs("warpadam", [0.5], 0, "select"), LOSS) is None
 
 
 @pytest.mark.parametrize(
@@ -177,6 +190,35 @@ def test_no_word_comes_from_a_blind_search(plan: JobPlan) -> None:
     result = recommend(plan, finalists, found, LOSS, blind_arms=["warpadam"])
     assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
     assert result.reason.startswith("the search of warpadam was blind: all its trials cost the same")
+
+
+@pytest.mark.parametrize(
+    ("warpadam_loss", "at_edge", "word"),
+    [
+        (0.5, "adamw", Word.INCONCLUSIVE),  # adamw is worse and could be better beyond its range
+        (0.5, "warpadam", Word.HELPS),  # the better one could only be better still
+        (0.5, None, Word.HELPS),
+        (2.0, "warpadam", Word.INCONCLUSIVE),
+        (2.0, "adamw", Word.HURTS),
+    ],
+)
+def test_an_arm_at_the_edge_of_its_range_is_not_called_the_worse_one(
+    plan: JobPlan, warpadam_loss: float, at_edge: str | None, word: Word
+) -> None:
+    params = {arm: dict(plan.arm(arm).space.first_trials[0]) for arm in ("warpadam", "adamw")}
+    if at_edge is not None:
+        params[at_edge]["lr"] = 0.29
+    trials = [trial(plan, 0, 0.4), trial(plan, 1, 0.5, "adamw")]
+    for one in trials:
+        one.params = params[one.arm]
+    finalists = [Finalist(one, 0.4) for one in trials]
+    found = [*runs("warpadam", losses(warpadam_loss), 0), *runs("adamw", BASELINE, 1)]
+    edges = {one.arm: edge_of_range(plan, one) for one in trials}
+    result = recommend(plan, finalists, found, LOSS, edges=edges)
+    assert result.verdict is word
+    if word is Word.INCONCLUSIVE:
+        said = f"the best lr of {at_edge}, 0.29, is at the upper end of its range"
+        assert result.reason.startswith(f"{said}; beyond it {at_edge} could be better")
 
 
 def test_the_best_step_is_the_median_of_the_confirmation_runs(plan: JobPlan) -> None:

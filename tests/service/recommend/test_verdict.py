@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from service.recommend import verdict as verdict_module
-from service.recommend.verdict import MOST_PAIRS, SearchLuck, compare, holm, level
+from service.recommend.luck import SearchLuck
+from service.recommend.verdict import MOST_PAIRS, compare, holm, level
 from service.result.job_result import Word
 
 few_resamples = pytest.mark.usefixtures("quick_intervals")
@@ -213,10 +214,10 @@ def test_a_true_effect_of_one_standard_deviation_is_found_by_ten_pairs() -> None
     assert np.mean(found) >= 0.8
 
 
-SURE = SearchLuck([0.0, 0.0, 0.0], 20)
+SURE = SearchLuck([0.0, 0.0, 0.0], [0.64, 0.64, 0.64])
 """A search whose next best trials are as good as its best one."""
 
-LUCKY = SearchLuck([0.0, 0.5, 0.9], 20)
+LUCKY = SearchLuck([0.0, 0.5, 0.9], [0.64, 0.64, 0.64])
 """A search that found one good trial, far before all others."""
 
 
@@ -248,7 +249,7 @@ def test_an_effect_beyond_all_luck_is_still_seen() -> None:
 
 
 def test_the_second_best_takes_the_place_of_the_best_as_often_as_a_bootstrap_leaves_that_out() -> None:
-    luck = (SURE, SearchLuck([0.0, 1.0], 20))
+    luck = (SURE, SearchLuck([0.0, 1.0], [0.64, 0.64]))
     gains = np.full(8, 0.5)
     low, high = verdict_module.luck_interval(gains, 1.0, luck, 0.3)
     assert (low, high) == (-0.5, 0.5)  # left out with a chance of (1 - 1/20)^20 = 0.36

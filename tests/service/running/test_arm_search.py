@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,57 @@ def test_the_arm_ends_at_its_cap(open_arm: Open) -> None:
     for _ in range(CAP):
         complete(search, 0.5)
     assert search.next() is None
+
+
+@pytest.fixture
+def log_of_twelve(db: Database, submit: Submit) -> RunLog:
+    submit(budget={"trials_per_arm": 12, "steps": 10}, search={"sampler": "tpe", "pruner": "none"})
+    taken = runs.claim(db, "worker", 30.0)
+    assert taken is not None
+    return taken
+
+
+def run_to_the_cap(search: ArmSearch) -> list[dict[str, Scalar]]:
+    """Complete all trials, the better the nearer their lr is to 0.02; return what was tried."""
+    while (assignment := search.next()) is not None:
+        search.started(assignment)
+        loss = abs(math.log10(float(str(assignment.run.config["lr"])) / 0.02))
+        search.progress(assignment, CurvePoint(10, loss, loss, 0.1))
+        search.finished(assignment, Ended(TrialState.COMPLETE, loss, None, 0.1))
+    return [dict(trial.params) for trial in search._trials.values()]
+
+
+def test_the_last_quarter_of_the_trials_are_next_to_the_best_and_another_worker_tries_the_same(
+    log_of_twelve: RunLog, storage: optuna.storages.RDBStorage, settings: Settings
+) -> None:
+    job = context(log_of_twelve, settings)
+    arm = job.plan.arm("adamw")
+    assert len(arm.space.first_trials) < 9
+    first = ArmSearch(job, arm, storage)
+    for _ in range(10):
+        complete(first, 0.1 * float(str(len(first._trials))))  # the first one stays the best
+    first.close()
+    second = ArmSearch(job, arm, storage)
+    tried = run_to_the_cap(second)
+    best = dict(arm.space.first_trials[0])
+    assert tried[9] == {**best, "lr": pytest.approx(0.01 * 10**0.25)}
+    assert tried[10] == {**best, "lr": pytest.approx(0.01 * 10**-0.25)}
+    assert tried[11]["lr"] != best["lr"] or tried[11]["weight_decay"] != best["weight_decay"]
+
+
+def test_a_search_that_is_not_refined_leaves_all_trials_to_the_sampler(
+    db: Database, submit: Submit, storage: optuna.storages.RDBStorage, settings: Settings
+) -> None:
+    submit(budget={"trials_per_arm": 12, "steps": 10}, search={"sampler": "random", "pruner": "none", "refine": 0})
+    taken = runs.claim(db, "worker", 30.0)
+    assert taken is not None
+    job = context(taken, settings)
+    arm = job.plan.arm("adamw")
+    tried = run_to_the_cap(ArmSearch(job, arm, storage))
+    lrs = [float(str(values["lr"])) for values in tried]
+    ladder = {float(str(values["lr"])) for values in arm.space.first_trials}
+    steps = [4 * math.log10(lr / one) for lr in lrs[8:] for one in ladder]
+    assert not any(abs(step - round(step)) < 1e-6 for step in steps)
 
 
 def test_a_lost_trial_begins_again_and_its_repeated_points_are_reported_once(open_arm: Open) -> None:

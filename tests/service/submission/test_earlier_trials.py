@@ -130,7 +130,7 @@ def test_of_other_work_the_best_configs_are_tried_first_and_no_value_is_taken(
     lrs = [assignment.run.config["lr"] for assignment in asked if assignment is not None]
     assert lrs[:TRIED_AGAIN] == LRS[:TRIED_AGAIN]
     assert asked[-1] is not None
-    assert asked[-1].run.config["lr"] == 0.003  # then the preset's own, without the two that were tried
+    assert asked[-1].run.config["lr"] == 0.01  # then the preset's own, without the two that were tried
 
 
 @pytest.mark.parametrize(
