@@ -126,13 +126,16 @@ class Race:
             racing.sort(key=lambda config: table.val[config, seen].mean())
             ran |= {config: list(seen) for config in racing}
         self.winner = racing[0]
-        won = table.val[self.winner]
-        penalties = list[tuple[Mapping[str, Scalar], float]]()
+        places = list[tuple[float, Mapping[str, Scalar], float]]()
         for config, values in tried:
             on = ran.get(config, [split])
-            behind = float((table.val[config, on] - won[on]).mean() / won[on].mean())
-            penalties.append((values, max(0.0, behind)))
-        self.luck = luck_of(sorted(penalties, key=lambda one: one[1]), first_trials(table.space))
+            behind, on_test = (
+                float(costs[config, on].mean() / costs[self.winner, on].mean() - 1) for costs in (table.val, table.test)
+            )
+            place = -math.inf if config == self.winner else behind
+            places.append((place, values, on_test if config in ran else max(0.0, behind)))
+        places.sort(key=lambda place: place[0])
+        self.luck = luck_of([(values, penalty) for _, values, penalty in places], first_trials(table.space))
 
 
 RUNS: Final = TRIALS + sum(DEFAULT.race_rounds)

@@ -23,8 +23,8 @@ class SearchLuck:
     """The best trial of a search and what would be in its place. Trials that are near each other count as one.
 
     Attributes:
-        penalties: How much higher the validation cost of each is than the winner's, as a share of the latter; the best
-            first, so that the first is 0.
+        penalties: How much higher the cost of each is than the winner's, as a share of the latter; the best by
+            validation first, so that the first is 0. One that is below 0 was better on test.
         chances: How likely another search would find each.
     """
 
@@ -40,7 +40,7 @@ def luck_of(
     A bootstrap of n trials holds a certain one with a chance of 1 - (1 - 1/n)^n, about 0.64.
 
     Args:
-        trials: The values and the penalty of each completed trial, best first.
+        trials: The values and the penalty of each completed trial, the best by validation first.
         first_trials: What every search of the arm tries.
 
     >>> near, far = {"lr": 0.1}, {"lr": 0.001}

@@ -175,7 +175,9 @@ def search_luck(
 ) -> SearchLuck | None:
     """Return what an arm would lose if its search had missed its best trials; None if they did not race.
 
-    Trials that raced are compared with the winner on the seeds that both ran, the others as trials.
+    Trials that raced are compared with the winner on the seeds that both ran, the others as trials. Validation tells
+    which trial would have won instead. It was chosen by, so the winner looks better there than it is: what the other
+    trial loses is read on test.
 
     Args:
         plan: The job's plan.
@@ -184,25 +186,33 @@ def search_luck(
         races: Every run of the ``select`` phase.
         objective: What they are judged by.
     """
-    costs: dict[int, dict[int, float]] = {}
+    raced: dict[int, dict[int, ConfirmRun]] = {}
     for run in races:
-        cost = objective.cost(curve_of(run)) if run.arm == finalist.arm and run.state == TrialState.COMPLETE else None
-        if cost is not None:
-            costs.setdefault(run.trial_number, {})[run.seed] = cost
-    won = costs.get(finalist.number, {})
-    if not won or len(costs) == 1:
+        if run.arm == finalist.arm and run.state == TrialState.COMPLETE:
+            raced.setdefault(run.trial_number, {})[run.seed] = run
+    won = raced.get(finalist.number, {})
+    if not won or len(raced) == 1:
         return None
-    penalties = list[tuple[Mapping[str, Scalar], float]]()
+    places = list[tuple[float, Mapping[str, Scalar], float]]()
     for trial in best_trials(trials, len(trials)):
-        raced = costs.get(trial.number, {}).keys() & won.keys()
-        if raced:
-            behind, scale = fmean(costs[trial.number][seed] - won[seed] for seed in raced), fmean(won.values())
-        else:
-            scale = finalist.value or 0.0
-            behind = (trial.value or 0.0) - scale
-        penalties.append((trial.params, max(0.0, behind) / (abs(scale) or 1.0)))
-    penalties.sort(key=lambda one: (one[0] != finalist.params, one[1]))
+        pairs = [(run, won[seed]) for seed, run in raced.get(trial.number, {}).items() if seed in won]
+        in_race = [(objective.cost(curve_of(run)), objective.cost(curve_of(best))) for run, best in pairs]
+        on_test = [(_cost_on_test(run, objective), _cost_on_test(best, objective)) for run, best in pairs]
+        behind = _behind(in_race or [(trial.value, finalist.value)]) or 0.0
+        penalty = _behind(on_test)
+        places.append((behind, trial.params, max(0.0, behind) if penalty is None else penalty))
+    places.sort(key=lambda place: (place[1] != finalist.params, place[0]))
+    penalties = [(params, penalty) for _, params, penalty in places]
     return luck_of(penalties, [dict(values) for values in plan.arm(finalist.arm).space.first_trials])
+
+
+def _behind(costs: Sequence[Costs]) -> float | None:
+    """Return how much higher the first costs are than the second ones, as a share of these; None if one is missing."""
+    whole = [(other, best) for other, best in costs if other is not None and best is not None]
+    if not whole or len(whole) < len(costs):
+        return None
+    other, best = (fmean(pair[side] for pair in whole) for side in (0, 1))
+    return (other - best) / (abs(best) or 1.0)
 
 
 def recommend(
@@ -400,10 +410,14 @@ def _cost(run: ConfirmRun | None, objective: Objective, longest: float) -> tuple
     """
     if run is None:
         return None, False
-    if objective.is_timed:
-        reached = objective.reached(curve_of(run))
-        return (longest, True) if reached is None else (reached, False)
-    return objective.cost_of(run.test_loss, run.test_score), False
+    if objective.is_timed and objective.reached(curve_of(run)) is None:
+        return longest, True
+    return _cost_on_test(run, objective), False
+
+
+def _cost_on_test(run: ConfirmRun, objective: Objective) -> float | None:
+    """Return what a run costs on the test part; None if it was not tested. The time to a target is on validation."""
+    return objective.cost(curve_of(run)) if objective.is_timed else objective.cost_of(run.test_loss, run.test_score)
 
 
 def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finalist:

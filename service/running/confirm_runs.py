@@ -61,7 +61,8 @@ class ConfirmRuns:
 
     Args:
         job: For ``from_p`` its data is a split.
-        phase: ``select`` picks one finalist of each arm by validation. ``confirm`` compares the arms on test.
+        phase: ``select`` picks one finalist of each arm by validation; its runs are tested to tell how much luck there
+            was in that, except with a family, whose test takes as long as the run. ``confirm`` compares the arms on test.
             ``from_p`` trains the recommended config once more from the P that it learned, on one task.
         finalists: The trials whose configs are run.
         steps: Steps of a run by arm, where they are not those of the spec.
@@ -91,7 +92,7 @@ class ConfirmRuns:
         if not self._waiting:
             return None
         row = self._waiting.pop(0)
-        test = self._phase != "select"
+        test = self._phase != "select" or self._plan.spec.family is None
         params, steps = self._params[row.trial_number], self._steps.get(row.arm)
         url = self._job.artifacts.checkpoint_url(self._log.job_id, f"confirm-{row.id}")
         data = self._job.data_of(row.seed)

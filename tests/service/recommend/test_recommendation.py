@@ -198,6 +198,24 @@ def test_the_luck_of_a_search_is_how_far_the_others_of_its_race_are_behind_on_th
     assert luck.chances == [FIRST_FOUND] * 3 + [pytest.approx(1 - (3 / 4) ** 4)]
 
 
+def test_what_others_would_lose_is_read_on_test_in_the_order_of_validation(plan: JobPlan) -> None:
+    def raced(number: int, on_validation: list[float | None], on_test: list[float]) -> list[ConfirmRun]:
+        found = runs("warpadam", on_validation, number, "select")
+        for run, loss in zip(found, on_test, strict=True):
+            run.test_loss = loss
+        return found
+
+    races = [
+        *raced(0, [0.5, 0.5], [0.6, 0.6]),
+        *raced(1, [0.6, 0.6], [0.9, 0.9]),
+        *raced(2, [0.7], [0.3]),  # worse on validation, and better on test
+    ]
+    trials = [trial(plan, number, 0.4, params={"lr": 10.0**-number}) for number in range(3)]
+    luck = search_luck(plan, trials[0], trials, races, LOSS)
+    assert luck is not None
+    assert luck.penalties == pytest.approx([0.0, 0.5, -0.5])
+
+
 def test_without_a_race_nothing_is_known_about_luck(plan: JobPlan) -> None:
     alone = trial(plan, 0, 0.4)
     assert search_luck(plan, alone, [alone], [], LOSS) is None
