@@ -20,6 +20,8 @@ from service.result.job_result import Word
 RESULTS: Final = Path(__file__).parent / "results.json"
 ARMS: Final = ("adamw", "warpadam")
 SEARCHES: Final = ("ours", "ours, no race", BEFORE, *PEERS)
+VERDICTS: Final = "verdicts"
+TRUTH: Final = "against truth"
 
 
 def main() -> None:
@@ -28,6 +30,7 @@ def main() -> None:
     parser.add_argument("command", nargs="?", choices=("dense", "report", "live"), default="report")
     parser.add_argument("--part", choices=tuple(TABLES), default="judge", help="which tables (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=48, help="searches on each table (default: %(default)s)")
+    parser.add_argument("--only", choices=(*SEARCHES, VERDICTS, TRUTH), help="make only this part of the report")
     parser.add_argument("--kind", choices=tuple(live.OVERRIDES), default="equal", help="arms of live jobs")
     parser.add_argument("--jobs", type=int, default=204, help="live jobs (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=400, help="steps of a run in live jobs (default: %(default)s)")
@@ -45,27 +48,37 @@ def main() -> None:
                     print(f"{name} {arm}: made", flush=True)
         return
     there = {arm: [name for name in tables if file_of(name, arm).exists()] for arm in ARMS}
-    found: dict[str, Any] = {arm: _regret(there[arm], arm, given.repeats) for arm in ARMS}
-    found["verdicts"] = _verdicts(there["adamw"], given.repeats)
-    found["against truth"] = _against_truth([name for name in there["adamw"] if name in there["warpadam"]])
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps(kept | {given.part: found}, indent=1) + "\n")
+    for arm in ARMS:
+        for name in [name for name in SEARCHES if given.only in (None, name)]:
+            _keep(given.part, arm, {name: _regret(there[arm], arm, name, given.repeats)})
+    if given.only in (None, VERDICTS):
+        _keep(given.part, VERDICTS, _verdicts(there["adamw"], given.repeats))
+    if given.only in (None, TRUTH):
+        both = [name for name in there["adamw"] if name in there["warpadam"]]
+        _keep(given.part, TRUTH, _against_truth(both))
 
 
-def _regret(names: list[str], arm: str, repeats: int) -> dict[str, Any]:
-    """Print and return median and 90th percentile of the regret of each search, over all tables."""
-    print(f"\n{arm}: regret in % over {len(names)} tables x {repeats} searches ({', '.join(names)})")
-    tables, found = [DenseTable(name, arm) for name in names], {}
-    for one in SEARCHES:
-        by_table = {table.name: regrets(table, one, repeats) for table in tables}
-        together = np.concatenate(list(by_table.values()))
-        found[one] = {
-            "median": round(float(np.median(together)), 2),
-            "p90": round(float(np.quantile(together, 0.9)), 2),
-            "medians": {name: round(float(np.median(values)), 2) for name, values in by_table.items()},
-        }
-        print(f"  {one:14} median {found[one]['median']:6.2f}   90 % {found[one]['p90']:6.2f}", flush=True)
-    return found
+def _keep(part: str, section: str, found: dict[str, Any]) -> None:
+    """Write what was found to the results at once, as some searches take an hour."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    sections = results.setdefault(part, {})
+    sections[section] = sections.get(section, {}) | found if section in ARMS else found
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _regret(names: list[str], arm: str, search: str, repeats: int) -> dict[str, Any]:
+    """Print and return median and 90th percentile of the regret of a search, over all tables."""
+    by_table = {name: regrets(DenseTable(name, arm), search, repeats) for name in names}
+    together = np.concatenate(list(by_table.values()))
+    median, p90 = float(np.median(together)), float(np.quantile(together, 0.9))
+    print(f"{arm:9} {search:17} regret in %: median {median:6.2f}   90 % {p90:6.2f}   ", end="")
+    print(f"({len(names)} tables x {repeats} searches)", flush=True)
+    return {
+        "repeats": repeats,
+        "median": round(median, 2),
+        "p90": round(p90, 2),
+        "medians": {name: round(float(np.median(values)), 2) for name, values in by_table.items()},
+    }
 
 
 def _verdicts(names: list[str], repeats: int) -> dict[str, Any]:
