@@ -25,7 +25,7 @@ import pyarrow.csv
 
 from service.data.facts import DatasetFacts, Reading
 from service.data.forms import UNITS
-from service.data.read_table import NULLS, RawColumn, check_names, keep, trimmed
+from service.data.read_table import NULLS, SAMPLE_ROWS, RawColumn, above_header, check_names, keep, title_rows, trimmed
 from service.data.read_text import CHUNK_BYTES
 from service.errors import InvalidFileError, shortened
 
@@ -33,10 +33,7 @@ DELIMITERS: Final = ",;\t|"
 """What may separate the cells of a row, unless the user says it."""
 
 SAMPLE_BYTES: Final = 1 << 18
-"""Bytes in which separator and decimal mark are looked for."""
-
-SAMPLE_ROWS: Final = 200
-"""Rows in which they are looked for."""
+"""Bytes in which separator, header and decimal mark are looked for."""
 
 BLOCK_BYTES: Final = 1 << 22
 """Bytes that are read at once."""
@@ -49,6 +46,12 @@ GZIP: Final = b"\x1f\x8b"
 
 BOMS: Final = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """How a file begins that says its encoding."""
+
+WIDE: Final = {"utf-16-le": re.compile(rb"([^\0]\0){4}"), "utf-16-be": re.compile(rb"(\0[^\0]){4}")}
+"""How a file of UTF-16 begins that does not say so."""
+
+ODD_WORD: Final = re.compile(r"\w*[^\W\x00-\x7f]\w*")
+"""A word with a letter that is not in ASCII."""
 
 ENCODINGS: Final = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "euc_kr")
 """Encodings of other alphabets than the Latin one."""
@@ -77,13 +80,16 @@ class _Header:
 def read_csv(source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
     """Read a CSV file with a header; a reader of ``upload.py``."""
     source = _unpacked(source, max_bytes)
-    encoding, has_quotes = _encoding(source, reading.encoding)
+    wanted = reading.encoding
+    encoding, has_quotes = _encoding(source, wanted)
     sample = _sample(source, encoding)
     delimiter = reading.delimiter or _delimiter(sample)
     rows, lines = _rows(sample, delimiter)
     if not rows:
         raise InvalidFileError("the file has no header: every line is empty")
-    header = _Header(_names(rows), lines)
+    titles = title_rows(rows)
+    rows, lines = rows[titles:], lines[titles:]
+    header = _Header(_names(rows), lines[0])
     decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "") or _decimal(rows[1:], delimiter)
     reading = replace(reading, encoding=encoding, delimiter=delimiter, decimal=decimal)
     try:
@@ -95,7 +101,16 @@ def read_csv(source: Path, folder: Path, max_bytes: int, reading: Reading) -> Da
         raise InvalidFileError(f"the file cannot be read as CSV: {wrong}") from error
     if has_quotes and any(_has_lines(column) for column in columns):
         _check_quotes(source, reading, len(header.names))
-    return keep(columns, folder, max_bytes, reading)
+    warnings = (*_guessed_encoding(encoding, wanted, sample), *(above_header(lines[0] - 1) if titles else ()))
+    return keep(columns, folder, max_bytes, reading, warnings)
+
+
+def _guessed_encoding(encoding: str, wanted: str | None, sample: str) -> tuple[str, ...]:
+    if encoding == wanted or encoding.startswith("utf"):
+        return ()
+    word = ODD_WORD.search(sample)
+    seen = f", with words such as {shortened(word[0])!r}" if word else ""
+    return (f"the file is not UTF-8, so it is read as {encoding}{seen}: give the encoding if that is wrong",)
 
 
 def _unpacked(source: Path, max_bytes: int) -> Path:
@@ -125,6 +140,7 @@ def _encoding(source: Path, wanted: str | None) -> tuple[str, bool]:
     found, has_quotes, odd_lines = wanted, False, bytearray()
     with source.open("rb") as file:
         found = found or next((name for bom, name in BOMS.items() if file.peek().startswith(bom)), None)
+        found = found or next((name for name, start in WIDE.items() if start.match(file.peek())), None)
         is_utf8 = found is None
         while chunk := file.read(CHUNK_BYTES):
             has_quotes = has_quotes or b'"' in chunk
@@ -154,14 +170,14 @@ def _sample(source: Path, encoding: str) -> str:
     return text if is_whole or "\n" not in text else text[: text.rindex("\n") + 1]
 
 
-def _rows(sample: str, delimiter: str) -> tuple[Rows, int]:
-    """Return the rows that are not empty, and the number of the line that ends the first of them."""
+def _rows(sample: str, delimiter: str) -> tuple[Rows, list[int]]:
+    """Return the rows that are not empty, and the number of the line that ends each of them."""
     reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
-    rows, lines = Rows(), 0
+    rows, lines = Rows(), list[int]()
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
-                lines = lines or reader.line_num
+                lines.append(reader.line_num)
                 rows.append(row)
             if len(rows) > SAMPLE_ROWS:
                 break
@@ -178,6 +194,7 @@ def _delimiter(sample: str) -> str:
 
     def agreement(mark: str) -> tuple[float, int]:
         rows, _ = _rows(sample, mark)
+        rows = rows[title_rows(rows) :]
         width = len(rows[0]) if rows else 0
         if width < 2 or len(rows) < 2:
             return 0.0, 0

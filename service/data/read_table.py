@@ -10,6 +10,7 @@ import base64
 import datetime as dt
 import math
 import re
+import statistics
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +47,12 @@ SECONDS_PER_DAY: Final = 86_400.0
 
 ROWS_AT_ONCE: Final = 1 << 17
 """Rows that are made ready to be written at once."""
+
+SAMPLE_ROWS: Final = 200
+"""Rows in which the reader looks for the header, and of a CSV file for separator and decimal mark."""
+
+NUMBER: Final = re.compile(r"[+-]?[\d.,]*\d")
+"""What is no name of a column below a title."""
 
 TOTALS: Final = re.compile(
     r"(grand |sub)?(totals?|sum|summe|gesamt|insgesamt|average|mean|mittelwert):?", re.IGNORECASE
@@ -132,10 +139,12 @@ def read_excel(source: Path, folder: Path, max_bytes: int, reading: Reading) -> 
         raise InvalidFileError(f"the file cannot be read as Excel: {error}") from error
     if not rows:
         raise InvalidFileError("the first sheet of the file is empty")
+    titles = title_rows(rows)
+    rows = rows[titles:]
     cells = zip(*rows[1:], strict=True) if rows[1:] else ((),) * len(rows[0])
     columns = [_excel_column(str(name).strip(), list(column)) for name, column in zip(rows[0], cells, strict=True)]
     more = (f"the first of {len(book.sheet_names)} sheets is read",) if len(book.sheet_names) > 1 else ()
-    return keep(columns, folder, max_bytes, reading, more)
+    return keep(columns, folder, max_bytes, reading, (*more, *(above_header(titles) if titles else ())))
 
 
 def _excel_column(name: str, cells: list[Any]) -> RawColumn:
@@ -158,6 +167,28 @@ def _excel_column(name: str, cells: list[Any]) -> RawColumn:
 
 def _text(cell: object) -> str:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def title_rows(rows: Sequence[Sequence[object]]) -> int:
+    """Return how many rows with a title, or nothing, stand above the header of a table.
+
+    A title fills at most half as many cells as most rows do. What comes below it must look like a header: a name above
+    each column but one, and none of them a number.
+
+    >>> title_rows([["Sales of 2024", ""], ["", ""], ["city", "sales"], ["Rome", "1"], ["Oslo", "2"]])
+    2
+    """
+    filled = [[text for cell in row if (text := str(cell).strip())] for row in rows[:SAMPLE_ROWS]]
+    usual = statistics.median(map(len, filled)) if filled else 0
+    titles = next((index for index, cells in enumerate(filled) if len(cells) > usual / 2), 0)
+    header = filled[titles] if titles else []
+    return titles if len(header) >= usual - 1 and not any(NUMBER.fullmatch(name) for name in header) else 0
+
+
+def above_header(count: int) -> tuple[str, ...]:
+    """Return what a person should know about the lines above a header."""
+    lines = "line above the header is" if count == 1 else "lines above the header are"
+    return (f"{count} {lines} left out, as a title",)
 
 
 def _check_size(size: int, max_bytes: int) -> None:

@@ -61,8 +61,8 @@ class ConfirmRuns:
 
     Args:
         job: For ``from_p`` its data is a split.
-        phase: ``select`` picks one finalist of each arm by validation; its runs are tested to tell how much luck there
-            was in that, except with a family, whose test takes as long as the run. ``confirm`` compares the arms on test.
+        phase: ``select`` picks one finalist of each arm by validation. Its runs are tested, too, to tell how much luck
+            that takes, but not with a family, whose test is as long as the run. ``confirm`` compares the arms on test.
             ``from_p`` trains the recommended config once more from the P that it learned, on one task.
         finalists: The trials whose configs are run.
         steps: Steps of a run by arm, where they are not those of the spec.

@@ -190,7 +190,10 @@ TABLES = [
     Table("gzip", gzip.compress(PLAIN.encode()), PLAIN_RIGHT, "table.csv.gz"),
     Table("UTF-8 with a mark", PLAIN.encode("utf-8-sig"), PLAIN_RIGHT),
     Table("UTF-16", PLAIN.encode("utf-16"), PLAIN_RIGHT),
+    Table("UTF-16 without a mark", PLAIN.encode("utf-16-le"), PLAIN_RIGHT),
     Table("Western European", PLAIN.encode("cp1252"), PLAIN_RIGHT),
+    Table("a title", f"Sales of 2024\n{PLAIN}".encode(), PLAIN_RIGHT),
+    Table("a title with separators", f"Sales;;\n;;\n{PLAIN.replace(',', ';')}".encode(), PLAIN_RIGHT),
     Table(
         "Cyrillic",
         written(["x", "город", "label"], [NUMBERS, RUSSIAN, LABELS]).encode("cp1251"),
@@ -207,6 +210,12 @@ TABLES = [
         "Excel",
         excel([["x", "zip", "ok"], *([x, zip_, ok] for x, zip_, ok in zip(NUMBERS, ZIPS, ODD, strict=True))]),
         {"x": NUMBER, "zip": Right("category", "01000"), "ok": Right("boolean", 0)},
+        "table.xlsx",
+    ),
+    Table(
+        "Excel with a title",
+        excel([["Sales"], [], ["x", "label"], *zip(NUMBERS, LABELS, strict=True)]),
+        {"x": NUMBER},
         "table.xlsx",
     ),
     Table(
