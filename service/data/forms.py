@@ -182,8 +182,12 @@ def date_form(texts: Texts, day_first: bool | None) -> tuple[Form | None, int, s
 
 def read_texts(texts: pa.Array, form: Form) -> pa.Array:
     """Return texts as numbers; a text that does not have the form becomes a missing value."""
-    if form.date:
-        return seconds_of(texts, form.date)
+    counted = texts.dictionary_encode()  # so that each text is read once, however often it is there
+    values = seconds_of(counted.dictionary, form.date) if form.date else _numbers_of(counted.dictionary, form)
+    return values.take(counted.indices)
+
+
+def _numbers_of(texts: pa.Array, form: Form) -> pa.Array:
     texts = _tidy(texts)
     fits = pc.fill_null(pc.match_substring_regex(texts, f"^(?:{number_pattern(form)})$"), False)
     texts = pc.if_else(fits, texts, pa.scalar(None, pa.string()))

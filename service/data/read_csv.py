@@ -240,7 +240,7 @@ def _columns(source: Path, header: _Header, reading: Reading, has_quotes: bool) 
         pieces.update({name: [] for name in late})
         for batch in _batches(source, names, header.lines, reading, has_quotes, late):
             for name, texts in zip(late, batch.columns, strict=True):
-                pieces[name].append(trimmed(texts, _nulls(reading)))
+                pieces[name].append(texts)
     return [
         RawColumn(own, str(kinds[name]), pa.chunked_array([p.cast(kinds[name]) for p in pieces.pop(name)], kinds[name]))
         for own, name in zip(header.names, names, strict=True)
@@ -284,16 +284,17 @@ def _nulls(reading: Reading) -> tuple[str, ...]:
 
 def _fitted(texts: pa.Array, kind: pa.DataType, reading: Reading) -> tuple[pa.DataType, pa.Array]:
     """Return a piece of a column as ``kind`` if all its cells fit, or else as the next more general type."""
+    if kind == pa.string():
+        return kind, texts
     numbers = _as_numbers(texts, kind, reading)
     if numbers is None:
-        texts = trimmed(texts, _nulls(reading))
-        numbers = _as_numbers(texts, kind, reading)
+        numbers = _as_numbers(trimmed(texts, _nulls(reading)), kind, reading)
     return (pa.string(), texts) if numbers is None else (numbers.type, numbers)
 
 
 def _as_numbers(texts: pa.Array, kind: pa.DataType, reading: Reading) -> pa.Array | None:
     """Return texts as numbers that are whole, if ``kind`` is; None if a cell is another text, or begins with a 0."""
-    if kind == pa.string() or (kind == pa.int64() and _is_padded(texts)):
+    if kind == pa.int64() and _is_padded(texts):
         return None
     for wanted in (kind, pa.float64()) if reading.decimal == "." else (kind,):
         try:
@@ -305,8 +306,9 @@ def _as_numbers(texts: pa.Array, kind: pa.DataType, reading: Reading) -> pa.Arra
 
 def _is_padded(texts: pa.Array) -> bool:
     """Return whether one of the texts begins with a zero that a number would lose."""
-    padded = pc.and_(pc.starts_with(texts, "0"), pc.greater(pc.binary_length(texts), 1))
-    return bool(pc.any(pc.and_not(padded, pc.match_substring(texts, "."))).as_py())
+    zeros = texts.filter(pc.starts_with(texts, "0"))
+    padded = pc.and_not(pc.greater(pc.binary_length(zeros), 1), pc.match_substring(zeros, "."))
+    return bool(pc.any(padded).as_py())
 
 
 def _has_lines(column: RawColumn) -> bool:

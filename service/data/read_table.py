@@ -245,7 +245,11 @@ def keep(
     _check_size(sum(values.nbytes for values in clean.values()), max_bytes)
     texts = [name for name, values in clean.items() if pa.types.is_string(values.type)]
     pyarrow.parquet.write_table(
-        pa.table(clean), folder / TABLE_FILE, row_group_size=ROWS_AT_ONCE, use_dictionary=texts or False
+        pa.table(clean),
+        folder / TABLE_FILE,
+        row_group_size=ROWS_AT_ONCE,
+        use_dictionary=texts or False,
+        write_statistics=False,
     )
     found = (*warnings, *_total_row(clean, rows))
     return DatasetFacts(layout=Layout.TABLE, rows=rows, columns=tuple(described), reading=reading, warnings=found)
