@@ -190,7 +190,7 @@ def test_a_group_completes_what_the_optimizer_has_not_for_it(
 
 BAD_SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("lr", {"lr": -1.0}),
-    ("beta2", {"betas": (0.9, 1.0)}),
+    ("betas", {"betas": (0.9, 1.0)}),
     ("rank", {"rank": 0}),
     ("structure", {"structure": "dense"}),
     ("learner", {"learner": "rotation", "placement": "pre"}),
@@ -285,7 +285,7 @@ def test_grad_scaler_with_an_overflow_skips_the_whole_step() -> None:
         scaler.step(optimizer)
         scaler.update()
     assert optimizer.state[param]["step"] == 4
-    assert optimizer.skipped_meta_updates == 0
+    assert optimizer.skipped_updates == 0
     assert param.isfinite().all()
 
 

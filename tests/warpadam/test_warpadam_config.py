@@ -25,7 +25,7 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("eps", -1e-8),
     ("weight_decay", -0.1),
     ("rank", 0),
-    ("rank", 2.0),
+    ("rank", 2.5),
     ("block_size", 0),
     ("max_dim", -1),
     ("p_lr", -0.1),
@@ -51,11 +51,12 @@ def test_a_bad_value_is_named_with_what_would_be_right(field: str, value: Any) -
     assert str(caught.value).startswith(f"{field}: {caught.value.message}")
 
 
-@pytest.mark.parametrize(("betas", "field"), [((1.0, 0.9), "beta1"), ((0.9, 1.0), "beta2"), ((-0.1, 0.9), "beta1")])
-def test_each_beta_is_checked_by_name(betas: tuple[float, float], field: str) -> None:
+@pytest.mark.parametrize(("betas", "beta"), [((1.0, 0.9), "beta1"), ((0.9, 1.0), "beta2"), ((-0.1, 0.9), "beta1")])
+def test_each_beta_is_checked_by_name(betas: tuple[float, float], beta: str) -> None:
     with pytest.raises(InvalidConfigError) as caught:
         WarpAdamConfig(betas=betas)
-    assert caught.value.field == field
+    assert caught.value.field == "betas"
+    assert f"must have a {beta}" in caught.value.message
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
@@ -202,7 +203,7 @@ def test_every_number_has_limits() -> None:
     [
         (Limits(0, 1), (0, 1, 0.5), (-1e-9, 1 + 1e-9)),
         (Limits(0, 1, below_high=True), (0, 0.999), (-1e-9, 1)),
-        (Limits(1, whole=True), (1, 10**9), (0, 1.0, True)),
+        (Limits(1, whole=True), (1, 10**9, 1.0), (0, 1.5, True)),
     ],
 )
 def test_limits_allow_exactly_their_range(

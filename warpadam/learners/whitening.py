@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_step, init_moments, moments_of
-from warpadam.learners.normalised import SKIPPED, restart_unless_finite
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of
+from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.scale import (
     TENSOR_SCALE_SHAPE,
-    forget,
+    init_learned_scale,
     init_sides_and_scale,
     learn_scales,
     remember,
     scale_directions,
-    start_scale,
 )
 from warpadam.structures import Distortion, Factors
 
@@ -71,52 +70,51 @@ class WhiteningRule(UpdateRule):
     """
 
     @override
-    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
-        return {
+    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device, *, learns: bool) -> State:
+        state = {
             **init_moments(distortion, dtype, device),
             "exp_avg_sq": torch.zeros((*distortion.layout[:-1], 1), dtype=dtype, device=device),
             **distortion.init_sides(dtype, device),
-            SKIPPED: torch.zeros((), dtype=dtype, device=device),
         }
+        return state | (init_learned_scale(distortion, TENSOR_SCALE_SHAPE, dtype, device) if learns else {})
 
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
         return init_sides_and_scale(distortion, TENSOR_SCALE_SHAPE, dtype, device)
 
     @override
+    def spreads(self, distortion: Distortion) -> bool:
+        return True  # through the size of the update
+
+    @override
     def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        step = count_step(parts)
+        steps = count_steps(parts)
         if settings.p_lr > 0:
-            for part in parts:
-                start_scale(part, TENSOR_SCALE_SHAPE)
-            learn_scales(parts, [part.grad for part in parts], settings)
-        for part in parts:
+            learn_scales(parts, [part.grad for part in parts], steps, settings)
+        for part, step in zip(parts, steps, strict=True):
             part.distortion.follow(part.state, part.grad, settings.cov_beta)
-        if step in _EARLY_REFRESHES or (step > 1 and step % settings.meta_every == 0):
-            for part in parts:
+            if step in _EARLY_REFRESHES or (step > 1 and step % settings.meta_every == 0):
                 refresh(part.distortion, part.state)
-        updates = _directions(parts, step, settings)
+        updates = _directions(parts, steps, settings)
         scale_directions(parts, updates)
         if settings.p_lr > 0:
-            remember(parts, updates)
-        else:
-            forget(parts)
+            remember(parts, updates, steps)
         return updates
 
 
-def _directions(parts: Sequence[Part], step: int, settings: StepSettings) -> list[Tensor]:
+def _directions(parts: Sequence[Part], steps: Sequence[int], settings: StepSettings) -> list[Tensor]:
     """Return the updates of fixed size that Adam makes of the warped Nesterov momenta."""
-    moments = moments_of(parts, step, settings)
+    moments = moments_of(parts, steps, settings)
     grads, beta1 = [part.grad for part in parts], settings.beta1
     torch._foreach_lerp_(moments.exp_avgs, grads, 1 - beta1)
-    ahead = list(torch._foreach_mul(grads, 1 - beta1))
-    torch._foreach_add_(ahead, moments.exp_avgs, alpha=beta1 / (1 - beta1**step))
+    ahead = list(torch._foreach_mul(moments.exp_avgs, [beta1 / (1 - beta1**step) for step in steps]))
+    torch._foreach_add_(ahead, grads, alpha=1 - beta1)
     warped = [part.distortion.apply(part.state, tensor) for part, tensor in zip(parts, ahead, strict=True)]
     rows = [tensor.square().mean(-1, keepdim=True) for tensor in warped]
     torch._foreach_mul_(moments.exp_avg_sqs, settings.beta2)  # a lerp would make NaN of a square that overflowed
     torch._foreach_add_(moments.exp_avg_sqs, rows, alpha=1 - settings.beta2)
     roots = list(torch._foreach_sqrt(moments.exp_avg_sqs))
-    torch._foreach_div_(roots, math.sqrt(1 - settings.beta2**step))
+    torch._foreach_div_(roots, [math.sqrt(1 - settings.beta2**step) for step in steps])
     torch._foreach_add_(roots, settings.eps)
     torch._foreach_clamp_min_(roots, _SMALLEST)
     torch._foreach_sqrt_(rows)

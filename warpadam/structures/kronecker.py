@@ -43,6 +43,11 @@ class KroneckerDistortion(Distortion):
     def layout(self) -> tuple[int, ...]:
         return self.shape
 
+    @property
+    @override
+    def mixes(self) -> bool:
+        return self.mix_rows or self.mix_columns
+
     @override
     def init_factors(self, dtype: torch.dtype, device: torch.device) -> Factors:
         factors: Factors = {}

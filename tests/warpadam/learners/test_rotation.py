@@ -122,7 +122,7 @@ def test_turning_keeps_the_basis_where_the_gradient_says_nothing(scale: float) -
 
 
 def test_a_refresh_carries_along_what_is_indexed_by_the_basis() -> None:
-    state = RotationRule().init_state(KRONECKER, FLOAT64, CPU) | RotationRule().init_carried(KRONECKER, FLOAT64, CPU)
+    state = RotationRule().init_state(KRONECKER, FLOAT64, CPU, learns=True)
     state["exp_avg_sq"] = torch.arange(6.0, dtype=FLOAT64).view(3, 2)
     state["row_covariance"] = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=FLOAT64))
     state["column_covariance"] = torch.diag(torch.tensor([5.0, 4.0], dtype=FLOAT64))
@@ -195,4 +195,4 @@ def test_non_finite_gradients_do_not_reach_the_scale() -> None:
     grads[3][0, 0] = float("nan")
     _, state, optimizer = _run(grads)
     assert state[LOG_SCALE].isfinite().all()
-    assert optimizer.skipped_meta_updates == 1
+    assert optimizer.skipped_updates == 1
