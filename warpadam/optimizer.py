@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, final, overload
 
 import torch
@@ -34,6 +35,24 @@ from warpadam.state import complete_state, misfits, restored, state_dtype
 from warpadam.structures import Distortion
 
 _DEFAULT: Final = WarpAdamConfig()
+
+_VALUES: Final = itemgetter(*(name for name in CONFIG_FIELDS if name != "lr"))
+
+
+class _Checked(NamedTuple):
+    """The settings of a group at its last check.
+
+    Attributes:
+        values: All but lr, as they are in the group.
+        config: The same as a config.
+        settings: The numbers that a rule needs.
+        layout: Those that decide what a state looks like.
+    """
+
+    values: tuple[Any, ...]
+    config: WarpAdamConfig
+    settings: StepSettings
+    layout: tuple[Any, ...]
 
 
 class _Made(NamedTuple):
@@ -262,7 +281,7 @@ class WarpAdam(Optimizer):
     def _forget_plans(self) -> None:
         self._plan: StepPlan | None = None
         self._made: dict[Tensor, _Made] = {}
-        self._checked: dict[int, tuple[tuple[Any, ...], WarpAdamConfig]] = {}
+        self._checked: dict[int, _Checked] = {}
 
     def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
         wrong = []
@@ -274,7 +293,7 @@ class WarpAdam(Optimizer):
                 if key in state_dict["state"]:
                     rule, distortion = _rule_of(param, config)
                     found = misfits(state_dict["state"][key], param, rule, distortion, config.p_lr > 0)
-                    wrong += [f"{_describe(group, index, place)} {line}" for line in found]
+                    wrong += [f"parameter {_describe(group, index, place)} {line}" for line in found]
         if wrong:
             raise WarpMismatchError(tuple(wrong), "state")
 
@@ -288,30 +307,37 @@ class WarpAdam(Optimizer):
                     self.state[param] = restored(own, self.state[param], param, *_rule_of(param, config))
 
     def _step_groups(self) -> None:
-        configs = [self._config(index, group) for index, group in enumerate(self.param_groups)]
-        numbers = [_numbers(group, config) for group, config in zip(self.param_groups, configs, strict=True)]
+        checked = [self._check_settings(index, group) for index, group in enumerate(self.param_groups)]
+        numbers = [
+            GroupNumbers(known.settings, rate_of(group), known.config.weight_decay, bool(group["maximize"]))
+            for group, known in zip(self.param_groups, checked, strict=True)
+        ]
         stepped = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
         params = [param for own in stepped for param in own]
         if not params:
             return
         alike = _alike(numbers)
-        key = (alike, [len(own) for own in stepped], [_layout_fields(config) for config in configs])
+        key = (alike, [len(own) for own in stepped], [(known.layout, known.config.p_lr > 0) for known in checked])
         if self._plan is None or not self._plan.serves(params, self.state, key):
             members = [
-                SteppedParameter(param, index, *self._prepare(param, config, index))
-                for index, (own, config) in enumerate(zip(stepped, configs, strict=True))
+                SteppedParameter(param, index, *self._prepare(param, known.config, index))
+                for index, (own, known) in enumerate(zip(stepped, checked, strict=True))
                 for param in own
             ]
             self._plan = StepPlan(members, alike, key, self._plan)
         self._plan.step(numbers)
 
-    def _config(self, index: int, group: Mapping[str, Any]) -> WarpAdamConfig:
+    def _check_settings(self, index: int, group: Mapping[str, Any]) -> _Checked:
         """Return the settings of a group, checked when they have changed since the last step."""
-        values = tuple(group[name] for name in CONFIG_FIELDS if name != "lr")
+        values = _VALUES(group)
         known = self._checked.get(index)
-        if known is None or known[0] != values:
-            known = self._checked[index] = values, config_of(group)
-        return known[1]
+        if known is None or known.values != values:
+            config = config_of(group)
+            settings = StepSettings(
+                *config.betas, config.eps, config.p_lr, config.meta_every, config.p_decay, config.cov_beta
+            )
+            known = self._checked[index] = _Checked(values, config, settings, _layout_fields(config))
+        return known
 
     def _prepare(
         self, param: Tensor, config: WarpAdamConfig, group_index: int
@@ -332,7 +358,7 @@ class WarpAdam(Optimizer):
         made = self._made.get(param)
         if made is None:
             found = misfits(self.state[param], param, wanted.rule, wanted.distortion, learns=False)
-            if wrong := tuple(f"{where} {line}" for line in found):
+            if wrong := tuple(f"parameter {where} {line}" for line in found):
                 raise WarpMismatchError(wrong, "state")
         elif not can_continue(made[:2], wanted[:2]):
             name, value = next(
@@ -359,12 +385,6 @@ class WarpAdam(Optimizer):
                 grad = param.grad
                 if grad is not None and (type(grad) is not Tensor or grad.layout != torch.strided or grad.is_complex()):
                     _check_tensor(grad, "gradient of parameter", _describe(group, group_index, index))
-
-
-def _numbers(group: Mapping[str, Any], config: WarpAdamConfig) -> GroupNumbers:
-    beta1, beta2 = config.betas
-    settings = StepSettings(beta1, beta2, config.eps, config.p_lr, config.meta_every, config.p_decay, config.cov_beta)
-    return GroupNumbers(settings, rate_of(group), config.weight_decay, bool(group["maximize"]))
 
 
 def _alike(numbers: list[GroupNumbers]) -> list[int]:

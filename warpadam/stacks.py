@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from operator import is_
 from typing import Final, NamedTuple, final
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from warpadam.learners.base import PREV_STEP, SKIPPED, Part, State, StepSettings, UpdateRule
+from warpadam.learners.base import PREV_STEP, SKIPPED, Part, State, StepSettings, UpdateRule, norms
 from warpadam.state import known_entries
 from warpadam.structures import Distortion
 
@@ -30,8 +31,8 @@ _MAX_PADDED: Final = 1_024
 _MAX_PADDING: Final = 2
 """Vectors are padded to one length only while that takes at most this many times their own memory."""
 
-_STRETCH: Final = 1e5
-"""P and the sum over a tensor's elements may make a gradient this much larger before it is squared."""
+_STRETCH: Final = 1e6
+"""P may make a gradient this much longer before it is squared: a whitening up to 1e5."""
 
 
 class GroupNumbers(NamedTuple):
@@ -85,7 +86,7 @@ class StepPlan:
             that leave a stack get memory of their own.
     """
 
-    __slots__ = ("_batches", "_key", "_members", "_params")
+    __slots__ = ("_batches", "_key", "_params", "_states")
 
     def __init__(
         self,
@@ -95,8 +96,8 @@ class StepPlan:
         before: StepPlan | None,
     ) -> None:
         self._key = key
-        self._members = members
         self._params = [member.param for member in members]
+        self._states = [member.state for member in members]
         old = list(before.stacks()) if before else []
         usable = {stack.key: stack for stack in old if stack.is_shared()}
         self._batches = [
@@ -111,8 +112,8 @@ class StepPlan:
         return (
             key == self._key
             and len(params) == len(self._params)
-            and all(map(_same, params, self._params))
-            and all(states[member.param] is member.state for member in self._members)
+            and all(map(is_, params, self._params))
+            and all(map(is_, map(states.__getitem__, params), self._states))
             and all(stack.is_shared() for stack in self.stacks())
         )
 
@@ -136,9 +137,7 @@ class _Batch:
         self._params = [member.param for stack in stacks for member in stack.members]
         self._groups = [member.group for stack in stacks for member in stack.members]
         self._copies = [slot for stack in stacks for slot in stack.slots]
-        self._spreading = [
-            index for index, stack in enumerate(stacks) if stack.rule.spreads(stack.distortion) and stack.has_elements
-        ]
+        self._spreading = {index: stack for index, stack in enumerate(stacks) if stack.spreads}
 
     def step(self, numbers: Sequence[GroupNumbers]) -> None:
         common = numbers[self._groups[0]]
@@ -176,30 +175,26 @@ class _Batch:
         grads = [stack.gradient() for stack in self.stacks]
         if negated:
             grads = list(torch._foreach_neg(grads))
-        self._leave_out_what_is_too_large(grads)
+        if self._spreading:
+            self._leave_out_what_is_too_large(grads)
         return grads
 
     def _leave_out_what_is_too_large(self, grads: list[Tensor]) -> None:
         """Replace gradients that are too large to square by zeros, and count them in the state.
 
         One such element would spread to all others through P, and to every later step through the second moment. A
-        gradient that is not finite is kept: it makes the parameter NaN, as in torch.optim.
+        gradient that is not finite makes the parameter NaN, as in torch.optim: infinity times 0 is NaN.
         """
-        if not self._spreading:
+        sizes = torch._foreach_norm([grads[index] for index in self._spreading])
+        limit = math.sqrt(torch.finfo(sizes[0].dtype).max) / _STRETCH
+        if sizes[0].is_cpu and all(size.item() <= limit for size in sizes):  # on other devices this would wait
             return
-        stacks = [self.stacks[index] for index in self._spreading]
-        largest = [
-            torch.linalg.vector_norm(grads[index].flatten(stack.stack_dims), torch.inf, dim=-1).view(-1)
-            for index, stack in zip(self._spreading, stacks, strict=True)
-        ]
-        joined = torch.cat(largest)
-        too_large = ((joined > _largest_gradient(joined.dtype)) & (joined < torch.inf)).to(joined.dtype)
-        lengths = [each.numel() for each in largest]
-        counts, kept = too_large.split_with_sizes(lengths), (1 - too_large).split_with_sizes(lengths)
-        torch._foreach_add_([stack.state[SKIPPED].view(-1) for stack in stacks], list(counts))
-        for index, stack, flags in zip(self._spreading, stacks, kept, strict=True):
-            each = (*flags.shape[: stack.stack_dims], *[1] * len(stack.distortion.layout))
-            grads[index] = grads[index] * flags.view(each)
+        for index, stack in self._spreading.items():
+            (size,) = norms([grads[index]], [stack.stack_dims])
+            kept = (size <= limit) | size.isnan()
+            stack.state[SKIPPED].view(-1).add_(~kept)
+            each = (*kept.shape[: stack.stack_dims], *[1] * len(stack.distortion.layout))
+            grads[index] = grads[index] * kept.view(each)
 
 
 @final
@@ -219,7 +214,19 @@ class Stack:
         slots: Where the gradient of each parameter is copied to, in the parameter's shape. Empty for a single one.
     """
 
-    __slots__ = ("_grad", "_lengths", "_views", "distortion", "key", "members", "rule", "slots", "state")
+    __slots__ = (
+        "_grad",
+        "_lengths",
+        "_names",
+        "_owners",
+        "_views",
+        "distortion",
+        "key",
+        "members",
+        "rule",
+        "slots",
+        "state",
+    )
 
     def __init__(self, members: Sequence[SteppedParameter]) -> None:
         self.members = members
@@ -229,7 +236,9 @@ class Stack:
         self._lengths = [member.distortion.layout[0] for member in members]
         self.slots: list[Tensor] = []
         self.state: State = {}
-        self._views: list[State] = [{} for _ in members]
+        self._owners: list[State] = []
+        self._names: list[str] = []
+        self._views: list[Tensor] = []
         for name in members[0].entries:
             self._join(name)
         if len(members) > 1:
@@ -242,24 +251,19 @@ class Stack:
         return int(len(self.members) > 1)
 
     @property
-    def has_elements(self) -> bool:
-        """Tell whether the parameters have elements."""
-        return self.state["exp_avg"].numel() > 0
+    def spreads(self) -> bool:
+        """Tell whether one element of a gradient can change how others move."""
+        return self.state["exp_avg"].numel() > 0 and self.rule.spreads(self.distortion)
 
     def is_shared(self) -> bool:
         """Tell whether the states of the parameters still hold the views that the stack gave them."""
-        return all(
-            member.state.get(name) is view
-            for member, views in zip(self.members, self._views, strict=True)
-            for name, view in views.items()
-        )
+        return all(map(is_, map(dict.get, self._owners, self._names), self._views))
 
     def release(self) -> None:
         """Give every parameter's state its own memory, unless another stack has taken it over."""
-        for member, views in zip(self.members, self._views, strict=True):
-            for name, view in views.items():
-                if member.state.get(name) is view:
-                    member.state[name] = _compact(view)
+        for state, name, view in zip(self._owners, self._names, self._views, strict=True):
+            if state.get(name) is view:
+                state[name] = _compact(view)
 
     def gradient(self) -> Tensor:
         """Return the gradients in the layout. For several parameters, copy theirs to the slots before."""
@@ -286,8 +290,11 @@ class Stack:
         joined = _joined(values) if len(values) > 1 else _compact(values[0])
         self.state[name] = joined
         views = self.split_like_params(joined) if known[0].elementwise else self._split(joined)
-        for member, own, view in zip(self.members, self._views, views, strict=True):
-            member.state[name] = own[name] = view
+        for member, view in zip(self.members, views, strict=True):
+            member.state[name] = view
+            self._owners.append(member.state)
+            self._names.append(name)
+            self._views.append(view)
 
     def _split(self, stacked: Tensor) -> list[Tensor]:
         if len(self.members) == 1:
@@ -350,11 +357,3 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
 def _compact(tensor: Tensor) -> Tensor:
     """Return the tensor, or a copy if it is a view of a larger storage."""
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-
-
-def _same(one: object, other: object) -> bool:
-    return one is other
-
-
-def _largest_gradient(dtype: torch.dtype) -> float:
-    return math.sqrt(torch.finfo(dtype).max) / _STRETCH**2

@@ -87,24 +87,26 @@ def complete_state(state: State, param: Tensor, rule: UpdateRule, distortion: Di
 def misfits(
     state: Mapping[str, Any], param: Tensor, rule: UpdateRule, distortion: Distortion, learns: bool
 ) -> Iterator[str]:
-    """Say what a saved state of a parameter lacks, and which of its entries have another shape or are no numbers.
+    """Say which entries a saved state of a parameter lacks, and which do not have the right shape.
 
     Args:
         state: Saved entries. A number counts as a tensor without axes.
         param: The parameter that it is loaded for.
-        rule: The rule that will step the parameter, as for the next two.
+        rule: The rule that will step the parameter.
         distortion: The structure of its P.
         learns: Whether ``p_lr`` is more than 0.
     """
-    for name in required_entries(rule, distortion, learns):
-        if name not in state:
-            yield f"has no {name!r}"
+    missing = [name for name in required_entries(rule, distortion, learns) if name not in state]
+    if missing:
+        yield f"has no {', '.join(missing)}"
     for name, entry in known_entries(rule, distortion).items():
-        value = state.get(name, 0.0 if entry.shape == () else torch.empty(entry.shape_for(param), device="meta"))
-        if not isinstance(value, Tensor | int | float):
-            yield f"{name!r} must be a tensor, not {type(value).__name__}"
-        elif (shape := tuple(getattr(value, "shape", ()))) != entry.shape_for(param):
-            yield f"{name!r} has the shape {shape}, expected {entry.shape_for(param)}"
+        expected = entry.shape_for(param)
+        if name not in state:
+            continue
+        if not isinstance(state[name], Tensor | int | float):
+            yield f"has {name} of type {type(state[name]).__name__}, not a tensor"
+        elif (shape := tuple(getattr(state[name], "shape", ()))) != expected:
+            yield f"has {name} of shape {shape} in the state and {expected} in the optimizer"
 
 
 def restored(

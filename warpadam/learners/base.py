@@ -143,7 +143,22 @@ def count_steps(parts: Sequence[Part]) -> list[int]:
 
 def _first(counter: Tensor) -> int:
     """Return the value of a counter; for several parameters it is the same for all."""
-    return int(counter.view(-1)[0].item())
+    return int((counter[0] if counter.ndim else counter).item())
+
+
+def norms(tensors: Sequence[Tensor], stack_dims: Sequence[int]) -> list[Tensor]:
+    """Return the Frobenius norm of each tensor as a vector, with one number for each parameter that it holds.
+
+    Args:
+        tensors: At least one element each.
+        stack_dims: For each tensor, how many leading dimensions count parameters: 0 or 1.
+    """
+    singles = [tensor for tensor, dims in zip(tensors, stack_dims, strict=True) if not dims]
+    single = iter(torch._foreach_norm(singles) if singles else ())
+    return [
+        torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim))) if dims else next(single).view(1)
+        for tensor, dims in zip(tensors, stack_dims, strict=True)
+    ]
 
 
 def moments_of(parts: Sequence[Part], steps: Sequence[int], settings: StepSettings) -> Moments:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of, norms
 from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.scale import (
     TENSOR_SCALE_SHAPE,
@@ -38,6 +38,13 @@ DAMPING: Final = 1e-5
 1/sqrt(DAMPING). (1e-4 makes a transformer's loss 0.07 higher, 1e-3 0.4 higher; 1e-6 is as good as 1e-5, but closer to
 the resolution of fp32.)"""
 
+_STALE: Final = 100
+"""Momentum is stale if it is this many times larger than the gradient. The update then loses the fixed size, and
+shrinks as fast as a momentum without new gradients."""
+
+_FRESHNESS: Final = "freshness"
+"""State entry: the share of the fixed size that an update has, 1 unless the momentum is stale."""
+
 _SMALLEST: Final = 1e-20
 """The square of a smaller root mean square is rounded to zero. A row of zeros does not move."""
 
@@ -59,8 +66,8 @@ class WhiteningRule(UpdateRule):
     The covariances are G G^T and G^T G for a Kronecker P, and g g^T of each block for a full P.
 
     The state holds ``exp_avg`` in raw gradient space, one ``exp_avg_sq`` for each row of the warped gradient, the
-    factors, their covariances, the number of skipped refreshes and, with ``p_lr`` > 0, one learned scale and the last
-    scaled update.
+    factors, their covariances, the share of the fixed size that the next update has and, with ``p_lr`` > 0, one
+    learned scale and the last scaled update.
 
     Cost: a refresh takes one symmetric eigendecomposition for each factor. (That costs as much as 7 to 10 matrix
     products. An iterative method needs about 20 products at this damping.)
@@ -75,6 +82,7 @@ class WhiteningRule(UpdateRule):
             **init_moments(distortion, dtype, device),
             "exp_avg_sq": torch.zeros((*distortion.layout[:-1], 1), dtype=dtype, device=device),
             **distortion.init_sides(dtype, device),
+            _FRESHNESS: torch.ones((), dtype=dtype, device=device),
         }
         return state | (init_learned_scale(distortion, TENSOR_SCALE_SHAPE, dtype, device) if learns else {})
 
@@ -109,6 +117,7 @@ def _directions(parts: Sequence[Part], steps: Sequence[int], settings: StepSetti
     torch._foreach_lerp_(moments.exp_avgs, grads, 1 - beta1)
     ahead = list(torch._foreach_mul(moments.exp_avgs, [beta1 / (1 - beta1**step) for step in steps]))
     torch._foreach_add_(ahead, grads, alpha=1 - beta1)
+    _update_freshness(parts, ahead, beta1)
     warped = [part.distortion.apply(part.state, tensor) for part, tensor in zip(parts, ahead, strict=True)]
     rows = [tensor.square().mean(-1, keepdim=True) for tensor in warped]
     torch._foreach_mul_(moments.exp_avg_sqs, settings.beta2)  # a lerp would make NaN of a square that overflowed
@@ -122,9 +131,20 @@ def _directions(parts: Sequence[Part], steps: Sequence[int], settings: StepSetti
     for part, tensor, root, row in zip(parts, warped, roots, rows, strict=True):
         share = tensor.shape[-1] / part.distortion.size
         row.nan_to_num_(0.0)  # such a row does not move
-        size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).mul_(math.sqrt(share))
-        tensor.mul_(UPDATE_RMS / (root * size.clamp_min_(_SMALLEST**0.75)))
+        size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).mul_(math.sqrt(share) / UPDATE_RMS)
+        wanted = part.state[_FRESHNESS].view(-1, 1, 1) if part.stack_dims else part.state[_FRESHNESS]
+        tensor.mul_(wanted / (root * size.clamp_min_(_SMALLEST**0.75 / UPDATE_RMS)))
     return warped
+
+
+def _update_freshness(parts: Sequence[Part], momenta: Sequence[Tensor], beta1: float) -> None:
+    """Let the share of the fixed size shrink while the momentum is stale."""
+    dims = [part.stack_dims for part in parts]
+    gradients, moving = (torch.cat(norms(tensors, dims)) for tensors in ([part.grad for part in parts], momenta))
+    kept = [part.state[_FRESHNESS].view(-1) for part in parts]
+    share = gradients.mul_(_STALE).div_(moving.clamp_min_(_SMALLEST)).clamp_max_(1)
+    fresh = torch.maximum(share, torch.cat(kept).mul_(beta1))
+    torch._foreach_copy_(kept, list(fresh.split_with_sizes([each.numel() for each in kept])))
 
 
 def refresh(distortion: Distortion, state: State) -> None:
