@@ -31,10 +31,12 @@ from warpadam.settings import (
     rate_of,
 )
 from warpadam.stacks import GroupNumbers, SteppedParameter, StepPlan
-from warpadam.state import complete_state, misfits, restored, state_dtype
+from warpadam.state import complete_state, known_entries, misfits, restored, state_dtype
 from warpadam.structures import Distortion
 
 _DEFAULT: Final = WarpAdamConfig()
+
+_LAYOUT: Final = itemgetter(*LAYOUT_FIELDS)
 
 _VALUES: Final = itemgetter(*(name for name in CONFIG_FIELDS if name != "lr"))
 
@@ -46,7 +48,7 @@ class _Checked(NamedTuple):
         values: All but lr, as they are in the group.
         config: The same as a config.
         settings: The numbers that a rule needs.
-        layout: Those that decide what a state looks like.
+        layout: Those in ``LAYOUT_FIELDS``, and whether ``p_lr`` is more than 0. They decide what a state looks like.
     """
 
     values: tuple[Any, ...]
@@ -56,11 +58,10 @@ class _Checked(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """What made the state of a parameter."""
+    """A parameter as it was prepared last, and the settings that decided what its state looks like."""
 
-    rule: UpdateRule
-    distortion: Distortion
-    fields: tuple[Any, ...]
+    member: SteppedParameter
+    layout: tuple[Any, ...]
 
 
 @final
@@ -219,10 +220,9 @@ class WarpAdam(Optimizer):
         Raises:
             KeyError: The optimizer does not have the parameter.
         """
-        index = self._group_index(param)
-        rule, distortion, state = self._prepare(param, config_of(self.param_groups[index]), index)
-        carried = rule.init_carried(distortion, torch.float32, torch.device("meta"))
-        return {name: state[name].clone() for name in carried if name in state}
+        member = self._find(param)
+        carried = member.rule.init_carried(member.distortion, torch.float32, torch.device("meta"))
+        return {name: member.state[name].clone() for name in carried if name in member.state}
 
     def set_distortion(self, param: Tensor, distortion: Mapping[str, Tensor]) -> None:
         """Give a parameter a P, as :meth:`get_distortion` returns it. Tensors that are not given stay.
@@ -231,16 +231,15 @@ class WarpAdam(Optimizer):
             InvalidConfigError: A tensor has another shape, or the parameter's strategy has no such tensor.
             KeyError: The optimizer does not have the parameter.
         """
-        index = self._group_index(param)
-        rule, structure, state = self._prepare(param, config_of(self.param_groups[index]), index)
-        carried = rule.init_carried(structure, torch.float32, torch.device("meta"))
+        member = self._find(param)
+        carried = member.rule.init_carried(member.distortion, torch.float32, torch.device("meta"))
         for name, value in distortion.items():
             if name not in carried:
                 raise InvalidConfigError("distortion", name, f"must only have {', '.join(carried)}")
             if value.shape != carried[name].shape:
                 raise InvalidConfigError(name, tuple(value.shape), f"must have the shape {tuple(carried[name].shape)}")
         for name, value in distortion.items():
-            state[name] = value.detach().to(dtype=state_dtype(param), device=param.device, copy=True)
+            member.state[name] = value.detach().to(dtype=state_dtype(param), device=param.device, copy=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as ``torch.optim`` does. Settings that are numbers of numpy become numbers of Python."""
@@ -317,14 +316,15 @@ class WarpAdam(Optimizer):
         if not params:
             return
         alike = _alike(numbers)
-        key = (alike, [len(own) for own in stepped], [(known.layout, known.config.p_lr > 0) for known in checked])
+        key = (alike, [len(own) for own in stepped], [known.layout for known in checked])
         if self._plan is None or not self._plan.serves(params, self.state, key):
             members = [
-                SteppedParameter(param, index, *self._prepare(param, known.config, index))
+                self._prepare(param, index, known)
                 for index, (own, known) in enumerate(zip(stepped, checked, strict=True))
                 for param in own
             ]
             self._plan = StepPlan(members, alike, key, self._plan)
+            self._made = {param: made for param, made in self._made.items() if param in self.state}
         self._plan.step(numbers)
 
     def _check_settings(self, index: int, group: Mapping[str, Any]) -> _Checked:
@@ -336,47 +336,53 @@ class WarpAdam(Optimizer):
             settings = StepSettings(
                 *config.betas, config.eps, config.p_lr, config.meta_every, config.p_decay, config.cov_beta
             )
-            known = self._checked[index] = _Checked(values, config, settings, _layout_fields(config))
+            known = self._checked[index] = _Checked(values, config, settings, (*_LAYOUT(group), config.p_lr > 0))
         return known
 
-    def _prepare(
-        self, param: Tensor, config: WarpAdamConfig, group_index: int
-    ) -> tuple[UpdateRule, Distortion, dict[str, Tensor]]:
-        """Return the rule and structure of a parameter, and its state with every entry that a step needs."""
-        rule, distortion = _rule_of(param, config)
+    def _prepare(self, param: Tensor, group_index: int, known: _Checked) -> SteppedParameter:
+        """Return a parameter with its rule and structure, and with every entry in its state that a step needs."""
         state = self.state[param]
+        made = self._made.get(param)
+        if made and made.layout == known.layout and made.member.serves(group_index, state):
+            return made.member
+        rule, distortion = _rule_of(param, known.config)
         if "exp_avg" in state:
-            self._check_made(param, _Made(rule, distortion, _layout_fields(config)), group_index)
-        complete_state(state, param, rule, distortion, config.p_lr > 0)
-        self._made[param] = _Made(rule, distortion, _layout_fields(config))
-        return rule, distortion, state
+            self._check_made(param, group_index, rule, distortion, known.layout)
+        complete_state(state, param, rule, distortion, known.config.p_lr > 0)
+        names = tuple(name for name in known_entries(rule, distortion) if name in state)
+        member = SteppedParameter(param, group_index, rule, distortion, state, names, len(state))
+        self._made[param] = _Made(member, known.layout)
+        return member
 
-    def _check_made(self, param: Tensor, wanted: _Made, group_index: int) -> None:
-        """Refuse to step a state that was made under settings that mean something else by its entries."""
-        group = self.param_groups[group_index]
-        where = _describe(group, group_index, next(i for i, own in enumerate(group["params"]) if own is param))
+    def _check_made(
+        self, param: Tensor, group_index: int, rule: UpdateRule, distortion: Distortion, layout: tuple[Any, ...]
+    ) -> None:
+        """Refuse to step a state that was made under settings that give its entries another meaning."""
         made = self._made.get(param)
         if made is None:
-            found = misfits(self.state[param], param, wanted.rule, wanted.distortion, learns=False)
-            if wrong := tuple(f"parameter {where} {line}" for line in found):
+            found = misfits(self.state[param], param, rule, distortion, learns=False)
+            if wrong := tuple(f"parameter {self._name(param, group_index)} {line}" for line in found):
                 raise WarpMismatchError(wrong, "state")
-        elif not can_continue(made[:2], wanted[:2]):
+        elif not can_continue((made.member.rule, made.member.distortion), (rule, distortion)):
             name, value = next(
-                (name, new)
-                for name, old, new in zip(LAYOUT_FIELDS, made.fields, wanted.fields, strict=True)
-                if old != new
+                (name, new) for name, old, new in zip(LAYOUT_FIELDS, made.layout, layout, strict=False) if old != new
             )
             raise InvalidConfigError(
                 name,
                 value,
-                f"cannot change now: the state of parameter {where} was made under {'/'.join(made.fields[:3])}",
+                f"cannot change now: the state of parameter {self._name(param, group_index)} was made under "
+                + "/".join(made.layout[:3]),
                 "Make a new optimizer, or delete the parameter's entry in optimizer.state to start it again.",
             )
 
-    def _group_index(self, param: Tensor) -> int:
+    def _name(self, param: Tensor, group_index: int) -> str:
+        group = self.param_groups[group_index]
+        return _describe(group, group_index, next(i for i, own in enumerate(group["params"]) if own is param))
+
+    def _find(self, param: Tensor) -> SteppedParameter:
         for index, group in enumerate(self.param_groups):
             if any(param is own for own in group["params"]):
-                return index
+                return self._prepare(param, index, self._check_settings(index, group))
         raise KeyError(f"the optimizer does not have this parameter of shape {tuple(param.shape)}")
 
     def _check_grads(self) -> None:
@@ -397,10 +403,6 @@ def _alike(numbers: list[GroupNumbers]) -> list[int]:
         index if isinstance(own.lr, Tensor) else first.setdefault((own.settings, own.maximize), index)
         for index, own in enumerate(numbers)
     ]
-
-
-def _layout_fields(config: WarpAdamConfig) -> tuple[Any, ...]:
-    return tuple(getattr(config, name) for name in LAYOUT_FIELDS)
 
 
 def _rule_of(param: Tensor, config: WarpAdamConfig) -> tuple[UpdateRule, Distortion]:

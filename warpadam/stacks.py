@@ -60,6 +60,8 @@ class SteppedParameter(NamedTuple):
         rule: Its update rule.
         distortion: The structure of its P.
         state: The optimizer's state of the parameter.
+        names: The entries of the state that the rule knows.
+        entries: The number of all its entries.
     """
 
     param: Tensor
@@ -67,11 +69,13 @@ class SteppedParameter(NamedTuple):
     rule: UpdateRule
     distortion: Distortion
     state: State
+    names: tuple[str, ...]
+    entries: int
 
-    @property
-    def entries(self) -> list[str]:
-        """The names of the entries in the state that the rule knows."""
-        return [name for name in known_entries(self.rule, self.distortion) if name in self.state]
+    def serves(self, group: int, state: State) -> bool:
+        """Tell whether group and state are still the same, and the state has the same entries."""
+        same = group == self.group and state is self.state and len(state) == self.entries
+        return same and state.keys() >= set(self.names)
 
 
 @final
@@ -86,7 +90,7 @@ class StepPlan:
             that leave a stack get memory of their own.
     """
 
-    __slots__ = ("_batches", "_key", "_params", "_states")
+    __slots__ = ("_batches", "_entries", "_key", "_params", "_states")
 
     def __init__(
         self,
@@ -98,6 +102,7 @@ class StepPlan:
         self._key = key
         self._params = [member.param for member in members]
         self._states = [member.state for member in members]
+        self._entries = [member.entries for member in members]
         old = list(before.stacks()) if before else []
         usable = {stack.key: stack for stack in old if stack.is_shared()}
         self._batches = [
@@ -114,6 +119,7 @@ class StepPlan:
             and len(params) == len(self._params)
             and all(map(is_, params, self._params))
             and all(map(is_, map(states.__getitem__, params), self._states))
+            and list(map(len, self._states)) == self._entries
             and all(stack.is_shared() for stack in self.stacks())
         )
 
@@ -239,7 +245,7 @@ class Stack:
         self._owners: list[State] = []
         self._names: list[str] = []
         self._views: list[Tensor] = []
-        for name in members[0].entries:
+        for name in members[0].names:
             self._join(name)
         if len(members) > 1:
             self._grad = torch.zeros_like(self.state["exp_avg"])
@@ -307,8 +313,9 @@ class Stack:
 
 def _stack_key(members: Sequence[SteppedParameter]) -> Hashable:
     """Return what a stack depends on. The states count by identity: a state that was replaced makes another stack."""
-    names = frozenset(members[0].entries)
-    return names, tuple((id(member.param), id(member.state), member.rule, member.distortion) for member in members)
+    first = members[0]
+    owners = tuple((id(member.param), id(member.state)) for member in members)
+    return first.rule, first.distortion, frozenset(first.names), owners
 
 
 def _batched(members: Iterable[SteppedParameter], alike: Sequence[Hashable]) -> list[list[list[SteppedParameter]]]:
@@ -323,7 +330,7 @@ def _batched(members: Iterable[SteppedParameter], alike: Sequence[Hashable]) -> 
         padded = len(layout) == 1 and layout[0] <= _MAX_PADDED
         counters = tuple(member.state[name].item() for name in ("step", PREV_STEP) if name in member.state)
         batch = (member.rule, alike[member.group], exp_avg.dtype, exp_avg.device, alone)
-        stack = (type(member.distortion) if padded else member.distortion, frozenset(member.entries), counters)
+        stack = (type(member.distortion) if padded else member.distortion, frozenset(member.names), counters)
         batches.setdefault(batch, {}).setdefault(stack, []).append(member)
     return [
         [part for together in stacks.values() for part in _without_much_padding(together)]
