@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from warpadam.learners.base import PREV_STEP, SKIPPED, Part, State, StepSettings, UpdateRule, norms
+from warpadam.learners.base import PREV_STEP, SKIPPED, Part, State, StepSettings, UpdateRule
 from warpadam.state import known_entries
 from warpadam.structures import Distortion
 
@@ -189,18 +189,18 @@ class _Batch:
         """Replace gradients that are too large to square by zeros, and count them in the state.
 
         One such element would spread to all others through P, and to every later step through the second moment. A
-        gradient that is not finite makes the parameter NaN, as in torch.optim: infinity times 0 is NaN.
+        gradient that is not finite is kept: it makes the parameter NaN, as in torch.optim.
         """
         sizes = torch._foreach_norm([grads[index] for index in self._spreading])
         limit = math.sqrt(torch.finfo(sizes[0].dtype).max) / _STRETCH
         if sizes[0].is_cpu and all(size.item() <= limit for size in sizes):  # on other devices this would wait
             return
         for index, stack in self._spreading.items():
-            (size,) = norms([grads[index]], [stack.stack_dims])
-            kept = (size <= limit) | size.isnan()
-            stack.state[SKIPPED].view(-1).add_(~kept)
-            each = (*kept.shape[: stack.stack_dims], *[1] * len(stack.distortion.layout))
-            grads[index] = grads[index] * kept.view(each)
+            grad, dims = grads[index], tuple(range(stack.stack_dims, grads[index].ndim))
+            size, largest = (torch.linalg.vector_norm(grad, order, dims, keepdim=True) for order in (2, torch.inf))
+            kept = (size <= limit) | ~(largest < torch.inf)
+            stack.state[SKIPPED].view(-1).add_(~kept.view(-1))
+            grads[index] = torch.where(kept, grad, 0.0)
 
 
 @final

@@ -14,7 +14,7 @@ from warpadam.learners.scale import LOG_SCALE
 from warpadam.structures import KroneckerDistortion
 
 FLOAT64, CPU = torch.float64, torch.device("cpu")
-KRONECKER = KroneckerDistortion((3, 2), mix_rows=True, mix_columns=True)
+KRONECKER = KroneckerDistortion((3, 2), row_blocks=1, column_blocks=1)
 
 
 def _gradients(count: int, shape: tuple[int, ...] = (5, 4), scale: float = 1.0) -> list[Tensor]:
@@ -174,7 +174,7 @@ def test_switching_the_meta_step_size_off_forgets_the_last_update() -> None:
         ((), set(), 1),
         ((5, 4), {"column_factor", "column_covariance"}, 9),
         ((4, 5), {"row_factor", "row_covariance"}, 9),
-        ((5, 5), set(), 10),
+        ((5, 5), {"row_factor", "row_covariance", "column_factor", "column_covariance"}, 12),  # two blocks of 3
         ((3, 1, 2, 2), {"row_factor", "row_covariance", "column_factor", "column_covariance"}, 7),
     ],
 )

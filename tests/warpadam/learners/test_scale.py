@@ -24,7 +24,7 @@ FLOAT64 = torch.float64
 
 
 def _part(layout: tuple[int, ...], log_scale: Tensor | None = None) -> Part:
-    distortion = KroneckerDistortion(layout, mix_rows=False, mix_columns=False)
+    distortion = KroneckerDistortion(layout, row_blocks=0, column_blocks=0)
     shape = distortion.scale_shape if log_scale is None else tuple(log_scale.shape)
     part = Part(
         distortion,
@@ -105,7 +105,7 @@ def test_decay_pulls_the_scale_to_one() -> None:
     torch.testing.assert_close(after, torch.full((2,), 0.75, dtype=FLOAT64))
 
 
-KRONECKER = KroneckerDistortion((2, 3), mix_rows=True, mix_columns=True)
+KRONECKER = KroneckerDistortion((2, 3), row_blocks=1, column_blocks=1)
 
 
 @pytest.mark.parametrize("name", [LOG_SCALE, f"{LOG_SCALE}_exp_avg", f"{LOG_SCALE}_exp_avg_sq"])
