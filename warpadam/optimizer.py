@@ -274,8 +274,8 @@ class WarpAdam(Optimizer):
         super().__setstate__(state)
         self._forget_plans()
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            for name in (*CONFIG_FIELDS, "maximize"):
+                group.setdefault(name, self.defaults[name])
 
     def _forget_plans(self) -> None:
         self._plan: StepPlan | None = None

@@ -49,8 +49,14 @@ def rate_of(group: Mapping[str, Any]) -> float | Tensor:
 
 
 def checked_start(lr: Any) -> Any:
-    """Return the number in ``lr`` if it is a tensor of one element, so that a config can check it."""
-    return lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr
+    """Return the number in ``lr`` if it is a tensor, so that a config can check it.
+
+    Raises:
+        InvalidConfigError: The tensor has more than one element, or none.
+    """
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise InvalidConfigError("lr", tuple(lr.shape), "Tensor lr must be 1-element")
+    return lr.item() if isinstance(lr, Tensor) else lr
 
 
 def check_names(group: Mapping[str, Any]) -> None:

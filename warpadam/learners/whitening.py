@@ -38,7 +38,7 @@ DAMPING: Final = 1e-5
 1/sqrt(DAMPING). (1e-4 makes a transformer's loss 0.07 higher, 1e-3 0.4 higher; 1e-6 is as good as 1e-5, but closer to
 the resolution of fp32.)"""
 
-_STALE: Final = 100
+_STALE: Final = 10
 """Momentum is stale if it is this many times larger than the gradient. The update then loses the fixed size, and
 shrinks as fast as a momentum without new gradients."""
 

@@ -86,7 +86,7 @@ class ReplayBuffer:
         self._offered += 1
         if len(self.visits) < self._size:
             return len(self.visits)
-        place = int(torch.randint(self._offered, ()))
+        place = int(torch.randint(self._offered, (), device="cpu"))
         return place if place < self._size else None
 
 
@@ -143,7 +143,7 @@ def learn_from(
         state: By parameter name, the factors and the moments of their meta-gradients.
         meta_batch_size: Visits for each step of P.
     """
-    order = torch.randperm(len(visits)).tolist()
+    order = torch.randperm(len(visits), device="cpu").tolist()
     shapes = {name: tuple(param.shape) for name, param in visits[0].model.named_parameters()} if visits else {}
     for first in range(0, len(order), meta_batch_size):
         batch = [visits[index] for index in order[first : first + meta_batch_size]]

@@ -216,7 +216,7 @@ class MetaTrainer:
     def _task(self, visit: int) -> Task:
         epoch, place = divmod(visit, len(self._tasks))
         with seeded(self._meta.seed, _ORDER, epoch):
-            return self._tasks[int(torch.randperm(len(self._tasks))[place])]
+            return self._tasks[int(torch.randperm(len(self._tasks), device="cpu")[place])]
 
     def _validate(self) -> None:
         """Score the current P on the validation tasks, always with the same draws. Keep it if it is the best."""

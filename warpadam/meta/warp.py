@@ -154,7 +154,7 @@ class Warp:
         >>> warp.shuffled(0).parameters["weight"].tensors.keys() == warp.parameters["weight"].tensors.keys()
         True
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         return self.with_tensors({name: _renumbered(source, generator) for name, source in self.parameters.items()})
 
     def with_tensors(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Warp:
@@ -171,7 +171,7 @@ def _renumbered(source: WarpedParameter, generator: torch.Generator) -> dict[str
 
     def order(length: int) -> Tensor:
         if length not in orders:
-            orders[length] = torch.randperm(length, generator=generator)
+            orders[length] = torch.randperm(length, device="cpu", generator=generator)
         return orders[length]
 
     factors = (source.tensors.get(name) for name in ("row_factor", "column_factor"))
