@@ -168,7 +168,8 @@ class WarpAdamConfig:
             Rotation and whitening need ``kronecker`` or ``full``.
         rank: Columns of each of the two factors of a ``low_rank`` P, at most the rows of the tensor.
         block_size: Most elements of one block of a ``full`` P. A larger tensor gets a block-diagonal P.
-        max_dim: ``kronecker`` does not mix an axis longer than this.
+        max_dim: Longest axis that ``kronecker`` mixes as a whole. A longer one is not mixed if the other axis is; if both
+            are longer, they are mixed in blocks.
         p_lr: Step size of the meta-gradient that learns P. 0 switches the meta-gradient off.
         meta_every: Steps between two updates of P. For ``rotation`` and ``whitening``: between two updates of the
             factors; their learned scale is updated every step.

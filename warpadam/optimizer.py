@@ -74,8 +74,8 @@ class WarpAdam(Optimizer):
 
     Args:
         params: Parameters, parameter groups, or ``model.named_parameters()``. Errors and reports use the names.
-        lr: Step size. It is read from the group at each step, so schedulers work. The default fits ``whitening``, whose
-            updates have a root mean square of 0.2. Start the other learners at 0.003 to 0.01.
+        lr: Step size, a number or a tensor of one element. It is read from the group at each step, so schedulers work.
+            By default 0.03 for ``whitening``, whose updates have a root mean square of 0.2, and 0.003 for the others.
         betas: Decay rates of the moments.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay.
@@ -89,7 +89,7 @@ class WarpAdam(Optimizer):
             with a learned scale under ``rotation`` and without one under ``whitening``.
         rank: Rank of ``low_rank``.
         block_size: Most elements of one block of ``full``.
-        max_dim: Longest axis that ``kronecker`` mixes.
+        max_dim: Longest axis that ``kronecker`` mixes as a whole.
         p_lr: Step size of the meta-gradient, which is normalised. 0 switches it off.
         meta_every: Steps between two updates of P. Under ``rotation`` and ``whitening`` a learned scale is updated at
             every step.
@@ -99,7 +99,7 @@ class WarpAdam(Optimizer):
 
     Raises:
         InvalidConfigError: A value is out of range, or settings do not go together; in any group.
-        UnsupportedParameterError: A parameter is complex or sparse.
+        UnsupportedParameterError: A parameter is complex, sparse or sharded.
 
     Source: Pan, Chen & Ye 2024 (arXiv 2409.04244).
 
@@ -154,7 +154,8 @@ class WarpAdam(Optimizer):
 
         If the defaults of structure, placement and learner do not go with those of the group, the group's are filled in
         as the constructor does. For example ``{"structure": "diagonal"}`` becomes a ``sandwich`` that is learned by
-        ``hypergradient`` if the optimizer's learner is ``whitening``.
+        ``hypergradient`` if the optimizer's learner is ``whitening``. An lr that is the default of the optimizer's
+        learner becomes that of the group's.
 
         Raises:
             InvalidConfigError: As for the constructor.
@@ -194,7 +195,10 @@ class WarpAdam(Optimizer):
             The loss that the closure returned.
 
         Raises:
+            InvalidConfigError: A setting of a group was changed to a value that is not legal, or that does not go with
+                the states there are. No parameter has moved then.
             UnsupportedParameterError: A gradient is sparse or complex. No parameter has moved then.
+            WarpMismatchError: Someone replaced the state of a parameter, and it does not fit.
         """
         loss = None
         if closure is not None:

@@ -22,7 +22,7 @@ CONFIG_FIELDS: Final = tuple(field.name for field in fields(WarpAdamConfig))
 LAYOUT_FIELDS: Final = ("structure", "placement", "learner", "rank", "block_size", "max_dim")
 """The settings that decide what the state of a parameter looks like."""
 
-_SIMILARITY: Final = 0.8
+_SIMILARITY: Final = 0.85
 """Similarity from which an unknown key of a group counts as a misspelt setting. Other keys are left alone: schedulers
 and users keep their own numbers in a group."""
 

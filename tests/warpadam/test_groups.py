@@ -72,6 +72,12 @@ def test_something_the_model_does_not_have_is_refused(choice: nn.Module | str) -
         param_groups(Transformer(), plain=(choice,))
 
 
+def test_a_bad_plain_lr_is_blamed_by_its_own_name() -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        param_groups(Transformer(), plain_lr=-1.0)
+    assert caught.value.field == "plain_lr"
+
+
 def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(InvalidConfigError, match=r"momentum: .*\(got 0\.9\)"):
         param_groups(Transformer(), momentum=0.9)

@@ -27,7 +27,7 @@ def _train(model: nn.Module, optimizer: WarpAdam, steps: int) -> float:
         loss = (model(X) - Y).square().mean()
         loss.backward()
         optimizer.step()
-    return loss.item()
+    return float(loss.detach())
 
 
 def _means_the_same(old: Strategy, new: Strategy) -> bool:
@@ -71,9 +71,8 @@ def test_a_number_that_changes_the_structure_is_refused_and_one_that_does_not_is
     strategy: str, name: str, value: int
 ) -> None:
     model = _model()
-    optimizer = WarpAdam(
-        model.named_parameters(), 0.003, **dict(zip(Strategy._fields, strategy.split("/"), strict=True))
-    )
+    parts: dict[str, Any] = dict(zip(Strategy._fields, strategy.split("/"), strict=True))
+    optimizer = WarpAdam(model.named_parameters(), 0.003, **parts)
     _train(model, optimizer, 3)
     optimizer.param_groups[0][name] = value
     with pytest.raises(InvalidConfigError, match=f"{name}: cannot change now"):
@@ -109,7 +108,7 @@ def test_a_state_given_by_hand_that_does_not_fit_is_refused_by_name() -> None:
     model = _model()
     optimizer, other = (WarpAdam(own.named_parameters(), 0.003) for own in (model, _model()))
     _train(model, optimizer, 2)
-    param = model[0].weight
+    param = model.get_parameter("0.weight")
     optimizer.state[param] = {**optimizer.state[param], "exp_avg": torch.zeros(3, 3)}
     optimizer.load_state_dict(other.state_dict())
     optimizer.state[param] = {"exp_avg": torch.zeros(3, 3)}

@@ -32,15 +32,15 @@ def choose_rule(
 ) -> tuple[UpdateRule, Distortion]:
     """Return the update rule of a parameter of ``shape``, and the structure of its P.
 
-    Vectors, and matrices with no axis to mix, are stepped by plain Adam under ``whitening``: an update of fixed size
-    would never let a single bias settle. Under ``rotation`` they are stepped by Adam with a learned scale.
+    Vectors are stepped by plain Adam under ``whitening``: an update of fixed size would never let a single bias settle.
+    Under ``rotation`` they are stepped by Adam with a learned scale.
 
     Args:
         strategy: Legal values of structure, placement and learner.
         shape: The parameter's shape.
         rank: See :class:`~warpadam.WarpAdamConfig`, as for the next two.
         block_size: Most elements of a block of ``full``.
-        max_dim: Longest axis that ``kronecker`` mixes.
+        max_dim: Longest axis that ``kronecker`` mixes as a whole.
     """
     structure, placement, learner = strategy
     distortion = make_distortion(structure, shape, rank=rank, block_size=block_size, max_dim=max_dim)

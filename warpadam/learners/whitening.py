@@ -61,7 +61,8 @@ class WhiteningRule(UpdateRule):
     Each factor of P is (L / lmax + damping I)^-power, where L is the running covariance of its side and lmax the
     largest eigenvalue of L. This differs from (L + damping lmax I)^-power by a constant, which Adam cancels, and it
     keeps P near I in size. The second moment follows the mean square of each row of P h, because P has already made the
-    elements of a row alike. The update of a tensor is rescaled to a root mean square of ``UPDATE_RMS``.
+    elements of a row alike. The update of a tensor is rescaled to a root mean square of ``UPDATE_RMS``, and to less and
+    less while its momentum is stale.
 
     The covariances are G G^T and G^T G for a Kronecker P, and g g^T of each block for a full P.
 

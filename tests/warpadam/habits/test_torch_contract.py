@@ -39,11 +39,13 @@ def _inputs(_device: str, _dtype: torch.dtype | None = None) -> list[OptimizerIn
         {"maximize": True, "weight_decay": 0.1},
         {"p_lr": 0.0, "meta_every": 1},
     ]
-    return [OptimizerInput(params=None, kwargs=own, desc=str(own)) for own in kwargs]
+    return [OptimizerInput(params=NO_PARAMS, kwargs=own, desc=str(own)) for own in kwargs]
 
 
+OPTIMIZER: Any = WarpAdam  # torch declares an instance where it wants a class
+NO_PARAMS: Any = None
 INFO = OptimizerInfo(
-    WarpAdam,
+    OPTIMIZER,
     optim_inputs_func=_inputs,
     optim_error_inputs_func=get_error_inputs_for_all_optims,
     scheduler_inputs=(
@@ -76,8 +78,11 @@ each_input = pytest.mark.parametrize("kwargs", KWARGS, ids=str)
 
 
 def _make(params: Any, strategy: Strategy, kwargs: dict[str, Any]) -> WarpAdam:
-    own = {name: value.clone() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
-    return WarpAdam(params, **{"lr": 0.01, **own}, **strategy._asdict())
+    own: dict[str, Any] = {
+        name: value.clone() if isinstance(value, Tensor) else value for name, value in kwargs.items()
+    }
+    settings: dict[str, Any] = {"lr": 0.01, **own, **strategy._asdict()}
+    return WarpAdam(params, **settings)
 
 
 def _problem(contiguous: bool = True, seed: int = 0) -> tuple[nn.Parameter, nn.Parameter, Tensor]:
@@ -247,7 +252,7 @@ def test_the_state_dict_is_deterministic_and_loading_it_leaves_it_alone(
     saved = copy.deepcopy(optimizer.state_dict())
     given = copy.deepcopy(saved)
     other.load_state_dict(given)
-    other_closure = _closure(other, others[0], others[1], _problem()[2])
+    other_closure: Any = _closure(other, others[0], others[1], _problem()[2])
     for _ in range(6):
         optimizer.step(closure)
         other.step(other_closure)
@@ -322,7 +327,12 @@ def test_hooks_run_around_a_step_in_order(strategy: Strategy) -> None:
         optimizer.register_step_pre_hook(lambda *_: seen.append("before")),
         optimizer.register_step_post_hook(lambda *_: seen.append("after")),
     ]
-    optimizer.step(lambda: (seen.append("closure"), closure())[1])
+
+    def counted() -> Any:
+        seen.append("closure")
+        return closure()
+
+    optimizer.step(counted)
     for handle in handles:
         handle.remove()
     optimizer.step(closure)
@@ -349,7 +359,7 @@ def test_hooks_run_around_state_dict_and_loading(strategy: Strategy) -> None:
     assert seen == ["saving", "saved", "first", "loading", "loaded"]
 
 
-@pytest.mark.parametrize("index", range(len(get_error_inputs_for_all_optims("cpu", torch.float32))))
+@pytest.mark.parametrize("index", range(len(INFO.optim_error_inputs_func("cpu", torch.float32))))
 @each_strategy
 def test_what_every_optimizer_refuses_is_refused(strategy: Strategy, index: int) -> None:
     wrong = INFO.optim_error_inputs_func("cpu", torch.float32)[index]

@@ -116,6 +116,22 @@ def test_every_update_of_a_matrix_has_the_same_size(scale: float) -> None:
         assert (param.detach() - before).square().mean().sqrt().item() == pytest.approx(UPDATE_RMS)
 
 
+@pytest.mark.parametrize("structure", ["kronecker", "full"])
+def test_matrices_of_every_width_are_updated_in_one_size(structure: str) -> None:
+    """Also where both axes are over max_dim: with updates of another size the loss jumps at that width."""
+    shapes = [(8, 8), (9, 9), (8, 9), (20, 11), (200, 9), (9, 200), (200, 300), (3, 40, 2)]
+    params = [nn.Parameter(torch.zeros(shape, dtype=FLOAT64)) for shape in shapes]
+    optimizer = WarpAdam(params, 1.0, structure=structure, learner="whitening", max_dim=8, block_size=16, p_lr=0.0)
+    for seed in range(6):
+        before = [param.detach().clone() for param in params]
+        for param in params:
+            generator = torch.Generator().manual_seed(seed)
+            param.grad = torch.randn(param.shape, dtype=FLOAT64, generator=generator)
+        optimizer.step()
+        for param, start in zip(params, before, strict=True):
+            assert (param.detach() - start).square().mean().sqrt().item() == pytest.approx(UPDATE_RMS)
+
+
 def test_the_scale_of_the_loss_changes_nothing() -> None:
     one, other = _run(_gradients(20), p_lr=0.05)[0], _run(_gradients(20, 1000.0), p_lr=0.05)[0]
     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
