@@ -118,19 +118,21 @@ class Limits(NamedTuple):
         return f"{kind} from {self.low:g} to {self.high:g}"
 
     def allows(self, value: object) -> bool:
-        """Tell whether ``value`` is a number of the right kind within the range. A bool does not count as a number.
-
-        Numbers of numpy are numbers, and 5.0 is a whole one.
-        """
-        if isinstance(value, bool) or not isinstance(value, Real):
+        """Tell whether ``value`` is a number of the right kind within the range. A bool does not count as a number."""
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
         number = float(value)
         below = number < self.high if self.below_high or math.isinf(self.high) else number <= self.high
-        return below and number >= self.low and (not self.whole or number.is_integer())
+        return below and number >= self.low
 
-    def as_number(self, value: Any) -> int | float:
-        """Return a legal value as a number of Python."""
-        return int(value) if self.whole or isinstance(value, Integral) else float(value)
+    def as_number(self, value: Any) -> Any:
+        """Return a number of any kind as one of Python, and 5.0 as 5 if it is to be whole; other values as they are."""
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return value
+        if isinstance(value, Integral):
+            return int(value)
+        number = float(value)
+        return int(number) if self.whole and number.is_integer() else number
 
 
 _BETA: Final = Limits(0.0, 1.0, below_high=True)
@@ -168,8 +170,8 @@ class WarpAdamConfig:
             Rotation and whitening need ``kronecker`` or ``full``.
         rank: Columns of each of the two factors of a ``low_rank`` P, at most the rows of the tensor.
         block_size: Most elements of one block of a ``full`` P. A larger tensor gets a block-diagonal P.
-        max_dim: Longest axis that ``kronecker`` mixes as a whole. A longer one is not mixed if the other axis is; if both
-            are longer, they are mixed in blocks.
+        max_dim: Longest axis that ``kronecker`` mixes as a whole. A longer one is not mixed if the other axis is. If
+            both are longer, they are mixed in blocks.
         p_lr: Step size of the meta-gradient that learns P. 0 switches the meta-gradient off.
         meta_every: Steps between two updates of P. For ``rotation`` and ``whitening``: between two updates of the
             factors; their learned scale is updated every step.
@@ -210,19 +212,14 @@ class WarpAdamConfig:
         betas: object = self.betas
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise InvalidConfigError("betas", betas, "must be two numbers, beta1 and beta2")
-        for beta in ("beta1", "beta2"):
-            if not LIMITS[beta].allows(betas[beta == "beta2"]):
-                raise InvalidConfigError("betas", betas, f"must have a {beta} that is {LIMITS[beta]}")
-        object.__setattr__(self, "betas", tuple(map(_BETA.as_number, betas)))
+        object.__setattr__(self, "betas", (_legal("beta1", betas[0]), _legal("beta2", betas[1])))
         for name, value in _complete(self.structure, self.placement, self.learner)._asdict().items():
             object.__setattr__(self, name, str(value))
         if self.lr is None:
             object.__setattr__(self, "lr", DEFAULT_LR[self.learner])
-        for name in (name for name in LIMITS if hasattr(self, name)):
-            value = getattr(self, name)
-            if not LIMITS[name].allows(value):
-                raise InvalidConfigError(name, value, f"must be {LIMITS[name]}")
-            object.__setattr__(self, name, LIMITS[name].as_number(value))
+        for name in LIMITS:
+            if name not in ("beta1", "beta2"):
+                object.__setattr__(self, name, _legal(name, getattr(self, name)))
 
     @property
     def strategy(self) -> Strategy:
@@ -269,6 +266,14 @@ class WarpAdamConfig:
             if name not in known:
                 raise InvalidConfigError(name, value, "is not a field of WarpAdamConfig", f"It has {', '.join(known)}.")
         return cls(**values)
+
+
+def _legal(name: str, value: object) -> int | float:
+    """Return a value as a number of Python, if it is in the range of ``name``."""
+    number: int | float = LIMITS[name].as_number(value)
+    if not LIMITS[name].allows(number):
+        raise InvalidConfigError(name, value, f"must be {LIMITS[name]}")
+    return number
 
 
 def _complete(structure: str | None, placement: str | None, learner: str | None) -> Strategy:

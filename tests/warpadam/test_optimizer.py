@@ -200,7 +200,7 @@ def test_a_group_completes_what_the_optimizer_has_not_for_it(
 
 BAD_SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("lr", {"lr": -1.0}),
-    ("betas", {"betas": (0.9, 1.0)}),
+    ("beta2", {"betas": (0.9, 1.0)}),
     ("rank", {"rank": 0}),
     ("structure", {"structure": "dense"}),
     ("learner", {"learner": "rotation", "placement": "pre"}),

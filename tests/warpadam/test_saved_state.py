@@ -249,7 +249,7 @@ BAD: list[tuple[str, Any]] = [
     ("lr", float("nan")),
     ("lr", "0.1"),
     ("lr", torch.ones(2)),
-    ("betas", (0.9, 1.0)),
+    ("betas", 0.9),
     ("meta_every", 0),
     ("meta_every", 2.5),
     ("p_lr", -1.0),

@@ -55,8 +55,7 @@ def test_a_bad_value_is_named_with_what_would_be_right(field: str, value: Any) -
 def test_each_beta_is_checked_by_name(betas: tuple[float, float], beta: str) -> None:
     with pytest.raises(InvalidConfigError) as caught:
         WarpAdamConfig(betas=betas)
-    assert caught.value.field == "betas"
-    assert f"must have a {beta}" in caught.value.message
+    assert caught.value.field == beta
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
@@ -203,7 +202,7 @@ def test_every_number_has_limits() -> None:
     [
         (Limits(0, 1), (0, 1, 0.5), (-1e-9, 1 + 1e-9)),
         (Limits(0, 1, below_high=True), (0, 0.999), (-1e-9, 1)),
-        (Limits(1, whole=True), (1, 10**9, 1.0), (0, 1.5, True)),
+        (Limits(1, whole=True), (1, 10**9), (0, 1.0, True)),
     ],
 )
 def test_limits_allow_exactly_their_range(
