@@ -141,11 +141,11 @@ def _directions(parts: Sequence[Part], steps: Sequence[int], settings: StepSetti
 def _update_freshness(parts: Sequence[Part], momenta: Sequence[Tensor], beta1: float) -> None:
     """Let the share of the fixed size shrink while the momentum is stale."""
     dims = [part.stack_dims for part in parts]
-    gradients, moving = (torch.cat(norms(tensors, dims)) for tensors in ([part.grad for part in parts], momenta))
+    ratio = torch.cat(norms([part.grad for part in parts], dims)).div_(torch.cat(norms(momenta, dims)))
     kept = [part.state[_FRESHNESS].view(-1) for part in parts]
-    share = gradients.mul_(_STALE).div_(moving.clamp_min_(_SMALLEST)).clamp_max_(1)
-    fresh = torch.maximum(share, torch.cat(kept).mul_(beta1))
-    torch._foreach_copy_(kept, list(fresh.split_with_sizes([each.numel() for each in kept])))
+    # fmax, because the ratio of zero to zero is NaN
+    fresh = torch.fmax(ratio.mul_(_STALE), torch.cat(kept).mul_(beta1)).clamp_max_(1)
+    torch._foreach_copy_(kept, fresh.split_with_sizes([each.numel() for each in kept]))
 
 
 def refresh(distortion: Distortion, state: State) -> None:
