@@ -7,6 +7,7 @@ them with P, and the rules in ``learners/`` call them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,12 +15,12 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """Adam's two running means of some tensors, after ``step`` updates of each.
+    """Adam's two running means of some tensors.
 
     Attributes:
         exp_avgs: First moments, any shapes.
         exp_avg_sqs: Second moments, same shapes.
-        step: Number of updates so far. A direction needs at least 1.
+        steps: Number of updates of each tensor so far. A direction needs at least 1.
         beta1: Decay rate of the first moment.
         beta2: Decay rate of the second moment.
         eps: Added to the root of the second moment.
@@ -27,7 +28,7 @@ class Moments(NamedTuple):
 
     exp_avgs: list[Tensor]
     exp_avg_sqs: list[Tensor]
-    step: int
+    steps: Sequence[int]
     beta1: float
     beta2: float
     eps: float
@@ -51,14 +52,16 @@ def directions(moments: Moments) -> list[Tensor]:
     Source: Kingma & Ba 2015, algorithm 1.
 
     >>> grad = torch.tensor([4.0, -2.0])
-    >>> directions(Moments([grad / 2], [grad**2 / 2], step=1, beta1=0.5, beta2=0.5, eps=0.0))[0].round(decimals=4)
+    >>> directions(Moments([grad / 2], [grad**2 / 2], steps=[1], beta1=0.5, beta2=0.5, eps=0.0))[0].round(decimals=4)
     tensor([ 1., -1.])
     """
-    first = 1 - moments.beta1**moments.step  # both bias corrections go into the denominator, which saves a pass
-    denominators = torch._foreach_sqrt(moments.exp_avg_sqs)
-    torch._foreach_mul_(denominators, first / math.sqrt(1 - moments.beta2**moments.step))
+    # both bias corrections go into the denominator, which saves a pass
+    firsts = [1 - moments.beta1**step for step in moments.steps]
+    seconds = [math.sqrt(1 - moments.beta2**step) for step in moments.steps]
+    denominators = list(torch._foreach_sqrt(moments.exp_avg_sqs))
+    torch._foreach_mul_(denominators, [first / second for first, second in zip(firsts, seconds, strict=True)])
     if moments.eps:
-        torch._foreach_add_(denominators, moments.eps * first)
+        torch._foreach_add_(denominators, [moments.eps * first for first in firsts])
     else:
         for denominator in denominators:
             denominator.masked_fill_(denominator == 0, 1.0)  # 0/0: an input that was always 0 does not move
@@ -77,8 +80,8 @@ def direction_and_slope(moments: Moments, value: Tensor, factor: float = 1.0) ->
         value: The q of that step, same shape.
         factor: Both results are multiplied by it.
     """
-    (exp_avg,), (exp_avg_sq,) = moments.exp_avgs, moments.exp_avg_sqs
-    correction1, correction2 = 1 - moments.beta1**moments.step, 1 - moments.beta2**moments.step
+    (exp_avg,), (exp_avg_sq,), (step,) = moments.exp_avgs, moments.exp_avg_sqs, moments.steps
+    correction1, correction2 = 1 - moments.beta1**step, 1 - moments.beta2**step
     root = exp_avg_sq.sqrt().mul_(1 / math.sqrt(correction2))
     denominator = root + moments.eps
     if not moments.eps:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from numbers import Integral, Real
 from typing import Any, Final, NamedTuple, cast
 
 from warpadam.errors import InvalidConfigError
@@ -82,6 +83,17 @@ A P learned by meta-gradient works best as a sandwich. A ``frozen`` P that is th
 _OPEN: Final = cast("str", None)
 """Default of structure, placement and learner. ``WarpAdamConfig`` replaces it by a name."""
 
+_OPEN_LR: Final = cast("float", None)
+"""Default of lr. ``WarpAdamConfig`` replaces it by that of the learner."""
+
+DEFAULT_LR: Final[Mapping[str, float]] = {
+    Learner.WHITENING: 0.03,
+    Learner.ROTATION: 0.003,
+    Learner.HYPERGRADIENT: 0.003,
+    Learner.FROZEN: 0.003,
+}
+"""The default lr of each learner. Updates of ``whitening`` have a root mean square of 0.2, so its lr is larger."""
+
 
 class Limits(NamedTuple):
     """The legal range of one number: from ``low`` to ``high``, or to below ``high``.
@@ -107,10 +119,20 @@ class Limits(NamedTuple):
 
     def allows(self, value: object) -> bool:
         """Tell whether ``value`` is a number of the right kind within the range. A bool does not count as a number."""
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        below = value < self.high if self.below_high or math.isinf(self.high) else value <= self.high
-        return below and value >= self.low
+        number = float(value)
+        below = number < self.high if self.below_high or math.isinf(self.high) else number <= self.high
+        return below and number >= self.low
+
+    def as_number(self, value: Any) -> Any:
+        """Return a number of any kind as one of Python, and 5.0 as 5 if it is to be whole; other values as they are."""
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return value
+        if isinstance(value, Integral):
+            return int(value)
+        number = float(value)
+        return int(number) if self.whole and number.is_integer() else number
 
 
 _BETA: Final = Limits(0.0, 1.0, below_high=True)
@@ -137,7 +159,7 @@ class WarpAdamConfig:
     """The settings of :class:`~warpadam.WarpAdam`, checked when the config is made.
 
     Attributes:
-        lr: Step size of the parameters.
+        lr: Step size of the parameters. By default 0.03 for ``whitening`` and 0.003 for the other learners.
         betas: Decay rates of the first and second moment, as in Adam.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay, as in AdamW.
@@ -148,7 +170,8 @@ class WarpAdamConfig:
             Rotation and whitening need ``kronecker`` or ``full``.
         rank: Columns of each of the two factors of a ``low_rank`` P, at most the rows of the tensor.
         block_size: Most elements of one block of a ``full`` P. A larger tensor gets a block-diagonal P.
-        max_dim: ``kronecker`` does not mix an axis longer than this.
+        max_dim: Longest axis that ``kronecker`` mixes as a whole. A longer one is not mixed if the other axis is. If
+            both are longer, they are mixed in blocks.
         p_lr: Step size of the meta-gradient that learns P. 0 switches the meta-gradient off.
         meta_every: Steps between two updates of P. For ``rotation`` and ``whitening``: between two updates of the
             factors; their learned scale is updated every step.
@@ -170,7 +193,7 @@ class WarpAdamConfig:
     True
     """
 
-    lr: float = 0.03
+    lr: float = _OPEN_LR
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -189,14 +212,14 @@ class WarpAdamConfig:
         betas: object = self.betas
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise InvalidConfigError("betas", betas, "must be two numbers, beta1 and beta2")
-        object.__setattr__(self, "betas", tuple(betas))
-        numbers = {name: getattr(self, name) for name in LIMITS if name not in ("beta1", "beta2")}
-        numbers |= {"beta1": self.betas[0], "beta2": self.betas[1]}
-        for name, value in numbers.items():
-            if not LIMITS[name].allows(value):
-                raise InvalidConfigError(name, value, f"must be {LIMITS[name]}")
+        object.__setattr__(self, "betas", (_legal("beta1", betas[0]), _legal("beta2", betas[1])))
         for name, value in _complete(self.structure, self.placement, self.learner)._asdict().items():
             object.__setattr__(self, name, str(value))
+        if self.lr is None:
+            object.__setattr__(self, "lr", DEFAULT_LR[self.learner])
+        for name in LIMITS:
+            if name not in ("beta1", "beta2"):
+                object.__setattr__(self, name, _legal(name, getattr(self, name)))
 
     @property
     def strategy(self) -> Strategy:
@@ -207,18 +230,21 @@ class WarpAdamConfig:
         """Return a config with some values replaced.
 
         Structure, placement and learner stay as they are where ``settings`` does not give them (or gives None). If they
-        do not go with the given ones, they are filled in again as for a new config.
+        do not go with the given ones, they are filled in again as for a new config. An lr that is the default of its
+        learner follows the learner.
 
         Raises:
             InvalidConfigError: A field is unknown, a value is out of range, or the settings do not go together.
 
         >>> str(WarpAdamConfig().changed(structure="full").strategy)
         'full/pre/whitening'
-        >>> str(WarpAdamConfig().changed(structure="diagonal").strategy)
-        'diagonal/sandwich/hypergradient'
+        >>> config = WarpAdamConfig().changed(structure="diagonal")
+        >>> str(config.strategy), config.lr
+        ('diagonal/sandwich/hypergradient', 0.003)
         """
         given = {name: settings[name] for name in Strategy._fields if settings.get(name) is not None}
-        values = {**asdict(self), **settings, **self.strategy._asdict(), **given}
+        lr = None if self.lr == DEFAULT_LR[self.learner] else self.lr
+        values = {**asdict(self), "lr": lr, **settings, **self.strategy._asdict(), **given}
         if tuple(values[name] for name in Strategy._fields) not in STRATEGIES:
             values |= dict.fromkeys(Strategy._fields) | given
         return self.from_dict(values)
@@ -240,6 +266,14 @@ class WarpAdamConfig:
             if name not in known:
                 raise InvalidConfigError(name, value, "is not a field of WarpAdamConfig", f"It has {', '.join(known)}.")
         return cls(**values)
+
+
+def _legal(name: str, value: object) -> int | float:
+    """Return a value as a number of Python, if it is in the range of ``name``."""
+    number: int | float = LIMITS[name].as_number(value)
+    if not LIMITS[name].allows(number):
+        raise InvalidConfigError(name, value, f"must be {LIMITS[name]}")
+    return number
 
 
 def _complete(structure: str | None, placement: str | None, learner: str | None) -> Strategy:

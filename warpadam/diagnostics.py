@@ -86,7 +86,7 @@ def _report(item: Listed, state: Mapping[str, Tensor]) -> TensorReport:
     known = {name: state[name] for name in names} or item.identity(item.param.device)
     measures = item.distortion.measure(known)
     whole = product(measures.values())
-    log_scale = known.get(LOG_SCALE, torch.zeros(1))
+    log_scale = known.get(LOG_SCALE, torch.zeros(1, device=item.param.device))
     scale = step_scale(log_scale, torch.empty(item.distortion.layout, device=item.param.device))
     return TensorReport(
         name=item.name,

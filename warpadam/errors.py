@@ -2,15 +2,18 @@
 
 WarpAdamError
 ├── InvalidConfigError(ValueError)         a setting is out of range, or settings do not go together
-├── UnsupportedParameterError(TypeError)   a sparse or complex tensor
+├── UnsupportedParameterError(TypeError)   a sparse, complex or sharded tensor
 ├── WarpFileError(ValueError)              the file holds no P, or was changed after it was saved
-└── WarpMismatchError(ValueError)          a P does not fit the optimizer it is given to
+└── WarpMismatchError(ValueError)          a P or a saved state does not fit the optimizer it is given to
 """
 
 from __future__ import annotations
 
 import reprlib
 from typing import Final
+
+_MAX_LINES: Final = 20
+"""Most lines of one message."""
 
 _repr: Final = reprlib.Repr()
 _repr.maxstring = _repr.maxlong = _repr.maxother = 200
@@ -65,15 +68,19 @@ class WarpFileError(WarpAdamError, ValueError):
 
 
 class WarpMismatchError(WarpAdamError, ValueError):
-    """A P does not fit the optimizer it is given to.
+    """A P, or a saved state, does not fit the optimizer it is given to.
 
     Attributes:
         mismatches: One line for each thing that does not fit.
+        what: What does not fit: ``P`` or ``state``.
     """
 
-    def __init__(self, mismatches: tuple[str, ...]) -> None:
-        super().__init__(mismatches)
+    def __init__(self, mismatches: tuple[str, ...], what: str = "P") -> None:
+        super().__init__(mismatches, what)
         self.mismatches = mismatches
+        self.what = what
 
     def __str__(self) -> str:
-        return "this P does not fit the optimizer:\n" + "\n".join(f"  {line}" for line in self.mismatches)
+        lines = [f"this {self.what} does not fit the optimizer:", *self.mismatches[:_MAX_LINES]]
+        left = len(self.mismatches) - _MAX_LINES
+        return "\n  ".join(lines + ([f"and {left:,} more"] if left > 0 else []))

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from warpadam.config import Learner, Placement, Structure, WarpAdamConfig
+from warpadam.config import LIMITS, Learner, Placement, Structure, WarpAdamConfig
 from warpadam.errors import InvalidConfigError
 from warpadam.learners import WhiteningRule, choose_rule
 
@@ -51,7 +51,7 @@ def param_groups(
       ``pos_embed`` or ``cls_token``;
     - the output layer: every ``nn.Linear`` whose weight is tied to an embedding or, if there is none, the last
       ``nn.Linear`` that the model registered;
-    - tensors for which ``whitening`` has no P.
+    - vectors and scalars, for which ``whitening`` has no P.
 
     Tensors with fewer than two axes (biases, norms) have no weight decay. Parameters that need no gradient are left
     out. A tied parameter appears once, under its first name.
@@ -66,7 +66,7 @@ def param_groups(
         **overrides: Fields of ``config`` to replace, as in :meth:`WarpAdamConfig.changed`.
 
     Returns:
-        Groups with all settings. There are up to three kinds: tensors with a P; tensors for which ``whitening`` has no
+        Groups with all settings. There are up to three kinds: tensors with a P; vectors, for which ``whitening`` has no
         P; embeddings, output layer and ``plain``. Each kind is split into tensors with and without weight decay.
 
     Raises:
@@ -81,6 +81,8 @@ def param_groups(
     frozen 0.01 ['2.bias']
     """
     warped = (config or WarpAdamConfig()).changed(**overrides)
+    if plain_lr is not None and not LIMITS["lr"].allows(plain_lr):
+        raise InvalidConfigError("plain_lr", plain_lr, f"must be {LIMITS['lr']}")
     if plain_lr is None:
         plain_lr = warped.lr * (WHITENING_PLAIN_LR if warped.learner == Learner.WHITENING else 1)
     configs = (warped, replace(warped, **_PLAIN), replace(warped, lr=plain_lr, **_PLAIN))

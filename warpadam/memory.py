@@ -22,9 +22,6 @@ from warpadam.reports import Listed, listed, p_entries, table, times
 _MOMENTS: Final = frozenset({"step", "exp_avg", "exp_avg_sq"})
 """State entries of Adam itself."""
 
-_STEPS: Final = 4
-"""Steps of the estimate. If P is updated at each, every learner has by then made all its state entries."""
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +84,8 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Return the most bytes that the optimizer's state will take between two steps.
 
-    Nothing is allocated: the optimizer runs for a few steps on the meta device. P is updated at each of them, so
-    entries that come and go, such as the previous gradient, count as if they were always there. Not counted are the
-    temporary memory of a step, and the padding of short vectors that are stepped together.
+    Nothing is allocated: the optimizer takes a step on the meta device. Not counted are the temporary memory of a step,
+    and the padding of short vectors that are stepped together, which is at most their own memory.
 
     Args:
         params: A model, shapes by name (for fp32), or anything that ``WarpAdam`` takes, such as the result of
@@ -117,23 +113,18 @@ def _as_params(params: nn.Module | Mapping[str, Sequence[int]] | ParamsT) -> Par
 
 
 def _simulate(item: Listed) -> TensorMemory:
-    """Step one parameter on the meta device and return the memory of its largest state."""
+    """Step one parameter on the meta device and return the memory of its state."""
     param = nn.Parameter(torch.empty_like(item.param, device="meta"))
-    optimizer = WarpAdam([{**item.group, "params": [(item.name, param)], "meta_every": 1}])
-    names = p_entries(item)
-    found = []
-    for _ in range(_STEPS):
-        param.grad = torch.empty_like(param)
-        optimizer.step()
-        state = optimizer.state[param]
-        found.append((_bytes(state, names), _bytes(state, _MOMENTS), _bytes(state, state.keys() - names - _MOMENTS)))
-    p_bytes, moments_bytes, learning_bytes = max(found, key=sum)
+    optimizer = WarpAdam([{**item.group, "params": [(item.name, param)]}])
+    param.grad = torch.empty_like(param)
+    optimizer.step()
+    state, names = optimizer.state[param], p_entries(item)
     return TensorMemory(
         name=item.name,
         shape=tuple(param.shape),
-        p_bytes=p_bytes,
-        moments_bytes=moments_bytes,
-        learning_bytes=learning_bytes,
+        p_bytes=_bytes(state, names),
+        moments_bytes=_bytes(state, _MOMENTS),
+        learning_bytes=_bytes(state, state.keys() - names - _MOMENTS),
     )
 
 

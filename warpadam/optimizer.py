@@ -6,26 +6,62 @@ gradients into directions, and it alone knows what the entries of the state mean
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
-from typing import Any, Final, final, overload
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, final, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from warpadam.config import Strategy, WarpAdamConfig
-from warpadam.errors import InvalidConfigError, UnsupportedParameterError
-from warpadam.learners import StepSettings, UpdateRule, choose_rule
-from warpadam.learners.normalised import SKIPPED
+from warpadam.errors import InvalidConfigError, UnsupportedParameterError, WarpMismatchError
+from warpadam.learners import StepSettings, UpdateRule, can_continue, choose_rule
+from warpadam.learners.base import SKIPPED
 from warpadam.precision import without_autocast
-from warpadam.stacks import SteppedParameter, StepPlan
+from warpadam.settings import (
+    CONFIG_FIELDS,
+    LAYOUT_FIELDS,
+    check_names,
+    checked_start,
+    config_of,
+    plain_numbers,
+    rate_of,
+)
+from warpadam.stacks import GroupNumbers, SteppedParameter, StepPlan
+from warpadam.state import complete_state, known_entries, misfits, restored, state_dtype
 from warpadam.structures import Distortion
 
 _DEFAULT: Final = WarpAdamConfig()
-_CONFIG_FIELDS: Final = tuple(field.name for field in fields(WarpAdamConfig))
 
-_LIMITS: Final = ("rank", "block_size", "max_dim")
+_LAYOUT: Final = itemgetter(*LAYOUT_FIELDS)
+
+_VALUES: Final = itemgetter(*(name for name in CONFIG_FIELDS if name != "lr"))
+
+
+class _Checked(NamedTuple):
+    """The settings of a group at its last check.
+
+    Attributes:
+        values: All but lr, as they are in the group.
+        config: The same as a config.
+        settings: The numbers that a rule needs.
+        layout: Those in ``LAYOUT_FIELDS``, and whether ``p_lr`` is more than 0. They decide what a state looks like.
+    """
+
+    values: tuple[Any, ...]
+    config: WarpAdamConfig
+    settings: StepSettings
+    layout: tuple[Any, ...]
+
+
+class _Made(NamedTuple):
+    """A parameter as it was prepared last, and the settings that decided what its state looks like."""
+
+    member: SteppedParameter
+    layout: tuple[Any, ...]
 
 
 @final
@@ -38,8 +74,8 @@ class WarpAdam(Optimizer):
 
     Args:
         params: Parameters, parameter groups, or ``model.named_parameters()``. Errors and reports use the names.
-        lr: Step size. It is read from the group at each step, so schedulers work. The default fits ``whitening``, whose
-            updates have a root mean square of 0.2. Start the other learners at 0.003 to 0.01.
+        lr: Step size, a number or a tensor of one element. It is read from the group at each step, so schedulers work.
+            By default 0.03 for ``whitening``, whose updates have a root mean square of 0.2, and 0.003 for the others.
         betas: Decay rates of the moments.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay.
@@ -53,7 +89,7 @@ class WarpAdam(Optimizer):
             with a learned scale under ``rotation`` and without one under ``whitening``.
         rank: Rank of ``low_rank``.
         block_size: Most elements of one block of ``full``.
-        max_dim: Longest axis that ``kronecker`` mixes.
+        max_dim: Longest axis that ``kronecker`` mixes as a whole.
         p_lr: Step size of the meta-gradient, which is normalised. 0 switches it off.
         meta_every: Steps between two updates of P. Under ``rotation`` and ``whitening`` a learned scale is updated at
             every step.
@@ -63,7 +99,7 @@ class WarpAdam(Optimizer):
 
     Raises:
         InvalidConfigError: A value is out of range, or settings do not go together; in any group.
-        UnsupportedParameterError: A parameter is complex or sparse.
+        UnsupportedParameterError: A parameter is complex, sparse or sharded.
 
     Source: Pan, Chen & Ye 2024 (arXiv 2409.04244).
 
@@ -78,7 +114,7 @@ class WarpAdam(Optimizer):
     def __init__(  # noqa: PLR0913 - as flat as every constructor of torch.optim
         self,
         params: ParamsT,
-        lr: float = _DEFAULT.lr,
+        lr: float | Tensor | None = None,
         betas: tuple[float, float] = _DEFAULT.betas,
         eps: float = _DEFAULT.eps,
         weight_decay: float = _DEFAULT.weight_decay,
@@ -95,10 +131,14 @@ class WarpAdam(Optimizer):
         cov_beta: float = _DEFAULT.cov_beta,
         maximize: bool = False,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in _CONFIG_FIELDS}
-        config = WarpAdamConfig(**given)
-        self._plans: dict[int, StepPlan] = {}
-        super().__init__(params, {**asdict(config), "maximize": maximize})
+        given = {name: value for name, value in locals().items() if name in CONFIG_FIELDS}
+        if isinstance(params, nn.Module):
+            hint = "Pass model.named_parameters()."
+            raise InvalidConfigError("params", type(params).__name__, "must be parameters, not a model", hint)
+        config = WarpAdamConfig(**{**given, "lr": checked_start(lr)})
+        self._forget_plans()
+        rate = lr if isinstance(lr, Tensor) else config.lr
+        super().__init__(params, {**asdict(config), "lr": rate, "maximize": maximize})
 
     @classmethod
     def from_config(cls, params: ParamsT, config: WarpAdamConfig, *, maximize: bool = False) -> WarpAdam:
@@ -114,15 +154,21 @@ class WarpAdam(Optimizer):
 
         If the defaults of structure, placement and learner do not go with those of the group, the group's are filled in
         as the constructor does. For example ``{"structure": "diagonal"}`` becomes a ``sandwich`` that is learned by
-        ``hypergradient`` if the optimizer's learner is ``whitening``.
+        ``hypergradient`` if the optimizer's learner is ``whitening``. An lr that is the default of the optimizer's
+        learner becomes that of the group's.
 
         Raises:
             InvalidConfigError: As for the constructor.
             UnsupportedParameterError: As for the constructor.
         """
-        own = {name: value for name, value in param_group.items() if name in _CONFIG_FIELDS}
-        config = _config_of(self.defaults).changed(**own)
-        param_group.update({name: getattr(config, name) for name in Strategy._fields})
+        check_names(param_group)
+        own = {name: checked_start(value) for name, value in param_group.items() if name in CONFIG_FIELDS}
+        defaults = {name: checked_start(self.defaults[name]) for name in CONFIG_FIELDS}
+        config = WarpAdamConfig(**defaults).changed(**own)
+        if "lr" not in param_group and not isinstance(self.defaults["lr"], Tensor):
+            param_group["lr"] = config.lr
+        numbers = {name: getattr(config, name) for name in own if name != "lr"}
+        param_group.update(numbers | {name: getattr(config, name) for name in Strategy._fields})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -149,7 +195,10 @@ class WarpAdam(Optimizer):
             The loss that the closure returned.
 
         Raises:
+            InvalidConfigError: A setting of a group was changed to a value that is not legal, or that does not go with
+                the states there are. No parameter has moved then.
             UnsupportedParameterError: A gradient is sparse or complex. No parameter has moved then.
+            WarpMismatchError: Someone replaced the state of a parameter, and it does not fit.
         """
         loss = None
         if closure is not None:
@@ -161,10 +210,11 @@ class WarpAdam(Optimizer):
         return loss
 
     @property
-    def skipped_meta_updates(self) -> int:
-        """How often an update of P was skipped because a meta-gradient or a covariance was not finite.
+    def skipped_updates(self) -> int:
+        """How often a gradient or an update of P was left out, summed over all parameters.
 
-        Summed over all parameters. Waits for the device.
+        A gradient is left out if it is too large to square, an update of P if its meta-gradient or covariance was not
+        finite. Waits for the device.
         """
         return int(sum(float(state[SKIPPED]) for state in self.state.values() if SKIPPED in state))
 
@@ -174,9 +224,9 @@ class WarpAdam(Optimizer):
         Raises:
             KeyError: The optimizer does not have the parameter.
         """
-        rule, distortion, state = self._prepare(param, self._group_of(param))
-        carried = rule.init_carried(distortion, torch.float32, torch.device("meta"))
-        return {name: state[name].clone() for name in carried if name in state}
+        member = self._find(param)
+        carried = member.rule.init_carried(member.distortion, torch.float32, torch.device("meta"))
+        return {name: member.state[name].clone() for name in carried if name in member.state}
 
     def set_distortion(self, param: Tensor, distortion: Mapping[str, Tensor]) -> None:
         """Give a parameter a P, as :meth:`get_distortion` returns it. Tensors that are not given stay.
@@ -185,28 +235,35 @@ class WarpAdam(Optimizer):
             InvalidConfigError: A tensor has another shape, or the parameter's strategy has no such tensor.
             KeyError: The optimizer does not have the parameter.
         """
-        rule, structure, state = self._prepare(param, self._group_of(param))
-        carried = rule.init_carried(structure, torch.float32, torch.device("meta"))
+        member = self._find(param)
+        carried = member.rule.init_carried(member.distortion, torch.float32, torch.device("meta"))
         for name, value in distortion.items():
             if name not in carried:
                 raise InvalidConfigError("distortion", name, f"must only have {', '.join(carried)}")
             if value.shape != carried[name].shape:
                 raise InvalidConfigError(name, tuple(value.shape), f"must have the shape {tuple(carried[name].shape)}")
         for name, value in distortion.items():
-            state[name] = value.detach().to(dtype=_state_dtype(param), device=param.device, copy=True)
+            member.state[name] = value.detach().to(dtype=state_dtype(param), device=param.device, copy=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as ``torch.optim`` does. Settings that are numbers of numpy become numbers of Python."""
+        saved = super().state_dict()
+        return {**saved, "param_groups": [plain_numbers(group) for group in saved["param_groups"]]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a saved state exactly. Unlike torch's own method it does not cast the state or share its tensors.
 
+        Settings that the saved groups do not have take the optimizer's defaults.
+
         Raises:
             InvalidConfigError: The saved settings are not legal.
+            WarpMismatchError: An entry of the state is missing or has another shape. It names them by parameter.
             ValueError: The saved groups do not match the optimizer's.
         """
         loaded: list[dict[str, Any]] = []
 
         def check(_: Optimizer, final_state: dict[str, Any]) -> None:
-            for group in final_state["param_groups"]:
-                _config_of({**self.defaults, **group})
+            self._check_saved(final_state)
             loaded.append(final_state)
 
         before = self.register_load_state_dict_pre_hook(check)
@@ -219,70 +276,142 @@ class WarpAdam(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plans = {}
+        self._forget_plans()
         for group in self.param_groups:
-            group.setdefault("maximize", False)
+            for name in (*CONFIG_FIELDS, "maximize"):
+                group.setdefault(name, self.defaults[name])
+
+    def _forget_plans(self) -> None:
+        self._plan: StepPlan | None = None
+        self._made: dict[Tensor, _Made] = {}
+        self._checked: dict[int, _Checked] = {}
+
+    def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
+        wrong = []
+        for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
+            settings = {**self.defaults, **saved}
+            rate_of(settings)
+            config = config_of(settings)
+            for place, (param, key) in enumerate(zip(group["params"], saved["params"], strict=False)):
+                if key in state_dict["state"]:
+                    rule, distortion = _rule_of(param, config)
+                    found = misfits(state_dict["state"][key], param, rule, distortion, config.p_lr > 0)
+                    wrong += [f"parameter {_describe(group, index, place)} {line}" for line in found]
+        if wrong:
+            raise WarpMismatchError(tuple(wrong), "state")
 
     def _uncast(self, state_dict: Mapping[str, Any]) -> None:
         """Replace the values that torch cast to the parameter's dtype by the saved ones."""
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            config = config_of(group)
             for param, key in zip(group["params"], saved["params"], strict=True):
-                for name, value in state_dict["state"].get(key, {}).items():
-                    device = value.device if name == "step" else param.device
-                    self.state[param][name] = value.to(device=device, copy=True)
+                if key in state_dict["state"]:
+                    own = state_dict["state"][key]
+                    self.state[param] = restored(own, self.state[param], param, *_rule_of(param, config))
 
     def _step_groups(self) -> None:
-        for index, group in enumerate(self.param_groups):
-            params = [param for param in group["params"] if param.grad is not None]
-            key = _plan_key(group)
-            plan = self._plans.get(index)
-            if plan is None or not plan.serves(params, self.state, key):
-                self._plans.pop(index, None)
-                plan = StepPlan([SteppedParameter(param, *self._prepare(param, group)) for param in params], key)
-                self._plans[index] = plan
-            plan.step(group, _settings(group))
+        checked = [self._check_settings(index, group) for index, group in enumerate(self.param_groups)]
+        numbers = [
+            GroupNumbers(known.settings, rate_of(group), known.config.weight_decay, bool(group["maximize"]))
+            for group, known in zip(self.param_groups, checked, strict=True)
+        ]
+        stepped = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
+        params = [param for own in stepped for param in own]
+        if not params:
+            return
+        alike = _alike(numbers)
+        key = (alike, [len(own) for own in stepped], [known.layout for known in checked])
+        if self._plan is None or not self._plan.serves(params, self.state, key):
+            members = [
+                self._prepare(param, index, known)
+                for index, (own, known) in enumerate(zip(stepped, checked, strict=True))
+                for param in own
+            ]
+            self._plan = StepPlan(members, alike, key, self._plan)
+            self._made = {param: made for param, made in self._made.items() if param in self.state}
+        self._plan.step(numbers)
 
-    def _prepare(self, param: Tensor, group: Mapping[str, Any]) -> tuple[UpdateRule, Distortion, dict[str, Tensor]]:
-        strategy, limits = _plan_key(group)
-        rule, distortion = choose_rule(strategy, tuple(param.shape), **dict(zip(_LIMITS, limits, strict=True)))
+    def _check_settings(self, index: int, group: Mapping[str, Any]) -> _Checked:
+        """Return the settings of a group, checked when they have changed since the last step."""
+        values = _VALUES(group)
+        known = self._checked.get(index)
+        if known is None or known.values != values:
+            config = config_of(group)
+            settings = StepSettings(
+                *config.betas, config.eps, config.p_lr, config.meta_every, config.p_decay, config.cov_beta
+            )
+            known = self._checked[index] = _Checked(values, config, settings, (*_LAYOUT(group), config.p_lr > 0))
+        return known
+
+    def _prepare(self, param: Tensor, group_index: int, known: _Checked) -> SteppedParameter:
+        """Return a parameter with its rule and structure, and with every entry in its state that a step needs."""
         state = self.state[param]
-        if not state:
-            state.update(rule.init_state(distortion, _state_dtype(param), param.device))
-        return rule, distortion, state
+        made = self._made.get(param)
+        if made and made.layout == known.layout and made.member.serves(group_index, state):
+            return made.member
+        rule, distortion = _rule_of(param, known.config)
+        if "exp_avg" in state:
+            self._check_made(param, group_index, rule, distortion, known.layout)
+        complete_state(state, param, rule, distortion, known.config.p_lr > 0)
+        names = tuple(name for name in known_entries(rule, distortion) if name in state)
+        member = SteppedParameter(param, group_index, rule, distortion, state, names, len(state))
+        self._made[param] = _Made(member, known.layout)
+        return member
 
-    def _group_of(self, param: Tensor) -> dict[str, Any]:
-        for group in self.param_groups:
+    def _check_made(
+        self, param: Tensor, group_index: int, rule: UpdateRule, distortion: Distortion, layout: tuple[Any, ...]
+    ) -> None:
+        """Refuse to step a state that was made under settings that give its entries another meaning."""
+        made = self._made.get(param)
+        if made is None:
+            found = misfits(self.state[param], param, rule, distortion, learns=False)
+            if wrong := tuple(f"parameter {self._name(param, group_index)} {line}" for line in found):
+                raise WarpMismatchError(wrong, "state")
+        elif not can_continue((made.member.rule, made.member.distortion), (rule, distortion)):
+            name, value = next(
+                (name, new) for name, old, new in zip(LAYOUT_FIELDS, made.layout, layout, strict=False) if old != new
+            )
+            raise InvalidConfigError(
+                name,
+                value,
+                f"cannot change now: the state of parameter {self._name(param, group_index)} was made under "
+                + "/".join(made.layout[:3]),
+                "Make a new optimizer, or delete the parameter's entry in optimizer.state to start it again.",
+            )
+
+    def _name(self, param: Tensor, group_index: int) -> str:
+        group = self.param_groups[group_index]
+        return _describe(group, group_index, next(i for i, own in enumerate(group["params"]) if own is param))
+
+    def _find(self, param: Tensor) -> SteppedParameter:
+        for index, group in enumerate(self.param_groups):
             if any(param is own for own in group["params"]):
-                return group
+                return self._prepare(param, index, self._check_settings(index, group))
         raise KeyError(f"the optimizer does not have this parameter of shape {tuple(param.shape)}")
 
     def _check_grads(self) -> None:
         for group_index, group in enumerate(self.param_groups):
             for index, param in enumerate(group["params"]):
                 grad = param.grad
-                if grad is not None and (grad.layout != torch.strided or grad.is_complex()):
+                if grad is not None and (type(grad) is not Tensor or grad.layout != torch.strided or grad.is_complex()):
                     _check_tensor(grad, "gradient of parameter", _describe(group, group_index, index))
 
 
-def _state_dtype(param: Tensor) -> torch.dtype:
-    return torch.float64 if param.dtype == torch.float64 else torch.float32
+def _alike(numbers: list[GroupNumbers]) -> list[int]:
+    """Return for each group the index of the first one that may be stepped with it.
+
+    Their lr and weight decay may differ. A group with a tensor as its lr is stepped alone.
+    """
+    first: dict[Hashable, int] = {}
+    return [
+        index if isinstance(own.lr, Tensor) else first.setdefault((own.settings, own.maximize), index)
+        for index, own in enumerate(numbers)
+    ]
 
 
-def _settings(group: Mapping[str, Any]) -> StepSettings:
-    beta1, beta2 = group["betas"]
-    return StepSettings(
-        beta1, beta2, group["eps"], group["p_lr"], group["meta_every"], group["p_decay"], group["cov_beta"]
-    )
-
-
-def _plan_key(group: Mapping[str, Any]) -> tuple[tuple[str, str, str], tuple[int, ...]]:
-    """Return the settings on which rules and structures depend: the strategy, and the numbers in ``_LIMITS``."""
-    return (group["structure"], group["placement"], group["learner"]), tuple(group[name] for name in _LIMITS)
-
-
-def _config_of(group: Mapping[str, Any]) -> WarpAdamConfig:
-    """Return the settings of a group as a config, which checks them."""
-    return WarpAdamConfig(**{name: group[name] for name in _CONFIG_FIELDS})
+def _rule_of(param: Tensor, config: WarpAdamConfig) -> tuple[UpdateRule, Distortion]:
+    limits = {"rank": config.rank, "block_size": config.block_size, "max_dim": config.max_dim}
+    return choose_rule(config.strategy, tuple(param.shape), **limits)
 
 
 def _describe(group: Mapping[str, Any], group_index: int, index: int) -> str:
@@ -292,8 +421,12 @@ def _describe(group: Mapping[str, Any], group_index: int, index: int) -> str:
 
 
 def _check_tensor(tensor: Tensor, role: str, where: str) -> None:
-    kind = "complex" if tensor.is_complex() else "sparse" if tensor.layout != torch.strided else None
+    if is_traceable_wrapper_subclass(tensor):
+        kind = f"a {type(tensor).__name__}"
+    else:
+        kind = "complex" if tensor.is_complex() else "sparse" if tensor.layout != torch.strided else None
     if kind is not None:
         raise UnsupportedParameterError(
-            f"the {role} {where} of shape {tuple(tensor.shape)} is {kind}: WarpAdam needs real, dense tensors"
+            f"the {role} {where} of shape {tuple(tensor.shape)} is {kind}: "
+            "WarpAdam needs real, dense tensors that are not sharded"
         )

@@ -98,8 +98,8 @@ def _give_gradients(optimizer: WarpAdam, copied: WarpAdam, some_move: bool) -> N
     for group, copied_group in zip(optimizer.param_groups, copied.param_groups, strict=True):
         for param, own in zip(group["params"], copied_group["params"], strict=True):
             if param.grad is not None or (param.requires_grad and not some_move):
-                generator = torch.Generator().manual_seed(_SEED)
-                own.grad = torch.randn(param.shape, generator=generator).to(param)
+                generator = torch.Generator("cpu").manual_seed(_SEED)
+                own.grad = torch.randn(param.shape, device="cpu", generator=generator).to(param)
 
 
 def _times(optimizer: WarpAdam, steps: int) -> list[float]:

@@ -13,7 +13,7 @@ from warpadam.adam import Moments, direction_and_slope, directions, update_momen
 
 def _moments(values: list[Tensor], beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8) -> Moments:
     """Moments after all of ``values``."""
-    moments = Moments([torch.zeros_like(values[0])], [torch.zeros_like(values[0])], len(values), beta1, beta2, eps)
+    moments = Moments([torch.zeros_like(values[0])], [torch.zeros_like(values[0])], [len(values)], beta1, beta2, eps)
     for value in values:
         update_moments(moments, [value])
     return moments

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from warpadam import Learner, MetaConfig, Placement, Structure, WarpAdam, WarpAdamConfig
-from warpadam.config import LIMITS
+from warpadam.config import DEFAULT_LR, LIMITS
 from warpadam.groups import WHITENING_PLAIN_LR
 from warpadam.learners import whitening
 from warpadam.stacks import _MAX_ELEMENTS, _MAX_PADDED
@@ -36,7 +36,12 @@ def test_the_table_has_every_setting_in_order() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_default_and_range_is_the_documented_one(name: str) -> None:
     default, legal, *_ = table("setting")[name]
-    assert default == f"`{getattr(WarpAdamConfig(), name)}`"
+    if name == "lr":
+        others = {DEFAULT_LR[learner] for learner in Learner if learner != Learner.WHITENING}
+        assert default == f"`{DEFAULT_LR[Learner.WHITENING]}` with `whitening`, else `{others.pop()}`"
+        assert not others
+    else:
+        assert default == f"`{getattr(WarpAdamConfig(), name)}`"
     if name in KINDS:
         assert legal == ", ".join(f"`{value}`" for value in KINDS[name])
     else:
@@ -46,9 +51,10 @@ def test_every_default_and_range_is_the_documented_one(name: str) -> None:
 def test_the_arguments_of_the_optimizer_have_the_same_defaults() -> None:
     arguments = inspect.signature(WarpAdam).parameters
     assert set(arguments) == {"params", *NAMES, "maximize"}
-    for name in set(NAMES) - set(KINDS):
+    open_ones = {*KINDS, "lr"}
+    for name in set(NAMES) - open_ones:
         assert arguments[name].default == getattr(WarpAdamConfig(), name)
-    assert all(arguments[name].default is None for name in KINDS)
+    assert all(arguments[name].default is None for name in open_ones)
 
 
 def test_the_table_of_meta_learning_has_every_default() -> None:

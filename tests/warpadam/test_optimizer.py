@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
-from warpadam import STRATEGIES, InvalidConfigError, Learner, Strategy, UnsupportedParameterError, WarpAdam
-from warpadam.config import WarpAdamConfig
+from warpadam import (
+    STRATEGIES,
+    InvalidConfigError,
+    Learner,
+    Strategy,
+    UnsupportedParameterError,
+    WarpAdam,
+    WarpAdamConfig,
+    param_groups,
+)
+from warpadam.config import DEFAULT_LR
 
 FROZEN = [strategy for strategy in STRATEGIES if strategy.learner == Learner.FROZEN]
 SHAPES: list[tuple[int, ...]] = [(6, 4), (7,), (3, 2, 3, 3), (), (9, 11), (1, 5), (0,)]
@@ -216,6 +226,84 @@ def test_the_defaults_are_those_of_the_config() -> None:
     assert WarpAdamConfig(**defaults) == WarpAdamConfig()
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_the_default_lr_follows_the_learner(strategy: Strategy) -> None:
+    expected = DEFAULT_LR[strategy.learner]
+    param, other = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
+    assert WarpAdam([param], **strategy._asdict()).defaults["lr"] == expected
+    assert WarpAdamConfig().changed(**strategy._asdict()).lr == expected
+    for lr, found in ((None, [0.03, expected]), (0.5, [0.5, 0.5])):
+        optimizer = WarpAdam([{"params": [param]}, {"params": [other], **strategy._asdict()}], lr)
+        assert [group["lr"] for group in optimizer.param_groups] == found
+    layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    assert max(group["lr"] for group in param_groups(layers, **strategy._asdict())) == expected
+
+
+def test_a_model_in_place_of_its_parameters_is_refused_by_name() -> None:
+    with pytest.raises(
+        InvalidConfigError, match=r"params: .* not a model \(got 'Linear'\). Pass model.named_parameters"
+    ):
+        WarpAdam(nn.Linear(3, 2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("weight_deacy", "weight_decay"),
+        ("beta", "betas"),
+        ("lerner", "learner"),
+        ("meta_evry", "meta_every"),
+        ("maximise", "maximize"),
+        ("learning_rate", "lr"),
+    ],
+)
+def test_a_misspelt_setting_of_a_group_is_refused(misspelt: str, meant: str) -> None:
+    optimizer = _small()[1]
+    group = {"params": [nn.Parameter(torch.ones(2))], misspelt: 0.5}
+    for add in (optimizer.add_param_group, lambda own: WarpAdam([own])):
+        with pytest.raises(InvalidConfigError, match=rf"{misspelt}: is not a setting .* Did you mean '{meant}'\?"):
+            add(dict(group))
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_group_may_hold_numbers_of_schedulers_and_of_the_user() -> None:
+    names = (
+        "initial_lr",
+        "max_lr",
+        "min_lr",
+        "base_momentum",
+        "swa_lr",
+        "name",
+        "lr_scale",
+        "weight_decay_scale",
+        "layer",
+    )
+    WarpAdam([{"params": [nn.Parameter(torch.ones(2))], **dict.fromkeys(names, 1.0)}])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "plain"),
+    [
+        ("lr", numpy.float32(0.5), 0.5),
+        ("lr", numpy.float64(0.5), 0.5),
+        ("rank", numpy.int64(3), 3),
+        ("meta_every", 5.0, 5),
+        ("betas", (numpy.float32(0.5), numpy.float64(0.75)), (0.5, 0.75)),
+    ],
+    ids=str,
+)
+def test_numbers_of_numpy_are_numbers(name: str, value: Any, plain: Any) -> None:
+    settings: dict[str, Any] = {name: value}
+    found = [
+        getattr(WarpAdamConfig(**settings), name),
+        WarpAdam([nn.Parameter(torch.ones(2))], **settings).param_groups[0][name],
+        WarpAdam([{"params": [nn.Parameter(torch.ones(2))], **settings}]).param_groups[0][name],
+    ]
+    for own in found[:2] if name == "lr" else found:
+        assert own == plain
+        assert type(own) is type(plain)
+
+
 def test_from_config_takes_every_field() -> None:
     config = WarpAdamConfig(lr=0.5, betas=(0.1, 0.2), structure="full", learner="frozen", rank=9, p_decay=0.5)
     optimizer = WarpAdam.from_config(nn.Linear(2, 2).parameters(), config, maximize=True)
@@ -285,7 +373,7 @@ def test_grad_scaler_with_an_overflow_skips_the_whole_step() -> None:
         scaler.step(optimizer)
         scaler.update()
     assert optimizer.state[param]["step"] == 4
-    assert optimizer.skipped_meta_updates == 0
+    assert optimizer.skipped_updates == 0
     assert param.isfinite().all()
 
 

@@ -95,10 +95,12 @@ class _RealStep:
             self.param.grad = _randn(shape, generator)
             optimizer.step()
         state = optimizer.state[self.param]
-        self.before = (self.param.detach().clone(), state["exp_avg"].clone(), state["exp_avg_sq"].clone())
+        exp_avg, exp_avg_sq = (self.distortion.to_layout(state[name]).clone() for name in ("exp_avg", "exp_avg_sq"))
+        self.before = (self.param.detach().clone(), exp_avg, exp_avg_sq)
         self.grad = self._gradient(_randn(shape, generator))
         optimizer.step()
-        self.moments = Moments([state["exp_avg"]], [state["exp_avg_sq"]], 4, BETA1, BETA2, EPS)
+        exp_avg, exp_avg_sq = (self.distortion.to_layout(state[name]) for name in ("exp_avg", "exp_avg_sq"))
+        self.moments = Moments([exp_avg], [exp_avg_sq], [4], BETA1, BETA2, EPS)
         self.next_target = _randn(shape, generator)
         self.next_grad = self._gradient(self.next_target)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from warpadam import STRATEGIES, Strategy, WarpAdam
-from warpadam.stacks import _MAX_PADDED
+from warpadam.stacks import _MAX_PADDED, _Batch
 
 SHAPES: list[tuple[int, ...]] = [(4, 3), (5,), (4, 3), (2,), (4, 3, 1), (), (3, 4), (4, 3)]
 FLOAT64 = torch.float64
@@ -106,7 +107,7 @@ def test_one_bad_gradient_spoils_no_neighbour() -> None:
     params[2].grad[0, 0] = float("nan")
     optimizer.step()
     other.step()
-    assert optimizer.skipped_meta_updates == 1
+    assert optimizer.skipped_updates == 1
     assert not params[2].isfinite().all()
     assert all(torch.equal(a, b) for i, (a, b) in enumerate(zip(params, clean, strict=True)) if i != 2)
 
@@ -150,11 +151,11 @@ def test_nothing_grows_in_200_steps_and_the_plan_is_made_once(strategy: Strategy
     params = _params()
     optimizer = _make(params, strategy)
     _train(params, optimizer, range(20))
-    before, plan = _memory(optimizer), optimizer._plans[0]
+    before, plan = _memory(optimizer), optimizer._plan
     for _ in range(10):
         _train(params, optimizer, range(20))
         assert _memory(optimizer) == before
-    assert optimizer._plans[0] is plan
+    assert optimizer._plan is plan
 
 
 @pytest.mark.parametrize("field", ["max_dim", "block_size"])
@@ -163,7 +164,116 @@ def test_a_number_that_decides_the_structure_is_not_missed_when_it_changes(field
     params = _params(shapes=[(4, 3)])
     optimizer = _make(params)
     _train(params, optimizer, range(2))
-    plan = optimizer._plans[0]
+    plan = optimizer._plan
     optimizer.param_groups[0][field] += 1
     _train(params, optimizer, range(2))
-    assert optimizer._plans[0] is not plan
+    assert optimizer._plan is not plan
+
+
+def _held(optimizer: WarpAdam) -> int:
+    """Bytes that the storages of the state hold."""
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in values}
+    return sum(storages.values())
+
+
+def _needed(optimizer: WarpAdam) -> int:
+    return sum(value.nbytes for state in optimizer.state.values() for value in state.values())
+
+
+def _saved_bytes(optimizer: WarpAdam) -> int:
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict()["state"], file)
+    return file.tell()
+
+
+@pytest.mark.parametrize("way", ["frozen", "deleted"])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_parameters_that_leave_a_stack_do_not_keep_its_memory(strategy: Strategy, way: str) -> None:
+    params = _params(shapes=[(40, 30)] * 8, dtype=torch.float32)
+    optimizer, alone = _make(params, strategy), _make(params[:1], strategy)
+    _train(params, optimizer, range(3))
+    if way == "deleted":
+        for param in params[1:]:
+            del optimizer.state[param]
+        optimizer.param_groups[0]["params"] = params[:1]
+    for param in params[1:]:
+        param.grad = None
+    params[0].grad = _gradient(params[0], 1)
+    optimizer.step()
+    alone.step()
+    assert _held(optimizer) <= 1.05 * _needed(optimizer)
+    if way == "deleted":
+        assert _saved_bytes(optimizer) <= 1.2 * _saved_bytes(alone)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_scalars_beside_a_long_vector_are_not_padded_to_its_length(strategy: Strategy) -> None:
+    shapes: list[tuple[int, ...]] = [*[()] * 200, (_MAX_PADDED,), *[(7,), (9,)] * 5]
+    params = _params(shapes=shapes, dtype=torch.float32)
+    optimizer = _make(params, strategy)
+    _train(params, optimizer, range(2))
+    assert _held(optimizer) <= 2 * _needed(optimizer)
+
+
+def _count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which every call of a rule adds its number of stacks."""
+    calls: list[int] = []
+    step = _Batch.step
+
+    def counted(batch: _Batch, numbers: Any) -> None:
+        calls.append(len(batch.stacks))
+        step(batch, numbers)
+
+    monkeypatch.setattr(_Batch, "step", counted)
+    return calls
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_groups_that_differ_in_lr_and_decay_are_stepped_together_as_they_would_be_alone(
+    strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = [(4, 3)] * 6
+    together, apart = _params(shapes=shapes), _params(shapes=shapes)
+    numbers: list[dict[str, Any]] = [
+        {"lr": 0.01 * (index + 1), "weight_decay": 0.1 * (index % 2)} for index in range(6)
+    ]
+    groups = [{"params": [param], **own} for param, own in zip(together, numbers, strict=True)]
+    settings: dict[str, Any] = {"p_lr": 0.05, "meta_every": 2, "rank": 2, **strategy._asdict()}
+    optimizer = WarpAdam(groups, **settings)
+    singles = [WarpAdam([param], **own, **settings) for param, own in zip(apart, numbers, strict=True)]
+    calls = _count_calls(monkeypatch)
+    _train(together, optimizer, range(8))
+    assert calls == [1] * 8
+    for index, (single, twin) in enumerate(zip(singles, apart, strict=True)):
+        for step in range(8):
+            twin.grad = _gradient(twin, 100 * step + index)
+            single.step()
+    for one, two in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_parameters_with_different_numbers_of_steps_are_stepped_by_one_call(
+    strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = _params(shapes=[(4, 3)] * 8)
+    optimizer = _make(params, strategy)
+    _train(params, optimizer, range(6), pause=True)
+    calls = _count_calls(monkeypatch)
+    _train(params, optimizer, range(6, 7), pause=True)
+    assert len({int(optimizer.state[param]["step"]) for param in params}) > 1
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_stacks_whose_parameters_all_have_a_gradient_are_kept_when_others_change(strategy: Strategy) -> None:
+    params = _params(shapes=[(4, 3), (4, 3), (3, 5), (3, 5)])
+    optimizer = _make(params, strategy)
+    _train(params, optimizer, range(3))
+    kept = optimizer.state[params[0]]["exp_avg"]
+    for index, param in enumerate(params[:3]):
+        param.grad = _gradient(param, index)
+    params[3].grad = None
+    optimizer.step()
+    assert optimizer.state[params[0]]["exp_avg"] is kept

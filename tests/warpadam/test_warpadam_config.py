@@ -25,7 +25,7 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("eps", -1e-8),
     ("weight_decay", -0.1),
     ("rank", 0),
-    ("rank", 2.0),
+    ("rank", 2.5),
     ("block_size", 0),
     ("max_dim", -1),
     ("p_lr", -0.1),
@@ -51,11 +51,11 @@ def test_a_bad_value_is_named_with_what_would_be_right(field: str, value: Any) -
     assert str(caught.value).startswith(f"{field}: {caught.value.message}")
 
 
-@pytest.mark.parametrize(("betas", "field"), [((1.0, 0.9), "beta1"), ((0.9, 1.0), "beta2"), ((-0.1, 0.9), "beta1")])
-def test_each_beta_is_checked_by_name(betas: tuple[float, float], field: str) -> None:
+@pytest.mark.parametrize(("betas", "beta"), [((1.0, 0.9), "beta1"), ((0.9, 1.0), "beta2"), ((-0.1, 0.9), "beta1")])
+def test_each_beta_is_checked_by_name(betas: tuple[float, float], beta: str) -> None:
     with pytest.raises(InvalidConfigError) as caught:
         WarpAdamConfig(betas=betas)
-    assert caught.value.field == field
+    assert caught.value.field == beta
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from warpadam.adam import directions, update_moments
 from warpadam.config import Placement
-from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_step, init_moments, moments_of
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of
 from warpadam.learners.scale import TENSOR_SCALE_SHAPE, init_sides_and_scale, scale_directions
 from warpadam.placements import PlacedDistortion, unwarp_direction, warp_gradient
 from warpadam.structures import DiagonalDistortion, Distortion, Factors
@@ -35,7 +35,7 @@ class FrozenRule(UpdateRule):
     placement: str
 
     @override
-    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
+    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device, *, learns: bool) -> State:
         return {**init_moments(distortion, dtype, device), **distortion.init_factors(dtype, device)}
 
     @override
@@ -53,7 +53,7 @@ class FrozenRule(UpdateRule):
 
     @override
     def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        moments = moments_of(parts, count_step(parts), settings)
+        moments = moments_of(parts, count_steps(parts), settings)
         placed = [PlacedDistortion(self.placement, part.distortion, part.state) for part in parts]
         update_moments(moments, [warp_gradient(p, part.grad) for p, part in zip(placed, parts, strict=True)])
         updates = directions(moments)

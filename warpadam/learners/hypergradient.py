@@ -15,8 +15,19 @@ from torch import Tensor
 from typing_extensions import override
 
 from warpadam.adam import directions, update_moments
-from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_step, init_moments, moments_of
-from warpadam.learners.normalised import normalised_step
+from warpadam.learners.base import (
+    Part,
+    State,
+    StepSettings,
+    UpdateRule,
+    count_steps,
+    init_kept,
+    init_moments,
+    is_kept,
+    keep,
+    moments_of,
+)
+from warpadam.learners.normalised import init_normalised, normalised_step
 from warpadam.placements import PlacedDistortion, meta_gradient, unwarp_direction, warp_gradient
 from warpadam.structures import Distortion, Factors
 
@@ -31,7 +42,7 @@ _PREV_GRAD: Final = "prev_grad"
 class HypergradientRule(UpdateRule):
     """Every ``meta_every`` steps, step the factors against the meta-gradient of the step before.
 
-    The state holds the moments, the factors and, between a step that will be judged and the next one, ``prev_grad``.
+    The state holds the moments, the factors and, with ``p_lr`` > 0, the gradient of the last step that is judged.
 
     Attributes:
         placement: A value of :class:`~warpadam.config.Placement`.
@@ -43,8 +54,12 @@ class HypergradientRule(UpdateRule):
     placement: str
 
     @override
-    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
-        return {**init_moments(distortion, dtype, device), **distortion.init_factors(dtype, device)}
+    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device, *, learns: bool) -> State:
+        factors = distortion.init_factors(dtype, device)
+        state = {**init_moments(distortion, dtype, device), **factors}
+        if not learns:
+            return state
+        return {**state, **init_normalised(factors), **init_kept(_PREV_GRAD, distortion, dtype, device)}
 
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
@@ -52,14 +67,14 @@ class HypergradientRule(UpdateRule):
 
     @override
     def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        step = count_step(parts)
-        judged = [part for part in parts if _PREV_GRAD in part.state]
-        if judged:
-            self._learn(judged, step - 1, settings)
-        if settings.p_lr > 0 and step >= _FIRST_STEP and step % settings.meta_every == 0:
-            for part in parts:
-                part.state[_PREV_GRAD] = part.grad.clone()
-        moments = moments_of(parts, step, settings)
+        steps = count_steps(parts)
+        if settings.p_lr > 0:
+            numbered = list(zip(parts, steps, strict=True))
+            self._learn([(part, step) for part, step in numbered if is_kept(part, step)], settings)
+            for part, step in numbered:
+                if step >= _FIRST_STEP and step % settings.meta_every == 0:
+                    keep([part], _PREV_GRAD, [part.grad], [step])
+        moments = moments_of(parts, steps, settings)
         placed = [self._placed(part) for part in parts]
         update_moments(moments, [warp_gradient(p, part.grad) for p, part in zip(placed, parts, strict=True)])
         return [unwarp_direction(*pair) for pair in zip(placed, directions(moments), strict=True)]
@@ -67,11 +82,12 @@ class HypergradientRule(UpdateRule):
     def _placed(self, part: Part) -> PlacedDistortion:
         return PlacedDistortion(self.placement, part.distortion, part.state)
 
-    def _learn(self, parts: Sequence[Part], prev_step: int, settings: StepSettings) -> None:
+    def _learn(self, judged: Sequence[tuple[Part, int]], settings: StepSettings) -> None:
         pulled = []
-        for part in parts:
-            moments = moments_of([part], prev_step, settings)
-            pulled.append(meta_gradient(self._placed(part), moments, part.state.pop(_PREV_GRAD), part.grad))
+        for part, step in judged:
+            moments = moments_of([part], [step - 1], settings)
+            pulled.append(meta_gradient(self._placed(part), moments, part.state[_PREV_GRAD], part.grad))
+        parts = [part for part, _ in judged]
         normalised_step([part.state for part in parts], pulled, settings.p_lr, [part.stack_dims for part in parts])
         for part, factors in zip(parts, pulled, strict=True):
             part.distortion.settle({name: part.state[name] for name in factors}, settings.p_decay)

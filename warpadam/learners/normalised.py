@@ -14,15 +14,25 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from warpadam.learners.base import SKIPPED
 from warpadam.structures import Distortion
 
 META_BETAS: Final = (0.9, 0.95)
 """Decay rates of the meta-gradient's moments. P has few updates and its gradient drifts, so a short memory is best."""
 
-SKIPPED: Final = "meta_skipped"
-"""State entry that counts the meta-gradients that were not finite."""
-
 _COUNT: Final = "meta_step"
+
+
+def init_normalised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what :func:`normalised_step` remembers about the tensors of one parameter, before its first step.
+
+    These are the moments (``<name>_exp_avg``, ``<name>_exp_avg_sq``) and two counters.
+    """
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        state |= {f"{name}_exp_avg": torch.zeros_like(tensor), f"{name}_exp_avg_sq": torch.zeros_like(tensor)}
+        state |= {_COUNT: tensor.new_zeros(()), SKIPPED: tensor.new_zeros(())}
+    return state
 
 
 def normalised_step(
@@ -34,18 +44,15 @@ def normalised_step(
     """Step the named tensors of every state against their meta-gradients, in place, as Adam does.
 
     If a meta-gradient of a parameter is not finite, or its square overflows, none of the parameter's tensors move and
-    its ``meta_skipped`` grows by one.
+    its ``skipped`` grows by one. A meta-gradient of zero teaches nothing and moves nothing.
 
     Args:
-        states: Each holds the tensors of one parameter. The moments (``<name>_exp_avg``, ``<name>_exp_avg_sq``) and
-            counters are added to it.
+        states: Each holds the tensors of one parameter, and what :func:`init_normalised` returned for them.
         meta_gradients: For each state, the gradient of the next loss for each tensor, of the same shape. Overwritten.
         p_lr: Step size.
         stack_dims: For each state, how many leading dimensions of its tensors count parameters. Default: 0.
     """
     stack_dims = stack_dims or [0] * len(states)
-    for state, pulled, dims in zip(states, meta_gradients, stack_dims, strict=True):
-        _init(state, pulled, dims)
     names = [(state, name) for state, pulled in zip(states, meta_gradients, strict=True) for name in pulled]
     if not names:
         return
@@ -53,13 +60,19 @@ def normalised_step(
         functools.reduce(torch.add, (_square_sum(grad, dims) for grad in pulled.values())).view(-1)
         for pulled, dims in zip(meta_gradients, stack_dims, strict=True)
     ]
-    finite = torch.cat(sizes) < math.inf  # False for NaN as well, and a third of the calls of isfinite
-    numbers = _decide(states, finite.to(sizes[0].dtype), p_lr)
+    size = torch.cat(sizes)
+    finite = size < math.inf  # False for NaN as well, and a third of the calls of isfinite
+    accepted = finite & (size > 0)
+    numbers = _decide(states, accepted.to(size.dtype), finite.to(size.dtype), p_lr)
     lengths, zero = [size.numel() for size in sizes], sizes[0].new_zeros(())
     kept: list[Tensor] = []
     chosen: list[tuple[Tensor, ...]] = []
     for pulled, dims, flags, values in zip(
-        meta_gradients, stack_dims, finite.split_with_sizes(lengths), numbers.split_with_sizes(lengths, 1), strict=True
+        meta_gradients,
+        stack_dims,
+        accepted.split_with_sizes(lengths),
+        numbers.split_with_sizes(lengths, 1),
+        strict=True,
     ):
         for grad in pulled.values():
             each = (*grad.shape[:dims], *[1] * (grad.ndim - dims))
@@ -70,7 +83,7 @@ def normalised_step(
 
 
 def restart_unless_finite(distortion: Distortion, state: dict[str, Tensor]) -> None:
-    """If a covariance of a parameter is not finite, zero all of them and count that in ``meta_skipped``; in place."""
+    """If a covariance of a parameter is not finite, zero all of them and count that in ``skipped``; in place."""
     names = list(distortion.sides.values())
     if not names:
         return
@@ -92,10 +105,10 @@ def _square_sum(grad: Tensor, stack_dims: int) -> Tensor:
     return torch.dot(flat, flat)
 
 
-def _decide(states: Sequence[dict[str, Tensor]], accepted: Tensor, p_lr: float) -> Tensor:
+def _decide(states: Sequence[dict[str, Tensor]], accepted: Tensor, finite: Tensor, p_lr: float) -> Tensor:
     """Update the counters; return for each parameter the weights of both averages and minus the step size."""
     steps, skips = ([state[name].view(-1) for state in states] for name in (_COUNT, SKIPPED))
-    counts, skipped = torch.cat(steps).add_(accepted), torch.cat(skips).add_(1 - accepted)
+    counts, skipped = torch.cat(steps).add_(accepted), torch.cat(skips).add_(1 - finite)
     lengths = [step.numel() for step in steps]
     for kept, values in ((steps, counts), (skips, skipped)):
         torch._foreach_copy_(kept, list(values.split_with_sizes(lengths)))
@@ -123,12 +136,3 @@ def _step(
     torch._foreach_add_(roots, torch.finfo(roots[0].dtype).tiny ** 0.5)
     torch._foreach_div_(roots, step_sizes)  # a step size of 0 makes them infinite
     torch._foreach_addcdiv_([state[name] for state, name in names], exp_avgs, roots)
-
-
-def _init(state: dict[str, Tensor], meta_gradients: Mapping[str, Tensor], stack_dims: int) -> None:
-    for name, grad in meta_gradients.items():
-        if f"{name}_exp_avg" not in state:
-            state[f"{name}_exp_avg"] = torch.zeros_like(grad)
-            state[f"{name}_exp_avg_sq"] = torch.zeros_like(grad)
-            for counter in (_COUNT, SKIPPED):
-                state.setdefault(counter, grad.new_zeros(grad.shape[:stack_dims]))

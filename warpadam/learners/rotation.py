@@ -16,16 +16,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from warpadam.adam import directions, update_moments
-from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_step, init_moments, moments_of
-from warpadam.learners.normalised import SKIPPED, restart_unless_finite
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of
+from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.scale import (
-    forget,
+    init_learned_scale,
     init_sides_and_scale,
     learn_scales,
     remember,
     reorder_scale,
     scale_directions,
-    start_scale,
 )
 from warpadam.structures import Distortion, Factors
 
@@ -55,12 +54,9 @@ class RotationRule(UpdateRule):
     """
 
     @override
-    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
-        return {
-            **init_moments(distortion, dtype, device),
-            **distortion.init_sides(dtype, device),
-            SKIPPED: torch.zeros((), dtype=dtype, device=device),
-        }
+    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device, *, learns: bool) -> State:
+        state = {**init_moments(distortion, dtype, device), **distortion.init_sides(dtype, device)}
+        return state | (init_learned_scale(distortion, distortion.scale_shape, dtype, device) if learns else {})
 
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
@@ -68,26 +64,23 @@ class RotationRule(UpdateRule):
 
     @override
     def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        step = count_step(parts)
-        refreshes = step - 1 in _EARLY_REFRESHES or (step > 1 and (step - 1) % settings.meta_every == 0)
-        if settings.p_lr > 0 or not refreshes:
+        steps = count_steps(parts)
+        turns = [step - 1 in _EARLY_REFRESHES or (step > 1 and (step - 1) % settings.meta_every == 0) for step in steps]
+        if settings.p_lr > 0 or not all(turns):
             projected = [part.distortion.apply(part.state, part.grad) for part in parts]
         if settings.p_lr > 0:
-            for part in parts:
-                start_scale(part, part.distortion.scale_shape)
-            learn_scales(parts, projected, settings)  # in the basis of the step that it judges
-        if refreshes:
-            for part in parts:
-                refresh(part.distortion, part.state)
+            learn_scales(parts, projected, steps, settings)  # in the basis of the step that it judges
+        if any(turns):
+            for part, turn in zip(parts, turns, strict=True):
+                if turn:
+                    refresh(part.distortion, part.state)
             projected = [part.distortion.apply(part.state, part.grad) for part in parts]
-        moments = moments_of(parts, step, settings)
+        moments = moments_of(parts, steps, settings)
         update_moments(moments, projected)
         updates = directions(moments)
         scale_directions(parts, updates)
         if settings.p_lr > 0:
-            remember(parts, updates)
-        else:
-            forget(parts)
+            remember(parts, updates, steps)
         for part in parts:
             part.distortion.follow(part.state, part.grad, settings.cov_beta)
         return [part.distortion.apply_transpose(part.state, u) for part, u in zip(parts, updates, strict=True)]

@@ -12,8 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from warpadam.learners.base import Part, State, StepSettings
-from warpadam.learners.normalised import normalised_step
+from warpadam.learners.base import Part, State, StepSettings, init_kept, is_kept, keep
+from warpadam.learners.normalised import init_normalised, normalised_step
 from warpadam.structures import Distortion, Factors
 
 LOG_SCALE: Final = "log_scale"
@@ -26,7 +26,7 @@ MAX_LOG_SCALE: Final = 2.0
 """Trust range of s: a step is at most e^2 = 7.4 times longer or shorter than Adam's."""
 
 _PREV_UPDATE: Final = "prev_update"
-"""State entry: the S u that the next gradient will judge. It exists only while s learns."""
+"""State entry: the S u that the next gradient will judge."""
 
 
 def init_sides_and_scale(
@@ -39,6 +39,14 @@ def init_sides_and_scale(
     }
 
 
+def init_learned_scale(
+    distortion: Distortion, scale_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> State:
+    """Return the entries of a scale that learns: s = 0, its moments, and the update that is judged next."""
+    scale = {LOG_SCALE: torch.zeros(scale_shape, dtype=dtype, device=device)}
+    return {**scale, **init_normalised(scale), **init_kept(_PREV_UPDATE, distortion, dtype, device)}
+
+
 def scale_directions(parts: Sequence[Part], updates: Sequence[Tensor]) -> None:
     """Multiply every u by S, in place. Where a state has no scale, u stays as it is."""
     for part, update in zip(parts, updates, strict=True):
@@ -46,7 +54,9 @@ def scale_directions(parts: Sequence[Part], updates: Sequence[Tensor]) -> None:
             update.mul_(step_scale(part.state[LOG_SCALE], update))
 
 
-def learn_scales(parts: Sequence[Part], next_grads: Sequence[Tensor], settings: StepSettings) -> None:
+def learn_scales(
+    parts: Sequence[Part], next_grads: Sequence[Tensor], steps: Sequence[int], settings: StepSettings
+) -> None:
     """Step every s that has an update to judge against its meta-gradient -<g', S u>, normalised, in place.
 
     s stays in the trust range.
@@ -54,49 +64,35 @@ def learn_scales(parts: Sequence[Part], next_grads: Sequence[Tensor], settings: 
     Args:
         parts: Their states hold the scales and the updates that :func:`remember` kept.
         next_grads: g' of every part, in the space in which the scale acted.
+        steps: The number of this step for every part.
         settings: Step size of s, and its pull towards 0.
     """
-    judged: list[State] = []
+    judged: list[Part] = []
     pulled = []
-    for part, grad in zip(parts, next_grads, strict=True):
-        prev_update = part.state.get(_PREV_UPDATE)
-        if prev_update is not None:
-            judged.append(part.state)
-            pulled.append({LOG_SCALE: _pulled(grad * prev_update, part.state[LOG_SCALE])})
+    for part, grad, step in zip(parts, next_grads, steps, strict=True):
+        if is_kept(part, step):
+            judged.append(part)
+            pulled.append({LOG_SCALE: _pulled(grad * part.state[_PREV_UPDATE], part.state[LOG_SCALE])})
     if not judged:
         return
-    scales = [state[LOG_SCALE] for state in judged]
-    dims = [part.stack_dims for part in parts if _PREV_UPDATE in part.state]
-    normalised_step(judged, pulled, settings.p_lr, dims)
+    scales = [part.state[LOG_SCALE] for part in judged]
+    normalised_step([part.state for part in judged], pulled, settings.p_lr, [part.stack_dims for part in judged])
     if settings.p_decay:
         torch._foreach_mul_(scales, 1 - settings.p_decay)
     torch._foreach_clamp_min_(scales, -MAX_LOG_SCALE)
     torch._foreach_clamp_max_(scales, MAX_LOG_SCALE)
 
 
-def start_scale(part: Part, shape: tuple[int, ...]) -> None:
-    """Give a part that has no scale one with s = 0, of ``shape`` for each parameter."""
-    if LOG_SCALE not in part.state:
-        part.state[LOG_SCALE] = part.grad.new_zeros((*part.grad.shape[: part.stack_dims], *shape))
-
-
-def remember(parts: Sequence[Part], updates: Sequence[Tensor]) -> None:
-    """Keep every S u until the next gradient judges it."""
-    for part, update in zip(parts, updates, strict=True):
-        part.state[_PREV_UPDATE] = update
-
-
-def forget(parts: Sequence[Part]) -> None:
-    """Drop the updates that :func:`remember` kept, so that no later gradient judges them."""
-    for part in parts:
-        part.state.pop(_PREV_UPDATE, None)
+def remember(parts: Sequence[Part], updates: Sequence[Tensor], steps: Sequence[int]) -> None:
+    """Keep every S u of this step until the next gradient judges it."""
+    keep(parts, _PREV_UPDATE, updates, steps)
 
 
 def reorder_scale(state: State, distortion: Distortion, side: str, order: Tensor) -> None:
     """Permute the scale of one side, and the moments it is learned with, if ``state`` has a scale."""
     for name in (LOG_SCALE, f"{LOG_SCALE}_exp_avg", f"{LOG_SCALE}_exp_avg_sq"):
         if name in state:
-            state[name] = distortion.reordered(state[name], side, order)
+            state[name].copy_(distortion.reordered(state[name], side, order))
 
 
 def step_scale(log_scale: Tensor, update: Tensor) -> Tensor:

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_step, init_moments, moments_of
-from warpadam.learners.normalised import SKIPPED, restart_unless_finite
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of, norms
+from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.scale import (
     TENSOR_SCALE_SHAPE,
-    forget,
+    init_learned_scale,
     init_sides_and_scale,
     learn_scales,
     remember,
     scale_directions,
-    start_scale,
 )
 from warpadam.structures import Distortion, Factors
 
@@ -38,6 +37,13 @@ DAMPING: Final = 1e-5
 """Added to the covariance's spectrum, as a fraction of its largest eigenvalue, so each factor of P stretches by at most
 1/sqrt(DAMPING). (1e-4 makes a transformer's loss 0.07 higher, 1e-3 0.4 higher; 1e-6 is as good as 1e-5, but closer to
 the resolution of fp32.)"""
+
+_STALE: Final = 10
+"""Momentum is stale if it is this many times larger than the gradient. The update then loses the fixed size, and
+shrinks as fast as a momentum without new gradients."""
+
+_FRESHNESS: Final = "freshness"
+"""State entry: the share of the fixed size that an update has, 1 unless the momentum is stale."""
 
 _SMALLEST: Final = 1e-20
 """The square of a smaller root mean square is rounded to zero. A row of zeros does not move."""
@@ -55,13 +61,14 @@ class WhiteningRule(UpdateRule):
     Each factor of P is (L / lmax + damping I)^-power, where L is the running covariance of its side and lmax the
     largest eigenvalue of L. This differs from (L + damping lmax I)^-power by a constant, which Adam cancels, and it
     keeps P near I in size. The second moment follows the mean square of each row of P h, because P has already made the
-    elements of a row alike. The update of a tensor is rescaled to a root mean square of ``UPDATE_RMS``.
+    elements of a row alike. The update of a tensor is rescaled to a root mean square of ``UPDATE_RMS``, and to less and
+    less while its momentum is stale.
 
     The covariances are G G^T and G^T G for a Kronecker P, and g g^T of each block for a full P.
 
     The state holds ``exp_avg`` in raw gradient space, one ``exp_avg_sq`` for each row of the warped gradient, the
-    factors, their covariances, the number of skipped refreshes and, with ``p_lr`` > 0, one learned scale and the last
-    scaled update.
+    factors, their covariances, the share of the fixed size that the next update has and, with ``p_lr`` > 0, one
+    learned scale and the last scaled update.
 
     Cost: a refresh takes one symmetric eigendecomposition for each factor. (That costs as much as 7 to 10 matrix
     products. An iterative method needs about 20 products at this damping.)
@@ -71,52 +78,53 @@ class WhiteningRule(UpdateRule):
     """
 
     @override
-    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> State:
-        return {
+    def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device, *, learns: bool) -> State:
+        state = {
             **init_moments(distortion, dtype, device),
             "exp_avg_sq": torch.zeros((*distortion.layout[:-1], 1), dtype=dtype, device=device),
             **distortion.init_sides(dtype, device),
-            SKIPPED: torch.zeros((), dtype=dtype, device=device),
+            _FRESHNESS: torch.ones((), dtype=dtype, device=device),
         }
+        return state | (init_learned_scale(distortion, TENSOR_SCALE_SHAPE, dtype, device) if learns else {})
 
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
         return init_sides_and_scale(distortion, TENSOR_SCALE_SHAPE, dtype, device)
 
     @override
+    def spreads(self, distortion: Distortion) -> bool:
+        return True  # through the size of the update
+
+    @override
     def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        step = count_step(parts)
+        steps = count_steps(parts)
         if settings.p_lr > 0:
-            for part in parts:
-                start_scale(part, TENSOR_SCALE_SHAPE)
-            learn_scales(parts, [part.grad for part in parts], settings)
-        for part in parts:
+            learn_scales(parts, [part.grad for part in parts], steps, settings)
+        for part, step in zip(parts, steps, strict=True):
             part.distortion.follow(part.state, part.grad, settings.cov_beta)
-        if step in _EARLY_REFRESHES or (step > 1 and step % settings.meta_every == 0):
-            for part in parts:
+            if step in _EARLY_REFRESHES or (step > 1 and step % settings.meta_every == 0):
                 refresh(part.distortion, part.state)
-        updates = _directions(parts, step, settings)
+        updates = _directions(parts, steps, settings)
         scale_directions(parts, updates)
         if settings.p_lr > 0:
-            remember(parts, updates)
-        else:
-            forget(parts)
+            remember(parts, updates, steps)
         return updates
 
 
-def _directions(parts: Sequence[Part], step: int, settings: StepSettings) -> list[Tensor]:
+def _directions(parts: Sequence[Part], steps: Sequence[int], settings: StepSettings) -> list[Tensor]:
     """Return the updates of fixed size that Adam makes of the warped Nesterov momenta."""
-    moments = moments_of(parts, step, settings)
+    moments = moments_of(parts, steps, settings)
     grads, beta1 = [part.grad for part in parts], settings.beta1
     torch._foreach_lerp_(moments.exp_avgs, grads, 1 - beta1)
-    ahead = list(torch._foreach_mul(grads, 1 - beta1))
-    torch._foreach_add_(ahead, moments.exp_avgs, alpha=beta1 / (1 - beta1**step))
+    ahead = list(torch._foreach_mul(moments.exp_avgs, [beta1 / (1 - beta1**step) for step in steps]))
+    torch._foreach_add_(ahead, grads, alpha=1 - beta1)
+    _update_freshness(parts, ahead, beta1)
     warped = [part.distortion.apply(part.state, tensor) for part, tensor in zip(parts, ahead, strict=True)]
     rows = [tensor.square().mean(-1, keepdim=True) for tensor in warped]
     torch._foreach_mul_(moments.exp_avg_sqs, settings.beta2)  # a lerp would make NaN of a square that overflowed
     torch._foreach_add_(moments.exp_avg_sqs, rows, alpha=1 - settings.beta2)
     roots = list(torch._foreach_sqrt(moments.exp_avg_sqs))
-    torch._foreach_div_(roots, math.sqrt(1 - settings.beta2**step))
+    torch._foreach_div_(roots, [math.sqrt(1 - settings.beta2**step) for step in steps])
     torch._foreach_add_(roots, settings.eps)
     torch._foreach_clamp_min_(roots, _SMALLEST)
     torch._foreach_sqrt_(rows)
@@ -124,9 +132,20 @@ def _directions(parts: Sequence[Part], step: int, settings: StepSettings) -> lis
     for part, tensor, root, row in zip(parts, warped, roots, rows, strict=True):
         share = tensor.shape[-1] / part.distortion.size
         row.nan_to_num_(0.0)  # such a row does not move
-        size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).mul_(math.sqrt(share))
-        tensor.mul_(UPDATE_RMS / (root * size.clamp_min_(_SMALLEST**0.75)))
+        size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).mul_(math.sqrt(share) / UPDATE_RMS)
+        wanted = part.state[_FRESHNESS].view(-1, 1, 1) if part.stack_dims else part.state[_FRESHNESS]
+        tensor.mul_(wanted / (root * size.clamp_min_(_SMALLEST**0.75 / UPDATE_RMS)))
     return warped
+
+
+def _update_freshness(parts: Sequence[Part], momenta: Sequence[Tensor], beta1: float) -> None:
+    """Let the share of the fixed size shrink while the momentum is stale."""
+    dims = [part.stack_dims for part in parts]
+    ratio = torch.cat(norms([part.grad for part in parts], dims)).div_(torch.cat(norms(momenta, dims)))
+    kept = [part.state[_FRESHNESS].view(-1) for part in parts]
+    # fmax, because the ratio of zero to zero is NaN
+    fresh = torch.fmax(ratio.mul_(_STALE), torch.cat(kept).mul_(beta1)).clamp_max_(1)
+    torch._foreach_copy_(kept, fresh.split_with_sizes([each.numel() for each in kept]))
 
 
 def refresh(distortion: Distortion, state: State) -> None:

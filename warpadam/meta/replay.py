@@ -34,7 +34,7 @@ class Visit:
     Attributes:
         model: The task's model. All visits of a task share it; a replay overwrites its values.
         values: Parameters and buffers of the model at that point, by name.
-        moments: The two moments before the step, by parameter name, in the layout of P.
+        moments: The two moments before the step, by parameter name.
         step: The number of this step, from 1.
         task_loss: The batch of the step.
         meta_loss: The batch that judges the step.
@@ -86,7 +86,7 @@ class ReplayBuffer:
         self._offered += 1
         if len(self.visits) < self._size:
             return len(self.visits)
-        place = int(torch.randint(self._offered, ()))
+        place = int(torch.randint(self._offered, (), device="cpu"))
         return place if place < self._size else None
 
 
@@ -113,8 +113,8 @@ def replay(visit: Visit, config: WarpAdamConfig, tensors: Mapping[str, Mapping[s
             if param.grad is not None and name in visit.moments:
                 distortion = structure_of(tuple(param.shape), config)
                 placed = PlacedDistortion(config.placement, distortion, tensors[name])
-                exp_avg, exp_avg_sq = (moment.clone() for moment in visit.moments[name])
-                moments = Moments([exp_avg], [exp_avg_sq], visit.step, *config.betas, config.eps)
+                exp_avg, exp_avg_sq = (distortion.to_layout(moment).clone() for moment in visit.moments[name])
+                moments = Moments([exp_avg], [exp_avg_sq], [visit.step], *config.betas, config.eps)
                 grad = distortion.to_layout(param.grad.to(exp_avg.dtype)).clone()
                 update_moments(moments, [warp_gradient(placed, grad)])
                 moved = unwarp_direction(placed, directions(moments)[0])
@@ -143,7 +143,7 @@ def learn_from(
         state: By parameter name, the factors and the moments of their meta-gradients.
         meta_batch_size: Visits for each step of P.
     """
-    order = torch.randperm(len(visits)).tolist()
+    order = torch.randperm(len(visits), device="cpu").tolist()
     shapes = {name: tuple(param.shape) for name, param in visits[0].model.named_parameters()} if visits else {}
     for first in range(0, len(order), meta_batch_size):
         batch = [visits[index] for index in order[first : first + meta_batch_size]]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from warpadam.config import Learner, Limits, WarpAdamConfig
 from warpadam.errors import InvalidConfigError
+from warpadam.learners.normalised import init_normalised
 from warpadam.meta.replay import ReplayBuffer, learn_from
 from warpadam.meta.tasks import Task, seeded, start_task, train_task
 from warpadam.meta.warp import Warp
@@ -206,7 +207,7 @@ class MetaTrainer:
             with seeded(meta.seed, _VISIT, visit):
                 self._skipped += not buffer.collect(self._task(visit), self._config, self._warp, meta.steps)
         tensors = copy.deepcopy(self._warp.tensors())
-        state = {name: {**tensors[name], **self._normalisers.get(name, {})} for name in tensors}
+        state = {name: {**init_normalised(t), **t, **self._normalisers.get(name, {})} for name, t in tensors.items()}
         with seeded(meta.seed, _LEARN, self._rounds):
             learn_from(buffer.visits, self._config, state, meta.meta_batch_size)
         self._warp = self._warp.with_tensors({n: {key: state[n][key] for key in tensors[n]} for n in tensors})
@@ -215,7 +216,7 @@ class MetaTrainer:
     def _task(self, visit: int) -> Task:
         epoch, place = divmod(visit, len(self._tasks))
         with seeded(self._meta.seed, _ORDER, epoch):
-            return self._tasks[int(torch.randperm(len(self._tasks))[place])]
+            return self._tasks[int(torch.randperm(len(self._tasks), device="cpu")[place])]
 
     def _validate(self) -> None:
         """Score the current P on the validation tasks, always with the same draws. Keep it if it is the best."""

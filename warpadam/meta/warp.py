@@ -6,6 +6,7 @@ optimizer and given to another by name and shape. ``artifact.py`` saves it to a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, final
@@ -153,7 +154,7 @@ class Warp:
         >>> warp.shuffled(0).parameters["weight"].tensors.keys() == warp.parameters["weight"].tensors.keys()
         True
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         return self.with_tensors({name: _renumbered(source, generator) for name, source in self.parameters.items()})
 
     def with_tensors(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Warp:
@@ -170,15 +171,19 @@ def _renumbered(source: WarpedParameter, generator: torch.Generator) -> dict[str
 
     def order(length: int) -> Tensor:
         if length not in orders:
-            orders[length] = torch.randperm(length, generator=generator)
+            orders[length] = torch.randperm(length, device="cpu", generator=generator)
         return orders[length]
 
-    sides = matrix_shape(source.shape)
+    factors = (source.tensors.get(name) for name in ("row_factor", "column_factor"))
+    sides = [  # with the padding of blocks
+        length if factor is None else math.prod(factor.shape[:-1])
+        for length, factor in zip(matrix_shape(source.shape), factors, strict=False)
+    ]
     renumbered = {}
     for name in sorted(source.tensors):
         tensor = source.tensors[name]
         if name == LOG_SCALE and tensor.shape == (sum(sides),):  # rows, then columns
-            parts = [part[order(len(part)).to(part.device)] for part in tensor.split_with_sizes(list(sides))]
+            parts = [part[order(len(part)).to(part.device)] for part in tensor.split_with_sizes(sides)]
             renumbered[name] = torch.cat(parts)
             continue
         for axis, length in enumerate(tensor.shape):

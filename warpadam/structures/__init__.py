@@ -1,11 +1,12 @@
 """The structures of P, one in each file, and the choice of one for a tensor.
 
-The fallbacks are all here: a vector has no axes to mix, and a matrix whose axes are all too long has none left.
+The fallbacks are all here: a vector has no axes to mix, and a matrix with two long axes is mixed in blocks.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from warpadam.config import Structure
 from warpadam.structures.base import Distortion, Factors, matrix_shape
@@ -13,6 +14,10 @@ from warpadam.structures.diagonal import DiagonalDistortion
 from warpadam.structures.full import FullDistortion
 from warpadam.structures.kronecker import KroneckerDistortion
 from warpadam.structures.low_rank import LowRankDistortion
+
+_MAX_BLOCKS: Final = 16
+"""An axis that needs more blocks, such as that of a large vocabulary, is not mixed: its decompositions would take most
+of the time of a step."""
 
 __all__ = [
     "DiagonalDistortion",
@@ -30,18 +35,17 @@ __all__ = [
 def make_distortion(structure: str, shape: tuple[int, ...], *, rank: int, block_size: int, max_dim: int) -> Distortion:
     """Return the structure of P for a tensor of ``shape``.
 
-    Vectors, scalars and empty tensors get a ``diagonal`` P, and so does a matrix with both axes over ``max_dim`` under
-    ``kronecker``. Under ``full`` only empty tensors do.
+    Vectors, scalars and empty tensors get a ``diagonal`` P. Under ``full`` only empty tensors do.
 
     Args:
         structure: A value of :class:`~warpadam.config.Structure`.
         shape: The parameter's shape.
         rank: Rank of ``low_rank``, at most the rows.
         block_size: Most elements of a block of ``full``.
-        max_dim: Longest axis that ``kronecker`` mixes.
+        max_dim: Longest axis that ``kronecker`` mixes as a whole.
 
     >>> make_distortion("kronecker", (8, 3, 5, 5), rank=4, block_size=64, max_dim=32)
-    KroneckerDistortion(shape=(8, 75), mix_rows=True, mix_columns=False)
+    KroneckerDistortion(shape=(8, 75), row_blocks=1, column_blocks=0)
     >>> make_distortion("kronecker", (8,), rank=4, block_size=64, max_dim=32)
     DiagonalDistortion(shape=(8,))
     """
@@ -53,15 +57,21 @@ def make_distortion(structure: str, shape: tuple[int, ...], *, rank: int, block_
         return LowRankDistortion(layout[0], layout[1], min(rank, layout[0]))
     if structure == Structure.KRONECKER:
         kronecker = make_kronecker(shape, max_dim=max_dim)
-        if kronecker.mix_rows or kronecker.mix_columns:
+        if kronecker.mixes:
             return kronecker
     return DiagonalDistortion(layout)
 
 
 def make_kronecker(shape: tuple[int, ...], *, max_dim: int) -> KroneckerDistortion:
-    """Return the Kronecker structure for a tensor of ``shape``. If it mixes no axis, it is always the identity."""
+    """Return the Kronecker structure for a tensor of ``shape``. If it mixes no axis, it is always the identity.
+
+    An axis longer than ``max_dim`` is not mixed if the other axis is. If both are longer, each is mixed in the fewest
+    equal blocks of at most ``max_dim``; the longer one only up to ``_MAX_BLOCKS`` of them.
+    """
     layout = matrix_shape(shape)
-    mixable = len(layout) == 2 and 0 not in layout
-    return KroneckerDistortion(
-        layout, mix_rows=mixable and layout[0] <= max_dim, mix_columns=mixable and layout[1] <= max_dim
-    )
+    if len(layout) < 2 or 0 in layout:
+        return KroneckerDistortion(layout, row_blocks=0, column_blocks=0)
+    blocks = [math.ceil(length / max_dim) for length in layout]
+    most = 1 if min(blocks) == 1 else max(_MAX_BLOCKS, min(blocks))
+    row_blocks, column_blocks = (count if count <= most else 0 for count in blocks)
+    return KroneckerDistortion(layout, row_blocks=row_blocks, column_blocks=column_blocks)

@@ -60,6 +60,11 @@ class Distortion(ABC):
         """Elements of the parameter. A layout with padding has more."""
         return math.prod(self.layout)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether an element of P g can depend on several elements of g."""
+        return True
+
     def to_layout(self, tensor: Tensor) -> Tensor:
         """Bring a tensor of the parameter's shape, with any strides, into the layout. A view where possible."""
         return tensor.reshape(self.layout)

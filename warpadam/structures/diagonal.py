@@ -38,6 +38,11 @@ class DiagonalDistortion(Distortion):
     def layout(self) -> tuple[int, ...]:
         return self.shape
 
+    @property
+    @override
+    def mixes(self) -> bool:
+        return False
+
     @override
     def init_factors(self, dtype: torch.dtype, device: torch.device) -> Factors:
         return {"diagonal": torch.ones(self.shape, dtype=dtype, device=device)}

@@ -43,11 +43,11 @@ class LowRankDistortion(Distortion):
 
     @override
     def init_factors(self, dtype: torch.dtype, device: torch.device) -> Factors:
-        generator = torch.Generator().manual_seed(_SEED)
-        right = torch.randn(self.rows, self.rank, dtype=torch.float64, generator=generator) * self.rows**-0.5
+        generator = torch.Generator("cpu").manual_seed(_SEED)
+        right = torch.randn(self.rows, self.rank, dtype=torch.float64, device="cpu", generator=generator)
         return {
             "left": torch.zeros(self.rows, self.rank, dtype=dtype, device=device),
-            "right": right.to(dtype=dtype, device=device),
+            "right": right.mul_(self.rows**-0.5).to(dtype=dtype, device=device),
         }
 
     @override
@@ -77,7 +77,7 @@ class LowRankDistortion(Distortion):
         """Measure P on the span of U and V, at most 2 rank dimensions. Outside it P is the identity."""
         left, right = (factors[name].detach().to("cpu", torch.float64) for name in ("left", "right"))
         basis, _ = torch.linalg.qr(torch.cat((left, right), 1))
-        inside = measure_matrix(torch.eye(basis.shape[1]) + (basis.mT @ left) @ (basis.mT @ right).mT)
+        inside = measure_matrix(torch.eye(basis.shape[1], device="cpu") + (basis.mT @ left) @ (basis.mT @ right).mT)
         share = basis.shape[1] / self.rows
         around = [1.0] if share < 1 else []
         return {

@@ -105,8 +105,8 @@ def _exact(tensor: Tensor) -> Tensor:
 
 def _grown(matrix: Tensor, square: Callable[[Tensor], Tensor]) -> float:
     """Return the square root of the largest eigenvalue of a positive linear map, over all blocks."""
-    generator = torch.Generator().manual_seed(_SEED)
-    vector = torch.randn((*matrix.shape[:-1], 1), dtype=matrix.dtype, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(_SEED)
+    vector = torch.randn((*matrix.shape[:-1], 1), dtype=matrix.dtype, device="cpu", generator=generator)
     for _ in range(_ITERATIONS):
         vector = square(vector / vector.norm(dim=-2, keepdim=True))
     return float(vector.norm(dim=-2).max().sqrt())

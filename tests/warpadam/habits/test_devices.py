@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from tests.warpadam.habits.mixed import loss_of, make_model, make_optimizer, tokens, train
-from warpadam import STRATEGIES, Strategy, WarpAdam, diagnose
+from warpadam import (
+    STRATEGIES,
+    Strategy,
+    UnsupportedParameterError,
+    Warp,
+    WarpAdam,
+    WarpAdamConfig,
+    diagnose,
+    estimate_memory,
+    step_profile,
+)
 
 SHAPES: list[tuple[int, ...]] = [(6, 4), (6, 4), (7,), (3, 2, 3, 3), (), (9, 11), (0,), (2, 0)]
 CUDA = [
@@ -31,7 +47,7 @@ def test_no_step_asks_the_device_for_a_value(strategy: Strategy) -> None:
         optimizer.step()
     for param in params:
         entries = {name: value.device.type for name, value in optimizer.state[param].items()}
-        assert entries.pop("step") == "cpu"
+        assert {entries.pop(name) for name in ("step", "prev_step") if name in entries} == {"cpu"}
         assert set(entries.values()) == {"meta"}
 
 
@@ -52,6 +68,47 @@ def test_a_model_made_on_the_meta_device_trains_once_it_has_storage() -> None:
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     assert model.get_parameter("weight").lt(1).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_the_default_device_decides_nothing(strategy: Strategy) -> None:
+    """Everything is on the parameter's device. A tensor on the meta device, the default here, would have no value."""
+    named = [(f"p{index}", nn.Parameter(torch.ones(shape))) for index, shape in enumerate(SHAPES)]
+    settings: dict[str, Any] = {**strategy._asdict(), "max_dim": 8, "block_size": 9, "meta_every": 1}
+    with torch.device("meta"):
+        optimizer = WarpAdam(named, 0.01, **settings)
+        for step in range(5):
+            for _, param in named:
+                param.grad = torch.full_like(param, step + 1.0)
+            optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.set_distortion(named[0][1], optimizer.get_distortion(named[0][1]))
+        diagnose(optimizer)
+        step_profile(optimizer, steps=1)
+        estimate_memory({"w": (6, 4)}, WarpAdamConfig(**strategy._asdict()))
+        Warp.of(optimizer).shuffled(0)
+    for _, param in named:
+        assert param.isfinite().all()
+        assert {value.device.type for value in optimizer.state[param].values()} == {"cpu"}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, on making a process group
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_a_sharded_parameter_is_refused_by_name(strategy: Strategy, one_rank: DeviceMesh) -> None:
+    linear = nn.Linear(4, 3)
+    sharded = nn.Parameter(distribute_tensor(linear.weight.detach(), one_rank, [Shard(0)]))
+    with pytest.raises(UnsupportedParameterError, match=r"parameter 'weight' of shape \(3, 4\) is a DTensor"):
+        WarpAdam([("bias", linear.bias), ("weight", sharded)], **strategy._asdict())
+
+
+@pytest.fixture
+def one_rank(tmp_path: Path) -> Iterator[DeviceMesh]:
+    """A mesh of this process alone."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        yield init_device_mesh("cpu", (1,))
+    finally:
+        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("strategy", [pytest.param(strategy, marks=CUDA, id=str(strategy)) for strategy in STRATEGIES])

@@ -212,13 +212,13 @@ def test_a_gradient_too_large_to_square_does_no_lasting_harm_and_is_counted(stra
         for param in (matrix, vector):
             param.grad = torch.randn(param.shape, generator=generator) * (1e20 if step == 5 else 1.0)
         optimizer.step()
-    assert optimizer.skipped_meta_updates > 0
+    assert optimizer.skipped_updates > 0
     for param in (matrix, vector):
         assert param.isfinite().all()
         assert all(value.isfinite().all() for value in optimizer.get_distortion(param).values())
 
 
-@pytest.mark.parametrize("lr", [torch.tensor(0.1), "0.1", None])
+@pytest.mark.parametrize("lr", ["0.1", float("nan"), -0.1, True])
 def test_a_rate_that_is_no_number_is_refused(lr: Any) -> None:
     with pytest.raises(ValueError, match="lr: must be a finite number of at least 0"):
         WarpAdam([nn.Parameter(torch.ones(2))], lr)

@@ -12,7 +12,7 @@ from warpadam import STRATEGIES, InvalidConfigError, Learner, Placement, Strateg
 
 LEARNED = [strategy for strategy in STRATEGIES if strategy.learner != Learner.FROZEN]
 ROTATION = Strategy(Structure.KRONECKER, Placement.SANDWICH, Learner.ROTATION)
-SHAPES: list[tuple[int, ...]] = [(4, 3), (3, 2, 2), (5,), (9, 9), ()]
+SHAPES: list[tuple[int, ...]] = [(4, 3), (3, 2, 2), (5,), (0, 9), ()]
 
 
 def _gradient(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -81,7 +81,7 @@ def test_frozen_is_rotation_whose_basis_stands_still(shape: tuple[int, int]) -> 
     assert results[0].abs().max() > 0.05
 
 
-@pytest.mark.parametrize("shape", [(5,), (9, 9)], ids=str)
+@pytest.mark.parametrize("shape", [(5,), (0, 9)], ids=str)
 def test_frozen_is_rotation_where_nothing_can_turn(shape: tuple[int, ...]) -> None:
     scale = {"log_scale": torch.linspace(-1, 1, sum(shape), dtype=torch.float64)}
     results = []

@@ -127,4 +127,4 @@ def test_a_covariance_that_is_not_finite_keeps_p_and_is_counted(bad: float) -> N
     grads[9][0] = bad
     _, state, optimizer = _run(grads, **WHITENING, block_size=4, meta_every=10)
     assert torch.equal(state["blocks"], kept)
-    assert optimizer.skipped_meta_updates == 1
+    assert optimizer.skipped_updates == 1

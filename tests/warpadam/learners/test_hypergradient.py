@@ -47,7 +47,8 @@ def test_the_first_update_follows_the_closed_form_meta_gradient(structure: str, 
     param, optimizer, history = _run(grads[:2], structure=structure, placement=placement)
     state = optimizer.state[optimizer.param_groups[0]["params"][0]]
     distortion = make_distortion(structure, tuple(param.shape), rank=2, block_size=256, max_dim=1024)
-    moments = Moments([state["exp_avg"]], [state["exp_avg_sq"]], 2, 0.9, 0.95, 1e-12)
+    exp_avg, exp_avg_sq = (distortion.to_layout(state[name]) for name in ("exp_avg", "exp_avg_sq"))
+    moments = Moments([exp_avg], [exp_avg_sq], [2], 0.9, 0.95, 1e-12)
     layouts = [distortion.to_layout(grad) for grad in grads]
     expected = meta_gradient(PlacedDistortion(placement, distortion, history[-1]), moments, layouts[1], layouts[2])
     _, optimizer, _ = _run(grads, structure=structure, placement=placement)
@@ -63,11 +64,14 @@ def test_p_changes_only_after_steps_that_are_judged(meta_every: int, changes: li
     assert changed == changes
 
 
-def test_the_gradient_is_remembered_only_until_it_is_judged() -> None:
-    for count, kept in ((2, False), (3, True), (4, False)):
-        _, optimizer, _ = _run(_gradients(count), meta_every=3)
+def test_the_gradient_is_kept_at_the_steps_that_are_judged() -> None:
+    grads = _gradients(7)
+    for count, kept in ((2, 0), (3, 3), (4, 3), (5, 3), (6, 6), (7, 6)):
+        _, optimizer, _ = _run(grads[:count], meta_every=3)
         (state,) = optimizer.state.values()
-        assert ("prev_grad" in state) == kept
+        assert state["prev_step"] == kept
+        if kept:
+            assert torch.equal(state["prev_grad"], grads[kept - 1])
 
 
 @pytest.mark.parametrize("structure", Structure)
@@ -90,12 +94,12 @@ def test_a_non_finite_meta_gradient_is_skipped_and_counted(bad: float) -> None:
     grads = _gradients(4)
     grads[3][1, 1] = bad
     _, optimizer, history = _run(grads)
-    assert optimizer.skipped_meta_updates == 1
+    assert optimizer.skipped_updates == 1
     assert _same(history[2], history[3])
 
 
 def test_a_clean_run_skips_nothing() -> None:
-    assert _run(_gradients(4))[1].skipped_meta_updates == 0
+    assert _run(_gradients(4))[1].skipped_updates == 0
 
 
 def test_low_rank_leaves_its_zero_factor() -> None:

@@ -10,21 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from warpadam.learners.normalised import META_BETAS, normalised_step
+from warpadam.learners.normalised import META_BETAS, init_normalised, normalised_step
+
+
+def _tensors() -> dict[str, Tensor]:
+    return {"a": torch.zeros(3, dtype=torch.float64), "b": torch.ones(2, 2, dtype=torch.float64)}
 
 
 def _state() -> dict[str, Tensor]:
-    return {"a": torch.zeros(3, dtype=torch.float64), "b": torch.ones(2, 2, dtype=torch.float64)}
+    return {**_tensors(), **init_normalised(_tensors())}
 
 
 def _grads(seed: int, scale: float = 1.0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {n: scale * torch.randn(t.shape, dtype=t.dtype, generator=generator) for n, t in _state().items()}
+    return {n: scale * torch.randn(t.shape, dtype=t.dtype, generator=generator) for n, t in _tensors().items()}
 
 
 def test_it_is_torch_adam_on_the_named_tensors() -> None:
     state = _state()
-    params = {name: value.clone().requires_grad_() for name, value in state.items()}
+    params = {name: value.clone().requires_grad_() for name, value in _tensors().items()}
     adam = torch.optim.Adam(params.values(), lr=0.1, betas=META_BETAS, eps=0.0)
     for seed in range(5):
         grads = _grads(seed)
@@ -55,15 +59,15 @@ def test_a_non_finite_meta_gradient_is_skipped_and_counted(bad: float) -> None:
         broken = _grads(seed + 100)
         broken["b"][1, 0] = bad
         normalised_step([state], [broken], 0.1)
-    assert state["meta_skipped"] == 4
-    assert clean["meta_skipped"] == 0
+    assert state["skipped"] == 4
+    assert clean["skipped"] == 0
     assert torch.equal(state["a"], clean["a"])
     assert torch.equal(state["b"], clean["b"])
 
 
 def test_a_first_meta_gradient_that_is_not_finite_does_no_harm() -> None:
     state = _state()
-    normalised_step([state], [{name: torch.full_like(value, math.nan) for name, value in state.items()}], 0.1)
+    normalised_step([state], [{name: torch.full_like(value, math.nan) for name, value in _tensors().items()}], 0.1)
     assert torch.equal(state["a"], _state()["a"])
     normalised_step([state], [_grads(0)], 0.1)
     torch.testing.assert_close(state["a"].abs(), torch.full_like(state["a"], 0.1))
@@ -71,13 +75,17 @@ def test_a_first_meta_gradient_that_is_not_finite_does_no_harm() -> None:
 
 def test_a_zero_meta_gradient_moves_nothing() -> None:
     state = _state()
-    normalised_step([state], [{name: torch.zeros_like(value) for name, value in state.items()}], 0.1)
+    normalised_step([state], [{name: torch.zeros_like(value) for name, value in _tensors().items()}], 0.1)
     assert torch.equal(state["b"], _state()["b"])
+    normalised_step([state], [_grads(0)], 0.1)
+    before = {name: value.clone() for name, value in state.items()}
+    normalised_step([state], [{name: torch.zeros_like(value) for name, value in _tensors().items()}], 0.1)
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
 
 
 @pytest.mark.parametrize("size", [1e-10, 1e-17, 1e-20, 1e-22, 1e-24, 1e-40])
 def test_a_gradient_whose_square_underflows_moves_nothing_far(size: float) -> None:
-    state = {"a": torch.zeros(3)}
+    state = {"a": torch.zeros(3), **init_normalised({"a": torch.zeros(3)})}
     for _ in range(3):
         normalised_step([state], [{"a": torch.full((3,), size)}], 0.01)
     assert float(state["a"].abs().max()) <= 0.0301

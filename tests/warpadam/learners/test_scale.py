@@ -12,11 +12,11 @@ from warpadam.learners import Part, StepSettings
 from warpadam.learners.scale import (
     LOG_SCALE,
     MAX_LOG_SCALE,
+    init_learned_scale,
     learn_scales,
     remember,
     reorder_scale,
     scale_directions,
-    start_scale,
 )
 from warpadam.structures import FullDistortion, KroneckerDistortion
 
@@ -24,9 +24,13 @@ FLOAT64 = torch.float64
 
 
 def _part(layout: tuple[int, ...], log_scale: Tensor | None = None) -> Part:
-    distortion = KroneckerDistortion(layout, mix_rows=False, mix_columns=False)
-    part = Part(distortion, {}, torch.zeros(layout, dtype=FLOAT64))
-    start_scale(part, distortion.scale_shape)
+    distortion = KroneckerDistortion(layout, row_blocks=0, column_blocks=0)
+    shape = distortion.scale_shape if log_scale is None else tuple(log_scale.shape)
+    part = Part(
+        distortion,
+        init_learned_scale(distortion, shape, FLOAT64, torch.device("cpu")),
+        torch.zeros(layout, dtype=FLOAT64),
+    )
     if log_scale is not None:
         part.state[LOG_SCALE] = log_scale
     return part
@@ -39,8 +43,8 @@ def _scaled(part: Part, update: Tensor) -> Tensor:
 
 
 def _learn(part: Part, next_grad: Tensor, scaled: Tensor, p_lr: float, p_decay: float = 0.0) -> Tensor:
-    remember([part], [scaled])
-    learn_scales([part], [next_grad], StepSettings(0.9, 0.95, 1e-8, p_lr, 10, p_decay, 0.95))
+    remember([part], [scaled], [1])
+    learn_scales([part], [next_grad], [2], StepSettings(0.9, 0.95, 1e-8, p_lr, 10, p_decay, 0.95))
     return part.state[LOG_SCALE]
 
 
@@ -101,7 +105,7 @@ def test_decay_pulls_the_scale_to_one() -> None:
     torch.testing.assert_close(after, torch.full((2,), 0.75, dtype=FLOAT64))
 
 
-KRONECKER = KroneckerDistortion((2, 3), mix_rows=True, mix_columns=True)
+KRONECKER = KroneckerDistortion((2, 3), row_blocks=1, column_blocks=1)
 
 
 @pytest.mark.parametrize("name", [LOG_SCALE, f"{LOG_SCALE}_exp_avg", f"{LOG_SCALE}_exp_avg_sq"])

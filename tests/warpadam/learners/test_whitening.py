@@ -116,12 +116,28 @@ def test_every_update_of_a_matrix_has_the_same_size(scale: float) -> None:
         assert (param.detach() - before).square().mean().sqrt().item() == pytest.approx(UPDATE_RMS)
 
 
+@pytest.mark.parametrize("structure", ["kronecker", "full"])
+def test_matrices_of_every_width_are_updated_in_one_size(structure: str) -> None:
+    """Also where both axes are over max_dim: with updates of another size the loss jumps at that width."""
+    shapes = [(8, 8), (9, 9), (8, 9), (20, 11), (200, 9), (9, 200), (200, 300), (3, 40, 2)]
+    params = [nn.Parameter(torch.zeros(shape, dtype=FLOAT64)) for shape in shapes]
+    optimizer = WarpAdam(params, 1.0, structure=structure, learner="whitening", max_dim=8, block_size=16, p_lr=0.0)
+    for seed in range(6):
+        before = [param.detach().clone() for param in params]
+        for param in params:
+            generator = torch.Generator().manual_seed(seed)
+            param.grad = torch.randn(param.shape, dtype=FLOAT64, generator=generator)
+        optimizer.step()
+        for param, start in zip(params, before, strict=True):
+            assert (param.detach() - start).square().mean().sqrt().item() == pytest.approx(UPDATE_RMS)
+
+
 def test_the_scale_of_the_loss_changes_nothing() -> None:
     one, other = _run(_gradients(20), p_lr=0.05)[0], _run(_gradients(20, 1000.0), p_lr=0.05)[0]
     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("shape", [(6,), (), (9, 9)])
+@pytest.mark.parametrize("shape", [(6,), (), (0, 9)])
 def test_where_there_is_nothing_to_mix_it_is_adam(shape: tuple[int, ...]) -> None:
     ours, theirs = (torch.nn.Parameter(torch.zeros(shape, dtype=FLOAT64)) for _ in range(2))
     warp = WarpAdam([ours], 0.1, (0.9, 0.95), **WHITENING._asdict(), max_dim=8, p_lr=0.1)
@@ -150,7 +166,7 @@ def test_zero_gradients_move_nothing_and_leave_p_alone(p_lr: float) -> None:
     theta, state, optimizer = _run([torch.zeros(5, 4)] * 12, p_lr=p_lr)
     assert torch.count_nonzero(theta) == 0
     assert torch.equal(state["row_factor"], torch.eye(5))
-    assert optimizer.skipped_meta_updates == 0
+    assert optimizer.skipped_updates == 0
 
 
 def test_gradients_of_rank_one_are_no_trouble() -> None:
@@ -160,18 +176,18 @@ def test_gradients_of_rank_one_are_no_trouble() -> None:
     assert state["row_factor"].isfinite().all()
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_covariance_that_is_not_finite_keeps_p_is_counted_and_starts_again(bad: float) -> None:
     grads = _gradients(12, dtype=torch.float32)
     kept = _run(grads[:10])[1]["row_factor"]
     grads[10][0, 0] = bad
     _, state, optimizer = _run(grads[:11] + grads[:4])  # to the refresh after 15 steps
     assert torch.equal(state["row_factor"], kept)
-    assert optimizer.skipped_meta_updates == 1
+    assert optimizer.skipped_updates == 1
     _, state, optimizer = _run(grads[:11] + grads[:9])  # to the next one
     assert not torch.equal(state["row_factor"], kept)
     assert state["row_factor"].isfinite().all()
-    assert optimizer.skipped_meta_updates == 1
+    assert optimizer.skipped_updates == 1
 
 
 def test_a_learned_scale_is_one_number_within_its_trust_range() -> None:

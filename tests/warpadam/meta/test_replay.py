@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from warpadam import Warp, WarpAdam, WarpAdamConfig
+from warpadam.learners.normalised import init_normalised
 from warpadam.meta.replay import ReplayBuffer, Visit, learn_from, replay, structure_of
 from warpadam.structures import Distortion
 
@@ -104,7 +105,10 @@ def test_a_meta_batch_is_stepped_along_its_mean() -> None:
     config = replace(CONFIG, structure="diagonal", p_lr=0.01)
     visits, warp = _visits(config)
     singles = [replay(visit, config, warp.tensors())["bias"]["diagonal"] for visit in visits]
-    state = {name: {key: value.clone() for key, value in own.items()} for name, own in warp.tensors().items()}
+    state = {
+        name: {**{key: value.clone() for key, value in own.items()}, **init_normalised(own)}
+        for name, own in warp.tensors().items()
+    }
     learn_from(visits, config, state, len(visits))
     mean = sum(singles, torch.zeros(2, dtype=torch.float64)) / len(singles)
     torch.testing.assert_close(state["bias"]["diagonal_exp_avg"], 0.1 * mean)

@@ -150,7 +150,7 @@ def test_not_strict_takes_what_fits_and_returns_the_rest() -> None:
     assert [line.split(" is ")[0] for line in left] == ["shape: '1.weight'", "shape: '1.bias'"]
     taken = optimizer.get_distortion(model.get_parameter("0.weight"))
     assert torch.equal(taken["log_scale"], warp.parameters["0.weight"].tensors["log_scale"])
-    assert "log_scale" not in optimizer.get_distortion(model.get_parameter("1.weight"))
+    assert not optimizer.get_distortion(model.get_parameter("1.weight"))["log_scale"].any()
 
 
 @pytest.mark.parametrize(

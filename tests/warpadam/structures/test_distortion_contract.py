@@ -163,7 +163,7 @@ class TestLowRank(DistortionContract):
 
 
 class TestKronecker(DistortionContract):
-    distortion = KroneckerDistortion((3, 8), mix_rows=True, mix_columns=True)
+    distortion = KroneckerDistortion((3, 8), row_blocks=1, column_blocks=1)
     shape = (3, 2, 2, 2)
 
     def dense(self, factors: Factors) -> Tensor:
@@ -171,7 +171,7 @@ class TestKronecker(DistortionContract):
 
 
 class TestKroneckerRowsOnly(DistortionContract):
-    distortion = KroneckerDistortion((3, 5), mix_rows=True, mix_columns=False)
+    distortion = KroneckerDistortion((3, 5), row_blocks=1, column_blocks=0)
     shape = (3, 5)
 
     def dense(self, factors: Factors) -> Tensor:
@@ -179,11 +179,37 @@ class TestKroneckerRowsOnly(DistortionContract):
 
 
 class TestKroneckerColumnsOnly(DistortionContract):
-    distortion = KroneckerDistortion((5, 3), mix_rows=False, mix_columns=True)
+    distortion = KroneckerDistortion((5, 3), row_blocks=0, column_blocks=1)
     shape = (5, 3)
 
     def dense(self, factors: Factors) -> Tensor:
         return torch.kron(torch.eye(5, dtype=FLOAT64), factors["column_factor"])
+
+
+class TestKroneckerBlocks(DistortionContract):
+    distortion = KroneckerDistortion((4, 6), row_blocks=2, column_blocks=3)
+    shape = (4, 3, 2)
+
+    def dense(self, factors: Factors) -> Tensor:
+        row, column = (torch.block_diag(*factors[name]) for name in ("row_factor", "column_factor"))  # type: ignore[no-untyped-call]
+        return torch.kron(row, column)
+
+
+class TestKroneckerPaddedBlocks(DistortionContract):
+    distortion = KroneckerDistortion((5, 7), row_blocks=2, column_blocks=3)
+    shape = (5, 7)
+
+    def dense(self, factors: Factors) -> Tensor:
+        row, column = (torch.block_diag(*factors[name]) for name in ("row_factor", "column_factor"))  # type: ignore[no-untyped-call]
+        return torch.kron(row, column)
+
+
+class TestKroneckerOneSideInBlocks(DistortionContract):
+    distortion = KroneckerDistortion((5, 7), row_blocks=0, column_blocks=2)
+    shape = (5, 7)
+
+    def dense(self, factors: Factors) -> Tensor:
+        return torch.kron(torch.eye(5, dtype=FLOAT64), torch.block_diag(*factors["column_factor"]))  # type: ignore[no-untyped-call]
 
 
 class TestFull(DistortionContract):
@@ -217,7 +243,7 @@ def test_low_rank_can_leave_its_start() -> None:
 
 
 def test_kronecker_settle_gives_both_factors_one_size() -> None:
-    distortion = KroneckerDistortion((4, 9), mix_rows=True, mix_columns=True)
+    distortion = KroneckerDistortion((4, 9), row_blocks=1, column_blocks=1)
     factors = {"row_factor": 50 * torch.eye(4, dtype=FLOAT64), "column_factor": torch.eye(9, dtype=FLOAT64) / 10}
     distortion.settle(factors, 0.0)
     expected = 5**0.5
@@ -226,7 +252,7 @@ def test_kronecker_settle_gives_both_factors_one_size() -> None:
 
 
 def test_kronecker_settle_survives_a_zero_factor() -> None:
-    distortion = KroneckerDistortion((2, 2), mix_rows=True, mix_columns=True)
+    distortion = KroneckerDistortion((2, 2), row_blocks=1, column_blocks=1)
     factors = {"row_factor": torch.zeros(2, 2), "column_factor": torch.eye(2)}
     distortion.settle(factors, 0.0)
     assert all(factor.isfinite().all() for factor in factors.values())

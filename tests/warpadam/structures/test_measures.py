@@ -52,7 +52,7 @@ def test_nothing_is_the_identity() -> None:
 
 def test_kronecker_multiplies_its_factors_and_an_axis_that_is_not_mixed_has_none() -> None:
     factors = {"row_factor": 2 * torch.eye(3), "column_factor": torch.tensor([[1.0, 0.0], [0.0, 0.25]])}
-    both = KroneckerDistortion((3, 2), mix_rows=True, mix_columns=True).measure(factors)
+    both = KroneckerDistortion((3, 2), row_blocks=1, column_blocks=1).measure(factors)
     assert product(both.values()).condition == pytest.approx(4)
     assert product(both.values()).norm == pytest.approx(2 * math.sqrt((1 + 1 / 16) / 2))
-    assert set(KroneckerDistortion((3, 2), mix_rows=True, mix_columns=False).measure(factors)) == {"row_factor"}
+    assert set(KroneckerDistortion((3, 2), row_blocks=1, column_blocks=0).measure(factors)) == {"row_factor"}

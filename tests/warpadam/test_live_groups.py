@@ -1,0 +1,116 @@
+"""Settings that change in a live group are taken, or refused by name before anything moves."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from warpadam import STRATEGIES, InvalidConfigError, Learner, Strategy, WarpAdam
+
+X = torch.randn(64, 6, generator=torch.Generator().manual_seed(7))
+Y = torch.stack([X[:, 0].sin(), X[:, 1] * X[:, 2], X[:, 3]], 1)
+
+
+def _model() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def _train(model: nn.Module, optimizer: WarpAdam, steps: int) -> float:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = (model(X) - Y).square().mean()
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+def _means_the_same(old: Strategy, new: Strategy) -> bool:
+    """Tell whether a state of the old strategy may go on under the new one."""
+    if old[:2] != new[:2]:
+        return False
+    if new.learner == Learner.FROZEN and old.learner == Learner.ROTATION:
+        return True
+    return {old.learner, new.learner} <= {Learner.FROZEN, Learner.HYPERGRADIENT} or old == new
+
+
+@pytest.mark.parametrize("old", STRATEGIES, ids=str)
+def test_every_switch_of_strategy_goes_on_or_is_refused_by_name_with_nothing_moved(old: Strategy) -> None:
+    for new in STRATEGIES:
+        model = _model()
+        settings: dict[str, Any] = {"max_dim": 7, "block_size": 16, "meta_every": 2}
+        optimizer = WarpAdam(model.named_parameters(), 0.003, **old._asdict(), **settings)
+        before = _train(model, optimizer, 20)
+        start = [param.detach().clone() for param in model.parameters()]
+        optimizer.param_groups[0].update(new._asdict())
+        if _means_the_same(old, new):
+            assert _train(model, optimizer, 20) < before
+            continue
+        with pytest.raises(InvalidConfigError, match=rf"parameter '\d\.\w+' was made under {old} ") as caught:
+            _train(model, optimizer, 1)
+        assert caught.value.field in Strategy._fields
+        assert caught.value.value == getattr(new, caught.value.field)
+        assert all(torch.equal(now, then) for now, then in zip(model.parameters(), start, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "value"),
+    [
+        ("kronecker/pre/whitening", "max_dim", 4),
+        ("kronecker/sandwich/rotation", "max_dim", 4),
+        ("full/pre/whitening", "block_size", 5),
+        ("low_rank/sandwich/hypergradient", "rank", 1),
+    ],
+)
+def test_a_number_that_changes_the_structure_is_refused_and_one_that_does_not_is_taken(
+    strategy: str, name: str, value: int
+) -> None:
+    model = _model()
+    parts: dict[str, Any] = dict(zip(Strategy._fields, strategy.split("/"), strict=True))
+    optimizer = WarpAdam(model.named_parameters(), 0.003, **parts)
+    _train(model, optimizer, 3)
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(InvalidConfigError, match=f"{name}: cannot change now"):
+        _train(model, optimizer, 1)
+    for other in {"max_dim", "block_size", "rank"} - {name}:
+        optimizer.param_groups[0][other] += 1
+    optimizer.param_groups[0][name] = optimizer.defaults[name]
+    _train(model, optimizer, 3)
+
+
+def test_a_parameter_whose_state_was_deleted_starts_again_under_the_new_settings() -> None:
+    model = _model()
+    optimizer = WarpAdam(model.named_parameters(), 0.003)
+    _train(model, optimizer, 5)
+    optimizer.state.clear()
+    optimizer.param_groups[0].update(structure="diagonal", learner="frozen")
+    _train(model, optimizer, 5)
+    assert {int(state["step"]) for state in optimizer.state.values()} == {5}
+
+
+@pytest.mark.parametrize("learner", ["whitening", "rotation", "hypergradient"])
+def test_p_lr_may_be_switched_off_and_on(learner: str) -> None:
+    model = _model()
+    optimizer = WarpAdam(model.named_parameters(), 0.003, learner=learner, p_lr=0.0, meta_every=1)
+    losses = []
+    for p_lr in (0.0, 0.02, 0.0, 0.02):
+        optimizer.param_groups[0]["p_lr"] = p_lr
+        losses.append(_train(model, optimizer, 10))
+    assert all(after < before for before, after in itertools.pairwise(losses))
+
+
+def test_a_state_given_by_hand_that_does_not_fit_is_refused_by_name() -> None:
+    model = _model()
+    optimizer, other = (WarpAdam(own.named_parameters(), 0.003) for own in (model, _model()))
+    _train(model, optimizer, 2)
+    param = model.get_parameter("0.weight")
+    optimizer.state[param] = {**optimizer.state[param], "exp_avg": torch.zeros(3, 3)}
+    optimizer.load_state_dict(other.state_dict())
+    optimizer.state[param] = {"exp_avg": torch.zeros(3, 3)}
+    with pytest.raises(ValueError, match=r"'0.weight' has exp_avg of shape \(3, 3\)"):
+        _train(model, optimizer, 1)

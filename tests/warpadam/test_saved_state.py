@@ -1,0 +1,290 @@
+"""What is saved can be loaded, what does not fit is refused before anything changes, and nothing is lost between."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from warpadam import STRATEGIES, Strategy, WarpAdam, WarpMismatchError
+from warpadam.errors import InvalidConfigError
+
+SHAPES: list[tuple[int, ...]] = [(6, 4), (5,), (3, 2, 2), (9, 10), ()]
+ROTATION = next(strategy for strategy in STRATEGIES if strategy.learner == "rotation")
+WHITENING = next(strategy for strategy in STRATEGIES if strategy.learner == "whitening")
+
+each_strategy = pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+each_learner = pytest.mark.parametrize("strategy", [WHITENING, ROTATION, STRATEGIES[8], STRATEGIES[-6]], ids=str)
+
+
+def _make(shapes: list[tuple[int, ...]], strategy: Strategy, **settings: Any) -> tuple[list[nn.Parameter], WarpAdam]:
+    params = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    numbers: dict[str, Any] = {"max_dim": 8, "block_size": 16, "rank": 2, "meta_every": 3, **settings}
+    named = [(f"p{index}", param) for index, param in enumerate(params)]
+    return params, WarpAdam(named, 0.01, **strategy._asdict(), **numbers)
+
+
+def _train(params: list[nn.Parameter], optimizer: WarpAdam, steps: range) -> None:
+    for step in steps:
+        for index, param in enumerate(params):
+            param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(100 * step + index))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("p_lr", [0.0, 0.02])
+@each_strategy
+def test_after_the_first_step_entries_keep_names_shapes_and_devices(strategy: Strategy, p_lr: float) -> None:
+    params, optimizer = _make(SHAPES, strategy, p_lr=p_lr)
+    seen = []
+    for step in range(9):
+        _train(params, optimizer, range(step, step + 1))
+        seen.append([{name: (v.shape, v.dtype) for name, v in optimizer.state[param].items()} for param in params])
+    assert all(entries == seen[0] for entries in seen)
+
+
+@each_strategy
+def test_moments_have_the_shape_of_their_parameter(strategy: Strategy) -> None:
+    """But the second moment of a whitening, which has one number for each row."""
+    params, optimizer = _make(SHAPES, strategy)
+    _train(params, optimizer, range(2))
+    for param in params:
+        assert optimizer.state[param]["exp_avg"].shape == param.shape
+        if strategy.learner != "whitening" or param.ndim < 2:
+            assert optimizer.state[param]["exp_avg_sq"].shape == param.shape
+
+
+class _Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(torch.ones(shape)) for shape in SHAPES])
+
+
+def _distributed(strategy: Strategy, p_lr: float) -> tuple[_Model, WarpAdam]:
+    model = _Model()
+    settings: dict[str, Any] = {"max_dim": 8, "block_size": 16, "rank": 2, "meta_every": 3, "p_lr": p_lr}
+    return model, WarpAdam(model.parameters(), 0.01, **strategy._asdict(), **settings)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's: no process group, and its own deprecations
+@pytest.mark.parametrize("flat", [False, True], ids=["nested", "flattened"])
+@pytest.mark.parametrize("p_lr", [0.0, 0.02])
+@each_strategy
+def test_a_distributed_checkpoint_loses_nothing(strategy: Strategy, p_lr: float, flat: bool, tmp_path: Path) -> None:
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+    model, optimizer = _distributed(strategy, p_lr)
+    _train(list(model.weights), optimizer, range(7))
+    optimizer.zero_grad()
+    saved = get_optimizer_state_dict(model, optimizer, options=options)
+    state_dict_saver.save({"optimizer": saved}, checkpoint_id=tmp_path, no_dist=True)
+
+    other, resumed = _distributed(strategy, p_lr)
+    other.load_state_dict(model.state_dict())
+    state = {"optimizer": get_optimizer_state_dict(other, resumed, options=options)}
+    state_dict_loader.load(state, checkpoint_id=tmp_path, no_dist=True)
+    set_optimizer_state_dict(other, resumed, state["optimizer"], options=options)
+    for one, two in zip(model.weights, other.weights, strict=True):
+        assert optimizer.state[one].keys() == resumed.state[two].keys()
+        assert all(torch.equal(value, resumed.state[two][name]) for name, value in optimizer.state[one].items())
+    _train(list(model.weights), optimizer, range(7, 12))
+    _train(list(other.weights), resumed, range(7, 12))
+    assert all(torch.equal(one, two) for one, two in zip(model.weights, other.weights, strict=True))
+
+
+def _untouched(params: list[nn.Parameter], optimizer: WarpAdam, saved: Any, match: str) -> None:
+    """Check that loading is refused with all of these words, and changes nothing."""
+    before = copy.deepcopy((optimizer.state_dict(), params))
+    with pytest.raises(WarpMismatchError, match=match):
+        optimizer.load_state_dict(saved)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before[0]["param_groups"]
+    for key, state in before[0]["state"].items():
+        assert all(torch.equal(value, after["state"][key][name]) for name, value in state.items())
+    _train(params, optimizer, range(3, 5))
+
+
+@each_strategy
+def test_the_state_of_another_optimizer_is_refused_by_parameter_and_entry(strategy: Strategy) -> None:
+    params, optimizer = _make([(6, 4)], strategy)
+    _train(params, optimizer, range(3))
+    foreign = torch.optim.AdamW([("p0", nn.Parameter(torch.ones(6, 4)))])
+    foreign.param_groups[0]["params"][0].grad = torch.ones(6, 4)
+    foreign.step()
+    _untouched(
+        params, optimizer, foreign.state_dict(), r"this state does not fit .*\n  parameter 'p0' has no .*skipped"
+    )
+
+
+@pytest.mark.parametrize(
+    ("saved", "own"),
+    [([(10, 4)], [(12, 4)]), ([(10, 4)] * 2, [(4, 10)] * 2), ([(8, 8)], [(8, 4)]), ([(6,)], [(7,)]), ([()], [(1,)])],
+    ids=str,
+)
+@each_strategy
+def test_other_shapes_are_refused_with_both(strategy: Strategy, saved: Any, own: Any) -> None:
+    params, optimizer = _make(own, strategy)
+    others, other = _make(saved, strategy)
+    _train(params, optimizer, range(3))
+    _train(others, other, range(3))
+    both = rf"parameter 'p0' has exp_avg of shape {saved[0]} in the state and {own[0]} in the optimizer"
+    _untouched(params, optimizer, other.state_dict(), both.replace("(", r"\(").replace(")", r"\)"))
+
+
+@each_strategy
+def test_an_entry_that_is_no_tensor_is_refused_where_one_must_be(strategy: Strategy) -> None:
+    params, optimizer = _make([(6, 4)], strategy)
+    _train(params, optimizer, range(3))
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["exp_avg"] = "lost"
+    _untouched(params, optimizer, saved, "parameter 'p0' has exp_avg of type str, not a tensor")
+
+
+def test_a_long_list_of_misfits_is_cut() -> None:
+    with pytest.raises(WarpMismatchError) as caught:
+        raise WarpMismatchError(tuple(f"line {index}" for index in range(1030)), "state")
+    assert str(caught.value).splitlines()[-1] == "  and 1,010 more"
+    assert len(str(caught.value).splitlines()) == 22
+
+
+@each_strategy
+def test_a_state_of_another_precision_is_converted(strategy: Strategy) -> None:
+    params, optimizer = _make(SHAPES, strategy)
+    _train(params, optimizer, range(3))
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in saved["state"].values():
+        state.update({name: value.double() for name, value in state.items()})
+    optimizer.load_state_dict(saved)
+    assert {value.dtype for param in params for value in optimizer.state[param].values()} == {torch.float32}
+    _train(params, optimizer, range(3, 6))
+
+
+@each_strategy
+def test_entries_of_others_are_kept_and_change_nothing(strategy: Strategy) -> None:
+    """Someone else may keep a moving average, a name or a list in the state, before or after the first step."""
+    (params, optimizer), (others, plain) = (
+        _make([(6, 4)] * 3 + [(5,)], strategy),
+        _make([(6, 4)] * 3 + [(5,)], strategy),
+    )
+    average = torch.full((7,), 2.0)
+    for when in (0, 3):
+        for param in params:
+            optimizer.state[param].update({f"average{when}": average, f"label{when}": "mine", f"list{when}": [1, 2]})
+        _train(params, optimizer, range(when, when + 3))
+        _train(others, plain, range(when, when + 3))
+    assert all(torch.equal(one, two) for one, two in zip(params, others, strict=True))
+    for param in params:
+        assert optimizer.state[param]["average0"] is average
+        assert optimizer.state[param]["label3"] == "mine"
+    saved = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    _train(params, optimizer, range(6, 9))
+    _train(others, plain, range(6, 9))
+    assert all(torch.equal(one, two) for one, two in zip(params, others, strict=True))
+    assert optimizer.state[params[0]]["list0"] == [1, 2]
+
+
+def _through_a_file(state_dict: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state_dict, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+LIVE: list[tuple[str, Any, Any]] = [
+    ("lr", -4e-4, -4e-4),
+    ("lr", numpy.float64(0.02), 0.02),
+    ("lr", numpy.float32(0.5), 0.5),
+    ("lr", torch.tensor(0.02), torch.tensor(0.02)),
+    ("meta_every", 5.0, 5),
+    ("meta_every", numpy.int64(5), 5),
+    ("betas", [0.8, 0.9], (0.8, 0.9)),
+    ("betas", (numpy.float64(0.5), 0.9), (0.5, 0.9)),
+    ("weight_decay", 0, 0),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "loaded"), LIVE, ids=str)
+@each_learner
+def test_what_a_step_takes_is_saved_and_loaded(strategy: Strategy, name: str, value: Any, loaded: Any) -> None:
+    params, optimizer = _make([(6, 4), (5,)], strategy)
+    optimizer.param_groups[0][name] = value
+    _train(params, optimizer, range(4))
+    saved = _through_a_file(optimizer.state_dict())
+    others, other = _make([(6, 4), (5,)], strategy)
+    with torch.no_grad():
+        for one, two in zip(others, params, strict=True):
+            one.copy_(two)
+    other.load_state_dict(saved)
+    assert other.param_groups[0][name] == loaded or list(other.param_groups[0][name]) == list(loaded)
+    _train(params, optimizer, range(4, 8))
+    _train(others, other, range(4, 8))
+    assert all(torch.equal(one, two) for one, two in zip(params, others, strict=True))
+
+
+def test_a_schedule_that_ends_below_zero_is_saved_and_loaded() -> None:
+    params, optimizer = _make([(6, 4)], WHITENING)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: numpy.float64(1 - step / 4))
+    for step in range(6):
+        _train(params, optimizer, range(step, step + 1))
+        schedule.step()
+    saved = _through_a_file(optimizer.state_dict())
+    assert saved["param_groups"][0]["lr"] == pytest.approx(-0.005)
+    optimizer.load_state_dict(saved)
+    _train(params, optimizer, range(6, 8))
+
+
+BAD: list[tuple[str, Any]] = [
+    ("lr", float("nan")),
+    ("lr", "0.1"),
+    ("lr", torch.ones(2)),
+    ("betas", 0.9),
+    ("meta_every", 0),
+    ("meta_every", 2.5),
+    ("p_lr", -1.0),
+    ("weight_decay", -0.1),
+    ("eps", None),
+    ("learner", "magic"),
+    ("cov_beta", 1.5),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=str)
+@each_learner
+def test_a_setting_that_is_not_legal_is_refused_by_the_step_and_by_loading(
+    strategy: Strategy, name: str, value: Any
+) -> None:
+    params, optimizer = _make([(6, 4), (5,)], strategy)
+    _train(params, optimizer, range(3))
+    saved = copy.deepcopy(optimizer.state_dict())
+    before = [param.detach().clone() for param in params]
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(InvalidConfigError) as caught:
+        _train(params, optimizer, range(3, 4))
+    assert caught.value.field == name
+    assert all(torch.equal(now, then) for now, then in zip(params, before, strict=True))
+    saved["param_groups"][0][name] = value
+    with pytest.raises(InvalidConfigError) as caught:
+        _make([(6, 4), (5,)], strategy)[1].load_state_dict(saved)
+    assert caught.value.field == name
+
+
+def test_a_p_lr_that_was_switched_on_asks_for_its_entries() -> None:
+    """A distributed checkpoint drops entries that the new optimizer does not have; that must not pass unseen."""
+    params, optimizer = _make([(6, 4)], ROTATION, p_lr=0.0)
+    _train(params, optimizer, range(3))
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["p_lr"] = 0.1
+    with pytest.raises(WarpMismatchError, match="'p0' has no log_scale"):
+        optimizer.load_state_dict(saved)
