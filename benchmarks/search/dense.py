@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from benchmarks.search.tables import Table
 from search_spaces import Scalar
-from service.data.prepare import split_rows
+from service.data.splits import RowSplit
 from service.optimizers import OPTIMIZERS, build_optimizer
 from service.training.loop import report_steps
 from service.training.run import Training
@@ -86,7 +86,7 @@ Parts = Mapping[str, tuple[Tensor, Tensor]]
 
 def _split(table: Table, seed: int) -> Parts:
     """Split and standardise a table as the service does."""
-    rows = split_rows(len(table.y), seed, table.y if table.classes else None)
+    rows = RowSplit().parts(len(table.y), seed, table.y if table.classes else None)
     train = rows["train"]
     x = (table.x - table.x[train].mean(0)) / np.where(table.x[train].std(0) > 0, table.x[train].std(0), 1.0)
     y: Any = table.y

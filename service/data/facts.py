@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from search_spaces.errors import must_be_one_of
-from service.errors import FieldError, InvalidSpecError
+from service.errors import FieldError, InvalidSpecError, shortened
 from service.spec.base import read_stored
-from service.spec.data import DatasetSpec
+from service.spec.data import PART_NAMES, DatasetSpec
 from service.spec.dataset_info import DatasetInfo
 from service.spec.tasks import Task
 
@@ -83,6 +83,13 @@ class Role(StrEnum):
     FEATURE = "feature"
     TARGET = "target"
     LEFT_OUT = "left out"
+
+
+SPLITS_ONLY: Final = ("group", "column")
+"""Splits by a column that is not a feature."""
+
+MIN_GROUPS: Final = 3
+"""Groups or times that leave something for each of the three parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +269,10 @@ class DatasetFacts:
             InvalidSpecError: The job names a column that is not there, or leaves out its target.
         """
         self._check_names(spec)
+        _check_split(self, spec)
         left_out = {*spec.exclude, *(name for name, kind in spec.columns.items() if kind == "ignore")}
+        if spec.split.by in SPLITS_ONLY and spec.split.column is not None:
+            left_out.add(spec.split.column)
         used = (
             column
             for column in self.columns
@@ -327,6 +337,8 @@ def column_uses(facts: DatasetFacts, spec: DatasetSpec) -> tuple[ColumnUse, ...]
         reason: str | None = None
         if target is not None and column.name == target.name:
             role = Role.TARGET
+        elif spec.split.by in SPLITS_ONLY and column.name == spec.split.column:
+            role, reason = Role.LEFT_OUT, f"the rows are split by this {spec.split.by}"
         elif column.unused and column.name not in spec.exclude:
             role, reason, kind = Role.LEFT_OUT, column.unused.reason, str(column.unused)
         elif column.name not in chosen:
@@ -397,6 +409,46 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         left_out={use.name: use.reason or "" for use in uses if use.role is Role.LEFT_OUT},
         task_reason="dataset.task says so" if spec.task else suggested.reason,
     )
+
+
+def _check_split(facts: DatasetFacts, spec: DatasetSpec) -> None:
+    by, name = spec.split.by, spec.split.column
+    if by == "random" or name is None:
+        return
+    if facts.layout is not Layout.TABLE:
+        raise InvalidSpecError(
+            FieldError("dataset.split.by", by, "must be random: this dataset is not a table", code="not_allowed")
+        )
+    column = next((column for column in facts.columns if column.name == name), None)
+    if column is None:
+        known = [column.name for column in facts.columns]
+        raise InvalidSpecError(FieldError("dataset.split.column", name, *must_be_one_of(name, known), "unknown_name"))
+    if name == spec.target:
+        wrong = "must be another column than the target"
+        raise InvalidSpecError(FieldError("dataset.split.column", name, wrong, code="conflict"))
+    if (problem := _problem_with_split(by, column)) is not None:
+        raise InvalidSpecError(FieldError("dataset.split.column", name, *problem, "conflict"))
+
+
+def _problem_with_split(by: str, column: Column) -> tuple[str, str | None] | None:
+    """Return message and hint if rows cannot be split by a column."""
+    if column.missing:
+        first = f"the first is row {column.first_missing}, not counting the header"
+        return f"must have a value in every row; {column.missing} rows have none, {first}", None
+    if by == "time" and column.kind not in (ColumnKind.NUMBER, ColumnKind.DATE):
+        hint = "Say date or day_first_date in dataset.columns if it holds dates."
+        return f"must be a column of dates or numbers to split by time, not of kind {column.kind}", hint
+    if by == "column":
+        found = {name.lower() for name in column.levels or ()}
+        odd, parts = sorted(found - PART_NAMES.keys()), {PART_NAMES[name] for name in found & PART_NAMES.keys()}
+        if odd or not found:
+            seen = f"not {shortened(odd[0])!r}" if odd else f"not {column.distinct:,} different values"
+            return f"must hold train, val or test in every row, {seen}", "Split by group if it holds groups."
+        missing = [part for part in ("train", "val", "test") if part not in parts]
+        return (f"must name rows for all three parts; none is for {missing[0]}", None) if missing else None
+    if column.distinct < MIN_GROUPS:
+        return f"must have at least {MIN_GROUPS} different values to split by {by}; it has {column.distinct}", None
+    return None
 
 
 def _check_task(facts: DatasetFacts, task: str, target: Column | None) -> None:

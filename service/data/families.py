@@ -20,7 +20,8 @@ from service.data.arrays import AnyArray
 from service.data.catalog import MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
 from service.data.facts import EXACT
 from service.data.prepared_files import FAMILY_PARTS, Array, Family, Rows
-from service.data.sources import RowSource, Target, hold_out
+from service.data.sources import RowSource, Target
+from service.data.splits import hold_out
 from service.errors import JobFailedError
 from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.dataset_info import HELD_OUT

@@ -10,26 +10,33 @@ from pathlib import Path
 import numpy as np
 
 from service.artifacts import DATA_FILE, TASK_FILE, ArtifactStore, local_folder, split_file
-from service.data.arrays import AnyArray
 from service.data.equations import collocation
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
+from service.data.leaks import suspicions
 from service.data.prepared import PreparedData
-from service.data.prepared_files import SPLIT_ARRAYS, SPLIT_PARTS, Array, Rows, load_family, pack_arrays, save_arrays
-from service.data.sources import Arrays, Equation, Source, Table, Text, bundled_source, hold_out, stored_source
+from service.data.prepared_files import SPLIT_ARRAYS, SPLIT_PARTS, Array, load_family, pack_arrays, save_arrays
+from service.data.sources import Arrays, Equation, Source, Table, Text, bundled_source, stored_source
 from service.errors import JobFailedError
 from service.spec.data import DatasetSpec
-from service.spec.dataset_info import HELD_OUT, part_bounds
+from service.spec.dataset_info import part_bounds
 from service.spec.job import JobSpec
 from service.spec.models import ModelSpec, TransformerSpec
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedFile:
-    """A local file with prepared arrays, the hash of its content, and the tasks of the family if the job has one."""
+    """A local file with prepared arrays.
+
+    Attributes:
+        sha256: Hash of its content.
+        family: The tasks of the family if the job has one.
+        notes: What a person should know about the split, one sentence each.
+    """
 
     path: Path
     sha256: str
     family: FamilySummary | None = None
+    notes: tuple[str, ...] = ()
 
 
 def prepare_job_data(
@@ -58,8 +65,10 @@ def prepare_job_data(
             for chosen in spec.datasets.values()
         }
         if spec.family is None:
-            write_split(sources[spec.dataset.label], spec.model, spec.seed, arrays)
-            return PreparedFile(file, pack_arrays(arrays, SPLIT_ARRAYS, file))
+            source = sources[spec.dataset.label]
+            write_split(source, spec.model, spec.seed, arrays)
+            notes = tuple(suspicions(source, spec.seed)) if isinstance(source, Table | Arrays) else ()
+            return PreparedFile(file, pack_arrays(arrays, SPLIT_ARRAYS, file), notes=notes)
         tables = {label: source for label, source in sources.items() if isinstance(source, Table | Arrays)}
         if spec.family.datasets is not None:
             family, summary = prepare_datasets(tables, spec.family, spec.seed)
@@ -118,14 +127,6 @@ def write_one_task(family: PreparedData, folder: Path) -> PreparedFile:
     return PreparedFile(file, pack_arrays(folder, SPLIT_ARRAYS, file))
 
 
-def split_rows(rows: int, seed: int, classes: AnyArray | None, *, keeps_draw_order: bool = False) -> dict[str, Rows]:
-    """Return which rows go into which part: 60 / 20 / 20, the same share of each class if there are ``classes``."""
-    rest, test = hold_out(np.arange(rows), HELD_OUT, seed, classes)
-    train, val = hold_out(rest, HELD_OUT / (1 - HELD_OUT), seed, classes)
-    parts = {"train": train, "val": val, "test": test}
-    return parts if keeps_draw_order else {part: np.sort(drawn) for part, drawn in parts.items()}
-
-
 def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> None:
     """Write the arrays of a split as .npy files.
 
@@ -140,7 +141,7 @@ def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> No
         save_arrays(collocation(source.name, seed), folder)
     else:
         in_drawn_order = isinstance(source, Arrays) and source.keeps_draw_order
-        parts = split_rows(source.rows, seed, source.target.classes, keeps_draw_order=in_drawn_order)
+        parts = source.split.parts(source.rows, seed, source.target.classes, keeps_draw_order=in_drawn_order)
         encoder = source.encoder(parts["train"])
         for part, rows in parts.items():
             shape = (len(rows), encoder.width)

@@ -8,7 +8,7 @@ learned from the training rows only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,6 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.impute import MissingIndicator, SimpleImputer
-from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -32,6 +31,7 @@ from service.data.columns import TABLE_FILE, date_part, labels_of, retyped, valu
 from service.data.facts import TEXT_FEATURES, Column, ColumnKind, DatasetFacts, Layout
 from service.data.prepared_files import Array, Rows
 from service.data.read_text import TEXT_FILE
+from service.data.splits import AT_RANDOM, RowSplit, identical_arrays, identical_rows
 from service.registry import import_object
 from service.spec.data import DatasetSpec
 from service.spec.tasks import Task
@@ -99,6 +99,7 @@ class Table:
     columns: Sequence[Column]
     values: pa.Table
     target: Target
+    split: RowSplit = AT_RANDOM
 
     @property
     def rows(self) -> int:
@@ -166,6 +167,7 @@ class Arrays:
     is_pixels: bool
     names: Sequence[str] = ()
     keeps_draw_order: bool = False
+    split: RowSplit = AT_RANDOM
 
     @property
     def rows(self) -> int:
@@ -212,16 +214,6 @@ RowSource = Table | Arrays
 Source = RowSource | Text | Equation
 
 
-def hold_out(rows: Rows, share: float, seed: int, strata: AnyArray | None) -> tuple[Rows, Rows]:
-    """Return the rows that are left and those that are held out, in the order in which they were drawn.
-
-    ``strata`` has the group of each row of the source, of which the same share is held out; None draws without groups.
-    """
-    stratify = None if strata is None else strata[rows]
-    left, held_out = train_test_split(rows, test_size=share, random_state=seed, stratify=stratify)
-    return left, held_out
-
-
 DIGITS: Final = partial(datasets.load_digits, return_X_y=True)
 BREAST_CANCER: Final = partial(datasets.load_breast_cancer, return_X_y=True)
 WINE: Final = partial(datasets.load_wine, return_X_y=True)
@@ -243,7 +235,8 @@ def stored_source(folder: Path, chosen: DatasetSpec, task: str) -> Table | Array
 
     ``chosen`` names the target of a table and what its columns are taken for; ``task`` is what the target is for.
     """
-    facts = retyped(DatasetFacts.load(folder), chosen.columns, folder).chosen(chosen)
+    all_facts = retyped(DatasetFacts.load(folder), chosen.columns, folder)
+    facts = all_facts.chosen(chosen)
     if facts.layout is Layout.TEXT:
         return Text((folder / TEXT_FILE).read_bytes())
     target = None if task == Task.AUTOENCODING else facts.target(chosen.target)
@@ -254,10 +247,27 @@ def stored_source(folder: Path, chosen: DatasetSpec, task: str) -> Table | Array
         ) as file:  # one column at a time, as texts take much memory
             values = pa.table({column.name: values_of(column, _stored(file, column)) for column in features})
             y = None if target is None else labels_of(target, _stored(file, target)).to_numpy(zero_copy_only=False)
-        return Table(features, values, Target.of(y, task))
+            by = _split_values(file, all_facts, chosen)
+        table = Table(features, values, Target.of(y, task))
+        return replace(table, split=_row_split(table, chosen.split.by, by))
     x = np.load(folder / X_FILE, mmap_mode="r", allow_pickle=False)
     y = None if target is None else np.load(folder / Y_FILE, allow_pickle=False)
-    return Arrays(x, Target.of(y, task), len(facts.shape) == 3)
+    split = RowSplit(together=identical_arrays(x))
+    return Arrays(x, Target.of(y, task), len(facts.shape) == 3, split=split)
+
+
+def _split_values(file: pyarrow.parquet.ParquetFile, facts: DatasetFacts, chosen: DatasetSpec) -> AnyArray | None:
+    """Return the column that the rows are split by; None for a random split."""
+    if chosen.split.by == "random":
+        return None
+    column = next(column for column in facts.columns if column.name == chosen.split.column)
+    by: AnyArray = values_of(column, _stored(file, column)).to_numpy(zero_copy_only=False)
+    return by
+
+
+def _row_split(table: Table, by: str, values: AnyArray | None) -> RowSplit:
+    seen = (table.column(column.name) for column in table.columns if column.width)
+    return RowSplit(by, values, identical_rows(seen) if by in ("random", "group") else None)
 
 
 def _stored(file: pyarrow.parquet.ParquetFile, column: Column) -> pa.Array:

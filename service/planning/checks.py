@@ -66,6 +66,19 @@ def _check_choice(place: str, given: DatasetSpec) -> Iterable[FieldError]:
         if given.id is None and getattr(given, field):
             only = "must be empty: only an uploaded table has columns to choose"
             yield conflict(f"{place}.{field}", getattr(given, field), only)
+    yield from _check_split(place, given)
+
+
+def _check_split(place: str, given: DatasetSpec) -> Iterable[FieldError]:
+    by, column = given.split.by, given.split.column
+    if by != "random" and (given.id is None or place != "dataset"):
+        only = "a family splits the rows of each task at random" if given.id else "only an uploaded table has columns"
+        yield conflict(f"{place}.split.by", by, f"must be random: {only}")
+    elif by == "random" and column is not None:
+        yield conflict(f"{place}.split.column", column, "must be null if the split is random", "Set split.by.")
+    elif by != "random" and column is None:
+        hint = "Name the column of the table that the rows are split by."
+        yield FieldError(f"{place}.split.column", None, f"is required with split.by {by}", hint, "missing")
 
 
 def _check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:

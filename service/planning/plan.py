@@ -83,7 +83,8 @@ class JobPlan:
         """
         spec, width = self.spec, sum(self.info.widths) or self.info.features
         fits = self.info.rows * width * 4 <= MAX_FRESH_BYTES
-        rows = TASKS[self.task].splits_rows and spec.family is None
+        by_seed = spec.dataset.split.by in ("random", "group")
+        rows = TASKS[self.task].splits_rows and by_seed and spec.family is None
         return rows and fits and spec.confirm.splits != 1 and spec.warm_start is None
 
     def split_seed(self, seed: int) -> int:

@@ -65,6 +65,9 @@ MIN_IMPORTANCE_TRIALS: Final = 4
 Curves = Sequence[tuple[Sequence[CurvePoint], Sequence[CurvePoint]]]
 """The learning curves of the baseline and of the challenger, seed by seed."""
 
+TOO_GOOD: Final = 0.002
+"""Share of the trivial predictor's loss below which a model is implausibly good."""
+
 EARLY: Final = 0.6
 """Share of the steps: a best point before that means that the rest of the run was of no use."""
 
@@ -85,8 +88,9 @@ def make_findings(
     runs: Sequence[ConfirmRun],
     objective: Objective,
     family: FamilyFinding | None = None,
+    notes: Sequence[str] = (),
 ) -> Findings:
-    """Describe a job by its searches and the runs of the ``confirm`` phase."""
+    """Describe a job by its searches and the runs of the ``confirm`` phase; ``notes`` are about its split."""
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     found = list(_comparisons(by_arm, result, runs, objective))
     adjusted = zip(found, holm([comparison.p_holm for comparison in found]), strict=True)
@@ -106,7 +110,7 @@ def make_findings(
         ],
         pareto=pareto(rivals) if plan.spec.objective.trade_off else [],
         pruning=_pruning(plan, searched),
-        advice=[*_advice(plan, result), *_left_out(searched, by_arm)],
+        advice=[*notes, *_too_good(result), *_advice(plan, result), *_left_out(searched, by_arm)],
         family=family,
     )
 
@@ -184,6 +188,17 @@ def _advice(plan: JobPlan, result: Recommendation) -> Iterator[str]:
         yield "the model overfits: fewer steps, more weight decay, a smaller model or more rows may do better"
         if plan.spec.training.patience is None:
             yield "training.patience stops runs early that no longer get better"
+
+
+def _too_good(result: Recommendation) -> Iterator[str]:
+    """Say that a model is implausibly good, which may mean that test rows are known from training."""
+    losses = [arm.mean_test_loss for arm in result.finalists if arm.mean_test_loss is not None]
+    if result.trivial is not None and losses and min(losses) < TOO_GOOD * result.trivial.mean_test_loss:
+        yield (
+            f"a test loss of {min(losses):.2g}, where {result.trivial.predicts} has "
+            f"{result.trivial.mean_test_loss:.2g}, is nearly perfect: check that no feature holds the answer "
+            "(dataset.exclude) and that rows which belong together stay in one part (dataset.split)"
+        )
 
 
 def _left_out(searched: Sequence[Searched], by_arm: Mapping[str, Trial]) -> Iterator[str]:

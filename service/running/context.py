@@ -20,7 +20,6 @@ from service.planning.plan import JobPlan
 from service.user_code.probe import UserCode
 
 if TYPE_CHECKING:
-    from service.data.families import FamilySummary
     from service.data.prepare import PreparedFile
 
 
@@ -31,6 +30,7 @@ class JobContext:
     Attributes:
         data: Its prepared data: a split, or a family of tasks.
         splits: Other splits of the same rows, by the seeds that draw them.
+        notes: What a person should know about the split, one sentence each.
         halted: Tells whether the worker wants everything stopped.
     """
 
@@ -40,6 +40,7 @@ class JobContext:
     artifacts: ArtifactStore
     halted: Callable[[], bool]
     splits: Mapping[int, PreparedData] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def data_of(self, seed: int) -> PreparedData:
         """Return the data that a run with ``seed`` trains on."""
@@ -66,8 +67,8 @@ class Tools:
     user_code: UserCode
 
 
-def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedData, FamilySummary | None]:
-    """Store the prepared data of the job; return where it is, and the tasks of a family.
+def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedData, PreparedFile]:
+    """Store the prepared data of the job; return where it is, and what was prepared.
 
     Raises:
         JobFailedError: Its trials so far were trained on other data.
@@ -83,7 +84,7 @@ def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedD
                 f"the data that this worker prepares has SHA-256 {file.sha256}, the trials so far were trained on "
                 f"{before}: the workers have different versions of numpy or scikit-learn"
             )
-        return store_prepared(tools.artifacts, record.job_id, file), file.family
+        return store_prepared(tools.artifacts, record.job_id, file), file
 
 
 def prepare_one_task(job: JobContext) -> PreparedData:

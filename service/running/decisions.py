@@ -143,7 +143,7 @@ def make_result(
     edges = {finalist.trial.arm: edge_of_range(plan, finalist.trial) for finalist in finalists}
     recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck, blind, edges)
     tasks = None if family is None else _family_finding(plan, recommended, finalists, runs, family)
-    findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks)
+    findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks, job.notes)
     return JobResult(
         **vars(recommended),
         job_id=job.record.job_id,

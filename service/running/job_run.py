@@ -44,8 +44,8 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     plan = replace(plan_of(record.spec_json, record.info_json), start_url=start_url)
     record.recover_trials(plan.spec.resources.max_attempts)
     stop.check()
-    data, family = prepare_data(record, plan, tools)
-    job = JobContext(record, plan, data, tools.artifacts, stop.halted)
+    data, prepared = prepare_data(record, plan, tools)
+    job = JobContext(record, plan, data, tools.artifacts, stop.halted, notes=prepared.notes)
     phases = _Phases(job, tools, stop)
     searched, limits = _search(phases)
     steps = {arm: limit.steps for arm, limit in limits.items()}
@@ -55,7 +55,7 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     objective = final_objective(job)
     finalists = _select(phases, objective, steps)
     phases.confirm("confirm", [finalist.trial for finalist in finalists], steps)
-    result = make_result(job, finalists, searched, objective, family)
+    result = make_result(job, finalists, searched, objective, prepared.family)
     chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
     record.succeed(result.model_copy(update={"learned_p": _try_p(phases, chosen, steps)}))
 

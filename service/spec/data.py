@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from annotated_types import Ge, Le, Len
 from pydantic import Field
@@ -11,6 +11,26 @@ from service.spec.base import Entrypoint, SpecModel, UserConfig
 
 ColumnChoice = Literal["number", "category", "boolean", "date", "day_first_date", "text", "ignore"]
 """What a job may take a column for. Only in a date such as 03/04/2025 it matters whether the day comes first."""
+
+
+PART_NAMES: Final = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout", "hold-out"), "test"),
+}
+"""What a column of parts may hold, in lower case -> the part."""
+
+
+class SplitSpec(SpecModel):
+    """Which rows of an uploaded table are for training, validation and test: 60 / 20 / 20 %."""
+
+    by: Literal["random", "group", "time", "column"] = "random"
+    """`random`: any row anywhere, with the same share of each class. `group`: rows with the same value in the column,
+    such as a patient, stay together. `time`: the oldest rows train, the newest test. `column`: the column says the
+    part: train, val or test."""
+    column: Annotated[str, Len(max_length=200)] | None = None
+    """Column of the groups, times or parts; null for random. Groups and parts are no features; a time stays one unless
+    it is excluded."""
 
 
 class DatasetSpec(SpecModel):
@@ -30,6 +50,7 @@ class DatasetSpec(SpecModel):
         default={}, max_length=4096, examples=[{"zip": "category", "customer": "ignore"}]
     )
     """Column of an uploaded table -> what to take it for; the dataset says what the others are taken for."""
+    split: SplitSpec = SplitSpec()
     entrypoint: Entrypoint | None = None
     config: UserConfig = Field(default={})
 

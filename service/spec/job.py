@@ -205,7 +205,7 @@ class ConfirmSpec(SpecModel):
     """Paired runs. Fewer than 6 prove nothing."""
     splits: Annotated[int, Ge(1), Le(MAX_CONFIRM_SEEDS)] | None = None
     """Random splits of the rows that these runs are spread over, the first of them the search's. null is one for each
-    seed. 1 is always used for large data, texts, equations, families and warm starts."""
+    seed. 1 is always used for large data, splits by time or column, texts, equations, families and warm starts."""
     min_effect: Annotated[float, Ge(0), Le(1)] = 0.01
     """Smallest improvement that counts, relative to the baseline's mean test loss."""
 

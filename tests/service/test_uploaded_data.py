@@ -36,6 +36,24 @@ CASES: dict[str, tuple[str, bytes, dict[str, Any], dict[str, Any]]] = {
         {"target": "left", "columns": {"zip": "number", "note": "ignore", "left": "category"}},
         {"name": "mlp", "hidden": [8]},
     ),
+    "csv of groups": (
+        "patients.csv",
+        files.csv(120, patient=[row // 4 for row in range(120)]),
+        {"target": "label", "split": {"by": "group", "column": "patient"}},
+        {"name": "mlp", "hidden": [8]},
+    ),
+    "csv of times": (
+        "days.csv",
+        files.csv(120, day=[f"2024-{1 + row * 7 % 120 // 28}-{1 + row * 7 % 120 % 28}" for row in range(120)]),
+        {"target": "label", "exclude": ["day"], "split": {"by": "time", "column": "day"}},
+        {"name": "mlp", "hidden": [8]},
+    ),
+    "csv of parts": (
+        "parts.csv",
+        files.csv(120, part=[("train", "train", "Train", "validation", "test")[row % 5] for row in range(120)]),
+        {"target": "label", "split": {"by": "column", "column": "part"}},
+        {"name": "mlp", "hidden": [8]},
+    ),
     "parquet": ("diabetes.parquet", files.parquet(), {"target": "y"}, {"name": "mlp", "hidden": [8]}),
     "npz": ("digits.npz", files.digits_npz(), {}, {"name": "mlp", "hidden": [16]}),
     "npz autoencoded": ("d.npz", files.digits_npz(), {"task": "autoencoding"}, {"name": "autoencoder", "hidden": [16]}),
@@ -79,6 +97,29 @@ def test_an_uploaded_file_comes_to_a_recommendation(
     assert done.returncode == 0, done.stderr
     reached, recorded = (float(number) for number in re.findall(r"\d+\.\d+", done.stdout))
     assert reached == pytest.approx(recorded, rel=1e-4)
+
+
+def test_copies_of_rows_with_random_labels_get_no_word(
+    api: TestClient, make_worker: WorkerMaker, spec: SpecMaker
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.normal(size=(100, 4)).round(3), 6, axis=0)[rng.permutation(600)]
+    labels = {tuple(row): rng.choice(["no", "yes"]) for row in np.unique(rows, axis=0).tolist()}
+    lines = [",".join([*map(str, row), labels[tuple(row)]]) for row in rows.tolist()]
+    uploaded = api.post("/v1/datasets", params={"filename": "t.csv"}, content="\n".join(["a,b,c,d,y", *lines]).encode())
+    body = spec(
+        dataset={"id": uploaded.json()["id"], "target": "y"},
+        model={"name": "mlp", "hidden": [32]},
+        objective={"metric": "val_accuracy"},
+        budget={"trials_per_arm": 3, "steps": 200, "batch_size": 64},
+        confirm={"seeds": 6, "top_k": 1},
+    )
+    links = api.post("/v1/jobs", json=body).json()["links"]
+    assert make_worker().run_next()
+    result = api.get(links["recommendation"]).json()
+    assert result["verdict"] != "helps", result["reason"]
+    assert result["findings"]["advice"][0].startswith("600 of 600 rows have another row with the same features")
+    assert all(arm["mean_test_score"] < 0.75 for arm in result["finalists"])  # split at random, 0.99
 
 
 def imbalanced(rows: int) -> bytes:

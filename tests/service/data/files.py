@@ -12,13 +12,14 @@ from PIL import Image
 from sklearn import datasets
 
 
-def csv(rows: int = 40) -> bytes:
-    """A table with a number with gaps, a category with gaps, a free text and a class."""
-    lines = ["age,city,note,label"]
+def csv(rows: int = 40, **more: list[Any]) -> bytes:
+    """A table with a number with gaps, a category with gaps, a free text and a class, and more columns."""
+    lines = [",".join([*more, "age,city,note,label"])]
     for row in range(rows):
         age = "" if row % 7 == 3 else str(20 + row)
         city = "" if row % 11 == 5 else ("Köln", "Rome", "Oslo")[row % 3]
-        lines.append(f'{age},{city},"note {row}, with words{row % 5}",{"yes" if row % 2 else "no"}')
+        others = "".join(f"{values[row]}," for values in more.values())
+        lines.append(f'{others}{age},{city},"note {row}, with words{row % 5}",{"yes" if row % 2 else "no"}')
     return "\n".join(lines).encode()
 
 

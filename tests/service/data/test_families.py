@@ -13,9 +13,9 @@ import pytest
 from service.data.catalog import BUNDLED
 from service.data.facts import Column, ColumnKind
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
-from service.data.prepare import split_rows
 from service.data.prepared_files import FAMILY_PARTS, Family, load_family
 from service.data.sources import Arrays, Table, Target, bundled_source
+from service.data.splits import RowSplit
 from service.errors import JobFailedError
 from service.spec.data import FamilySpec
 from service.spec.tasks import Task
@@ -119,7 +119,7 @@ def test_held_out_rows_are_the_same_for_all_tasks_and_the_scale_comes_from_meta_
 def test_held_out_rows_are_the_test_part_whatever_subsets_are_drawn(tasks: int) -> None:
     family, _ = prepared("digits", class_subsets={"ways": 2, "tasks": tasks})
     y = values_of("digits")
-    assert np.flatnonzero(family.held_out).tolist() == split_rows(len(y), 0, y)["test"].tolist()
+    assert np.flatnonzero(family.held_out).tolist() == RowSplit().parts(len(y), 0, y)["test"].tolist()
 
 
 def test_the_seed_decides_which_tasks_judge() -> None:
@@ -193,5 +193,5 @@ def test_datasets_as_tasks_are_standardised_each_by_its_own_rows() -> None:
 def test_what_a_dataset_of_a_family_holds_out_is_the_test_part_of_a_job_on_it_alone(name: str) -> None:
     source = bundled(name)
     family, _ = prepare_datasets(dict.fromkeys(("a", "b", "c"), source), FamilySpec(evaluate_tasks=1), 3)
-    alone = split_rows(source.rows, 3, source.target.classes)
+    alone = RowSplit().parts(source.rows, 3, source.target.classes)
     assert np.flatnonzero(family.held_out[: source.rows]).tolist() == alone["test"].tolist()

@@ -1,0 +1,59 @@
+"""Looks for what makes validation better than it should be: copies of rows, and features that hold the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from service.data.arrays import AnyArray
+from service.data.prepared_files import Rows
+from service.data.sources import RowSource, Table
+from service.data.splits import copies
+
+MAX_ROWS: Final = 10_000
+"""Rows of a part that are looked at."""
+
+MAX_COLUMNS: Final = 200
+"""Columns of a table that are looked at."""
+
+LEAVES: Final = 32
+"""Leaves of the tree that predicts the target from one column."""
+
+TELLTALE: Final = 0.02
+"""Share of the trivial predictor's error that is left if one column holds the answer."""
+
+
+def suspicions(source: RowSource, seed: int) -> Iterator[str]:
+    """Say what may be wrong with the rows and columns of a job, one sentence each."""
+    if source.split.together is not None:
+        count = f"{copies(source.split.together):,} of {source.rows:,} rows"
+        yield f"{count} have another row with the same features; such rows are kept in one part"
+    if isinstance(source, Table) and source.target.values is not None:
+        yield from _telltale_columns(source, seed)
+
+
+def _telltale_columns(table: Table, seed: int) -> Iterator[str]:
+    """Name the columns that predict the target nearly perfectly on their own."""
+    assert table.target.values is not None, "autoencoding has no target"
+    parts = table.split.parts(table.rows, seed, table.target.classes)
+    train, val = (np.random.default_rng(0).permutation(parts[part])[:MAX_ROWS] for part in ("train", "val"))
+    classes = table.target.classes
+    y = np.asarray(table.target.values, np.float64) if classes is None else classes
+
+    def error(predicted: AnyArray, part: Rows) -> float:
+        return float(np.square(predicted - y[part]).mean() if classes is None else (predicted != y[part]).mean())
+
+    trivial = np.array([y[train].mean() if classes is None else np.bincount(classes[train]).argmax()])
+    for column in [column for column in table.columns if column.width][:MAX_COLUMNS]:
+        values = table.column(column.name)
+        x = values if column.is_numeric else np.unique(values, return_inverse=True)[1]
+        tree = (DecisionTreeRegressor if classes is None else DecisionTreeClassifier)(max_leaf_nodes=LEAVES)
+        tree.fit(x[train, None], y[train])
+        if all(error(tree.predict(x[part, None]), part) < TELLTALE * error(trivial, part) for part in (train, val)):
+            yield (
+                f"column {column.name!r} alone tells the target nearly perfectly: exclude it (dataset.exclude) unless "
+                "it is known when the model is used"
+            )

@@ -1,0 +1,215 @@
+"""Which rows of a dataset go into training, validation and test: 60 / 20 / 20 %, unless the user says the parts.
+
+    random    any row anywhere, with the same share of each class in every part
+    group     rows of one group, such as a patient, stay together
+    time      the oldest rows train, the newest test
+    column    a column of the table says the part
+
+Rows that are the same in every feature also stay together, as a model would have seen a test row in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, train_test_split
+
+from service.data.arrays import AnyArray
+from service.data.prepared_files import SPLIT_PARTS, Rows
+from service.errors import JobFailedError
+from service.spec.data import PART_NAMES
+from service.spec.dataset_info import HELD_OUT
+
+Parts = dict[str, Rows]
+"""Part -> its rows."""
+
+FOLDS: Final = round(1 / HELD_OUT)
+"""Folds of groups: one is the test part, one the validation part."""
+
+BALANCED_GROUPS: Final = 2_000
+"""Groups up to which classes and sizes of the parts are balanced, which takes a while for each group."""
+
+MIN_UNITS: Final = 30
+"""Different rows from which on identical ones are kept together; fewer would make odd parts."""
+
+MAX_COARSE: Final = 64
+"""Columns of arrays up to which identical rows may be there by chance."""
+
+BEYOND_CHANCE: Final = 4.0
+"""How many times more pairs of identical rows than independent columns would have are copies of rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSplit:
+    """How the rows of a dataset are split.
+
+    Attributes:
+        by: As in the spec.
+        values: Group, time or part of each row; None for random splits.
+        together: A number for each row; rows with the same number stay in one part. None if every row is on its own.
+    """
+
+    by: str = "random"
+    values: AnyArray | None = None
+    together: Rows | None = None
+
+    def parts(self, rows: int, seed: int, classes: AnyArray | None, *, keeps_draw_order: bool = False) -> Parts:
+        """Return the rows of each part. ``time`` and ``column`` do not depend on the seed.
+
+        Args:
+            rows: How many rows there are.
+            seed: Draws the parts.
+            classes: Class index of each row, if there are classes.
+            keeps_draw_order: Whether the rows of a part stay in the order in which they were drawn.
+
+        Raises:
+            JobFailedError: A part has no row, or the training part lacks a class.
+        """
+        if self.by == "column":
+            assert self.values is not None, "it has the part of each row"
+            known = np.array([PART_NAMES[str(name).lower()] for name in self.values])
+            parts = {part: np.flatnonzero(known == part) for part in SPLIT_PARTS}
+        elif self.by == "time":
+            assert self.values is not None, "it has the time of each row"
+            parts = _by_time(self.values)
+        elif self.by == "group":
+            assert self.values is not None, "it has the group of each row"
+            parts = _by_group(_joined(numbered(self.values), self.together), seed, classes)
+        elif self.together is not None:
+            parts = _by_unit(self.together, seed, classes)
+        else:
+            parts = _at_random(np.arange(rows), seed, classes)
+        _check(parts, classes, self.by)
+        return parts if keeps_draw_order else {part: np.sort(drawn) for part, drawn in parts.items()}
+
+
+AT_RANDOM: Final = RowSplit()
+
+
+def hold_out(rows: Rows, share: float, seed: int, strata: AnyArray | None) -> tuple[Rows, Rows]:
+    """Return the rows that are left and those that are held out, in the order in which they were drawn.
+
+    ``strata`` has the group of each row of the source, of which the same share is held out; None draws without groups.
+    """
+    stratify = None if strata is None else strata[rows]
+    left, held_out = train_test_split(rows, test_size=share, random_state=seed, stratify=stratify)
+    return left, held_out
+
+
+def _at_random(rows: Rows, seed: int, classes: AnyArray | None) -> Parts:
+    rest, test = hold_out(rows, HELD_OUT, seed, classes)
+    train, val = hold_out(rest, HELD_OUT / (1 - HELD_OUT), seed, classes)
+    return {"train": train, "val": val, "test": test}
+
+
+def _by_unit(together: Rows, seed: int, classes: AnyArray | None) -> Parts:
+    """Split units of rows at random, each by the class of its first row where every class has enough units."""
+    units, first = np.unique(together, return_index=True)
+    of_units = None if classes is None else classes[first]
+    if of_units is not None and np.bincount(of_units).min() < FOLDS:
+        of_units = None
+    drawn = _at_random(np.arange(len(units)), seed, of_units)
+    number = np.searchsorted(units, together)
+    return {part: np.flatnonzero(np.isin(number, chosen)) for part, chosen in drawn.items()}
+
+
+def _by_group(groups: Rows, seed: int, classes: AnyArray | None) -> Parts:
+    """Split groups at random into parts that are as balanced in size and classes as whole groups allow."""
+    count = len(np.unique(groups))
+    if count > BALANCED_GROUPS:
+        return _by_unit(groups, seed, classes)
+    folds, labels = min(FOLDS, count), np.zeros(len(groups), np.int64) if classes is None else classes
+    kfold = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    if np.bincount(labels).max() < folds:
+        kfold = GroupKFold(folds, shuffle=True, random_state=seed)
+    test, val = (held_out for _, held_out in list(kfold.split(labels, labels, groups))[:2])
+    train = np.setdiff1d(np.arange(len(groups)), np.concatenate([test, val]))
+    return {"train": train, "val": val, "test": test}
+
+
+def _by_time(times: AnyArray) -> Parts:
+    """Return the oldest, the middle and the newest rows. Rows of the same time are not torn apart."""
+    order = np.argsort(times, kind="stable")
+    ordered = times[order]
+    bounds = [round(len(times) * share) for share in (1 - 2 * HELD_OUT, 1 - HELD_OUT)]
+    first, second = (int(np.searchsorted(ordered, ordered[bound])) for bound in bounds)
+    return dict(zip(SPLIT_PARTS, np.split(order, [first, second]), strict=True))
+
+
+def _check(parts: Parts, classes: AnyArray | None, by: str) -> None:
+    empty = [part for part, rows in parts.items() if not len(rows)]
+    if empty:
+        raise JobFailedError(f"dataset.split by {by} leaves no row for the {empty[0]} part; split by something finer")
+    if classes is None:
+        return
+    missing = np.setdiff1d(classes, classes[parts["train"]])
+    if len(missing):
+        raise JobFailedError(
+            f"dataset.split by {by} leaves class number {missing[0]} without a row in the training part; "
+            "leave the class out, or split in another way"
+        )
+
+
+def numbered(values: AnyArray) -> Rows:
+    """Return the number of each value, counted from 0 in sorted order."""
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _joined(groups: Rows, together: Rows | None) -> Rows:
+    """Return groups that also keep rows together that are in different ones, unless that leaves too few."""
+    if together is None:
+        return groups
+    size = int(groups.max() + together.max()) + 2
+    edges = coo_array((np.ones(len(groups)), (groups, together + groups.max() + 1)), shape=(size, size))
+    joined = connected_components(edges, directed=False)[1][groups].astype(np.int64)
+    return joined if len(np.unique(joined)) >= len(SPLIT_PARTS) else groups
+
+
+def identical_rows(columns: Iterable[AnyArray]) -> Rows | None:
+    """Return a number for each row that only identical rows share; None without copies of rows.
+
+    Coarse columns give identical rows by chance, which are not copies: two people of the same age and sex. So the pairs
+    of identical rows must be several times as many as columns with these values would have if they were independent.
+
+    >>> ages, sizes = np.arange(50) % 40, np.arange(50) % 40 + 0.5
+    >>> copies(identical_rows([ages, sizes]))
+    20
+    >>> identical_rows([ages]) is None
+    True
+    """
+    found, by_chance, rows = None, 1.0, 0
+    for values in columns:
+        numbers, rows = numbered(values), len(values)
+        by_chance *= _share_of_pairs(numbers)
+        found = numbers if found is None else numbered(found * (int(numbers.max()) + 1) + numbers)
+        if int(found.max()) + 1 == rows:
+            return None
+    if found is None or int(found.max()) + 1 < MIN_UNITS:
+        return None
+    return found if _share_of_pairs(found) > BEYOND_CHANCE * by_chance else None
+
+
+def identical_arrays(x: AnyArray) -> Rows | None:
+    """Return the same for rows x numbers. Rows as wide as images are not the same by chance."""
+    if x.shape[1] <= MAX_COARSE:
+        return identical_rows(x.T)
+    found = numbered(np.array([hash(row.tobytes()) for row in x]))
+    return found if MIN_UNITS <= int(found.max()) + 1 < len(x) else None
+
+
+def _share_of_pairs(numbers: Rows) -> float:
+    """Return the share of the pairs of different rows that have the same number."""
+    counts = np.bincount(numbers).astype(np.float64)
+    rows = max(len(numbers), 2)
+    return float((counts * (counts - 1)).sum() / (rows * (rows - 1)))
+
+
+def copies(together: Rows) -> int:
+    """Return how many rows are the same as another one."""
+    counts = np.bincount(together)
+    return int(counts[counts > 1].sum())
