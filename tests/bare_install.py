@@ -36,9 +36,15 @@ def refused() -> set[str]:
     return {MODULES.get(name, name.replace("-", "_")) for name in names - REQUIRED_BY_TORCH}
 
 
-def run_bare(code: str, *, ours: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh process; without ``ours`` the packages `service` and `search_spaces` are refused too."""
-    names = sorted(refused() | (set() if ours else {"service", "search_spaces"}))
+def run_bare(
+    code: str, *, ours: bool = True, cwd: Path | None = None, with_sklearn: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh process; without ``ours`` the packages `service` and `search_spaces` are refused too.
+
+    ``with_sklearn`` stands for an install of scikit-learn, which brings scipy.
+    """
+    names = refused() | (set() if ours else {"service", "search_spaces"})
+    names = sorted(names - {"sklearn", "scipy"} if with_sklearn else names)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PRELUDE.format(refused=names) + code]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.forest import draw_forest
-from service.result.effects import percent
+from service.result.effects import figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Findings, JobResult
+from service.spec.metrics import METRICS, metric_of
 from service.states import ENDED_TRIAL
 
 COLOURS: Final = {"helps": "green", "hurts": "red", "no_difference": "yellow", "inconclusive": "yellow"}
@@ -40,7 +41,7 @@ def watch(console: Console, jobs: Iterable[Answer]) -> Answer:
             for arm in job["arms"]:
                 bar = _bar(progress, bars, arm["name"])
                 done = sum(arm["trials"].get(state, 0) for state in ENDED_TRIAL)
-                note = "waits for a worker" if job["state"] == "queued" else _arm_note(arm)
+                note = "waits for a worker" if job["state"] == "queued" else _arm_note(arm, _metric(job))
                 _move(progress, bar, done, arm["trials_cap"], arm["state"], note)
             bar = _bar(progress, bars, CONFIRM)
             confirm = job["confirm"]
@@ -64,8 +65,14 @@ def _move(progress: Progress, bar: TaskID, done: int, total: int | None, state: 
     progress.update(bar, completed=done, total=total, note=note)
 
 
-def _arm_note(arm: Answer) -> str:
-    best = f"best {arm['best']['value']:.4g}" if arm["best"] else ""
+def _metric(job: Answer) -> str:
+    """Return what a job is judged by; another version may have stored another spec."""
+    objective = job.get("spec", {}).get("objective") or {}
+    return str(objective.get("metric", "val_loss"))
+
+
+def _arm_note(arm: Answer, metric: str) -> str:
+    best = f"best {search_figure(metric, arm['best']['value'], 4)}" if arm["best"] else ""
     others = [f"{arm['trials'][state]} {state}" for state in ("pruned", "diverged", "failed") if state in arm["trials"]]
     return "  ".join([best, *others]).strip()
 
@@ -115,7 +122,7 @@ def show_job(console: Console, job: Answer) -> None:
             arm["name"],
             arm["state"],
             trials,
-            f"{best['value']:.5g}" if best else "",
+            search_figure(_metric(job), best["value"]) if best else "",
             str(best["number"]) if best else "",
             f"{arm['seconds_used']:.1f}",
         )
@@ -131,23 +138,25 @@ def show_recommendation(console: Console, answer: Answer) -> None:
     result = JobResult.from_json(answer)
     table = Table(title="The best config of each arm, on fresh seeds", padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
-    score = f"mean test\n{result.score or 'score'}"
-    for column in ("trial", "value in\nsearch", "mean test\nloss", score, "seconds\na run", "runs"):
+    metric = METRICS.get(result.score or "")
+    score = "mean test\n" + score_label(result.score).replace(" ", "\n")
+    searched = "value in\nsearch" if metric_of(result.metric) is None else "the same\nin search"
+    for column in ("trial", searched, "mean test\nloss", score, "seconds\na run", "runs"):
         table.add_column(column, justify="right", no_wrap=True)
     for finalist in result.finalists:
         table.add_row(
             finalist.arm,
             str(finalist.trial),
-            f"{finalist.value:.5g}",
+            search_figure(result.metric, finalist.value),
             _figure(finalist.mean_test_loss, ".5g"),
-            _figure(finalist.mean_test_score, ".4f"),
+            figure(finalist.mean_test_score, metric),
             _figure(finalist.mean_seconds, ".2f"),
             f"{finalist.runs}/{finalist.planned}",
             style="bold" if finalist.arm == result.arm else None,
         )
     if trivial := result.trivial:
-        figures = (_figure(trivial.mean_test_loss, ".5g"), _figure(trivial.mean_test_score, ".4f"))
-        table.add_row("trivial", "", _figure(trivial.value, ".5g"), *figures, style="dim")
+        figures = (_figure(trivial.mean_test_loss, ".5g"), figure(trivial.mean_test_score, metric))
+        table.add_row("trivial", "", search_figure(result.metric, trivial.value), *figures, style="dim")
     console.print(table)
     if result.summary:
         console.print(Text(result.summary))
@@ -183,9 +192,7 @@ def _show_findings(console: Console, findings: Findings) -> None:
         table.add_row(
             row.arm,
             row.against,
-            row.metric.replace("_", " "),
-            f"{row.mean:.4g}",
-            f"{row.against_mean:.4g}",
+            *read_comparison(row),
             _percent(row.relative_improvement),
             f"{row.win_rate:.0%}",
             f"{row.p_holm:.3f}",

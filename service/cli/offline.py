@@ -66,7 +66,7 @@ def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip exp
         done = []
         for run in train_again(content):
             done.append(run)
-            say(f"{run.what} {run.test_loss:.8f}, recorded {run.recorded:.8f}")
+            say(f"{run.what} {run.found:.8f}, recorded {run.recorded:.8f}")
     except OSError as error:
         raise failure(f"cannot read {bundle}: {error.strerror}") from None
     except BundleError as error:

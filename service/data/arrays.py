@@ -14,12 +14,16 @@ import numpy.typing as npt
 
 from service.data.facts import EXACT, LARGEST, MAX_LEVELS, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout
 from service.errors import InvalidFileError
+from service.spec.dataset_info import MOST_OF_IT, Outliers
 
 X_FILE: Final = "x.npy"
 Y_FILE: Final = "y.npy"
 
 PIECE_BYTES: Final = 1 << 24
 """Bytes of an array that are in memory at once."""
+
+MOST_OUTLIERS: Final = 3
+"""Most rows that count as outliers, and at most one in 100: the largest of many rows are a heavy tail."""
 
 AnyArray = npt.NDArray[Any]
 
@@ -103,4 +107,25 @@ def write_labels(y: AnyArray, target: Path, name: str) -> Column:
         levels={str(value): int(count) for value, count in zip(values, counts, strict=True)} if few else None,
         low=float(values[0]) if numbers else None,
         high=float(values[-1]) if numbers else None,
+        outliers=find_outliers(y) if numbers else None,
     )
+
+
+def find_outliers(values: AnyArray) -> Outliers | None:
+    """Return the fewest values that hold half of the squared distances to the median; None if they are not few.
+
+    >>> find_outliers(np.array([1.0, 2.0, 3.0, 2.0, 102.0]))
+    Outliers(value=102.0, rows=1, squares=0.99980004, distances=0.98039216)
+    """
+    distances = np.abs(np.asarray(values, dtype=np.float64) - (np.median(values) if len(values) else 0.0))
+    if not distances.any():
+        return None
+    order = np.argsort(-distances, kind="stable")
+    shares = distances[order] / distances[order[0]]  # of the largest, so that no square is too large
+    squares = np.cumsum(shares**2) / (shares**2).sum()
+    rows = int(np.searchsorted(squares, MOST_OF_IT)) + 1
+    if rows > min(MOST_OUTLIERS, max(1, len(values) // 100)):
+        return None
+    share = float(shares[:rows].sum() / shares.sum())
+    value = float(np.asarray(values)[order[0]])
+    return Outliers(value=value, rows=rows, squares=round(float(squares[rows - 1]), 8), distances=round(share, 8))

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from service.data.arrays import find_outliers
 from service.data.facts import MAX_LEVELS, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
 from service.data.forms import (
     MARKS,
@@ -263,6 +264,9 @@ def _with_statistics(column: Column, values: pa.Array, may_be_unused: bool) -> C
         seconds = np.unique(seconds)
         parts = tuple(part for part in DATE_PARTS if np.ptp(date_part(part, seconds)) > 0)
         return replace(column, parts=parts)
+    if column.kind is ColumnKind.NUMBER:
+        numbers = read.cast(pa.float64(), safe=False).drop_null().to_numpy()
+        column = replace(column, outliers=find_outliers(numbers))
     return replace(column, unused=_unused(column, read)) if may_be_unused else column
 
 

@@ -19,7 +19,7 @@ from search_spaces.errors import must_be_one_of
 from service.errors import FieldError, InvalidSpecError, shortened
 from service.spec.base import read_stored
 from service.spec.data import PART_NAMES, DatasetSpec
-from service.spec.dataset_info import DatasetInfo
+from service.spec.dataset_info import DatasetInfo, Outliers
 from service.spec.tasks import Task
 
 FACTS_FILE: Final = "facts.json"
@@ -145,6 +145,7 @@ class Column:
         whole: Whether it holds whole numbers only.
         levels: Value -> rows, if there are at most ``MAX_LEVELS`` values. The class balance of a target.
         low: Smallest number, and ``high`` the largest; None without numbers.
+        outliers: The few rows that decide its variance; None without such rows.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Column:
     levels: Mapping[str, int] | None = None
     low: float | None = None
     high: float | None = None
+    outliers: Outliers | None = None
     form: Form | None = None
     parts: tuple[str, ...] = ()
     unused: Unused | None = None
@@ -408,6 +410,8 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         widths=tuple(column.width for column in inputs),
         left_out={use.name: use.reason or "" for use in uses if use.role is Role.LEFT_OUT},
         task_reason="dataset.task says so" if spec.task else suggested.reason,
+        target_low=target.low if target and task == Task.REGRESSION else None,
+        target_outliers=target.outliers if target and task == Task.REGRESSION else None,
     )
 
 

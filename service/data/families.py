@@ -117,7 +117,7 @@ def _encoded(source: RowSource, training: Rows, without: str | None = None) -> t
     encoder.write(np.arange(source.rows), x)
     if source.target.values is None:
         return x, np.zeros((source.rows, 1), dtype=np.float32)
-    return x, source.target.encode(training)
+    return x, source.target.encode(training)[0]
 
 
 def _parts(tasks: int, evaluate_tasks: int, rng: np.random.Generator) -> Rows:

@@ -14,12 +14,21 @@ from service.data.equations import collocation
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
 from service.data.leaks import suspicions
 from service.data.prepared import PreparedData
-from service.data.prepared_files import SPLIT_ARRAYS, SPLIT_PARTS, Array, load_family, pack_arrays, save_arrays
+from service.data.prepared_files import (
+    SPLIT_ARRAYS,
+    SPLIT_PARTS,
+    Array,
+    load_family,
+    pack_arrays,
+    save_arrays,
+    split_arrays,
+)
 from service.data.sources import Arrays, Equation, Source, Table, Text, bundled_source, stored_source
 from service.errors import JobFailedError
 from service.spec.data import DatasetSpec
 from service.spec.dataset_info import part_bounds
 from service.spec.job import JobSpec
+from service.spec.metrics import metric_of
 from service.spec.models import ModelSpec, TransformerSpec
 
 
@@ -66,9 +75,9 @@ def prepare_job_data(
         }
         if spec.family is None:
             source = sources[spec.dataset.label]
-            write_split(source, spec.model, spec.seed, arrays)
+            write_split(source, spec.model, spec.seed, arrays, _kept_transform(spec))
             notes = tuple(suspicions(source, spec.seed)) if isinstance(source, Table | Arrays) else ()
-            return PreparedFile(file, pack_arrays(arrays, SPLIT_ARRAYS, file), notes=notes)
+            return PreparedFile(file, pack_arrays(arrays, split_arrays(arrays), file), notes=notes)
         tables = {label: source for label, source in sources.items() if isinstance(source, Table | Arrays)}
         if spec.family.datasets is not None:
             family, summary = prepare_datasets(tables, spec.family, spec.seed)
@@ -95,8 +104,18 @@ def prepare_splits(
         for seed in seeds:
             arrays, file = folder / f"arrays-{seed}", folder / split_file(seed)
             arrays.mkdir()
-            write_split(source, spec.model, seed, arrays)
-            yield seed, PreparedFile(file, pack_arrays(arrays, SPLIT_ARRAYS, file))
+            write_split(source, spec.model, seed, arrays, _kept_transform(spec))
+            yield seed, PreparedFile(file, pack_arrays(arrays, split_arrays(arrays), file))
+
+
+def _kept_transform(spec: JobSpec) -> str | None:
+    """Return the target transform if runs have to undo it; None if the targets can stay standardised.
+
+    The loss and R2 of standardised targets need no units, and their files stay those of earlier versions.
+    """
+    metric, transform = metric_of(spec.objective.metric), spec.dataset.target_transform
+    has_units = metric is not None and metric.unit == "target"
+    return transform if has_units or transform != "standardise" else None
 
 
 @contextmanager
@@ -127,10 +146,14 @@ def write_one_task(family: PreparedData, folder: Path) -> PreparedFile:
     return PreparedFile(file, pack_arrays(folder, SPLIT_ARRAYS, file))
 
 
-def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> None:
+def write_split(source: Source, model: ModelSpec, seed: int, folder: Path, kept_transform: str | None = None) -> None:
     """Write the arrays of a split as .npy files.
 
-    ``model`` tells how a text becomes windows of tokens. The parts of a text do not depend on the seed.
+    ``model`` tells how a text becomes windows of tokens. The parts of a text do not depend on the seed. The targets of
+    a regression are standardised, or transformed by ``kept_transform``, which is then written too.
+
+    Raises:
+        JobFailedError: The transform does not take the targets, or a text is too short for a window.
 
     Cost: of ``Arrays`` and of the features of a ``Table``, a piece is in memory at once.
     """
@@ -151,8 +174,11 @@ def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> No
         if source.target.values is None:
             save_arrays({f"y_{part}": np.zeros(0, dtype=np.float32) for part in parts}, folder)
         else:
-            y = source.target.encode(parts["train"])
+            y, fitted = source.target.encode(parts["train"], kept_transform or "standardise")
             save_arrays({f"y_{part}": y[rows] for part, rows in parts.items()}, folder)
+            if kept_transform is not None:
+                units = np.asarray(source.target.values, dtype=np.float64)[:, None]
+                save_arrays({**fitted, **{f"target_{part}": units[rows] for part, rows in parts.items()}}, folder)
 
 
 def _text_windows(text: bytes, model: TransformerSpec) -> dict[str, Array]:

@@ -27,7 +27,13 @@ from service.data.arrays import AnyArray
 SPLIT_PARTS: Final = ("train", "val", "test")
 
 SPLIT_ARRAYS: Final = tuple(f"{axis}_{part}" for part in SPLIT_PARTS for axis in "xy")
-"""Arrays of a split: ``x_*`` are rows x features, ``y_*`` class indices or standardised targets."""
+"""Arrays of a split: ``x_*`` are rows x features, ``y_*`` class indices or transformed targets."""
+
+TARGET_TRANSFORMS: Final = ("standardise", "log1p", "quantile")
+"""Names of the target transforms; an array of this name has what the transform was fitted to."""
+
+TARGET_ARRAYS: Final = (*(f"target_{part}" for part in SPLIT_PARTS), *TARGET_TRANSFORMS)
+"""Arrays that only some splits have: targets in their own units, and what brings ``y_*`` back to these."""
 
 FAMILY_PARTS: Final = ("meta_train", "meta_validation", "meta_test")
 """The parts of a family, in the order of the numbers that stand for them in a file."""
@@ -132,6 +138,11 @@ def load_arrays(url: str, sha256: str) -> Mapping[str, AnyArray]:
         copy = Path(folder) / "data.npz"
         read_file(url, copy)
         return _map_checked(copy, sha256)
+
+
+def split_arrays(folder: Path) -> list[str]:
+    """Return the names of the arrays of a split that are in a folder."""
+    return [*SPLIT_ARRAYS, *(name for name in TARGET_ARRAYS if (folder / f"{name}.npy").exists())]
 
 
 def load_family(url: str, sha256: str) -> Family:

@@ -23,7 +23,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, QuantileTransformer, StandardScaler
 
 from service.data.arrays import PIECE_BYTES, X_FILE, Y_FILE, AnyArray
 from service.data.catalog import BUNDLED
@@ -32,9 +32,13 @@ from service.data.facts import TEXT_FEATURES, Column, ColumnKind, DatasetFacts, 
 from service.data.prepared_files import Array, Rows
 from service.data.read_text import TEXT_FILE
 from service.data.splits import AT_RANDOM, RowSplit, identical_arrays, identical_rows
+from service.errors import JobFailedError
 from service.registry import import_object
 from service.spec.data import DatasetSpec
 from service.spec.tasks import Task
+
+QUANTILES: Final = 1000
+"""Most quantiles that a target is mapped by; scikit-learn's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +86,30 @@ class Target:
         """Class index of each row; None if there are no classes."""
         return self.values if self.task == Task.CLASSIFICATION else None
 
-    def encode(self, training: Rows) -> Array:
-        """Return the targets of all rows: class indices, or rows x 1 numbers standardised by the ``training`` rows."""
+    def encode(self, training: Rows, transform: str = "standardise") -> tuple[Array, dict[str, AnyArray]]:
+        """Return the targets of all rows, and the array that undoes their transform, under its name.
+
+        The targets are class indices, or rows x 1 numbers that are transformed as the ``training`` rows ask for.
+
+        Raises:
+            JobFailedError: The transform is log1p, and a number is -1 or less.
+        """
         assert self.values is not None, "autoencoding has no target"
         if self.task == Task.CLASSIFICATION:
-            return self.values
+            return self.values, {}
         column = np.asarray(self.values, dtype=np.float64)[:, None]
-        scaled: Array = StandardScaler().fit(column[training]).transform(column).astype(np.float32)
-        return scaled
+        if transform == "quantile":
+            count = min(QUANTILES, len(training))
+            quantiles = QuantileTransformer(n_quantiles=count, output_distribution="normal", subsample=None)
+            even = quantiles.fit(column[training]).transform(column).astype(np.float32)
+            return even, {transform: quantiles.quantiles_[:, 0]}
+        if transform == "log1p":
+            if column.min() <= -1:
+                raise JobFailedError(f"dataset.target_transform: log1p needs targets above -1, one is {column.min():g}")
+            column = np.log1p(column)
+        scaler = StandardScaler().fit(column[training])
+        fitted = np.concatenate([scaler.mean_, scaler.scale_])
+        return scaler.transform(column).astype(np.float32), {transform: fitted}
 
 
 @dataclass(frozen=True, slots=True)

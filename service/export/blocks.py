@@ -26,7 +26,7 @@ from service.training.loop import report_steps
 from service.training.networks import Spec
 from service.training.run import EVALUATED_ROWS, Training
 from service.training.step import TrainingStep, compile_in_place, training_loss
-from service.training.tasks import ACCURACY, Score
+from service.training.tasks import ACCURACY, Score, in_units
 
 MODEL: Spec = {}
 SHAPE: tuple[int, ...] = ()
@@ -38,6 +38,8 @@ STEPS: int = 0
 BATCH_SIZE: int = 0
 SEED: int = 0
 RECORDED: float | None = None
+METRIC: str = "accuracy"
+RECORDED_SCORE: float | None = None
 P_SHA256: str | None = None
 P_SEED: int = 0
 P_RECORDED: float | None = None
@@ -109,8 +111,8 @@ def load_data(folder: Path) -> dict[str, Tensor]:
         return {name: torch.from_numpy(arrays[name]).to(DEVICE) for name in arrays.files}
 
 
-def train(data: dict[str, Tensor], seed: int, p: Path | None = None) -> float:
-    """Train as the job did and return the test loss."""
+def train(data: dict[str, Tensor], seed: int, p: Path | None = None) -> tuple[float, float]:
+    """Train as the job did and return the loss and the score on the test part."""
     torch.manual_seed(seed)
     model = make_model().to(DEVICE)
     if TRAINING.compile:
@@ -129,47 +131,45 @@ def train(data: dict[str, Tensor], seed: int, p: Path | None = None) -> float:
             step += 1
             ended = step == STEPS
             if BEST_BY is not None and step == points[len(costs)]:
-                costs.append(validate(model, data["x_val"], data[f"{TARGET}_val"]))
+                costs.append(cost_on_validation(model, data))
                 best.add(costs[-1])
                 ended = ended or is_out_of_patience(TRAINING.patience, points[: len(costs)], costs)
     if BEST_BY is not None:
         best.restore()
-    return plain_loss_on(model, data["x_test"], data[f"{TARGET}_test"])
+    return evaluate(model, data, "test")
 
 
-def validate(model: nn.Module, x: Tensor, y: Tensor) -> Cost:
+def cost_on_validation(model: nn.Module, data: dict[str, Tensor]) -> Cost:
     """Return what the best point is chosen by: the plain loss, or the distance of the score to a perfect one.
 
     The plain loss comes second and decides between equal scores.
     """
-    loss = plain_loss_on(model, x, y)
-    if BEST_BY == "loss":
+    loss, score = evaluate(model, data, "val")
+    if BEST_BY == "loss" or not math.isfinite(score):
         return loss, loss
-    model.eval()
-    with torch.no_grad():
-        pieces = torch.split(torch.arange(len(x), device=DEVICE), EVALUATED_ROWS)
-        sums = [SCORE.sums(model.forward(x[piece]), y[piece]) for piece in pieces]
-    model.train()
-    found = SCORE.from_sums(torch.stack(sums).sum(0)).item()
-    if not math.isfinite(found):
-        return loss, loss
-    return (BEST_SCORE - found if HIGHER_IS_BETTER else found - BEST_SCORE), loss
+    return (BEST_SCORE - score if HIGHER_IS_BETTER else score - BEST_SCORE), loss
 
 
-def plain_loss_on(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the plain loss on a part of the data."""
+def evaluate(model: nn.Module, data: dict[str, Tensor], part: str) -> tuple[float, float]:
+    """Return the plain loss and the score on a part of the data; a score that is not defined is NaN."""
+    x, y = data[f"x_{part}"], data[f"{TARGET}_{part}"]
+    targets = data.get(f"target_{part}", y)
     model.eval()
-    total = 0.0
+    loss, collected = 0.0, []
     with torch.no_grad():
         for piece in torch.split(torch.arange(len(x), device=DEVICE), EVALUATED_ROWS):
-            total += len(piece) / len(x) * plain_loss(model.forward(x[piece]), y[piece]).item()
+            output = model.forward(x[piece])
+            loss += len(piece) / len(x) * plain_loss(output, y[piece]).item()
+            collected.append(SCORE.collect(in_units(output, data), targets[piece]))
     model.train()
-    return total
+    return loss, SCORE.compute(collected) if math.isfinite(loss) else math.nan
 
 
-def show(what: str, loss: float, recorded: float | None) -> None:
-    """Print a loss and the one that was recorded."""
-    print(f"{what} {loss:.8f}, recorded " + ("none" if recorded is None else f"{recorded:.8f}"))  # noqa: T201
+def show(what: str, found: tuple[float, float], loss: float | None, score: float | None = None) -> None:
+    """Print a loss and the one that was recorded, then the same of the score if one was."""
+    print(f"{what} loss {found[0]:.8f}, recorded " + ("none" if loss is None else f"{loss:.8f}"))  # noqa: T201
+    if score is not None:
+        print(f"{what} {METRIC} {found[1]:.8f}, recorded {score:.8f}")  # noqa: T201
 
 
 def main() -> None:
@@ -178,12 +178,12 @@ def main() -> None:
     folder = Path(__file__).resolve().parent
     data, p, start = load_data(folder), folder / "p.safetensors", folder / "start.safetensors"
     if START_SHA256 is None:
-        show("test loss", train(data, SEED), RECORDED)
+        show("test", train(data, SEED), RECORDED, RECORDED_SCORE)
     elif start.exists():
         read(start.read_bytes(), START_SHA256, "start.safetensors")
-        show("test loss", train(data, SEED, start), RECORDED)
+        show("test", train(data, SEED, start), RECORDED, RECORDED_SCORE)
     else:
         print(f"the recorded run starts from an earlier job's P: {start} is in the zip export")  # noqa: T201
     if P_SHA256 is not None and p.exists():
         read(p.read_bytes(), P_SHA256, "p.safetensors")
-        show("from the learned P: test loss", train(data, P_SEED, p), P_RECORDED)
+        show("from the learned P: test", train(data, P_SEED, p), P_RECORDED)

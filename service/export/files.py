@@ -174,7 +174,7 @@ def _write_bundle(
         "seeds": {"job": plan.spec.seed, "confirm": [pair.seed for pair in result.pairs]},
         "data_sha256": digest,
         "run": summary(plan, result),
-        "expected": {"seed": run.seed, "test_loss": run.test_loss},
+        "expected": {"seed": run.seed, "test_loss": run.test_loss, "test_score": run.test_score},
         "expected_from_p": learned and {"seed": learned.seed, "test_loss": learned.test_loss},
         "spec": job.spec,
         "user_code": dict(plan.info.sources),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 import zipfile
 import zlib
@@ -43,16 +44,16 @@ class BundleError(ServiceError, ValueError):
 
 
 class Replay(NamedTuple):
-    """A run that was repeated."""
+    """A figure of a run that was repeated."""
 
     what: str
-    test_loss: float
+    found: float
     recorded: float
 
     @property
     def agrees(self) -> bool:
-        """Whether it ended as recorded."""
-        return abs(self.test_loss - self.recorded) <= TOLERANCE
+        """Whether it is as recorded, in units of the target up to a share of it."""
+        return math.isclose(self.found, self.recorded, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
 class Bundle(NamedTuple):
@@ -121,16 +122,19 @@ def replay(bundle: Bundle) -> Iterator[Replay]:
     from service.training.loop import train
 
     with tempfile.TemporaryDirectory(prefix="warptune-replay-") as folder:
-        for what, run, recorded in _runs(bundle, Path(folder)):
+        for what, run, recorded, score in _runs(bundle, Path(folder)):
             try:
-                loss = [point.test_loss for point in train(run)][-1]
+                (*_, end) = train(run)
             except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, ImportError) as error:
                 raise BundleError(f"the run cannot be repeated here: {type(error).__name__}: {error}") from error
-            assert loss is not None, "a run with test=True ends with one"
-            yield Replay(what, loss, recorded)
+            assert end.test_loss is not None, "a run with test=True ends with one"
+            yield Replay(f"test loss{what}", end.test_loss, recorded)
+            if score is not None and end.test_score is not None:
+                yield Replay(f"test {run.metric}{what}", end.test_score, score)
 
 
-def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float]]:
+def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float, float | None]]:
+    """Yield which run is repeated, the run, its recorded test loss, and its recorded score if it is judged by one."""
     manifest = bundle.manifest
     for name in (DATA_FILE, *PS):
         if name in bundle.files:
@@ -145,12 +149,13 @@ def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float]]:
             raise BundleError(f"{MANIFEST}: run names a file, which it must not")
         run = TypeAdapter(Run).validate_python({**fields, "data": data, "test": True})
         if expected["test_loss"] is not None:  # with a family, only the run from the learned P is on one task
-            yield "test loss", _started(run, bundle, START_FILE, folder), float(expected["test_loss"])
+            started = _started(run, bundle, START_FILE, folder)
+            yield "", started, float(expected["test_loss"]), expected.get("test_score")
         if from_p is not None:
             if from_p["test_loss"] is None or P_FILE not in bundle.files:
                 raise BundleError(f"{MANIFEST}: a run from P is expected, but its loss or {P_FILE} is missing")
             warm = _started(replace(run, seed=from_p["seed"]), bundle, P_FILE, folder)
-            yield "test loss from the learned P", warm, float(from_p["test_loss"])
+            yield " from the learned P", warm, float(from_p["test_loss"]), None
     except (KeyError, TypeError, ValidationError) as error:
         raise BundleError(f"{MANIFEST} does not describe a run: {error}") from error
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from service.db.models import ConfirmRun, Job
 from service.ledger.queries import curve_of
-from service.result.effects import axis_end, effects, percent
+from service.result.effects import axis_end, effects, figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ALPHA, ANSWERS, ArmFinding, JobResult, Pair, ParetoPoint
+from service.spec.metrics import METRICS, MetricEntry, metric_of
 from service.states import TrialState
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
     """Return the report of a job, with its confirmation runs, as one HTML file that loads nothing from the network."""
     from plotly.offline import get_plotlyjs
 
-    findings = result.findings
+    findings, judged = result.findings, metric_of(result.metric)
     finalists, searched = [f.arm for f in result.finalists], [found.arm for found in findings.arms]
     arms = dict.fromkeys([*finalists, *searched])  # an arm that completed no trial has no finalist
     colors = {arm: COLORS[index % len(COLORS)] for index, arm in enumerate(arms)}
@@ -46,7 +47,7 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
     figures = [
         ("Learning curves of the finalists", _learning_curves(shown, colors)),
         ("Paired differences on the fresh seeds", _paired_differences(result.pairs)),
-        ("Search: the best so far", _tuning_curves(findings.arms, colors)),
+        ("Search: the best so far", _tuning_curves(findings.arms, colors, judged)),
         ("Importance of the parameters", _importances(findings.arms, colors)),
         ("Loss against seconds: trials that no other beats", _pareto(findings.pareto, colors)),
     ]
@@ -60,6 +61,10 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
         significant=[item for item in findings.comparisons if item.p_holm <= ALPHA],
         weak=[item for item in findings.comparisons if item.p_holm > ALPHA],
         alpha=ALPHA,
+        score=partial(figure, metric=METRICS.get(result.score or "")),
+        score_label=score_label(result.score),
+        searched=partial(search_figure, result.metric, digits=4),
+        searched_label=judged.label if judged else "cost",
         plotly_js=get_plotlyjs(),
     )
 
@@ -72,6 +77,7 @@ def _template() -> jinja2.Template:
         loader=jinja2.PackageLoader("service", "export"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
+    environment.filters["read"] = read_comparison
     environment.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)  # escaped like any other text
     return environment.get_template("report.html.jinja")
 
@@ -201,7 +207,7 @@ def _paired_differences(pairs: Sequence[Pair]) -> go.Figure:
     return figure
 
 
-def _tuning_curves(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Figure:
+def _tuning_curves(arms: Sequence[ArmFinding], colors: dict[str, str], judged: MetricEntry | None) -> go.Figure:
     from plotly.subplots import make_subplots
 
     figure = make_subplots(cols=2, shared_yaxes=True, x_title="", horizontal_spacing=0.04)
@@ -212,7 +218,7 @@ def _tuning_curves(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Fig
         for col, along in enumerate(("trials", "seconds"), start=1):
             figure.add_scatter(
                 x=[getattr(point, along) for point in curve],
-                y=[point.best for point in curve],
+                y=[judged.score_of(point.best) if judged else point.best for point in curve],
                 name=arm.arm,
                 legendgroup=arm.arm,
                 showlegend=col == 1,
@@ -223,7 +229,7 @@ def _tuning_curves(arms: Sequence[ArmFinding], colors: dict[str, str]) -> go.Fig
             )
     figure.update_xaxes(title_text="trials of the arm", col=1)
     figure.update_xaxes(title_text="seconds of training", col=2)
-    figure.update_yaxes(title_text="best cost on validation", col=1)
+    figure.update_yaxes(title_text=f"best {judged.label if judged else 'cost'} on validation", col=1)
     return figure
 
 

@@ -47,10 +47,14 @@ It imports your own module {module}, which is not in here. SHA-256 of its source
 
 
 class Replayed(NamedTuple):
-    """The run that a script does again; the loss is None if no run of the recommended config completed."""
+    """The run that a script does again; the loss is None if no run of the recommended config completed.
+
+    The score is None if the job is not judged by one.
+    """
 
     seed: int
     test_loss: float | None
+    test_score: float | None = None
 
 
 def replayed_run(plan: JobPlan, result: JobResult) -> Replayed:
@@ -60,13 +64,15 @@ def replayed_run(plan: JobPlan, result: JobResult) -> Replayed:
     """
     if plan.spec.family is not None and result.learned_p is not None:
         return Replayed(seed=result.learned_p.seed, test_loss=None)
-    learns_p = plan.arm(result.arm).role is Role.WARPADAM
+    learns_p, metric = plan.arm(result.arm).role is Role.WARPADAM, metric_of(plan.spec.objective.metric)
     for pair in result.pairs:
         if plan.split_seed(pair.seed) != plan.spec.seed:
             continue  # exports have the data of the search's split
         loss = pair.warpadam_test_loss if learns_p else pair.baseline_test_loss
+        cost = pair.warpadam if learns_p else pair.baseline
         if loss is not None:
-            return Replayed(seed=pair.seed, test_loss=loss)
+            score = None if metric is None or cost is None else metric.score_of(cost)
+            return Replayed(seed=pair.seed, test_loss=loss, test_score=score)
     return Replayed(seed=plan.spec.seed, test_loss=None)
 
 
@@ -98,6 +104,8 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         "TARGET": "x" if task.reconstructs else "y",
         "SEED": run.seed,
         "RECORDED": run.test_loss,
+        "METRIC": metric.name,
+        "RECORDED_SCORE": run.test_score,
         "P_SHA256": learned and learned.sha256,
         "P_SEED": learned and learned.seed,
         "P_RECORDED": learned and learned.test_loss,
@@ -121,7 +129,7 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         reason=textwrap.fill(f"The verdict: {result.reason}.", 118),
         p_note=P_NOTE if learned else "",
         summary=textwrap.fill(result.summary, 118) + ".\n" if result.summary else "",
-        needs=optimizer.script_needs + user_note,
+        needs=optimizer.script_needs + (f" and {metric.script_needs}" if metric.script_needs else "") + user_note,
         version=VERSION,
     )
     parts = [

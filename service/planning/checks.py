@@ -22,7 +22,7 @@ from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec, RangeOverride, TrainingSpec
 from service.spec.metrics import METRICS, metric_of
 from service.spec.models import MODELS
-from service.spec.tasks import TASKS
+from service.spec.tasks import TASKS, Task
 
 RAY_RESOURCES: Final = {
     "CPU": "cpus_per_trial",
@@ -81,6 +81,23 @@ def _check_split(place: str, given: DatasetSpec) -> Iterable[FieldError]:
         yield FieldError(f"{place}.split.column", None, f"is required with split.by {by}", hint, "missing")
 
 
+def _check_target_transform(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
+    for place, given in spec.datasets.items():
+        field, chosen = f"{place}.target_transform", given.target_transform
+        if chosen == "standardise":
+            continue
+        low = None if info is None else info.target_low
+        if spec.family is not None:
+            hint = "The tasks of a family share the scale of their targets."
+            yield conflict(field, chosen, "must be standardise with a family", hint)
+        elif info is not None and info.task != Task.REGRESSION:
+            hint = "Only the target of a regression is transformed."
+            yield conflict(field, chosen, f"must be standardise for {info.task}", hint)
+        elif chosen == "log1p" and low is not None and low <= -1:
+            hint = "Use quantile, which takes any numbers, or standardise."
+            yield conflict(field, chosen, f"needs targets above -1; the smallest is {low:g}", hint)
+
+
 def _check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:
     if info is None:
         return
@@ -116,6 +133,9 @@ def _check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldE
     if info is not None and score is not None and (task := spec.model.task(info)) not in score.tasks:
         fitting = ["val_loss", *(other.field for other in METRICS.values() if task in other.tasks)]
         yield conflict("objective.metric", metric, f"must be one of {', '.join(fitting)} for {task}")
+    elif spec.family is not None and score is not None and score.unit == "target":
+        hint = "Use val_loss or val_r2: the targets of a family stay standardised."
+        yield conflict("objective.metric", metric, "cannot be used with a family", hint)
 
 
 def _check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -210,6 +230,7 @@ def _check_patience(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldEr
 
 CHECKS: Final[Sequence[Callable[[JobSpec, DatasetInfo | None], Iterable[FieldError]]]] = (
     _check_dataset,
+    _check_target_transform,
     _check_model,
     check_family,
     _check_objective,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from service.spec.dataset_info import MOST_OF_IT, Outliers
 from service.spec.job import ObjectiveSpec
 from service.spec.metrics import MetricEntry, metric_of
 from service.training.best import Cost, best_index, smoothed
@@ -106,6 +107,27 @@ def time_to(points: Sequence[CurvePoint], target: float | None, metric: str) -> 
     if hit is None:
         return None
     return float(hit.step) if metric == "steps_to_target" else hit.seconds
+
+
+def decided_by_outliers(metric: str, transform: str, outliers: Outliers | None) -> str | None:
+    """Return that a few odd rows of a regression decide a metric; None if they do not.
+
+    Args:
+        metric: As in the spec. The loss and times to a loss are about the transformed target, scores about the target.
+        transform: Target transform; those that are not linear bring the odd rows close to the others.
+        outliers: The odd rows; None if the target has none.
+    """
+    entry = metric_of(metric)
+    made_of = entry.outliers if entry else ("squares" if transform == "standardise" else None)
+    if outliers is None or made_of is None or getattr(outliers, made_of) < MOST_OF_IT:
+        return None
+    few = "one row, whose target is" if outliers.rows == 1 else f"{outliers.rows} rows, with targets such as"
+    share = min(100 * getattr(outliers, made_of), 99.9)
+    parts = "squared distances" if made_of == "squares" else "distances"
+    return (
+        f"{few} {outliers.value:g}, decide the {entry.label if entry else 'loss'}: {share:.1f} % of all {parts} to the "
+        "median of the target are theirs"
+    )
 
 
 def make_objective(

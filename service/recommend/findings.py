@@ -15,20 +15,21 @@ from typing import Final, NamedTuple
 from service.db.models import ConfirmRun, Trial
 from service.ledger.queries import curve_of
 from service.planning.arms import SHUFFLED_P, UNTUNED, ArmPlan, Role
-from service.planning.objective import TIMED, Objective, time_to
+from service.planning.objective import TIMED, Objective, decided_by_outliers, time_to
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import MIN_TAU, UNPRUNED
 from service.recommend.recommendation import (
     MIN_PAIRS,
+    TIED,
     Costs,
     Finalist,
     completed,
-    error_on_test,
     length,
     paired_runs,
     pairs_of,
 )
 from service.recommend.verdict import compare, holm
+from service.result.effects import percent
 from service.result.job_result import (
     ALPHA,
     ArmFinding,
@@ -43,7 +44,8 @@ from service.result.job_result import (
     TuningPoint,
     WarmStartOutcome,
 )
-from service.spec.metrics import ERROR, METRICS
+from service.spec.metrics import METRICS, MetricEntry, metric_of
+from service.spec.tasks import Task
 from service.states import ENDED_TRIAL, TrialState
 from service.training.run import CurvePoint
 
@@ -110,7 +112,7 @@ def make_findings(
         ],
         pareto=pareto(rivals) if plan.spec.objective.trade_off else [],
         pruning=_pruning(plan, searched),
-        advice=[*notes, *_too_good(result), *_advice(plan, result), *_left_out(searched, by_arm)],
+        advice=[*notes, *_too_good(result), *_advice(plan, result, runs), *_left_out(searched, by_arm)],
         family=family,
     )
 
@@ -121,12 +123,10 @@ def _comparisons(
     """Yield the comparisons of a job besides that of the verdict; their p-values are not adjusted yet."""
     baseline, challenger = by_arm[result.baseline], by_arm[result.challenger]
     both = paired_runs(runs, baseline, challenger)
-    names = (challenger.arm, baseline.arm)
+    names, score = (challenger.arm, baseline.arm), METRICS[result.score or ""]
     metrics: dict[str, list[Costs]] = {
         "test_loss": [(base.test_loss, warp.test_loss) for base, warp in both],
-        objective.score.compared_as if objective.score else ERROR: [
-            (error_on_test(base, objective), error_on_test(warp, objective)) for base, warp in both
-        ],
+        score.compared_as: [(_cost_on_test(base, score), _cost_on_test(warp, score)) for base, warp in both],
         "training_seconds": [(base.seconds, warp.seconds) for base, warp in both],
     }
     metrics.pop(JUDGED[objective.metric], None)  # the verdict is about it
@@ -143,6 +143,10 @@ def _comparisons(
         costs = [(pair.baseline, pair.warpadam) for pair in pairs]
         missed = sum(len(pair.missed) for pair in pairs)
         yield from _compare((better.arm, worse.arm), JUDGED[objective.metric], costs, missed)
+
+
+def _cost_on_test(run: ConfirmRun, score: MetricEntry) -> float | None:
+    return None if run.test_score is None else score.cost(run.test_score)
 
 
 def _times(both: Curves, metric: str, objective: Objective) -> tuple[list[Costs], int]:
@@ -178,7 +182,7 @@ def _compare(names: tuple[str, str], metric: str, values: Sequence[Costs], misse
     )
 
 
-def _advice(plan: JobPlan, result: Recommendation) -> Iterator[str]:
+def _advice(plan: JobPlan, result: Recommendation, runs: Sequence[ConfirmRun]) -> Iterator[str]:
     """Say what would make the answer better."""
     steps = plan.spec.budget.steps
     early = [arm for arm in result.finalists if arm.best_step is not None and arm.best_step <= EARLY * steps]
@@ -188,6 +192,35 @@ def _advice(plan: JobPlan, result: Recommendation) -> Iterator[str]:
         yield "the model overfits: fewer steps, more weight decay, a smaller model or more rows may do better"
         if plan.spec.training.patience is None:
             yield "training.patience stops runs early that no longer get better"
+    yield from _advice_on_classes(plan, result)
+    yield from _advice_on_outliers(plan)
+    score = metric_of(plan.spec.objective.metric)
+    if score and any((curve := curve_of(run)) and curve[-1].val_score is None for run in runs):
+        yield f"the {score.label} is not defined on a validation part: there, runs were judged by their loss"
+
+
+def _advice_on_classes(plan: JobPlan, result: Recommendation) -> Iterator[str]:
+    """Say what tells more than an accuracy that always predicting the most frequent class has, too."""
+    bar = None if result.trivial is None else result.trivial.mean_test_score
+    compared = [arm for arm in result.finalists if arm.arm in (result.challenger, result.baseline)]
+    is_better = any(bar is not None and (arm.mean_test_score or 0.0) > bar + TIED for arm in compared)
+    if result.score == "accuracy" and plan.task == Task.CLASSIFICATION and bar is not None and not is_better:
+        yield (
+            f"always predicting the most frequent class is right for {percent(bar)} of the rows, and no finalist is "
+            "right more often; with a rare class, judge by val_average_precision or val_balanced_accuracy, or set "
+            "training.class_weights to balanced"
+        )
+
+
+def _advice_on_outliers(plan: JobPlan) -> Iterator[str]:
+    """Say what a few odd rows of the target do not decide."""
+    metric, transform, info = plan.spec.objective.metric, plan.spec.dataset.target_transform, plan.info
+    if decided_by_outliers(metric, transform, info.target_outliers):
+        takes_log = info.target_low is None or info.target_low > -1
+        yield (
+            "look at the odd rows of the target; if they are right, judge by val_median_absolute_error, or judge by "
+            f"val_loss with dataset.target_transform {'quantile or log1p' if takes_log else 'quantile'}"
+        )
 
 
 def _too_good(result: Recommendation) -> Iterator[str]:

@@ -13,12 +13,12 @@ from search_spaces.refine import at_edge
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.ledger.queries import curve_of
-from service.planning.arms import UNTUNED, Role
-from service.planning.objective import TIMED, Objective
+from service.planning.arms import Role
+from service.planning.objective import TIMED, Objective, decided_by_outliers
 from service.planning.plan import JobPlan
 from service.recommend.luck import SearchLuck, luck_of
 from service.recommend.verdict import compare
-from service.recommend.wording import explain, explain_disagreement
+from service.recommend.wording import explain, explain_disagreement, put_in_order, worth_of
 from service.result.job_result import ArmResult, Pair, Recommendation, TrivialResult, Verdict, Word
 from service.spec.metrics import METRICS
 from service.spec.tasks import TASKS
@@ -54,13 +54,6 @@ MIN_PAIRS: Final = 6
 def completed(runs: Sequence[ConfirmRun], trial: int) -> dict[int, ConfirmRun]:
     """Return the completed runs of a trial, by seed."""
     return {run.seed: run for run in runs if run.trial_number == trial and run.state == TrialState.COMPLETE}
-
-
-def error_on_test(run: ConfirmRun, objective: Objective) -> float | None:
-    """Return the score on the test part as a cost, such as 1 - accuracy; None if the run has no score."""
-    if run.test_score is None:
-        return None
-    return 1.0 - run.test_score if objective.score is None else objective.score.cost(run.test_score)
 
 
 def length(curve: Sequence[CurvePoint], metric: str) -> float:
@@ -106,7 +99,7 @@ def why_blind(trials: Sequence[Trial], trivial: TrivialResult | None, objective:
     """
     values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     if values and trivial is not None and trivial.value is not None and not _is_lower(min(values), trivial.value):
-        worth = _worth(objective, trivial.val_loss, trivial.val_score)
+        worth = worth_of(objective, trivial.val_loss, trivial.val_score)
         return f"none of its trials is better on validation than always predicting {trivial.predicts} ({worth})"
     if len(values) >= MIN_TOLD_APART and max(values) - min(values) <= TIED * max(map(abs, values)):
         return "all its trials cost the same on validation"
@@ -116,11 +109,6 @@ def why_blind(trials: Sequence[Trial], trivial: TrivialResult | None, objective:
 def _is_lower(cost: float, than: float) -> bool:
     """Tell whether a cost is lower by more than rounding."""
     return cost < than - TIED * abs(than)
-
-
-def _worth(objective: Objective, loss: float | None, score: float | None) -> str:
-    """Say a loss, or a score if that is judged, with its name."""
-    return f"loss {loss:.4g}" if objective.score is None else f"{objective.score.name} {score:.3f}"
 
 
 def find_trivial(plan: JobPlan, runs: Sequence[ConfirmRun], objective: Objective) -> TrivialResult | None:
@@ -134,8 +122,9 @@ def find_trivial(plan: JobPlan, runs: Sequence[ConfirmRun], objective: Objective
         return None
     first = next((by_seed[seed] for seed in sorted(by_seed) if plan.split_seed(seed) == plan.spec.seed), None)
     val_loss, val_score = (None, None) if first is None else (first.val_loss, first.val_score)
+    score = objective.score
     return TrivialResult(
-        predicts=entry.predicts if objective.score else entry.predicts_for_loss,
+        predicts=(score.trivial or entry).predicts if score else entry.predicts_for_loss,
         value=None if objective.metric in TIMED else objective.cost_of(val_loss, val_score),
         val_loss=val_loss,
         val_score=val_score,
@@ -250,9 +239,12 @@ def recommend(
     at_equal_seconds = judge.compare([_at_equal_seconds(*pair, objective) for pair in both])
     on_validation = judge.compare([(_on_validation(a, objective), _on_validation(b, objective)) for a, b in both])
     trivial = find_trivial(plan, runs, objective)
+    transform = plan.spec.dataset.target_transform
     doubt = (
-        _learned_nothing(trivial, (baseline, challenger), runs, objective)
+        decided_by_outliers(objective.metric, transform, plan.info.target_outliers)
+        or _learned_nothing(trivial, (baseline, challenger), runs, objective)
         or _blind((baseline.arm, challenger.arm), blind)
+        or _undefined(pairs, objective)
         or _incomplete(pairs, statistics)
         or _at_edge(statistics, baseline.arm, challenger.arm, edges)
         or _disagreement(statistics, on_validation)
@@ -282,8 +274,9 @@ def recommend(
         pairs=pairs,
         finalists=arms,
         trivial=trivial,
+        metric=objective.metric,
         score=(objective.score or METRICS[TASKS[plan.task].metric]).name,
-        summary=_summary(arms, trivial, objective, (baseline.arm, challenger.arm)),
+        summary=put_in_order(arms, trivial, objective, (baseline.arm, challenger.arm), plan.spec.dataset.target),
     )
 
 
@@ -312,7 +305,7 @@ def _learned_nothing(
         or any(_beats_trivial(trial, runs, objective) for trial in compared)
     ):
         return None
-    worth = _worth(objective, trivial.mean_test_loss, trivial.mean_test_score)
+    worth = worth_of(objective, trivial.mean_test_loss, trivial.mean_test_score)
     arms = " nor ".join(trial.arm for trial in compared)
     return f"neither {arms} is better on test than always predicting {trivial.predicts} ({worth})"
 
@@ -321,20 +314,15 @@ def _blind(arms: Sequence[str], blind: Mapping[str, str]) -> str | None:
     return "; ".join(f"the search of {arm} was blind: {blind[arm]}" for arm in arms if arm in blind) or None
 
 
-def _summary(
-    arms: Sequence[ArmResult], trivial: TrivialResult | None, objective: Objective, compared: tuple[str, str]
-) -> str:
-    """Say the mean test losses, or scores if those are judged, from always predicting the same to P."""
-    named: list[tuple[str, ArmResult | TrivialResult]] = []
-    if trivial is not None:
-        named.append((f"always predicting {trivial.predicts}", trivial))
-    results = {result.arm: result for result in arms}
-    if UNTUNED in results:
-        named.append(("AdamW as PyTorch ships it", results[UNTUNED]))
-    named += [(f"tuned {arm}", results[arm]) for arm in compared]
-    figures = [(name, result.mean_test_score if objective.score else result.mean_test_loss) for name, result in named]
-    listed = [f"{'none' if figure is None else f'{figure:.4g}'} for {name}" for name, figure in figures]
-    return f"Mean test {objective.score.name if objective.score else 'loss'}: {'; '.join(listed)}"
+def _undefined(pairs: Sequence[Pair], objective: Objective) -> str | None:
+    """Say that runs completed whose test part has no score."""
+    seeds = sum(pair.baseline is None and pair.baseline_test_loss is not None for pair in pairs)
+    if not seeds or objective.score is None:
+        return None
+    return (
+        f"the {objective.score.label} is not defined on the test part of {seeds} of {len(pairs)} seeds: a class has no "
+        "rows there, or all targets are the same"
+    )
 
 
 def _incomplete(pairs: Sequence[Pair], statistics: Verdict | None) -> str | None:

@@ -1,23 +1,22 @@
-"""Says a verdict in one sentence, the same in the API, the terminal, the report and the exports. Pure functions."""
+"""Says a verdict and the scores in a sentence each, the same in API, terminal, report and exports. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from service.planning.arms import UNTUNED
 from service.planning.objective import Objective
-from service.result.effects import percent
-from service.result.job_result import Verdict, Word
+from service.result.effects import figure, percent
+from service.result.job_result import ArmResult, TrivialResult, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_TRIALS
-from service.spec.metrics import METRICS
 
 NOUNS: Final = {
     "val_loss": "test loss",
-    **{metric.field: metric.noun for metric in METRICS.values()},
     "seconds_to_target": "time to the target",
     "steps_to_target": "number of steps to the target",
 }
-"""Metric -> what is compared on the fresh seeds."""
+"""What is judged, unless it is a score -> what is compared on the fresh seeds."""
 
 P_DOES: Final = {Word.HELPS: "P helps", Word.HURTS: "P hurts"}
 
@@ -38,12 +37,49 @@ def explain(
         split_seeds: Seed of the split of each pair.
         trials: Trials of each arm.
     """
-    effect = f"with P the {NOUNS[objective.metric]} {_change(verdict)}"
+    effect = f"with P {_compared(verdict, objective)} {_change(verdict)}"
     clauses = [effect + ("" if objective.is_timed else " at equal steps") + _remark(verdict)]
     if not objective.is_timed:
         clauses.append(f"at equal time, on validation, {_at_equal_time(at_equal_seconds, verdict.word)}")
     clauses.append(f"seen {_where(split_seeds)}{_footnote(verdict)}")
     return "; ".join([*clauses, *_luck(verdict), *_advice(verdict, trials)])
+
+
+def worth_of(objective: Objective, loss: float | None, score: float | None) -> str:
+    """Say a loss, or a score if that is judged, with its name."""
+    return (
+        f"loss {loss:.4g}" if objective.score is None else f"{objective.score.label} {figure(score, objective.score)}"
+    )
+
+
+def put_in_order(
+    arms: Sequence[ArmResult],
+    trivial: TrivialResult | None,
+    objective: Objective,
+    compared: tuple[str, str],
+    target: str | None,
+) -> str:
+    """Say the mean test losses, or scores if those are judged, from always predicting the same to P.
+
+    Args:
+        arms: The results of all arms.
+        trivial: What always predicting the same gets; None if there is no such thing.
+        objective: What all are judged by.
+        compared: The baseline and the challenger.
+        target: Name of the target, if it has one.
+    """
+    named: list[tuple[str, ArmResult | TrivialResult]] = []
+    if trivial is not None:
+        named.append((f"always predicting {trivial.predicts}", trivial))
+    results = {result.arm: result for result in arms}
+    if UNTUNED in results:
+        named.append(("AdamW as PyTorch ships it", results[UNTUNED]))
+    named += [(f"tuned {arm}", results[arm]) for arm in compared]
+    score = objective.score
+    figures = [(name, result.mean_test_score if score else result.mean_test_loss) for name, result in named]
+    listed = [f"{'none' if mean is None else figure(mean, score)} for {name}" for name, mean in figures]
+    units = f", in units of {target or 'the target'}" if score and score.unit == "target" else ""
+    return f"Mean test {score.label if score else 'loss'}{units}: {'; '.join(listed)}"
 
 
 def explain_disagreement(test: Verdict, validation: Verdict) -> str:
@@ -52,6 +88,16 @@ def explain_disagreement(test: Verdict, validation: Verdict) -> str:
         f"validation says that {P_DOES[validation.word]} (the cost {_change(validation)}), test says the opposite "
         f"(it {_change(test)}): the parts of this dataset are not alike"
     )
+
+
+def _compared(verdict: Verdict, objective: Objective) -> str:
+    """Say what changes; of a score also what it is with P and without."""
+    score = objective.score
+    if score is None:
+        return f"the {NOUNS[objective.metric]}"
+    means = (verdict.challenger_mean, verdict.baseline_mean)
+    with_p, without = (figure(score.score_of(mean), score) for mean in means)
+    return f"the test {score.label} is {with_p}, without it {without}: {score.noun}"
 
 
 def _change(verdict: Verdict) -> str:

@@ -1,11 +1,12 @@
-"""Effects as shares of the baseline's mean: how they are written in sentences, and the rows of a forest plot."""
+"""Figures as people read them: scores, effects as shares of the baseline's mean, and the rows of a forest plot."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from service.result.job_result import JobResult, Paired
+from service.result.job_result import Comparison, JobResult, Paired
+from service.spec.metrics import METRICS, MetricEntry, metric_of
 
 FARTHEST: Final = 3.0
 """Other arms are drawn up to this many times as far out as the compared ones, so that these stay readable."""
@@ -59,6 +60,41 @@ def percent(share: float) -> str:
     value = round(100 * share, 4) + 0.0  # never -0
     text = f"{value:,.1f}".removesuffix(".0") if abs(value) >= 1 else f"{value:.2g}"
     return f"{text} %"
+
+
+def figure(score: float | None, metric: MetricEntry | None, digits: int = 4) -> str:
+    """Return a score as text, such as 72.5 % for an accuracy; without a metric, a loss.
+
+    >>> figure(0.7249, METRICS["accuracy"]), figure(0.93126, METRICS["roc_auc"]), figure(None, None)
+    ('72.5 %', '0.9313', '-')
+    """
+    if score is None:
+        return "-"
+    if metric is None or metric.unit == "target":
+        return f"{score:.{digits}g}"
+    return percent(score) if metric.unit == "percent" else f"{score:.4f}"
+
+
+def score_label(name: str | None) -> str:
+    """Return how people write the score that runs have beside the loss; one of a plug-in may not be known here."""
+    entry = METRICS.get(name or "")
+    return entry.label if entry else name or "score"
+
+
+def search_figure(metric: str, cost: float | None, digits: int = 5) -> str:
+    """Return what a trial or an arm costs, as the score that its job is judged by if it is judged by one."""
+    entry = metric_of(metric)
+    return figure(cost if cost is None or entry is None else entry.score_of(cost), entry, digits)
+
+
+def read_comparison(found: Comparison) -> tuple[str, str, str]:
+    """Return what is compared and both means, as people read them: test accuracy, 72.5 % and 70.1 %."""
+    entry = next((entry for entry in METRICS.values() if entry.compared_as == found.metric), None)
+    label = found.metric.replace("_", " ") if entry is None else f"test {entry.label}"
+    means = (found.mean, found.against_mean)
+    if entry is None:
+        return label, f"{means[0]:.4g}", f"{means[1]:.4g}"
+    return label, figure(entry.score_of(means[0]), entry), figure(entry.score_of(means[1]), entry)
 
 
 def _headline(result: JobResult) -> Iterator[Effect]:

@@ -95,7 +95,7 @@ class Comparison(Paired):
     against: str
     """The arm that it is compared with."""
     metric: str
-    """What is compared, such as test_loss."""
+    """What is compared, such as test_loss; of an accuracy it is `1 - test_accuracy`, as lower is better."""
     missed: int
     """Runs of either arm that never reached the loss in question. They count as the longest run seen."""
     mean: float
@@ -340,6 +340,8 @@ class Recommendation(Part):
     """The best config of every arm; AdamW that nobody tunes is missing if its trial did not complete."""
     trivial: TrivialResult | None = None
     """What always predicting the same gets; None where there is no such thing, as for an equation."""
+    metric: str = "val_loss"
+    """What trials and finalists were judged by: `objective.metric` of the spec."""
     score: str | None = None
     """Name of the score that runs have beside the loss, such as accuracy."""
     summary: str = ""

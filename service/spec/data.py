@@ -51,6 +51,9 @@ class DatasetSpec(SpecModel):
     )
     """Column of an uploaded table -> what to take it for; the dataset says what the others are taken for."""
     split: SplitSpec = SplitSpec()
+    target_transform: Literal["standardise", "log1p", "quantile"] = "standardise"
+    """How the target of a regression is scaled before training, fitted on the training rows: by its mean and spread;
+    the same of log(1 + target); or by its rank, to a normal distribution. Scores are in the units of the target."""
     entrypoint: Entrypoint | None = None
     config: UserConfig = Field(default={})
 

@@ -14,6 +14,27 @@ HELD_OUT: Final = 0.2
 """Share of the rows in the validation part, and again in the test part."""
 
 
+MOST_OF_IT: Final = 0.5
+"""Share of what a metric is made of from which on a few rows decide it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outliers:
+    """The few values of a column that are so far from its median that they decide its variance.
+
+    Attributes:
+        value: The farthest value.
+        rows: How many there are.
+        squares: Their share of the squared distances of all values to the median.
+        distances: Their share of the distances.
+    """
+
+    value: float
+    rows: int
+    squares: float
+    distances: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetInfo:
     """Facts about one dataset.
@@ -32,6 +53,8 @@ class DatasetInfo:
         widths: Features that each of these becomes; empty where each becomes one.
         left_out: Columns that are no features -> why.
         task_reason: What decided the task, for a person.
+        target_low: Smallest target of a regression; None where that was not found out.
+        target_outliers: The few rows that decide the variance of a regression's target; None without such rows.
         tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
         sources: Entrypoint of user code -> SHA-256 of the source of its module.
     """
@@ -49,6 +72,8 @@ class DatasetInfo:
     widths: tuple[int, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     task_reason: str = ""
+    target_low: float | None = None
+    target_outliers: Outliers | None = None
     tensors: tuple[tuple[int, ...], ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 

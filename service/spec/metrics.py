@@ -5,14 +5,13 @@ To add one, list its entry here; outside of the service, call ``METRICS.register
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from service.registry import Registry
-from service.spec.tasks import Task
+from service.spec.tasks import FREQUENCIES, MEDIAN, Task, Trivial
 
 PREFIX: Final = "val_"
-ERROR: Final = "test_error_or_unexplained_variance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,28 +22,78 @@ class MetricEntry:
         name: Its name; specs call it ``val_<name>``, as trials are judged on the validation part.
         tasks: Tasks that have it.
         score: Import string of a ``service.training.tasks.Score``.
-        noun: What is compared on the test part, as it is called in the reason of a verdict.
-        compared_as: Name of that comparison among the findings.
+        title: How people write it; empty for the name.
+        noun: What its distance to the best score is called, such as the error.
         best: The score of a perfect model.
         higher_is_better: Whether a higher score is better.
+        unit: ``percent`` for a share that is written in percent, ``target`` for a score in units of the target.
+        trivial: What always predicts the same and is hard to beat by this metric; None for that of the task.
+        outliers: What of an odd row the metric is made of: its squared error, its error, or None for neither.
+        script_needs: What an exported script needs installed for it, besides torch and numpy.
     """
 
     name: str
     tasks: tuple[str, ...]
     score: str
-    noun: str
-    compared_as: str = ERROR
+    title: str = ""
+    noun: str = "it"
     best: float = 1.0
     higher_is_better: bool = True
+    unit: Literal["percent", "target"] | None = None
+    trivial: Trivial | None = None
+    outliers: Literal["squares", "distances"] | None = None
+    script_needs: str = ""
 
     @property
     def field(self) -> str:
         """Its name in specs."""
         return f"{PREFIX}{self.name}"
 
+    @property
+    def label(self) -> str:
+        """How people write it."""
+        return self.title or self.name
+
+    @property
+    def compared_as(self) -> str:
+        """What the findings call its cost on the test part."""
+        return f"{self.best:g} - test_{self.name}" if self.higher_is_better else f"test_{self.name}"
+
     def cost(self, score: float) -> float:
         """Return the distance to the best score, which a search minimises."""
         return self.best - score if self.higher_is_better else score - self.best
+
+    def score_of(self, cost: float) -> float:
+        """Return the score that has a cost."""
+        return self.best - cost if self.higher_is_better else self.best + cost
+
+
+def _of_classes(name: str, title: str, noun: str, trivial: Trivial | None = None) -> MetricEntry:
+    return MetricEntry(
+        name=name,
+        tasks=(Task.CLASSIFICATION,),
+        score=f"service.training.tasks:{name.upper()}",
+        title=title,
+        noun=noun,
+        trivial=trivial,
+        script_needs="scikit-learn",
+    )
+
+
+def _of_numbers(
+    name: str, title: str, trivial: Trivial | None, outliers: Literal["squares", "distances"] | None
+) -> MetricEntry:
+    return MetricEntry(
+        name=name,
+        tasks=(Task.REGRESSION,),
+        score=f"service.training.tasks:{name.upper()}",
+        title=title,
+        best=0.0,
+        higher_is_better=False,
+        unit="target",
+        trivial=trivial,
+        outliers=outliers,
+    )
 
 
 METRICS: Final = Registry[MetricEntry](
@@ -54,19 +103,30 @@ METRICS: Final = Registry[MetricEntry](
             name="accuracy",
             tasks=(Task.CLASSIFICATION, Task.LANGUAGE),
             score="service.training.tasks:ACCURACY",
-            noun="test error",
+            noun="the error",
+            unit="percent",
         ),
+        replace(_of_classes("balanced_accuracy", "balanced accuracy", "the mean error of the classes"), unit="percent"),
+        _of_classes("f1", "F1 (macro)", "1 - F1"),
+        _of_classes("roc_auc", "ROC AUC", "1 - ROC AUC", FREQUENCIES),
+        _of_classes("average_precision", "average precision", "1 - average precision", FREQUENCIES),
+        replace(_of_classes("log_loss", "log loss", "it", FREQUENCIES), best=0.0, higher_is_better=False),
         MetricEntry(
             name="r2",
             tasks=(Task.REGRESSION, Task.AUTOENCODING),
             score="service.training.tasks:R2_SCORE",
-            noun="unexplained variance of the test part",
+            title="R2",
+            noun="the unexplained variance",
+            outliers="squares",
         ),
+        _of_numbers("mae", "mean absolute error", MEDIAN, "distances"),
+        _of_numbers("rmse", "root mean squared error", None, "squares"),
+        _of_numbers("median_absolute_error", "median absolute error", MEDIAN, None),
         MetricEntry(
             name="closeness",
             tasks=(Task.PHYSICS,),
             score="service.training.tasks:CLOSENESS",
-            noun="relative error of the solution",
+            noun="the relative error of the solution",
         ),
     ),
 )

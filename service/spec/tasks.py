@@ -6,7 +6,7 @@ method returns the name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -79,6 +79,18 @@ MEAN: Final = Trivial(
     predicts_for_loss="the mean of the target",
 )
 
+MEDIAN: Final = Trivial(
+    output="service.training.tasks:median_target",
+    predicts="the median of the target",
+    predicts_for_loss="the median of the target",
+)
+
+FREQUENCIES: Final = Trivial(
+    output="service.training.tasks:frequencies",
+    predicts="the frequencies of the classes",
+    predicts_for_loss="the frequencies of the classes",
+)
+
 TASKS: Final = Registry[TaskEntry](
     "task",
     (
@@ -89,11 +101,7 @@ TASKS: Final = Registry[TaskEntry](
             example="service.training.tasks:example_classes",
             has_classes=True,
             weighs_classes=True,
-            trivial=Trivial(
-                output="service.training.tasks:frequencies",
-                predicts="the most frequent class",
-                predicts_for_loss="the frequencies of the classes",
-            ),
+            trivial=replace(FREQUENCIES, predicts="the most frequent class"),
         ),
         TaskEntry(
             name=Task.REGRESSION,
@@ -135,7 +143,7 @@ TASKS: Final = Registry[TaskEntry](
         ),
     ),
 )
-"""Every task by its name. A loss is the mean over the rows (and columns) of standardised targets."""
+"""Every task by its name. A loss is the mean over the rows (and columns) of targets as they are trained on."""
 
 
 def _known(name: str) -> str:

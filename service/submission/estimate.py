@@ -17,6 +17,7 @@ from service.data.facts import ColumnUse
 from service.errors import UnavailableError
 from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
+from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
 from service.submission import warm_start
 from service.user_code.probe import module_path
@@ -105,6 +106,9 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
         notes.append(FAMILY_NOTE)
     if plan.spec.warm_start is not None:
         notes.append(warm_start.note(plan.spec, plan.spec.warm_start))
+    spec = plan.spec
+    if odd := decided_by_outliers(spec.objective.metric, spec.dataset.target_transform, plan.info.target_outliers):
+        notes.append(f"{odd}; the verdict would be inconclusive")
     arms = tuple(_arm_estimate(plan, arm, measured[arm.name]) for arm in plan.arms)
     return JobEstimate(
         arms=arms,

@@ -11,10 +11,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from service.data.prepared_files import SPLIT_PARTS, load_arrays
+from service.data.prepared_files import SPLIT_PARTS, TARGET_TRANSFORMS, load_arrays
 from service.spec.tasks import TASKS
 from service.training.run import EVALUATED_ROWS, Run, TrivialScores
-from service.training.tasks import loss_of, score_of, trivial_model
+from service.training.tasks import in_units, loss_of, score_of, trivial_model
 
 DEVICE_BYTES: Final = 1 << 30
 """Largest split that is copied to the memory of a GPU as a whole. A larger one might not fit; it goes there batch by
@@ -32,13 +32,15 @@ class Batches:
     def __init__(self, run: Run) -> None:
         self._device = torch.device(run.device)
         self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
-        self._task, self._outputs = run.task, run.sizes[-1]
+        self._task, self._metric, self._outputs = run.task, run.metric or TASKS[run.task].metric, run.sizes[-1]
         mapped = load_arrays(run.data.url, run.data.sha256)
         arrays = {name: torch.from_numpy(array) for name, array in mapped.items()}  # still the mapped file
         if sum(array.nbytes for array in arrays.values()) <= DEVICE_BYTES:
             arrays = {name: array.to(self._device) for name, array in arrays.items()}
         self._x = {part: arrays[f"x_{part}"] for part in SPLIT_PARTS}
         self._y = self._x if TASKS[run.task].reconstructs else {part: arrays[f"y_{part}"] for part in SPLIT_PARTS}
+        self._in_units = {part: arrays[f"target_{part}"] for part in SPLIT_PARTS if f"target_{part}" in arrays}
+        self._transform = {name: array for name, array in arrays.items() if name in TARGET_TRANSFORMS}
         rows = len(self._x["train"])
         self._batch_size = min(run.batch_size, rows)
         keep = run.training.last_batch == "keep"
@@ -77,27 +79,36 @@ class Batches:
 
     def trivial(self) -> TrivialScores | None:
         """Return what always predicting the same gets on this split; None if the task has no such thing."""
-        model = trivial_model(self._task, self.targets, self._outputs)
-        return None if model is None else TrivialScores(*self.evaluate(model, "val"), *self.evaluate(model, "test"))
+        of_loss = trivial_model(self._task, self.targets, self._outputs)
+        of_score = trivial_model(self._task, self._in_units.get("train", self.targets), self._outputs, self._metric)
+        if of_loss is None or of_score is None:
+            return None
+        return TrivialScores(*self.evaluate(of_loss, "val", of_score), *self.evaluate(of_loss, "test", of_score))
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, part: str) -> tuple[float, float | None]:
-        """Return the loss on a whole part, and the score of the run's metric.
+    def evaluate(self, model: nn.Module, part: str, scored: nn.Module | None = None) -> tuple[float, float | None]:
+        """Return the loss on a whole part, and the score of the run's metric in the units of the target.
 
-        A score that is not finite is None: a part whose targets are all the same has no variance to explain.
+        A score that is not defined is None: a part whose targets are all the same has no variance to explain.
 
         It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. A compiled
         model runs uncompiled here, as pieces of other sizes would each be compiled again.
+
+        Args:
+            model: What the loss is measured of.
+            part: Part of the split.
+            scored: What the score is measured of, with outputs in the units of the target; None for ``model``.
         """
         model.eval()
-        loss, sums = torch.zeros((), dtype=torch.float64, device=self._device), None
+        loss, collected = torch.zeros((), dtype=torch.float64, device=self._device), list[Tensor]()
         for start in range(0, len(self._x[part]), EVALUATED_ROWS):
-            x, y = self._rows(part, slice(start, start + EVALUATED_ROWS))
+            piece = slice(start, start + EVALUATED_ROWS)
+            x, y = self._rows(part, piece)
             output = model.forward(x)
             loss += len(x) / len(self._x[part]) * self._loss(output, y).double()
-            added = self._score.sums(output, y)
-            sums = added if sums is None else sums + added
+            found = in_units(output, self._transform) if scored is None else scored(x)
+            target = self._in_units[part][piece].to(self._device) if part in self._in_units else y
+            collected.append(self._score.collect(found, target))
         model.train()
-        assert sums is not None, "no part is empty"
-        score = self._score.from_sums(sums)
-        return loss.item(), score.item() if score.isfinite() else None
+        score = self._score.compute(collected) if loss.isfinite() else math.nan
+        return loss.item(), score if math.isfinite(score) else None

@@ -92,11 +92,13 @@ def _trivial(run: Run, family: Family) -> TrivialScores | None:
 def _evaluate(
     run: Run, models: Sequence[nn.Module], held_out: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[float, float | None]:
-    """Return the means of the loss and of the accuracy or R2 on the held-out rows; no score if it is not finite."""
+    """Return the means of the loss and of the score on the held-out rows; no score if it is not finite."""
     loss_function, score_function = loss_of(run.task), score_of(run.task, run.metric)
     outputs = [(model(x), y) for model, (x, y) in zip(models, held_out, strict=True)]
     loss = fmean(loss_function(output, y).item() for output, y in outputs)
-    score = fmean(score_at_once(score_function, output, y).item() for output, y in outputs)
+    score = (
+        fmean(score_at_once(score_function, output, y) for output, y in outputs) if math.isfinite(loss) else math.nan
+    )
     return loss, score if math.isfinite(score) else None
 
 
@@ -165,7 +167,7 @@ class _SideBySide:
         return losses.detach().mean()
 
     def evaluate(self) -> tuple[float, float | None]:
-        """Return the means of the loss and of the accuracy or R2 on the held-out rows; no score if it is not finite."""
+        """Return the means of the loss and of the score on the held-out rows; no score if it is not finite."""
         return _evaluate(self._run, self.models, self._held_out)
 
 

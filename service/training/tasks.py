@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -18,17 +21,24 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 ROUNDING: Final = 1e-12
 """A variance below this share of the mean square is what rounding leaves of equal targets."""
 
+NEXT_TO: Final = 1e-7
+"""Distance of a probability to 0 or 1 up to which scikit-learn's QuantileTransformer takes it for these."""
+
+LARGEST: Final = 3.4028234663852886e38
+"""Largest target: a float of 32 bits. An output above it is cut there, so that its squared error stays finite."""
+
 
 class Score(NamedTuple):
-    """A score that is worked out from sums over the rows, so that a part can be read in pieces.
+    """A score of a part that is read in pieces.
 
     Attributes:
-        sums: Of an output and its target: what is added up over the pieces, as numbers of 64 bits.
-        from_sums: The score of all rows together; it is not finite if there is none.
+        collect: Of the output and the target of a piece: what the score needs of them, such as sums or a few numbers
+            for each row. The results of all pieces are in memory at once.
+        compute: Of what was collected from all pieces: the score. NaN if the score is not defined for these targets.
     """
 
-    sums: Callable[[Tensor, Tensor], Tensor]
-    from_sums: Callable[[Tensor], Tensor]
+    collect: Callable[[Tensor, Tensor], Tensor]
+    compute: Callable[[Sequence[Tensor]], float]
 
 
 def loss_of(task: str) -> Loss:
@@ -43,12 +53,16 @@ def score_of(task: str, metric: str | None = None) -> Score:
     return score
 
 
-def score_at_once(score: Score, output: Tensor, y: Tensor) -> Tensor:
+def score_at_once(score: Score, output: Tensor, y: Tensor) -> float:
     """Return the score of a part that is not in pieces."""
-    return score.from_sums(score.sums(output, y))
+    return score.compute([score.collect(output, y)])
 
 
-# --- scores
+# --- scores that are made of sums
+
+
+def _total(sums: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(sums)).sum(0)
 
 
 def _count_right(output: Tensor, y: Tensor) -> Tensor:
@@ -56,7 +70,12 @@ def _count_right(output: Tensor, y: Tensor) -> Tensor:
     return torch.stack([right.sum(), torch.tensor(right.numel(), device=y.device)]).double()
 
 
-ACCURACY: Final = Score(_count_right, from_sums=lambda sums: sums[0] / sums[1])
+def _accuracy(counts: Sequence[Tensor]) -> float:
+    right, rows = _total(counts).tolist()
+    return float(right / rows)
+
+
+ACCURACY: Final = Score(_count_right, _accuracy)
 """The share of the rows, or of the tokens, that are right."""
 
 
@@ -68,11 +87,12 @@ def _r2_sums(output: Tensor, y: Tensor) -> Tensor:
     return torch.cat([rows, squares, y.sum(0).flatten()])
 
 
-def _r2(sums: Tensor) -> Tensor:
+def _r2(pieces: Sequence[Tensor]) -> float:
     """Return 1 - squared errors / squared distances to the mean of each column."""
+    sums = _total(pieces)
     rows, errors, squares, columns = sums[0], sums[1], sums[2], sums[3:]
     total = squares - columns.square().sum() / rows
-    return 1 - errors / torch.where(total > ROUNDING * squares, total, 0.0)
+    return float(1 - errors / total) if total > ROUNDING * squares else math.nan
 
 
 R2_SCORE: Final = Score(_r2_sums, _r2)
@@ -85,8 +105,146 @@ def _solution_errors(output: Tensor, y: Tensor) -> Tensor:
     return torch.stack([(found - exact).square().sum(), exact.square().sum()])
 
 
-CLOSENESS: Final = Score(_solution_errors, from_sums=lambda sums: 1 - (sums[0] / sums[1]).sqrt())
+def _closeness(sums: Sequence[Tensor]) -> float:
+    errors, squares = _total(sums).tolist()
+    return 1 - math.sqrt(errors / squares) if squares else math.nan
+
+
+CLOSENESS: Final = Score(_solution_errors, _closeness)
 """1 minus the relative L2 error of the solution of an equation."""
+
+
+# --- scores that need every row; of several columns they are the mean
+
+
+def _every_row(pieces: Sequence[Tensor]) -> npt.NDArray[np.float64]:
+    rows: npt.NDArray[np.float64] = torch.cat(list(pieces)).double().cpu().numpy()
+    return rows
+
+
+def _absolute_errors(output: Tensor, y: Tensor) -> Tensor:
+    return (output.double() - y.double()).abs()
+
+
+MAE: Final = Score(_absolute_errors, lambda errors: float(_every_row(errors).mean()))
+"""The mean absolute error."""
+
+RMSE: Final = Score(_absolute_errors, lambda errors: float(np.sqrt((_every_row(errors) ** 2).mean(0)).mean()))
+"""The square root of the mean squared error."""
+
+MEDIAN_ABSOLUTE_ERROR: Final = Score(_absolute_errors, lambda errors: float(np.median(_every_row(errors), 0).mean()))
+"""The median absolute error, which a few odd rows do not change."""
+
+
+def _predicted(output: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([y, output.argmax(1)], 1)
+
+
+def _balanced_accuracy(pieces: Sequence[Tensor]) -> float:
+    from sklearn.metrics import recall_score
+
+    y, predicted = _every_row(pieces).T
+    return float(recall_score(y, predicted, labels=np.unique(y), average="macro"))
+
+
+BALANCED_ACCURACY: Final = Score(_predicted, _balanced_accuracy)
+"""The mean over the classes of the share of their rows that are right."""
+
+
+def _f1(pieces: Sequence[Tensor]) -> float:
+    from sklearn.metrics import f1_score
+
+    y, predicted = _every_row(pieces).T
+    return float(f1_score(y, predicted, average="macro"))
+
+
+F1: Final = Score(_predicted, _f1)
+"""The mean over the classes of the harmonic mean of precision and recall."""
+
+
+def _probabilities(output: Tensor, y: Tensor) -> Tensor:
+    """Return the probability of each class, then the class."""
+    return torch.cat([output.double().softmax(1), y[:, None].double()], 1)
+
+
+def _ranked_by_class(metric: Callable[..., float], pieces: Sequence[Tensor]) -> float:
+    """Return a metric of the second of two classes, or its mean over each class against the rest.
+
+    It is not defined if a class has no rows.
+    """
+    rows = _every_row(pieces)
+    is_class, probability = rows[:, -1:] == np.arange(rows.shape[1] - 1), rows[:, :-1]
+    if not is_class.any(0).all():
+        return math.nan
+    if is_class.shape[1] == 2:
+        return float(metric(is_class[:, 1], probability[:, 1]))
+    return float(metric(is_class, probability, average="macro"))
+
+
+def _roc_auc(pieces: Sequence[Tensor]) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return _ranked_by_class(roc_auc_score, pieces)
+
+
+ROC_AUC: Final = Score(_probabilities, _roc_auc)
+"""The area under the ROC curve: of two classes that of the second, else the mean over each class against the rest."""
+
+
+def _average_precision(pieces: Sequence[Tensor]) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return _ranked_by_class(average_precision_score, pieces)
+
+
+AVERAGE_PRECISION: Final = Score(_probabilities, _average_precision)
+"""The area under the curve of precision over recall, of the same classes as ``ROC_AUC``."""
+
+
+def _log_loss(pieces: Sequence[Tensor]) -> float:
+    from sklearn.metrics import log_loss
+
+    rows = _every_row(pieces)
+    return float(log_loss(rows[:, -1], rows[:, :-1], labels=np.arange(rows.shape[1] - 1)))
+
+
+LOG_LOSS: Final = Score(_probabilities, _log_loss)
+"""The mean of -log of the probability of the right class."""
+
+
+# --- targets in their own units
+
+
+def _unscaled(output: Tensor, fitted: Tensor) -> Tensor:
+    return output.double() * fitted[1] + fitted[0]
+
+
+def _exponential(output: Tensor, fitted: Tensor) -> Tensor:
+    return _unscaled(output, fitted).expm1().clamp(max=LARGEST)
+
+
+def _at_quantile(output: Tensor, fitted: Tensor) -> Tensor:
+    """Return the quantile at the probability that a standard normal variable is below the output.
+
+    As in scikit-learn, what is next to 0 or 1 is the smallest or the largest quantile.
+    """
+    probability: Tensor = torch.special.ndtr(output.double().nan_to_num())
+    probability = probability.where(probability >= NEXT_TO, 0.0).where(probability <= 1 - NEXT_TO, 1.0)
+    place = probability * (len(fitted) - 1)
+    below = place.long().clamp(max=len(fitted) - 2)
+    return fitted[below] + (place - below) * (fitted[below + 1] - fitted[below])
+
+
+INVERSES: Final = {"standardise": _unscaled, "log1p": _exponential, "quantile": _at_quantile}
+"""Name of a target transform, and of the array that holds what it was fitted to -> what undoes it."""
+
+
+def in_units(output: Tensor, data: Mapping[str, Tensor]) -> Tensor:
+    """Return outputs in the units of the target; as they are if the split ``data`` holds no target transform."""
+    for name, undo in INVERSES.items():
+        if name in data:
+            return undo(output, data[name].to(output.device))
+    return output
 
 
 # --- trivial predictors
@@ -103,15 +261,16 @@ class Constant(nn.Module):
         return self._output.to(x.device).expand(len(x), *self._output.shape)
 
 
-def trivial_model(task: str, y: Tensor, outputs: int) -> Constant | None:
+def trivial_model(task: str, y: Tensor, outputs: int, metric: str | None = None) -> Constant | None:
     """Return what always predicts the same; None if the task has no such thing.
 
     Args:
         task: Name of the task.
         y: Targets of the training part.
         outputs: Outputs of a model: classes, tokens, or columns of the target.
+        metric: The score that it is judged by; None for the loss.
     """
-    trivial = TASKS[task].trivial
+    trivial = (METRICS[metric].trivial if metric else None) or TASKS[task].trivial
     return None if trivial is None else Constant(import_object(trivial.output)(y, outputs))
 
 
@@ -128,6 +287,12 @@ def mean_target(y: Tensor, outputs: int) -> Tensor:
     """Return the mean of each column."""
     del outputs
     return y.mean(0)
+
+
+def median_target(y: Tensor, outputs: int) -> Tensor:
+    """Return the median of each column; the mean of both in the middle if there are two."""
+    del outputs
+    return torch.from_numpy(np.median(y.cpu().numpy(), 0)).to(y)
 
 
 # --- random batches

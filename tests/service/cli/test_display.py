@@ -89,9 +89,26 @@ def test_what_always_predicting_the_same_gets_is_shown_beside_the_arms(console: 
     show_recommendation(console, a_result(trivial=TRIVIAL, score="accuracy", summary="From the mean to P").to_json())
     shown = drawn(console)
     assert re.search(r"mean test .*mean test .*\n.* accuracy", shown)
-    assert re.search(r"warpadam .*3 .*0.5 .*0.25 .*0.9375 .*1.50 .*6/6", shown)
-    assert re.search(r"trivial .*1.0625 .*1.0312 .*0.4062", shown)
+    assert re.search(r"warpadam .*3 .*0.5 .*0.25 .*93.8 % .*1.50 .*6/6", shown)
+    assert re.search(r"trivial .*1.0625 .*1.0312 .*40.6 %", shown)
     assert "From the mean to P" in shown
+
+
+def test_a_job_that_is_judged_by_a_score_shows_scores_and_no_costs(console: Console) -> None:
+    row = a_comparison(metric="1 - test_accuracy", mean=0.275, against_mean=0.299)
+    findings = NO_FINDINGS.model_copy(update={"comparisons": [row]})
+    arms = [an_arm("adamw", value=0.28)]
+    result = a_result(metric="val_accuracy", score="accuracy", finalists=arms, findings=findings)
+    show_recommendation(console, result.to_json())
+    shown = drawn(console)
+    assert re.search(r"adamw .*72 % .*0.25 .*93.8 %", shown)
+    assert re.search(r"test accuracy .*72.5 % .*70.1 %", shown)
+    best = {"number": 1, "value": 0.275}
+    arm = {"name": "adamw", "state": "running", "trials": {"complete": 2}, "seconds_used": 1.0, "best": best}
+    job = {"name": "n", "id": "job-1", "state": "running", "cause": None, "arms": [arm]}
+    for spec, best_value in (({"objective": {"metric": "val_accuracy"}}, "72.5 %"), ({}, "0.275")):
+        show_job(console, job | {"spec": spec})
+        assert re.search(rf"adamw .*{best_value} .*1", drawn(console))
 
 
 def test_a_narrow_terminal_shows_the_arms_whole() -> None:
@@ -149,7 +166,7 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
     comparison = a_comparison(
         arm="warpadam",
         against="shuffled_p",
-        metric="test_error_or_unexplained_variance",
+        metric="test_median_absolute_error",
         mean=0.008823,
         against_mean=0.001651,
         relative_improvement=-2.9842,
@@ -160,7 +177,7 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
     show_recommendation(console, a_result(findings=findings).to_json())
     shown = drawn(console)
     assert "…" not in shown
-    for text in ("unexplained", "shuffled_p", "0.008823", "0.001651", "-298.4 %", "0.062"):
+    for text in ("absolute", "shuffled_p", "0.008823", "0.001651", "-298.4 %", "0.062"):
         assert text in shown
 
 

@@ -55,7 +55,7 @@ def test_the_exact_solution_has_no_residual_and_no_error(equation: str, name: st
     output = Pinn(Exact(equation), equation)(x)
     assert torch.allclose(output[:, 1], y[:, 1], atol=3e-5)  # the points are of 32 bits, and Burgers' slope is 152
     assert loss_of(Task.PHYSICS)(output, y).item() < 1e-6 * max(1.0, y[:, 0].square().mean().item())
-    assert score_at_once(score_of(Task.PHYSICS), output, y).item() == pytest.approx(1, abs=1e-5)
+    assert score_at_once(score_of(Task.PHYSICS), output, y) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("equation", EQUATIONS)
@@ -66,7 +66,7 @@ def test_another_function_has_both(equation: str) -> None:
     output = Pinn(network, equation)(x)
     assert loss_of(Task.PHYSICS)(output, y).item() > 0.05
     error = (output[:, 1] - y[:, 1]).square().sum().sqrt() / y[:, 1].square().sum().sqrt()
-    assert score_at_once(score_of(Task.PHYSICS), output, y).item() == pytest.approx(1 - error.item())
+    assert score_at_once(score_of(Task.PHYSICS), output, y) == pytest.approx(1 - error.item())
 
 
 def test_burgers_solution_has_the_steepest_slope_of_the_literature() -> None:

@@ -208,7 +208,13 @@ TIMED: dict[str, Any] = {"metric": "steps_to_target"}
             "search.pruner",
             "must be none with objective.trade_off",
         ),
-        ({"metric": "val_r2"}, {}, "objective.metric", "must be one of val_loss, val_accuracy for classification"),
+        ({"metric": "val_r2"}, {}, "objective.metric", "must be one of val_loss, val_accuracy, val_balanced"),
+        (
+            {"metric": "val_roc_auc"},
+            {"dataset": {"name": "diabetes"}},
+            "objective.metric",
+            "must be one of val_loss, val_r2",
+        ),
     ],
 )
 def test_an_objective_that_does_not_fit_is_refused(

@@ -22,13 +22,14 @@ from service.recommend.recommendation import Finalist, recommend
 from service.recommend.wording import NOUNS
 from service.result.job_result import BreakEven, Comparison, Word
 from service.spec.job import JobSpec
+from service.spec.metrics import METRICS, metric_of
 from service.states import TrialState
 from service.training.run import CurvePoint
 from tests.conftest import SpecMaker
 from tests.service.recommend.test_recommendation import runs, trial
 
 
-@pytest.mark.parametrize("metric", NOUNS)
+@pytest.mark.parametrize("metric", [*NOUNS, *(entry.field for entry in METRICS.values())])
 def test_another_arm_is_compared_under_the_name_of_what_was_measured(metric: str) -> None:
     body = {"dataset": {"name": "wine"}, "model": {"name": "mlp"}, "baselines": ["adamw", "sgd"]}
     plan = make_plan(JobSpec.model_validate(body))
@@ -39,9 +40,9 @@ def test_another_arm_is_compared_under_the_name_of_what_was_measured(metric: str
     objective = Objective(metric=metric, target=target, steps=10, max_seconds=60.0)
     findings = make_findings(plan, recommend(plan, finalists, found, objective), finalists, [], found, objective)
     (against,) = (row for row in findings.comparisons if row.arm == "sgd")
-    wanted = {"val_loss": "test_loss", "val_accuracy": "test_error_or_unexplained_variance"}
-    wanted["val_r2"] = wanted["val_closeness"] = wanted["val_accuracy"]
-    assert against.metric == wanted.get(metric, metric)
+    score = metric_of(metric)
+    assert against.metric == (score.compared_as if score else {"val_loss": "test_loss"}.get(metric, metric))
+    assert against.metric.startswith("1 - ") is (score is not None and score.higher_is_better)
 
 
 METRICS_OF_THE_TEST = st.sampled_from(["val_loss", "val_accuracy", "steps_to_target"])

@@ -258,7 +258,7 @@ def test_a_search_is_blind_if_no_trial_is_better_than_always_predicting_the_same
     plan: JobPlan, values: list[float | None], blind: bool
 ) -> None:
     trials = [trial(plan, number, value) for number, value in enumerate(values)]
-    why = "none of its trials is better on validation than always predicting the most frequent class (accuracy 0.980)"
+    why = "none of its trials is better on validation than always predicting the most frequent class (accuracy 98 %)"
     assert why_blind(trials, TRIVIAL, ERROR) == (why if blind else None)
     assert why_blind(trials, TRIVIAL.model_copy(update={"value": None}), ERROR) is None
 
@@ -324,7 +324,7 @@ def test_no_word_where_neither_finalist_is_better_than_always_predicting_the_sam
     assert result.reason.startswith(start)
     by_score = judged_beside_trivial(plan, ERROR, warp=1.5, base=2.0, trivial=1.4)
     assert by_score.verdict is Word.INCONCLUSIVE
-    assert "than always predicting the most frequent class (accuracy 0.860)" in by_score.reason
+    assert "than always predicting the most frequent class (accuracy 86 %)" in by_score.reason
 
 
 @pytest.mark.parametrize("objective", [LOSS, ERROR])
@@ -382,8 +382,8 @@ def test_one_sentence_puts_the_scores_in_order(plan: JobPlan) -> None:
     ]
     assert result.score == "accuracy"
     assert recommend(plan, finalists[:2], found, ERROR).summary == (
-        "Mean test accuracy: 0.5 for always predicting the most frequent class; 0.95 for tuned adamw; "
-        "0.975 for tuned warpadam"
+        "Mean test accuracy: 50 % for always predicting the most frequent class; 95 % for tuned adamw; "
+        "97.5 % for tuned warpadam"
     )
 
 
