@@ -55,7 +55,9 @@ def test_the_winner_of_a_race_has_the_lowest_mean_among_those_that_are_left(smal
     race = Race(small, best_first, 0, [1, 2, 3, 4])
     assert race.winner in dict.fromkeys(config for config, _ in best_first)
     assert race.luck.penalties[0] == 0.0
-    assert list(race.luck.penalties) == sorted(race.luck.penalties)
+    values = {config: small.test[config].mean() for config, _ in best_first}
+    if race.winner == min(values, key=values.__getitem__):  # others may have been better on test
+        assert max(race.luck.penalties) > 0
 
 
 def test_regrets_and_words_are_repeatable_and_an_arm_that_is_far_better_helps(small: DenseTable) -> None:

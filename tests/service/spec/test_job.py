@@ -38,6 +38,7 @@ def test_defaults_are_what_the_documents_say() -> None:
             "task": None,
             "exclude": [],
             "columns": {},
+            "split": {"by": "random", "column": None},
             "target_transform": "standardise",
             "entrypoint": None,
             "config": {},
