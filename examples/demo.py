@@ -6,13 +6,8 @@ verdict, and stops the service. You can do the same with the ``warptune`` comman
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +15,7 @@ from rich.console import Console
 
 from service.cli.client import ApiError, Client
 from service.cli.display import show_recommendation, watch
+from service.cli.private import NotStartedError, private_service
 
 SPEC: Final[dict[str, Any]] = {
     "name": "digits-autoencoder",
@@ -34,35 +30,6 @@ SPEC: Final[dict[str, Any]] = {
 }
 
 OUTPUT: Final = Path("recommended.py")
-START_S: Final = 30.0
-
-
-def free_port() -> int:
-    """Return a free TCP port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start_service(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start the API and a worker with an empty SQLite database in ``folder``."""
-    environment = {
-        **os.environ,
-        "WARPTUNE_DATABASE_URL": f"sqlite:///{folder}/warptune.db",
-        "WARPTUNE_ARTIFACTS_URL": str(folder / "artifacts"),
-        "WARPTUNE_LOG_LEVEL": "WARNING",
-    }
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    return subprocess.Popen(command, env=environment, start_new_session=True)
-
-
-def wait_until_up(client: Client, service: subprocess.Popen[bytes]) -> None:
-    """Wait until the service answers."""
-    deadline = time.monotonic() + START_S
-    while not client.is_up():
-        if service.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit("the service did not start; see its messages above")
-        time.sleep(0.1)
 
 
 def run(console: Console, client: Client) -> int:
@@ -82,21 +49,21 @@ def run(console: Console, client: Client) -> int:
 
 def main() -> int:
     """Run the demo."""
-    console, port = Console(), free_port()
-    with tempfile.TemporaryDirectory(prefix="warptune-demo-") as folder, Client(f"http://127.0.0.1:{port}") as client:
-        service = start_service(Path(folder), port)
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="warptune-demo-") as folder:
+        settings = {
+            "WARPTUNE_DATABASE_URL": f"sqlite:///{folder}/warptune.db",
+            "WARPTUNE_ARTIFACTS_URL": f"{folder}/artifacts",
+        }
         try:
-            wait_until_up(client, service)
-            return run(console, client)
-        except ApiError as error:
+            with private_service(settings) as client:
+                return run(console, client)
+        except (ApiError, NotStartedError) as error:
             console.print(f"[red]{error}[/]")
             return 1
         except KeyboardInterrupt:
             console.print("stopped")
             return 130
-        finally:
-            service.send_signal(signal.SIGTERM)
-            service.wait()
 
 
 if __name__ == "__main__":

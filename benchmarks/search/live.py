@@ -7,15 +7,9 @@ is wrong. What a job said is added to ``live.jsonl`` at once; jobs that are in i
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,6 +17,7 @@ import pandas as pd
 
 from benchmarks.search.tables import TABLES, Part, Table
 from service.cli.client import Client
+from service.cli.private import private_service
 
 SAID: Final = Path(__file__).parent / "live.jsonl"
 
@@ -33,13 +28,11 @@ OVERRIDES: Final[dict[Kind, dict[str, str]]] = {
     "default": {},
 }
 
-START_S: Final = 60.0
-
 
 def run(part: Part, kind: Kind, jobs: int, steps: int) -> None:
     """Run jobs on the tables in turn, each round with another seed, until ``jobs`` of this kind are stored."""
     done = {(job["table"], job["seed"]) for job in stored(part, kind, steps)}
-    with tempfile.TemporaryDirectory(prefix="warptune-live-") as folder, _service(Path(folder)) as client:
+    with tempfile.TemporaryDirectory(prefix="warptune-live-") as folder, private_service(_settings(folder)) as client:
         datasets = dict[str, str]()
         for number in range(jobs):
             seed, index = divmod(number, len(TABLES[part]))
@@ -98,27 +91,9 @@ def _csv(table: Table, path: Path) -> Path:
     return path
 
 
-@contextmanager
-def _service(folder: Path) -> Iterator[Client]:
-    """Start a service on a free port of this machine; stop it at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
+def _settings(folder: str) -> dict[str, str]:
+    return {
         "WARPTUNE_DATABASE_URL": f"sqlite:///{folder}/ledger.db",
-        "WARPTUNE_ARTIFACTS_URL": str(folder / "artifacts"),
+        "WARPTUNE_ARTIFACTS_URL": f"{folder}/artifacts",
         "WARPTUNE_LOG_LEVEL": "ERROR",
     }
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    server = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
-    try:
-        with Client(f"http://127.0.0.1:{port}") as client:
-            deadline = time.monotonic() + START_S
-            while not client.is_up():
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("the service did not start")
-                time.sleep(0.3)
-            yield client
-    finally:
-        server.terminate()
-        server.wait(30)

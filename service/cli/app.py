@@ -5,11 +5,12 @@ Heavy imports are inside the commands, so that ``warptune show`` does not wait f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from service.cli import offline, remote, serve
+from service.cli import offline, remote, serve, tune
 from service.cli.console import say
 from service.version import VERSION
 
@@ -30,11 +31,12 @@ def warptune(
 ) -> None:
     """Tune WarpAdam's distortion matrix P on your task, and find out whether P helps.
 
-    Start the service with `warptune serve`, then queue a job: `warptune submit examples/digits-mlp.yaml --watch`
+    On a file of your own: `warptune tune churn.csv --target churned`
     """
 
 
-_PANELS = {
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Start here": (tune.tune,),
     "Processes": (serve.serve, serve.worker, serve.migrate),
     "Jobs": (remote.submit, remote.jobs, remote.show, remote.extend, remote.cancel, remote.delete),
     "Results": (remote.export, remote.report, offline.replay),

@@ -119,7 +119,7 @@ def export(
 ) -> None:
     """Write the recommended config of a job to a file: as data, a script, its learned P, or everything in a zip."""
     with connected(url) as client:
-        _write(client.export(job, fmt), output)
+        save(client.export(job, fmt), output)
 
 
 def report(
@@ -129,7 +129,7 @@ def report(
 ) -> None:
     """Write the report of a job that has succeeded: one HTML file that you can open offline."""
     with connected(url) as client:
-        _write(client.report(job), output)
+        save(client.report(job), output)
 
 
 def upload(
@@ -228,7 +228,7 @@ def _announce(client: Client, job_id: str, watch: bool) -> None:
     show_recommendation(out, client.recommendation(job_id))
 
 
-def _write(content: bytes, output: Path | None) -> None:
+def save(content: bytes, output: Path | None) -> None:
     """Write a complete file or none; without a name, write to standard output."""
     if output is None:
         sys.stdout.buffer.write(content)

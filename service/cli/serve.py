@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
@@ -27,6 +28,8 @@ from service.cli.console import failure
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+WithParent = Annotated[bool, typer.Option(hidden=True, help="Stop when standard input is closed.")]
 
 STOP_S: Final = 10.0
 """Time that the worker gets to give its job back before it is killed."""
@@ -44,6 +47,7 @@ def serve(
     ] = None,
     port: Annotated[int | None, typer.Option(help="TCP port. Default: WARPTUNE_PORT, else 8000.")] = None,
     worker: Annotated[bool, typer.Option(help="Also start a worker, which runs the jobs.")] = True,
+    with_parent: WithParent = False,
 ) -> None:
     """Start the service: the API, the dashboard and one worker. Stop it with Ctrl-C.
 
@@ -65,6 +69,9 @@ def serve(
             if keeper:
                 keeper.start()
 
+        if with_parent:
+            stop = partial(signal.raise_signal, signal.SIGTERM)
+            threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
         app = create_app(settings, on_startup)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # after its shutdown, uvicorn raises the signal again
@@ -77,7 +84,7 @@ def serve(
 
 
 def worker(
-    with_parent: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input is closed.")] = False,
+    with_parent: WithParent = False,
 ) -> None:
     """Start a worker: it runs the queued jobs of the database, one at a time, until you stop it."""
     with _process() as settings:
@@ -159,8 +166,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _stop_with_parent(stop: Callable[[], None]) -> None:
-    """Run in a thread of the worker: wait until the API closes our standard input or dies."""
-    sys.stdin.buffer.read()
+    """Run in a thread: wait until the process that started this one closes our standard input or dies."""
+    while os.read(0, 1024):  # sys.stdin would hold a lock that the end of the process needs
+        pass
     stop()
 
 

@@ -1,0 +1,122 @@
+# The command that starts from a file: what it refuses, what it shows, and what it leaves behind.
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tests.service.data import files
+
+LIMIT_S = 100
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "people.csv").write_bytes(files.csv(120, code=[f"{row:04d}-Q" for row in range(120)]))
+    return tmp_path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("WARPTUNE_")}
+    here = {"WARPTUNE_DATABASE_URL": f"sqlite:///{folder}/w.db", "WARPTUNE_ARTIFACTS_URL": f"{folder}/artifacts"}
+    return mine | here | {"COLUMNS": "200"}
+
+
+def tune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", "tune", *arguments]
+    return subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """The processes of a private service whose database is in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(folder) in process.environ().get("WARPTUNE_DATABASE_URL", ""):
+                found.append(process)
+        except psutil.Error:  # of another user, or gone
+            continue
+    return found
+
+
+REFUSED = {
+    "no file": (["gone.csv", "--target", "label"], "cannot read gone.csv: there is no such file"),
+    "a form of no name": (["people.csv", "-o", "best.txt"], "--output must end in one of .py, .zip"),
+    "half a column": (["people.csv", "--column", "code"], "--column must be two words with = between them"),
+    "half a split": (["people.csv", "--split", "code"], "--split must be two words with = between them"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_meant_is_refused_before_anything_starts(folder: Path, case: str) -> None:
+    (name, *options), message = REFUSED[case]
+    done = tune(folder, str(folder / name), *options)
+    assert done.returncode == 2
+    assert message in done.stderr.replace(f"{folder}/", "")
+    assert not (folder / "w.db").exists()
+
+
+def test_a_dry_run_shows_what_is_used_and_saves_a_spec(folder: Path) -> None:
+    people, spec = str(folder / "people.csv"), folder / "spec.yaml"
+    done = tune(folder, people, "--target", "label", "--column", "note=ignore", "--dry-run", "--save-spec", str(spec))
+    assert done.returncode == 0, done.stderr
+    assert "people.csv  120 rows, 2 inputs, classification: 2 distinct boolean values in 120 rows" in done.stdout
+    assert "! code: left out, nearly every row has another value" in done.stdout
+    assert "! note: left out, the job leaves it out" in done.stdout
+    saved = yaml.safe_load(spec.read_text())
+    assert (saved["name"], saved["dataset"]["columns"], saved["model"]["name"]) == (
+        "people.csv",
+        {"note": "ignore"},
+        "mlp",
+    )
+    assert not done.stderr
+    assert not processes_of(folder)
+
+
+def test_a_table_needs_a_target_and_a_wrong_one_is_named(folder: Path) -> None:
+    people = str(folder / "people.csv")
+    without = tune(folder, people)
+    assert (without.returncode, without.stdout) == (2, "")
+    assert "--target must name the column to predict, one of: code, age, city, note, label" in without.stderr
+    wrong = tune(folder, people, "--target", "lable")
+    assert wrong.returncode == 1
+    assert "dataset.target: must be one of age, city, note, label (got 'lable'). Did you mean 'label'?" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_one_command_answers_and_saves_what_it_recommends(folder: Path) -> None:
+    best = folder / "best.json"
+    small = ["--target", "label", "--trials", "2", "--steps", "20", "--metric", "val_roc_auc", "-o", str(best)]
+    done = tune(folder, str(folder / "people.csv"), *small)
+    assert done.returncode == 0, done.stderr
+    assert "Does P help?" in done.stdout
+    assert "next: warptune serve, then warptune report job-" in done.stdout
+    assert json.loads(best.read_text())["verdict"] in ("helps", "hurts", "no_difference", "inconclusive")
+    assert not processes_of(folder)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_job_and_every_process(folder: Path) -> None:
+    command = [sys.executable, "-m", "service", "tune", str(folder / "people.csv"), "--target", "label"]
+    process = subprocess.Popen(
+        command, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while len(processes_of(folder)) < 4 and time.monotonic() < deadline:  # the command, the API, a worker, a slot
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=LIMIT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGINT
+    assert "stopped; the trials of job-" in errors
+    assert not processes_of(folder)
