@@ -44,7 +44,8 @@ def run_bare(
     ``with_sklearn`` stands for an install of scikit-learn, which brings scipy.
     """
     names = refused() | (set() if ours else {"service", "search_spaces"})
-    names -= {"sklearn", "scipy"} if with_sklearn else set()
+    if with_sklearn:
+        names -= {"sklearn", "scipy"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PRELUDE.format(refused=sorted(names)) + code]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)

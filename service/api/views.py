@@ -158,8 +158,8 @@ class TrialView(View):
     params: dict[str, JsonValue] = Field(description="What the search chose.")
     config: dict[str, JsonValue] = Field(description="The optimizer's hyper-parameters.")
     value: float | None = Field(
-        description="What the search minimises: the validation loss at the last step reached, or 1 - accuracy (or R2), "
-        "or the time to the target. A miss costs the cap plus the loss that was left."
+        description="What the search minimises: the validation loss, or the cost of the score that is judged (1 - accuracy, "
+        "or the mean absolute error itself), or the time to the target. A miss costs the cap plus the loss that was left."
     )
     last_step: int
     seconds: float = Field(description="Training time.")
@@ -184,7 +184,9 @@ class PointView(View):
     train_loss: float
     val_loss: float
     seconds: float
-    val_score: float | None = Field(description="Accuracy, or R2, on the validation part.")
+    val_score: float | None = Field(
+        description="Score on the validation part, such as the accuracy; null where it is not defined."
+    )
 
 
 class TrialDetail(TrialView):

@@ -23,7 +23,10 @@ PIECE_BYTES: Final = 1 << 24
 """Bytes of an array that are in memory at once."""
 
 MOST_OUTLIERS: Final = 3
-"""Most rows that count as outliers, and at most one in 100: the largest of many rows are a heavy tail."""
+"""Most rows that count as outliers; at most one in 100 rows does, but for small tables."""
+
+FAR: Final = 5.0
+"""How many times as far from the median as all other values the outliers are."""
 
 AnyArray = npt.NDArray[Any]
 
@@ -112,20 +115,26 @@ def write_labels(y: AnyArray, target: Path, name: str) -> Column:
 
 
 def find_outliers(values: AnyArray) -> Outliers | None:
-    """Return the fewest values that hold half of the squared distances to the median; None if they are not few.
+    """Return the few values that are far from all others and hold half of the squared distances to the median.
+
+    None if there are no such values, as in a heavy tail, whose values are near the next ones.
 
     >>> find_outliers(np.array([1.0, 2.0, 3.0, 2.0, 102.0]))
     Outliers(value=102.0, rows=1, squares=0.99980004, distances=0.98039216)
     """
-    distances = np.abs(np.asarray(values, dtype=np.float64) - (np.median(values) if len(values) else 0.0))
+    values = np.asarray(values, dtype=np.float64)
+    distances = np.abs(values - np.median(values)) if len(values) else values
     if not distances.any():
         return None
     order = np.argsort(-distances, kind="stable")
     shares = distances[order] / distances[order[0]]  # of the largest, so that no square is too large
-    squares = np.cumsum(shares**2) / (shares**2).sum()
-    rows = int(np.searchsorted(squares, MOST_OF_IT)) + 1
-    if rows > min(MOST_OUTLIERS, max(1, len(values) // 100)):
+    most = min(MOST_OUTLIERS, max(1, len(values) // 100))
+    gaps = np.flatnonzero(shares[:most] >= FAR * shares[1 : most + 1])
+    if not len(gaps):
         return None
-    share = float(shares[:rows].sum() / shares.sum())
-    value = float(np.asarray(values)[order[0]])
-    return Outliers(value=value, rows=rows, squares=round(float(squares[rows - 1]), 8), distances=round(share, 8))
+    rows = int(gaps[0]) + 1
+    squares, share = ((shares[:rows] ** power).sum() / (shares**power).sum() for power in (2, 1))
+    if squares < MOST_OF_IT:
+        return None
+    value = float(values[order[0]])
+    return Outliers(value=value, rows=rows, squares=round(float(squares), 8), distances=round(float(share), 8))

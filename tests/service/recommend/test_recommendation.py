@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from service.data.catalog import BUNDLED
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.ledger.queries import stored_curve
-from service.planning.objective import Objective
+from service.planning.objective import Objective, decided_by_outliers
 from service.planning.plan import JobPlan, make_plan
+from service.recommend.findings import make_findings
 from service.recommend.luck import FIRST_FOUND
 from service.recommend.recommendation import (
     Finalist,
@@ -22,6 +24,7 @@ from service.recommend.recommendation import (
     why_blind,
 )
 from service.result.job_result import TrivialResult, Word
+from service.spec.dataset_info import Outliers
 from service.spec.job import JobSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, TrivialScores
@@ -496,3 +499,50 @@ def test_the_figures_never_say_another_word_than_the_verdict(plan: JobPlan, warp
         assert result.statistics is not None
         assert result.statistics.word is result.verdict
         assert result.statistics.more_pairs is None
+
+
+def test_runs_whose_test_part_has_no_score_are_not_said_to_have_failed(plan: JobPlan) -> None:
+    objective = Objective(metric="val_roc_auc", target=None, steps=10, max_seconds=60.0)
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
+    for run in found:
+        run.test_score = None if run.seed == 3 else run.test_score
+    result = recommend(plan, finalists, found, objective)
+    assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
+    assert result.reason.startswith("the ROC AUC is not defined on the test part of 1 of 8 seeds")
+
+
+@pytest.mark.parametrize(
+    ("metric", "transform", "decided"),
+    [
+        ("val_loss", "standardise", True),
+        ("steps_to_target", "standardise", True),
+        ("val_r2", "standardise", True),
+        ("val_loss", "quantile", False),
+        ("val_loss", "log1p", False),
+        ("val_rmse", "quantile", True),  # in units of the target, the odd row is as far as ever
+        ("val_mae", "standardise", False),  # its share of the distances is small
+        ("val_median_absolute_error", "standardise", False),
+    ],
+)
+def test_a_metric_that_a_few_odd_rows_decide_gives_no_word(metric: str, transform: str, decided: bool) -> None:
+    odd = Outliers(value=99.0, rows=2, squares=0.8, distances=0.2)
+    said = decided_by_outliers(metric, transform, odd)
+    assert (said is not None) is decided
+    assert not decided or "2 rows, with targets such as 99, decide" in str(said)
+    assert decided_by_outliers(metric, transform, None) is None
+
+
+@pytest.mark.parametrize(("low", "kinds"), [(-2.0, "quantile"), (0.0, "quantile or log1p")])
+def test_a_target_with_odd_rows_takes_the_word_and_the_advice_fits_the_target(low: float, kinds: str) -> None:
+    body = {"dataset": {"name": "diabetes"}, "model": {"name": "mlp"}, "search_space": {"preset": "quick"}}
+    odd = Outliers(value=1e6, rows=1, squares=0.9999, distances=0.9)
+    info = replace(BUNDLED["diabetes"].info, target_low=low, target_outliers=odd)
+    plan = make_plan(JobSpec.model_validate(body), info)
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
+    result = recommend(plan, finalists, found, LOSS)
+    assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
+    assert result.reason.startswith("one row, whose target is 1e+06, decide")
+    (advice,) = make_findings(plan, result, finalists, [], found, LOSS).advice
+    assert advice.endswith(f"dataset.target_transform {kinds}")

@@ -12,6 +12,7 @@ from service.recommend.verdict import compare
 from service.recommend.wording import explain, explain_disagreement
 from service.result.job_result import Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_TRIALS
+from service.spec.metrics import METRICS
 from tests.service.recommend.test_verdict import BASE, LUCKY, SURE, shifted
 
 LOSS = Objective(metric="val_loss", target=None, steps=10, max_seconds=60.0)
@@ -167,3 +168,24 @@ def test_validation_and_test_that_disagree_are_both_quoted() -> None:
         "validation says that P helps (the cost is 19.2 % lower), test says the opposite (it is 28.7 % higher): the "
         "parts of this dataset are not alike"
     )
+
+
+@pytest.mark.parametrize(
+    ("metric", "start"),
+    [
+        ("val_accuracy", r"with P the test accuracy is [\d.]+ %, without it -?[\d.]+ %: the error is 28.7 % lower"),
+        ("val_roc_auc", r"with P the test ROC AUC is -?0.\d{4}, without it -?0.\d{4}: 1 - ROC AUC is 28.7 % lower"),
+        ("val_mae", r"with P the test mean absolute error is [\d.]+, without it [\d.]+: it is 28.7 % lower"),
+    ],
+)
+def test_a_score_is_said_as_people_write_it(metric: str, start: str) -> None:
+    objective = Objective(metric=metric, target=None, steps=10, max_seconds=60.0)
+    assert re.match(start + " at equal steps", said(judged(0.3), objective=objective)[0])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_sentence_names_two_metrics_at_once(metric: str) -> None:
+    objective = Objective(metric=f"val_{metric}", target=None, steps=10, max_seconds=60.0)
+    effect = said(judged(0.3), objective=objective)[0]
+    assert METRICS[metric].label in effect
+    assert " or " not in effect
