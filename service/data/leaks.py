@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -11,7 +11,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from service.data.arrays import AnyArray
 from service.data.prepared_files import Rows
 from service.data.sources import RowSource, Table
-from service.data.splits import copies
+from service.data.splits import RowSplit, copies
 
 MAX_ROWS: Final = 10_000
 """Rows of a part that are looked at."""
@@ -22,23 +22,36 @@ MAX_COLUMNS: Final = 200
 LEAVES: Final = 32
 """Leaves of the tree that predicts the target from one column."""
 
+PART_NAMES: Final = {"train": "training", "val": "validation", "test": "test"}
+
 TELLTALE: Final = 0.02
 """Share of the trivial predictor's error that is left if one column holds the answer."""
 
 
 def suspicions(source: RowSource, seed: int) -> Iterator[str]:
     """Say what may be wrong with the rows and columns of a job, one sentence each."""
+    parts = source.split.parts(source.rows, seed, source.target.classes, source.target.labels)
+    if source.split.values is not None:
+        sizes = (f"{name} has {_size(source.split, parts[part])}" for part, name in PART_NAMES.items())
+        yield f"the rows are split by {source.split.by}: {', '.join(sizes)}"
     if source.split.together is not None:
         count = f"{copies(source.split.together):,} of {source.rows:,} rows"
         yield f"{count} have another row with the same features; such rows are kept in one part"
     if isinstance(source, Table) and source.target.values is not None:
-        yield from _telltale_columns(source, seed)
+        yield from _telltale_columns(source, parts)
 
 
-def _telltale_columns(table: Table, seed: int) -> Iterator[str]:
+def _size(split: RowSplit, rows: Rows) -> str:
+    assert split.values is not None, "only called for a split by a column"
+    size, values = f"{len(rows):,} rows", split.values[rows]
+    if split.by == "group":
+        return f"{size} of {len(np.unique(values)):,} groups"
+    return size
+
+
+def _telltale_columns(table: Table, parts: Mapping[str, Rows]) -> Iterator[str]:
     """Name the columns that predict the target nearly perfectly on their own."""
     assert table.target.values is not None, "autoencoding has no target"
-    parts = table.split.parts(table.rows, seed, table.target.classes)
     train, val = (np.random.default_rng(0).permutation(parts[part])[:MAX_ROWS] for part in ("train", "val"))
     classes = table.target.classes
     y = np.asarray(table.target.values, np.float64) if classes is None else classes

@@ -164,7 +164,8 @@ def write_split(source: Source, model: ModelSpec, seed: int, folder: Path, kept_
         save_arrays(collocation(source.name, seed), folder)
     else:
         in_drawn_order = isinstance(source, Arrays) and source.keeps_draw_order
-        parts = source.split.parts(source.rows, seed, source.target.classes, keeps_draw_order=in_drawn_order)
+        target = source.target
+        parts = source.split.parts(source.rows, seed, target.classes, target.labels, keeps_draw_order=in_drawn_order)
         encoder = source.encoder(parts["train"])
         for part, rows in parts.items():
             shape = (len(rows), encoder.width)

@@ -10,7 +10,7 @@ Rows that are the same in every feature also stay together, as a model would hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,13 +58,22 @@ class RowSplit:
     values: AnyArray | None = None
     together: Rows | None = None
 
-    def parts(self, rows: int, seed: int, classes: AnyArray | None, *, keeps_draw_order: bool = False) -> Parts:
+    def parts(
+        self,
+        rows: int,
+        seed: int,
+        classes: AnyArray | None,
+        labels: Sequence[str] = (),
+        *,
+        keeps_draw_order: bool = False,
+    ) -> Parts:
         """Return the rows of each part. ``time`` and ``column`` do not depend on the seed.
 
         Args:
             rows: How many rows there are.
             seed: Draws the parts.
             classes: Class index of each row, if there are classes.
+            labels: Names of the classes, for errors.
             keeps_draw_order: Whether the rows of a part stay in the order in which they were drawn.
 
         Raises:
@@ -84,7 +93,7 @@ class RowSplit:
             parts = _by_unit(self.together, seed, classes)
         else:
             parts = _at_random(np.arange(rows), seed, classes)
-        _check(parts, classes, self.by)
+        _check(parts, classes, labels, self.by)
         return parts if keeps_draw_order else {part: np.sort(drawn) for part, drawn in parts.items()}
 
 
@@ -141,7 +150,7 @@ def _by_time(times: AnyArray) -> Parts:
     return dict(zip(SPLIT_PARTS, np.split(order, [first, second]), strict=True))
 
 
-def _check(parts: Parts, classes: AnyArray | None, by: str) -> None:
+def _check(parts: Parts, classes: AnyArray | None, labels: Sequence[str], by: str) -> None:
     empty = [part for part, rows in parts.items() if not len(rows)]
     if empty:
         raise JobFailedError(f"dataset.split by {by} leaves no row for the {empty[0]} part; split by something finer")
@@ -149,9 +158,10 @@ def _check(parts: Parts, classes: AnyArray | None, by: str) -> None:
         return
     missing = np.setdiff1d(classes, classes[parts["train"]])
     if len(missing):
+        name = repr(labels[missing[0]]) if labels else f"number {missing[0]}"
         raise JobFailedError(
-            f"dataset.split by {by} leaves class number {missing[0]} without a row in the training part; "
-            "leave the class out, or split in another way"
+            f"dataset.split by {by} leaves no training row of the class {name}, so no model can learn it; split in "
+            "another way, or remove the rows of this class"
         )
 
 

@@ -70,6 +70,9 @@ Curves = Sequence[tuple[Sequence[CurvePoint], Sequence[CurvePoint]]]
 TOO_GOOD: Final = 0.002
 """Share of the trivial predictor's loss below which a model is implausibly good."""
 
+ENOUGH_ROWS: Final = 500
+"""Rows of a table from which on that is said: of a few test rows, an honest model can have all right."""
+
 EARLY: Final = 0.6
 """Share of the steps: a best point before that means that the rest of the run was of no use."""
 
@@ -112,7 +115,7 @@ def make_findings(
         ],
         pareto=pareto(rivals) if plan.spec.objective.trade_off else [],
         pruning=_pruning(plan, searched),
-        advice=[*notes, *_too_good(result), *_advice(plan, result, runs), *_left_out(searched, by_arm)],
+        advice=[*notes, *_too_good(plan, result), *_advice(plan, result, runs), *_left_out(searched, by_arm)],
         family=family,
     )
 
@@ -223,10 +226,11 @@ def _advice_on_outliers(plan: JobPlan) -> Iterator[str]:
         )
 
 
-def _too_good(result: Recommendation) -> Iterator[str]:
+def _too_good(plan: JobPlan, result: Recommendation) -> Iterator[str]:
     """Say that a model is implausibly good, which may mean that test rows are known from training."""
     losses = [arm.mean_test_loss for arm in result.finalists if arm.mean_test_loss is not None]
-    if result.trivial is not None and losses and min(losses) < TOO_GOOD * result.trivial.mean_test_loss:
+    is_table = plan.spec.dataset.id is not None and plan.info.columns and plan.info.rows >= ENOUGH_ROWS
+    if is_table and result.trivial is not None and losses and min(losses) < TOO_GOOD * result.trivial.mean_test_loss:
         yield (
             f"a test loss of {min(losses):.2g}, where {result.trivial.predicts} has "
             f"{result.trivial.mean_test_loss:.2g}, is nearly perfect: check that no feature holds the answer "

@@ -133,9 +133,11 @@ def _check_split(session: Session, spec: JobSpec, job_id: str | None) -> None:
         job_id = earlier.warm_start.job if earlier.warm_start is not None else None
 
 
-def _split_by(spec: JobSpec) -> dict[str, Scalar]:
+def _split_by(spec: JobSpec) -> dict[str, Scalar | None]:
     """Return what decides, besides the data, which rows and tasks of a job judge."""
-    decided: dict[str, Scalar] = {"seed": spec.seed}
+    decided: dict[str, Scalar | None] = {"seed": spec.seed}
+    if spec.family is None:
+        decided |= {f"dataset.split.{name}": value for name, value in spec.dataset.split.model_dump().items()}
     family = spec.family
     if family is not None and family.group_by is not None:
         decided |= {"family.group_by": family.group_by, "family.bins": family.bins}

@@ -202,6 +202,18 @@ def test_rows_that_p_was_learned_on_may_not_judge(
     assert error["message"].startswith(f"must be 0, the seed of {source}")
 
 
+def test_a_warm_start_needs_the_split_of_the_job_that_learned_p(
+    client: TestClient, learned: Learned, db: Database, spec: SpecMaker
+) -> None:
+    source = learned()
+    with db.write() as session:
+        row = session.scalars(select(Job).where(Job.id == source)).one()
+        row.spec = {**row.spec, "dataset": {"name": "wine", "split": {"by": "group", "column": "patient"}}}
+    (error,) = refused(client, db, spec(warm_start={"job": source}))
+    assert (error["field"], error["value"]) == ("dataset.split.by", "random")
+    assert error["message"].startswith(f"must be 'group', the dataset.split.by of {source}")
+
+
 @pytest.mark.parametrize(
     ("family", "field", "expected"),
     [

@@ -48,7 +48,7 @@ def opened(content: bytes, folder: Path, **split: Any) -> Table:
 
 
 def parts_of(table: Table, seed: int = 0) -> dict[str, Any]:
-    return table.split.parts(table.rows, seed, table.target.classes)
+    return table.split.parts(table.rows, seed, table.target.classes, table.target.labels)
 
 
 @given(st.lists(st.integers(0, 30), min_size=40, max_size=200), st.integers(0, 2**20), st.booleans())
@@ -109,7 +109,7 @@ def test_a_column_says_the_part_of_each_row(tmp_path: Path) -> None:
 def test_a_class_that_the_training_part_lacks_is_an_error(tmp_path: Path) -> None:
     parts = np.where(LABELS == 1, "test", RNG.choice(["train", "val"], ROWS))
     table = opened(visits(part=parts), tmp_path, by="column", column="part")
-    with pytest.raises(JobFailedError, match="leaves class number 1 without a row in the training part"):
+    with pytest.raises(JobFailedError, match="leaves no training row of the class 'class 1'"):
         parts_of(table)
 
 
