@@ -158,9 +158,8 @@ class TrialView(View):
     params: dict[str, JsonValue] = Field(description="What the search chose.")
     config: dict[str, JsonValue] = Field(description="The optimizer's hyper-parameters.")
     value: float | None = Field(
-        description="What the search minimises: the validation loss, the cost of the score that is judged (such as "
-        "1 - accuracy, or the mean absolute error itself), or the time to the target. A miss costs the cap plus the rest "
-        "of the loss."
+        description="What the search minimises: the validation loss, or the cost of the score that is judged, such as "
+        "1 - accuracy, or the time to the target. A miss costs the cap plus the loss that was left."
     )
     last_step: int
     seconds: float = Field(description="Training time.")

@@ -59,13 +59,16 @@ def _telltale_columns(table: Table, parts: Mapping[str, Rows]) -> Iterator[str]:
     def error(predicted: AnyArray, part: Rows) -> float:
         return float(np.square(predicted - y[part]).mean() if classes is None else (predicted != y[part]).mean())
 
-    trivial = np.array([y[train].mean() if classes is None else np.bincount(classes[train]).argmax()])
+    def error_of_constant(part: Rows) -> float:
+        """Return the error of the constant that is best for the part, so that an outlier elsewhere changes nothing."""
+        return float(y[part].var() if classes is None else 1 - np.bincount(classes[part]).max() / len(part))
+
     for column in [column for column in table.columns if column.width][:MAX_COLUMNS]:
         values = table.column(column.name)
         x = values if column.is_numeric else np.unique(values, return_inverse=True)[1]
         tree = (DecisionTreeRegressor if classes is None else DecisionTreeClassifier)(max_leaf_nodes=LEAVES)
         tree.fit(x[train, None], y[train])
-        if all(error(tree.predict(x[part, None]), part) < TELLTALE * error(trivial, part) for part in (train, val)):
+        if all(error(tree.predict(x[part, None]), part) < TELLTALE * error_of_constant(part) for part in (train, val)):
             yield (
                 f"column {column.name!r} alone tells the target nearly perfectly: exclude it (dataset.exclude) unless "
                 "it is known when the model is used"

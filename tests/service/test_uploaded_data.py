@@ -143,7 +143,7 @@ def test_a_model_that_always_predicts_the_majority_gets_no_word(
     assert make_worker().run_next()
     result = api.get(links["recommendation"]).json()
     expected = (
-        "neither adamw nor warpadam is better on test than always predicting the most frequent class (accuracy 0.98"
+        "neither adamw nor warpadam is better on test than always predicting the most frequent class (accuracy 98"
     )
     assert (result["verdict"], result["arm"]) == ("inconclusive", "adamw")
     assert result["reason"].startswith(expected)
@@ -162,4 +162,4 @@ def test_a_model_that_always_predicts_the_majority_gets_no_word(
     exported = api.get(links["export"]).json()
     assert exported["summary"] == result["summary"]
     script = api.get(links["export"], params={"format": "python"}).text
-    assert "Mean test accuracy: 0.98" in script
+    assert "Mean test accuracy: 98" in script

@@ -57,17 +57,19 @@ def median_target(y: Tensor, outputs: int) -> Tensor:
     return y.median(0).values
 
 
-class LargestError:
+class AbsoluteError:
     """The toy metric; lower is better."""
 
     def collect(self, output: Tensor, y: Tensor) -> Tensor:
-        return (output - y).abs().max()
+        return (output - y).abs()
 
-    def compute(self, largest: Sequence[Tensor]) -> float:
-        return float(max(largest))
+    def compute(self, errors: Sequence[Tensor]) -> float:
+        import torch
+
+        return float(torch.cat(list(errors)).mean())
 
 
-LARGEST_ERROR = LargestError()
+ABSOLUTE_ERROR = AbsoluteError()
 
 OPTIMIZERS.register(
     OptimizerEntry(
@@ -87,7 +89,7 @@ TASKS.register(
     TaskEntry(
         name="median_regression",
         loss="torch.nn.functional:l1_loss",
-        metric="largest_error",
+        metric="absolute_error",
         example="service.training.tasks:example_numbers",
         trivial=Trivial(
             output=f"{__name__}:median_target",
@@ -98,10 +100,10 @@ TASKS.register(
 )
 METRICS.register(
     MetricEntry(
-        name="largest_error",
+        name="absolute_error",
         tasks=("median_regression",),
-        score=f"{__name__}:LARGEST_ERROR",
-        title="largest error",
+        score=f"{__name__}:ABSOLUTE_ERROR",
+        title="absolute error",
         best=0.0,
         higher_is_better=False,
     )

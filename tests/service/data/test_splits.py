@@ -38,11 +38,9 @@ def visits(**more: Any) -> bytes:
     return csv(**measured, **more, y=[f"class {label}" for label in LABELS])
 
 
-def opened(content: bytes, folder: Path, **split: Any) -> Table:
+def opened(content: bytes, folder: Path, *, task: str = "classification", **split: Any) -> Table:
     read(content, folder)
-    source = stored_source(
-        folder / "kept", DatasetSpec(id="ds-1", target="y", split=SplitSpec(**split)), "classification"
-    )
+    source = stored_source(folder / "kept", DatasetSpec(id="ds-1", target="y", split=SplitSpec(**split)), task)
     assert isinstance(source, Table)
     return source
 
@@ -165,6 +163,15 @@ def test_a_column_that_holds_the_answer_is_named(tmp_path: Path) -> None:
     notes = list(suspicions(opened(visits(told=told), tmp_path), 0))
     assert len(notes) == 1
     assert notes[0].startswith("column 'told' alone tells the target nearly perfectly")
+
+
+def test_an_outlier_in_training_makes_no_column_suspect(tmp_path: Path) -> None:
+    target = RNG.normal(size=ROWS)
+    content = csv(**{n: MEASURED[:, i].tolist() for i, n in enumerate("abc")}, y=target.round(4).tolist())
+    source = opened(content, tmp_path, task="regression")
+    source = replace(source, target=Target.of(target, Task.REGRESSION))
+    target[source.split.parts(ROWS, 0, None)["train"][5]] = 1e5
+    assert list(suspicions(source, 0)) == []
 
 
 @pytest.mark.parametrize("load", ["load_iris", "load_wine", "load_breast_cancer"])

@@ -189,7 +189,7 @@ def check_zip(job: Job, result: JobResult, store: ArtifactStore, path: Path) -> 
     assert all(got == pytest.approx(recorded, abs=1e-6) for got, recorded in losses)
     replayed = CliRunner().invoke(app, ["replay", str(path)])
     assert replayed.exit_code == 0, replayed.output
-    assert replayed.stdout.count("recorded") == runs
+    assert replayed.stdout.count("test loss") == runs
     assert replayed.stdout.endswith("replayed: the losses agree\n")
     spoil(path, manifest)
 
