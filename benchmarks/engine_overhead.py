@@ -65,7 +65,7 @@ class EmptyTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         return {"val_loss": 0.5, "done": True}
 
-    def reset_config(self, _: dict[str, Any]) -> bool:  # type: ignore[override]
+    def reset_config(self, _: dict[str, Any]) -> bool:
         return True
 
 
@@ -75,7 +75,8 @@ class Clock(tune.Callback):
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def on_trial_complete(self, **_: Any) -> None:  # type: ignore[override]
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, trial, info
         self.ends.append(time.perf_counter())
 
 
@@ -140,7 +141,7 @@ def plain_optuna(trials: int) -> float:
     """Ask, report and tell with plain Optuna, on the same space and storage; return the seconds per trial."""
     with tempfile.TemporaryDirectory() as folder:
         work, close = search(folder, trials, "optuna")
-        study = optuna.create_study(study_name="plain", storage=work._projection._storage)
+        study = optuna.create_study(study_name="plain", storage=work._arm_study._storage)
         ends = []
         for number in range(trials):
             study.sampler = optuna.samplers.RandomSampler(seed=number)

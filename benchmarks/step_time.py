@@ -46,7 +46,7 @@ def layers(*widths: int) -> Shapes:
 
 def transformer(width: int, depth: int, vocabulary: int, context: int) -> Shapes:
     """Return the shapes of a transformer with biases and two norms in each layer."""
-    block = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
+    block: Shapes = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
     layer: Shapes = [shape for matrix in block for shape in (matrix, matrix[:1])] + [(width,)] * 4
     ends: Shapes = [(vocabulary, width), (context, width), (width,), (width,), (vocabulary, width), (vocabulary,)]
     return layer * depth + ends

@@ -28,8 +28,9 @@ ADAM: Final[Mapping[str, Domain]] = {
 """What every arm may tune. One range for all: WarpAdam gets no more freedom on these than the baseline, and less in
 `quick`, which keeps its weight decay off."""
 
-LADDER: Final = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 0.1)
-"""Learning rates that AdamW tries first: from the most likely one outwards, so that a short search has a good start."""
+LADDER: Final = (1e-2, 1e-3, 3e-2, 3e-3, 0.1, 3e-4)
+"""Learning rates that AdamW tries first, in the order in which they made the best of a set better on the tables of
+``benchmarks/search``: a short search has a good start."""
 
 _ROTATION: Final = "kronecker/sandwich/rotation"
 _WHITENING: Final = "kronecker/pre/whitening"
@@ -82,21 +83,24 @@ QUICK: Final = _warpadam(
     ),
 )
 
-# The three strategies that are best at their own lr on single runs, and what matters most about them: lr and strategy.
-# The first trials span lr for the two learners that need no meta-gradient. Whitening steps are smaller than Adam's, so
-# its best lr is about three times as high. On small tables much weight decay is mostly better, and a diagonal P with a
-# small lr was the best of all on a third of them. A basis that is five steps old costs little and is nearly as good.
+# The strategies that are best at their own lr on single runs, and what matters most about them: lr and strategy.
+# The first trials are those of a set of eight that was best on the tables of `benchmarks/search`: they span lr for the
+# two learners that need no meta-gradient. Whitening steps are smaller than Adam's, so its best lr is about three times
+# as high. On small tables much weight decay is mostly better, and a diagonal P with a small lr was the best of all on a
+# third of them. A basis that is five steps old costs little and is nearly as good.
 DEFAULT: Final = _warpadam(
     "default",
-    (_WHITENING, _ROTATION, _DIAGONAL),
+    (_WHITENING, _ROTATION, _DIAGONAL, _KRONECKER),
     {"p_lr": Choice(values=(0.0, 0.03)), "meta_every": Choice(values=(2, 5))},
     tuple(
         _point(lr, strategy=strategy, p_lr=p_lr, meta_every=5, weight_decay=decay)
         for strategy, lr, decay, p_lr in (
-            (_WHITENING, 0.03, 0.01, 0.0),
             (_ROTATION, 0.01, 0.1, 0.0),
-            (_DIAGONAL, 0.001, 0.01, 0.03),
             (_WHITENING, 0.1, 0.1, 0.0),
+            (_DIAGONAL, 0.001, 0.01, 0.03),
+            (_ROTATION, 0.1, 0.1, 0.0),
+            (_WHITENING, 0.03, 0.01, 0.0),
+            (_KRONECKER, 0.003, 0.0, 0.03),
             (_ROTATION, 0.003, 0.1, 0.0),
             (_WHITENING, 0.01, 0.1, 0.0),
         )
@@ -111,7 +115,7 @@ WIDE: Final = _warpadam(
     (_ROTATION, _WHITENING, _KRONECKER, _DIAGONAL, _LOW_RANK),
     {"p_lr": _P_LR_OR_OFF, "meta_every": _META_EVERY, "p_decay": _P_DECAY, "cov_beta": _COV_BETA, "rank": _RANK},
     tuple(
-        {**values, "p_decay": 0.0} | ({} if values[STRATEGY] == _DIAGONAL else {"cov_beta": 0.95})
+        {**values, "p_decay": 0.0} | ({"cov_beta": 0.95} if values[STRATEGY] in (_ROTATION, _WHITENING) else {})
         for values in DEFAULT.first_trials
     ),
 )
@@ -130,12 +134,17 @@ PAPER: Final = _warpadam(
     ),
 )
 
-# The baseline: exactly the freedom on Adam's own numbers that WarpAdam has, and as many first trials, at PyTorch's
-# defaults for everything but lr.
+# The baseline: exactly the freedom on Adam's own numbers that WarpAdam has, and as many first trials. A ladder of lr
+# has much weight decay, which is mostly better on small tables; then come PyTorch's defaults, and a large lr with a
+# short memory.
 ADAMW: Final = SearchSpace(
     name="adamw",
     parameters=tuple(Parameter(name=name, domain=domain) for name, domain in ADAM.items()),
-    first_trials=tuple(_point(lr, beta2=0.999, weight_decay=0.01) for lr in LADDER),
+    first_trials=(
+        *(_point(lr, beta2=0.999, weight_decay=0.1) for lr in LADDER),
+        _point(1e-3, beta2=0.999, weight_decay=0.01),
+        _point(0.06, beta2=0.95, weight_decay=0.1),
+    ),
 )
 
 
@@ -167,6 +176,8 @@ MUON: Final = _baseline(
     _muon_point(0.1, 0.9, 0.03, "adamw"),
     _muon_point(0.002, 0.9, 0.001, "adamw"),
     _muon_point(0.03, 0.9, 0.01, "adamw", 0.1),
+    _muon_point(0.01, 0.95, 0.001, "muon", 0.1),
+    _muon_point(0.05, 0.95, 0.03, "muon", 0.1),
 )
 
 
@@ -192,6 +203,8 @@ SOAP: Final = _baseline(
     _soap_point(0.001, 0.9, 2),
     _soap_point(0.1, 0.9, 2),
     _soap_point(0.01, 0.9, 1, 0.1),
+    _soap_point(0.003, 0.9, 2, 0.1),
+    _soap_point(0.1, 0.9, 2, 0.1),
 )
 
 
@@ -215,6 +228,8 @@ SGD: Final = _baseline(
     _sgd_point(0.01, 0.9),
     _sgd_point(1.0, 0.0),
     _sgd_point(0.003, 0.9, 1e-3),
+    _sgd_point(0.03, 0.9, 1e-2),
+    _sgd_point(0.1, 0.9, 1e-2),
 )
 
 PRESETS: Final[Mapping[str, SearchSpace]] = {

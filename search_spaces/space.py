@@ -132,6 +132,17 @@ class SearchSpace:
         """Names of the parameters, parents first."""
         return tuple(parameter.name for parameter in self.parameters)
 
+    @property
+    def has_one_point(self) -> bool:
+        """Whether there is nothing to choose, as every parameter has one value.
+
+        >>> fixed = Parameter(name="lr", domain=Choice(values=(0.01,)))
+        >>> SearchSpace(name="mine", parameters=(fixed,)).has_one_point
+        True
+        """
+        domains = [parameter.domain for parameter in self.active(self.some_values())]
+        return all(len(d.values) == 1 if isinstance(d, Choice) else d.low == d.high for d in domains)
+
     def some_values(self) -> dict[str, Scalar]:
         """Return a legal assignment: the first of ``first_trials``, or the first or lowest value of each parameter."""
         if self.first_trials:

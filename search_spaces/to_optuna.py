@@ -58,7 +58,7 @@ def first_trials(space: SearchSpace) -> list[dict[str, Scalar]]:
 
     >>> from search_spaces import get_preset
     >>> first_trials(get_preset("adamw"))[0]
-    {'lr': 0.003, 'beta1': 0.9, 'beta2': 0.999, 'weight_decay': 0.01}
+    {'lr': 0.01, 'beta1': 0.9, 'beta2': 0.999, 'weight_decay': 0.1}
     """
     return [dict(values) for values in space.first_trials]
 

@@ -25,8 +25,31 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 GLOSSARY = (
-    *("job", "arm", "baseline", "control", "trial", "budget", "split", "finalist", "confirmation run", "seed pair"),
-    *("verdict", "p", "structure", "placement", "learner", "strategy", "family", "warm start", "break-even"),
+    *(
+        "job",
+        "arm",
+        "baseline",
+        "control",
+        "untuned adamw",
+        "trial",
+        "budget",
+        "split",
+        "finalist",
+        "confirmation run",
+        "seed pair",
+    ),
+    *(
+        "trivial predictor",
+        "verdict",
+        "p",
+        "structure",
+        "placement",
+        "learner",
+        "strategy",
+        "family",
+        "warm start",
+        "break-even",
+    ),
     *("worker", "engine", "slot"),
 )
 

@@ -1,6 +1,6 @@
 """Does the search find the best of every arm, and can its verdict be trusted? Judged on real tables.
 
-For each table and arm, a grid of configs is trained once on eight splits and seeds, with the validation and test loss
+For each table and arm, a grid of configs is trained once on sixteen splits and seeds, with the validation and test loss
 at every point (``dense.py``). On these dense tables, searches and verdicts can be repeated many times in seconds:
 
 - regret: the test loss of the finalist of a search over that of the config that is best by validation over all splits,
@@ -9,6 +9,7 @@ at every point (``dense.py``). On these dense tables, searches and verdicts can 
 
 The tables are in two parts. Those of ``design`` were looked at to choose the rules, those of ``judge`` were not.
 
+    python -m benchmarks.search live      # runs whole jobs with two equal arms; half a minute each
     python -m benchmarks.search dense     # trains what is missing: about ten minutes a table on one core
     python -m benchmarks.search           # repeats the searches and verdicts; writes results.json
 """

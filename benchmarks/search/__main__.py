@@ -10,25 +10,33 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.search import live
 from benchmarks.search.dense import file_of, make
-from benchmarks.search.searches import PEERS, DenseTable, regrets
+from benchmarks.search.searches import BEFORE, PEERS, DenseTable, regrets
 from benchmarks.search.tables import TABLES
-from benchmarks.search.verdicts import FACTORS, words
+from benchmarks.search.verdicts import FACTORS, LARGE, against_truth, words
 from service.result.job_result import Word
 
 RESULTS: Final = Path(__file__).parent / "results.json"
 ARMS: Final = ("adamw", "warpadam")
-SEARCHES: Final = ("ours", "ours, no race", *PEERS)
+SEARCHES: Final = ("ours", "ours, no race", BEFORE, *PEERS)
 
 
 def main() -> None:
     """Run the command of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("dense", "report"), default="report")
+    parser.add_argument("command", nargs="?", choices=("dense", "report", "live"), default="report")
     parser.add_argument("--part", choices=tuple(TABLES), default="judge", help="which tables (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=48, help="searches on each table (default: %(default)s)")
+    parser.add_argument("--kind", choices=tuple(live.OVERRIDES), default="equal", help="arms of live jobs")
+    parser.add_argument("--jobs", type=int, default=204, help="live jobs (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="steps of a run in live jobs (default: %(default)s)")
     given = parser.parse_args()
     tables = TABLES[given.part]
+    if given.command == "live":
+        live.run(given.part, given.kind, given.jobs, given.steps)
+        print(live.summary(live.stored(given.part, given.kind, given.steps)))
+        return
     if given.command == "dense":
         for name, load in tables.items():
             for arm in ARMS:
@@ -39,6 +47,7 @@ def main() -> None:
     there = {arm: [name for name in tables if file_of(name, arm).exists()] for arm in ARMS}
     found: dict[str, Any] = {arm: _regret(there[arm], arm, given.repeats) for arm in ARMS}
     found["verdicts"] = _verdicts(there["adamw"], given.repeats)
+    found["against truth"] = _against_truth([name for name in there["adamw"] if name in there["warpadam"]])
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.write_text(json.dumps(kept | {given.part: found}, indent=1) + "\n")
 
@@ -63,18 +72,36 @@ def _verdicts(names: list[str], repeats: int) -> dict[str, Any]:
     """Print and return how often each word is said of two arms, by how much better the second one is."""
     print(f"\nAdamW against AdamW, {repeats} pairs of searches on each of {len(names)} tables")
     found: dict[str, Any] = {}
-    for title, with_luck in (("without luck", False), ("with luck", True)):
+    tables = [DenseTable(name, "adamw") for name in names]
+    large = [table for table in tables if table.rows >= LARGE]
+    for title, chosen, with_luck in (
+        ("without luck", tables, False),
+        ("with luck", tables, True),
+        (f"with luck, {LARGE} rows or more", large, True),
+    ):
         total: dict[float, Counter[Word]] = {factor: Counter() for factor in FACTORS}
-        for name in names:
-            for factor, counts in words(DenseTable(name, "adamw"), repeats, with_luck=with_luck).items():
+        for table in chosen:
+            for factor, counts in words(table, repeats, with_luck=with_luck).items():
                 total[factor] += counts
         found[title] = {
             f"{factor:g}": {word: round(100 * counts[word] / counts.total(), 1) for word in Word}
             for factor, counts in total.items()
         }
         for factor, shares in found[title].items():
-            print(f"  {title:13} x{factor:5} " + "  ".join(f"{word} {share:5.1f} %" for word, share in shares.items()))
+            print(f"  {title:29} x{factor:5} " + "  ".join(f"{word} {share:5.1f} %" for word, share in shares.items()))
     return found
+
+
+def _against_truth(names: list[str]) -> dict[str, int]:
+    """Print and return how often a verdict agrees with the truth of the grids, where that is clear."""
+    print(f"\nWarpAdam against AdamW on {len(names)} tables, three splits each: word said, where the truth is clear")
+    total = Counter[str]()
+    for name in names:
+        said = against_truth(DenseTable(name, "adamw"), DenseTable(name, "warpadam"))
+        total += Counter(said)
+        print(f"  {name:14} {', '.join(said) or 'the truth is not clear'}")
+    print("  " + ", ".join(f"{words} {count}" for words, count in total.items()))
+    return dict(total)
 
 
 if __name__ == "__main__":

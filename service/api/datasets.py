@@ -6,11 +6,13 @@ nothing behind.
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import PurePath
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
+from annotated_types import Len
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
@@ -18,11 +20,12 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
 from service.api.problems import responses
 from service.api.views import Page, View
-from service.data.facts import ColumnKind, DatasetFacts, Layout
+from service.data.facts import Column, ColumnUse, DatasetFacts, Layout, Reading, Role, column_uses
 from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_of
 from service.db.models import DatasetRow
-from service.errors import FieldError, InvalidSpecError
+from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger import datasets as ledger
+from service.spec.data import DatasetSpec
 from service.spec.tasks import TaskName
 from service.submission.datasets import store_upload
 
@@ -48,13 +51,58 @@ class UploadQuery(StrictQuery):
         description="Where the service reads the file, instead of a body: the artifact store or an allowed folder.",
     )
     format: FileFormat | None = Field(None, description="Format of the file; null lets the ending of the name decide.")
+    encoding: str | None = Field(
+        None, max_length=40, pattern=r"^[\w-]+$", description="Encoding of a CSV file, such as utf-8 or cp1252."
+    )
+    delimiter: str | None = Field(None, max_length=3, description="What separates its cells: one character, or tab.")
+    decimal: Literal[".", ","] | None = Field(None, description="Decimal mark of the numbers in a table.")
+    thousands: Literal[".", ",", " ", "'"] | None = Field(None, description="What separates their thousands.")
+    na_values: Annotated[list[Annotated[str, Field(max_length=100, pattern=PRINTABLE)]], Len(0, 100)] | None = Field(
+        None, description="Cells of a table without a value, besides empty ones; null takes usual ones such as NA."
+    )
+
+    @property
+    def reading(self) -> Reading:
+        """How to read a table.
+
+        Raises:
+            InvalidSpecError: The encoding is unknown, or the delimiter cannot separate cells.
+        """
+        delimiter = "\t" if self.delimiter == "tab" else self.delimiter
+        if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0'):
+            wrong = "must be tab, or one ASCII character that is neither a quote nor the end of a line"
+            raise InvalidSpecError(FieldError("delimiter", self.delimiter, wrong))
+        if self.decimal and self.decimal in (delimiter, self.thousands):
+            raise InvalidSpecError(conflict("decimal", self.decimal, "must differ from delimiter and thousands"))
+        try:
+            encoding = codecs.lookup(self.encoding).name if self.encoding else None
+            b"a\xff\xfe".decode(encoding or "utf-8", "replace")
+        except (LookupError, UnicodeError) as error:  # base64 is no encoding of texts, and idna none of files
+            hint = "Common ones are utf-8, cp1252 and utf-16."
+            raise InvalidSpecError(FieldError("encoding", self.encoding, "must be a known encoding", hint)) from error
+        na_values = None if self.na_values is None else tuple(self.na_values)
+        return Reading(
+            encoding=encoding,
+            delimiter=delimiter,
+            decimal=self.decimal,
+            thousands=self.thousands,
+            na_values=na_values,
+        )
 
 
 class ColumnView(View):
-    """A column of a dataset."""
+    """A column of a dataset, and what a job does with it unless its spec says otherwise."""
 
     name: str
-    kind: ColumnKind = Field(description="Numbers are scaled, categories one-hot coded, texts hashed word by word.")
+    kind: str = Field(
+        description="number, category, boolean, date or text: what features are made of it. id, index or constant: why "
+        "it is left out."
+    )
+    role: Role
+    reason: str | None = Field(description="Why it is left out.")
+    features: int = Field(description="Features that it becomes.")
+    read_as: str | None = Field(description="How its numbers or dates are written, such as dd.mm.yyyy.")
+    warnings: list[str] = Field(description="What you may want to correct with dataset.columns in the spec of a job.")
     type: str = Field(description="Its type in the file.")
     missing: int = Field(description="Rows without a value.")
     first_missing: int | None = Field(description="The first of them, counted from 1.")
@@ -63,6 +111,7 @@ class ColumnView(View):
     low: float | None
     high: float | None
     task: TaskName = Field(description="What the job would train for with this target.")
+    task_reason: str
 
 
 class DatasetSummary(View):
@@ -85,6 +134,8 @@ class UploadedDataset(DatasetSummary):
     shape: list[int] = Field(description="Shape of a row of arrays and images, channels first.")
     characters: int = Field(description="Distinct characters of a text.")
     task: TaskName | None = Field(description="What a job without a target trains for; null for a table.")
+    reading: Reading = Field(description="How the file of a table was read.")
+    warnings: list[str] = Field(description="What you may want to correct in the file.")
 
 
 def _summary(row: DatasetRow) -> DatasetSummary:
@@ -94,10 +145,16 @@ def _summary(row: DatasetRow) -> DatasetSummary:
 
 def _view(row: DatasetRow) -> UploadedDataset:
     facts = DatasetFacts.from_json(row.facts)
-    columns = [ColumnView(**asdict(column), task=facts.suggested_task(column)) for column in facts.columns]
-    task = None if facts.layout is Layout.TABLE else facts.suggested_task(facts.target(None))
+    uses = zip(facts.columns, column_uses(facts, DatasetSpec()), strict=True)
+    columns = [_column_view(facts, column, use) for column, use in uses]
+    task = None if facts.layout is Layout.TABLE else facts.suggested_task(facts.target(None)).task
     found = asdict(facts) | {"columns": columns, "task": task}
     return UploadedDataset(**_summary(row).model_dump() | found)
+
+
+def _column_view(facts: DatasetFacts, column: Column, use: ColumnUse) -> ColumnView:
+    suggested = facts.suggested_task(column)
+    return ColumnView(**asdict(column) | asdict(use), task=suggested.task, task_reason=suggested.reason)
 
 
 BODY: Final[dict[str, object]] = {
@@ -125,14 +182,17 @@ async def upload_dataset(
     artifacts: ArtifactsDep,
     wanted: Annotated[UploadQuery, Query()],
 ) -> UploadedDataset:
-    """Upload a file: CSV, Parquet, NPZ, plain text, or a zip with a folder of images for each class."""
+    """Upload a file: CSV, Excel, Parquet, Feather, NPZ, plain text, or a zip with a folder of images for each class.
+
+    The answer says what each column of a table is taken for. The same file read in another way is another dataset.
+    """
     filename = wanted.filename or PurePath(wanted.url or "").name[-100:]
     fmt = wanted.format or format_of(filename)
     if fmt is None:
-        endings = ", ".join(known.suffix for known in FORMATS.values())
+        endings = ", ".join(known.suffixes[0] for known in FORMATS.values())
         hint = "Rename the file, or say what it is with the parameter format."
         raise InvalidSpecError(FieldError("filename", filename, f"must be a name that ends with {endings}", hint))
-    with Upload(fmt, request.app.state.max_dataset_bytes) as upload:
+    with Upload(fmt, request.app.state.max_dataset_bytes, wanted.reading) as upload:
         async for piece in request.stream():
             if piece and wanted.url is not None:
                 wrong = "must be left out if the body has a file"
@@ -161,7 +221,7 @@ def list_datasets(db: DatabaseDep, wanted: Annotated[PageQuery, Query()]) -> Pag
 
 @router.get("/{dataset_id}", responses=responses(404, 409, 422))
 def get_dataset(dataset_id: DatasetId, db: DatabaseDep) -> UploadedDataset:
-    """Show what an uploaded dataset holds: rows, columns, types, missing values, class balance."""
+    """Show what an uploaded dataset holds: rows, columns, what each is taken for, missing values, class balance."""
     return _view(ledger.require(db, dataset_id))
 
 

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from service.db.models import Job, Trial
 from service.db.studies import study_name
+from service.errors import OtherVersionError
 from service.ledger.queries import ArmSummary, ConfirmCounts
 from service.planning.arms import ArmPlan
-from service.planning.plan import JobPlan
+from service.planning.plan import JobPlan, plan_of
 from service.spec.job import BudgetSpec, JobSpec
 from service.states import ArmState, JobState, TrialState
 
@@ -94,15 +95,15 @@ class ArmView(View):
     study: str = Field(description="Name of the arm's study in the Optuna dashboard.")
 
     @classmethod
-    def of(cls, summary: ArmSummary, spec: Mapping[str, Any]) -> ArmView:
-        """Return the view of an arm of a job with this stored spec."""
+    def of(cls, summary: ArmSummary, spec: Mapping[str, Any], trials: Mapping[str, int]) -> ArmView:
+        """Return the view of an arm of a job with this stored spec; ``trials`` has the caps of its arms, if known."""
         arm, counts, best = summary
         caps = BudgetSpec().model_dump() | spec.get("budget", {})
         return cls(
             name=arm.name,
             state=arm.state,
             trials=counts,
-            trials_cap=caps["trials_per_arm"],
+            trials_cap=trials.get(arm.name, caps["trials_per_arm"]),
             seconds_used=arm.seconds_used,
             seconds_cap=caps["max_seconds"],
             best=best if best and best.value is not None else None,
@@ -132,11 +133,17 @@ class JobView(JobSummary):
     @classmethod
     def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: ConfirmCounts) -> JobView:
         """Return the view of a job."""
+        try:
+            plan = plan_of(job.spec, job.dataset_info)
+        except OtherVersionError:  # the job is shown all the same
+            trials = {}
+        else:
+            trials = {arm.name: plan.trials(arm) for arm in plan.arms}
         return cls(
             **JobSummary.model_validate(job).model_dump(),
             spec=job.spec,
             data_sha256=job.data_sha256,
-            arms=[ArmView.of(arm, job.spec) for arm in arms],
+            arms=[ArmView.of(arm, job.spec, trials) for arm in arms],
             confirm=confirm,
             links=JobLinks.of(job.id),
         )

@@ -110,12 +110,15 @@ class Client:
         """Return the HTML report of a job that has succeeded."""
         return self._send("GET", f"{_path(job_id)}/report").content
 
-    def upload(self, file: str | Path, fmt: str | None = None) -> tuple[Answer, bool]:
+    def upload(
+        self, file: str | Path, fmt: str | None = None, reading: Mapping[str, object] | None = None
+    ) -> tuple[Answer, bool]:
         """Upload a file as a dataset.
 
         Args:
             file: A path. Or a URL with ``://``: the service then reads the file itself.
             fmt: Format of the file; None to tell it from the name's ending.
+            reading: How to read a table, such as ``{"decimal": ","}``; what is left out is found by the service.
 
         Returns:
             The dataset, and whether it is new.
@@ -123,7 +126,7 @@ class Client:
         Raises:
             OSError: The file cannot be read.
         """
-        query = {"format": fmt} if fmt else {}
+        query: dict[str, Any] = {**(reading or {}), **({"format": fmt} if fmt else {})}
         if isinstance(file, str) and "://" in file:
             response = self._send("POST", "/v1/datasets", params=query | {"url": file}, timeout=None)
         else:
@@ -135,6 +138,10 @@ class Client:
     def datasets(self) -> Iterator[Answer]:
         """Yield the uploaded datasets, newest first."""
         return self._items("/v1/datasets", {})
+
+    def dataset(self, dataset_id: str) -> Answer:
+        """Return an uploaded dataset with its columns."""
+        return self._json("GET", _path(dataset_id, "datasets"))
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete an uploaded dataset. The service refuses if a job uses it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console, Group
@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from service.cli.forest import draw_forest
+from service.result.effects import percent
 from service.result.job_result import ANSWERS, Findings, JobResult
 from service.states import ENDED_TRIAL
 
@@ -80,6 +82,24 @@ def show_estimate(console: Console, plan: Answer) -> None:
         f"{plan['trials']} trials and {plan['confirm_runs']} confirmation runs, about {plan['seconds']:.3g} s"
     )
     console.print(Text(plan["note"]))
+    console.print(Text(plan["task"]))
+    if plan["columns"]:
+        show_columns(console, plan["columns"])
+
+
+def show_columns(console: Console, columns: Sequence[Answer], warnings: Sequence[str] = ()) -> None:
+    """Print what the columns of a table are taken for, and what may have to be corrected."""
+    table = Table("column", "kind", "role", "features", "missing", "distinct", "note")
+    for column in columns:
+        notes = [column["reason"], column["read_as"], *column["warnings"]]
+        counts = (f"{column[name]:,}" for name in ("features", "missing", "distinct"))
+        note = Text("\n".join(filter(None, notes)))
+        table.add_row(Text(column["name"]), column["kind"], column["role"], *counts, note)
+    for name in ("features", "missing", "distinct"):
+        next(column for column in table.columns if column.header == name).justify = "right"
+    console.print(table)
+    for warning in warnings:
+        console.print(Text(f"note: {warning}"))
 
 
 def show_job(console: Console, job: Answer) -> None:
@@ -109,34 +129,43 @@ def show_recommendation(console: Console, answer: Answer) -> None:
         OtherVersionError: The service has a version whose answer this one cannot read.
     """
     result = JobResult.from_json(answer)
-    table = Table(title="The best config of each arm, on fresh seeds")
-    for column in ("arm", "trial", "value (search)", "test_loss (mean)", "seconds a run", "runs"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+    table = Table(title="The best config of each arm, on fresh seeds", padding=(0, 1, 0, 0))
+    table.add_column("arm", overflow="fold")
+    score = f"mean test\n{result.score or 'score'}"
+    for column in ("trial", "value in\nsearch", "mean test\nloss", score, "seconds\na run", "runs"):
+        table.add_column(column, justify="right", no_wrap=True)
     for finalist in result.finalists:
         table.add_row(
             finalist.arm,
             str(finalist.trial),
             f"{finalist.value:.5g}",
             _figure(finalist.mean_test_loss, ".5g"),
+            _figure(finalist.mean_test_score, ".4f"),
             _figure(finalist.mean_seconds, ".2f"),
             f"{finalist.runs}/{finalist.planned}",
             style="bold" if finalist.arm == result.arm else None,
         )
+    if trivial := result.trivial:
+        figures = (_figure(trivial.mean_test_loss, ".5g"), _figure(trivial.mean_test_score, ".4f"))
+        table.add_row("trivial", "", _figure(trivial.value, ".5g"), *figures, style="dim")
     console.print(table)
+    if result.summary:
+        console.print(Text(result.summary))
     headline = Text.assemble((ANSWERS[result.verdict], f"bold {COLOURS[result.verdict]}"), f" ({result.verdict})")
     lines = [headline, Text(result.reason)]
     if statistics := result.statistics:
         low, high = statistics.interval
         lines.append(
             Text(
-                f"mean improvement {statistics.improvement:.5g} "
-                f"({_figure(statistics.relative_improvement, '.1%')}), 95 % interval {low:.5g} to {high:.5g}, "
-                f"one-sided p {min(statistics.p_helps, statistics.p_hurts):.4f}"
+                f"mean improvement {statistics.improvement:.5g} ({_percent(statistics.relative_improvement)}), "
+                f"95 % interval {low:.5g} to {high:.5g}, one-sided p {min(statistics.p_helps, statistics.p_hurts):.4f}"
             )
         )
     console.print(
         Panel(Group(*lines), title=f"Does P help? {result.challenger} against {result.baseline}", expand=False)
     )
+    for line in draw_forest(result, console.width, ascii_only=console.options.ascii_only):
+        console.print(Text(line), no_wrap=True)
     if result.warm_start:
         console.print(Text(result.warm_start.reason))
     _show_findings(console, result.findings)
@@ -157,7 +186,7 @@ def _show_findings(console: Console, findings: Findings) -> None:
             row.metric.replace("_", " "),
             f"{row.mean:.4g}",
             f"{row.against_mean:.4g}",
-            _figure(row.relative_improvement, ".1%"),
+            _percent(row.relative_improvement),
             f"{row.win_rate:.0%}",
             f"{row.p_holm:.3f}",
         )
@@ -171,3 +200,7 @@ def _show_findings(console: Console, findings: Findings) -> None:
 
 def _figure(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else percent(share)

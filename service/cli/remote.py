@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -132,35 +133,70 @@ def report(
 
 
 def upload(
-    file: Annotated[str, typer.Argument(help="CSV, Parquet, NPZ or text file, zip of image folders, or a URL.")],
+    file: Annotated[
+        str, typer.Argument(help="CSV, Excel, Parquet, Feather, NPZ or text file, zip of image folders, or a URL.")
+    ],
     fmt: Annotated[
         str | None,
-        typer.Option("--format", help="csv, parquet, npz, text or images. Default: from the ending of the name."),
+        typer.Option("--format", help="csv, excel, parquet, feather, npz, text, images. Default: from the name's end."),
+    ] = None,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of a CSV file. Default: found.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="What separates its cells, or tab. Default: found.")] = None,
+    decimal: Annotated[str | None, typer.Option(help="Decimal mark of a table: . or , Default: found.")] = None,
+    thousands: Annotated[str | None, typer.Option(help="What separates thousands. Default: found.")] = None,
+    na_value: Annotated[
+        list[str] | None, typer.Option(help="Cell without a value; may be repeated. Default: NA, null and others.")
     ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Upload a dataset and print its id, for the field dataset.id of a job's spec.
+    """Upload a dataset and print its id, for the field dataset.id of a job's spec; then what its columns are taken for.
 
     Example: warptune upload measurements.csv
     """
+    from service.cli.display import show_columns
+
+    options = {"encoding": encoding, "delimiter": delimiter, "decimal": decimal, "thousands": thousands}
+    given = {name: value for name, value in {**options, "na_values": na_value}.items() if value is not None}
     with connected(url) as client:
         try:
-            dataset, is_new = client.upload(file, fmt)
+            dataset, is_new = client.upload(file, fmt, given)
         except OSError as error:
             raise failure(f"cannot read {file}: {error.strerror or error}", 2) from None
     say(dataset["id"])
     if not is_new:
         err.print("the same file was uploaded before")
+    if dataset["layout"] == "table" and out.is_terminal:  # a script gets the id alone
+        show_columns(out, dataset["columns"], dataset["warnings"])
 
 
-def datasets(url: Url = DEFAULT_URL) -> None:
-    """List the uploaded datasets, newest first."""
+def datasets(
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="[DATASET]", help="Id of a dataset, to show its columns.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List the uploaded datasets, newest first; or show what the columns of one are taken for.
+
+    Example: warptune datasets ds-0123456789abcdef
+    """
     with connected(url) as client:
+        if dataset is not None:
+            _show_dataset(client.dataset(dataset))
+            return
         found = list(client.datasets())
         for item in found:
             say(f"{item['id']}  {item['rows']:>9} rows  {item['format']:<8} {item['name']}")
     if not found:
         err.print("There are no datasets. Upload one: warptune upload FILE")
+
+
+def _show_dataset(dataset: Mapping[str, Any]) -> None:
+    from service.cli.display import show_columns
+
+    say(f"{dataset['id']}  {dataset['rows']} rows  {dataset['format']}  {dataset['name']}")
+    if found := {name: value for name, value in dataset["reading"].items() if value is not None}:
+        say("read with " + ", ".join(f"{name} {value!r}" for name, value in found.items()))
+    show_columns(out, dataset["columns"], dataset["warnings"])
 
 
 def delete_dataset(

@@ -1,18 +1,19 @@
 """Facts about the content of an uploaded dataset: columns, types, missing values, classes.
 
-A reader finds them once, at upload, and they are stored as JSON. ``dataset_info`` makes of them, with the target and
-the task that a job chooses, what a plan needs to know.
+A reader finds them once, at upload, and they are stored as JSON. ``columns.retyped`` changes them as a job asks.
+``dataset_info`` makes of them, with the target and the task that a job chooses, what a plan needs to know;
+``column_uses`` says the same to a person, column by column.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from search_spaces.errors import must_be_one_of
 from service.errors import FieldError, InvalidSpecError
@@ -28,10 +29,10 @@ MAX_LEVELS: Final = 50
 """Most distinct values of a column of categories, and of a column of class labels."""
 
 FEW_NUMBERS: Final = 20
-"""Most distinct values of a target of whole numbers that is taken for class labels."""
+"""Most distinct values of a target of whole numbers that is always taken for class labels."""
 
 TEXT_FEATURES: Final = 64
-"""Features that the words of a column of texts are hashed into."""
+"""Features that the words of a column of texts, or the values of a category with many, are hashed into."""
 
 MIN_ROWS: Final = 10
 """Fewest rows of a dataset, which is split into three parts."""
@@ -59,7 +60,66 @@ class ColumnKind(StrEnum):
 
     NUMBER = "number"
     CATEGORY = "category"
+    BOOLEAN = "boolean"
+    DATE = "date"
     TEXT = "text"
+
+
+class Unused(StrEnum):
+    """Why a column is not a feature unless a job gives it a kind."""
+
+    ID = "id"
+    INDEX = "index"
+
+    @property
+    def reason(self) -> str:
+        """What tells so, for a person."""
+        return "nearly every row has another value" if self is Unused.ID else "it only numbers the rows"
+
+
+class Role(StrEnum):
+    """What a job does with a column."""
+
+    FEATURE = "feature"
+    TARGET = "target"
+    LEFT_OUT = "left out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How the file of a table is read. As a wish of the user, None leaves it to the reader.
+
+    Attributes:
+        na_values: Cells that have no value, besides empty ones. None stands for the usual ones, such as NA and null.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
+    thousands: str | None = None
+    na_values: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How the numbers or dates of a column of texts are written.
+
+    Attributes:
+        decimal: The decimal mark.
+        thousands: What separates groups of three digits; empty for nothing.
+        unit: What stands before or after each number, such as $ or %.
+        date: Key of ``columns.DATES``; empty for numbers.
+    """
+
+    decimal: str = "."
+    thousands: str = ""
+    unit: str = ""
+    date: str = ""
+
+    def __str__(self) -> str:
+        marks = [f"decimal {self.decimal}"] if self.decimal != "." else []
+        marks += [f"thousands {self.thousands!r}"] if self.thousands else []
+        return self.date or ", ".join([*marks, self.unit] if self.unit else marks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +128,10 @@ class Column:
 
     Attributes:
         type: Its type in the file.
+        form: How its numbers or dates are written; None if they are stored as numbers.
+        parts: What a date becomes: those of ``columns.DATE_PARTS`` that vary.
+        unused: Why jobs leave it out unless they give it a kind.
+        warnings: What a person may want to correct.
         missing: Rows without a value.
         first_missing: The first of them, counted from 1; None if there is none.
         distinct: Distinct values, without the missing one.
@@ -86,15 +150,54 @@ class Column:
     levels: Mapping[str, int] | None = None
     low: float | None = None
     high: float | None = None
+    form: Form | None = None
+    parts: tuple[str, ...] = ()
+    unused: Unused | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its values are numbers when features are made of them."""
+        return self.kind in (ColumnKind.NUMBER, ColumnKind.BOOLEAN, ColumnKind.DATE)
 
     @property
     def width(self) -> int:
         """Number of features that it becomes. A column that is the same in every row becomes none."""
         if self.distinct + (self.missing > 0) < 2:
             return 0
-        if self.kind is ColumnKind.NUMBER:
-            return 1 + (self.missing > 0)
-        return TEXT_FEATURES if self.kind is ColumnKind.TEXT else self.distinct
+        if self.is_numeric:
+            return (len(self.parts) or 1) + (self.missing > 0)
+        return TEXT_FEATURES if self.kind is ColumnKind.TEXT or self.levels is None else self.distinct
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnUse:
+    """What a job does with a column.
+
+    Attributes:
+        kind: The kind of the column; or id, index or constant, the reason to leave it out.
+        role: feature, target or left out.
+        reason: Why it is left out; None for the others.
+        features: Features that it becomes.
+        read_as: How its numbers or dates are written, such as dd.mm.yyyy.
+    """
+
+    name: str
+    kind: str
+    role: Role
+    reason: str | None
+    features: int
+    missing: int
+    distinct: int
+    read_as: str | None
+    warnings: tuple[str, ...]
+
+
+class SuggestedTask(NamedTuple):
+    """The task that a target asks for, and why."""
+
+    task: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +210,8 @@ class DatasetFacts:
         shape: Shape of one row of ``x``, channels first; empty for a table and a text.
         characters: Distinct characters of a text.
         length: Characters of a text.
+        reading: How the file of a table was read.
+        warnings: What a person may want to correct in the file.
     """
 
     layout: Layout
@@ -115,6 +220,8 @@ class DatasetFacts:
     shape: tuple[int, ...] = ()
     characters: int = 0
     length: int = 0
+    reading: Reading = Reading()
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -148,53 +255,119 @@ class DatasetFacts:
             return self.columns[0]
         return next((column for column in self.columns if column.name == name), None)
 
-    def without(self, names: Sequence[str], target: str | None = None) -> DatasetFacts:
-        """Return the facts about a table without some of its columns.
+    def chosen(self, spec: DatasetSpec) -> DatasetFacts:
+        """Return the facts about the columns that a job uses: its features and its target.
 
         Raises:
-            InvalidSpecError: The dataset has no such column, or it is the target.
+            InvalidSpecError: The job names a column that is not there, or leaves out its target.
         """
-        known = [column.name for column in self.columns if column.name != target]
-        for index, name in enumerate(names):
+        self._check_names(spec)
+        left_out = {*spec.exclude, *(name for name, kind in spec.columns.items() if kind == "ignore")}
+        used = (
+            column
+            for column in self.columns
+            if column.name not in left_out and (column.unused is None or column.name == spec.target)
+        )
+        return replace(self, columns=tuple(used))
+
+    def _check_names(self, spec: DatasetSpec) -> None:
+        known = [column.name for column in self.columns]
+        named = [("exclude", f"exclude[{index}]", name, "ignore") for index, name in enumerate(spec.exclude)]
+        named += [("columns", f"columns.{name}", name, kind) for name, kind in spec.columns.items()]
+        for whole, field, name, kind in named:
             if self.layout is not Layout.TABLE:
                 wrong = "must be empty: this dataset is not a table"
-                raise InvalidSpecError(FieldError("dataset.exclude", list(names), wrong, code="not_allowed"))
-            field = f"dataset.exclude[{index}]"
-            if name == target:
-                wrong = "must be a feature: this column is the target"
-                raise InvalidSpecError(FieldError(field, name, wrong, code="conflict"))
+                raise InvalidSpecError(FieldError(f"dataset.{whole}", name, wrong, code="not_allowed"))
             if name not in known:
-                raise InvalidSpecError(FieldError(field, name, *must_be_one_of(name, known), "unknown_name"))
-        return replace(self, columns=tuple(column for column in self.columns if column.name not in names))
+                raise InvalidSpecError(
+                    FieldError(f"dataset.{field}", name, *must_be_one_of(name, known), "unknown_name")
+                )
+            if kind == "ignore" and name == spec.target:
+                wrong = "must be a feature: this column is the target"
+                raise InvalidSpecError(FieldError(f"dataset.{field}", name, wrong, code="conflict"))
 
     def features(self, target: Column | None) -> list[Column]:
         """Return the columns that are not the target."""
         return [column for column in self.columns if target is None or column.name != target.name]
 
-    def suggested_task(self, target: Column | None) -> str:
+    def suggested_task(self, target: Column | None) -> SuggestedTask:
         """Return the task that a target asks for, or that data without a target does."""
         if self.layout is Layout.TEXT:
-            return Task.LANGUAGE
+            return SuggestedTask(Task.LANGUAGE, "the dataset is a text")
         if target is None:
-            return Task.AUTOENCODING
-        labels = target.kind is not ColumnKind.NUMBER or (target.whole and target.distinct <= FEW_NUMBERS)
-        return Task.CLASSIFICATION if labels else Task.REGRESSION
+            return SuggestedTask(Task.AUTOENCODING, "there is no target")
+        values, numbers = f"in {self.rows:,} rows", "whole numbers" if target.whole else "numbers"
+        if target.kind is ColumnKind.DATE:
+            return SuggestedTask(Task.REGRESSION, f"{target.distinct:,} distinct dates {values}")
+        if target.kind is not ColumnKind.NUMBER:
+            kind = target.kind if target.kind is ColumnKind.BOOLEAN else "text"
+            return SuggestedTask(Task.CLASSIFICATION, f"{target.distinct:,} distinct {kind} values {values}")
+        reason = f"{target.distinct:,} distinct {numbers} {values}"
+        is_labels = target.whole and (target.distinct <= FEW_NUMBERS or _are_class_numbers(target))
+        return SuggestedTask(Task.CLASSIFICATION if is_labels else Task.REGRESSION, reason)
+
+
+def _are_class_numbers(target: Column) -> bool:
+    """Return whether whole numbers look like numbered classes: from 0 or 1, without a gap, each in some rows."""
+    if target.levels is None or target.low not in (0, 1) or target.high is None:
+        return False
+    return target.high - target.low + 1 == target.distinct and min(target.levels.values()) >= MIN_CLASS_ROWS
+
+
+def column_uses(facts: DatasetFacts, spec: DatasetSpec) -> tuple[ColumnUse, ...]:
+    """Return what a job does with each column of a table, or with the labels of arrays.
+
+    ``facts`` are those that ``columns.retyped`` made with the columns of the same spec.
+    """
+    chosen = {column.name for column in facts.chosen(spec).columns}
+    target = facts.target(spec.target)
+    uses = []
+    for column in facts.columns:
+        role, kind = Role.FEATURE, str(column.kind)
+        reason: str | None = None
+        if target is not None and column.name == target.name:
+            role = Role.TARGET
+        elif column.unused and column.name not in spec.exclude:
+            role, reason, kind = Role.LEFT_OUT, column.unused.reason, str(column.unused)
+        elif column.name not in chosen:
+            role, reason = Role.LEFT_OUT, "the job leaves it out"
+        elif not column.width:
+            role, reason, kind = Role.LEFT_OUT, "it is the same in every row", "constant"
+        uses.append(
+            ColumnUse(
+                name=column.name,
+                kind=kind,
+                role=role,
+                reason=reason,
+                features=column.width if role is Role.FEATURE else 0,
+                missing=column.missing,
+                distinct=column.distinct,
+                read_as=str(column.form or "") or None,
+                warnings=column.warnings,
+            )
+        )
+    return tuple(uses)
 
 
 def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
     """Return what a plan needs to know about a dataset, with the target and the task of a job.
 
+    ``facts`` are those that ``columns.retyped`` made with the columns of the same spec.
+
     Raises:
         InvalidSpecError: The dataset does not have the target or an excluded column, or they do not fit the task.
     """
-    facts = facts.without(spec.exclude, spec.target)
+    uses, facts = column_uses(facts, spec), facts.chosen(spec)
     target = facts.target(spec.target)
     if target is None and spec.target is not None:
         names = [column.name for column in facts.columns]
         none = ("must be null: this dataset has no target column", None)
         message, hint = must_be_one_of(spec.target, names) if names else none
         raise InvalidSpecError(FieldError("dataset.target", spec.target, message, hint, "unknown_name"))
-    task = Task(spec.task) if spec.task else facts.suggested_task(target)
+    suggested = facts.suggested_task(target)
+    if spec.columns.get(spec.target or "") == "number":
+        suggested = SuggestedTask(Task.REGRESSION, "dataset.columns takes the target for a number")
+    task: str = Task(spec.task) if spec.task else suggested.task
     if task == Task.AUTOENCODING:
         target = None
     _check_task(facts, task, target)
@@ -221,6 +394,8 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         length=facts.length,
         columns=tuple(column.name for column in inputs),
         widths=tuple(column.width for column in inputs),
+        left_out={use.name: use.reason or "" for use in uses if use.role is Role.LEFT_OUT},
+        task_reason="dataset.task says so" if spec.task else suggested.reason,
     )
 
 
@@ -233,19 +408,20 @@ def _check_task(facts: DatasetFacts, task: str, target: Column | None) -> None:
         hint = "Classification and regression need a target: set dataset.target." if needs_target else None
         wrong = f"must be {' or '.join(possible)} for this dataset"
         raise InvalidSpecError(FieldError("dataset.task", str(task), wrong, hint, "conflict"))
-    if target is not None and (problem := _problem_with_target(task, target)) is not None:
+    if target is not None and (problem := _problem_with_target(task, target, facts.warnings)) is not None:
         raise InvalidSpecError(FieldError("dataset.target", target.name, *problem))
 
 
-def _problem_with_target(task: str, target: Column) -> tuple[str, str | None] | None:
-    """Return message and hint if a column cannot be the target of a task."""
+def _problem_with_target(task: str, target: Column, warnings: tuple[str, ...]) -> tuple[str, str | None] | None:
+    """Return message and hint if a column cannot be the target of a task; ``warnings`` are those of the table."""
     if target.missing:
         first = f"the first is row {target.first_missing}, not counting the header"
-        return f"must have a value in every row; {target.missing} rows have none, {first}", "Remove or fill these rows."
+        what_to_do = " ".join(["Remove or fill these rows.", *(f"{note}." for note in (*target.warnings, *warnings))])
+        return f"must have a value in every row; {target.missing} rows have none, {first}", what_to_do
     if target.distinct < 2:
         return "must have at least two values; it is the same in every row", None
     if task == Task.REGRESSION:
-        is_number = target.kind is ColumnKind.NUMBER
+        is_number = target.kind in (ColumnKind.NUMBER, ColumnKind.DATE)
         return None if is_number else (f"must be a column of numbers for a regression, not of kind {target.kind}", None)
     if target.levels is None:
         hint = None if target.kind is not ColumnKind.NUMBER else "Set dataset.task to regression to predict a number."

@@ -1,24 +1,31 @@
-"""Reads CSV and Parquet files into one Parquet file of numbers and texts, with facts about each column."""
+"""Reads Parquet, Feather and Excel files, and keeps any table as one Parquet file with facts about each column.
+
+Numbers and booleans are kept as such, dates of a typed file as seconds since 1970, and all other cells as texts, as
+they were in the file but for spaces around them. ``columns.py`` says what they hold.
+"""
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
 import math
+import re
 import unicodedata
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.ipc
 import pyarrow.parquet
 
-from service.data.facts import EXACT, LARGEST, MAX_LEVELS, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout
-from service.data.read_text import CHUNK_BYTES, check_utf8
+from service.data.columns import TABLE_FILE, describe
+from service.data.facts import EXACT, LARGEST, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout, Reading
+from service.data.read_zip import open_zip
 from service.errors import InvalidFileError, shortened
-
-TABLE_FILE: Final = "table.parquet"
-"""File of a dataset folder that the table is kept in."""
 
 MAX_COLUMNS: Final = 4096
 """Most columns of a table. One-hot coding multiplies them."""
@@ -26,33 +33,42 @@ MAX_COLUMNS: Final = 4096
 MAX_NAME: Final = 200
 """Most characters of a column name: the longest one that ``family.group_by`` takes."""
 
+NULLS: Final = (*pyarrow.csv.ConvertOptions().null_values, "<NA>", "None", "NaT")
+"""Cells without a value, unless the user lists others. They are those of pandas."""
+
+INDEX_NAME: Final = "Unnamed: 0"
+"""Name of a first column without one, as pandas calls it."""
+
 UNITS_PER_SECOND: Final = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 """Unit of time -> units in a second."""
 
 SECONDS_PER_DAY: Final = 86_400.0
 
-MAX_BLOCK_BYTES: Final = 2**31 - 1
-"""Largest block that pyarrow reads. It infers the type of a column from the first block."""
+ROWS_AT_ONCE: Final = 1 << 17
+"""Rows that are made ready to be written at once."""
+
+TOTALS: Final = re.compile(
+    r"(grand |sub)?(totals?|sum|summe|gesamt|insgesamt|average|mean|mittelwert):?", re.IGNORECASE
+)
+"""What the last row says if it adds up the others."""
 
 
-def read_csv(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read a CSV file with a header; a reader of ``upload.py``."""
-    check_utf8(source)
-    _check_separator(source)
-    block = min(max(source.stat().st_size, 1024), MAX_BLOCK_BYTES)
-    try:
-        table = pyarrow.csv.read_csv(
-            source,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=block),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, check_utf8=True),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise InvalidFileError(f"the file cannot be read as CSV: {error}") from error
-    return _keep(table, folder, max_bytes)
+@dataclass(frozen=True, slots=True)
+class RawColumn:
+    """A column as it is in the file.
+
+    Attributes:
+        type: Its type in the file.
+        kind: What it holds if the file says so; None finds out.
+    """
+
+    name: str
+    type: str
+    values: pa.Array | pa.ChunkedArray
+    kind: ColumnKind | None = None
 
 
-def read_parquet(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
+def read_parquet(source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
     """Read a Parquet file; a reader of ``upload.py``."""
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
@@ -61,18 +77,87 @@ def read_parquet(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
             _check_size(max(size, meta.num_rows * meta.num_columns), max_bytes)
             table = file.read()
             table.validate(full=True)  # that texts are UTF-8, among others
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            given = (meta.metadata or {}).get(b"ARROW:schema")
+            schema = table.schema if given is None else pa.ipc.read_schema(pa.py_buffer(base64.b64decode(given)))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidFileError(f"the file cannot be read as Parquet: {error}") from error
-    return _keep(table, folder, max_bytes)
+    return keep(_typed_columns(table, schema), folder, max_bytes, reading)
 
 
-def _check_separator(source: Path) -> None:
-    with source.open(encoding="utf-8-sig") as file:
-        header = file.readline(CHUNK_BYTES)
-    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
-        if mark in header and "," not in header:
-            found = shortened(header.rstrip())
-            raise InvalidFileError(f"the header {found!r} is separated by {word}; separate the columns by commas")
+def read_feather(source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
+    """Read a Feather file; a reader of ``upload.py``."""
+    pieces, size = [], 0
+    try:
+        with pa.ipc.open_file(source) as file:
+            for index in range(file.num_record_batches):
+                piece = file.get_batch(index)
+                piece.validate(full=True)
+                size += piece.nbytes
+                _check_size(size, max_bytes)
+                pieces.append(piece)
+            table = pa.Table.from_batches(pieces, file.schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, InvalidFileError):
+            raise
+        raise InvalidFileError(f"the file cannot be read as Feather: {error}") from error
+    return keep(_typed_columns(table, table.schema), folder, max_bytes, reading)
+
+
+def _typed_columns(table: pa.Table, schema: pa.Schema) -> list[RawColumn]:
+    """Return the columns of a file that has types. A dictionary holds categories, whatever its values are.
+
+    ``schema`` has the types with which the table was written; pyarrow reads dictionaries of numbers as numbers.
+    """
+    columns = []
+    for name, values in zip(table.column_names, table.columns, strict=True):
+        kind, index = None, schema.get_field_index(name)
+        if index >= 0 and pa.types.is_dictionary(schema.field(index).type):
+            kind = ColumnKind.CATEGORY
+        elif pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
+            kind = ColumnKind.DATE
+        columns.append(RawColumn(name.strip(), str(values.type), values, kind))
+    return columns
+
+
+def read_excel(source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
+    """Read the first sheet of an Excel file with a header; a reader of ``upload.py``."""
+    import python_calamine
+
+    with open_zip(source, max_bytes):
+        pass  # nothing in it is larger than allowed
+    try:
+        book = python_calamine.CalamineWorkbook.from_path(source)
+        rows = book.get_sheet_by_index(0).to_python()
+    except python_calamine.CalamineError as error:
+        raise InvalidFileError(f"the file cannot be read as Excel: {error}") from error
+    if not rows:
+        raise InvalidFileError("the first sheet of the file is empty")
+    cells = zip(*rows[1:], strict=True) if rows[1:] else ((),) * len(rows[0])
+    columns = [_excel_column(str(name).strip(), list(column)) for name, column in zip(rows[0], cells, strict=True)]
+    more = (f"the first of {len(book.sheet_names)} sheets is read",) if len(book.sheet_names) > 1 else ()
+    return keep(columns, folder, max_bytes, reading, more)
+
+
+def _excel_column(name: str, cells: list[Any]) -> RawColumn:
+    given = [None if cell == "" else cell for cell in cells]
+    types = {type(cell) for cell in given if cell is not None}
+    if types and types <= {int, float}:
+        whole = all(float(cell).is_integer() for cell in given if cell is not None)
+        return RawColumn(name, "number", pa.array(given, pa.float64()).cast(pa.int64() if whole else pa.float64()))
+    for kinds, type_ in (
+        ({bool}, pa.bool_()),
+        ({dt.date, dt.datetime}, pa.timestamp("us")),
+        ({dt.time}, pa.time64("us")),
+        ({dt.timedelta}, pa.duration("us")),
+    ):
+        if types and types <= kinds:
+            kind = ColumnKind.DATE if dt.date in kinds else None
+            return RawColumn(name, str(type_), pa.array(given, type_), kind)
+    return RawColumn(name, "string", pa.array([None if cell is None else _text(cell) for cell in given], pa.string()))
+
+
+def _text(cell: object) -> str:
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def _check_size(size: int, max_bytes: int) -> None:
@@ -80,54 +165,120 @@ def _check_size(size: int, max_bytes: int) -> None:
         raise InvalidFileError(f"the table has {size} bytes unpacked; at most {max_bytes} are allowed")
 
 
-def _keep(table: pa.Table, folder: Path, max_bytes: int) -> DatasetFacts:
-    names = table.column_names
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names of columns that nobody could choose. The first column, and empty ones, may have no name.
+
+    Raises:
+        InvalidFileError: Says which name is wrong.
+    """
     for index, name in enumerate(names, 1):
-        if not name.strip():
-            raise InvalidFileError(f"column {index} has no name; add one to the header")
         if any(unicodedata.category(character) == "Cc" for character in name):
             found = f"the name {shortened(name)!r}, with a control character in it"
             raise InvalidFileError(f"column {index} has {found}; rename it")
         if len(name) > MAX_NAME:
             found = f"a name of {len(name)} characters, {shortened(name)!r}"
             raise InvalidFileError(f"column {index} has {found}; at most {MAX_NAME} are allowed")
-        if name in names[: index - 1]:
+        if name and name in names[: index - 1]:
             raise InvalidFileError(f"column {index} has the name {name!r} of another column; rename one of them")
     if not 1 <= len(names) <= MAX_COLUMNS:
         raise InvalidFileError(f"the table has {len(names)} columns; 1 to {MAX_COLUMNS} are allowed")
-    if table.num_rows < MIN_ROWS:
-        raise InvalidFileError(f"the table has {table.num_rows} rows below the header; at least {MIN_ROWS} are needed")
-    _check_size(table.nbytes, max_bytes)
-    clean = {name: _clean(name, table.column(name).combine_chunks()) for name in names}
-    columns = tuple(_describe(name, str(table.field(name).type), values) for name, values in clean.items())
-    pyarrow.parquet.write_table(pa.table(clean), folder / TABLE_FILE)
-    return DatasetFacts(layout=Layout.TABLE, rows=table.num_rows, columns=columns)
 
 
-def _clean(name: str, values: pa.Array) -> pa.Array:
-    """Return a column as numbers or texts. NaN becomes a missing value, and times become seconds."""
-    kind = values.type
-    if pa.types.is_dictionary(kind):
+def keep(
+    columns: list[RawColumn], folder: Path, max_bytes: int, reading: Reading, warnings: tuple[str, ...] = ()
+) -> DatasetFacts:
+    """Write a table to a dataset folder and return the facts about it.
+
+    ``columns`` is empty afterwards, so that each is in memory only once.
+
+    Raises:
+        InvalidFileError: It is not a table that can be trained on.
+    """
+    check_names([column.name for column in columns])
+    rows = len(columns[0].values)
+    if rows < MIN_ROWS:
+        raise InvalidFileError(f"the table has {rows} rows below the header; at least {MIN_ROWS} are needed")
+    described: list[Column] = []
+    clean: dict[str, pa.Array] = {}
+    for index in range(1, len(columns) + 1):
+        column = columns.pop(0)
+        if not column.name:
+            if index > 1 and column.values.null_count == rows:
+                continue  # the rows end with a separator
+            if index > 1:
+                raise InvalidFileError(f"column {index} has no name; add one to the header")
+            column = replace(column, name=INDEX_NAME)
+        values, kind = _clean(column, reading), column.kind
+        clean[column.name] = values
+        described.append(describe(column.name, column.type, values, reading, kind))
+    _check_size(sum(values.nbytes for values in clean.values()), max_bytes)
+    texts = [name for name, values in clean.items() if pa.types.is_string(values.type)]
+    pyarrow.parquet.write_table(
+        pa.table(clean), folder / TABLE_FILE, row_group_size=ROWS_AT_ONCE, use_dictionary=texts or False
+    )
+    found = (*warnings, *_total_row(clean, rows))
+    return DatasetFacts(layout=Layout.TABLE, rows=rows, columns=tuple(described), reading=reading, warnings=found)
+
+
+def _total_row(columns: dict[str, pa.Array], rows: int) -> Iterable[str]:
+    for name, values in columns.items():
+        last = values[rows - 1].as_py()
+        if isinstance(last, str) and TOTALS.fullmatch(last):
+            yield f"row {rows} has {last!r} in column {name!r}: remove it from the file if it adds up the others"
+            return
+
+
+def trimmed(texts: pa.Array, nulls: Iterable[str]) -> pa.Array:
+    """Return texts without spaces around them, null where nothing or a mark for a missing value is left."""
+    texts = pc.utf8_trim_whitespace(texts)
+    return pc.if_else(pc.is_in(texts, pa.array(["", *nulls])), pa.scalar(None, pa.string()), texts)
+
+
+def _clean(column: RawColumn, reading: Reading) -> pa.Array:
+    """Return a column as numbers, booleans or texts. Times become seconds."""
+    values, kind = column.values, column.values.type
+    if isinstance(values, pa.ChunkedArray) and not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        values = values.combine_chunks()  # numbers stay in pieces, which saves the memory of a copy
+    if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-        kind = values.type
+    if column.kind is ColumnKind.CATEGORY and pa.types.is_primitive(values.type):
+        values = values.cast(pa.string())
+    kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return values.cast(pa.string())
+        return trimmed(values.cast(pa.string()), NULLS if reading.na_values is None else reading.na_values)
+    if pa.types.is_boolean(kind):
+        return values
     if pa.types.is_temporal(kind):
         values = _seconds(values)
-    elif pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and kind != pa.uint64()):
+    elif not (pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+        wrong = f"column {column.name!r} has the type {kind}"
+        raise InvalidFileError(f"{wrong}; convert it to numbers, texts, times or booleans")
+    return _without(_numbers(column.name, values), reading)
+
+
+def _numbers(name: str, values: pa.Array) -> pa.Array:
+    """Return whole numbers, or finite ones. NaN becomes a missing value."""
+    if pa.types.is_integer(values.type) and values.type != pa.uint64():
         values = values.cast(pa.int64())
-    elif not (pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or kind == pa.uint64()):
-        raise InvalidFileError(f"column {name!r} has the type {kind}; convert it to numbers, texts, times or booleans")
-    if values.type == pa.int64() and all(abs(end or 0) <= EXACT for end in pc.min_max(values).as_py().values()):
-        return values
+        if all(abs(end or 0) <= EXACT for end in pc.min_max(values).as_py().values()):
+            return values
     numbers = values.cast(pa.float64(), safe=False)
+    if pc.all(pc.less_equal(pc.abs(numbers), LARGEST)).as_py() is not False:  # False for NaN, too
+        return numbers
     numbers = pc.if_else(pc.fill_null(pc.is_nan(numbers), False), pa.scalar(None, pa.float64()), numbers)
     wrong = pc.index(pc.fill_null(pc.greater(pc.abs(numbers), LARGEST), False), True).as_py()
     if wrong >= 0:
         number = numbers[wrong].as_py()
-        found = "infinite" if math.isinf(number) else f"{number:g}"
-        raise InvalidFileError(f"column {name!r} is {found} in row {wrong + 1}; expected a finite number of 32 bits")
+        found = f"{'infinite' if math.isinf(number) else f'{number:g}'} in row {wrong + 1}"
+        raise InvalidFileError(f"column {name!r} is {found}; expected a finite number of 32 bits")
     return numbers
+
+
+def _without(numbers: pa.Array, reading: Reading) -> pa.Array:
+    """Return numbers without those that the user says stand for missing values, such as -999."""
+    marks = [value for value in reading.na_values or () if re.fullmatch(r"[+-]?\d+(\.\d+)?", value)]
+    is_mark = pc.is_in(numbers.cast(pa.float64(), safe=False), pa.array([float(mark) for mark in marks], pa.float64()))
+    return pc.if_else(is_mark, pa.scalar(None, numbers.type), numbers) if marks else numbers
 
 
 def _seconds(values: pa.Array) -> pa.Array:
@@ -137,28 +288,3 @@ def _seconds(values: pa.Array) -> pa.Array:
     if pa.types.is_date32(kind):
         return pc.multiply(counts, SECONDS_PER_DAY)
     return pc.divide(counts, UNITS_PER_SECOND["ms" if pa.types.is_date64(kind) else kind.unit])
-
-
-def _describe(name: str, type_name: str, values: pa.Array) -> Column:
-    missing = values.null_count
-    distinct = pc.count_distinct(values, mode="only_valid").as_py()
-    first = pc.index(pc.is_null(values), True).as_py() + 1 if missing else None
-    levels: dict[str, int] | None = None
-    if distinct <= MAX_LEVELS:
-        counts = pc.value_counts(values.drop_null()).to_pylist()
-        counted = sorted((item["values"], item["counts"]) for item in counts)
-        levels = {str(value): count for value, count in counted}
-    column = Column(
-        name=name,
-        kind=ColumnKind.TEXT if levels is None else ColumnKind.CATEGORY,
-        type=type_name,
-        missing=missing,
-        first_missing=first,
-        distinct=distinct,
-        levels=levels,
-    )
-    if pa.types.is_string(values.type):
-        return column
-    ends = pc.min_max(values).as_py()
-    whole = pa.types.is_integer(values.type) or all(math.floor(float(v)) == float(v) for v in levels or {"0.5": 1})
-    return replace(column, kind=ColumnKind.NUMBER, whole=whole, low=ends["min"], high=ends["max"])

@@ -44,7 +44,7 @@ GREY: Final = ("1", "L", "I", "I;16", "F")
 
 
 @contextmanager
-def _open_zip(source: Path, max_bytes: int) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+def open_zip(source: Path, max_bytes: int) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
     """Open an archive and yield it with its files, which may have ``max_bytes`` together, unpacked."""
     try:
         with zipfile.ZipFile(source) as archive:
@@ -85,7 +85,7 @@ def _check_names(entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
 
 def read_npz(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
     """Read an NPZ file; a reader of ``upload.py``."""
-    with _open_zip(source, max_bytes) as (archive, entries):
+    with open_zip(source, max_bytes) as (archive, entries):
         names = [entry.filename for entry in entries]
         if "x.npy" not in names or set(names) - {"x.npy", "y.npy"}:
             found = ", ".join(name.removesuffix(".npy") for name in names[:10]) or "nothing"
@@ -116,7 +116,7 @@ def _map(path: Path, name: str) -> AnyArray:
 
 def read_images(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
     """Read a zip of image folders; a reader of ``upload.py``."""
-    with _open_zip(source, max_bytes) as (archive, entries):
+    with open_zip(source, max_bytes) as (archive, entries):
         files = [entry for entry in entries if not _hidden(entry.filename)]
         files.sort(key=lambda entry: entry.filename)
         classes = _classes([entry.filename for entry in files])

@@ -28,9 +28,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from service.data.arrays import PIECE_BYTES, X_FILE, Y_FILE, AnyArray
 from service.data.catalog import BUNDLED
+from service.data.columns import TABLE_FILE, date_part, labels_of, retyped, values_of
 from service.data.facts import TEXT_FEATURES, Column, ColumnKind, DatasetFacts, Layout
 from service.data.prepared_files import Array, Rows
-from service.data.read_table import TABLE_FILE
 from service.data.read_text import TEXT_FILE
 from service.registry import import_object
 from service.spec.data import DatasetSpec
@@ -94,7 +94,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns of numbers, categories and texts, in memory; ``columns`` says what they hold, without the target."""
+    """Columns of numbers and texts, in memory; ``columns`` says what they hold, without the target."""
 
     columns: Sequence[Column]
     values: pa.Table
@@ -108,7 +108,7 @@ class Table:
     def column(self, name: str) -> AnyArray:
         """Return the values of a column: numbers, NaN where one is missing, or texts, "" where one is."""
         values = self.values.column(name)
-        if any(column.name == name and column.kind is ColumnKind.NUMBER for column in self.columns):
+        if any(column.name == name and column.is_numeric for column in self.columns):
             numbers: AnyArray = values.cast(pa.float64(), safe=False).to_numpy()
             return numbers
         return np.array(["" if value is None else value for value in values.to_pylist()], dtype=object)
@@ -116,18 +116,23 @@ class Table:
     def encoder(self, training: Rows, without: str | None = None) -> Encoder:
         """Return what makes features of the columns, except ``without``, learned from the ``training`` rows."""
         used = [column for column in self.columns if column.width and column.name != without]
-        only_numbers = all(column.kind is ColumnKind.NUMBER for column in used)
-        x = np.empty((self.rows, len(used)), dtype=np.float64 if only_numbers else object)  # object: 32 bytes each
-        for index, column in enumerate(used):
-            x[:, index] = self.column(column.name)
-        transformer = _column_transformer(used).fit(x[training])
+        parts = [(column, part) for column in used for part in (column.parts or ("",))]
+        only_numbers = all(column.is_numeric for column in used)
+        x = np.empty((self.rows, len(parts)), dtype=np.float64 if only_numbers else object)  # object: 32 bytes each
+        for index, (column, part) in enumerate(parts):
+            values = self.column(column.name)
+            x[:, index] = date_part(part, values) if part else values
+        transformer = _column_transformer([column for column, _ in parts]).fit(x[training])
         return Encoder(sum(column.width for column in used), lambda rows: transformer.transform(x[rows]))
 
 
 def _column_transformer(columns: Sequence[Column]) -> ColumnTransformer:
-    """Return what makes as many features of each column as :attr:`Column.width` says, whatever the rows are."""
-    numbers = [i for i, column in enumerate(columns) if column.kind is ColumnKind.NUMBER]
-    holes = [i for i in numbers if columns[i].missing]
+    """Return what makes as many features of each column as :attr:`Column.width` says, whatever the rows are.
+
+    A date is there once for each of its parts; whether it is missing is one feature.
+    """
+    numbers = [i for i, column in enumerate(columns) if column.is_numeric]
+    holes = [i for i in numbers if columns[i].missing and columns[i] not in columns[:i]]
     steps: list[tuple[str, BaseEstimator, int | list[int]]] = []
     if numbers:
         scaled = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
@@ -135,12 +140,12 @@ def _column_transformer(columns: Sequence[Column]) -> ColumnTransformer:
     if holes:
         steps.append(("missing", MissingIndicator(features="all"), holes))
     for i, column in enumerate(columns):
-        if column.kind is ColumnKind.CATEGORY:
-            levels = sorted(column.levels or {})
-            coder = OneHotEncoder(categories=[levels], handle_unknown="ignore", sparse_output=False)
+        if column.kind is ColumnKind.CATEGORY and column.levels is not None:
+            coder = OneHotEncoder(categories=[sorted(column.levels)], handle_unknown="ignore", sparse_output=False)
             steps.append((f"category {i}", coder, [i]))
-        elif column.kind is ColumnKind.TEXT:
-            words = HashingVectorizer(n_features=TEXT_FEATURES, alternate_sign=True)
+        elif not column.is_numeric:
+            pattern = r"(?s).+" if column.kind is ColumnKind.CATEGORY else r"(?u)\b\w\w+\b"  # a whole value, or words
+            words = HashingVectorizer(n_features=TEXT_FEATURES, alternate_sign=True, token_pattern=pattern)
             steps.append((f"text {i}", words, i))
     return ColumnTransformer(steps, sparse_threshold=0.0)
 
@@ -236,16 +241,24 @@ def bundled_source(name: str) -> Arrays | Equation:
 def stored_source(folder: Path, chosen: DatasetSpec, task: str) -> Table | Arrays | Text:
     """Open a dataset folder, which the rows of arrays are read from later.
 
-    ``chosen`` names the target of a table and the columns that are not features; ``task`` is what the target is for.
+    ``chosen`` names the target of a table and what its columns are taken for; ``task`` is what the target is for.
     """
-    facts = DatasetFacts.load(folder).without(chosen.exclude)
+    facts = retyped(DatasetFacts.load(folder), chosen.columns, folder).chosen(chosen)
     if facts.layout is Layout.TEXT:
         return Text((folder / TEXT_FILE).read_bytes())
     target = None if task == Task.AUTOENCODING else facts.target(chosen.target)
     if facts.layout is Layout.TABLE:
-        table = pyarrow.parquet.read_table(folder / TABLE_FILE, columns=[column.name for column in facts.columns])
-        y = None if target is None else table.column(target.name).to_numpy()
-        return Table(facts.features(target), table, Target.of(y, task))
+        features = facts.features(target)
+        with pyarrow.parquet.ParquetFile(
+            folder / TABLE_FILE
+        ) as file:  # one column at a time, as texts take much memory
+            values = pa.table({column.name: values_of(column, _stored(file, column)) for column in features})
+            y = None if target is None else labels_of(target, _stored(file, target)).to_numpy(zero_copy_only=False)
+        return Table(features, values, Target.of(y, task))
     x = np.load(folder / X_FILE, mmap_mode="r", allow_pickle=False)
     y = None if target is None else np.load(folder / Y_FILE, allow_pickle=False)
     return Arrays(x, Target.of(y, task), len(facts.shape) == 3)
+
+
+def _stored(file: pyarrow.parquet.ParquetFile, column: Column) -> pa.Array:
+    return file.read(columns=[column.name]).column(0).combine_chunks()

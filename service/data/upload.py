@@ -1,17 +1,20 @@
 """An upload on its way: from the pieces of a request's body, or of a file at a URL, to a checked dataset folder.
 
 To add a file format, write a reader, and add a member to ``FileFormat`` and an entry to ``FORMATS``. A reader is a
-function ``(source, folder, max_bytes) -> DatasetFacts``. It checks the file ``source``, which may take ``max_bytes``
-unpacked, writes its data to ``folder`` in one of the layouts of ``facts.Layout``, and returns the facts about it. It
-raises ``InvalidFileError`` for a file that cannot be used; the message names the row and the column.
+function ``(source, folder, max_bytes) -> DatasetFacts``; that of a table takes a ``Reading`` too. It checks the file
+``source``, which may take ``max_bytes`` unpacked, writes its data to ``folder`` in one of the layouts of
+``facts.Layout``, and returns the facts about it. It raises ``InvalidFileError`` for a file that cannot be used; the
+message names the row and the column.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple, Self
@@ -20,7 +23,7 @@ from urllib.parse import unquote
 import fsspec
 from fsspec import AbstractFileSystem
 
-from service.data.facts import DatasetFacts
+from service.data.facts import DatasetFacts, Reading
 from service.data.read_text import CHUNK_BYTES
 from service.errors import (
     FieldError,
@@ -29,33 +32,52 @@ from service.errors import (
     InvalidFileError,
     InvalidSpecError,
     UnavailableError,
+    conflict,
 )
 from service.registry import import_object
+
+READING: Final = Reading()
+"""Leaves everything to the reader."""
 
 
 class FileFormat(StrEnum):
     """Format of an uploaded file."""
 
     CSV = "csv"
+    EXCEL = "excel"
     PARQUET = "parquet"
+    FEATHER = "feather"
     NPZ = "npz"
     TEXT = "text"
     IMAGES = "images"
 
 
 class Format(NamedTuple):
-    """The ending of a file's name, and the reader as ``module:function``, imported when it is needed."""
+    """The endings of a file's name, the reader as ``module:function``, imported when it is needed, and its options.
 
-    suffix: str
+    ``options`` are the fields of ``Reading`` that a user may choose; none if the file is not a table.
+    """
+
+    suffixes: tuple[str, ...]
     reader: str
+    options: tuple[str, ...] = ()
 
+
+TYPED: Final = ("decimal", "thousands", "na_values")
+"""Options of a table whose file says what separates the cells."""
 
 FORMATS: Final[Mapping[FileFormat, Format]] = {
-    FileFormat.CSV: Format(".csv", "service.data.read_table:read_csv"),
-    FileFormat.PARQUET: Format(".parquet", "service.data.read_table:read_parquet"),
-    FileFormat.NPZ: Format(".npz", "service.data.read_zip:read_npz"),
-    FileFormat.TEXT: Format(".txt", "service.data.read_text:read_text"),
-    FileFormat.IMAGES: Format(".zip", "service.data.read_zip:read_images"),
+    FileFormat.CSV: Format(
+        (".csv", ".tsv", ".tab", ".psv", ".csv.gz", ".tsv.gz"),
+        "service.data.read_csv:read_csv",
+        ("encoding", "delimiter", *TYPED),
+    ),
+    FileFormat.EXCEL: Format((".xlsx",), "service.data.read_table:read_excel", TYPED),
+    FileFormat.PARQUET: Format((".parquet",), "service.data.read_table:read_parquet", TYPED),
+    FileFormat.FEATHER: Format((".feather", ".arrow"), "service.data.read_table:read_feather", TYPED),
+    FileFormat.NPZ: Format((".npz",), "service.data.read_zip:read_npz"),
+    FileFormat.TEXT: Format((".txt",), "service.data.read_text:read_text"),
+    FileFormat.IMAGES: Format((".zip",), "service.data.read_zip:read_images"),
 }
 
 
@@ -65,19 +87,26 @@ def format_of(filename: str) -> FileFormat | None:
     >>> format_of("People.CSV")
     <FileFormat.CSV: 'csv'>
     """
-    suffix = PurePath(filename.lower()).suffix
-    return next((fmt for fmt, known in FORMATS.items() if known.suffix == suffix), None)
+    name = PurePath(filename.lower()).name
+    return next((fmt for fmt, known in FORMATS.items() if name.endswith(known.suffixes)), None)
 
 
 class Upload:
     """A file that arrives piece by piece. A context manager that deletes its temporary files at the end.
 
-    The file may have ``max_bytes``, both as it comes and unpacked.
+    The file may have ``max_bytes``, both as it comes and unpacked. ``reading`` says how to read a table.
+
+    Raises:
+        InvalidSpecError: The format does not have an option of ``reading``.
     """
 
-    def __init__(self, fmt: FileFormat, max_bytes: int) -> None:
+    def __init__(self, fmt: FileFormat, max_bytes: int, reading: Reading = READING) -> None:
         self.format = fmt
         self._max_bytes = max_bytes
+        self._reading = reading
+        for option, value in asdict(reading).items():
+            if value is not None and option not in FORMATS[fmt].options:
+                raise InvalidSpecError(conflict(option, value, f"must be left out for a file of format {fmt}"))
         self._hash = hashlib.sha256()
         self.size_bytes = 0
 
@@ -110,13 +139,16 @@ class Upload:
 
     @property
     def dataset_id(self) -> str:
-        """Id of the dataset. Files with the same content and format have the same id."""
-        return f"ds-{hashlib.sha256(f'{self.format}:{self.sha256}'.encode()).hexdigest()[:32]}"
+        """Id of the dataset. Files with the same content, format and way of reading have the same id."""
+        parts = [self.format, self.sha256]
+        if FORMATS[self.format].options:
+            parts.append(json.dumps(asdict(self._reading)))
+        return f"ds-{hashlib.sha256(':'.join(parts).encode()).hexdigest()[:32]}"
 
     def unpack(self) -> tuple[DatasetFacts, Path]:
         """Check the file; return what it holds, and its dataset folder.
 
-        Cost: reads the file once or twice. A table is in memory as a whole; arrays and images piece by piece.
+        Cost: reads the file once to three times. A table is in memory as a whole; arrays and images piece by piece.
 
         Raises:
             InvalidFileError: The file cannot be used.
@@ -126,8 +158,9 @@ class Upload:
             raise InvalidFileError("the file is empty: it has 0 bytes")
         kept = self._folder / "kept"
         kept.mkdir()
-        read: Callable[[Path, Path, int], DatasetFacts] = import_object(FORMATS[self.format].reader)
-        facts = read(self._source, kept, self._max_bytes)
+        read: Callable[..., DatasetFacts] = import_object(FORMATS[self.format].reader)
+        options = (self._reading,) if FORMATS[self.format].options else ()
+        facts = read(self._source, kept, self._max_bytes, *options)
         facts.save(kept)
         return facts, kept
 

@@ -132,7 +132,10 @@ class Arm(Base):
 
 
 class Trial(Base):
-    """One trial of an arm; ``number`` counts within the job, across its arms."""
+    """One trial of an arm; ``number`` counts within the job, across its arms.
+
+    ``value`` is what the search minimises, and ``val_loss`` the validation loss of the point that is judged.
+    """
 
     __tablename__ = "job_trials"
     __table_args__ = (UniqueConstraint("job_id", "number"), Index("ix_job_trials_arm", "job_id", "arm", "state"))
@@ -144,6 +147,7 @@ class Trial(Base):
     state: Mapped[TrialState] = mapped_column(String(16))
     params: Mapped[dict[str, Scalar]]
     value: Mapped[float | None]
+    val_loss: Mapped[float | None]
     last_step: Mapped[int] = mapped_column(default=0)
     seconds: Mapped[float] = mapped_column(default=0.0)
     attempts: Mapped[int] = mapped_column(default=0)
@@ -185,7 +189,7 @@ class ConfirmRun(Base):
     val_loss: Mapped[float | None]
     test_loss: Mapped[float | None]
     test_score: Mapped[float | None]
-    curve: Mapped[list[list[float | None]]] = mapped_column(JSON, default=list, server_default="[]")
+    curve: Mapped[list[list[Any]]] = mapped_column(JSON, default=list, server_default="[]")
     seconds: Mapped[float] = mapped_column(default=0.0)
     attempts: Mapped[int] = mapped_column(default=0)
     cause: Mapped[str | None] = mapped_column(Text)

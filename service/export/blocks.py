@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from service.optimizers import Config
-from service.training.best import BestWeights, is_out_of_patience
+from service.training.best import BestWeights, Cost, is_out_of_patience
 from service.training.loop import report_steps
 from service.training.networks import Spec
 from service.training.run import EVALUATED_ROWS, Training
@@ -120,7 +120,7 @@ def train(data: dict[str, Tensor], seed: int, p: Path | None = None) -> float:
     loss = training_loss(plain_loss, TRAINING, y, SIZES[-1], DEVICE)
     make_step = TrainingStep(model, optimizer, loss, TRAINING, STEPS, DEVICE)
     order, step, batch_size = torch.Generator().manual_seed(seed), 0, min(BATCH_SIZE, len(x))
-    best, points, costs, ended = BestWeights(model), report_steps(STEPS), list[float](), False
+    best, points, costs, ended = BestWeights(model), report_steps(STEPS), list[Cost](), False
     while not ended:
         for batch in torch.split(torch.randperm(len(x), generator=order).to(DEVICE), batch_size):
             if ended or (TRAINING.last_batch == "drop" and len(batch) < batch_size):
@@ -137,11 +137,14 @@ def train(data: dict[str, Tensor], seed: int, p: Path | None = None) -> float:
     return plain_loss_on(model, data["x_test"], data[f"{TARGET}_test"])
 
 
-def validate(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return what the best point is chosen by: the plain loss, or the distance of the score to a perfect one."""
+def validate(model: nn.Module, x: Tensor, y: Tensor) -> Cost:
+    """Return what the best point is chosen by: the plain loss, or the distance of the score to a perfect one.
+
+    The plain loss comes second and decides between equal scores.
+    """
     loss = plain_loss_on(model, x, y)
     if BEST_BY == "loss":
-        return loss
+        return loss, loss
     model.eval()
     with torch.no_grad():
         pieces = torch.split(torch.arange(len(x), device=DEVICE), EVALUATED_ROWS)
@@ -149,8 +152,8 @@ def validate(model: nn.Module, x: Tensor, y: Tensor) -> float:
     model.train()
     found = SCORE.from_sums(torch.stack(sums).sum(0)).item()
     if not math.isfinite(found):
-        return loss
-    return BEST_SCORE - found if HIGHER_IS_BETTER else found - BEST_SCORE
+        return loss, loss
+    return (BEST_SCORE - found if HIGHER_IS_BETTER else found - BEST_SCORE), loss
 
 
 def plain_loss_on(model: nn.Module, x: Tensor, y: Tensor) -> float:

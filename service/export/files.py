@@ -122,6 +122,7 @@ def _document(job: Job, plan: JobPlan, result: JobResult) -> dict[str, JsonValue
         "name": job.name,
         "verdict": str(result.verdict),
         "reason": result.reason,
+        "summary": result.summary,
         "optimizer": OPTIMIZERS[plan.arm(result.arm).optimizer].library,
         "config": result.config,
         "trial": result.trial,

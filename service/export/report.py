@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from service.db.models import ConfirmRun, Job
 from service.ledger.queries import curve_of
+from service.result.effects import axis_end, effects, percent
 from service.result.job_result import ALPHA, ANSWERS, ArmFinding, JobResult, Pair, ParetoPoint
 from service.states import TrialState
 
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
     import jinja2
     import plotly.graph_objects as go
 
-COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; one for each arm, then from the start again."""
+COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
+"""Okabe and Ito's palette with grey for black, which colour-blind readers can tell apart; one for each arm, then from
+the start again."""
 
 FIGURE_HEIGHT_PX: Final = 380
+FOREST_HEIGHT_PX: Final = 200
+FOREST_ROW_PX: Final = 40
+CLEAR: Final = "rgba(0, 0, 0, 0)"
+GREY: Final = "#888888"
+"""Seen on white and on black."""
 
 
 def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
@@ -31,7 +38,9 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
     from plotly.offline import get_plotlyjs
 
     findings = result.findings
-    colors = {finalist.arm: COLORS[index % len(COLORS)] for index, finalist in enumerate(result.finalists)}
+    finalists, searched = [f.arm for f in result.finalists], [found.arm for found in findings.arms]
+    arms = dict.fromkeys([*finalists, *searched])  # an arm that completed no trial has no finalist
+    colors = {arm: COLORS[index % len(COLORS)] for index, arm in enumerate(arms)}
     trials = {finalist.trial for finalist in result.finalists}  # an arm may have had another one before an extension
     shown = [run for run in runs if run.trial_number in trials]
     figures = [
@@ -45,6 +54,7 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun]) -> str:
         job=job,
         result=result,
         answer=ANSWERS[result.verdict],
+        forest=_html(_forest(result), "Forest plot") if effects(result) else "",
         findings=findings,
         figures=[(title, _html(figure, title)) for title, figure in figures if figure.data],
         significant=[item for item in findings.comparisons if item.p_holm <= ALPHA],
@@ -71,10 +81,69 @@ def _number(value: float | None) -> str:
 
 
 def _html(figure: go.Figure, title: str) -> str:
-    """Return a figure as HTML. Its id is the same each time, so that equal reports are equal files."""
+    """Return a figure as HTML. Its id is the same each time, so that equal reports are equal files.
+
+    Its background is that of the page, and the page colours its text, as a reader may prefer dark pages.
+    """
     div_id = "figure-" + "-".join(word for word in title.lower().replace(":", "").split())
-    figure.update_layout(height=FIGURE_HEIGHT_PX, template="plotly_white", margin={"l": 70, "r": 20, "t": 20, "b": 60})
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id, config={"displaylogo": False}))
+    figure.update_layout(
+        height=figure.layout.height or FIGURE_HEIGHT_PX,
+        template="plotly_white",
+        margin={"l": 70, "r": 20, "t": 30, "b": 60},
+        paper_bgcolor=CLEAR,
+        plot_bgcolor=CLEAR,
+    )
+    figure.update_xaxes(gridcolor="rgba(136, 136, 136, 0.3)")
+    figure.update_yaxes(gridcolor="rgba(136, 136, 136, 0.3)")
+    config = {"displaylogo": False, "responsive": True}
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id, config=config))
+
+
+def _forest(result: JobResult) -> go.Figure:
+    """Draw the verdict and the other arms as shares of the baseline's mean, with the bands that explain the word."""
+    import plotly.graph_objects as go
+
+    rows, end = effects(result), 105 * axis_end(result)
+    small = result.statistics.min_effect if result.statistics else 0.0
+    lucky = [row for row in rows if row.luck is not None]
+    figure = go.Figure()
+    figure.add_bar(
+        x=[200 * (row.luck or 0.0) for row in lucky],
+        base=[-100 * (row.luck or 0.0) for row in lucky],
+        y=[row.label for row in lucky],
+        orientation="h",
+        width=0.5,
+        marker={"color": COLORS[4], "opacity": 0.3},
+        name="luck of two equal searches",
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[100 * row.mean for row in rows],
+        y=[row.label for row in rows],
+        error_x={
+            "symmetric": False,
+            "array": [100 * (row.high - row.mean) for row in rows],
+            "arrayminus": [100 * (row.mean - row.low) for row in rows],
+        },
+        mode="markers",
+        marker={"color": COLORS[0], "size": 10},
+        name="mean and 95 % interval",
+    )
+    zone = f"too small to matter: under {percent(small)}"
+    figure.add_vrect(-100 * small, 100 * small, fillcolor=GREY, opacity=0.3, line_width=0, name=zone, showlegend=True)
+    figure.add_vline(x=0, line_color=GREY, line_width=1)
+    for side, text in (("left", "← worse"), ("right", "better →")):
+        x = 0 if side == "left" else 1
+        figure.add_annotation(
+            x=x, y=1, xref="paper", yref="paper", xanchor=side, yanchor="bottom", text=text, showarrow=False
+        )
+    figure.update_layout(
+        height=FOREST_HEIGHT_PX + FOREST_ROW_PX * len(rows),
+        xaxis={"range": [-end, end], "ticksuffix": " %", "zeroline": False},
+        yaxis={"autorange": "reversed", "automargin": True},
+        legend={"orientation": "h", "y": -0.3},
+    )
+    return figure
 
 
 def _learning_curves(runs: Sequence[ConfirmRun], colors: dict[str, str]) -> go.Figure:
@@ -121,12 +190,12 @@ def _paired_differences(pairs: Sequence[Pair]) -> go.Figure:
     gains = list(by_seed.values())
     colors = [COLORS[2] if gain > 0 else COLORS[1] for gain in gains]
     figure.add_bar(x=[f"seed {seed}" for seed in by_seed], y=gains, marker_color=colors)
-    figure.add_hline(y=0, line_color="black", line_width=1)
+    figure.add_hline(y=0, line_color=GREY, line_width=1)
     figure.add_hline(
         y=fmean(gains),
         line_dash="dash",
+        line_color=GREY,
         annotation_text="mean; above 0 the challenger is better",
-        annotation_bgcolor="rgba(255, 255, 255, 0.8)",  # legible on a bar
     )
     figure.update_layout(yaxis_title="baseline minus challenger")
     return figure

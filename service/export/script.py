@@ -30,9 +30,11 @@ BLOCKS: Final = "service.export.blocks"
 HEADER: Final = '''\
 """Recommended optimizer of {job_id}: {arm}, verdict {verdict}.
 
+{reason}
+
 Import make_optimizer to use it on your own model. Run as a script, this trains the model of the job on its data, split
 and first confirmation seed, and prints the test loss that it reaches and the one that was recorded.
-{p_note}Needs {needs}. Made by warptune {version}.
+{p_note}{summary}Needs {needs}. Made by warptune {version}.
 """'''
 
 P_NOTE: Final = """\
@@ -116,7 +118,9 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         job_id=result.job_id,
         arm=result.arm,
         verdict=result.verdict,
+        reason=textwrap.fill(f"The verdict: {result.reason}.", 118),
         p_note=P_NOTE if learned else "",
+        summary=textwrap.fill(result.summary, 118) + ".\n" if result.summary else "",
         needs=optimizer.script_needs + user_note,
         version=VERSION,
     )

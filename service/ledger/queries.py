@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
@@ -12,7 +12,7 @@ from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Tr
 from service.errors import ConflictError, NotFoundError, OtherVersionError
 from service.result.job_result import JobResult
 from service.states import ENDED_JOB, ENDED_TRIAL, JobState, TrialState
-from service.training.run import CurvePoint
+from service.training.run import CurvePoint, TrivialScores
 
 
 class ArmSummary(NamedTuple):
@@ -67,7 +67,9 @@ def arm_summaries(session: Session, job_id: str) -> list[ArmSummary]:
 
 def _best(session: Session, job_id: str, arm: str) -> Trial | None:
     complete = (Trial.job_id == job_id, Trial.arm == arm, Trial.state == TrialState.COMPLETE)
-    return session.scalars(select(Trial).where(*complete).order_by(Trial.value, Trial.number).limit(1)).first()
+    return session.scalars(
+        select(Trial).where(*complete).order_by(Trial.value, Trial.val_loss, Trial.number).limit(1)
+    ).first()
 
 
 def confirm_progress(session: Session, job_id: str) -> ConfirmCounts:
@@ -83,7 +85,7 @@ def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Seque
     return session.scalars(wanted.order_by(ConfirmRun.id)).all()
 
 
-def stored_curve(points: Sequence[CurvePoint]) -> list[list[float | None]]:
+def stored_curve(points: Sequence[CurvePoint]) -> list[list[Any]]:
     """Return the learning curve of a confirmation run as JSON."""
     return [list(point) for point in points]
 
@@ -95,7 +97,8 @@ def curve_of(run: ConfirmRun) -> list[CurvePoint]:
         OtherVersionError: Another version of the service stored points that this one cannot read.
     """
     try:
-        return [CurvePoint._make(point) for point in run.curve]
+        points = [CurvePoint(*point) for point in run.curve]
+        return [point._replace(trivial=point.trivial and TrivialScores(*point.trivial)) for point in points]
     except TypeError as error:
         raise OtherVersionError("the learning curve of a confirmation run", error) from error
 

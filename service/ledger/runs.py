@@ -129,9 +129,13 @@ class RunLog:
     # --- arms
 
     def start_arm(self, arm: str) -> Arm:
-        """Mark the arm as running and return its row."""
+        """Mark the arm as running and return its row. An arm that came after the job was made is added as the last."""
         with self._fenced() as session:
-            row = session.get_one(Arm, (self.job_id, arm))
+            row = session.get(Arm, (self.job_id, arm))
+            if row is None:
+                last = session.scalar(select(func.max(Arm.position)).where(Arm.job_id == self.job_id)) or 0
+                row = Arm(job_id=self.job_id, name=arm, position=last + 1, state=ArmState.QUEUED, seconds_used=0.0)
+                session.add(row)
             if row.state == ArmState.QUEUED:
                 row.state = ArmState.RUNNING
                 record_event(session, self.job_id, "arm_started", arm=arm)
@@ -186,6 +190,7 @@ class RunLog:
                     state=ended.state,
                     cause=ended.cause,
                     value=ended.val_loss if ended.value is None else ended.value,
+                    val_loss=ended.val_loss,
                     seconds=case((Trial.seconds < ended.seconds, ended.seconds), else_=Trial.seconds),
                     finished_at=utc_now(),
                 )

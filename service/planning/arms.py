@@ -24,6 +24,9 @@ REFERENCE: Final = "adamw"
 MORE_STEPS: Final = "adamw_more_steps"
 """Name of the control that spends the seconds which P costs on more steps."""
 
+UNTUNED: Final = "adamw_default"
+"""Name of the arm that nobody tunes: AdamW with PyTorch's own defaults."""
+
 SHUFFLED_P: Final = "shuffled_p"
 """Name of the control of a warm start: the same P in wrong coordinates."""
 
@@ -34,6 +37,7 @@ class Role(StrEnum):
     WARPADAM = "warpadam"
     BASELINE = "baseline"
     CONTROL = "control"
+    UNTUNED = "untuned"
 
 
 class Start(StrEnum):
@@ -97,6 +101,14 @@ def warm_arms(arms: Sequence[ArmPlan]) -> list[ArmPlan]:
 def baseline_arm(name: str) -> ArmPlan:
     """Return the arm of a baseline."""
     return ArmPlan(name=name, space=baselines()[name], optimizer=name, role=Role.BASELINE)
+
+
+def untuned_arm() -> ArmPlan:
+    """Return the arm that shows what tuning is worth: AdamW as PyTorch ships it.
+
+    Its space has one point. It is neither compared in a test nor recommended.
+    """
+    return ArmPlan(name=UNTUNED, space=SearchSpace(name=UNTUNED, parameters=()), optimizer="adamw", role=Role.UNTUNED)
 
 
 def control_arm(name: str) -> ArmPlan:

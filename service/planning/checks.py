@@ -62,9 +62,10 @@ def _check_choice(place: str, given: DatasetSpec) -> Iterable[FieldError]:
     for field in ("target", "task"):
         if given.id is None and getattr(given, field) is not None:
             yield conflict(f"{place}.{field}", getattr(given, field), f"must be null: {owner}")
-    if given.id is None and given.exclude:
-        only = "must be empty: only an uploaded table has columns to leave out"
-        yield conflict(f"{place}.exclude", given.exclude, only)
+    for field in ("exclude", "columns"):
+        if given.id is None and getattr(given, field):
+            only = "must be empty: only an uploaded table has columns to choose"
+            yield conflict(f"{place}.{field}", getattr(given, field), only)
 
 
 def _check_model(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError]:

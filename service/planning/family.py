@@ -55,6 +55,8 @@ def check_family(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldError
         yield conflict("family.group_by", family.group_by, "must be null: this dataset has no columns")
     elif family.group_by is not None and family.group_by not in info.columns:
         message, hint = must_be_one_of(family.group_by, info.columns)
+        if why := info.left_out.get(family.group_by):
+            hint = f"This column is left out: {why}. Give it a kind in dataset.columns to use it."
         yield FieldError("family.group_by", family.group_by, message, hint, "unknown_name")
     if family.class_subsets is not None:
         yield from _check_class_subsets(family.class_subsets, info)

@@ -12,7 +12,7 @@ from typing import Final
 
 from service.spec.job import ObjectiveSpec
 from service.spec.metrics import MetricEntry, metric_of
-from service.training.best import best_index, smoothed
+from service.training.best import Cost, best_index, smoothed
 from service.training.run import CurvePoint
 
 TIMED: Final = ("seconds_to_target", "steps_to_target")
@@ -53,18 +53,25 @@ class Objective:
         Args:
             points: Its learning curve so far, in order; at least one point.
         """
-        costs = [self._cost_at(point) for point in points]
+        costs = [self.cost_at(point)[0] for point in points]
         return min(smoothed(costs)) if self.at_best else costs[-1]
 
     def best_point(self, points: Sequence[CurvePoint]) -> CurvePoint:
         """Return the point of a curve that is judged."""
-        return points[best_index([self._cost_at(point) for point in points])] if self.at_best else points[-1]
+        return points[best_index([self.cost_at(point) for point in points])] if self.at_best else points[-1]
 
-    def _cost_at(self, point: CurvePoint) -> float:
+    def cost_at(self, point: CurvePoint) -> Cost:
+        """Return the loss, or the cost of the score, at one point; the loss decides between equal scores."""
         score = self.score
         if score is not None and point.val_score is not None:
-            return score.cost(point.val_score)
-        return point.val_loss
+            return score.cost(point.val_score), point.val_loss
+        return point.val_loss, point.val_loss
+
+    def cost_of(self, loss: float | None, score: float | None) -> float | None:
+        """Return the loss, or the cost of the score if that is judged; None if there is none."""
+        if self.score is None:
+            return loss
+        return None if score is None else self.score.cost(score)
 
     def cost(self, points: Sequence[CurvePoint]) -> float | None:
         """Return the cost of a run: of its best or its last point, or the time to the target.

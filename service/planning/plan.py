@@ -21,6 +21,7 @@ from service.planning.arms import (
     Start,
     baseline_arm,
     control_arm,
+    untuned_arm,
     warm_arms,
     warpadam_arms,
 )
@@ -45,8 +46,8 @@ class JobPlan:
     """What a job will do.
 
     Attributes:
-        arms: The arms in the order in which they run: warpadam, the baselines, the controls; AdamW first where the
-            target of the others is what it reaches.
+        arms: The arms in the order in which they run: warpadam, the baselines, the controls, the untuned one; AdamW
+            first where the target of the others is what it reaches.
         sizes: Widths of the model's layers.
         start_url: The job's copy of the P that its warm start is from; the worker, which knows where it is, sets it.
     """
@@ -100,6 +101,21 @@ class JobPlan:
         if found is None:
             raise OtherVersionError("the job's arms", f"it has no arm {name}")
         return found
+
+    def trials(self, arm: ArmPlan) -> int:
+        """Return how many trials an arm has at most. A space with one point needs one."""
+        return 1 if arm.space.has_one_point else self.spec.budget.trials_per_arm
+
+    def race_rounds(self, arm: ArmPlan) -> list[int]:
+        """Return how many trials of an arm run in each round of its race.
+
+        There is no race where nothing is chosen by it: neither a trial of the arm, nor an arm among several in its
+        role.
+        """
+        rivals = [other for other in self.arms if other.role is arm.role]
+        if self.trials(arm) == 1 and len(rivals) == 1:
+            return []
+        return [min(size, self.trials(arm)) for size in self.spec.race_rounds]
 
     def run(
         self,
@@ -210,6 +226,7 @@ def _arms(spec: JobSpec, space: SearchSpace) -> list[ArmPlan]:
         *map(baseline_arm, spec.baselines),
         *map(control_arm, spec.controls),
         *warm[len(learned) :],
+        untuned_arm(),
     ]
     if spec.objective.target == "baseline":
         arms.sort(key=lambda arm: arm.name != REFERENCE)

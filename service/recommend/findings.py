@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Final, NamedTuple
 
 from service.db.models import ConfirmRun, Trial
 from service.ledger.queries import curve_of
-from service.planning.arms import SHUFFLED_P, ArmPlan, Role
+from service.planning.arms import SHUFFLED_P, UNTUNED, ArmPlan, Role
 from service.planning.objective import TIMED, Objective, time_to
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import MIN_TAU, UNPRUNED
-from service.recommend.recommendation import MIN_PAIRS, Finalist, completed, error_on_test, length, pairs_of
+from service.recommend.recommendation import (
+    MIN_PAIRS,
+    Costs,
+    Finalist,
+    completed,
+    error_on_test,
+    length,
+    paired_runs,
+    pairs_of,
+)
 from service.recommend.verdict import compare, holm
 from service.result.job_result import (
     ALPHA,
@@ -59,9 +68,6 @@ Curves = Sequence[tuple[Sequence[CurvePoint], Sequence[CurvePoint]]]
 EARLY: Final = 0.6
 """Share of the steps: a best point before that means that the rest of the run was of no use."""
 
-Values = Sequence[tuple[float | None, float | None]]
-"""What the baseline and the challenger have on each seed; None where one has nothing."""
-
 
 class Searched(NamedTuple):
     """An arm with its trials, and how well early losses rank those."""
@@ -84,7 +90,7 @@ def make_findings(
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     found = list(_comparisons(by_arm, result, runs, objective))
     adjusted = zip(found, holm([comparison.p_holm for comparison in found]), strict=True)
-    rivals = [row for item in searched if item.arm.role is not Role.CONTROL for row in item.trials]
+    rivals = [row for item in searched if item.arm.role in (Role.WARPADAM, Role.BASELINE) for row in item.trials]
     return Findings(
         note=NOTE,
         comparisons=[comparison.model_copy(update={"p_holm": p}) for comparison, p in adjusted],
@@ -100,7 +106,7 @@ def make_findings(
         ],
         pareto=pareto(rivals) if plan.spec.objective.trade_off else [],
         pruning=_pruning(plan, searched),
-        advice=list(_advice(plan, result)),
+        advice=[*_advice(plan, result), *_left_out(searched, by_arm)],
         family=family,
     )
 
@@ -108,25 +114,25 @@ def make_findings(
 def _comparisons(
     by_arm: dict[str, Trial], result: Recommendation, runs: Sequence[ConfirmRun], objective: Objective
 ) -> Iterator[Comparison]:
-    """Yield the comparisons of a job; their p-values are not adjusted yet."""
+    """Yield the comparisons of a job besides that of the verdict; their p-values are not adjusted yet."""
     baseline, challenger = by_arm[result.baseline], by_arm[result.challenger]
-    base_runs, warp_runs = completed(runs, baseline.number), completed(runs, challenger.number)
-    both = [(base_runs[seed], warp_runs[seed]) for seed in sorted(base_runs.keys() & warp_runs.keys())]
+    both = paired_runs(runs, baseline, challenger)
     names = (challenger.arm, baseline.arm)
-    metrics: dict[str, Values] = {
+    metrics: dict[str, list[Costs]] = {
         "test_loss": [(base.test_loss, warp.test_loss) for base, warp in both],
         objective.score.compared_as if objective.score else ERROR: [
             (error_on_test(base, objective), error_on_test(warp, objective)) for base, warp in both
         ],
         "training_seconds": [(base.seconds, warp.seconds) for base, warp in both],
     }
+    metrics.pop(JUDGED[objective.metric], None)  # the verdict is about it
     for metric, values in metrics.items():
         yield from _compare(names, metric, values, 0)
     for metric in ("steps_to_target", "seconds_to_target"):
         values, missed = _times([(curve_of(base), curve_of(warp)) for base, warp in both], metric, objective)
         yield from _compare(names, metric.replace("target", "loss_of_baseline"), values, missed)
     for arm, trial in by_arm.items():
-        if arm in names:
+        if arm in (*names, UNTUNED):
             continue
         worse, better = (trial, challenger) if arm == SHUFFLED_P else (baseline, trial)
         pairs = pairs_of(runs, worse, better, objective)
@@ -135,7 +141,7 @@ def _comparisons(
         yield from _compare((better.arm, worse.arm), JUDGED[objective.metric], costs, missed)
 
 
-def _times(both: Curves, metric: str, objective: Objective) -> tuple[Values, int]:
+def _times(both: Curves, metric: str, objective: Objective) -> tuple[list[Costs], int]:
     """Return the times of both arms to the loss of the baseline's best point, and how many runs never reached it.
 
     Those count as the longest run.
@@ -150,7 +156,7 @@ def _times(both: Curves, metric: str, objective: Objective) -> tuple[Values, int
     return list(zip(base_times, warp_times, strict=True)), missed
 
 
-def _compare(names: tuple[str, str], metric: str, values: Values, missed: int) -> Iterator[Comparison]:
+def _compare(names: tuple[str, str], metric: str, values: Sequence[Costs], missed: int) -> Iterator[Comparison]:
     """Yield the comparison with its raw p-value; nothing if too few seeds have both values."""
     whole = [(base, other) for base, other in values if base is not None and other is not None]
     if len(whole) < MIN_PAIRS:
@@ -173,12 +179,19 @@ def _advice(plan: JobPlan, result: Recommendation) -> Iterator[str]:
     steps = plan.spec.budget.steps
     early = [arm for arm in result.finalists if arm.best_step is not None and arm.best_step <= EARLY * steps]
     for arm in early:
-        yield f"the validation loss of {arm.arm} is lowest near step {arm.best_step:.0f} of {steps} and then rises"
+        yield f"{arm.arm} is best on validation near step {arm.best_step:.0f} of {steps} and then gets worse"
     if early:
-        yield (
-            "the model overfits: fewer steps, more weight decay, a smaller model or more rows may do better "
-            "(training.patience stops such runs early)"
-        )
+        yield "the model overfits: fewer steps, more weight decay, a smaller model or more rows may do better"
+        if plan.spec.training.patience is None:
+            yield "training.patience stops runs early that no longer get better"
+
+
+def _left_out(searched: Sequence[Searched], by_arm: Mapping[str, Trial]) -> Iterator[str]:
+    """Say which arms completed no trial, and why: only one that nobody tunes, as the job fails without the others."""
+    for item in searched:
+        if item.arm.name not in by_arm:
+            cause = next((trial.cause for trial in item.trials if trial.cause), "none was started")
+            yield f"{item.arm.name} completed no trial and is left out: {cause}"
 
 
 def _pruning(plan: JobPlan, searched: Sequence[Searched]) -> str:
@@ -251,7 +264,7 @@ def find_transfer(plan: JobPlan, comparisons: Sequence[Comparison]) -> WarmStart
     """Return whether the P of a warm start transfers; None for a job without one.
 
     Transfer is claimed only if the two-sided p-value, Holm-adjusted with all comparisons of the job, is at most 0.05.
-    With eight seeds, P must win on all eight, and the job may have no further arms. ``comparisons`` includes the one of
+    With eight seeds, P must win on all eight, and the job may have one further arm. ``comparisons`` includes the one of
     the challenger with the control.
     """
     warm = plan.spec.warm_start

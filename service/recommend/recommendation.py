@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from search_spaces import Scalar
+from search_spaces.refine import at_edge
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.ledger.queries import curve_of
-from service.planning.arms import Role
-from service.planning.objective import Objective
+from service.planning.arms import UNTUNED, Role
+from service.planning.objective import TIMED, Objective
 from service.planning.plan import JobPlan
-from service.recommend.verdict import SearchLuck, compare
-from service.result.job_result import ArmResult, Pair, Recommendation, Verdict, Word
-from service.spec.job import MAX_CONFIRM_SEEDS
+from service.recommend.luck import SearchLuck, luck_of
+from service.recommend.verdict import compare
+from service.recommend.wording import explain, explain_disagreement
+from service.result.job_result import ArmResult, Pair, Recommendation, TrivialResult, Verdict, Word
 from service.spec.metrics import METRICS
+from service.spec.tasks import TASKS
 from service.states import TrialState
-from service.training.run import CurvePoint
+from service.training.best import mean_cost
+from service.training.run import CurvePoint, TrivialScores
 
 
 class Finalist(NamedTuple):
-    """The trial that represents its arm, and the validation cost it was picked for."""
+    """The trial that represents its arm, the validation cost it was picked for, and the loss that decides a tie."""
 
     trial: Trial
     score: float
+    loss: float = 0.0
 
 
-NOUNS: Final = {
-    "val_loss": "test loss",
-    **{metric.field: metric.noun for metric in METRICS.values()},
-    "seconds_to_target": "time to the target",
-    "steps_to_target": "number of steps to the target",
-}
-"""Metric -> what is compared on the fresh seeds."""
+Costs = tuple[float | None, float | None]
+"""What the baseline and the challenger cost on one seed; None where one has nothing."""
 
 MIN_TOLD_APART: Final = 3
 """Fewer equal trials may be equal by chance."""
 
 TIED: Final = 1e-6
 """Relative difference up to which costs count as equal."""
+
+NO_LUCK: Final = SearchLuck(penalties=(0.0,), chances=(1.0,))
+"""Luck of a search that has only one trial to try: no other could have won."""
 
 MIN_PAIRS: Final = 6
 """Fewer pairs can hardly be significant: five that all agree have a one-sided p of 0.03, four 0.06."""
@@ -65,44 +71,116 @@ def length(curve: Sequence[CurvePoint], metric: str) -> float:
 
 
 def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """Return the ``count`` completed trials with the lowest cost on validation, best first."""
+    """Return the ``count`` completed trials with the lowest cost on validation, best first; the loss decides a tie."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return sorted(complete, key=lambda trial: (trial.value, trial.number))[:count]
+    return sorted(complete, key=lambda trial: (trial.value, trial.val_loss or 0.0, trial.number))[:count]
 
 
 def rank(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Objective) -> list[Finalist]:
     """Return the trials of one arm by their mean cost on validation over the selection runs, lowest first.
 
-    A trial that completed fewer runs ranks after those that completed more: a run does not diverge by chance. One that
-    completed none is left out.
+    The mean loss decides between equal costs. A trial that completed fewer runs ranks after those that completed more:
+    a run does not diverge by chance. One that completed none is left out.
 
     Raises:
         JobFailedError: No trial completed any run.
     """
-    ranked: list[tuple[int, float, int, Trial]] = []
+    ranked: list[tuple[int, float, float, int, Trial]] = []
     for trial in contenders:
         mine = [run for run in runs if run.trial_number == trial.number]
-        complete = [objective.cost(curve_of(run)) for run in completed(runs, trial.number).values()]
-        costs = [cost for cost in complete if cost is not None]
+        curves = [curve for run in completed(runs, trial.number).values() if (curve := curve_of(run))]
+        costs = [cost for curve in curves if (cost := objective.cost(curve)) is not None]
         if costs:
-            ranked.append((len(mine) - len(costs), fmean(costs), trial.number, trial))
+            loss = mean_cost(objective.best_point(curve).val_loss for curve in curves)
+            ranked.append((len(mine) - len(costs), mean_cost(costs), loss, trial.number, trial))
     if not ranked:
         raise JobFailedError(f"arm {contenders[0].arm}: none of its best trials completed a selection run")
-    return [Finalist(trial, mean) for _, mean, _, trial in sorted(ranked)]
+    return [Finalist(trial, mean, loss) for _, mean, loss, _, trial in sorted(ranked)]
 
 
-def is_blind(trials: Sequence[Trial]) -> bool:
-    """Tell whether several trials completed and all cost the same, up to rounding, so that none is the best one."""
+def why_blind(trials: Sequence[Trial], trivial: TrivialResult | None, objective: Objective) -> str | None:
+    """Return why the search of an arm could not tell which trial is the best one; None if it could.
+
+    Either no completed trial is better than always predicting the same, or several completed and all cost the same, up
+    to rounding.
+    """
     values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return len(values) >= MIN_TOLD_APART and max(values) - min(values) <= TIED * max(map(abs, values))
+    if values and trivial is not None and trivial.value is not None and not _is_lower(min(values), trivial.value):
+        worth = _worth(objective, trivial.val_loss, trivial.val_score)
+        return f"none of its trials is better on validation than always predicting {trivial.predicts} ({worth})"
+    if len(values) >= MIN_TOLD_APART and max(values) - min(values) <= TIED * max(map(abs, values)):
+        return "all its trials cost the same on validation"
+    return None
 
 
-def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objective: Objective) -> SearchLuck | None:
+def _is_lower(cost: float, than: float) -> bool:
+    """Tell whether a cost is lower by more than rounding."""
+    return cost < than - TIED * abs(than)
+
+
+def _worth(objective: Objective, loss: float | None, score: float | None) -> str:
+    """Say a loss, or a score if that is judged, with its name."""
+    return f"loss {loss:.4g}" if objective.score is None else f"{objective.score.name} {score:.3f}"
+
+
+def find_trivial(plan: JobPlan, runs: Sequence[ConfirmRun], objective: Objective) -> TrivialResult | None:
+    """Return what always predicting the same gets, as the runs of the ``confirm`` phase found it; None if none did.
+
+    Test figures are means over the splits of these runs. Those on validation are of the split of the search.
+    """
+    entry = TASKS[plan.task].trivial
+    by_seed = {run.seed: scores for run in runs if (scores := _trivial_of(run)) is not None}
+    if entry is None or not by_seed:
+        return None
+    first = next((by_seed[seed] for seed in sorted(by_seed) if plan.split_seed(seed) == plan.spec.seed), None)
+    val_loss, val_score = (None, None) if first is None else (first.val_loss, first.val_score)
+    return TrivialResult(
+        predicts=entry.predicts if objective.score else entry.predicts_for_loss,
+        value=None if objective.metric in TIMED else objective.cost_of(val_loss, val_score),
+        val_loss=val_loss,
+        val_score=val_score,
+        mean_test_loss=fmean(scores.test_loss for scores in by_seed.values()),
+        mean_test_score=_mean(scores.test_score for scores in by_seed.values()),
+    )
+
+
+def _trivial_of(run: ConfirmRun) -> TrivialScores | None:
+    """Return what always predicting the same gets on the split of a run; only completed runs know."""
+    curve = curve_of(run) if run.state == TrialState.COMPLETE else []
+    return curve[-1].trivial if curve else None
+
+
+def _beats_trivial(trial: Trial, runs: Sequence[ConfirmRun], objective: Objective) -> bool:
+    """Tell whether runs cost less on test than always predicting the same on their splits; True if that is unknown."""
+    both: list[tuple[float, float]] = []
+    for run in completed(runs, trial.number).values():
+        cost, scores = objective.cost_of(run.test_loss, run.test_score), _trivial_of(run)
+        bar = None if scores is None else objective.cost_of(scores.test_loss, scores.test_score)
+        if cost is not None and bar is not None:
+            both.append((cost, bar))
+    return not both or _is_lower(fmean(cost for cost, _ in both), fmean(bar for _, bar in both))
+
+
+def edge_of_range(plan: JobPlan, finalist: Trial) -> str | None:
+    """Return that the lr of a finalist is at an end of the range that its arm may try; None if it is not."""
+    space = plan.arm(finalist.arm).space
+    end = at_edge(space, finalist.params)
+    if end is None:
+        return None
+    return f"the best lr of {finalist.arm}, {finalist.params['lr']:.3g}, is at the {end} end of its range"
+
+
+def search_luck(
+    plan: JobPlan, finalist: Trial, trials: Sequence[Trial], races: Sequence[ConfirmRun], objective: Objective
+) -> SearchLuck | None:
     """Return what an arm would lose if its search had missed its best trials; None if they did not race.
 
+    Trials that raced are compared with the winner on the seeds that both ran, the others as trials.
+
     Args:
+        plan: The job's plan.
         finalist: The winner of the arm's race.
-        trials: Trials that the arm completed.
+        trials: The trials of the arm.
         races: Every run of the ``select`` phase.
         objective: What they are judged by.
     """
@@ -111,14 +189,20 @@ def search_luck(finalist: Trial, trials: int, races: Sequence[ConfirmRun], objec
         cost = objective.cost(curve_of(run)) if run.arm == finalist.arm and run.state == TrialState.COMPLETE else None
         if cost is not None:
             costs.setdefault(run.trial_number, {})[run.seed] = cost
-    won = costs.pop(finalist.number, {})
-    scale = fmean(won.values()) if won else 0.0
-    behind = []
-    for other in costs.values():
-        both = [other[seed] - won[seed] for seed in other.keys() & won.keys()]
-        if both:
-            behind.append(max(0.0, fmean(both)) / (abs(scale) or 1.0))
-    return SearchLuck([0.0, *sorted(behind)], trials) if behind else None
+    won = costs.get(finalist.number, {})
+    if not won or len(costs) == 1:
+        return None
+    penalties = list[tuple[Mapping[str, Scalar], float]]()
+    for trial in best_trials(trials, len(trials)):
+        raced = costs.get(trial.number, {}).keys() & won.keys()
+        if raced:
+            behind, scale = fmean(costs[trial.number][seed] - won[seed] for seed in raced), fmean(won.values())
+        else:
+            scale = finalist.value or 0.0
+            behind = (trial.value or 0.0) - scale
+        penalties.append((trial.params, max(0.0, behind) / (abs(scale) or 1.0)))
+    penalties.sort(key=lambda one: (one[0] != finalist.params, one[1]))
+    return luck_of(penalties, [dict(values) for values in plan.arm(finalist.arm).space.first_trials])
 
 
 def recommend(
@@ -128,28 +212,50 @@ def recommend(
     objective: Objective,
     look: int = 1,
     luck: Mapping[str, SearchLuck | None] | None = None,
-    blind_arms: Collection[str] = (),
+    blind: Mapping[str, str] = MappingProxyType({}),
+    edges: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Recommendation:
     """Judge the arms' finalists by the runs of the ``confirm`` phase.
 
     Args:
         plan: The job's plan.
-        finalists: One for each arm.
+        finalists: One for each arm that completed a trial.
         runs: Every run of the phase.
         objective: What they are judged by.
         look: How many times they have been judged, including this time.
         luck: Luck of the search, by arm; None leaves it out.
-        blind_arms: Arms whose search could not tell its trials apart.
+        blind: Arms whose search could not tell its trials apart, and why.
+        edges: Whose finalist is at the edge of its range, by arm, as a sentence. Where the worse of both arms is, the
+            word is `inconclusive`: beyond the edge it could be better.
     """
     by_arm = {finalist.trial.arm: finalist.trial for finalist in finalists}
     challenger, baseline = (_best_of(plan, finalists, role).trial for role in (Role.WARPADAM, Role.BASELINE))
     pairs = pairs_of(runs, baseline, challenger, objective)
     of_baseline, of_challenger = ((luck or {}).get(arm) for arm in (baseline.arm, challenger.arm))
-    both = (of_baseline, of_challenger) if of_baseline and of_challenger else None
-    verdict, reason, statistics = _judge(pairs, plan.spec.confirm.min_effect, look, NOUNS[objective.metric], both)
-    if blind := [arm for arm in (challenger.arm, baseline.arm) if arm in blind_arms]:
-        verdict = Word.INCONCLUSIVE
-        reason = f"the search of {' and '.join(blind)} was blind: all its trials cost the same on validation"
+    judge = _Judge(
+        plan.spec.confirm.min_effect, look, (of_baseline, of_challenger) if of_baseline and of_challenger else None
+    )
+    statistics = judge.compare([(pair.baseline, pair.warpadam) for pair in pairs])
+    both = [] if objective.is_timed else paired_runs(runs, baseline, challenger)
+    at_equal_seconds = judge.compare([_at_equal_seconds(*pair, objective) for pair in both])
+    on_validation = judge.compare([(_on_validation(a, objective), _on_validation(b, objective)) for a, b in both])
+    trivial = find_trivial(plan, runs, objective)
+    doubt = (
+        _learned_nothing(trivial, (baseline, challenger), runs, objective)
+        or _blind((baseline.arm, challenger.arm), blind)
+        or _incomplete(pairs, statistics)
+        or _at_edge(statistics, baseline.arm, challenger.arm, edges)
+        or _disagreement(statistics, on_validation)
+    )
+    if doubt is not None:
+        statistics, at_equal_seconds = _undecided(statistics), _undecided(at_equal_seconds)
+        verdict, reason = Word.INCONCLUSIVE, doubt
+    else:
+        assert statistics is not None, "without it there is a doubt"
+        verdict = statistics.word
+        split_seeds = [plan.split_seed(pair.seed) for pair in pairs]
+        reason = explain(statistics, at_equal_seconds, objective, split_seeds, plan.spec.budget.trials_per_arm)
+    arms = [_arm_result(plan, by_arm[arm.name], runs, objective) for arm in plan.arms if arm.name in by_arm]
     chosen = challenger if verdict == Word.HELPS else baseline
     if verdict != Word.HELPS:
         reason += f"; the recommendation is {baseline.arm}"
@@ -162,25 +268,106 @@ def recommend(
         challenger=challenger.arm,
         baseline=baseline.arm,
         statistics=statistics,
+        at_equal_seconds=at_equal_seconds,
         pairs=pairs,
-        finalists=[_arm_result(plan, by_arm[arm.name], runs, objective) for arm in plan.arms],
+        finalists=arms,
+        trivial=trivial,
+        score=(objective.score or METRICS[TASKS[plan.task].metric]).name,
+        summary=_summary(arms, trivial, objective, (baseline.arm, challenger.arm)),
     )
 
 
-def _judge(
-    pairs: Sequence[Pair], min_effect: float, look: int, noun: str, luck: tuple[SearchLuck, SearchLuck] | None
-) -> tuple[Word, str, Verdict | None]:
-    whole = [(p.baseline, p.warpadam) for p in pairs if p.baseline is not None and p.warpadam is not None]
-    missing = len(pairs) - len(whole)
-    if len(whole) < MIN_PAIRS:
-        return Word.INCONCLUSIVE, f"only {len(whole)} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed", None
-    baseline, challenger = ([pair[side] for pair in whole] for side in (0, 1))
-    statistics = compare(
-        baseline, challenger, min_effect, look=look, noun=noun, most_pairs=MAX_CONFIRM_SEEDS, luck=luck
-    )
-    if missing:  # a run does not diverge by chance: without it the rest looks better than it is
-        return Word.INCONCLUSIVE, f"{missing} of {len(pairs)} pairs did not complete", statistics
-    return statistics.word, statistics.reason, statistics
+class _Judge(NamedTuple):
+    """How every comparison of the two compared finalists is judged."""
+
+    min_effect: float
+    look: int
+    luck: tuple[SearchLuck, SearchLuck] | None
+
+    def compare(self, costs: Sequence[Costs]) -> Verdict | None:
+        """Compare the pairs that have both costs; None if they are too few."""
+        whole = [(base, other) for base, other in costs if base is not None and other is not None]
+        if len(whole) < MIN_PAIRS:
+            return None
+        baseline, challenger = ([pair[side] for pair in whole] for side in (0, 1))
+        return compare(baseline, challenger, self.min_effect, look=self.look, luck=self.luck)
+
+
+def _learned_nothing(
+    trivial: TrivialResult | None, compared: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Objective
+) -> str | None:
+    if (
+        trivial is None
+        or objective.metric in TIMED
+        or any(_beats_trivial(trial, runs, objective) for trial in compared)
+    ):
+        return None
+    worth = _worth(objective, trivial.mean_test_loss, trivial.mean_test_score)
+    arms = " nor ".join(trial.arm for trial in compared)
+    return f"neither {arms} is better on test than always predicting {trivial.predicts} ({worth})"
+
+
+def _blind(arms: Sequence[str], blind: Mapping[str, str]) -> str | None:
+    return "; ".join(f"the search of {arm} was blind: {blind[arm]}" for arm in arms if arm in blind) or None
+
+
+def _summary(
+    arms: Sequence[ArmResult], trivial: TrivialResult | None, objective: Objective, compared: tuple[str, str]
+) -> str:
+    """Say the mean test losses, or scores if those are judged, from always predicting the same to P."""
+    named: list[tuple[str, ArmResult | TrivialResult]] = []
+    if trivial is not None:
+        named.append((f"always predicting {trivial.predicts}", trivial))
+    results = {result.arm: result for result in arms}
+    if UNTUNED in results:
+        named.append(("AdamW as PyTorch ships it", results[UNTUNED]))
+    named += [(f"tuned {arm}", results[arm]) for arm in compared]
+    figures = [(name, result.mean_test_score if objective.score else result.mean_test_loss) for name, result in named]
+    listed = [f"{'none' if figure is None else f'{figure:.4g}'} for {name}" for name, figure in figures]
+    return f"Mean test {objective.score.name if objective.score else 'loss'}: {'; '.join(listed)}"
+
+
+def _incomplete(pairs: Sequence[Pair], statistics: Verdict | None) -> str | None:
+    """A run does not diverge by chance: without it the rest looks better than it is."""
+    missing = sum(pair.baseline is None or pair.warpadam is None for pair in pairs)
+    if statistics is None:
+        return f"only {len(pairs) - missing} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed"
+    return f"{missing} of {len(pairs)} pairs did not complete" if missing else None
+
+
+def _at_edge(statistics: Verdict | None, baseline: str, challenger: str, edges: Mapping[str, str | None]) -> str | None:
+    worse = {Word.HELPS: baseline, Word.HURTS: challenger}.get(statistics.word) if statistics else None
+    edge = edges.get(worse) if worse else None
+    return f"{edge}; beyond it {worse} could be better" if edge else None
+
+
+def _disagreement(test: Verdict | None, validation: Verdict | None) -> str | None:
+    if test and validation and {test.word, validation.word} == {Word.HELPS, Word.HURTS}:
+        return explain_disagreement(test, validation)
+    return None
+
+
+def _undecided(verdict: Verdict | None) -> Verdict | None:
+    """Take the word from a comparison, and with it the number of seeds that would settle it."""
+    return verdict and verdict.model_copy(update={"word": Word.INCONCLUSIVE, "more_pairs": None})
+
+
+def paired_runs(runs: Sequence[ConfirmRun], baseline: Trial, challenger: Trial) -> list[tuple[ConfirmRun, ConfirmRun]]:
+    """Return the runs of two trials on the seeds that both completed."""
+    base, other = completed(runs, baseline.number), completed(runs, challenger.number)
+    return [(base[seed], other[seed]) for seed in sorted(base.keys() & other.keys())]
+
+
+def _on_validation(run: ConfirmRun, objective: Objective, seconds: float = math.inf) -> float | None:
+    """Return what a run costs on validation at its best point until some training seconds; None without a point."""
+    points = [point for point in curve_of(run) if point.seconds <= seconds]
+    return objective.cost_at(objective.best_point(points))[0] if points else None
+
+
+def _at_equal_seconds(baseline: ConfirmRun, challenger: ConfirmRun, objective: Objective) -> Costs:
+    """Return what two runs cost on validation until the shorter one ends, in training seconds."""
+    ends = min(length(curve_of(run), "seconds_to_target") for run in (baseline, challenger))
+    return _on_validation(baseline, objective, ends), _on_validation(challenger, objective, ends)
 
 
 def pairs_of(runs: Sequence[ConfirmRun], baseline: Trial, challenger: Trial, objective: Objective) -> list[Pair]:
@@ -216,18 +403,23 @@ def _cost(run: ConfirmRun | None, objective: Objective, longest: float) -> tuple
     if objective.is_timed:
         reached = objective.reached(curve_of(run))
         return (longest, True) if reached is None else (reached, False)
-    return (run.test_loss if objective.score is None else error_on_test(run, objective)), False
+    return objective.cost_of(run.test_loss, run.test_score), False
 
 
 def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finalist:
     mine = [finalist for finalist in finalists if plan.arm(finalist.trial.arm).role is role]
-    return min(mine, key=lambda finalist: (finalist.score, finalist.trial.number))
+    return min(mine, key=lambda finalist: (finalist.score, finalist.loss, finalist.trial.number))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are there; None if there are none."""
+    there = [value for value in values if value is not None]
+    return fmean(there) if there else None
 
 
 def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun], objective: Objective) -> ArmResult:
     mine = [run for run in runs if run.trial_number == trial.number]
     complete = completed(runs, trial.number).values()
-    losses = [run.test_loss for run in complete if run.test_loss is not None]
     steps = [objective.best_point(curve).step for run in complete if (curve := curve_of(run))]
     assert trial.value is not None, "a finalist is a completed trial"
     return ArmResult(
@@ -235,7 +427,8 @@ def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun], objecti
         trial=trial.number,
         config=plan.arm(trial.arm).config(trial.params),
         value=trial.value,
-        mean_test_loss=fmean(losses) if losses else None,
+        mean_test_loss=_mean(run.test_loss for run in complete),
+        mean_test_score=_mean(run.test_score for run in complete),
         mean_seconds=fmean(run.seconds for run in complete) if complete else None,
         runs=len(complete),
         planned=len(mine),

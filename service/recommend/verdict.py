@@ -6,13 +6,14 @@ Pure functions of two lists: no database, no jobs. scipy does the arithmetic and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from service.recommend.luck import SearchLuck
 from service.result.job_result import ALPHA, Verdict, Word
+from service.spec.job import MAX_CONFIRM_SEEDS
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,23 +28,6 @@ RESAMPLES: Final = 9_999
 
 POWER: Final = 0.8
 """Chance that the further pairs we ask for settle the question, if effect and spread stay as measured."""
-
-MOST_PAIRS: Final = 1_000
-"""If more pairs than this would be needed, no number is given: the difference is too small to be worth them."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchLuck:
-    """What an arm would lose if its search had missed its best trials.
-
-    Attributes:
-        penalties: How much higher the validation cost of each trial of its race is than the winner's, as a share of the
-            latter; the best trials first, so that the first is 0.
-        trials: Trials that the search completed.
-    """
-
-    penalties: Sequence[float]
-    trials: int
 
 
 def level(look: int) -> float:
@@ -63,8 +47,6 @@ def compare(
     min_effect: float,
     *,
     look: int = 1,
-    noun: str = "test loss",
-    most_pairs: int | None = None,
     luck: tuple[SearchLuck, SearchLuck] | None = None,
 ) -> Verdict:
     """Compare paired losses.
@@ -79,8 +61,6 @@ def compare(
         challenger: Losses of the challenger on the same seeds.
         min_effect: Smallest effect that counts, relative to the baseline's mean.
         look: How many times this comparison has been judged, including this time.
-        noun: What the losses are called in the reason.
-        most_pairs: Most pairs that a job can have; the reason says if more would be needed.
         luck: Of the search of the baseline and of that of the challenger; None leaves it out.
 
     Raises:
@@ -97,41 +77,30 @@ def compare(
     p_helps, p_hurts = _sign_flip(gains, "greater"), _sign_flip(gains, "less")
     lower, upper = _t_interval(gains, 1 - 2 * alpha)
     band = None if luck is None else luck_interval(gains, scale, luck, alpha)
-    above, below = (True, True) if band is None else (band[0] > 0, band[1] < 0)
-    is_better = p_helps <= alpha and mean >= threshold and mean > 0
-    is_worse = p_hurts <= alpha and -mean >= threshold and mean < 0
-    if is_better and above:
-        word = Word.HELPS
-    elif is_worse and below:
-        word = Word.HURTS
+    is_significant = (p_helps if mean > 0 else p_hurts) <= alpha
+    is_luck = band is not None and band[0] <= 0 <= band[1]
+    if is_significant and not is_luck and abs(mean) >= threshold:
+        word = Word.HELPS if mean > 0 else Word.HURTS
     elif -threshold <= lower and upper <= threshold:
         word = Word.NO_DIFFERENCE
     else:
         word = Word.INCONCLUSIVE
-    low, high = _bca_interval(gains, 0.95)
-    relative = mean / scale if scale else None
-    by_luck = word is Word.INCONCLUSIVE and (is_better or is_worse)
-    unclear = word is Word.INCONCLUSIVE and not by_luck
-    more = _more_pairs(gains, threshold, level(look + 1)) if unclear else None
-    if by_luck:
-        reason = _luck_reason(mean, relative, len(gains), noun)
-    else:
-        reason = _reason(word, mean, relative, min_effect, len(gains), noun)
     return Verdict(
         word=word,
-        reason=reason + _footnote(look) + (_more_seeds(len(gains), more, most_pairs) if unclear else ""),
         pairs=len(gains),
         baseline_mean=float(base.mean()),
         challenger_mean=float(other.mean()),
         improvement=mean,
-        relative_improvement=relative,
-        interval=(low, high),
+        relative_improvement=mean / scale if scale else None,
+        min_effect=min_effect,
+        interval=_bca_interval(gains, 0.95),
         p_helps=p_helps,
         p_hurts=p_hurts,
         luck_interval=band,
+        luck=(mean - band[0] if mean > 0 else band[1] - mean) / scale if band and scale else None,
         alpha=alpha,
         look=look,
-        more_pairs=more,
+        more_pairs=_more_pairs(gains, scale, threshold, luck, level(look + 1)) if word is Word.INCONCLUSIVE else None,
         win_rate=float(((gains > 0) + 0.5 * (gains == 0)).mean()),
     )
 
@@ -230,9 +199,8 @@ def luck_interval(
 ) -> tuple[float, float]:
     """Return the interval of the improvement with the luck of both searches in it.
 
-    A search that draws its trials again finds its best one only with a chance of 1 - (1 - 1/n)^n, about 0.64; otherwise
-    the next best trial of the race takes its place. Each resample draws that for both arms, and a mean from Student's
-    distribution of the pairs.
+    Another search may miss the best trial; then the next best that it finds takes its place. Each resample draws that
+    for both arms, and a mean from Student's distribution of the pairs.
 
     Args:
         gains: Improvements, one for each pair.
@@ -240,8 +208,6 @@ def luck_interval(
         luck: Of the search of the baseline and of that of the challenger.
         alpha: Share of the resamples that is left out on each side.
     """
-    import numpy as np
-
     rng = np.random.default_rng(0)
     deviation = 0.0 if _all_alike(gains) else float(gains.std(ddof=1)) / np.sqrt(len(gains))
     means = gains.mean() + deviation * rng.standard_t(len(gains) - 1, RESAMPLES)
@@ -252,67 +218,36 @@ def luck_interval(
 
 def _drawn_penalties(search: SearchLuck, rng: np.random.Generator) -> Floats:
     """Draw which trial of a race would have won, and return its penalty, for each resample."""
-    import numpy as np
-
-    penalties, trials = np.asarray(search.penalties, np.float64), max(search.trials, 1)
-    found = rng.random((RESAMPLES, len(penalties))) < 1 - (1 - 1 / trials) ** trials
+    penalties = np.asarray(search.penalties, np.float64)
+    found = rng.random((RESAMPLES, len(penalties))) < np.asarray(search.chances)
     winner = np.where(found.any(1), found.argmax(1), len(penalties) - 1)
     drawn: Floats = penalties[winner]
     return drawn
 
 
-def _more_pairs(gains: Floats, threshold: float, alpha: float) -> int | None:
+def _more_pairs(
+    gains: Floats, scale: float, threshold: float, luck: tuple[SearchLuck, SearchLuck] | None, alpha: float
+) -> int | None:
     """Return how many further pairs Student's test needs for a clear word, if mean and spread stay as measured.
 
-    ``alpha`` is the level of the tests at the next look, when the further pairs would be judged.
+    None if a job cannot have as many, or if more pairs do not help: the luck of the searches stays as it is. ``alpha``
+    is the level of the tests at the next look, when the further pairs would be judged.
     """
     from scipy import stats
 
     mean = abs(float(gains.mean()))
-    pairs = np.arange(len(gains) + 1, MOST_PAIRS + 1)
+    beyond_luck = mean
+    if luck is not None:
+        low, high = luck_interval(np.full_like(gains, gains.mean()), scale, luck, alpha)
+        beyond_luck = low if gains.mean() > 0 else -high
+    pairs = np.arange(len(gains) + 1, MAX_CONFIRM_SEEDS + 1)
     root = np.sqrt(pairs) / max(float(gains.std(ddof=1)), TIE * mean)
     student = stats.t(pairs - 1)
     critical = student.isf(alpha)
-    if mean >= threshold:  # `helps` and `hurts` need both a small p and a mean that counts
-        power = student.cdf(np.minimum(mean * root - critical, (mean - threshold) * root))
+    if mean >= threshold:  # `helps` and `hurts` need a small p, no luck that explains it, and a mean that counts
+        power = student.cdf(np.minimum(beyond_luck * root - critical, (mean - threshold) * root))
     else:  # `no_difference` needs both ends of the interval within the threshold
-        low, high = (student.cdf(room * root - critical) for room in (threshold - mean, threshold + mean))
-        power = low + high - 1
+        below, above = (student.cdf(room * root - critical) for room in (threshold - mean, threshold + mean))
+        power = below + above - 1
     enough = np.asarray(power >= POWER)
     return int(pairs[enough.argmax()]) - len(gains) if enough.any() else None
-
-
-def _reason(word: Word, mean: float, relative: float | None, min_effect: float, pairs: int, noun: str) -> str:
-    change = _change(mean, relative)
-    match word:
-        case Word.HELPS | Word.HURTS:
-            return f"the {noun} is {change} on {pairs} fresh paired seeds; chance alone does not explain that"
-        case Word.NO_DIFFERENCE:
-            return f"on {pairs} fresh paired seeds the {noun} differs by less than {min_effect:.1%}"
-        case _:
-            return f"the mean {noun} is {change}, but {pairs} fresh paired seeds are too few to tell"
-
-
-def _change(mean: float, relative: float | None) -> str:
-    amount = f"{abs(mean):.3g}" if relative is None else f"{abs(relative):.1%}"
-    return f"{amount} {'lower' if mean >= 0 else 'higher'}"
-
-
-def _luck_reason(mean: float, relative: float | None, pairs: int, noun: str) -> str:
-    return (
-        f"the {noun} is {_change(mean, relative)} on {pairs} fresh paired seeds, but luck in the search could explain "
-        "that: without its best trial an arm would lose too much; more trials for each arm would tell"
-    )
-
-
-def _footnote(look: int) -> str:
-    return f" (look {look}, tested at level {level(look):g})" if look > 1 else ""
-
-
-def _more_seeds(pairs: int, more: int | None, most: int | None) -> str:
-    """Say how many more seeds would settle an inconclusive comparison."""
-    if more is None:
-        return f"; even {MOST_PAIRS} seeds would probably not be enough"
-    if most is not None and pairs + more > most:
-        return f"; more seeds than a job can have, which is {most}, would be needed"
-    return f"; about {more} more seeds would be needed"

@@ -61,12 +61,12 @@ class Verdict(Paired):
 
     word: Word
     """The conclusion."""
-    reason: str
-    """The conclusion in one sentence."""
     baseline_mean: float
     """Mean loss of the baseline."""
     challenger_mean: float
     """Mean loss of the challenger."""
+    min_effect: float
+    """Smallest effect that matters, as a share of the baseline's mean: `confirm.min_effect` of the spec."""
     p_helps: float
     """One-sided sign-flip permutation p-value for an improvement above 0."""
     p_hurts: float
@@ -74,13 +74,17 @@ class Verdict(Paired):
     luck_interval: tuple[float, float] | None
     """Interval of the improvement, 90 % at the first look, that also counts what the arms would lose if their searches
     had missed their best trials. `helps` and `hurts` need one that leaves out 0. None if no trials raced."""
+    luck: float | None
+    """How far two searches for the same optimizer would end apart just by luck, as a share of the baseline's mean: a
+    larger difference comes by luck in at most one comparison in ten at the first look. `luck_interval` leaves out 0 if
+    the improvement is larger. None if no trials raced, or if that mean is 0."""
     alpha: float
     """Level of the tests: 0.05 at the first look, half as much at each further one."""
     look: int
     """How many times the pairs of this comparison have been judged, including this time."""
     more_pairs: int | None
     """Further pairs that would settle an `inconclusive` comparison at the next look, four times in five. None if it is
-    settled, or if even 1,000 pairs would not be enough."""
+    settled, if a job cannot have as many, or if more would not help: the luck of the searches stays as it is."""
 
 
 class Comparison(Paired):
@@ -134,7 +138,7 @@ class ArmFinding(Part):
     arm: str
     """Name of the arm."""
     role: Role
-    """Whether it learns P, is a baseline, or is a control."""
+    """Whether it learns P, is a baseline, is a control, or is AdamW that nobody tunes."""
     tuning_curve: list[TuningPoint]
     """The best cost so far: one point for each ended trial, from the first completed one on."""
     importances: dict[str, float]
@@ -203,13 +207,13 @@ class Findings(Part):
     note: str
     """How to read the p-values of the comparisons."""
     comparisons: list[Comparison]
-    """The recommended comparison on other metrics, the other arms against the same baseline, and the challenger of a
-    warm start against its control."""
+    """The compared arms on other metrics than that of the verdict, the other tuned arms against the same baseline,
+    and the challenger of a warm start against its control."""
     arms: list[ArmFinding]
     """How each search went."""
     pareto: list[ParetoPoint]
-    """Trials that are best in cost or seconds, of all arms but the controls. Empty unless the job asked for both
-    objectives."""
+    """Trials that are best in cost or seconds, of the arms that learn P and the baselines. Empty unless the job asked
+    for both objectives."""
     pruning: str
     """Whether trials were pruned and why, in one sentence."""
     advice: list[str] = []
@@ -231,6 +235,8 @@ class ArmResult(Part):
     """The cost that the search minimised. The trial was picked for it, so it is optimistic."""
     mean_test_loss: float | None
     """Mean over its completed confirmation runs; None if none completed."""
+    mean_test_score: float | None = None
+    """Mean of the score, such as the accuracy, over the same runs; None if they have none."""
     mean_seconds: float | None
     """Mean training time of those runs."""
     runs: int
@@ -239,6 +245,23 @@ class ArmResult(Part):
     """Confirmation runs that were planned."""
     best_step: float | None = None
     """Step of the point at which these runs are judged, the median over them; None if that is their last step."""
+
+
+class TrivialResult(Part):
+    """What always predicting the same gets, whatever the input. A model that is not better has learned nothing."""
+
+    predicts: str
+    """What is always predicted, such as the most frequent class."""
+    value: float | None
+    """Its cost on the validation part of the search, to compare with trials; None for times to a target."""
+    val_loss: float | None
+    """Its loss there. It predicts the frequencies of the classes for that, counted on the training part."""
+    val_score: float | None
+    """Its score there."""
+    mean_test_loss: float
+    """Mean loss on the test parts of the confirmation runs."""
+    mean_test_score: float | None
+    """Mean score there; None if it has none."""
 
 
 class Pair(Part):
@@ -305,11 +328,22 @@ class Recommendation(Part):
     baseline: str
     """The baseline it was compared with: the best one by validation."""
     statistics: Verdict | None
-    """The comparison; None if too few pairs completed."""
+    """The comparison at equal steps; None if too few pairs completed. Its word is the verdict."""
+    at_equal_seconds: Verdict | None
+    """The comparison at equal training time, which does not change the verdict. In each pair, both runs are read at the
+    training seconds of the shorter one, each at its best point until then. It compares costs on validation: the test
+    part is only measured once, at the best point of the whole run. None if the objective is a time, or if too few pairs
+    have learning curves."""
     pairs: list[Pair]
     """The losses that were compared, one pair for each seed."""
     finalists: list[ArmResult]
-    """The best config of every arm."""
+    """The best config of every arm; AdamW that nobody tunes is missing if its trial did not complete."""
+    trivial: TrivialResult | None = None
+    """What always predicting the same gets; None where there is no such thing, as for an equation."""
+    score: str | None = None
+    """Name of the score that runs have beside the loss, such as accuracy."""
+    summary: str = ""
+    """The mean test losses or scores in one sentence, from always predicting the same to P."""
 
 
 class JobResult(Recommendation):

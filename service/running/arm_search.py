@@ -37,7 +37,7 @@ class ArmSearch:
         self, job: JobContext, arm: ArmPlan, storage: optuna.storages.BaseStorage, limits: ArmLimits | None = None
     ) -> None:
         self._job, self._log, self._plan, self._arm = job, job.record, job.plan, arm
-        self._budget = self._plan.spec.budget
+        self._budget, self._cap = self._plan.spec.budget, self._plan.trials(arm)
         self._limits = limits or ArmLimits(steps=self._budget.steps)
         self.objective = objective_of(job, self._limits)
         self._seconds_before = self._log.start_arm(arm.name).seconds_used
@@ -70,7 +70,7 @@ class ArmSearch:
     @property
     def reached(self) -> str:
         """Name of the cap that ended the arm."""
-        return "trials_per_arm" if len(self._trials) >= self._budget.trials_per_arm else "max_seconds"
+        return "trials_per_arm" if len(self._trials) >= self._cap else "max_seconds"
 
     def next(self) -> Assignment | None:
         """Return an interrupted trial, or a new one from Optuna; None at the arm's cap."""
@@ -78,9 +78,11 @@ class ArmSearch:
             row = self._waiting.pop(0)
             if row.id not in self._open:
                 self._open[row.id] = self._arm_study.resume(row)
-        elif len(self._trials) < self._budget.trials_per_arm:
-            arm_seed = f"{self._plan.spec.seed}/{self._arm.name}"
-            asked = self._arm_study.ask(make_sampler(self._plan.spec.search, arm_seed, len(self._trials)))
+        elif len(self._trials) < self._cap:
+            arm_seed, asked_before = f"{self._plan.spec.seed}/{self._arm.name}", len(self._trials)
+            sampler = make_sampler(self._plan.spec.search, arm_seed, asked_before)
+            refine = asked_before >= (1 - self._plan.spec.search.refine) * self._cap
+            asked = self._arm_study.ask(sampler, refine=refine)
             try:
                 row = self._log.add_trial(self._arm.name, suggest(asked, self._arm.space), running=True)
             except BaseException:
@@ -180,14 +182,16 @@ class ArmSearch:
         points = self._curve(trial_id)
         self._curves.pop(trial_id, None)
         if ended.state == TrialState.COMPLETE and points:
-            ended = ended._replace(value=self.objective.cost(points))
+            judged = self.objective.best_point(points)
+            ended = ended._replace(value=self.objective.cost(points), val_loss=judged.val_loss)
         elif ended.val_loss is not None and points:
             ended = ended._replace(value=self.objective.signal(points))
         self._log.finish_trial(trial_id, ended, self.seconds_used, self._unwritten)
         self._unwritten, self._written = [], time.monotonic()
         row = self._trials[trial_id]
         self._job.artifacts.delete_checkpoints(self._log.job_id, f"trial-{row.number}")
-        row.state, row.value = ended.state, ended.val_loss if ended.value is None else ended.value
+        row.state, row.val_loss = ended.state, ended.val_loss
+        row.value = ended.val_loss if ended.value is None else ended.value
         if trial is not None:  # otherwise it was still waiting for its turn
             self._arm_study.tell(trial, ended)
         self._measure()

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from search_spaces import Scalar
+from search_spaces.refine import refinement
 from search_spaces.to_optuna import distributions, first_trials
 from service.db.models import Trial
 from service.db.studies import study_name
@@ -87,15 +88,28 @@ class ArmStudy:
         frozen = self._frozen(row, OptunaState.RUNNING, ())
         return OpenTrial(optuna.Trial(self.study, self._memory.create_new_trial(self._memory_id, frozen)))
 
-    def ask(self, sampler: optuna.samplers.BaseSampler) -> optuna.Trial:
-        """Ask for a new trial, and store where in its sequence the sampler is."""
+    def ask(self, sampler: optuna.samplers.BaseSampler, *, refine: bool = False) -> optuna.Trial:
+        """Ask for a new trial, and store where in its sequence the sampler is.
+
+        With ``refine`` it is one next to the best so far, if there is such a point that was not tried.
+        """
         self.study.sampler = sampler
+        if refine and (near := self._refinement()) is not None:
+            self.study.enqueue_trial(near)
         asked = self.study.ask()
         for key, value in self._memory.get_study_system_attrs(self._memory_id).items():
             if self._stored_attrs.get(key) != value:
                 self._stored_attrs[key] = value
                 self._storage.set_study_system_attr(self._stored_id, key, value)
         return asked
+
+    def _refinement(self) -> dict[str, Scalar] | None:
+        trials = self.study.get_trials(deepcopy=False)
+        if self._two or any(trial.state == OptunaState.WAITING for trial in trials):
+            return None
+        complete = [trial for trial in trials if trial.state == OptunaState.COMPLETE]
+        best_first = [trial.params for trial in sorted(complete, key=lambda trial: (trial.value, trial.number))]
+        return refinement(self._arm.space, best_first, [trial.params for trial in trials])
 
     def report(self, trial: OpenTrial, points: Sequence[CurvePoint]) -> None:
         """Report the last of ``points``, unless an earlier attempt did.

@@ -14,12 +14,20 @@ from service.planning.objective import Objective, make_objective
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import UNPRUNED, measure
 from service.recommend.findings import Searched, find_break_even, find_transfer, make_findings
-from service.recommend.recommendation import Finalist, best_trials, is_blind, recommend, search_luck
+from service.recommend.recommendation import (
+    NO_LUCK,
+    Finalist,
+    best_trials,
+    edge_of_range,
+    find_trivial,
+    recommend,
+    search_luck,
+    why_blind,
+)
 from service.result.job_result import FamilyFinding, Fidelity, JobResult, Recommendation
 from service.running.context import JobContext
 from service.running.samplers import first_rung
 from service.spec.job import MAX_STEPS
-from service.states import TrialState
 from service.version import versions
 
 if TYPE_CHECKING:
@@ -110,7 +118,8 @@ def finalists_by_search(job: JobContext, best: list[Trial], objective: Objective
     curves = job.record.curves([trial.id for trial in best])
     costs = [objective.cost(curves[trial.id]) for trial in best]
     return [
-        Finalist(trial, (trial.value or 0.0) if cost is None else cost) for trial, cost in zip(best, costs, strict=True)
+        Finalist(trial, (trial.value or 0.0) if cost is None else cost, trial.val_loss or 0.0)
+        for trial, cost in zip(best, costs, strict=True)
     ]
 
 
@@ -124,13 +133,15 @@ def make_result(
     """Judge the finalists, one of each arm, by their confirmation runs. The result has no learned P yet."""
     plan, runs = job.plan, job.record.confirm_runs("confirm")
     races = job.record.confirm_runs("select")
-    completed = Counter(trial.arm for item in searched for trial in item.trials if trial.state == TrialState.COMPLETE)
+    trials = {item.arm.name: item.trials for item in searched}
     luck = {
-        finalist.trial.arm: search_luck(finalist.trial, completed[finalist.trial.arm], races, objective)
-        for finalist in finalists
+        arm: NO_LUCK if plan.arm(arm).space.has_one_point else search_luck(plan, trial, trials[arm], races, objective)
+        for arm, trial in {finalist.trial.arm: finalist.trial for finalist in finalists}.items()
     }
-    blind = [item.arm.name for item in searched if is_blind(item.trials)]
-    recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck, blind)
+    trivial = find_trivial(plan, runs, objective)
+    blind = {item.arm.name: why for item in searched if (why := why_blind(item.trials, trivial, objective))}
+    edges = {finalist.trial.arm: edge_of_range(plan, finalist.trial) for finalist in finalists}
+    recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck, blind, edges)
     tasks = None if family is None else _family_finding(plan, recommended, finalists, runs, family)
     findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks)
     return JobResult(

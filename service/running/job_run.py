@@ -17,7 +17,7 @@ from service.planning.arms import ArmPlan, Role
 from service.planning.objective import Objective
 from service.planning.plan import plan_of
 from service.recommend.findings import Searched
-from service.recommend.recommendation import Finalist, rank
+from service.recommend.recommendation import Finalist, best_trials, rank
 from service.result.job_result import LearnedP
 from service.running.arm_search import ArmSearch
 from service.running.confirm_runs import ConfirmRuns, Phase, fresh_seeds, prepare_splits
@@ -105,31 +105,35 @@ def _search(phases: _Phases) -> tuple[list[Searched], dict[str, ArmLimits]]:
     for arm in job.plan.arms:
         limits[arm.name] = limits_of(job, arm, searched)
         phases.search(arm, limits[arm.name])
-        best_of_arm(job, arm.name, 1)  # an arm that completed no trial ends the job at once
+        if arm.role is not Role.UNTUNED:
+            best_of_arm(job, arm.name, 1)  # an arm that completed no trial ends the job at once
         trials = job.record.trials(arm.name)
         searched.append(Searched(arm, trials, arm_fidelity(job, arm, limits[arm.name], trials)))
     return searched, limits
 
 
 def _select(phases: _Phases, objective: Objective, steps: Mapping[str, int]) -> list[Finalist]:
-    """Return one finalist for each arm: the winner of a race.
+    """Return one finalist for each arm that completed a trial: the winner of a race, or its best trial without one.
 
     The best trials of an arm run on a fresh seed, the worst of them drop out, the others run on the next seed, and so
     on. The search judged each trial on one seed only, so its best one is often just lucky.
     """
     job = phases.job
-    spec = job.plan.spec
-    racing = [best_of_arm(job, arm.name, spec.contenders) for arm in job.plan.arms]
-    if spec.contenders == 1:
-        return finalists_by_search(job, [trials[0] for trials in racing], objective)
-    ranked: list[list[Finalist]] = []
-    for seed, size in zip(fresh_seeds(spec, "select"), spec.race_rounds, strict=True):
-        racing = [trials[:size] for trials in racing]
-        planned = phases.confirm("select", [trial for trials in racing for trial in trials], steps, [seed])
+    rounds = {arm.name: job.plan.race_rounds(arm) for arm in job.plan.arms}
+    first = {name: best_trials(job.record.trials(name), max(sizes, default=1)) for name, sizes in rounds.items()}
+    finalists = {
+        finalist.trial.arm: finalist
+        for finalist in finalists_by_search(job, [trials[0] for trials in first.values() if trials], objective)
+    }
+    racing = {name: trials for name, trials in first.items() if rounds[name]}
+    for index, seed in enumerate(fresh_seeds(job.plan.spec, "select")):
+        racing = {name: trials[: rounds[name][index]] for name, trials in racing.items()}
+        planned = phases.confirm("select", [trial for trials in racing.values() for trial in trials], steps, [seed])
         runs = [run for run in planned if run.seed <= seed]  # a race before an extension went further
-        ranked = [rank(trials, runs, objective) for trials in racing]
-        racing = [[finalist.trial for finalist in arm] for arm in ranked]
-    return [finalists[0] for finalists in ranked]
+        ranked = {name: rank(trials, runs, objective) for name, trials in racing.items()}
+        finalists |= {name: best for name, (best, *_) in ranked.items()}
+        racing = {name: [finalist.trial for finalist in best] for name, best in ranked.items()}
+    return list(finalists.values())
 
 
 def _try_p(phases: _Phases, trial: Trial, steps: Mapping[str, int]) -> LearnedP | None:

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from service.spec.base import Entrypoint, SpecModel, UserConfig
 
+ColumnChoice = Literal["number", "category", "boolean", "date", "day_first_date", "text", "ignore"]
+"""What a job may take a column for. Only in a date such as 03/04/2025 it matters whether the day comes first."""
+
 
 class DatasetSpec(SpecModel):
     """Which data to train on: a bundled dataset by ``name``, an uploaded one by ``id``, or what a factory makes."""
@@ -23,6 +26,10 @@ class DatasetSpec(SpecModel):
     """What to train an uploaded dataset for; null lets the target decide."""
     exclude: Annotated[list[Annotated[str, Len(max_length=200)]], Len(max_length=4096)] = Field([])
     """Columns of an uploaded table that are no features, such as an id."""
+    columns: dict[Annotated[str, Len(max_length=200)], ColumnChoice] = Field(
+        default={}, max_length=4096, examples=[{"zip": "category", "customer": "ignore"}]
+    )
+    """Column of an uploaded table -> what to take it for; the dataset says what the others are taken for."""
     entrypoint: Entrypoint | None = None
     config: UserConfig = Field(default={})
 

@@ -30,6 +30,8 @@ class DatasetInfo:
         length: Characters of a text, all of them; 0 where that was not counted.
         columns: Names of the input columns.
         widths: Features that each of these becomes; empty where each becomes one.
+        left_out: Columns that are no features -> why.
+        task_reason: What decided the task, for a person.
         tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
         sources: Entrypoint of user code -> SHA-256 of the source of its module.
     """
@@ -45,6 +47,8 @@ class DatasetInfo:
     length: int = 0
     columns: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    task_reason: str = ""
     tensors: tuple[tuple[int, ...], ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 

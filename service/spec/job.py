@@ -118,6 +118,9 @@ class SearchSpec(SpecModel):
 
     sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
     pruner: Literal["asha", "hyperband", "median", "none"] = "asha"
+    refine: Annotated[float, Ge(0), Le(1)] = 0.25
+    """Share of an arm's trials, its last ones, that try points next to the best so far; 0 leaves all to the sampler.
+    Without effect if there are two objectives."""
     from_job: str | None = Field(None, max_length=40, pattern=r"^[\w-]+$")
     """An earlier job with the same arms and search spaces, whose completed trials the sampler knows."""
 

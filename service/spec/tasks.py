@@ -27,6 +27,21 @@ class Task(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trivial:
+    """What always predicts the same, whatever the input: the least that a model has to beat.
+
+    Attributes:
+        output: Import string of ``(targets of the training part, outputs) -> the output for one row``.
+        predicts: What it predicts, in words, where a score is judged.
+        predicts_for_loss: The same where the loss is judged.
+    """
+
+    output: str
+    predicts: str
+    predicts_for_loss: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEntry:
     """What follows from a task.
 
@@ -42,6 +57,7 @@ class TaskEntry:
         splits_rows: Whether rows are split at random, so that another seed gives another split.
         can_overfit: Whether validation may become worse while training goes on, so that runs are judged at their best
             point.
+        trivial: What always predicts the same, to show beside the scores of models; None if there is no such thing.
     """
 
     name: str
@@ -54,7 +70,14 @@ class TaskEntry:
     user_models: bool = True
     splits_rows: bool = True
     can_overfit: bool = True
+    trivial: Trivial | None = None
 
+
+MEAN: Final = Trivial(
+    output="service.training.tasks:mean_target",
+    predicts="the mean of the target",
+    predicts_for_loss="the mean of the target",
+)
 
 TASKS: Final = Registry[TaskEntry](
     "task",
@@ -66,12 +89,18 @@ TASKS: Final = Registry[TaskEntry](
             example="service.training.tasks:example_classes",
             has_classes=True,
             weighs_classes=True,
+            trivial=Trivial(
+                output="service.training.tasks:frequencies",
+                predicts="the most frequent class",
+                predicts_for_loss="the frequencies of the classes",
+            ),
         ),
         TaskEntry(
             name=Task.REGRESSION,
             loss="torch.nn.functional:mse_loss",
             metric="r2",
             example="service.training.tasks:example_numbers",
+            trivial=MEAN,
         ),
         TaskEntry(
             name=Task.AUTOENCODING,
@@ -79,6 +108,7 @@ TASKS: Final = Registry[TaskEntry](
             metric="r2",
             example="service.training.tasks:example_inputs",
             reconstructs=True,
+            trivial=MEAN,
         ),
         TaskEntry(
             name=Task.LANGUAGE,
@@ -88,6 +118,11 @@ TASKS: Final = Registry[TaskEntry](
             has_classes=True,
             user_models=False,
             splits_rows=False,
+            trivial=Trivial(
+                output="service.training.tasks:frequencies",
+                predicts="the most frequent token",
+                predicts_for_loss="the frequencies of the tokens",
+            ),
         ),
         TaskEntry(
             name=Task.PHYSICS,

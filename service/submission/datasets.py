@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.artifacts import ArtifactStore
+from service.artifacts import ArtifactStore, local_folder
 from service.data.catalog import BUNDLED
-from service.data.facts import DatasetFacts, dataset_info
+from service.data.facts import ColumnUse, DatasetFacts, Layout, column_uses, dataset_info
 from service.data.upload import Upload
 from service.db.models import DatasetRow
 from service.db.session import Database
@@ -56,15 +56,28 @@ def find_info(context: Context, spec: JobSpec) -> DatasetInfo | None:
         UnavailableError: Too many others are trying user code.
         OtherVersionError: Another version stored the facts about the dataset.
     """
-    return context.user_code.info_for(spec, _uploaded_info(context.db, spec))
+    return context.user_code.info_for(spec, _uploaded_info(context, spec))
 
 
-def _uploaded_info(db: Database, spec: JobSpec) -> DatasetInfo | None:
+def find_columns(context: Context, spec: JobSpec) -> tuple[ColumnUse, ...]:
+    """Return what a job does with the columns of its uploaded table; nothing for other data and for a family of tables.
+
+    Raises:
+        InvalidSpecError: As :func:`find_info`.
+    """
+    if spec.dataset.id is None:
+        return ()
+    return column_uses(_facts(context, spec.dataset, spec.dataset.id), spec.dataset)
+
+
+def _uploaded_info(context: Context, spec: JobSpec) -> DatasetInfo | None:
     chosen = spec.datasets
     if all(given.id is None or given.name is not None for given in chosen.values()):
         return None
     found = [
-        _described(db, field, given) for field, given in chosen.items() if given.id is not None or given.name in BUNDLED
+        _described(context, field, given)
+        for field, given in chosen.items()
+        if given.id is not None or given.name in BUNDLED
     ]
     if len(found) < len(chosen):
         return None  # make_plan says what is wrong with the others
@@ -75,18 +88,29 @@ def _uploaded_info(db: Database, spec: JobSpec) -> DatasetInfo | None:
     return found[0].info
 
 
-def _described(db: Database, field: str, given: DatasetSpec) -> FamilyDataset:
+def _described(context: Context, field: str, given: DatasetSpec) -> FamilyDataset:
     """Return a bundled or an uploaded dataset; ``field`` is the one of the spec that chooses it."""
     if given.id is None:
         return FamilyDataset(label=given.label, info=BUNDLED[given.label].info)
-    row = ledger.find(db, given.id)
-    if row is None:
-        hint = "GET /v1/datasets lists the uploaded datasets."
-        raise InvalidSpecError(FieldError(f"{field}.id", given.id, "names no uploaded dataset", hint, "unknown_name"))
-    facts = DatasetFacts.from_json(row.facts)
     try:
+        facts = _facts(context, given, given.id)
         info = dataset_info(facts, given)
     except InvalidSpecError as error:
         moved = (replace(wrong, field=wrong.field.replace("dataset", field, 1)) for wrong in error.errors)
         raise InvalidSpecError(*moved) from error
     return FamilyDataset(label=given.id, info=info, columns={column.name: column for column in facts.columns})
+
+
+def _facts(context: Context, given: DatasetSpec, dataset_id: str) -> DatasetFacts:
+    """Return the facts about an uploaded dataset, with its columns taken for what the spec says."""
+    row = ledger.find(context.db, dataset_id)
+    if row is None:
+        hint = "GET /v1/datasets lists the uploaded datasets."
+        raise InvalidSpecError(FieldError("dataset.id", given.id, "names no uploaded dataset", hint, "unknown_name"))
+    facts = DatasetFacts.from_json(row.facts)
+    if not given.columns or facts.layout is not Layout.TABLE:
+        return facts
+    from service.data.columns import retyped
+
+    with local_folder(context.artifacts.dataset_url(dataset_id)) as folder:
+        return retyped(facts, given.columns, folder)

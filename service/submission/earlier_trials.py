@@ -37,12 +37,13 @@ TRIED_AGAIN: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierTrial:
-    """A completed trial of an earlier job: its number, parameters, cost and training time there."""
+    """A completed trial of an earlier job: its number, parameters, cost, training time and validation loss there."""
 
     number: int
     params: dict[str, Scalar]
     value: float
     seconds: float
+    val_loss: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class EarlierTrials:
 
     def best(self) -> list[dict[str, Scalar]]:
         """Return the configs to try first: the best ones, if their values cannot be taken over."""
-        ranked = sorted(self.trials, key=lambda trial: (trial.value, trial.number))
+        ranked = sorted(self.trials, key=lambda trial: (trial.value, trial.val_loss, trial.number))
         return [] if self.comparable else [trial.params for trial in ranked[:TRIED_AGAIN]]
 
 
@@ -105,7 +106,8 @@ def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
         raise _wrong(job_id, "must name a job with completed trials; this one has none")
     by_arm: dict[str, list[EarlierTrial]] = {}
     for row in rows:
-        trial = EarlierTrial(number=row.number, params=dict(row.params), value=row.value or 0.0, seconds=row.seconds)
+        costs = {"value": row.value or 0.0, "seconds": row.seconds, "val_loss": row.val_loss or 0.0}
+        trial = EarlierTrial(number=row.number, params=dict(row.params), **costs)
         by_arm.setdefault(row.arm, []).append(trial)
     taken = {
         name: EarlierTrials(

@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
+from service.data.facts import ColumnUse
 from service.errors import UnavailableError
 from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
@@ -68,6 +69,8 @@ class JobEstimate:
         p_bytes: The largest memory of P of a run.
         parameters: Parameters of the model.
         note: How the seconds were found.
+        task: What the model is trained for, and why.
+        columns: What the job does with each column of an uploaded table.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -77,6 +80,8 @@ class JobEstimate:
     p_bytes: int
     parameters: int
     note: str
+    task: str
+    columns: tuple[ColumnUse, ...]
 
 
 class _Footprint(TypedDict):
@@ -86,8 +91,8 @@ class _Footprint(TypedDict):
     p_bytes: float
 
 
-def estimate(plan: JobPlan) -> JobEstimate:
-    """Return what a job would do and cost.
+def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
+    """Return what a job would do and cost. ``columns`` is what it does with those of its table.
 
     Raises:
         UnavailableError: The cost could not be measured.
@@ -109,20 +114,22 @@ def estimate(plan: JobPlan) -> JobEstimate:
         p_bytes=max(arm.p_bytes for arm in arms),
         parameters=plan.spec.model.parameter_count(plan.info),
         note="; ".join(notes),
+        task=f"{plan.task}: {reason}" if (reason := plan.info.task_reason) else plan.task,
+        columns=columns,
     )
 
 
 def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstimate:
     budget, confirm, slots = plan.spec.budget, plan.spec.confirm, plan.spec.resources.slots
-    runs = confirm.seeds + sum(plan.spec.race_rounds)
+    trials, runs = plan.trials(arm), confirm.seeds + sum(plan.race_rounds(arm))
     seconds_a_run = measured["seconds_a_step"] * _steps_of_a_run(plan, arm)
-    search = min(seconds_a_run * budget.trials_per_arm / slots, budget.max_seconds)
+    search = min(seconds_a_run * trials / slots, budget.max_seconds)
     return ArmEstimate(
         name=arm.name,
         role=arm.role,
         optimizer=arm.optimizer,
         parameters=arm.space.names,
-        trials=budget.trials_per_arm,
+        trials=trials,
         confirm_runs=runs,
         seconds_a_run=seconds_a_run,
         seconds=search + runs * seconds_a_run / slots,

@@ -20,7 +20,7 @@ from service.planning.plan import JobPlan
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.submission import Context
-from service.submission.datasets import find_info
+from service.submission.datasets import find_columns, find_info
 from service.submission.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
 from service.submission.estimate import JobEstimate, estimate
 from service.submission.warm_start import plan_warm_start
@@ -82,7 +82,7 @@ def dry_run(context: Context, spec: JobSpec) -> JobEstimate:
         UnavailableError: The cost could not be measured now.
         ConflictError: Another version stored what the spec refers to.
     """
-    return estimate(_prepare(context, spec).plan)
+    return estimate(_prepare(context, spec).plan, find_columns(context, spec))
 
 
 def _prepare(context: Context, spec: JobSpec) -> _Prepared:

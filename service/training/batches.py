@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from service.data.prepared_files import SPLIT_PARTS, load_arrays
 from service.spec.tasks import TASKS
-from service.training.run import EVALUATED_ROWS, Run
-from service.training.tasks import loss_of, score_of
+from service.training.run import EVALUATED_ROWS, Run, TrivialScores
+from service.training.tasks import loss_of, score_of, trivial_model
 
 DEVICE_BYTES: Final = 1 << 30
 """Largest split that is copied to the memory of a GPU as a whole. A larger one might not fit; it goes there batch by
@@ -32,6 +32,7 @@ class Batches:
     def __init__(self, run: Run) -> None:
         self._device = torch.device(run.device)
         self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
+        self._task, self._outputs = run.task, run.sizes[-1]
         mapped = load_arrays(run.data.url, run.data.sha256)
         arrays = {name: torch.from_numpy(array) for name, array in mapped.items()}  # still the mapped file
         if sum(array.nbytes for array in arrays.values()) <= DEVICE_BYTES:
@@ -73,6 +74,11 @@ class Batches:
     def _rows(self, part: str, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         x = self._x[part][rows].to(self._device)
         return x, x if self._y is self._x else self._y[part][rows].to(self._device)
+
+    def trivial(self) -> TrivialScores | None:
+        """Return what always predicting the same gets on this split; None if the task has no such thing."""
+        model = trivial_model(self._task, self.targets, self._outputs)
+        return None if model is None else TrivialScores(*self.evaluate(model, "val"), *self.evaluate(model, "test"))
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str) -> tuple[float, float | None]:

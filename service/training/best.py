@@ -1,13 +1,14 @@
 """Finds the best point of a learning curve, and keeps the weights that the model had there.
 
 A single point can be low by luck, above all with a large learning rate. So a point counts together with its neighbours.
+Points of equal cost, such as equal accuracy, are ranked by their loss.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,33 +18,52 @@ if TYPE_CHECKING:
 NEIGHBOURS: Final = 2
 """Points on either side that count with a point: with 40 points, an eighth of the run in all."""
 
+Cost = tuple[float, float]
+"""What a point is ranked by: its cost, and its loss, which decides between equal costs."""
+
+
+def mean_cost(costs: Iterable[float]) -> float:
+    """Return the mean to 12 digits, so that rounding does not tell equal means apart.
+
+    >>> mean_cost([0.1, 0.1, 0.1]) == mean_cost([0.1, 0.1])
+    True
+    """
+    return float(f"{fmean(costs):.12g}")
+
 
 def smoothed(costs: Sequence[float]) -> list[float]:
     """Return the mean of each cost and its neighbours on both sides, as far as there are any.
 
     >>> smoothed([6.0, 3.0, 0.0, 1.0])
-    [3.0, 2.5, 2.5, 1.3333333333333333]
+    [3.0, 2.5, 2.5, 1.33333333333]
     """
-    return [fmean(costs[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]) for index in range(len(costs))]
+    return [mean_cost(costs[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]) for index in range(len(costs))]
 
 
-def best_index(costs: Sequence[float]) -> int:
-    """Return the index of the lowest smoothed cost, the first one if there are several.
+def smoothed_pairs(costs: Sequence[Cost]) -> list[Cost]:
+    """Return smoothed costs, each with its smoothed loss."""
+    return list(zip(smoothed([cost for cost, _ in costs]), smoothed([loss for _, loss in costs]), strict=True))
 
-    >>> best_index([9.0, 0.0, 9.0, 9.0, 3.0, 3.0, 3.0])
+
+def best_index(costs: Sequence[Cost]) -> int:
+    """Return the index of the lowest smoothed cost; of equal ones that of the lowest smoothed loss, then the first.
+
+    >>> best_index([(9.0, 1.0), (0.0, 1.0), (9.0, 1.0), (9.0, 1.0), (3.0, 1.0), (3.0, 1.0), (3.0, 1.0)])
     6
+    >>> best_index([(0.5, 0.9), (0.5, 0.8), (0.5, 0.6), (0.5, 0.3)])
+    3
     """
-    means = smoothed(costs)
+    means = smoothed_pairs(costs)
     return means.index(min(means))
 
 
-def is_out_of_patience(patience: int | None, steps: Sequence[int], costs: Sequence[float]) -> bool:
+def is_out_of_patience(patience: int | None, steps: Sequence[int], costs: Sequence[Cost]) -> bool:
     """Tell whether a run has gone on for ``patience`` steps since its best point; never if that is None.
 
     Args:
         patience: Steps.
         steps: Step of each point so far.
-        costs: Cost of each point so far.
+        costs: Cost and loss of each point so far.
     """
     return patience is not None and steps[-1] - steps[best_index(costs)] >= patience
 
@@ -57,13 +77,13 @@ class BestWeights:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._costs: list[float] = []
+        self._costs: list[Cost] = []
         self._recent: deque[dict[str, Any]] = deque(maxlen=NEIGHBOURS + 1)
         self._best: dict[str, Any] = {}
-        self._lowest = math.inf
+        self._lowest = (math.inf, math.inf)
 
-    def add(self, cost: float) -> None:
-        """Add the point that the model is at now, with its cost, which must be finite."""
+    def add(self, cost: Cost) -> None:
+        """Add the point that the model is at now, with its cost and loss, which must be finite."""
         self._costs.append(cost)
         self._recent.append({name: value.detach().clone() for name, value in self._model.state_dict().items()})
         if len(self._recent) > NEIGHBOURS:
@@ -76,7 +96,7 @@ class BestWeights:
         self._model.load_state_dict(self._best)
 
     def _judge(self, index: int) -> None:
-        mean = smoothed(self._costs)[index]
+        mean = smoothed_pairs(self._costs)[index]
         if mean < self._lowest:
             self._lowest, self._best = mean, self._recent[index - len(self._costs)]
 

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
-from service.data.prepared_files import Array, TaskArrays, load_family
+from service.data.prepared_files import Array, Family, TaskArrays, load_family
 from service.optimizers import build_optimizer
 from service.spec.tasks import Task
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import read_p, write_warp
 from service.training.loop import report_steps
 from service.training.networks import linear_layers
-from service.training.run import CurvePoint, DivergedError, FamilyTraining, Run
+from service.training.run import CurvePoint, DivergedError, FamilyTraining, Run, TrivialScores
 from service.training.step import make_schedule, training_loss
-from service.training.tasks import loss_of, score_at_once, score_of
+from service.training.tasks import loss_of, score_at_once, score_of, trivial_model
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
 
 
@@ -62,7 +62,8 @@ def train_family(run: Run) -> Iterator[CurvePoint]:
             schedule.step()
         train_loss = total.item() / (step - done)
         seconds, done = seconds + time.perf_counter() - started, step
-        yield _point(run, networks, step, train_loss, seconds)._replace(learning_seconds=learning_seconds)
+        point = _point(run, networks, step, train_loss, seconds)._replace(learning_seconds=learning_seconds)
+        yield point if point.test_loss is None else point._replace(trivial=_trivial(run, family))
 
 
 def _point(run: Run, networks: _SideBySide, step: int, train_loss: float, seconds: float) -> CurvePoint:
@@ -72,6 +73,31 @@ def _point(run: Run, networks: _SideBySide, step: int, train_loss: float, second
             raise DivergedError(f"the mean {name} loss is {value} after {step} of {run.steps} steps")
     tested = run.test and step == run.steps
     return CurvePoint(step, train_loss, loss, seconds, loss if tested else None, score, score if tested else None)
+
+
+def _trivial(run: Run, family: Family) -> TrivialScores | None:
+    """Return the means of what always predicting the same gets on the tasks of meta-validation and of meta-test."""
+    found: list[tuple[float, float | None]] = []
+    for part in ("meta_validation", "meta_test"):
+        tasks = family.tasks(part)
+        targets = [_tensors(run, task.x_train, task.y_train)[1] for task in tasks]
+        models = [model for y in targets if (model := trivial_model(run.task, y, run.sizes[-1])) is not None]
+        if not models:
+            return None
+        found.append(_evaluate(run, models, [_tensors(run, task.x_held_out, task.y_held_out) for task in tasks]))
+    return TrivialScores(*found[0], *found[1])
+
+
+@torch.no_grad()
+def _evaluate(
+    run: Run, models: Sequence[nn.Module], held_out: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[float, float | None]:
+    """Return the means of the loss and of the accuracy or R2 on the held-out rows; no score if it is not finite."""
+    loss_function, score_function = loss_of(run.task), score_of(run.task, run.metric)
+    outputs = [(model(x), y) for model, (x, y) in zip(models, held_out, strict=True)]
+    loss = fmean(loss_function(output, y).item() for output, y in outputs)
+    score = fmean(score_at_once(score_function, output, y).item() for output, y in outputs)
+    return loss, score if math.isfinite(score) else None
 
 
 def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, float]:
@@ -128,7 +154,7 @@ class _SideBySide:
         self._tasks = [_FamilyTask(run, task) for task in tasks]
         self.models = [task.make_model() for task in self._tasks]
         self._held_out = [_tensors(run, task.x_held_out, task.y_held_out) for task in tasks]
-        self._loss, self._score = loss_of(run.task), score_of(run.task, run.metric)
+        self._run = run
         self._order = torch.Generator().manual_seed(run.seed)
 
     def backward(self) -> Tensor:
@@ -138,13 +164,9 @@ class _SideBySide:
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return losses.detach().mean()
 
-    @torch.no_grad()
     def evaluate(self) -> tuple[float, float | None]:
         """Return the means of the loss and of the accuracy or R2 on the held-out rows; no score if it is not finite."""
-        outputs = [(model(x), y) for model, (x, y) in zip(self.models, self._held_out, strict=True)]
-        loss = fmean(self._loss(output, y).item() for output, y in outputs)
-        score = fmean(score_at_once(self._score, output, y).item() for output, y in outputs)
-        return loss, score if math.isfinite(score) else None
+        return _evaluate(self._run, self.models, self._held_out)
 
 
 def _tensors(run: Run, x: Array, y: Array) -> tuple[Tensor, Tensor]:

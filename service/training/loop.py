@@ -17,7 +17,7 @@ from service.optimizers import build_optimizer
 from service.spec.metrics import METRICS
 from service.spec.tasks import TASKS
 from service.training.batches import Batches
-from service.training.best import BestWeights, is_out_of_patience
+from service.training.best import BestWeights, Cost, is_out_of_patience
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
 from service.training.networks import build_network
@@ -115,7 +115,8 @@ class _State:
                 self._best.restore()
             test_loss, test_score = self._data.evaluate(self._model, "test")
             self._check_finite(test=test_loss)
-            self.points[-1] = self.points[-1]._replace(test_loss=test_loss, test_score=test_score)
+            trivial = self._data.trivial()
+            self.points[-1] = self.points[-1]._replace(test_loss=test_loss, test_score=test_score, trivial=trivial)
         return self.points[-1]
 
     def _check_finite(self, **losses: float) -> None:
@@ -123,12 +124,12 @@ class _State:
             if not math.isfinite(value):
                 raise DivergedError(f"the {name} loss is {value} after {self.step} of {self._run.steps} steps")
 
-    def _cost(self, point: CurvePoint) -> float:
+    def _cost(self, point: CurvePoint) -> Cost:
         """Return what the best point is chosen by; lower is better."""
         run = self._run
         if run.best_by == "score" and point.val_score is not None:
-            return METRICS[run.metric or TASKS[run.task].metric].cost(point.val_score)
-        return point.val_loss
+            return METRICS[run.metric or TASKS[run.task].metric].cost(point.val_score), point.val_loss
+        return point.val_loss, point.val_loss
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values."""

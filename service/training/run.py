@@ -112,6 +112,15 @@ class Run:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+class TrivialScores(NamedTuple):
+    """What always predicting the same gets on a split, as its losses and scores; a score that is not finite is None."""
+
+    val_loss: float
+    val_score: float | None
+    test_loss: float
+    test_score: float | None
+
+
 class CurvePoint(NamedTuple):
     """One point of a learning curve.
 
@@ -124,6 +133,7 @@ class CurvePoint(NamedTuple):
         val_score: Score of the run's metric on the validation part; None if it is not finite.
         test_score: The same on the test part, where there is a test loss.
         learning_seconds: Time spent on learning P over other tasks before step 1, which ``seconds`` does not count.
+        trivial: What always predicting the same gets, where there is a test loss; None if the task has no such thing.
     """
 
     step: int
@@ -134,13 +144,15 @@ class CurvePoint(NamedTuple):
     val_score: float | None = None
     test_score: float | None = None
     learning_seconds: float = 0.0
+    trivial: TrivialScores | None = None
 
 
 class Ended(NamedTuple):
     """How a trial or a confirmation run ended.
 
     Attributes:
-        val_loss: Validation loss at the last step reached; None when there is none.
+        val_loss: Validation loss at the last step reached, or of a complete trial at the point that is judged; None
+            when there is none.
         test_loss: Test loss, where it was asked for; so is ``test_score``.
         seconds: Training time.
         cause: Why it did not complete.

@@ -1,4 +1,4 @@
-"""The torch half of tasks and metrics: their losses, their scores, and random batches to time training steps on."""
+"""The torch half of tasks and metrics: losses, scores, trivial predictors, and random batches to time steps on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.registry import import_object
 from service.spec.metrics import METRICS
@@ -87,6 +87,47 @@ def _solution_errors(output: Tensor, y: Tensor) -> Tensor:
 
 CLOSENESS: Final = Score(_solution_errors, from_sums=lambda sums: 1 - (sums[0] / sums[1]).sqrt())
 """1 minus the relative L2 error of the solution of an equation."""
+
+
+# --- trivial predictors
+
+
+class Constant(nn.Module):
+    """Predicts the same for every row; ``output`` is the output for one row."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self._output = output
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self._output.to(x.device).expand(len(x), *self._output.shape)
+
+
+def trivial_model(task: str, y: Tensor, outputs: int) -> Constant | None:
+    """Return what always predicts the same; None if the task has no such thing.
+
+    Args:
+        task: Name of the task.
+        y: Targets of the training part.
+        outputs: Outputs of a model: classes, tokens, or columns of the target.
+    """
+    trivial = TASKS[task].trivial
+    return None if trivial is None else Constant(import_object(trivial.output)(y, outputs))
+
+
+def frequencies(y: Tensor, outputs: int) -> Tensor:
+    """Return logits whose softmax is how frequent each class is, for each place of a row.
+
+    A class without a row counts as one row, so that the loss of another part stays finite.
+    """
+    logits = torch.bincount(y.flatten(), minlength=outputs).clamp(min=1).log()
+    return logits.view(-1, *[1] * (y.ndim - 1)).expand(-1, *y.shape[1:])
+
+
+def mean_target(y: Tensor, outputs: int) -> Tensor:
+    """Return the mean of each column."""
+    del outputs
+    return y.mean(0)
 
 
 # --- random batches

@@ -26,7 +26,9 @@ ROTATION, WHITENING = (
 
 def stepped(arm: Arm, networks: SideBySide, *, together: bool) -> list[torch.Tensor]:
     """Make three steps, with optimizers for all networks or with some for each of them."""
-    values = arm.space.first_trials[0]
+    values = (
+        {**WHITENING, "lr": 0.01} if arm is WARPADAM else arm.space.first_trials[0]
+    )  # a rotation turns with rounding
     optimizers = (
         optimizers_for_all(arm, networks, values, 4)
         if together

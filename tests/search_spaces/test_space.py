@@ -158,3 +158,26 @@ def test_space_survives_the_way_between_processes(preset: SearchSpace) -> None:
     copy = pickle.loads(pickle.dumps(preset))
     assert copy == preset
     assert hash(copy) == hash(preset)
+
+
+ONE_KIND = Parameter(name="kind", domain=Choice(values=("plain",)))
+ONE_LR = Parameter(name="lr", domain=Float(low=0.01, high=0.01))
+ONE_WIDTH = Parameter(name="width", domain=Int(low=3, high=3))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "one"),
+    [
+        ((), True),
+        ((ONE_KIND, ONE_LR, ONE_WIDTH), True),
+        ((ONE_KIND, LR), False),
+        ((KIND,), False),
+        ((KIND, RANK), False),
+        (
+            (ONE_KIND, Parameter(name="rank", domain=RANK.domain, when=Condition(parent="kind", values=("plain",)))),
+            False,
+        ),
+    ],
+)
+def test_a_space_has_one_point_if_every_parameter_has_one_value(parameters: tuple[Parameter, ...], one: bool) -> None:
+    assert space(*parameters).has_one_point is one

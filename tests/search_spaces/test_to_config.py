@@ -15,13 +15,13 @@ from warpadam import InvalidConfigError, WarpAdamConfig
 def test_strategy_splits_and_betas_join() -> None:
     config = warpadam_config(get_preset("default").first_trials[0])
     assert config == WarpAdamConfig(
-        lr=0.03,
+        lr=0.01,
         betas=(0.9, 0.95),
         structure="kronecker",
-        placement="pre",
-        learner="whitening",
+        placement="sandwich",
+        learner="rotation",
         p_lr=0.0,
-        weight_decay=0.01,
+        weight_decay=0.1,
         meta_every=5,
     )
 

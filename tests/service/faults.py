@@ -48,6 +48,13 @@ def second_run_raises(run: Run) -> Iterator[CurvePoint]:
     return default_train(run)
 
 
+def untuned_raises(run: Run) -> Iterator[CurvePoint]:
+    """AdamW with its own lr raises, whatever the seed."""
+    if run.arm == "adamw" and run.config["lr"] == 1e-3:
+        raise RuntimeError("the config is broken")
+    return default_train(run)
+
+
 def second_run_killed_once(run: Run) -> Iterator[CurvePoint]:
     """The second run dies at its third point; its second attempt does not."""
     kill = _count("run") == 2

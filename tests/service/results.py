@@ -3,26 +3,37 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.result.job_result import ArmResult, Comparison, Findings, JobResult, Pair, Verdict, Word
+from service.result.job_result import ArmResult, Comparison, Findings, JobResult, Pair, TrivialResult, Verdict, Word
 
 NO_FINDINGS = Findings(note="", comparisons=[], arms=[], pareto=[], pruning="")
 
 STATISTICS = Verdict(
     word=Word.HELPS,
-    reason="it is better",
     pairs=6,
     baseline_mean=0.5,
     challenger_mean=0.35,
     improvement=0.15,
     relative_improvement=0.3,
+    min_effect=0.01,
     interval=(0.1, 0.2),
     p_helps=0.0156,
     p_hurts=1.0,
     luck_interval=None,
+    luck=None,
     alpha=0.05,
     look=1,
     more_pairs=None,
     win_rate=1.0,
+)
+
+
+TRIVIAL = TrivialResult(
+    predicts="the frequencies of the classes",
+    value=1.0625,
+    val_loss=1.0625,
+    val_score=0.375,
+    mean_test_loss=1.03125,
+    mean_test_score=0.40625,
 )
 
 
@@ -33,6 +44,7 @@ def an_arm(arm: str, **changes: Any) -> ArmResult:
         "config": {},
         "value": 0.5,
         "mean_test_loss": 0.25,
+        "mean_test_score": 0.9375,
         "mean_seconds": 1.5,
         "runs": 6,
         "planned": 6,
@@ -70,6 +82,7 @@ def a_result(**changes: Any) -> JobResult:
         "challenger": "warpadam",
         "baseline": "adamw",
         "statistics": STATISTICS,
+        "at_equal_seconds": None,
         "pairs": [
             Pair(
                 seed=1,

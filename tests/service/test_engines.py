@@ -104,9 +104,9 @@ def test_the_same_spec_gives_the_same_ledger_under_either_engine(
     assert worker.run_next()
     assert [get_job(db, job_id).state for job_id in ids] == [JobState.SUCCEEDED] * 2
     local, ray = (ledger(db, job_id) for job_id in ids)
-    assert len(local["trials"]) == 4
-    assert len(local["points"]) == 40
-    assert len(local["runs"]) == 28  # two arms: two trials race in four rounds, and six confirmation runs
+    assert len(local["trials"]) == 5
+    assert len(local["points"]) == 50
+    assert len(local["runs"]) == 34  # in two arms two trials race in four rounds; three arms have six confirmation runs
     assert ray == local
     assert running_in_optuna(storage) == []
 
@@ -123,8 +123,7 @@ def test_a_trial_that_fails_and_one_whose_process_is_killed_disturb_no_other(
     assert [(trial.state, trial.attempts) for trial in after] == [
         (COMPLETE, 2),
         (FAILED, 1),
-        (COMPLETE, 1),
-        (COMPLETE, 1),
+        *[(COMPLETE, 1)] * 3,
     ]
     assert (after[1].cause or "").startswith("RuntimeError: the run is broken")
     assert [(t.params, t.value) for t in after if t.number != 1] == [
@@ -178,8 +177,12 @@ def test_the_cap_on_seconds_ends_an_arm(
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     with db.read() as session:
         ended = [event.data for event in session.query(Event).filter_by(job_id=job_id, kind="arm_finished")]
-    assert [(data["arm"], data["reason"]) for data in ended] == [("warpadam", "max_seconds"), ("adamw", "max_seconds")]
-    assert all(4.0 <= data["seconds"] < 6.0 for data in ended)
+    assert [(data["arm"], data["reason"]) for data in ended] == [
+        ("warpadam", "max_seconds"),
+        ("adamw", "max_seconds"),
+        ("adamw_default", "trials_per_arm"),
+    ]
+    assert all(4.0 <= data["seconds"] < 6.0 for data in ended[:2])
     assert {trial.state for trial in get_trials(db, job_id)} <= {COMPLETE, PRUNED}
     assert running_in_optuna(storage) == []
 

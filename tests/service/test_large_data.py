@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -153,3 +155,44 @@ def first_curve(service: Service, job_id: str) -> list[dict[str, float]]:
             return found
         time.sleep(0.2)
     raise AssertionError("the first trial never ended")
+
+
+CSV_BYTES = 200_000_000
+CSV_LIMIT_BYTES = 600_000_000
+READ = """
+import resource, sys
+from pathlib import Path
+from service.data.facts import Reading
+from service.data.read_csv import read_csv
+facts = read_csv(Path(sys.argv[1]), Path(sys.argv[2]), 1 << 31, Reading())
+print(facts.rows, len(facts.columns), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+"""
+
+
+def write_csv(path: Path) -> int:
+    """Write numbers, codes with leading zeros and words; return the number of rows."""
+    rng, rows = np.random.default_rng(0), 0
+    words = np.array(["Oslo", "Rome", "Bonn", "Kiel"])
+    with path.open("w") as file:
+        file.write(",".join([*(f"x{column}" for column in range(20)), "zip", "city"]) + "\n")
+        while file.tell() < CSV_BYTES:
+            numbers = rng.normal(size=(10_000, 20)).round(4).astype(str)
+            codes = np.char.zfill(rng.integers(0, 99_999, (10_000, 1)).astype(str), 5)
+            cells = np.hstack([numbers, codes, words[rng.integers(0, 4, (10_000, 1))]])
+            file.write("\n".join(map(",".join, cells.tolist())) + "\n")
+            rows += len(cells)
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_csv_of_200_megabytes_is_read_within_600(tmp_path: Path) -> None:
+    rows = write_csv(tmp_path / "large.csv")
+    (tmp_path / "kept").mkdir()
+    command = [sys.executable, "-c", READ, str(tmp_path / "large.csv"), str(tmp_path / "kept")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shutil.rmtree(tmp_path)
+    found_rows, columns, peak = map(int, done.stdout.split())
+    print(f"peak {peak / 1e6:.0f} MB")
+    assert (found_rows, columns) == (rows, 22)
+    assert peak < CSV_LIMIT_BYTES

@@ -24,7 +24,7 @@ BODY: dict[str, Any] = {
     "dataset": {"name": "diabetes"},
     "model": {"name": "scaled_linear", "spread": 0.2},
     "objective": {"metric": "val_mae"},
-    "search_space": {"preset": "quick", "overrides": {"lr": 1e-9}},  # so that the toy optimizer is recommended
+    "search_space": {"preset": "quick", "overrides": {"lr": 3e-3}},  # so that the toy optimizer is recommended
     "baselines": ["rprop"],
     "budget": {"trials_per_arm": 2, "steps": 60, "batch_size": 64},
     "confirm": {"seeds": 6},
@@ -52,6 +52,7 @@ def test_a_job_of_plugged_in_parts_comes_to_a_recommendation_an_export_and_a_rep
     assert {arm["name"]: arm["trials"] for arm in job["arms"]} == {
         "warpadam": {"complete": 2},
         "rprop": {"complete": 2},
+        "adamw_default": {"complete": 1},
     }
 
     result = client.recommendation(job_id)
@@ -60,6 +61,9 @@ def test_a_job_of_plugged_in_parts_comes_to_a_recommendation_an_export_and_a_rep
     assert result["config"].keys() == {"lr"}
     errors = [pair["baseline"] for pair in result["pairs"]]
     assert all(0.3 < error < 1.0 for error in errors), "the mean absolute error of a fit of standardised targets"
+    assert result["trivial"]["predicts"] == "the median of the target"
+    assert max(errors) < result["trivial"]["mean_test_score"] < 1.1
+    assert result["summary"].startswith("Mean test mae: ")
     assert "test_mae" in {row["metric"] for row in result["findings"]["comparisons"]}
 
     assert json.loads(client.export(job_id, "json"))["optimizer"] == "torch.optim.Rprop"

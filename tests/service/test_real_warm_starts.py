@@ -113,7 +113,7 @@ def test_a_job_starts_from_the_p_of_a_family_and_tells_transfer_from_its_control
         confirm={"seeds": 10},
     )
     planned = client.post("/v1/jobs", params={"dry_run": True}, json=body).json()
-    assert [arm["name"] for arm in planned["arms"]] == ["warpadam", "adamw", "shuffled_p"]
+    assert [arm["name"] for arm in planned["arms"]] == ["warpadam", "adamw", "shuffled_p", "adamw_default"]
     assert f"starts from the P of {source['job_id']}" in planned["note"]
     assert "learner rotation" in planned["note"]
     queued = client.post("/v1/jobs", json=body).json()
@@ -124,7 +124,7 @@ def test_a_job_starts_from_the_p_of_a_family_and_tells_transfer_from_its_control
     assert job["state"] == "succeeded", job["cause"]
     trials = client.get(queued["links"]["trials"]).json()["items"]
     assert {trial["arm"]: trial["state"] for trial in trials} == dict.fromkeys(
-        ["warpadam", "adamw", "shuffled_p"], "complete"
+        ["warpadam", "adamw", "shuffled_p", "adamw_default"], "complete"
     )
     values = {arm: {trial["value"] for trial in trials if trial["arm"] == arm} for arm in ("warpadam", "shuffled_p")}
     assert not values["warpadam"] & values["shuffled_p"]

@@ -165,7 +165,7 @@ def test_the_next_worker_finishes_the_job_of_a_killed_one(
         take_over(make_worker(faults.counted))
 
     assert get_job(db, job_id).state == JobState.SUCCEEDED
-    assert [(trial.state, trial.last_step) for trial in get_trials(db, job_id)] == [(TrialState.COMPLETE, STEPS)] * 4
+    assert [(trial.state, trial.last_step) for trial in get_trials(db, job_id)] == [(TrialState.COMPLETE, STEPS)] * 5
     steps = steps_done(tmp_path)
     for trial in get_trials(db, job_id):
         name, redone = f"trial-{trial.number}", steps[f"trial-{trial.number}"] - STEPS

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
@@ -26,8 +27,15 @@ def api(settings: Settings) -> Iterator[TestClient]:
         yield opened
 
 
+CUSTOMERS = [f"c{n};{n % 9:05d};{n % 28 + 1}.3.2024;{n},5 €;{n};{n % 3}" for n in range(150)]
 CASES: dict[str, tuple[str, bytes, dict[str, Any], dict[str, Any]]] = {
     "csv": ("people.csv", files.csv(120), {"target": "label"}, {"name": "mlp", "hidden": [8]}),
+    "corrected csv": (
+        "people.csv",
+        "\n".join(["id;zip;joined;income;note;left", *CUSTOMERS]).encode(),
+        {"target": "left", "columns": {"zip": "number", "note": "ignore", "left": "category"}},
+        {"name": "mlp", "hidden": [8]},
+    ),
     "parquet": ("diabetes.parquet", files.parquet(), {"target": "y"}, {"name": "mlp", "hidden": [8]}),
     "npz": ("digits.npz", files.digits_npz(), {}, {"name": "mlp", "hidden": [16]}),
     "npz autoencoded": ("d.npz", files.digits_npz(), {"task": "autoencoding"}, {"name": "autoencoder", "hidden": [16]}),
@@ -71,3 +79,46 @@ def test_an_uploaded_file_comes_to_a_recommendation(
     assert done.returncode == 0, done.stderr
     reached, recorded = (float(number) for number in re.findall(r"\d+\.\d+", done.stdout))
     assert reached == pytest.approx(recorded, rel=1e-4)
+
+
+def imbalanced(rows: int) -> bytes:
+    """Return a table in which one row in 50 is positive, and no column tells which."""
+    columns = np.random.default_rng(0).normal(size=(rows, 4)).round(3)
+    lines = [",".join([*map(str, row), "yes" if number % 50 == 0 else "no"]) for number, row in enumerate(columns)]
+    return "\n".join(["a,b,c,d,sick", *lines]).encode()
+
+
+def test_a_model_that_always_predicts_the_majority_gets_no_word(
+    api: TestClient, make_worker: WorkerMaker, spec: SpecMaker
+) -> None:
+    uploaded = api.post("/v1/datasets", params={"filename": "sick.csv"}, content=imbalanced(600))
+    body = spec(
+        dataset={"id": uploaded.json()["id"], "target": "sick"},
+        objective={"metric": "val_accuracy"},
+        budget={"trials_per_arm": 3, "steps": 10, "batch_size": 64},
+        confirm={"seeds": 6, "top_k": 1},
+    )
+    links = api.post("/v1/jobs", json=body).json()["links"]
+    assert make_worker().run_next()
+    result = api.get(links["recommendation"]).json()
+    expected = (
+        "neither adamw nor warpadam is better on test than always predicting the most frequent class (accuracy 0.98"
+    )
+    assert (result["verdict"], result["arm"]) == ("inconclusive", "adamw")
+    assert result["reason"].startswith(expected)
+    assert result["trivial"]["val_score"] == pytest.approx(118 / 120)
+    assert result["trivial"]["value"] == pytest.approx(2 / 120)
+    assert [
+        (arm["arm"], arm["mean_test_score"] <= result["trivial"]["mean_test_score"]) for arm in result["finalists"]
+    ] == [
+        ("warpadam", True),
+        ("adamw", True),
+        ("adamw_default", True),
+    ]
+    report = api.get(links["report"]).text
+    assert "trivial: always the most frequent class" in report
+    assert result["summary"] in report
+    exported = api.get(links["export"]).json()
+    assert exported["summary"] == result["summary"]
+    script = api.get(links["export"], params={"format": "python"}).text
+    assert "Mean test accuracy: 0.98" in script

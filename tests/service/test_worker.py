@@ -16,7 +16,8 @@ from service.artifacts import DATA_FILE, ArtifactStore, split_file, write_artifa
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
-from service.ledger import jobs, runs
+from service.export.report import make_report
+from service.ledger import jobs, queries, runs
 from service.ledger.runs import RunLog
 from service.result.job_result import JobResult
 from service.running.arm_study import NO_LOSS
@@ -62,21 +63,24 @@ def test_a_job_ends_with_a_recommendation_and_everything_in_sql(
     assert (tmp_path / "artifacts" / "jobs" / job_id / "data.npz").is_file()
     assert states(db, job_id, "warpadam") == [COMPLETE] * 2
     assert states(db, job_id, "adamw") == [COMPLETE] * 2
+    assert states(db, job_id, "adamw_default") == [COMPLETE]
     with db.read() as session:
         points = session.query(TrialPoint).count()
         runs = session.query(ConfirmRun).all()
         result = session.query(RecommendationRow).one()
         kinds = [event.kind for event in session.query(Event).order_by(Event.id)]
-    assert points == 4 * 10  # one a step in a run of 10 steps
+    assert points == 5 * 10  # one a step in a run of 10 steps
     confirmed = [run for run in runs if run.phase == "confirm"]
-    assert {(run.arm, run.seed) for run in confirmed} == {(a, s) for a in ("warpadam", "adamw") for s in range(1, 7)}
+    arms = ("warpadam", "adamw", "adamw_default")
+    assert {(run.arm, run.seed) for run in confirmed} == {(arm, seed) for arm in arms for seed in range(1, 7)}
+    assert {run.arm for run in runs if run.phase == "select"} == {"warpadam", "adamw"}
     assert all(run.state == COMPLETE and run.test_loss is not None for run in confirmed)
     assert result.arm in ("warpadam", "adamw")
     assert len(result.data["pairs"]) == 6
     assert kinds[:2] == ["submitted", "claimed"]
     assert kinds[-1] == "succeeded"
     names = {study.study_name for study in optuna.get_all_study_summaries(storage)}
-    assert names == {f"{job_id}/warpadam", f"{job_id}/adamw"}
+    assert names == {f"{job_id}/{arm}" for arm in arms}
 
 
 def test_the_same_seed_and_one_slot_give_the_same_trials_and_runs(
@@ -102,7 +106,7 @@ def test_a_trial_that_raises_is_failed_with_its_cause_and_the_job_goes_on(
     job_id = submit()
     make_worker(faults.second_run_raises).run_next()
     trials = get_trials(db, job_id)
-    assert [trial.state for trial in trials] == [COMPLETE, FAILED, COMPLETE, COMPLETE]
+    assert [trial.state for trial in trials] == [COMPLETE, FAILED, COMPLETE, COMPLETE, COMPLETE]
     assert trials[1].cause is not None
     assert trials[1].cause.startswith("RuntimeError: the second run is broken")
     assert "faults.py" in trials[1].cause
@@ -143,7 +147,7 @@ def test_a_killed_slot_costs_one_attempt_and_the_trial_ends_as_if_nothing_had_ha
     job_id = submit()
     make_worker(faults.second_run_killed_once).run_next()
     trials = get_trials(db, job_id)
-    assert [trial.attempts for trial in trials] == [1, 2, 1, 1]
+    assert [trial.attempts for trial in trials] == [1, 2, 1, 1, 1]
     assert [t.value for t in trials] == [t.value for t in get_trials(db, undisturbed)]
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     assert running_in_optuna(storage) == []
@@ -160,7 +164,7 @@ def test_a_trial_whose_slot_is_killed_every_time_is_failed_and_the_job_goes_on(
     job_id = submit()
     make_worker(faults.one_config_always_killed).run_next()
     trials = get_trials(db, job_id)
-    assert [trial.state for trial in trials] == [COMPLETE, FAILED, COMPLETE, COMPLETE]
+    assert [trial.state for trial in trials] == [COMPLETE, FAILED, COMPLETE, COMPLETE, COMPLETE]
     assert (trials[1].attempts, trials[1].cause) == (2, "its slot process ended with exit code -9")
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     assert running_in_optuna(storage) == []
@@ -175,6 +179,22 @@ def test_an_arm_without_a_completed_trial_fails_the_job_and_says_why(
     assert job.state == JobState.FAILED
     assert job.cause is not None
     assert job.cause.startswith("arm warpadam completed no trial (trials: 2 diverged); the last cause: the")
+
+
+def test_a_job_goes_on_without_the_arm_that_nobody_tunes_if_that_completed_no_trial(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit()
+    make_worker(faults.untuned_raises).run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    assert states(db, job_id, "adamw_default") == [FAILED]
+    with db.read() as session:
+        result = JobResult.from_json(session.get_one(RecommendationRow, job_id).data)
+        shown = make_report(get_job(db, job_id), result, queries.confirm_runs(session, job_id))
+    assert [finalist.arm for finalist in result.finalists] == ["warpadam", "adamw"]
+    left_out = "adamw_default completed no trial and is left out: RuntimeError: the config is broken"
+    assert any(sentence.startswith(left_out) for sentence in result.findings.advice)
+    assert left_out in shown
 
 
 @pytest.mark.parametrize("train", [faults.slow, faults.hangs], ids=["between points", "hanging"])
@@ -238,8 +258,9 @@ def test_the_cap_on_seconds_ends_every_arm(db: Database, submit: Submit, make_wo
     assert [(data["arm"], data["reason"]) for data in ended] == [
         ("warpadam", "max_seconds"),
         ("adamw", "max_seconds"),
+        ("adamw_default", "trials_per_arm"),
     ]
-    assert all(2.0 <= data["seconds"] < 4.0 for data in ended)
+    assert all(2.0 <= data["seconds"] < 4.0 for data in ended[:2])
 
 
 def test_a_stopped_worker_gives_its_job_back_and_the_next_one_finishes_it(
@@ -309,7 +330,7 @@ def test_workers_side_by_side_share_out_the_jobs(
     with db.read() as session:
         claims = session.query(Event).filter(Event.kind == "claimed").all()
     assert sorted(event.job_id for event in claims) == sorted(ids)
-    assert all(len(get_trials(db, job_id)) == 2 for job_id in ids)
+    assert all(len(get_trials(db, job_id)) == 3 for job_id in ids)
 
 
 def test_with_several_finalists_fresh_seeds_on_validation_pick_one_of_each_arm(
@@ -322,7 +343,7 @@ def test_with_several_finalists_fresh_seeds_on_validation_pick_one_of_each_arm(
     with db.read() as session:
         runs = session.query(ConfirmRun).all()
     chosen = {run.trial_number for run in runs if run.phase == "confirm"}
-    assert len(chosen) == 2
+    assert len(chosen) == 3
     spec = JobSpec.model_validate(get_job(db, job_id).spec)
     assert not set(fresh_seeds(spec, "select")) & set(fresh_seeds(spec, "confirm"))
     for arm in ("warpadam", "adamw"):
@@ -393,7 +414,7 @@ def test_a_ledger_that_is_away_for_a_moment_costs_no_job(
         jobs.require_job(session, job_id).lease_expires_s = 0.0  # as it is when nobody renews it
     assert worker.run_next()
     assert get_job(db, job_id).state == JobState.SUCCEEDED
-    assert [trial.attempts for trial in get_trials(db, job_id)] == [2, 1, 1, 1]
+    assert [trial.attempts for trial in get_trials(db, job_id)] == [2, 1, 1, 1, 1]
 
 
 def test_a_job_whose_data_would_change_in_the_middle_fails(

@@ -12,7 +12,7 @@ from service.optimizers import OPTIMIZERS, OptimizerEntry
 from service.spec.dataset_info import DatasetInfo
 from service.spec.metrics import METRICS, MetricEntry
 from service.spec.models import MODELS, ModelSpec
-from service.spec.tasks import TASKS, Task, TaskEntry
+from service.spec.tasks import TASKS, Task, TaskEntry, Trivial
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,6 +52,11 @@ class ScaledLinearSpec(ModelSpec):
         return [(data.outputs, data.features), (data.outputs,)]
 
 
+def median_target(y: Tensor, outputs: int) -> Tensor:
+    """Return the toy trivial predictor: no other constant has a lower absolute error."""
+    return y.median(0).values
+
+
 class MeanAbsoluteError:
     """The toy metric; lower is better."""
 
@@ -87,6 +92,11 @@ TASKS.register(
         loss="torch.nn.functional:l1_loss",
         metric="mae",
         example="service.training.tasks:example_numbers",
+        trivial=Trivial(
+            output=f"{__name__}:median_target",
+            predicts="the median of the target",
+            predicts_for_loss="the median of the target",
+        ),
     )
 )
 METRICS.register(

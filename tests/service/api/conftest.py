@@ -154,13 +154,14 @@ def claim_job(db: Database, lease_s: float = 60.0) -> RunLog:
 
 
 def search(log: RunLog, trials: int = 2, points: Sequence[int] = ()) -> list[Trial]:
-    """Write a finished search with ``trials`` trials in each arm; return the best trial of each arm."""
+    """Write a finished search with ``trials`` trials in each arm that is tuned; return the best trial of each arm."""
     plan = make_plan(log.spec)
     best = []
     for arm in plan.arms:
         log.start_arm(arm.name)
-        for index in range(trials):
-            trial = log.add_trial(arm.name, arm.space.first_trials[index % len(arm.space.first_trials)])
+        starts = arm.space.first_trials or ({},)
+        for index in range(min(trials, plan.trials(arm))):
+            trial = log.add_trial(arm.name, starts[index % len(starts)])
             log.start_trial(trial.id)
             for step in points:
                 log.add_points([(trial.id, CurvePoint(step, 1.0 / step, 0.5 + index, step * 0.01))])

@@ -108,7 +108,8 @@ def test_any_json_is_a_job_or_a_problem(shared_client: TestClient, shared_db: Da
     response = shared_client.post("/v1/jobs", content=json.dumps(body), headers={"Content-Type": "application/json"})
     if response.status_code == 202:
         job = shared_client.get(response.headers["location"]).json()
-        assert [arm.name for arm in make_plan(JobSpec.model_validate(job["spec"])).arms] == ["warpadam", "adamw"]
+        arms = [arm.name for arm in make_plan(JobSpec.model_validate(job["spec"])).arms]
+        assert arms == ["warpadam", "adamw", "adamw_default"]
         return
     assert 400 <= response.status_code < 500, response.text
     assert response.headers["content-type"] == PROBLEM

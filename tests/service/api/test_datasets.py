@@ -55,8 +55,100 @@ def test_a_table_is_described(uploads: TestClient) -> None:
     age, city, note, label = dataset["columns"]
     assert (age["kind"], age["missing"], age["first_missing"], age["low"], age["high"]) == ("number", 6, 4, 20, 59)
     assert (city["kind"], city["missing"], sorted(city["levels"])) == ("category", 4, ["Köln", "Oslo", "Rome"])
-    assert (note["kind"], note["distinct"]) == ("category", 40)
+    assert (note["kind"], note["distinct"], note["features"]) == ("text", 40, 64)
     assert (label["levels"], label["task"]) == ({"no": 20, "yes": 20}, "classification")
+
+
+AGES = ["n/k" if row == 7 else 20 + row % 50 for row in range(200)]
+CUSTOMERS = "\n".join(
+    ["customer_id,zip,age,left", *(f"C{row:04d},{1000 + row % 20:05d},{age},{row % 2}" for row, age in enumerate(AGES))]
+).encode()
+
+
+@sqlite_only
+def test_an_upload_says_what_each_column_is_taken_for(uploads: TestClient) -> None:
+    answer = upload(uploads, "a.csv", CUSTOMERS)
+    assert answer.status_code == 201, answer.text
+    columns = {column["name"]: column for column in answer.json()["columns"]}
+    shown = {name: (column["kind"], column["role"], column["features"]) for name, column in columns.items()}
+    assert shown == {
+        "customer_id": ("id", "left out", 0),
+        "zip": ("category", "feature", 20),
+        "age": ("number", "feature", 2),
+        "left": ("number", "feature", 1),
+    }
+    assert columns["customer_id"]["reason"] == "nearly every row has another value"
+    odd = "not numbers, so read as missing: 1 of 200 cells, the first is 'n/k' in row 8"
+    assert columns["age"]["warnings"] == [odd]
+    assert answer.json()["reading"]["delimiter"] == ","
+
+
+@sqlite_only
+def test_a_table_that_is_read_in_another_way_is_another_dataset(uploads: TestClient) -> None:
+    content = "\n".join(["x;y", *(f"{row},500;{row % 2}" for row in range(1, 40))]).encode()
+    found = upload(uploads, "a.csv", content).json()
+    said = upload(uploads, "a.csv", content, decimal=".", thousands=",", na_values="3,500", delimiter=";").json()
+    assert found["id"] != said["id"]
+    assert [dataset["columns"][0]["high"] for dataset in (found, said)] == [39.5, 39_500.0]
+    assert [dataset["columns"][0]["missing"] for dataset in (found, said)] == [0, 1]
+
+
+@sqlite_only
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"encoding": "utf-9"}, "encoding"),
+        ({"encoding": "base64"}, "encoding"),
+        ({"encoding": "punycode"}, "encoding"),
+        ({"encoding": "idna"}, "encoding"),
+        ({"decimal": ",", "delimiter": ","}, "decimal"),
+        ({"delimiter": "ab"}, "delimiter"),
+        ({"delimiter": '"'}, "delimiter"),
+        ({"decimal": "x"}, "decimal"),
+        ({"format": "parquet", "delimiter": ";"}, "delimiter"),
+        ({"format": "npz", "decimal": ","}, "decimal"),
+    ],
+)
+def test_a_senseless_way_of_reading_is_refused(uploads: TestClient, query: dict[str, str], field: str) -> None:
+    document = assert_problem(upload(uploads, "a.csv", CUSTOMERS, **query), 422, "invalid_spec")
+    assert [error["field"] for error in document["errors"]] == [field]
+
+
+def test_a_job_says_what_it_does_with_each_column_and_can_be_corrected(uploads: TestClient, spec: SpecMaker) -> None:
+    dataset_id = upload(uploads, "a.csv", CUSTOMERS).json()["id"]
+    columns = {"zip": "number", "customer_id": "category", "age": "ignore"}
+    wanted = {"id": dataset_id, "target": "left", "columns": columns}
+    plans = [
+        uploads.post("/v1/jobs", params={"dry_run": True}, json=spec(dataset=given)).json()
+        for given in ({"id": dataset_id, "target": "left"}, wanted)
+    ]
+    roles = [{column["name"]: (column["role"], column["features"]) for column in plan["columns"]} for plan in plans]
+    assert roles == [
+        {"customer_id": ("left out", 0), "zip": ("feature", 20), "age": ("feature", 2), "left": ("target", 0)},
+        {"customer_id": ("feature", 64), "zip": ("feature", 1), "age": ("left out", 0), "left": ("target", 0)},
+    ]
+    assert plans[0]["task"] == "classification: 2 distinct whole numbers in 200 rows"
+    assert uploads.post("/v1/jobs", json=spec(dataset=wanted)).status_code == 202
+
+
+@sqlite_only
+@pytest.mark.parametrize(
+    ("columns", "field", "expected"),
+    [
+        ({"zpi": "category"}, "dataset.columns.zpi", "Did you mean 'zip'?"),
+        ({"customer_id": "number"}, "dataset.columns.customer_id", "the first is 'C0000' in row 1"),
+        ({"zip": "integer"}, "dataset.columns.zip", "'category'"),
+        ({"left": "ignore"}, "dataset.columns.left", "must be a feature: this column is the target"),
+    ],
+)
+def test_a_column_that_cannot_be_what_a_job_says_is_refused(
+    uploads: TestClient, spec: SpecMaker, columns: dict[str, str], field: str, expected: str
+) -> None:
+    dataset_id = upload(uploads, "a.csv", CUSTOMERS).json()["id"]
+    answer = uploads.post("/v1/jobs", json=spec(dataset={"id": dataset_id, "target": "left", "columns": columns}))
+    (error,) = assert_problem(answer, 422, "invalid_spec")["errors"]
+    assert error["field"] == field
+    assert expected in f"{error['message']} {error['hint']}"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +236,6 @@ BAD = {
     "Parquet of lists": ("a.parquet", files.parquet(y=[[1, 2]] * 442), "column 'y' has the type list"),
     "infinite number": ("a.parquet", files.parquet(y=[1.0] * 441 + [np.inf]), "column 'y' is infinite in row 442"),
     "ragged rows": ("a.csv", files.csv() + b"\n1,2\n", "Row #42: Expected 4 columns, got 2"),
-    "wrong encoding": ("a.csv", files.csv() + "\n1,Zürich,x,no\n".encode("latin-1"), "row 42 is not UTF-8"),
     "text in a wrong encoding": ("a.txt", b"abc\n" * 500 + b"\xff", "row 501 is not UTF-8: it has the byte 0xff"),
     "character cut in half": ("a.txt", b"abc\n" * 500 + "é".encode()[:1], "row 501 is not UTF-8"),
     "short text": ("a.txt", b"abc", "the text has 3 bytes"),

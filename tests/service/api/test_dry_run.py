@@ -37,12 +37,14 @@ def test_plan_names_arms_trials_seconds_and_memory_and_queues_nothing(
         ("adamw", "baseline"),
         ("muon", "baseline"),
         ("random_p", "control"),
+        ("adamw_default", "untuned"),
     ]
-    assert (plan["trials"], plan["confirm_runs"]) == (20, 4 * (5 + 4 + 3 + 2 + 6))
+    assert (plan["trials"], plan["confirm_runs"]) == (4 * 5 + 1, 4 * (5 + 4 + 3 + 2 + 6) + 6)
+    assert (arms["adamw_default"]["trials"], arms["adamw_default"]["confirm_runs"]) == (1, 6)
     assert all(0 < arm["seconds_a_run"] < 60 for arm in arms.values())
     assert plan["seconds"] == pytest.approx(sum(arm["seconds"] for arm in arms.values()))
-    for arm in arms.values():
-        assert arm["seconds"] == pytest.approx(25 * arm["seconds_a_run"])
+    for name, arm in arms.items():
+        assert arm["seconds"] == pytest.approx((7 if name == "adamw_default" else 25) * arm["seconds_a_run"])
     config = {"structure": "kronecker", "placement": "sandwich", "learner": "rotation", "meta_every": 2, "p_lr": 0.03}
     model = linear_layers(MlpSpec(hidden=[8]).layer_sizes(BUNDLED["wine"].info), "relu")
     assert arms["warpadam"]["p_bytes"] == estimate_memory(model, WarpAdamConfig.from_dict(config)).p_bytes

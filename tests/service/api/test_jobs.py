@@ -66,15 +66,16 @@ def test_overrides_come_back_as_they_were_given(submit: Submit) -> None:
 
 def test_arms_tell_how_far_they_are(client: TestClient, submit: Submit, db: Database) -> None:
     job = submit()
-    assert [arm["name"] for arm in job["arms"]] == ["warpadam", "adamw"]
+    assert [arm["name"] for arm in job["arms"]] == ["warpadam", "adamw", "adamw_default"]
     assert all(arm["trials"] == {} and arm["best"] is None and arm["state"] == "queued" for arm in job["arms"])
     log = claim_job(db)
     search(log)
     arms = client.get(f"/v1/jobs/{job['id']}").json()["arms"]
-    assert [(arm["state"], arm["trials"], arm["trials_cap"]) for arm in arms] == [("complete", {"complete": 2}, 2)] * 2
-    assert [arm["best"]["number"] for arm in arms] == [0, 2]
-    assert [arm["best"]["value"] for arm in arms] == [0.5, 0.5]
-    assert [arm["study"] for arm in arms] == [f"{job['id']}/warpadam", f"{job['id']}/adamw"]
+    tuned, untuned = ("complete", {"complete": 2}, 2), ("complete", {"complete": 1}, 1)
+    assert [(arm["state"], arm["trials"], arm["trials_cap"]) for arm in arms] == [tuned, tuned, untuned]
+    assert [arm["best"]["number"] for arm in arms] == [0, 2, 4]
+    assert [arm["best"]["value"] for arm in arms] == [0.5, 0.5, 0.5]
+    assert [arm["study"] for arm in arms] == [f"{job['id']}/{arm['name']}" for arm in arms]
 
 
 @sqlite_only
@@ -85,14 +86,14 @@ def test_confirmation_runs_are_counted(client: TestClient, submit: Submit, db: D
     log.verify()
     first, *_ = log.plan_confirm_runs("confirm", finalists, range(6))
     log.start_confirm_run(first.id)
-    assert client.get(f"/v1/jobs/{job_id}").json()["confirm"] == {"done": 0, "planned": 12}
+    assert client.get(f"/v1/jobs/{job_id}").json()["confirm"] == {"done": 0, "planned": 18}
 
 
 def test_succeeded_job_has_ended(client: TestClient, submit: Submit, db: Database) -> None:
     job_id = submit()["id"]
     succeed(claim_job(db))
     job = client.get(f"/v1/jobs/{job_id}").json()
-    assert (job["state"], job["confirm"], job["data_sha256"]) == ("succeeded", {"done": 12, "planned": 12}, "0" * 64)
+    assert (job["state"], job["confirm"], job["data_sha256"]) == ("succeeded", {"done": 18, "planned": 18}, "0" * 64)
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
 
 
@@ -195,7 +196,7 @@ def test_events_tell_the_story_in_order_and_in_pages(client: TestClient, submit:
     succeed(claim_job(db))
     found = pages(client, f"/v1/jobs/{job_id}/events", 2)
     events = [event for page in found for event in page]
-    kinds = ["submitted", "claimed", *["arm_started", "arm_finished"] * 2, "verifying", "runs_planned", "succeeded"]
+    kinds = ["submitted", "claimed", *["arm_started", "arm_finished"] * 3, "verifying", "runs_planned", "succeeded"]
     assert [event["kind"] for event in events] == kinds
     assert [event["id"] for event in events] == sorted({event["id"] for event in events})
     assert all(datetime.fromisoformat(event["at"]).utcoffset() == timedelta(0) for event in events)

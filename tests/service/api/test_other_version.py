@@ -81,7 +81,7 @@ def test_a_job_without_a_field_that_came_later_has_its_default(
     change(db, Job, "spec", lambda spec: (spec.pop("training"), spec["budget"].pop("max_seconds")))
     answer = client.get(job["links"]["self"]).json()
     assert answer["spec"]["training"] == job["spec"]["training"]
-    assert [arm["seconds_cap"] for arm in answer["arms"]] == [600.0, 600.0]
+    assert [arm["seconds_cap"] for arm in answer["arms"]] == [600.0, 600.0, 600.0]
     for path in (*SHOWN, *NEEDS_THE_PLAN[:3]):
         assert client.get(f"{job['links']['self']}/{path}").status_code == 200, path
 

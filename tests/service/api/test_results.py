@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import re
 from dataclasses import asdict
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from rich.console import Console
 
 from service.api import results as results_module
 from service.artifacts import DATA_FILE, ArtifactStore
+from service.cli.display import show_recommendation
 from service.db.models import ConfirmRun
 from service.db.session import Database
 from service.export import files as export_module
@@ -48,8 +51,28 @@ def test_recommendation_says_what_to_use_and_why(client: TestClient, done: dict[
     assert [(f["arm"], f["trial"], f["runs"], f["planned"]) for f in answer["finalists"]] == [
         ("warpadam", 0, 6, 6),
         ("adamw", 2, 6, 6),
+        ("adamw_default", 4, 6, 6),
     ]
-    assert answer["reason"].endswith("% lower on 6 fresh paired seeds; chance alone does not explain that")
+    assert answer["reason"] == (
+        "with P the test loss is 23.6 % lower at equal steps; at equal time, on validation, it is 23.6 % lower; seen "
+        "on 6 fresh seeds, each with its own split of the data; chance alone does not explain that"
+    )
+
+
+@sqlite_only
+@pytest.mark.parametrize("gain", [0.25, -0.25])
+def test_the_same_sentence_is_told_everywhere(client: TestClient, submit: Submit, db: Database, gain: float) -> None:
+    links = submit()["links"]
+    succeed(claim_job(db), gain=gain)
+    answer = client.get(links["recommendation"]).json()
+    terminal = Console(file=io.StringIO(), width=80)
+    show_recommendation(terminal, answer)
+    assert isinstance(terminal.file, io.StringIO)
+    forms = ("json", "yaml", "toml", "python")
+    texts = [client.get(links["export"], params={"format": form}).text for form in forms]
+    texts += [client.get(links["report"]).text, terminal.file.getvalue().replace("│", "")]
+    for text in texts:
+        assert answer["reason"] in " ".join(text.split())
 
 
 @sqlite_only
@@ -238,6 +261,9 @@ def test_report_is_one_page_that_escapes_what_the_user_wrote(client: TestClient,
     assert "<script>alert" not in response.text
     assert "<h1>&lt;script&gt;alert(1)&lt;/script&gt;</h1>" in response.text
     assert "Paired differences on the fresh seeds" in response.text
+    assert all(
+        text in response.text for text in ("figure-forest-plot", "equal steps", "equal time", "too small to matter")
+    )
     page = re.sub(r"<script.*?</script>", "", response.text, flags=re.DOTALL)
     assert not re.search(r"(src|href)=", page), "it must work offline"
     assert client.get(job["links"]["report"]).text == response.text

@@ -16,7 +16,7 @@ from tests.service.api.conftest import Submit, assert_problem, claim_job, pages,
 
 @pytest.fixture
 def log(submit: Submit, db: Database) -> RunLog:
-    """A running job of two arms with three trials each."""
+    """A running job of two tuned arms with three trials each, and one trial that is not tuned."""
     submit(budget={"trials_per_arm": 3, "steps": 10})
     log = claim_job(db)
     search(log, trials=3, points=(5, 10))
@@ -28,9 +28,9 @@ def listed(client: TestClient, log: RunLog, limit: int = 2, **query: Any) -> lis
 
 
 def test_trials_are_listed_by_number_page_by_page(client: TestClient, log: RunLog) -> None:
-    for limit in (1, 2, 3, 6, 7):
-        assert [trial["number"] for trial in listed(client, log, limit=limit)] == list(range(6))
-    first = client.get(f"/v1/jobs/{log.job_id}/trials", params={"limit": 6}).json()
+    for limit in (1, 2, 3, 7, 8):
+        assert [trial["number"] for trial in listed(client, log, limit=limit)] == list(range(7))
+    first = client.get(f"/v1/jobs/{log.job_id}/trials", params={"limit": 7}).json()
     assert first["next_cursor"] is None
 
 
@@ -40,7 +40,7 @@ def test_trials_are_filtered(client: TestClient, log: RunLog) -> None:
     assert [t["number"] for t in listed(client, log, arm="warpadam")] == [0, 1, 2]
     assert [t["number"] for t in listed(client, log, arm="adamw", state="complete")] == [3, 4, 5]
     (diverged,) = listed(client, log, state="diverged")
-    assert (diverged["number"], diverged["value"], diverged["cause"]) == (6, None, "the loss is not finite")
+    assert (diverged["number"], diverged["value"], diverged["cause"]) == (7, None, "the loss is not finite")
     assert listed(client, log, arm="sgd") == listed(client, log, state="failed") == []
 
 
@@ -65,7 +65,13 @@ def test_trial_shows_its_config_and_its_curve(client: TestClient, log: RunLog) -
 @sqlite_only
 def test_trial_of_a_baseline_shows_the_arguments_of_its_optimizer(client: TestClient, log: RunLog) -> None:
     config = client.get(f"/v1/jobs/{log.job_id}/trials/3").json()["config"]
-    assert config == {"lr": 0.003, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
+    assert config == {"lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.1}
+    untuned = client.get(f"/v1/jobs/{log.job_id}/trials/6").json()
+    assert (untuned["arm"], untuned["params"], untuned["config"]) == (
+        "adamw_default",
+        {},
+        {**config, "lr": 0.001, "weight_decay": 0.01},
+    )
 
 
 @sqlite_only
@@ -73,13 +79,13 @@ def test_running_trial_shows_how_far_it_is(client: TestClient, log: RunLog) -> N
     trial = log.add_trial("adamw", {"lr": 0.01})
     log.start_trial(trial.id)
     log.add_points([(trial.id, CurvePoint(5, 1.0, 0.9, 0.05))])
-    shown = client.get(f"/v1/jobs/{log.job_id}/trials/6").json()
+    shown = client.get(f"/v1/jobs/{log.job_id}/trials/{trial.number}").json()
     assert (shown["state"], shown["value"], shown["finished_at"]) == ("running", None, None)
     assert (shown["last_step"], len(shown["curve"])) == (5, 1)
 
 
 @sqlite_only
-@pytest.mark.parametrize("number", [6, 2**31 - 1])
+@pytest.mark.parametrize("number", [7, 2**31 - 1])
 def test_unknown_trial_is_not_found(client: TestClient, log: RunLog, number: int) -> None:
     problem = assert_problem(client.get(f"/v1/jobs/{log.job_id}/trials/{number}"), 404, "not_found")
     assert problem["detail"] == f"job {log.job_id} has no trial {number}"

@@ -58,7 +58,7 @@ def test_the_job_names_the_p_by_its_hash_and_keeps_its_own_copy(
     assert content is not None
     answer = client.post("/v1/jobs", json=spec(warm_start={"job": job_id})).json()
     assert answer["spec"]["warm_start"] == {"job": job_id, "sha256": hashlib.sha256(content).hexdigest()}
-    assert [arm["name"] for arm in answer["arms"]] == ["warpadam", "adamw", "shuffled_p"]
+    assert [arm["name"] for arm in answer["arms"]] == ["warpadam", "adamw", "shuffled_p", "adamw_default"]
     assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
     assert store.get(answer["id"], START_P_FILE) == content
 

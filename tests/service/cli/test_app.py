@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from service.cli import app as cli
+from service.cli.console import out
 from service.ledger import jobs, queries
 from service.ledger.runs import RunLog, claim
 from service.spec.job import JobSpec
@@ -406,6 +407,27 @@ def test_upload_prints_the_id_which_datasets_lists(run: Run, tmp_path: Path) -> 
     assert again.stderr == "the same file was uploaded before\n"
     (line,) = [line for line in run("datasets").stdout.splitlines() if line.startswith(first.stdout.strip())]
     assert line.split()[1:] == ["20", "rows", "csv", "numbers.csv"]
+
+
+def test_datasets_shows_the_columns_of_one_and_a_dry_run_what_a_job_does_with_them(
+    run: Run, tmp_path: Path, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "_width", 200)  # which it may have taken from the terminal of pytest
+    path = tmp_path / "prices.csv"
+    path.write_text("\n".join(["id;price;sold", *(f"{row};{row},50 EUR;{row % 2}" for row in range(40))]))
+    dataset = run("upload", path, "--na-value", "7,50 EUR", "--na-value", "none").stdout.strip()
+    shown = run("datasets", dataset)
+    lines = [" ".join(line.replace("│", " ").split()) for line in shown.stdout.splitlines()]
+    assert f"{dataset} 40 rows csv prices.csv" in lines
+    assert "id id left out 0 0 40 nearly every row has another value" in lines
+    assert "price number feature 2 1 39 decimal ,, EUR" in lines
+    assert any("delimiter ';'" in line and "decimal ','" in line for line in lines)
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec(dataset={"id": dataset, "target": "sold"})))
+    planned = run("submit", tmp_path / "spec.yaml", "--dry-run").stdout
+    assert "classification: 2 distinct whole numbers in 40 rows" in planned
+    assert "nearly every row has another value" in planned
+    fails(run("datasets", "ds-none"), 1, "there is no dataset 'ds-none'")
+    run("delete-dataset", dataset)
 
 
 def test_an_uploaded_dataset_can_be_deleted_once(run: Run, tmp_path: Path) -> None:

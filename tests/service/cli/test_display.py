@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from service.cli.display import show_job, show_recommendation, watch
 from service.result.job_result import BreakEven, FamilyFinding, WarmStartOutcome, Word
-from tests.service.results import NO_FINDINGS, a_comparison, a_result, an_arm
+from tests.service.results import NO_FINDINGS, TRIVIAL, a_comparison, a_result, an_arm
 
 
 @pytest.fixture
@@ -79,9 +80,32 @@ def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
     show_recommendation(console, a_result().to_json())
     text = drawn(console)
     assert "Does P help? warpadam against adamw" in text
-    assert "mean improvement 0.15 (30.0%), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
+    assert "mean improvement 0.15 (30 %), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
     assert "Recommended: warpadam (trial 3)" in text
     assert '"lr": 0.01' in text
+
+
+def test_what_always_predicting_the_same_gets_is_shown_beside_the_arms(console: Console) -> None:
+    show_recommendation(console, a_result(trivial=TRIVIAL, score="accuracy", summary="From the mean to P").to_json())
+    shown = drawn(console)
+    assert re.search(r"mean test .*mean test .*\n.* accuracy", shown)
+    assert re.search(r"warpadam .*3 .*0.5 .*0.25 .*0.9375 .*1.50 .*6/6", shown)
+    assert re.search(r"trivial .*1.0625 .*1.0312 .*0.4062", shown)
+    assert "From the mean to P" in shown
+
+
+def test_a_narrow_terminal_shows_the_arms_whole() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    arms = [an_arm(name, value=0.045592) for name in ("warpadam-kronecker", "adamw_default", "adamw_more_steps")]
+    show_recommendation(console, a_result(finalists=arms, trivial=TRIVIAL, score="accuracy").to_json())
+    for name in ("warpadam-kronecker", "adamw_default", "adamw_more_steps", "accuracy", "0.045592", "1.0312"):
+        assert name in drawn(console)
+    assert "…" not in drawn(console)
+
+
+def test_a_result_without_a_score_or_a_trivial_predictor_is_shown(console: Console) -> None:
+    show_recommendation(console, a_result(finalists=[an_arm("adamw", mean_test_score=None)]).to_json())
+    assert "trivial" not in drawn(console)
 
 
 @pytest.mark.parametrize("verdict", ["helps", "hurts", "no_difference", "inconclusive"])
@@ -117,7 +141,7 @@ def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(con
     show_recommendation(console, a_result(findings=findings).to_json())
     shown = drawn(console)
     assert "descriptive" in shown
-    for figure in ("muon", "50.0%", "88%", "0.062", "pruning was on", "repaid after 7 tasks"):
+    for figure in ("muon", "50 %", "88%", "0.062", "pruning was on", "repaid after 7 tasks"):
         assert figure in shown
 
 
@@ -136,7 +160,7 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
     show_recommendation(console, a_result(findings=findings).to_json())
     shown = drawn(console)
     assert "…" not in shown
-    for text in ("unexplained", "shuffled_p", "0.008823", "0.001651", "-298.4%", "0.062"):
+    for text in ("unexplained", "shuffled_p", "0.008823", "0.001651", "-298.4 %", "0.062"):
         assert text in shown
 
 

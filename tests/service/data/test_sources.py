@@ -3,15 +3,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from service.data import sources
-from service.data.facts import EXACT, TEXT_FEATURES, Column, ColumnKind, DatasetFacts, dataset_info
+from service.data.facts import EXACT, TEXT_FEATURES, Column, ColumnKind, DatasetFacts, Reading, dataset_info
 from service.data.families import prepare_family
-from service.data.read_table import read_csv
+from service.data.read_csv import read_csv
 from service.data.read_zip import read_npz
 from service.data.sources import Arrays, Table, Target, bundled_source, stored_source
 from service.errors import InvalidSpecError, JobFailedError
@@ -24,25 +25,25 @@ FIRST_ID = 1_234_567_890_123_456_789
 """Over 2**53, as those of many databases are."""
 
 
-def uploaded(tmp_path: Path, ids: list[int]) -> Path:
+def uploaded(tmp_path: Path, ids: list[int], name: str = "id") -> Path:
     folder = tmp_path / "dataset"
     folder.mkdir()
     source = tmp_path / "people.csv"
     rows = [f"{number},{index % 7},{index % 5}" for index, number in enumerate(ids)]
-    source.write_text("\n".join(["id,x,y", *rows]))
-    read_csv(source, folder, 1 << 20).save(folder)
+    source.write_text("\n".join([f"{name},x,y", *rows]))
+    read_csv(source, folder, 1 << 20, Reading()).save(folder)
     return folder
 
 
-def opened(folder: Path, task: str, *exclude: str) -> Table:
-    source = stored_source(folder, DatasetSpec(id="ds-1", target="y", exclude=list(exclude)), task)
+def opened(folder: Path, task: str, **fields: Any) -> Table:
+    source = stored_source(folder, DatasetSpec(id="ds-1", target="y", **fields), task)
     assert isinstance(source, Table)
     return source
 
 
 def test_a_column_of_large_whole_numbers_is_a_feature_as_any_other(tmp_path: Path) -> None:
     folder = uploaded(tmp_path, [FIRST_ID + 10**17 * row for row in range(40)])
-    x = split_of(opened(folder, Task.CLASSIFICATION)).x_train
+    x = split_of(opened(folder, Task.CLASSIFICATION, columns={"id": "number"})).x_train
     assert x.shape == (24, 2)
     assert np.isfinite(x).all()
     assert x[:, 0].std() == pytest.approx(1.0, abs=1e-5)
@@ -72,14 +73,14 @@ def test_whole_numbers_that_no_float_is_equal_to_become_the_nearest_ones() -> No
 
 
 def test_columns_that_are_excluded_are_no_features(tmp_path: Path) -> None:
-    folder = uploaded(tmp_path, list(range(40)))
+    folder = uploaded(tmp_path, list(range(40)), name="n")
     shapes = []
-    for exclude in ([], ["id"]):
+    for exclude in ([], ["n"]):
         info = dataset_info(DatasetFacts.load(folder), DatasetSpec(id="ds-1", target="y", exclude=exclude))
-        source = opened(folder, info.task, *exclude)
+        source = opened(folder, info.task, exclude=exclude)
         assert source.encoder(np.arange(40)).width == info.features
         shapes.append((info.features, split_of(source).x_train.shape[1], info.columns))
-    assert shapes == [(2, 2, ("id", "x")), (1, 1, ("x",))]
+    assert shapes == [(2, 2, ("n", "x")), (1, 1, ("x",))]
 
 
 @pytest.mark.parametrize(

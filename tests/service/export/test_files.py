@@ -80,6 +80,11 @@ JOBS: dict[str, dict[str, Any]] = {
         "search_space": BAD_LR,
         "budget": {"trials_per_arm": 1, "steps": 40, "batch_size": 32},
     },
+    "accuracy": {  # many points are equally accurate, so the loss decides which one is tested
+        "objective": {"metric": "val_accuracy"},
+        "search_space": BAD_LR,
+        "budget": {"trials_per_arm": 3, "steps": 100, "batch_size": 32},
+    },
     "soap": {"search_space": BAD_LR, "baselines": ["soap"]},
     "sgd": {"search_space": BAD_LR, "baselines": ["sgd"]},
 }
@@ -90,6 +95,7 @@ RECOMMENDED = {
     "every option": "warpadam",
     "bfloat16": "adamw",
     "compiled": "adamw",
+    "accuracy": "adamw",
 }
 
 

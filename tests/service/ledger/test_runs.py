@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.db.models import Trial
+from service.db.models import Arm, Trial
 from service.db.session import Database
 from service.ledger import queries, runs
 from service.ledger.runs import RunLog
@@ -126,8 +126,18 @@ def test_arm_summaries_count_states_and_find_the_best_completed_trial(log: RunLo
     ):
         log.finish_trial(started(log).id, Ended(state, loss), 1.5)
     with db.read() as session:
-        warp, adamw = queries.arm_summaries(session, log.job_id)
+        warp, adamw, untuned = queries.arm_summaries(session, log.job_id)
     assert warp.counts == {TrialState.COMPLETE: 3, TrialState.PRUNED: 1, TrialState.FAILED: 1}
     assert warp.best is not None
     assert (warp.best.number, warp.best.value, warp.arm.seconds_used) == (2, 0.3, 1.5)
-    assert (adamw.counts, adamw.best) == ({}, None)
+    assert (adamw.counts, adamw.best) == (untuned.counts, untuned.best) == ({}, None)
+
+
+def test_an_arm_that_came_after_a_job_was_made_is_added_to_it(log: RunLog, db: Database) -> None:
+    with db.write() as session:
+        session.delete(session.get_one(Arm, (log.job_id, "adamw_default")))
+    for _ in range(2):
+        assert log.start_arm("adamw_default").state == ArmState.RUNNING
+    with db.read() as session:
+        arms = [(summary.arm.name, summary.arm.state) for summary in queries.arm_summaries(session, log.job_id)]
+    assert arms == [("warpadam", "queued"), ("adamw", "queued"), ("adamw_default", "running")]

@@ -1,9 +1,11 @@
 # From a spec to what a job will do. What a spec's types cannot say is checked here, all of it at once.
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
+import torch
 
 from search_spaces import PRESETS, Choice, Float, Int, get_preset
 from service.data.prepared import PreparedData
@@ -32,7 +34,7 @@ def errors(spec: SpecMaker, **parts: Any) -> dict[str, tuple[object, str]]:
 
 def test_warpadam_runs_first_and_then_the_baselines(spec: SpecMaker) -> None:
     made = plan(spec, baselines=["adamw"])
-    assert [arm.name for arm in made.arms] == ["warpadam", "adamw"]
+    assert [arm.name for arm in made.arms] == ["warpadam", "adamw", "adamw_default"]
     assert made.arm("warpadam").space == get_preset("quick")
     assert made.arm("adamw").space == get_preset("adamw")
 
@@ -45,6 +47,7 @@ def test_one_arm_for_each_structure_of_the_space_on_request(spec: SpecMaker) -> 
         "warpadam-low_rank",
         "adamw",
         "soap",
+        "adamw_default",
     ]
     for arm in made.arms[:3]:
         values = arm.space.first_trials[0] if arm.space.first_trials else None
@@ -64,12 +67,48 @@ def test_controls_run_last_and_play_their_own_part(spec: SpecMaker) -> None:
         ("diagonal_pre", Role.CONTROL),
         ("random_p", Role.CONTROL),
         ("adamw_more_steps", Role.CONTROL),
+        ("adamw_default", Role.UNTUNED),
     ]
-    diagonal, random_p, more = made.arms[2:]
+    diagonal, random_p, more, _ = made.arms[2:]
     assert diagonal.space["strategy"].domain == Choice(values=("diagonal/pre/hypergradient",))
     config = random_p.config(random_p.space.first_trials[0])
     assert (config["structure"], config["placement"], config["learner"]) == ("kronecker", "sandwich", "frozen")
     assert more.config(more.space.first_trials[0]) == made.arm("adamw").config(more.space.first_trials[0])
+
+
+def test_every_job_has_adamw_as_pytorch_ships_it(spec: SpecMaker) -> None:
+    *_, untuned = plan(spec, baselines=["sgd"]).arms
+    parameters = inspect.signature(torch.optim.AdamW).parameters
+    config = {**untuned.config({}), "betas": (0.9, 0.999)}
+    assert (untuned.name, untuned.optimizer) == ("adamw_default", "adamw")
+    assert untuned.config({})["betas"] == [0.9, 0.999]
+    assert config == {name: parameters[name].default for name in ("lr", "betas", "eps", "weight_decay")}
+
+
+def test_a_space_with_one_point_needs_one_trial_and_no_race(spec: SpecMaker) -> None:
+    made = plan(spec, budget={"trials_per_arm": 20})
+    assert [made.trials(arm) for arm in made.arms] == [20, 20, 1]
+    assert [made.race_rounds(arm) for arm in made.arms] == [[6, 4, 3, 2], [6, 4, 3, 2], []]
+    fixed = {"strategy": "diagonal/pre/hypergradient", "lr": 0.01, "beta1": 0.9, "beta2": 0.99, "p_lr": 0.1}
+    made = plan(spec, search_space={"preset": "quick", "overrides": fixed}, budget={"trials_per_arm": 20})
+    assert (made.trials(made.arm("warpadam")), made.race_rounds(made.arm("warpadam"))) == (1, [])
+    assert made.trials(made.arm("adamw")) == 20
+
+
+def test_arms_that_are_chosen_among_run_on_the_seeds_of_the_race_even_with_one_point(spec: SpecMaker) -> None:
+    """The best of them is challenger, so their costs must come from the same seeds."""
+    fixed = {
+        "lr": 0.01,
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "p_lr": 0.1,
+        "learner": "hypergradient",
+        "structure": ["diagonal"],
+    }
+    space = {"preset": "quick", "overrides": {**fixed, "structure": ["diagonal", "kronecker"], "placement": "sandwich"}}
+    made = plan(spec, arms="per_structure", search_space=space, budget={"trials_per_arm": 20})
+    assert [made.trials(arm) for arm in made.arms] == [1, 1, 20, 1]
+    assert [made.race_rounds(arm) for arm in made.arms] == [[1, 1, 1, 1], [1, 1, 1, 1], [6, 4, 3, 2], []]
 
 
 def test_soap_without_its_package_is_refused_before_anything_runs(
@@ -114,7 +153,7 @@ def test_config_is_what_the_values_of_a_space_stand_for(spec: SpecMaker) -> None
     assert (config["lr"], config["betas"]) == (values["lr"], [values["beta1"], values["beta2"]])
     assert f"{config['structure']}/{config['placement']}/{config['learner']}" == values["strategy"]
     adamw = made.arm("adamw").config(made.arm("adamw").space.first_trials[0])
-    assert adamw == {"lr": 0.003, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
+    assert adamw == {"lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -301,7 +340,7 @@ BOTH = "cannot be used together with dataset.name or dataset.id"
         (
             {"name": "wine", "exclude": ["id"]},
             "dataset.exclude",
-            "must be empty: only an uploaded table has columns to leave out",
+            "must be empty: only an uploaded table has columns to choose",
         ),
         ({"entrypoint": "a:b", "task": "regression"}, "dataset.task", "must be null: the factory says it"),
     ],

@@ -6,6 +6,8 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from search_spaces import get_preset
 from search_spaces.to_optuna import suggest
@@ -15,9 +17,10 @@ from service.ledger.queries import stored_curve
 from service.planning.arms import ArmPlan, warpadam_arms
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
-from service.recommend.findings import find_break_even, find_transfer, importances, make_findings
-from service.recommend.recommendation import NOUNS, Finalist, recommend
-from service.result.job_result import BreakEven, Comparison
+from service.recommend.findings import JUDGED, find_break_even, find_transfer, importances, make_findings
+from service.recommend.recommendation import Finalist, recommend
+from service.recommend.wording import NOUNS
+from service.result.job_result import BreakEven, Comparison, Word
 from service.spec.job import JobSpec
 from service.states import TrialState
 from service.training.run import CurvePoint
@@ -39,6 +42,43 @@ def test_another_arm_is_compared_under_the_name_of_what_was_measured(metric: str
     wanted = {"val_loss": "test_loss", "val_accuracy": "test_error_or_unexplained_variance"}
     wanted["val_r2"] = wanted["val_closeness"] = wanted["val_accuracy"]
     assert against.metric == wanted.get(metric, metric)
+
+
+METRICS_OF_THE_TEST = st.sampled_from(["val_loss", "val_accuracy", "steps_to_target"])
+LOSSES = st.lists(st.tuples(st.floats(0.1, 2.0), st.floats(0.1, 2.0)), min_size=6, max_size=9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(METRICS_OF_THE_TEST, LOSSES)
+def test_the_comparison_of_the_verdict_is_told_once_and_its_figures_have_its_word(
+    metric: str, pairs: list[tuple[float, float]]
+) -> None:
+    plan = make_plan(JobSpec.model_validate({"dataset": {"name": "wine"}, "model": {"name": "mlp"}}))
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("adamw", [base for base, _ in pairs], 1), *runs("warpadam", [other for _, other in pairs], 0)]
+    target = 0.9 if metric == "steps_to_target" else None
+    objective = Objective(metric=metric, target=target, steps=10, max_seconds=60.0)
+    result = recommend(plan, finalists, found, objective)
+    findings = make_findings(plan, result, finalists, [], found, objective)
+    told = [(row.arm, row.against, row.metric) for row in findings.comparisons]
+    assert len(told) == len(set(told)) >= 4
+    assert ("warpadam", "adamw", JUDGED[metric]) not in told
+    assert result.statistics is not None
+    assert result.statistics.word is result.verdict
+    assert (result.arm == "warpadam") is (result.verdict is Word.HELPS)
+
+
+@pytest.mark.parametrize(("patience", "said"), [(None, True), (50, False)])
+def test_patience_is_not_advised_to_those_who_have_it(spec: SpecMaker, patience: int | None, said: bool) -> None:
+    body = spec(training={"patience": patience}, budget={"trials_per_arm": 2, "steps": 100, "batch_size": 32})
+    plan = make_plan(JobSpec.model_validate(body))
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", [0.5] * 6, 0), *runs("adamw", [0.6] * 6, 1)]
+    objective = Objective(metric="val_loss", target=None, steps=100, max_seconds=60.0, at_best=True)
+    result = recommend(plan, finalists, found, objective)
+    advice = make_findings(plan, result, finalists, [], found, objective).advice
+    assert "adamw is best on validation near step 10 of 100 and then gets worse" in advice
+    assert any("training.patience" in sentence for sentence in advice) is said
 
 
 @pytest.fixture
@@ -142,7 +182,8 @@ def test_a_job_without_a_warm_start_says_nothing(spec: SpecMaker) -> None:
 def test_runs_start_from_the_p_of_the_job_or_from_it_shuffled(spec: SpecMaker) -> None:
     body: dict[str, Any] = spec(warm_start=WARM, controls=["diagonal_pre", "random_p"])
     plan = make_plan(JobSpec.model_validate(body))
-    assert [arm.name for arm in plan.arms] == ["warpadam", "adamw", "diagonal_pre", "random_p", "shuffled_p"]
+    names = ["warpadam", "adamw", "diagonal_pre", "random_p", "shuffled_p", "adamw_default"]
+    assert [arm.name for arm in plan.arms] == names
     starts = {}
     for arm in plan.arms:
         run = plan.run(arm.name, arm.space.some_values(), PreparedData("", ""), seed=1, test=False)
@@ -154,6 +195,7 @@ def test_runs_start_from_the_p_of_the_job_or_from_it_shuffled(spec: SpecMaker) -
         "diagonal_pre": none,
         "random_p": none,
         "shuffled_p": ("a" * 64, 0),
+        "adamw_default": none,
     }
     assert plan.arm("shuffled_p").space == plan.arm("warpadam").space
 

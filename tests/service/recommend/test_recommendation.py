@@ -10,13 +10,24 @@ from service.errors import JobFailedError
 from service.ledger.queries import stored_curve
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
-from service.recommend.recommendation import Finalist, best_trials, is_blind, rank, recommend, search_luck
-from service.result.job_result import Word
+from service.recommend.luck import FIRST_FOUND
+from service.recommend.recommendation import (
+    Finalist,
+    best_trials,
+    edge_of_range,
+    find_trivial,
+    rank,
+    recommend,
+    search_luck,
+    why_blind,
+)
+from service.result.job_result import TrivialResult, Word
 from service.spec.job import JobSpec
 from service.states import TrialState
-from service.training.run import CurvePoint
+from service.training.run import CurvePoint, TrivialScores
 
 LOSS = Objective(metric="val_loss", target=None, steps=10, max_seconds=60.0)
+ERROR = Objective(metric="val_accuracy", target=None, steps=10, max_seconds=60.0)
 ARMS = ("warpadam", "adamw")
 NOISE = [0.01, -0.02, 0.015, -0.01, 0.02, -0.015, 0.005, -0.005]
 
@@ -33,7 +44,7 @@ def trial(plan: JobPlan, number: int, value: float | None, arm: str = "warpadam"
         "arm": arm,
         "value": value,
         "state": TrialState.COMPLETE,
-        "params": dict(plan.arm(arm).space.first_trials[0]),
+        "params": plan.arm(arm).space.some_values(),
     }
     return Trial(**fields | changes)
 
@@ -121,6 +132,30 @@ def test_the_best_trials_are_completed_ones_by_validation_then_number(plan: JobP
     assert best_trials(rows[1:2], 1) == []
 
 
+def test_the_loss_decides_between_trials_of_an_equal_score(plan: JobPlan) -> None:
+    rows = [trial(plan, number, 0.02, val_loss=loss) for number, loss in enumerate([0.4, 0.1, 0.3, 0.2])]
+    assert [row.number for row in best_trials(rows, 3)] == [1, 3, 2]
+
+
+def test_the_loss_decides_between_contenders_and_baselines_of_an_equal_score(plan: JobPlan) -> None:
+    contenders = [trial(plan, number, 0.02) for number in range(3)]
+    races = []
+    for number, loss in enumerate([0.4, 0.1, 0.3]):
+        scores = [0.96, 0.98, 0.97] if number else [0.97, 0.97, 0.97]  # equal means
+        for seed, score in enumerate(scores, start=1):
+            (run,) = runs("warpadam", [loss], number, "select")
+            run.seed, run.curve = seed, stored_curve([CurvePoint(10, loss, loss, 0.5, None, score)])
+            races.append(run)
+    ranked = rank(contenders, races, ERROR)
+    assert [finalist.trial.number for finalist in ranked] == [1, 2, 0]
+    assert len({finalist.score for finalist in ranked}) == 1
+    several = make_plan(plan.spec.model_copy(update={"baselines": ["adamw", "sgd"]}))
+    baselines = [trial(several, 3, 0.02, "adamw"), trial(several, 4, 0.02, "sgd")]
+    finalists = [ranked[0], Finalist(baselines[0], 0.02, 0.2), Finalist(baselines[1], 0.02, 0.1)]
+    found = [run for f in finalists for run in runs(f.trial.arm, losses(0.5), f.trial.number)]
+    assert recommend(several, finalists, found, ERROR).baseline == "sgd"
+
+
 def test_selection_takes_the_lowest_mean_and_whoever_did_not_finish_comes_last(plan: JobPlan) -> None:
     contenders = [trial(plan, 0, 0.1), trial(plan, 1, 0.2), trial(plan, 2, 0.3)]
     diverged = runs("warpadam", [0.1, 0.1], 0, "select")
@@ -131,7 +166,11 @@ def test_selection_takes_the_lowest_mean_and_whoever_did_not_finish_comes_last(p
         *runs("warpadam", [0.5, 0.5], 2, "select"),
     ]
     ranked = rank(contenders, all_runs, LOSS)
-    assert ranked == [Finalist(contenders[2], 0.5), Finalist(contenders[1], 0.55), Finalist(contenders[0], 0.1)]
+    assert ranked == [
+        Finalist(contenders[2], 0.5, 0.5),
+        Finalist(contenders[1], 0.55, 0.55),
+        Finalist(contenders[0], 0.1, 0.1),
+    ]
     diverged[0].state = TrialState.FAILED
     with pytest.raises(JobFailedError, match="none of its best trials completed a selection run"):
         rank(contenders[:1], all_runs, LOSS)
@@ -150,15 +189,19 @@ def test_the_luck_of_a_search_is_how_far_the_others_of_its_race_are_behind_on_th
         *runs("warpadam", [0.4], 2, "select"),  # better on the only seed it ran on, so not behind
         *runs("adamw", [9.0], 3, "select"),
     ]
-    luck = search_luck(trial(plan, 0, 0.4), 20, races, LOSS)
+    points = plan.arm("warpadam").space.first_trials
+    params = [*map(dict, points[:3]), {**points[0], "lr": 1e-4}]
+    trials = [trial(plan, number, 0.4 + number / 10, params=params[number]) for number in range(4)]
+    luck = search_luck(plan, trials[0], trials, races, LOSS)
     assert luck is not None
-    assert luck.trials == 20
-    assert luck.penalties == pytest.approx([0.0, 0.0, 0.3 / 0.6])
+    assert luck.penalties == pytest.approx([0.0, 0.0, 0.3 / 0.6, 0.3 / 0.4])  # the last one did not race
+    assert luck.chances == [FIRST_FOUND] * 3 + [pytest.approx(1 - (3 / 4) ** 4)]
 
 
 def test_without_a_race_nothing_is_known_about_luck(plan: JobPlan) -> None:
-    assert search_luck(trial(plan, 0, 0.4), 20, [], LOSS) is None
-    assert search_luck(trial(plan, 0, 0.4), 20, runs("warpadam", [0.5], 0, "select"), LOSS) is None
+    alone = trial(plan, 0, 0.4)
+    assert search_luck(plan, alone, [alone], [], LOSS) is None
+    assert search_luck(plan, alone, [alone], runs("warpadam", [0.5], 0, "select"), LOSS) is None
 
 
 @pytest.mark.parametrize(
@@ -168,15 +211,162 @@ def test_without_a_race_nothing_is_known_about_luck(plan: JobPlan) -> None:
 def test_a_search_whose_trials_all_cost_the_same_is_blind(
     plan: JobPlan, values: list[float | None], blind: bool
 ) -> None:
-    assert is_blind([trial(plan, number, value) for number, value in enumerate(values)]) is blind
+    why = why_blind([trial(plan, number, value) for number, value in enumerate(values)], None, LOSS)
+    assert why == ("all its trials cost the same on validation" if blind else None)
+
+
+TRIVIAL = TrivialResult(
+    predicts="the most frequent class",
+    value=0.02,
+    val_loss=0.098,
+    val_score=0.98,
+    mean_test_loss=0.1,
+    mean_test_score=0.979,
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "blind"),
+    [
+        ([0.02, 0.03], True),
+        ([0.02 * (1 - 1e-9)], True),  # equal but for rounding
+        ([None, 0.05], True),
+        ([0.05, 0.01], False),
+        ([None], False),
+        ([], False),
+    ],
+)
+def test_a_search_is_blind_if_no_trial_is_better_than_always_predicting_the_same(
+    plan: JobPlan, values: list[float | None], blind: bool
+) -> None:
+    trials = [trial(plan, number, value) for number, value in enumerate(values)]
+    why = "none of its trials is better on validation than always predicting the most frequent class (accuracy 0.980)"
+    assert why_blind(trials, TRIVIAL, ERROR) == (why if blind else None)
+    assert why_blind(trials, TRIVIAL.model_copy(update={"value": None}), ERROR) is None
 
 
 def test_no_word_comes_from_a_blind_search(plan: JobPlan) -> None:
     finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
     found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
-    result = recommend(plan, finalists, found, LOSS, blind_arms=["warpadam"])
+    blind = {"warpadam": "all its trials cost the same on validation"}
+    result = recommend(plan, finalists, found, LOSS, blind=blind)
     assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
     assert result.reason.startswith("the search of warpadam was blind: all its trials cost the same")
+
+
+@pytest.mark.parametrize(
+    ("warpadam_loss", "at_edge", "word"),
+    [
+        (0.5, "adamw", Word.INCONCLUSIVE),  # adamw is worse and could be better beyond its range
+        (0.5, "warpadam", Word.HELPS),  # the better one could only be better still
+        (0.5, None, Word.HELPS),
+        (2.0, "warpadam", Word.INCONCLUSIVE),
+        (2.0, "adamw", Word.HURTS),
+    ],
+)
+def test_an_arm_at_the_edge_of_its_range_is_not_called_the_worse_one(
+    plan: JobPlan, warpadam_loss: float, at_edge: str | None, word: Word
+) -> None:
+    params = {arm: dict(plan.arm(arm).space.first_trials[0]) for arm in ("warpadam", "adamw")}
+    if at_edge is not None:
+        params[at_edge]["lr"] = 0.29
+    trials = [trial(plan, 0, 0.4), trial(plan, 1, 0.5, "adamw")]
+    for one in trials:
+        one.params = params[one.arm]
+    finalists = [Finalist(one, 0.4) for one in trials]
+    found = [*runs("warpadam", losses(warpadam_loss), 0), *runs("adamw", BASELINE, 1)]
+    edges = {one.arm: edge_of_range(plan, one) for one in trials}
+    result = recommend(plan, finalists, found, LOSS, edges=edges)
+    assert result.verdict is word
+    if word is Word.INCONCLUSIVE:
+        said = f"the best lr of {at_edge}, 0.29, is at the upper end of its range"
+        assert result.reason.startswith(f"{said}; beyond it {at_edge} could be better")
+
+
+def with_trivial(found: list[ConfirmRun], test_loss: float, test_score: float) -> list[ConfirmRun]:
+    """Let the runs know what always predicting the same gets; a little more on each further seed."""
+    for run in found:
+        scores = TrivialScores(0.7, 0.4, test_loss + run.seed / 100, test_score)
+        run.curve = [] if run.test_loss is None else stored_curve([CurvePoint(10, 1.0, 1.0, 0.5, trivial=scores)])
+    return found
+
+
+def judged_beside_trivial(plan: JobPlan, objective: Objective, warp: float, base: float, trivial: float) -> Any:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", losses(warp), 0), *runs("adamw", losses(base), 1)]
+    return recommend(plan, finalists, with_trivial(found, trivial, 1 - trivial / 10), objective)
+
+
+def test_no_word_where_neither_finalist_is_better_than_always_predicting_the_same(plan: JobPlan) -> None:
+    result = judged_beside_trivial(plan, LOSS, warp=1.5, base=2.0, trivial=1.4)
+    assert (result.verdict, result.arm, result.statistics.word) == (Word.INCONCLUSIVE, "adamw", Word.INCONCLUSIVE)
+    start = (
+        "neither adamw nor warpadam is better on test than always predicting the frequencies of the classes (loss 1."
+    )
+    assert result.reason.startswith(start)
+    by_score = judged_beside_trivial(plan, ERROR, warp=1.5, base=2.0, trivial=1.4)
+    assert by_score.verdict is Word.INCONCLUSIVE
+    assert "than always predicting the most frequent class (accuracy 0.860)" in by_score.reason
+
+
+@pytest.mark.parametrize("objective", [LOSS, ERROR])
+def test_the_verdict_stands_where_one_finalist_is_better_than_always_predicting_the_same(
+    plan: JobPlan, objective: Objective
+) -> None:
+    assert judged_beside_trivial(plan, objective, warp=1.5, base=2.0, trivial=1.9).verdict is Word.HELPS
+
+
+def test_times_to_a_target_are_not_compared_with_always_predicting_the_same(plan: JobPlan) -> None:
+    steps = Objective(metric="steps_to_target", target=1.0, steps=10, max_seconds=60.0)
+    result = judged_beside_trivial(plan, steps, warp=1.5, base=2.0, trivial=0.1)
+    assert "always predicting" not in result.reason
+    assert result.trivial.value is None
+
+
+def test_the_trivial_predictor_is_judged_on_the_split_of_the_search_and_on_the_test_parts_that_were_used(
+    plan: JobPlan,
+) -> None:
+    found = with_trivial(runs("warpadam", [0.5, None, 0.5], 0), 1.0, 0.25)
+    for run in found[2:]:  # seed 1 has the split of the search
+        run.curve = stored_curve([CurvePoint(10, 1.0, 1.0, 0.5, trivial=TrivialScores(0.9, 0.1, 2.0, 0.75))])
+    assert find_trivial(plan, found, LOSS) == TrivialResult(
+        predicts="the frequencies of the classes",
+        value=0.7,
+        val_loss=0.7,
+        val_score=0.4,
+        mean_test_loss=1.505,
+        mean_test_score=0.5,
+    )
+    error = find_trivial(plan, found, ERROR)
+    assert error is not None
+    assert (error.predicts, error.value) == ("the most frequent class", 0.6)
+    assert find_trivial(plan, runs("warpadam", [0.5] * 3, 0), LOSS) is None
+
+
+def test_one_sentence_puts_the_scores_in_order(plan: JobPlan) -> None:
+    finalists = [
+        Finalist(trial(plan, 0, 0.4), 0.4),
+        Finalist(trial(plan, 1, 0.5, "adamw"), 0.5),
+        Finalist(trial(plan, 2, 0.6, "adamw_default"), 0.6),
+    ]
+    means = {"warpadam": 0.25, "adamw": 0.5, "adamw_default": 0.75}
+    found = [run for number, (arm, mean) in enumerate(means.items()) for run in runs(arm, [mean] * 8, number)]
+    found = with_trivial(found, 0.955, 0.5)
+    result = recommend(plan, finalists, found, LOSS)
+    assert result.summary == (
+        "Mean test loss: 1 for always predicting the frequencies of the classes; 0.75 for AdamW as PyTorch ships it; "
+        "0.5 for tuned adamw; 0.25 for tuned warpadam"
+    )
+    assert [(arm.arm, arm.mean_test_score) for arm in result.finalists] == [
+        ("warpadam", 0.975),
+        ("adamw", 0.95),
+        ("adamw_default", 0.925),
+    ]
+    assert result.score == "accuracy"
+    assert recommend(plan, finalists[:2], found, ERROR).summary == (
+        "Mean test accuracy: 0.5 for always predicting the most frequent class; 0.95 for tuned adamw; "
+        "0.975 for tuned warpadam"
+    )
 
 
 def test_the_best_step_is_the_median_of_the_confirmation_runs(plan: JobPlan) -> None:
@@ -188,3 +378,103 @@ def test_the_best_step_is_the_median_of_the_confirmation_runs(plan: JobPlan) -> 
     at_best = replace(LOSS, at_best=True)
     assert [arm.best_step for arm in recommend(plan, finalists, found, at_best).finalists] == [50, 50]
     assert [arm.best_step for arm in recommend(plan, finalists, found, LOSS).finalists] == [None, None]
+
+
+def timed(run: ConfirmRun, losses: list[float], a_point_s: float) -> ConfirmRun:
+    """Give a run a learning curve with a point every ``a_point_s`` seconds; its test loss stays."""
+    points = [CurvePoint(10 * i, loss, loss, i * a_point_s) for i, loss in enumerate(losses, start=1)]
+    run.curve = stored_curve(points)
+    return run
+
+
+def in_time(plan: JobPlan, warp: list[float], a_warp_point_s: float, test_loss: float = 0.5) -> Any:
+    """Judge a warpadam with this validation curve against an adamw that has 1.0 after one, 0.8 after three seconds."""
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    fast = [timed(run, [noise + loss for loss in (1.0, 0.9, 0.8)], 1.0) for run, noise in with_noise("adamw", 1.0)]
+    slow = [
+        timed(run, [noise + loss for loss in warp], a_warp_point_s) for run, noise in with_noise("warpadam", test_loss)
+    ]
+    return recommend(plan, finalists, [*slow, *fast], LOSS)
+
+
+def with_noise(arm: str, test_loss: float) -> list[tuple[ConfirmRun, float]]:
+    noise = NOISE if arm == "adamw" else NOISE[::-1]
+    return list(zip(runs(arm, [test_loss + item for item in noise], ARMS.index(arm)), noise, strict=True))
+
+
+def test_p_that_helps_at_equal_steps_and_hurts_at_equal_time_says_so_in_the_sentence(plan: JobPlan) -> None:
+    result = in_time(plan, [1.5, 1.0, 0.4], 2.0)
+    assert (result.verdict, result.arm) == (Word.HELPS, "warpadam")
+    assert result.at_equal_seconds.word is Word.HURTS
+    assert result.at_equal_seconds.challenger_mean == pytest.approx(1.5)  # of its points only the first is in time
+    assert result.at_equal_seconds.baseline_mean == pytest.approx(0.8)
+    steps, time, *_ = result.reason.split("; ")
+    assert steps == "with P the test loss is 50 % lower at equal steps"
+    assert time == "at equal time, on validation, P hurts: 87.5 % higher"
+
+
+def test_p_that_is_as_fast_is_read_at_its_end(plan: JobPlan) -> None:
+    result = in_time(plan, [1.5, 1.0, 0.4], 1.0)
+    assert result.at_equal_seconds.word is Word.HELPS
+    assert "at equal time, on validation, it is 50 % lower" in result.reason
+
+
+def test_the_faster_run_of_each_pair_sets_the_time(plan: JobPlan) -> None:
+    result = in_time(plan, [0.7, 0.6], 1.0)  # ends after two seconds, where adamw has 0.9
+    assert result.at_equal_seconds.baseline_mean == pytest.approx(0.9)
+
+
+def test_at_equal_time_each_run_is_read_at_its_best_point_until_then(plan: JobPlan) -> None:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    curve = [0.9, 0.9, 0.9, 0.4, 0.3, 0.2, 0.3, 0.4, 0.9, 0.9, 0.9]
+    found = [timed(run, [noise + x for x in curve], 1.0) for arm in ARMS for run, noise in with_noise(arm, 1.0)]
+    result = recommend(plan, finalists, found, replace(LOSS, at_best=True))
+    assert result.at_equal_seconds is not None
+    assert result.at_equal_seconds.baseline_mean == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("objective", [replace(LOSS, metric="steps_to_target", target=0.9), LOSS])
+def test_without_curves_or_with_a_time_as_objective_there_is_no_equal_time(plan: JobPlan, objective: Objective) -> None:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
+    if not objective.is_timed:
+        for run in found[:3]:
+            run.curve = []
+    result = recommend(plan, finalists, found, objective)
+    assert result.at_equal_seconds is None
+    assert result.statistics is not None
+    assert ("at equal time, on validation, too few pairs" in result.reason) is not objective.is_timed
+
+
+def test_validation_that_says_the_opposite_of_the_test_takes_the_word(plan: JobPlan) -> None:
+    result = in_time(plan, [1.5, 1.4, 1.3], 1.0, test_loss=0.5)
+    assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
+    assert result.reason.startswith(
+        "validation says that P hurts (the cost is 62.5 % higher), test says the opposite (it is 50 % lower): the parts"
+    )
+    assert result.statistics.word is result.at_equal_seconds.word is Word.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("splits", "where"),
+    [
+        (None, "on 8 fresh seeds, each with its own split of the data"),
+        (1, "on 8 fresh seeds, on this one split of the data"),
+        (3, "on 8 fresh seeds over 3 splits of the data"),
+    ],
+)
+def test_the_reason_says_on_which_splits_it_was_seen(plan: JobPlan, splits: int | None, where: str) -> None:
+    confirm = plan.spec.confirm.model_copy(update={"splits": splits})
+    plan = make_plan(plan.spec.model_copy(update={"confirm": confirm}))
+    assert where in judge(plan, losses(0.5), BASELINE).reason
+
+
+@pytest.mark.parametrize("warp", [[None, *losses(0.5)[1:]], losses(0.5)])
+def test_the_figures_never_say_another_word_than_the_verdict(plan: JobPlan, warp: list[float | None]) -> None:
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", warp, 0), *runs("adamw", BASELINE, 1)]
+    for blind in ({}, {"adamw": "all its trials cost the same on validation"}):
+        result = recommend(plan, finalists, found, LOSS, blind=blind)
+        assert result.statistics is not None
+        assert result.statistics.word is result.verdict
+        assert result.statistics.more_pairs is None

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -24,8 +26,9 @@ from service.running.context import JobContext
 from service.running.decisions import ArmLimits
 from service.running.samplers import make_pruner, make_sampler
 from service.settings import Settings
-from service.spec.job import EngineSpec, JobSpec, SearchSpec
+from service.spec.job import EngineSpec, ExtendSpec, JobSpec, SearchSpec
 from service.states import ENDED_TRIAL, TrialState
+from service.submission.extend import extended
 from service.training.run import CurvePoint, Ended
 from tests.service.conftest import Submit, get_trials, running_in_optuna
 
@@ -95,6 +98,69 @@ def test_the_arm_ends_at_its_cap(open_arm: Open) -> None:
     for _ in range(CAP):
         complete(search, 0.5)
     assert search.next() is None
+
+
+@pytest.fixture
+def log_of_twelve(db: Database, submit: Submit) -> RunLog:
+    submit(budget={"trials_per_arm": 12, "steps": 10}, search={"sampler": "tpe", "pruner": "none"})
+    taken = runs.claim(db, "worker", 30.0)
+    assert taken is not None
+    return taken
+
+
+def run_to_the_cap(search: ArmSearch) -> list[dict[str, Scalar]]:
+    """Complete all trials, the better the nearer their lr is to 0.02; return what was tried."""
+    while (assignment := search.next()) is not None:
+        search.started(assignment)
+        loss = abs(math.log10(float(str(assignment.run.config["lr"])) / 0.02))
+        search.progress(assignment, CurvePoint(10, loss, loss, 0.1))
+        search.finished(assignment, Ended(TrialState.COMPLETE, loss, None, 0.1))
+    return [dict(trial.params) for trial in search._trials.values()]
+
+
+def test_the_last_quarter_of_the_trials_are_next_to_the_best_and_another_worker_tries_the_same(
+    log_of_twelve: RunLog, storage: optuna.storages.RDBStorage, settings: Settings
+) -> None:
+    job = context(log_of_twelve, settings)
+    arm = job.plan.arm("adamw")
+    assert len(arm.space.first_trials) < 9
+    first = ArmSearch(job, arm, storage)
+    for _ in range(10):
+        complete(first, 0.1 * float(str(len(first._trials))))  # the first one stays the best
+    first.close()
+    second = ArmSearch(job, arm, storage)
+    tried = run_to_the_cap(second)
+    best = dict(arm.space.first_trials[0])
+    assert tried[9] == {**best, "lr": pytest.approx(0.01 * 10**0.25)}
+    assert tried[10] == {**best, "lr": pytest.approx(0.01 * 10**-0.25)}
+    assert tried[11]["lr"] != best["lr"] or tried[11]["weight_decay"] != best["weight_decay"]
+
+
+def test_a_search_that_is_not_refined_leaves_all_trials_to_the_sampler(
+    db: Database, submit: Submit, storage: optuna.storages.RDBStorage, settings: Settings
+) -> None:
+    submit(budget={"trials_per_arm": 12, "steps": 10}, search={"sampler": "random", "pruner": "none", "refine": 0})
+    taken = runs.claim(db, "worker", 30.0)
+    assert taken is not None
+    job = context(taken, settings)
+    arm = job.plan.arm("adamw")
+    tried = run_to_the_cap(ArmSearch(job, arm, storage))
+    lrs = [float(str(values["lr"])) for values in tried]
+    ladder = {float(str(values["lr"])) for values in arm.space.first_trials}
+    steps = [4 * math.log10(lr / one) for lr in lrs[8:] for one in ladder]
+    assert not any(abs(step - round(step)) < 1e-6 for step in steps)
+
+
+def test_the_ledger_keeps_the_loss_of_the_point_that_is_judged(open_arm: Open, db: Database, log: RunLog) -> None:
+    """It decides between trials of an equal score."""
+    search = open_arm()
+    assignment = take(search)
+    for step, loss in enumerate([0.9, 0.5, 0.1, 0.4, 0.6, 0.8, 0.9, 0.9, 0.9, 0.9], start=1):
+        search.progress(assignment, CurvePoint(step, loss, loss, 0.1))
+    search.finished(assignment, Ended(TrialState.COMPLETE, 0.9, None, 0.2))
+    (row,) = get_trials(db, log.job_id)
+    assert row.value == pytest.approx((0.9 + 0.5 + 0.1 + 0.4) / 4)
+    assert row.val_loss == 0.5
 
 
 def test_a_lost_trial_begins_again_and_its_repeated_points_are_reported_once(open_arm: Open) -> None:
@@ -234,6 +300,27 @@ def test_the_pruner_stops_a_trial_that_is_far_behind_and_never_at_the_last_step(
     assert search.progress(bad, CurvePoint(10, 9.0, 9.0, 0.1))
     search.finished(bad, Ended(TrialState.PRUNED, 9.0))
     assert told(search)[8] == (8, OptunaState.PRUNED, 9.0)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc"])
+def test_a_space_with_one_point_is_searched_with_one_trial_even_after_an_extension(
+    db: Database, submit: Submit, storage: optuna.storages.RDBStorage, settings: Settings, sampler: str
+) -> None:
+    submit(search={"sampler": sampler, "pruner": "none"})
+    taken = runs.claim(db, "worker", 30.0)
+    assert taken is not None
+    job = context(taken, settings)
+    search = ArmSearch(job, job.plan.arm("adamw_default"), storage)
+    assignment = take(search)
+    assert assignment.run.config == {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
+    assert search.next() is None
+    search.finished(assignment, Ended(TrialState.COMPLETE, 0.5, None, 0.2))
+    assert told(search) == [(0, OptunaState.COMPLETE, 0.5)]
+    more = replace(job, plan=make_plan(extended(taken.spec, ExtendSpec(trials=5))))
+    again = ArmSearch(more, more.plan.arm("adamw_default"), storage)
+    assert again.next() is None
+    assert again.reached == "trials_per_arm"
+    assert told(again) == told(search)
 
 
 def after_the_first_eight(search: ArmSearch, finals: list[float]) -> Assignment:

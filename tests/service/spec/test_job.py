@@ -37,6 +37,7 @@ def test_defaults_are_what_the_documents_say() -> None:
             "target": None,
             "task": None,
             "exclude": [],
+            "columns": {},
             "entrypoint": None,
             "config": {},
         },
@@ -49,7 +50,7 @@ def test_defaults_are_what_the_documents_say() -> None:
         "controls": [],
         "engine": {"name": "optuna"},
         "warm_start": None,
-        "search": {"sampler": "tpe", "pruner": "asha", "from_job": None},
+        "search": {"sampler": "tpe", "pruner": "asha", "refine": 0.25, "from_job": None},
         "training": {
             "schedule": "linear",
             "warmup_steps": 0,

@@ -130,7 +130,25 @@ def test_of_other_work_the_best_configs_are_tried_first_and_no_value_is_taken(
     lrs = [assignment.run.config["lr"] for assignment in asked if assignment is not None]
     assert lrs[:TRIED_AGAIN] == LRS[:TRIED_AGAIN]
     assert asked[-1] is not None
-    assert asked[-1].run.config["lr"] == 0.003  # then the preset's own, without the two that were tried
+    assert asked[-1].run.config["lr"] == 0.01  # then the preset's own, without the two that were tried
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["comparable", "not comparable"])
+def test_the_arm_that_nobody_tunes_runs_its_one_trial_whatever_is_known(
+    db: Database, submit: Submit, storage: optuna.storages.RDBStorage, settings: Settings, spec: SpecMaker, seed: int
+) -> None:
+    job_id = submit()
+    taken = runs.claim(db, "worker", 30.0)
+    assert taken is not None
+    row = taken.add_trial("adamw_default", {}, running=True)
+    taken.finish_trial(row.id, Ended(TrialState.COMPLETE, 0.4, None, 0.1), 0.1)
+    taken.end(JobState.FAILED, "of the tests")
+    body = spec(search={"sampler": "tpe", "pruner": "none", "from_job": job_id}, seed=seed)
+    search = open_search(db, storage, settings, body, "adamw_default")
+    assignment = search.next()
+    assert assignment is not None
+    assert assignment.run.config["lr"] == 0.001
+    assert search.next() is None
 
 
 @pytest.mark.parametrize(

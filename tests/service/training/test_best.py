@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from service.training.best import BestWeights, best_index, is_out_of_patience, smoothed
+from service.training.best import BestWeights, Cost, best_index, is_out_of_patience, smoothed
+
+
+def by_loss(losses: list[float]) -> list[Cost]:
+    return [(loss, loss) for loss in losses]
 
 
 def test_a_point_counts_with_two_neighbours_on_either_side() -> None:
@@ -18,11 +22,25 @@ def test_a_point_counts_with_two_neighbours_on_either_side() -> None:
 
 def test_one_lucky_point_is_not_the_best_one() -> None:
     lucky = [2.0, 2.0, 0.1, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-    assert best_index(lucky) == 7
+    assert best_index(by_loss(lucky)) == 7
 
 
 def test_the_first_of_equal_points_is_the_best_one() -> None:
-    assert best_index([1.0] * 9) == 0
+    assert best_index(by_loss([1.0] * 9)) == 0
+
+
+def test_of_points_with_an_equal_score_the_one_with_the_lowest_loss_is_the_best_one() -> None:
+    errors = [0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    losses = [0.9, 0.8, 0.7, 0.6, 0.3, 0.3, 0.3, 0.6, 0.7]
+    assert best_index(list(zip(errors, losses, strict=True))) == 5
+
+
+@pytest.mark.parametrize("error", [0.02, 1 - 0.98, 1 / 3, 7 / 30])
+def test_rounding_does_not_decide_between_points_of_an_equal_score(error: float) -> None:
+    """The mean of three equal numbers may differ from that of five in the last bit."""
+    losses = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert best_index([(error, loss) for loss in losses]) == 8
+    assert best_index([(error, loss) for loss in reversed(losses)]) == 0
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -30,7 +48,9 @@ def test_the_first_of_equal_points_is_the_best_one() -> None:
 def test_the_weights_kept_are_those_of_the_best_index(seed: int, points: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = nn.Linear(2, 1)
-    best, costs, weights = BestWeights(model), torch.rand(points, generator=generator).tolist(), []
+    best, weights = BestWeights(model), []
+    scores = torch.randint(3, (points,), generator=generator).tolist()  # many are equal
+    costs = list(zip(scores, torch.rand(points, generator=generator).tolist(), strict=True))
     for cost in costs:
         with torch.no_grad():
             model.weight.copy_(torch.rand(1, 2, generator=generator))
@@ -41,7 +61,7 @@ def test_the_weights_kept_are_those_of_the_best_index(seed: int, points: int) ->
 
 
 def test_a_copy_that_is_restored_half_way_keeps_the_same_weights() -> None:
-    costs = torch.rand(12, generator=torch.Generator().manual_seed(3)).tolist()
+    costs = by_loss(torch.rand(12, generator=torch.Generator().manual_seed(3)).tolist())
     model = nn.Linear(1, 1)
     best = BestWeights(model)
     for index, cost in enumerate(costs):
@@ -56,7 +76,7 @@ def test_a_copy_that_is_restored_half_way_keeps_the_same_weights() -> None:
 
 
 def test_patience_is_counted_in_steps_from_the_best_point() -> None:
-    costs = [9.0, 5.0, 1.0, 1.0, 1.0, 5.0, 9.0, 9.0]
+    costs = by_loss([9.0, 5.0, 1.0, 1.0, 1.0, 5.0, 9.0, 9.0])
     steps = [10, 20, 30, 40, 50, 60, 70, 80]
     assert not is_out_of_patience(None, steps, costs)
     assert is_out_of_patience(40, steps, costs)

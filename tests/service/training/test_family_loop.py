@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,29 @@ def test_a_test_run_trains_on_other_tasks_and_its_last_loss_is_the_test_loss(dat
     assert [point.val_loss for point in trial] != [point.val_loss for point in test]
     assert test[-1].test_loss == test[-1].val_loss
     assert [point.test_loss for point in test[:-1]] == [None] * 7
+
+
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.AUTOENCODING])
+def test_a_test_run_knows_what_always_predicting_the_same_gets_on_the_tasks_that_judge(
+    data: tuple[str, str], task: Task
+) -> None:
+    sizes = (13, 8, 2 if task is Task.CLASSIFICATION else 13)
+    *earlier, last = train_family(a_run(data, "adamw", test=True, task=task, sizes=sizes))
+    assert {point.trivial for point in earlier} == {None}
+    assert last.trivial is not None
+    for part, loss, score in (("meta_validation", *last.trivial[:2]), ("meta_test", *last.trivial[2:])):
+        losses, scores = [], []
+        for arrays in load_family(*data).tasks(part):
+            if task is Task.CLASSIFICATION:
+                shares = np.bincount(arrays.y_train, minlength=2) / len(arrays.y_train)
+                losses.append(-np.log(shares)[arrays.y_held_out].mean())
+                scores.append((arrays.y_held_out == shares.argmax()).mean())
+            else:
+                errors = np.square(arrays.x_held_out - arrays.x_train.mean(0))
+                losses.append(errors.mean())
+                scores.append(1 - errors.mean() / arrays.x_held_out.var(0).mean())
+        assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+        assert score == pytest.approx(np.mean(scores), rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_gives_another(data: tuple[str, str]) -> None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from service.training.best import best_index
 from service.training.loop import POINTS, _State, train
 from service.training.networks import linear_layers
 from service.training.run import CurvePoint, DivergedError, Run, Training
-from tests.service.data.prepared import write_file
+from tests.service.data.prepared import read, write_file
 
 MODELS: dict[str, dict[str, Any]] = {
     "digits": {"name": "autoencoder", "hidden": [16], "code": 8},
@@ -33,7 +34,8 @@ def make_run(tmp_path: Path, dataset: str = "wine", arm: str = "warpadam", **cha
         {"dataset": {"name": dataset}, "model": MODELS[dataset], "budget": {"steps": 60, "batch_size": 32}}
     )
     plan = make_plan(spec)
-    values = {**plan.arm(arm).space.first_trials[0], "lr": 0.05 if arm == "warpadam" else 0.02}
+    lr = 0.05 if arm == "warpadam" else 0.02
+    values = {**plan.arm(arm).space.first_trials[0], "lr": lr, "weight_decay": 0.01}
     run = plan.run(arm, values, data, seed=5, test=True)
     return replace(run, **changes)
 
@@ -109,7 +111,7 @@ def test_the_weights_of_the_best_point_are_tested_instead_of_the_last_ones(tmp_p
     best, last = (list(train(overfitting(tmp_path, best_by=by))) for by in ("loss", None))
     losses = [point.val_loss for point in best]
     assert losses == [point.val_loss for point in last]
-    chosen = best_index(losses)
+    chosen = best_index([(loss, loss) for loss in losses])
     assert chosen < len(losses) // 2
     stopped = list(train(overfitting(tmp_path)))[: chosen + 1]  # the same run, whose weights at that point we test
     run = overfitting(tmp_path)
@@ -123,11 +125,36 @@ def test_the_weights_of_the_best_point_are_tested_instead_of_the_last_ones(tmp_p
 
 
 def test_the_best_point_can_be_chosen_by_the_score(tmp_path: Path) -> None:
-    by_score = list(train(overfitting(tmp_path, best_by="score")))
-    errors = [1.0 - (point.val_score or 0.0) for point in by_score]
-    by_loss = list(train(overfitting(tmp_path, best_by="loss")))
-    assert best_index(errors) != best_index([point.val_loss for point in by_loss])
+    wide = {"steps": 120, "sizes": (30, 256, 256, 2), "model": None, "seed": 3}
+    run = make_run(tmp_path, "breast_cancer", "adamw", best_by="score", **wide)
+    by_score = list(train(run))
+    errors = [(1.0 - (point.val_score or 0.0), point.val_loss) for point in by_score]
+    by_loss = list(train(replace(run, best_by="loss")))
+    assert best_index(errors) != best_index([(point.val_loss, point.val_loss) for point in by_loss])
     assert by_score[-1].test_loss != by_loss[-1].test_loss
+
+
+def test_a_tested_run_knows_what_always_predicting_the_same_gets_on_its_split(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "wine")
+    *earlier, last = train(run)
+    split = read(run.data)
+    counts = np.bincount(split.y_train)
+    logs, most = np.log(counts / counts.sum()), counts.argmax()
+    expected = [number for y in (split.y_val, split.y_test) for number in (-logs[y].mean(), (y == most).mean())]
+    assert last.trivial is not None
+    assert list(last.trivial) == pytest.approx(expected)
+    assert all(point.trivial is None for point in earlier)
+    assert list(train(replace(run, test=False)))[-1].trivial is None
+    assert list(train(make_run(tmp_path, "poisson_2d")))[-1].trivial is None
+
+
+def test_the_trivial_predictor_of_numbers_explains_nothing(tmp_path: Path) -> None:
+    for dataset in ("diabetes", "digits"):
+        trivial = list(train(make_run(tmp_path, dataset)))[-1].trivial
+        assert trivial is not None
+        assert trivial.val_loss == pytest.approx(1.0, abs=0.35)  # of targets that are standardised, or pixels
+        assert trivial.val_score == pytest.approx(0.0, abs=0.05)
+        assert trivial.test_score == pytest.approx(0.0, abs=0.05)
 
 
 def test_a_run_stops_when_it_has_not_become_better_for_as_long_as_its_patience(tmp_path: Path) -> None:
@@ -135,7 +162,7 @@ def test_a_run_stops_when_it_has_not_become_better_for_as_long_as_its_patience(t
     run = overfitting(tmp_path, best_by="loss", training=Training(patience=30))
     short = list(train(run))
     assert len(short) < len(whole)
-    best = short[best_index([point.val_loss for point in short])]
+    best = short[best_index([(point.val_loss, point.val_loss) for point in short])]
     assert short[-1].step - best.step >= 30
     assert short[-2].step - best.step < 30
     assert short[-1].test_loss == whole[-1].test_loss

@@ -1,0 +1,349 @@
+"""What the columns of a table hold: numbers, categories, booleans, dates or texts, and which are no features.
+
+    "1.5"  "2.5"  "n/k"  "3.5" ...    numbers with an odd cell, which counts as missing and is named
+    "01027"  "02134"  "10001"         categories: a number would lose the zero
+    "Yes"  "no"  "no"                 booleans
+    "0000-QX"  "0001-QX" ...          an id, which is left out
+
+A dataset keeps its columns as they were read: numbers, booleans or texts. ``describe`` finds out what they hold, and
+``values_of`` makes numbers or texts of them. Both depend on nothing but the column and what a job wants to take it for,
+so that a worker reads a table as the API did.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from service.data.facts import MAX_LEVELS, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
+from service.data.forms import (
+    MARKS,
+    SECONDS_PER_DAY,
+    Numbers,
+    Texts,
+    date_form,
+    number_form,
+    read_texts,
+    whole_if_all_are,
+)
+from service.errors import FieldError, InvalidSpecError, shortened
+
+TABLE_FILE: Final = "table.parquet"
+"""File of a dataset folder that the table is kept in."""
+
+ODD_SHARE: Final = 0.05
+"""Largest share of odd cells in a column that is taken for numbers or dates without being told so."""
+
+WANTED_ODD_SHARE: Final = 0.5
+"""Largest share of odd cells in a column that a job takes for numbers or dates."""
+
+PADDED_SHARE: Final = 0.01
+"""Share of digits with leading zeros from which on a column holds codes; fewer are slips."""
+
+ID_SHARE: Final = 0.99
+"""Share of rows with a value of their own from which on a column is an id."""
+
+BOOLEANS: Final = (
+    *(("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("off", "on")),
+    *(("nein", "ja"), ("non", "oui")),
+)
+"""Words for false and true, in lower case."""
+
+DATE_PARTS: Final = ("seconds", "month", "weekday", "hour")
+"""What a date becomes: seconds since 1970, month 1 to 12, day of the week 0 (Monday) to 6, hour 0 to 23."""
+
+INDEX_NAMES: Final = re.compile(r"|unnamed: ?\d+|__index_level_\d+__|index|level_0", re.IGNORECASE)
+"""Names that libraries give to the index of a table."""
+
+ROW_NAMES: Final = re.compile(r"row|row[ _.]?(id|nr|no|num|number|names?)|#|n[ro]\.?", re.IGNORECASE)
+"""Names of columns that number the rows, if their values count up by one."""
+
+ID_NAMES: Final = re.compile(r"(.*[^A-Za-z])?(id|uuid|guid)([^A-Za-z].*)?|.*[a-z](ID|Id|UUID|Uuid)", re.DOTALL)
+"""Names of ids."""
+
+CODE_NAMES: Final = re.compile(r".*(zip|postal|postcode|plz).*", re.IGNORECASE | re.DOTALL)
+"""Names of whole numbers that are categories."""
+
+
+class OddKindError(ValueError):
+    """The values of a column do not have the kind that a job takes it for."""
+
+
+class _Found(NamedTuple):
+    """What a column holds, and what a person should know about it."""
+
+    kind: ColumnKind
+    form: Form | None = None
+    warnings: tuple[str, ...] = ()
+    may_be_id: bool = True
+
+
+def describe(name: str, type_name: str, values: pa.Array, reading: Reading, wanted: str | None = None) -> Column:
+    """Return what a column holds.
+
+    Args:
+        name: Its name.
+        type_name: Its type in the file.
+        values: Texts without spaces around them, numbers or booleans. Dates of a typed file are numbers of seconds.
+        reading: How the file was read; its decimal mark decides where a column can be read in two ways.
+        wanted: Kind to take it for, if the file or a job says so; None finds out.
+
+    Raises:
+        OddKindError: The values do not have the wanted kind; the message names the first that does not.
+    """
+    given = None if wanted is None else ColumnKind("date" if wanted == "day_first_date" else wanted)
+    if given == ColumnKind.DATE and pa.types.is_int64(values.type):
+        values = values.cast(pa.string())
+    if not pa.types.is_string(values.type):
+        found = _Found(_kind_of_typed(values, given))
+    elif wanted is None:
+        found = _look(values, reading)
+    else:
+        found = _take(values, reading, wanted)
+    column = Column(name=name, kind=found.kind, type=type_name, form=found.form, distinct=0)
+    column = _with_statistics(column, values, may_be_unused=given is None and found.may_be_id)
+    odd = _odd_cells(values, column) if pa.types.is_string(values.type) else ()
+    column = replace(column, warnings=(*odd, *found.warnings))
+    return column if given is not None else _with_doubts(column, values)
+
+
+def _kind_of_typed(values: pa.Array, given: ColumnKind | None) -> ColumnKind:
+    is_boolean = pa.types.is_boolean(values.type)
+    if given is ColumnKind.BOOLEAN and not is_boolean:
+        odd = pc.invert(pc.is_in(values, pa.array([0, 1], values.type)))
+        first = pc.index(pc.and_(odd, pc.is_valid(values)), True).as_py()
+        if first >= 0:
+            cell = f"{values[first].as_py():g} in row {first + 1}"
+            raise OddKindError(f"the first cell that is neither 0 nor 1 is {cell}")
+    return given or (ColumnKind.BOOLEAN if is_boolean else ColumnKind.NUMBER)
+
+
+def _look(values: pa.Array, reading: Reading) -> _Found:
+    """Find out what texts hold."""
+    texts = Texts.of(values)
+    if not texts.total:
+        return _Found(ColumnKind.CATEGORY)
+    if _are_booleans(texts, BOOLEANS):
+        return _Found(ColumnKind.BOOLEAN)
+    head = texts.head()
+    padded = texts.matching(r"0\d+") if 2 * head.matching(r"\d+") >= head.total else 0
+    if padded >= texts.total * PADDED_SHARE and texts.matching(r"\d+") >= texts.total * (1 - ODD_SHARE):
+        warning = f"{padded:,} of {len(values):,} cells begin with 0: taken for codes"
+        return _Found(ColumnKind.CATEGORY, None, (warning,))
+    distinct = pc.count_distinct(values, mode="only_valid").as_py()
+    words = ColumnKind.CATEGORY if distinct <= min(MAX_LEVELS, len(values) / 2) else ColumnKind.TEXT
+    return _look_for_numbers(texts, reading, words)
+
+
+def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> _Found:
+    """Find out whether texts hold numbers or dates; if not, they are ``words``."""
+    number, numbers, warnings = number_form(texts, reading)
+    date, dates, other = date_form(texts, day_first=None)
+    most, form, kind = max(
+        (dates, date, ColumnKind.DATE), (numbers, number, ColumnKind.NUMBER), key=lambda item: item[0]
+    )
+    if form is None or most < texts.total * (1 - WANTED_ODD_SHARE):
+        return _Found(words)
+    if kind is ColumnKind.DATE and other is not None:
+        hint = "say date or day_first_date in dataset.columns to use them as dates"
+        return _Found(words, None, (f"its dates may be {form.date} or {other}: {hint}",), may_be_id=False)
+    if most >= texts.total * (1 - ODD_SHARE):
+        kind = ColumnKind.NUMBER if form.date == "hh:mm" else kind
+        return _Found(kind, form, warnings if kind is ColumnKind.NUMBER else ())
+    odd = f"{texts.total - most:,} of {texts.total:,} cells are not {kind}s, so all are taken for {words}"
+    hint = f"say {kind} in dataset.columns to count these as missing"
+    return _Found(words, None, (f"{odd}: {hint}",), may_be_id=False)
+
+
+def _take(values: pa.Array, reading: Reading, wanted: str) -> _Found:
+    """Read texts as the kind that a job wants."""
+    if wanted in (ColumnKind.CATEGORY, ColumnKind.TEXT):
+        return _Found(ColumnKind(wanted))
+    texts = Texts.of(values)
+    if wanted == ColumnKind.BOOLEAN:
+        if not _are_booleans(texts, (*BOOLEANS, ("0", "1"))):
+            first = next(iter(texts.values.to_pylist()), "")
+            raise OddKindError(f"expected two words such as true and false or 0 and 1; one is {shortened(first)!r}")
+        return _Found(ColumnKind.BOOLEAN)
+    if wanted == ColumnKind.NUMBER:
+        form, fitting, warnings = number_form(texts, reading)
+        found = _Found(ColumnKind.NUMBER, form or Form(), warnings)
+    else:
+        form, fitting, _ = date_form(texts, day_first=wanted == "day_first_date")
+        found = _Found(ColumnKind.DATE, form or Form(date="yyyy-mm-dd"))
+    if fitting < texts.total * (1 - WANTED_ODD_SHARE):
+        assert found.form is not None
+        odd = pc.and_(pc.is_valid(values), pc.is_null(read_texts(values, found.form)))
+        first = pc.index(odd, True).as_py()
+        cells = f"{texts.total - fitting:,} of {texts.total:,} cells are not {found.kind}s"
+        raise OddKindError(f"{cells}, the first is {shortened(values[first].as_py())!r} in row {first + 1}")
+    return found
+
+
+def _are_booleans(texts: Texts, pairs: Iterable[tuple[str, ...]]) -> bool:
+    """Return whether the values are the words of one of some pairs."""
+    if len(texts.values) > MAX_LEVELS:
+        return False
+    words = set(pc.utf8_lower(texts.values).to_pylist())
+    return any(words <= set(pair) for pair in pairs)
+
+
+def values_of(column: Column, values: pa.Array) -> pa.Array:
+    """Return the values that features are made of: numbers or texts, null where one is missing."""
+    is_text = pa.types.is_string(values.type)
+    if column.kind is ColumnKind.BOOLEAN:
+        if not is_text:
+            return values.cast(pa.int64())
+        words = (*BOOLEANS, ("0", "1"))
+        lower, true = pc.utf8_lower(values), pa.array([pair[1] for pair in words])
+        known = pc.is_in(lower, pa.array([word for pair in words for word in pair]))
+        return pc.if_else(known, pc.is_in(lower, true).cast(pa.int64()), pa.scalar(None, pa.int64()))
+    if column.is_numeric:
+        if column.form is None:
+            return values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
+        return read_texts(values.cast(pa.string()), column.form)
+    if pa.types.is_floating(values.type):
+        values = whole_if_all_are(values)
+    return values if is_text else values.cast(pa.string())
+
+
+def labels_of(column: Column, values: pa.Array) -> pa.Array:
+    """Return the values of a target: those that features are made of, but booleans as they are written."""
+    if column.kind is not ColumnKind.BOOLEAN:
+        return values_of(column, values)
+    words = pc.utf8_lower(values.cast(pa.string()))
+    return pc.if_else(pc.is_valid(values_of(column, values)), words, pa.scalar(None, pa.string()))
+
+
+def date_part(part: str, seconds: Numbers) -> Numbers:
+    """Return one of ``DATE_PARTS`` of points in time; NaN stays NaN."""
+    if part == "seconds":
+        return seconds
+    if part == "hour":
+        return np.floor(seconds % SECONDS_PER_DAY / 3600)
+    days = np.floor(seconds / SECONDS_PER_DAY)
+    if part == "weekday":
+        return (days + 3) % 7  # 1970 began on a Thursday
+    known = np.isfinite(days)
+    months = np.where(known, days, 0).astype(np.int64).astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+    return np.where(known, months % 12 + 1.0, np.nan)
+
+
+def _with_statistics(column: Column, values: pa.Array, may_be_unused: bool) -> Column:
+    """Return the facts about a column with what is counted."""
+    read = labels_of(column, values)
+    missing = read.null_count
+    distinct = pc.count_distinct(read, mode="only_valid").as_py()
+    levels = None
+    if distinct <= MAX_LEVELS:
+        counted = sorted((item["values"], item["counts"]) for item in read.drop_null().value_counts().to_pylist())
+        levels = {str(value): cells for value, cells in counted}
+    column = replace(
+        column,
+        missing=missing,
+        first_missing=pc.index(pc.is_null(read), True).as_py() + 1 if missing else None,
+        distinct=distinct,
+        levels=levels,
+    )
+    if pa.types.is_string(read.type):
+        return replace(column, unused=_unused(column, read)) if may_be_unused else column
+    ends = pc.min_max(read).as_py()
+    whole = pa.types.is_integer(read.type) or pc.all(pc.equal(pc.floor(read), read)).as_py()
+    column = replace(column, whole=whole, low=ends["min"], high=ends["max"])
+    if column.kind is ColumnKind.DATE:
+        seconds = read.cast(pa.float64()).drop_null().to_numpy()
+        parts = tuple(part for part in DATE_PARTS if len(np.unique(date_part(part, seconds))) > 1)
+        return replace(column, parts=parts)
+    return replace(column, unused=_unused(column, read)) if may_be_unused else column
+
+
+def _unused(column: Column, read: pa.Array) -> Unused | None:
+    """Return why a column is no feature by default."""
+    present = len(read) - column.missing
+    if column.distinct < ID_SHARE * present or present < ID_SHARE * len(read) or column.distinct < 2:
+        return None
+    if column.kind is ColumnKind.NUMBER:
+        if not column.whole:
+            return None
+        if INDEX_NAMES.fullmatch(column.name) or (ROW_NAMES.fullmatch(column.name) and _counts_up(column, len(read))):
+            return Unused.INDEX
+        return Unused.ID if ID_NAMES.fullmatch(column.name) else None
+    if column.kind is ColumnKind.BOOLEAN:
+        return None
+    words = pc.sum(pc.match_substring_regex(read.drop_null(), r"\s").cast(pa.int64())).as_py()
+    return Unused.ID if words <= present * (1 - ID_SHARE) else None
+
+
+def _counts_up(column: Column, rows: int) -> bool:
+    """Return whether a column of whole numbers has each from 0 or 1 on once."""
+    low, high = column.low, column.high
+    return low in (0, 1) and high is not None and column.distinct == rows == high - low + 1
+
+
+def _with_doubts(column: Column, values: pa.Array) -> Column:
+    """Return a column with warnings about what only its name or its numbers tell."""
+    warnings = list(column.warnings)
+    if column.kind is ColumnKind.NUMBER and column.unused is None and column.whole:
+        if CODE_NAMES.fullmatch(column.name) and column.distinct > 2:
+            warnings.append("looks like a code, but is read as a number: say category in dataset.columns if it is one")
+        elif _counts_up(column, len(values)):
+            warnings.append("counts up by one: say ignore in dataset.columns if it only numbers the rows")
+    return replace(column, warnings=tuple(warnings))
+
+
+def _odd_cells(texts: pa.Array, column: Column) -> Iterator[str]:
+    """Yield what became a missing value in a column that is taken for numbers, dates or booleans."""
+    if not column.is_numeric:
+        return
+    lost = pc.and_(pc.is_valid(texts), pc.is_null(values_of(column, texts)))
+    if not pc.any(lost).as_py():
+        return
+    marks = pc.is_in(pc.utf8_lower(texts), pa.array(MARKS))
+    what = {ColumnKind.DATE: "dates", ColumnKind.BOOLEAN: "booleans"}.get(column.kind, "numbers")
+    odd = f"not {what}, so read as missing"
+    for found, cells in ((odd, pc.and_not(lost, marks)), ("marks of missing values", pc.and_(lost, marks))):
+        count = pc.sum(cells.cast(pa.int64())).as_py()
+        if count:
+            first = pc.index(cells, True).as_py()
+            cell = f"{shortened(texts[first].as_py())!r} in row {first + 1}"
+            yield f"{found}: {count:,} of {len(texts):,} cells, the first is {cell}"
+
+
+def retyped(facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> DatasetFacts:
+    """Return the facts about a table with columns taken for what a job says.
+
+    Args:
+        facts: The facts about the dataset.
+        wanted: Name of a column -> kind, or ``ignore``, which changes nothing here. Unknown names are left alone.
+        folder: The dataset folder, from which only these columns are read.
+
+    Raises:
+        InvalidSpecError: The values of a column do not have the kind.
+    """
+    errors, columns = [], list(facts.columns)
+    for index, column in enumerate(columns):
+        kind = wanted.get(column.name)
+        if kind is None or kind == "ignore":
+            continue
+        if kind == column.kind or (column.kind is ColumnKind.DATE and column.form is None and "date" in kind):
+            columns[index] = replace(column, unused=None)
+            continue
+        values = pyarrow.parquet.read_table(folder / TABLE_FILE, columns=[column.name]).column(0).combine_chunks()
+        try:
+            if "date" in kind and pa.types.is_floating(values.type):
+                raise OddKindError(f"the first is the number {values.drop_null()[0].as_py():g}")
+            columns[index] = describe(column.name, column.type, values, facts.reading, kind)
+        except OddKindError as error:
+            wrong = f"must be a kind that the values have: {error}"
+            errors.append(FieldError(f"dataset.columns.{column.name}", kind, wrong, code="conflict"))
+    if errors:
+        raise InvalidSpecError(*errors)
+    return replace(facts, columns=tuple(columns))

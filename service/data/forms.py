@@ -1,0 +1,245 @@
+"""How numbers and dates are written: finds the form of a column of texts, and reads texts that have it.
+
+    "2,04"  "-2,56"  "0,42"         a decimal comma
+    "$1,200"  "$900"  "$12,000"     a unit, and thousands
+    "31.12.2024"  "01.02.2025"      dd.mm.yyyy
+
+A form is one for a whole column: the one that most of its cells have. All work is done by pyarrow on whole columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.data.facts import EXACT, LARGEST, Form, Reading
+
+SAMPLE: Final = 1000
+"""Values that are looked at first, so that a column of long texts is not searched for numbers as a whole."""
+
+# fmt: off
+MARKS: Final = (
+    "?", "-", "--", "---", ".", "..", "n.a.", "n.a", "na", "n/a", "nan", "none", "null", "nil", "missing", "unknown",
+    "k.a.", "#n/a", "#div/0!", "#value!", "#ref!", "#num!", "#name?",
+)
+"""What people write for no value, in lower case. In a column of texts these are values like any other."""
+
+UNITS: Final = (
+    "%", "$", "€", "£", "¥", "₹",
+    "EUR", "USD", "GBP", "CHF", "JPY", "CAD", "AUD", "CNY", "INR", "SEK", "NOK", "DKK", "PLN",
+)
+"""Units that numbers are read with."""
+# fmt: on
+
+SPACES: Final = "[ \u00a0\u2009\u202f]"
+"""Spaces within a number, as a regular expression."""
+
+GROUPS: Final = {",": ",", ".": r"\.", " ": SPACES, "'": "['\u2019]"}
+"""What separates thousands -> its regular expression."""
+
+_TIME: Final = (
+    r"(?:[T ] *(?P<h>\d{1,2}):(?P<min>\d{2})(?::(?P<s>\d{2}(?:\.\d+)?))?"
+    r"(?: ?(?P<half>[AaPp])[Mm])?(?: ?(?:Z|UTC|(?P<zh>[+-]\d{2}):?(?P<zm>\d{2})))?)?"
+)
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+DATES: Final[Mapping[str, str]] = {
+    "yyyy-mm-dd": r"(?P<y>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})" + _TIME,
+    "yyyy/mm/dd": r"(?P<y>\d{4})/(?P<m>\d{1,2})/(?P<d>\d{1,2})" + _TIME,
+    "dd.mm.yyyy": r"(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<y>\d{4})" + _TIME,
+    "dd.mm.yy": r"(?P<d>\d{2})\.(?P<m>\d{2})\.(?P<y>\d{2})" + _TIME,
+    "mm/dd/yyyy": r"(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<y>\d{4})" + _TIME,
+    "dd/mm/yyyy": r"(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<y>\d{4})" + _TIME,
+    "mm/dd/yy": r"(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<y>\d{2})" + _TIME,
+    "dd/mm/yy": r"(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<y>\d{2})" + _TIME,
+    "mm-dd-yyyy": r"(?P<m>\d{1,2})-(?P<d>\d{1,2})-(?P<y>\d{4})" + _TIME,
+    "dd-mm-yyyy": r"(?P<d>\d{1,2})-(?P<m>\d{1,2})-(?P<y>\d{4})" + _TIME,
+    "dd mon yyyy": r"(?P<d>\d{1,2})[ -](?P<name>[A-Za-z]{3,9})[ -](?P<y>\d{4})" + _TIME,
+    "mon dd yyyy": r"(?P<name>[A-Za-z]{3,9}) (?P<d>\d{1,2}),? (?P<y>\d{4})" + _TIME,
+    "yyyymmdd": r"(?P<y>[12]\d{3})(?P<m>\d{2})(?P<d>\d{2})",
+    "hh:mm": r"(?P<h>\d{1,3}):(?P<min>\d{2})(?::(?P<s>\d{2}(?:\.\d+)?))?",
+}
+"""Forms of dates and times of day -> their regular expression."""
+
+DAY_FIRST: Final = {"mm/dd/yyyy": "dd/mm/yyyy", "mm/dd/yy": "dd/mm/yy", "mm-dd-yyyy": "dd-mm-yyyy"}
+"""Forms with the month first -> those with the day first, which fit the same texts up to the 12th of a month."""
+
+WANTED_ONLY: Final = ("yyyymmdd",)
+"""Forms of dates that are used only where a job says that a column holds dates."""
+
+SECONDS_PER_DAY: Final = 86_400.0
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The distinct values of a column of texts and how many cells have each, without those that are ``MARKS``."""
+
+    values: pa.Array
+    cells: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, texts: pa.Array) -> Texts:
+        """Count the values of a column."""
+        counted = texts.drop_null().value_counts()
+        values, cells = counted.field("values"), counted.field("counts").to_numpy()
+        real = pc.invert(pc.is_in(pc.utf8_lower(values), pa.array(MARKS)))
+        return cls(values.filter(real), cells[real.to_numpy(zero_copy_only=False)])
+
+    @property
+    def total(self) -> int:
+        """Number of cells."""
+        return int(self.cells.sum())
+
+    def head(self) -> Texts:
+        """Return the first ``SAMPLE`` values."""
+        return Texts(self.values[:SAMPLE], self.cells[:SAMPLE])
+
+    def count(self, fit: pa.Array) -> int:
+        """Return how many cells have the values for which ``fit`` is true."""
+        return int(self.cells[fit.to_numpy(zero_copy_only=False)].sum())
+
+    def matching(self, pattern: str) -> int:
+        """Return how many cells are what a regular expression describes."""
+        return self.count(pc.match_substring_regex(self.values, f"^(?:{pattern})$"))
+
+
+def number_form(texts: Texts, reading: Reading) -> tuple[Form | None, int, tuple[str, ...]]:
+    """Return the form that most cells have, how many have it, and a warning if they could be read in another way."""
+    tidy = replace(texts, values=_tidy(texts.values))
+    head = tidy.head()
+    unit = next((u for u in UNITS if 2 * head.count(pc.match_substring(head.values, u)) >= head.total > 0), "")
+    decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "", ".")
+    marks = (decimal, "," if decimal == "." else ".")
+    forms = [Form(decimal=d, thousands=t, unit=unit) for d in marks for t in ("", *GROUPS) if t != d]
+    likely = [form for form in forms if 2 * head.matching(number_pattern(form)) >= head.total > 0]
+    counts = {form: tidy.matching(number_pattern(form)) for form in likely}
+    if not counts or not max(counts.values()):
+        return None, 0, ()
+    best = max(counts, key=lambda form: counts[form])  # the first of equals
+    fitting = counts[best]
+    other = replace(best, decimal=best.thousands, thousands="")
+    if best.thousands and counts.get(other) == fitting:
+        word = "comma" if best.thousands == "," else "point"
+        example = next(value for value in texts.values.to_pylist() if best.thousands in value)
+        read = read_texts(pa.array([example]), best)[0].as_py()
+        hint = f"upload the file again with decimal={best.thousands} if this is a decimal {word}"
+        return best, fitting, (f"{example!r} is read as {read:g}: {hint}",)
+    if not best.thousands and not pc.any(pc.match_substring(tidy.values, best.decimal)).as_py():
+        best = replace(best, decimal=Form().decimal)  # whole numbers have no decimal mark
+    return best, fitting, ()
+
+
+def _tidy(texts: pa.Array) -> pa.Array:
+    """Write minus signs, and brackets around negative amounts, as people do who write numbers for programs."""
+    texts = pc.replace_substring(texts, "\u2212", "-")
+    return pc.replace_substring_regex(texts, r"^\((.*)\)$", r"-\1")
+
+
+def number_pattern(form: Form) -> str:
+    """Return a regular expression for the numbers that have a form."""
+    decimal = GROUPS[form.decimal]
+    if form.thousands:
+        groups = GROUPS[form.thousands]
+        number = rf"(?:\d{{1,3}}(?:{groups}\d{{3}})+|\d+)(?:{decimal}\d+)?"
+    else:
+        number = rf"(?:\d+(?:{decimal}\d*)?|{decimal}\d+)(?:[eE][+-]?\d+)?"
+    if not form.unit:
+        return f"[+-]?{number}"
+    unit = re.escape(form.unit)
+    return f"[+-]?{unit}{SPACES}?[+-]?{number}|[+-]?{number}{SPACES}?{unit}"
+
+
+def date_form(texts: Texts, day_first: bool | None) -> tuple[Form | None, int, str | None]:
+    """Return the form that most cells have, how many have it, and another form that as many have.
+
+    ``day_first`` chooses between the two; None chooses none.
+    """
+    best, most = None, 0
+    head = texts.head()
+    for key, pattern in DATES.items():
+        if (key in WANTED_ONLY and day_first is None) or 2 * head.matching(pattern) < head.total:
+            continue
+        fitting = texts.count(pc.is_valid(seconds_of(texts.values, key)))
+        if fitting > most:
+            best, most = key, fitting
+    if best is None:
+        return None, 0, None
+    second = DAY_FIRST.get(best)
+    is_open = second is not None and texts.count(pc.is_valid(seconds_of(texts.values, second))) == most
+    if is_open and second is not None and day_first is not None:
+        return Form(date=second if day_first else best), most, None
+    return Form(date=best), most, second if is_open else None
+
+
+def read_texts(texts: pa.Array, form: Form) -> pa.Array:
+    """Return texts as numbers; a text that does not have the form becomes a missing value."""
+    if form.date:
+        return seconds_of(texts, form.date)
+    texts = _tidy(texts)
+    fits = pc.fill_null(pc.match_substring_regex(texts, f"^(?:{number_pattern(form)})$"), False)
+    texts = pc.if_else(fits, texts, pa.scalar(None, pa.string()))
+    texts = pc.replace_substring(texts, form.unit, "") if form.unit else texts
+    for separator in (SPACES, GROUPS.get(form.thousands)):
+        texts = pc.replace_substring_regex(texts, separator, "") if separator else texts
+    numbers = pc.replace_substring(texts, form.decimal, ".").cast(pa.float64())
+    numbers = pc.if_else(pc.less_equal(pc.abs(numbers), LARGEST), numbers, pa.scalar(None, pa.float64()))
+    return whole_if_all_are(numbers)
+
+
+def whole_if_all_are(numbers: pa.Array) -> pa.Array:
+    """Return numbers as whole ones if all are, so that class labels are written as such."""
+    whole = pc.and_(pc.equal(pc.floor(numbers), numbers), pc.less_equal(pc.abs(numbers), float(EXACT)))
+    return numbers.cast(pa.int64()) if pc.all(whole).as_py() else numbers
+
+
+def seconds_of(texts: pa.Array, key: str) -> pa.Array:
+    """Return dates as seconds since 1970, and times of day as seconds since midnight."""
+    parts = pc.extract_regex(texts, f"^(?:{DATES[key]})$")
+    fields = {field.name for field in parts.type}
+    fits = pc.is_valid(parts).to_numpy(zero_copy_only=False)
+
+    def number(name: str) -> Numbers:
+        if name not in fields:
+            return np.zeros(len(texts))
+        given = pc.struct_field(parts, name)
+        found: Numbers = pc.if_else(pc.equal(given, ""), "0", given).cast(pa.float64()).fill_null(0.0).to_numpy()
+        return found
+
+    hour, zone_hour = number("h"), number("zh")
+    if "half" in fields:
+        half = pc.utf8_lower(pc.struct_field(parts, "half")).fill_null("").to_numpy(zero_copy_only=False)
+        hour = np.where(half == "", hour, hour % 12 + 12 * (half == "p"))
+    zone = zone_hour * 3600 + np.copysign(number("zm"), zone_hour) * 60
+    seconds = hour * 3600 + number("min") * 60 + number("s") - zone
+    if "y" in fields:
+        days, is_real = _days(number("y"), _month(parts, fields, number), number("d"))
+        fits &= is_real & (hour < 24)
+        seconds += days * SECONDS_PER_DAY
+    fits &= (number("min") < 60) & (number("s") < 61)
+    return pa.array(seconds, pa.float64(), mask=~fits)
+
+
+def _month(parts: pa.Array, fields: Iterable[str], number: Callable[[str], Numbers]) -> Numbers:
+    if "name" not in fields:
+        return number("m")
+    names = pc.utf8_slice_codeunits(pc.utf8_lower(pc.struct_field(parts, "name")), 0, 3)
+    found: Numbers = pc.add(pc.index_in(names, pa.array(_MONTHS)), 1).fill_null(0).to_numpy().astype(np.float64)
+    return found
+
+
+def _days(year: Numbers, month: Numbers, day: Numbers) -> tuple[Numbers, npt.NDArray[np.bool_]]:
+    """Return days since 1970, and whether there is such a day."""
+    year = np.where(year < 100, year + np.where(year < 69, 2000, 1900), year)
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1).astype("timedelta64[D]")
+    is_real = (month >= 1) & (month <= 12) & (day >= 1) & (days.astype("datetime64[M]") == months)
+    return days.astype(np.float64), is_real

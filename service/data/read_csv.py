@@ -1,0 +1,321 @@
+"""Reads CSV files: finds encoding, separator and decimal mark, and keeps numbers as numbers and the rest as texts.
+
+The file is read once, block by block. A column is taken for whole numbers, then for numbers, then for texts, as soon as
+a block does not fit. A column that became text late is read again from the start, so that no digit is lost.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import charset_normalizer
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from service.data.facts import DatasetFacts, Reading
+from service.data.forms import UNITS
+from service.data.read_table import NULLS, RawColumn, check_names, keep, trimmed
+from service.data.read_text import CHUNK_BYTES
+from service.errors import InvalidFileError, shortened
+
+DELIMITERS: Final = ",;\t|"
+"""What may separate the cells of a row, unless the user says it."""
+
+SAMPLE_BYTES: Final = 1 << 18
+"""Bytes in which separator and decimal mark are looked for."""
+
+SAMPLE_ROWS: Final = 200
+"""Rows in which they are looked for."""
+
+BLOCK_BYTES: Final = 1 << 22
+"""Bytes that are read at once."""
+
+MAX_CELL: Final = 1 << 24
+"""Characters of the longest cell in a file with cells of several lines."""
+
+GZIP: Final = b"\x1f\x8b"
+"""How a gzip file begins."""
+
+BOMS: Final = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""How a file begins that says its encoding."""
+
+ENCODINGS: Final = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "euc_kr")
+"""Encodings of other alphabets than the Latin one."""
+
+RUNS: Final = re.compile(rb"[\x80-\xff]{2,}")
+"""Letters next to each other that are not in ASCII."""
+
+AROUND_NUMBERS: Final = " \u00a0" + "".join(UNITS)
+"""Characters that may stand before and after a number."""
+
+WITH_COMMA: Final = re.compile(r"[+-]?\d+(\.\d{3})*,\d+")
+WITH_POINT: Final = re.compile(r"[+-]?\d+(,\d{3})*\.\d+")
+THOUSANDS: Final = re.compile(r"[+-]?[1-9]\d{0,2}([.,]\d{3})+")
+
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The names of the columns, and the lines of the file down to where they end."""
+
+    names: list[str]
+    lines: int
+
+
+def read_csv(source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
+    """Read a CSV file with a header; a reader of ``upload.py``."""
+    source = _unpacked(source, max_bytes)
+    encoding, has_quotes = _encoding(source, reading.encoding)
+    sample = _sample(source, encoding)
+    delimiter = reading.delimiter or _delimiter(sample)
+    rows, lines = _rows(sample, delimiter)
+    if not rows:
+        raise InvalidFileError("the file has no header: every line is empty")
+    header = _Header(_names(rows), lines)
+    decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "") or _decimal(rows[1:], delimiter)
+    reading = replace(reading, encoding=encoding, delimiter=delimiter, decimal=decimal)
+    try:
+        columns = _columns(source, header, reading, has_quotes)
+    except (pa.ArrowInvalid, UnicodeError) as error:
+        if has_quotes:
+            _check_quotes(source, reading, len(header.names))
+        wrong = str(error).removeprefix("CSV parse error: ")
+        raise InvalidFileError(f"the file cannot be read as CSV: {wrong}") from error
+    if has_quotes and any(_has_lines(column) for column in columns):
+        _check_quotes(source, reading, len(header.names))
+    return keep(columns, folder, max_bytes, reading)
+
+
+def _unpacked(source: Path, max_bytes: int) -> Path:
+    """Return a file without its gzip compression, next to it if it has any."""
+    with source.open("rb") as file:
+        if file.read(2) != GZIP:
+            return source
+    target = source.with_name("unpacked")
+    try:
+        with gzip.open(source) as packed, target.open("wb") as file:
+            while piece := packed.read(CHUNK_BYTES):
+                file.write(piece)
+                if file.tell() > max_bytes:
+                    raise InvalidFileError(f"the file has over {max_bytes} bytes unpacked, the most that is allowed")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InvalidFileError(f"the file cannot be read as gzip: {error}") from error
+    return target
+
+
+def _encoding(source: Path, wanted: str | None) -> tuple[str, bool]:
+    """Return the encoding of a file, and whether it has quotes.
+
+    A file that is not UTF-8 is taken for Western European text (cp1252), whose special letters mostly stand alone,
+    unless there are words of such letters.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    found, has_quotes, odd_lines = wanted, False, bytearray()
+    with source.open("rb") as file:
+        found = found or next((name for bom, name in BOMS.items() if file.peek().startswith(bom)), None)
+        is_utf8 = found is None
+        while chunk := file.read(CHUNK_BYTES):
+            has_quotes = has_quotes or b'"' in chunk
+            if is_utf8:
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError:
+                    is_utf8 = False
+            if found is None and not is_utf8 and len(odd_lines) < SAMPLE_BYTES:
+                odd_lines += b"\n".join(line for line in chunk.split(b"\n") if not line.isascii())
+    if found is not None or (is_utf8 and not decoder.getstate()[0]):
+        return found or "utf-8", has_quotes
+    sample = bytes(odd_lines[:SAMPLE_BYTES])
+    in_runs = sum(map(len, RUNS.findall(sample)))
+    if 2 * in_runs < sum(byte > 127 for byte in sample):
+        return "cp1252", has_quotes
+    best = charset_normalizer.from_bytes(sample, cp_isolation=list(ENCODINGS)).best()
+    return "cp1252" if best is None else best.encoding, has_quotes
+
+
+def _sample(source: Path, encoding: str) -> str:
+    """Return the first lines of a file."""
+    with source.open("rb") as file:
+        content = file.read(SAMPLE_BYTES)
+        is_whole = not file.read(1)
+    text = content.decode(encoding, "replace").removeprefix("\ufeff")
+    return text if is_whole or "\n" not in text else text[: text.rindex("\n") + 1]
+
+
+def _rows(sample: str, delimiter: str) -> tuple[Rows, int]:
+    """Return the rows that are not empty, and the number of the line that ends the first of them."""
+    reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
+    rows, lines = Rows(), 0
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                lines = lines or reader.line_num
+                rows.append(row)
+            if len(rows) > SAMPLE_ROWS:
+                break
+    except csv.Error:  # a cell that never ends, which _check_quotes names
+        pass
+    return rows, lines
+
+
+def _delimiter(sample: str) -> str:
+    """Return what separates the cells: what gives the most rows as many cells as the header.
+
+    ``csv.Sniffer`` finds the same, but takes time that grows with the square of the quotes.
+    """
+
+    def agreement(mark: str) -> tuple[float, int]:
+        rows, _ = _rows(sample, mark)
+        width = len(rows[0]) if rows else 0
+        if width < 2 or len(rows) < 2:
+            return 0.0, 0
+        return sum(len(row) in (width, width + 1) for row in rows[1:]) / (len(rows) - 1), width
+
+    return max(DELIMITERS, key=agreement)
+
+
+def _names(rows: Rows) -> list[str]:
+    """Return the names of the columns. Rows that all have one cell more begin with a name, or end with a separator."""
+    names = [name.strip() for name in rows[0]]
+    if rows[1:] and all(len(row) == len(names) + 1 for row in rows[1:]):
+        names = [*names, ""] if not any(row[-1].strip() for row in rows[1:]) else ["", *names]
+    if all(WITH_POINT.fullmatch(name) or name.isdigit() for name in names) and any("." in name for name in names):
+        found = f"the first row has the numbers {shortened(', '.join(names))} where the names of the columns belong"
+        raise InvalidFileError(f"{found}; add a header")
+    return names
+
+
+def _decimal(rows: Rows, delimiter: str) -> str:
+    """Return the decimal mark that most numbers have. Numbers such as 1,234 say nothing, except between semicolons."""
+    cells = [cell.strip(AROUND_NUMBERS) for row in rows for cell in row]
+    marks = Counter[str]()
+    for mark, pattern in ((",", WITH_COMMA), (".", WITH_POINT)):
+        marks[mark] = sum(1 for cell in cells if pattern.fullmatch(cell) and not THOUSANDS.fullmatch(cell))
+    if not marks.total() and delimiter == ";":
+        return "," if any(WITH_COMMA.fullmatch(cell) for cell in cells) else "."
+    return "," if marks[","] > marks["."] else "."
+
+
+def _columns(source: Path, header: _Header, reading: Reading, has_quotes: bool) -> list[RawColumn]:
+    """Read the columns as numbers where all cells are, and else as texts."""
+    check_names(header.names)
+    names = _unique(header.names)
+    kinds = dict.fromkeys(names, pa.int64())
+    pieces: dict[str, list[pa.Array]] = {name: [] for name in names}
+    for batch in _batches(source, names, header.lines, reading, has_quotes):
+        for name, texts in zip(names, batch.columns, strict=True):
+            kinds[name], piece = _fitted(texts, kinds[name], reading)
+            pieces[name].append(piece)
+    late = [name for name in names if kinds[name] == pa.string() and any(p.type != pa.string() for p in pieces[name])]
+    if late:
+        pieces.update({name: [] for name in late})
+        for batch in _batches(source, names, header.lines, reading, has_quotes, late):
+            for name, texts in zip(late, batch.columns, strict=True):
+                pieces[name].append(trimmed(texts, _nulls(reading)))
+    return [
+        RawColumn(own, str(kinds[name]), pa.chunked_array([p.cast(kinds[name]) for p in pieces.pop(name)], kinds[name]))
+        for own, name in zip(header.names, names, strict=True)
+    ]
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return names for pyarrow, which looks columns up by them; columns without a name have none."""
+    return [name or f"\x00{index}" for index, name in enumerate(names)]
+
+
+def _batches(
+    source: Path, names: list[str], skipped: int, reading: Reading, has_quotes: bool, only: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file as texts, block by block."""
+    try:
+        reader = pyarrow.csv.open_csv(
+            source,
+            read_options=pyarrow.csv.ReadOptions(
+                block_size=BLOCK_BYTES, column_names=names, skip_rows=skipped, encoding=reading.encoding
+            ),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=reading.delimiter, newlines_in_values=has_quotes),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=_nulls(reading),
+                strings_can_be_null=True,
+                include_columns=only,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):  # a header and nothing else
+            return
+        raise
+    with reader:
+        yield from reader
+
+
+def _nulls(reading: Reading) -> tuple[str, ...]:
+    return NULLS if reading.na_values is None else ("", *reading.na_values)
+
+
+def _fitted(texts: pa.Array, kind: pa.DataType, reading: Reading) -> tuple[pa.DataType, pa.Array]:
+    """Return a piece of a column as ``kind`` if all its cells fit, or else as the next more general type."""
+    numbers = _as_numbers(texts, kind, reading)
+    if numbers is None:
+        texts = trimmed(texts, _nulls(reading))
+        numbers = _as_numbers(texts, kind, reading)
+    return (pa.string(), texts) if numbers is None else (numbers.type, numbers)
+
+
+def _as_numbers(texts: pa.Array, kind: pa.DataType, reading: Reading) -> pa.Array | None:
+    """Return texts as numbers that are whole, if ``kind`` is; None if a cell is another text, or begins with a 0."""
+    if kind == pa.string() or (kind == pa.int64() and _is_padded(texts)):
+        return None
+    for wanted in (kind, pa.float64()) if reading.decimal == "." else (kind,):
+        try:
+            return texts.cast(wanted)
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def _is_padded(texts: pa.Array) -> bool:
+    """Return whether one of the texts begins with a zero that a number would lose."""
+    padded = pc.and_(pc.starts_with(texts, "0"), pc.greater(pc.binary_length(texts), 1))
+    return bool(pc.any(pc.and_not(padded, pc.match_substring(texts, "."))).as_py())
+
+
+def _has_lines(column: RawColumn) -> bool:
+    is_text = pa.types.is_string(column.values.type)
+    return is_text and bool(pc.any(pc.match_substring(column.values, "\n")).as_py())
+
+
+def _check_quotes(source: Path, reading: Reading, width: int) -> None:
+    """Refuse a quote that is opened and not closed where the cell ends.
+
+    Such a quote takes in what follows, down to the next one. The row that it makes has a wrong number of cells, or text
+    behind a closing quote, or never ends.
+    """
+    csv.field_size_limit(MAX_CELL)
+    start = 1
+    with source.open(encoding=reading.encoding, errors="replace", newline="") as file:
+        reader = csv.reader(file, delimiter=reading.delimiter or ",", strict=True)
+        try:
+            for row in reader:
+                if 1 < start < reader.line_num and len(row) != width:
+                    break
+                start = reader.line_num + 1
+            else:
+                return
+        except UnicodeError:
+            return
+        except csv.Error:
+            pass
+    raise InvalidFileError(f"line {start} of the file opens a quote that is not closed; close or remove it")

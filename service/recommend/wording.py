@@ -1,0 +1,143 @@
+"""Says a verdict in one sentence, the same in the API, the terminal, the report and the exports. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from service.planning.objective import Objective
+from service.result.effects import percent
+from service.result.job_result import Verdict, Word
+from service.spec.job import MAX_CONFIRM_SEEDS, MAX_TRIALS
+from service.spec.metrics import METRICS
+
+NOUNS: Final = {
+    "val_loss": "test loss",
+    **{metric.field: metric.noun for metric in METRICS.values()},
+    "seconds_to_target": "time to the target",
+    "steps_to_target": "number of steps to the target",
+}
+"""Metric -> what is compared on the fresh seeds."""
+
+P_DOES: Final = {Word.HELPS: "P helps", Word.HURTS: "P hurts"}
+
+
+def explain(
+    verdict: Verdict,
+    at_equal_seconds: Verdict | None,
+    objective: Objective,
+    split_seeds: Sequence[int],
+    trials: int,
+) -> str:
+    """Return the sentence of a verdict: the effect, where it was seen, what luck does, and what would tell more.
+
+    Args:
+        verdict: The comparison at equal steps, or of times to a target.
+        at_equal_seconds: The comparison at equal training time; None if too few pairs can be compared.
+        objective: What both are judged by.
+        split_seeds: Seed of the split of each pair.
+        trials: Trials of each arm.
+    """
+    effect = f"with P the {NOUNS[objective.metric]} {_change(verdict)}"
+    clauses = [effect + ("" if objective.is_timed else " at equal steps") + _remark(verdict)]
+    if not objective.is_timed:
+        clauses.append(f"at equal time, on validation, {_at_equal_time(at_equal_seconds, verdict.word)}")
+    clauses.append(f"seen {_where(split_seeds)}{_footnote(verdict)}")
+    return "; ".join([*clauses, *_luck(verdict), *_advice(verdict, trials)])
+
+
+def explain_disagreement(test: Verdict, validation: Verdict) -> str:
+    """Return why there is no word where validation says the opposite of the test."""
+    return (
+        f"validation says that {P_DOES[validation.word]} (the cost {_change(validation)}), test says the opposite "
+        f"(it {_change(test)}): the parts of this dataset are not alike"
+    )
+
+
+def _change(verdict: Verdict) -> str:
+    if _size(verdict) in ("0", "0 %"):
+        return "is the same"
+    if verdict.word is Word.NO_DIFFERENCE and not _is_real(verdict):
+        return f"differs by less than {percent(verdict.min_effect)}"
+    return f"is {_size(verdict)} {'lower' if verdict.improvement > 0 else 'higher'}"
+
+
+def _size(verdict: Verdict) -> str:
+    relative = verdict.relative_improvement
+    return f"{abs(verdict.improvement):.3g}" if relative is None else percent(abs(relative))
+
+
+def _is_significant(verdict: Verdict) -> bool:
+    return min(verdict.p_helps, verdict.p_hurts) <= verdict.alpha
+
+
+def _is_inside_luck(verdict: Verdict) -> bool:
+    band = verdict.luck_interval
+    return band is not None and band[0] <= 0 <= band[1]
+
+
+def _is_real(verdict: Verdict) -> bool:
+    """Tell whether neither chance nor luck in the search explains a difference, however small."""
+    return _is_significant(verdict) and not _is_inside_luck(verdict)
+
+
+def _remark(verdict: Verdict) -> str:
+    if verdict.word in P_DOES:
+        return ""
+    if _is_real(verdict):
+        surely = "" if verdict.word is Word.NO_DIFFERENCE else "probably "
+        matters = percent(verdict.min_effect)
+        return f"; that is real but {surely}smaller than the {matters} that matters (confirm.min_effect)"
+    if verdict.word is Word.NO_DIFFERENCE:
+        return ", too little to matter"
+    return f", but that may be {'luck' if _is_significant(verdict) else 'chance'}"
+
+
+def _at_equal_time(verdict: Verdict | None, headline: Word) -> str:
+    if verdict is None:
+        return "too few pairs can be compared"
+    match verdict.word:
+        case Word.NO_DIFFERENCE:
+            return "there is no difference that matters"
+        case Word.INCONCLUSIVE:
+            return f"that is not clear ({_change(verdict).removeprefix('is ')})"
+        case word if word is headline:
+            return f"it {_change(verdict)}"
+        case word:
+            return f"{P_DOES[word]}: {_change(verdict).removeprefix('is ')}"
+
+
+def _where(split_seeds: Sequence[int]) -> str:
+    pairs, splits = len(split_seeds), len(set(split_seeds))
+    if splits == pairs:
+        return f"on {pairs} fresh seeds, each with its own split of the data"
+    if splits == 1:
+        return f"on {pairs} fresh seeds, on this one split of the data"
+    return f"on {pairs} fresh seeds over {splits} splits of the data"
+
+
+def _footnote(verdict: Verdict) -> str:
+    return f" (look {verdict.look}, tested at level {verdict.alpha:g})" if verdict.look > 1 else ""
+
+
+def _luck(verdict: Verdict) -> Iterator[str]:
+    if verdict.word is Word.NO_DIFFERENCE or (_is_real(verdict) and verdict.word is Word.INCONCLUSIVE):
+        return
+    inside = f", and {_size(verdict)} lies inside that" if _is_inside_luck(verdict) else ""
+    if verdict.luck is not None:
+        yield f"two searches for the same optimizer would differ by up to {percent(verdict.luck)} just by luck{inside}"
+    elif verdict.word in P_DOES:
+        yield "chance alone does not explain that"
+
+
+def _advice(verdict: Verdict, trials: int) -> Iterator[str]:
+    """Say what would settle an inconclusive comparison, within the limits of a spec."""
+    if verdict.word is not Word.INCONCLUSIVE:
+        return
+    if verdict.more_pairs is not None:
+        yield f"about {verdict.more_pairs} more seeds would be needed"
+    elif not _is_inside_luck(verdict):
+        yield f"even {MAX_CONFIRM_SEEDS} seeds, the most that a job can have, would probably not be enough"
+    elif trials < MAX_TRIALS:
+        enough = _is_significant(verdict) or verdict.pairs == MAX_CONFIRM_SEEDS
+        yield f"more trials for each arm{'' if enough else ', and more seeds,'} may tell"

@@ -1,0 +1,243 @@
+# Tables as people have them, and what is right to read of each: kind, missing cells, the first value.
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import uuid
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.feather
+
+from tests.service.data import files
+
+ROWS = 60
+NUMBERS = [round((row * 37 % 59) / 7 - 3, 2) for row in range(ROWS)]
+"""59 different numbers with two decimals, the first -3.0."""
+AMOUNTS = [1234.5 + row * 1000.25 for row in range(ROWS)]
+ODD = [row % 2 == 1 for row in range(ROWS)]
+LABELS = ["yes" if row % 3 else "no" for row in range(ROWS)]
+CITIES = [("Köln", "Rome", "Oslo", "Bonn")[row % 4] for row in range(ROWS)]
+DAYS = [(1 + row % 12, 1 + row % 28, 2020 + row % 3) for row in range(ROWS)]
+"""Month, day and year: the first is January 1, 2020."""
+JAN_1 = 1_577_836_800.0
+
+
+class Right(NamedTuple):
+    """What is right to read of a column."""
+
+    kind: str
+    first: Any = None
+    missing: int = 0
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file, and what is right to read of its columns; a label, if there is one, is not listed."""
+
+    name: str
+    content: bytes
+    columns: dict[str, Right]
+    filename: str = "table.csv"
+
+
+def written(header: Sequence[str], columns: Sequence[Sequence[Any]], sep: str = ",", end: str = "\n") -> str:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, delimiter=sep, lineterminator=end)
+    writer.writerow(header)
+    writer.writerows(zip(*columns, strict=True))
+    return buffer.getvalue()
+
+
+def one(name: str, values: Sequence[Any], right: Right, column: str = "x", sep: str = ",") -> Table:
+    """A table of one column in question, and a label."""
+    return Table(name, written([column, "label"], [values, LABELS], sep).encode(), {column: right})
+
+
+def replaced(values: Sequence[Any], cells: dict[int, str]) -> list[Any]:
+    return [cells.get(row, value) for row, value in enumerate(values)]
+
+
+def german(number: float) -> str:
+    return f"{number:,.2f}".translate(str.maketrans(",.", ".,"))
+
+
+def excel(rows: Sequence[Sequence[Any]]) -> bytes:
+    """An Excel file with one sheet of texts, numbers and booleans."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, bool):
+            return f'<c t="b"><v>{int(value)}</v></c>'
+        if isinstance(value, int | float):
+            return f"<c><v>{value}</v></c>"
+        return f'<c t="inlineStr"><is><t xml:space="preserve">{value}</t></is></c>'
+
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    body = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{package}/content-types">'
+        '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
+        f'<Override PartName="/xl/workbook.xml" ContentType="{kind}.sheet.main+xml"/>'
+        f'<Override PartName="/xl/worksheets/sheet1.xml" ContentType="{kind}.worksheet+xml"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{package}/relationships">'
+        f'<Relationship Id="r1" Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'
+        '<sheet name="one" sheetId="1" r:id="r1"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships">'
+        f'<Relationship Id="r1" Type="{office}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
+        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData></worksheet>',
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, text in parts.items():
+            archive.writestr(path, text)
+    return buffer.getvalue()
+
+
+def feather(**columns: Any) -> bytes:
+    buffer = io.BytesIO()
+    pyarrow.feather.write_feather(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def dates(form: str, values: Sequence[tuple[int, int, int]] = DAYS) -> list[str]:
+    return [form.format(m=month, d=day, y=year) for month, day, year in values]
+
+
+PLAIN = written(["x", "city", "label"], [NUMBERS, CITIES, LABELS])
+PLAIN_RIGHT = {"x": Right("number", -3.0), "city": Right("category", "Köln")}
+ZIPS = [f"{1000 + row % 20 * 37:05d}" for row in range(ROWS)]
+NUMBER = Right("number", -3.0)
+DATE = Right("date", JAN_1)
+INDEX = [f"{row},{x},{label}" for row, (x, label) in enumerate(zip(NUMBERS, LABELS, strict=True))]
+MIXED = [f"{'$€'[row % 2]}{x:.2f}" for row, x in enumerate(AMOUNTS)]
+NOTES = [f"note {row} on the {row * 7 % 11}th of the month" for row in range(ROWS)]
+LINES = [f"first line {row}\nsecond line, {row % 7}" for row in range(ROWS)]
+AMBIGUOUS = [(1 + row % 12, 1 + row % 11, 2020) for row in range(ROWS)]
+RUSSIAN = [("Москва", "Казань", "Тверь")[row % 3] for row in range(ROWS)]
+
+MARKED = [
+    one(f"cells {mark!r}", replaced(NUMBERS, {4: mark, 30: mark, 50: mark}), Right("number", -3.0, 3))
+    for mark in ("", " ", "None", "?", "-", "--", "n/a", "NULL", "#N/A", "unknown", ".")
+]
+
+TABLES = [
+    Table("plain", PLAIN.encode(), PLAIN_RIGHT),
+    *MARKED,
+    one("half of the cells '-'", replaced(NUMBERS, dict.fromkeys(range(1, 60, 2), "-")), Right("number", -3.0, 30)),
+    one("odd cells", replaced(NUMBERS, {7: "n/k", 9: "<5"}), Right("number", -3.0, 2, "'n/k' in row 8")),
+    one("total row", [*NUMBERS[:-1], "Total"], Right("number", -3.0, 1, "'Total' in row 60")),
+    one("decimal commas", [str(x).replace(".", ",") for x in NUMBERS], NUMBER),
+    one("decimal commas between semicolons", [str(x).replace(".", ",") for x in NUMBERS], NUMBER, sep=";"),
+    one("three decimals between semicolons", [f"{x:.3f}".replace(".", ",") for x in NUMBERS], NUMBER, sep=";"),
+    one("thousands", [f"{x:,.2f}" for x in AMOUNTS], Right("number", 1234.5)),
+    one("whole thousands", [f"{round(x):,}" for x in AMOUNTS], Right("number", 1234.0)),
+    one("German thousands", [german(x) for x in AMOUNTS], Right("number", 1234.5), sep=";"),
+    one("thousands of spaces", [f"{x:,.2f}".replace(",", "\u202f") for x in AMOUNTS], Right("number", 1234.5)),
+    one("Swiss thousands", [f"{x:,.2f}".replace(",", "'") for x in AMOUNTS], Right("number", 1234.5)),
+    one("dollars", [f"${x:,.2f}" for x in AMOUNTS], Right("number", 1234.5)),
+    one("euros", [f"{german(x)} €" for x in AMOUNTS], Right("number", 1234.5)),
+    one("EUR", [f"EUR {x:.2f}" for x in AMOUNTS], Right("number", 1234.5)),
+    one("per cent", [f"{x}%" for x in NUMBERS], NUMBER),
+    one("brackets for minus", [f"({-x})" if x < 0 else x for x in NUMBERS], NUMBER),
+    one("true minus signs", [str(x).replace("-", "\u2212") for x in NUMBERS], NUMBER),
+    one("plus signs", [f"{x:+}" for x in NUMBERS], NUMBER),
+    one("exponents", [f"{x:e}" for x in NUMBERS], NUMBER),
+    one("numbers without a zero", [f"{x:.2f}".replace("0.", ".") for x in NUMBERS], NUMBER),
+    one("mixed currencies", MIXED, Right("text", "$1234.50", warning="30 of 60 cells are not numbers")),
+    one("leading zeros", ZIPS, Right("category", "01000", warning="begin with 0"), "zip"),
+    one("postcodes without zeros", [f"9{z[1:]}" for z in ZIPS], Right("number", 91000.0, warning="like a code"), "zip"),
+    one("codes", [f"{row % 20:04x}" for row in range(ROWS)], Right("category", "0000")),
+    one("version numbers", [f"1.{row % 12}.{row % 3}" for row in range(ROWS)], Right("category", "1.0.0")),
+    one("customer ids", [f"{row:04d}-QX" for row in range(ROWS)], Right("id"), "customer"),
+    one("whole ids", [70_000 + row * 7 for row in range(ROWS)], Right("id"), "customerID"),
+    one("UUIDs", [str(uuid.UUID(int=row << 90)) for row in range(ROWS)], Right("id")),
+    one("padded counter", [f"{row:06d}" for row in range(ROWS)], Right("id"), "order"),
+    one("row number under another name", range(1, ROWS + 1), Right("number", 1.0, warning="counts up"), "day"),
+    Table("pandas index", "\n".join([",x,label", *INDEX]).encode(), {"Unnamed: 0": Right("index"), "x": NUMBER}),
+    one("pandas index with a name", range(ROWS), Right("index"), "Unnamed: 0"),
+    Table("row names", "\n".join(["x,label", *INDEX]).encode(), {"Unnamed: 0": Right("index"), "x": NUMBER}),
+    Table("separator at the end", PLAIN.replace("no\n", "no,\n").replace("yes\n", "yes,\n").encode(), PLAIN_RIGHT),
+    one("constant", [7] * ROWS, Right("constant")),
+    one("empty column", [""] * ROWS, Right("constant")),
+    one("true and false", [row % 3 == 1 for row in range(ROWS)], Right("boolean", 0)),
+    one("Y and N", ["NY"[row % 2] for row in range(ROWS)], Right("boolean", 0)),
+    one("yes, No and ?", [("yes", "No", "?")[row % 3] for row in range(ROWS)], Right("boolean", 1, 20)),
+    one("plus and minus", ["+-"[row % 2] for row in range(ROWS)], Right("category", "+")),
+    one("dates", dates("{y}-{m:02d}-{d:02d}"), DATE),
+    one("dates with slashes", dates("{y}/{m}/{d}"), DATE),
+    one("points in time", dates("{y}-{m:02d}-{d:02d}T06:30:00"), Right("date", JAN_1 + 23_400)),
+    one("points in time with zones", dates("{y}-{m:02d}-{d:02d} 06:30:00+02:00"), Right("date", JAN_1 + 16_200)),
+    one("German dates", dates("{d:02d}.{m:02d}.{y}"), DATE),
+    one("American dates", dates("{m}/{d}/{y}"), DATE),
+    one("American times", dates("{m}/{d}/{y} 6:30 PM"), Right("date", JAN_1 + 66_600)),
+    one("British dates", dates("{d}/{m}/{y}"), DATE),
+    one("dates either way", dates("{m}/{d}/{y}", AMBIGUOUS), Right("text", "1/1/2020", warning="mm/dd/yyyy or dd/mm")),
+    one("dates with names", [f"{d:02d}-Jan-{y}" for _, d, y in DAYS], DATE),
+    one("dates with odd cells", replaced(dates("{d}.{m}.{y}"), {3: "31.02.2020", 5: "soon"}), Right("date", JAN_1, 2)),
+    one("times of day", [f"{row % 24}:{row % 60:02d}" for row in range(ROWS)], Right("number", 0.0)),
+    Table("tabs", PLAIN.replace(",", "\t").encode(), PLAIN_RIGHT, "table.tsv"),
+    Table("bars", PLAIN.replace(",", "|").encode(), PLAIN_RIGHT),
+    Table("semicolons", PLAIN.replace(",", ";").encode(), PLAIN_RIGHT),
+    Table("gzip", gzip.compress(PLAIN.encode()), PLAIN_RIGHT, "table.csv.gz"),
+    Table("UTF-8 with a mark", PLAIN.encode("utf-8-sig"), PLAIN_RIGHT),
+    Table("UTF-16", PLAIN.encode("utf-16"), PLAIN_RIGHT),
+    Table("Western European", PLAIN.encode("cp1252"), PLAIN_RIGHT),
+    Table(
+        "Cyrillic",
+        written(["x", "город", "label"], [NUMBERS, RUSSIAN, LABELS]).encode("cp1251"),
+        {"x": NUMBER, "город": Right("category", "Москва")},
+    ),
+    Table("lines of Windows", PLAIN.replace("\n", "\r\n").encode(), PLAIN_RIGHT),
+    Table("blank lines", f"\n{PLAIN}\n\n".encode(), PLAIN_RIGHT),
+    Table("spaces around cells", PLAIN.replace(",", " , ").encode(), PLAIN_RIGHT),
+    one("free text", NOTES, Right("text", NOTES[0])),
+    one("cells of several lines", LINES, Right("text", LINES[0])),
+    one("quotes within cells", [f'{5 + row % 4}\' 10" tall' for row in range(ROWS)], Right("category", "5' 10\" tall")),
+    one("NA in words", replaced(CITIES, {4: "NA", 8: "NA"}), Right("category", "Köln", 2)),
+    Table(
+        "Excel",
+        excel([["x", "zip", "ok"], *([x, zip_, ok] for x, zip_, ok in zip(NUMBERS, ZIPS, ODD, strict=True))]),
+        {"x": NUMBER, "zip": Right("category", "01000"), "ok": Right("boolean", 0)},
+        "table.xlsx",
+    ),
+    Table(
+        "Excel of texts",
+        excel([["x", "label"], *([f"{x:.2f} €", label] for x, label in zip(NUMBERS, LABELS, strict=True))]),
+        {"x": NUMBER},
+        "table.xlsx",
+    ),
+    Table(
+        "Parquet of categories",
+        files.table(x=pa.array([row % 5 * 10 for row in range(ROWS)]).dictionary_encode(), label=LABELS),
+        {"x": Right("category", "0")},
+        "table.parquet",
+    ),
+    Table(
+        "Parquet with an index",
+        files.table(x=NUMBERS, label=LABELS, __index_level_0__=list(range(0, 2 * ROWS, 2))),
+        {"x": NUMBER, "__index_level_0__": Right("index")},
+        "table.parquet",
+    ),
+    Table(
+        "Parquet of texts",
+        files.table(x=[f" {x}" for x in NUMBERS], zip=ZIPS, day=dates("{d}.{m}.{y}")),
+        {"x": NUMBER, "zip": Right("category", "01000"), "day": DATE},
+        "table.parquet",
+    ),
+    Table(
+        "Feather",
+        feather(x=NUMBERS, ok=ODD, city=CITIES),
+        {"x": NUMBER, "ok": Right("boolean", 0), "city": Right("category", "Köln")},
+        "table.feather",
+    ),
+]  # fmt: skip
+"""All tables. Tests read each; ``benchmarks/reading`` compares other readers on the same."""

@@ -1,0 +1,324 @@
+# Tables as people have them are read rightly, a job can correct what is not, and what cannot be read is named.
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from service.data.columns import TABLE_FILE, retyped, values_of
+from service.data.facts import DatasetFacts, Reading, Role, column_uses, dataset_info
+from service.data.sources import Table, stored_source
+from service.data.upload import FORMATS, Upload, format_of
+from service.errors import InvalidFileError, InvalidSpecError
+from service.spec.data import DatasetSpec
+from service.spec.tasks import Task
+from tests.service.data import tables
+from tests.service.data.tables import CITIES, LABELS, NUMBERS, PLAIN, ROWS, TABLES, ZIPS, written
+
+LIMIT = 1 << 22
+
+
+def read(content: bytes, folder: Path, filename: str = "table.csv", **reading: Any) -> DatasetFacts:
+    """Read a file as an upload does, and keep its dataset folder."""
+    fmt = format_of(filename)
+    assert fmt is not None
+    with Upload(fmt, LIMIT, Reading(**reading)) as upload:
+        upload.write(content)
+        facts, kept = upload.unpack()
+        folder.mkdir(exist_ok=True)
+        kept.rename(folder / "kept")
+    return facts
+
+
+def uses_of(facts: DatasetFacts, **spec: Any) -> dict[str, Any]:
+    return {use.name: use for use in column_uses(facts, DatasetSpec(**spec))}
+
+
+@pytest.mark.parametrize("case", TABLES, ids=lambda case: case.name)
+def test_a_table_is_read_rightly(tmp_path: Path, case: tables.Table) -> None:
+    facts = read(case.content, tmp_path, case.filename)
+    assert facts.rows == ROWS
+    uses = uses_of(facts)
+    stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE)
+    for name, right in case.columns.items():
+        column, use = facts.target(name), uses[name]
+        assert column is not None
+        assert (use.kind, use.missing if use.role is Role.FEATURE else 0) == (right.kind, right.missing)
+        assert (use.role is Role.LEFT_OUT) == (right.kind in ("id", "index", "constant"))
+        assert right.warning in " ".join(use.warnings)
+        assert bool(use.warnings) >= bool(right.warning)
+        first = values_of(column, stored.column(name).combine_chunks())[0].as_py()
+        assert first == right.first or right.first is None
+    assert len(uses) <= len(case.columns) + 1
+
+
+@pytest.mark.parametrize("case", TABLES, ids=lambda case: case.name)
+def test_a_job_gets_as_many_finite_features_as_its_plan_says(tmp_path: Path, case: tables.Table) -> None:
+    facts = read(case.content, tmp_path, case.filename)
+    facts.save(tmp_path / "kept")
+    spec = DatasetSpec(id="ds-1")
+    if not sum(use.features for use in column_uses(facts, spec)):
+        pytest.skip("nothing is left to train on")
+    source = stored_source(tmp_path / "kept", spec, Task.AUTOENCODING)
+    assert isinstance(source, Table)
+    encoder = source.encoder(np.arange(ROWS))
+    x = np.asarray(encoder.transform(np.arange(ROWS)), dtype=np.float64)
+    assert x.shape == (ROWS, dataset_info(facts, spec).features)
+    assert np.isfinite(x).all()
+
+
+def test_the_last_row_is_named_if_it_adds_up_the_others(tmp_path: Path) -> None:
+    facts = read(f"{PLAIN}99.5,Total,yes\n".encode(), tmp_path)
+    assert facts.warnings == ("row 61 has 'Total' in column 'city': remove it from the file if it adds up the others",)
+    without_label = read(f"{PLAIN}99.5,Total,\n".encode(), tmp_path / "more")
+    with pytest.raises(InvalidSpecError, match="row 61 has 'Total'"):
+        dataset_info(without_label, DatasetSpec(id="ds-1", target="label"))
+
+
+QUOTES = written(["x", "note", "label"], [NUMBERS, ["fine"] * ROWS, LABELS]).splitlines(keepends=True)
+
+
+def with_line(number: int, line: str) -> bytes:
+    return "".join([*QUOTES[: number - 1], line, *QUOTES[number:]]).encode()
+
+
+REFUSED = {
+    "quote that is never closed": (with_line(30, '1.5,"fine,yes\n'), "line 30 of the file opens a quote"),
+    "quote closed by a later one": (
+        with_line(30, '1.5,"fine,yes\n')[:-40] + b'2.5,"a, b",yes\n' * 3,
+        "line 30 of the file opens a quote",
+    ),
+    "quote that swallows rows of the right length": (
+        with_line(30, '1.5,x,"yes\n') + b'2.5,fine,"no"\n',
+        "line 30 of the file opens a quote",
+    ),
+    "short row": (with_line(30, "1.5,fine\n"), "Row #30: Expected 3 columns, got 2"),
+    "numbers in the header": (b"5.1,3.5\n" * 20, "the first row has the numbers 5.1, 3.5"),
+    "damaged gzip": (gzip.compress(PLAIN.encode())[:-20], "cannot be read as gzip"),
+    "gzip bomb": (gzip.compress(bytes(LIMIT + 1)), f"over {LIMIT} bytes unpacked"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_file_that_cannot_be_read_is_refused_by_its_line(tmp_path: Path, case: str) -> None:
+    content, expected = REFUSED[case]
+    with pytest.raises(InvalidFileError) as caught:
+        read(content, tmp_path)
+    assert expected in str(caught.value)
+
+
+def test_a_wrong_encoding_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFileError, match="Row #2: CSV conversion error to string: invalid UTF8"):
+        read(("a,b\n" + "é,1\n" * 20).encode("cp1252"), tmp_path, encoding="utf-8")
+
+
+def column_x(values: Sequence[Any]) -> bytes:
+    return written(["x", "label"], [values, LABELS]).encode()
+
+
+NAMIBIA = column_x(tables.replaced(CITIES, {0: "NA"}))
+POLISH = column_x(["Łódź", "Köln"] * 30).decode().encode("cp1250")
+CORRECTED: dict[str, tuple[bytes, dict[str, Any], tuple[str, int, Any]]] = {
+    "decimal": (column_x([f"{x:,.0f}" for x in tables.AMOUNTS]), {"decimal": ","}, ("number", 0, 1.234)),
+    "number for missing": (
+        column_x([x if x > 0 else -999 for x in NUMBERS]),
+        {"na_values": ("-999",)},
+        ("number", sum(x <= 0 for x in NUMBERS), None),
+    ),
+    "NA is a value": (NAMIBIA, {"na_values": ()}, ("category", 0, "NA")),
+    "delimiter": (NAMIBIA.replace(b",", b"^"), {"delimiter": "^"}, ("category", 1, None)),
+    "encoding": (POLISH, {"encoding": "cp1250"}, ("category", 0, "Łódź")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CORRECTED)
+def test_how_a_file_is_read_can_be_corrected(tmp_path: Path, case: str) -> None:
+    content, reading, right = CORRECTED[case]
+    facts = read(content, tmp_path, **reading)
+    column = facts.target("x")
+    assert column is not None
+    stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).column("x").combine_chunks()
+    assert (column.kind, column.missing, values_of(column, stored)[0].as_py()) == right
+
+
+def test_an_option_that_a_format_does_not_have_is_refused() -> None:
+    with pytest.raises(InvalidSpecError, match="delimiter: must be left out for a file of format parquet"):
+        Upload(format_of("a.parquet") or next(iter(FORMATS)), LIMIT, Reading(delimiter=";"))
+
+
+MIXED = written(
+    ["zip", "customer", "score", "grade", "day", "flag", "code", "label"],
+    [
+        [90_000 + row % 20 for row in range(ROWS)],
+        [f"c{row}" for row in range(ROWS)],
+        [f"<{x}" if row % 3 == 0 else x for row, x in enumerate(NUMBERS)],
+        [row % 4 for row in range(ROWS)],
+        tables.dates("{m}/{d}/{y}", tables.AMBIGUOUS),
+        [row % 2 for row in range(ROWS)],
+        [20_200_101 + row % 28 for row in range(ROWS)],
+        [row % 30 for row in range(ROWS)],
+    ],
+).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "features"),
+    [
+        ("zip", "category", 20),
+        ("customer", "category", 64),
+        ("customer", "text", 64),
+        ("score", "number", 2),
+        ("score", "category", 64),
+        ("grade", "category", 4),
+        ("day", "date", 3),
+        ("day", "day_first_date", 3),
+        ("flag", "boolean", 1),
+        ("code", "date", 2),
+        ("zip", "ignore", 0),
+    ],
+)
+def test_a_job_can_take_a_column_for_something_else(tmp_path: Path, name: str, kind: str, features: int) -> None:
+    facts = read(MIXED, tmp_path)
+    facts.save(tmp_path / "kept")
+    spec = DatasetSpec.model_validate({"id": "ds-1", "target": "label", "columns": {name: kind}})
+    changed = retyped(facts, spec.columns, tmp_path / "kept")
+    use = {use.name: use for use in column_uses(changed, spec)}[name]
+    assert (use.features, use.role) == (features, Role.FEATURE if features else Role.LEFT_OUT)
+    info = dataset_info(changed, spec)
+    source = stored_source(tmp_path / "kept", spec, info.task)
+    assert isinstance(source, Table)
+    x = source.encoder(np.arange(ROWS)).transform(np.arange(ROWS))
+    assert x.shape == (ROWS, info.features)
+    assert dict(zip(info.columns, info.widths, strict=True)).get(name, 0) == features
+
+
+def test_the_order_of_day_and_month_is_what_the_job_says(tmp_path: Path) -> None:
+    read(MIXED, tmp_path).save(tmp_path / "kept")
+    seconds = {}
+    for kind in ("date", "day_first_date"):
+        spec = DatasetSpec.model_validate({"id": "ds-1", "columns": {"day": kind}})
+        source = stored_source(tmp_path / "kept", spec, Task.AUTOENCODING)
+        assert isinstance(source, Table)
+        seconds[kind] = source.column("day")[11]  # 12/1/2020
+    assert (seconds["date"] - seconds["day_first_date"]) / 86_400 == 335 - 11
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "expected"),
+    [
+        ({"zpi": "category"}, "dataset.columns.zpi", "Did you mean 'zip'?"),
+        ({"customer": "number"}, "dataset.columns.customer", "60 of 60 cells are not numbers, the first is 'c0'"),
+        ({"grade": "boolean"}, "dataset.columns.grade", "neither 0 nor 1 is 2 in row 3"),
+        ({"customer": "boolean"}, "dataset.columns.customer", "one is 'c0'"),
+        ({"grade": "date"}, "dataset.columns.grade", "60 of 60 cells are not dates, the first is '0' in row 1"),
+        ({"label": "ignore"}, "dataset.columns.label", "must be a feature: this column is the target"),
+    ],
+)  # fmt: skip
+def test_a_kind_that_a_column_does_not_have_is_refused(
+    tmp_path: Path, columns: dict[str, Any], field: str, expected: str
+) -> None:
+    facts = read(MIXED, tmp_path)
+    spec = DatasetSpec(id="ds-1", target="label", columns=columns)
+    with pytest.raises(InvalidSpecError) as caught:
+        dataset_info(retyped(facts, columns, tmp_path / "kept"), spec)
+    (error,) = caught.value.errors
+    assert error.field == field
+    assert expected in f"{error.message} {error.hint}"
+
+
+def labels(count: int, first: int = 0) -> bytes:
+    return written(["x", "y"], [range(300), [first + row % count for row in range(300)]]).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "task", "outputs", "reason"),
+    [
+        (labels(3), {}, "classification", 3, "3 distinct whole numbers in 300 rows"),
+        (labels(30), {}, "classification", 30, "30 distinct whole numbers in 300 rows"),
+        (labels(30), {"y": "number"}, "regression", 1, "dataset.columns takes the target for a number"),
+        (labels(3), {"y": "number"}, "regression", 1, "dataset.columns takes the target for a number"),
+        (labels(30, 18), {}, "regression", 1, "30 distinct whole numbers in 300 rows"),
+        (labels(30, 18), {"y": "category"}, "classification", 30, "30 distinct text values in 300 rows"),
+        (labels(100), {}, "regression", 1, "100 distinct whole numbers in 300 rows"),
+    ],
+)
+def test_the_task_follows_from_the_target_and_says_why(
+    tmp_path: Path, content: bytes, columns: dict[str, Any], task: str, outputs: int, reason: str
+) -> None:
+    facts = read(content, tmp_path)
+    facts.save(tmp_path / "kept")
+    spec = DatasetSpec(id="ds-1", target="y", columns=columns)
+    info = dataset_info(retyped(facts, columns, tmp_path / "kept"), spec)
+    assert (info.task, info.outputs, info.task_reason) == (task, outputs, reason)
+    source = stored_source(tmp_path / "kept", spec, info.task)
+    assert isinstance(source, Table)
+    assert len(source.target.labels) == (outputs if task == "classification" else 0)
+
+
+def test_the_classes_of_a_boolean_target_are_its_words(tmp_path: Path) -> None:
+    read(PLAIN.encode(), tmp_path).save(tmp_path / "kept")
+    source = stored_source(tmp_path / "kept", DatasetSpec(id="ds-1", target="label"), Task.CLASSIFICATION)
+    assert isinstance(source, Table)
+    assert source.target.labels == ("no", "yes")
+
+
+def test_an_id_that_is_the_target_or_has_a_kind_is_used(tmp_path: Path) -> None:
+    facts = read(MIXED, tmp_path)
+    assert dataset_info(facts, DatasetSpec(id="ds-1", target="label")).left_out == {
+        "customer": "nearly every row has another value"
+    }
+    assert uses_of(facts, target="customer")["customer"].role is Role.TARGET
+
+
+def test_a_dataset_that_an_earlier_version_stored_is_read_as_it_was(tmp_path: Path) -> None:
+    read(PLAIN.encode(), tmp_path)
+    earlier = {
+        "layout": "table",
+        "rows": ROWS,
+        "columns": [
+            {"name": "x", "kind": "number", "type": "double", "distinct": 59, "low": -3.0, "high": 5.3},
+            {"name": "city", "kind": "category", "type": "string", "distinct": 4, "levels": dict.fromkeys(CITIES, 15)},
+            {"name": "label", "kind": "category", "type": "string", "distinct": 2, "levels": {"no": 20, "yes": 40}},
+        ],
+    }
+    facts = DatasetFacts.from_json(json.loads(json.dumps(earlier)))
+    facts.save(tmp_path / "kept")
+    info = dataset_info(facts, DatasetSpec(id="ds-1", target="label"))
+    source = stored_source(tmp_path / "kept", DatasetSpec(id="ds-1", target="label"), info.task)
+    assert isinstance(source, Table)
+    assert source.encoder(np.arange(ROWS)).transform(np.arange(ROWS)).shape == (ROWS, info.features) == (ROWS, 5)
+
+
+def test_a_column_that_becomes_text_late_keeps_every_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.data.read_csv.BLOCK_BYTES", 1000)
+    versions = [f"1.{row % 12}0" for row in range(600)]
+    content = written(["v", "label"], [[*versions, *["1.10.1"] * 100], (LABELS * 12)[:700]]).encode()
+    read(content, tmp_path)
+    stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).column("v").to_pylist()
+    assert stored[:600] == versions
+
+
+def test_a_padded_code_far_down_keeps_the_others_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.data.read_csv.BLOCK_BYTES", 1000)
+    codes = [str(20_000 + row % 30) for row in range(600)] + ZIPS
+    facts = read(written(["zip", "label"], [codes, (LABELS * 11)[:660]]).encode(), tmp_path)
+    column = facts.target("zip")
+    assert column is not None
+    assert column.kind == "category"
+    assert column.levels == {code: codes.count(code) for code in sorted(set(codes))}
+
+
+def test_whole_numbers_before_others_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.data.read_csv.BLOCK_BYTES", 1000)
+    values = [*range(600), *NUMBERS]
+    facts = read(written(["x", "label"], [values, (LABELS * 11)[:660]]).encode(), tmp_path)
+    column = facts.target("x")
+    assert column is not None
+    assert (column.kind, column.type, column.low, column.high) == ("number", "double", min(values), 599.0)
+    assert pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).column("x").to_pylist() == values
