@@ -94,7 +94,7 @@ def estimate_memory(
 
     Raises:
         InvalidConfigError: A setting of a group is out of range.
-        UnsupportedParameterError: A parameter is complex or sparse.
+        UnsupportedParameterError: A parameter is complex, sparse or sharded.
 
     >>> estimate = estimate_memory({"weight": (64, 32), "bias": (64,)})
     >>> estimate[0].p_bytes == 4 * (2 * (64**2 + 32**2) + 1)  # factors, covariances, scale

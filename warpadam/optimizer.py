@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import Any, Final, NamedTuple, final, overload
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from warpadam.config import Strategy, WarpAdamConfig
+from warpadam.config import DEFAULT_LR, Strategy, WarpAdamConfig
 from warpadam.errors import InvalidConfigError, UnsupportedParameterError, WarpMismatchError
 from warpadam.learners import StepSettings, UpdateRule, can_continue, choose_rule
 from warpadam.learners.base import SKIPPED
@@ -45,7 +45,7 @@ class _Checked(NamedTuple):
     """The settings of a group at its last check.
 
     Attributes:
-        values: All but lr, as they are in the group.
+        values: All but lr, as they are in the group. A list is left out: it can change in place.
         config: The same as a config.
         settings: The numbers that a rule needs.
         layout: Those in ``LAYOUT_FIELDS``, and whether ``p_lr`` is more than 0. They decide what a state looks like.
@@ -136,6 +136,7 @@ class WarpAdam(Optimizer):
             hint = "Pass model.named_parameters()."
             raise InvalidConfigError("params", type(params).__name__, "must be parameters, not a model", hint)
         config = WarpAdamConfig(**{**given, "lr": checked_start(lr)})
+        self._lr_follows_learner = lr is None
         self._forget_plans()
         rate = lr if isinstance(lr, Tensor) else config.lr
         super().__init__(params, {**asdict(config), "lr": rate, "maximize": maximize})
@@ -154,8 +155,8 @@ class WarpAdam(Optimizer):
 
         If the defaults of structure, placement and learner do not go with those of the group, the group's are filled in
         as the constructor does. For example ``{"structure": "diagonal"}`` becomes a ``sandwich`` that is learned by
-        ``hypergradient`` if the optimizer's learner is ``whitening``. An lr that is the default of the optimizer's
-        learner becomes that of the group's.
+        ``hypergradient`` if the optimizer's learner is ``whitening``. If you gave the optimizer no lr, that of the
+        group is the default of the group's learner.
 
         Raises:
             InvalidConfigError: As for the constructor.
@@ -165,8 +166,8 @@ class WarpAdam(Optimizer):
         own = {name: checked_start(value) for name, value in param_group.items() if name in CONFIG_FIELDS}
         defaults = {name: checked_start(self.defaults[name]) for name in CONFIG_FIELDS}
         config = WarpAdamConfig(**defaults).changed(**own)
-        if "lr" not in param_group and not isinstance(self.defaults["lr"], Tensor):
-            param_group["lr"] = config.lr
+        if self._lr_follows_learner:
+            param_group.setdefault("lr", DEFAULT_LR[config.learner])
         numbers = {name: getattr(config, name) for name in own if name != "lr"}
         param_group.update(numbers | {name: getattr(config, name) for name in Strategy._fields})
         super().add_param_group(param_group)
@@ -276,6 +277,7 @@ class WarpAdam(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._lr_follows_learner = False
         self._forget_plans()
         for group in self.param_groups:
             for name in (*CONFIG_FIELDS, "maximize"):
@@ -335,8 +337,9 @@ class WarpAdam(Optimizer):
         """Return the settings of a group, checked when they have changed since the last step."""
         values = _VALUES(group)
         known = self._checked.get(index)
-        if known is None or known.values != values:
+        if known is None or not all(map(is_, known.values, values)):
             config = config_of(group)
+            values = tuple(None if isinstance(value, list) else value for value in values)
             settings = StepSettings(
                 *config.betas, config.eps, config.p_lr, config.meta_every, config.p_decay, config.cov_beta
             )
@@ -350,30 +353,30 @@ class WarpAdam(Optimizer):
         if made and made.layout == known.layout and made.member.serves(group_index, state):
             return made.member
         rule, distortion = _rule_of(param, known.config)
-        if "exp_avg" in state:
-            self._check_made(param, group_index, rule, distortion, known.layout)
-        complete_state(state, param, rule, distortion, known.config.p_lr > 0)
-        names = tuple(name for name in known_entries(rule, distortion) if name in state)
-        member = SteppedParameter(param, group_index, rule, distortion, state, names, len(state))
+        learns = known.config.p_lr > 0
+        if made and "exp_avg" in state:
+            self._check_switch(made, group_index, (rule, distortion), known.layout)
+        complete_state(state, param, rule, distortion, learns)
+        if found := list(misfits(state, param, rule, distortion, learns)):
+            raise WarpMismatchError(
+                tuple(f"parameter {self._name(param, group_index)} {line}" for line in found), "state"
+            )
+        shapes = {name: state[name].shape for name in known_entries(rule, distortion) if name in state}
+        member = SteppedParameter(param, group_index, rule, distortion, state, shapes, len(state))
         self._made[param] = _Made(member, known.layout)
         return member
 
-    def _check_made(
-        self, param: Tensor, group_index: int, rule: UpdateRule, distortion: Distortion, layout: tuple[Any, ...]
+    def _check_switch(
+        self, made: _Made, group_index: int, new: tuple[UpdateRule, Distortion], layout: tuple[Any, ...]
     ) -> None:
-        """Refuse to step a state that was made under settings that give its entries another meaning."""
-        made = self._made.get(param)
-        if made is None:
-            found = misfits(self.state[param], param, rule, distortion, learns=False)
-            if wrong := tuple(f"parameter {self._name(param, group_index)} {line}" for line in found):
-                raise WarpMismatchError(wrong, "state")
-        elif not can_continue((made.member.rule, made.member.distortion), (rule, distortion)):
-            name, value = next(
-                (name, new) for name, old, new in zip(LAYOUT_FIELDS, made.layout, layout, strict=False) if old != new
-            )
+        """Refuse settings that give the entries of a state another meaning than those under which it was made."""
+        param, rule, distortion = made.member.param, made.member.rule, made.member.distortion
+        changed = [
+            (name, value) for name, value, old in zip(LAYOUT_FIELDS, layout, made.layout, strict=False) if value != old
+        ]
+        if changed and not can_continue((rule, distortion), new):
             raise InvalidConfigError(
-                name,
-                value,
+                *changed[0],
                 f"cannot change now: the state of parameter {self._name(param, group_index)} was made under "
                 + "/".join(made.layout[:3]),
                 "Make a new optimizer, or delete the parameter's entry in optimizer.state to start it again.",

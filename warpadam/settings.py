@@ -9,9 +9,10 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Final
 
+import numpy
 from torch import Tensor
 
 from warpadam.config import WarpAdamConfig
@@ -75,14 +76,10 @@ def check_names(group: Mapping[str, Any]) -> None:
 
 def plain_numbers(group: Mapping[str, Any]) -> dict[str, Any]:
     """Return a group with Python's numbers instead of numpy's, which ``torch.load`` would refuse."""
-    return {
-        name: tuple(map(_plain, value)) if isinstance(value, tuple) else _plain(value) for name, value in group.items()
-    }
+    return {name: _plain(value) for name, value in group.items()}
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bool | int | float) and type(value) in (bool, int, float):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    return float(value) if isinstance(value, Real) else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, numpy.generic) else value

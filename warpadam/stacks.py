@@ -60,7 +60,7 @@ class SteppedParameter(NamedTuple):
         rule: Its update rule.
         distortion: The structure of its P.
         state: The optimizer's state of the parameter.
-        names: The entries of the state that the rule knows.
+        shapes: The entries of the state that the rule knows, with their shapes.
         entries: The number of all its entries.
     """
 
@@ -69,13 +69,13 @@ class SteppedParameter(NamedTuple):
     rule: UpdateRule
     distortion: Distortion
     state: State
-    names: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
     entries: int
 
     def serves(self, group: int, state: State) -> bool:
-        """Tell whether group and state are still the same, and the state has the same entries."""
+        """Tell whether group and state are still the same, and the entries of the state have the same shapes."""
         same = group == self.group and state is self.state and len(state) == self.entries
-        return same and state.keys() >= set(self.names)
+        return same and all(getattr(state.get(name), "shape", None) == shape for name, shape in self.shapes.items())
 
 
 @final
@@ -245,7 +245,7 @@ class Stack:
         self._owners: list[State] = []
         self._names: list[str] = []
         self._views: list[Tensor] = []
-        for name in members[0].names:
+        for name in members[0].shapes:
             self._join(name)
         if len(members) > 1:
             self._grad = torch.zeros_like(self.state["exp_avg"])
@@ -315,7 +315,7 @@ def _stack_key(members: Sequence[SteppedParameter]) -> Hashable:
     """Return what a stack depends on. The states count by identity: a state that was replaced makes another stack."""
     first = members[0]
     owners = tuple((id(member.param), id(member.state)) for member in members)
-    return first.rule, first.distortion, frozenset(first.names), owners
+    return first.rule, first.distortion, frozenset(first.shapes), owners
 
 
 def _batched(members: Iterable[SteppedParameter], alike: Sequence[Hashable]) -> list[list[list[SteppedParameter]]]:
@@ -330,7 +330,7 @@ def _batched(members: Iterable[SteppedParameter], alike: Sequence[Hashable]) -> 
         padded = len(layout) == 1 and layout[0] <= _MAX_PADDED
         counters = tuple(member.state[name].item() for name in ("step", PREV_STEP) if name in member.state)
         batch = (member.rule, alike[member.group], exp_avg.dtype, exp_avg.device, alone)
-        stack = (type(member.distortion) if padded else member.distortion, frozenset(member.names), counters)
+        stack = (type(member.distortion) if padded else member.distortion, frozenset(member.shapes), counters)
         batches.setdefault(batch, {}).setdefault(stack, []).append(member)
     return [
         [part for together in stacks.values() for part in _without_much_padding(together)]

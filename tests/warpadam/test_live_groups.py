@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from warpadam import STRATEGIES, InvalidConfigError, Learner, Strategy, WarpAdam
+from warpadam import STRATEGIES, InvalidConfigError, Learner, Strategy, WarpAdam, WarpMismatchError
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(7))
 Y = torch.stack([X[:, 0].sin(), X[:, 1] * X[:, 2], X[:, 3]], 1)
@@ -109,8 +109,36 @@ def test_a_state_given_by_hand_that_does_not_fit_is_refused_by_name() -> None:
     optimizer, other = (WarpAdam(own.named_parameters(), 0.003) for own in (model, _model()))
     _train(model, optimizer, 2)
     param = model.get_parameter("0.weight")
-    optimizer.state[param] = {**optimizer.state[param], "exp_avg": torch.zeros(3, 3)}
     optimizer.load_state_dict(other.state_dict())
     optimizer.state[param] = {"exp_avg": torch.zeros(3, 3)}
     with pytest.raises(ValueError, match=r"'0.weight' has exp_avg of shape \(3, 3\)"):
+        _train(model, optimizer, 1)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 3), torch.zeros(()), None, "lost"], ids=str)
+@pytest.mark.parametrize("whole", [False, True], ids=["entry", "state"])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_an_entry_replaced_by_one_that_does_not_fit_is_refused_by_name(
+    strategy: Strategy, whole: bool, wrong: Any
+) -> None:
+    model = _model()
+    optimizer = WarpAdam(model.named_parameters(), 0.003, **strategy._asdict())
+    _train(model, optimizer, 2)
+    start = [param.detach().clone() for param in model.parameters()]
+    state = optimizer.state[model.get_parameter("0.weight")]
+    if whole:
+        state = optimizer.state[model.get_parameter("0.weight")] = dict(state)
+    state["exp_avg"] = wrong
+    with pytest.raises(WarpMismatchError, match=r"'0.weight' has exp_avg of "):
+        _train(model, optimizer, 1)
+    assert all(torch.equal(now, then) for now, then in zip(model.parameters(), start, strict=True))
+
+
+def test_betas_in_a_list_that_changes_in_place_are_checked() -> None:
+    model = _model()
+    optimizer = WarpAdam(model.named_parameters(), 0.003)
+    betas = optimizer.param_groups[0]["betas"] = [0.9, 0.95]
+    _train(model, optimizer, 2)
+    betas[1] = 7.0
+    with pytest.raises(InvalidConfigError, match="beta2"):
         _train(model, optimizer, 1)

@@ -211,6 +211,8 @@ LIVE: list[tuple[str, Any, Any]] = [
     ("meta_every", numpy.int64(5), 5),
     ("betas", [0.8, 0.9], (0.8, 0.9)),
     ("betas", (numpy.float64(0.5), 0.9), (0.5, 0.9)),
+    ("betas", [numpy.float32(0.5), 0.9], (0.5, 0.9)),
+    ("maximize", numpy.bool_(True), True),
     ("weight_decay", 0, 0),
 ]
 
@@ -255,6 +257,10 @@ BAD: list[tuple[str, Any]] = [
     ("p_lr", -1.0),
     ("weight_decay", -0.1),
     ("eps", None),
+    ("eps", torch.ones(2)),
+    ("p_lr", numpy.ones(2)),
+    ("betas", numpy.array([0.9, 0.95])),
+    ("betas", torch.tensor([0.9, 0.95])),
     ("learner", "magic"),
     ("cov_beta", 1.5),
 ]
