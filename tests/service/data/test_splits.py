@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 
 from service.data.facts import dataset_info
 from service.data.leaks import suspicions
-from service.data.sources import Table, stored_source
+from service.data.sources import Table, Target, stored_source
 from service.data.splits import RowSplit, copies, identical_rows
 from service.errors import InvalidSpecError, JobFailedError
 from service.planning.checks import CHECKS
 from service.spec.data import DatasetSpec, SplitSpec
 from service.spec.job import JobSpec
+from service.spec.tasks import Task
 from tests.service.data.test_reading import read
 
 RNG = np.random.default_rng(0)
