@@ -61,6 +61,13 @@ class UploadQuery(StrictQuery):
         None, description="Cells of a table without a value, besides empty ones; null takes usual ones such as NA."
     )
 
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Pixels of both sides that images are scaled to, if their sizes differ.",
+    )
+
     @property
     def reading(self) -> Reading:
         """How to read a table.
@@ -82,6 +89,7 @@ class UploadQuery(StrictQuery):
             raise InvalidSpecError(FieldError("encoding", self.encoding, "must be a known encoding", hint)) from error
         na_values = None if self.na_values is None else tuple(self.na_values)
         return Reading(
+            image_size=self.image_size,
             encoding=encoding,
             delimiter=delimiter,
             decimal=self.decimal,

@@ -147,6 +147,7 @@ def upload(
     na_value: Annotated[
         list[str] | None, typer.Option(help="Cell without a value; may be repeated. Default: NA, null and others.")
     ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels of both sides that images are scaled to.")] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Upload a dataset and print its id, for the field dataset.id of a job's spec; then what its columns are taken for.
@@ -155,8 +156,9 @@ def upload(
     """
     from service.cli.display import show_columns
 
-    options = {"encoding": encoding, "delimiter": delimiter, "decimal": decimal, "thousands": thousands}
-    given = {name: value for name, value in {**options, "na_values": na_value}.items() if value is not None}
+    marks = {"encoding": encoding, "delimiter": delimiter, "decimal": decimal, "thousands": thousands}
+    options = {**marks, "na_values": na_value, "image_size": image_size}
+    given = {name: value for name, value in options.items() if value is not None}
     with connected(url) as client:
         try:
             dataset, is_new = client.upload(file, fmt, given)

@@ -94,10 +94,11 @@ MIN_GROUPS: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How the file of a table is read. As a wish of the user, None leaves it to the reader.
+    """How the file of a table, or a zip of images, is read. As a wish of the user, None leaves it to the reader.
 
     Attributes:
         na_values: Cells that have no value, besides empty ones. None stands for the usual ones, such as NA and null.
+        image_size: Pixels of both sides that images are scaled to; None keeps them, if all have one size.
     """
 
     encoding: str | None = None
@@ -105,6 +106,7 @@ class Reading:
     decimal: str | None = None
     thousands: str | None = None
     na_values: tuple[str, ...] | None = None
+    image_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,23 +6,27 @@ Nothing is ever unpickled. Every image is decoded once, at upload, into the same
 
 from __future__ import annotations
 
+import math
 import shutil
 import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from service.data.arrays import PIECE_BYTES, X_FILE, Y_FILE, AnyArray, write_arrays, write_labels
-from service.data.facts import MIN_ROWS, DatasetFacts, Layout
+from service.data.facts import MIN_ROWS, DatasetFacts, Layout, Reading
 from service.errors import InvalidFileError, shortened
+
+T = TypeVar("T")
 
 MAX_ENTRIES: Final = 1_000_000
 """Most files in one archive."""
@@ -114,8 +118,8 @@ def _map(path: Path, name: str) -> AnyArray:
     return mapped
 
 
-def read_images(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
-    """Read a zip of image folders; a reader of ``upload.py``."""
+def read_images(source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
+    """Read a zip of image folders; a reader of ``upload.py``. All are in colour if one is."""
     with open_zip(source, max_bytes) as (archive, entries):
         files = [entry for entry in entries if not _hidden(entry.filename)]
         files.sort(key=lambda entry: entry.filename)
@@ -123,16 +127,46 @@ def read_images(source: Path, folder: Path, max_bytes: int) -> DatasetFacts:
         if len(files) < MIN_ROWS:
             raise InvalidFileError(f"the archive has {len(files)} images; at least {MIN_ROWS} are needed")
         label = write_labels(np.array(classes), folder / Y_FILE, "class")
-        first = _pixels(archive, files[0], None)
-        if first.nbytes * len(files) > max_bytes:
+        shape, notes = _common_shape(archive, files, reading.image_size)
+        size = math.prod(shape)
+        if size * len(files) > max_bytes:
             raise InvalidFileError(
-                f"{len(files)} images of {first.nbytes} bytes each are too large; at most {max_bytes} bytes are allowed"
+                f"{len(files)} images of {size} bytes each are too large; at most {max_bytes} bytes are allowed"
             )
-        kept = np.lib.format.open_memmap(folder / X_FILE, mode="w+", dtype=np.uint8, shape=(len(files), first.size))
+        kept = np.lib.format.open_memmap(folder / X_FILE, mode="w+", dtype=np.uint8, shape=(len(files), size))
         for row, entry in enumerate(files):
-            kept[row] = _pixels(archive, entry, first.shape).reshape(-1)
+            kept[row] = _use_image(archive, entry, partial(_pixels, shape=shape)).reshape(-1)
         kept.flush()
-    return DatasetFacts(layout=Layout.ARRAYS, rows=len(files), columns=(label,), shape=first.shape)
+    return DatasetFacts(
+        layout=Layout.ARRAYS, rows=len(files), columns=(label,), shape=shape, reading=reading, warnings=notes
+    )
+
+
+def _common_shape(
+    archive: zipfile.ZipFile, files: Sequence[zipfile.ZipInfo], side: int | None
+) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """Return channels, height and width that all images get, and what a person should know about that.
+
+    Only the beginning of each image is read. ``side`` is the height and width that the user asks for.
+    """
+    sizes: dict[tuple[int, int], str] = {}
+    grey = 0
+    for entry in files:
+        size, mode = _use_image(archive, entry, lambda image: (image.size, image.mode))
+        sizes.setdefault(size, entry.filename)
+        grey += mode in GREY
+    if len(sizes) > 1 and side is None:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        found = f"{one[0]} x {one[1]} pixels ({first!r}) and {other[0]} x {other[1]} ({second!r})"
+        hint = f"give image_size to scale them all, such as {min(one + other)}"
+        raise InvalidFileError(f"the images have {len(sizes)} sizes, such as {found}; {hint}")
+    notes = []
+    if 0 < grey < len(files):
+        notes.append(f"{grey:,} of {len(files):,} images are grey and read as colour, because others have colours")
+    width, height = next(iter(sizes)) if side is None else (side, side)
+    if set(sizes) != {(width, height)}:
+        notes.append(f"images are scaled to {width} x {height} pixels, and cut at the edges to keep their proportions")
+    return (1 if grey == len(files) else 3, height, width), tuple(notes)
 
 
 def _hidden(name: str) -> bool:
@@ -149,16 +183,29 @@ def _classes(names: Sequence[str]) -> list[str]:
     return classes
 
 
-def _pixels(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shape: tuple[int, ...] | None) -> npt.NDArray[np.uint8]:
-    """Return an image as channels x height x width. It must have ``shape``, that of the first image."""
+def _pixels(image: Image.Image, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Return an image as an array of ``shape``: channels x height x width."""
+    channels, height, width = shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height))
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _use_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, use: Callable[[Image.Image], T]) -> T:
+    """Open an image and return what ``use`` makes of it.
+
+    Raises:
+        InvalidFileError: The file is not an image that is read, or it is too large.
+    """
     try:
         with warnings.catch_warnings(), archive.open(entry) as file:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file, formats=IMAGE_FORMATS)
             if max(image.size) > MAX_SIDE:
                 raise InvalidFileError(f"{entry.filename!r} is {image.size} pixels; a side may have at most {MAX_SIDE}")
-            grey = image.mode in GREY if shape is None else shape[0] == 1
-            pixels = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.uint8)
+            return use(image)
     except InvalidFileError:
         raise
     except UnidentifiedImageError as error:
@@ -166,8 +213,3 @@ def _pixels(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shape: tuple[int, 
         raise InvalidFileError(f"{entry.filename!r} cannot be read as an image; expected {known}") from error
     except Exception as error:  # decoders raise what they like
         raise InvalidFileError(f"{entry.filename!r} cannot be read as an image: {error}") from error
-    found = pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    if shape is not None and found.shape != shape:
-        size, wanted = found.shape[:0:-1], shape[:0:-1]
-        raise InvalidFileError(f"{entry.filename!r} is {size} pixels, but the first image is {wanted}; use one size")
-    return found

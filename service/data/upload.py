@@ -1,7 +1,7 @@
 """An upload on its way: from the pieces of a request's body, or of a file at a URL, to a checked dataset folder.
 
 To add a file format, write a reader, and add a member to ``FileFormat`` and an entry to ``FORMATS``. A reader is a
-function ``(source, folder, max_bytes) -> DatasetFacts``; that of a table takes a ``Reading`` too. It checks the file
+function ``(source, folder, max_bytes) -> DatasetFacts``; with options it takes a ``Reading`` too. It checks the file
 ``source``, which may take ``max_bytes`` unpacked, writes its data to ``folder`` in one of the layouts of
 ``facts.Layout``, and returns the facts about it. It raises ``InvalidFileError`` for a file that cannot be used; the
 message names the row and the column.
@@ -55,7 +55,7 @@ class FileFormat(StrEnum):
 class Format(NamedTuple):
     """The endings of a file's name, the reader as ``module:function``, imported when it is needed, and its options.
 
-    ``options`` are the fields of ``Reading`` that a user may choose; none if the file is not a table.
+    ``options`` are the fields of ``Reading`` that a user may choose; the reader gets a ``Reading`` if it has some.
     """
 
     suffixes: tuple[str, ...]
@@ -77,7 +77,7 @@ FORMATS: Final[Mapping[FileFormat, Format]] = {
     FileFormat.FEATHER: Format((".feather", ".arrow"), "service.data.read_table:read_feather", TYPED),
     FileFormat.NPZ: Format((".npz",), "service.data.read_zip:read_npz"),
     FileFormat.TEXT: Format((".txt",), "service.data.read_text:read_text"),
-    FileFormat.IMAGES: Format((".zip",), "service.data.read_zip:read_images"),
+    FileFormat.IMAGES: Format((".zip",), "service.data.read_zip:read_images", ("image_size",)),
 }
 
 
@@ -141,8 +141,8 @@ class Upload:
     def dataset_id(self) -> str:
         """Id of the dataset. Files with the same content, format and way of reading have the same id."""
         parts = [self.format, self.sha256]
-        if FORMATS[self.format].options:
-            parts.append(json.dumps(asdict(self._reading)))
+        if given := {name: value for name, value in asdict(self._reading).items() if value is not None}:
+            parts.append(json.dumps(given))
         return f"ds-{hashlib.sha256(':'.join(parts).encode()).hexdigest()[:32]}"
 
     def unpack(self) -> tuple[DatasetFacts, Path]:
