@@ -121,12 +121,15 @@ def decided_by_outliers(metric: str, transform: str, outliers: Outliers | None) 
     made_of = entry.outliers if entry else ("squares" if transform == "standardise" else None)
     if outliers is None or made_of is None or getattr(outliers, made_of) < MOST_OF_IT:
         return None
-    few = "one row, whose target is" if outliers.rows == 1 else f"{outliers.rows} rows, with targets such as"
+    value = f"{outliers.value:g}"
+    few = f"{outliers.rows} rows, with targets such as {value}, decide"
+    if outliers.rows == 1:
+        few = f"one row, whose target is {value}, decides"
     share = min(100 * getattr(outliers, made_of), 99.9)
     parts = "squared distances" if made_of == "squares" else "distances"
     return (
-        f"{few} {outliers.value:g}, decide the {entry.label if entry else 'loss'}: {share:.1f} % of all {parts} to the "
-        "median of the target are theirs"
+        f"{few} the {entry.label if entry else 'loss'}: {share:.1f} % of all {parts} to the median of the target come "
+        "from there"
     )
 
 

@@ -218,11 +218,11 @@ def _advice_on_classes(plan: JobPlan, result: Recommendation) -> Iterator[str]:
 def _advice_on_outliers(plan: JobPlan) -> Iterator[str]:
     """Say what a few odd rows of the target do not decide."""
     metric, transform, info = plan.spec.objective.metric, plan.spec.dataset.target_transform, plan.info
-    if decided_by_outliers(metric, transform, info.target_outliers):
+    if any(decided_by_outliers(name, transform, info.target_outliers) for name in (metric, "val_loss")):
         takes_log = info.target_low is None or info.target_low > -1
         yield (
-            "look at the odd rows of the target; if they are right, judge by val_median_absolute_error, or judge by "
-            f"val_loss with dataset.target_transform {'quantile or log1p' if takes_log else 'quantile'}"
+            f"look at the odd rows of the target; if they are right, set dataset.target_transform to "
+            f"{'quantile or log1p' if takes_log else 'quantile'} and judge by val_loss or val_median_absolute_error"
         )
 
 

@@ -72,7 +72,9 @@ def figure(score: float | None, metric: MetricEntry | None, digits: int = 4) -> 
         return "-"
     if metric is None or metric.unit == "target":
         return f"{score:.{digits}g}"
-    return percent(score) if metric.unit == "percent" else f"{score:.4f}"
+    if metric.unit == "percent":
+        return percent(score)
+    return f"{score:.4f}" if abs(score) < 10 else f"{score:.{digits}g}"  # an R2 can be far below 0
 
 
 def score_label(name: str | None) -> str:

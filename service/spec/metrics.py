@@ -119,8 +119,8 @@ METRICS: Final = Registry[MetricEntry](
             noun="the unexplained variance",
             outliers="squares",
         ),
-        _of_numbers("mae", "mean absolute error", MEDIAN, "distances"),
-        _of_numbers("rmse", "root mean squared error", None, "squares"),
+        _of_numbers("mae", "MAE", MEDIAN, "distances"),
+        _of_numbers("rmse", "RMSE", None, "squares"),
         _of_numbers("median_absolute_error", "median absolute error", MEDIAN, None),
         MetricEntry(
             name="closeness",

@@ -64,7 +64,9 @@ def test_a_job_of_plugged_in_parts_comes_to_a_recommendation_an_export_and_a_rep
     assert result["trivial"]["predicts"] == "the median of the target"
     assert max(errors) < result["trivial"]["mean_test_score"] < 1.1
     assert result["summary"].startswith("Mean test absolute error: ")
-    assert "test_absolute_error" in {row["metric"] for row in result["findings"]["comparisons"]}
+    told = {row["metric"] for row in result["findings"]["comparisons"]}
+    assert "test_loss" in told
+    assert "test_absolute_error" not in told, "the verdict is about it"
 
     assert json.loads(client.export(job_id, "json"))["optimizer"] == "torch.optim.Rprop"
     script = tmp_path / "recommended.py"

@@ -175,7 +175,7 @@ def test_validation_and_test_that_disagree_are_both_quoted() -> None:
     [
         ("val_accuracy", r"with P the test accuracy is [\d.]+ %, without it -?[\d.]+ %: the error is 28.7 % lower"),
         ("val_roc_auc", r"with P the test ROC AUC is -?0.\d{4}, without it -?0.\d{4}: 1 - ROC AUC is 28.7 % lower"),
-        ("val_mae", r"with P the test mean absolute error is [\d.]+, without it [\d.]+: it is 28.7 % lower"),
+        ("val_mae", r"with P the test MAE is [\d.]+, without it [\d.]+: it is 28.7 % lower"),
     ],
 )
 def test_a_score_is_said_as_people_write_it(metric: str, start: str) -> None:

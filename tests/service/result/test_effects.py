@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from service.result.effects import Effect, axis_end, effects, percent
+from service.result.effects import Effect, axis_end, effects, figure, percent, search_figure
 from service.result.job_result import JobResult
+from service.spec.metrics import METRICS
 from tests.service.results import NO_FINDINGS, STATISTICS, a_comparison, a_result
 
 
@@ -60,3 +61,23 @@ def test_an_arm_that_is_far_off_does_not_squeeze_the_others() -> None:
 )
 def test_percent(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "text"),
+    [
+        ("balanced_accuracy", 0.725, "72.5 %"),
+        ("r2", 0.95664, "0.9566"),
+        ("r2", -4427256.13, "-4.427e+06"),
+        ("mae", 1234.5678, "1235"),
+        ("mae", None, "-"),
+    ],
+)
+def test_a_score_is_written_as_people_do(metric: str, score: float | None, text: str) -> None:
+    assert figure(score, METRICS[metric]) == text
+
+
+def test_what_a_search_found_is_the_score_where_one_is_judged() -> None:
+    assert search_figure("val_accuracy", 0.275) == "72.5 %"
+    assert search_figure("val_loss", 0.275) == search_figure("steps_to_target", 0.275) == "0.275"
+    assert search_figure("val_of_another_installation", None) == "-"
