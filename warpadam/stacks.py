@@ -222,9 +222,10 @@ class Stack:
 
     __slots__ = (
         "_grad",
-        "_lengths",
+        "_is_like_params",
         "_names",
         "_owners",
+        "_padded_lengths",
         "_views",
         "distortion",
         "key",
@@ -239,7 +240,9 @@ class Stack:
         self.key = _stack_key(members)
         self.rule = members[0].rule
         self.distortion = max((member.distortion for member in members), key=lambda distortion: distortion.layout)
-        self._lengths = [member.distortion.layout[0] for member in members]
+        lengths = [member.distortion.layout[0] for member in members]
+        self._padded_lengths = lengths if min(lengths) < max(lengths) else []
+        self._is_like_params = all(member.distortion.layout == tuple(member.param.shape) for member in members)
         self.slots: list[Tensor] = []
         self.state: State = {}
         self._owners: list[State] = []
@@ -281,9 +284,12 @@ class Stack:
 
     def split_like_params(self, stacked: Tensor) -> list[Tensor]:
         """Return each parameter's part of a tensor in the layout, as a view of the parameter's shape."""
+        parts = self._split(stacked)
+        if self._is_like_params:
+            return parts
         return [
             member.distortion.from_layout(part, tuple(member.param.shape))
-            for part, member in zip(self._split(stacked), self.members, strict=True)
+            for part, member in zip(parts, self.members, strict=True)
         ]
 
     def _join(self, name: str) -> None:
@@ -305,16 +311,16 @@ class Stack:
     def _split(self, stacked: Tensor) -> list[Tensor]:
         if len(self.members) == 1:
             return [stacked]
-        longest = max(self._lengths)
-        if stacked.ndim != 2 or stacked.shape[1] != longest or min(self._lengths) == longest:
-            return list(stacked.unbind())
-        return [part[:length] for part, length in zip(stacked.unbind(), self._lengths, strict=True)]
+        parts = list(stacked.unbind())
+        if not self._padded_lengths or stacked.ndim != 2 or stacked.shape[1] != max(self._padded_lengths):
+            return parts
+        return [part[:length] for part, length in zip(parts, self._padded_lengths, strict=True)]
 
 
 def _stack_key(members: Sequence[SteppedParameter]) -> Hashable:
-    """Return what a stack depends on. The states count by identity: a state that was replaced makes another stack."""
+    """Return what a stack depends on. A state counts by identity: one that was replaced makes another stack."""
     first = members[0]
-    owners = tuple((id(member.param), id(member.state)) for member in members)
+    owners = tuple((id(member.param), id(member.state), member.group) for member in members)
     return first.rule, first.distortion, frozenset(first.shapes), owners
 
 

@@ -277,3 +277,24 @@ def test_stacks_whose_parameters_all_have_a_gradient_are_kept_when_others_change
     params[3].grad = None
     optimizer.step()
     assert optimizer.state[params[0]]["exp_avg"] is kept
+
+
+@pytest.mark.parametrize("shapes", [[(4, 3), (5, 5)], [(4, 3), (4, 3)], [(4,), (3,)]], ids=str)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_a_parameter_that_moves_to_another_group_takes_its_lr(
+    strategy: Strategy, shapes: list[tuple[int, ...]]
+) -> None:
+    one, two = params = _params(shapes=shapes)
+    optimizer = WarpAdam([{"params": [one], "lr": 0.0}, {"params": [two], "lr": 0.1}], **strategy._asdict())
+
+    def moved() -> list[bool]:
+        before = [param.detach().clone() for param in params]
+        _train(params, optimizer, range(1))
+        return [not torch.equal(now, then) for now, then in zip(params, before, strict=True)]
+
+    groups = optimizer.param_groups
+    assert moved() == [False, True]
+    groups[0]["params"], groups[1]["params"] = [two], [one]
+    assert moved() == [True, False]
+    groups[0]["params"], groups[1]["params"] = [], [one, two]
+    assert moved() == [True, True]
