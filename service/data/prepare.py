@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from service.artifacts import DATA_FILE, TASK_FILE, ArtifactStore, local_folder, split_file
+from service.artifacts import DATA_FILE, PREPROCESSING_FILE, TASK_FILE, ArtifactStore, local_folder, split_file
 from service.data.arrays import AnyArray
+from service.data.encoding import Preprocessing
 from service.data.equations import collocation
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
 from service.data.prepared import PreparedData
@@ -25,11 +27,15 @@ from service.spec.models import ModelSpec, TransformerSpec
 
 @dataclass(frozen=True, slots=True)
 class PreparedFile:
-    """A local file with prepared arrays, the hash of its content, and the tasks of the family if the job has one."""
+    """A local file with prepared arrays, the hash of its content, and the tasks of the family if the job has one.
+
+    ``preprocessing`` is a file that says how rows became these arrays, where they did.
+    """
 
     path: Path
     sha256: str
     family: FamilySummary | None = None
+    preprocessing: Path | None = None
 
 
 def prepare_job_data(
@@ -59,7 +65,9 @@ def prepare_job_data(
         }
         if spec.family is None:
             write_split(sources[spec.dataset.label], spec.model, spec.seed, arrays)
-            return PreparedFile(file, pack_arrays(arrays, SPLIT_ARRAYS, file))
+            fitted = arrays / PREPROCESSING_FILE
+            sha256 = pack_arrays(arrays, SPLIT_ARRAYS, file)
+            return PreparedFile(file, sha256, preprocessing=fitted if fitted.exists() else None)
         tables = {label: source for label, source in sources.items() if isinstance(source, Table | Arrays)}
         if spec.family.datasets is not None:
             family, summary = prepare_datasets(tables, spec.family, spec.seed)
@@ -127,7 +135,7 @@ def split_rows(rows: int, seed: int, classes: AnyArray | None, *, keeps_draw_ord
 
 
 def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> None:
-    """Write the arrays of a split as .npy files.
+    """Write the arrays of a split as .npy files, and how rows became features as JSON.
 
     ``model`` tells how a text becomes windows of tokens. The parts of a text do not depend on the seed.
 
@@ -152,6 +160,8 @@ def write_split(source: Source, model: ModelSpec, seed: int, folder: Path) -> No
         else:
             y = source.target.encode(parts["train"])
             save_arrays({f"y_{part}": y[rows] for part, rows in parts.items()}, folder)
+        fitted = Preprocessing(features=encoder.fitted, target=source.target.fitted(parts["train"]))
+        (folder / PREPROCESSING_FILE).write_text(json.dumps(fitted, indent=1), encoding="utf-8")
 
 
 def _text_windows(text: bytes, model: TransformerSpec) -> dict[str, Array]:
