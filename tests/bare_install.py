@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -36,9 +37,14 @@ def refused() -> set[str]:
     return {MODULES.get(name, name.replace("-", "_")) for name in names - REQUIRED_BY_TORCH}
 
 
-def run_bare(code: str, *, ours: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh process; without ``ours`` the packages `service` and `search_spaces` are refused too."""
-    names = sorted(refused() | (set() if ours else {"service", "search_spaces"}))
+def run_bare(
+    code: str, *, ours: bool = True, needed: Collection[str] = (), cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh process; without ``ours`` the packages `service` and `search_spaces` are refused too.
+
+    ``needed`` are modules of the extras that it may import.
+    """
+    names = sorted((refused() | (set() if ours else {"service", "search_spaces"})) - set(needed))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PRELUDE.format(refused=names) + code]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)

@@ -7,22 +7,21 @@ A script contains their source. They need numpy and pyarrow, and scikit-learn on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, TypedDict, final
+from typing import Final, final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import TypedDict
 
 from service.data.columns import date_part, read_as
 from service.data.facts import TEXT_FEATURES, ColumnKind, Form
-from service.data.forms import read_texts
+from service.data.forms import Numbers, read_texts
 from service.errors import shortened
 
 VALUE: Final = "value"
 """The one part of a column of numbers or booleans; a date has those of ``DATE_PARTS``."""
-
-Numbers = npt.NDArray[np.float64]
 
 
 class FittedPart(TypedDict):
@@ -83,7 +82,7 @@ class FittedArrays(TypedDict):
 
 
 class FittedTarget(TypedDict):
-    """What the outputs of a model stand for.
+    """What the targets of a model stand for.
 
     Attributes:
         name: Column of the target, if it has a name.
@@ -91,7 +90,6 @@ class FittedTarget(TypedDict):
         transform: Of numbers: name of the transform -> what it was fitted to. ``standardise`` has mean and scale.
     """
 
-    task: str
     name: str | None
     classes: list[str]
     transform: dict[str, list[float]]

@@ -32,12 +32,12 @@ from service.data.encoding import (
     FittedPart,
     FittedTable,
     FittedTarget,
-    Numbers,
     array_features,
     part_of,
     table_features,
 )
 from service.data.facts import Column, ColumnKind, DatasetFacts, Form, Layout, Reading
+from service.data.forms import Numbers
 from service.data.prepared_files import Array, Rows
 from service.data.read_table import NULLS
 from service.data.read_text import TEXT_FILE
@@ -109,7 +109,7 @@ class Target:
         if self.values is not None and self.task != Task.CLASSIFICATION:
             scaler = StandardScaler().fit(np.asarray(self.values, dtype=np.float64)[training, None])
             transform = {"standardise": [float(scaler.mean_[0]), float(scaler.scale_[0])]}
-        return FittedTarget(task=self.task, name=self.name, classes=list(self.labels), transform=transform)
+        return FittedTarget(name=self.name, classes=list(self.labels), transform=transform)
 
 
 @dataclass(frozen=True, slots=True)

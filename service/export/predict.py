@@ -42,14 +42,14 @@ def predict(bundle: Bundle, file: Path) -> tuple[Predictions, list[str]]:
         ValueError: The rows are not like those that the model was trained on.
     """
     fitted, model = _preprocessing(bundle), _model(bundle)
-    shape = tuple(bundle.manifest["run"]["shape"])
+    shape, task = tuple(bundle.manifest["run"]["shape"]), bundle.manifest["run"]["task"]
     if file.suffix.lower() in ARRAYS:
-        return score(model, fitted, load_array(file), shape)
+        return score(model, fitted, load_array(file), shape, task)
     fmt = format_of(file.name)
     if fmt not in (FileFormat.CSV, None):
         raise ValueError(f"it is a file of format {fmt}; expected CSV, or an array as .npy or .npz")
     cells, notes = _read(file, fitted["features"])
-    found, more = score(model, fitted, cells, shape)
+    found, more = score(model, fitted, cells, shape, task)
     return found, [*notes, *more]
 
 

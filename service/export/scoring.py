@@ -18,7 +18,6 @@ from service.data.arrays import AnyArray, channels_first
 from service.data.encoding import (
     FittedArrays,
     FittedTarget,
-    Numbers,
     Preprocessing,
     array_features,
     check_columns,
@@ -26,7 +25,7 @@ from service.data.encoding import (
     table_features,
 )
 from service.data.facts import Form
-from service.data.forms import read_texts
+from service.data.forms import Numbers, read_texts
 from service.spec.tasks import Task
 from service.training.run import EVALUATED_ROWS
 
@@ -38,7 +37,7 @@ Predictions = Mapping[str, Sequence[Any]]
 
 
 def score(
-    model: nn.Module, fitted: Preprocessing, rows: Cells | AnyArray, shape: tuple[int, ...]
+    model: nn.Module, fitted: Preprocessing, rows: Cells | AnyArray, shape: tuple[int, ...], task: str
 ) -> tuple[Predictions, list[str]]:
     """Return what a model predicts for new rows, and what a person should know about them.
 
@@ -47,6 +46,7 @@ def score(
         fitted: What lies between a row and the model.
         rows: The cells of a table, or an array with rows first.
         shape: Shape of an image; empty for other rows.
+        task: What the model was trained for.
 
     Raises:
         ValueError: The rows are not like those that the model was trained on.
@@ -64,7 +64,7 @@ def score(
     else:
         x = array_features(features, numbers_of(rows, features))
         notes = unused(rows, features["names"], target)
-    return predictions(model, x.astype(np.float32), target), notes
+    return predictions(model, x.astype(np.float32), target, task), notes
 
 
 def unused(rows: Cells, used: Sequence[str], target: FittedTarget) -> list[str]:
@@ -127,7 +127,7 @@ def numbers_of(rows: Cells, fitted: FittedArrays) -> Numbers:
     return np.column_stack(columns)
 
 
-def predictions(model: nn.Module, x: npt.NDArray[np.float32], target: FittedTarget) -> Predictions:
+def predictions(model: nn.Module, x: npt.NDArray[np.float32], target: FittedTarget, task: str) -> Predictions:
     """Return what a model predicts for features.
 
     For a classification that is a class and the probability of each, for a regression a number in the units of the
@@ -137,12 +137,12 @@ def predictions(model: nn.Module, x: npt.NDArray[np.float32], target: FittedTarg
     rows = torch.from_numpy(x)
     with torch.no_grad():
         output = torch.cat([model.forward(piece) for piece in torch.split(rows, EVALUATED_ROWS)]).double()
-    if target["task"] == Task.CLASSIFICATION:
+    if task == Task.CLASSIFICATION:
         classes, probabilities = target["classes"], output.softmax(1)
         chosen = [classes[index] for index in output.argmax(1).tolist()]
         columns = {f"probability_{name}": probabilities[:, index].tolist() for index, name in enumerate(classes)}
         return {"prediction": chosen, **columns}
-    if target["task"] == Task.AUTOENCODING:
+    if task == Task.AUTOENCODING:
         return {"reconstruction_error": (output - rows).square().mean(1).tolist()}
     return {"prediction": in_units(output, target["transform"])[:, 0].tolist()}
 

@@ -18,6 +18,7 @@ from service.export.scoring import Cells, load_array, score, write_predictions
 
 WEIGHTS_SHA256: str = ""
 PREPROCESSING_SHA256: str = ""
+TASK: str = ""
 
 
 def read_csv(path: Path, fitted: FittedTable | None) -> Cells:
@@ -54,7 +55,7 @@ def predict() -> None:
     try:
         is_array = given.file.suffix in (".npy", ".npz")
         rows = load_array(given.file) if is_array else read_csv(given.file, features if "columns" in features else None)
-        found, notes = score(model, preprocessing, rows, SHAPE)
+        found, notes = score(model, preprocessing, rows, SHAPE, TASK)
     except (OSError, ValueError) as error:
         sys.exit(f"{given.file}: {error}")
     for note in notes:

@@ -148,7 +148,7 @@ def make_predict_script(plan: JobPlan, result: JobResult, weights: KeptWeights) 
     build, user_import, user_note = _model_of(plan)
     settings = summary(plan, result)
     constants = {
-        **{name.upper(): settings[name] for name in ("model", "shape", "sizes")},
+        **{name.upper(): settings[name] for name in ("model", "shape", "sizes", "task")},
         "WEIGHTS_SHA256": weights.sha256,
         "PREPROCESSING_SHA256": weights.preprocessing_sha256,
     }
