@@ -5,6 +5,7 @@ The URL is a local folder by default, and may be an object store. A file is writ
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import tempfile
@@ -24,6 +25,9 @@ DATA_FILE: Final = "data.npz"
 
 TASK_FILE: Final = "task.npz"
 """Name of the artifact with the split of one task, of a job on a family."""
+
+PREPROCESSING_FILE: Final = "preprocessing.json"
+"""Name of the artifact with how rows become features, as learned from the training part of a job's prepared split."""
 
 START_P_FILE: Final = "start-p.safetensors"
 """Name of the artifact with the job's own copy of the P that it starts from (warm start)."""
@@ -72,6 +76,14 @@ class ArtifactStore:
         self._fs.invalidate_cache()
         try:
             return int(self._fs.size(f"{self._root}/jobs/{job_id}/{name}"))
+        except FileNotFoundError:
+            return None
+
+    def sha256(self, job_id: str, name: str) -> str | None:
+        """Return the hash of a file; None if there is no such file."""
+        try:
+            with self.open(job_id, name) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             return None
 
@@ -138,6 +150,11 @@ def split_file(seed: int) -> str:
 def p_file(trial: int) -> str:
     """Return the name of the artifact with the P that a trial's config has learned."""
     return f"p-{trial}.safetensors"
+
+
+def weights_file(trial: int) -> str:
+    """Return the name of the artifact with the weights that were trained with a trial's config."""
+    return f"weights-{trial}.safetensors"
 
 
 def write_artifact(url: str, content: bytes | Path) -> None:

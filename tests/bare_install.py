@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -37,15 +38,13 @@ def refused() -> set[str]:
 
 
 def run_bare(
-    code: str, *, ours: bool = True, cwd: Path | None = None, with_sklearn: bool = False
+    code: str, *, ours: bool = True, needed: Collection[str] = (), cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh process; without ``ours`` the packages `service` and `search_spaces` are refused too.
 
-    ``with_sklearn`` stands for an install of scikit-learn, which brings scipy.
+    ``needed`` are modules of the extras that it may import.
     """
-    names = refused() | (set() if ours else {"service", "search_spaces"})
-    if with_sklearn:
-        names -= {"sklearn", "scipy"}
+    names = (refused() | (set() if ours else {"service", "search_spaces"})) - set(needed)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PRELUDE.format(refused=sorted(names)) + code]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)

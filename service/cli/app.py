@@ -39,7 +39,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (tune.tune,),
     "Processes": (serve.serve, serve.worker, serve.migrate),
     "Jobs": (remote.submit, remote.jobs, remote.show, remote.extend, remote.cancel, remote.delete),
-    "Results": (remote.export, remote.report, offline.replay),
+    "Results": (remote.export, remote.report, offline.replay, offline.predict),
     "Data and code": (remote.upload, remote.datasets, remote.delete_dataset, offline.check),
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -43,3 +45,21 @@ def connected(url: str) -> Iterator[Client]:
     except ApiError as error:
         wrong = "".join(f"\n  {field}" for field in error.errors)
         raise failure(f"the service refused the request{wrong}" if wrong else str(error)) from None
+
+
+def write_output(content: bytes, output: Path | None) -> None:
+    """Write a complete file or none; without a name, write to standard output."""
+    if output is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+        return
+    part = output.parent / f".{output.name}.part"
+    try:
+        if output.exists() and not output.is_file():  # a device or a pipe
+            output.write_bytes(content)
+            return
+        part.write_bytes(content)
+        part.replace(output)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise failure(f"cannot write {output}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""The commands that need no running service: ``check`` and ``replay``.
+"""The commands that need no running service: ``check``, ``replay`` and ``predict``.
 
 ``check`` tries a user's model or dataset in this process, as the service would. It also says whether the service's
 settings allow that code. torch is loaded only when a command runs.
@@ -6,6 +6,7 @@ settings allow that code. torch is loaded only when a command runs.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from service.cli.console import failure, say
+from service.cli.console import err, failure, say, write_output
 from service.settings import Settings
 from service.spec.base import Entrypoint, UserConfig
 from service.spec.tasks import Task
@@ -75,6 +76,39 @@ def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip exp
         versions = ", ".join(f"{name} {number}" for name, number in content.manifest.get("versions", {}).items())
         raise failure(f"the losses differ by more than {TOLERANCE:g}; they were recorded with {versions}")
     say("replayed: the losses agree")
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip export.")],
+    file: Annotated[Path, typer.Argument(help="CSV file with the columns of the training data; or .npy, .npz.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV file to write. Default: standard output.")
+    ] = None,
+) -> None:
+    """Score new rows with the trained model of a zip export: one line of predictions for each row.
+
+    Example: warptune predict job.zip new.csv -o predictions.csv
+    """
+    from service.export.predict import predict as score
+    from service.export.replay import BundleError, read_bundle
+    from service.export.scoring import write_predictions
+
+    try:
+        content = read_bundle(bundle)
+        found, notes = score(content, file)
+    except OSError as error:
+        raise failure(f"cannot read {error.filename or bundle}: {error.strerror or error}") from None
+    except BundleError as error:
+        raise failure(str(error)) from None
+    except ValueError as error:
+        raise failure(f"{file}: {error}") from None
+    text = io.StringIO()
+    write_predictions(found, text)
+    write_output(text.getvalue().encode(), output)
+    model = content.manifest["weights"]
+    rows = len(next(iter(found.values())))
+    for note in (*notes, f"{rows:,} rows scored by {content.manifest['arm']}, test loss {model['test_loss']:.5g}"):
+        err.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _parsed(entrypoint: str, config: str) -> tuple[str, Mapping[str, object]]:

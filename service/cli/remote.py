@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from itertools import islice
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.console import DEFAULT_URL, JobArgument, Url, connected, err, failure, out, say
+from service.cli.console import DEFAULT_URL, JobArgument, Url, connected, err, failure, out, say, write_output
 from service.states import JobState
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def export(
 ) -> None:
     """Write the recommended config of a job to a file: as data, a script, its learned P, or everything in a zip."""
     with connected(url) as client:
-        save(client.export(job, fmt), output)
+        write_output(client.export(job, fmt), output)
 
 
 def report(
@@ -129,7 +128,7 @@ def report(
 ) -> None:
     """Write the report of a job that has succeeded: one HTML file that you can open offline."""
     with connected(url) as client:
-        save(client.report(job), output)
+        write_output(client.report(job), output)
 
 
 def upload(
@@ -228,21 +227,3 @@ def _announce(client: Client, job_id: str, watch: bool) -> None:
     if job["state"] != "succeeded":
         raise failure(f"the job {job['state']}" + (f": {job['cause']}" if job["cause"] else ""))
     show_recommendation(out, client.recommendation(job_id))
-
-
-def save(content: bytes, output: Path | None) -> None:
-    """Write a complete file or none; without a name, write to standard output."""
-    if output is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.flush()
-        return
-    part = output.parent / f".{output.name}.part"
-    try:
-        if output.exists() and not output.is_file():  # a device or a pipe
-            output.write_bytes(content)
-            return
-        part.write_bytes(content)
-        part.replace(output)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise failure(f"cannot write {output}: {error.strerror}") from None

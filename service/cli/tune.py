@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from service.cli.console import connected, err, failure, out, say
-from service.cli.remote import save
+from service.cli.console import connected, err, failure, out, say, write_output
 
 if TYPE_CHECKING:
     from service.cli.client import Client
@@ -90,14 +89,14 @@ def tune(
         plan = client.estimate(spec)
         _show_data(uploaded, plan)
         if save_spec is not None:
-            save(_as_yaml(spec), save_spec)
+            write_output(_as_yaml(spec), save_spec)
             say(f"saved the spec to {save_spec}")
         if dry_run:
             return
         job = client.submit(spec)["id"]
         _follow(client, job, is_private=url is None)
         if output is not None:
-            save(client.export(job, FORMATS[output.suffix]), output)
+            write_output(client.export(job, FORMATS[output.suffix]), output)
             say(f"saved the recommendation to {output}")
     _say_next(job, output, is_private=url is None)
 

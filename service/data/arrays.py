@@ -57,15 +57,13 @@ def _write_rows(x: AnyArray, target: Path) -> tuple[int, ...]:
         raise InvalidFileError(f"x is of {x.dtype} with {x.ndim} axes; expected numbers with 2 to 4 axes, rows first")
     if len(x) < MIN_ROWS or not math.prod(x.shape):
         raise InvalidFileError(f"x has the shape {x.shape}; expected at least {MIN_ROWS} rows that are not empty")
-    channels_last = x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
+    x = channels_first(x)
     rows, width = len(x), math.prod(x.shape[1:])
     kept = np.uint8 if x.dtype in (np.uint8, np.bool_) else np.float32
     flat = np.lib.format.open_memmap(target, mode="w+", dtype=kept, shape=(rows, width))
     count = max(1, PIECE_BYTES // (width * x.dtype.itemsize))
     for start in range(0, rows, count):
         piece = x[start : start + count]
-        if channels_last:
-            piece = piece.transpose(0, 3, 1, 2)
         with np.errstate(over="ignore"):
             numbers = piece.reshape(len(piece), width).astype(kept)
         if kept is np.float32 and not np.isfinite(numbers).all():
@@ -74,9 +72,13 @@ def _write_rows(x: AnyArray, target: Path) -> tuple[int, ...]:
             raise InvalidFileError(f"{wrong}; expected a finite number of 32 bits")
         flat[start : start + count] = numbers
     flat.flush()
-    if channels_last:
-        return (x.shape[3], x.shape[1], x.shape[2])
     return (1, *x.shape[1:]) if x.ndim == 3 else tuple(x.shape[1:])
+
+
+def channels_first(x: AnyArray) -> AnyArray:
+    """Return images that have their channels last with the channels first; other arrays as they are."""
+    is_last = x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
+    return x.transpose(0, 3, 1, 2) if is_last else x
 
 
 def write_labels(y: AnyArray, target: Path, name: str) -> Column:

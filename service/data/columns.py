@@ -199,18 +199,23 @@ def _are_booleans(texts: Texts, pairs: Iterable[tuple[str, ...]]) -> bool:
 
 def values_of(column: Column, values: pa.Array) -> pa.Array:
     """Return the values that features are made of: numbers or texts, null where one is missing."""
+    return read_as(column.kind, column.form, values)
+
+
+def read_as(kind: ColumnKind, form: Form | None, values: pa.Array) -> pa.Array:
+    """Return the values of a column that holds a kind; ``form`` says how its numbers or dates are written, if texts."""
     is_text = pa.types.is_string(values.type)
-    if column.kind is ColumnKind.BOOLEAN:
+    if kind is ColumnKind.BOOLEAN:
         if not is_text:
             return values.cast(pa.int64())
         words = (*BOOLEANS, ("0", "1"))
         lower, true = pc.utf8_lower(values), pa.array([pair[1] for pair in words])
         known = pc.is_in(lower, pa.array([word for pair in words for word in pair]))
         return pc.if_else(known, pc.is_in(lower, true).cast(pa.int64()), pa.scalar(None, pa.int64()))
-    if column.is_numeric:
-        if column.form is None:
+    if kind in (ColumnKind.NUMBER, ColumnKind.DATE):
+        if form is None:
             return values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
-        return read_texts(values.cast(pa.string()), column.form)
+        return read_texts(values.cast(pa.string()), form)
     if pa.types.is_floating(values.type):
         values = whole_if_all_are(values)
     return values if is_text else values.cast(pa.string())

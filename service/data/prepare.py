@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.artifacts import DATA_FILE, TASK_FILE, ArtifactStore, local_folder, split_file
+from service.artifacts import DATA_FILE, PREPROCESSING_FILE, TASK_FILE, ArtifactStore, local_folder, split_file
+from service.data.encoding import Preprocessing
 from service.data.equations import collocation
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
 from service.data.leaks import suspicions
@@ -40,12 +42,14 @@ class PreparedFile:
         sha256: Hash of its content.
         family: The tasks of the family if the job has one.
         notes: What a person should know about the split, one sentence each.
+        preprocessing: A file that says how rows became these arrays, where they did.
     """
 
     path: Path
     sha256: str
     family: FamilySummary | None = None
     notes: tuple[str, ...] = ()
+    preprocessing: Path | None = None
 
 
 def prepare_job_data(
@@ -77,7 +81,8 @@ def prepare_job_data(
             source = sources[spec.dataset.label]
             write_split(source, spec.model, spec.seed, arrays, _kept_transform(spec))
             notes = tuple(suspicions(source, spec.seed)) if isinstance(source, Table | Arrays) else ()
-            return PreparedFile(file, pack_arrays(arrays, split_arrays(arrays), file), notes=notes)
+            fitted, sha256 = arrays / PREPROCESSING_FILE, pack_arrays(arrays, split_arrays(arrays), file)
+            return PreparedFile(file, sha256, notes=notes, preprocessing=fitted if fitted.exists() else None)
         tables = {label: source for label, source in sources.items() if isinstance(source, Table | Arrays)}
         if spec.family.datasets is not None:
             family, summary = prepare_datasets(tables, spec.family, spec.seed)
@@ -147,7 +152,7 @@ def write_one_task(family: PreparedData, folder: Path) -> PreparedFile:
 
 
 def write_split(source: Source, model: ModelSpec, seed: int, folder: Path, kept_transform: str | None = None) -> None:
-    """Write the arrays of a split as .npy files.
+    """Write the arrays of a split as .npy files, and how rows became features as JSON.
 
     ``model`` tells how a text becomes windows of tokens. The parts of a text do not depend on the seed. The targets of
     a regression are standardised, or transformed by ``kept_transform``, which is then written too.
@@ -180,6 +185,9 @@ def write_split(source: Source, model: ModelSpec, seed: int, folder: Path, kept_
             if kept_transform is not None:
                 units = np.asarray(source.target.values, dtype=np.float64)[:, None]
                 save_arrays({**fitted, **{f"target_{part}": units[rows] for part, rows in parts.items()}}, folder)
+        learned = source.target.fitted(parts["train"], kept_transform or "standardise")
+        how = Preprocessing(features=encoder.fitted, target=learned)
+        (folder / PREPROCESSING_FILE).write_text(json.dumps(how, indent=1), encoding="utf-8")
 
 
 def _text_windows(text: bytes, model: TransformerSpec) -> dict[str, Array]:

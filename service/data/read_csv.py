@@ -79,6 +79,20 @@ class _Header:
 
 def read_csv(source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
     """Read a CSV file with a header; a reader of ``upload.py``."""
+    columns, reading, notes = read_columns(source, max_bytes, reading)
+    return keep(columns, folder, max_bytes, reading, notes)
+
+
+def read_columns(
+    source: Path, max_bytes: int, reading: Reading, *, as_texts: bool = False
+) -> tuple[list[RawColumn], Reading, tuple[str, ...]]:
+    """Return the columns of a CSV file with a header, how they were read, and what a person should know about that.
+
+    ``as_texts`` keeps numbers as written.
+
+    Raises:
+        InvalidFileError: The file cannot be used.
+    """
     source = _unpacked(source, max_bytes)
     wanted = reading.encoding
     encoding, has_quotes = _encoding(source, wanted)
@@ -93,7 +107,7 @@ def read_csv(source: Path, folder: Path, max_bytes: int, reading: Reading) -> Da
     decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "") or _decimal(rows[1:], delimiter)
     reading = replace(reading, encoding=encoding, delimiter=delimiter, decimal=decimal)
     try:
-        columns = _columns(source, header, reading, has_quotes)
+        columns = _columns(source, header, reading, has_quotes, pa.string() if as_texts else pa.int64())
     except (pa.ArrowInvalid, UnicodeError) as error:
         if has_quotes:
             _check_quotes(source, reading, len(header.names))
@@ -101,8 +115,8 @@ def read_csv(source: Path, folder: Path, max_bytes: int, reading: Reading) -> Da
         raise InvalidFileError(f"the file cannot be read as CSV: {wrong}") from error
     if has_quotes and any(_has_lines(column) for column in columns):
         _check_quotes(source, reading, len(header.names))
-    warnings = (*_guessed_encoding(encoding, wanted, sample), *(above_header(lines[0] - 1) if titles else ()))
-    return keep(columns, folder, max_bytes, reading, warnings)
+    notes = (*_guessed_encoding(encoding, wanted, sample), *(above_header(lines[0] - 1) if titles else ()))
+    return columns, reading, notes
 
 
 def _guessed_encoding(encoding: str, wanted: str | None, sample: str) -> tuple[str, ...]:
@@ -225,11 +239,11 @@ def _decimal(rows: Rows, delimiter: str) -> str:
     return "," if marks[","] > marks["."] else "."
 
 
-def _columns(source: Path, header: _Header, reading: Reading, has_quotes: bool) -> list[RawColumn]:
-    """Read the columns as numbers where all cells are, and else as texts."""
+def _columns(source: Path, header: _Header, reading: Reading, has_quotes: bool, kind: pa.DataType) -> list[RawColumn]:
+    """Read the columns as ``kind`` where all cells fit, and else as numbers or texts."""
     check_names(header.names)
     names = _unique(header.names)
-    kinds = dict.fromkeys(names, pa.int64())
+    kinds = dict.fromkeys(names, kind)
     pieces: dict[str, list[pa.Array]] = {name: [] for name in names}
     for batch in _batches(source, names, header.lines, reading, has_quotes):
         for name, texts in zip(names, batch.columns, strict=True):

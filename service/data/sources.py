@@ -7,8 +7,8 @@ learned from the training rows only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,18 +18,27 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet
 from sklearn import datasets
-from sklearn.base import BaseEstimator
-from sklearn.compose import ColumnTransformer
-from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.impute import MissingIndicator, SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, QuantileTransformer, StandardScaler
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
 from service.data.arrays import PIECE_BYTES, X_FILE, Y_FILE, AnyArray
 from service.data.catalog import BUNDLED
-from service.data.columns import TABLE_FILE, date_part, labels_of, retyped, values_of
-from service.data.facts import TEXT_FEATURES, Column, ColumnKind, DatasetFacts, Layout
+from service.data.columns import TABLE_FILE, labels_of, retyped, values_of
+from service.data.encoding import (
+    VALUE,
+    FittedArrays,
+    FittedColumn,
+    FittedPart,
+    FittedTable,
+    FittedTarget,
+    array_features,
+    part_of,
+    table_features,
+)
+from service.data.facts import Column, ColumnKind, DatasetFacts, Form, Layout, Reading
+from service.data.forms import Numbers
 from service.data.prepared_files import Array, Rows
+from service.data.read_table import NULLS
 from service.data.read_text import TEXT_FILE
 from service.data.splits import AT_RANDOM, RowSplit, identical_arrays, identical_rows
 from service.errors import JobFailedError
@@ -43,10 +52,11 @@ QUANTILES: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Makes features of rows, rows x ``width``, with what it learned from the training rows."""
+    """Makes features of rows, rows x ``width``, with what it learned from the training rows: ``fitted``."""
 
     width: int
-    transform: Callable[[Rows], npt.NDArray[np.float64]]
+    transform: Callable[[Rows], Numbers]
+    fitted: FittedTable | FittedArrays
 
     def write(self, rows: Rows, target: npt.NDArray[np.float32]) -> None:
         """Write the features of ``rows`` to ``target``, piece by piece."""
@@ -67,19 +77,21 @@ class Target:
     Attributes:
         values: Class index or number of each row; None for autoencoding.
         labels: Names of the classes, by index.
+        name: Its column, if it has a name.
     """
 
     task: str
     values: AnyArray | None = None
     labels: tuple[str, ...] = ()
+    name: str | None = None
 
     @classmethod
-    def of(cls, y: AnyArray | None, task: str) -> Target:
+    def of(cls, y: AnyArray | None, task: str, name: str | None = None) -> Target:
         """Return the target of raw labels or numbers."""
         if y is None or task != Task.CLASSIFICATION:
-            return cls(task, y)
+            return cls(task, y, name=name)
         labels, indices = np.unique(y, return_inverse=True)
-        return cls(task, indices.astype(np.int64), tuple(map(str, labels)))
+        return cls(task, indices.astype(np.int64), tuple(map(str, labels)), name)
 
     @property
     def classes(self) -> AnyArray | None:
@@ -111,15 +123,29 @@ class Target:
         fitted = np.concatenate([scaler.mean_, scaler.scale_])
         return scaler.transform(column).astype(np.float32), {transform: fitted}
 
+    def fitted(self, training: Rows, transform: str = "standardise") -> FittedTarget:
+        """Return what the encoded targets stand for."""
+        learned = {} if self.values is None else self.encode(training, transform)[1]
+        undo = {name: values.tolist() for name, values in learned.items()}
+        return FittedTarget(name=self.name, classes=list(self.labels), transform=undo)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns of numbers and texts, in memory; ``columns`` says what they hold, without the target."""
+    """Columns of numbers and texts, in memory.
+
+    Attributes:
+        columns: What they hold, without the target.
+        reading: How their file was read.
+        kept_as_numbers: Names of those whose cells were kept as numbers, not as texts.
+    """
 
     columns: Sequence[Column]
     values: pa.Table
     target: Target
     split: RowSplit = AT_RANDOM
+    reading: Reading = field(default_factory=Reading)
+    kept_as_numbers: Container[str] = ()
 
     @property
     def rows(self) -> int:
@@ -137,38 +163,49 @@ class Table:
     def encoder(self, training: Rows, without: str | None = None) -> Encoder:
         """Return what makes features of the columns, except ``without``, learned from the ``training`` rows."""
         used = [column for column in self.columns if column.width and column.name != without]
-        parts = [(column, part) for column in used for part in (column.parts or ("",))]
-        only_numbers = all(column.is_numeric for column in used)
-        x = np.empty((self.rows, len(parts)), dtype=np.float64 if only_numbers else object)  # object: 32 bytes each
-        for index, (column, part) in enumerate(parts):
-            values = self.column(column.name)
-            x[:, index] = date_part(part, values) if part else values
-        transformer = _column_transformer([column for column, _ in parts]).fit(x[training])
-        return Encoder(sum(column.width for column in used), lambda rows: transformer.transform(x[rows]))
+        cells = {column.name: self.values.column(column.name).combine_chunks() for column in used}
+        columns = _fit_columns(used, {name: values.take(pa.array(training)) for name, values in cells.items()})
+        for fitted in columns:
+            fitted["was_numeric"] = fitted["name"] in self.kept_as_numbers
+        table = FittedTable(
+            columns=columns,
+            encoding=self.reading.encoding or "utf-8",
+            delimiter=self.reading.delimiter or ",",
+            missing=list(NULLS if self.reading.na_values is None else self.reading.na_values),
+        )
+
+        def transform(rows: Rows) -> Numbers:
+            return table_features(columns, {name: values.take(pa.array(rows)) for name, values in cells.items()})
+
+        return Encoder(sum(column.width for column in used), transform, table)
 
 
-def _column_transformer(columns: Sequence[Column]) -> ColumnTransformer:
-    """Return what makes as many features of each column as :attr:`Column.width` says, whatever the rows are.
+def _fit_columns(columns: Sequence[Column], cells: Mapping[str, pa.Array]) -> list[FittedColumn]:
+    """Return how columns become features; each becomes :attr:`Column.width`, whatever the rows are.
 
-    A date is there once for each of its parts; whether it is missing is one feature.
+    ``cells`` are the values of the training rows.
     """
-    numbers = [i for i, column in enumerate(columns) if column.is_numeric]
-    holes = [i for i in numbers if columns[i].missing and columns[i] not in columns[:i]]
-    steps: list[tuple[str, BaseEstimator, int | list[int]]] = []
-    if numbers:
-        scaled = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-        steps.append(("numbers", scaled, numbers))
-    if holes:
-        steps.append(("missing", MissingIndicator(features="all"), holes))
-    for i, column in enumerate(columns):
-        if column.kind is ColumnKind.CATEGORY and column.levels is not None:
-            coder = OneHotEncoder(categories=[sorted(column.levels)], handle_unknown="ignore", sparse_output=False)
-            steps.append((f"category {i}", coder, [i]))
-        elif not column.is_numeric:
-            pattern = r"(?s).+" if column.kind is ColumnKind.CATEGORY else r"(?u)\b\w\w+\b"  # a whole value, or words
-            words = HashingVectorizer(n_features=TEXT_FEATURES, alternate_sign=True, token_pattern=pattern)
-            steps.append((f"text {i}", words, i))
-    return ColumnTransformer(steps, sparse_threshold=0.0)
+    parts = [(c.name, part) for c in columns if c.is_numeric for part in c.parts or (VALUE,)]
+    fitted: dict[str, list[FittedPart]] = {column.name: [] for column in columns}
+    if parts:
+        x = np.array([part_of(cells[name], part) for name, part in parts]).T
+        imputer = SimpleImputer(strategy="median", keep_empty_features=True).fit(x)
+        scaler = StandardScaler().fit(imputer.transform(x))
+        learned = zip(parts, imputer.statistics_, scaler.mean_, scaler.scale_, strict=True)
+        for (name, part), median, mean, scale in learned:
+            fitted[name].append(FittedPart(part=part, median=float(median), mean=float(mean), scale=float(scale)))
+    return [
+        FittedColumn(
+            name=column.name,
+            kind=str(column.kind),
+            form=asdict(column.form or Form()),
+            was_numeric=False,
+            parts=fitted[column.name],
+            marks_missing=column.missing > 0,
+            levels=sorted(column.levels) if column.kind is ColumnKind.CATEGORY and column.levels is not None else None,
+        )
+        for column in columns
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +248,9 @@ class Arrays:
             scaler.partial_fit(np.asarray(x[training[piece]], dtype=np.float64))
         if self.is_pixels:
             scaler.scale_ = np.full_like(scaler.scale_, np.sqrt(max(scaler.var_.mean(), 1e-12)))
-        return Encoder(width, lambda rows: scaler.transform(np.asarray(x[rows], dtype=np.float64)))
+        names = [name for name in self.names if name != without]
+        fitted = FittedArrays(names=names, mean=scaler.mean_.tolist(), scale=scaler.scale_.tolist())
+        return Encoder(width, lambda rows: array_features(fitted, x[rows]), fitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +307,9 @@ def stored_source(folder: Path, chosen: DatasetSpec, task: str) -> Table | Array
             values = pa.table({column.name: values_of(column, _stored(file, column)) for column in features})
             y = None if target is None else labels_of(target, _stored(file, target)).to_numpy(zero_copy_only=False)
             by = _split_values(file, all_facts, chosen)
-        table = Table(features, values, Target.of(y, task))
+            numbers = {field.name for field in file.schema_arrow if not pa.types.is_string(field.type)}
+        name = None if target is None else target.name
+        table = Table(features, values, Target.of(y, task, name), reading=facts.reading, kept_as_numbers=numbers)
         return replace(table, split=_row_split(table, chosen.split.by, by))
     x = np.load(folder / X_FILE, mmap_mode="r", allow_pickle=False)
     y = None if target is None else np.load(folder / Y_FILE, allow_pickle=False)

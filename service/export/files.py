@@ -14,10 +14,10 @@ from typing import IO, Final
 
 from pydantic import JsonValue
 
-from service.artifacts import DATA_FILE, START_P_FILE, TASK_FILE, ArtifactStore
+from service.artifacts import DATA_FILE, PREPROCESSING_FILE, START_P_FILE, TASK_FILE, ArtifactStore
 from service.db.models import Job
 from service.errors import ConflictError, NotFoundError
-from service.export.script import make_script, replayed_run, start_sha256, summary
+from service.export.script import make_predict_script, make_script, replayed_run, start_sha256, summary
 from service.optimizers import OPTIMIZERS
 from service.planning.plan import JobPlan, plan_of
 from service.result.job_result import JobResult
@@ -28,6 +28,8 @@ SCRIPT: Final = "recommended.py"
 DOCUMENT: Final = "recommended.json"
 P_FILE: Final = "p.safetensors"
 START_FILE: Final = "start.safetensors"
+WEIGHTS_FILE: Final = "weights.safetensors"
+PREDICT_SCRIPT: Final = "predict.py"
 """Files of a zip; the prepared data is ``data.npz``."""
 
 BUNDLE_FORMAT: Final = "warptune.job"
@@ -151,7 +153,7 @@ def _write_bundle(
 ) -> None:
     """Write the zip; ``data`` is the artifact with the prepared data, and its hash."""
     name, digest = data
-    if _sha256(job, name, artifacts) != digest:
+    if artifacts.sha256(job.id, name) != digest:
         raise NotFoundError(f"the prepared data of job {job.id} is no longer in the artifact store")
     files = {
         SCRIPT: make_script(plan, result, digest, None).encode(),
@@ -161,6 +163,11 @@ def _write_bundle(
         files[P_FILE] = _learned_p(result, artifacts)
     if start := start_sha256(plan, result):
         files[START_FILE] = _unchanged(job.id, START_P_FILE, start, artifacts)
+    if weights := result.weights:
+        files[WEIGHTS_FILE] = _unchanged(job.id, weights.file, weights.sha256, artifacts)
+        if weights.preprocessing_sha256 is not None:
+            files[PREPROCESSING_FILE] = _unchanged(job.id, PREPROCESSING_FILE, weights.preprocessing_sha256, artifacts)
+            files[PREDICT_SCRIPT] = make_predict_script(plan, result, weights).encode()
     run, learned = replayed_run(plan, result), result.learned_p
     sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
     manifest = {
@@ -176,6 +183,7 @@ def _write_bundle(
         "run": summary(plan, result),
         "expected": {"seed": run.seed, "test_loss": run.test_loss, "test_score": run.test_score},
         "expected_from_p": learned and {"seed": learned.seed, "test_loss": learned.test_loss},
+        "weights": weights and {"seed": weights.seed, "test_loss": weights.test_loss},
         "spec": job.spec,
         "user_code": dict(plan.info.sources),
     }
@@ -194,11 +202,3 @@ def _unchanged(job_id: str, name: str, digest: str, artifacts: ArtifactStore) ->
     if content is None or hashlib.sha256(content).hexdigest() != digest:
         raise NotFoundError(f"{name} of job {job_id} is no longer in the artifact store")
     return content
-
-
-def _sha256(job: Job, name: str, artifacts: ArtifactStore) -> str | None:
-    try:
-        with artifacts.open(job.id, name) as data:
-            return hashlib.file_digest(data, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None

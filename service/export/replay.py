@@ -18,9 +18,19 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.artifacts import DATA_FILE
+from service.artifacts import DATA_FILE, PREPROCESSING_FILE
 from service.errors import ServiceError
-from service.export.files import BUNDLE_FORMAT, BUNDLE_VERSION, DOCUMENT, MANIFEST, P_FILE, SCRIPT, START_FILE
+from service.export.files import (
+    BUNDLE_FORMAT,
+    BUNDLE_VERSION,
+    DOCUMENT,
+    MANIFEST,
+    P_FILE,
+    PREDICT_SCRIPT,
+    SCRIPT,
+    START_FILE,
+    WEIGHTS_FILE,
+)
 from service.training.run import Run
 from service.version import VERSION
 
@@ -28,7 +38,10 @@ NAMES: Final = frozenset({MANIFEST, SCRIPT, DOCUMENT, DATA_FILE})
 """What every bundle holds."""
 
 PS: Final = frozenset({P_FILE, START_FILE})
-"""What may also be there: the P that was learned, and the P that its run started from."""
+"""The P that was learned, and the P that its run started from, where there are such."""
+
+OPTIONAL: Final = PS | {WEIGHTS_FILE, PREPROCESSING_FILE, PREDICT_SCRIPT}
+"""What may also be there."""
 
 MAX_BYTES: Final = 4 << 30
 """Unpacked size of a bundle. A larger one is refused unread."""
@@ -86,9 +99,11 @@ def read_bundle(path: Path) -> Bundle:
 
 def _contents(archive: zipfile.ZipFile, path: Path) -> dict[str, bytes]:
     names = archive.namelist()
-    strange = sorted(set(names) - NAMES - PS) + sorted({name for name in names if names.count(name) > 1})
+    strange = sorted(set(names) - NAMES - OPTIONAL) + sorted({name for name in names if names.count(name) > 1})
     if strange:
-        raise BundleError(f"{path} holds {strange[0]!r}; it may hold only {', '.join(sorted(NAMES | PS))}, each once")
+        raise BundleError(
+            f"{path} holds {strange[0]!r}; it may hold only {', '.join(sorted(NAMES | OPTIONAL))}, each once"
+        )
     missing = sorted(NAMES - set(names))
     if missing:
         raise BundleError(f"{path} is not the export of a job: it has no {missing[0]}")
@@ -145,7 +160,7 @@ def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float, float
         if expected["test_loss"] is None and from_p is None:
             raise BundleError("there is nothing to compare with: no confirmation run of the recommendation completed")
         fields = {**manifest["run"], "seed": expected["seed"]}
-        if fields.keys() & {"checkpoint_url", "p_url", "from_p_url"}:
+        if fields.keys() & {"checkpoint_url", "p_url", "weights_url", "from_p_url"}:
             raise BundleError(f"{MANIFEST}: run names a file, which it must not")
         run = TypeAdapter(Run).validate_python({**fields, "data": data, "test": True})
         if expected["test_loss"] is not None:  # with a family, only the run from the learned P is on one task

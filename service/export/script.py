@@ -16,7 +16,7 @@ from service.export.source import SourceCode
 from service.optimizers import OPTIMIZERS
 from service.planning.arms import Role, Start
 from service.planning.plan import JobPlan
-from service.result.job_result import JobResult
+from service.result.job_result import JobResult, KeptWeights
 from service.spec.metrics import METRICS, metric_of
 from service.spec.models import EntrypointSpec
 from service.spec.tasks import TASKS
@@ -35,6 +35,17 @@ HEADER: Final = '''\
 Import make_optimizer to use it on your own model. Run as a script, this trains the model of the job on its data, split
 and first confirmation seed, and prints the test loss that it reaches and the one that was recorded.
 {p_note}{summary}Needs {needs}. Made by warptune {version}.
+"""'''
+
+PREDICT_HEADER: Final = '''\
+"""The trained model of {job_id}: {arm}, seed {seed}, test loss {test_loss}.
+
+    python predict.py new.csv -o predictions.csv
+
+It scores new rows. The CSV file has the columns of the training file, in any order, and the same encoding, separator,
+and way to write numbers and dates. weights.safetensors and preprocessing.json belong next to this script.
+Needs torch, safetensors, numpy and pyarrow, and scikit-learn where a column holds texts{user_note}. Made by warptune
+{version}.
 """'''
 
 P_NOTE: Final = """\
@@ -91,12 +102,7 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
     spec, optimizer, task = plan.spec, OPTIMIZERS[plan.arm(result.arm).optimizer], TASKS[plan.task]
     run, learned = replayed_run(plan, result), result.learned_p
     metric = metric_of(spec.objective.metric) or METRICS[task.metric]
-    build, user_import, user_note = spec.model.build, "", ""
-    if isinstance(spec.model, EntrypointSpec):
-        build = f"{BLOCKS}:build_user_model"
-        module, _, factory = spec.model.entrypoint.partition(":")
-        user_import = f"from {module} import {factory} as make_user_model"
-        user_note = USER_NOTE.format(module=module, sha256=plan.info.sources[spec.model.entrypoint])
+    build, user_import, user_note = _model_of(plan)
     settings = summary(plan, result)
     names = ("model", "shape", "sizes", "config", "steps", "batch_size", "device", "threads")
     constants = {
@@ -143,6 +149,49 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         'if __name__ == "__main__":\n    main()\n',
     ]
     return "\n\n".join(parts)
+
+
+def make_predict_script(plan: JobPlan, result: JobResult, weights: KeptWeights) -> str:
+    """Return the text of the script that scores new rows with the weights next to it."""
+    build, user_import, user_note = _model_of(plan)
+    settings = summary(plan, result)
+    constants = {
+        **{name.upper(): settings[name] for name in ("model", "shape", "sizes", "task")},
+        "WEIGHTS_SHA256": weights.sha256,
+        "PREPROCESSING_SHA256": weights.preprocessing_sha256,
+    }
+    source = SourceCode({"service", build.partition(".")[0].partition(":")[0]}, {*constants, "Form"})
+    source.add("types:SimpleNamespace as Form")
+    name = source.add(build)
+    source.add("service.export.scoring_blocks:predict")
+    header = PREDICT_HEADER.format(
+        job_id=result.job_id,
+        arm=result.arm,
+        seed=weights.seed,
+        test_loss=weights.test_loss,
+        user_note=user_note,
+        version=VERSION,
+    )
+    parts = [
+        header,
+        "from __future__ import annotations",
+        "\n".join(filter(None, (source.imports, user_import))),
+        "\n".join(f"{name} = {pprint.pformat(value, sort_dicts=False)}" for name, value in constants.items()),
+        f"\n{source.code}\n",
+        f"build_model = {name}",
+        'if __name__ == "__main__":\n    predict()\n',
+    ]
+    return "\n\n".join(parts)
+
+
+def _model_of(plan: JobPlan) -> tuple[str, str, str]:
+    """Return what builds the model: an import string, the import of the user's factory, and a note about it."""
+    model = plan.spec.model
+    if not isinstance(model, EntrypointSpec):
+        return model.build, "", ""
+    module, _, factory = model.entrypoint.partition(":")
+    note = USER_NOTE.format(module=module, sha256=plan.info.sources[model.entrypoint])
+    return f"{BLOCKS}:build_user_model", f"from {module} import {factory} as make_user_model", note
 
 
 def _embedded(data: bytes | None) -> str:

@@ -296,6 +296,21 @@ class LearnedP(Part):
     """With a family: hash of the split of the one task that this run trained on."""
 
 
+class KeptWeights(Part):
+    """The weights of a model that was trained with the recommended config, to score new rows with."""
+
+    file: str
+    """Name of the artifact."""
+    sha256: str
+    """Its hash."""
+    preprocessing_sha256: str | None
+    """Hash of the artifact that says how rows become features; None if the data has no rows, as a text."""
+    seed: int
+    """Seed of the confirmation run that trained it: the first one, which runs on the split of the search."""
+    test_loss: float
+    """Test loss of these weights."""
+
+
 class WarmStartOutcome(Part):
     """The P that a job started from, and whether it transfers."""
 
@@ -357,6 +372,8 @@ class JobResult(Recommendation):
     """Other arms and metrics, and how the search went."""
     learned_p: LearnedP | None
     """The learned P; None if the recommended optimizer has none that was kept."""
+    weights: KeptWeights | None = None
+    """The trained model; None if its run did not complete, and for a family, which has a model for each task."""
     warm_start: WarmStartOutcome | None
     """Whether the P that the job started from transfers; None for a job without a warm start."""
     made_with: dict[str, str]

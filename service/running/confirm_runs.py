@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from service.artifacts import read_artifact
+from service.artifacts import read_artifact, weights_file
 from service.data.prepared import PreparedData
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment, Pruning
@@ -101,14 +101,18 @@ class ConfirmRuns:
         if self._phase == "from_p":
             digest = hashlib.sha256(read_artifact(p_url)).hexdigest()
             run = replace(run, from_p_url=p_url, from_p_sha256=digest, family=None)
-        elif self._leaves_p(row):
-            run = replace(run, p_url=p_url)
+        elif self._is_first(row) and self._plan.arm(row.arm).role in (Role.WARPADAM, Role.BASELINE):
+            learns_p = self._plan.arm(row.arm).role is Role.WARPADAM
+            weights_url = self._job.artifacts.path(self._log.job_id, weights_file(row.trial_number))
+            run = replace(run, p_url=p_url if learns_p else None, weights_url=None if run.family else weights_url)
         return Assignment(row.id, run, self._plan.spec.resources.max_attempts - row.attempts - 1)
 
-    def _leaves_p(self, row: ConfirmRun) -> bool:
-        """Tell whether the P that a run learns is kept: only from the first ``confirm`` run of an arm that learns P."""
-        first = row.seed == fresh_seeds(self._plan.spec, "confirm")[0]
-        return self._phase == "confirm" and first and self._plan.arm(row.arm).role is Role.WARPADAM
+    def _is_first(self, row: ConfirmRun) -> bool:
+        """Tell whether a run is the first ``confirm`` run of its arm, which leaves its P and its weights.
+
+        It is not chosen by its loss, and it runs on the split of the search, which exports hold.
+        """
+        return self._phase == "confirm" and row.seed == fresh_seeds(self._plan.spec, "confirm")[0]
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt."""

@@ -96,5 +96,7 @@ def prepare_one_task(job: JobContext) -> PreparedData:
 
 
 def store_prepared(artifacts: ArtifactStore, job_id: str, file: PreparedFile) -> PreparedData:
-    """Put a prepared file into the artifact store; return where it is."""
+    """Put a prepared file, with how its rows became features, into the artifact store; return where it is."""
+    if file.preprocessing is not None:
+        artifacts.put(job_id, file.preprocessing.name, file.preprocessing)
     return PreparedData(artifacts.put(job_id, file.path.name, file.path), file.sha256)

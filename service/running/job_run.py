@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from service.artifacts import START_P_FILE, p_file
+from service.artifacts import PREPROCESSING_FILE, START_P_FILE, p_file, weights_file
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Work
 from service.ledger.runs import RunLog
@@ -18,7 +18,7 @@ from service.planning.objective import Objective
 from service.planning.plan import plan_of
 from service.recommend.findings import Searched
 from service.recommend.recommendation import Finalist, best_trials, rank
-from service.result.job_result import LearnedP
+from service.result.job_result import KeptWeights, LearnedP
 from service.running.arm_search import ArmSearch
 from service.running.confirm_runs import ConfirmRuns, Phase, fresh_seeds, prepare_splits
 from service.running.context import JobContext, StopSignal, Tools, prepare_data, prepare_one_task
@@ -31,7 +31,7 @@ from service.running.decisions import (
     limits_of,
     make_result,
 )
-from service.states import ArmState
+from service.states import ArmState, TrialState
 
 
 def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
@@ -57,7 +57,8 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     phases.confirm("confirm", [finalist.trial for finalist in finalists], steps)
     result = make_result(job, finalists, searched, objective, prepared.family)
     chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
-    record.succeed(result.model_copy(update={"learned_p": _try_p(phases, chosen, steps)}))
+    weights = _kept_weights(job, chosen)
+    record.succeed(result.model_copy(update={"learned_p": _try_p(phases, chosen, steps), "weights": weights}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +159,16 @@ def _try_p(phases: _Phases, trial: Trial, steps: Mapping[str, int]) -> LearnedP 
         test_loss=run.test_loss,
         data_sha256=None if family is None else data.sha256,
     )
+
+
+def _kept_weights(job: JobContext, trial: Trial) -> KeptWeights | None:
+    """Return the weights that the first confirmation run of the recommended config left; None if it left none."""
+    job_id, name = job.record.job_id, weights_file(trial.number)
+    seed, *_ = fresh_seeds(job.plan.spec, "confirm")
+    runs = job.record.confirm_runs("confirm")
+    run = next(run for run in runs if (run.trial_number, run.seed) == (trial.number, seed))
+    digest = job.artifacts.sha256(job_id, name) if run.state == TrialState.COMPLETE else None
+    if digest is None or run.test_loss is None:
+        return None
+    fitted = job.artifacts.sha256(job_id, PREPROCESSING_FILE)
+    return KeptWeights(file=name, sha256=digest, preprocessing_sha256=fitted, seed=seed, test_loss=run.test_loss)

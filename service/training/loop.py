@@ -24,6 +24,7 @@ from service.training.networks import build_network
 from service.training.run import CurvePoint, DivergedError, Run
 from service.training.step import TrainingStep, compile_in_place, training_loss
 from service.training.tasks import loss_of
+from service.training.weights import write_weights
 
 POINTS: Final = 40
 """Points of a learning curve: the validation loss is measured this many times in a run, the last at its end. A network
@@ -61,6 +62,7 @@ def train(run: Run) -> Iterator[CurvePoint]:
         if state.ended:
             break
     write_p(state.optimizer, run)
+    write_weights(state.model, run)
 
 
 def report_steps(steps: int) -> list[int]:
@@ -75,15 +77,15 @@ class _State:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._data = Batches(run)
-        self._model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
+        self.model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
         if run.training.compile:
-            compile_in_place(self._model, run.device)
-        self.optimizer = build_optimizer(run.arm, self._model, run.config)
+            compile_in_place(self.model, run.device)
+        self.optimizer = build_optimizer(run.arm, self.model, run.config)
         apply_p(self.optimizer, run)
         loss = training_loss(loss_of(run.task), run.training, self._data.targets, run.sizes[-1], run.device)
-        self._step = TrainingStep(self._model, self.optimizer, loss, run.training, run.steps, run.device)
+        self._step = TrainingStep(self.model, self.optimizer, loss, run.training, run.steps, run.device)
         self._total_loss = torch.zeros((), device=run.device)
-        self._best = BestWeights(self._model) if run.best_by and run.test else None
+        self._best = BestWeights(self.model) if run.best_by and run.test else None
         self.step, self.seconds = 0, 0.0
         self.points: list[CurvePoint] = []
 
@@ -104,7 +106,7 @@ class _State:
 
     def measure(self, train_loss: float) -> CurvePoint:
         """Add a point to the learning curve. The last one gets the test loss, if the run is tested."""
-        val_loss, val_score = self._data.evaluate(self._model, "val")
+        val_loss, val_score = self._data.evaluate(self.model, "val")
         self._check_finite(training=train_loss, validation=val_loss)
         self._total_loss.zero_()
         self.points.append(CurvePoint(self.step, train_loss, val_loss, self.seconds, val_score=val_score))
@@ -113,7 +115,7 @@ class _State:
         if self.ended and self._run.test:
             if self._best is not None:
                 self._best.restore()
-            test_loss, test_score = self._data.evaluate(self._model, "test")
+            test_loss, test_score = self._data.evaluate(self.model, "test")
             self._check_finite(test=test_loss)
             trivial = self._data.trivial()
             self.points[-1] = self.points[-1]._replace(test_loss=test_loss, test_score=test_score, trivial=trivial)
@@ -139,7 +141,7 @@ class _State:
             "seconds": self.seconds,
             "points": [tuple(point) for point in self.points],
             "total_loss": self._total_loss,
-            "model": self._model.state_dict(),
+            "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "training_step": self._step.state_dict(),
             "best": None if self._best is None else self._best.state_dict(),
@@ -154,7 +156,7 @@ class _State:
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.points = [CurvePoint(*point) for point in saved["points"]]
         self._total_loss.copy_(saved["total_loss"])
-        self._model.load_state_dict(saved["model"])
+        self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self._step.load_state_dict(saved["training_step"])
         if self._best is not None:

@@ -15,7 +15,15 @@ from service.data.prepared import PreparedData
 from service.spec.tasks import TaskName
 from service.states import TrialState
 
-_NOT_IN_DIGEST: Final = ("threads", "device", "checkpoint_url", "checkpoint_every_s", "p_url", "from_p_url")
+_NOT_IN_DIGEST: Final = (
+    "threads",
+    "device",
+    "checkpoint_url",
+    "checkpoint_every_s",
+    "p_url",
+    "weights_url",
+    "from_p_url",
+)
 """Fields of a run that :meth:`Run.digest` leaves out."""
 
 EVALUATED_ROWS: Final = 1024
@@ -71,6 +79,7 @@ class Run:
         checkpoint_url: Folder for the checkpoints of this run alone; None to make none.
         checkpoint_every_s: Seconds between two checkpoints.
         p_url: Where to write the learned P: at the end, or with a family before training; None to keep none.
+        weights_url: Where to write the weights of the model at the end; None to keep none. Not with a family.
         from_p_url: The P that the run starts from; None for P = I. With a family, P is learned from there on.
         shuffle_seed: Seed to renumber the coordinates of that P with, for a control; None leaves them.
         family: How P is learned over a family of tasks, whose data is prepared; None for a run on one task.
@@ -96,6 +105,7 @@ class Run:
     checkpoint_url: str | None = None
     checkpoint_every_s: float = 30.0
     p_url: str | None = None
+    weights_url: str | None = None
     from_p_url: str | None = None
     from_p_sha256: str | None = None
     shuffle_seed: int | None = None

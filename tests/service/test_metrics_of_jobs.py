@@ -78,7 +78,7 @@ def check_exports(api: TestClient, links: dict[str, str], result: Answer, metric
     needs_sklearn = METRICS[metric].script_needs == "scikit-learn"
     code = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
     assert ("and scikit-learn" in text) is needs_sklearn
-    done = run_bare(code, ours=False, with_sklearn=needs_sklearn)
+    done = run_bare(code, ours=False, needed=("sklearn", "scipy") if needs_sklearn else ())
     assert (done.returncode, done.stderr) == (0, "")
     found = re.findall(rf"^test (loss|{metric}) (\S+), recorded (\S+)$", done.stdout, re.MULTILINE)
     assert [name for name, _, _ in found] == ["loss", metric]

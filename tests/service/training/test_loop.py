@@ -119,7 +119,7 @@ def test_the_weights_of_the_best_point_are_tested_instead_of_the_last_ones(tmp_p
     state = _State(run)
     while state.step < stopped[-1].step:
         state.train_step()
-    expected, _ = state._data.evaluate(state._model, "test")
+    expected, _ = state._data.evaluate(state.model, "test")
     assert best[-1].test_loss == expected
     assert last[-1].test_loss != expected
 

@@ -1,0 +1,117 @@
+"""Scores the rows of a file with the model of a zip export; the command ``warptune predict``.
+
+A CSV file is read as an uploaded one is: its encoding, separator and decimal mark are found. It runs no code from the
+zip.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from service.artifacts import PREPROCESSING_FILE
+from service.data.encoding import FittedArrays, FittedTable, Preprocessing
+from service.data.facts import ColumnKind, Form, Reading
+from service.data.forms import Texts, date_form, number_form, read_texts
+from service.data.read_csv import read_columns
+from service.data.upload import FileFormat, format_of
+from service.export.files import MANIFEST, WEIGHTS_FILE
+from service.export.replay import MAX_BYTES, Bundle, BundleError
+from service.export.scoring import Cells, Predictions, load_array, score
+from service.training.networks import build_network
+from service.training.weights import load_weights
+
+ARRAYS: Final = (".npy", ".npz")
+"""Endings of files with arrays."""
+
+
+def predict(bundle: Bundle, file: Path) -> tuple[Predictions, list[str]]:
+    """Return what the model of a bundle predicts for the rows of a file, and what a person should know about them.
+
+    Raises:
+        OSError: The file cannot be read.
+        BundleError: The bundle has no model to predict with, or it cannot be built here.
+        ValueError: The rows are not like those that the model was trained on.
+    """
+    fitted, model = _preprocessing(bundle), _model(bundle)
+    shape, task = tuple(bundle.manifest["run"]["shape"]), bundle.manifest["run"]["task"]
+    if file.suffix.lower() in ARRAYS:
+        return score(model, fitted, load_array(file), shape, task)
+    fmt = format_of(file.name)
+    if fmt not in (FileFormat.CSV, None):
+        raise ValueError(f"it is a file of format {fmt}; expected CSV, or an array as .npy or .npz")
+    cells, notes = _read(file, fitted["features"])
+    found, more = score(model, fitted, cells, shape, task)
+    return found, [*notes, *more]
+
+
+def _preprocessing(bundle: Bundle) -> Preprocessing:
+    if WEIGHTS_FILE not in bundle.files:
+        why = "the job is one on a family, its first confirmation run did not complete, or an older version ran it"
+        raise BundleError(f"the bundle has no trained weights: {why}")
+    if PREPROCESSING_FILE not in bundle.files:
+        raise BundleError("the model was trained on a text or an equation, which have no rows to predict for")
+    try:
+        return TypeAdapter(Preprocessing).validate_json(bundle.files[PREPROCESSING_FILE])
+    except ValidationError as error:
+        raise BundleError(f"{PREPROCESSING_FILE} cannot be read: {error}") from error
+
+
+def _model(bundle: Bundle) -> nn.Module:
+    try:
+        run = bundle.manifest["run"]
+        model = build_network(run["model"], tuple(run["shape"]), run["sizes"], run["activation"])
+        load_weights(model, bundle.files[WEIGHTS_FILE])
+    except (ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        wrong = f"{type(error).__name__}: {error}"
+        raise BundleError(f"the model that {MANIFEST} describes cannot be built here: {wrong}") from error
+    return model
+
+
+def _read(file: Path, fitted: FittedTable | FittedArrays) -> tuple[Cells, list[str]]:
+    """Return the cells of a CSV file, and what is read in another way than in training."""
+    missing = tuple(fitted["missing"]) if "columns" in fitted else None
+    with tempfile.TemporaryDirectory(prefix="warptune-predict-") as folder:
+        source = Path(folder, "source")
+        shutil.copyfile(file, source)  # what is unpacked from gzip is written next to it
+        columns, reading, told = read_columns(source, MAX_BYTES, Reading(na_values=missing), as_texts=True)
+    cells = {column.name: pa.chunked_array(column.values).combine_chunks() for column in columns}
+    if not len(columns[0].values):
+        raise ValueError("it has no rows below the header")
+    notes = list(told)
+    for name, kind, form in _forms(fitted):
+        other = _other_form(cells[name], kind, form, reading) if name in cells else None
+        if other is not None:
+            cells[name] = read_texts(cells[name], other)
+            written = str(other) or "plain numbers"
+            notes.append(f"column {name!r} is written in another way than in training: read as {written}")
+    return cells, notes
+
+
+def _forms(fitted: FittedTable | FittedArrays) -> Iterator[tuple[str, ColumnKind, Form]]:
+    """Yield the columns that hold numbers or dates, and how these were written in training."""
+    if "columns" not in fitted:
+        yield from ((name, ColumnKind.NUMBER, Form()) for name in fitted["names"])
+        return
+    for column in fitted["columns"]:
+        if column["kind"] in (ColumnKind.NUMBER, ColumnKind.DATE):
+            yield column["name"], ColumnKind(column["kind"]), Form(**column["form"])
+
+
+def _other_form(cells: pa.Array, kind: ColumnKind, form: Form, reading: Reading) -> Form | None:
+    """Return the form that most cells have, if most do not have that of training; None to read them as in training."""
+    texts = Texts.of(cells)
+    if 2 * texts.count(pc.is_valid(read_texts(texts.values, form))) >= texts.total:
+        return None
+    if kind is ColumnKind.NUMBER:
+        return number_form(texts, reading)[0]
+    found, _, either = date_form(texts, day_first=None)
+    return None if either else found

@@ -1,0 +1,67 @@
+"""The functions that only an exported ``predict.py`` has. ``script.py`` copies their source."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+from safetensors.torch import load
+
+from service.data.encoding import FittedTable, Preprocessing
+from service.data.read_table import trimmed
+from service.export.blocks import SHAPE, make_model, read
+from service.export.scoring import Cells, load_array, score, write_predictions
+
+WEIGHTS_SHA256: str = ""
+PREPROCESSING_SHA256: str = ""
+TASK: str = ""
+
+
+def read_csv(path: Path, fitted: FittedTable | None) -> Cells:
+    """Return the cells of a CSV file that is written as the training file was: same encoding, separator and marks."""
+    encoding, delimiter = (fitted["encoding"], fitted["delimiter"]) if fitted else ("utf-8", ",")
+    with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    names = [name.strip() for name in rows[0][1]] if rows else []
+    if len(rows) < 2:
+        raise ValueError(f"{path} has no rows below a header")
+    for line, row in rows:
+        if len(row) != len(names):
+            raise ValueError(
+                f"line {line} of {path} has {len(row)} cells, the header {len(names)}; separator: {delimiter!r}"
+            )
+    columns = zip(names, zip(*(row for _, row in rows[1:]), strict=True), strict=True)
+    missing = fitted["missing"] if fitted else []
+    return {name: trimmed(pa.array(cells, pa.string()), missing) for name, cells in columns}
+
+
+def predict() -> None:
+    """Score the rows of a file."""
+    parser = argparse.ArgumentParser(description="Score new rows with the trained model of the job.")
+    parser.add_argument("file", type=Path, help="CSV file with the columns of the training file; or .npy, .npz")
+    parser.add_argument("-o", "--output", type=Path, help="CSV file to write (default: standard output)")
+    given = parser.parse_args()
+    folder = Path(__file__).resolve().parent
+    weights, fitted = folder / "weights.safetensors", folder / "preprocessing.json"
+    preprocessing: Preprocessing = json.loads(read(fitted.read_bytes(), PREPROCESSING_SHA256, fitted.name))
+    model = make_model()
+    model.load_state_dict(load(read(weights.read_bytes(), WEIGHTS_SHA256, weights.name)))
+    features = preprocessing["features"]
+    try:
+        is_array = given.file.suffix in (".npy", ".npz")
+        rows = load_array(given.file) if is_array else read_csv(given.file, features if "columns" in features else None)
+        found, notes = score(model, preprocessing, rows, SHAPE, TASK)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{given.file}: {error}")
+    for note in notes:
+        print(note, file=sys.stderr)  # noqa: T201
+    if given.output is None:
+        write_predictions(found, sys.stdout)
+    else:
+        with given.output.open("w", encoding="utf-8", newline="") as target:
+            write_predictions(found, target)

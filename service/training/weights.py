@@ -1,0 +1,36 @@
+"""Writes the weights of a trained model as a safetensors file, and reads them back."""
+
+from __future__ import annotations
+
+import logging
+
+from safetensors.torch import load, save
+from torch import nn
+
+from service.artifacts import write_artifact
+from service.training.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def write_weights(model: nn.Module, run: Run) -> None:
+    """Write the weights that a run ends with, if they are kept: where it is tested, those that were tested.
+
+    If the store does not take them, a warning is logged and the run continues.
+    """
+    if run.weights_url is None:
+        return
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        write_artifact(run.weights_url, save(tensors))  # each a copy of its own: no two may share memory
+    except Exception:  # stores raise what they like
+        log.warning("the weights could not be written", extra={"url": run.weights_url}, exc_info=True)
+
+
+def load_weights(model: nn.Module, content: bytes) -> None:
+    """Give a model the weights of a file.
+
+    Raises:
+        RuntimeError: They are those of another model.
+    """
+    model.load_state_dict(load(content))
