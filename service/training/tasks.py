@@ -24,7 +24,7 @@ ROUNDING: Final = 1e-12
 NEXT_TO: Final = 1e-7
 """Distance of a probability to 0 or 1 up to which scikit-learn's QuantileTransformer takes it for these."""
 
-LARGEST: Final = 3.4028234663852886e38
+MAX_FLOAT32: Final = 3.4028234663852886e38
 """Largest target: a float of 32 bits. An output above it is cut there, so that its squared error stays finite."""
 
 
@@ -220,7 +220,7 @@ def _unscaled(output: Tensor, fitted: Tensor) -> Tensor:
 
 
 def _exponential(output: Tensor, fitted: Tensor) -> Tensor:
-    return _unscaled(output, fitted).expm1().clamp(max=LARGEST)
+    return _unscaled(output, fitted).expm1().clamp(max=MAX_FLOAT32)
 
 
 def _at_quantile(output: Tensor, fitted: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from sklearn.preprocessing import QuantileTransformer
 from service.data.sources import Target
 from service.spec.metrics import METRICS, metric_of
 from service.spec.tasks import TASKS, Task
-from service.training.tasks import INVERSES, LARGEST, in_units, loss_of, score_at_once, score_of, trivial_model
+from service.training.tasks import INVERSES, MAX_FLOAT32, in_units, loss_of, score_at_once, score_of, trivial_model
 
 
 def numbers(*shape: int, seed: int) -> torch.Tensor:
@@ -182,7 +182,7 @@ def test_the_error_of_a_wild_output_is_finite(transform: str, output: float) -> 
     """Otherwise it would count as not defined, and the run be judged by its loss."""
     _, arrays = fitted(transform, TARGETS)
     units = in_units(torch.tensor([[output]]), arrays)
-    assert units.abs().max() <= LARGEST * 1e3 or math.isnan(output)
+    assert units.abs().max() <= MAX_FLOAT32 * 1e3 or math.isnan(output)
     if not math.isnan(output):
         assert all(math.isfinite(in_pieces(name, units, torch.zeros(1, 1), 1)) for name in ("mae", "rmse"))
 
