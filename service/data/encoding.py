@@ -167,13 +167,13 @@ def new_values(fitted: FittedTable, cells: Mapping[str, pa.Array]) -> tuple[dict
         name, given = column["name"], cells[column["name"]]
         values[name] = value_of_new(column, given)
         unread = pc.and_(pc.is_valid(given), pc.is_null(values[name]))
-        notes += _told(name, given, unread, f"not read as {column['kind']}, so they count as missing")
+        notes += note_about(name, given, unread, f"not {column['kind']}s, so they count as missing")
         if column["levels"] is not None:
             unseen = pc.and_(pc.is_valid(values[name]), pc.invert(pc.is_in(values[name], pa.array(column["levels"]))))
-            notes += _told(name, given, unseen, "values that training did not have, so they count as missing")
+            notes += note_about(name, given, unseen, "values that training did not have, so they count as missing")
         if column["parts"] and not column["marks_missing"]:
             gaps = pc.and_(pc.is_null(given), pc.is_null(values[name]))
-            notes += _told(name, given, gaps, "empty, which none was in training: the median is used")
+            notes += note_about(name, given, gaps, "empty, which none was in training: the median is used")
     return values, notes
 
 
@@ -197,7 +197,8 @@ def value_of_new(column: FittedColumn, cells: pa.Array) -> pa.Array:
     return read_as(kind, form if is_text else None, cells)
 
 
-def _told(name: str, cells: pa.Array, which: pa.Array, what: str) -> list[str]:
+def note_about(name: str, cells: pa.Array, which: pa.Array, what: str) -> list[str]:
+    """Return a note that counts cells of a column and names the first; nothing if there is none."""
     count = pc.sum(which.cast(pa.int64())).as_py()
     if not count:
         return []

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from service.artifacts import PREPROCESSING_FILE
-from service.data.encoding import FittedArrays, FittedTable, Preprocessing
+from service.data.encoding import FittedArrays, FittedTable, Preprocessing, note_about
 from service.data.facts import ColumnKind, Form, Reading
 from service.data.forms import Texts, date_form, number_form, read_texts
 from service.data.read_csv import read_columns
@@ -55,8 +55,8 @@ def predict(bundle: Bundle, file: Path) -> tuple[Predictions, list[str]]:
 
 def _preprocessing(bundle: Bundle) -> Preprocessing:
     if WEIGHTS_FILE not in bundle.files:
-        why = "the job is one on a family, its first confirmation run did not complete, or an older version ran it"
-        raise BundleError(f"the bundle has no trained weights: {why}")
+        why = "the job is on a family of tasks, or its first confirmation run did not complete"
+        raise BundleError(f"the bundle has no trained model: {why}")
     if PREPROCESSING_FILE not in bundle.files:
         raise BundleError("the model was trained on a text or an equation, which have no rows to predict for")
     try:
@@ -90,9 +90,11 @@ def _read(file: Path, fitted: FittedTable | FittedArrays) -> tuple[Cells, list[s
     for name, kind, form in _forms(fitted):
         other = _other_form(cells[name], kind, form, reading) if name in cells else None
         if other is not None:
-            cells[name] = read_texts(cells[name], other)
+            texts, cells[name] = cells[name], read_texts(cells[name], other)
             written = str(other) or "plain numbers"
             notes.append(f"column {name!r} is written in another way than in training: read as {written}")
+            lost = pc.and_(pc.is_valid(texts), pc.is_null(cells[name]))
+            notes += note_about(name, texts, lost, f"not {kind}s, so they count as missing")
     return cells, notes
 
 

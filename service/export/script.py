@@ -168,7 +168,7 @@ def make_predict_script(plan: JobPlan, result: JobResult, weights: KeptWeights) 
         job_id=result.job_id,
         arm=result.arm,
         seed=weights.seed,
-        test_loss=weights.test_loss,
+        test_loss=f"{weights.test_loss:.5g}",
         user_note=user_note,
         version=VERSION,
     )

@@ -39,6 +39,7 @@ from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.training.loop import train
 from service.training.networks import build_network
+from service.user_code.probe import UserCode
 from tests.bare_install import run_bare
 from tests.conftest import SpecMaker
 from tests.service.conftest import WorkerMaker
@@ -264,6 +265,23 @@ def test_images_are_scored_from_arrays(tmp_path: Path, model: dict[str, Any]) ->
         assert loss == pytest.approx(made.test_loss, abs=1e-5)
 
 
+def test_a_model_of_the_users_own_code_scores_new_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", "examples.gated_mlp")
+    spec = spec_of(
+        dataset={"name": "diabetes"}, model={"name": "entrypoint", "entrypoint": "examples.gated_mlp:make_model"}
+    )
+    made = kept(tmp_path, spec, UserCode(Settings()).info_for(spec, None))
+    header, rows, _ = diabetes()
+    file = tmp_path / "new.csv"
+    file.write_text(written(header, rows[:9]))
+    found, _ = made.by_command(file)
+    assert len(found["prediction"]) == 9
+    again, _ = made.by_script(file)
+    assert numbers(again["prediction"]) == pytest.approx(numbers(found["prediction"]), rel=1e-6)
+    monkeypatch.delenv("WARPTUNE_ALLOWED_MODULES")
+    assert "WARPTUNE_ALLOWED_MODULES" in made.refusal(file)
+
+
 def test_an_autoencoder_gives_the_error_of_its_copy(tmp_path: Path) -> None:
     made = kept(tmp_path, spec_of(dataset={"name": "digits"}, model={"name": "autoencoder", "hidden": [16], "code": 4}))
     from sklearn.datasets import load_digits
@@ -315,7 +333,7 @@ def test_cells_that_training_did_not_have_are_named(of_people: Kept, tmp_path: P
     file = tmp_path / "new.csv"
     file.write_text(written(HEADER, rows, ";"))
     for _, notes in (of_people.by_command(file), of_people.by_script(file, ("pyarrow", "sklearn", "scipy"))):
-        assert "column 'age': 1 of 12 cells are not read as number, so they count as missing" in notes
+        assert "column 'age': 1 of 12 cells are not numbers, so they count as missing" in notes
         assert "the first is 'old' in row 4" in notes
         assert "column 'city': 1 of 12 cells are values that training did not have" in notes
         assert "the first is 'Paris' in row 6" in notes
@@ -424,7 +442,7 @@ def test_a_category_that_was_kept_as_numbers_is_the_same_however_it_is_written(t
 def test_a_bundle_without_weights_says_why(of_people: Kept, tmp_path: Path) -> None:
     manifest = json.loads((of_people.folder / "manifest.json").read_text())
     for names, reason in (
-        (["weights.safetensors", "preprocessing.json", "predict.py"], "the bundle has no trained weights: the job"),
+        (["weights.safetensors", "preprocessing.json", "predict.py"], "the bundle has no trained model: the job"),
         (["preprocessing.json", "predict.py"], "the model was trained on a text or an equation"),
     ):
         sums = {name: digest for name, digest in manifest["files"].items() if name not in names}

@@ -278,6 +278,7 @@ SAME: dict[str, Any] = {
     "checkpoint_url": "file:///elsewhere",
     "checkpoint_every_s": 1.0,
     "p_url": "file:///elsewhere/p",
+    "weights_url": "file:///elsewhere/weights",
     "from_p_url": "file:///elsewhere/p",
 }
 
