@@ -176,7 +176,9 @@ def _follow(client: Client, job: str, *, is_private: bool) -> None:
 def _say_next(job: str, output: Path | None, *, is_private: bool) -> None:
     """Say what to do with the answer."""
     serve = "warptune serve, then " if is_private else ""
-    if output is None:
+    if output is not None and output.suffix == ".zip":
+        say(f"next: warptune predict {output} NEW_ROWS.csv, or {serve}warptune report {job}")
+    elif output is None:
         say(f"next: {serve}warptune export {job} -f python -o recommended.py, or warptune report {job}")
     else:
         say(f"next: {serve}warptune report {job}, or warptune extend {job} --seeds 8 --watch")
