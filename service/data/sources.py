@@ -179,7 +179,7 @@ def _fit_columns(columns: Sequence[Column], cells: Mapping[str, pa.Array]) -> li
         FittedColumn(
             name=column.name,
             kind=str(column.kind),
-            form=asdict(column.form or Form()),
+            form=asdict(column.form or Form(date="yyyy-mm-dd" if column.kind is ColumnKind.DATE else "")),
             was_numeric=False,
             parts=fitted[column.name],
             marks_missing=column.missing > 0,
@@ -297,7 +297,7 @@ def stored_source(folder: Path, chosen: DatasetSpec, task: str) -> Table | Array
             y = None if target is None else labels_of(target, _stored(file, target)).to_numpy(zero_copy_only=False)
             numbers = {field.name for field in file.schema_arrow if not pa.types.is_string(field.type)}
         name = None if target is None else target.name
-        return Table(features, values, Target.of(y, task, name), facts.reading, numbers)
+        return Table(features, values, Target.of(y, task, name), reading=facts.reading, kept_as_numbers=numbers)
     x = np.load(folder / X_FILE, mmap_mode="r", allow_pickle=False)
     y = None if target is None else np.load(folder / Y_FILE, allow_pickle=False)
     return Arrays(x, Target.of(y, task), len(facts.shape) == 3)
