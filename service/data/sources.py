@@ -198,7 +198,7 @@ def _fit_columns(columns: Sequence[Column], cells: Mapping[str, pa.Array]) -> li
         FittedColumn(
             name=column.name,
             kind=str(column.kind),
-            form=asdict(column.form or Form()),
+            form=asdict(column.form or Form(date="yyyy-mm-dd" if column.kind is ColumnKind.DATE else "")),
             was_numeric=False,
             parts=fitted[column.name],
             marks_missing=column.missing > 0,

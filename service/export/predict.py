@@ -33,6 +33,10 @@ ARRAYS: Final = (".npy", ".npz")
 """Endings of files with arrays."""
 
 
+UNICODE: Final = ("utf-8", "utf-8-sig", "utf-16")
+"""Encodings that are certain, as their bytes tell."""
+
+
 def predict(bundle: Bundle, file: Path) -> tuple[Predictions, list[str]]:
     """Return what the model of a bundle predicts for the rows of a file, and what a person should know about them.
 
@@ -78,11 +82,15 @@ def _model(bundle: Bundle) -> nn.Module:
 
 def _read(file: Path, fitted: FittedTable | FittedArrays) -> tuple[Cells, list[str]]:
     """Return the cells of a CSV file, and what is read in another way than in training."""
-    missing = tuple(fitted["missing"]) if "columns" in fitted else None
+    missing, encoding = (tuple(fitted["missing"]), fitted["encoding"]) if "columns" in fitted else (None, None)
     with tempfile.TemporaryDirectory(prefix="warptune-predict-") as folder:
         source = Path(folder, "source")
         shutil.copyfile(file, source)  # what is unpacked from gzip is written next to it
         columns, reading, told = read_columns(source, MAX_BYTES, Reading(na_values=missing), as_texts=True)
+        if reading.encoding not in (encoding, *UNICODE) and encoding not in (None, *UNICODE):  # a guess on few letters
+            columns, reading, told = read_columns(
+                source, MAX_BYTES, Reading(na_values=missing, encoding=encoding), as_texts=True
+            )
     cells = {column.name: pa.chunked_array(column.values).combine_chunks() for column in columns}
     if not len(columns[0].values):
         raise ValueError("it has no rows below the header")

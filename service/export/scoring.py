@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -80,11 +81,14 @@ def load_array(path: Path) -> AnyArray:
     Raises:
         ValueError: There is none.
     """
-    loaded = np.load(path, allow_pickle=False)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (EOFError, ValueError, BadZipFile) as error:
+        raise ValueError(f"it cannot be read as an array: {error}") from error
     if isinstance(loaded, np.ndarray):
         return loaded
     if "x" not in loaded.files:
-        raise ValueError(f"{path} has the arrays {', '.join(loaded.files)}; expected x")
+        raise ValueError(f"it has the arrays {', '.join(loaded.files)}; expected x")
     found: AnyArray = loaded["x"]
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -246,6 +248,27 @@ def test_a_regression_predicts_in_the_units_of_the_target(tmp_path: Path, name: 
         assert 25 < predicted.mean() < 346  # the range of the target
 
 
+def test_rows_of_a_file_with_types_are_scored_from_csv(tmp_path: Path) -> None:
+    days = [datetime.datetime(2020 + row % 3, 1 + row % 12, 1 + row % 28, row % 24) for row in range(80)]
+    columns: dict[str, Any] = {
+        "day": days,
+        "ok": [row % 3 == 0 if row % 9 else None for row in range(80)],
+        "size": pa.array([row % 5 * 10 for row in range(80)]).dictionary_encode(),
+        "x": [row / 7 if row % 8 else None for row in range(80)],
+        "y": [row % 11 / 4 + row for row in range(80)],
+    }
+    made = uploaded(tmp_path, "a.parquet", files.table(**columns), MLP, target="y")
+    test = split_rows(80, 0, None)["test"]
+    file, plain = tmp_path / "new.csv", {name: pa.array(cells).to_pylist() for name, cells in columns.items()}
+    cells = [["" if plain[name][row] is None else str(plain[name][row]) for name in plain] for row in test]
+    file.write_text(written(list(plain), cells))
+    mean, scale = made.fitted["target"]["transform"]["standardise"]
+    for found, notes in (made.by_command(file), made.by_script(file)):
+        assert numbers(found["prediction"]) == pytest.approx(made.outputs()[:, 0] * scale + mean, rel=1e-6)
+        assert notes.startswith("columns that are not used: 'y' (the target)\n")
+        assert "column 'day'" not in notes
+
+
 @pytest.mark.parametrize("model", [{"name": "convnet", "channels": [4]}, MLP])
 def test_images_are_scored_from_arrays(tmp_path: Path, model: dict[str, Any]) -> None:
     from sklearn.datasets import load_digits
@@ -312,6 +335,22 @@ def test_a_file_that_is_written_in_another_way_means_the_same(of_people: Kept, t
     assert "columns that are not used: 'answer' (the target), 'id', 'more'" in notes
 
 
+def test_one_word_in_the_alphabet_of_the_training_file_is_read(tmp_path: Path) -> None:
+    cities = ("Москва", "Казань", "Тверь")
+    lines = [f"{row % 7};{cities[row % 3]};{'ab'[row % 2]}" for row in range(80)]
+    content = "\n".join(["x;город;y", *lines]).encode("cp1251")
+    made = uploaded(tmp_path, "a.csv", content, MLP, target="y")
+    file, found = tmp_path / "new.csv", []
+    for encoding in ("cp1251", "utf-8", "utf-16"):
+        file.write_bytes("x;город\n3;Москва\n".encode(encoding))
+        result, notes = made.by_command(file)
+        assert "training did not have" not in notes
+        found.append(result)
+    assert found[0] == found[1] == found[2]
+    file.write_bytes("x;город\n3;Москва\n".encode("cp1251"))
+    assert made.by_script(file)[0] == found[0]
+
+
 def test_one_row_is_scored_as_it_is_among_others(of_people: Kept, tmp_path: Path) -> None:
     rows = people()[:20]
     file = tmp_path / "all.csv"
@@ -364,6 +403,8 @@ def test_odd_and_unseen_cells_count_as_missing_ones(of_people: Kept, tmp_path: P
         ("a.csv", ";".join(HEADER) + "\n", "it has no rows below the header"),
         ("a.csv", "a;a\n1;2\n", "column 2 has the name 'a' of another column"),
         ("a.parquet", "PAR1", "it is a file of format parquet; expected CSV, or an array as .npy or .npz"),
+        ("a.npy", "", "it cannot be read as an array: No data left in file"),
+        ("a.npz", "PK", "it cannot be read as an array: "),
         ("a.npy", None, "the model was trained on a table with named columns; give a CSV file"),
     ],
 )
