@@ -256,7 +256,7 @@ BAD = {
     "name that leads out": ("a.zip", files.archive(files.images() | {"../../etc/x.png": b""}), "'../../etc/x.png'"),
     "no image": ("a.zip", files.archive(files.images() | {"d/0/zz.png": b"GIF"}), "zz.png' cannot be read as an image"),
     "one folder only": ("a.zip", ONE_FOLDER, "one class"),
-    "images of two sizes": ("a.zip", TWO_SIZES, "(5, 4)"),
+    "images of two sizes": ("a.zip", TWO_SIZES, "5 x 4"),
     "image in no folder": ("a.zip", files.archive(files.images() | {"x.png": b""}), "'x.png' is not in a folder"),
     "empty file": ("a.csv", b"", "0 bytes"),
 }  # fmt: skip

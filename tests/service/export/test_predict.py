@@ -258,7 +258,7 @@ def test_rows_of_a_file_with_types_are_scored_from_csv(tmp_path: Path) -> None:
         "y": [row % 11 / 4 + row for row in range(80)],
     }
     made = uploaded(tmp_path, "a.parquet", files.table(**columns), MLP, target="y")
-    test = split_rows(80, 0, None)["test"]
+    test = RowSplit().parts(80, 0, None)["test"]
     file, plain = tmp_path / "new.csv", {name: pa.array(cells).to_pylist() for name, cells in columns.items()}
     cells = [["" if plain[name][row] is None else str(plain[name][row]) for name in plain] for row in test]
     file.write_text(written(list(plain), cells))
