@@ -440,6 +440,8 @@ def test_the_script_says_what_does_not_fit(of_people: Kept, tmp_path: Path) -> N
     [
         (np.zeros((3, 9, 9)), "with the shape (3, 9, 9); expected numbers, rows x 1 x 8 x 8"),
         (np.full((3, 64), np.nan), "the array is nan in row 1, column 1; expected finite numbers"),
+        (np.zeros((0, 64)), "with the shape (0, 64); expected numbers, rows x 1 x 8 x 8"),
+        (np.zeros(()), "with the shape (); expected numbers, rows x 1 x 8 x 8"),
         (np.array(["a"]), "the array is of <U1 with the shape (1,); expected numbers"),
     ],
 )
