@@ -105,9 +105,7 @@ def predict(
     text = io.StringIO()
     write_predictions(found, text)
     write_output(text.getvalue().encode(), output)
-    model = content.manifest["weights"]
-    rows = len(next(iter(found.values())))
-    for note in (*notes, f"{rows:,} rows scored by {content.manifest['arm']}, test loss {model['test_loss']:.5g}"):
+    for note in (*notes, f"{len(next(iter(found.values()))):,} rows scored"):
         err.print(note, highlight=False, markup=False, soft_wrap=True)
 
 

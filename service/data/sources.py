@@ -164,9 +164,8 @@ class Table:
         """Return what makes features of the columns, except ``without``, learned from the ``training`` rows."""
         used = [column for column in self.columns if column.width and column.name != without]
         cells = {column.name: self.values.column(column.name).combine_chunks() for column in used}
-        columns = _fit_columns(used, {name: values.take(pa.array(training)) for name, values in cells.items()})
-        for fitted in columns:
-            fitted["was_numeric"] = fitted["name"] in self.kept_as_numbers
+        learned_from = {name: values.take(pa.array(training)) for name, values in cells.items()}
+        columns = _fit_columns(used, learned_from, self.kept_as_numbers)
         table = FittedTable(
             columns=columns,
             encoding=self.reading.encoding or "utf-8",
@@ -180,7 +179,9 @@ class Table:
         return Encoder(sum(column.width for column in used), transform, table)
 
 
-def _fit_columns(columns: Sequence[Column], cells: Mapping[str, pa.Array]) -> list[FittedColumn]:
+def _fit_columns(
+    columns: Sequence[Column], cells: Mapping[str, pa.Array], kept_as_numbers: Container[str]
+) -> list[FittedColumn]:
     """Return how columns become features; each becomes :attr:`Column.width`, whatever the rows are.
 
     ``cells`` are the values of the training rows.
@@ -199,7 +200,7 @@ def _fit_columns(columns: Sequence[Column], cells: Mapping[str, pa.Array]) -> li
             name=column.name,
             kind=str(column.kind),
             form=asdict(column.form or Form(date="yyyy-mm-dd" if column.kind is ColumnKind.DATE else "")),
-            was_numeric=False,
+            was_numeric=column.name in kept_as_numbers,
             parts=fitted[column.name],
             marks_missing=column.missing > 0,
             levels=sorted(column.levels) if column.kind is ColumnKind.CATEGORY and column.levels is not None else None,

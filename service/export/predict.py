@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,7 +32,6 @@ from service.training.weights import load_weights
 ARRAYS: Final = (".npy", ".npz")
 """Endings of files with arrays."""
 
-
 UNICODE: Final = ("utf-8", "utf-8-sig", "utf-16")
 """Encodings that are certain, as their bytes tell."""
 
@@ -46,14 +45,13 @@ def predict(bundle: Bundle, file: Path) -> tuple[Predictions, list[str]]:
         ValueError: The rows are not like those that the model was trained on.
     """
     fitted, model = _preprocessing(bundle), _model(bundle)
-    shape, task = tuple(bundle.manifest["run"]["shape"]), bundle.manifest["run"]["task"]
     if file.suffix.lower() in ARRAYS:
-        return score(model, fitted, load_array(file), shape, task)
+        return score(model.module, fitted, load_array(file), model.shape, model.task)
     fmt = format_of(file.name)
     if fmt not in (FileFormat.CSV, None):
         raise ValueError(f"it is a file of format {fmt}; expected CSV, or an array as .npy or .npz")
     cells, notes = _read(file, fitted["features"])
-    found, more = score(model, fitted, cells, shape, task)
+    found, more = score(model.module, fitted, cells, model.shape, model.task)
     return found, [*notes, *more]
 
 
@@ -69,11 +67,21 @@ def _preprocessing(bundle: Bundle) -> Preprocessing:
         raise BundleError(f"{PREPROCESSING_FILE} cannot be read: {error}") from error
 
 
-def _model(bundle: Bundle) -> nn.Module:
+class _Model(NamedTuple):
+    module: nn.Module
+    shape: tuple[int, ...]
+    task: str
+
+
+def _model(bundle: Bundle) -> _Model:
     try:
         run = bundle.manifest["run"]
-        model = build_network(run["model"], tuple(run["shape"]), run["sizes"], run["activation"])
-        load_weights(model, bundle.files[WEIGHTS_FILE])
+        model = _Model(
+            build_network(run["model"], tuple(run["shape"]), run["sizes"], run["activation"]),
+            tuple(run["shape"]),
+            run["task"],
+        )
+        load_weights(model.module, bundle.files[WEIGHTS_FILE])
     except (ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         wrong = f"{type(error).__name__}: {error}"
         raise BundleError(f"the model that {MANIFEST} describes cannot be built here: {wrong}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 from zipfile import BadZipFile
@@ -18,6 +18,7 @@ from torch import nn
 from service.data.arrays import AnyArray, channels_first
 from service.data.encoding import (
     FittedArrays,
+    FittedTable,
     FittedTarget,
     Preprocessing,
     array_features,
@@ -59,14 +60,29 @@ def score(
         if isinstance(rows, np.ndarray):
             raise ValueError("the model was trained on a table with named columns; give a CSV file")
         values, notes = new_values(features, rows)
-        notes = [*unused(rows, [column["name"] for column in features["columns"]], target), *notes]
-        x = table_features(features["columns"], values)
+        notes = [*unused(rows, list(values), target), *notes]
+        pieces = table_pieces(features, values)
     elif isinstance(rows, np.ndarray):
-        x = array_features(features, flat_rows(rows, features, shape))
+        pieces = array_pieces(features, flat_rows(rows, features, shape))
     else:
-        x = array_features(features, numbers_of(rows, features))
+        pieces = array_pieces(features, numbers_of(rows, features))
         notes = unused(rows, features["names"], target)
-    return predictions(model, x.astype(np.float32), target, task), notes
+    model.eval()
+    found = [predictions(model, x.astype(np.float32), target, task) for x in pieces]
+    return {name: [value for piece in found for value in piece[name]] for name in found[0]}, notes
+
+
+def table_pieces(fitted: FittedTable, values: Cells) -> Iterator[Numbers]:
+    """Yield the features of a table, piece by piece."""
+    for start in range(0, len(next(iter(values.values()))), EVALUATED_ROWS):
+        piece = {name: cells.slice(start, EVALUATED_ROWS) for name, cells in values.items()}
+        yield table_features(fitted["columns"], piece)
+
+
+def array_pieces(fitted: FittedArrays, x: AnyArray) -> Iterator[Numbers]:
+    """Yield the features of an array, piece by piece."""
+    for start in range(0, len(x), EVALUATED_ROWS):
+        yield array_features(fitted, x[start : start + EVALUATED_ROWS])
 
 
 def unused(rows: Cells, used: Sequence[str], target: FittedTarget) -> list[str]:
@@ -97,11 +113,8 @@ def flat_rows(x: AnyArray, fitted: FittedArrays, shape: tuple[int, ...]) -> AnyA
     """Return an array as rows x features, in the precision that training kept."""
     width = len(fitted["mean"])
     ordered = channels_first(x)
-    if x.dtype.kind not in "buif" or ordered.shape[1:] not in (
-        shape,
-        shape[1:] if shape[:1] == (1,) else shape,
-        (width,),
-    ):
+    known = {(width,), shape, shape[1:] if shape[:1] == (1,) else shape}
+    if x.dtype.kind not in "buif" or x.ndim < 2 or not x.size or ordered.shape[1:] not in known:
         expected = " x ".join(map(str, shape or (width,)))
         raise ValueError(f"the array is of {x.dtype} with the shape {x.shape}; expected numbers, rows x {expected}")
     flat = ordered.reshape(len(x), width)
@@ -138,10 +151,9 @@ def predictions(model: nn.Module, x: npt.NDArray[np.float32], target: FittedTarg
     For a classification that is a class and the probability of each, for a regression a number in the units of the
     target, and for an autoencoder the mean squared error of its copy of the standardised features.
     """
-    model.eval()
     rows = torch.from_numpy(x)
     with torch.no_grad():
-        output = torch.cat([model.forward(piece) for piece in torch.split(rows, EVALUATED_ROWS)]).double()
+        output = model.forward(rows).double()
     if task == Task.CLASSIFICATION:
         classes, probabilities = target["classes"], output.softmax(1)
         chosen = [classes[index] for index in output.argmax(1).tolist()]

@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 def write_weights(model: nn.Module, run: Run) -> None:
     """Write the weights that a run ends with, if they are kept: where it is tested, those that were tested.
 
-    If the store does not take them, a warning is logged and the run continues.
+    If they cannot be written, a warning is logged and the run continues.
     """
     if run.weights_url is None:
         return
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        write_artifact(run.weights_url, save(tensors))  # each a copy of its own: no two may share memory
-    except Exception:  # stores raise what they like
+    try:  # a tensor is copied, because no two in a file may share memory
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+        write_artifact(run.weights_url, save(tensors))
+    except Exception:  # stores raise what they like, and a user's model may keep other things than tensors
         log.warning("the weights could not be written", extra={"url": run.weights_url}, exc_info=True)
 
 

@@ -441,6 +441,8 @@ def test_the_script_says_what_does_not_fit(of_people: Kept, tmp_path: Path) -> N
     [
         (np.zeros((3, 9, 9)), "with the shape (3, 9, 9); expected numbers, rows x 1 x 8 x 8"),
         (np.full((3, 64), np.nan), "the array is nan in row 1, column 1; expected finite numbers"),
+        (np.zeros((0, 64)), "with the shape (0, 64); expected numbers, rows x 1 x 8 x 8"),
+        (np.zeros(()), "with the shape (); expected numbers, rows x 1 x 8 x 8"),
         (np.array(["a"]), "the array is of <U1 with the shape (1,); expected numbers"),
     ],
 )
@@ -495,6 +497,20 @@ def test_a_bundle_without_weights_says_why(of_people: Kept, tmp_path: Path) -> N
         assert changed.refusal(tmp_path / "new.csv").startswith(f"error: {reason}")
 
 
+def test_a_bundle_that_does_not_describe_its_model_is_refused(of_people: Kept, tmp_path: Path) -> None:
+    changed = replace(of_people, zip=tmp_path / "changed.zip")
+    manifest = json.loads((of_people.folder / "manifest.json").read_text())
+    for run, reason in (
+        ({"model": None}, "cannot be built here: KeyError: 'shape'"),
+        ({**manifest["run"], "sizes": [2, 3]}, "cannot be built here: RuntimeError: Error(s) in loading state_dict"),
+    ):
+        with zipfile.ZipFile(changed.zip, "w") as archive:
+            archive.writestr("manifest.json", json.dumps({**manifest, "run": run}))
+            for name in manifest["files"]:
+                archive.write(of_people.folder / name, name)
+        assert reason in changed.refusal(tmp_path / "new.csv")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_real_job_keeps_the_model_that_it_recommends(
@@ -520,3 +536,12 @@ def test_a_real_job_keeps_the_model_that_it_recommends(
     trials = {arm["arm"]: arm["trial"] for arm in result["finalists"]}
     weights = {name for name in kept_files if name.startswith("weights-")}
     assert weights == {weights_file(trials[arm]) for arm in ("warpadam", "adamw")}
+    with TestClient(create_app(settings)) as api:
+        assert api.post(f"{links['self']}/extend", json={"seeds": 1}).status_code == 202
+        assert make_worker().run_next()
+        extended = api.get(links["recommendation"]).json()
+        assert len(extended["pairs"]) == len(result["pairs"]) + 1
+        assert extended["weights"]["seed"] == first["seed"]
+        assert extended["trial"] != result["trial"] or extended["weights"] == result["weights"]
+        assert api.delete(links["self"]).status_code == 204
+    assert not (tmp_path / "artifacts" / "jobs" / result["job_id"]).exists()
