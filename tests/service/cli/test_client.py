@@ -45,7 +45,7 @@ def test_a_dry_run_may_take_longer_than_other_answers(
 ) -> None:
     monkeypatch.setattr("service.cli.client.TIMEOUT_S", 0.5)  # loading torch alone takes longer
     with Client(live.url) as client:
-        assert client.estimate(spec())["trials"] == 4
+        assert client.estimate(spec())["trials"] == 5  # two of each arm, and one of the untuned AdamW
 
 
 def test_key_makes_it_safe_to_send_again(client: Client, spec: SpecMaker) -> None:
