@@ -41,6 +41,7 @@ from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.training.loop import train
 from service.training.networks import build_network
+from service.training.tasks import in_units
 from service.user_code.probe import UserCode
 from tests.bare_install import run_bare
 from tests.conftest import SpecMaker
@@ -246,6 +247,26 @@ def test_a_regression_predicts_in_the_units_of_the_target(tmp_path: Path, name: 
         assert predicted == pytest.approx(made.outputs()[:, 0] * scale + mean, rel=1e-6)
         assert ((predicted - target[test]) ** 2).mean() / scale**2 == pytest.approx(made.test_loss, abs=1e-6)
         assert 25 < predicted.mean() < 346  # the range of the target
+
+
+@pytest.mark.parametrize("transform", ["log1p", "quantile"])
+def test_a_transformed_target_is_predicted_in_its_units_on_any_split(tmp_path: Path, transform: str) -> None:
+    header, rows, target = diabetes()
+    groups = [str(row % 40) for row in range(len(rows))]
+    with_group = [[*row, group, repr(float(y))] for row, group, y in zip(rows, groups, target, strict=True)]
+    content = written([*header, "site", "y"], with_group).encode()
+    split = {"by": "group", "column": "site"}
+    made = uploaded(tmp_path, "d.csv", content, MLP, target="y", target_transform=transform, split=split)
+    undo = {name: torch.tensor(values) for name, values in made.fitted["target"]["transform"].items()}
+    assert list(undo) == [transform]
+    expected = in_units(torch.from_numpy(made.outputs()), undo)[:, 0].numpy()
+    test = RowSplit("group", np.arange(len(rows)) % 40).parts(len(rows), 0, None)["test"]
+    file = tmp_path / "new.csv"
+    file.write_text(written([*header, "site"], [with_group[row][:-1] for row in test]))
+    for found, notes in (made.by_command(file), made.by_script(file)):
+        assert numbers(found["prediction"]) == pytest.approx(expected, rel=1e-6)
+        assert 25 < numbers(found["prediction"]).mean() < 346  # the range of the target
+        assert "columns that are not used: 'site'" in notes
 
 
 def test_rows_of_a_file_with_types_are_scored_from_csv(tmp_path: Path) -> None:
