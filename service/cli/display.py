@@ -140,7 +140,7 @@ def show_recommendation(console: Console, answer: Answer) -> None:
     table.add_column("arm", overflow="fold")
     metric = METRICS.get(result.score or "")
     score = "mean test\n" + score_label(result.score).replace(" ", "\n")
-    searched = "value in\nsearch" if metric_of(result.metric) is None else "the same\nin search"
+    searched = "value in\nsearch" if metric_of(result.metric) is None else "score in\nsearch"
     for column in ("trial", searched, "mean test\nloss", score, "seconds\na run", "runs"):
         table.add_column(column, justify="right", no_wrap=True)
     for finalist in result.finalists:

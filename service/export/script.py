@@ -135,7 +135,7 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         reason=textwrap.fill(f"The verdict: {result.reason}.", 118),
         p_note=P_NOTE if learned else "",
         summary=textwrap.fill(result.summary, 118) + ".\n" if result.summary else "",
-        needs=optimizer.script_needs + (f" and {metric.script_needs}" if metric.script_needs else "") + user_note,
+        needs=optimizer.script_needs + (f", and {metric.script_needs}" if metric.script_needs else "") + user_note,
         version=VERSION,
     )
     parts = [
