@@ -12,6 +12,7 @@ from dataclasses import replace
 from search_spaces.domains import Choice, Scalar
 from search_spaces.errors import SearchSpaceError, unknown_name
 from search_spaces.override_domains import domain_from, names_from
+from search_spaces.presets import get_preset
 from search_spaces.space import Parameter, SearchSpace
 from search_spaces.strategies import (
     ALWAYS_USED,
@@ -21,9 +22,10 @@ from search_spaces.strategies import (
     choose_strategies,
     is_used,
     never_used,
+    parse_strategy,
     strategy_parameter,
 )
-from warpadam.config import LIMITS, STRATEGIES, WarpAdamConfig
+from warpadam.config import LIMITS, STRATEGIES, Learner, WarpAdamConfig
 
 
 def apply_overrides(space: SearchSpace, overrides: Mapping[str, object]) -> SearchSpace:
@@ -151,12 +153,15 @@ def _refit(space: SearchSpace, trials: Sequence[Mapping[str, Scalar]]) -> tuple[
     """Carry first trials over to a changed space, without duplicates.
 
     If no strategy of theirs is left, their numbers are tried with the new strategies, one after the other: a search
-    without first trials would not be comparable with that of a baseline, which has some.
+    without first trials would not be comparable with that of a baseline, which has some. Where P stays the identity,
+    the arm is AdamW and gets AdamW's numbers.
     """
     if STRATEGY in space and trials:
         left = _strategies(list(space))
         if not any(trial[STRATEGY] in left for trial in trials):
-            trials = [{**trial, STRATEGY: left[index % len(left)]} for index, trial in enumerate(trials)]
+            is_adamw = all(parse_strategy(name).learner is Learner.FROZEN for name in left)
+            numbers = get_preset("adamw").first_trials if is_adamw else trials
+            trials = [{**trial, STRATEGY: left[index % len(left)]} for index, trial in enumerate(numbers)]
     fitted: list[dict[str, Scalar]] = []
     for trial in trials:
         values = _refit_one(space, trial)
