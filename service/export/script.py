@@ -10,6 +10,7 @@ import base64
 import pprint
 import textwrap
 import zlib
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from service.export.source import SourceCode
@@ -138,15 +139,23 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
         needs=optimizer.script_needs + (f", and {metric.script_needs}" if metric.script_needs else "") + user_note,
         version=VERSION,
     )
+    bound = f"build_model, build_optimizer, plain_loss, SCORE = {', '.join(halves)}"
+    own = f"TRAINING = Training(\n{training})\n{bound}\n\nDATA = {_embedded(data)}"
+    return _script(header, user_import, constants, source, own, "main")
+
+
+def _script(
+    header: str, user_import: str, constants: Mapping[str, object], source: SourceCode, own: str, start: str
+) -> str:
+    """Return a script: imports, constants, copied functions, the lines of its ``own``, and the function to start."""
     parts = [
         header,
         "from __future__ import annotations",
         "\n".join(filter(None, (source.imports, user_import))),
         "\n".join(f"{name} = {pprint.pformat(value, sort_dicts=False)}" for name, value in constants.items()),
         f"\n{source.code}\n",
-        f"TRAINING = Training(\n{training})\nbuild_model, build_optimizer, plain_loss, SCORE = {', '.join(halves)}",
-        f"DATA = {_embedded(data)}",
-        'if __name__ == "__main__":\n    main()\n',
+        own,
+        f'if __name__ == "__main__":\n    {start}()\n',
     ]
     return "\n\n".join(parts)
 
@@ -172,16 +181,7 @@ def make_predict_script(plan: JobPlan, result: JobResult, weights: KeptWeights) 
         user_note=user_note,
         version=VERSION,
     )
-    parts = [
-        header,
-        "from __future__ import annotations",
-        "\n".join(filter(None, (source.imports, user_import))),
-        "\n".join(f"{name} = {pprint.pformat(value, sort_dicts=False)}" for name, value in constants.items()),
-        f"\n{source.code}\n",
-        f"build_model = {name}",
-        'if __name__ == "__main__":\n    predict()\n',
-    ]
-    return "\n\n".join(parts)
+    return _script(header, user_import, constants, source, f"build_model = {name}", "predict")
 
 
 def _model_of(plan: JobPlan) -> tuple[str, str, str]:
