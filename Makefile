@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## tune a real job on this machine and save the recommended config
 	$(BIN)/python examples/demo.py
 
-test: install ## run the quick tests: about five minutes on two cores
+test: install ## run the quick tests: about eight minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-browser: install ## test the web pages in the installed Chromium
