@@ -185,5 +185,6 @@ def test_first_trials_after_overrides_are_assignments_of_the_new_space(name: str
         return
     for values in space.first_trials:
         space.check(values)
-    assert len(space.first_trials) <= len(get_preset(name).first_trials)
+    most = max(len(get_preset(of).first_trials) for of in (name, "adamw"))  # with P = I, those of AdamW
+    assert len(space.first_trials) <= most
     json.dumps(describe(space), allow_nan=False)
