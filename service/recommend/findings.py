@@ -70,7 +70,7 @@ Curves = Sequence[tuple[Sequence[CurvePoint], Sequence[CurvePoint]]]
 TOO_GOOD: Final = 0.002
 """Share of the trivial predictor's loss below which a model is implausibly good."""
 
-ENOUGH_ROWS: Final = 500
+ENOUGH_ROWS: Final = 200
 """Rows of a table from which on that is said: of a few test rows, an honest model can have all right."""
 
 EARLY: Final = 0.6
