@@ -128,15 +128,15 @@ def find_outliers(values: AnyArray) -> Outliers | None:
     distances = np.abs(values - np.median(values)) if len(values) else values
     if not distances.any():
         return None
-    order = np.argsort(-distances, kind="stable")
-    shares = distances[order] / distances[order[0]]  # of the largest, so that no square is too large
+    shares = distances / distances.max()  # of the largest, so that no square is too large
     most = min(MOST_OUTLIERS, max(1, len(values) // 100))
-    gaps = np.flatnonzero(shares[:most] >= FAR * shares[1 : most + 1])
+    top = np.sort(np.partition(shares, -most - 1)[-most - 1 :])[::-1]
+    gaps = np.flatnonzero(top[:most] >= FAR * top[1:])
     if not len(gaps):
         return None
     rows = int(gaps[0]) + 1
-    squares, share = ((shares[:rows] ** power).sum() / (shares**power).sum() for power in (2, 1))
+    squares, share = ((top[:rows] ** power).sum() / (shares**power).sum() for power in (2, 1))
     if squares < MOST_OF_IT:
         return None
-    value = float(values[order[0]])
+    value = float(values[shares.argmax()])
     return Outliers(value=value, rows=rows, squares=round(float(squares), 8), distances=round(float(share), 8))
