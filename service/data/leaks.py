@@ -22,7 +22,7 @@ MAX_COLUMNS: Final = 200
 LEAVES: Final = 32
 """Leaves of the tree that predicts the target from one column."""
 
-PART_NAMES: Final = {"train": "training", "val": "validation", "test": "test"}
+CALLED: Final = {"train": "training", "val": "validation", "test": "test"}
 
 TELLTALE: Final = 0.02
 """Share of the trivial predictor's error that is left if one column holds the answer."""
@@ -32,7 +32,7 @@ def suspicions(source: RowSource, seed: int) -> Iterator[str]:
     """Say what may be wrong with the rows and columns of a job, one sentence each."""
     parts = source.split.parts(source.rows, seed, source.target.classes, source.target.labels)
     if source.split.values is not None:
-        sizes = (f"{name} has {_size(source.split, parts[part])}" for part, name in PART_NAMES.items())
+        sizes = (f"{name} has {_size(source.split, parts[part])}" for part, name in CALLED.items())
         yield f"the rows are split by {source.split.by}: {', '.join(sizes)}"
     if source.split.together is not None:
         count = f"{copies(source.split.together):,} of {source.rows:,} rows"

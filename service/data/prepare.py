@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -178,15 +179,15 @@ def write_split(source: Source, model: ModelSpec, seed: int, folder: Path, kept_
             encoder.write(rows, x)
             x.flush()
         if source.target.values is None:
+            learned: dict[str, Any] = {}
             save_arrays({f"y_{part}": np.zeros(0, dtype=np.float32) for part in parts}, folder)
         else:
-            y, fitted = source.target.encode(parts["train"], kept_transform or "standardise")
+            y, learned = source.target.encode(parts["train"], kept_transform or "standardise")
             save_arrays({f"y_{part}": y[rows] for part, rows in parts.items()}, folder)
             if kept_transform is not None:
                 units = np.asarray(source.target.values, dtype=np.float64)[:, None]
-                save_arrays({**fitted, **{f"target_{part}": units[rows] for part, rows in parts.items()}}, folder)
-        learned = source.target.fitted(parts["train"], kept_transform or "standardise")
-        how = Preprocessing(features=encoder.fitted, target=learned)
+                save_arrays({**learned, **{f"target_{part}": units[rows] for part, rows in parts.items()}}, folder)
+        how = Preprocessing(features=encoder.fitted, target=source.target.fitted(learned))
         (folder / PREPROCESSING_FILE).write_text(json.dumps(how, indent=1), encoding="utf-8")
 
 

@@ -52,7 +52,7 @@ SAMPLE_ROWS: Final = 200
 """Rows in which the reader looks for the header, and of a CSV file for separator and decimal mark."""
 
 NUMBER: Final = re.compile(r"[+-]?[\d.,]*\d")
-"""What is no name of a column below a title."""
+"""A cell that is a number. A row with such a cell is not a header."""
 
 TOTALS: Final = re.compile(
     r"(grand |sub)?(totals?|sum|summe|gesamt|insgesamt|average|mean|mittelwert):?", re.IGNORECASE

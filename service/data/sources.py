@@ -123,9 +123,8 @@ class Target:
         fitted = np.concatenate([scaler.mean_, scaler.scale_])
         return scaler.transform(column).astype(np.float32), {transform: fitted}
 
-    def fitted(self, training: Rows, transform: str = "standardise") -> FittedTarget:
-        """Return what the encoded targets stand for."""
-        learned = {} if self.values is None else self.encode(training, transform)[1]
+    def fitted(self, learned: Mapping[str, AnyArray]) -> FittedTarget:
+        """Return what the encoded targets stand for; ``learned`` is what ``encode`` returned with them."""
         undo = {name: values.tolist() for name, values in learned.items()}
         return FittedTarget(name=self.name, classes=list(self.labels), transform=undo)
 

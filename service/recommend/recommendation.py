@@ -165,8 +165,8 @@ def search_luck(
     """Return what an arm would lose if its search had missed its best trials; None if they did not race.
 
     Trials that raced are compared with the winner on the seeds that both ran, the others as trials. Validation tells
-    which trial would have won instead. It was chosen by, so the winner looks better there than it is: what the other
-    trial loses is read on test.
+    which trial would have won instead. The winner was chosen on validation and looks better there than it is, so what
+    the other trial loses is read on test.
 
     Args:
         plan: The job's plan.

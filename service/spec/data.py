@@ -29,8 +29,8 @@ class SplitSpec(SpecModel):
     such as a patient, stay together. `time`: the oldest rows train, the newest test. `column`: the column says the
     part: train, val or test."""
     column: Annotated[str, Len(max_length=200)] | None = None
-    """Column of the groups, times or parts; null for random. Groups and parts are no features; a time stays one unless
-    it is excluded."""
+    """Column of the groups, times or parts; null for random. A column of groups or parts is not used as a feature; a
+    column of times is, unless it is excluded."""
 
 
 class DatasetSpec(SpecModel):

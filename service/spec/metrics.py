@@ -28,7 +28,7 @@ class MetricEntry:
         higher_is_better: Whether a higher score is better.
         unit: ``percent`` for a share that is written in percent, ``target`` for a score in units of the target.
         trivial: What always predicts the same and is hard to beat by this metric; None for that of the task.
-        outliers: What of an odd row the metric is made of: its squared error, its error, or None for neither.
+        outliers: What an odd row adds to the metric: its squared error, its error, or None for neither.
         script_needs: What an exported script needs installed for it, besides torch and numpy.
     """
 
