@@ -247,41 +247,37 @@ def _with_statistics(column: Column, values: pa.Array, may_be_unused: bool) -> C
     """Return the facts about a column with what is counted."""
     read = labels_of(column, values)
     missing = read.null_count
-    distinct = _count_distinct(read)
-    levels = None
-    if distinct <= MAX_LEVELS:
-        counted = sorted((item["values"], item["counts"]) for item in read.drop_null().value_counts().to_pylist())
-        levels = {str(value): cells for value, cells in counted}
     column = replace(
         column,
         missing=missing,
         first_missing=pc.index(pc.is_null(read), True).as_py() + 1 if missing else None,
-        distinct=distinct,
-        levels=levels,
     )
-    if pa.types.is_string(read.type):
-        return replace(column, unused=_unused(column, read)) if may_be_unused else column
-    ends = pc.min_max(read).as_py()
-    whole = pa.types.is_integer(read.type) or pc.all(pc.equal(pc.floor(read), read)).as_py()
-    column = replace(column, whole=whole, low=ends["min"], high=ends["max"])
+    if pa.types.is_integer(read.type) or pa.types.is_floating(read.type):
+        column = _with_numbers(column, np.sort(read.drop_null().to_numpy()))  # numpy sorts faster than pyarrow counts
+    else:
+        counted = read.drop_null().value_counts()
+        few = len(counted) <= MAX_LEVELS
+        levels = dict(sorted((item["values"], item["counts"]) for item in counted.to_pylist())) if few else None
+        column = replace(column, distinct=len(counted), levels=levels)
+    if may_be_unused and column.kind is not ColumnKind.DATE:
+        return replace(column, unused=_unused(column, read))
+    return column
+
+
+def _with_numbers(column: Column, ordered: Numbers) -> Column:
+    """Return the facts about a column with what its numbers say, which are in ascending order."""
+    distinct = int(np.count_nonzero(ordered[1:] != ordered[:-1])) + bool(len(ordered))
+    levels = None
+    if distinct <= MAX_LEVELS:
+        values, cells = np.unique(ordered, return_counts=True)
+        levels = dict(zip(map(str, values.tolist()), cells.tolist(), strict=True))
+    low, high = (ordered[0].item(), ordered[-1].item()) if distinct else (None, None)
+    whole = bool((np.floor(ordered) == ordered).all())
+    column = replace(column, distinct=distinct, levels=levels, whole=whole, low=low, high=high)
     if column.kind is ColumnKind.DATE:
-        seconds = read.cast(pa.float64()).drop_null().to_numpy()
-        seconds = np.unique(seconds)
-        parts = tuple(part for part in DATE_PARTS if np.ptp(date_part(part, seconds)) > 0)
-        return replace(column, parts=parts)
-    if column.kind is ColumnKind.NUMBER:
-        numbers = read.cast(pa.float64(), safe=False).drop_null().to_numpy()
-        column = replace(column, outliers=find_outliers(numbers))
-    return replace(column, unused=_unused(column, read)) if may_be_unused else column
-
-
-def _count_distinct(values: pa.Array) -> int:
-    """Return how many different values there are. numpy sorts numbers faster than pyarrow hashes them."""
-    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        ordered = np.sort(values.drop_null().to_numpy())
-        return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + bool(len(ordered))
-    distinct: int = pc.count_distinct(values, mode="only_valid").as_py()
-    return distinct
+        seconds = np.unique(ordered.astype(np.float64))
+        return replace(column, parts=tuple(part for part in DATE_PARTS if np.ptp(date_part(part, seconds)) > 0))
+    return replace(column, outliers=find_outliers(ordered)) if column.kind is ColumnKind.NUMBER else column
 
 
 def _unused(column: Column, read: pa.Array) -> Unused | None:

@@ -1,7 +1,7 @@
 """Reads CSV files: finds encoding, separator and decimal mark, and keeps numbers as numbers and the rest as texts.
 
-The file is read once, block by block. A column is taken for whole numbers, then for numbers, then for texts, as soon as
-a block does not fit. A column that became text late is read again from the start, so that no digit is lost.
+All cells are read as texts; a column becomes numbers if all of its cells are. Columns that begin with fractions are
+read as numbers at once, which takes less time and memory. If a later cell is something else, the file is read again.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -35,8 +37,8 @@ DELIMITERS: Final = ",;\t|"
 SAMPLE_BYTES: Final = 1 << 18
 """Bytes in which separator, header and decimal mark are looked for."""
 
-BLOCK_BYTES: Final = 1 << 22
-"""Bytes that are read at once."""
+BLOCK_BYTES: Final = 1 << 21
+"""Bytes that are read at once, and the most that a row may have."""
 
 MAX_CELL: Final = 1 << 24
 """Characters of the longest cell in a file with cells of several lines."""
@@ -107,11 +109,13 @@ def read_columns(
     decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "") or _decimal(rows[1:], delimiter)
     reading = replace(reading, encoding=encoding, delimiter=delimiter, decimal=decimal)
     try:
-        columns = _columns(source, header, reading, has_quotes, pa.string() if as_texts else pa.int64())
+        columns = _columns(source, header, reading, has_quotes, rows[1:], as_texts=as_texts)
     except (pa.ArrowInvalid, UnicodeError) as error:
         if has_quotes:
             _check_quotes(source, reading, len(header.names))
         wrong = str(error).removeprefix("CSV parse error: ")
+        if "straddling" in wrong:
+            wrong = f"a row has over {BLOCK_BYTES} bytes, the most that is allowed"
         raise InvalidFileError(f"the file cannot be read as CSV: {wrong}") from error
     if has_quotes and any(_has_lines(column) for column in columns):
         _check_quotes(source, reading, len(header.names))
@@ -239,26 +243,24 @@ def _decimal(rows: Rows, delimiter: str) -> str:
     return "," if marks[","] > marks["."] else "."
 
 
-def _columns(source: Path, header: _Header, reading: Reading, has_quotes: bool, kind: pa.DataType) -> list[RawColumn]:
-    """Read the columns as ``kind`` where all cells fit, and else as numbers or texts."""
+def _columns(
+    source: Path, header: _Header, reading: Reading, has_quotes: bool, first: Rows, *, as_texts: bool
+) -> list[RawColumn]:
+    """Read the columns. What the ``first`` rows hold decides which are read as numbers at once."""
     check_names(header.names)
-    names = _unique(header.names)
-    kinds = dict.fromkeys(names, kind)
-    pieces: dict[str, list[pa.Array]] = {name: [] for name in names}
-    for batch in _batches(source, names, header.lines, reading, has_quotes):
-        for name, texts in zip(names, batch.columns, strict=True):
-            kinds[name], piece = _fitted(texts, kinds[name], reading)
-            pieces[name].append(piece)
-    late = [name for name in names if kinds[name] == pa.string() and any(p.type != pa.string() for p in pieces[name])]
-    if late:
-        pieces.update({name: [] for name in late})
-        for batch in _batches(source, names, header.lines, reading, has_quotes, late):
-            for name, texts in zip(late, batch.columns, strict=True):
-                pieces[name].append(texts)
-    return [
-        RawColumn(own, str(kinds[name]), pa.chunked_array([p.cast(kinds[name]) for p in pieces.pop(name)], kinds[name]))
-        for own, name in zip(header.names, names, strict=True)
-    ]
+    fractions = [] if as_texts else _fractions(first, header.names, reading)
+    try:
+        columns = _table(source, header, reading, has_quotes, fractions).columns
+    except pa.ArrowInvalid as error:
+        is_a_cell = "conversion error to double" in str(error)
+        # without threads, pyarrow names the row that is wrong
+        columns = _table(source, header, reading, has_quotes, [], use_threads=is_a_cell).columns
+    pa.default_memory_pool().release_unused()  # what the parser took
+    if not as_texts:
+        pieces = (columns.pop(0) for _ in header.names)  # each is freed as soon as it is numbers
+        with ThreadPoolExecutor(pa.cpu_count()) as threads:
+            columns = list(threads.map(_fitted, pieces, itertools.repeat(reading)))
+    return [RawColumn(name, str(cells.type), cells) for name, cells in zip(header.names, columns, strict=True)]
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -266,51 +268,67 @@ def _unique(names: Sequence[str]) -> list[str]:
     return [name or f"\x00{index}" for index, name in enumerate(names)]
 
 
-def _batches(
-    source: Path, names: list[str], skipped: int, reading: Reading, has_quotes: bool, only: Sequence[str] = ()
-) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a file as texts, block by block."""
+def _table(
+    source: Path,
+    header: _Header,
+    reading: Reading,
+    has_quotes: bool,
+    fractions: list[str],
+    *,
+    use_threads: bool = True,
+) -> pa.Table:
+    names = _unique(header.names)
+    types = {name: pa.float64() if name in fractions else pa.string() for name in names}
     try:
-        reader = pyarrow.csv.open_csv(
+        return pyarrow.csv.read_csv(
             source,
             read_options=pyarrow.csv.ReadOptions(
-                block_size=BLOCK_BYTES, column_names=names, skip_rows=skipped, encoding=reading.encoding
+                use_threads=use_threads,
+                block_size=BLOCK_BYTES,
+                column_names=names,
+                skip_rows=header.lines,
+                encoding=reading.encoding,
             ),
             parse_options=pyarrow.csv.ParseOptions(delimiter=reading.delimiter, newlines_in_values=has_quotes),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()),
-                null_values=_nulls(reading),
-                strings_can_be_null=True,
-                include_columns=only,
+                column_types=types, null_values=_nulls(reading), strings_can_be_null=True
             ),
         )
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):  # a header and nothing else
-            return
+            return pa.table({name: pa.array([], pa.string()) for name in names})
         raise
-    with reader:
-        yield from reader
+
+
+def _fractions(rows: Rows, names: list[str], reading: Reading) -> list[str]:
+    """Return the names of columns whose cells in some rows are numbers that are not all whole."""
+    whole = [row for row in rows if len(row) == len(names)]
+    columns = {name: pa.array([row[index] for row in whole], pa.string()) for index, name in enumerate(_unique(names))}
+    return [name for name, texts in columns.items() if _fitted(texts, reading).type == pa.float64()]
 
 
 def _nulls(reading: Reading) -> tuple[str, ...]:
     return NULLS if reading.na_values is None else ("", *reading.na_values)
 
 
-def _fitted(texts: pa.Array, kind: pa.DataType, reading: Reading) -> tuple[pa.DataType, pa.Array]:
-    """Return a piece of a column as ``kind`` if all its cells fit, or else as the next more general type."""
-    if kind == pa.string():
-        return kind, texts
-    numbers = _as_numbers(texts, kind, reading)
-    if numbers is None:
-        numbers = _as_numbers(trimmed(texts, _nulls(reading)), kind, reading)
-    return (pa.string(), texts) if numbers is None else (numbers.type, numbers)
+def _fitted(texts: pa.Array, reading: Reading) -> pa.Array:
+    """Return texts as numbers if all of them are, also without the spaces around them."""
+    if not pa.types.is_string(texts.type):
+        return texts
+    for cells in (texts[:SAMPLE_ROWS], texts):  # most columns of texts have one among the first cells
+        numbers = _as_numbers(cells, reading)
+        if numbers is None:
+            numbers = _as_numbers(trimmed(cells, _nulls(reading)), reading)
+        if numbers is None:
+            return texts
+    return numbers
 
 
-def _as_numbers(texts: pa.Array, kind: pa.DataType, reading: Reading) -> pa.Array | None:
-    """Return texts as numbers that are whole, if ``kind`` is; None if a cell is another text, or begins with a 0."""
-    if kind == pa.int64() and _is_padded(texts):
+def _as_numbers(texts: pa.Array, reading: Reading) -> pa.Array | None:
+    """Return texts as whole numbers, or else as numbers; None if a cell is another text, or begins with a 0."""
+    if _is_padded(texts):
         return None
-    for wanted in (kind, pa.float64()) if reading.decimal == "." else (kind,):
+    for wanted in (pa.int64(), pa.float64()) if reading.decimal == "." else (pa.int64(),):
         try:
             return texts.cast(wanted)
         except pa.ArrowInvalid:

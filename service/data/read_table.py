@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import itertools
 import math
 import re
 import statistics
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +26,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from service.data.columns import TABLE_FILE, describe
-from service.data.facts import EXACT, LARGEST, MIN_ROWS, Column, ColumnKind, DatasetFacts, Layout, Reading
+from service.data.facts import EXACT, LARGEST, MIN_ROWS, ColumnKind, DatasetFacts, Layout, Reading
 from service.data.read_zip import open_zip
 from service.errors import InvalidFileError, shortened
 
@@ -229,30 +231,38 @@ def keep(
     rows = len(columns[0].values)
     if rows < MIN_ROWS:
         raise InvalidFileError(f"the table has {rows} rows below the header; at least {MIN_ROWS} are needed")
-    described: list[Column] = []
-    clean: dict[str, pa.Array] = {}
-    for index in range(1, len(columns) + 1):
-        column = columns.pop(0)
-        if not column.name:
-            if index > 1 and column.values.null_count == rows:
-                continue  # the rows end with a separator
-            if index > 1:
-                raise InvalidFileError(f"column {index} has no name; add one to the header")
-            column = replace(column, name=INDEX_NAME)
-        values, kind = _clean(column, reading), column.kind
-        clean[column.name] = values
-        described.append(describe(column.name, column.type, values, reading, kind))
-    _check_size(sum(values.nbytes for values in clean.values()), max_bytes)
-    texts = [name for name, values in clean.items() if pa.types.is_string(values.type)]
+    columns[:] = _named(columns, rows)
+    heads = [(column.name, column.type, column.kind) for column in columns]
+    pieces = (columns.pop(0) for _ in heads)  # each is freed as soon as it is clean
+    with ThreadPoolExecutor(pa.cpu_count()) as threads:
+        cells = list(threads.map(_clean, pieces, itertools.repeat(reading)))
+        _check_size(sum(values.nbytes for values in cells), max_bytes)
+        table = {name: values for (name, _, _), values in zip(heads, cells, strict=True)}
+        written = threads.submit(_write, table, folder / TABLE_FILE)
+        described = tuple(
+            threads.map(lambda head, values: describe(head[0], head[1], values, reading, head[2]), heads, cells)
+        )
+        written.result()
+    found = (*warnings, *_total_row(table, rows))
+    return DatasetFacts(layout=Layout.TABLE, rows=rows, columns=described, reading=reading, warnings=found)
+
+
+def _named(columns: Sequence[RawColumn], rows: int) -> Iterator[RawColumn]:
+    """Yield columns that have a name, with one for the first. Empty ones without a name come of separators."""
+    for index, column in enumerate(columns, 1):
+        if column.name:
+            yield column
+        elif index == 1:
+            yield replace(column, name=INDEX_NAME)
+        elif column.values.null_count < rows:
+            raise InvalidFileError(f"column {index} has no name; add one to the header")
+
+
+def _write(cells: dict[str, pa.Array], target: Path) -> None:
+    texts = [name for name, values in cells.items() if pa.types.is_string(values.type)]
     pyarrow.parquet.write_table(
-        pa.table(clean),
-        folder / TABLE_FILE,
-        row_group_size=ROWS_AT_ONCE,
-        use_dictionary=texts or False,
-        write_statistics=False,
+        pa.table(cells), target, row_group_size=ROWS_AT_ONCE, use_dictionary=texts or False, write_statistics=False
     )
-    found = (*warnings, *_total_row(clean, rows))
-    return DatasetFacts(layout=Layout.TABLE, rows=rows, columns=tuple(described), reading=reading, warnings=found)
 
 
 def _total_row(columns: dict[str, pa.Array], rows: int) -> Iterable[str]:

@@ -54,7 +54,7 @@ def test_a_kronecker_p_helps_an_autoencoder_of_digits(db: Database, submit: Subm
 
 @pytest.mark.slow
 def test_a_p_that_cannot_matter_makes_no_difference(db: Database, submit: Submit, make_worker: WorkerMaker) -> None:
-    adam = {"lr": 0.003, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.01}  # the baseline's first trial
+    adam = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1}  # the baseline's first trial
     space = {
         "preset": "paper",
         "overrides": {**adam, "structure": "diagonal", "p_lr": 0.001, "meta_every": 10, "p_decay": 0.0},

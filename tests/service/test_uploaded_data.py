@@ -1,6 +1,7 @@
 # From an uploaded file to a recommendation, all through REST, with a real worker and real slot processes.
 from __future__ import annotations
 
+import gzip
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from service.api.app import create_app
 from service.settings import Settings
 from tests.conftest import SpecMaker
 from tests.service.conftest import WorkerMaker
-from tests.service.data import files
+from tests.service.data import files, tables
 
 pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)]
 
@@ -28,33 +29,50 @@ def api(settings: Settings) -> Iterator[TestClient]:
 
 
 CUSTOMERS = [f"c{n};{n % 9:05d};{n % 28 + 1}.3.2024;{n},5 €;{n};{n % 3}" for n in range(150)]
+READINGS = [[n * 0.7 % 5, ("hot", "cold")[n % 2], n * 7 % 50 > 20] for n in range(120)]
+MLP = {"name": "mlp", "hidden": [8]}
 CASES: dict[str, tuple[str, bytes, dict[str, Any], dict[str, Any]]] = {
-    "csv": ("people.csv", files.csv(120), {"target": "label"}, {"name": "mlp", "hidden": [8]}),
+    "csv": ("people.csv", files.csv(120), {"target": "label"}, MLP),
     "corrected csv": (
         "people.csv",
         "\n".join(["id;zip;joined;income;note;left", *CUSTOMERS]).encode(),
         {"target": "left", "columns": {"zip": "number", "note": "ignore", "left": "category"}},
-        {"name": "mlp", "hidden": [8]},
+        MLP,
     ),
     "csv of groups": (
         "patients.csv",
         files.csv(120, patient=[row // 4 for row in range(120)]),
         {"target": "label", "split": {"by": "group", "column": "patient"}},
-        {"name": "mlp", "hidden": [8]},
+        MLP,
     ),
     "csv of times": (
         "days.csv",
         files.csv(120, day=[f"2024-{1 + row * 7 % 120 // 28}-{1 + row * 7 % 120 % 28}" for row in range(120)]),
         {"target": "label", "exclude": ["day"], "split": {"by": "time", "column": "day"}},
-        {"name": "mlp", "hidden": [8]},
+        MLP,
     ),
     "csv of parts": (
         "parts.csv",
         files.csv(120, part=[("train", "train", "Train", "validation", "test")[row % 5] for row in range(120)]),
         {"target": "label", "split": {"by": "column", "column": "part"}},
-        {"name": "mlp", "hidden": [8]},
+        MLP,
     ),
-    "parquet": ("diabetes.parquet", files.parquet(), {"target": "y"}, {"name": "mlp", "hidden": [8]}),
+    "tsv": ("people.tsv", files.csv(120).replace(b", ", b" ").replace(b",", b"\t"), {"target": "label"}, MLP),
+    "csv of another mark": (
+        "people.csv",
+        files.csv(120).replace(b", ", b" ").replace(b",", b"|"),
+        {"target": "label"},
+        MLP,
+    ),
+    "gz": ("people.csv.gz", gzip.compress(files.csv(120)), {"target": "label"}, MLP),
+    "excel": ("readings.xlsx", tables.excel([["x", "kind", "label"], *READINGS]), {"target": "label"}, MLP),
+    "feather": (
+        "readings.feather",
+        tables.feather(x=[row[0] for row in READINGS], label=[row[2] for row in READINGS]),
+        {"target": "label"},
+        MLP,
+    ),
+    "parquet": ("diabetes.parquet", files.parquet(), {"target": "y"}, MLP),
     "npz": ("digits.npz", files.digits_npz(), {}, {"name": "mlp", "hidden": [16]}),
     "npz autoencoded": ("d.npz", files.digits_npz(), {"task": "autoencoding"}, {"name": "autoencoder", "hidden": [16]}),
     "convnet": ("digits.npz", files.digits_npz(), {}, {"name": "convnet", "channels": [4, 8]}),

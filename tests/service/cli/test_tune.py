@@ -118,6 +118,6 @@ def test_ctrl_c_stops_the_job_and_every_process(folder: Path) -> None:
         _, errors = process.communicate(timeout=LIMIT_S)
     finally:
         process.kill()
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == 128 + signal.SIGINT, errors
     assert "stopped; the trials of job-" in errors
     assert not processes_of(folder)

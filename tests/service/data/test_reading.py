@@ -113,6 +113,12 @@ def test_a_file_that_cannot_be_read_is_refused_by_its_line(tmp_path: Path, case:
     assert expected in str(caught.value)
 
 
+def test_a_row_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.data.read_csv.BLOCK_BYTES", 1000)
+    with pytest.raises(InvalidFileError, match="CSV: a row has over 1000 bytes, the most that is allowed"):
+        read(f"x,label\n1,{'a' * 9000}\n".encode() * 20, tmp_path)
+
+
 def test_a_wrong_encoding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError, match="Row #2: CSV conversion error to string: invalid UTF8"):
         read(("a,b\n" + "é,1\n" * 20).encode("cp1252"), tmp_path, encoding="utf-8")
