@@ -237,6 +237,7 @@ def keep(
     with ThreadPoolExecutor(pa.cpu_count()) as threads:
         cells = list(threads.map(_clean, pieces, itertools.repeat(reading)))
         _check_size(sum(values.nbytes for values in cells), max_bytes)
+        pa.default_memory_pool().release_unused()
         table = {name: values for (name, _, _), values in zip(heads, cells, strict=True)}
         written = threads.submit(_write, table, folder / TABLE_FILE)
         described = tuple(
