@@ -40,6 +40,12 @@ SAMPLE_BYTES: Final = 1 << 18
 BLOCK_BYTES: Final = 1 << 21
 """Bytes that are read at once, and the most that a row may have."""
 
+MAX_ODD_COLUMNS: Final = 4
+"""After so many columns that began with fractions and went on with other cells, all are read as texts."""
+
+ODD_COLUMN: Final = re.compile(r"In CSV column #(\d+): CSV conversion error to double")
+"""How pyarrow names a column with a cell that is not a number."""
+
 MAX_CELL: Final = 1 << 24
 """Characters of the longest cell in a file with cells of several lines."""
 
@@ -249,18 +255,26 @@ def _columns(
     """Read the columns. What the ``first`` rows hold decides which are read as numbers at once."""
     check_names(header.names)
     fractions = [] if as_texts else _fractions(first, header.names, reading)
-    try:
-        columns = _table(source, header, reading, has_quotes, fractions).columns
-    except pa.ArrowInvalid as error:
-        is_a_cell = "conversion error to double" in str(error)
-        # without threads, pyarrow names the row that is wrong
-        columns = _table(source, header, reading, has_quotes, [], use_threads=is_a_cell).columns
+    columns = _read(source, header, reading, has_quotes, fractions).columns
     pa.default_memory_pool().release_unused()  # what the parser took
     if not as_texts:
         pieces = (columns.pop(0) for _ in header.names)  # each is freed as soon as it is numbers
         with ThreadPoolExecutor(pa.cpu_count()) as threads:
             columns = list(threads.map(_fitted, pieces, itertools.repeat(reading)))
     return [RawColumn(name, str(cells.type), cells) for name, cells in zip(header.names, columns, strict=True)]
+
+
+def _read(source: Path, header: _Header, reading: Reading, has_quotes: bool, fractions: list[str]) -> pa.Table:
+    """Read the rows, with ``fractions`` as numbers. A column of them with another cell is read again as texts."""
+    for _ in range(MAX_ODD_COLUMNS):
+        try:
+            return _table(source, header, reading, has_quotes, fractions)
+        except pa.ArrowInvalid as error:
+            odd = ODD_COLUMN.match(str(error))
+            if odd is None:  # a row is wrong, which pyarrow names only without threads
+                return _table(source, header, reading, has_quotes, [], use_threads=False)
+            fractions = [name for name in fractions if name != _unique(header.names)[int(odd[1])]]
+    return _table(source, header, reading, has_quotes, [])
 
 
 def _unique(names: Sequence[str]) -> list[str]:
