@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api import catalog, datasets, jobs, problems, results
+from service.api import catalog, datasets, jobs, pages, problems, results
 from service.api.dashboard import Dashboard
 from service.api.deps import ArtifactsDep, DatabaseDep, close_dependencies, open_dependencies
 from service.api.middleware import BodyLimit, HostCheck
@@ -72,14 +72,10 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
-    for module in (jobs, results, datasets, catalog):
+    for module in (jobs, results, datasets, catalog, pages):
         app.include_router(module.router)
     app.include_router(health)
-
-    @app.get("/", include_in_schema=False)
-    def home() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
+    app.mount("/assets", pages.ASSETS)
     # It gets what matches no route. A mount at / would also take over the 405 answers of the routes.
     app.router.default = Dashboard(app.state.studies)
     return app

@@ -7,6 +7,7 @@ nothing behind.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import PurePath
@@ -14,7 +15,7 @@ from typing import Annotated, Final, Literal
 
 from annotated_types import Len
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import Field
+from pydantic import Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
 from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
@@ -31,6 +32,14 @@ from service.submission.datasets import store_upload
 
 PATH: Final = "/v1/datasets"
 """Where files are posted to. The limit on other bodies does not apply here."""
+
+MODELS: Final[Mapping[str, dict[str, JsonValue]]] = {
+    "language": {"name": "transformer"},
+    "autoencoding": {"name": "autoencoder", "hidden": [64], "code": 8},
+    "images": {"name": "convnet"},
+    "rows": {"name": "mlp", "hidden": [64, 64]},
+}
+"""Models to begin with, by what a row is."""
 
 router = APIRouter(prefix=PATH, tags=["datasets"])
 
@@ -144,6 +153,7 @@ class UploadedDataset(DatasetSummary):
     task: TaskName | None = Field(description="What a job without a target trains for; null for a table.")
     reading: Reading = Field(description="How the file of a table was read.")
     warnings: list[str] = Field(description="What you may want to correct in the file.")
+    model: dict[str, JsonValue] = Field(description="A model to begin with: `model` in the spec of a job.")
 
 
 def _summary(row: DatasetRow) -> DatasetSummary:
@@ -156,8 +166,16 @@ def _view(row: DatasetRow) -> UploadedDataset:
     uses = zip(facts.columns, column_uses(facts, DatasetSpec()), strict=True)
     columns = [_column_view(facts, column, use) for column, use in uses]
     task = None if facts.layout is Layout.TABLE else facts.suggested_task(facts.target(None)).task
-    found = asdict(facts) | {"columns": columns, "task": task}
+    found = asdict(facts) | {"columns": columns, "task": task, "model": _model(facts)}
     return UploadedDataset(**_summary(row).model_dump() | found)
+
+
+def _model(facts: DatasetFacts) -> dict[str, JsonValue]:
+    if facts.layout is Layout.TEXT:
+        return MODELS["language"]
+    if facts.layout is Layout.ARRAYS and not facts.columns:
+        return MODELS["autoencoding"]
+    return MODELS["images"] if len(facts.shape) == 3 else MODELS["rows"]
 
 
 def _column_view(facts: DatasetFacts, column: Column, use: ColumnUse) -> ColumnView:

@@ -13,8 +13,11 @@ from pydantic import Field
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId, Number, PageQuery, StrictQuery, Text
 from service.api.problems import responses
 from service.api.views import Page, PointView, TrialDetail, TrialView
+from service.db.session import Database
+from service.errors import OtherVersionError
 from service.export.files import PIECE_BYTES, ExportFormat, write
 from service.export.report import make_report
+from service.export.snippet import optimizer_lines
 from service.ledger import queries
 from service.ledger.jobs import require_job
 from service.planning.plan import plan_of
@@ -44,6 +47,17 @@ def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Qu
     return Page[TrialView].of(rows, wanted.limit, lambda row: TrialView.of(row, plan), lambda row: row.number)
 
 
+def best_trials(job_id: str, db: Database, limit: int) -> list[TrialView]:
+    """Return the trials with the lowest values; none if another version of the service made the job."""
+    with db.read() as session:
+        job = require_job(session, job_id)
+        try:
+            plan = plan_of(job.spec, job.dataset_info)
+        except OtherVersionError:
+            return []
+        return [TrialView.of(row, plan) for row in queries.best_trials(session, job_id, limit)]
+
+
 @router.get("/trials/{number}", tags=["trials"], responses=responses(404, 409, 422))
 def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
     """Show a trial with its learning curve."""
@@ -53,6 +67,13 @@ def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
         row, points = queries.trial(session, job_id, number)
     curve = [PointView.model_validate(point) for point in points]
     return TrialDetail(**TrialView.of(row, plan).model_dump(), curve=curve)
+
+
+def optimizer_code(job_id: str, db: Database) -> str | None:
+    """Return the lines of Python that make the recommended optimizer; None if a call is not enough."""
+    with db.read() as session:
+        job = require_job(session, job_id)
+        return optimizer_lines(plan_of(job.spec, job.dataset_info), queries.result(session, job))
 
 
 class ExportQuery(StrictQuery):

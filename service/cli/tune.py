@@ -17,14 +17,6 @@ from service.cli.console import connected, err, failure, out, say, write_output
 if TYPE_CHECKING:
     from service.cli.client import Client
 
-MODELS: Final[Mapping[str, dict[str, Any]]] = {
-    "language": {"name": "transformer"},
-    "autoencoding": {"name": "autoencoder", "hidden": [64], "code": 8},
-    "images": {"name": "convnet"},
-    "rows": {"name": "mlp", "hidden": [64, 64]},
-}
-"""What is trained on a dataset unless a spec says otherwise."""
-
 FORMATS: Final = {".py": "python", ".zip": "zip", ".json": "json", ".yaml": "yaml", ".toml": "toml"}
 """Ending of a file with the recommendation -> its form."""
 
@@ -81,7 +73,7 @@ def tune(
         spec = {
             "name": re.sub(r"[\x00-\x1f\x7f-\x9f]", "", Path(data).name)[-100:] or "untitled",
             "dataset": {"id": uploaded["id"], **{name: value for name, value in dataset.items() if value}},
-            "model": _model(uploaded),
+            "model": uploaded["model"],
             "objective": {"metric": metric},
             "budget": {"trials_per_arm": trials, "steps": steps},
             "seed": seed,
@@ -122,14 +114,6 @@ def _service(url: str | None) -> Iterator[Client]:
             yield client
     except NotStartedError as error:
         raise failure(str(error)) from None
-
-
-def _model(uploaded: Mapping[str, Any]) -> dict[str, Any]:
-    if uploaded["layout"] == "text":
-        return MODELS["language"]
-    if uploaded["layout"] == "arrays" and not uploaded["columns"]:
-        return MODELS["autoencoding"]
-    return MODELS["images"] if len(uploaded["shape"]) == 3 else MODELS["rows"]
 
 
 def _as_yaml(spec: Mapping[str, object]) -> bytes:

@@ -42,6 +42,18 @@ def trials_page(session: Session, job_id: str, limit: int, after: int | None, **
     return session.scalars(query if after is None else query.where(Trial.number > after)).all()
 
 
+def trial_values(session: Session, job_id: str) -> list[tuple[str, float]]:
+    """Return arm and value of each trial that has a value, in the order of their numbers."""
+    query = select(Trial.arm, Trial.value).where(Trial.job_id == job_id, Trial.value.is_not(None))
+    return [(arm, value) for arm, value in session.execute(query.order_by(Trial.number)) if value is not None]
+
+
+def best_trials(session: Session, job_id: str, limit: int) -> Sequence[Trial]:
+    """Return the trials of a job with the lowest values, then those without one."""
+    query = select(Trial).where(Trial.job_id == job_id)
+    return session.scalars(query.order_by(Trial.value.is_(None), Trial.value, Trial.number).limit(limit)).all()
+
+
 def events_page(session: Session, job_id: str, limit: int, after: int | None) -> Sequence[Event]:
     """Return events of a job, the oldest first, with an id above ``after``."""
     query = select(Event).where(Event.job_id == job_id).order_by(Event.id).limit(limit)

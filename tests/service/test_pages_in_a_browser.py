@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
 from tests.conftest import SpecMaker
 from tests.service.cli.test_serve import Start, start, wait_for
+from tests.service.data import files
 
 __all__ = ["start"]  # the fixture
 
@@ -39,6 +42,7 @@ def test_the_docs_need_nothing_from_outside(start: Start, page: Page) -> None:
 def test_the_dashboard_shows_each_arm_as_a_study_while_the_job_runs(start: Start, page: Page, spec: SpecMaker) -> None:
     service = start()
     job_id = service.client.submit(spec(budget={"trials_per_arm": 4, "steps": 300, "batch_size": 32}))["id"]
+    wait_for(lambda: service.client.job(job_id)["state"] == "running")
     page.goto(f"{service.url}/dashboard")
     page.get_by_text(f"{job_id}/warpadam").first.wait_for()
     assert service.client.job(job_id)["state"] == "running"
@@ -46,3 +50,62 @@ def test_the_dashboard_shows_each_arm_as_a_study_while_the_job_runs(start: Start
     page.reload()
     page.get_by_text(f"{job_id}/adamw").first.click()
     page.get_by_text("Best Trial").first.wait_for()
+
+
+def check_page(page: Page) -> None:
+    """Look for what a screen reader or a keyboard cannot use, light and dark, and for a page wider than a phone."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        found = Axe().run(page).response["violations"]
+        serious = [(item["id"], item["nodes"]) for item in found if item["impact"] in ("serious", "critical")]
+        assert not serious
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_a_file_comes_to_an_answer_without_a_word_of_code(start: Start, page: Page, tmp_path: Path) -> None:
+    service = start()
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    (tmp_path / "people.csv").write_bytes(files.csv(120))
+
+    page.goto(service.url)
+    page.get_by_text("There are no jobs yet.").wait_for()
+    check_page(page)
+    page.get_by_label("Drop a file here").set_input_files(tmp_path / "people.csv")
+
+    page.get_by_role("heading", name="people.csv").wait_for()
+    page.get_by_label("note is taken for").select_option("ignore")
+    page.get_by_label("Column to predict").select_option("label")
+    page.get_by_label("Judged by").select_option("accuracy")
+    page.get_by_label("Trials of each optimizer").fill("2")
+    page.get_by_label("Training steps of each run").fill("20")
+    page.locator("#estimate", has_text="runs on fresh seeds, about").wait_for()
+    check_page(page)
+    page.get_by_role("button", name="Start").click()
+
+    page.locator("main[data-live]").wait_for()
+    check_page(page)
+    page.get_by_role("heading", name="How much better than adamw?").wait_for(timeout=90_000)
+    check_page(page)
+    (job,) = service.client.jobs()
+    spec = service.client.job(job["id"])["spec"]
+    assert spec["dataset"]["columns"] == {"note": "ignore"}
+    assert spec["objective"]["metric"] == "val_accuracy"
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Model and config (zip)").click()
+    assert saved.value.suggested_filename == f"recommended-{job['id']}.zip"
+    page.get_by_role("link", name="Jobs").first.click()
+    page.get_by_role("link", name="people.csv").first.wait_for()
+    check_page(page)
+    assert not errors
+
+
+def test_a_file_that_cannot_be_read_is_refused_on_the_page(start: Start, page: Page, tmp_path: Path) -> None:
+    service = start("--no-worker")
+    (tmp_path / "broken.csv").write_text("a,b\n" + "1,2\n" * 30 + "1\n")
+    page.goto(service.url)
+    page.get_by_label("Drop a file here").set_input_files(tmp_path / "broken.csv")
+    page.get_by_text("Expected 2 columns, got 1").wait_for()

@@ -1,0 +1,9 @@
+"""The pages for people: home, a new job, a job.
+
+They are rendered here, from what the API would answer. The script ``page.js`` sends files and specs to the API, and
+loads a page again while something in it moves; without it, the pages can still be read.
+"""
+
+from service.api.pages.routes import ASSETS, router
+
+__all__ = ["ASSETS", "router"]

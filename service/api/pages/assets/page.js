@@ -1,0 +1,171 @@
+"use strict";
+
+/** Sends a request to the API. Throws an Error whose message says what is wrong. */
+async function send(path, options) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Error("The service does not answer. Is it still running?");
+  }
+  const text = await response.text();
+  let answer = null;
+  try {
+    answer = JSON.parse(text);
+  } catch {
+    // not JSON: a proxy between here and the service answered
+  }
+  if (!response.ok) throw new Error(answer?.detail ?? `The service answered with status ${response.status}.`);
+  return answer;
+}
+
+function post(path, body, headers = {}) {
+  return send(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } });
+}
+
+function say(place, text, isWrong = false) {
+  place.textContent = text;
+  place.classList.toggle("wrong", isWrong);
+}
+
+const upload = document.querySelector("#upload");
+if (upload) {
+  const input = upload.querySelector("input");
+  const said = upload.querySelector(".said");
+  const take = async (file) => {
+    if (!file) return;
+    say(said, `Reading ${file.name} …`);
+    try {
+      const dataset = await send(`/v1/datasets?${new URLSearchParams({ filename: file.name })}`, { method: "POST", body: file });
+      location.href = `/new?id=${dataset.id}`;
+    } catch (error) {
+      say(said, error.message, true);
+      input.value = "";
+    }
+  };
+  input.addEventListener("change", () => take(input.files[0]));
+  upload.addEventListener("submit", (event) => event.preventDefault());
+  upload.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    upload.classList.add("over");
+  });
+  upload.addEventListener("dragleave", () => upload.classList.remove("over"));
+  upload.addEventListener("drop", (event) => {
+    event.preventDefault();
+    upload.classList.remove("over");
+    take(event.dataTransfer.files[0]);
+  });
+}
+
+const form = document.querySelector("#new");
+if (form) {
+  const data = JSON.parse(form.dataset.dataset);
+  const said = form.querySelector("#estimate");
+  const button = form.querySelector("[type=submit]");
+  const field = (name) => form.elements.namedItem(name);
+  const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
+
+  const task = () => data.task ?? field("target")?.selectedOptions[0]?.dataset.task;
+
+  const showTask = () => {
+    const reason = field("target")?.selectedOptions[0]?.dataset.reason;
+    form.querySelector("#task").textContent = reason ? `This is a ${task()} task: ${reason}.` : "";
+    for (const option of field("metric").options) {
+      option.hidden = option.disabled = Boolean(option.dataset.tasks) && !option.dataset.tasks.split(" ").includes(task());
+      if (option.disabled && option.selected) field("metric").value = "val_loss";
+    }
+  };
+
+  const spec = () => {
+    const columns = [...form.querySelectorAll("[data-column]")].filter((select) => select.value);
+    const [by, ...name] = (field("split")?.value ?? "").split(":");
+    return {
+      name: field("name").value,
+      dataset: {
+        ...(data.id ? { id: data.id } : { name: data.name }),
+        ...(field("target") ? { target: field("target").value } : {}),
+        ...(columns.length ? { columns: Object.fromEntries(columns.map((select) => [select.dataset.column, select.value])) } : {}),
+        ...(by ? { split: { by, column: name.join(":") } } : {}),
+      },
+      model: data.model,
+      objective: { metric: field("metric").value },
+      budget: { trials_per_arm: Number(field("trials").value), steps: Number(field("steps").value) },
+    };
+  };
+
+  let asked = 0;
+  const estimate = async () => {
+    if (!form.checkValidity()) return;
+    const mine = ++asked;
+    say(said, "Timing a few steps …");
+    let text, isWrong = false;
+    try {
+      const plan = await post("/v1/jobs?dry_run=true", spec());
+      const minutes = plan.seconds / 60;
+      const time = minutes < 1.5 ? `${Math.max(1, Math.round(plan.seconds))} seconds` : `${Math.round(minutes)} minutes`;
+      text = `${plan.trials} trials and ${plan.confirm_runs} runs on fresh seeds, about ${time}.`;
+    } catch (error) {
+      [text, isWrong] = [error.message, true];
+    }
+    if (mine === asked) say(said, text, isWrong);
+  };
+
+  let timer;
+  form.addEventListener("input", () => {
+    showTask();
+    clearTimeout(timer);
+    timer = setTimeout(estimate, 700);
+  });
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    clearTimeout(timer);
+    asked += 1;
+    button.disabled = true;
+    say(said, "Starting …");
+    try {
+      const job = await post("/v1/jobs", spec(), { "Idempotency-Key": `${key}-${asked}` });
+      location.href = `/jobs/${job.id}`;
+    } catch (error) {
+      say(said, error.message, true);
+      button.disabled = false;
+    }
+  });
+  showTask();
+  estimate();
+}
+
+document.addEventListener("click", async (event) => {
+  const { copy, cancel } = event.target.dataset ?? {};
+  if (copy) {
+    await navigator.clipboard.writeText(document.getElementById(copy).textContent);
+    event.target.textContent = "Copied";
+  }
+  if (cancel && confirm("Cancel this job? Its trials so far are kept.")) {
+    event.target.disabled = true;
+    await send(cancel, { method: "POST" }).catch((error) => alert(error.message));
+  }
+});
+
+/** Loads the page again while something in it moves, and keeps what the reader has opened. */
+async function refresh() {
+  const main = document.querySelector("main");
+  const wait = Number(main.dataset.live);
+  if (!wait) return;
+  await new Promise((done) => setTimeout(done, wait));
+  const busy = main.contains(document.activeElement) && document.activeElement !== main;
+  if (!document.hidden && !busy) {
+    try {
+      const text = await (await fetch(location.href)).text();
+      const page = new DOMParser().parseFromString(text, "text/html");
+      const open = [...main.querySelectorAll("details[open]")].map((details) => details.id);
+      const fresh = page.querySelector("main");
+      for (const id of open) fresh.querySelector(`#${id}`)?.setAttribute("open", "");
+      main.replaceWith(fresh);
+      document.title = page.title;
+    } catch {
+      // the service does not answer: the next try may
+    }
+  }
+  refresh();
+}
+refresh();

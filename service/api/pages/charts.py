@@ -1,0 +1,133 @@
+"""Figures of the job page, as numbers that a template draws with SVG: shares of the width and height, from 0 to 100."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from service.result.effects import axis_end, effects, percent
+from service.result.job_result import JobResult
+
+COLOURS: Final = 6
+"""The style sheet has this many colours for arms."""
+
+
+class ForestRow(NamedTuple):
+    """A row of the forest plot. The middle is no difference, the right side is better."""
+
+    label: str
+    low: float
+    mean: float
+    high: float
+    luck: tuple[float, float] | None
+    words: str
+
+
+class Forest(NamedTuple):
+    """A comparison in shares of what it is compared with; ``small`` is the band that is too small to matter."""
+
+    rows: list[ForestRow]
+    small: tuple[float, float]
+    end: str
+    against: str
+
+
+class Line(NamedTuple):
+    """The best value of an arm after each of its trials."""
+
+    arm: str
+    colour: int
+    points: str
+    best: float
+
+
+class Search(NamedTuple):
+    """The best values of all arms, how many trials the longest line has, and the values at the top and the bottom."""
+
+    lines: list[Line]
+    trials: int
+    top: float
+    bottom: float
+
+
+def forest(result: JobResult) -> Forest | None:
+    """Return the forest plot of a result; None if there is nothing to compare."""
+    found = effects(result)
+    if not found:
+        return None
+    end = 1.05 * axis_end(result)
+    small = result.statistics.min_effect if result.statistics else 0.0
+
+    def place(share: float) -> float:
+        return round(50 + 50 * max(-1.0, min(1.0, share / end)), 2)
+
+    rows = [
+        ForestRow(
+            label=effect.label,
+            low=place(effect.low),
+            mean=place(effect.mean),
+            high=place(effect.high),
+            luck=None if effect.luck is None else (place(-effect.luck), place(effect.luck)),
+            words=_in_words(effect.mean),
+        )
+        for effect in found
+    ]
+    return Forest(rows, (place(-small), place(small)), percent(end), result.baseline)
+
+
+def _in_words(share: float) -> str:
+    """Return an effect as people say it; what is far worse is so many times as much.
+
+    >>> _in_words(0.1), _in_words(-0.05), _in_words(-5.91)
+    ('10 % better', '5 % worse', '6.9 times as much')
+    """
+    if share < -1:
+        return f"{1 - share:.2g} times as much"
+    return f"{percent(abs(share))} {'better' if share > 0 else 'worse'}" if share else "equal"
+
+
+def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: bool) -> Search | None:
+    """Return the best value so far of each arm.
+
+    Args:
+        arms: Names of the arms, in their order.
+        values: Arm and value of every trial that has one, in the order of the trials. Lower is better.
+        rises: Whether a better value is drawn higher, as for an accuracy.
+
+    >>> search(["a"], [("a", 2.0), ("a", 1.0)], rises=False)
+    Search(lines=[Line(arm='a', colour=0, points='0,0 100,0 100,100', best=1.0)], trials=2, top=2.0, bottom=1.0)
+    """
+    best: dict[str, list[float]] = {arm: [] for arm in arms}
+    for arm, value in values:
+        so_far = best.setdefault(arm, [])
+        so_far.append(min(value, so_far[-1]) if so_far else value)
+    trials = max(map(len, best.values()), default=0)
+    if not trials:
+        return None
+    lowest = min(column[-1] for column in best.values() if column)
+    firsts = sorted(column[0] for column in best.values() if column)
+    highest = max(firsts[len(firsts) // 2], lowest)  # a first trial that is far worse would flatten the rest
+    top, bottom = (lowest, highest) if rises else (highest, lowest)
+    lines = [
+        Line(arm, index % COLOURS, _stairs(column, trials, top, bottom), column[-1])
+        for index, (arm, column) in enumerate(best.items())
+        if column
+    ]
+    return Search(lines, trials, top, bottom)
+
+
+def _stairs(column: Sequence[float], trials: int, top: float, bottom: float) -> str:
+    """Return a line with a step wherever the value changes. Values beyond an end of the axis are drawn at that end."""
+
+    def y(value: float) -> float:
+        return round(100 * min(1.0, max(0.0, (top - value) / (top - bottom))), 2) if top != bottom else 50.0
+
+    width = max(trials - 1, 1)
+    points = [(0.0, y(column[0]))]
+    for index, (before, value) in enumerate(pairwise(column), start=1):
+        if value != before:
+            x = round(100 * index / width, 2)
+            points += [(x, y(before)), (x, y(value))]
+    points.append((round(100 * (len(column) - 1) / width, 2), y(column[-1])))
+    return " ".join(f"{x:g},{height:g}" for x, height in dict.fromkeys(points))
