@@ -81,7 +81,8 @@ def home(db: DatabaseDep) -> HTMLResponse:
     listed = jobs.list_jobs(db, jobs.JobQuery(limit=LISTED))
     rows = [(job, *_standing(db, job.id)) for job in listed.items]
     files = datasets.list_datasets(db, PageQuery(limit=LISTED))
-    return _page("home", jobs=rows, datasets=files.items, examples=EXAMPLES)
+    names = {dataset.id: dataset.name for dataset in files.items}
+    return _page("home", jobs=rows, datasets=files.items, names=names, examples=EXAMPLES)
 
 
 class NewQuery(StrictQuery):
