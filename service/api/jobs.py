@@ -8,9 +8,18 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
 
-from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StrictQuery, StudiesDep, Text, UserCodeDep
+from service.api.deps import (
+    ArtifactsDep,
+    DatabaseDep,
+    JobId,
+    PageQuery,
+    StrictQuery,
+    StudiesDep,
+    Text,
+    UserCodeDep,
+)
 from service.api.problems import responses
-from service.api.views import EventView, JobSummary, JobView, Page
+from service.api.views import JobSummary, JobView, Page
 from service.db.models import Job
 from service.db.session import Database
 from service.db.studies import study_name
@@ -119,15 +128,6 @@ def extend_job(
 ) -> JobView:
     """Add trials, seeds or seconds to a job that has succeeded. Its next verdict is tested at half the level."""
     return _answered(extend(db, job_id, more, _render, idempotency_key), response, idempotency_key)
-
-
-@router.get("/{job_id}/events", responses=responses(404, 422))
-def list_events(job_id: JobId, db: DatabaseDep, wanted: Annotated[PageQuery, Query()]) -> Page[EventView]:
-    """List what happened to a job, the oldest first."""
-    with db.read() as session:
-        ledger.require_job(session, job_id)
-        rows = queries.events_page(session, job_id, wanted.limit + 1, wanted.cursor)
-    return Page[EventView].of(rows, wanted.limit, EventView.model_validate, lambda row: row.id)
 
 
 def _view(db: Database, job_id: str) -> JobView:

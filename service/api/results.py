@@ -58,6 +58,12 @@ def best_trials(job_id: str, db: Database, limit: int) -> list[TrialView]:
         return [TrialView.of(row, plan) for row in queries.best_trials(session, job_id, limit)]
 
 
+def trial_values(job_id: str, db: Database) -> list[tuple[str, float]]:
+    """Return arm and value of each trial that has a value, in the order of their numbers."""
+    with db.read() as session:
+        return queries.trial_values(session, job_id)
+
+
 @router.get("/trials/{number}", tags=["trials"], responses=responses(404, 409, 422))
 def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
     """Show a trial with its learning curve."""

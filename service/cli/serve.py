@@ -76,6 +76,7 @@ def serve(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # after its shutdown, uvicorn raises the signal again
         server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        app.state.is_stopping = lambda: server.should_exit
         try:
             server.run(sockets=[listener])
         finally:

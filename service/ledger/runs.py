@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic import JsonValue
 from sqlalchemy import and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -195,9 +196,13 @@ class RunLog:
                     finished_at=utc_now(),
                 )
             )
-            arm = session.scalars(trial.returning(Trial.arm), execution_options=_IN_SQL).one()
+            stored = trial.returning(Trial.number, Trial.arm, Trial.value)
+            number, arm, value = session.execute(stored, execution_options=_IN_SQL).one()
             mine = (Arm.job_id == self.job_id, Arm.name == arm)
             session.execute(update(Arm).where(*mine).values(seconds_used=arm_seconds), execution_options=_IN_SQL)
+            record_event(
+                session, self.job_id, "trial_finished", trial=number, arm=arm, state=str(ended.state), value=value
+            )
 
     def requeue_trial(self, trial_id: int, arm_seconds: float) -> None:
         """Queue a trial again that was interrupted; the attempt does not count, the time does."""
@@ -296,6 +301,8 @@ class RunLog:
             run.state, run.cause, run.seconds = ended.state, ended.cause, ended.seconds
             run.val_loss, run.test_loss, run.test_score = ended.val_loss, ended.test_loss, ended.test_score
             run.curve = queries.stored_curve(curve)
+            what: dict[str, JsonValue] = {"phase": run.phase, "arm": run.arm, "trial": run.trial_number}
+            record_event(session, self.job_id, "run_finished", **what, seed=run.seed, state=str(ended.state))
 
     # --- the job
 

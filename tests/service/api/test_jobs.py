@@ -196,7 +196,9 @@ def test_events_tell_the_story_in_order_and_in_pages(client: TestClient, submit:
     succeed(claim_job(db))
     found = pages(client, f"/v1/jobs/{job_id}/events", 2)
     events = [event for page in found for event in page]
-    kinds = ["submitted", "claimed", *["arm_started", "arm_finished"] * 3, "verifying", "runs_planned", "succeeded"]
+    arms = [["arm_started", *["trial_finished"] * trials, "arm_finished"] for trials in (2, 2, 1)]
+    search, verification = [kind for arm in arms for kind in arm], ["runs_planned", *["run_finished"] * 18]
+    kinds = ["submitted", "claimed", *search, "verifying", *verification, "succeeded"]
     assert [event["kind"] for event in events] == kinds
     assert [event["id"] for event in events] == sorted({event["id"] for event in events})
     assert all(datetime.fromisoformat(event["at"]).utcoffset() == timedelta(0) for event in events)

@@ -23,7 +23,7 @@ OPERATIONS = {
     ("delete", "/v1/jobs/{job_id}"): {204, 403, 404, 409, 422, 500},
     ("post", "/v1/jobs/{job_id}/cancel"): {202, 403, 404, 409, 422, 500},
     ("post", "/v1/jobs/{job_id}/extend"): {202, 403, 404, 409, 422, 500},
-    ("get", "/v1/jobs/{job_id}/events"): {200, 403, 404, 422, 500},
+    ("get", "/v1/jobs/{job_id}/events"): {200, 204, 403, 404, 422, 500},
     ("get", "/v1/jobs/{job_id}/trials"): {200, 403, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/trials/{number}"): {200, 403, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/recommendation"): {200, 403, 404, 409, 422, 500},
@@ -155,6 +155,5 @@ def test_example_of_a_job_id_is_what_an_id_looks_like(document: dict[str, Any]) 
 
 
 def test_pages_of_the_document_are_there(shared_client: TestClient) -> None:
-    assert shared_client.get("/", follow_redirects=False).headers["location"] == "/docs"
     for path in ("/docs", "/redoc"):
         assert "warptune" in shared_client.get(path).text

@@ -146,26 +146,40 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-/** Loads the page again while something in it moves, and keeps what the reader has opened. */
+/** Loads the page again, unless the reader uses a control, and keeps what the reader has opened. */
 async function refresh() {
   const main = document.querySelector("main");
-  const wait = Number(main.dataset.live);
-  if (!wait) return;
-  await new Promise((done) => setTimeout(done, wait));
-  const busy = main.contains(document.activeElement) && document.activeElement !== main;
-  if (!document.hidden && !busy) {
-    try {
-      const text = await (await fetch(location.href)).text();
-      const page = new DOMParser().parseFromString(text, "text/html");
-      const open = [...main.querySelectorAll("details[open]")].map((details) => details.id);
-      const fresh = page.querySelector("main");
-      for (const id of open) fresh.querySelector(`#${id}`)?.setAttribute("open", "");
-      main.replaceWith(fresh);
-      document.title = page.title;
-    } catch {
-      // the service does not answer: the next try may
+  if (document.hidden || (main.contains(document.activeElement) && document.activeElement !== main)) return;
+  try {
+    const text = await (await fetch(location.href)).text();
+    const page = new DOMParser().parseFromString(text, "text/html");
+    const fresh = page.querySelector("main");
+    for (const details of main.querySelectorAll("details[open]")) {
+      fresh.querySelector(`#${details.id}`)?.setAttribute("open", "");
     }
+    main.replaceWith(fresh);
+    document.title = page.title;
+  } catch {
+    // the service does not answer: the next try may
   }
-  refresh();
 }
-refresh();
+
+/** Keeps the page up to date while something in it moves: at each event of its job, and now and then. */
+async function follow() {
+  let wake = () => {};
+  const { events } = document.querySelector("main").dataset;
+  const stream = events ? new EventSource(events) : null;
+  stream?.addEventListener("message", () => wake());
+  for (;;) {
+    const wait = Number(document.querySelector("main").dataset.live);
+    if (!wait) break;
+    await new Promise((done) => setTimeout(done, 500)); // many events at once are one refresh
+    await new Promise((done) => {
+      wake = done;
+      setTimeout(done, wait);
+    });
+    await refresh();
+  }
+  stream?.close();
+}
+follow();
