@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from service.cli.client import Client
+    from service.client.rest import Client
 
 out: Final = Console()
 err: Final = Console(stderr=True)
@@ -37,10 +37,10 @@ def failure(message: str, code: int = 1) -> typer.Exit:
 @contextmanager
 def connected(url: str) -> Iterator[Client]:
     """Connect to the service. An error of the API is printed, wrong fields one a line, and ends the command."""
-    from service.cli.client import ApiError, Client
+    from service.client.rest import ApiError, Client
 
     try:
-        with Client(url) as client:
+        with Client(url, retry_s=0) as client:
             yield client
     except ApiError as error:
         wrong = "".join(f"\n  {field}" for field in error.errors)

@@ -129,13 +129,8 @@ def show_job(console: Console, job: Answer) -> None:
     console.print(table)
 
 
-def show_recommendation(console: Console, answer: Answer) -> None:
-    """Print the verdict, the arms side by side, and the recommended config, from the answer of the API.
-
-    Raises:
-        OtherVersionError: The service has a version whose answer this one cannot read.
-    """
-    result = JobResult.from_json(answer)
+def show_recommendation(console: Console, result: JobResult) -> None:
+    """Print the verdict, the arms side by side, and the recommended config."""
     table = Table(title="The best config of each arm, on fresh seeds", padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     metric = METRICS.get(result.score or "")

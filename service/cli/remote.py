@@ -15,7 +15,7 @@ from service.cli.console import DEFAULT_URL, JobArgument, Url, connected, err, f
 from service.states import JobState
 
 if TYPE_CHECKING:
-    from service.cli.client import Client
+    from service.client.rest import Client
 
 Format = StrEnum("Format", ["JSON", "YAML", "TOML", "PYTHON", "SAFETENSORS", "ZIP"])
 WatchOption = Annotated[bool, typer.Option("--watch", help="Show the progress until the job has ended.")]
