@@ -20,7 +20,7 @@ PAGE: Final = ROOT / "docs" / "architecture.md"
 BEGIN: Final = "<!-- rooms: made by docs/draw_rooms.py -->"
 END: Final = "<!-- end of rooms -->"
 
-PACKAGES: Final = ("service", "search_spaces", "warpadam")
+PACKAGES: Final = ("warptune", "service", "search_spaces", "warpadam")
 
 BASICS: Final = "basics"
 BASIC_ROOMS: Final = ("artifacts", "errors", "logs", "registry", "settings", "states", "version")

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from service.cli.client import ApiError, Client
 from service.cli.display import show_recommendation, watch
-from service.cli.private import NotStartedError, private_service
+from service.client.private import NotStartedError, private_service
+from service.client.rest import ApiError, Client
 
 SPEC: Final[dict[str, Any]] = {
     "name": "digits-autoencoder",
@@ -35,14 +35,14 @@ OUTPUT: Final = Path("recommended.py")
 def run(console: Console, client: Client) -> int:
     """Run the job and save its recommendation; return the exit status."""
     console.print("Does a learned preconditioner help an autoencoder of handwritten digits? This takes a few minutes.")
-    job = client.submit(SPEC)
-    console.print(f"Job {job['id']} is running. Watch it at {client.url}/dashboard", highlight=False)
-    job = dict(watch(console, client.watch(job["id"])))
-    if job["state"] != "succeeded":
-        console.print(f"[red]The job ended as {job['state']}.[/] {job['cause'] or ''}")
+    job_id = client.submit(SPEC)["id"]
+    console.print(f"Job {job_id} is running. Watch it at {client.url}/dashboard", highlight=False)
+    ended = watch(console, client.watch(job_id))
+    if ended["state"] != "succeeded":
+        console.print(f"[red]The job ended as {ended['state']}.[/] {ended['cause'] or ''}")
         return 1
-    show_recommendation(console, client.recommendation(job["id"]))
-    OUTPUT.write_bytes(client.export(job["id"], "python"))
+    show_recommendation(console, client.recommendation(job_id))
+    OUTPUT.write_bytes(client.export(job_id, "python"))
     console.print(f"Saved to [bold]{OUTPUT}[/]. Run this file, or import make_optimizer from it.")
     return 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ("warpadam", "search_spaces", "service")
+LAYERS = ("warpadam", "search_spaces", "service", "warptune")
 
 MOST_IMPORTS = 15
 
@@ -35,6 +35,7 @@ ROOMS = (
     {"export"},
     {"worker"},
     {"api"},
+    {"client"},
     {"cli"},
     {"__main__"},
 )

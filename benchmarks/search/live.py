@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from benchmarks.search.tables import TABLES, Part, Table
-from service.cli.client import Client
-from service.cli.private import private_service
+from service.client.private import private_service
+from service.client.rest import Client
 
 SAID: Final = Path(__file__).parent / "live.jsonl"
 
@@ -75,7 +75,7 @@ def _run_one(client: Client, dataset: str, kind: Kind, seed: int, steps: int) ->
     last = list(client.watch(job))[-1]
     if last["state"] != "succeeded":
         return {"word": last["state"], "reason": last["cause"], "seconds": round(time.monotonic() - began)}
-    result = client.recommendation(job)
+    result = client.recommendation(job).to_json()
     return {
         "word": result["verdict"],
         "reason": result["reason"],

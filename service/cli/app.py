@@ -14,7 +14,7 @@ from service.cli import offline, remote, serve, tune
 from service.cli.console import say
 from service.version import VERSION
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _show_version(wanted: bool) -> None:
@@ -38,11 +38,14 @@ def warptune(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (tune.tune,),
     "Processes": (serve.serve, serve.worker, serve.migrate),
-    "Jobs": (remote.submit, remote.jobs, remote.show, remote.extend, remote.cancel, remote.delete),
-    "Results": (remote.export, remote.report, offline.replay, offline.predict),
+    "Jobs": (remote.submit, remote.jobs, remote.show, remote.watch, remote.extend, remote.cancel, remote.delete),
+    "Results": (remote.open_page, remote.trials, remote.export, remote.report, offline.replay, offline.predict),
     "Data and code": (remote.upload, remote.datasets, remote.delete_dataset, offline.check),
 }
 
+_NAMES: dict[Callable[..., None], str] = {remote.open_page: "open"}
+"""Commands that are not called as their functions are."""
+
 for panel, commands in _PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(_NAMES.get(command), rich_help_panel=panel)(command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +15,19 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from service.cli.client import Client
+    from service.client.rest import Client
 
 out: Final = Console()
 err: Final = Console(stderr=True)
 
 Url = Annotated[str, typer.Option(envvar="WARPTUNE_URL", help="URL of the service.")]
+LATEST: Final = "@latest"
+"""Stands for the id of the job that was submitted last."""
+
+JOB_ID: Final = re.compile(r"job-\S+")
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id or name of a job, or @latest.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON, for programs.")]
 
 
 def say(text: str) -> None:
@@ -34,13 +41,34 @@ def failure(message: str, code: int = 1) -> typer.Exit:
     return typer.Exit(code)
 
 
+def say_json(answer: object) -> None:
+    """Print an answer of the service as JSON."""
+    say(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def job_id(client: Client, given: str) -> str:
+    """Return the id of the job that is meant by its id, its name or ``@latest``; end the command if that is not one."""
+    if given == LATEST:
+        newest = next(iter(client.jobs()), None)
+        if newest is None:
+            raise failure("there are no jobs. Queue one: warptune submit SPEC")
+        return newest["id"]
+    if JOB_ID.fullmatch(given):
+        return given
+    found = [job["id"] for job in client.jobs(name=given)]
+    if len(found) != 1:
+        several = f"{len(found)} jobs have the name {given!r}: {', '.join(found[:5])}; give the id of one"
+        raise failure(several if found else f"there is no job with the id or name {given!r}; see warptune jobs")
+    return found[0]
+
+
 @contextmanager
 def connected(url: str) -> Iterator[Client]:
     """Connect to the service. An error of the API is printed, wrong fields one a line, and ends the command."""
-    from service.cli.client import ApiError, Client
+    from service.client.rest import ApiError, Client
 
     try:
-        with Client(url) as client:
+        with Client(url, retry_s=0) as client:
             yield client
     except ApiError as error:
         wrong = "".join(f"\n  {field}" for field in error.errors)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.forest import draw_forest
+from service.client.answers import Trial
 from service.result.effects import figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Findings, JobResult
 from service.spec.metrics import METRICS, metric_of
@@ -129,13 +132,33 @@ def show_job(console: Console, job: Answer) -> None:
     console.print(table)
 
 
-def show_recommendation(console: Console, answer: Answer) -> None:
-    """Print the verdict, the arms side by side, and the recommended config, from the answer of the API.
+def show_trials(console: Console, trials: Sequence[Trial]) -> None:
+    """Print trials, the best first, with the settings that the search chose."""
+    table = Table("trial", "arm", "state", "value", "steps", "seconds", "settings")
+    for trial in sorted(trials, key=lambda trial: (trial["value"] is None, trial["value"] or 0.0, trial["number"])):
+        settings = ", ".join(f"{name} {_short(value)}" for name, value in trial["params"].items())
+        figures = (_figure(trial["value"], ".5g"), str(trial["last_step"]), f"{trial['seconds']:.2f}")
+        table.add_row(str(trial["number"]), trial["arm"], trial["state"], *figures, Text(settings))
+    console.print(table)
 
-    Raises:
-        OtherVersionError: The service has a version whose answer this one cannot read.
-    """
-    result = JobResult.from_json(answer)
+
+def write_trials(trials: Sequence[Trial]) -> None:
+    """Write trials to standard output as CSV, with a column for each setting of any of them."""
+    facts = ("number", "arm", "state", "value", "last_step", "seconds", "cause")
+    settings = list(dict.fromkeys(name for trial in trials for name in trial["params"]))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([*facts, *settings])
+    for trial in trials:
+        known: Mapping[str, Any] = {**trial["params"], **trial}
+        writer.writerow([known.get(name) for name in (*facts, *settings)])
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def show_recommendation(console: Console, result: JobResult) -> None:
+    """Print the verdict, the arms side by side, and the recommended config."""
     table = Table(title="The best config of each arm, on fresh seeds", padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     metric = METRICS.get(result.score or "")

@@ -11,11 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.console import DEFAULT_URL, JobArgument, Url, connected, err, failure, out, say, write_output
+from service.cli.console import (
+    DEFAULT_URL,
+    AsJson,
+    JobArgument,
+    Url,
+    connected,
+    err,
+    failure,
+    job_id,
+    out,
+    say,
+    say_json,
+    write_output,
+)
 from service.states import JobState
 
 if TYPE_CHECKING:
-    from service.cli.client import Client
+    from service.client.rest import Client
 
 Format = StrEnum("Format", ["JSON", "YAML", "TOML", "PYTHON", "SAFETENSORS", "ZIP"])
 WatchOption = Annotated[bool, typer.Option("--watch", help="Show the progress until the job has ended.")]
@@ -62,6 +75,7 @@ def extend(
     Example: warptune extend job-0123456789abcdef --seeds 10 --watch
     """
     with connected(url) as client:
+        job = job_id(client, job)
         client.extend(job, {"trials": trials, "seeds": seeds, "max_seconds": max_seconds})
         _announce(client, job, watch)
 
@@ -69,6 +83,7 @@ def extend(
 def jobs(
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """List the jobs, newest first.
@@ -77,6 +92,9 @@ def jobs(
     """
     with connected(url) as client:
         found = list(islice(client.jobs(state), limit))
+        if as_json:
+            say_json(found)
+            return
         for item in found:
             say(f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  {item['name']}")
     if not found:
@@ -86,26 +104,86 @@ def jobs(
 def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:
     """Stop a job. The trials that it has finished are kept."""
     with connected(url) as client:
+        job = job_id(client, job)
         state = client.cancel(job)["state"]
     say(f"{job} {state}" if state == JobState.CANCELLED else f"{job} {state}, stops in a moment")
 
 
-def delete(job: JobArgument, url: Url = DEFAULT_URL) -> None:
-    """Delete a job with its trials and files. Cancel a running job first."""
+def delete(
+    job: JobArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Delete a job with its trials and files, after asking. Cancel a running job first."""
     with connected(url) as client:
+        job = job_id(client, job)
+        if not yes:
+            name = client.job(job)["name"]
+            typer.confirm(f"Delete {job} ({name}) with its trials and files?", abort=True, err=True)
         client.delete(job)
     say(f"{job} deleted")
 
 
-def show(job: JobArgument, url: Url = DEFAULT_URL) -> None:
-    """Show the state of a job, its arms, and its recommendation once it has succeeded."""
+def show(job: JobArgument, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """Show the state of a job, its arms, and its recommendation once it has succeeded.
+
+    Example: warptune show @latest
+    """
     from service.cli.display import show_job, show_recommendation
 
     with connected(url) as client:
+        job = job_id(client, job)
         answer = client.job(job)
+        result = client.recommendation(job) if answer["state"] == "succeeded" else None
+        if as_json:
+            say_json({**answer, "recommendation": result and result.to_json()})
+            return
         show_job(out, answer)
-        if answer["state"] == "succeeded":
-            show_recommendation(out, client.recommendation(job))
+        if result:
+            show_recommendation(out, result)
+
+
+def watch(job: JobArgument, url: Url = DEFAULT_URL) -> None:
+    """Show the progress of a job until it has ended, then its recommendation. Ctrl-C leaves the job running.
+
+    Example: warptune watch @latest
+    """
+    with connected(url) as client:
+        _follow(client, job_id(client, job))
+
+
+def open_page(job: Annotated[str | None, typer.Argument(metavar="[JOB]")] = None, url: Url = DEFAULT_URL) -> None:
+    """Open the page of a job in the browser, or the page with all jobs.
+
+    Example: warptune open @latest
+    """
+    with connected(url) as client:
+        page = f"{client.url}/jobs/{job_id(client, job)}" if job else f"{client.url}/"
+    say(page)
+    if out.is_terminal:
+        typer.launch(page)
+
+
+def trials(
+    job: JobArgument,
+    csv: Annotated[bool, typer.Option("--csv", help="Print them as CSV, with a column for each setting.")] = False,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List the trials of a job, the best first.
+
+    Example: warptune trials @latest --csv > trials.csv
+    """
+    from service.cli.display import show_trials, write_trials
+
+    with connected(url) as client:
+        found = list(client.trials(job_id(client, job)))
+    if as_json:
+        say_json(found)
+    elif csv:
+        write_trials(found)
+    else:
+        show_trials(out, found)
 
 
 def export(
@@ -118,7 +196,7 @@ def export(
 ) -> None:
     """Write the recommended config of a job to a file: as data, a script, its learned P, or everything in a zip."""
     with connected(url) as client:
-        write_output(client.export(job, fmt), output)
+        write_output(client.export(job_id(client, job), fmt), output)
 
 
 def report(
@@ -128,7 +206,7 @@ def report(
 ) -> None:
     """Write the report of a job that has succeeded: one HTML file that you can open offline."""
     with connected(url) as client:
-        write_output(client.report(job), output)
+        write_output(client.report(job_id(client, job)), output)
 
 
 def upload(
@@ -210,20 +288,25 @@ def delete_dataset(
     say(f"{dataset} deleted")
 
 
-def _announce(client: Client, job_id: str, watch: bool) -> None:
-    """Print the id of a job; or show its progress, then its recommendation."""
-    if not watch:
-        say(job_id)
+def _announce(client: Client, job: str, watched: bool) -> None:
+    """Print the id of a job; or where its page is, and follow it."""
+    if not watched:
+        say(job)
         return
+    say(f"job {job}  {client.url}/jobs/{job}")
+    _follow(client, job)
+
+
+def _follow(client: Client, job: str) -> None:
+    """Show the progress of a job, then its recommendation."""
     from service.cli.display import show_recommendation
     from service.cli.display import watch as draw
 
-    say(f"job {job_id}  {client.url}/dashboard")
     try:
-        job = draw(out, client.watch(job_id))
+        ended = draw(out, client.watch(job))
     except KeyboardInterrupt:
-        say(f"stopped watching; the job still runs. Show it: warptune show {job_id}")
+        say(f"stopped watching; the job still runs. Show it: warptune show {job}")
         raise typer.Exit(128 + signal.SIGINT) from None
-    if job["state"] != "succeeded":
-        raise failure(f"the job {job['state']}" + (f": {job['cause']}" if job["cause"] else ""))
-    show_recommendation(out, client.recommendation(job_id))
+    if ended["state"] != "succeeded":
+        raise failure(f"the job {ended['state']}" + (f": {ended['cause']}" if ended["cause"] else ""))
+    show_recommendation(out, client.recommendation(job))

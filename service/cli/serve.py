@@ -147,7 +147,7 @@ def _process(**changes: Any) -> Iterator[Settings]:
 
 def _wrong_settings(error: ValidationError) -> Iterator[str]:
     from service.api.field_errors import field_error
-    from service.cli.client import without_password
+    from service.client.rest import without_password
 
     for item in error.errors():
         name = str(item["loc"][0])

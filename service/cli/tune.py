@@ -15,7 +15,7 @@ from rich.text import Text
 from service.cli.console import connected, err, failure, out, say, write_output
 
 if TYPE_CHECKING:
-    from service.cli.client import Client
+    from service.client.rest import Client
 
 FORMATS: Final = {".py": "python", ".zip": "zip", ".json": "json", ".yaml": "yaml", ".toml": "toml"}
 """Ending of a file with the recommendation -> its form."""
@@ -107,7 +107,7 @@ def _service(url: str | None) -> Iterator[Client]:
         with connected(url) as client:
             yield client
         return
-    from service.cli.private import NotStartedError, private_service
+    from service.client.private import NotStartedError, private_service
 
     try:
         with private_service() as service, connected(service.url) as client:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, text
 
-from service.cli.client import ApiError, Client
+from service.client.rest import ApiError, Client
 from service.spec.job import EngineSpec
 from tests.docker.services import ROOT, Services, free_port, read_compose
 
@@ -154,7 +154,7 @@ def test_a_job_goes_through_all_of_them(stack: Stack, engine: str) -> None:
         stack.services.wait("worker", lambda: client.job(job)["finished_at"] is not None, JOB_S)
         ended = client.job(job)
         assert ended["state"] == "succeeded", (ended["cause"], stack.services.log("worker"))
-        assert client.recommendation(job)["verdict"]
+        assert client.recommendation(job).verdict
 
 
 def test_ctrl_c_ends_everything_that_was_started(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service.cli.client import ApiError
+from service.client.rest import ApiError
 from tests.bare_install import ROOT, run_bare
 from tests.service.cli.test_serve import Start, start, wait_for
 
@@ -55,7 +55,7 @@ def test_a_job_of_plugged_in_parts_comes_to_a_recommendation_an_export_and_a_rep
         "adamw_default": {"complete": 1},
     }
 
-    result = client.recommendation(job_id)
+    result: dict[str, Any] = client.recommendation(job_id).to_json()
     assert (result["verdict"], result["arm"]) == ("hurts", "rprop")
     assert "absolute error" in result["reason"]
     assert result["config"].keys() == {"lr"}

@@ -23,6 +23,7 @@ from service.export.files import ExportFormat
 from service.export.source import COMMENTS
 from service.ledger import jobs
 from service.ledger.queries import stored_curve
+from service.result.job_result import JobResult
 from service.settings import Settings
 from service.spec.job import TrainingSpec
 from service.states import JobState, TrialState
@@ -66,7 +67,7 @@ def test_the_same_sentence_is_told_everywhere(client: TestClient, submit: Submit
     succeed(claim_job(db), gain=gain)
     answer = client.get(links["recommendation"]).json()
     terminal = Console(file=io.StringIO(), width=80)
-    show_recommendation(terminal, answer)
+    show_recommendation(terminal, JobResult.from_json(answer))
     assert isinstance(terminal.file, io.StringIO)
     forms = ("json", "yaml", "toml", "python")
     texts = [client.get(links["export"], params={"format": form}).text for form in forms]

@@ -2,7 +2,9 @@
 # traceback.
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -169,11 +171,44 @@ def test_jobs_are_listed_the_newest_first_and_by_state(run: Run, spec_file: Path
 def test_a_job_can_be_deleted_unless_it_runs(run: Run, live: Live, spec_file: Path) -> None:
     job = run("submit", spec_file).stdout.strip()
     log = claim_job(live.db)
-    fails(run("delete", job), 1, "cancel it")
+    fails(run("delete", job, "--yes"), 1, "cancel it")
     search(log)
     succeed(log)
-    assert run("delete", job).stdout.strip() == f"{job} deleted"
+    asked = run("delete", job)  # nobody answers
+    assert asked.exit_code == 1
+    assert re.search(rf"Delete {job} \(.+\) with its trials and files\?", asked.stderr), asked.stderr
+    assert run("delete", job, "--yes").stdout.strip() == f"{job} deleted"
     fails(run("show", job), 1, f"there is no job '{job}'")
+
+
+def test_a_job_is_found_by_its_name_and_as_the_latest(run: Run, tmp_path: Path, spec: SpecMaker) -> None:
+    path = tmp_path / "spec.yaml"
+    ids = []
+    for name in ("only one", "twice", "twice"):
+        path.write_text(yaml.safe_dump(spec(name=name)))
+        ids.append(run("submit", path).stdout.strip())
+    assert json.loads(run("show", "only one", "--json").stdout)["id"] == ids[0]
+    assert json.loads(run("show", "@latest", "--json").stdout)["id"] == ids[2]
+    fails(run("show", "twice"), 1, f"2 jobs have the name 'twice': {ids[2]}, {ids[1]}; give the id of one")
+    fails(run("cancel", "@newest"), 1, "there is no job with the id or name '@newest'; see warptune jobs")
+    assert [job["id"] for job in json.loads(run("jobs", "--json", "--limit", 3).stdout)] == ids[::-1]
+    for job in ids:
+        run("cancel", job)
+
+
+def test_trials_are_listed_for_people_and_for_tables(run: Run, live: Live, spec_file: Path) -> None:
+    job = run("submit", spec_file).stdout.strip()
+    succeed(claim_job(live.db))
+    shown = run("trials", job).stdout
+    header, *rows = csv.reader(run("trials", job, "--csv").stdout.splitlines())
+    assert header[:4] == ["number", "arm", "state", "value"]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert all(row[1] in shown for row in rows)
+    found = json.loads(run("trials", job, "--json").stdout)
+    assert [str(trial["params"].get("lr")) for trial in found] == [row[header.index("lr")] or "None" for row in rows]
+    assert json.loads(run("show", job, "--json").stdout)["recommendation"]["verdict"] == "helps"
+    assert run("open", job).stdout.strip() == f"{live.url}/jobs/{job}"
+    assert "Yes, P helps" in run("watch", job).stdout
 
 
 def test_json_is_read_too(run: Run, live: Live, tmp_path: Path, spec: SpecMaker) -> None:
@@ -322,7 +357,7 @@ def test_watched_job_ends_with_its_recommendation(
     worker_thread(succeed)
     result = run("submit", spec_file, "--watch")
     assert result.exit_code == 0, result.output
-    assert f"{live.url}/dashboard" in result.stdout
+    assert f"{live.url}/jobs/job-" in result.stdout
     assert "Recommended: warpadam" in result.stdout
 
 

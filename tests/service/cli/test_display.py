@@ -77,7 +77,7 @@ def test_texts_are_drawn_as_they_are(console: Console, name: str) -> None:
 
 
 def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
-    show_recommendation(console, a_result().to_json())
+    show_recommendation(console, a_result())
     text = drawn(console)
     assert "Does P help? warpadam against adamw" in text
     assert "mean improvement 0.15 (30 %), 95 % interval 0.1 to 0.2, one-sided p 0.0156" in text
@@ -86,7 +86,7 @@ def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
 
 
 def test_what_always_predicting_the_same_gets_is_shown_beside_the_arms(console: Console) -> None:
-    show_recommendation(console, a_result(trivial=TRIVIAL, score="accuracy", summary="From the mean to P").to_json())
+    show_recommendation(console, a_result(trivial=TRIVIAL, score="accuracy", summary="From the mean to P"))
     shown = drawn(console)
     assert re.search(r"mean test .*mean test .*\n.* accuracy", shown)
     assert re.search(r"warpadam .*3 .*0.5 .*0.25 .*93.8 % .*1.50 .*6/6", shown)
@@ -99,7 +99,7 @@ def test_a_job_that_is_judged_by_a_score_shows_scores_and_no_costs(console: Cons
     findings = NO_FINDINGS.model_copy(update={"comparisons": [row]})
     arms = [an_arm("adamw", value=0.28)]
     result = a_result(metric="val_accuracy", score="accuracy", finalists=arms, findings=findings)
-    show_recommendation(console, result.to_json())
+    show_recommendation(console, result)
     shown = drawn(console)
     assert re.search(r"adamw .*72 % .*0.25 .*93.8 %", shown)
     assert re.search(r"test accuracy .*72.5 % .*70.1 %", shown)
@@ -114,26 +114,26 @@ def test_a_job_that_is_judged_by_a_score_shows_scores_and_no_costs(console: Cons
 def test_a_narrow_terminal_shows_the_arms_whole() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=False)
     arms = [an_arm(name, value=0.045592) for name in ("warpadam-kronecker", "adamw_default", "adamw_more_steps")]
-    show_recommendation(console, a_result(finalists=arms, trivial=TRIVIAL, score="accuracy").to_json())
+    show_recommendation(console, a_result(finalists=arms, trivial=TRIVIAL, score="accuracy"))
     for name in ("warpadam-kronecker", "adamw_default", "adamw_more_steps", "accuracy", "0.045592", "1.0312"):
         assert name in drawn(console)
     assert "…" not in drawn(console)
 
 
 def test_a_result_without_a_score_or_a_trivial_predictor_is_shown(console: Console) -> None:
-    show_recommendation(console, a_result(finalists=[an_arm("adamw", mean_test_score=None)]).to_json())
+    show_recommendation(console, a_result(finalists=[an_arm("adamw", mean_test_score=None)]))
     assert "trivial" not in drawn(console)
 
 
 @pytest.mark.parametrize("verdict", ["helps", "hurts", "no_difference", "inconclusive"])
 def test_every_verdict_can_be_shown(console: Console, verdict: str) -> None:
-    show_recommendation(console, a_result(verdict=Word(verdict)).to_json())
+    show_recommendation(console, a_result(verdict=Word(verdict)))
     assert verdict in drawn(console)
 
 
 def test_recommendation_without_complete_runs_shows_dashes(console: Console) -> None:
     lost = an_arm("warpadam", trial=0, value=1.0, mean_test_loss=None, mean_seconds=None, runs=0)
-    show_recommendation(console, a_result(statistics=None, finalists=[lost]).to_json())
+    show_recommendation(console, a_result(statistics=None, finalists=[lost]))
     assert "0/6" in drawn(console)
     assert " - " in drawn(console)
 
@@ -155,7 +155,7 @@ def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(con
     family = FamilyFinding(made_by="classes", tasks={}, left_out=[], break_even=break_even)
     changes = {"comparisons": [a_comparison()], "pruning": "pruning was on", "family": family}
     findings = NO_FINDINGS.model_copy(update=changes)
-    show_recommendation(console, a_result(findings=findings).to_json())
+    show_recommendation(console, a_result(findings=findings))
     shown = drawn(console)
     assert "descriptive" in shown
     for figure in ("muon", "50 %", "88%", "0.062", "pruning was on", "repaid after 7 tasks"):
@@ -174,7 +174,7 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
     )
     console = Console(file=io.StringIO(), width=80)
     findings = NO_FINDINGS.model_copy(update={"comparisons": [comparison], "pruning": "none was"})
-    show_recommendation(console, a_result(findings=findings).to_json())
+    show_recommendation(console, a_result(findings=findings))
     shown = drawn(console)
     assert "…" not in shown
     for text in ("absolute", "shuffled_p", "0.008823", "0.001651", "-298.4 %", "0.062"):
@@ -183,5 +183,5 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
 
 def test_a_warm_start_says_whether_p_transfers(console: Console) -> None:
     warm = WarmStartOutcome(job="job-1", sha256="0" * 64, transfer=False, reason="no transfer shown: of the tests")
-    show_recommendation(console, a_result(warm_start=warm).to_json())
+    show_recommendation(console, a_result(warm_start=warm))
     assert "no transfer shown: of the tests" in drawn(console)

@@ -60,7 +60,7 @@ def test_without_a_comparison_there_is_no_plot() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_terminal_without_unicode_gets_plain_characters(encoding: str) -> None:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    show_recommendation(Console(file=file, width=80), result().to_json())
+    show_recommendation(Console(file=file, width=80), result())
     file.flush()
     assert isinstance(file.buffer, io.BytesIO)
     shown = file.buffer.getvalue().decode(encoding)

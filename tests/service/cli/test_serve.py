@@ -15,8 +15,8 @@ import psutil
 import pytest
 import yaml
 
-from service.cli.client import Client
 from service.cli.serve import _listen
+from service.client.rest import Client
 from tests.conftest import SpecMaker
 
 WAIT_S = 60.0

@@ -1,4 +1,4 @@
-"""A service for the time of a command: it listens on a free port of this machine and stops with the command."""
+"""A service for one program: it listens on a free port of this machine and stops with the program."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
-from service.cli.client import Client
+from service.client.rest import Client
 
 START_S: Final = 60.0
 """Longest time that the service may take to start."""
@@ -22,11 +23,15 @@ class NotStartedError(RuntimeError):
 
 
 @contextmanager
-def private_service(settings: Mapping[str, str] | None = None) -> Iterator[Client]:
+def private_service(
+    settings: Mapping[str, str] | None = None, *, folder: Path | None = None, worker: bool = True
+) -> Iterator[Client]:
     """Start the API and a worker, and connect to them. Both stop at the end, and when this process dies.
 
     Args:
         settings: Settings by their names in the environment, besides those that this process has.
+        folder: Where it runs: relative paths in the settings begin there. None is the working directory.
+        worker: Whether there is a worker. Without one, results can be read, but no job runs.
 
     Raises:
         NotStartedError: It does not answer.
@@ -35,8 +40,10 @@ def private_service(settings: Mapping[str, str] | None = None) -> Iterator[Clien
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port), "--with-parent"]
+    if not worker:
+        command.append("--no-worker")
     environment = {"WARPTUNE_LOG_LEVEL": "WARNING", **os.environ, **(settings or {})}
-    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
+    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder)
     try:
         with Client(f"http://127.0.0.1:{port}") as client:
             deadline = time.monotonic() + START_S

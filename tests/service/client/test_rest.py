@@ -2,16 +2,23 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import httpx2
 import pytest
+from pydantic import BaseModel
 
-from service.cli.client import ApiError, Client
+from service.api import datasets, views
+from service.client import answers
+from service.client.answers import Job
+from service.client.rest import ApiError, Client
 from service.errors import FieldError
 from service.states import JobState
+from service.submission import estimate
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.live import Live
@@ -26,7 +33,7 @@ def client(live: Live) -> Iterator[Client]:
 
 
 @pytest.fixture
-def job(live: Live, client: Client, spec: SpecMaker) -> Iterator[dict[str, Any]]:
+def job(live: Live, client: Client, spec: SpecMaker) -> Iterator[Job]:
     """A queued job, the only one that is not ended."""
     submitted = client.submit(spec())
     yield submitted
@@ -34,7 +41,7 @@ def job(live: Live, client: Client, spec: SpecMaker) -> Iterator[dict[str, Any]]
         client.cancel(submitted["id"])
 
 
-def test_job_is_submitted_shown_and_cancelled(client: Client, job: dict[str, Any]) -> None:
+def test_job_is_submitted_shown_and_cancelled(client: Client, job: Job) -> None:
     assert client.job(job["id"]) == job
     assert client.cancel(job["id"])["state"] == "cancelled"
 
@@ -43,7 +50,7 @@ def test_job_is_submitted_shown_and_cancelled(client: Client, job: dict[str, Any
 def test_a_dry_run_may_take_longer_than_other_answers(
     live: Live, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.cli.client.TIMEOUT_S", 0.5)  # loading torch alone takes longer
+    monkeypatch.setattr("service.client.rest.TIMEOUT_S", 0.5)  # loading torch alone takes longer
     with Client(live.url) as client:
         assert client.estimate(spec())["trials"] == 5  # two of each arm, and one of the untuned AdamW
 
@@ -54,9 +61,9 @@ def test_key_makes_it_safe_to_send_again(client: Client, spec: SpecMaker) -> Non
     client.cancel(first["id"])
 
 
-def test_results_are_read(live: Live, client: Client, job: dict[str, Any]) -> None:
+def test_results_are_read(live: Live, client: Client, job: Job) -> None:
     succeed(claim_job(live.db))
-    assert client.recommendation(job["id"])["verdict"] == "helps"
+    assert client.recommendation(job["id"]).verdict == "helps"
     assert client.export(job["id"], "python").startswith(b'"""Recommended optimizer of')
 
 
@@ -73,7 +80,7 @@ def test_an_export_may_take_as_long_as_packing_a_large_dataset_does(monkeypatch:
     assert asked == [{"params": {"format": "zip"}, "timeout": None}]
 
 
-def test_watch_yields_until_the_job_has_ended(live: Live, client: Client, job: dict[str, Any]) -> None:
+def test_watch_yields_until_the_job_has_ended(live: Live, client: Client, job: Job) -> None:
     states = []
     for shown in client.watch(job["id"], every_s=0.001):
         states.append(shown["state"])
@@ -193,3 +200,111 @@ def test_fields_of_a_problem_of_another_version_are_read_as_far_as_they_go(stran
     with Client(stranger) as client, pytest.raises(ApiError, match="no") as caught:
         client.job("job-0")
     assert caught.value.errors == (FieldError("", None, "is wrong"), FieldError("a", 1, "is wrong", "Do."))
+
+
+class Flaky:
+    """Replaces the connection of a client: answers with each of ``answers`` in turn, or raises it."""
+
+    def __init__(self, client: Client, *answers: httpx2.Response | Exception) -> None:
+        self.answers = deque(answers)
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.sent: list[bytes] = []
+        client._http.request = self.request  # type: ignore[method-assign, assignment]
+
+    def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        self.asked.append((method, options))
+        if "content" in options:
+            self.sent.append(options["content"].read())
+        answer = self.answers.popleft()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+GONE = httpx2.ConnectError("refused")
+LOST = httpx2.ReadError("reset")
+BUSY = httpx2.Response(503, json={"detail": "busy"})
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr("service.client.rest.WAITS_S", (0.001, 0.002))
+    with Client(NOBODY) as opened:
+        yield opened
+
+
+def test_a_submission_is_sent_again_with_the_same_key(patient: Client) -> None:
+    flaky = Flaky(patient, GONE, BUSY, LOST, httpx2.Response(202, json={"id": "job-1"}))
+    assert patient.submit({})["id"] == "job-1"
+    keys = {options["headers"]["Idempotency-Key"] for _, options in flaky.asked}
+    assert len(flaky.asked) == 4
+    assert len(keys) == 1
+
+
+def test_two_submissions_have_two_keys(patient: Client) -> None:
+    flaky = Flaky(patient, *[httpx2.Response(202, json={"id": "job-1"}) for _ in range(2)])
+    patient.submit({})
+    patient.submit({})
+    assert len({options["headers"]["Idempotency-Key"] for _, options in flaky.asked}) == 2
+
+
+def test_an_upload_is_sent_again_from_its_beginning(patient: Client, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"a,b")
+    flaky = Flaky(patient, BUSY, httpx2.Response(201, json={"id": "ds-1"}))
+    dataset, is_new = patient.upload(tmp_path / "x.csv")
+    assert (dataset["id"], is_new) == ("ds-1", True)
+    assert flaky.sent == [b"a,b", b"a,b"]
+
+
+def test_a_deletion_whose_answer_was_lost_is_not_sent_again(patient: Client) -> None:
+    flaky = Flaky(patient, GONE, LOST)
+    with pytest.raises(ApiError, match=r"cannot reach .*: reset"):
+        patient.delete("job-1")
+    assert len(flaky.asked) == 2
+
+
+@pytest.mark.parametrize("problem", [httpx2.Response(422, json={"detail": "no"}), httpx2.ReadTimeout("slow")])
+def test_what_would_fail_again_is_sent_once(patient: Client, problem: httpx2.Response | Exception) -> None:
+    flaky = Flaky(patient, problem)
+    with pytest.raises(ApiError):
+        patient.job("job-1")
+    assert len(flaky.asked) == 1
+
+
+def test_a_client_without_patience_sends_once() -> None:
+    with Client(NOBODY, retry_s=0) as client:
+        flaky = Flaky(client, BUSY)
+        with pytest.raises(ApiError, match="busy"):
+            client.job("job-1")
+    assert len(flaky.asked) == 1
+
+
+def test_trials_are_read_page_by_page(live: Live, client: Client, job: Job) -> None:
+    search(claim_job(live.db))
+    found = list(client.trials(job["id"]))
+    assert [trial["number"] for trial in found] == list(range(len(found)))
+    assert {trial["arm"] for trial in found} >= {"warpadam", "adamw"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "view"),
+    [
+        (answers.BestTrial, views.BestTrial),
+        (answers.Arm, views.ArmView),
+        (answers.Confirm, views.ConfirmView),
+        (answers.JobSummary, views.JobSummary),
+        (answers.Job, views.JobView),
+        (answers.Trial, views.TrialView),
+        (answers.DatasetSummary, datasets.DatasetSummary),
+        (answers.Dataset, datasets.UploadedDataset),
+    ],
+)
+def test_the_types_of_the_answers_have_the_fields_that_the_api_sends(typed: type, view: type[BaseModel]) -> None:
+    assert set(get_type_hints(typed)) == set(view.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("typed", "made"), [(answers.Estimate, estimate.JobEstimate), (answers.ArmEstimate, estimate.ArmEstimate)]
+)
+def test_the_types_of_an_estimate_have_its_fields(typed: type, made: type) -> None:
+    assert set(get_type_hints(typed)) == set(get_type_hints(made))

@@ -1,0 +1,131 @@
+"""What the API answers, as a type checker sees it. The fields are those of api/views.py, which says what they mean.
+
+They are dictionaries, so that a client shows whatever it got, also from a service of another version.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class BestTrial(TypedDict):
+    """The completed trial of an arm that is best so far."""
+
+    number: int
+    value: float
+    params: dict[str, Any]
+
+
+class Arm(TypedDict):
+    """How far an arm is. ``trials`` counts its trials by state."""
+
+    name: str
+    state: str
+    trials: dict[str, int]
+    trials_cap: int
+    seconds_used: float
+    seconds_cap: float
+    best: BestTrial | None
+    study: str
+
+
+class Confirm(TypedDict):
+    """How far the confirmation runs are."""
+
+    done: int
+    planned: int
+
+
+class JobSummary(TypedDict):
+    """A job in a list. Times are ISO 8601 texts."""
+
+    id: str
+    name: str
+    dataset: str
+    state: str
+    cause: str | None
+    cancel_requested: bool
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class Job(JobSummary):
+    """A job with its arms."""
+
+    spec: dict[str, Any]
+    data_sha256: str | None
+    arms: list[Arm]
+    confirm: Confirm
+    links: dict[str, str]
+
+
+class Trial(TypedDict):
+    """A trial. ``params`` is what the search chose, ``config`` what the optimizer got, ``value`` the cost."""
+
+    number: int
+    arm: str
+    state: str
+    params: dict[str, Any]
+    config: dict[str, Any]
+    value: float | None
+    last_step: int
+    seconds: float
+    attempts: int
+    cause: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class ArmEstimate(TypedDict):
+    """What an arm would do and cost."""
+
+    name: str
+    role: str
+    optimizer: str
+    parameters: list[str]
+    trials: int
+    confirm_runs: int
+    seconds_a_run: float
+    seconds: float
+    p_bytes: int
+
+
+class Estimate(TypedDict):
+    """What a job would do and cost."""
+
+    arms: list[ArmEstimate]
+    trials: int
+    confirm_runs: int
+    seconds: float
+    p_bytes: int
+    parameters: int
+    note: str
+    task: str
+    columns: list[dict[str, Any]]
+
+
+class DatasetSummary(TypedDict):
+    """A dataset in a list."""
+
+    id: str
+    name: str
+    format: str
+    sha256: str
+    size_bytes: int
+    rows: int
+    created_at: str
+
+
+class Dataset(DatasetSummary):
+    """A dataset with its columns or shape."""
+
+    layout: str
+    columns: list[dict[str, Any]]
+    shape: list[int]
+    characters: int
+    task: str | None
+    reading: dict[str, Any]
+    warnings: list[str]
+    model: dict[str, Any]
