@@ -9,14 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.warpadam.gpu.steps import make_optimizer, make_params, on_cpu, set_grads, train
+from tests.warpadam.gpu.steps import FLOAT32, make_optimizer, make_params, on_cpu, set_grads, train
 from warpadam import STRATEGIES, Learner, Strategy, diagnose
 
 STEPS = range(1, 13)
-
-FLOAT32 = {Learner.FROZEN: 1e-5, Learner.HYPERGRADIENT: 1e-5, Learner.WHITENING: 5e-4, Learner.ROTATION: 0.02}
-"""Largest difference after 12 steps of about 0.01 each. ``whitening`` enlarges rounding in directions that no gradient
-has had yet; ``rotation`` turns such directions at random."""
 
 FLOAT64 = 1e-7
 
