@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from benchmarks.gpu.gpt import Gpt
-from warpadam import STRATEGIES, Structure, WarpAdam, param_groups
+from warpadam import STRATEGIES, Learner, Strategy, Structure, WarpAdam, param_groups
 
 HAS_PEERS: Final = find_spec("pytorch_optimizer") is not None
 """Whether SOAP and Shampoo can be compared with."""
@@ -87,12 +87,17 @@ NOT_SCALED: Final = {
 }
 """The same without a learned scale. A rotation without scale is SOAP."""
 
+
+def _takes_long(strategy: Strategy) -> tuple[bool, bool]:
+    return strategy.structure == Structure.FULL, strategy.learner in (Learner.ROTATION, Learner.WHITENING)
+
+
 STEPPED: Final = {
     **_baselines(),
     **NOT_SCALED,
     **{
         str(strategy): Contender(partial(_warpadam, **strategy._asdict()))
-        for strategy in sorted(STRATEGIES, key=lambda strategy: strategy.structure == Structure.FULL)
+        for strategy in sorted(STRATEGIES, key=_takes_long)
     },
 }
 """The optimizers whose step is timed: every strategy, those that take longest last."""

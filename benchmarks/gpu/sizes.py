@@ -39,8 +39,8 @@ class Sizes:
 
     Attributes:
         stepped: The GPT whose parameters are stepped with random gradients.
-        warm_up: Steps before timing starts. They include a refresh of P.
-        steps: Steps of a round. They include two refreshes of P.
+        warm_up: Steps before timing starts: all those after which P is updated early.
+        steps: Steps of a round, with two updates of P.
         rounds: Most rounds.
         round_seconds: No further round starts after this time. There is always one.
         trained: The GPT that is trained.
@@ -68,7 +68,7 @@ class Sizes:
 
 REAL: Final = Sizes(
     stepped=GptShape(layers=12, width=768, heads=12, vocabulary=50_304, context=1_024),
-    warm_up=11,
+    warm_up=8,
     steps=20,
     rounds=5,
     round_seconds=4.0,
