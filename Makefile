@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PART ?= 0/1
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 
-.PHONY: install demo test test-browser test-ray test-slow test-all check format bench-optimizers bench-scale compose-check clean
+.PHONY: install demo test test-browser test-ray test-slow test-all check format bench-optimizers bench-scale gpu-check compose-check clean
 
 install: $(STAMP)
 
@@ -46,6 +46,9 @@ bench-optimizers: install ## compare WarpAdam with other optimizers; continues w
 
 bench-scale: install ## time the service with 10,000 simulated trials on 1,000 slots
 	$(BIN)/python -m benchmarks.scale
+
+gpu-check: ## test and time the optimizer on this machine's CUDA device, in nine minutes; needs torch, safetensors, pytest
+	$(PYTHON) -m benchmarks.gpu
 
 compose-check: install ## check docker-compose.yml, then run its services without containers
 	$(BIN)/python -m pytest -m "" tests/docker

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from warpadam.config import STRATEGIES, Learner, Placement, Strategy, Structure, WarpAdamConfig
 from warpadam.errors import (
+    CudaGraphError,
     InvalidConfigError,
     UnsupportedParameterError,
     WarpAdamError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STRATEGIES",
+    "CudaGraphError",
     "Diagnosis",
     "InvalidConfigError",
     "Learner",

@@ -1,6 +1,7 @@
 """Every error of warpadam. Each is also the builtin exception that a torch user would catch.
 
 WarpAdamError
+├── CudaGraphError(RuntimeError)           a step while a CUDA graph is captured
 ├── InvalidConfigError(ValueError)         a setting is out of range, or settings do not go together
 ├── UnsupportedParameterError(TypeError)   a sparse, complex or sharded tensor
 ├── WarpFileError(ValueError)              the file holds no P, or was changed after it was saved
@@ -57,6 +58,10 @@ class InvalidConfigError(WarpAdamError, ValueError):
 
     def __str__(self) -> str:
         return field_text(self.field, self.value, self.message, self.hint)
+
+
+class CudaGraphError(WarpAdamError, RuntimeError):
+    """A step counts on the CPU and decides there when P is updated, so a CUDA graph cannot record it."""
 
 
 class UnsupportedParameterError(WarpAdamError, TypeError):

@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from warpadam.config import DEFAULT_LR, Strategy, WarpAdamConfig
-from warpadam.errors import InvalidConfigError, UnsupportedParameterError, WarpMismatchError
+from warpadam.errors import CudaGraphError, InvalidConfigError, UnsupportedParameterError, WarpMismatchError
 from warpadam.learners import StepSettings, UpdateRule, can_continue, choose_rule
 from warpadam.learners.base import SKIPPED
 from warpadam.precision import without_autocast
@@ -196,11 +196,14 @@ class WarpAdam(Optimizer):
             The loss that the closure returned.
 
         Raises:
+            CudaGraphError: A CUDA graph is being captured. Its replays would repeat this one step, with the same bias
+                correction and without updates of P. No parameter has moved then.
             InvalidConfigError: A setting of a group was changed to a value that is not legal, or that does not go with
                 the states there are. No parameter has moved then.
             UnsupportedParameterError: A gradient is sparse or complex. No parameter has moved then.
             WarpMismatchError: Someone replaced the state of a parameter, and it does not fit.
         """
+        _refuse_capture()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -398,6 +401,15 @@ class WarpAdam(Optimizer):
                 grad = param.grad
                 if grad is not None and (type(grad) is not Tensor or grad.layout != torch.strided or grad.is_complex()):
                     _check_tensor(grad, "gradient of parameter", _describe(group, group_index, index))
+
+
+def _refuse_capture() -> None:
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if in_use and torch.cuda.is_current_stream_capturing():
+        raise CudaGraphError(
+            "WarpAdam has no capturable step: call optimizer.step() outside torch.cuda.graph. "
+            "The forward and backward passes may stay inside"
+        )
 
 
 def _alike(numbers: list[GroupNumbers]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Devices: a step never waits for the device, and CUDA gives the same results as the CPU."""
+"""Devices: a step never waits for the device, and a state is where its parameter is. `../gpu` has the tests on CUDA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from tests.warpadam.habits.mixed import loss_of, make_model, make_optimizer, tokens, train
 from warpadam import (
     STRATEGIES,
     Strategy,
@@ -26,10 +25,6 @@ from warpadam import (
 )
 
 SHAPES: list[tuple[int, ...]] = [(6, 4), (6, 4), (7,), (3, 2, 3, 3), (), (9, 11), (0,), (2, 0)]
-CUDA = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here"),
-]
 
 
 def _on_meta(strategy: Strategy) -> tuple[list[nn.Parameter], WarpAdam]:
@@ -109,43 +104,3 @@ def one_rank(tmp_path: Path) -> Iterator[DeviceMesh]:
         yield init_device_mesh("cpu", (1,))
     finally:
         distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("strategy", [pytest.param(strategy, marks=CUDA, id=str(strategy)) for strategy in STRATEGIES])
-def test_cuda_gives_what_the_cpu_gives_without_waiting(strategy: Strategy) -> None:
-    here, there = make_model(torch.float64), make_model(torch.float64).cuda()
-    first, second = make_optimizer(here, strategy), make_optimizer(there, strategy)
-    for step in range(8):
-        train(here, first, [step])
-        second.zero_grad()
-        batch = tokens(step).cuda()
-        loss_of(there, batch).backward()  # type: ignore[no-untyped-call]
-        torch.cuda.set_sync_debug_mode("error" if step else "default")
-        try:
-            second.step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    for ours, theirs in zip(here.parameters(), there.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs.cpu(), rtol=1e-6, atol=1e-8)
-    for state in second.state.values():
-        assert {value.device.type for name, value in state.items() if name != "step"} == {"cuda"}
-    for here_row, there_row in zip(diagnose(first), diagnose(second), strict=True):
-        assert here_row.norm == pytest.approx(there_row.norm, rel=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("strategy", [pytest.param(strategy, marks=CUDA, id=str(strategy)) for strategy in STRATEGIES])
-def test_a_cuda_run_saved_on_the_cpu_is_restored_on_cuda(strategy: Strategy, dtype: torch.dtype) -> None:
-    model, other = make_model(dtype).cuda(), make_model(dtype).cuda()
-    optimizer, restored = make_optimizer(model, strategy), make_optimizer(other, strategy)
-    for step in range(5):
-        optimizer.zero_grad()
-        loss_of(model, tokens(step).cuda()).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    saved = optimizer.state_dict()
-    saved["state"] = {k: {name: value.cpu() for name, value in state.items()} for k, state in saved["state"].items()}
-    restored.load_state_dict(saved)
-    for param, same in zip(model.parameters(), other.parameters(), strict=True):
-        for name, value in optimizer.state.get(param, {}).items():
-            assert torch.equal(restored.state[same][name], value)
-            assert restored.state[same][name].dtype == torch.float32
