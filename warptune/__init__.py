@@ -11,10 +11,23 @@
 from __future__ import annotations
 
 try:
+    from service.client.private import NotStartedError
     from service.client.rest import ApiError, Client
+    from service.errors import InvalidSpecError, JobFailedError, ServiceError
+    from warptune.result import Result
+    from warptune.tuning import tune
 except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] in ("service", "search_spaces", "warpadam"):
+    if (error.name or "").split(".")[0] in ("service", "search_spaces", "warpadam", "warptune"):
         raise
     raise ImportError(f"warptune needs {error.name}; install the service: pip install 'warptune[service]'") from error
 
-__all__ = ["ApiError", "Client"]
+__all__ = [
+    "ApiError",
+    "Client",
+    "InvalidSpecError",
+    "JobFailedError",
+    "NotStartedError",
+    "Result",
+    "ServiceError",
+    "tune",
+]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from service.cli.console import connected, err, failure, out, say, write_output
+from service.client.answers import EXPORTS
+from service.client.quick_spec import WARNING, describe, make_spec
 
 if TYPE_CHECKING:
     from service.client.rest import Client
-
-FORMATS: Final = {".py": "python", ".zip": "zip", ".json": "json", ".yaml": "yaml", ".toml": "toml"}
-"""Ending of a file with the recommendation -> its form."""
 
 
 def tune(
@@ -53,8 +51,8 @@ def tune(
 
     Example: warptune tune churn.csv --target churned
     """
-    if output is not None and output.suffix not in FORMATS:
-        raise failure(f"--output must end in one of {', '.join(FORMATS)}, not in {output.suffix!r}", 2)
+    if output is not None and output.suffix not in EXPORTS:
+        raise failure(f"--output must end in one of {', '.join(EXPORTS)}, not in {output.suffix!r}", 2)
     dataset = {
         "target": target,
         "columns": dict(_pair("--column", text, "zip=category") for text in column or []),
@@ -70,16 +68,16 @@ def tune(
         if uploaded["layout"] == "table" and target is None:
             names = ", ".join(column["name"] for column in uploaded["columns"])
             raise failure(f"--target must name the column to predict, one of: {names}", 2)
-        spec = {
-            "name": re.sub(r"[\x00-\x1f\x7f-\x9f]", "", Path(data).name)[-100:] or "untitled",
-            "dataset": {"id": uploaded["id"], **{name: value for name, value in dataset.items() if value}},
-            "model": uploaded["model"],
-            "objective": {"metric": metric},
-            "budget": {"trials_per_arm": trials, "steps": steps},
-            "seed": seed,
-        }
-        plan = client.estimate(spec)
-        _show_data(uploaded, plan)
+        spec = make_spec(
+            uploaded,
+            Path(data).name,
+            dataset,
+            objective={"metric": metric},
+            budget={"trials_per_arm": trials, "steps": steps},
+            seed=seed,
+        )
+        for line in describe(uploaded, client.estimate(spec)):
+            out.print(Text(line, style="yellow" if line.startswith(WARNING) else ""), soft_wrap=True)
         if save_spec is not None:
             write_output(_as_yaml(spec), save_spec)
             say(f"saved the spec to {save_spec}")
@@ -88,7 +86,7 @@ def tune(
         job = client.submit(spec)["id"]
         _follow(client, job, is_private=url is None)
         if output is not None:
-            write_output(client.export(job, FORMATS[output.suffix]), output)
+            write_output(client.export(job, EXPORTS[output.suffix]), output)
             say(f"saved the recommendation to {output}")
     _say_next(job, output, is_private=url is None)
 
@@ -120,23 +118,6 @@ def _as_yaml(spec: Mapping[str, object]) -> bytes:
     import yaml
 
     return yaml.safe_dump(dict(spec), sort_keys=False).encode()
-
-
-def _show_data(uploaded: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    """Print in a few lines what the job uses, and what may have to be corrected."""
-    columns = plan["columns"]
-    inputs = sum(column["role"] == "feature" for column in columns)
-    rows = f"{uploaded['rows']:,} {'characters' if uploaded['layout'] == 'text' else 'rows'}"
-    say(f"{uploaded['name']}  {rows}{f', {inputs} inputs' if inputs else ''}, {plan['task']}")
-    for column in columns:
-        if column["role"] == "left out":
-            out.print(Text(f"  ! {column['name']}: left out, {column['reason']}", style="yellow"), soft_wrap=True)
-            continue
-        for warning in column["warnings"]:
-            out.print(Text(f"  ! {column['name']}: {warning}", style="yellow"), soft_wrap=True)
-    for warning in uploaded["warnings"]:
-        out.print(Text(f"  ! {warning}", style="yellow"), soft_wrap=True)
-    say(f"{plan['trials']} trials and {plan['confirm_runs']} more runs, about {plan['seconds']:.0f} s")
 
 
 def _follow(client: Client, job: str, *, is_private: bool) -> None:

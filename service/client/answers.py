@@ -5,7 +5,10 @@ They are dictionaries, so that a client shows whatever it got, also from a servi
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
+
+EXPORTS: Final = {".py": "python", ".zip": "zip", ".json": "json", ".yaml": "yaml", ".toml": "toml"}
+"""Ending of a file's name -> form of the export."""
 
 
 class BestTrial(TypedDict):

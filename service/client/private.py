@@ -43,15 +43,16 @@ def private_service(
     if not worker:
         command.append("--no-worker")
     environment = {"WARPTUNE_LOG_LEVEL": "WARNING", **os.environ, **(settings or {})}
-    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder)
-    try:
-        with Client(f"http://127.0.0.1:{port}") as client:
+    with (
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder) as server,
+        Client(f"http://127.0.0.1:{port}") as client,
+    ):
+        try:
             deadline = time.monotonic() + START_S
             while not client.is_up():
                 if server.poll() is not None or time.monotonic() > deadline:
                     raise NotStartedError("the service did not start; see its messages above")
                 time.sleep(0.1)
             yield client
-    finally:
-        server.terminate()
-        server.wait()
+        finally:
+            server.terminate()

@@ -1,0 +1,42 @@
+"""From an uploaded dataset to a job: a spec with the usual model, and a few lines that say what the job uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from service.client.answers import Dataset, Estimate
+
+WARNING: Final = "  ! "
+"""Beginning of a line about something that may have to be corrected."""
+
+
+def make_spec(uploaded: Dataset, name: str, dataset: Mapping[str, object], **fields: object) -> dict[str, Any]:
+    """Return the spec of a job on an uploaded dataset.
+
+    Args:
+        uploaded: The dataset.
+        name: Name of the job, such as that of the file.
+        dataset: Fields of ``dataset`` besides the id; those without a value are left out.
+        fields: Other fields of the spec. Without ``model``, the one that the service suggests.
+    """
+    return {
+        "name": re.sub(r"[\x00-\x1f\x7f-\x9f]", "", name)[-100:] or "untitled",
+        "dataset": {"id": uploaded["id"], **{field: value for field, value in dataset.items() if value}},
+        "model": uploaded["model"],
+        **fields,
+    }
+
+
+def describe(uploaded: Dataset, plan: Estimate) -> Iterator[str]:
+    """Yield lines that say what a job uses and costs; what may have to be corrected begins with ``WARNING``."""
+    columns = plan["columns"]
+    inputs = sum(column["role"] == "feature" for column in columns)
+    rows = f"{uploaded['rows']:,} {'characters' if uploaded['layout'] == 'text' else 'rows'}"
+    yield f"{uploaded['name']}  {rows}{f', {inputs} inputs' if inputs else ''}, {plan['task']}"
+    for column in columns:
+        left_out = [f"left out, {column['reason']}"] if column["role"] == "left out" else column["warnings"]
+        yield from (f"{WARNING}{column['name']}: {note}" for note in left_out)
+    yield from (f"{WARNING}{note}" for note in uploaded["warnings"])
+    yield f"{plan['trials']} trials and {plan['confirm_runs']} more runs, about {plan['seconds']:.0f} s"

@@ -1,0 +1,125 @@
+# From what a caller has in memory to a file for the service; and what is refused, by the name of the argument.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from service.errors import InvalidSpecError
+from warptune.data import as_rows, as_upload
+
+X = np.arange(12.0).reshape(4, 3)
+FRAME = pd.DataFrame({"age": [1.5, 2.5, None], "city": pd.Categorical(["a", "b", "a"])}, index=[7, 8, 9])
+
+
+def arrays(data: object, y: object, folder: Path) -> dict[str, Any]:
+    file, target = as_upload(data, y, None, folder)
+    assert target is None
+    with np.load(file, allow_pickle=False) as found:
+        return dict(found)
+
+
+def table(data: object, y: object, target: str | None, folder: Path) -> tuple[dict[str, Any], str | None]:
+    file, target = as_upload(data, y, target, folder)
+    return pyarrow.parquet.read_table(file).to_pydict(), target
+
+
+@pytest.mark.parametrize(
+    "data",
+    [X, X.tolist(), torch.tensor(X, requires_grad=True), TensorDataset(torch.tensor(X))],
+    ids=["numpy", "lists", "tensor", "dataset"],
+)
+def test_rows_become_an_array(data: object, tmp_path: Path) -> None:
+    found = arrays(data, None, tmp_path)
+    assert found.keys() == {"x"}
+    assert (found["x"] == X).all()
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        [0, 1, 0, 1],
+        np.array([[0], [1], [0], [1]]),
+        torch.tensor([0, 1, 0, 1]),
+        np.array(["a", "b", "a", "b"], dtype=object),
+        pd.Series(["a", "b", "a", "b"]),
+    ],
+    ids=["list", "column", "tensor", "objects", "series"],
+)
+def test_targets_are_one_value_a_row(y: object, tmp_path: Path) -> None:
+    found = arrays(X, y, tmp_path)["y"]
+    assert found.shape == (4,)
+    assert [value in (1, "b") for value in found.tolist()] == [False, True, False, True]
+
+
+def test_a_dataset_of_torch_may_have_targets(tmp_path: Path) -> None:
+    data = TensorDataset(torch.tensor(X, dtype=torch.float32), torch.tensor([0, 1, 1, 0]))
+    found = arrays(data, None, tmp_path)
+    assert found["x"].dtype == np.float32
+    assert found["y"].tolist() == [0, 1, 1, 0]
+
+
+def test_a_frame_becomes_a_table_without_its_index(tmp_path: Path) -> None:
+    found, target = table(FRAME, None, "city", tmp_path)
+    assert found == {"age": [1.5, 2.5, None], "city": ["a", "b", "a"]}
+    assert target == "city"
+
+
+@pytest.mark.parametrize(("y", "name"), [([1, 2, 3], "target"), (pd.Series([1, 2, 3], name="price"), "price")])
+def test_targets_become_a_column_of_the_table(y: object, name: str, tmp_path: Path) -> None:
+    found, target = table(FRAME, y, None, tmp_path)
+    assert (target, found[name]) == (name, [1, 2, 3])
+
+
+def test_a_table_of_arrow_and_numbered_columns_are_read(tmp_path: Path) -> None:
+    assert table(pa.table({"a": [1], "b": [2]}), None, "b", tmp_path)[0] == {"a": [1], "b": [2]}
+    assert table(pd.DataFrame(X), None, "2", tmp_path)[0].keys() == {"0", "1", "2"}
+
+
+def test_a_file_and_a_url_stay_where_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "people.csv"
+    file.touch()
+    assert as_upload(str(file), None, "age", tmp_path) == (file, "age")
+    assert as_upload("s3://lake/people.csv", None, "age", tmp_path) == ("s3://lake/people.csv", "age")
+
+
+REFUSED: dict[str, tuple[object, object, str | None, str]] = {
+    "no file": ("gone.csv", None, "age", r"data: must be a file that exists \(got 'gone.csv'\)"),
+    "y of a file": (Path(__file__), [1], None, "y: must be left out for a file"),
+    "y and target": (FRAME, [1, 2, 3], "city", "target: must be left out if y is given"),
+    "no target": (FRAME, None, None, "target: must name the column to predict. The columns are 'age', 'city'"),
+    "another target": (FRAME, None, "town", r"target: must be one of 'age', 'city' \(got 'town'\)"),
+    "a target of arrays": (X, None, "age", "target: must be left out for arrays"),
+    "a target with a taken name": (FRAME, pd.Series([1, 2, 3], name="age"), None, "y: must have a name that is not"),
+    "too few targets": (X, [1, 2], None, r"y: must have one value for each of the 4 rows \(got .*2"),
+    "targets with a gap": (X, ["a", None, "b", "a"], None, "y: must be numbers or texts without gaps"),
+    "one row": (np.arange(3.0), None, None, "data: must have two axes or more"),
+    "texts": (np.array([["a"], ["b"]]), None, None, "data: must be a file, a URL, a table"),
+    "something else": (object(), None, None, "data: must be a file, a URL, a table"),
+    "rows of two lengths": ([[1], [1, 2]], None, None, "data: cannot be read as an array"),
+    "a mixed column": (pd.DataFrame({"a": [1, "b"], "c": [1, 2]}), None, "c", "data: must have columns of one type"),
+    "a dataset of three": (TensorDataset(*[torch.zeros(4, 1)] * 3), None, None, "data: must be a TensorDataset"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_tuned_on_is_refused_by_the_name_of_the_argument(case: str, tmp_path: Path) -> None:
+    data, y, target, message = REFUSED[case]
+    with pytest.raises(InvalidSpecError, match=message):
+        as_upload(data, y, target, tmp_path)
+
+
+def test_new_rows_become_a_file_that_can_be_scored(tmp_path: Path) -> None:
+    assert pa.csv.read_csv(as_rows(FRAME, tmp_path)).to_pydict() == {"age": [1.5, 2.5, None], "city": ["a", "b", "a"]}
+    assert (np.load(as_rows(X, tmp_path)) == X).all()
+    assert as_rows(__file__, tmp_path) == Path(__file__)
+    with pytest.raises(InvalidSpecError, match="new_rows: must be a file that exists"):
+        as_rows("gone.csv", tmp_path)

@@ -1,0 +1,182 @@
+# From data in memory to a verdict, an optimizer and predictions; and what is refused, by the name of the argument.
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from service.client.answers import Job
+from service.errors import ConflictError, InvalidSpecError
+from tests.service.data import files
+from tests.service.live import serve
+from warptune import ApiError, Result, tune
+from warptune.progress import Clock
+
+X = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(int)
+TINY: dict[str, Any] = {"trials": 2, "steps": 20, "confirm": {"seeds": 6}}
+
+OWN_MODEL = """
+import torch
+
+def make_model(shape, outputs, task):
+    return torch.nn.Sequential(torch.nn.Linear(*shape, 4), torch.nn.ReLU(), torch.nn.Linear(4, outputs))
+"""
+
+
+def factory(shape: object, outputs: int, task: str) -> nn.Module:
+    raise AssertionError
+
+
+factory.__module__ = "__main__"
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "trials and minutes": ({"trials": 2, "minutes": 1}, r"minutes: must be left out if trials is given \(got 1\)"),
+    "minutes": ({"minutes": -1}, r"minutes: must be a number above 0 \(got -1\)"),
+    "steps twice": ({"steps": 20, "budget": {"steps": 30}}, "steps: must be left out if budget has steps"),
+    "a model of the notebook": ({"model": factory}, "model: must be a function at the top of a module .*.py file"),
+    "a model of numbers": ({"model": 3}, r"model: must be a name, a dict or a function \(got 3\)"),
+    "no file": ({"data": "gone.csv", "y": None}, "data: must be a file that exists"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_meant_is_refused_before_anything_starts(case: str, folder: Path) -> None:
+    arguments, message = REFUSED[case]
+    with pytest.raises(InvalidSpecError, match=message):
+        tune(**{"data": X, "y": Y, "quiet": True, **arguments})
+    assert not list(folder.iterdir())
+
+
+def test_an_argument_that_does_not_exist_is_named_with_the_closest_one() -> None:
+    with pytest.raises(TypeError, match=r"tune\(\) has no argument 'trails'. Did you mean 'trials'\?"):
+        tune(X, Y, trails=3)  # type: ignore[call-arg]
+
+
+BY_THE_SERVICE: dict[str, tuple[dict[str, Any], str]] = {
+    "steps": ({"steps": 0}, r"^steps: must be greater than or equal to 1 \(got 0\)"),
+    "trials": ({"trials": 2.5}, "^trials: must be"),
+    "metric": ({"metric": "val_acuracy"}, "^metric: must be .*'val_accuracy'"),
+    "columns": ({"columns": {"city": "town"}}, "^columns.city: must be"),
+    "split": ({"split": {"by": "group", "column": "town"}}, "^split.column: must be"),
+    "model": ({"model": "mpl"}, "^model.*'mlp'"),
+    "baselines": ({"baselines": ["adam"]}, "^baselines.*'adamw'"),
+    "the budget": ({"budget": {"steps": 0}}, "^budget.steps: must be greater"),
+    "target": ({"target": "lable"}, "^target: must be one of .*'label'"),
+}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with serve(tmp_path_factory.mktemp("live")) as live:
+        yield live.url
+
+
+@pytest.mark.parametrize("case", BY_THE_SERVICE)
+def test_a_refusal_of_the_service_names_the_argument(case: str, url: str, folder: Path) -> None:
+    arguments, message = BY_THE_SERVICE[case]
+    (folder / "people.csv").write_bytes(files.csv(120))
+    with pytest.raises(InvalidSpecError, match=message):
+        tune("people.csv", **{"target": "label", "url": url, "quiet": True, **arguments})
+
+
+def test_a_table_in_a_file_needs_a_target_and_a_broken_one_is_explained(url: str, folder: Path) -> None:
+    (folder / "people.csv").write_bytes(files.csv(120))
+    with pytest.raises(InvalidSpecError, match="target: must name the column to predict, one of: age, city"):
+        tune("people.csv", url=url, quiet=True)
+    (folder / "people.npz").write_bytes(b"not a zip")
+    with pytest.raises(ApiError, match="zip"):
+        tune("people.npz", url=url, quiet=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_arrays_come_to_a_verdict_an_optimizer_and_predictions(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = tune(X, Y, **TINY)
+    shown = capsys.readouterr().out
+    assert "data.npz  120 rows, classification: 2 distinct whole numbers" in shown
+    assert f"({result.verdict}): {result.reason}" in shown
+    assert result.verdict in ("helps", "hurts", "no_difference", "inconclusive")
+    assert result.recommendation is not None
+    assert f"Use {result.optimizer}" in repr(result)
+    assert "<table>" in result._repr_html_()
+
+    trials = result.trials
+    assert trials["arm"].value_counts().to_dict() == {"warpadam": 2, "adamw": 2, "adamw_default": 1}
+    assert trials["params_lr"].notna().sum() == 4
+
+    model = nn.Linear(3, 2)
+    optimizer = result.make_optimizer(model)
+    assert f"{type(optimizer).__module__.partition('.')[0]}" == str(result.optimizer).partition(".")[0]
+    assert result.config is not None
+    assert optimizer.param_groups[0]["lr"] == result.config["lr"]
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+
+    scores = result.predict(X[:5])
+    assert list(scores) == ["prediction", "probability_0", "probability_1"]
+    assert len(scores) == 5
+    with pytest.raises(ValueError, match="expected numbers, rows x 3"):
+        result.predict(X[:5, :2])
+
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)  # the jobs are still found
+    assert result.report("report.html").read_bytes().startswith(b"<!")
+    assert b"make_optimizer" in result.export("best.py").read_bytes()
+    with pytest.raises(InvalidSpecError, match=r"path: must end in one of .py, .zip"):
+        result.export("best.txt")
+    monkeypatch.chdir(folder)
+    assert Result.load(result.job_id).reason == result.reason
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_frame_with_a_model_of_ones_own_scores_frames(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "own_model.py").write_text(OWN_MODEL)
+    monkeypatch.syspath_prepend(str(folder))
+    own_model = __import__("own_model")
+    frame = pd.DataFrame({"x": X[:, 0], "kind": pd.Categorical(["a", "b", "c"] * 40), "label": Y > 0})
+    result = tune(frame, target="label", model=own_model.make_model, quiet=True, **TINY)
+    sys.modules.pop("own_model")
+    assert result.job["spec"]["model"]["entrypoint"] == "own_model:make_model"
+    monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", "own_model")
+    scores = result.predict(frame.drop(columns="label").head(3))
+    assert set(scores["prediction"]) <= {"true", "false"}
+    with pytest.warns(UserWarning, match=r"columns that are not used: 'label' \(the target\)"):
+        assert (result.predict(frame.head(3)) == scores).all().all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_interrupt_stops_the_job_and_keeps_its_trials(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line(clock: Clock, job: Job) -> str:
+        if any(arm["trials"].get("complete", 0) > 1 for arm in job["arms"]):
+            raise KeyboardInterrupt
+        return job["state"]
+
+    monkeypatch.setattr(Clock, "line", line)
+    result = tune(X, Y, trials=200, steps=200)
+    assert "stopping the job; its trials are kept" in capsys.readouterr().out
+    assert (result.verdict, result.config) == (None, None)
+    assert result.reason.startswith("stopped before the verdict; ")
+    assert "the best is trial " in repr(result)
+    assert "trials are kept" in result._repr_html_()
+    assert 2 <= (result.trials["state"] == "complete").sum() < 200
+    for use in (
+        lambda: result.make_optimizer(nn.Linear(3, 2)),
+        lambda: result.report("r.html"),
+        lambda: result.predict(X),
+    ):
+        with pytest.raises(ConflictError, match="has no recommendation: it was stopped"):
+            use()

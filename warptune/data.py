@@ -1,0 +1,173 @@
+"""Turns the data of a caller into a file that can be uploaded, or scored."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from service.errors import FieldError, InvalidSpecError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+KINDS: Final = (
+    "must be a file, a URL, a table of pandas, polars or pyarrow, an array of numbers with rows first, or a torch "
+    "TensorDataset"
+)
+
+TARGET: Final = "target"
+"""Name of the column that ``y`` becomes if it has none."""
+
+
+def as_upload(data: object, y: object, target: str | None, folder: Path) -> tuple[str | Path, str | None]:
+    """Return a file or URL with the data, and the column to predict.
+
+    Args:
+        data: A path, a URL, a table, an array, or a torch ``TensorDataset`` of rows and, if there are any, targets.
+        y: One target for each row of a table or array; None if ``data`` has it, or if there is none.
+        target: Column of a table or file to predict.
+        folder: Where to write.
+
+    Raises:
+        InvalidSpecError: The data is of another kind, or the arguments do not fit together. It names the argument.
+    """
+    if y is not None and target is not None:
+        raise _wrong("target", target, "must be left out if y is given")
+    if isinstance(data, str | Path):
+        if y is not None:
+            raise _wrong("y", type(y).__name__, "must be left out for a file", "Name the column to predict: target=...")
+        return _existing(data), target
+    if is_table(data):
+        return _write_table(data, y, target, folder)
+    if target is not None:
+        raise _wrong("target", target, "must be left out for arrays, whose columns have no names", "Give y instead.")
+    return _write_arrays(data, y, folder), None
+
+
+def as_rows(rows: object, folder: Path) -> Path:
+    """Return a file with new rows: CSV for a table, ``.npy`` for an array, or the file that was given.
+
+    Raises:
+        InvalidSpecError: The rows are of another kind.
+    """
+    if isinstance(rows, str | Path):
+        return Path(_existing(rows, "new_rows"))
+    if not is_table(rows):
+        import numpy as np
+
+        np.save(folder / "rows.npy", _array(rows, "new_rows"), allow_pickle=False)
+        return folder / "rows.npy"
+    import pyarrow as pa
+    from pyarrow.csv import write_csv
+
+    table = _arrow(rows, "new_rows")
+    for index, column in enumerate(table.schema):
+        if pa.types.is_dictionary(column.type):
+            table = table.set_column(index, column.name, table.column(index).cast(column.type.value_type))
+    try:
+        write_csv(table, folder / "rows.csv")
+    except pa.ArrowException as error:
+        raise _wrong("new_rows", None, f"must have columns of numbers, texts, booleans or times: {error}") from error
+    return folder / "rows.csv"
+
+
+def is_table(data: object) -> bool:
+    """Return whether data has named columns: a frame of pandas or polars, or a table of pyarrow."""
+    return hasattr(data, "columns") and (hasattr(data, "__arrow_c_stream__") or _is_pandas(data))
+
+
+def _existing(file: str | Path, argument: str = "data") -> str | Path:
+    if isinstance(file, str) and "://" in file and argument == "data":
+        return file
+    if not Path(file).is_file():
+        raise _wrong(argument, str(file), "must be a file that exists")
+    return Path(file)
+
+
+def _write_table(data: object, y: object, target: str | None, folder: Path) -> tuple[Path, str]:
+    import pyarrow.parquet
+
+    table = _arrow(data, "data")
+    if y is not None:
+        target = str(getattr(y, "name", None) or TARGET)
+        if target in table.column_names:
+            hint = f"Leave y out and give target={target!r}, or give y another name."
+            raise _wrong("y", target, "must have a name that is not that of a column", hint)
+        table = table.append_column(target, [_targets(y, len(table)).tolist()])
+    elif target is None:
+        raise _wrong("target", None, "must name the column to predict", f"The columns are {_list(table.column_names)}.")
+    elif target not in table.column_names:
+        raise _wrong("target", target, f"must be one of {_list(table.column_names)}")
+    pyarrow.parquet.write_table(table, folder / "data.parquet")
+    return folder / "data.parquet", target
+
+
+def _write_arrays(data: object, y: object, folder: Path) -> Path:
+    import numpy as np
+
+    tensors = getattr(data, "tensors", None)
+    if isinstance(tensors, tuple):
+        if y is not None or not 1 <= len(tensors) <= 2:
+            raise _wrong("data", len(tensors), "must be a TensorDataset of rows, or of rows and targets, without y")
+        data, y = (*tensors, None)[:2]
+    x = _array(data, "data")
+    if x.ndim < 2:
+        raise _wrong("data", x.shape, "must have two axes or more, rows first")
+    arrays = {"x": x} if y is None else {"x": x, "y": _targets(y, len(x))}
+    np.savez(folder / "data.npz", allow_pickle=False, **arrays)
+    return folder / "data.npz"
+
+
+def _arrow(data: Any, argument: str) -> pa.Table:
+    """Return a table as Arrow has it, without the index of pandas."""
+    import pyarrow as pa
+
+    try:
+        if _is_pandas(data):
+            named = data.set_axis([str(name) for name in data.columns], axis=1)
+            return pa.Table.from_pandas(named, preserve_index=False).replace_schema_metadata()
+        return pa.table(data)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        reason = "; ".join(map(str, error.args))
+        raise _wrong(argument, None, f"must have columns of one type each, with different names: {reason}") from error
+
+
+def _targets(y: object, rows: int) -> npt.NDArray[Any]:
+    found = _array(y, "y", texts=True)
+    if found.shape not in ((rows,), (rows, 1)):
+        raise _wrong("y", found.shape, f"must have one value for each of the {rows} rows")
+    return found.reshape(rows)
+
+
+def _array(values: Any, argument: str, *, texts: bool = False) -> npt.NDArray[Any]:
+    """Return an array of numbers, or of texts if these are allowed. It never holds Python objects."""
+    import numpy as np
+
+    if hasattr(values, "detach"):  # a tensor of torch
+        values = values.detach().cpu()
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind in "OT" and texts and all(isinstance(value, str) for value in found.flat):
+            found = found.astype(str)
+    except (TypeError, ValueError) as error:
+        raise _wrong(argument, type(values).__name__, f"cannot be read as an array: {error}") from error
+    if found.dtype.kind not in ("buifU" if texts else "buif") or not found.ndim:
+        kinds = "must be numbers or texts without gaps, one for each row" if texts else KINDS
+        raise _wrong(argument, f"{type(values).__name__} of {found.dtype}", kinds)
+    return found
+
+
+def _is_pandas(data: object) -> bool:
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(data, pandas.DataFrame)
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
+
+
+def _wrong(argument: str, value: object, message: str, hint: str | None = None) -> InvalidSpecError:
+    return InvalidSpecError(FieldError(argument, value, message, hint))

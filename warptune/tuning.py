@@ -1,0 +1,249 @@
+"""The function ``tune``: from data in memory, or in a file, to a verdict and an optimizer."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, TypedDict, Unpack
+
+from service.client.answers import Dataset, Estimate, Job
+from service.client.quick_spec import describe, make_spec
+from service.client.rest import ApiError, Client
+from service.errors import FieldError, InvalidSpecError
+from service.result.job_result import ANSWERS
+from warptune.budget import fit
+from warptune.connection import Connection
+from warptune.data import as_upload
+from warptune.progress import Clock, Progress, make_progress
+from warptune.result import Result
+
+TRIALS: Final = 20
+STEPS: Final = 400
+"""Trials of each arm and steps of each run unless the caller says otherwise."""
+
+FIELDS: Final = {
+    "target": "dataset.target",
+    "columns": "dataset.columns",
+    "split": "dataset.split",
+    "metric": "objective.metric",
+    "trials": "budget.trials_per_arm",
+    "steps": "budget.steps",
+}
+"""Argument -> field of the spec that it sets."""
+
+
+class SpecFields(TypedDict, total=False):
+    """Other fields of a spec, as docs/jobs.md has them."""
+
+    name: str
+    family: Mapping[str, Any]
+    warm_start: Mapping[str, Any]
+    objective: Mapping[str, Any]
+    search_space: Mapping[str, Any]
+    arms: str
+    baselines: list[str]
+    controls: list[str]
+    engine: Mapping[str, Any]
+    search: Mapping[str, Any]
+    training: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    resources: Mapping[str, Any]
+    confirm: Mapping[str, Any]
+
+
+def tune(  # noqa: PLR0913 - every argument is optional and given by name
+    data: object,
+    y: object = None,
+    *,
+    target: str | None = None,
+    model: str | Mapping[str, Any] | Callable[..., Any] | None = None,
+    minutes: float | None = None,
+    trials: int | None = None,
+    steps: int | None = None,
+    metric: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: Mapping[str, str] | None = None,
+    seed: int = 0,
+    url: str | None = None,
+    quiet: bool = False,
+    **fields: Unpack[SpecFields],
+) -> Result:
+    """Find out whether P helps on your data: tune WarpAdam and AdamW on it and compare them.
+
+    An interrupt stops the job and returns a result with the trials so far, whose verdict is None.
+
+    Args:
+        data: Path or URL of a file, a table of pandas, polars or pyarrow, an array with rows first (images as rows x
+            height x width, channels first or last), or a torch ``TensorDataset``. The index of a pandas table is not
+            used.
+        y: One target for each row of a table or an array: numbers or texts.
+        target: Column of a table to predict, instead of ``y``.
+        model: Name of a model (``"mlp"``), its fields (``{"name": "mlp", "hidden": [64]}``), ``"module:factory"`` or
+            the factory itself. Default: one that suits the data.
+        minutes: About how long the job may take; chooses ``trials``, and fewer ``steps`` if it must and may.
+        trials: Trials of each optimizer. Default: 20.
+        steps: Training steps of each run. Default: 400.
+        metric: What is judged, such as ``"val_roc_auc"``. Default: the validation loss.
+        columns: What to take columns for, such as ``{"zip": "category", "name": "ignore"}``.
+        split: How rows are divided, such as ``{"by": "group", "column": "patient"}``.
+        seed: Seed of everything random.
+        url: URL of a running service. Default: that of ``WARPTUNE_URL``, else a service that is started for this call
+            and keeps its jobs in the folder ``warptune-data``.
+        quiet: Whether to show nothing.
+        **fields: Other fields of a spec: ``baselines=["adamw", "muon"]``, ``training={"schedule": "cosine"}``, ...
+
+    Returns:
+        The result.
+
+    Raises:
+        InvalidSpecError: An argument is wrong; the message names it.
+        ApiError: The service refused something else, such as a file that cannot be read as a table.
+        JobFailedError: The job failed.
+        NotStartedError: The service of this call did not start.
+
+    Cost: trains dozens of models; two to ten minutes for a small table with the defaults.
+    """
+    _refuse_unknown(fields)
+    if minutes is not None and trials is not None:
+        raise InvalidSpecError(FieldError("minutes", minutes, "must be left out if trials is given", code="conflict"))
+    if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
+        raise InvalidSpecError(FieldError("minutes", minutes, "must be a number above 0", code="out_of_range"))
+    spec: dict[str, Any] = {**fields, "seed": seed}
+    _merge(spec, "objective", metric=metric)
+    _merge(spec, "budget", trials_per_arm=trials, steps=steps)
+    settings = dict[str, str]()
+    if model is not None:
+        spec["model"], settings = _model(model)
+    given = {"target": target, "columns": columns, "split": split, "metric": metric, "trials": trials, "steps": steps}
+    progress = make_progress(quiet=quiet)
+    with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
+        file, target = as_upload(data, y, target, Path(folder))
+        connection = Connection.to(url, settings)
+        with connection.open(worker=True) as client, _named_as_given(given):
+            uploaded, _ = client.upload(file)
+            if uploaded["layout"] == "table" and target is None:
+                names = ", ".join(column["name"] for column in uploaded["columns"])
+                raise InvalidSpecError(FieldError("target", None, f"must name the column to predict, one of: {names}"))
+            name = str(spec.pop("name", file if isinstance(file, str) else file.name))
+            dataset = {"target": target, "columns": columns and dict(columns), "split": split and dict(split)}
+            spec = make_spec(uploaded, name.rpartition("/")[2], dataset, **spec)
+            plan = _plan(client, spec, minutes, keep_steps=steps is not None)
+            return _run(client, spec, (uploaded, plan), progress, connection)
+
+
+def _plan(client: Client, spec: dict[str, Any], minutes: float | None, *, keep_steps: bool) -> Estimate:
+    """Complete the budget of a spec and return the estimate."""
+    budget = {"trials_per_arm": TRIALS, "steps": STEPS, **spec["budget"]}
+    if minutes is not None:
+        budget["max_seconds"] = 60 * minutes
+    spec["budget"] = budget
+    plan = client.estimate(spec)
+    if minutes is None:
+        return plan
+    slots = spec.get("resources", {}).get("slots", 1)
+    size = fit(plan, budget["steps"], minutes, slots, keep_steps=keep_steps)
+    budget.update(trials_per_arm=size.trials, steps=size.steps)
+    return client.estimate(spec)
+
+
+def _run(
+    client: Client, spec: dict[str, Any], about: tuple[Dataset, Estimate], progress: Progress, connection: Connection
+) -> Result:
+    """Queue a job, follow it to its end, and return its result."""
+    for line in describe(*about):
+        progress.say(line)
+    clock = Clock(about[1])
+    job = client.submit(spec)
+    job_id = job["id"]
+    try:
+        for job in client.watch(job_id):
+            progress.update(clock.line(job))
+    except KeyboardInterrupt:
+        progress.update("stopping the job; its trials are kept")
+        job = _stop(client, job_id)
+    result = Result.read(client, job, connection)
+    text = result.reason if result.verdict is None else f"{ANSWERS[result.verdict]} ({result.verdict}): {result.reason}"
+    progress.end(text, result._repr_html_())
+    return result
+
+
+def _stop(client: Client, job_id: str) -> Job:
+    """Cancel a job and return it when it has ended."""
+    try:
+        client.cancel(job_id)
+    except ApiError as error:
+        if error.status != HTTPStatus.CONFLICT:  # otherwise it ended at this moment
+            raise
+    *_, job = client.watch(job_id)
+    return job
+
+
+def _refuse_unknown(fields: Mapping[str, object]) -> None:
+    for name in fields:
+        if name not in SpecFields.__annotations__:
+            known = [*(tune.__kwdefaults__ or {}), *SpecFields.__annotations__]
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"The arguments are {', '.join(known)}."
+            raise TypeError(f"tune() has no argument {name!r}. {hint}")
+
+
+def _merge(spec: dict[str, Any], part: str, **values: object) -> None:
+    """Add the arguments that have a value to a part of the spec.
+
+    Raises:
+        InvalidSpecError: A field is given twice.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    whole = dict(spec.get(part) or {})
+    for name in given.keys() & whole.keys():
+        argument = next(argument for argument, field in FIELDS.items() if field == f"{part}.{name}")
+        wrong = f"must be left out if {part} has {name}"
+        raise InvalidSpecError(FieldError(argument, given[name], wrong, code="conflict"))
+    spec[part] = whole | given
+
+
+def _model(model: str | Mapping[str, Any] | Callable[..., Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the model of a spec, and the settings that let a service of our own import it."""
+    if callable(model):
+        module, name = getattr(model, "__module__", ""), getattr(model, "__qualname__", "")
+        if module == "__main__" or not name.isidentifier():
+            hint = "The service imports it in processes of its own, so write it to a .py file and import it from there."
+            shown = name or type(model).__name__
+            raise InvalidSpecError(FieldError("model", shown, "must be a function at the top of a module", hint))
+        model = f"{module}:{name}"
+    if isinstance(model, str):
+        model = {"entrypoint": model} if ":" in model else {"name": model}
+    if not isinstance(model, Mapping):
+        wrong = "must be a name, a dict or a function"
+        raise InvalidSpecError(FieldError("model", model, wrong))
+    if not isinstance(model.get("entrypoint"), str):
+        return dict(model), {}
+    allowed = [os.environ.get("WARPTUNE_ALLOWED_MODULES", ""), model["entrypoint"].partition(":")[0]]
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    return dict(model), {"WARPTUNE_ALLOWED_MODULES": ",".join(filter(None, allowed)), "PYTHONPATH": path}
+
+
+@contextmanager
+def _named_as_given(given: Mapping[str, object]) -> Iterator[None]:
+    """Turn a refusal of the service into one that names the arguments of the caller."""
+    try:
+        yield
+    except ApiError as error:
+        if not error.errors:
+            raise
+        raise InvalidSpecError(*(_renamed(wrong, given) for wrong in error.errors)) from error
+
+
+def _renamed(wrong: FieldError, given: Mapping[str, object]) -> FieldError:
+    for argument, field in FIELDS.items():
+        if given[argument] is not None and (wrong.field == field or wrong.field.startswith(f"{field}.")):
+            name = argument + wrong.field.removeprefix(field)
+            return FieldError(name, wrong.value, wrong.message, wrong.hint, wrong.code)
+    return wrong
