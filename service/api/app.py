@@ -64,6 +64,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         responses=problems.responses(403, 500),
     )
     open_dependencies(app, settings)

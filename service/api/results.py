@@ -27,6 +27,9 @@ from service.states import TrialState
 MAX_IN_MEMORY_BYTES: Final = 16 << 20
 """Larger exports are written to a temporary file: that of a large dataset does not fit into memory."""
 
+FILE: Final = {"schema": {"type": "string", "format": "binary"}}
+"""What a program that is generated from the document gets as bytes."""
+
 router = APIRouter(prefix="/v1/jobs/{job_id}")
 
 
@@ -98,7 +101,7 @@ def get_recommendation(job_id: JobId, db: DatabaseDep) -> JobResult:
 @router.get(
     "/export",
     tags=["results"],
-    responses={200: {"content": {fmt.media_type: {} for fmt in ExportFormat}}, **responses(404, 409, 422)},
+    responses={200: {"content": {fmt.media_type: FILE for fmt in ExportFormat}}, **responses(404, 409, 422)},
     response_class=Response,
 )
 def export(
@@ -134,7 +137,7 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 @router.get(
     "/report",
     tags=["results"],
-    responses={200: {"content": {"text/html": {}}}, **responses(404, 409, 422)},
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}, **responses(404, 409, 422)},
     response_class=Response,
 )
 def report(job_id: JobId, db: DatabaseDep) -> Response:

@@ -63,6 +63,13 @@ def test_document_is_openapi(document: dict[str, Any]) -> None:
     OpenAPI.model_validate(document)
     names = [op["operationId"] for op in operations(document).values()]
     assert len(names) == len(set(names))
+    assert {"submit_job", "get_job", "list_trials", "upload_dataset", "get_recommendation"} <= set(names)
+
+
+def test_every_answer_with_a_body_has_a_schema(document: dict[str, Any]) -> None:
+    for key, op in operations(document).items():
+        for status, answer in op["responses"].items():
+            assert all(content.get("schema") for content in answer.get("content", {}).values()), (key, status)
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
