@@ -16,7 +16,7 @@ from rich.text import Text
 
 from service.cli.forest import draw_forest
 from service.client.answers import Trial
-from service.result.effects import figure, percent, read_comparison, score_label, search_figure
+from service.result.effects import difference, figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Findings, JobResult
 from service.spec.metrics import METRICS, metric_of
 from service.states import ENDED_TRIAL
@@ -209,14 +209,14 @@ def _show_findings(console: Console, findings: Findings) -> None:
     table = Table(title="Other arms and metrics: descriptive, p is Holm-adjusted", padding=(0, 1, 0, 0))
     for column in ("arm", "against", "metric"):
         table.add_column(column, overflow="fold")  # on a narrow terminal a name continues in the next line
-    for column in ("mean", "against,\nmean", "better\nby", "wins", "p"):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("mean", "against,\nmean", "difference", "wins", "p"):
+        table.add_column(column, justify="right", no_wrap=column != "difference")
     for row in findings.comparisons:
         table.add_row(
             row.arm,
             row.against,
             *read_comparison(row),
-            _percent(row.relative_improvement),
+            "-" if row.relative_improvement is None else difference(row.relative_improvement),
             f"{row.win_rate:.0%}",
             f"{row.p_holm:.3f}",
         )

@@ -62,6 +62,17 @@ def percent(share: float) -> str:
     return f"{text} %"
 
 
+def difference(share: float) -> str:
+    """Return an improvement, as a share of what it is compared with, as people say it.
+
+    >>> difference(0.1), difference(-0.05), difference(-5.91), difference(0.0)
+    ('10 % better', '5 % worse', '6.9 times as much', 'equal')
+    """
+    if share < -1:
+        return f"{1 - share:.2g} times as much"
+    return f"{percent(abs(share))} {'better' if share > 0 else 'worse'}" if share else "equal"
+
+
 def figure(score: float | None, metric: MetricEntry | None, digits: int = 4) -> str:
     """Return a score as text, such as 72.5 % for an accuracy; without a metric, a loss.
 

@@ -70,8 +70,8 @@ class WhiteningRule(UpdateRule):
     factors, their covariances, the share of the fixed size that the next update has and, with ``p_lr`` > 0, one
     learned scale and the last scaled update.
 
-    Cost: a refresh takes one symmetric eigendecomposition for each factor. (On one CPU core, it costs as much as 44 matrix
-    products of length 64, 28 of length 128 and 12 of length 256. An iterative method needs about 20 at this damping.)
+    Cost: a refresh takes one symmetric eigendecomposition for each factor. (On one CPU core, it costs as much as 44
+    matrix products of length 64, 28 of length 128, 12 of length 256. Iterative methods need about 20 at this damping.)
 
     Source: Pan, Chen & Ye 2024 (arXiv 2409.04244) for the place of P; Gupta et al. 2018 (Shampoo, arXiv 1802.09568)
     for the covariances; Liu et al. 2025 (arXiv 2502.16982) for the size of the update.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from service.result.effects import axis_end, effects, percent
+from service.result.effects import axis_end, difference, effects, percent
 from service.result.job_result import JobResult
 
 COLOURS: Final = 6
@@ -69,22 +69,11 @@ def forest(result: JobResult) -> Forest | None:
             mean=place(effect.mean),
             high=place(effect.high),
             luck=None if effect.luck is None else (place(-effect.luck), place(effect.luck)),
-            words=_in_words(effect.mean),
+            words=difference(effect.mean),
         )
         for effect in found
     ]
     return Forest(rows, (place(-small), place(small)), percent(end), result.baseline)
-
-
-def _in_words(share: float) -> str:
-    """Return an effect as people say it; what is far worse is so many times as much.
-
-    >>> _in_words(0.1), _in_words(-0.05), _in_words(-5.91)
-    ('10 % better', '5 % worse', '6.9 times as much')
-    """
-    if share < -1:
-        return f"{1 - share:.2g} times as much"
-    return f"{percent(abs(share))} {'better' if share > 0 else 'worse'}" if share else "equal"
 
 
 def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: bool) -> Search | None:

@@ -177,7 +177,7 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
     show_recommendation(console, a_result(findings=findings))
     shown = drawn(console)
     assert "…" not in shown
-    for text in ("absolute", "shuffled_p", "0.008823", "0.001651", "-298.4 %", "0.062"):
+    for text in ("absolute", "shuffled_p", "0.008823", "0.001651", "4 times", "0.062"):
         assert text in shown
 
 
