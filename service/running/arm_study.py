@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,7 @@ from search_spaces.refine import refinement
 from search_spaces.to_optuna import distributions, first_trials
 from service.db.models import Trial
 from service.db.studies import study_name
+from service.ledger.datasets import label_of
 from service.planning.arms import ArmPlan
 from service.planning.objective import Objective
 from service.running.context import JobContext
@@ -68,6 +70,7 @@ class ArmStudy:
         self._two = spec.objective.trade_off is not None
         name, directions = study_name(job.record.job_id, arm.name), [StudyDirection.MINIMIZE] * (2 if self._two else 1)
         self._stored = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, directions=directions)
+        self._describe()
         self._memory = optuna.storages.InMemoryStorage()
         self.study = optuna.create_study(
             storage=self._memory,
@@ -82,6 +85,18 @@ class ArmStudy:
         tried = self._add_earlier(earlier) if earlier is not None else []
         self._align(rows)
         self._enqueue([*tried, *(row.params for row in rows)], earlier.best() if earlier else [])
+
+    def _describe(self) -> None:
+        """Tell the Optuna dashboard what the study is about."""
+        metric = self._objective.score
+        cost = (
+            f"{metric.best:g} - {metric.field}" if metric and metric.higher_is_better else self._spec.objective.metric
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._stored.set_metric_names([cost, "seconds"] if self._two else [cost])
+        for name, value in {"job": self._spec.name, "dataset": label_of(self._spec), "arm": self._arm.name}.items():
+            self._stored.set_user_attr(name, value)
 
     def resume(self, row: Trial) -> OpenTrial:
         """Open a trial of the ledger that runs again."""

@@ -277,6 +277,8 @@ def test_a_dead_worker_leaves_nothing_running_in_optuna_and_its_trials_are_repea
     search.finished(again, Ended(TrialState.COMPLETE, 0.2))
     assert [trial.attempts for trial in get_trials(db, log.job_id)] == [1, 2]
     stored = optuna.load_study(study_name=dead.study.study_name, storage=storage)
+    assert stored.metric_names == ["val_loss"]
+    assert stored.user_attrs == {"job": "small", "dataset": "wine", "arm": "warpadam"}
     for study in (search.study, stored):
         assert {number: t.value for number, t in finished(study).items()} == {0: 0.5, 1: 0.2}
     for _ in range(CAP - 2):
