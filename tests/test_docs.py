@@ -126,7 +126,7 @@ def test_every_command_and_target_and_file_that_a_document_names_exists(name: st
     text = read(name)
     targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     assert set(re.findall(r"make ([a-z]+(?:-[a-z]+)*)\b(?=[`\s]*(?:#|`|,|$))", text, re.MULTILINE)) <= targets
-    assert set(re.findall(r"warptune ([a-z]+(?:-[a-z]+)*)\b", text)) - {"processes"} <= COMMANDS
+    assert set(re.findall(r"(?<!from )warptune ([a-z]+(?:-[a-z]+)*)\b", text)) - {"processes"} <= COMMANDS
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (ROOT / name).parent.joinpath(link).exists(), link
     for path in re.findall(r"`((?:service|tests|examples|warpadam|search_spaces|docs|docker)/[\w/.-]*)`", text):

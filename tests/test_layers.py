@@ -119,6 +119,7 @@ def test_no_module_of_the_service_imports_more_than_15_others() -> None:
         ("service.planning.plan", {"torch", "optuna", "sklearn", "scipy"}),
         ("service.api.app", {"torch", "sklearn", "scipy", "optuna", "numpy", "ray"}),
         ("service.worker", {"torch", "sklearn", "fastapi", "ray"}),
+        ("warptune", {"torch", "sklearn", "optuna", "fastapi", "pandas"}),
         ("service.cli.app", {"torch", "optuna", "sqlalchemy.orm", "fastapi"}),
     ],
 )

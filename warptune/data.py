@@ -18,6 +18,8 @@ KINDS: Final = (
     "TensorDataset"
 )
 
+PLAIN: Final = "columns of numbers, texts, booleans or times"
+
 TARGET: Final = "target"
 """Name of the column that ``y`` becomes if it has none."""
 
@@ -70,7 +72,7 @@ def as_rows(rows: object, folder: Path) -> Path:
     try:
         write_csv(table, folder / "rows.csv")
     except pa.ArrowException as error:
-        raise _wrong("new_rows", None, f"must have columns of numbers, texts, booleans or times: {error}") from error
+        raise _wrong("new_rows", None, f"must have {PLAIN}: {error}") from error
     return folder / "rows.csv"
 
 
@@ -88,6 +90,7 @@ def _existing(file: str | Path, argument: str = "data") -> str | Path:
 
 
 def _write_table(data: object, y: object, target: str | None, folder: Path) -> tuple[Path, str]:
+    import pyarrow as pa
     import pyarrow.parquet
 
     table = _arrow(data, "data")
@@ -101,7 +104,10 @@ def _write_table(data: object, y: object, target: str | None, folder: Path) -> t
         raise _wrong("target", None, "must name the column to predict", f"The columns are {_list(table.column_names)}.")
     elif target not in table.column_names:
         raise _wrong("target", target, f"must be one of {_list(table.column_names)}")
-    pyarrow.parquet.write_table(table, folder / "data.parquet")
+    try:
+        pyarrow.parquet.write_table(table, folder / "data.parquet")
+    except pa.ArrowException as error:
+        raise _wrong("data", None, f"must have {PLAIN}: {error}") from error
     return folder / "data.parquet", target
 
 
@@ -129,7 +135,7 @@ def _arrow(data: Any, argument: str) -> pa.Table:
         if _is_pandas(data):
             named = data.set_axis([str(name) for name in data.columns], axis=1)
             return pa.Table.from_pandas(named, preserve_index=False).replace_schema_metadata()
-        return pa.table(data)
+        return pa.table(data.to_arrow() if hasattr(data, "to_arrow") else data)  # polars: texts as files have them
     except (pa.ArrowException, TypeError, ValueError) as error:
         reason = "; ".join(map(str, error.args))
         raise _wrong(argument, None, f"must have columns of one type each, with different names: {reason}") from error

@@ -242,4 +242,4 @@ def _frame(rows: Any) -> Any:
         return rows
     import pandas as pd
 
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows or {name: [] for name in COLUMNS})

@@ -18,6 +18,7 @@ from service.client.quick_spec import describe, make_spec
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.result.job_result import ANSWERS
+from service.states import ENDED_JOB
 from warptune.budget import fit
 from warptune.connection import Connection
 from warptune.data import as_upload
@@ -126,6 +127,7 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
     with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
         file, target = as_upload(data, y, target, Path(folder))
         connection = Connection.to(url, settings)
+        progress.update("starting: reads the data and times a few steps")
         with connection.open(worker=True) as client, _named_as_given(given):
             uploaded, _ = client.upload(file)
             if uploaded["layout"] == "table" and target is None:
@@ -164,7 +166,8 @@ def _run(
     job_id = job["id"]
     try:
         for job in client.watch(job_id):
-            progress.update(clock.line(job))
+            if job["state"] not in ENDED_JOB:
+                progress.update(clock.line(job))
     except KeyboardInterrupt:
         progress.update("stopping the job; its trials are kept")
         job = _stop(client, job_id)

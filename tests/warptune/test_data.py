@@ -84,6 +84,22 @@ def test_a_table_of_arrow_and_numbered_columns_are_read(tmp_path: Path) -> None:
     assert table(pd.DataFrame(X), None, "2", tmp_path)[0].keys() == {"0", "1", "2"}
 
 
+class Frame:
+    """A table as polars has it, which tells Arrow of texts in a form that Parquet does not have."""
+
+    columns = ("a", "b")
+
+    def to_arrow(self) -> pa.Table:
+        return pa.table({"a": pa.array(["x"], pa.large_string()), "b": [2]})
+
+    def __arrow_c_stream__(self, schema: object = None) -> object:
+        raise AssertionError
+
+
+def test_a_table_that_makes_one_of_arrow_is_asked_for_it(tmp_path: Path) -> None:
+    assert table(Frame(), None, "b", tmp_path)[0] == {"a": ["x"], "b": [2]}
+
+
 def test_a_file_and_a_url_stay_where_they_are(tmp_path: Path) -> None:
     file = tmp_path / "people.csv"
     file.touch()
@@ -106,6 +122,7 @@ REFUSED: dict[str, tuple[object, object, str | None, str]] = {
     "something else": (object(), None, None, "data: must be a file, a URL, a table"),
     "rows of two lengths": ([[1], [1, 2]], None, None, "data: cannot be read as an array"),
     "a mixed column": (pd.DataFrame({"a": [1, "b"], "c": [1, 2]}), None, "c", "data: must have columns of one type"),
+    "a column of structures": (pa.table({"a": [{}, {}], "b": [1, 2]}), None, "b", "data: must have columns of numbers"),
     "a dataset of three": (TensorDataset(*[torch.zeros(4, 1)] * 3), None, None, "data: must be a TensorDataset"),
 }
 
