@@ -93,7 +93,7 @@ TOY: Final = Sizes(
     validate_every=2,
     windows=2,
     text_bytes=50_000,
-    seconds=(300.0, 300.0, 300.0),
+    seconds=(600.0, 600.0, 600.0),
 )
 
 SIZES: Final = TOY if FAKE else REAL
