@@ -58,7 +58,7 @@ class Terminal:
         if self._is_live:
             _write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
             return
-        stage = text.partition(" ")[0]
+        stage = text.partition(":")[0].partition(",")[0]
         if stage != self._states:
             self._states = stage
             _write(f"{text}\n")
@@ -121,10 +121,10 @@ class Clock:
             best = f" best {search_figure(metric, arm['best']['value'], 4)}" if arm["best"] else ""
             arms.append(f"{arm['name']} {ended_trials(arm['trials'])}/{arm['trials_cap']}{best}")
         runs = job["confirm"]
-        if runs["planned"]:
+        if runs["done"]:
             arms.append(f"fresh seeds {runs['done']}/{runs['planned']}")
-        stage = "searching:" if job["state"] == "running" else f"{job['state']}:"
-        return f"{stage} {', '.join(arms)}{self._left(job)}"
+        stage = "searching" if job["state"] == "running" else job["state"]
+        return f"{stage}{self._left(job)}: {', '.join(arms)}"
 
     def _left(self, job: Job) -> str:
         """Return how long the rest takes; nothing while little is done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
 from service.client.answers import Dataset, Estimate, Job
-from service.client.quick_spec import describe, make_spec
+from service.client.quick_spec import WARNING, describe, make_spec
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.result.job_result import ANSWERS
@@ -112,17 +113,16 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
     Cost: trains dozens of models; two to ten minutes for a small table with the defaults.
     """
     _refuse_unknown(fields)
-    if minutes is not None and trials is not None:
-        raise InvalidSpecError(FieldError("minutes", minutes, "must be left out if trials is given", code="conflict"))
-    if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
-        raise InvalidSpecError(FieldError("minutes", minutes, "must be a number above 0", code="out_of_range"))
-    spec: dict[str, Any] = {**fields, "seed": seed}
-    _merge(spec, "objective", metric=metric)
-    _merge(spec, "budget", trials_per_arm=trials, steps=steps)
+    given = {"target": target, "columns": columns, "split": split, "metric": metric, "trials": trials, "steps": steps}
+    given = {name: _plain(name, value) for name, value in given.items()}
+    spec: dict[str, Any] = {name: _plain(name, value) for name, value in {**fields, "seed": seed}.items()}
+    _merge(spec, "objective", metric=given["metric"])
+    _merge(spec, "budget", trials_per_arm=given["trials"], steps=given["steps"])
+    if minutes is not None:
+        _check_minutes(minutes, spec["budget"])
     settings = dict[str, str]()
     if model is not None:
         spec["model"], settings = _model(model)
-    given = {"target": target, "columns": columns, "split": split, "metric": metric, "trials": trials, "steps": steps}
     progress = make_progress(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
         file, target = as_upload(data, y, target, Path(folder))
@@ -134,17 +134,18 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
                 names = ", ".join(column["name"] for column in uploaded["columns"])
                 raise InvalidSpecError(FieldError("target", None, f"must name the column to predict, one of: {names}"))
             name = str(spec.pop("name", file if isinstance(file, str) else file.name))
-            dataset = {"target": target, "columns": columns and dict(columns), "split": split and dict(split)}
+            dataset = {"target": target, "columns": given["columns"], "split": given["split"]}
             spec = make_spec(uploaded, name.rpartition("/")[2], dataset, **spec)
-            plan = _plan(client, spec, minutes, keep_steps=steps is not None)
+            plan = _plan(client, spec, minutes)
             return _run(client, spec, (uploaded, plan), progress, connection)
 
 
-def _plan(client: Client, spec: dict[str, Any], minutes: float | None, *, keep_steps: bool) -> Estimate:
+def _plan(client: Client, spec: dict[str, Any], minutes: float | None) -> Estimate:
     """Complete the budget of a spec and return the estimate."""
+    keep_steps = "steps" in spec["budget"]
     budget = {"trials_per_arm": TRIALS, "steps": STEPS, **spec["budget"]}
     if minutes is not None:
-        budget["max_seconds"] = 60 * minutes
+        budget.setdefault("max_seconds", 60 * minutes)
     spec["budget"] = budget
     plan = client.estimate(spec)
     if minutes is None:
@@ -162,6 +163,11 @@ def _run(
     for line in describe(*about):
         progress.say(line)
     clock = Clock(about[1])
+    for state in ("running", "verifying", "queued"):
+        for other in client.jobs(state):
+            end_it = "" if connection.url else "warptune serve, then "
+            hint = f"To end it: {end_it}warptune cancel {other['id']}"
+            progress.say(f"{WARNING}the earlier job {other['name']} is {state} and may run first. {hint}")
     job = client.submit(spec)
     job_id = job["id"]
     try:
@@ -186,6 +192,34 @@ def _stop(client: Client, job_id: str) -> Job:
             raise
     *_, job = client.watch(job_id)
     return job
+
+
+def _check_minutes(minutes: object, budget: Mapping[str, object]) -> None:
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
+        raise InvalidSpecError(FieldError("minutes", minutes, "must be a number above 0", code="out_of_range"))
+    if "trials_per_arm" in budget:
+        raise InvalidSpecError(FieldError("minutes", minutes, "must be left out if trials is given", code="conflict"))
+
+
+def _plain(argument: str, value: object) -> Any:
+    """Return the value of an argument as JSON has it; numbers of numpy are numbers.
+
+    Raises:
+        InvalidSpecError: JSON has no such value.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False, default=_number))
+    except (TypeError, ValueError) as error:
+        wrong = f"must consist of finite numbers, texts, lists and dicts: {error}"
+        raise InvalidSpecError(FieldError(argument, value, wrong)) from error
+
+
+def _number(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"{type(value).__name__} is none of these")
+    return value.tolist()  # of numpy or torch
 
 
 def _refuse_unknown(fields: Mapping[str, object]) -> None:
@@ -227,10 +261,11 @@ def _model(model: str | Mapping[str, Any] | Callable[..., Any]) -> tuple[dict[st
         wrong = "must be a name, a dict or a function"
         raise InvalidSpecError(FieldError("model", model, wrong))
     if not isinstance(model.get("entrypoint"), str):
-        return dict(model), {}
+        return _plain("model", dict(model)), {}
     allowed = [os.environ.get("WARPTUNE_ALLOWED_MODULES", ""), model["entrypoint"].partition(":")[0]]
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    return dict(model), {"WARPTUNE_ALLOWED_MODULES": ",".join(filter(None, allowed)), "PYTHONPATH": path}
+    settings = {"WARPTUNE_ALLOWED_MODULES": ",".join(filter(None, allowed)), "PYTHONPATH": path}
+    return _plain("model", dict(model)), settings
 
 
 @contextmanager

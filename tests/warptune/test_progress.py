@@ -47,7 +47,7 @@ def test_a_terminal_has_one_line_that_is_written_over(monkeypatch: pytest.Monkey
 
 def test_a_pipe_gets_a_line_for_each_stage(capsys: pytest.CaptureFixture[str]) -> None:
     progress = make_progress(quiet=False)
-    for text in ("searching: 1/4", "searching: 2/4", "verifying: 1/9"):
+    for text in ("searching: 1/4", "searching, about 9 s left: 2/4", "verifying: 1/9"):
         progress.update(text)
     assert capsys.readouterr().out == "searching: 1/4\nverifying: 1/9\n"
 
@@ -87,9 +87,10 @@ def test_the_line_tells_trials_best_scores_and_the_time_left(monkeypatch: pytest
     monkeypatch.setattr("warptune.progress.time.monotonic", lambda: now[0])
     clock = Clock(plan())
     assert clock.line(job("queued")) == "queued: waits for a worker"
-    assert clock.line(job("running", 0)) == "searching: warpadam 0/20, adamw 0/20, fresh seeds 0/49"
+    assert clock.line(job("running", 0)) == "searching: warpadam 0/20, adamw 0/20"
     assert "left" not in clock.line(job("running", 1))  # 3 of 130 seconds are done
     now[0] = 60.0
     assert clock.line(job("running", 5)) == (
-        "searching: warpadam 5/20 best 75 %, adamw 5/20 best 75 %, fresh seeds 0/49, about 10 min left"
+        "searching, about 10 min left: warpadam 5/20 best 75 %, adamw 5/20 best 75 %"
     )
+    assert clock.line(job("verifying", 20, 9)).endswith("adamw 20/20 best 75 %, fresh seeds 9/49")

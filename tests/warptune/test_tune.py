@@ -13,9 +13,10 @@ from torch import nn
 
 from service.client.answers import Job
 from service.errors import ConflictError, InvalidSpecError
+from tests.conftest import SpecMaker
 from tests.service.data import files
 from tests.service.live import serve
-from warptune import ApiError, Result, tune
+from warptune import ApiError, Client, Result, tune
 from warptune.progress import Clock
 
 X = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
@@ -39,6 +40,10 @@ factory.__module__ = "__main__"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "trials and minutes": ({"trials": 2, "minutes": 1}, r"minutes: must be left out if trials is given \(got 1\)"),
     "minutes": ({"minutes": -1}, r"minutes: must be a number above 0 \(got -1\)"),
+    "minutes of text": ({"minutes": "5"}, r"minutes: must be a number above 0 \(got '5'\)"),
+    "minutes and a budget": ({"minutes": 1, "budget": {"trials_per_arm": 3}}, "minutes: must be left out if trials"),
+    "what JSON does not have": ({"training": {"max_grad_norm": np.nan}}, "training: must consist of finite numbers"),
+    "an object": ({"columns": {"a": object()}}, "columns: must consist of .*: object is none of these"),
     "steps twice": ({"steps": 20, "budget": {"steps": 30}}, "steps: must be left out if budget has steps"),
     "a model of the notebook": ({"model": factory}, "model: must be a function at the top of a module .*.py file"),
     "a model of numbers": ({"model": 3}, r"model: must be a name, a dict or a function \(got 3\)"),
@@ -63,6 +68,8 @@ BY_THE_SERVICE: dict[str, tuple[dict[str, Any], str]] = {
     "steps": ({"steps": 0}, r"^steps: must be greater than or equal to 1 \(got 0\)"),
     "trials": ({"trials": 2.5}, "^trials: must be"),
     "metric": ({"metric": "val_acuracy"}, "^metric: must be .*'val_accuracy'"),
+    "numbers of numpy": ({"steps": np.int64(0), "trials": np.int32(2)}, r"^steps: must be greater .*\(got 0\)"),
+    "a list of columns": ({"columns": ["city"]}, "^columns: must be"),
     "columns": ({"columns": {"city": "town"}}, "^columns.city: must be"),
     "split": ({"split": {"by": "group", "column": "town"}}, "^split.column: must be"),
     "model": ({"model": "mpl"}, "^model.*'mlp'"),
@@ -93,6 +100,22 @@ def test_a_table_in_a_file_needs_a_target_and_a_broken_one_is_explained(url: str
     (folder / "people.npz").write_bytes(b"not a zip")
     with pytest.raises(ApiError, match="zip"):
         tune("people.npz", url=url, quiet=True)
+
+
+def test_a_job_that_was_left_in_the_queue_is_named(
+    url: str, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line(clock: Clock, job: Job) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Clock, "line", line)
+    with Client(url) as client:
+        other = client.submit(spec(name="left over"))["id"]
+        result = tune(X, Y, url=url, **TINY)
+        client.cancel(other)
+        assert client.job(result.job_id)["state"] == "cancelled"
+    shown = capsys.readouterr().out
+    assert f"! the earlier job left over is queued and may run first. To end it: warptune cancel {other}" in shown
 
 
 @pytest.mark.slow
