@@ -32,6 +32,7 @@ STEPS: Final = 400
 
 FIELDS: Final = {
     "target": "dataset.target",
+    "y": "dataset.target",
     "columns": "dataset.columns",
     "split": "dataset.split",
     "metric": "objective.metric",
@@ -45,6 +46,7 @@ class SpecFields(TypedDict, total=False):
     """Other fields of a spec, as docs/jobs.md has them."""
 
     name: str
+    dataset: Mapping[str, Any]
     family: Mapping[str, Any]
     warm_start: Mapping[str, Any]
     objective: Mapping[str, Any]
@@ -116,6 +118,7 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
     given = {"target": target, "columns": columns, "split": split, "metric": metric, "trials": trials, "steps": steps}
     given = {name: _plain(name, value) for name, value in given.items()}
     spec: dict[str, Any] = {name: _plain(name, value) for name, value in {**fields, "seed": seed}.items()}
+    _merge(spec, "dataset", columns=given["columns"], split=given["split"])
     _merge(spec, "objective", metric=given["metric"])
     _merge(spec, "budget", trials_per_arm=given["trials"], steps=given["steps"])
     if minutes is not None:
@@ -127,6 +130,7 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
     with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
         file, target = as_upload(data, y, target, Path(folder))
         connection = Connection.to(url, settings)
+        given["y"] = None if y is None else "given"
         progress.update("starting: reads the data and times a few steps")
         with connection.open(worker=True) as client, _named_as_given(given):
             uploaded, _ = client.upload(file)
@@ -134,7 +138,7 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
                 names = ", ".join(column["name"] for column in uploaded["columns"])
                 raise InvalidSpecError(FieldError("target", None, f"must name the column to predict, one of: {names}"))
             name = str(spec.pop("name", file if isinstance(file, str) else file.name))
-            dataset = {"target": target, "columns": given["columns"], "split": given["split"]}
+            dataset = {**spec.pop("dataset"), "target": target}
             spec = make_spec(uploaded, name.rpartition("/")[2], dataset, **spec)
             plan = _plan(client, spec, minutes)
             return _run(client, spec, (uploaded, plan), progress, connection)
@@ -281,7 +285,7 @@ def _named_as_given(given: Mapping[str, object]) -> Iterator[None]:
 
 def _renamed(wrong: FieldError, given: Mapping[str, object]) -> FieldError:
     for argument, field in FIELDS.items():
-        if given[argument] is not None and (wrong.field == field or wrong.field.startswith(f"{field}.")):
+        if given.get(argument) is not None and (wrong.field == field or wrong.field.startswith(f"{field}.")):
             name = argument + wrong.field.removeprefix(field)
             return FieldError(name, wrong.value, wrong.message, wrong.hint, wrong.code)
     return wrong

@@ -75,6 +75,7 @@ BY_THE_SERVICE: dict[str, tuple[dict[str, Any], str]] = {
     "model": ({"model": "mpl"}, "^model.*'mlp'"),
     "baselines": ({"baselines": ["adam"]}, "^baselines.*'adamw'"),
     "the budget": ({"budget": {"steps": 0}}, "^budget.steps: must be greater"),
+    "the dataset": ({"dataset": {"target_transform": "log"}}, "^dataset.target_transform: must be"),
     "target": ({"target": "lable"}, "^target: must be one of .*'label'"),
 }
 
@@ -97,6 +98,8 @@ def test_a_table_in_a_file_needs_a_target_and_a_broken_one_is_explained(url: str
     (folder / "people.csv").write_bytes(files.csv(120))
     with pytest.raises(InvalidSpecError, match="target: must name the column to predict, one of: age, city"):
         tune("people.csv", url=url, quiet=True)
+    with pytest.raises(InvalidSpecError, match=r"^y: must .*\(got 'y'\)"):
+        tune(X[:, :2], X[:, 2], dataset={"task": "classification"}, url=url, quiet=True)
     (folder / "people.npz").write_bytes(b"not a zip")
     with pytest.raises(ApiError, match="zip"):
         tune("people.npz", url=url, quiet=True)
