@@ -230,6 +230,10 @@ class WarpAdam(Optimizer):
             self._owners.hand_out(params)
         return loss
 
+    def owns(self, param: Tensor) -> bool:
+        """Tell whether this rank steps a parameter and keeps its P. Without other ranks it owns them all."""
+        return self._owners.owns(param)
+
     @property
     def skipped_updates(self) -> int:
         """How often a gradient or an update of P was left out, summed over all parameters.

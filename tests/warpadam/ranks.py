@@ -15,7 +15,7 @@ from warpadam import Strategy, WarpAdam
 
 
 def run_ranks(function: Callable[..., None], world: int, folder: Path, *args: Any) -> None:
-    """Call ``function(folder, *args)`` in ``world`` processes of one process group. An error in one of them is raised."""
+    """Call ``function(folder, *args)`` in ``world`` processes of one group. An error in one of them is raised."""
     (folder / "store").unlink(missing_ok=True)
     spawn(_one_rank, args=(function, world, folder, args), nprocs=world)  # type: ignore[no-untyped-call]
 
@@ -43,7 +43,8 @@ def make_sharded_model() -> nn.Sequential:
     for layer in model:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             fully_shard(layer)
-    return fully_shard(model)
+    fully_shard(model)
+    return model
 
 
 def make_optimizer(model: nn.Module, strategy: Strategy, **settings: Any) -> WarpAdam:
