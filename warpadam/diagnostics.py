@@ -67,6 +67,8 @@ class Diagnosis(tuple[TensorReport, ...]):
 def diagnose(optimizer: WarpAdam) -> Diagnosis:
     """Report the current P of every parameter. Before the first step it is the identity.
 
+    If ranks share parameters, each rank reports those that it owns.
+
     Args:
         optimizer: It is not changed.
 
@@ -77,7 +79,8 @@ def diagnose(optimizer: WarpAdam) -> Diagnosis:
     >>> [(row.name, row.condition, row.distance) for row in diagnose(optimizer)]
     [('weight', 1.0, 0.0), ('bias', 1.0, 0.0)]
     """
-    return Diagnosis(_report(item, optimizer.state.get(item.param, {})) for item in listed(optimizer))
+    owned = (item for item in listed(optimizer) if optimizer.owns(item.param))
+    return Diagnosis(_report(item, optimizer.state.get(item.param, {})) for item in owned)
 
 
 def _report(item: Listed, state: Mapping[str, Tensor]) -> TensorReport:

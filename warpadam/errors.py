@@ -3,7 +3,7 @@
 WarpAdamError
 ├── CudaGraphError(RuntimeError)           a step while a CUDA graph is captured
 ├── InvalidConfigError(ValueError)         a setting is out of range, or settings do not go together
-├── UnsupportedParameterError(TypeError)   a sparse, complex or sharded tensor
+├── UnsupportedParameterError(TypeError)   a tensor is sparse, complex, or sharded in an unknown way
 ├── WarpFileError(ValueError)              the file holds no P, or was changed after it was saved
 └── WarpMismatchError(ValueError)          a P or a saved state does not fit the optimizer it is given to
 """

@@ -94,7 +94,7 @@ def estimate_memory(
 
     Raises:
         InvalidConfigError: A setting of a group is out of range.
-        UnsupportedParameterError: A parameter is complex, sparse or sharded.
+        UnsupportedParameterError: A parameter is complex or sparse.
 
     >>> estimate = estimate_memory({"weight": (64, 32), "bias": (64,)})
     >>> estimate[0].p_bytes == 4 * (2 * (64**2 + 32**2) + 1)  # factors, covariances, scale
@@ -114,7 +114,7 @@ def _as_params(params: nn.Module | Mapping[str, Sequence[int]] | ParamsT) -> Par
 
 def _simulate(item: Listed) -> TensorMemory:
     """Step one parameter on the meta device and return the memory of its state."""
-    param = nn.Parameter(torch.empty_like(item.param, device="meta"))
+    param = nn.Parameter(torch.empty(item.param.shape, dtype=item.param.dtype, device="meta"))
     optimizer = WarpAdam([{**item.group, "params": [(item.name, param)]}])
     param.grad = torch.empty_like(param)
     optimizer.step()

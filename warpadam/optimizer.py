@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict
 from operator import is_, itemgetter
-from typing import Any, Final, NamedTuple, final, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from warpadam.config import DEFAULT_LR, Strategy, WarpAdamConfig
+from warpadam.distributed import Owners, can_be_gathered, is_sharded
 from warpadam.errors import CudaGraphError, InvalidConfigError, UnsupportedParameterError, WarpMismatchError
 from warpadam.learners import StepSettings, UpdateRule, can_continue, choose_rule
 from warpadam.learners.base import SKIPPED
@@ -33,6 +34,9 @@ from warpadam.settings import (
 from warpadam.stacks import GroupNumbers, SteppedParameter, StepPlan
 from warpadam.state import complete_state, known_entries, misfits, restored, state_dtype
 from warpadam.structures import Distortion
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _DEFAULT: Final = WarpAdamConfig()
 
@@ -96,10 +100,13 @@ class WarpAdam(Optimizer):
         p_decay: Pull of P, or of its learned scale, towards the identity at each update.
         cov_beta: Decay rate of the gradient covariances of ``rotation`` and ``whitening``.
         maximize: Maximize the objective instead of minimizing it.
+        process_group: Ranks that share the work of a step, for example ``torch.distributed.group.WORLD`` under
+            ``DistributedDataParallel``. Each rank keeps the P of its own parameters only. Sharded parameters (FSDP2)
+            are always shared by the ranks of their mesh. See :mod:`warpadam.distributed`.
 
     Raises:
         InvalidConfigError: A value is out of range, or settings do not go together; in any group.
-        UnsupportedParameterError: A parameter is complex, sparse or sharded.
+        UnsupportedParameterError: A parameter is complex, sparse, or sharded in a way that cannot be gathered.
 
     Source: Pan, Chen & Ye 2024 (arXiv 2409.04244).
 
@@ -130,6 +137,7 @@ class WarpAdam(Optimizer):
         p_decay: float = _DEFAULT.p_decay,
         cov_beta: float = _DEFAULT.cov_beta,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in CONFIG_FIELDS}
         if isinstance(params, nn.Module):
@@ -138,17 +146,25 @@ class WarpAdam(Optimizer):
         config = WarpAdamConfig(**{**given, "lr": checked_start(lr)})
         self._lr_follows_learner = lr is None
         self._forget_plans()
+        self._owners = Owners(process_group)
         rate = lr if isinstance(lr, Tensor) else config.lr
         super().__init__(params, {**asdict(config), "lr": rate, "maximize": maximize})
 
     @classmethod
-    def from_config(cls, params: ParamsT, config: WarpAdamConfig, *, maximize: bool = False) -> WarpAdam:
+    def from_config(
+        cls,
+        params: ParamsT,
+        config: WarpAdamConfig,
+        *,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+    ) -> WarpAdam:
         """Make an optimizer with the settings of ``config``.
 
         >>> WarpAdam.from_config([torch.nn.Parameter(torch.ones(2))], WarpAdamConfig(lr=0.5)).defaults["lr"]
         0.5
         """
-        return cls(params, **asdict(config), maximize=maximize)
+        return cls(params, **asdict(config), maximize=maximize, process_group=process_group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own settings. Missing settings take the optimizer's defaults.
@@ -178,6 +194,7 @@ class WarpAdam(Optimizer):
         except UnsupportedParameterError:
             self.param_groups.pop()
             raise
+        self._owners.add(group["params"])
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -209,49 +226,68 @@ class WarpAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_grads()
+        params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
         with without_autocast():
+            self._owners.gather(params)
             self._step_groups()
+            self._owners.hand_out(params)
         return loss
+
+    def owns(self, param: Tensor) -> bool:
+        """Tell whether this rank steps a parameter and keeps its P. Without other ranks it owns them all."""
+        return self._owners.owns(param)
 
     @property
     def skipped_updates(self) -> int:
         """How often a gradient or an update of P was left out, summed over all parameters.
 
         A gradient is left out if it is too large to square, an update of P if its meta-gradient or covariance was not
-        finite. Waits for the device.
+        finite. Counts what this rank owns. Waits for the device.
         """
         return int(sum(float(state[SKIPPED]) for state in self.state.values() if SKIPPED in state))
 
     def get_distortion(self, param: Tensor) -> dict[str, Tensor]:
         """Return a copy of the learned P of a parameter: its factors, and its scale and covariances if it has any.
 
+        If ranks share the parameter, call this on all of them.
+
         Raises:
             KeyError: The optimizer does not have the parameter.
         """
-        member = self._find(param)
-        carried = member.rule.init_carried(member.distortion, torch.float32, torch.device("meta"))
-        return {name: member.state[name].clone() for name in carried if name in member.state}
+        rule, distortion, own = self._find(param)
+        carried = rule.init_carried(distortion, torch.float32, torch.device("meta"))
+        state = self._owners.state_of(param, own)
+        return {name: state[name].clone() for name in carried if name in state}
 
     def set_distortion(self, param: Tensor, distortion: Mapping[str, Tensor]) -> None:
         """Give a parameter a P, as :meth:`get_distortion` returns it. Tensors that are not given stay.
+
+        If ranks share the parameter, call this on all of them.
 
         Raises:
             InvalidConfigError: A tensor has another shape, or the parameter's strategy has no such tensor.
             KeyError: The optimizer does not have the parameter.
         """
-        member = self._find(param)
-        carried = member.rule.init_carried(member.distortion, torch.float32, torch.device("meta"))
+        rule, distortion_of_param, state = self._find(param)
+        carried = rule.init_carried(distortion_of_param, torch.float32, torch.device("meta"))
         for name, value in distortion.items():
             if name not in carried:
                 raise InvalidConfigError("distortion", name, f"must only have {', '.join(carried)}")
             if value.shape != carried[name].shape:
                 raise InvalidConfigError(name, tuple(value.shape), f"must have the shape {tuple(carried[name].shape)}")
-        for name, value in distortion.items():
-            member.state[name] = value.detach().to(dtype=state_dtype(param), device=param.device, copy=True)
+        for name, value in distortion.items() if self._owners.owns(param) else ():
+            state[name] = value.detach().to(dtype=state_dtype(param), device=param.device, copy=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as ``torch.optim`` does. Settings that are numbers of numpy become numbers of Python."""
+        """Return the state as ``torch.optim`` does. Settings that are numbers of numpy become numbers of Python.
+
+        If ranks share parameters, call this on all of them: each gets the whole state.
+        """
         saved = super().state_dict()
+        for group, packed in zip(self.param_groups, saved["param_groups"], strict=True) if self._owners else ():
+            for param, key in zip(group["params"], packed["params"], strict=True):
+                if param in self.state:
+                    saved["state"][key] = dict(self._owners.state_of(param, self.state[param]))
         return {**saved, "param_groups": [plain_numbers(group) for group in saved["param_groups"]]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -278,8 +314,17 @@ class WarpAdam(Optimizer):
             before.remove()
             after.remove()
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self._owners:
+            raise UnsupportedParameterError(
+                "an optimizer that shares parameters with other ranks can be neither copied nor pickled: this rank has "
+                "the state of its own parameters only. Save optimizer.state_dict() instead"
+            )
+        return super().__getstate__()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._owners = getattr(self, "_owners", None) or Owners(None)
         self._lr_follows_learner = False
         self._forget_plans()
         for group in self.param_groups:
@@ -312,7 +357,10 @@ class WarpAdam(Optimizer):
             for param, key in zip(group["params"], saved["params"], strict=True):
                 if key in state_dict["state"]:
                     own = state_dict["state"][key]
-                    self.state[param] = restored(own, self.state[param], param, *_rule_of(param, config))
+                    if self._owners.owns(param):
+                        self.state[param] = restored(own, self.state[param], param, *_rule_of(param, config))
+                    else:
+                        self.state[param] = {}
 
     def _step_groups(self) -> None:
         checked = [self._check_settings(index, group) for index, group in enumerate(self.param_groups)]
@@ -320,7 +368,7 @@ class WarpAdam(Optimizer):
             GroupNumbers(known.settings, rate_of(group), known.config.weight_decay, bool(group["maximize"]))
             for group, known in zip(self.param_groups, checked, strict=True)
         ]
-        stepped = [[param for param in group["params"] if param.grad is not None] for group in self.param_groups]
+        stepped = [self._own_params_with_gradient(group) for group in self.param_groups]
         params = [param for own in stepped for param in own]
         if not params:
             return
@@ -335,6 +383,15 @@ class WarpAdam(Optimizer):
             self._plan = StepPlan(members, alike, key, self._plan)
             self._made = {param: made for param, made in self._made.items() if param in self.state}
         self._plan.step(numbers)
+
+    def _own_params_with_gradient(self, group: Mapping[str, Any]) -> list[Tensor]:
+        """Return what this rank steps, and note for the other parameters that they have been stepped."""
+        with_gradient = [param for param in group["params"] if param.grad is not None]
+        if not self._owners:
+            return with_gradient
+        for param in with_gradient:
+            self.state[param]
+        return [param for param in with_gradient if self._owners.owns(param)]
 
     def _check_settings(self, index: int, group: Mapping[str, Any]) -> _Checked:
         """Return the settings of a group, checked when they have changed since the last step."""
@@ -365,7 +422,8 @@ class WarpAdam(Optimizer):
                 tuple(f"parameter {self._name(param, group_index)} {line}" for line in found), "state"
             )
         shapes = {name: state[name].shape for name in known_entries(rule, distortion) if name in state}
-        member = SteppedParameter(param, group_index, rule, distortion, state, shapes, len(state))
+        whole = self._owners.whole(param)
+        member = SteppedParameter(param, whole, group_index, rule, distortion, state, shapes, len(state))
         self._made[param] = _Made(member, known.layout)
         return member
 
@@ -389,16 +447,23 @@ class WarpAdam(Optimizer):
         group = self.param_groups[group_index]
         return _describe(group, group_index, next(i for i, own in enumerate(group["params"]) if own is param))
 
-    def _find(self, param: Tensor) -> SteppedParameter:
+    def _find(self, param: Tensor) -> tuple[UpdateRule, Distortion, dict[str, Any]]:
+        """Return a parameter's rule, the structure of its P, and what this rank has of its state."""
         for index, group in enumerate(self.param_groups):
             if any(param is own for own in group["params"]):
-                return self._prepare(param, index, self._check_settings(index, group))
+                known = self._check_settings(index, group)
+                if not self._owners.owns(param):
+                    return *_rule_of(param, known.config), self.state[param]
+                member = self._prepare(param, index, known)
+                return member.rule, member.distortion, member.state
         raise KeyError(f"the optimizer does not have this parameter of shape {tuple(param.shape)}")
 
     def _check_grads(self) -> None:
         for group_index, group in enumerate(self.param_groups):
             for index, param in enumerate(group["params"]):
                 grad = param.grad
+                if is_sharded(param) and grad is not None and is_sharded(grad):
+                    continue  # any placement can be gathered
                 if grad is not None and (type(grad) is not Tensor or grad.layout != torch.strided or grad.is_complex()):
                     _check_tensor(grad, "gradient of parameter", _describe(group, group_index, index))
 
@@ -436,12 +501,14 @@ def _describe(group: Mapping[str, Any], group_index: int, index: int) -> str:
 
 
 def _check_tensor(tensor: Tensor, role: str, where: str) -> None:
-    if is_traceable_wrapper_subclass(tensor):
-        kind = f"a {type(tensor).__name__}"
+    if is_traceable_wrapper_subclass(tensor) and not can_be_gathered(tensor):
+        kind: str | None = f"a {type(tensor).__name__}"
+        if is_sharded(tensor):
+            kind += f" placed as {tensor.placements}"
     else:
         kind = "complex" if tensor.is_complex() else "sparse" if tensor.layout != torch.strided else None
     if kind is not None:
         raise UnsupportedParameterError(
             f"the {role} {where} of shape {tuple(tensor.shape)} is {kind}: "
-            "WarpAdam needs real, dense tensors that are not sharded"
+            "WarpAdam needs real, dense tensors; sharded ones only with the placements Shard and Replicate"
         )

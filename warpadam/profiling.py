@@ -65,6 +65,7 @@ def step_profile(optimizer: WarpAdam, steps: int | None = None) -> StepProfile:
 
     Raises:
         InvalidConfigError: ``steps`` is not a whole number of at least 1.
+        UnsupportedParameterError: Ranks share parameters, so the optimizer cannot be copied.
 
     Cost: twice ``steps`` steps, and the memory of two copies of parameters and state.
 

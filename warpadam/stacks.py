@@ -56,6 +56,7 @@ class SteppedParameter(NamedTuple):
 
     Attributes:
         param: The parameter. It has a gradient.
+        whole: The tensor to step: the parameter itself, or all of it if it is sharded.
         group: The index of its group.
         rule: Its update rule.
         distortion: The structure of its P.
@@ -65,6 +66,7 @@ class SteppedParameter(NamedTuple):
     """
 
     param: Tensor
+    whole: Tensor
     group: int
     rule: UpdateRule
     distortion: Distortion
@@ -140,7 +142,7 @@ class _Batch:
 
     def __init__(self, stacks: Sequence[Stack]) -> None:
         self.stacks = stacks
-        self._params = [member.param for stack in stacks for member in stack.members]
+        self._params = [member.whole for stack in stacks for member in stack.members]
         self._groups = [member.group for stack in stacks for member in stack.members]
         self._copies = [slot for stack in stacks for slot in stack.slots]
         self._spreading = {index: stack for index, stack in enumerate(stacks) if stack.spreads}
@@ -176,7 +178,7 @@ class _Batch:
 
     def _gradients(self, negated: bool) -> list[Tensor]:
         if self._copies:
-            stacked = (member.param.grad for stack in self.stacks if stack.slots for member in stack.members)
+            stacked = (member.whole.grad for stack in self.stacks if stack.slots for member in stack.members)
             torch._foreach_copy_(self._copies, [grad for grad in stacked if grad is not None])
         grads = [stack.gradient() for stack in self.stacks]
         if negated:
@@ -278,7 +280,7 @@ class Stack:
         """Return the gradients in the layout. For several parameters, copy theirs to the slots before."""
         if len(self.members) > 1:
             return self._grad
-        grad = self.members[0].param.grad
+        grad = self.members[0].whole.grad
         assert grad is not None
         return self.distortion.to_layout(grad.to(self.state["exp_avg"].dtype))
 

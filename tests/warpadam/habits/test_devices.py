@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial
 
 from warpadam import (
     STRATEGIES,
@@ -89,10 +89,11 @@ def test_the_default_device_decides_nothing(strategy: Strategy) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, on making a process group
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_a_sharded_parameter_is_refused_by_name(strategy: Strategy, one_rank: DeviceMesh) -> None:
+def test_a_parameter_with_another_placement_is_refused_by_name(strategy: Strategy, one_rank: DeviceMesh) -> None:
     linear = nn.Linear(4, 3)
-    sharded = nn.Parameter(distribute_tensor(linear.weight.detach(), one_rank, [Shard(0)]))
-    with pytest.raises(UnsupportedParameterError, match=r"parameter 'weight' of shape \(3, 4\) is a DTensor"):
+    sharded = nn.Parameter(DTensor.from_local(linear.weight.detach(), one_rank, [Partial()]))
+    expected = r"'weight' of shape \(3, 4\) is a DTensor placed as \(Partial\(sum\),\).*only with the placements Shard"
+    with pytest.raises(UnsupportedParameterError, match=expected):
         WarpAdam([("bias", linear.bias), ("weight", sharded)], **strategy._asdict())
 
 
