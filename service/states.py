@@ -13,6 +13,7 @@ The values are stored in the database: add some, never rename one::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -52,3 +53,8 @@ ACTIVE_JOB: Final = (JobState.RUNNING, JobState.VERIFYING)
 ENDED_JOB: Final = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 LIVE_TRIAL: Final = (TrialState.QUEUED, TrialState.RUNNING)
 ENDED_TRIAL: Final = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.DIVERGED, TrialState.FAILED)
+
+
+def count_ended(runs: Mapping[str, int] | Mapping[TrialState, int]) -> int:
+    """Return how many trials or runs have ended, from their number by state."""
+    return sum(runs.get(state, 0) for state in ENDED_TRIAL)

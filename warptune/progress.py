@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from service.client.answers import Estimate, Job
 from service.result.effects import search_figure
-from service.states import ENDED_TRIAL
+from service.states import count_ended
 
 CARD: Final = '<div style="border: 1px solid #8888; border-radius: 6px; padding: 0.6em 1em; max-width: 50em">{}</div>'
 
@@ -119,7 +119,7 @@ class Clock:
         arms = []
         for arm in job["arms"]:
             best = f" best {search_figure(metric, arm['best']['value'], 4)}" if arm["best"] else ""
-            arms.append(f"{arm['name']} {ended_trials(arm['trials'])}/{arm['trials_cap']}{best}")
+            arms.append(f"{arm['name']} {count_ended(arm['trials'])}/{arm['trials_cap']}{best}")
         runs = job["confirm"]
         if runs["done"]:
             arms.append(f"fresh seeds {runs['done']}/{runs['planned']}")
@@ -128,7 +128,7 @@ class Clock:
 
     def _left(self, job: Job) -> str:
         """Return how long the rest takes; nothing while little is done."""
-        ended = {arm["name"]: ended_trials(arm["trials"]) for arm in job["arms"]}
+        ended = {arm["name"]: count_ended(arm["trials"]) for arm in job["arms"]}
         seconds = {arm["name"]: arm["seconds_a_run"] for arm in self._plan["arms"]}
         whole = sum(arm["seconds_a_run"] * (arm["trials"] + arm["confirm_runs"]) for arm in self._plan["arms"])
         mean = whole / (self._plan["trials"] + self._plan["confirm_runs"])
@@ -142,11 +142,6 @@ class Clock:
             return ""
         left_s = (now - began) * max(0.0, 1 - share) / (share - at_first)
         return f", about {left_s:.0f} s left" if left_s < 120 else f", about {left_s / 60:.0f} min left"
-
-
-def ended_trials(trials: dict[str, int]) -> int:
-    """Return how many trials of an arm have ended, from their number by state."""
-    return sum(trials.get(state, 0) for state in ENDED_TRIAL)
 
 
 def _write(text: str) -> None:

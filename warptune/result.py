@@ -18,9 +18,10 @@ from service.client.rest import Client
 from service.errors import ConflictError, FieldError, InvalidSpecError, JobFailedError
 from service.result.effects import search_figure
 from service.result.job_result import ANSWERS, JobResult, Word
+from service.states import count_ended
 from warptune.connection import Connection
 from warptune.data import as_rows
-from warptune.progress import CARD, ended_trials
+from warptune.progress import CARD
 
 if TYPE_CHECKING:
     from torch import nn
@@ -208,7 +209,7 @@ class Result:
 
     def _stopped(self) -> str:
         best = [(arm["best"]["value"], arm["best"]["number"], arm["name"]) for arm in self.job["arms"] if arm["best"]]
-        count = sum(ended_trials(arm["trials"]) for arm in self.job["arms"])
+        count = sum(count_ended(arm["trials"]) for arm in self.job["arms"])
         text = f"stopped before the verdict; {count} trials are kept"
         if not best:
             return text

@@ -8,16 +8,7 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
 
-from service.api.deps import (
-    ArtifactsDep,
-    DatabaseDep,
-    JobId,
-    PageQuery,
-    StrictQuery,
-    StudiesDep,
-    Text,
-    UserCodeDep,
-)
+from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StrictQuery, StudiesDep, Text, UserCodeDep
 from service.api.problems import responses
 from service.api.views import JobSummary, JobView, Page
 from service.db.models import Job

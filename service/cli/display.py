@@ -19,7 +19,7 @@ from service.client.answers import Trial
 from service.result.effects import difference, figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Findings, JobResult
 from service.spec.metrics import METRICS, metric_of
-from service.states import ENDED_TRIAL
+from service.states import count_ended
 
 COLOURS: Final = {"helps": "green", "hurts": "red", "no_difference": "yellow", "inconclusive": "yellow"}
 CONFIRM: Final = "verify"
@@ -43,7 +43,7 @@ def watch(console: Console, jobs: Iterable[Answer]) -> Answer:
         for job in jobs:
             for arm in job["arms"]:
                 bar = _bar(progress, bars, arm["name"])
-                done = sum(arm["trials"].get(state, 0) for state in ENDED_TRIAL)
+                done = count_ended(arm["trials"])
                 note = "waits for a worker" if job["state"] == "queued" else _arm_note(arm, _metric(job))
                 _move(progress, bar, done, arm["trials_cap"], arm["state"], note)
             bar = _bar(progress, bars, CONFIRM)

@@ -266,6 +266,7 @@ def _columns(
 
 def _read(source: Path, header: _Header, reading: Reading, has_quotes: bool, fractions: list[str]) -> pa.Table:
     """Read the rows, with ``fractions`` as numbers. A column of them with another cell is read again as texts."""
+    fractions = list(fractions)
     for _ in range(MAX_ODD_COLUMNS):
         try:
             return _table(source, header, reading, has_quotes, fractions)
@@ -273,7 +274,7 @@ def _read(source: Path, header: _Header, reading: Reading, has_quotes: bool, fra
             odd = ODD_COLUMN.match(str(error))
             if odd is None:  # a row is wrong, which pyarrow names only without threads
                 return _table(source, header, reading, has_quotes, [], use_threads=False)
-            fractions = [name for name in fractions if name != _unique(header.names)[int(odd[1])]]
+            fractions.remove(_unique(header.names)[int(odd[1])])
     return _table(source, header, reading, has_quotes, [])
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Trial, TrialPoint
 from service.errors import ConflictError, NotFoundError, OtherVersionError
 from service.result.job_result import JobResult
-from service.states import ENDED_JOB, ENDED_TRIAL, JobState, TrialState
+from service.states import ENDED_JOB, JobState, TrialState, count_ended
 from service.training.run import CurvePoint, TrivialScores
 
 
@@ -88,7 +88,7 @@ def confirm_progress(session: Session, job_id: str) -> ConfirmCounts:
     """Return how far the confirmation runs of a job are."""
     counts = select(ConfirmRun.state, func.count()).where(ConfirmRun.job_id == job_id).group_by(ConfirmRun.state)
     by_state = {state: count for state, count in session.execute(counts)}  # noqa: C416 - rows are not tuples to mypy
-    return ConfirmCounts(sum(by_state.get(state, 0) for state in ENDED_TRIAL), sum(by_state.values()))
+    return ConfirmCounts(count_ended(by_state), sum(by_state.values()))
 
 
 def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Sequence[ConfirmRun]:

@@ -21,7 +21,7 @@ from service.result.effects import figure, score_label, search_figure
 from service.result.job_result import ANSWERS, JobResult
 from service.spec.job import JobSpec
 from service.spec.metrics import METRICS, metric_of
-from service.states import ENDED_JOB, ENDED_TRIAL, JobState
+from service.states import ENDED_JOB, JobState, count_ended
 
 EXAMPLES: Final = ("wine", "digits", "diabetes")
 """Bundled datasets with which one can try the service."""
@@ -43,7 +43,8 @@ def home(db: DatabaseDep) -> HTMLResponse:
     rows = [(job, *_standing(db, job.id)) for job in listed.items]
     files = datasets.list_datasets(db, PageQuery(limit=LISTED))
     names = {dataset.id: dataset.name for dataset in files.items}
-    return page_of("home", jobs=rows, datasets=files.items, names=names, examples=EXAMPLES)
+    moves = any(job.state not in ENDED_JOB for job in listed.items)
+    return page_of("home", jobs=rows, moves=moves, datasets=files.items, names=names, examples=EXAMPLES)
 
 
 class NewQuery(StrictQuery):
@@ -91,6 +92,7 @@ def show_job(job_id: JobId, db: DatabaseDep) -> HTMLResponse:
         ),
         trials=trials,
         parameters=_differing([trial.config for trial in trials]),
+        count_ended=count_ended,
         progress=_progress(job),
         minutes_left=_minutes_left(job),
         value=lambda cost: search_figure(metric, cost, 4),
@@ -127,7 +129,7 @@ def _metric(job: JobView) -> str:
 
 def _counts(job: JobView) -> tuple[int, int]:
     """Return how many runs have ended, of how many; until the runs on fresh seeds are planned, as many as trials."""
-    done = sum(arm.trials.get(state, 0) for arm in job.arms for state in ENDED_TRIAL)
+    done = sum(count_ended(arm.trials) for arm in job.arms)
     caps = sum(arm.trials_cap for arm in job.arms)
     return done + job.confirm.done, caps + (job.confirm.planned or caps)
 
