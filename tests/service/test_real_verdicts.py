@@ -101,7 +101,7 @@ def test_adamw_against_adamw_is_rarely_said_to_help(
     make_worker().run_next()
     assert get_job(db, job_id).cause is None
     with db.read() as session:
-        losses = [run.test_loss for run in session.query(ConfirmRun).filter(ConfirmRun.arm == "adamw")]
+        losses = [run.test_loss for run in session.query(ConfirmRun).filter_by(arm="adamw").order_by(ConfirmRun.id)]
     pool = np.array(losses, dtype=float)
     assert len(pool) == 64
     assert pool.std() > 0
