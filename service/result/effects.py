@@ -66,10 +66,10 @@ def difference(share: float) -> str:
     """Return an improvement, as a share of what it is compared with, as people say it.
 
     >>> difference(0.1), difference(-0.05), difference(-5.91), difference(0.0)
-    ('10 % better', '5 % worse', '6.9 times as much', 'equal')
+    ('10 % better', '5 % worse', '6.9 times worse', 'equal')
     """
     if share < -1:
-        return f"{1 - share:.2g} times as much"
+        return f"{1 - share:.2g} times worse"
     return f"{percent(abs(share))} {'better' if share > 0 else 'worse'}" if share else "equal"
 
 

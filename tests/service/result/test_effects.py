@@ -94,7 +94,7 @@ def test_what_a_search_found_is_the_score_where_one_is_judged() -> None:
         ("steps_to_loss_of_baseline", -0.5, "50 % more steps"),
         ("steps_to_loss_of_baseline", 0.625, "62.5 % fewer steps"),
         ("steps_to_loss_of_baseline", 0.0, "equal"),
-        ("test_loss", -5.91, "6.9 times as much"),
+        ("test_loss", -5.91, "6.9 times worse"),
         ("1 - test_accuracy", 0.1, "10 % better"),
         ("test_loss", None, "-"),
     ],
