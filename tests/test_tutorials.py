@@ -43,7 +43,7 @@ SMALL = {
     r"\bsteps: \d+": "steps: 10",
     r"\btrials \d+": "trials 1",
     r"\bseeds \d+": "seeds 1",
-    r"learn_tasks: \d+": "learn_tasks: 3",
+    r"learn_tasks: \d+, learn_steps: \d+": "learn_tasks: 2, learn_steps: 10",
     r"evaluate_tasks: \d+": "evaluate_tasks: 2",
     r"(warptune tune .*)": r"\1 --trials 2 --steps 10",
 }
