@@ -37,6 +37,8 @@ PYTHON_API: Final = {
 """Heading -> package or module whose public names stand below it."""
 
 REMOTE: Final = re.compile(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
+ATTRIBUTE: Final = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
+PICTURE: Final = re.compile(r"^```mermaid\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK: Final = re.compile(r"(!?\[[^\]]*\])\(([^)#:\s]+)((?:#[^)]*)?)\)")
 
 
@@ -57,7 +59,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Lead the links of a page to pages of the site. A link to a file that has no page becomes plain text."""
+    """Lead the links of a page to pages of the site. A link to a file that has no page becomes plain text.
+
+    A picture in Mermaid becomes a table of its arrows, as Mermaid's script would come from elsewhere.
+    """
     uri = page.file.src_uri
     made_from = {made: name for name, made in OUTSIDE.items() if name.endswith(".md")}
     here = (ROOT / made_from.get(uri, f"docs/{uri}")).parent
@@ -70,7 +75,16 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
             return text[1:-1] if not text.startswith("!") else ""
         return f"{text}({os.path.relpath(aim, Path(uri).parent)}{anchor})"
 
-    return LINK.sub(lead, markdown)
+    return LINK.sub(lead, PICTURE.sub(_arrows, markdown))
+
+
+def _arrows(picture: re.Match[str]) -> str:
+    aims: dict[str, list[str]] = {}
+    for start, aim in re.findall(r"(\w+) --> (\w+)", picture[1]):
+        aims.setdefault(start, []).append(f"`{aim}`")
+    boxes = re.findall(r"(\w+)\[(.+)\]", picture[1])
+    rows = [(f"`{start}`", ", ".join(found)) for start, found in aims.items()]
+    return _table(("from", "arrows to"), rows) + "".join(f"\n`{box}` stands for: {names}.\n" for box, names in boxes)
 
 
 def on_post_page(output: str, page: Page, **_: object) -> str:
@@ -156,15 +170,27 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
 
 
 def _schema(name: str, schema: Mapping[str, Any]) -> str:
-    text = f"### {name}\n\n{schema.get('description', '')}\n"
+    description, _, listed = schema.get("description", "").partition("Attributes:\n")
+    meanings = dict(ATTRIBUTE.findall(listed))
+    text = f"### {_short(name)} {{ #{name.lower()} }}\n\n{description}\n"
     if "enum" in schema:
         return f"{text}\nOne of {', '.join(f'`{value}`' for value in schema['enum'])}.\n"
     needed = schema.get("required", [])
     rows = [
-        (f"`{field}`", _kind(part), "required" if field in needed else _default(part), part.get("description"))
+        (
+            f"`{field}`",
+            _kind(part),
+            "required" if field in needed else _default(part),
+            part.get("description", meanings.get(field)),
+        )
         for field, part in schema.get("properties", {}).items()
     ]
     return text + (_table(("field", "type", "default", "meaning"), rows) if rows else f"\n{_kind(schema)}\n")
+
+
+def _short(name: str) -> str:
+    """Return the name of a schema without its module, which it has if another one has the same name."""
+    return name.rpartition("__")[2]
 
 
 def _contents(content: Mapping[str, Any]) -> str:
@@ -175,7 +201,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
     """Return the type of a value, with links to the schemas that it is made of."""
     if reference := schema.get("$ref"):
         name = reference.rpartition("/")[2]
-        return f"[{name}](schemas.md#{name.lower()})"
+        return f"[{_short(name)}](schemas.md#{name.lower()})"
     if choices := schema.get("anyOf") or schema.get("oneOf"):
         return " or ".join(dict.fromkeys(map(_kind, choices)))
     if "const" in schema or "enum" in schema:

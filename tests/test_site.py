@@ -39,7 +39,7 @@ def test_the_reference_of_the_rest_api_has_every_route_and_every_schema_it_links
         for method in methods:
             assert f"### {method.upper()} {path}\n" in pages["reference/rest.md"]
     for name, schema in document["components"]["schemas"].items():
-        assert f"### {name}\n" in pages["reference/schemas.md"]
+        assert f"{{ #{name.lower()} }}\n" in pages["reference/schemas.md"]
         for field in schema.get("properties", {}):
             assert f"| `{field}` |" in pages["reference/schemas.md"]
 
@@ -69,6 +69,13 @@ def test_the_reference_of_python_has_every_public_name(site: dict[str, Any]) -> 
 )
 def test_a_link_of_a_document_leads_to_its_page(site: dict[str, Any], uri: str, link: str, shown: str) -> None:
     assert site["on_page_markdown"](link, page=page(uri)) == shown
+
+
+def test_the_picture_of_the_rooms_becomes_a_table(site: dict[str, Any]) -> None:
+    picture = "```mermaid\nflowchart TD\n    basics[errors, logs]\n    cli --> api\n    cli --> basics\n```"
+    shown = site["on_page_markdown"](picture, page=page("architecture.md"))
+    assert "| `cli` | `api`, `basics` |" in shown
+    assert "`basics` stands for: errors, logs." in shown
 
 
 @pytest.mark.parametrize(
