@@ -42,6 +42,14 @@ PICTURE: Final = re.compile(r"^```mermaid\n(.*?)^```$", re.DOTALL | re.MULTILINE
 LINK: Final = re.compile(r"(!?\[[^\]]*\])\(([^)#:\s]+)((?:#[^)]*)?)\)")
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the pages of docs/ that the navigation does not name under How-to."""
+    named = str(config.nav)
+    others = [path.name for path in sorted((ROOT / "docs").glob("*.md")) if f"'{path.name}'" not in named]
+    next(section["How-to"] for section in config.nav or [] if "How-to" in section).extend(others)
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made here to those in docs/."""
     from mkdocs.structure.files import File
