@@ -99,11 +99,13 @@ def _facts(result: JobResult) -> list[str]:
 
 
 def _more(result: JobResult) -> str | None:
-    """Return the options of `warptune extend` that may settle an answer which is not clear yet."""
+    """Return the options of `warptune extend` that may settle an unclear answer; None if nothing would."""
     if result.verdict is not Word.INCONCLUSIVE:
         return None
     seeds = result.statistics.more_pairs if result.statistics else None
-    return f"--seeds {seeds}" if seeds else "--trials 20 --seeds 8"
+    if seeds:
+        return f"--seeds {seeds}"
+    return "--trials 20 --seeds 8" if "may tell" in result.reason else None
 
 
 def _means(names: tuple[str, str], label: str, challenger: str, baseline: str) -> list[str]:
