@@ -6,13 +6,13 @@ STAMP := $(VENV)/.installed
 PART ?= 0/1
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 
-.PHONY: install demo test test-browser test-ray test-slow test-all check format bench-optimizers bench-scale gpu-check compose-check clean
+.PHONY: install demo test test-browser test-ray test-slow test-all check format docs bench-optimizers bench-scale gpu-check compose-check clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[service,ray,dev,bench]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[service,ray,dev,bench,docs]"
 	@touch $(STAMP)
 
 demo: install ## tune a real job on this machine and save the recommended config
@@ -40,6 +40,9 @@ check: install ## check lint, format and types
 format: install ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: install ## build the documentation as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 bench-optimizers: install ## compare WarpAdam with other optimizers; continues where it stopped
 	$(BIN)/python -m benchmarks.optimizers

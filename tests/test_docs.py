@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ import typer
 import yaml
 
 from service import errors
+from service.api.problems import STATUS
 from service.cli.app import app
 from service.errors import ServiceError
 from service.planning.plan import make_plan
 from service.settings import Settings
 from service.spec.job import JobSpec
+from service.spec.metrics import METRICS, MetricEntry
 from service.states import JobState, TrialState
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +84,29 @@ def codes() -> set[str]:
 
 @pytest.mark.parametrize("code", sorted(codes()))
 def test_every_error_code_is_documented(code: str) -> None:
-    assert f"| `{code}` |" in read("docs/jobs.md")
+    assert f"| `{code}` |" in read("docs/errors.md")
+
+
+@pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.code)
+def test_every_error_is_documented_with_its_status(kind: type[ServiceError]) -> None:
+    assert f"| `{kind.code}` | {int(STATUS[kind])} |" in read("docs/errors.md")
+
+
+def test_every_documented_error_code_exists() -> None:
+    table = read("docs/errors.md").partition("## Wrong fields")[0]
+    sources = "".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
+    for code in re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE):
+        assert f'"{code}"' in sources or code in {status.name.lower() for status in HTTPStatus}, code
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
+def test_every_metric_is_documented_with_its_tasks_and_its_unit(metric: MetricEntry) -> None:
+    row = re.search(rf"^\| `{metric.field}` \|.*$", read("docs/metrics.md").partition("## What each")[2], re.MULTILINE)
+    assert row
+    _, _, _, tasks, shown, _ = (cell.strip() for cell in row[0].split("|"))
+    named = {"physics": "differential equations"}
+    assert all(named.get(task, task) in tasks for task in metric.tasks)
+    assert ("%" in shown, "units of the target" in shown) == (metric.unit == "percent", metric.unit == "target")
 
 
 def field_codes() -> set[str]:
@@ -104,7 +129,7 @@ def test_every_place_to_add_something_exists() -> None:
 
 
 def test_every_code_of_a_wrong_field_is_documented() -> None:
-    section = read("docs/jobs.md").partition("### Wrong fields")[2]
+    section = read("docs/errors.md").partition("## Wrong fields")[2]
     assert field_codes() <= set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
 
 
@@ -147,11 +172,11 @@ def test_every_command_is_in_a_document(command: str) -> None:
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
-def test_the_readme_leads_to_every_page(page: str) -> None:
-    assert f"](docs/{page})" in read("README.md")
+def test_the_readme_or_the_home_page_of_the_site_leads_to_every_page(page: str) -> None:
+    assert f"](docs/{page})" in read("README.md") or f"]({page})" in read("docs/index.md")
 
 
-@pytest.mark.parametrize("target", ["check", "test", "test-ray", "test-slow", "test-all"])
+@pytest.mark.parametrize("target", ["check", "docs", "test", "test-ray", "test-slow", "test-all"])
 def test_the_readme_names_the_targets_of_the_tests(target: str) -> None:
     assert f"| `make {target}` |" in read("README.md")
 

@@ -11,10 +11,12 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api import catalog, datasets, events, jobs, pages, problems, results
+from service.api import catalog, datasets, events, jobs, problems, results
 from service.api.dashboard import Dashboard
 from service.api.deps import ArtifactsDep, DatabaseDep, close_dependencies, open_dependencies
 from service.api.middleware import BodyLimit, HostCheck
+from service.api.pages import routes
+from service.api.pages.render import ASSETS
 from service.api.views import Health, Ready
 from service.data.upload import UrlSource
 from service.settings import Settings
@@ -74,10 +76,10 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
-    for module in (jobs, events, results, datasets, catalog, pages):
+    for module in (jobs, events, results, datasets, catalog, routes):
         app.include_router(module.router)
     app.include_router(health)
-    app.mount("/assets", pages.ASSETS)
+    app.mount("/assets", ASSETS)
     # It gets what matches no route. A mount at / would also take over the 405 answers of the routes.
     app.router.default = Dashboard(app.state.studies)
     return app

@@ -11,12 +11,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from service.api.deps import ArtifactsDep, DatabaseDep, JobId, Number, PageQuery, StrictQuery, Text
+from service.api.pages.report import make_report
 from service.api.problems import responses
 from service.api.views import Page, PointView, TrialDetail, TrialView
+from service.db.models import Job
 from service.db.session import Database
 from service.errors import OtherVersionError
 from service.export.files import PIECE_BYTES, ExportFormat, write
-from service.export.report import make_report
 from service.export.snippet import optimizer_lines
 from service.ledger import queries
 from service.ledger.jobs import require_job
@@ -82,7 +83,14 @@ def optimizer_code(job_id: str, db: Database) -> str | None:
     """Return the lines of Python that make the recommended optimizer; None if a call is not enough."""
     with db.read() as session:
         job = require_job(session, job_id)
-        return optimizer_lines(plan_of(job.spec, job.dataset_info), queries.result(session, job))
+        return _optimizer_code(job, queries.result(session, job))
+
+
+def _optimizer_code(job: Job, result: JobResult) -> str | None:
+    try:
+        return optimizer_lines(plan_of(job.spec, job.dataset_info), result)
+    except OtherVersionError:
+        return None
 
 
 class ExportQuery(StrictQuery):
@@ -146,4 +154,5 @@ def report(job_id: JobId, db: DatabaseDep) -> Response:
         job = require_job(session, job_id)
         result = queries.result(session, job)
         runs = queries.confirm_runs(session, job_id)
-    return Response(make_report(job, result, runs), media_type="text/html")
+        code = _optimizer_code(job, result)
+    return Response(make_report(job, result, runs, code), media_type="text/html")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from service.cli.forest import draw_forest
 from service.client.answers import Trial
-from service.result.effects import difference, figure, percent, read_comparison, score_label, search_figure
+from service.result.effects import change, figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Findings, JobResult
 from service.spec.metrics import METRICS, metric_of
 from service.states import count_ended
@@ -216,7 +216,7 @@ def _show_findings(console: Console, findings: Findings) -> None:
             row.arm,
             row.against,
             *read_comparison(row),
-            "-" if row.relative_improvement is None else difference(row.relative_improvement),
+            change(row),
             f"{row.win_rate:.0%}",
             f"{row.p_holm:.3f}",
         )

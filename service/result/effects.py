@@ -66,11 +66,40 @@ def difference(share: float) -> str:
     """Return an improvement, as a share of what it is compared with, as people say it.
 
     >>> difference(0.1), difference(-0.05), difference(-5.91), difference(0.0)
-    ('10 % better', '5 % worse', '6.9 times as much', 'equal')
+    ('10 % better', '5 % worse', '6.9 times worse', 'equal')
     """
     if share < -1:
-        return f"{1 - share:.2g} times as much"
+        return f"{1 - share:.2g} times worse"
     return f"{percent(abs(share))} {'better' if share > 0 else 'worse'}" if share else "equal"
+
+
+def change(found: Comparison) -> str:
+    """Return how an arm differs from the other one as people say it; of times, how much slower or faster it is."""
+    share = found.relative_improvement
+    if share is None:
+        return "-"
+    if "seconds" in found.metric:
+        return times_slower(1 - share)
+    if "steps" in found.metric and share:
+        return f"{1 - share:.2g} times as many steps" if share <= -1 else f"{_more(share, 'fewer')} steps"
+    return difference(share)
+
+
+def times_slower(ratio: float) -> str:
+    """Return a time, divided by the time that it is compared with, as people say it.
+
+    >>> times_slower(3.9), times_slower(1.2), times_slower(0.9), times_slower(0.25), times_slower(1.0)
+    ('3.9 times slower', '20 % more time', '10 % less time', '4 times faster', 'equal')
+    """
+    if ratio >= 2:
+        return f"{ratio:.2g} times slower"
+    if 0 < ratio <= 0.5:
+        return f"{1 / ratio:.2g} times faster"
+    return f"{_more(1 - ratio, 'less')} time" if ratio != 1 else "equal"
+
+
+def _more(share: float, less: str) -> str:
+    return f"{percent(abs(share))} {less if share > 0 else 'more'}"
 
 
 def figure(score: float | None, metric: MetricEntry | None, digits: int = 4) -> str:
@@ -103,7 +132,8 @@ def search_figure(metric: str, cost: float | None, digits: int = 5) -> str:
 def read_comparison(found: Comparison) -> tuple[str, str, str]:
     """Return what is compared and both means, as people read them: test accuracy, 72.5 % and 70.1 %."""
     entry = next((entry for entry in METRICS.values() if entry.compared_as == found.metric), None)
-    label = found.metric.replace("_", " ") if entry is None else f"test {entry.label}"
+    own = found.metric.replace("loss_of_baseline", f"the loss of {found.against}").replace("_", " ")
+    label = own if entry is None else f"test {entry.label}"
     means = (found.mean, found.against_mean)
     if entry is None:
         return label, f"{means[0]:.4g}", f"{means[1]:.4g}"

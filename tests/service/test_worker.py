@@ -12,11 +12,11 @@ import optuna
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from service.api.pages.report import make_report
 from service.artifacts import DATA_FILE, ArtifactStore, split_file, write_artifact
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
-from service.export.report import make_report
 from service.ledger import jobs, queries, runs
 from service.ledger.runs import RunLog
 from service.result.job_result import JobResult

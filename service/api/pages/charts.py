@@ -1,9 +1,11 @@
-"""Figures of the job page, as numbers that a template draws with SVG: shares of the width and height, from 0 to 100."""
+"""Figures of the pages, as numbers that figures.html.jinja draws with SVG: shares of width and height, 0 to 100."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import Final, NamedTuple
 
 from service.result.effects import axis_end, difference, effects, percent
@@ -34,19 +36,20 @@ class Forest(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The best value of an arm after each of its trials."""
+    """The best value of an arm after each of its trials, or its loss after some steps, and where it ends."""
 
     arm: str
     colour: int
     points: str
-    best: float
+    last: float
+    band: str = ""
 
 
-class Search(NamedTuple):
-    """The best values of all arms, how many trials the longest line has, and the values at the top and the bottom."""
+class Chart(NamedTuple):
+    """The lines of all arms, how many trials or steps the longest has, and the values at the top and the bottom."""
 
     lines: list[Line]
-    trials: int
+    length: int
     top: float
     bottom: float
 
@@ -76,7 +79,7 @@ def forest(result: JobResult) -> Forest | None:
     return Forest(rows, (place(-small), place(small)), percent(end), result.baseline)
 
 
-def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: bool) -> Search | None:
+def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: bool) -> Chart | None:
     """Return the best value so far of each arm.
 
     Args:
@@ -85,7 +88,7 @@ def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: b
         rises: Whether a better value is drawn higher, as for an accuracy.
 
     >>> search(["a"], [("a", 2.0), ("a", 1.0)], rises=False)
-    Search(lines=[Line(arm='a', colour=0, points='0,0 100,0 100,100', best=1.0)], trials=2, top=2.0, bottom=1.0)
+    Chart(lines=[Line(arm='a', colour=0, points='0,0 100,0 100,100', last=1.0, band='')], length=2, top=2.0, bottom=1.0)
     """
     best: dict[str, list[float]] = {arm: [] for arm in arms}
     for arm, value in values:
@@ -103,7 +106,51 @@ def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: b
         for index, (arm, column) in enumerate(best.items())
         if column
     ]
-    return Search(lines, trials, top, bottom)
+    return Chart(lines, trials, top, bottom)
+
+
+def learning(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> Chart | None:
+    """Return the mean loss of each arm over its runs, with the range of the runs; None without any.
+
+    The scale is logarithmic if all losses are above 0. It begins at the highest mean after a tenth of the steps, as the
+    first ones would flatten the rest.
+
+    Args:
+        curves: Arm -> the learning curve of each of its runs, as steps and losses.
+
+    >>> learning({"a": [[(1, 9.0), (10, 4.0), (20, 1.0)]]}).lines[0].points
+    '0,0 47.37,0 100,100'
+    """
+    found = {arm: _by_step(runs) for arm, runs in curves.items()}
+    ends = [losses for by_step in found.values() for losses in by_step.values()]
+    if not ends:
+        return None
+    first, last = (edge(step for by_step in found.values() for step in by_step) for edge in (min, max))
+    shown = [fmean(at) for by_step in found.values() for step, at in by_step.items() if 10 * step > last]
+    top, bottom = max(shown), min(min(losses) for losses in ends)
+    scale = math.log if bottom > 0 else float
+
+    def line(points: Iterable[tuple[int, float]]) -> str:
+        width, height = last - first or 1, scale(top) - scale(bottom) or 1.0
+        places = [(100 * (step - first) / width, 100 * (scale(top) - scale(loss)) / height) for step, loss in points]
+        return " ".join(f"{round(x, 2):g},{round(min(100.0, max(0.0, y)), 2):g}" for x, y in places)
+
+    lines = []
+    for index, (arm, by_step) in enumerate(found.items()):
+        if by_step:
+            means = [(step, fmean(losses)) for step, losses in by_step.items()]
+            highs = [(step, max(losses)) for step, losses in by_step.items()]
+            lows = [(step, min(losses)) for step, losses in reversed(by_step.items())]
+            lines.append(Line(arm, index % COLOURS, line(means), means[-1][1], line([*highs, *lows])))
+    return Chart(lines, last, top, bottom)
+
+
+def _by_step(runs: Sequence[Sequence[tuple[int, float]]]) -> dict[int, list[float]]:
+    """Return the losses of all runs at each step, in the order of the steps."""
+    found: dict[int, list[float]] = {}
+    for step, loss in sorted(point for run in runs for point in run):
+        found.setdefault(step, []).append(loss)
+    return found
 
 
 def _stairs(column: Sequence[float], trials: int, top: float, bottom: float) -> str:

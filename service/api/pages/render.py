@@ -21,8 +21,10 @@ from service.errors import ServiceError
 from service.result.effects import percent
 from service.version import VERSION
 
-ASSETS: Final = StaticFiles(directory=Path(__file__).parent / "assets")
+FOLDER: Final = Path(__file__).parent / "assets"
 """Style sheet and script of the pages."""
+
+ASSETS: Final = StaticFiles(directory=FOLDER)
 
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
@@ -58,8 +60,12 @@ def _upper(sentence: str) -> str:
 
 def page_of(template: str, status: int = 200, **values: object) -> HTMLResponse:
     """Return a page: the template of this name with these values."""
-    content = _templates().get_template(f"{template}.html.jinja").render(version=VERSION, **values)
-    return HTMLResponse(content, status, HEADERS)
+    return HTMLResponse(fill(template, **values), status, HEADERS)
+
+
+def fill(template: str, **values: object) -> str:
+    """Return the HTML of a template with these values."""
+    return _templates().get_template(f"{template}.html.jinja").render(version=VERSION, **values)
 
 
 @cache
@@ -73,6 +79,7 @@ def _templates() -> jinja2.Environment:
     )
     environment.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=_as_json)
     environment.filters["share"] = percent
+    environment.filters["number"] = lambda value: "-" if value is None else f"{value:.4g}"
     environment.filters["upper_first"] = _upper
     return environment
 

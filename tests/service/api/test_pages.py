@@ -147,5 +147,5 @@ def test_a_page_of_ten_thousand_trials_is_as_small_as_one_of_many(client: TestCl
     values += [("warpadam", 5.0)] * 10_000
     found = charts.search(["warpadam"], values, rises=False)
     assert found is not None
-    assert found.trials == 10_005
+    assert found.length == 10_005
     assert found.lines[0].points.count(" ") < 12

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.result.effects import Effect, axis_end, effects, figure, percent, search_figure
+from service.result.effects import Effect, axis_end, change, effects, figure, percent, search_figure
 from service.result.job_result import JobResult
 from service.spec.metrics import METRICS
 from tests.service.results import NO_FINDINGS, STATISTICS, a_comparison, a_result
@@ -81,3 +81,23 @@ def test_what_a_search_found_is_the_score_where_one_is_judged() -> None:
     assert search_figure("val_accuracy", 0.275) == "72.5 %"
     assert search_figure("val_loss", 0.275) == search_figure("steps_to_target", 0.275) == "0.275"
     assert search_figure("val_of_another_installation", None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("metric", "relative", "words"),
+    [
+        ("training_seconds", -2.9, "3.9 times slower"),
+        ("training_seconds", -0.2, "20 % more time"),
+        ("training_seconds", 0.75, "4 times faster"),
+        ("seconds_to_loss_of_baseline", 0.25, "25 % less time"),
+        ("steps_to_loss_of_baseline", -5.91, "6.9 times as many steps"),
+        ("steps_to_loss_of_baseline", -0.5, "50 % more steps"),
+        ("steps_to_loss_of_baseline", 0.625, "62.5 % fewer steps"),
+        ("steps_to_loss_of_baseline", 0.0, "equal"),
+        ("test_loss", -5.91, "6.9 times worse"),
+        ("1 - test_accuracy", 0.1, "10 % better"),
+        ("test_loss", None, "-"),
+    ],
+)
+def test_a_difference_is_said_in_units_that_people_know(metric: str, relative: float | None, words: str) -> None:
+    assert change(a_comparison(metric=metric, relative_improvement=relative)) == words
