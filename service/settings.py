@@ -6,6 +6,7 @@ docs/settings.md lists them. What a user chooses for one job is in spec/job.py.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -65,11 +66,18 @@ class Settings(BaseSettings):
     )
     allowed_modules: str | None = Field(
         None,
-        description="Modules whose factories a job may use as its model or dataset, separated by commas. Their "
-        "submodules are allowed too. Default: no user code runs.",
+        description="Modules whose functions a job may use as its model, training loop or dataset, separated by "
+        "commas. Their submodules are allowed too. Default: no user code runs.",
+    )
+    code: str | None = Field(
+        None,
+        description="Folder with your own modules. It comes last among the folders that Python looks in. Default: only "
+        "installed modules and those on PYTHONPATH are found.",
     )
     user_code_limit_s: Annotated[float, Gt(0)] = Field(
-        60.0, description="Seconds that user code may take to make a dataset or to try a model, import included."
+        60.0,
+        description="Seconds that user code may take to make a dataset, or to try a model or a training loop, import "
+        "included.",
     )
     dataset_url_prefixes: str | None = Field(
         None,
@@ -106,6 +114,15 @@ class Settings(BaseSettings):
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"must list modules such as models.vision, and {name!r} is not a module name")
         return ",".join(names) or None
+
+    @field_validator("code")
+    @classmethod
+    def _check_code(cls, folder: str | None) -> str | None:
+        if not folder:
+            return None
+        if not Path(folder).is_dir():
+            raise ValueError(f"must be a folder that exists, and {folder!r} is none here ({Path.cwd()})")
+        return str(Path(folder).resolve())
 
     @field_validator("allowed_hosts")
     @classmethod

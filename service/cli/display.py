@@ -162,9 +162,9 @@ def show_recommendation(console: Console, result: JobResult) -> None:
     table = Table(title="The best config of each arm, on fresh seeds", padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     metric = METRICS.get(result.score or "")
-    score = "mean test\n" + score_label(result.score).replace(" ", "\n")
+    score = f"mean {result.part}\n{score_label(result.score)}".replace(" ", "\n").replace("\n", " ", 1)
     searched = "value in\nsearch" if metric_of(result.metric) is None else "score in\nsearch"
-    for column in ("trial", searched, "mean test\nloss", score, "seconds\na run", "runs"):
+    for column in ("trial", searched, f"mean {result.part}\nloss", score, "seconds\na run", "runs"):
         table.add_column(column, justify="right", no_wrap=True)
     for finalist in result.finalists:
         table.add_row(

@@ -89,9 +89,9 @@ def figure(score: float | None, metric: MetricEntry | None, digits: int = 4) -> 
 
 
 def score_label(name: str | None) -> str:
-    """Return how people write the score that runs have beside the loss; one of a plug-in may not be known here."""
+    """Return how people write the score that runs have beside the loss; empty if they have none."""
     entry = METRICS.get(name or "")
-    return entry.label if entry else name or "score"
+    return entry.label if entry else name or ""  # one of a plug-in may not be known here
 
 
 def search_figure(metric: str, cost: float | None, digits: int = 5) -> str:

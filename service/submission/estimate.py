@@ -68,6 +68,7 @@ class JobEstimate:
         arms: In the order in which they would run.
         seconds: Training time of all trials and runs on fresh seeds, divided by the slots.
         p_bytes: The largest memory of P of a run.
+        steps: Steps of a run.
         parameters: Parameters of the model.
         note: How the seconds were found.
         task: What the model is trained for, and why.
@@ -79,6 +80,7 @@ class JobEstimate:
     confirm_runs: int
     seconds: float
     p_bytes: int
+    steps: int
     parameters: int
     note: str
     task: str
@@ -116,6 +118,7 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
         confirm_runs=sum(arm.confirm_runs for arm in arms),
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
+        steps=plan.spec.budget.steps,
         parameters=plan.spec.model.parameter_count(plan.info),
         note="; ".join(notes),
         task=f"{plan.task}: {reason}" if (reason := plan.info.task_reason) else plan.task,
@@ -160,6 +163,8 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
         "task": plan.task,
         "batch_size": min(plan.spec.budget.batch_size, plan.spec.model.training_rows(plan.info)),
         "training": plan.spec.training.model_dump(),
+        "seed": plan.spec.seed,
+        "steps": plan.spec.budget.steps,
         "arms": [
             {"name": arm.name, "optimizer": arm.optimizer, "config": arm.config(arm.space.some_values())}
             for arm in plan.arms
