@@ -5,7 +5,9 @@ docs/settings.md lists them. What a user chooses for one job is in spec/job.py.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote, urlsplit
@@ -146,6 +148,11 @@ class Settings(BaseSettings):
         if unquote(authority.partition(":")[2]).lower() in WELL_KNOWN_PASSWORDS:
             raise ValueError("must not have a well-known password. Make one with: openssl rand -hex 24")
         return url
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
 
 
 def _split_at_commas(text: str | None) -> list[str]:

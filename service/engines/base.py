@@ -157,7 +157,7 @@ def attempt(train: Train, run: Run) -> Iterator[CurvePoint | Ended]:
     except DivergedError as error:
         yield ended_at(last, TrialState.DIVERGED, str(error))
     except Exception as error:  # noqa: BLE001 - recorded as the cause of the run's failure
-        last_frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
+        last_frames = "".join(traceback.format_tb((error.__cause__ or error).__traceback__)[-3:])
         yield ended_at(last, TrialState.FAILED, f"{type(error).__name__}: {error}\n{last_frames}".strip())
     else:
         yield ended_at(last, TrialState.COMPLETE)

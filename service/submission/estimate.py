@@ -19,8 +19,9 @@ from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
 from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
+from service.settings import child_environment
+from service.spec.tasks import Task
 from service.submission import warm_start
-from service.user_code.probe import module_path
 
 TIMEOUT_S: Final = 60.0
 """Longest time for the steps of all arms, the loading of torch included."""
@@ -30,6 +31,7 @@ NOTE: Final = (
     "pruning, validation, compilation and starting up"
 )
 MORE_STEPS_NOTE: Final = f"{MORE_STEPS} is counted with the steps of the others"
+LOOP_NOTE: Final = "the seconds of a training loop include its validation"
 FAMILY_NOTE: Final = "the networks of a run on a family are counted as if they trained one after the other"
 
 _one_at_a_time = threading.Lock()
@@ -106,6 +108,8 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
         notes.append(MORE_STEPS_NOTE)
     if plan.spec.family is not None:
         notes.append(FAMILY_NOTE)
+    if plan.task == Task.LOOP:
+        notes.append(LOOP_NOTE)
     if plan.spec.warm_start is not None:
         notes.append(warm_start.note(plan.spec, plan.spec.warm_start))
     spec = plan.spec
@@ -181,7 +185,7 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
             text=True,
             timeout=TIMEOUT_S,
             check=False,
-            env=module_path(),
+            env=child_environment(),
         )
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"the steps of the arms were not timed within {TIMEOUT_S:g} seconds") from error

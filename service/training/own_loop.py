@@ -237,7 +237,7 @@ def _as_model(given: object) -> nn.Module:
 
 def _number(value: object, name: str) -> float:
     """Return a number, also of numpy or torch."""
-    found = value.item() if isinstance(value, Tensor | np.ndarray | np.generic) and value.size in (1,) else value
+    found = value.item() if isinstance(value, Tensor | np.ndarray | np.generic) and np.prod(value.shape) == 1 else value
     if isinstance(found, bool) or not isinstance(found, int | float):
         what = "None" if value is None else f"{value!r:.60} of type {type(value).__name__}"
         raise EntrypointError(f"the training loop yielded {what} as {name}; {WANTED}")

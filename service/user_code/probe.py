@@ -19,7 +19,7 @@ from typing import TypedDict
 
 from service.data.catalog import BUNDLED
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
-from service.settings import Settings
+from service.settings import Settings, child_environment
 from service.spec.data import DatasetSpec
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
@@ -132,17 +132,12 @@ class UserCode:
             self._one_at_a_time.release()
 
 
-def module_path() -> dict[str, str]:
-    """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-
-
 def _run(arguments: list[str], settings: Settings) -> str:
     """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer."""
     command = [sys.executable, "-P", "-m", "service.user_code.contract", *arguments]
     process = subprocess.Popen(
         command,
-        env={**module_path(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""},
+        env={**child_environment(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
