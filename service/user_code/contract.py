@@ -6,6 +6,7 @@ API and the worker. The child writes what it found as JSON and ends; its output 
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
@@ -67,6 +68,7 @@ def make_model(
     Raises:
         EntrypointError: The model breaks the contract; the message says how.
     """
+    _refuse_loop(factory)
     torch.manual_seed(0)
     model = build_module(factory, shape, outputs, str(task), config)
     parameters = dict(model.named_parameters())
@@ -94,6 +96,19 @@ def make_model(
     with torch.no_grad():
         _output(model, x, outputs)
     return model.train()
+
+
+def _refuse_loop(factory: Callable[..., object]) -> None:
+    """Say how to use a training loop that was named as a factory."""
+    try:
+        arguments = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some functions that are not written in Python do not tell
+        return
+    if "make_optimizer" in arguments:
+        raise EntrypointError(
+            "the function takes make_optimizer, as a training loop does; set model.name to loop (warptune check --kind "
+            "loop)"
+        )
 
 
 def _batch(features: int, outputs: int, task: str) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,6 @@ from typing import TypedDict
 from service.data.catalog import BUNDLED
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
 from service.settings import Settings, child_environment
-from service.spec.data import DatasetSpec
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.spec.models import LoopSpec, UserCodeSpec
@@ -66,10 +65,8 @@ class UserCode:
         if info is None and spec.dataset.name is not None and spec.dataset.name in BUNDLED:
             info = BUNDLED[spec.dataset.name].info
         is_loop = isinstance(spec.model, LoopSpec)
-        if is_loop and spec.dataset != DatasetSpec():
-            return None  # the plan says what is wrong with that
         if spec.dataset.entrypoint is None and not is_loop and (info is None or not TASKS[info.task].user_models):
-            return info  # as above
+            return info  # the plan says what is wrong with that
         with tempfile.TemporaryDirectory(prefix="warptune-user-code-") as name:
             answer = self._ask(spec, info, Path(name), with_model=True)
         if "error" not in answer:
