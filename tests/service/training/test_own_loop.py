@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from search_spaces import get_preset
 from service.data.prepared import PreparedData
 from service.engines.base import default_train
 from service.optimizers import OPTIMIZERS, build_optimizer
@@ -116,6 +117,15 @@ def test_every_strategy_of_warpadam_trains_in_a_plain_loop(strategy: Any) -> Non
     assert loop.optimizer.skipped_updates == 0
 
 
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if OPTIMIZERS[name].requires is None])
+def test_every_optimizer_takes_named_parameters(name: str) -> None:
+    entry = OPTIMIZERS[name]
+    space = entry.space or get_preset("adamw" if name == "random_p" else "default")
+    config = dict(entry.config(space.some_values()))
+    loop = OwnLoop(loops.evaluates_first, lambda model: build_optimizer(name, model, config), 0, {})
+    assert [found.step for found in loop] == [1]
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", loops.__name__)
@@ -149,6 +159,8 @@ def test_a_run_has_the_points_of_its_loop_and_ends_with_what_its_best_point_has(
     assert all(point.test_loss is None for point in tested[:-1])
     assert tested[-1].test_loss in [point.val_loss for point in tested]
     assert tested[-1].test_score in [point.val_score for point in tested]
+    *_, last = default_train(replace(run, test=True, best_by=None))
+    assert last.test_loss == last.val_loss
 
 
 def test_a_run_ends_after_its_steps_or_its_patience(run: Run) -> None:
