@@ -25,7 +25,7 @@ def {name}(make_optimizer, seed):
     return _loop(make_optimizer, seed)
 '''
 
-LIMIT_S: Final = 200
+LIMIT_S: Final = 100
 """Seconds that a loop may take when it is tried, unless the environment says otherwise: nobody else waits for it."""
 
 Loop = Callable[..., Any]

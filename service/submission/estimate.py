@@ -26,6 +26,9 @@ from service.submission import warm_start
 TIMEOUT_S: Final = 60.0
 """Longest time for the steps of all arms, the loading of torch included."""
 
+LOOP_TIMEOUT_S: Final = 180.0
+"""The same for a training loop of the user's, which loads its data for each arm."""
+
 NOTE: Final = (
     "seconds are those of one run after the other on the machine of the API, with the first trial of each arm, without "
     "pruning, validation, compilation and starting up"
@@ -175,6 +178,7 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
         ],
     }
     command = [sys.executable, "-P", "-m", "service.training.footprint"]
+    limit_s = LOOP_TIMEOUT_S if plan.task == Task.LOOP else TIMEOUT_S
     if not _one_at_a_time.acquire(timeout=TIMEOUT_S):  # so that waiting requests do not take all threads of the API
         raise UnavailableError(f"other jobs were timed for {TIMEOUT_S:g} seconds; send the request again")
     try:
@@ -183,12 +187,12 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
             input=json.dumps(request),
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=limit_s,
             check=False,
             env=child_environment(),
         )
     except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"the steps of the arms were not timed within {TIMEOUT_S:g} seconds") from error
+        raise UnavailableError(f"the steps of the arms were not timed within {limit_s:g} seconds") from error
     finally:
         _one_at_a_time.release()
     if done.returncode:

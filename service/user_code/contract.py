@@ -174,22 +174,25 @@ def try_loop(
         seed: Its seed.
         config: More keyword arguments of the loop.
         steps: Steps after which a job would end it; None to let it end by itself. Then how many it has is found out.
-        limit_s: Seconds that it may take. With ``steps``, no more than ``TRY_S`` are used.
+        limit_s: Seconds that it may take. With ``steps``, it is left after ``TRY_S`` once it has yielded a loss.
 
     Raises:
         EntrypointError: The loop breaks the contract, or does not end in time; the message says how.
     """
-    end = time.monotonic() + (limit_s if steps is None else min(limit_s, TRY_S))
+    started, scores, count = time.monotonic(), dict[str, float](), 0
+
+    def is_late() -> bool:
+        return time.monotonic() - started > (min(limit_s, TRY_S) if steps is not None and count else limit_s)
+
     adamw = OPTIMIZERS["adamw"]
     loop = OwnLoop(
         function,
         lambda model: build_optimizer(adamw.name, model, adamw.config({})),
         seed,
         config,
-        stops=lambda: time.monotonic() > end,
+        stops=is_late,
     )
-    scores: dict[str, float] = {}
-    ended, count = True, 0
+    ended = True
     for evaluation in loop:
         count += 1
         if not math.isfinite(evaluation.loss):
@@ -198,7 +201,7 @@ def try_loop(
                 "PyTorch ships it; expected a finite number"
             )
         scores.update(evaluation.scores)
-        if (steps is not None and evaluation.step >= steps) or time.monotonic() > end:
+        if (steps is not None and evaluation.step >= steps) or is_late():
             ended = False
             break
     ended = ended and not loop.was_stopped
