@@ -200,12 +200,12 @@ def show_recommendation(console: Console, result: JobResult) -> None:
         console.print(Text(line), no_wrap=True)
     if result.warm_start:
         console.print(Text(result.warm_start.reason))
-    _show_findings(console, result.findings)
+    _show_findings(console, result.findings, result.part)
     console.print(f"[bold]Recommended: {result.arm}[/] (trial {result.trial})")
     console.print_json(json.dumps(result.config))
 
 
-def _show_findings(console: Console, findings: Findings) -> None:
+def _show_findings(console: Console, findings: Findings, part: str) -> None:
     table = Table(title="Other arms and metrics: descriptive, p is Holm-adjusted", padding=(0, 1, 0, 0))
     for column in ("arm", "against", "metric"):
         table.add_column(column, overflow="fold")  # on a narrow terminal a name continues in the next line
@@ -215,7 +215,7 @@ def _show_findings(console: Console, findings: Findings) -> None:
         table.add_row(
             row.arm,
             row.against,
-            *read_comparison(row),
+            *read_comparison(row, part),
             "-" if row.relative_improvement is None else difference(row.relative_improvement),
             f"{row.win_rate:.0%}",
             f"{row.p_holm:.3f}",

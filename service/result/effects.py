@@ -100,10 +100,14 @@ def search_figure(metric: str, cost: float | None, digits: int = 5) -> str:
     return figure(cost if cost is None or entry is None else entry.score_of(cost), entry, digits)
 
 
-def read_comparison(found: Comparison) -> tuple[str, str, str]:
-    """Return what is compared and both means, as people read them: test accuracy, 72.5 % and 70.1 %."""
+def read_comparison(found: Comparison, part: str) -> tuple[str, str, str]:
+    """Return what is compared and both means, as people read them: test accuracy, 72.5 % and 70.1 %.
+
+    ``part`` is the part of the data that the job is judged on.
+    """
     entry = next((entry for entry in METRICS.values() if entry.compared_as == found.metric), None)
-    label = found.metric.replace("_", " ") if entry is None else f"test {entry.label}"
+    label = f"{part} loss" if found.metric == "test_loss" else found.metric.replace("_", " ")
+    label = label if entry is None else f"{part} {entry.label}"
     means = (found.mean, found.against_mean)
     if entry is None:
         return label, f"{means[0]:.4g}", f"{means[1]:.4g}"
