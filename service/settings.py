@@ -5,7 +5,10 @@ docs/settings.md lists them. What a user chooses for one job is in spec/job.py.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -65,11 +68,18 @@ class Settings(BaseSettings):
     )
     allowed_modules: str | None = Field(
         None,
-        description="Modules whose factories a job may use as its model or dataset, separated by commas. Their "
-        "submodules are allowed too. Default: no user code runs.",
+        description="Modules whose functions a job may use as its model, training loop or dataset, separated by "
+        "commas. Their submodules are allowed too. Default: no user code runs.",
+    )
+    code: str | None = Field(
+        None,
+        description="Folder with your own modules. It comes last among the folders that Python looks in. Default: only "
+        "installed modules and those on PYTHONPATH are found.",
     )
     user_code_limit_s: Annotated[float, Gt(0)] = Field(
-        60.0, description="Seconds that user code may take to make a dataset or to try a model, import included."
+        60.0,
+        description="Seconds that user code may take to make a dataset, or to try a model or a training loop, import "
+        "included.",
     )
     dataset_url_prefixes: str | None = Field(
         None,
@@ -107,6 +117,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"must list modules such as models.vision, and {name!r} is not a module name")
         return ",".join(names) or None
 
+    @field_validator("code")
+    @classmethod
+    def _check_code(cls, folder: str | None) -> str | None:
+        if not folder:
+            return None
+        if not Path(folder).is_dir():
+            raise ValueError(f"must be a folder that exists, and {folder!r} is none here ({Path.cwd()})")
+        return str(Path(folder).resolve())
+
     @field_validator("allowed_hosts")
     @classmethod
     def _check_hosts(cls, hosts: str | None) -> str | None:
@@ -129,6 +148,11 @@ class Settings(BaseSettings):
         if unquote(authority.partition(":")[2]).lower() in WELL_KNOWN_PASSWORDS:
             raise ValueError("must not have a well-known password. Make one with: openssl rand -hex 24")
         return url
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
 
 
 def _split_at_commas(text: str | None) -> list[str]:

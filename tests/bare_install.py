@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 MODULES: Final = {"scikit-learn": "sklearn", "pyyaml": "yaml", "python-json-logger": "pythonjsonlogger"}
 """Distributions whose module has another name."""
 
-REQUIRED_BY_TORCH: Final = {"filelock", "fsspec", "jinja2"}
-"""Distributions of the extra that torch itself brings."""
+REQUIRED_BY_OTHERS: Final = {"filelock", "fsspec", "jinja2", "cloudpickle"}
+"""Distributions of the extra that torch itself brings, and scikit-learn where a script needs that."""
 
 PRELUDE: Final = """
 import sys
@@ -34,7 +34,7 @@ def refused() -> set[str]:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = {line.split("[")[0].split(">")[0] for extra in ("service", "ray") for line in extras[extra]}
     assert "fastapi" in names
-    return {MODULES.get(name, name.replace("-", "_")) for name in names - REQUIRED_BY_TORCH}
+    return {MODULES.get(name, name.replace("-", "_")) for name in names - REQUIRED_BY_OTHERS}
 
 
 def run_bare(

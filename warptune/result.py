@@ -184,11 +184,13 @@ class Result:
         found = self.recommendation
         if found is None:
             return f"Result of {self.job_id}: {self.reason}"
+        has_rows = self.job["spec"]["model"]["name"] != "loop"
+        predict = ".predict(new_rows), " if has_rows else ""
         return (
             f"Result of {self.job_id}: {ANSWERS[found.verdict]} ({found.verdict})\n"
             f"  {found.reason}\n"
             f"  Use {self.optimizer}: {json.dumps(found.config)}\n"
-            "  Go on with .make_optimizer(model), .predict(new_rows), .trials, .report(path) or .export(path)"
+            f"  Go on with .make_optimizer(model), {predict}.trials, .report(path) or .export(path)"
         )
 
     def _repr_html_(self) -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
-from service.client.answers import Dataset, Estimate, Job
-from service.client.quick_spec import WARNING, describe, make_spec
+from service.client.answers import Estimate, Job
+from service.client.quick_spec import WARNING, describe, describe_cost, make_spec
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.result.job_result import ANSWERS
@@ -25,6 +23,7 @@ from warptune.connection import Connection
 from warptune.data import as_upload
 from warptune.progress import Clock, Progress, make_progress
 from warptune.result import Result
+from warptune.training_loop import also_allowed, check_loop, importable, name_of, write_module
 
 TRIALS: Final = 20
 STEPS: Final = 400
@@ -79,21 +78,24 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
     quiet: bool = False,
     **fields: Unpack[SpecFields],
 ) -> Result:
-    """Find out whether P helps on your data: tune WarpAdam and AdamW on it and compare them.
+    """Find out whether P helps on your data or in your training loop: tune WarpAdam and AdamW and compare them.
 
     An interrupt stops the job and returns a result with the trials so far, whose verdict is None.
 
     Args:
         data: Path or URL of a file, a table of pandas, polars or pyarrow, an array with rows first (images as rows x
             height x width, channels first or last), or a torch ``TensorDataset``. The index of a pandas table is not
-            used.
+            used. Or a training loop of your own: a generator function that is called with ``make_optimizer`` and
+            ``seed``, trains a model with the optimizer that ``make_optimizer(model)`` returns, and yields its
+            validation loss now and then, or a dict such as ``{"loss": 0.3, "accuracy": 0.9}``.
         y: One target for each row of a table or an array: numbers or texts.
         target: Column of a table to predict, instead of ``y``.
         model: Name of a model (``"mlp"``), its fields (``{"name": "mlp", "hidden": [64]}``), ``"module:factory"`` or
             the factory itself. Default: one that suits the data.
-        minutes: About how long the job may take; chooses ``trials``, and fewer ``steps`` if it must and may.
+        minutes: About how long the job may take; chooses ``trials``, and fewer ``steps`` if it must and may. Those of
+            a training loop stay.
         trials: Trials of each optimizer. Default: 20.
-        steps: Training steps of each run. Default: 400.
+        steps: Training steps of each run. Default: 400, and with a training loop as many as it does.
         metric: What is judged, such as ``"val_roc_auc"``. Default: the validation loss.
         columns: What to take columns for, such as ``{"zip": "category", "name": "ignore"}``.
         split: How rows are divided, such as ``{"by": "group", "column": "patient"}``.
@@ -123,10 +125,16 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
     _merge(spec, "budget", trials_per_arm=given["trials"], steps=given["steps"])
     if minutes is not None:
         _check_minutes(minutes, spec["budget"])
+    progress = make_progress(quiet=quiet)
+    if callable(data):
+        others = {"y": y, "target": target, "model": model, "columns": columns, "split": split}
+        check_loop(data, others | {name: fields.get(name) for name in ("dataset", "family", "warm_start")})
+        del spec["dataset"]
+        with _named_as_given(given | {"data": name_of(data)}):
+            return _tune_loop(data, spec, minutes, url, progress)
     settings = dict[str, str]()
     if model is not None:
         spec["model"], settings = _model(model)
-    progress = make_progress(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
         file, target = as_upload(data, y, target, Path(folder))
         connection = Connection.to(url, settings)
@@ -141,32 +149,58 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
             dataset = {**spec.pop("dataset"), "target": target}
             spec = make_spec(uploaded, name.rpartition("/")[2], dataset, **spec)
             plan = _plan(client, spec, minutes)
-            return _run(client, spec, (uploaded, plan), progress, connection)
+            return _run(client, spec, plan, describe(uploaded, plan), progress, connection)
+
+
+def _tune_loop(
+    loop: Callable[..., Any], spec: dict[str, Any], minutes: float | None, url: str | None, progress: Progress
+) -> Result:
+    """Tune a training loop; the arguments are those of :func:`tune`."""
+    name = name_of(loop)
+    with tempfile.TemporaryDirectory(prefix="warptune-loop-") as folder:
+        connection, settings = Connection.to(url), dict[str, str]()
+        if connection.url is None:
+            entrypoint, settings = write_module(loop, Path(folder))
+        else:
+            entrypoint = importable("data", loop, "A service of yours takes no function, but imports it")
+        spec = {"name": name, **spec, "model": {"name": "loop", "entrypoint": entrypoint}}
+        progress.update("starting: runs the training loop once and times a few steps")
+        with Connection.to(url, settings).open(worker=True) as client:
+            plan = _plan(client, spec, minutes)
+            described = [f"{name}  {plan['task']}", describe_cost(plan)]
+            return _run(client, spec, plan, described, progress, connection)
 
 
 def _plan(client: Client, spec: dict[str, Any], minutes: float | None) -> Estimate:
-    """Complete the budget of a spec and return the estimate."""
-    keep_steps = "steps" in spec["budget"]
-    budget = {"trials_per_arm": TRIALS, "steps": STEPS, **spec["budget"]}
+    """Complete the budget of a spec and return the estimate. A training loop has its own steps."""
+    is_loop = spec["model"].get("name") == "loop"
+    keep_steps = is_loop or "steps" in spec["budget"]
+    budget = {"trials_per_arm": TRIALS, **({} if is_loop else {"steps": STEPS}), **spec["budget"]}
     if minutes is not None:
         budget.setdefault("max_seconds", 60 * minutes)
     spec["budget"] = budget
     plan = client.estimate(spec)
+    budget["steps"] = plan["steps"]  # so that a loop need not be run to its end again
     if minutes is None:
         return plan
     slots = spec.get("resources", {}).get("slots", 1)
-    size = fit(plan, budget["steps"], minutes, slots, keep_steps=keep_steps)
+    size = fit(plan, plan["steps"], minutes, slots, keep_steps=keep_steps)
     budget.update(trials_per_arm=size.trials, steps=size.steps)
     return client.estimate(spec)
 
 
 def _run(
-    client: Client, spec: dict[str, Any], about: tuple[Dataset, Estimate], progress: Progress, connection: Connection
+    client: Client,
+    spec: dict[str, Any],
+    plan: Estimate,
+    described: Iterable[str],
+    progress: Progress,
+    connection: Connection,
 ) -> Result:
-    """Queue a job, follow it to its end, and return its result."""
-    for line in describe(*about):
+    """Queue a job that was described in a few lines, follow it to its end, and return its result."""
+    for line in described:
         progress.say(line)
-    clock = Clock(about[1])
+    clock = Clock(plan)
     for state in ("running", "verifying", "queued"):
         for other in client.jobs(state):
             end_it = "" if connection.url else "warptune serve, then "
@@ -253,12 +287,7 @@ def _merge(spec: dict[str, Any], part: str, **values: object) -> None:
 def _model(model: str | Mapping[str, Any] | Callable[..., Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the model of a spec, and the settings that let a service of our own import it."""
     if callable(model):
-        module, name = getattr(model, "__module__", ""), getattr(model, "__qualname__", "")
-        if module == "__main__" or not name.isidentifier():
-            hint = "The service imports it in processes of its own, so write it to a .py file and import it from there."
-            shown = name or type(model).__name__
-            raise InvalidSpecError(FieldError("model", shown, "must be a function at the top of a module", hint))
-        model = f"{module}:{name}"
+        model = importable("model", model, "The service imports it in processes of its own")
     if isinstance(model, str):
         model = {"entrypoint": model} if ":" in model else {"name": model}
     if not isinstance(model, Mapping):
@@ -266,9 +295,7 @@ def _model(model: str | Mapping[str, Any] | Callable[..., Any]) -> tuple[dict[st
         raise InvalidSpecError(FieldError("model", model, wrong))
     if not isinstance(model.get("entrypoint"), str):
         return _plain("model", dict(model)), {}
-    allowed = [os.environ.get("WARPTUNE_ALLOWED_MODULES", ""), model["entrypoint"].partition(":")[0]]
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    settings = {"WARPTUNE_ALLOWED_MODULES": ",".join(filter(None, allowed)), "PYTHONPATH": path}
+    settings = {"WARPTUNE_ALLOWED_MODULES": also_allowed(model["entrypoint"].partition(":")[0])}
     return _plain("model", dict(model)), settings
 
 
@@ -284,6 +311,8 @@ def _named_as_given(given: Mapping[str, object]) -> Iterator[None]:
 
 
 def _renamed(wrong: FieldError, given: Mapping[str, object]) -> FieldError:
+    if wrong.field == "model.entrypoint" and "data" in given:
+        return FieldError("data", given["data"], wrong.message, None, wrong.code)
     for argument, field in FIELDS.items():
         if given.get(argument) is not None and (wrong.field == field or wrong.field.startswith(f"{field}.")):
             name = argument + wrong.field.removeprefix(field)

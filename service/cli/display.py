@@ -162,9 +162,9 @@ def show_recommendation(console: Console, result: JobResult) -> None:
     table = Table(title="The best config of each arm, on fresh seeds", padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     metric = METRICS.get(result.score or "")
-    score = "mean test\n" + score_label(result.score).replace(" ", "\n")
+    score = f"mean {result.part}\n{score_label(result.score)}".replace(" ", "\n").replace("\n", " ", 1)
     searched = "value in\nsearch" if metric_of(result.metric) is None else "score in\nsearch"
-    for column in ("trial", searched, "mean test\nloss", score, "seconds\na run", "runs"):
+    for column in ("trial", searched, f"mean {result.part}\nloss", score, "seconds\na run", "runs"):
         table.add_column(column, justify="right", no_wrap=True)
     for finalist in result.finalists:
         table.add_row(
@@ -200,12 +200,12 @@ def show_recommendation(console: Console, result: JobResult) -> None:
         console.print(Text(line), no_wrap=True)
     if result.warm_start:
         console.print(Text(result.warm_start.reason))
-    _show_findings(console, result.findings)
+    _show_findings(console, result.findings, result.part)
     console.print(f"[bold]Recommended: {result.arm}[/] (trial {result.trial})")
     console.print_json(json.dumps(result.config))
 
 
-def _show_findings(console: Console, findings: Findings) -> None:
+def _show_findings(console: Console, findings: Findings, part: str) -> None:
     table = Table(title="Other arms and metrics: descriptive, p is Holm-adjusted", padding=(0, 1, 0, 0))
     for column in ("arm", "against", "metric"):
         table.add_column(column, overflow="fold")  # on a narrow terminal a name continues in the next line
@@ -215,7 +215,7 @@ def _show_findings(console: Console, findings: Findings) -> None:
         table.add_row(
             row.arm,
             row.against,
-            *read_comparison(row),
+            *read_comparison(row, part),
             change(row),
             f"{row.win_rate:.0%}",
             f"{row.p_holm:.3f}",

@@ -1,14 +1,14 @@
 """The commands that need no running service: ``check``, ``replay`` and ``predict``.
 
-``check`` tries a user's model or dataset in this process, as the service would. It also says whether the service's
-settings allow that code. torch is loaded only when a command runs.
+``check`` tries a user's model, training loop or dataset in this process, as the service would. It also says whether the
+service's settings allow that code. torch is loaded only when a command runs.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,31 +23,43 @@ from service.spec.tasks import Task
 if TYPE_CHECKING:
     from torch import nn
 
+    from service.spec.dataset_info import DatasetInfo
+
 
 def check(
     entrypoint: Annotated[
-        str, typer.Argument(metavar="MODULE:FACTORY", help="The factory, as package.module:function.")
+        str, typer.Argument(metavar="MODULE:FUNCTION", help="The function, as package.module:function.")
     ],
-    kind: Annotated[Literal["model", "dataset"], typer.Option(help="What the factory makes.")] = "model",
-    config: Annotated[str, typer.Option(help="Keyword arguments of the factory, as a JSON object.")] = "{}",
+    kind: Annotated[
+        Literal["model", "dataset", "loop"], typer.Option(help="What the function makes, or loop for a training loop.")
+    ] = "model",
+    config: Annotated[str, typer.Option(help="Keyword arguments of the function, as a JSON object.")] = "{}",
+    dataset: Annotated[
+        str | None, typer.Option(help="Data that a model is for: a bundled dataset or a file. It gives shape and task.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Column of that file to predict.")] = None,
     shape: Annotated[str, typer.Option(help="Shape of one input row of a model: 30, or 1,8,8 for images.")] = "1,8,8",
     outputs: Annotated[int, typer.Option(min=1, help="Outputs of a model: the number of classes, or of targets.")] = 10,
     task: Annotated[
         Task, typer.Option(metavar="classification|regression|autoencoding", help="What a model learns.")
     ] = Task.CLASSIFICATION,
-    seed: Annotated[int, typer.Option(min=0, help="Seed that a dataset is made with.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that a dataset is made or a loop is run with.")] = 0,
 ) -> None:
-    """Check a model or a dataset of your own: import it, make it twice, and test what it does.
+    """Check a model, a dataset or a training loop of your own: import it, run it, and test what it does.
 
-    Example: warptune check examples.gated_mlp:make_model --config '{"width": 16}'
+    Example: warptune check examples.gated_mlp:make_model --dataset digits
     """
     try:
         name, arguments = _parsed(entrypoint, config)
-        lines = (
-            _model(name, arguments, _shape(shape), outputs, task)
-            if kind == "model"
-            else _dataset(name, arguments, seed)
-        )
+        if kind == "loop":
+            lines = _loop(name, arguments, seed)
+        elif kind == "dataset":
+            lines = _dataset(name, arguments, seed)
+        elif dataset is not None:
+            info = _info(dataset, target)
+            lines = _model(name, arguments, info.row_shape, info.outputs, info.task)
+        else:
+            lines = _model(name, arguments, _shape(shape), outputs, task)
         for line in lines:
             say(line)
     except ValueError as error:
@@ -127,14 +139,43 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def _info(dataset: str, target: str | None) -> DatasetInfo:
+    """Return the facts about a bundled dataset, or about a file as the service would read it."""
+    from service.data.catalog import BUNDLED
+    from service.data.facts import dataset_info
+    from service.data.upload import Upload, format_of
+    from service.spec.data import DatasetSpec
+
+    if dataset in BUNDLED:
+        return BUNDLED[dataset].info
+    file, fmt = Path(dataset), format_of(dataset)
+    if not file.is_file() or fmt is None:
+        raise ValueError(f"--dataset must be a file, or one of {', '.join(BUNDLED)} (got {dataset!r})")
+    with Upload(fmt, Settings().max_dataset_bytes) as upload:
+        upload.write(file.read_bytes())
+        return dataset_info(upload.unpack()[0], DatasetSpec(target=target))
+
+
+def _loop(entrypoint: str, config: Mapping[str, object], seed: int) -> Iterator[str]:
+    from service.training.entrypoints import load, loaded_sha256
+    from service.user_code.contract import MOST_OF_THE_LIMIT, try_loop
+
+    loop = load(entrypoint)
+    yield f"imported {entrypoint}; the SHA-256 of its source is {loaded_sha256(entrypoint)}"
+    info = try_loop(loop, seed, config, None, MOST_OF_THE_LIMIT * Settings().user_code_limit_s)
+    yield f"a run with AdamW: {info.task_reason}"
+    yield f"{sum(map(math.prod, info.tensors))} parameters in {len(info.tensors)} tensors"
+    yield from _memory({str(index): shape for index, shape in enumerate(info.tensors)})
+
+
 def _model(
-    entrypoint: str, config: Mapping[str, object], shape: tuple[int, ...], outputs: int, task: Task
+    entrypoint: str, config: Mapping[str, object], shape: tuple[int, ...], outputs: int, task: str
 ) -> Iterator[str]:
     from service.training.entrypoints import EntrypointError, load, loaded_sha256
     from service.user_code.contract import TASKS, make_model
 
     if task not in TASKS:
-        raise ValueError(f"--task must be one of {', '.join(TASKS)} (got {str(task)!r})")
+        raise ValueError(f"the task must be one of {', '.join(TASKS)}, it is {task}")
     if task == Task.AUTOENCODING:
         outputs = math.prod(shape)
     factory = load(entrypoint)
@@ -149,7 +190,7 @@ def _model(
     shapes = {name: tuple(parameter.shape) for name, parameter in first.named_parameters()}
     yield f"{sum(map(math.prod, shapes.values()))} parameters in {len(shapes)} tensors:"
     yield from (f"  {name} {' x '.join(map(str, size)) or 'a number'}" for name, size in shapes.items())
-    yield from _memory(first)
+    yield from _memory(shapes)
 
 
 def _difference(first: nn.Module, again: nn.Module) -> str | None:
@@ -162,13 +203,13 @@ def _difference(first: nn.Module, again: nn.Module) -> str | None:
     )
 
 
-def _memory(model: nn.Module) -> Iterator[str]:
+def _memory(shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
     from warpadam import WarpAdamConfig, estimate_memory
     from warpadam.config import Structure
 
     yield "memory of P (of everything that the optimizer keeps):"
     for structure in Structure:
-        found = estimate_memory(model, WarpAdamConfig().changed(structure=structure))
+        found = estimate_memory(shapes, WarpAdamConfig().changed(structure=structure))
         yield f"  {structure:<10} {found.p_bytes / 1024:>10.1f} KiB ({found.total_bytes / 1024:.1f} KiB)"
 
 

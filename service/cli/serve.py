@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from service import logs
 from service.cli.console import failure
-from service.settings import Settings
+from service.settings import Settings, child_environment
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class _WorkerKeeper(threading.Thread):
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="worker-keeper", daemon=True)
         self._environment = {
-            **os.environ,
+            **child_environment(),
             "WARPTUNE_DATABASE_URL": settings.database_url,
             "WARPTUNE_ARTIFACTS_URL": settings.artifacts_url,
         }
@@ -188,7 +188,7 @@ class _WorkerKeeper(threading.Thread):
 
     def run(self) -> None:
         """Keep one worker alive until :meth:`stop`. Runs in this thread."""
-        command = [sys.executable, "-m", "service", "worker", "--with-parent"]
+        command = [sys.executable, "-P", "-m", "service", "worker", "--with-parent"]
         while not self._stopping.is_set():
             # In its own session, so that Ctrl-C reaches only the API, which then stops the worker.
             self._process = subprocess.Popen(

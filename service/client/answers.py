@@ -103,6 +103,7 @@ class Estimate(TypedDict):
     confirm_runs: int
     seconds: float
     p_bytes: int
+    steps: int
     parameters: int
     note: str
     task: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from service.client.rest import Client
+from service.settings import child_environment
 
 START_S: Final = 60.0
 """Longest time that the service may take to start."""
@@ -39,10 +39,9 @@ def private_service(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port), "--with-parent"]
-    if not worker:
-        command.append("--no-worker")
-    environment = {"WARPTUNE_LOG_LEVEL": "WARNING", **os.environ, **(settings or {})}
+    command = [sys.executable, "-P", "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--with-parent"] if worker else ["--with-parent", "--no-worker"]
+    environment = {"WARPTUNE_LOG_LEVEL": "WARNING", **child_environment(), **(settings or {})}
     with (
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder) as server,
         Client(f"http://127.0.0.1:{port}") as client,

@@ -39,4 +39,9 @@ def describe(uploaded: Dataset, plan: Estimate) -> Iterator[str]:
         left_out = [f"left out, {column['reason']}"] if column["role"] == "left out" else column["warnings"]
         yield from (f"{WARNING}{column['name']}: {note}" for note in left_out)
     yield from (f"{WARNING}{note}" for note in uploaded["warnings"])
-    yield f"{plan['trials']} trials and {plan['confirm_runs']} more runs, about {plan['seconds']:.0f} s"
+    yield describe_cost(plan)
+
+
+def describe_cost(plan: Estimate) -> str:
+    """Return a line that says what a job costs."""
+    return f"{plan['trials']} trials and {plan['confirm_runs']} more runs, about {plan['seconds']:.0f} s"

@@ -32,7 +32,7 @@ from service.spec.data import DatasetSpec
 from service.spec.dataset_info import part_bounds
 from service.spec.job import JobSpec
 from service.spec.metrics import metric_of
-from service.spec.models import ModelSpec, TransformerSpec
+from service.spec.models import LoopSpec, ModelSpec, TransformerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ def prepare_job_data(
     arrays, made, file = folder / "arrays", folder / "made", folder / DATA_FILE
     arrays.mkdir()
     made.mkdir()
+    if isinstance(spec.model, LoopSpec):  # it has its own data
+        return PreparedFile(file, pack_arrays(arrays, (), file))
     with ExitStack() as stack:
         sources = {
             chosen.label: stack.enter_context(_opened(chosen, task, artifacts, write_dataset, made))

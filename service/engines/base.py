@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.spec.job import ResourcesSpec
+from service.spec.tasks import Task
 from service.states import TrialState
 from service.training.run import CurvePoint, DivergedError, Ended, Run
 
@@ -123,11 +124,15 @@ def silence(seconds: float) -> str:
 
 
 def default_train(run: Run) -> Iterator[CurvePoint]:
-    """Train with the service's own loops, loaded on first use."""
+    """Train with the loop that a run needs, loaded on first use."""
     if run.family is not None:
         from service.training.family_loop import train_family
 
         return train_family(run)
+    if run.task == Task.LOOP:
+        from service.training.own_loop import train_own_loop
+
+        return train_own_loop(run)
     from service.training.loop import train
 
     return train(run)
@@ -152,7 +157,7 @@ def attempt(train: Train, run: Run) -> Iterator[CurvePoint | Ended]:
     except DivergedError as error:
         yield ended_at(last, TrialState.DIVERGED, str(error))
     except Exception as error:  # noqa: BLE001 - recorded as the cause of the run's failure
-        last_frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
+        last_frames = "".join(traceback.format_tb((error.__cause__ or error).__traceback__)[-3:])
         yield ended_at(last, TrialState.FAILED, f"{type(error).__name__}: {error}\n{last_frames}".strip())
     else:
         yield ended_at(last, TrialState.COMPLETE)

@@ -60,6 +60,7 @@ def serve(connection: mp_connection.Connection, train: Train) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches slots too, but the worker decides when they stop
+    multiprocessing.set_start_method(None, force=True)  # user code starts processes as it would elsewhere, not as we do
     import torch
 
     devices = torch.cuda.device_count()
@@ -85,7 +86,8 @@ class _Slot:
     def __init__(self, train: Train) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, train), daemon=True, name="warptune-slot")
+        # not a daemon, which could start no processes, such as those of a DataLoader in a training loop of the user's
+        self.process = context.Process(target=serve, args=(theirs, train), name="warptune-slot")
         self.process.start()
         theirs.close()  # only the slot holds that end now, so its death closes the pipe
         self.ready: SlotReady | None = None

@@ -134,12 +134,12 @@ def replay(bundle: Bundle) -> Iterator[Replay]:
     Raises:
         BundleError: The manifest does not describe a run, or the run cannot be repeated here.
     """
-    from service.training.loop import train
+    from service.engines.base import default_train
 
     with tempfile.TemporaryDirectory(prefix="warptune-replay-") as folder:
         for what, run, recorded, score in _runs(bundle, Path(folder)):
             try:
-                (*_, end) = train(run)
+                (*_, end) = default_train(run)
             except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, ImportError) as error:
                 raise BundleError(f"the run cannot be repeated here: {type(error).__name__}: {error}") from error
             assert end.test_loss is not None, "a run with test=True ends with one"

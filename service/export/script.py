@@ -19,8 +19,8 @@ from service.planning.arms import Role, Start
 from service.planning.plan import JobPlan
 from service.result.job_result import JobResult, KeptWeights
 from service.spec.metrics import METRICS, metric_of
-from service.spec.models import EntrypointSpec
-from service.spec.tasks import TASKS
+from service.spec.models import EntrypointSpec, LoopSpec
+from service.spec.tasks import TASKS, Task
 from service.version import VERSION
 
 MAX_EMBEDDED_BYTES: Final = 4 << 20
@@ -47,6 +47,22 @@ It scores new rows. The CSV file has the columns of the training file, in any or
 and way to write numbers and dates. weights.safetensors and preprocessing.json belong next to this script.
 Needs torch, safetensors, numpy and pyarrow, and scikit-learn where a column holds texts{user_note}. Made by warptune
 {version}.
+"""'''
+
+LOOP_HEADER: Final = '''\
+"""Recommended optimizer of {job_id}: {arm}, verdict {verdict}.
+
+{reason}
+
+Use it in your training loop:
+
+    from recommended import make_optimizer
+
+    optimizer = make_optimizer(model)
+
+It was tuned in the loop {entrypoint}, in runs of {steps} steps.
+SHA-256 of its source: {sha256}
+{summary}Needs {needs}. Made by warptune {version}.
 """'''
 
 P_NOTE: Final = """\
@@ -100,6 +116,8 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
 
     ``data`` is the prepared split, to be put into the script; None leaves it to a file ``data.npz`` next to it.
     """
+    if isinstance(plan.spec.model, LoopSpec):
+        return _loop_script(plan, result, plan.spec.model)
     spec, optimizer, task = plan.spec, OPTIMIZERS[plan.arm(result.arm).optimizer], TASKS[plan.task]
     run, learned = replayed_run(plan, result), result.learned_p
     metric = metric_of(spec.objective.metric) or METRICS[task.metric]
@@ -144,6 +162,28 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
     return _script(header, user_import, constants, source, own, "main")
 
 
+def _loop_script(plan: JobPlan, result: JobResult, loop: LoopSpec) -> str:
+    """Return the text of a script that makes the optimizer, for a job on a training loop of the user's."""
+    optimizer = OPTIMIZERS[plan.arm(result.arm).optimizer]
+    roots = {"service", optimizer.build.partition(".")[0].partition(":")[0]}
+    source = SourceCode(roots, {"CONFIG", "build_optimizer"})
+    build = source.add(optimizer.build)
+    source.add(f"{BLOCKS}:make_optimizer")
+    header = LOOP_HEADER.format(
+        job_id=result.job_id,
+        arm=result.arm,
+        verdict=result.verdict,
+        reason=textwrap.fill(f"The verdict: {result.reason}.", 118),
+        entrypoint=loop.entrypoint,
+        steps=plan.spec.budget.steps,
+        sha256=plan.info.sources[loop.entrypoint],
+        summary=textwrap.fill(result.summary, 118) + ".\n" if result.summary else "",
+        needs=optimizer.script_needs,
+        version=VERSION,
+    )
+    return _script(header, "", {"CONFIG": result.config}, source, f"build_optimizer = {build}", "")
+
+
 def _script(
     header: str, user_import: str, constants: Mapping[str, object], source: SourceCode, own: str, start: str
 ) -> str:
@@ -155,9 +195,9 @@ def _script(
         "\n".join(f"{name} = {pprint.pformat(value, sort_dicts=False)}" for name, value in constants.items()),
         f"\n{source.code}\n",
         own,
-        f'if __name__ == "__main__":\n    {start}()\n',
+        f'if __name__ == "__main__":\n    {start}()\n' if start else "",
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(parts).rstrip("\n") + "\n"
 
 
 def make_predict_script(plan: JobPlan, result: JobResult, weights: KeptWeights) -> str:
@@ -203,7 +243,8 @@ def _embedded(data: bytes | None) -> str:
 
 def summary(plan: JobPlan, result: JobResult) -> dict[str, Any]:
     """Return the run that is done again, as plain values: what ``warptune replay`` trains."""
-    spec, metric = plan.spec, metric_of(plan.spec.objective.metric)
+    spec = plan.spec
+    metric = plan.score if plan.task == Task.LOOP else metric_of(spec.objective.metric)
     return {
         "arm": plan.arm(result.arm).optimizer,
         "config": result.config,

@@ -17,6 +17,7 @@ from service.db.models import DatasetRow, Job
 from service.db.session import Database
 from service.errors import ConflictError, NotFoundError
 from service.spec.job import JobSpec
+from service.spec.models import LoopSpec
 from service.states import ENDED_JOB
 
 FAMILY_OF: Final = "family of "
@@ -99,7 +100,7 @@ def label_of(spec: JobSpec) -> str:
     """Return what lists of jobs call the data of a job."""
     if spec.family is not None and spec.family.datasets:
         return f"{FAMILY_OF}{len(spec.family.datasets)} datasets"
-    return spec.dataset.label
+    return spec.model.entrypoint if isinstance(spec.model, LoopSpec) else spec.dataset.label
 
 
 def _uploads_of(spec: JobSpec) -> list[str]:

@@ -20,8 +20,8 @@ from service.planning.objective import TIMED
 from service.spec.data import DatasetSpec
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec, RangeOverride, TrainingSpec
-from service.spec.metrics import METRICS, metric_of
-from service.spec.models import MODELS
+from service.spec.metrics import METRICS, MetricEntry, metric_of
+from service.spec.models import MODELS, EntrypointSpec
 from service.spec.tasks import TASKS, Task
 
 RAY_RESOURCES: Final = {
@@ -37,11 +37,14 @@ def _check_dataset(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldEr
     """Yield what is wrong with the choice of the data, except that an uploaded dataset does not exist."""
     chosen = spec.datasets
     if "dataset" not in chosen and spec.dataset != DatasetSpec():
-        yield conflict("dataset", spec.dataset.label, "must be left out: family.datasets has one for each task")
+        why = "a training loop has its own data" if spec.family is None else "family.datasets has one for each task"
+        yield conflict("dataset", spec.dataset.label, f"must be left out: {why}")
     for place, given in chosen.items():
         if given.name is None and given.id is None and given.entrypoint is None:
             is_whole = place == "dataset" and place not in spec.model_fields_set
             hint = "Give a name for a bundled dataset, an id for an uploaded one, or an entrypoint for your own code."
+            if isinstance(spec.model, EntrypointSpec):
+                hint += " A training loop of your own needs none: set model.name to loop."
             yield FieldError(place if is_whole else f"{place}.name", None, "is required", hint, "missing")
         yield from _check_choice(place, given)
         if given.entrypoint is not None and spec.family is not None:
@@ -130,12 +133,16 @@ def _check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldE
         hint = "A pruner cannot weigh two objectives."
         yield conflict("search.pruner", spec.search.pruner, "must be none with objective.trade_off", hint)
     score = metric_of(metric)
-    if info is not None and score is not None and (task := spec.model.task(info)) not in score.tasks:
-        fitting = ["val_loss", *(other.field for other in METRICS.values() if task in other.tasks)]
+    if info is not None and score is not None and not _has(score, task := spec.model.task(info), info):
+        fitting = ["val_loss", *(other.field for other in METRICS.values() if _has(other, task, info))]
         yield conflict("objective.metric", metric, f"must be one of {', '.join(fitting)} for {task}")
     elif spec.family is not None and score is not None and score.unit == "target":
         hint = "Use val_loss or val_r2: the targets of a family stay standardised."
         yield conflict("objective.metric", metric, "cannot be used with a family", hint)
+
+
+def _has(metric: MetricEntry, task: str, info: DatasetInfo) -> bool:
+    return metric.name in info.loop_scores if task == Task.LOOP else task in metric.tasks
 
 
 def _check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:

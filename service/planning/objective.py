@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from service.spec.dataset_info import MOST_OF_IT, Outliers
 from service.spec.job import ObjectiveSpec
@@ -30,6 +30,7 @@ class Objective:
         steps: Steps of a run: what a miss costs at least, in steps.
         max_seconds: Seconds of an arm, which no run can exceed: what a miss costs at least, in seconds.
         at_best: Whether a run is judged at its best point instead of its last one.
+        part: The part of the data that runs on fresh seeds are judged on.
     """
 
     metric: str
@@ -37,6 +38,7 @@ class Objective:
     steps: int
     max_seconds: float
     at_best: bool = False
+    part: Literal["test", "validation"] = "test"
 
     @property
     def score(self) -> MetricEntry | None:
@@ -134,8 +136,16 @@ def decided_by_outliers(metric: str, transform: str, outliers: Outliers | None) 
 
 
 def make_objective(
-    spec: ObjectiveSpec, steps: int, max_seconds: float, target: float | None, *, at_best: bool = False
+    spec: ObjectiveSpec,
+    steps: int,
+    max_seconds: float,
+    target: float | None,
+    *,
+    at_best: bool = False,
+    part: Literal["test", "validation"] = "test",
 ) -> Objective:
     """Return the objective of a spec; ``target`` is the loss that the baseline reaches where the spec asks for that."""
     number = target if spec.target == "baseline" else spec.target
-    return Objective(metric=spec.metric, target=number, steps=steps, max_seconds=max_seconds, at_best=at_best)
+    return Objective(
+        metric=spec.metric, target=number, steps=steps, max_seconds=max_seconds, at_best=at_best, part=part
+    )

@@ -29,9 +29,9 @@ from service.planning.checks import CHECKS, check_rank
 from service.planning.family import bundled_info, task_info
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import MAX_CONFIRM_SEEDS, JobSpec, RangeOverride
-from service.spec.metrics import metric_of
-from service.spec.models import EntrypointSpec
-from service.spec.tasks import TASKS
+from service.spec.metrics import METRICS, MetricEntry, metric_of
+from service.spec.models import UserCodeSpec
+from service.spec.tasks import TASKS, Task
 from service.training.run import FamilyTraining, Run, Training
 
 MAX_FRESH_BYTES: Final = 64 << 20
@@ -63,7 +63,7 @@ class JobPlan:
     def network(self) -> Mapping[str, Any]:
         """Spec of the model, with what a run needs to know of a user's code."""
         model = self.spec.model
-        if isinstance(model, EntrypointSpec):
+        if isinstance(model, UserCodeSpec):
             source = self.info.sources[model.entrypoint]
             return {**model.model_dump(mode="json"), "task": str(self.task), "sha256": source}
         return model.model_dump(mode="json")
@@ -74,6 +74,12 @@ class JobPlan:
         if self.spec.objective.at == "last" or self.spec.family is not None or not TASKS[self.task].can_overfit:
             return None
         return "score" if metric_of(self.spec.objective.metric) else "loss"
+
+    @property
+    def score(self) -> MetricEntry | None:
+        """The score that runs have beside the loss; None for a training loop that yields none."""
+        of_task = TASKS[self.task].metric or next(iter(self.info.loop_scores), "")
+        return metric_of(self.spec.objective.metric) or METRICS.get(of_task)
 
     @property
     def fresh_splits(self) -> bool:
@@ -143,7 +149,7 @@ class JobPlan:
         chosen = self.arm(arm)
         family = self.spec.family
         learn_tasks = family.learn_tasks if family and OPTIMIZERS[chosen.optimizer].learns_p else 0
-        metric = metric_of(self.spec.objective.metric)
+        metric = self.score if self.task == Task.LOOP else metric_of(self.spec.objective.metric)
         warm = self.spec.warm_start if chosen.start is not Start.IDENTITY else None
         return Run(
             arm=chosen.optimizer,
@@ -211,12 +217,20 @@ def make_plan(spec: JobSpec, info: DatasetInfo | None = None) -> JobPlan:
         raise InvalidSpecError(*errors)
     info = task_info(info, spec.family)
     return JobPlan(
-        spec=spec,
+        spec=_with_own_steps(spec, info),
         info=info,
         arms=tuple(_arms(spec, space)),
         task=spec.model.task(info),
         sizes=tuple(spec.model.layer_sizes(info)),
     )
+
+
+def _with_own_steps(spec: JobSpec, info: DatasetInfo) -> JobSpec:
+    """Return the spec of a job with the steps that its training loop does, unless it is to end earlier."""
+    budget, own = spec.budget, info.loop_steps
+    if not own or ("steps" in budget.model_fields_set and budget.steps <= own):
+        return spec
+    return spec.model_copy(update={"budget": budget.model_copy(update={"steps": own})})
 
 
 def _arms(spec: JobSpec, space: SearchSpace) -> list[ArmPlan]:

@@ -126,12 +126,11 @@ def _comparisons(
     """Yield the comparisons of a job besides that of the verdict; their p-values are not adjusted yet."""
     baseline, challenger = by_arm[result.baseline], by_arm[result.challenger]
     both = paired_runs(runs, baseline, challenger)
-    names, score = (challenger.arm, baseline.arm), METRICS[result.score or ""]
-    metrics: dict[str, list[Costs]] = {
-        "test_loss": [(base.test_loss, warp.test_loss) for base, warp in both],
-        score.compared_as: [(_cost_on_test(base, score), _cost_on_test(warp, score)) for base, warp in both],
-        "training_seconds": [(base.seconds, warp.seconds) for base, warp in both],
-    }
+    names, score = (challenger.arm, baseline.arm), METRICS.get(result.score or "")
+    metrics: dict[str, list[Costs]] = {"test_loss": [(base.test_loss, warp.test_loss) for base, warp in both]}
+    if score is not None:
+        metrics[score.compared_as] = [(_cost_on_test(base, score), _cost_on_test(warp, score)) for base, warp in both]
+    metrics["training_seconds"] = [(base.seconds, warp.seconds) for base, warp in both]
     metrics.pop(JUDGED[objective.metric], None)  # the verdict is about it
     for metric, values in metrics.items():
         yield from _compare(names, metric, values, 0)

@@ -20,7 +20,6 @@ from service.recommend.luck import SearchLuck, luck_of
 from service.recommend.verdict import compare
 from service.recommend.wording import explain, explain_disagreement, put_in_order, worth_of
 from service.result.job_result import ArmResult, Pair, Recommendation, TrivialResult, Verdict, Word
-from service.spec.metrics import METRICS
 from service.spec.tasks import TASKS
 from service.states import TrialState
 from service.training.best import mean_cost
@@ -275,7 +274,8 @@ def recommend(
         finalists=arms,
         trivial=trivial,
         metric=objective.metric,
-        score=(objective.score or METRICS[TASKS[plan.task].metric]).name,
+        score=None if plan.score is None else plan.score.name,
+        part=objective.part,
         summary=put_in_order(arms, trivial, objective, (baseline.arm, challenger.arm), plan.spec.dataset.target),
     )
 

@@ -12,7 +12,7 @@ from service.result.job_result import ArmResult, TrivialResult, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_TRIALS
 
 NOUNS: Final = {
-    "val_loss": "test loss",
+    "val_loss": "loss",
     "seconds_to_target": "time to the target",
     "steps_to_target": "number of steps to the target",
 }
@@ -41,7 +41,7 @@ def explain(
     clauses = [effect + ("" if objective.is_timed else " at equal steps") + _remark(verdict)]
     if not objective.is_timed:
         clauses.append(f"at equal time, on validation, {_at_equal_time(at_equal_seconds, verdict.word)}")
-    clauses.append(f"seen {_where(split_seeds)}{_footnote(verdict)}")
+    clauses.append(f"seen {_where(split_seeds, objective)}{_footnote(verdict)}")
     return "; ".join([*clauses, *_luck(verdict), *_advice(verdict, trials)])
 
 
@@ -59,7 +59,7 @@ def put_in_order(
     compared: tuple[str, str],
     target: str | None,
 ) -> str:
-    """Say the mean test losses, or scores if those are judged, from always predicting the same to P.
+    """Say the mean losses, or scores if those are judged, from always predicting the same to P.
 
     Args:
         arms: The results of all arms.
@@ -79,7 +79,7 @@ def put_in_order(
     figures = [(name, result.mean_test_score if score else result.mean_test_loss) for name, result in named]
     listed = [f"{'none' if mean is None else figure(mean, score)} for {name}" for name, mean in figures]
     units = f", in units of {target or 'the target'}" if score and score.unit == "target" else ""
-    return f"Mean test {score.label if score else 'loss'}{units}: {'; '.join(listed)}"
+    return f"Mean {objective.part} {score.label if score else 'loss'}{units}: {'; '.join(listed)}"
 
 
 def explain_disagreement(test: Verdict, validation: Verdict) -> str:
@@ -94,10 +94,10 @@ def _compared(verdict: Verdict, objective: Objective) -> str:
     """Say what changes; of a score also what it is with P and without."""
     score = objective.score
     if score is None:
-        return f"the {NOUNS[objective.metric]}"
+        return f"the {'' if objective.is_timed else f'{objective.part} '}{NOUNS[objective.metric]}"
     means = (verdict.challenger_mean, verdict.baseline_mean)
     with_p, without = (figure(score.score_of(mean), score) for mean in means)
-    return f"the test {score.label} is {with_p}, without it {without}: {score.noun}"
+    return f"the {objective.part} {score.label} is {with_p}, without it {without}: {score.noun}"
 
 
 def _change(verdict: Verdict) -> str:
@@ -153,8 +153,10 @@ def _at_equal_time(verdict: Verdict | None, headline: Word) -> str:
             return f"{P_DOES[word]}: {_change(verdict).removeprefix('is ')}"
 
 
-def _where(split_seeds: Sequence[int]) -> str:
+def _where(split_seeds: Sequence[int], objective: Objective) -> str:
     pairs, splits = len(split_seeds), len(set(split_seeds))
+    if objective.part == "validation":  # a loop of the user's splits as it likes
+        return f"on {pairs} fresh seeds"
     if splits == pairs:
         return f"on {pairs} fresh seeds, each with its own split of the data"
     if splits == 1:

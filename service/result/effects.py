@@ -118,9 +118,9 @@ def figure(score: float | None, metric: MetricEntry | None, digits: int = 4) -> 
 
 
 def score_label(name: str | None) -> str:
-    """Return how people write the score that runs have beside the loss; one of a plug-in may not be known here."""
+    """Return how people write the score that runs have beside the loss; empty if they have none."""
     entry = METRICS.get(name or "")
-    return entry.label if entry else name or "score"
+    return entry.label if entry else name or ""  # one of a plug-in may not be known here
 
 
 def search_figure(metric: str, cost: float | None, digits: int = 5) -> str:
@@ -129,11 +129,15 @@ def search_figure(metric: str, cost: float | None, digits: int = 5) -> str:
     return figure(cost if cost is None or entry is None else entry.score_of(cost), entry, digits)
 
 
-def read_comparison(found: Comparison) -> tuple[str, str, str]:
-    """Return what is compared and both means, as people read them: test accuracy, 72.5 % and 70.1 %."""
+def read_comparison(found: Comparison, part: str) -> tuple[str, str, str]:
+    """Return what is compared and both means, as people read them: test accuracy, 72.5 % and 70.1 %.
+
+    ``part`` is the part of the data that the job is judged on.
+    """
     entry = next((entry for entry in METRICS.values() if entry.compared_as == found.metric), None)
-    own = found.metric.replace("loss_of_baseline", f"the loss of {found.against}").replace("_", " ")
-    label = own if entry is None else f"test {entry.label}"
+    own = f"{part} loss" if found.metric == "test_loss" else found.metric
+    own = own.replace("loss_of_baseline", f"the loss of {found.against}").replace("_", " ")
+    label = own if entry is None else f"{part} {entry.label}"
     means = (found.mean, found.against_mean)
     if entry is None:
         return label, f"{means[0]:.4g}", f"{means[1]:.4g}"

@@ -7,7 +7,7 @@ line read it back.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, JsonValue
 
@@ -358,7 +358,10 @@ class Recommendation(Part):
     metric: str = "val_loss"
     """What trials and finalists were judged by: `objective.metric` of the spec."""
     score: str | None = None
-    """Name of the score that runs have beside the loss, such as accuracy."""
+    """Name of the score that runs have beside the loss, such as accuracy; None if they have none."""
+    part: Literal["test", "validation"] = "test"
+    """Part of the data that the runs on fresh seeds are judged on. A training loop of your own has validation only: its
+    losses are those that it yields, and are called test_loss here, too."""
     summary: str = ""
     """The mean test losses or scores in one sentence, from always predicting the same to P."""
 

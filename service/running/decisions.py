@@ -28,6 +28,7 @@ from service.result.job_result import FamilyFinding, Fidelity, JobResult, Recomm
 from service.running.context import JobContext
 from service.running.samplers import first_rung
 from service.spec.job import MAX_STEPS
+from service.spec.tasks import Task
 from service.version import versions
 
 if TYPE_CHECKING:
@@ -95,8 +96,14 @@ def final_objective(job: JobContext) -> Objective:
 def objective_of(job: JobContext, limits: ArmLimits) -> Objective:
     """Return what an arm's trials are judged by."""
     spec = job.plan.spec
-    at_best = job.plan.best_by is not None
-    return make_objective(spec.objective, limits.steps, spec.budget.max_seconds, limits.target, at_best=at_best)
+    return make_objective(
+        spec.objective,
+        limits.steps,
+        spec.budget.max_seconds,
+        limits.target,
+        at_best=job.plan.best_by is not None,
+        part="validation" if job.plan.task == Task.LOOP else "test",
+    )
 
 
 def arm_fidelity(job: JobContext, arm: ArmPlan, limits: ArmLimits, rows: Sequence[Trial]) -> Fidelity | None:

@@ -57,6 +57,9 @@ class DatasetInfo:
         target_outliers: The few rows that decide the variance of a regression's target; None without such rows.
         tensors: Shapes of the parameters of a user's model on this data; empty for the models of the service.
         sources: Entrypoint of user code -> SHA-256 of the source of its module.
+        loop_steps: Steps of the optimizer in a user's training loop; 0 for a longer loop than could be tried, and for
+            other data.
+        loop_scores: Names of the metrics that such a loop yields beside its loss.
     """
 
     rows: int
@@ -76,6 +79,8 @@ class DatasetInfo:
     target_outliers: Outliers | None = None
     tensors: tuple[tuple[int, ...], ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    loop_steps: int = 0
+    loop_scores: tuple[str, ...] = ()
 
     @property
     def row_shape(self) -> tuple[int, ...]:

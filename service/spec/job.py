@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
@@ -15,16 +15,25 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from service.spec.base import SpecModel, read_stored
 from service.spec.data import DatasetSpec, FamilySpec
 from service.spec.metrics import METRICS
-from service.spec.models import MODELS, ModelSpec
+from service.spec.models import MODELS, LoopSpec, ModelSpec
 
 Scalar = str | bool | int | float
 
 
-def _with_name(value: object) -> object:
-    """Let the name of a model be left out when there is an entrypoint."""
-    if isinstance(value, dict) and "entrypoint" in value and "name" not in value:
-        return {"name": "entrypoint", **value}
-    return value
+PICKLED: Final = ("pickle", "pickled", "cloudpickle", "function")
+"""Fields by which someone may try to send a function itself."""
+
+
+def _as_model(value: object) -> object:
+    """Let the name of a model be left out when there is an entrypoint, and refuse a function that is sent itself."""
+    if not isinstance(value, dict) or value.get("name", "entrypoint") not in ("entrypoint", "loop"):
+        return value
+    if sent := [field for field in PICKLED if field in value]:
+        raise ValueError(
+            f"must not have {sent[0]}: a pickled function is never accepted, because reading it runs code. Put the "
+            "function into a module that the operator allows, and name it in model.entrypoint"
+        )
+    return {"name": "entrypoint", **value} if "entrypoint" in value else value
 
 
 if TYPE_CHECKING:
@@ -34,7 +43,7 @@ else:
     MetricName = Literal[
         ("val_loss", *(metric.field for metric in METRICS.values()), "seconds_to_target", "steps_to_target")
     ]
-    AnyModel = Annotated[Union[tuple(MODELS.values())], Field(discriminator="name"), BeforeValidator(_with_name)]  # noqa: UP007
+    AnyModel = Annotated[Union[tuple(MODELS.values())], Field(discriminator="name"), BeforeValidator(_as_model)]  # noqa: UP007
 
 MAX_SEED = 2**31 - 1
 """Largest seed: torch, numpy and Optuna all take it, with room for the confirmation seeds above it."""
@@ -165,7 +174,7 @@ class BudgetSpec(SpecModel):
 
     trials_per_arm: Annotated[int, Ge(1), Le(MAX_TRIALS)] = 20
     steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = 400
-    """Optimizer steps of one run."""
+    """Optimizer steps of one run. A training loop of your own stops there; left out, it does its own steps."""
     batch_size: Annotated[int, Ge(1), Le(65_536)] = 128
     """Rows; capped at the training rows."""
     max_seconds: Annotated[float, Gt(0), Le(MAX_SECONDS)] = 600.0
@@ -230,7 +239,7 @@ class JobSpec(SpecModel):
 
     name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
     dataset: DatasetSpec = DatasetSpec()
-    """Required, unless each task of a family has its own."""
+    """Required, unless each task of a family has its own, or the model is a training loop."""
     model: AnyModel
     family: FamilySpec | None = None
     """Learn P over many tasks; null is one task."""
@@ -272,7 +281,9 @@ class JobSpec(SpecModel):
 
     @property
     def datasets(self) -> dict[str, DatasetSpec]:
-        """The datasets of the job, by the fields that name them: one, or one for each task of a family."""
+        """The datasets of the job by the fields that name them: one, one for each task of a family, none for a loop."""
+        if isinstance(self.model, LoopSpec):
+            return {}
         if self.family is None or self.family.datasets is None:
             return {"dataset": self.dataset}
         return {f"family.datasets[{index}]": chosen for index, chosen in enumerate(self.family.datasets)}

@@ -6,6 +6,7 @@ The torch half, which ``build`` names, can be a function of the same file that i
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from itertools import pairwise
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+BUDGET_OF_LOOP: Final = ("trials_per_arm", "steps", "max_seconds")
+"""Fields of a budget that apply to a training loop of the user's."""
+
 
 class ModelSpec(SpecModel):
     """Base of the models. A subclass has the fields of its spec; ``name`` is a ``Literal`` with a default.
@@ -33,6 +37,7 @@ class ModelSpec(SpecModel):
         tasks: Tasks of the data that it can be trained on.
         build: Import string of ``(spec, shape, sizes) -> nn.Module``: the spec as a dict, the shape of an image, and
             what :meth:`layer_sizes` returns. Exported scripts contain the source of this function and of what it uses.
+            Empty for a training loop, which builds its own model.
     """
 
     tasks: ClassVar[tuple[str, ...]] = (Task.CLASSIFICATION, Task.REGRESSION)
@@ -253,19 +258,57 @@ class PinnSpec(ChainSpec):
             yield FieldError("training.compile", True, "must be false with a pinn", hint, "conflict")
 
 
-class EntrypointSpec(ModelSpec):
+class UserCodeSpec(ModelSpec):
+    """Base of what a user's own code makes."""
+
+    name: Literal["entrypoint", "loop"]
+    entrypoint: Entrypoint
+    config: UserConfig = Field(default={})
+
+    def tensor_shapes(self, data: DatasetInfo) -> list[Shape]:
+        """Return the shapes that the parameters had when the job was checked."""
+        return list(data.tensors)
+
+
+class EntrypointSpec(UserCodeSpec):
     """A module of your own: what a factory returns that takes the shape of a row, the outputs and the task."""
 
     tasks: ClassVar = (Task.CLASSIFICATION, Task.REGRESSION, Task.AUTOENCODING)
     build: ClassVar = "service.training.entrypoints:build_user_model"
 
     name: Literal["entrypoint"] = "entrypoint"
-    entrypoint: Entrypoint
-    config: UserConfig = Field(default={})
 
-    def tensor_shapes(self, data: DatasetInfo) -> list[Shape]:
-        """Return the shapes that the factory's module had when the job was checked."""
-        return list(data.tensors)
+
+class LoopSpec(UserCodeSpec):
+    """A training loop of your own: a function of ``make_optimizer`` and ``seed`` that yields its validation loss.
+
+    It has its own model and data, so the job has no dataset.
+    """
+
+    tasks: ClassVar = (Task.LOOP,)
+    build: ClassVar = ""
+
+    name: Literal["loop"] = "loop"
+
+    def layer_sizes(self, data: DatasetInfo) -> list[int]:  # noqa: ARG002
+        """Return nothing: only the loop knows its model."""
+        return []
+
+    def check(self, job: JobSpec, data: DatasetInfo) -> Iterable[FieldError]:  # noqa: ARG002
+        """Refuse what the service cannot do for a loop that it does not know."""
+        hint = "A training loop decides that itself."
+        for place, part, used in (("training", job.training, ("patience",)), ("budget", job.budget, BUDGET_OF_LOOP)):
+            for name, field in type(part).model_fields.items():
+                value, default = getattr(part, name), field.default
+                if name not in used and value != default:
+                    message = f"must be {json.dumps(default)} with the model loop"
+                    yield FieldError(f"{place}.{name}", value, message, hint, "conflict")
+        if job.warm_start is not None:
+            why = "What P was learned on may be what the loop is judged by."
+            yield FieldError("warm_start", job.warm_start.job, "must be null with the model loop", why, "conflict")
+        if "adamw_more_steps" in job.controls:
+            message = "must not have adamw_more_steps with the model loop"
+            yield FieldError("controls", "adamw_more_steps", message, hint, "conflict")
 
 
 def linear_shapes(sizes: list[int]) -> list[Shape]:
@@ -286,7 +329,7 @@ def _convolution(before: int, width: int, side: int) -> list[Shape]:
 
 MODELS: Final = Registry[type[ModelSpec]](
     "model",
-    (MlpSpec, AutoencoderSpec, ConvnetSpec, ResnetSpec, TransformerSpec, PinnSpec, EntrypointSpec),
+    (MlpSpec, AutoencoderSpec, ConvnetSpec, ResnetSpec, TransformerSpec, PinnSpec, EntrypointSpec, LoopSpec),
     name_of=lambda model: str(model.model_fields["name"].default),
 )
 """Every model by its name."""

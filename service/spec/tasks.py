@@ -24,6 +24,7 @@ class Task(StrEnum):
     AUTOENCODING = "autoencoding"
     LANGUAGE = "language"
     PHYSICS = "physics"
+    LOOP = "loop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +48,11 @@ class TaskEntry:
 
     Attributes:
         name: Its name.
-        loss: Import string of ``(output, target) -> mean loss``.
-        metric: Name of the metric that a run computes unless its objective names another one.
-        example: Import string of ``(rows, inputs, outputs) -> (x, y)``, numbers drawn at random to time steps on.
+        loss: Import string of ``(output, target) -> mean loss``; empty for a training loop of the user's, which has its
+            own, as it has data.
+        metric: Name of the metric that a run computes unless its objective names another one; empty for such a loop.
+        example: Import string of ``(rows, inputs, outputs) -> (x, y)``, numbers drawn at random to time steps on; empty
+            as ``loss`` is.
         has_classes: Whether the loss is over classes, so that labels can be smoothed.
         weighs_classes: Whether ``class_weights`` apply: each row has one class.
         reconstructs: Whether the target is the input.
@@ -141,6 +144,7 @@ TASKS: Final = Registry[TaskEntry](
             splits_rows=False,
             can_overfit=False,
         ),
+        TaskEntry(name=Task.LOOP, loss="", metric="", example="", user_models=False, splits_rows=False),
     ),
 )
 """Every task by its name. A loss is the mean over the rows (and columns) of targets as they are trained on."""

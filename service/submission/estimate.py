@@ -19,17 +19,22 @@ from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
 from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
+from service.settings import child_environment
+from service.spec.tasks import Task
 from service.submission import warm_start
-from service.user_code.probe import module_path
 
 TIMEOUT_S: Final = 60.0
 """Longest time for the steps of all arms, the loading of torch included."""
+
+LOOP_TIMEOUT_S: Final = 180.0
+"""The same for a training loop of the user's, which loads its data for each arm."""
 
 NOTE: Final = (
     "seconds are those of one run after the other on the machine of the API, with the first trial of each arm, without "
     "pruning, validation, compilation and starting up"
 )
 MORE_STEPS_NOTE: Final = f"{MORE_STEPS} is counted with the steps of the others"
+LOOP_NOTE: Final = "the seconds of a training loop include its validation"
 FAMILY_NOTE: Final = "the networks of a run on a family are counted as if they trained one after the other"
 
 _one_at_a_time = threading.Lock()
@@ -68,6 +73,7 @@ class JobEstimate:
         arms: In the order in which they would run.
         seconds: Training time of all trials and runs on fresh seeds, divided by the slots.
         p_bytes: The largest memory of P of a run.
+        steps: Steps of a run.
         parameters: Parameters of the model.
         note: How the seconds were found.
         task: What the model is trained for, and why.
@@ -79,6 +85,7 @@ class JobEstimate:
     confirm_runs: int
     seconds: float
     p_bytes: int
+    steps: int
     parameters: int
     note: str
     task: str
@@ -104,6 +111,8 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
         notes.append(MORE_STEPS_NOTE)
     if plan.spec.family is not None:
         notes.append(FAMILY_NOTE)
+    if plan.task == Task.LOOP:
+        notes.append(LOOP_NOTE)
     if plan.spec.warm_start is not None:
         notes.append(warm_start.note(plan.spec, plan.spec.warm_start))
     spec = plan.spec
@@ -116,6 +125,7 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
         confirm_runs=sum(arm.confirm_runs for arm in arms),
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
+        steps=plan.spec.budget.steps,
         parameters=plan.spec.model.parameter_count(plan.info),
         note="; ".join(notes),
         task=f"{plan.task}: {reason}" if (reason := plan.info.task_reason) else plan.task,
@@ -160,12 +170,15 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
         "task": plan.task,
         "batch_size": min(plan.spec.budget.batch_size, plan.spec.model.training_rows(plan.info)),
         "training": plan.spec.training.model_dump(),
+        "seed": plan.spec.seed,
+        "steps": plan.spec.budget.steps,
         "arms": [
             {"name": arm.name, "optimizer": arm.optimizer, "config": arm.config(arm.space.some_values())}
             for arm in plan.arms
         ],
     }
     command = [sys.executable, "-P", "-m", "service.training.footprint"]
+    limit_s = LOOP_TIMEOUT_S if plan.task == Task.LOOP else TIMEOUT_S
     if not _one_at_a_time.acquire(timeout=TIMEOUT_S):  # so that waiting requests do not take all threads of the API
         raise UnavailableError(f"other jobs were timed for {TIMEOUT_S:g} seconds; send the request again")
     try:
@@ -174,12 +187,12 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
             input=json.dumps(request),
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=limit_s,
             check=False,
-            env=module_path(),
+            env=child_environment(),
         )
     except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"the steps of the arms were not timed within {TIMEOUT_S:g} seconds") from error
+        raise UnavailableError(f"the steps of the arms were not timed within {limit_s:g} seconds") from error
     finally:
         _one_at_a_time.release()
     if done.returncode:

@@ -1,8 +1,11 @@
-"""Imports user code by its name, ``package.module:factory``.
+"""Imports user code by its name, ``package.module:function``.
 
 It checks that the operator allows the module and that its source is the one that a job was submitted with. Only slot
 processes, Ray actors and child processes call this, never the API or the worker. The rules for user code are tested in
 ``service/user_code``.
+
+Modules are found where Python finds them, and then in the folder of ``WARPTUNE_CODE``. Its place at the end means that
+nothing in it takes the place of a module of the service.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import torch
@@ -21,10 +25,14 @@ from torch import nn
 from service.settings import Settings
 
 _sources: Final[dict[str, str]] = {}
-"""Module -> SHA-256 of the source that this process imported."""
+"""Module -> SHA-256 of the source that this process imported, with that of the user's other modules it imports."""
 
 OUTSIDE_USER_CODE: Final = (f"{Path(__file__).parents[1]}{os.sep}", f"{Path(importlib.__file__).parent}{os.sep}", "<")
 """Path prefixes outside the user's code: the service, the import system, code without a file."""
+
+
+OURS: Final = ("warptune", "service", "search_spaces", "warpadam", "__main__")
+"""Packages and modules that are never the user's."""
 
 
 class EntrypointError(ValueError):
@@ -37,12 +45,10 @@ def load_allowed(entrypoint: str, sha256: str) -> Callable[..., Any]:
     Raises:
         EntrypointError: The operator does not allow it, it cannot be imported, or its source has changed.
     """
-    settings, module = require_allowed(entrypoint), entrypoint.partition(":")[0]
-    if _sources.get(module, sha256) != sha256:
-        for name in [name for name in sys.modules if settings.allows(name)]:
-            del sys.modules[name]  # an earlier job of this process ran an older source: import all of it again
-        _sources.clear()
-        importlib.invalidate_caches()
+    require_allowed(entrypoint)
+    module = entrypoint.partition(":")[0]
+    if _sources.get(module) != sha256:
+        _sources.clear()  # an earlier job of this process ran another source: import all of it again
     factory = load(entrypoint)
     if _sources[module] != sha256:
         raise EntrypointError(
@@ -77,18 +83,19 @@ def load(entrypoint: str) -> Callable[..., Any]:
         EntrypointError: It cannot be imported, or is not a function.
     """
     name, _, attribute = entrypoint.partition(":")
+    settings = Settings()
+    if name not in _sources:
+        _forget(settings)
     try:
-        with torch.random.fork_rng(devices=[]):
-            module = importlib.import_module(name)
+        module = _import(name, settings)
     except (Exception, SystemExit) as error:
         itself = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
-        hint = "; install it, or put the folder that holds it on PYTHONPATH" if itself else ""
+        hint = _where_to_put(name, settings) if itself else ""
         raise EntrypointError(f"{name} cannot be imported: {described(error)}{hint}") from error
-    file = getattr(module, "__file__", None)
-    if file is None:
-        raise EntrypointError(f"{name} has no file; name the module that defines the factory")
+    if getattr(module, "__file__", None) is None:
+        raise EntrypointError(f"{name} has no file; name the module that defines the function")
     if name not in _sources:
-        _sources[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        _sources[name] = _digest([module, *_modules(settings).values()])
     factory = getattr(module, attribute, None)
     if not callable(factory):
         own = [item for item, value in vars(module).items() if getattr(value, "__module__", None) == name]
@@ -97,6 +104,63 @@ def load(entrypoint: str) -> Callable[..., Any]:
     if owner.partition(".")[0] != name.partition(".")[0]:  # or an import of subprocess.run would be a factory too
         raise EntrypointError(f"{entrypoint} is defined in {owner}; name a function of the module's own package")
     return factory  # type: ignore[no-any-return]
+
+
+def _import(name: str, settings: Settings) -> ModuleType:
+    """Import a module from its source: an edit within a second would leave a compiled file that seems up to date."""
+    if settings.code is not None and settings.code not in sys.path:
+        sys.path.append(settings.code)
+    keep, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return importlib.import_module(name)
+    finally:
+        sys.dont_write_bytecode = keep
+
+
+def _where_to_put(name: str, settings: Settings) -> str:
+    """Say where a module that was not found may be, and where it was looked for."""
+    if settings.code is None:
+        return "; install it, or set WARPTUNE_CODE to the folder that holds it"
+    package = name.partition(".")[0]
+    file = getattr(sys.modules.get(package), "__file__", None)
+    if file is not None and not Path(file).is_relative_to(settings.code):
+        return f"; another {package} comes before that of WARPTUNE_CODE, {settings.code}: {file}. Rename yours"
+    return f"; looked among the installed packages and in {settings.code}, the folder of WARPTUNE_CODE"
+
+
+def _modules(settings: Settings) -> dict[str, ModuleType]:
+    """Return the user's modules that this process has imported: those allowed, and those in the folder for code.
+
+    The folder may also hold a virtual environment, or be a clone of this project.
+    """
+    return {
+        name: module
+        for name, module in list(sys.modules.items())
+        if settings.allows(name) or (name.partition(".")[0] not in OURS and _is_in(settings.code, module))
+    }
+
+
+def _is_in(folder: str | None, module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    if folder is None or file is None or not Path(file).is_relative_to(folder):
+        return False
+    return "site-packages" not in Path(file).relative_to(folder).parts
+
+
+def _forget(settings: Settings) -> None:
+    """Let the user's modules be imported again."""
+    for name in _modules(settings):
+        del sys.modules[name]
+    _sources.clear()
+    importlib.invalidate_caches()
+
+
+def _digest(modules: Iterable[ModuleType]) -> str:
+    """Return the SHA-256 of the file of a module, or of the hashes of several files in the order of their names."""
+    files = sorted({Path(file) for module in modules if (file := getattr(module, "__file__", None)) is not None})
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def described(error: BaseException) -> str:

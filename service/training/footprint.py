@@ -1,7 +1,7 @@
 """Measures the seconds of a step and the bytes of P, for each arm of a job.
 
-It runs as a child process with JSON in and out, because the API does not load torch. Steps are timed on random numbers;
-the memory is the optimizer's own estimate.
+It runs as a child process with JSON in and out, because the API does not load torch. Steps are timed on random numbers,
+those of a user's training loop in the loop; the memory is the optimizer's own estimate.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from service.optimizers import OPTIMIZERS, build_optimizer
 from service.registry import import_object
-from service.spec.tasks import TASKS
+from service.spec.tasks import TASKS, Task
+from service.training.entrypoints import load_allowed
 from service.training.networks import build_network
+from service.training.own_loop import OwnLoop
 from service.training.run import Training
 from service.training.step import TrainingStep, training_loss
 from warpadam import WarpAdamConfig, estimate_memory
@@ -26,16 +29,45 @@ WARM_UP_STEPS: Final = 3
 TIMED_STEPS: Final = 20
 """Steps after a warm-up; P is updated several times in them."""
 
+LOOP_S: Final = 2.0
+"""Longest time for a training loop of the user's with one optimizer."""
+
 
 def footprint(request: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return ``seconds_a_step`` and ``p_bytes`` by arm.
 
     Args:
         request: ``sizes``, ``activation``, ``model``, ``shape``, ``task``, ``batch_size`` of the model and its batches,
-            ``training``, and for each of ``arms`` its ``name``, ``optimizer`` and ``config``.
+            ``training``, ``seed`` and ``steps`` of a run, and for each of ``arms`` its ``name``, ``optimizer`` and
+            ``config``.
     """
     torch.set_num_threads(1)
+    if request["task"] == Task.LOOP:
+        _loop_arm(request, request["arms"][-1])  # what is imported or made once is not counted
+        return {arm["name"]: _loop_arm(request, arm) for arm in request["arms"]}
     return {arm["name"]: _arm(request, arm) for arm in request["arms"]}
+
+
+def _loop_arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]:
+    """Time a user's training loop up to its first evaluation after ``TIMED_STEPS`` steps, or for ``LOOP_S`` seconds.
+
+    The time before it makes its optimizer is spread over the steps of a run.
+    """
+    end = time.monotonic() + LOOP_S
+    model = request["model"]
+    loop = OwnLoop(
+        load_allowed(model["entrypoint"], model["sha256"]),
+        lambda model: build_optimizer(arm["optimizer"], model, arm["config"]),
+        request["seed"],
+        model["config"],
+        stops=lambda: time.monotonic() > end,
+    )
+    for evaluation in loop:
+        if evaluation.step >= TIMED_STEPS:
+            break
+    assert loop.model is not None, "a loop that has no optimizer is an error"
+    seconds = loop.seconds / loop.steps + loop.setup_seconds / request["steps"]
+    return {"seconds_a_step": seconds, "p_bytes": _p_bytes(arm, loop.model)}
 
 
 def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]:
@@ -54,9 +86,14 @@ def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]
             began = time.perf_counter()
         step(x, y)
     seconds = (time.perf_counter() - began) / TIMED_STEPS
-    has_p = OPTIMIZERS[arm["optimizer"]].has_p
-    p_bytes = estimate_memory(model, WarpAdamConfig.from_dict(arm["config"])).p_bytes if has_p else 0
-    return {"seconds_a_step": seconds, "p_bytes": float(p_bytes)}
+    return {"seconds_a_step": seconds, "p_bytes": _p_bytes(arm, model)}
+
+
+def _p_bytes(arm: Mapping[str, Any], model: nn.Module) -> float:
+    if not OPTIMIZERS[arm["optimizer"]].has_p:
+        return 0.0
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return float(estimate_memory(shapes, WarpAdamConfig.from_dict(arm["config"])).p_bytes)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ from typing import Any, Final
 import torch
 
 from service.optimizers import build_optimizer
-from service.spec.metrics import METRICS
-from service.spec.tasks import TASKS
 from service.training.batches import Batches
-from service.training.best import BestWeights, Cost, is_out_of_patience
+from service.training.best import BestWeights, is_out_of_patience
 from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
 from service.training.networks import build_network
@@ -101,7 +99,7 @@ class _State:
     @property
     def ended(self) -> bool:
         """Whether the run has done all its steps, or has not become better for as many as its patience allows."""
-        steps, costs = [point.step for point in self.points], [self._cost(point) for point in self.points]
+        steps, costs = [point.step for point in self.points], [self._run.cost(point) for point in self.points]
         return self.step == self._run.steps or is_out_of_patience(self._run.training.patience, steps, costs)
 
     def measure(self, train_loss: float) -> CurvePoint:
@@ -111,7 +109,7 @@ class _State:
         self._total_loss.zero_()
         self.points.append(CurvePoint(self.step, train_loss, val_loss, self.seconds, val_score=val_score))
         if self._best is not None:
-            self._best.add(self._cost(self.points[-1]))
+            self._best.add(self._run.cost(self.points[-1]))
         if self.ended and self._run.test:
             if self._best is not None:
                 self._best.restore()
@@ -125,13 +123,6 @@ class _State:
         for name, value in losses.items():
             if not math.isfinite(value):
                 raise DivergedError(f"the {name} loss is {value} after {self.step} of {self._run.steps} steps")
-
-    def _cost(self, point: CurvePoint) -> Cost:
-        """Return what the best point is chosen by; lower is better."""
-        run = self._run
-        if run.best_by == "score" and point.val_score is not None:
-            return METRICS[run.metric or TASKS[run.task].metric].cost(point.val_score), point.val_loss
-        return point.val_loss, point.val_loss
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values."""

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from service.data.prepared import PreparedData
-from service.spec.tasks import TaskName
+from service.spec.metrics import METRICS
+from service.spec.tasks import TASKS, TaskName
 from service.states import TrialState
 
 _NOT_IN_DIGEST: Final = (
@@ -111,6 +112,12 @@ class Run:
     shuffle_seed: int | None = None
     family: FamilyTraining | None = None
 
+    def cost(self, point: CurvePoint) -> tuple[float, float]:
+        """Return what the best point is chosen by, and the loss, which decides between equal costs; lower is better."""
+        if self.best_by == "score" and point.val_score is not None:
+            return METRICS[self.metric or TASKS[self.task].metric].cost(point.val_score), point.val_loss
+        return point.val_loss, point.val_loss
+
     def digest(self) -> str:
         """Return a SHA-256 of what the result depends on: two runs with one digest may use each other's checkpoints.
 
@@ -135,9 +142,10 @@ class CurvePoint(NamedTuple):
     """One point of a learning curve.
 
     Attributes:
-        train_loss: Mean over the batches since the last point, with the label smoothing and class weights of the run.
-        val_loss: Loss on the whole validation part.
-        seconds: Training time so far, without the time spent on validation or on waiting.
+        train_loss: Mean over the batches since the last point, with the label smoothing and class weights of the run;
+            with a training loop of the user's, which does not tell it, ``val_loss``.
+        val_loss: Loss on the whole validation part; what a training loop of the user's yields.
+        seconds: Training time so far, without the time spent on waiting and, but for such a loop, on validation.
         test_loss: Loss on the whole test part, of the weights of the best point or of the last step; only at the last
             point, and only where it was asked for.
         val_score: Score of the run's metric on the validation part; None if it is not finite.

@@ -1,4 +1,4 @@
-"""Tries whether user code keeps its contract: builds and runs a model, makes a dataset and checks it like an upload.
+"""Tries whether user code keeps its contract: runs a model or a training loop, makes a dataset and checks its arrays.
 
 It imports user code, so it runs only under ``warptune check``, and as a child process that ``probe.py`` starts for the
 API and the worker. The child writes what it found as JSON and ends; its output is discarded.
@@ -6,9 +6,11 @@ API and the worker. The child writes what it found as JSON and ends; its output 
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from torch.nn.parameter import UninitializedParameter
 from service.data.arrays import AnyArray, write_arrays
 from service.data.facts import DatasetFacts, dataset_info
 from service.errors import InvalidFileError, InvalidSpecError
+from service.optimizers import OPTIMIZERS, build_optimizer
 from service.spec.data import DatasetSpec
 from service.spec.dataset_info import DatasetInfo
 from service.spec.tasks import Task
@@ -34,10 +37,17 @@ from service.training.entrypoints import (
     loaded_sha256,
     require_allowed,
 )
+from service.training.own_loop import WANTED, OwnLoop
 from service.training.tasks import loss_of
 
 ROWS: Final = 4
 """Rows of the batch that a model is tried on. Batch norm needs more than one."""
+
+MOST_OF_THE_LIMIT: Final = 0.8
+"""Share of the time limit that a training loop gets; the rest is for its end and the answer."""
+
+TRY_S: Final = 10.0
+"""Longest time that a loop is tried where it need not be run to its end."""
 
 TASKS: Final = (Task.CLASSIFICATION, Task.REGRESSION, Task.AUTOENCODING)
 """Tasks that user code may be for."""
@@ -58,6 +68,7 @@ def make_model(
     Raises:
         EntrypointError: The model breaks the contract; the message says how.
     """
+    _refuse_loop(factory)
     torch.manual_seed(0)
     model = build_module(factory, shape, outputs, str(task), config)
     parameters = dict(model.named_parameters())
@@ -85,6 +96,19 @@ def make_model(
     with torch.no_grad():
         _output(model, x, outputs)
     return model.train()
+
+
+def _refuse_loop(factory: Callable[..., object]) -> None:
+    """Say how to use a training loop that was named as a factory."""
+    try:
+        arguments = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some functions that are not written in Python do not tell
+        return
+    if "make_optimizer" in arguments:
+        raise EntrypointError(
+            "the function takes make_optimizer, as a training loop does; set model.name to loop (warptune check --kind "
+            "loop)"
+        )
 
 
 def _batch(features: int, outputs: int, task: str) -> tuple[Tensor, Tensor]:
@@ -140,6 +164,74 @@ def make_dataset(
         raise EntrypointError(f"y does not fit the task {task}: it {wrong.message}") from error
 
 
+def try_loop(
+    function: Callable[..., object], seed: int, config: Mapping[str, object], steps: int | None, limit_s: float
+) -> DatasetInfo:
+    """Run a training loop once with AdamW as PyTorch ships it, and return the facts about it.
+
+    Args:
+        function: The loop.
+        seed: Its seed.
+        config: More keyword arguments of the loop.
+        steps: Steps after which a job would end it; None to let it end by itself. Then how many it has is found out.
+        limit_s: Seconds that it may take. With ``steps``, it is left after ``TRY_S`` once it has yielded a loss.
+
+    Raises:
+        EntrypointError: The loop breaks the contract, or does not end in time; the message says how.
+    """
+    started, scores, count = time.monotonic(), dict[str, float](), 0
+
+    def is_late() -> bool:
+        return time.monotonic() - started > (min(limit_s, TRY_S) if steps is not None and count else limit_s)
+
+    adamw = OPTIMIZERS["adamw"]
+    loop = OwnLoop(
+        function,
+        lambda model: build_optimizer(adamw.name, model, adamw.config({})),
+        seed,
+        config,
+        stops=is_late,
+    )
+    ended = True
+    for evaluation in loop:
+        count += 1
+        if not math.isfinite(evaluation.loss):
+            raise EntrypointError(
+                f"the training loop yielded a loss of {evaluation.loss} after {evaluation.step} steps of AdamW as "
+                "PyTorch ships it; expected a finite number"
+            )
+        scores.update(evaluation.scores)
+        if (steps is not None and evaluation.step >= steps) or is_late():
+            ended = False
+            break
+    ended = ended and not loop.was_stopped
+    raise_it = "raise WARPTUNE_USER_CODE_LIMIT_S"
+    if not count and not ended:
+        raise EntrypointError(
+            f"the training loop yielded no loss in its first {loop.steps} steps and {limit_s:.0f} seconds; evaluate "
+            f"more often, or {raise_it}"
+        )
+    if not count:
+        raise EntrypointError(f"the training loop ended without a loss; {WANTED}")
+    if not ended and steps is None:
+        raise EntrypointError(
+            f"the training loop did not end within {limit_s:.0f} seconds ({loop.steps} steps), so its length is not "
+            f"known; give budget.steps, after which it is stopped, or {raise_it}"
+        )
+    assert loop.model is not None, "it was evaluated"
+    return DatasetInfo(
+        rows=0,
+        features=0,
+        task=Task.LOOP,
+        outputs=0,
+        source="entrypoint",
+        task_reason=f"{loop.steps if ended else steps} steps, yields {', '.join(('loss', *scores))}",
+        tensors=tuple(tuple(parameter.shape) for parameter in loop.model.parameters()),
+        loop_steps=loop.steps if ended else 0,
+        loop_scores=tuple(scores),
+    )
+
+
 def _array(value: object, name: str) -> AnyArray:
     array = value.numpy(force=True) if isinstance(value, Tensor) else value
     if not isinstance(array, np.ndarray):
@@ -157,10 +249,11 @@ def main(question: Path, answer: Path, folder: Path) -> None:
     """Answer a question; both are JSON files.
 
     The question has ``info`` (facts about the dataset; null if user code makes it), ``dataset`` and ``model`` (each
-    null, or with ``entrypoint`` and ``config``) and ``seed``. The answer has ``info``, to which the dataset's source or
-    the model's source and the shapes of its parameters are added, or ``error`` and the ``part`` that is wrong. The
-    files of the dataset go to ``folder``.
+    null, or with ``entrypoint`` and ``config``), ``seed``, and for a training loop ``steps`` (null for those of the
+    loop) and ``limit_s``. The answer has ``info``, to which the dataset's source or the model's source and the shapes
+    of its parameters are added, or ``error`` and the ``part`` that is wrong. The files of the dataset go to ``folder``.
     """
+    started = time.monotonic()
     torch.set_num_threads(1)
     request = json.loads(question.read_text(encoding="utf-8"))
     info = None if request["info"] is None else DatasetInfo.from_json(request["info"])
@@ -172,9 +265,15 @@ def main(question: Path, answer: Path, folder: Path) -> None:
             facts.save(folder)
             info = replace(made, sources={data["entrypoint"]: loaded_sha256(data["entrypoint"])})
         content["part"] = "model"
-        if (wanted := request["model"]) is not None and info is not None:
+        wanted = request["model"]
+        if wanted is not None and (info is not None or wanted["name"] == Task.LOOP):
             require_allowed(wanted["entrypoint"])
             factory = load(wanted["entrypoint"])
+        if wanted is not None and wanted["name"] == Task.LOOP:
+            limit_s = MOST_OF_THE_LIMIT * request["limit_s"] - (time.monotonic() - started)
+            info = try_loop(factory, request["seed"], wanted["config"], request["steps"], limit_s)
+            info = replace(info, sources={wanted["entrypoint"]: loaded_sha256(wanted["entrypoint"])})
+        elif wanted is not None and info is not None:
             model = make_model(factory, info.row_shape, info.outputs, info.task, wanted["config"])
             shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
             sources = {**info.sources, wanted["entrypoint"]: loaded_sha256(wanted["entrypoint"])}

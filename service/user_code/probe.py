@@ -19,10 +19,10 @@ from typing import TypedDict
 
 from service.data.catalog import BUNDLED
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
-from service.settings import Settings
+from service.settings import Settings, child_environment
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
-from service.spec.models import EntrypointSpec
+from service.spec.models import LoopSpec, UserCodeSpec
 from service.spec.tasks import TASKS
 
 
@@ -54,7 +54,7 @@ class UserCode:
             UnavailableError: Too many others are waiting to try their code.
         """
         named = [] if spec.dataset.entrypoint is None else [spec.dataset.entrypoint]
-        if isinstance(spec.model, EntrypointSpec):
+        if isinstance(spec.model, UserCodeSpec):
             named.append(spec.model.entrypoint)
         if not named:
             return info
@@ -64,7 +64,8 @@ class UserCode:
                 raise ForbiddenError(refusal)
         if info is None and spec.dataset.name is not None and spec.dataset.name in BUNDLED:
             info = BUNDLED[spec.dataset.name].info
-        if spec.dataset.entrypoint is None and (info is None or not TASKS[info.task].user_models):
+        is_loop = isinstance(spec.model, LoopSpec)
+        if spec.dataset.entrypoint is None and not is_loop and (info is None or not TASKS[info.task].user_models):
             return info  # the plan says what is wrong with that
         with tempfile.TemporaryDirectory(prefix="warptune-user-code-") as name:
             answer = self._ask(spec, info, Path(name), with_model=True)
@@ -102,15 +103,16 @@ class UserCode:
 
     def _ask(self, spec: JobSpec, info: DatasetInfo | None, folder: Path, *, with_model: bool) -> _Answer:
         """Let a child process answer; ``contract.py`` describes question and answer."""
-        data, model = spec.dataset, spec.model
-        asks_model = with_model and isinstance(model, EntrypointSpec)
+        data, model, limit_s = spec.dataset, spec.model, self._settings.user_code_limit_s
+        asks_model = with_model and isinstance(model, UserCodeSpec)
         question = {
             "info": None if info is None or data.entrypoint is not None else asdict(info),
             "dataset": data.model_dump(include={"entrypoint", "config"}) if data.entrypoint is not None else None,
-            "model": model.model_dump(include={"entrypoint", "config"}) if asks_model else None,
+            "model": model.model_dump(include={"name", "entrypoint", "config"}) if asks_model else None,
             "seed": spec.seed,
+            "steps": spec.budget.steps if "steps" in spec.budget.model_fields_set else None,
+            "limit_s": limit_s,
         }
-        limit_s = self._settings.user_code_limit_s
         if not self._one_at_a_time.acquire(timeout=limit_s):
             raise UnavailableError(f"other jobs' code was tried for {limit_s:g} seconds; send the request again")
         try:
@@ -127,17 +129,12 @@ class UserCode:
             self._one_at_a_time.release()
 
 
-def module_path() -> dict[str, str]:
-    """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-
-
 def _run(arguments: list[str], settings: Settings) -> str:
     """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer."""
     command = [sys.executable, "-P", "-m", "service.user_code.contract", *arguments]
     process = subprocess.Popen(
         command,
-        env={**module_path(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""},
+        env={**child_environment(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

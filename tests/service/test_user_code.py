@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 MODEL = "examples.gated_mlp:make_model"
 DATA = "examples.friedman:make_dataset"
+LOOP = "examples.own_loop:train"
 ROOT = Path(__file__).parent.parent.parent
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -170,8 +171,12 @@ def test_a_dry_run_tells_what_user_code_would_cost(api: TestClient, spec: SpecMa
 @pytest.mark.timeout(400)
 @pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("allowed")
-def test_user_code_runs_in_the_actors_of_ray(api: TestClient, spec: SpecMaker, settings: Settings) -> None:
-    body = spec(model={"entrypoint": MODEL}, engine={"name": "ray"}, budget={"trials_per_arm": 1, "steps": 5})
+@pytest.mark.parametrize("loop", [False, True])
+def test_user_code_runs_in_the_actors_of_ray(api: TestClient, spec: SpecMaker, settings: Settings, loop: bool) -> None:
+    model = {"name": "loop", "entrypoint": LOOP} if loop else {"entrypoint": MODEL}
+    body = spec(model=model, engine={"name": "ray"}, budget={"trials_per_arm": 1, "steps": 5})
+    if loop:
+        del body["dataset"]
     job = api.post("/v1/jobs", json=body).json()["links"]["self"]
     environment = {
         **os.environ,

@@ -31,6 +31,7 @@ def plan() -> Estimate:
         "confirm_runs": 49,
         "seconds": 130.0,
         "p_bytes": 0,
+        "steps": 400,
         "parameters": 1,
         "note": "",
         "task": "",

@@ -1,7 +1,11 @@
-# From data in memory to a verdict, an optimizer and predictions; and what is refused, by the name of the argument.
+# From data or a loop in memory to a verdict, an optimizer and predictions; and what is refused, by the name of the
+# argument.
 from __future__ import annotations
 
 import sys
+import threading
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from torch import nn
 
 from service.client.answers import Job
 from service.errors import ConflictError, InvalidSpecError
+from service.export.replay import BundleError
 from tests.conftest import SpecMaker
 from tests.service.data import files
 from tests.service.live import serve
@@ -37,6 +42,36 @@ def factory(shape: object, outputs: int, task: str) -> nn.Module:
 
 factory.__module__ = "__main__"
 
+
+def fit(make_optimizer: Any, seed: int) -> Iterator[dict[str, float]]:
+    """Fit a line to X, which is not in the function."""
+    torch.manual_seed(seed)
+    model, rows = nn.Linear(3, 1), torch.as_tensor(X)
+    optimizer = make_optimizer(model)
+    for step in range(1, 21):
+        optimizer.zero_grad()
+        loss = (model(rows)[:, 0] - rows[:, 0]).square().mean()
+        loss.backward()
+        optimizer.step()
+        if step % 2 == 0:
+            yield {"loss": loss.item(), "r2": 1 - loss.item()}
+
+
+def of_a_notebook(function: Any) -> Any:
+    """Return a function that other processes cannot import, as those of a notebook."""
+    code = types.FunctionType(function.__code__, {**function.__globals__, "__name__": "__main__"}, "fit")
+    code.__module__, code.__qualname__ = "__main__", "fit"
+    return code
+
+
+LOCK = threading.Lock()
+
+
+def with_a_lock(make_optimizer: Any, seed: int) -> Iterator[float]:
+    with LOCK:
+        yield 0.5
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "trials and minutes": ({"trials": 2, "minutes": 1}, r"minutes: must be left out if trials is given \(got 1\)"),
     "minutes": ({"minutes": -1}, r"minutes: must be a number above 0 \(got -1\)"),
@@ -47,6 +82,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "steps twice": ({"steps": 20, "budget": {"steps": 30}}, "steps: must be left out if budget has steps"),
     "a model of the notebook": ({"model": factory}, "model: must be a function at the top of a module .*.py file"),
     "a model of numbers": ({"model": 3}, r"model: must be a name, a dict or a function \(got 3\)"),
+    "a loop and a target": ({"data": fit, "y": None, "target": "a"}, r"target: must be left out with a training loop"),
+    "a loop and rows": ({"data": fit}, r"y: must be left out with a training loop, .* \(got 'ndarray'\)"),
+    "a loop and a dataset": ({"data": fit, "y": None, "dataset": {"task": "regression"}}, "dataset: must be left out"),
+    "a loop of one argument": (
+        {"data": of_a_notebook, "y": None},
+        r"data: must be a function that takes make_optimizer and seed: too many .* \(got 'of_a_notebook'\)",
+    ),
+    "a loop with a lock": (
+        {"data": of_a_notebook(with_a_lock), "y": None},
+        r"data: cannot be taken to the processes .* cannot pickle '_thread.lock' object .* inside the function",
+    ),
     "no file": ({"data": "gone.csv", "y": None}, "data: must be a file that exists"),
 }
 
@@ -179,6 +225,43 @@ def test_a_frame_with_a_model_of_ones_own_scores_frames(folder: Path, monkeypatc
     assert set(scores["prediction"]) <= {"true", "false"}
     with pytest.warns(UserWarning, match=r"columns that are not used: 'label' \(the target\)"):
         assert (result.predict(frame.head(3)) == scores).all().all()
+
+
+def test_a_loop_of_a_notebook_is_not_sent_to_a_running_service(url: str) -> None:
+    with pytest.raises(InvalidSpecError, match=r"data: must be a function at the top of a module .* takes no function"):
+        tune(of_a_notebook(fit), url=url, quiet=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_training_loop_in_memory_comes_to_a_verdict_and_an_optimizer(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tune(of_a_notebook(fit), trials=2, metric="val_r2", confirm={"seeds": 6})
+    shown = capsys.readouterr().out
+    assert "fit  loop: 20 steps, yields loss, r2\n5 trials and " in shown
+    assert "the validation R2 is" in result.reason
+    assert result.recommendation is not None
+    assert set(result.trials["last_step"]) == {20}
+    assert result.make_optimizer(nn.Linear(3, 1)).param_groups[0]["lr"] == result.recommendation.config["lr"]
+    assert ".predict" not in repr(result)
+    with pytest.raises(BundleError, match="no trained model: the job is on a family or a training loop"):
+        result.predict(X)
+    assert b"make_optimizer" in result.export("best.py").read_bytes()
+    assert Result.load(result.job_id).reason == result.reason
+    assert [path.name for path in folder.iterdir() if path.name.startswith("fit_")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_a_loop_raises_is_said_with_its_line() -> None:
+    def train(make_optimizer: Any, seed: int) -> Iterator[float]:
+        raise RuntimeError("no such table")
+        yield 0.5
+
+    reason = r"data: cannot be used: .* raised RuntimeError: no such table \(test_tune.py, line \d+\) \(got 'train'\)$"
+    with pytest.raises(InvalidSpecError, match=reason):
+        tune(train, quiet=True)
 
 
 @pytest.mark.slow

@@ -84,12 +84,14 @@ def _facts(result: JobResult) -> list[str]:
     by_arm = {found.arm: found for found in result.finalists}
     challenger, baseline = by_arm[result.challenger], by_arm[result.baseline]
     names = (_name(challenger.arm), _name(baseline.arm))
-    metric = METRICS.get(result.score or "")
+    metric, part = METRICS.get(result.score or ""), result.part.capitalize()
     found = []
     if metric is not None:
-        found += _means(names, metric.label, *(figure(arm.mean_test_score, metric) for arm in (challenger, baseline)))
+        found += _means(
+            names, f"{part} {metric.label}", *(figure(arm.mean_test_score, metric) for arm in (challenger, baseline))
+        )
     if metric is None or metric_of(result.metric) is None:
-        found += _means(names, "loss", *(figure(arm.mean_test_loss, None) for arm in (challenger, baseline)))
+        found += _means(names, f"{part} loss", *(figure(arm.mean_test_loss, None) for arm in (challenger, baseline)))
     if result.trivial is not None and metric is not None and result.trivial.mean_test_score is not None:
         found.append(
             f"For comparison: always predicting {result.trivial.predicts} has {metric.label} "
@@ -111,7 +113,7 @@ def _more(result: JobResult) -> str | None:
 def _means(names: tuple[str, str], label: str, challenger: str, baseline: str) -> list[str]:
     if "-" in (challenger, baseline):
         return []
-    return [f"Test {label}: {challenger} with {names[0]}, {baseline} with {names[1]}"]
+    return [f"{label}: {challenger} with {names[0]}, {baseline} with {names[1]}"]
 
 
 def _speed(names: tuple[str, str], challenger: ArmResult, baseline: ArmResult) -> list[str]:

@@ -1,12 +1,16 @@
 # `warptune check` says what user code is, or in a line what to change.
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner, Result
 
 from service.cli.app import app
+from tests.service.data import files
 
 FAULTY = "tests.service.user_code.faulty"
+LOOPS = "tests.service.user_code.loops"
 
 
 def run(*arguments: str) -> Result:
@@ -38,11 +42,27 @@ def test_a_dataset_is_shown_with_its_rows(monkeypatch: pytest.MonkeyPatch) -> No
     assert done.stdout.endswith("ready to use\n")
 
 
+@pytest.mark.slow
+def test_the_shape_of_a_model_comes_from_its_dataset(tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_bytes(files.csv(60))
+    done = run("examples.gated_mlp:make_model", "--dataset", "digits")
+    assert "a row of shape (1, 8, 8) gives 10 outputs, for classification" in done.stdout
+    done = run("examples.gated_mlp:make_model", "--dataset", str(tmp_path / "people.csv"), "--target", "label")
+    assert "a row of shape (69,) gives 2 outputs, for classification" in done.stdout
+
+
+def test_a_training_loop_is_shown_with_its_steps_and_what_it_yields() -> None:
+    done = run(f"{LOOPS}:fit", "--kind", "loop", "--config", '{"steps": 6}')
+    assert done.exit_code == 0, done.output
+    assert "a run with AdamW: 6 steps, yields loss, accuracy\n10 parameters in 2 tensors\n" in done.stdout
+    assert "kronecker" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["a.b"], "'a.b' must have the form package.module:factory"),
-        (["no.such:f"], "No module named 'no'; install it, or put the folder that holds it on PYTHONPATH"),
+        (["no.such:f"], "No module named 'no'; install it, or set WARPTUNE_CODE to the folder that holds it"),
         ([f"{FAULTY}:good_model", "--config", "[1]"], "--config must be a JSON object (got '[1]')"),
         (
             [f"{FAULTY}:good_model", "--shape", "8,8"],
@@ -50,8 +70,12 @@ def test_a_dataset_is_shown_with_its_rows(monkeypatch: pytest.MonkeyPatch) -> No
         ),
         (
             [f"{FAULTY}:good_model", "--task", "language"],
-            "--task must be one of classification, regression, autoencoding (got 'language')",
+            "the task must be one of classification, regression, autoencoding, it is language",
         ),
+        ([f"{FAULTY}:good_model", "--dataset", "iris"], "--dataset must be a file, or one of digits, breast_cancer, "),
+        ([f"{FAULTY}:good_model", "--dataset", "burgers"], "it is physics"),
+        ([f"{LOOPS}:fit"], "set model.name to loop (warptune check --kind loop)"),
+        ([f"{LOOPS}:raises", "--kind", "loop"], "the training loop raised RuntimeError: no such table"),
         ([f"{FAULTY}:unseeded", "--shape", "7"], "two models made with the same seed differ in"),
         ([f"{FAULTY}:raises"], "the factory raised RuntimeError: no such table"),
         ([f"{FAULTY}:raises", "--kind", "dataset"], "the factory raised RuntimeError: no such table"),

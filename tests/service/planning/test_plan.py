@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -418,3 +419,68 @@ def test_runs_are_judged_at_their_best_point_where_they_can_overfit(
 def test_patience_needs_runs_that_are_judged_at_their_best_point(spec: SpecMaker, parts: dict[str, Any]) -> None:
     with pytest.raises(InvalidSpecError, match=r"training\.patience: must be null"):
         plan(spec, training={"patience": 10}, **parts)
+
+
+LOOP = DatasetInfo(
+    rows=0,
+    features=0,
+    task=Task.LOOP,
+    outputs=0,
+    tensors=((2, 4), (2,)),
+    sources={"a:b": "0" * 64},
+    loop_steps=12,
+    loop_scores=("f1",),
+)
+
+
+def loop_plan(info: DatasetInfo, **parts: Any) -> JobPlan:
+    body = {"model": {"name": "loop", "entrypoint": "a:b"}, **parts}
+    return make_plan(JobSpec.model_validate(body), info)
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "steps"), [(12, {}, 12), (12, {"steps": 5}, 5), (12, {"steps": 100}, 12), (0, {"steps": 7}, 7)]
+)
+def test_a_loop_has_its_own_steps_unless_it_is_to_end_earlier(own: int, given: dict[str, int], steps: int) -> None:
+    info = replace(LOOP, loop_steps=own)
+    made = loop_plan(info, budget=given)
+    assert made.spec.budget.steps == steps
+    again = make_plan(JobSpec.from_json(made.spec.to_json()), info)  # as the worker reads it
+    assert again.spec.budget.steps == steps
+
+
+def test_a_run_of_a_loop_names_its_source_and_the_score_that_it_yields() -> None:
+    made = loop_plan(LOOP)
+    run = made.run("adamw", made.arm("adamw").space.some_values(), DATA, seed=3, test=True)
+    assert (run.task, run.sizes, run.metric, run.best_by) == (Task.LOOP, (), "f1", "loss")
+    assert run.model == {"name": "loop", "entrypoint": "a:b", "config": {}, "task": "loop", "sha256": "0" * 64}
+    assert made.split_seed(3) == made.split_seed(4) == 0
+    without = loop_plan(replace(LOOP, loop_scores=()))
+    assert without.score is None
+    assert loop_plan(LOOP, objective={"at": "last"}).best_by is None
+    assert loop_plan(LOOP, objective={"metric": "val_f1"}).best_by == "score"
+
+
+def test_a_loop_takes_no_dataset_and_nothing_that_it_decides_itself() -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        loop_plan(
+            LOOP,
+            dataset={"name": "wine"},
+            training={"compile": True, "patience": 5},
+            budget={"batch_size": 3},
+            objective={"metric": "val_accuracy"},
+            controls=["adamw_more_steps", "random_p"],
+        )
+    assert {error.field: error.message for error in caught.value.errors} == {
+        "dataset": "must be left out: a training loop has its own data",
+        "training.compile": "must be false with the model loop",
+        "budget.batch_size": "must be 128 with the model loop",
+        "controls": "must not have adamw_more_steps with the model loop",
+        "objective.metric": "must be one of val_loss, val_f1 for loop",
+    }
+
+
+def test_without_a_dataset_a_factory_is_told_of_loops() -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        make_plan(JobSpec.model_validate({"model": {"entrypoint": "a:b"}}))
+    assert "A training loop of your own needs none: set model.name to loop" in str(caught.value)

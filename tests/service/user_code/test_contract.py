@@ -10,8 +10,8 @@ import pytest
 from service.data.facts import DatasetFacts
 from service.spec.tasks import Task
 from service.training.entrypoints import EntrypointError
-from service.user_code.contract import make_dataset, make_model
-from tests.service.user_code import faulty
+from service.user_code.contract import make_dataset, make_model, try_loop
+from tests.service.user_code import faulty, loops
 
 BAD_MODELS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "raises": (faulty.raises, {}, r"the factory raised RuntimeError: no such table \(faulty.py, line \d+\)"),
@@ -27,6 +27,7 @@ BAD_MODELS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "nan": (faulty.broken, {"how": "nan"}, "output of the untrained module is not finite"),
     "cut": (faulty.broken, {"how": "cut"}, "the loss cannot be differentiated"),
     "forward raises": (faulty.broken, {"how": "raises"}, "forward raised RuntimeError"),
+    "a training loop": (loops.fit, {}, "takes make_optimizer, as a training loop does; set model.name to loop"),
 }
 
 
@@ -89,3 +90,33 @@ def test_a_dataset_is_known_like_an_upload(
     assert (info.rows, info.features, info.outputs, info.shape) == (30, features, outputs, shape)
     assert info.source == "entrypoint"
     assert DatasetFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+
+
+def test_a_loop_is_described_by_its_steps_its_tensors_and_what_it_yields() -> None:
+    info = try_loop(loops.fit, 0, {"steps": 6}, None, 60)
+    assert (info.task, info.loop_steps, info.loop_scores) == (Task.LOOP, 6, ("accuracy",))
+    assert info.tensors == ((2, 4), (2,))
+    assert info.task_reason == "6 steps, yields loss, accuracy"
+
+
+@pytest.mark.parametrize(("steps", "known"), [(4, 0), (100, 12)])
+def test_a_loop_that_is_to_end_earlier_is_tried_that_far(steps: int, known: int) -> None:
+    assert try_loop(loops.fit, 0, {}, steps, 60).loop_steps == known
+
+
+@pytest.mark.parametrize(
+    ("loop", "config", "limit_s", "reason"),
+    [
+        (loops.yields, {"what": "nan"}, 60, "yielded a loss of nan after 1 steps of AdamW as PyTorch ships it"),
+        (loops.never_yields, {}, 60, "ended without a loss; expected the validation loss"),
+        (loops.is_endless, {}, 0.1, r"did not end within 0 seconds \(\d+ steps\).* give budget.steps"),
+        (loops.evaluates_late, {}, 0.1, r"no loss in its first \d+ steps .* raise WARPTUNE_USER_CODE_LIMIT_S"),
+    ],
+)
+def test_a_loop_that_cannot_be_used_is_refused(loop: Any, config: dict[str, Any], limit_s: float, reason: str) -> None:
+    with pytest.raises(EntrypointError, match=reason):
+        try_loop(loop, 0, config, None, limit_s)
+
+
+def test_an_endless_loop_can_be_used_with_a_number_of_steps() -> None:
+    assert try_loop(loops.is_endless, 0, {}, 1_000_000, 0.1).loop_steps == 0

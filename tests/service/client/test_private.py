@@ -1,0 +1,21 @@
+# A service for one program, in whatever folder that program runs.
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.client.private import private_service
+from tests.conftest import SpecMaker
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_folder_of_the_user_that_is_called_as_ours_takes_nobodys_place(tmp_path: Path, spec: SpecMaker) -> None:
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "__init__.py").write_text("raise AssertionError('not this one')\n")
+    settings = {"WARPTUNE_DATABASE_URL": "sqlite:///own.db", "WARPTUNE_ARTIFACTS_URL": "artifacts"}
+    with private_service(settings, folder=tmp_path) as client:
+        job = client.submit(spec(budget={"trials_per_arm": 1, "steps": 2}))
+        *_, ended = client.watch(job["id"])
+    assert ended["state"] == "succeeded", ended["cause"]

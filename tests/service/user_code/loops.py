@@ -1,0 +1,180 @@
+# Training loops, good ones and one for each way to break the contract.
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+Make = Callable[..., torch.optim.Optimizer]
+
+X = torch.linspace(-1, 1, 48).reshape(12, 4)
+
+
+def fit(make_optimizer: Make, seed: int, *, steps: int = 12, every: int = 2, name: str = "loss") -> Iterator[Any]:
+    """Fit a line; the losses depend on the seed and on the optimizer alone."""
+    model = nn.Linear(4, 2)
+    optimizer = make_optimizer(model)
+    for step in range(1, steps + 1):
+        step_on(model, optimizer)
+        if step % every == 0:
+            loss = loss_of(model)
+            yield {name: loss, "accuracy": torch.exp(-loss.detach())} if name != "plain" else loss
+
+
+def loss_of(model: nn.Module) -> torch.Tensor:
+    loss: torch.Tensor = (model(X) - X[:, :2]).square().mean()
+    return loss
+
+
+def step_on(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss_of(model).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def started(make: Make) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = nn.Linear(4, 2)
+    optimizer = make(model)
+    step_on(model, optimizer)
+    return model, optimizer
+
+
+def yields(make_optimizer: Make, seed: int, *, what: str) -> Iterator[Any]:
+    started(make_optimizer)
+    yield {
+        "nan": float("nan"),
+        "a text": "0.3",
+        "nothing": None,
+        "true": True,
+        "many": np.ones(2),
+        "no loss": {"accuracy": 0.5},
+        "a typo": {"loss": 0.5, "acuracy": 0.5},
+        "a text in a dict": {"loss": 0.5, "accuracy": "high"},
+        "a list": [0.1],
+    }[what]
+
+
+def yields_numbers_of_other_libraries(make_optimizer: Make, seed: int) -> Iterator[Any]:
+    model, optimizer = started(make_optimizer)
+    for value in (np.float32(0.5), np.array([0.25]), torch.tensor(0.125, requires_grad=True), 1):
+        yield value
+        step_on(model, optimizer)
+
+
+def never_yields(make_optimizer: Make, seed: int) -> Iterator[float]:
+    started(make_optimizer)
+    yield from ()
+
+
+def returns_nothing(make_optimizer: Make, seed: int) -> None:
+    started(make_optimizer)
+
+
+def returns_a_number(make_optimizer: Make, seed: int) -> float:
+    return loss_of(started(make_optimizer)[0]).item()
+
+
+def returns_a_list(make_optimizer: Make, seed: int) -> list[float]:
+    return [loss.item() for loss in fit(make_optimizer, seed, name="plain")]
+
+
+def returns_other(make_optimizer: Make, seed: int) -> Iterable[torch.Tensor]:
+    return map(torch.Tensor.detach, fit(make_optimizer, seed, name="plain"))
+
+
+def raises(make_optimizer: Make, seed: int) -> Iterator[float]:
+    started(make_optimizer)
+    raise RuntimeError("no such table")
+    yield 0.5
+
+
+def leaves(make_optimizer: Make, seed: int) -> Iterator[float]:
+    sys.exit("gone")
+    yield 0.5
+
+
+def dies(make_optimizer: Make, seed: int) -> Iterator[float]:
+    os._exit(7)
+    yield 0.5
+
+
+def takes_too_little(make_optimizer: Make) -> Iterator[float]:
+    yield 0.5
+
+
+def own_optimizer(make_optimizer: Make, seed: int) -> Iterator[float]:
+    model = nn.Linear(4, 2)
+    step_on(model, torch.optim.SGD(model.parameters()))
+    yield loss_of(model).item()
+
+
+def no_steps(make_optimizer: Make, seed: int) -> Iterator[float]:
+    make_optimizer(nn.Linear(4, 2))
+    while True:
+        yield 0.5
+
+
+def two_models(make_optimizer: Make, seed: int) -> Iterator[float]:
+    started(make_optimizer)
+    started(make_optimizer)
+    yield 0.5
+
+
+def optimizes(make_optimizer: Make, seed: int, *, what: str) -> Iterator[float]:
+    model = nn.Linear(4, 2)
+    parameters = {
+        "a number": 3,
+        "groups": [{"params": list(model.parameters())}],
+        "nothing": nn.Flatten(),
+        "frozen": model.requires_grad_(False).parameters(),
+        "a name twice": [("a", model.weight), ("a", model.bias)],
+    }[what]
+    make_optimizer(parameters)
+    yield 0.5
+
+
+def evaluates_twice(make_optimizer: Make, seed: int) -> Iterator[float]:
+    model, _ = started(make_optimizer)
+    yield loss_of(model).item()
+    yield loss_of(model).item()
+
+
+def evaluates_first(make_optimizer: Make, seed: int) -> Iterator[float]:
+    model = nn.Linear(4, 2)
+    optimizer = make_optimizer(model.named_parameters())
+    yield loss_of(model).item()
+    step_on(model, optimizer)
+    yield loss_of(model).item()
+
+
+def is_endless(make_optimizer: Make, seed: int) -> Iterator[float]:
+    model, optimizer = started(make_optimizer)
+    while True:
+        try:
+            step_on(model, optimizer)
+        except Exception:  # noqa: BLE001 - such loops exist, and are stopped all the same
+            time.sleep(0.1)
+        yield loss_of(model).item()
+
+
+def evaluates_late(make_optimizer: Make, seed: int) -> Iterator[float]:
+    model, optimizer = started(make_optimizer)
+    while True:
+        step_on(model, optimizer)
+    yield 0.5
+
+
+def loads_in_processes(make_optimizer: Make, seed: int) -> Iterator[float]:
+    """A DataLoader with a process of its own."""
+    model = nn.Linear(4, 2)
+    optimizer = make_optimizer(model)
+    for (_rows,) in DataLoader(TensorDataset(X), batch_size=6, num_workers=1):
+        step_on(model, optimizer)
+        yield loss_of(model).item()

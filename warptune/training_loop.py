@@ -1,0 +1,103 @@
+"""Takes a training loop that a caller has in memory to a service, as something that it can import."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from service.errors import FieldError, InvalidSpecError
+
+MODULE: Final = '''\
+"""A training loop that was given to warptune.tune. It is deleted when the call ends."""
+
+from pathlib import Path
+
+import cloudpickle
+
+_loop = cloudpickle.loads(Path(__file__).with_suffix(".pickle").read_bytes())
+
+
+def {name}(make_optimizer, seed):
+    return _loop(make_optimizer, seed)
+'''
+
+LIMIT_S: Final = 100
+"""Seconds that a loop may take when it is tried, unless the environment says otherwise: nobody else waits for it."""
+
+Loop = Callable[..., Any]
+
+
+def name_of(loop: Loop) -> str:
+    """Return what to call a loop."""
+    name = str(getattr(loop, "__name__", ""))
+    return name if name.isidentifier() else "train"
+
+
+def check_loop(loop: Loop, others: Mapping[str, object]) -> None:
+    """Check what can be seen without running a loop. ``others`` are arguments for data, which a loop has itself.
+
+    Raises:
+        InvalidSpecError: Another argument is given, or the loop does not take the two arguments that it gets.
+    """
+    for argument, value in others.items():
+        if value is not None:
+            shown = value if isinstance(value, str) else type(value).__name__
+            wrong = "must be left out with a training loop, which has its own data and model"
+            raise InvalidSpecError(FieldError(argument, shown, wrong, code="conflict"))
+    try:
+        inspect.signature(loop).bind(None, 0)
+    except (TypeError, ValueError) as error:
+        wrong = f"must be a function that takes make_optimizer and seed: {error}"
+        raise InvalidSpecError(FieldError("data", name_of(loop), wrong)) from error
+
+
+def write_module(loop: Loop, folder: Path) -> tuple[str, dict[str, str]]:
+    """Write a module with a loop to a folder that only this user can read.
+
+    Returns:
+        The entrypoint of the loop, and the settings that let a service of our own import it.
+
+    Raises:
+        InvalidSpecError: The loop cannot be taken to other processes.
+    """
+    import cloudpickle
+
+    name = name_of(loop)
+    try:
+        content = cloudpickle.dumps(loop)
+    except Exception as error:  # whatever the objects that it uses raise
+        hint = "Open files, connections and models inside the function."
+        wrong = f"cannot be taken to the processes that run it: {type(error).__name__}: {error}"
+        raise InvalidSpecError(FieldError("data", name, wrong, hint)) from error
+    module = f"{name}_{hashlib.sha256(content).hexdigest()[:12]}"
+    (folder / f"{module}.pickle").write_bytes(content)
+    (folder / f"{module}.py").write_text(MODULE.format(name=name), encoding="utf-8")
+    settings = {
+        "WARPTUNE_ALLOWED_MODULES": also_allowed(module),
+        "WARPTUNE_CODE": str(folder),
+        "WARPTUNE_USER_CODE_LIMIT_S": os.environ.get("WARPTUNE_USER_CODE_LIMIT_S", str(LIMIT_S)),
+    }
+    return f"{module}:{name}", settings
+
+
+def also_allowed(module: str) -> str:
+    """Return the allowed modules of this environment with another one."""
+    return ",".join(filter(None, [os.environ.get("WARPTUNE_ALLOWED_MODULES", ""), module]))
+
+
+def importable(argument: str, function: Callable[..., Any], why: str) -> str:
+    """Return the entrypoint of a function that other processes import.
+
+    Raises:
+        InvalidSpecError: They cannot, because it is not at the top of a module.
+    """
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if module == "__main__" or not name.isidentifier():
+        hint = f"{why}, so write it to a .py file and import it from there."
+        shown = name or type(function).__name__
+        raise InvalidSpecError(FieldError(argument, shown, "must be a function at the top of a module", hint))
+    return f"{module}:{name}"
