@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from warpadam.adam import Moments, direction_and_slope, directions
+from warpadam.adam import Moments, direction, direction_and_slope
 from warpadam.config import Placement
 from warpadam.structures.base import Distortion, Factors
 
@@ -76,8 +76,7 @@ def meta_gradient(
     """
     distortion, factors = placed.distortion, placed.factors
     if placed.placement == Placement.POST:
-        (update,) = directions(moments)
-        return distortion.pullback(factors, next_grad * -lr, update)
+        return distortion.pullback(factors, next_grad * -lr, direction(moments))
     update, slope = direction_and_slope(moments, warp_gradient(placed, grad), -lr)
     if placed.placement == Placement.PRE:
         return distortion.pullback(factors, slope.mul_(next_grad), grad)

@@ -1,9 +1,10 @@
 """Decides which parameters are stepped together.
 
-For many small tensors the calls cost more than the arithmetic. So parameters of one layout are stacked into one tensor,
-and one call of a rule steps all its stacks, also those of several groups with equal settings. The optimizer's state
-holds views of the stacked state, which look like any other tensors to a checkpoint. If someone replaces a view, the
-plan no longer serves and the optimizer makes a new one.
+For many small tensors the calls cost more than the arithmetic. So parameters of one layout are stacked into one tensor
+and stepped by one call of their rule, also those of several groups with equal settings. Short vectors, and small
+matrices where the rule allows it, are padded with zeros to one layout. The optimizer's state holds views of the stacked
+state, which look like any other tensors to a checkpoint. If someone replaces a view, the plan no longer serves and the
+optimizer makes a new one.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from typing import Final, NamedTuple, final
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from warpadam.learners.base import PREV_STEP, SKIPPED, Part, State, StepSettings, UpdateRule
+from warpadam.learners.base import PREV_STEP, SKIPPED, Padding, Part, State, StepSettings, UpdateRule
 from warpadam.state import known_entries
 from warpadam.structures import Distortion
 
@@ -28,8 +28,14 @@ during its step."""
 _MAX_PADDED: Final = 1_024
 """Shorter vectors are padded with zeros to one length. A zero gradient leaves zero moments and moves nothing."""
 
-_MAX_PADDING: Final = 2
-"""Vectors are padded to one length only while that takes at most this many times their own memory."""
+_MAX_PADDED_SIDE: Final = 128
+"""Matrices with no longer axis may be padded to one layout. Longer ones hide the cost of the calls."""
+
+_MAX_PADDING: Final = (2, 3)
+"""Vectors, and matrices, are padded to one layout only while that takes at most this many times their own memory."""
+
+_STACK: Final = 2_000_000
+"""Another stack takes as long as this many more multiplications for P g. (On one CPU core, 0.3 ms.)"""
 
 _STRETCH: Final = 1e6
 """P may make a gradient this much longer before it is squared: a whitening up to 1e5."""
@@ -92,7 +98,7 @@ class StepPlan:
             that leave a stack get memory of their own.
     """
 
-    __slots__ = ("_batches", "_entries", "_key", "_params", "_states")
+    __slots__ = ("_entries", "_key", "_params", "_stacks", "_states")
 
     def __init__(
         self,
@@ -105,13 +111,12 @@ class StepPlan:
         self._params = [member.param for member in members]
         self._states = [member.state for member in members]
         self._entries = [member.entries for member in members]
-        old = list(before.stacks()) if before else []
+        old: list[Stack] = list(before._stacks) if before else []
         usable = {stack.key: stack for stack in old if stack.is_shared()}
-        self._batches = [
-            _Batch([usable.get(_stack_key(together)) or Stack(together) for together in stacks])
-            for stacks in _batched(members, alike)
+        self._stacks: list[Stack] = [
+            usable.get(_stack_key(together)) or Stack(together) for together in _stacked_together(members, alike)
         ]
-        for stack in set(old).difference(self.stacks()):
+        for stack in set(old).difference(self._stacks):
             stack.release()
 
     def serves(self, params: Sequence[Tensor], states: Mapping[Tensor, State], key: object) -> bool:
@@ -122,39 +127,91 @@ class StepPlan:
             and all(map(is_, params, self._params))
             and all(map(is_, map(states.__getitem__, params), self._states))
             and list(map(len, self._states)) == self._entries
-            and all(stack.is_shared() for stack in self.stacks())
+            and all(stack.is_shared() for stack in self._stacks)
         )
-
-    def stacks(self) -> Iterable[Stack]:
-        """Return all stacks."""
-        return (stack for batch in self._batches for stack in batch.stacks)
 
     def step(self, numbers: Sequence[GroupNumbers]) -> None:
         """Move every parameter by one step, with the numbers of its group."""
-        for batch in self._batches:
-            batch.step(numbers)
+        for stack in self._stacks:
+            stack.step(numbers)
 
 
-class _Batch:
-    """Stacks that are stepped by one call of their rule."""
+@final
+class Stack:
+    """Parameters of one layout, or of several that are padded to one, with their states joined.
 
-    __slots__ = ("_copies", "_groups", "_params", "_spreading", "stacks")
+    Args:
+        members: The parameters, at least one.
 
-    def __init__(self, stacks: Sequence[Stack]) -> None:
-        self.stacks = stacks
-        self._params = [member.whole for stack in stacks for member in stack.members]
-        self._groups = [member.group for stack in stacks for member in stack.members]
-        self._copies = [slot for stack in stacks for slot in stack.slots]
-        self._spreading = {index: stack for index, stack in enumerate(stacks) if stack.spreads}
+    Attributes:
+        key: Equal for stacks that would be the same.
+        state: The state that the rule changes, in the layout. It has one more dimension in front if there are several
+            parameters. Each parameter's own state has views of it.
+    """
+
+    __slots__ = (
+        "_distortion",
+        "_grad",
+        "_groups",
+        "_is_like_params",
+        "_is_padded",
+        "_layouts",
+        "_members",
+        "_names",
+        "_owners",
+        "_padding",
+        "_params",
+        "_rule",
+        "_shapes",
+        "_slots",
+        "_spreads",
+        "_views",
+        "key",
+        "state",
+    )
+
+    def __init__(self, members: Sequence[SteppedParameter]) -> None:
+        self._members = members
+        self.key = _stack_key(members)
+        self._rule = members[0].rule
+        self._params = [member.whole for member in members]
+        self._groups = [member.group for member in members]
+        self._layouts = [member.distortion.layout for member in members]
+        self._is_padded = len(set(self._layouts)) > 1
+        padded = members[0].distortion.padded_to(_common(self._layouts)) if self._is_padded else None
+        self._distortion = padded or members[0].distortion
+        self._is_like_params = all(member.distortion.layout == tuple(member.param.shape) for member in members)
+        self.state: State = {}
+        self._owners: list[State] = []
+        self._names: list[str] = []
+        self._views: list[Tensor] = []
+        self._shapes: dict[str, list[tuple[int, ...]]] = {}
+        for name in members[0].shapes:
+            self._join(name)
+        exp_avg = self.state["exp_avg"]
+        self._spreads = exp_avg.numel() > 0 and self._rule.spreads(self._distortion)
+        self._padding: Padding | None = None
+        if self._is_padded and exp_avg.ndim > 2:
+            rows, columns = exp_avg.new_tensor(self._layouts).T[..., None, None]
+            self._padding = Padding(rows, columns, self._shapes)
+        self._grad = torch.zeros_like(exp_avg) if len(members) > 1 else None
+        self._slots = self._split_like_params(self._grad) if self._grad is not None else []
+
+    @property
+    def _stack_dims(self) -> int:
+        """Dimensions in front of the layout that count parameters: 0 or 1."""
+        return int(len(self._members) > 1)
 
     def step(self, numbers: Sequence[GroupNumbers]) -> None:
+        """Move every parameter by one step, with the numbers of its group."""
         common = numbers[self._groups[0]]
-        grads = self._gradients(common.maximize)
-        parts = [Part(stack.distortion, stack.state, grad) for stack, grad in zip(self.stacks, grads, strict=True)]
-        updates = self.stacks[0].rule.update(parts, common.settings)
-        moves = [
-            move for stack, update in zip(self.stacks, updates, strict=True) for move in stack.split_like_params(update)
-        ]
+        grad = self._gradient(common.maximize)
+        update = self._rule.update(Part(self._distortion, self.state, grad, self._padding), common.settings)
+        if self._grad is None:
+            moves = self._split_like_params(update)
+        else:
+            self._grad.copy_(update)  # the gradient has served, and its slots have the shapes of the parameters
+            moves = self._slots
         if len(set(self._groups)) == 1:
             self._move_alike(moves, common.lr, common.weight_decay)
         else:
@@ -171,100 +228,38 @@ class _Batch:
     def _move(self, moves: list[Tensor], numbers: Sequence[GroupNumbers]) -> None:
         """Move parameters of several groups. None of these groups has a tensor as its lr."""
         decays = [1 - float(own.lr) * own.weight_decay for own in numbers]
-        decayed = [index for index, decay in enumerate(decays) if decay != 1]
-        if decayed:
-            torch._foreach_mul_([self._params[index] for index in decayed], [decays[index] for index in decayed])
+        if any(decay != 1 for decay in decays):
+            torch._foreach_mul_(self._params, decays)
         torch._foreach_add_(self._params, torch._foreach_mul(moves, [-float(own.lr) for own in numbers]))
 
-    def _gradients(self, negated: bool) -> list[Tensor]:
-        if self._copies:
-            stacked = (member.whole.grad for stack in self.stacks if stack.slots for member in stack.members)
-            torch._foreach_copy_(self._copies, [grad for grad in stacked if grad is not None])
-        grads = [stack.gradient() for stack in self.stacks]
+    def _gradient(self, negated: bool) -> Tensor:
+        """Return the gradients in the layout, without those that are too large to square."""
+        grads = [param.grad for param in self._params]
+        if self._grad is None:
+            (grad,) = grads
+            assert grad is not None
+            stacked = self._distortion.to_layout(grad.to(self.state["exp_avg"].dtype))
+        else:
+            torch._foreach_copy_(self._slots, [grad for grad in grads if grad is not None])
+            stacked = self._grad
         if negated:
-            grads = list(torch._foreach_neg(grads))
-        if self._spreading:
-            self._leave_out_what_is_too_large(grads)
-        return grads
+            stacked = stacked.neg()
+        return self._without_too_large(stacked) if self._spreads else stacked
 
-    def _leave_out_what_is_too_large(self, grads: list[Tensor]) -> None:
+    def _without_too_large(self, grad: Tensor) -> Tensor:
         """Replace gradients that are too large to square by zeros, and count them in the state.
 
         One such element would spread to all others through P, and to every later step through the second moment. A
         gradient that is not finite is kept: it makes the parameter NaN, as in torch.optim.
         """
-        sizes = torch._foreach_norm([grads[index] for index in self._spreading])
-        limit = math.sqrt(torch.finfo(sizes[0].dtype).max) / _STRETCH
-        if sizes[0].is_cpu and all(size.item() <= limit for size in sizes):  # on other devices this would wait
-            return
-        for index, stack in self._spreading.items():
-            grad, dims = grads[index], tuple(range(stack.stack_dims, grads[index].ndim))
-            size, largest = (torch.linalg.vector_norm(grad, order, dims, keepdim=True) for order in (2, torch.inf))
-            kept = (size <= limit) | ~(largest < torch.inf)
-            stack.state[SKIPPED].view(-1).add_(~kept.view(-1))
-            grads[index] = torch.where(kept, grad, 0.0)
-
-
-@final
-class Stack:
-    """Parameters of one layout, or short vectors, with their states joined.
-
-    Args:
-        members: The parameters, at least one.
-
-    Attributes:
-        members: The parameters.
-        key: Equal for stacks that would be the same.
-        rule: The rule of all of them.
-        distortion: The distortion that all share; for vectors, that of the longest.
-        state: The state that a rule changes, in the layout. It has one more dimension in front if there are several
-            parameters. Each parameter's own state has views of it.
-        slots: Where the gradient of each parameter is copied to, in the parameter's shape. Empty for a single one.
-    """
-
-    __slots__ = (
-        "_grad",
-        "_is_like_params",
-        "_names",
-        "_owners",
-        "_padded_lengths",
-        "_views",
-        "distortion",
-        "key",
-        "members",
-        "rule",
-        "slots",
-        "state",
-    )
-
-    def __init__(self, members: Sequence[SteppedParameter]) -> None:
-        self.members = members
-        self.key = _stack_key(members)
-        self.rule = members[0].rule
-        self.distortion = max((member.distortion for member in members), key=lambda distortion: distortion.layout)
-        lengths = [member.distortion.layout[0] for member in members]
-        self._padded_lengths = lengths if min(lengths) < max(lengths) else []
-        self._is_like_params = all(member.distortion.layout == tuple(member.param.shape) for member in members)
-        self.slots: list[Tensor] = []
-        self.state: State = {}
-        self._owners: list[State] = []
-        self._names: list[str] = []
-        self._views: list[Tensor] = []
-        for name in members[0].shapes:
-            self._join(name)
-        if len(members) > 1:
-            self._grad = torch.zeros_like(self.state["exp_avg"])
-            self.slots = self.split_like_params(self._grad)
-
-    @property
-    def stack_dims(self) -> int:
-        """Dimensions in front of the layout that count parameters: 0 or 1."""
-        return int(len(self.members) > 1)
-
-    @property
-    def spreads(self) -> bool:
-        """Tell whether one element of a gradient can change how others move."""
-        return self.state["exp_avg"].numel() > 0 and self.rule.spreads(self.distortion)
+        limit = math.sqrt(torch.finfo(grad.dtype).max) / _STRETCH
+        if grad.is_cpu and torch.linalg.vector_norm(grad).item() <= limit:  # on other devices this would wait
+            return grad
+        dims = tuple(range(self._stack_dims, grad.ndim))
+        size, largest = (torch.linalg.vector_norm(grad, order, dims, keepdim=True) for order in (2, torch.inf))
+        kept = (size <= limit) | ~(largest < torch.inf)
+        self.state[SKIPPED].view(-1).add_(~kept.view(-1))
+        return torch.where(kept, grad, 0.0)
 
     def is_shared(self) -> bool:
         """Tell whether the states of the parameters still hold the views that the stack gave them."""
@@ -276,47 +271,38 @@ class Stack:
             if state.get(name) is view:
                 state[name] = _compact(view)
 
-    def gradient(self) -> Tensor:
-        """Return the gradients in the layout. For several parameters, copy theirs to the slots before."""
-        if len(self.members) > 1:
-            return self._grad
-        grad = self.members[0].whole.grad
-        assert grad is not None
-        return self.distortion.to_layout(grad.to(self.state["exp_avg"].dtype))
-
-    def split_like_params(self, stacked: Tensor) -> list[Tensor]:
+    def _split_like_params(self, stacked: Tensor) -> list[Tensor]:
         """Return each parameter's part of a tensor in the layout, as a view of the parameter's shape."""
-        parts = self._split(stacked)
+        parts = self._split(stacked, self._layouts)
         if self._is_like_params:
             return parts
         return [
             member.distortion.from_layout(part, tuple(member.param.shape))
-            for part, member in zip(parts, self.members, strict=True)
+            for part, member in zip(parts, self._members, strict=True)
         ]
 
     def _join(self, name: str) -> None:
         """Join an entry of all members, and put views of it into their states."""
-        known = [known_entries(member.rule, member.distortion)[name] for member in self.members]
+        known = [known_entries(member.rule, member.distortion)[name] for member in self._members]
         values = [
             member.distortion.to_layout(member.state[name]) if entry.elementwise else member.state[name]
-            for member, entry in zip(self.members, known, strict=True)
+            for member, entry in zip(self._members, known, strict=True)
         ]
         joined = _joined(values) if len(values) > 1 else _compact(values[0])
         self.state[name] = joined
-        views = self.split_like_params(joined) if known[0].elementwise else self._split(joined)
-        for member, view in zip(self.members, views, strict=True):
+        self._shapes[name] = shapes = [tuple(value.shape) for value in values]
+        views = self._split_like_params(joined) if known[0].elementwise else self._split(joined, shapes)
+        for member, view in zip(self._members, views, strict=True):
             member.state[name] = view
             self._owners.append(member.state)
             self._names.append(name)
             self._views.append(view)
 
-    def _split(self, stacked: Tensor) -> list[Tensor]:
-        if len(self.members) == 1:
+    def _split(self, stacked: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Return each parameter's part of a tensor, without padding."""
+        if len(self._members) == 1:
             return [stacked]
-        parts = list(stacked.unbind())
-        if not self._padded_lengths or stacked.ndim != 2 or stacked.shape[1] != max(self._padded_lengths):
-            return parts
-        return [part[:length] for part, length in zip(parts, self._padded_lengths, strict=True)]
+        return [part[tuple(map(slice, shape))] for part, shape in zip(stacked.unbind(), shapes, strict=True)]
 
 
 def _stack_key(members: Sequence[SteppedParameter]) -> Hashable:
@@ -326,47 +312,74 @@ def _stack_key(members: Sequence[SteppedParameter]) -> Hashable:
     return first.rule, first.distortion, frozenset(first.shapes), owners
 
 
-def _batched(members: Iterable[SteppedParameter], alike: Sequence[Hashable]) -> list[list[list[SteppedParameter]]]:
-    """Put members of one layout, and short vectors, into stacks; group the stacks that a rule can step at once.
+def _stacked_together(
+    members: Iterable[SteppedParameter], alike: Sequence[Hashable]
+) -> Iterable[list[SteppedParameter]]:
+    """Put members of one layout, short vectors, and small matrices where their rule allows it, into stacks.
 
-    Members of a stack have made the same number of steps and have the same entries in their states.
+    Members of a stack have the same entries in their states, and have made the same number of steps unless their rule
+    joins others.
     """
-    batches: dict[Hashable, dict[Hashable, list[SteppedParameter]]] = {}
+    stacks: dict[Hashable, list[SteppedParameter]] = {}
     for index, member in enumerate(members):
-        exp_avg, layout = member.state["exp_avg"], member.distortion.layout
+        exp_avg = member.state["exp_avg"]
         alone = index if exp_avg.numel() > _MAX_ELEMENTS else None
-        padded = len(layout) == 1 and layout[0] <= _MAX_PADDED
-        counters = tuple(member.state[name].item() for name in ("step", PREV_STEP) if name in member.state)
-        batch = (member.rule, alike[member.group], exp_avg.dtype, exp_avg.device, alone)
-        stack = (type(member.distortion) if padded else member.distortion, frozenset(member.shapes), counters)
-        batches.setdefault(batch, {}).setdefault(stack, []).append(member)
-    return [
-        [part for together in stacks.values() for part in _without_much_padding(together)]
-        for stacks in batches.values()
-    ]
+        kind = _padded_to_nothing(member) or member.distortion
+        counted = () if member.rule.joins_steps else ("step", PREV_STEP)
+        counters = tuple(member.state[name].item() for name in counted if name in member.state)
+        key = (member.rule, alike[member.group], exp_avg.dtype, exp_avg.device, alone, kind)
+        stacks.setdefault((*key, frozenset(member.shapes), counters), []).append(member)
+    return (part for together in stacks.values() for part in _without_much_padding(together))
+
+
+def _padded_to_nothing(member: SteppedParameter) -> Distortion | None:
+    """Return the same structure for all members that may be padded to one layout; None if this one may not be."""
+    layout = member.distortion.layout
+    if max(layout) > (_MAX_PADDED if len(layout) == 1 else _MAX_PADDED_SIDE):
+        return None
+    may = len(layout) == 1 or member.rule.joins_shapes
+    return member.distortion.padded_to((0,) * len(layout)) if may else None
 
 
 def _without_much_padding(members: list[SteppedParameter]) -> list[list[SteppedParameter]]:
-    """Split vectors by length, so that padding to the longest of each part stays below ``_MAX_PADDING``."""
+    """Split members by layout, so that padding them to the longest axes of their part pays."""
     parts: list[list[SteppedParameter]] = []
-    elements = 0
-    for member in sorted(members, key=lambda member: -member.distortion.layout[0]):
-        length = member.distortion.layout[0]
-        if parts:
-            padded = (len(parts[-1]) + 1) * parts[-1][0].distortion.layout[0]
-            if padded <= _MAX_PADDING * (elements + length):
-                parts[-1].append(member)
-                elements += length
-                continue
-        parts.append([member])
-        elements = length
+    for member in sorted(members, key=lambda member: -_elements([member.distortion.layout])):
+        layouts = [own.distortion.layout for own in (*(parts[-1] if parts else ()), member)]
+        if parts and _padding_pays(layouts):
+            parts[-1].append(member)
+        else:
+            parts.append([member])
     return parts
 
 
+def _common(layouts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(max, zip(*layouts, strict=True)))
+
+
+def _padding_pays(layouts: Sequence[tuple[int, ...]]) -> bool:
+    """Tell whether one stack of these layouts takes less time than several, and little more memory."""
+    padded = [_common(layouts)] * len(layouts)
+    if _elements(padded) > _MAX_PADDING[len(layouts[0]) - 1] * _elements(layouts):
+        return False
+    return _work(padded) - _work(layouts) <= _STACK * (len(set(layouts)) - 1)
+
+
+def _elements(layouts: Sequence[tuple[int, ...]]) -> int:
+    return sum(map(math.prod, layouts))
+
+
+def _work(layouts: Sequence[tuple[int, ...]]) -> int:
+    """Return the multiplications of P g."""
+    return sum(math.prod(layout) * (sum(layout) if len(layout) > 1 else 1) for layout in layouts)
+
+
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    if all(tensor.shape == tensors[0].shape for tensor in tensors):
-        return torch.stack(list(tensors))
-    return pad_sequence(list(tensors), batch_first=True)
+    """Stack tensors, padded at the ends with zeros where their shapes differ."""
+    joined = tensors[0].new_zeros((len(tensors), *_common([tuple(tensor.shape) for tensor in tensors])))
+    for part, tensor in zip(joined, tensors, strict=True):
+        part[tuple(map(slice, tensor.shape))] = tensor
+    return joined
 
 
 def _compact(tensor: Tensor) -> Tensor:

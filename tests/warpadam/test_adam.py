@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from warpadam.adam import Moments, direction_and_slope, directions, update_moments
+from warpadam.adam import Moments, direction, direction_and_slope, update_moments
 
 
 def _moments(values: list[Tensor], beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8) -> Moments:
     """Moments after all of ``values``."""
-    moments = Moments([torch.zeros_like(values[0])], [torch.zeros_like(values[0])], [len(values)], beta1, beta2, eps)
+    moments = Moments(torch.zeros_like(values[0]), torch.zeros_like(values[0]), len(values), beta1, beta2, eps)
     for value in values:
-        update_moments(moments, [value])
+        update_moments(moments, value)
     return moments
 
 
@@ -30,7 +30,7 @@ def test_direction_is_the_step_of_torch_adam(betas: tuple[float, float]) -> None
         before, param.grad = param.detach().clone(), values[-1].clone()
         adam.step()
         expected = before - param.detach()
-        (ours,) = directions(_moments(values, *betas, eps=1e-6))
+        ours = direction(_moments(values, *betas, eps=1e-6))
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
 
 
@@ -41,13 +41,13 @@ def test_slope_equals_autograd_through_the_last_update(seed: int, steps: int, be
     values = [torch.randn(7, dtype=torch.float64, generator=generator) for _ in range(steps)]
     before = _moments(values[:-1], beta1)
     last = values[-1].clone().requires_grad_()
-    exp_avg = beta1 * before.exp_avgs[0] + (1 - beta1) * last
-    exp_avg_sq = 0.95 * before.exp_avg_sqs[0] + 0.05 * last**2
+    exp_avg = beta1 * before.exp_avg + (1 - beta1) * last
+    exp_avg_sq = 0.95 * before.exp_avg_sq + 0.05 * last**2
     root = (exp_avg_sq / (1 - 0.95**steps)).sqrt()
     (expected,) = torch.autograd.grad((exp_avg / (1 - beta1**steps) / (root + 1e-8)).sum(), last)
     update, slope = direction_and_slope(_moments(values, beta1), values[-1])
     torch.testing.assert_close(slope, expected, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close([update], directions(_moments(values, beta1)), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(update, direction(_moments(values, beta1)), rtol=1e-12, atol=1e-14)
     scaled = direction_and_slope(_moments(values, beta1), values[-1], -0.5)
     torch.testing.assert_close(list(scaled), [-0.5 * update, -0.5 * slope], rtol=1e-12, atol=1e-14)
 
@@ -71,14 +71,14 @@ def test_slope_is_finite_when_a_dead_input_revives() -> None:
 
 def test_a_dead_input_does_not_move_even_without_eps() -> None:
     moments, expected = _moments([torch.tensor([0.0, -3.0])], eps=0.0), torch.tensor([0.0, -1.0])
-    torch.testing.assert_close(directions(moments)[0], expected)
+    torch.testing.assert_close(direction(moments), expected)
     torch.testing.assert_close(direction_and_slope(moments, torch.tensor([0.0, -3.0]))[0], expected)
 
 
 def test_direction_does_not_change_the_moments() -> None:
     moments = _moments([torch.tensor([1.0, 2.0]), torch.tensor([3.0, -4.0])])
-    before = (moments.exp_avgs[0].clone(), moments.exp_avg_sqs[0].clone())
-    directions(moments)
+    before = (moments.exp_avg.clone(), moments.exp_avg_sq.clone())
+    direction(moments)
     direction_and_slope(moments, torch.tensor([3.0, -4.0]))
-    assert torch.equal(moments.exp_avgs[0], before[0])
-    assert torch.equal(moments.exp_avg_sqs[0], before[1])
+    assert torch.equal(moments.exp_avg, before[0])
+    assert torch.equal(moments.exp_avg_sq, before[1])

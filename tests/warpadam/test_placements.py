@@ -100,7 +100,7 @@ class _RealStep:
         self.grad = self._gradient(_randn(shape, generator))
         optimizer.step()
         exp_avg, exp_avg_sq = (self.distortion.to_layout(state[name]) for name in ("exp_avg", "exp_avg_sq"))
-        self.moments = Moments([exp_avg], [exp_avg_sq], [4], BETA1, BETA2, EPS)
+        self.moments = Moments(exp_avg, exp_avg_sq, 4, BETA1, BETA2, EPS)
         self.next_target = _randn(shape, generator)
         self.next_grad = self._gradient(self.next_target)
 
@@ -148,7 +148,7 @@ def test_meta_gradient_is_autograd_through_one_real_step(
         placement, FullDistortion(elements, elements), {"blocks": _dense(step.distortion, step.factors)[None]}
     )
     flat = step.moments._replace(
-        exp_avgs=[step.moments.exp_avgs[0].reshape(1, -1)], exp_avg_sqs=[step.moments.exp_avg_sqs[0].reshape(1, -1)]
+        exp_avg=step.moments.exp_avg.reshape(1, -1), exp_avg_sq=step.moments.exp_avg_sq.reshape(1, -1)
     )
     dense = meta_gradient(whole, flat, step.grad.reshape(1, -1), step.next_grad.reshape(1, -1), LR)["blocks"][0]
     torch.testing.assert_close(dense, dense_grad, rtol=1e-10, atol=1e-10)
@@ -166,7 +166,7 @@ def test_meta_gradient_is_proportional_to_lr_and_to_the_next_gradient(placement:
 
 def test_meta_gradient_changes_none_of_its_inputs() -> None:
     step = _RealStep("kronecker", "sandwich", (3, 4), 64)
-    inputs = [step.grad, step.next_grad, *step.moments.exp_avgs, *step.moments.exp_avg_sqs, *step.factors.values()]
+    inputs = [step.grad, step.next_grad, step.moments.exp_avg, step.moments.exp_avg_sq, *step.factors.values()]
     before = [tensor.clone() for tensor in inputs]
     meta_gradient(
         PlacedDistortion("sandwich", step.distortion, step.factors), step.moments, step.grad, step.next_grad, LR

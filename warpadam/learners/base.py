@@ -1,14 +1,13 @@
 """The interface of a learner, which is the whole update rule of a parameter: its moments, its P, and how P learns.
 
-A rule holds no tensors and no shapes. It is given many parameters at once, so that elementwise work is one call over a
-list of tensors (``torch._foreach_*``) and only matrix products are one call for each shape. ``stacks.py`` decides which
-parameters are given together.
+A rule holds no tensors and no shapes. It is given one parameter, or several that ``stacks.py`` has stacked into one
+tensor. For small tensors the number of calls decides how long a step takes, so a rule makes few.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -45,8 +44,22 @@ class StepSettings(NamedTuple):
     cov_beta: float
 
 
+class Padding(NamedTuple):
+    """How matrices of different shapes are padded with zeros.
+
+    Attributes:
+        rows: Rows of each, parameters x 1 x 1.
+        columns: Columns of each, in the same shape.
+        shapes: For each entry of the state, its shape for each parameter.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    shapes: Mapping[str, Sequence[tuple[int, ...]]]
+
+
 class Part(NamedTuple):
-    """One parameter in one step, or several of the same layout, stacked.
+    """One parameter in one step, or several, stacked.
 
     Attributes:
         distortion: The structure of P. Gradients and directions are in its layout.
@@ -54,16 +67,24 @@ class Part(NamedTuple):
         grad: The gradient, in the layout and in the dtype of the state. A rule must not change or keep it. If it has
             one more dimension in front, it holds the gradients of several parameters, and every entry of the state
             holds theirs.
+        padding: How gradients and state are padded, if the parameters are matrices of different shapes.
     """
 
     distortion: Distortion
     state: State
     grad: Tensor
+    padding: Padding | None = None
 
     @property
     def stack_dims(self) -> int:
         """Dimensions in front of the layout that count parameters: 0 or 1."""
         return self.grad.ndim - len(self.distortion.layout)
+
+    def each(self, numbers: Sequence[int], dims: int) -> int | Tensor:
+        """Return the number of all parameters if it is one, otherwise a tensor of them with ``dims`` more axes."""
+        if numbers.count(numbers[0]) == len(numbers):
+            return numbers[0]
+        return self.grad.new_tensor(numbers).view(-1, *[1] * dims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +115,22 @@ class UpdateRule(ABC):
         """Tell whether one element of the gradient can change how other elements move."""
         return distortion.mixes
 
+    @property
+    def joins_shapes(self) -> bool:
+        """Whether matrices of different shapes may be padded with zeros and stepped together."""
+        return False
+
+    @property
+    def joins_steps(self) -> bool:
+        """Whether parameters that have made different numbers of steps may be stepped together."""
+        return False
+
     @abstractmethod
-    def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        """Fold in one gradient of every part and return the directions, which are then multiplied by -lr.
+    def update(self, part: Part, settings: StepSettings) -> Tensor:
+        """Fold in one gradient and return the direction, which is then multiplied by -lr.
 
         Args:
-            parts: They may differ in the number of their steps, and in the optional entries of their states.
+            part: One parameter, or several.
             settings: The group's numbers at this step.
         """
 
@@ -122,47 +153,26 @@ def init_kept(name: str, distortion: Distortion, dtype: torch.dtype, device: tor
     }
 
 
-def keep(parts: Sequence[Part], name: str, values: Sequence[Tensor], steps: Sequence[int]) -> None:
-    """Copy a gradient or update of this step into every state, until the next gradient judges it."""
-    torch._foreach_copy_([part.state[name] for part in parts], list(values))
-    for part, step in zip(parts, steps, strict=True):
-        part.state[PREV_STEP].fill_(step)
+def keep(part: Part, name: str, value: Tensor) -> None:
+    """Copy a gradient or update of this step into the state, until the next gradient judges it."""
+    part.state[name].copy_(value)
+    part.state[PREV_STEP].copy_(part.state["step"])
 
 
-def is_kept(part: Part, step: int) -> bool:
-    """Tell whether the step before ``step`` kept something for the gradient of ``step`` to judge."""
-    return step > 1 and _first(part.state[PREV_STEP]) == step - 1
+def are_kept(part: Part, steps: Sequence[int]) -> list[bool]:
+    """Tell for each parameter whether the step before kept something for this step's gradient to judge."""
+    return [step > 1 and kept == step - 1 for kept, step in zip(_numbers(part.state[PREV_STEP]), steps, strict=True)]
 
 
-def count_steps(parts: Sequence[Part]) -> list[int]:
-    """Advance the step counters and return the number of each part. They are on the CPU, so no device waits."""
-    steps = [part.state["step"] for part in parts]
-    torch._foreach_add_(steps, 1)
-    return [_first(step) for step in steps]
+def count_steps(part: Part) -> list[int]:
+    """Advance the step counter and return the number of each parameter. It is on the CPU, so no device waits."""
+    return _numbers(part.state["step"].add_(1))
 
 
-def _first(counter: Tensor) -> int:
-    """Return the value of a counter; for several parameters it is the same for all."""
-    return int((counter[0] if counter.ndim else counter).item())
+def _numbers(counter: Tensor) -> list[int]:
+    return [int(number) for number in counter.view(-1).tolist()]
 
 
-def norms(tensors: Sequence[Tensor], stack_dims: Sequence[int]) -> list[Tensor]:
-    """Return the Frobenius norm of each tensor as a vector, with one number for each parameter that it holds.
-
-    Args:
-        tensors: At least one element each.
-        stack_dims: For each tensor, how many leading dimensions count parameters: 0 or 1.
-    """
-    singles = [tensor for tensor, dims in zip(tensors, stack_dims, strict=True) if not dims]
-    single = iter(torch._foreach_norm(singles) if singles else ())
-    return [
-        torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim))) if dims else next(single).view(1)
-        for tensor, dims in zip(tensors, stack_dims, strict=True)
-    ]
-
-
-def moments_of(parts: Sequence[Part], steps: Sequence[int], settings: StepSettings) -> Moments:
-    """Return the moments in the states, shared, not copied."""
-    exp_avgs = [part.state["exp_avg"] for part in parts]
-    exp_avg_sqs = [part.state["exp_avg_sq"] for part in parts]
-    return Moments(exp_avgs, exp_avg_sqs, steps, settings.beta1, settings.beta2, settings.eps)
+def moments_of(part: Part, step: int | Tensor, settings: StepSettings) -> Moments:
+    """Return the moments in the state, shared, not copied."""
+    return Moments(part.state["exp_avg"], part.state["exp_avg_sq"], step, settings.beta1, settings.beta2, settings.eps)

@@ -7,7 +7,6 @@ space equals momentum in the raw space, so this one rule serves a P of any origi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -15,10 +14,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.adam import directions, update_moments
+from warpadam.adam import direction, update_moments
 from warpadam.config import Placement
 from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of
-from warpadam.learners.scale import TENSOR_SCALE_SHAPE, init_sides_and_scale, scale_directions
+from warpadam.learners.scale import TENSOR_SCALE_SHAPE, init_sides_and_scale, scaled_direction
 from warpadam.placements import PlacedDistortion, unwarp_direction, warp_gradient
 from warpadam.structures import DiagonalDistortion, Distortion, Factors
 
@@ -51,11 +50,15 @@ class FrozenRule(UpdateRule):
             return distortion.scale_shape
         return TENSOR_SCALE_SHAPE if self.placement == Placement.PRE and distortion.sides else None
 
+    @property
     @override
-    def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        moments = moments_of(parts, count_steps(parts), settings)
-        placed = [PlacedDistortion(self.placement, part.distortion, part.state) for part in parts]
-        update_moments(moments, [warp_gradient(p, part.grad) for p, part in zip(placed, parts, strict=True)])
-        updates = directions(moments)
-        scale_directions(parts, updates)
-        return [unwarp_direction(p, update) for p, update in zip(placed, updates, strict=True)]
+    def joins_steps(self) -> bool:
+        return True
+
+    @override
+    def update(self, part: Part, settings: StepSettings) -> Tensor:
+        step = part.each(count_steps(part), len(part.distortion.layout))
+        moments = moments_of(part, step, settings)
+        placed = PlacedDistortion(self.placement, part.distortion, part.state)
+        update_moments(moments, warp_gradient(placed, part.grad))
+        return unwarp_direction(placed, scaled_direction(part, direction(moments)))

@@ -6,7 +6,6 @@ has the formula. This file decides when it is used and steps the factors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -14,16 +13,16 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.adam import directions, update_moments
+from warpadam.adam import direction, update_moments
 from warpadam.learners.base import (
     Part,
     State,
     StepSettings,
     UpdateRule,
+    are_kept,
     count_steps,
     init_kept,
     init_moments,
-    is_kept,
     keep,
     moments_of,
 )
@@ -66,28 +65,22 @@ class HypergradientRule(UpdateRule):
         return distortion.init_factors(dtype, device)
 
     @override
-    def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        steps = count_steps(parts)
+    def update(self, part: Part, settings: StepSettings) -> Tensor:
+        steps = count_steps(part)
+        step = steps[0]
+        placed = PlacedDistortion(self.placement, part.distortion, part.state)
         if settings.p_lr > 0:
-            numbered = list(zip(parts, steps, strict=True))
-            self._learn([(part, step) for part, step in numbered if is_kept(part, step)], settings)
-            for part, step in numbered:
-                if step >= _FIRST_STEP and step % settings.meta_every == 0:
-                    keep([part], _PREV_GRAD, [part.grad], [step])
-        moments = moments_of(parts, steps, settings)
-        placed = [self._placed(part) for part in parts]
-        update_moments(moments, [warp_gradient(p, part.grad) for p, part in zip(placed, parts, strict=True)])
-        return [unwarp_direction(*pair) for pair in zip(placed, directions(moments), strict=True)]
+            if are_kept(part, steps)[0]:
+                _learn(placed, part, step, settings)
+            if step >= _FIRST_STEP and step % settings.meta_every == 0:
+                keep(part, _PREV_GRAD, part.grad)
+        moments = moments_of(part, step, settings)
+        update_moments(moments, warp_gradient(placed, part.grad))
+        return unwarp_direction(placed, direction(moments))
 
-    def _placed(self, part: Part) -> PlacedDistortion:
-        return PlacedDistortion(self.placement, part.distortion, part.state)
 
-    def _learn(self, judged: Sequence[tuple[Part, int]], settings: StepSettings) -> None:
-        pulled = []
-        for part, step in judged:
-            moments = moments_of([part], [step - 1], settings)
-            pulled.append(meta_gradient(self._placed(part), moments, part.state[_PREV_GRAD], part.grad))
-        parts = [part for part, _ in judged]
-        normalised_step([part.state for part in parts], pulled, settings.p_lr, [part.stack_dims for part in parts])
-        for part, factors in zip(parts, pulled, strict=True):
-            part.distortion.settle({name: part.state[name] for name in factors}, settings.p_decay)
+def _learn(placed: PlacedDistortion, part: Part, step: int, settings: StepSettings) -> None:
+    moments = moments_of(part, step - 1, settings)
+    pulled = meta_gradient(placed, moments, part.state[_PREV_GRAD], part.grad)
+    normalised_step(part.state, pulled, settings.p_lr, part.stack_dims)
+    part.distortion.settle({name: part.state[name] for name in pulled}, settings.p_decay)

@@ -1,14 +1,13 @@
 """Steps learned tensors along their meta-gradient with Adam, so that the scale of the loss cancels.
 
 A meta-gradient that is not finite is skipped and counted. The decision stays on the device, so nothing waits for it.
-Numbers that each parameter has once are computed in one vector for all parameters.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -36,50 +35,35 @@ def init_normalised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def normalised_step(
-    states: Sequence[dict[str, Tensor]],
-    meta_gradients: Sequence[Mapping[str, Tensor]],
-    p_lr: float,
-    stack_dims: Sequence[int] | None = None,
+    state: dict[str, Tensor], meta_gradients: Mapping[str, Tensor], p_lr: float, stack_dims: int = 0
 ) -> None:
-    """Step the named tensors of every state against their meta-gradients, in place, as Adam does.
+    """Step the named tensors of a state against their meta-gradients, in place, as Adam does.
 
     If a meta-gradient of a parameter is not finite, or its square overflows, none of the parameter's tensors move and
     its ``skipped`` grows by one. A meta-gradient of zero teaches nothing and moves nothing.
 
     Args:
-        states: Each holds the tensors of one parameter, and what :func:`init_normalised` returned for them.
-        meta_gradients: For each state, the gradient of the next loss for each tensor, of the same shape. Overwritten.
+        state: Holds the tensors, and what :func:`init_normalised` returned for them.
+        meta_gradients: The gradient of the next loss for each tensor, of the same shape. Overwritten.
         p_lr: Step size.
-        stack_dims: For each state, how many leading dimensions of its tensors count parameters. Default: 0.
+        stack_dims: How many leading dimensions of the tensors count parameters: 0 or 1.
     """
-    stack_dims = stack_dims or [0] * len(states)
-    names = [(state, name) for state, pulled in zip(states, meta_gradients, strict=True) for name in pulled]
-    if not names:
+    if not meta_gradients:
         return
-    sizes = [
-        functools.reduce(torch.add, (_square_sum(grad, dims) for grad in pulled.values())).view(-1)
-        for pulled, dims in zip(meta_gradients, stack_dims, strict=True)
-    ]
-    size = torch.cat(sizes)
+    size = functools.reduce(torch.add, (_square_sum(grad, stack_dims) for grad in meta_gradients.values()))
     finite = size < math.inf  # False for NaN as well, and a third of the calls of isfinite
-    accepted = finite & (size > 0)
-    numbers = _decide(states, accepted.to(size.dtype), finite.to(size.dtype), p_lr)
-    lengths, zero = [size.numel() for size in sizes], sizes[0].new_zeros(())
-    kept: list[Tensor] = []
-    chosen: list[tuple[Tensor, ...]] = []
-    for pulled, dims, flags, values in zip(
-        meta_gradients,
-        stack_dims,
-        accepted.split_with_sizes(lengths),
-        numbers.split_with_sizes(lengths, 1),
-        strict=True,
-    ):
-        for grad in pulled.values():
-            each = (*grad.shape[:dims], *[1] * (grad.ndim - dims))
-            kept.append(torch.where(flags.view(each), grad, zero, out=grad))
-            chosen.append(values.view(3, *each).unbind())
-    first, second, step_sizes = zip(*chosen, strict=True)
-    _step(names, kept, first, second, step_sizes)
+    state[SKIPPED].add_(~finite)
+    accepted = (finite & (size > 0)).to(size.dtype)
+    first, second, step_size = _weights(state[_COUNT].add_(accepted), accepted, p_lr)
+    for name, grad in meta_gradients.items():
+        each = (*accepted.shape, *[1] * (grad.ndim - stack_dims))
+        kept = torch.where(accepted.view(each) > 0, grad, 0.0)
+        exp_avg, exp_avg_sq = state[f"{name}_exp_avg"], state[f"{name}_exp_avg_sq"]
+        exp_avg.lerp_(kept, first.view(each))
+        exp_avg_sq.lerp_(kept.square_(), second.view(each))
+        # smaller roots come from squares that were rounded to zero, where the ratio is noise
+        root = exp_avg_sq.sqrt().add_(torch.finfo(grad.dtype).tiny ** 0.5)
+        state[name].addcdiv_(exp_avg, root.div_(step_size.view(each)))  # a step size of 0 makes the root infinite
 
 
 def restart_unless_finite(distortion: Distortion, state: dict[str, Tensor]) -> None:
@@ -99,40 +83,22 @@ def restart_unless_finite(distortion: Distortion, state: dict[str, Tensor]) -> N
 
 
 def _square_sum(grad: Tensor, stack_dims: int) -> Tensor:
-    if stack_dims:
-        return grad.square().flatten(1).sum(1)
-    flat = grad.reshape(-1)
-    return torch.dot(flat, flat)
+    flat = grad.flatten(stack_dims)
+    total: Tensor = torch.linalg.vecdot(flat, flat)
+    return total
 
 
-def _decide(states: Sequence[dict[str, Tensor]], accepted: Tensor, finite: Tensor, p_lr: float) -> Tensor:
-    """Update the counters; return for each parameter the weights of both averages and minus the step size."""
-    steps, skips = ([state[name].view(-1) for state in states] for name in (_COUNT, SKIPPED))
-    counts, skipped = torch.cat(steps).add_(accepted), torch.cat(skips).add_(1 - finite)
-    lengths = [step.numel() for step in steps]
-    for kept, values in ((steps, counts), (skips, skipped)):
-        torch._foreach_copy_(kept, list(values.split_with_sizes(lengths)))
+def _weights(count: Tensor, accepted: Tensor, p_lr: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each parameter the weights of its meta-gradient in both averages, and minus the step size.
+
+    Args:
+        count: How many meta-gradients were accepted, with this one.
+        accepted: 1 where this one is, otherwise 0.
+        p_lr: Step size before the bias corrections.
+    """
     beta1, beta2 = META_BETAS
-    count = counts.clamp_min_(1)  # with none accepted yet the averages are 0, and so is the step
-    step_size = accepted * (1 - beta2**count).sqrt_() / (1 - beta1**count) * -p_lr
-    return torch.stack(((1 - beta1) * accepted, (1 - beta2) * accepted, step_size))
-
-
-def _step(
-    names: Sequence[tuple[dict[str, Tensor], str]],
-    grads: list[Tensor],
-    first: tuple[Tensor, ...],
-    second: tuple[Tensor, ...],
-    step_sizes: tuple[Tensor, ...],
-) -> None:
-    """Step the named tensors as Adam does; overwrites ``grads``."""
-    exp_avgs = [state[f"{name}_exp_avg"] for state, name in names]
-    exp_avg_sqs = [state[f"{name}_exp_avg_sq"] for state, name in names]
-    torch._foreach_lerp_(exp_avgs, grads, first)
-    torch._foreach_mul_(grads, grads)
-    torch._foreach_lerp_(exp_avg_sqs, grads, second)
-    roots = torch._foreach_sqrt(exp_avg_sqs)
-    # smaller roots come from squares that were rounded to zero, where the ratio is noise
-    torch._foreach_add_(roots, torch.finfo(roots[0].dtype).tiny ** 0.5)
-    torch._foreach_div_(roots, step_sizes)  # a step size of 0 makes them infinite
-    torch._foreach_addcdiv_([state[name] for state, name in names], exp_avgs, roots)
+    count = count.clamp_min(1)  # with none accepted yet the averages are 0, and so is the step
+    # expm1(count log beta) is -(1 - beta^count)
+    correction1, correction2 = torch.expm1(count * math.log(beta1)), torch.expm1(count * math.log(beta2))
+    step_size = correction2.neg_().sqrt_().div_(correction1).mul_(accepted).mul_(p_lr)
+    return accepted * (1 - beta1), accepted * (1 - beta2), step_size

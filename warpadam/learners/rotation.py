@@ -7,7 +7,6 @@ momentum is never stale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -15,16 +14,16 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.adam import directions, update_moments
+from warpadam.adam import direction, update_moments
 from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of
 from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.scale import (
     init_learned_scale,
     init_sides_and_scale,
-    learn_scales,
+    learn_scale,
     remember,
     reorder_scale,
-    scale_directions,
+    scaled_direction,
 )
 from warpadam.structures import Distortion, Factors
 
@@ -63,27 +62,23 @@ class RotationRule(UpdateRule):
         return init_sides_and_scale(distortion, distortion.scale_shape, dtype, device)
 
     @override
-    def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        steps = count_steps(parts)
-        turns = [step - 1 in _EARLY_REFRESHES or (step > 1 and (step - 1) % settings.meta_every == 0) for step in steps]
-        if settings.p_lr > 0 or not all(turns):
-            projected = [part.distortion.apply(part.state, part.grad) for part in parts]
+    def update(self, part: Part, settings: StepSettings) -> Tensor:
+        steps, distortion, state = count_steps(part), part.distortion, part.state
+        step = steps[0]
+        turns = step - 1 in _EARLY_REFRESHES or (step > 1 and (step - 1) % settings.meta_every == 0)
+        projected = distortion.apply(state, part.grad)
         if settings.p_lr > 0:
-            learn_scales(parts, projected, steps, settings)  # in the basis of the step that it judges
-        if any(turns):
-            for part, turn in zip(parts, turns, strict=True):
-                if turn:
-                    refresh(part.distortion, part.state)
-            projected = [part.distortion.apply(part.state, part.grad) for part in parts]
-        moments = moments_of(parts, steps, settings)
+            learn_scale(part, projected, steps, settings)  # in the basis of the step that it judges
+        if turns:
+            refresh(distortion, state)
+            projected = distortion.apply(state, part.grad)
+        moments = moments_of(part, step, settings)
         update_moments(moments, projected)
-        updates = directions(moments)
-        scale_directions(parts, updates)
+        update = scaled_direction(part, direction(moments))
         if settings.p_lr > 0:
-            remember(parts, updates, steps)
-        for part in parts:
-            part.distortion.follow(part.state, part.grad, settings.cov_beta)
-        return [part.distortion.apply_transpose(part.state, u) for part, u in zip(parts, updates, strict=True)]
+            remember(part, update)
+        distortion.follow(state, part.grad, settings.cov_beta)
+        return distortion.apply_transpose(state, update)
 
 
 def refresh(distortion: Distortion, state: State) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from warpadam.learners.base import Part, State, StepSettings, init_kept, is_kept, keep
+from warpadam.learners.base import Part, State, StepSettings, are_kept, init_kept, keep
 from warpadam.learners.normalised import init_normalised, normalised_step
 from warpadam.structures import Distortion, Factors
 
@@ -47,45 +47,40 @@ def init_learned_scale(
     return {**scale, **init_normalised(scale), **init_kept(_PREV_UPDATE, distortion, dtype, device)}
 
 
-def scale_directions(parts: Sequence[Part], updates: Sequence[Tensor]) -> None:
-    """Multiply every u by S, in place. Where a state has no scale, u stays as it is."""
-    for part, update in zip(parts, updates, strict=True):
-        if LOG_SCALE in part.state:
-            update.mul_(step_scale(part.state[LOG_SCALE], update))
+def scaled_direction(part: Part, update: Tensor) -> Tensor:
+    """Return S u, in the memory of u; u itself if the state has no scale."""
+    log_scale = part.state.get(LOG_SCALE)
+    return update if log_scale is None else update.mul_(step_scale(log_scale, update))
 
 
-def learn_scales(
-    parts: Sequence[Part], next_grads: Sequence[Tensor], steps: Sequence[int], settings: StepSettings
-) -> None:
-    """Step every s that has an update to judge against its meta-gradient -<g', S u>, normalised, in place.
+def learn_scale(part: Part, next_grad: Tensor, steps: Sequence[int], settings: StepSettings) -> None:
+    """Step s against its meta-gradient -<g', S u>, normalised, in place, if there is an update to judge.
 
     s stays in the trust range.
 
     Args:
-        parts: Their states hold the scales and the updates that :func:`remember` kept.
-        next_grads: g' of every part, in the space in which the scale acted.
-        steps: The number of this step for every part.
+        part: Its state holds the scale and the update that :func:`remember` kept.
+        next_grad: g', in the space in which the scale acted.
+        steps: The number of this step, for each parameter.
         settings: Step size of s, and its pull towards 0.
     """
-    judged: list[Part] = []
-    pulled = []
-    for part, grad, step in zip(parts, next_grads, steps, strict=True):
-        if is_kept(part, step):
-            judged.append(part)
-            pulled.append({LOG_SCALE: _pulled(grad * part.state[_PREV_UPDATE], part.state[LOG_SCALE])})
-    if not judged:
+    kept = are_kept(part, steps)
+    if not any(kept):
         return
-    scales = [part.state[LOG_SCALE] for part in judged]
-    normalised_step([part.state for part in judged], pulled, settings.p_lr, [part.stack_dims for part in judged])
+    scale = part.state[LOG_SCALE]
+    judged = part.each(kept, scale.ndim - part.stack_dims)
+    pulled = _pulled(next_grad, part.state[_PREV_UPDATE], scale)
+    if isinstance(judged, Tensor):
+        pulled = torch.where(judged > 0, pulled, 0.0)  # teaches nothing
+    normalised_step(part.state, {LOG_SCALE: pulled}, settings.p_lr, part.stack_dims)
     if settings.p_decay:
-        torch._foreach_mul_(scales, 1 - settings.p_decay)
-    torch._foreach_clamp_min_(scales, -MAX_LOG_SCALE)
-    torch._foreach_clamp_max_(scales, MAX_LOG_SCALE)
+        scale.mul_(1 - settings.p_decay * judged)
+    scale.clamp_(-MAX_LOG_SCALE, MAX_LOG_SCALE)
 
 
-def remember(parts: Sequence[Part], updates: Sequence[Tensor], steps: Sequence[int]) -> None:
-    """Keep every S u of this step until the next gradient judges it."""
-    keep(parts, _PREV_UPDATE, updates, steps)
+def remember(part: Part, update: Tensor) -> None:
+    """Keep the S u of this step until the next gradient judges it."""
+    keep(part, _PREV_UPDATE, update)
 
 
 def reorder_scale(state: State, distortion: Distortion, side: str, order: Tensor) -> None:
@@ -104,11 +99,12 @@ def step_scale(log_scale: Tensor, update: Tensor) -> Tensor:
     return log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp_()
 
 
-def _pulled(agreement: Tensor, log_scale: Tensor) -> Tensor:
-    """Return the meta-gradient of s from the elements of <g', S u>; overwrites them."""
-    if agreement.ndim > log_scale.ndim:
-        if log_scale.shape[-1] == 1:
-            agreement = agreement.flatten(-2).sum(-1, keepdim=True)
-        else:
-            agreement = torch.cat((agreement.sum(-1), agreement.sum(-2)), -1)
-    return agreement.neg_()
+def _pulled(next_grad: Tensor, update: Tensor, log_scale: Tensor) -> Tensor:
+    """Return the meta-gradient of s, the negative sums of the elements of <g', S u>."""
+    if next_grad.ndim == log_scale.ndim:
+        return (next_grad * update).neg_()
+    if log_scale.shape[-1] == 1:
+        agreement: Tensor = torch.linalg.vecdot(next_grad.flatten(-2), update.flatten(-2)).unsqueeze(-1)
+        return agreement.neg_()
+    products = next_grad * update
+    return torch.cat((products.sum(-1), products.sum(-2)), -1).neg_()

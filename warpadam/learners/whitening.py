@@ -6,24 +6,23 @@ back. The first moment stays in raw gradient space, so momentum does not become 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of, norms
+from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments
 from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.scale import (
     TENSOR_SCALE_SHAPE,
     init_learned_scale,
     init_sides_and_scale,
-    learn_scales,
+    learn_scale,
     remember,
-    scale_directions,
+    scaled_direction,
 )
 from warpadam.structures import Distortion, Factors
 
@@ -95,67 +94,94 @@ class WhiteningRule(UpdateRule):
     def spreads(self, distortion: Distortion) -> bool:
         return True  # through the size of the update
 
+    @property
     @override
-    def update(self, parts: Sequence[Part], settings: StepSettings) -> list[Tensor]:
-        steps = count_steps(parts)
+    def joins_shapes(self) -> bool:
+        return True
+
+    @property
+    @override
+    def joins_steps(self) -> bool:
+        return True
+
+    @override
+    def update(self, part: Part, settings: StepSettings) -> Tensor:
+        steps = count_steps(part)
         if settings.p_lr > 0:
-            learn_scales(parts, [part.grad for part in parts], steps, settings)
-        for part, step in zip(parts, steps, strict=True):
-            part.distortion.follow(part.state, part.grad, settings.cov_beta)
-            if step in _EARLY_REFRESHES or (step > 1 and step % settings.meta_every == 0):
-                refresh(part.distortion, part.state)
-        updates = _directions(parts, steps, settings)
-        scale_directions(parts, updates)
+            learn_scale(part, part.grad, steps, settings)
+        part.distortion.follow(part.state, part.grad, settings.cov_beta)
+        due = [step in _EARLY_REFRESHES or (step > 1 and step % settings.meta_every == 0) for step in steps]
+        if any(due):
+            refresh(part, due)
+        update = scaled_direction(part, _direction(part, part.each(steps, 2), settings))
         if settings.p_lr > 0:
-            remember(parts, updates, steps)
-        return updates
+            remember(part, update)
+        return update
 
 
-def _directions(parts: Sequence[Part], steps: Sequence[int], settings: StepSettings) -> list[Tensor]:
-    """Return the updates of fixed size that Adam makes of the warped Nesterov momenta."""
-    moments = moments_of(parts, steps, settings)
-    grads, beta1 = [part.grad for part in parts], settings.beta1
-    torch._foreach_lerp_(moments.exp_avgs, grads, 1 - beta1)
-    ahead = list(torch._foreach_mul(moments.exp_avgs, [beta1 / (1 - beta1**step) for step in steps]))
-    torch._foreach_add_(ahead, grads, alpha=1 - beta1)
-    _update_freshness(parts, ahead, beta1)
-    warped = [part.distortion.apply(part.state, tensor) for part, tensor in zip(parts, ahead, strict=True)]
-    rows = [tensor.square().mean(-1, keepdim=True) for tensor in warped]
-    torch._foreach_mul_(moments.exp_avg_sqs, settings.beta2)  # a lerp would make NaN of a square that overflowed
-    torch._foreach_add_(moments.exp_avg_sqs, rows, alpha=1 - settings.beta2)
-    roots = list(torch._foreach_sqrt(moments.exp_avg_sqs))
-    torch._foreach_div_(roots, [math.sqrt(1 - settings.beta2**step) for step in steps])
-    torch._foreach_add_(roots, settings.eps)
-    torch._foreach_clamp_min_(roots, _SMALLEST)
-    torch._foreach_sqrt_(rows)
-    torch._foreach_div_(rows, roots)  # the root mean square of each row of u
-    for part, tensor, root, row in zip(parts, warped, roots, rows, strict=True):
-        share = tensor.shape[-1] / part.distortion.size
-        row.nan_to_num_(0.0)  # such a row does not move
-        size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).mul_(math.sqrt(share) / UPDATE_RMS)
-        wanted = part.state[_FRESHNESS].view(-1, 1, 1) if part.stack_dims else part.state[_FRESHNESS]
-        tensor.mul_(wanted / (root * size.clamp_min_(_SMALLEST**0.75 / UPDATE_RMS)))
-    return warped
+def _direction(part: Part, step: int | Tensor, settings: StepSettings) -> Tensor:
+    """Return the update of fixed size that Adam makes of the warped Nesterov momentum."""
+    exp_avg, exp_avg_sq, beta1 = part.state["exp_avg"], part.state["exp_avg_sq"], settings.beta1
+    exp_avg.lerp_(part.grad, 1 - beta1)
+    ahead = (exp_avg * (beta1 / (1 - beta1**step))).add_(part.grad, alpha=1 - beta1)
+    fresh = _freshness(part, ahead, beta1)
+    warped = part.distortion.apply(part.state, ahead)
+    columns, rows = _lengths(part)
+    row = torch.linalg.vector_norm(warped, dim=-1, keepdim=True).div_(columns**0.5)  # root mean squares
+    exp_avg_sq.mul_(settings.beta2).addcmul_(row, row, value=1 - settings.beta2)
+    root = exp_avg_sq.sqrt().div_((1 - settings.beta2**step) ** 0.5).add_(settings.eps).clamp_min_(_SMALLEST)
+    row.div_(root).nan_to_num_(0.0)  # the root mean square of each row of u. A row of NaN does not move
+    size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).div_(rows**0.5 * UPDATE_RMS)
+    return warped.mul_(fresh / root.mul_(size.clamp_min_(_SMALLEST**0.75 / UPDATE_RMS)))
 
 
-def _update_freshness(parts: Sequence[Part], momenta: Sequence[Tensor], beta1: float) -> None:
-    """Let the share of the fixed size shrink while the momentum is stale."""
-    dims = [part.stack_dims for part in parts]
-    ratio = torch.cat(norms([part.grad for part in parts], dims)).div_(torch.cat(norms(momenta, dims)))
-    kept = [part.state[_FRESHNESS].view(-1) for part in parts]
+def _lengths(part: Part) -> tuple[float | Tensor, float | Tensor]:
+    """Return over how many columns and rows the elements of a parameter spread, for each parameter if they differ.
+
+    The rows of a layout with padding inside count with the share of its elements that are the parameter's.
+    """
+    if part.padding is not None:
+        return part.padding.columns, part.padding.rows
+    columns = part.distortion.layout[-1]
+    return columns, part.distortion.size / columns
+
+
+def _freshness(part: Part, momentum: Tensor, beta1: float) -> Tensor:
+    """Let the share of the fixed size shrink while the momentum is stale, and return it."""
+    kept, dims = part.state[_FRESHNESS], tuple(range(part.stack_dims, part.grad.ndim))
+    ratio = torch.linalg.vector_norm(part.grad, dim=dims).div_(torch.linalg.vector_norm(momentum, dim=dims))
     # fmax, because the ratio of zero to zero is NaN
-    fresh = torch.fmax(ratio.mul_(_STALE), torch.cat(kept).mul_(beta1)).clamp_max_(1)
-    torch._foreach_copy_(kept, fresh.split_with_sizes([each.numel() for each in kept]))
+    torch.fmax(ratio.mul_(_STALE), kept.mul_(beta1), out=kept).clamp_max_(1)
+    return kept.view(*kept.shape, 1, 1)
 
 
-def refresh(distortion: Distortion, state: State) -> None:
-    """Recompute the factors. Keep a factor if its covariance is zero, was not finite, or has no finite root."""
-    restart_unless_finite(distortion, state)
-    for side, name in distortion.sides.items():
-        size = state[name].diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
-        root = inverse_root(state[name], size)
-        usable = (size > 0) & root.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-        state[side].copy_(torch.where(usable, root, state[side]))
+def refresh(part: Part, due: Sequence[bool]) -> None:
+    """Recompute the factors. Keep a factor if its covariance is zero, was not finite, or has no finite root.
+
+    Args:
+        part: Its state is changed.
+        due: For each parameter, whether it is its turn.
+    """
+    state = part.state
+    restart_unless_finite(part.distortion, state)
+    for side, name in part.distortion.sides.items():
+        for place in _places(part, side, due):
+            covariance = state[name][place]
+            size = covariance.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+            root = inverse_root(covariance, size)
+            usable = (size > 0) & root.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+            state[side][place] = torch.where(usable, root, state[side][place])
+
+
+def _places(part: Part, side: str, due: Sequence[bool]) -> Iterable[tuple[Any, ...]]:
+    """Return where the factors of a side are whose turn it is: one index for each of their lengths."""
+    if part.padding is None:
+        return ((...,) if all(due) else ([index for index, is_due in enumerate(due) if is_due],),)
+    by_length: dict[int, list[int]] = {}
+    for index, shape in enumerate(part.padding.shapes[side]):
+        if due[index]:
+            by_length.setdefault(shape[-1], []).append(index)
+    return ((indices, slice(length), slice(length)) for length, indices in by_length.items())
 
 
 def inverse_root(covariance: Tensor, size: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from warpadam.adam import Moments, directions, update_moments
+from warpadam.adam import Moments, direction, update_moments
 from warpadam.config import WarpAdamConfig
 from warpadam.learners.normalised import normalised_step
 from warpadam.meta.tasks import Loss, Task, start_task, take_gradient
@@ -114,10 +114,10 @@ def replay(visit: Visit, config: WarpAdamConfig, tensors: Mapping[str, Mapping[s
                 distortion = structure_of(tuple(param.shape), config)
                 placed = PlacedDistortion(config.placement, distortion, tensors[name])
                 exp_avg, exp_avg_sq = (distortion.to_layout(moment).clone() for moment in visit.moments[name])
-                moments = Moments([exp_avg], [exp_avg_sq], [visit.step], *config.betas, config.eps)
+                moments = Moments(exp_avg, exp_avg_sq, visit.step, *config.betas, config.eps)
                 grad = distortion.to_layout(param.grad.to(exp_avg.dtype)).clone()
-                update_moments(moments, [warp_gradient(placed, grad)])
-                moved = unwarp_direction(placed, directions(moments)[0])
+                update_moments(moments, warp_gradient(placed, grad))
+                moved = unwarp_direction(placed, direction(moments))
                 update = distortion.from_layout(moved, tuple(param.shape))
                 param.mul_(1 - config.lr * config.weight_decay).sub_(update.to(param.dtype), alpha=config.lr)
                 taken[name] = (distortion, placed, moments, grad)
@@ -155,7 +155,7 @@ def learn_from(
                     sums[factor] = sums[factor] + grad if factor in sums else grad
         for name, sums in total.items():
             mean = {factor: grad / len(batch) for factor, grad in sums.items()}
-            normalised_step([state[name]], [mean], config.p_lr)
+            normalised_step(state[name], mean, config.p_lr)
             structure_of(shapes[name], config).settle({factor: state[name][factor] for factor in sums}, config.p_decay)
 
 

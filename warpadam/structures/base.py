@@ -65,6 +65,13 @@ class Distortion(ABC):
         """Whether an element of P g can depend on several elements of g."""
         return True
 
+    def padded_to(self, layout: tuple[int, ...]) -> Distortion | None:  # noqa: ARG002 - by default there is none
+        """Return the structure for tensors of this one that are padded with zeros to a longer layout, if there is one.
+
+        Structures of different layouts that give equal results can be stepped together.
+        """
+        return None
+
     def to_layout(self, tensor: Tensor) -> Tensor:
         """Bring a tensor of the parameter's shape, with any strides, into the layout. A view where possible."""
         return tensor.reshape(self.layout)

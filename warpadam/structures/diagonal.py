@@ -44,6 +44,10 @@ class DiagonalDistortion(Distortion):
         return False
 
     @override
+    def padded_to(self, layout: tuple[int, ...]) -> DiagonalDistortion:
+        return DiagonalDistortion(layout)
+
+    @override
     def init_factors(self, dtype: torch.dtype, device: torch.device) -> Factors:
         return {"diagonal": torch.ones(self.shape, dtype=dtype, device=device)}
 

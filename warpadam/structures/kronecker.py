@@ -65,6 +65,11 @@ class KroneckerDistortion(Distortion):
         return bool(self.sides)
 
     @override
+    def padded_to(self, layout: tuple[int, ...]) -> KroneckerDistortion | None:
+        whole = self.row_blocks < 2 and self.column_blocks < 2
+        return KroneckerDistortion(layout, self.row_blocks, self.column_blocks) if whole else None
+
+    @override
     def to_layout(self, tensor: Tensor) -> Tensor:
         matrix = tensor.reshape(self.shape)
         if self.layout == self.shape:
@@ -164,15 +169,20 @@ class KroneckerDistortion(Distortion):
 def _mixed(factor: Tensor, matrix: Tensor, blocks: int) -> Tensor:
     """Return A X, where A may be block-diagonal."""
     if blocks == 1:
-        return factor @ matrix
+        return _product(factor, matrix)
     return (factor @ _split(matrix, blocks)).flatten(-3, -2)
 
 
 def _mixed_columns(matrix: Tensor, factor: Tensor, blocks: int) -> Tensor:
     """Return X B^T, where B may be block-diagonal."""
     if blocks == 1:
-        return matrix @ factor.mT
+        return _product(matrix, factor.mT)
     return _mixed(factor, matrix.mT, blocks).mT.contiguous()
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Return X Y. For stacked matrices ``bmm`` takes half the time of ``@`` while they are small."""
+    return torch.bmm(left, right) if left.ndim == right.ndim == 3 else left @ right
 
 
 def _outer(left: Tensor, right: Tensor, blocks: int) -> Tensor:

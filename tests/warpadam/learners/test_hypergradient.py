@@ -48,7 +48,7 @@ def test_the_first_update_follows_the_closed_form_meta_gradient(structure: str, 
     state = optimizer.state[optimizer.param_groups[0]["params"][0]]
     distortion = make_distortion(structure, tuple(param.shape), rank=2, block_size=256, max_dim=1024)
     exp_avg, exp_avg_sq = (distortion.to_layout(state[name]) for name in ("exp_avg", "exp_avg_sq"))
-    moments = Moments([exp_avg], [exp_avg_sq], [2], 0.9, 0.95, 1e-12)
+    moments = Moments(exp_avg, exp_avg_sq, 2, 0.9, 0.95, 1e-12)
     layouts = [distortion.to_layout(grad) for grad in grads]
     expected = meta_gradient(PlacedDistortion(placement, distortion, history[-1]), moments, layouts[1], layouts[2])
     _, optimizer, _ = _run(grads, structure=structure, placement=placement)

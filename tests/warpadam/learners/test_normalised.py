@@ -34,7 +34,7 @@ def test_it_is_torch_adam_on_the_named_tensors() -> None:
         grads = _grads(seed)
         for name, param in params.items():
             param.grad = grads[name].clone()
-        normalised_step([state], [grads], 0.1)  # overwrites them
+        normalised_step(state, grads, 0.1)  # overwrites them
         adam.step()
     for name, param in params.items():
         torch.testing.assert_close(state[name], param.detach(), rtol=1e-12, atol=1e-12)
@@ -45,8 +45,8 @@ def test_it_is_torch_adam_on_the_named_tensors() -> None:
 def test_the_scale_of_the_meta_gradient_does_not_matter(exponent: float) -> None:
     one, other = _state(), _state()
     for seed in range(3):
-        normalised_step([one], [_grads(seed)], 0.1)
-        normalised_step([other], [_grads(seed, 10**exponent)], 0.1)
+        normalised_step(one, _grads(seed), 0.1)
+        normalised_step(other, _grads(seed, 10**exponent), 0.1)
     torch.testing.assert_close(one["b"], other["b"], rtol=1e-9, atol=1e-12)
 
 
@@ -54,11 +54,11 @@ def test_the_scale_of_the_meta_gradient_does_not_matter(exponent: float) -> None
 def test_a_non_finite_meta_gradient_is_skipped_and_counted(bad: float) -> None:
     state, clean = _state(), _state()
     for seed in range(4):
-        normalised_step([clean], [_grads(seed)], 0.1)
-        normalised_step([state], [_grads(seed)], 0.1)
+        normalised_step(clean, _grads(seed), 0.1)
+        normalised_step(state, _grads(seed), 0.1)
         broken = _grads(seed + 100)
         broken["b"][1, 0] = bad
-        normalised_step([state], [broken], 0.1)
+        normalised_step(state, broken, 0.1)
     assert state["skipped"] == 4
     assert clean["skipped"] == 0
     assert torch.equal(state["a"], clean["a"])
@@ -67,19 +67,19 @@ def test_a_non_finite_meta_gradient_is_skipped_and_counted(bad: float) -> None:
 
 def test_a_first_meta_gradient_that_is_not_finite_does_no_harm() -> None:
     state = _state()
-    normalised_step([state], [{name: torch.full_like(value, math.nan) for name, value in _tensors().items()}], 0.1)
+    normalised_step(state, {name: torch.full_like(value, math.nan) for name, value in _tensors().items()}, 0.1)
     assert torch.equal(state["a"], _state()["a"])
-    normalised_step([state], [_grads(0)], 0.1)
+    normalised_step(state, _grads(0), 0.1)
     torch.testing.assert_close(state["a"].abs(), torch.full_like(state["a"], 0.1))
 
 
 def test_a_zero_meta_gradient_moves_nothing() -> None:
     state = _state()
-    normalised_step([state], [{name: torch.zeros_like(value) for name, value in _tensors().items()}], 0.1)
+    normalised_step(state, {name: torch.zeros_like(value) for name, value in _tensors().items()}, 0.1)
     assert torch.equal(state["b"], _state()["b"])
-    normalised_step([state], [_grads(0)], 0.1)
+    normalised_step(state, _grads(0), 0.1)
     before = {name: value.clone() for name, value in state.items()}
-    normalised_step([state], [{name: torch.zeros_like(value) for name, value in _tensors().items()}], 0.1)
+    normalised_step(state, {name: torch.zeros_like(value) for name, value in _tensors().items()}, 0.1)
     assert all(torch.equal(value, before[name]) for name, value in state.items())
 
 
@@ -87,5 +87,5 @@ def test_a_zero_meta_gradient_moves_nothing() -> None:
 def test_a_gradient_whose_square_underflows_moves_nothing_far(size: float) -> None:
     state = {"a": torch.zeros(3), **init_normalised({"a": torch.zeros(3)})}
     for _ in range(3):
-        normalised_step([state], [{"a": torch.full((3,), size)}], 0.01)
+        normalised_step(state, {"a": torch.full((3,), size)}, 0.01)
     assert float(state["a"].abs().max()) <= 0.0301

@@ -13,10 +13,10 @@ from warpadam.learners.scale import (
     LOG_SCALE,
     MAX_LOG_SCALE,
     init_learned_scale,
-    learn_scales,
+    learn_scale,
     remember,
     reorder_scale,
-    scale_directions,
+    scaled_direction,
 )
 from warpadam.structures import FullDistortion, KroneckerDistortion
 
@@ -28,7 +28,7 @@ def _part(layout: tuple[int, ...], log_scale: Tensor | None = None) -> Part:
     shape = distortion.scale_shape if log_scale is None else tuple(log_scale.shape)
     part = Part(
         distortion,
-        init_learned_scale(distortion, shape, FLOAT64, torch.device("cpu")),
+        {**init_learned_scale(distortion, shape, FLOAT64, torch.device("cpu")), "step": torch.ones(())},
         torch.zeros(layout, dtype=FLOAT64),
     )
     if log_scale is not None:
@@ -38,13 +38,12 @@ def _part(layout: tuple[int, ...], log_scale: Tensor | None = None) -> Part:
 
 def _scaled(part: Part, update: Tensor) -> Tensor:
     scaled = update.clone()
-    scale_directions([part], [scaled])
-    return scaled
+    return scaled_direction(part, scaled)
 
 
 def _learn(part: Part, next_grad: Tensor, scaled: Tensor, p_lr: float, p_decay: float = 0.0) -> Tensor:
-    remember([part], [scaled], [1])
-    learn_scales([part], [next_grad], [2], StepSettings(0.9, 0.95, 1e-8, p_lr, 10, p_decay, 0.95))
+    remember(part, scaled)
+    learn_scale(part, next_grad, [2], StepSettings(0.9, 0.95, 1e-8, p_lr, 10, p_decay, 0.95))
     return part.state[LOG_SCALE]
 
 
