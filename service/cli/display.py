@@ -16,6 +16,7 @@ from rich.text import Text
 
 from service.cli.forest import draw_forest
 from service.client.answers import Trial
+from service.result.compared import JobComparison, table
 from service.result.effects import difference, figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Findings, JobResult
 from service.spec.metrics import METRICS, metric_of
@@ -151,6 +152,17 @@ def write_trials(trials: Sequence[Trial]) -> None:
     for trial in trials:
         known: Mapping[str, Any] = {**trial["params"], **trial}
         writer.writerow([known.get(name) for name in (*facts, *settings)])
+
+
+def show_comparison(console: Console, compared: JobComparison) -> None:
+    """Print jobs side by side."""
+    shown = Table("")
+    for job in compared.jobs:
+        shown.add_column(Text(job.name, style="bold green" if job.id == compared.best else ""), overflow="fold")
+    for label, cells in table(compared):
+        shown.add_row(label, *map(Text, cells))
+    console.print(Text(compared.summary), soft_wrap=True)
+    console.print(shown)
 
 
 def _short(value: object) -> str:

@@ -82,23 +82,28 @@ def extend(
 
 def jobs(
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Only jobs with this tag; may be repeated.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """List the jobs, newest first.
 
-    Example: warptune jobs --state running
+    Example: warptune jobs --state running --tag churn
     """
     with connected(url) as client:
-        found = list(islice(client.jobs(state), limit))
+        found = list(islice(client.jobs(state, tags=tag or []), limit))
         if as_json:
             say_json(found)
             return
         for item in found:
-            say(f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  {item['name']}")
+            words = "".join(f"  #{word}" for word in item["tags"])
+            say(
+                f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  {item['name']}{words}"
+            )
     if not found:
-        err.print(f"There are no {state} jobs." if state else "There are no jobs. Queue one: warptune submit SPEC")
+        wanted = " ".join(filter(None, [state, "jobs", *(f"with the tag {word}" for word in tag or [])]))
+        err.print(f"There are no {wanted}." + ("" if state or tag else " Queue one: warptune submit SPEC"))
 
 
 def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:
@@ -184,6 +189,25 @@ def trials(
         write_trials(found)
     else:
         show_trials(out, found)
+
+
+def compare(
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB JOB ...", help="Two to ten jobs: ids, names, or @latest.")],
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Show jobs side by side: which is best, and the settings in which they differ.
+
+    Example: warptune compare wide-mlp narrow-mlp
+    """
+    from service.cli.display import show_comparison
+
+    with connected(url) as client:
+        compared = client.compare([job_id(client, job) for job in jobs])
+    if as_json:
+        say_json(compared.model_dump(mode="json"))
+    else:
+        show_comparison(out, compared)
 
 
 def export(

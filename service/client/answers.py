@@ -45,6 +45,7 @@ class JobSummary(TypedDict):
     id: str
     name: str
     dataset: str
+    tags: list[str]
     state: str
     cause: str | None
     cancel_requested: bool

@@ -15,7 +15,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
@@ -28,6 +28,7 @@ from service.errors import FieldError, ServiceError
 from service.states import ENDED_JOB
 
 if TYPE_CHECKING:
+    from service.result.compared import JobComparison
     from service.result.job_result import JobResult
 
 SUBMIT_TIMEOUT_S: Final = 300.0
@@ -124,9 +125,9 @@ class Client:
         """Return a job with its arms."""
         return self._job(job_id, self._retry_s)
 
-    def jobs(self, state: str | None = None, name: str | None = None) -> Iterator[JobSummary]:
-        """Yield the jobs, newest first: all of them, or those in one state or with one name."""
-        wanted = {"state": state, "name": name}
+    def jobs(self, state: str | None = None, name: str | None = None, tags: Sequence[str] = ()) -> Iterator[JobSummary]:
+        """Yield the jobs, newest first: all of them, or those in one state, with one name, with every tag."""
+        wanted = {"state": state, "name": name, "tag": list(tags)}
         return self._items("/v1/jobs", {field: value for field, value in wanted.items() if value})
 
     def trials(self, job_id: str) -> Iterator[Trial]:
@@ -151,6 +152,12 @@ class Client:
         from service.result.job_result import JobResult
 
         return JobResult.from_json(self._json("GET", f"{_path(job_id)}/recommendation"))
+
+    def compare(self, job_ids: Sequence[str]) -> JobComparison:
+        """Return two or more jobs side by side."""
+        from service.result.compared import JobComparison
+
+        return JobComparison.model_validate(self._json("GET", "/v1/jobs/compare", params={"ids": ",".join(job_ids)}))
 
     def export(self, job_id: str, fmt: str) -> bytes:
         """Return the recommendation of a job as a file. A zip with a large dataset takes minutes to pack."""
@@ -216,7 +223,7 @@ class Client:
             return False
         return True
 
-    def _items(self, path: str, params: Mapping[str, str]) -> Iterator[Any]:
+    def _items(self, path: str, params: Mapping[str, object]) -> Iterator[Any]:
         """Yield the items of a list, page by page."""
         cursor: dict[str, int] = {}
         while True:

@@ -492,3 +492,21 @@ def test_upload_of_what_cannot_be_used_says_why(run: Run, tmp_path: Path) -> Non
     fails(run("upload", tmp_path / "bad.csv"), 1, "Row #2: Expected 2 columns, got 1")
     (tmp_path / "sheet.xls").write_text("x")
     fails(run("upload", tmp_path / "sheet.xls"), 1, "filename: must be a name that ends with .csv")
+
+
+def test_jobs_are_shown_side_by_side(run: Run, live: Live, tmp_path: Path, spec: SpecMaker) -> None:
+    path = tmp_path / "spec.yaml"
+    for name, steps in (("short one", 10), ("long one", 20)):
+        budget = {"trials_per_arm": 2, "steps": steps, "batch_size": 32}
+        path.write_text(yaml.safe_dump(spec(name=name, budget=budget, tags=["side"])))
+        assert run("submit", path).exit_code == 0
+        succeed(claim_job(live.db))
+    shown = run("compare", "short one", "long one").stdout
+    assert "has the best test loss: " in shown
+    assert re.search(r"budget.steps +│ 10 +│ 20 ", shown), shown
+    assert json.loads(run("compare", "short one", "@latest", "--json").stdout)["comparable"] is True
+    fails(run("compare", "short one"), 1, "ids: must name 2 to 10 different jobs, separated by commas")
+    listed = run("jobs", "--tag", "side", "--state", "succeeded").stdout.splitlines()
+    assert [line.split("  ")[-2:] for line in listed] == [["long one", "#side"], ["short one", "#side"]]
+    assert "There are no failed jobs with the tag side." in run("jobs", "--tag", "side", "--state", "failed").stderr
+    fails(run("jobs", "--tag", "two words"), 1, "tag.0: must match pattern")
