@@ -154,7 +154,7 @@ def watch(job: JobArgument, url: Url = DEFAULT_URL) -> None:
     Example: warptune watch @latest
     """
     with connected(url) as client:
-        _follow(client, job_id(client, job))
+        follow(client, job_id(client, job))
 
 
 def open_page(job: Annotated[str | None, typer.Argument(metavar="[JOB]")] = None, url: Url = DEFAULT_URL) -> None:
@@ -189,6 +189,24 @@ def trials(
         write_trials(found)
     else:
         show_trials(out, found)
+
+
+def logs(job: JobArgument, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """Print what happened to a job, and why trials of it did not complete, with tracebacks.
+
+    Example: warptune logs @latest
+    """
+    from service.cli.display import describe_event, describe_failure
+
+    with connected(url) as client:
+        job = job_id(client, job)
+        events = list(client.events(job))
+        failed = [trial for trial in client.trials(job) if trial["state"] in ("failed", "diverged")]
+    if as_json:
+        say_json({"events": events, "failed_trials": failed})
+        return
+    for line in (*map(describe_event, events), *map(describe_failure, failed)):
+        say(line)
 
 
 def compare(
@@ -302,6 +320,31 @@ def _show_dataset(dataset: Mapping[str, Any]) -> None:
     show_columns(out, dataset["columns"], dataset["warnings"])
 
 
+def catalog(
+    as_json: AsJson = False,
+    url: Annotated[
+        str | None, typer.Option(envvar="WARPTUNE_URL", help="URL of a service. Default: ask this installation.")
+    ] = None,
+) -> None:
+    """List what a spec may name: datasets, models, search spaces, optimizers, metrics, learners.
+
+    Example: warptune catalog
+    """
+    from service.cli.display import show_catalog
+
+    if url is None:
+        from service.api.catalog import catalog as names
+
+        known = names().model_dump(mode="json")
+    else:
+        with connected(url) as client:
+            known = client.catalog()
+    if as_json:
+        say_json(known)
+    else:
+        show_catalog(out, known)
+
+
 def delete_dataset(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id of an uploaded dataset.")],
     url: Url = DEFAULT_URL,
@@ -318,18 +361,22 @@ def _announce(client: Client, job: str, watched: bool) -> None:
         say(job)
         return
     say(f"job {job}  {client.url}/jobs/{job}")
-    _follow(client, job)
+    follow(client, job)
 
 
-def _follow(client: Client, job: str) -> None:
-    """Show the progress of a job, then its recommendation."""
+def follow(client: Client, job: str, *, is_ours: bool = False) -> None:
+    """Show the progress of a job, then its recommendation. Ctrl-C cancels a job that only this command runs."""
     from service.cli.display import show_recommendation
     from service.cli.display import watch as draw
 
     try:
         ended = draw(out, client.watch(job))
     except KeyboardInterrupt:
-        say(f"stopped watching; the job still runs. Show it: warptune show {job}")
+        if is_ours:
+            client.cancel(job)
+            err.print(f"stopped; the trials of {job} so far are kept")
+        else:
+            err.print(f"stopped watching; the job still runs. Show it: warptune show {job}")
         raise typer.Exit(128 + signal.SIGINT) from None
     if ended["state"] != "succeeded":
         raise failure(f"the job {ended['state']}" + (f": {ended['cause']}" if ended["cause"] else ""))

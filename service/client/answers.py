@@ -82,6 +82,15 @@ class Trial(TypedDict):
     finished_at: str | None
 
 
+class Event(TypedDict):
+    """Something that happened to a job."""
+
+    id: int
+    at: str
+    kind: str
+    data: dict[str, Any]
+
+
 class ArmEstimate(TypedDict):
     """What an arm would do and cost."""
 

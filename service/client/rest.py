@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from service.client.answers import Dataset, DatasetSummary, Estimate, Job, JobSummary, Trial
+from service.client.answers import Dataset, DatasetSummary, Estimate, Event, Job, JobSummary, Trial
 from service.errors import FieldError, ServiceError
 from service.states import ENDED_JOB
 
@@ -134,6 +134,10 @@ class Client:
         """Yield the trials of a job in the order of their numbers."""
         return self._items(f"{_path(job_id)}/trials", {})
 
+    def events(self, job_id: str) -> Iterator[Event]:
+        """Yield what has happened to a job, the oldest first."""
+        return self._items(f"{_path(job_id)}/events", {})
+
     def delete(self, job_id: str) -> None:
         """Delete a job with its trials and files. A running job must be cancelled first."""
         self._send("DELETE", _path(job_id))
@@ -192,6 +196,11 @@ class Client:
                 response = self._send("POST", "/v1/datasets", params=query, content=content, timeout=None)
         dataset: Dataset = self._object(response)
         return dataset, response.status_code == HTTPStatus.CREATED
+
+    def catalog(self) -> dict[str, Any]:
+        """Return the names that a job may use: datasets, models, search spaces, optimizers, metrics, learners."""
+        catalog: dict[str, Any] = self._json("GET", "/v1/catalog")
+        return catalog
 
     def datasets(self) -> Iterator[DatasetSummary]:
         """Yield the uploaded datasets, newest first."""

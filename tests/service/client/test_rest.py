@@ -295,6 +295,7 @@ def test_trials_are_read_page_by_page(live: Live, client: Client, job: Job) -> N
         (answers.JobSummary, views.JobSummary),
         (answers.Job, views.JobView),
         (answers.Trial, views.TrialView),
+        (answers.Event, views.EventView),
         (answers.DatasetSummary, datasets.DatasetSummary),
         (answers.Dataset, datasets.UploadedDataset),
     ],
