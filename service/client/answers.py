@@ -82,6 +82,12 @@ class Trial(TypedDict):
     finished_at: str | None
 
 
+class TrialDetail(Trial):
+    """A trial with the points of its learning curve."""
+
+    curve: list[dict[str, float]]
+
+
 class Event(TypedDict):
     """Something that happened to a job."""
 
