@@ -59,6 +59,8 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         close_dependencies(app)
 
     app = FastAPIOffline(
+        redoc_url=None,  # its script loads a logo from elsewhere
+        favicon_url="/favicon.ico",
         title="warptune",
         version=VERSION,
         description=DESCRIPTION,

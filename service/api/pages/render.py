@@ -22,7 +22,8 @@ from service.errors import ServiceError
 from service.result.effects import percent
 from service.version import VERSION
 
-ASSETS: Final = StaticFiles(directory=Path(__file__).parent / "assets")
+FOLDER: Final = Path(__file__).parent / "assets"
+ASSETS: Final = StaticFiles(directory=FOLDER)
 """Style sheet and script of the pages."""
 
 HEADERS: Final = {

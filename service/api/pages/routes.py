@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import BeforeValidator, Field
 
 from service.api import compare, datasets
 from service.api.deps import DatabaseDep, PageQuery, StrictQuery, Text
 from service.api.pages import job
-from service.api.pages.render import PageRoute, page_of
+from service.api.pages.render import FOLDER, PageRoute, page_of
 from service.api.pages.standing import list_jobs
 from service.data.catalog import BUNDLED
 from service.errors import NotFoundError
@@ -56,6 +56,12 @@ def home(db: DatabaseDep, wanted: Annotated[HomeQuery, Query()]) -> HTMLResponse
         states=list(JobState),
         wanted=wanted,
     )
+
+
+@router.get("/favicon.ico")
+def icon() -> FileResponse:
+    """Answer what browsers ask for by themselves."""
+    return FileResponse(FOLDER / "icon.svg")
 
 
 @router.get("/compare")
