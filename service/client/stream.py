@@ -63,18 +63,18 @@ class EventStream:
             self._last_id, self._wait_s = found[-1]["id"], calls.WAITS_S[0]
         return found
 
-    def pause(self, error: Exception | None) -> float:
+    def pause(self, error: ApiError | None) -> float:
         """Return the seconds to wait before the stream is opened again, after it was cut or ended.
 
         Raises:
             ApiError: The service has been away for too long, or has refused.
         """
-        if isinstance(error, ApiError) and error.status not in (0, HTTPStatus.SERVICE_UNAVAILABLE):
-            raise error
         if error is not None:
             now = time.monotonic()
             self._away_since = self._away_since or now
-            if now - self._away_since > calls.TIMEOUT_S:
+            was_cut = isinstance(error.__cause__, (*calls.LOST, httpx2.TimeoutException))
+            helps = was_cut or error.status == HTTPStatus.SERVICE_UNAVAILABLE
+            if not helps or now - self._away_since > calls.TIMEOUT_S:
                 raise error
         pause = self._wait_s
         self._wait_s = min(2 * pause, calls.WAITS_S[1])
