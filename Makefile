@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GENERATOR := .venv-generator
 STAMP := $(VENV)/.installed
 PART ?= 0/1
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 
-.PHONY: install demo test test-browser test-ray test-slow test-all check format docs bench-optimizers bench-scale gpu-check compose-check clean
+.PHONY: install demo test test-browser test-ray test-slow test-all check format docs bench-optimizers bench-scale gpu-check compose-check client-check clean
 
 install: $(STAMP)
 
@@ -30,7 +31,7 @@ test-ray: install ## test the engine ray on a real Ray that listens on loopback 
 test-slow: install ## run real jobs and kill processes: about an hour; PART=0/6 runs one sixth of it
 	$(BIN)/python -m pytest -m "slow and not browser" --ignore tests/docker --part $(PART)
 
-test-all: test test-browser test-ray compose-check test-slow ## run every test
+test-all: test test-browser test-ray compose-check client-check test-slow ## run every test
 
 check: install ## check lint, format and types
 	$(BIN)/ruff check .
@@ -56,5 +57,10 @@ gpu-check: ## test and time the optimizer on this machine's CUDA device, in nine
 compose-check: install ## check docker-compose.yml, then run its services without containers
 	$(BIN)/python -m pytest -m "" tests/docker
 
+client-check: install ## run a job with a client that openapi-python-client generates from the document of the API
+	$(PYTHON) -m venv $(GENERATOR)
+	$(GENERATOR)/bin/python -m pip install --quiet --disable-pip-version-check openapi-python-client==0.29.1
+	$(BIN)/python -m pytest -m generator
+
 clean: ## delete .venv and build files
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(GENERATOR) build *.egg-info

@@ -134,6 +134,11 @@ class ArtifactStore:
             with suppress(FileNotFoundError):  # another process is deleting them too
                 self._fs.rm(folder, recursive=True)
 
+    @property
+    def local_folder(self) -> Path | None:
+        """The folder of a store on this machine; None for an object store."""
+        return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
+
     def check(self) -> None:
         """Write and delete a file, so that a store that cannot be written to raises its error."""
         probe = f"{self._root}/.ready-{secrets.token_hex(4)}"

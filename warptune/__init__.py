@@ -5,12 +5,13 @@
     result = tune("churn.csv", target="churned", minutes=5)
     optimizer = result.make_optimizer(model)
 
-:class:`Client` talks to a running service. docs/python.md has examples.
+:class:`Client` talks to a running service, and :class:`AsyncClient` does so with asyncio. docs/python.md has examples.
 """
 
 from __future__ import annotations
 
 try:
+    from service.client.async_rest import AsyncClient
     from service.client.private import NotStartedError
     from service.client.rest import ApiError, Client
     from service.errors import InvalidSpecError, JobFailedError, ServiceError
@@ -23,6 +24,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "ApiError",
+    "AsyncClient",
     "Client",
     "InvalidSpecError",
     "JobFailedError",

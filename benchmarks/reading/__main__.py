@@ -25,7 +25,7 @@ import pyarrow.parquet
 
 from benchmarks.reading.readers import READERS
 from service.data.columns import TABLE_FILE, values_of
-from service.data.facts import Role, column_uses
+from service.data.facts import ColumnRole, column_uses
 from service.data.upload import Upload, format_of
 from service.spec.data import DatasetSpec
 from tests.service.data.tables import TABLES, Right, Table
@@ -48,7 +48,7 @@ def read_here(table: Table) -> Found:
     found: Found = {}
     for column, use in zip(facts.columns, column_uses(facts, DatasetSpec()), strict=True):
         first = values_of(column, stored.column(column.name).combine_chunks())[0].as_py()
-        left_out = use.role is Role.LEFT_OUT
+        left_out = use.role is ColumnRole.LEFT_OUT
         found[column.name] = {"kind": column.kind, "first": first, "missing": column.missing, "left_out": left_out}
     return found
 

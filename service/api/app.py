@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api import catalog, datasets, events, jobs, problems, results
+from service.api import catalog, compare, datasets, events, jobs, problems, results
 from service.api.dashboard import Dashboard
 from service.api.deps import ArtifactsDep, DatabaseDep, close_dependencies, open_dependencies
 from service.api.middleware import BodyLimit, HostCheck
@@ -61,6 +61,8 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         close_dependencies(app)
 
     app = FastAPIOffline(
+        redoc_url=None,  # its script loads a logo from elsewhere
+        favicon_url="/favicon.ico",
         title="warptune",
         version=VERSION,
         description=DESCRIPTION,
@@ -76,7 +78,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
-    for module in (jobs, events, results, datasets, catalog, routes):
+    for module in (compare, jobs, events, results, datasets, catalog, routes):
         app.include_router(module.router)
     app.include_router(health)
     app.mount("/assets", ASSETS)

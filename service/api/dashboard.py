@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketClose
 from service.api.problems import problem
 from service.db.studies import Studies
 
-PATHS: Final = ("/dashboard", "/favicon.ico")
+PATH: Final = "/dashboard"
 PREFIXES: Final = ("/dashboard/", "/api/", "/static/", "/csv/")
 """Paths of the dashboard. Every other path that matches no route is a 404."""
 
@@ -34,7 +34,7 @@ class Dashboard:
             return
         path: str = scope["path"]
         steps = path.replace("\\", "/").split("/")  # its file server fails for a path that leads out of its folder
-        if ".." in steps or (path not in PATHS and not path.startswith(PREFIXES)):
+        if ".." in steps or (path != PATH and not path.startswith(PREFIXES)):
             answer = problem(404, "not_found", f"there is nothing at {path}; see /docs")
         elif scope["method"] not in ("GET", "HEAD"):
             answer = problem(405, "read_only", "the dashboard is read-only", headers={"Allow": "GET, HEAD"})

@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
 from service.api.problems import responses
 from service.api.views import Page, View
-from service.data.facts import Column, ColumnUse, DatasetFacts, Layout, Reading, Role, column_uses
+from service.data.facts import Column, ColumnRole, ColumnUse, DatasetFacts, Layout, Reading, column_uses
 from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_of
 from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError, conflict
@@ -115,7 +115,7 @@ class ColumnView(View):
         description="number, category, boolean, date or text: what features are made of it. id, index or constant: why "
         "it is left out."
     )
-    role: Role
+    role: ColumnRole
     reason: str | None = Field(description="Why it is left out.")
     features: int = Field(description="Features that it becomes.")
     read_as: str | None = Field(description="How its numbers or dates are written, such as dd.mm.yyyy.")

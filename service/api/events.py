@@ -109,14 +109,12 @@ async def _events(
         except SQLAlchemyError as error:
             log.warning("a stream of events ends: the database does not answer", exc_info=error)
             return  # the client connects again
-        for event in events:
-            yield format_sse_event(data_str=event.model_dump_json(), id=str(event.id))
-            after = event.id
-        if events:
-            sent = time.monotonic()
+        if events:  # in one piece, so that a client that asks for the job after each piece asks once
+            yield b"".join(format_sse_event(data_str=event.model_dump_json(), id=str(event.id)) for event in events)
+            after, sent = events[-1].id, time.monotonic()
         elif has_ended:
             return
-        else:
+        if len(events) < AT_ONCE and not has_ended:
             await asyncio.sleep(LOOK_EVERY_S)
         if time.monotonic() - sent > KEEPALIVE_S:
             yield KEEPALIVE_COMMENT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from annotated_types import Len
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
@@ -17,7 +18,7 @@ from service.db.studies import study_name
 from service.ledger import jobs as ledger
 from service.ledger import queries
 from service.ledger.idempotency import Answer
-from service.spec.job import ExtendSpec, JobSpec
+from service.spec.job import ExtendSpec, JobSpec, TagWord
 from service.states import JobState
 from service.submission import Context
 from service.submission import submit as submission
@@ -42,6 +43,7 @@ class JobQuery(PageQuery):
     state: JobState | None = None
     dataset: Text | None = None
     name: Text | None = None
+    tag: Annotated[list[TagWord], Len(0, 10)] = Field([], description="Only jobs with this tag; with several, all.")
 
 
 class SubmitQuery(StrictQuery):
@@ -82,9 +84,8 @@ def submit_job(
 def list_jobs(db: DatabaseDep, wanted: Annotated[JobQuery, Query()]) -> Page[JobSummary]:
     """List jobs, the newest first."""
     with db.read() as session:
-        rows = queries.jobs_page(
-            session, wanted.limit + 1, wanted.cursor, state=wanted.state, dataset=wanted.dataset, name=wanted.name
-        )
+        equals = {"state": wanted.state, "dataset": wanted.dataset, "name": wanted.name}
+        rows = queries.jobs_page(session, wanted.limit + 1, wanted.cursor, wanted.tag, **equals)
     return Page[JobSummary].of(rows, wanted.limit, JobSummary.model_validate, lambda row: row.seq)
 
 

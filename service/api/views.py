@@ -66,6 +66,7 @@ class JobSummary(View):
     id: str
     name: str
     dataset: str
+    tags: list[str] = []
     state: JobState
     cause: str | None = Field(description="Why it failed.")
     cancel_requested: bool

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import offline, remote, serve, tune
+from service.cli import doctor, offline, remote, serve, tune
 from service.cli.console import say
 from service.version import VERSION
 
@@ -36,11 +36,23 @@ def warptune(
 
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Start here": (tune.tune,),
-    "Processes": (serve.serve, serve.worker, serve.migrate),
-    "Jobs": (remote.submit, remote.jobs, remote.show, remote.watch, remote.extend, remote.cancel, remote.delete),
-    "Results": (remote.open_page, remote.trials, remote.export, remote.report, offline.replay, offline.predict),
-    "Data and code": (remote.upload, remote.datasets, remote.delete_dataset, offline.check),
+    "Start here": (tune.tune, tune.init),
+    "Processes": (serve.serve, serve.worker, serve.migrate, doctor.doctor),
+    "Jobs": (
+        remote.submit,
+        remote.jobs,
+        remote.show,
+        remote.watch,
+        remote.logs,
+        remote.extend,
+        remote.cancel,
+        remote.delete,
+    ),
+    "Results": (
+        *(remote.open_page, remote.trials, remote.compare, remote.export, remote.report),
+        *(offline.replay, offline.predict),
+    ),
+    "Data and code": (remote.upload, remote.datasets, remote.delete_dataset, remote.catalog, offline.check),
 }
 
 _NAMES: dict[Callable[..., None], str] = {remote.open_page: "open"}

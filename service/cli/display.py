@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.forest import draw_forest
-from service.client.answers import Trial
+from service.client.answers import Event, Trial
+from service.result.compared import JobComparison, table
 from service.result.effects import change, figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Findings, JobResult
 from service.spec.metrics import METRICS, metric_of
@@ -153,8 +154,66 @@ def write_trials(trials: Sequence[Trial]) -> None:
         writer.writerow([known.get(name) for name in (*facts, *settings)])
 
 
+def show_comparison(console: Console, compared: JobComparison) -> None:
+    """Print jobs side by side."""
+    shown = Table("")
+    for job in compared.jobs:
+        shown.add_column(Text(job.name, style="bold green" if job.id == compared.best else ""), overflow="fold")
+    for label, cells in table(compared):
+        shown.add_row(label, *map(Text, cells))
+    console.print(Text(compared.summary), soft_wrap=True)
+    console.print(shown)
+
+
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def describe_event(event: Event) -> str:
+    """Return an event as a line: when, what, and its facts."""
+    facts = ", ".join(f"{name} {_short(value)}" for name, value in event["data"].items() if value is not None)
+    return f"{event['at'][:19].replace('T', ' ')}  {event['kind']:<16} {facts}".rstrip()
+
+
+def describe_failure(trial: Trial) -> str:
+    """Return why a trial did not complete, with the lines of its traceback indented."""
+    first, *rest = (trial["cause"] or "no cause is known").splitlines()
+    return "\n    ".join([f"trial {trial['number']} of {trial['arm']} {trial['state']}: {first}", *rest])
+
+
+def show_catalog(console: Console, known: Answer) -> None:
+    """Print the names that a spec may use, and where in the spec they go."""
+    rows: dict[str, list[tuple[str, str]]] = {
+        "dataset.name": [
+            (item["name"], f"{item['rows']:,} rows, {item['features']} features, {item['task']}")
+            for item in known["datasets"]
+        ],
+        "model.name": [(name, _sentence(schema)) for name, schema in known["models"].items()],
+        "search_space.preset": [(name, _parameters(space)) for name, space in known["presets"].items()],
+        "baselines": [
+            (item["name"], f"{item['library']}; tunes {_parameters(known['baselines'][item['name']])}")
+            for item in known["optimizers"]
+            if item["baseline"]
+        ],
+        "objective.metric": [
+            (item["name"], f"{item['label']}, {', '.join(item['tasks']) or 'any task'}") for item in known["metrics"]
+        ],
+        "search_space.overrides.learner": [(name, ", ".join(kinds)) for name, kinds in known["learners"].items()],
+    }
+    for field, items in rows.items():
+        console.print(Text(field, style="bold"))
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for name, about in items:
+            table.add_row(Text(name, no_wrap=True), Text(about))
+        console.print(table)
+
+
+def _sentence(schema: Answer) -> str:
+    return str(schema.get("description", "")).partition("\n")[0].replace("``", "")
+
+
+def _parameters(space: Answer) -> str:
+    return ", ".join(parameter["name"] for parameter in space["parameters"])
 
 
 def show_recommendation(console: Console, result: JobResult) -> None:

@@ -82,23 +82,28 @@ def extend(
 
 def jobs(
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Only jobs with this tag; may be repeated.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """List the jobs, newest first.
 
-    Example: warptune jobs --state running
+    Example: warptune jobs --state running --tag churn
     """
     with connected(url) as client:
-        found = list(islice(client.jobs(state), limit))
+        found = list(islice(client.jobs(state, tags=tag or []), limit))
         if as_json:
             say_json(found)
             return
         for item in found:
-            say(f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  {item['name']}")
+            words = "".join(f"  #{word}" for word in item["tags"])
+            say(
+                f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  {item['name']}{words}"
+            )
     if not found:
-        err.print(f"There are no {state} jobs." if state else "There are no jobs. Queue one: warptune submit SPEC")
+        wanted = " ".join(filter(None, [state, "jobs", *(f"with the tag {word}" for word in tag or [])]))
+        err.print(f"There are no {wanted}." + ("" if state or tag else " Queue one: warptune submit SPEC"))
 
 
 def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:
@@ -149,7 +154,7 @@ def watch(job: JobArgument, url: Url = DEFAULT_URL) -> None:
     Example: warptune watch @latest
     """
     with connected(url) as client:
-        _follow(client, job_id(client, job))
+        follow(client, job_id(client, job))
 
 
 def open_page(job: Annotated[str | None, typer.Argument(metavar="[JOB]")] = None, url: Url = DEFAULT_URL) -> None:
@@ -184,6 +189,43 @@ def trials(
         write_trials(found)
     else:
         show_trials(out, found)
+
+
+def logs(job: JobArgument, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """Print what happened to a job, and why trials of it did not complete, with tracebacks.
+
+    Example: warptune logs @latest
+    """
+    from service.cli.display import describe_event, describe_failure
+
+    with connected(url) as client:
+        job = job_id(client, job)
+        events = list(client.events(job))
+        failed = [trial for trial in client.trials(job) if trial["state"] in ("failed", "diverged")]
+    if as_json:
+        say_json({"events": events, "failed_trials": failed})
+        return
+    for line in (*map(describe_event, events), *map(describe_failure, failed)):
+        say(line)
+
+
+def compare(
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB JOB ...", help="Two to ten jobs: ids, names, or @latest.")],
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Show jobs side by side: which is best, and the settings in which they differ.
+
+    Example: warptune compare wide-mlp narrow-mlp
+    """
+    from service.cli.display import show_comparison
+
+    with connected(url) as client:
+        compared = client.compare([job_id(client, job) for job in jobs])
+    if as_json:
+        say_json(compared.model_dump(mode="json"))
+    else:
+        show_comparison(out, compared)
 
 
 def export(
@@ -278,6 +320,31 @@ def _show_dataset(dataset: Mapping[str, Any]) -> None:
     show_columns(out, dataset["columns"], dataset["warnings"])
 
 
+def catalog(
+    as_json: AsJson = False,
+    url: Annotated[
+        str | None, typer.Option(envvar="WARPTUNE_URL", help="URL of a service. Default: ask this installation.")
+    ] = None,
+) -> None:
+    """List what a spec may name: datasets, models, search spaces, optimizers, metrics, learners.
+
+    Example: warptune catalog
+    """
+    from service.cli.display import show_catalog
+
+    if url is None:
+        from service.api.catalog import catalog as names
+
+        known = names().model_dump(mode="json")
+    else:
+        with connected(url) as client:
+            known = client.catalog()
+    if as_json:
+        say_json(known)
+    else:
+        show_catalog(out, known)
+
+
 def delete_dataset(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id of an uploaded dataset.")],
     url: Url = DEFAULT_URL,
@@ -294,18 +361,22 @@ def _announce(client: Client, job: str, watched: bool) -> None:
         say(job)
         return
     say(f"job {job}  {client.url}/jobs/{job}")
-    _follow(client, job)
+    follow(client, job)
 
 
-def _follow(client: Client, job: str) -> None:
-    """Show the progress of a job, then its recommendation."""
+def follow(client: Client, job: str, *, is_ours: bool = False) -> None:
+    """Show the progress of a job, then its recommendation. Ctrl-C cancels a job that only this command runs."""
     from service.cli.display import show_recommendation
     from service.cli.display import watch as draw
 
     try:
         ended = draw(out, client.watch(job))
     except KeyboardInterrupt:
-        say(f"stopped watching; the job still runs. Show it: warptune show {job}")
+        if is_ours:
+            client.cancel(job)
+            err.print(f"stopped; the trials of {job} so far are kept")
+        else:
+            err.print(f"stopped watching; the job still runs. Show it: warptune show {job}")
         raise typer.Exit(128 + signal.SIGINT) from None
     if ended["state"] != "succeeded":
         raise failure(f"the job {ended['state']}" + (f": {ended['cause']}" if ended["cause"] else ""))

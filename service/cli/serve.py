@@ -137,7 +137,7 @@ def _process(**changes: Any) -> Iterator[Settings]:
     try:
         settings = Settings(**{name: value for name, value in changes.items() if value is not None})
     except ValidationError as error:
-        raise failure("\n".join(["a setting is not valid", *_wrong_settings(error)]), 2) from None
+        raise failure("\n".join(["a setting is not valid", *wrong_settings(error)]), 2) from None
     logs.configure(settings)
     try:
         yield settings
@@ -145,7 +145,8 @@ def _process(**changes: Any) -> Iterator[Settings]:
         raise failure(str(error).partition("\n")[0]) from None
 
 
-def _wrong_settings(error: ValidationError) -> Iterator[str]:
+def wrong_settings(error: ValidationError) -> Iterator[str]:
+    """Yield a line for each setting that is not valid."""
     from service.api.field_errors import field_error
     from service.client.rest import without_password
 

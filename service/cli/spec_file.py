@@ -1,4 +1,4 @@
-"""Reads a job's spec from a JSON or YAML file. YAML values mean what they would mean in JSON.
+"""Reads a job's spec from a JSON or YAML file, and writes one with comments. YAML values mean what they mean in JSON.
 
 Only the form is checked here; the service checks the content.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from textwrap import wrap
+from typing import Any, Final
 
 import yaml
+
+from service.spec.base import SpecModel
 
 NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 """Numbers such as 1e-3, which YAML 1.1 reads as text because they have no point."""
@@ -38,6 +42,13 @@ _SpecLoader.yaml_implicit_resolvers = {
 _SpecLoader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 
 
+class _SpecDumper(yaml.SafeDumper):
+    """Quotes every text that the loader would read as something else, such as 1e3."""
+
+
+_SpecDumper.yaml_implicit_resolvers = _SpecLoader.yaml_implicit_resolvers
+
+
 def read_spec(path: Path) -> dict[str, object]:
     """Return the spec of a job that is in a file.
 
@@ -59,6 +70,37 @@ def read_spec(path: Path) -> dict[str, object]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds a value that JSON does not have: {error}") from error
     return body
+
+
+def write_spec(spec: Mapping[str, Any], about: Iterable[str]) -> str:
+    """Return a spec as YAML in which every field is explained. Defaults are comments, to be changed when needed.
+
+    Args:
+        spec: The fields that are set.
+        about: Lines for the top of the file.
+    """
+    from service.spec.job import JobSpec
+
+    top = [*about, "Lines such as `# seed: 0` are defaults: remove the mark to change one."]
+    return "".join(f"{line}\n" for line in (*(f"# {line}" for line in top), "", *_commented(JobSpec, spec)))
+
+
+def _commented(part: type[SpecModel], given: Mapping[str, Any], mark: str = "# ") -> Iterator[str]:
+    """Yield the lines of the fields of a part of a spec, each after its description; ``mark`` is before defaults."""
+    from service.spec.models import MODELS
+
+    for name, field in part.model_fields.items():
+        yield from (f"# {line}" for line in wrap(field.description or "", 110))
+        kind: object = MODELS[given[name]["name"]] if name == "model" else field.annotation
+        unset = "" if name in given else mark
+        if isinstance(kind, type) and issubclass(kind, SpecModel):
+            yield f"{unset}{name}:"
+            inner = _commented(kind, given.get(name, {}), "" if unset else mark)
+            yield from (f"{unset}  {line}" for line in inner)
+        else:
+            value = [given.get(name, field.get_default(call_default_factory=True))]
+            flow = yaml.dump(value, Dumper=_SpecDumper, default_flow_style=True, sort_keys=False, width=10_000)
+            yield f"{unset}{name}: {flow.strip()[1:-1]}"
 
 
 def _parse(text: str) -> object:

@@ -1,51 +1,65 @@
-"""The command ``tune``: from a file to an answer, without a server and without a spec."""
+"""The commands ``tune`` and ``init``: from a file to an answer or to a spec, without a server."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from service.cli.console import connected, err, failure, out, say, write_output
+from service.cli.console import connected, failure, out, say, write_output
+from service.cli.remote import follow
 from service.client.answers import EXPORTS
 from service.client.quick_spec import WARNING, describe, make_spec
 
 if TYPE_CHECKING:
+    from service.client.answers import Dataset
     from service.client.rest import Client
 
 
+Data = Annotated[str, typer.Argument(help="File with your data: CSV, Excel, Parquet, NPZ, text, zip of images.")]
+Target = Annotated[str | None, typer.Option(help="Column to predict.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME=KIND",
+        help="Take a column for another kind, or ignore it: zip=category. May be repeated.",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BY=COLUMN", help="group=COLUMN keeps equal values together; time=COLUMN tests the newest rows."
+    ),
+]
+Metric = Annotated[str, typer.Option(help="What is judged, such as val_roc_auc or val_mae.")]
+Trials = Annotated[int, typer.Option(min=1, help="Trials of each optimizer.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps of each run.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+OptionalUrl = Annotated[
+    str | None, typer.Option(envvar="WARPTUNE_URL", help="URL of a service. Default: one for this command alone.")
+]
+
+
 def tune(
-    data: Annotated[str, typer.Argument(help="File with your data: CSV, Excel, Parquet, NPZ, text, zip of images.")],
-    target: Annotated[str | None, typer.Option(help="Column to predict.")] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=KIND", help="Take a column for another kind, or ignore it: zip=category. May be repeated."
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BY=COLUMN", help="group=COLUMN keeps equal values together; time=COLUMN tests the newest rows."
-        ),
-    ] = None,
-    metric: Annotated[str, typer.Option(help="What is judged, such as val_roc_auc or val_mae.")] = "val_loss",
-    trials: Annotated[int, typer.Option(min=1, help="Trials of each optimizer.")] = 20,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 400,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    data: Data,
+    target: Target = None,
+    column: Columns = None,
+    split: Split = None,
+    metric: Metric = "val_loss",
+    trials: Trials = 20,
+    steps: Steps = 400,
+    seed: Seed = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the recommendation: .py, .zip, .json, .yaml or .toml.")
     ] = None,
     save_spec: Annotated[Path | None, typer.Option(help="Save the spec of the job, to change and submit it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; do not tune.")] = False,
-    url: Annotated[
-        str | None, typer.Option(envvar="WARPTUNE_URL", help="URL of a service. Default: one for this command alone.")
-    ] = None,
+    url: OptionalUrl = None,
 ) -> None:
     """Find out whether P helps on your data: read it, tune WarpAdam and AdamW on it, and compare them.
 
@@ -53,6 +67,62 @@ def tune(
     """
     if output is not None and output.suffix not in EXPORTS:
         raise failure(f"--output must end in one of {', '.join(EXPORTS)}, not in {output.suffix!r}", 2)
+    fields = _fields(metric, trials, steps, seed)
+    with _uploaded(url, data, target, column, split) as (client, uploaded, dataset):
+        spec = make_spec(uploaded, Path(data).name, dataset, **fields)
+        about = list(describe(uploaded, client.estimate(spec)))
+        _show(about)
+        if save_spec is not None:
+            write_output(_as_yaml(spec, about, save_spec), save_spec)
+            say(f"saved the spec to {save_spec}")
+        if dry_run:
+            return
+        job = client.submit(spec)["id"]
+        follow(client, job, is_ours=url is None)
+        if output is not None:
+            write_output(client.export(job, EXPORTS[output.suffix]), output)
+            say(f"saved the recommendation to {output}")
+    _say_next(job, output, is_private=url is None)
+
+
+def init(
+    data: Data,
+    target: Target = None,
+    column: Columns = None,
+    split: Split = None,
+    metric: Metric = "val_loss",
+    trials: Trials = 20,
+    steps: Steps = 400,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.")] = Path("spec.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    url: OptionalUrl = None,
+) -> None:
+    """Write the spec of a job on your data, with every field explained, to change and submit it.
+
+    Example: warptune init churn.csv --target churned
+    """
+    if output.exists() and not force:
+        raise failure(f"{output} exists; choose another file with -o, or replace it with --force", 2)
+    fields = _fields(metric, trials, steps, seed)
+    with _uploaded(url, data, target, column, split) as (client, uploaded, dataset):
+        spec = make_spec(uploaded, Path(data).name, dataset, **fields)
+        about = list(describe(uploaded, client.estimate(spec)))
+        _show(about)
+    write_output(_as_yaml(spec, about, output), output)
+    serve = "warptune serve, then " if url is None else ""
+    say(f"wrote {output}; next: {serve}warptune submit {output} --watch")
+
+
+def _fields(metric: str, trials: int, steps: int, seed: int) -> dict[str, object]:
+    return {"objective": {"metric": metric}, "budget": {"trials_per_arm": trials, "steps": steps}, "seed": seed}
+
+
+@contextmanager
+def _uploaded(
+    url: str | None, data: str, target: str | None, column: list[str] | None, split: str | None
+) -> Iterator[tuple[Client, Dataset, Mapping[str, object]]]:
+    """Connect to a service and upload a file; yield the client, the dataset, and the fields of it that were given."""
     dataset = {
         "target": target,
         "columns": dict(_pair("--column", text, "zip=category") for text in column or []),
@@ -68,27 +138,12 @@ def tune(
         if uploaded["layout"] == "table" and target is None:
             names = ", ".join(column["name"] for column in uploaded["columns"])
             raise failure(f"--target must name the column to predict, one of: {names}", 2)
-        spec = make_spec(
-            uploaded,
-            Path(data).name,
-            dataset,
-            objective={"metric": metric},
-            budget={"trials_per_arm": trials, "steps": steps},
-            seed=seed,
-        )
-        for line in describe(uploaded, client.estimate(spec)):
-            out.print(Text(line, style="yellow" if line.startswith(WARNING) else ""), soft_wrap=True)
-        if save_spec is not None:
-            write_output(_as_yaml(spec), save_spec)
-            say(f"saved the spec to {save_spec}")
-        if dry_run:
-            return
-        job = client.submit(spec)["id"]
-        _follow(client, job, is_private=url is None)
-        if output is not None:
-            write_output(client.export(job, EXPORTS[output.suffix]), output)
-            say(f"saved the recommendation to {output}")
-    _say_next(job, output, is_private=url is None)
+        yield client, uploaded, dataset
+
+
+def _show(lines: Iterable[str]) -> None:
+    for line in lines:
+        out.print(Text(line, style="yellow" if line.startswith(WARNING) else ""), soft_wrap=True)
 
 
 def _pair(option: str, text: str, example: str) -> tuple[str, str]:
@@ -114,28 +169,11 @@ def _service(url: str | None) -> Iterator[Client]:
         raise failure(str(error)) from None
 
 
-def _as_yaml(spec: Mapping[str, object]) -> bytes:
-    import yaml
+def _as_yaml(spec: Mapping[str, Any], about: Iterable[str], output: Path) -> bytes:
+    from service.cli.spec_file import write_spec
 
-    return yaml.safe_dump(dict(spec), sort_keys=False).encode()
-
-
-def _follow(client: Client, job: str, *, is_private: bool) -> None:
-    """Show the progress and the answer of a job. Ctrl-C stops a job that no other service would go on with."""
-    from service.cli.display import show_recommendation, watch
-
-    try:
-        answer = watch(out, client.watch(job))
-    except KeyboardInterrupt:
-        if is_private:
-            client.cancel(job)
-            err.print(f"stopped; the trials of {job} so far are kept")
-        else:
-            err.print(f"stopped watching; the job still runs. Show it: warptune show {job}")
-        raise typer.Exit(128 + signal.SIGINT) from None
-    if answer["state"] != "succeeded":
-        raise failure(f"the job {answer['state']}" + (f": {answer['cause']}" if answer["cause"] else ""))
-    show_recommendation(out, client.recommendation(job))
+    lines = ("A job that tunes WarpAdam and AdamW:", *about, f"Start it with: warptune submit {output} --watch")
+    return write_spec(spec, lines).encode()
 
 
 def _say_next(job: str, output: Path | None, *, is_private: bool) -> None:

@@ -45,6 +45,7 @@ class JobSummary(TypedDict):
     id: str
     name: str
     dataset: str
+    tags: list[str]
     state: str
     cause: str | None
     cancel_requested: bool
@@ -79,6 +80,21 @@ class Trial(TypedDict):
     created_at: str
     started_at: str | None
     finished_at: str | None
+
+
+class TrialDetail(Trial):
+    """A trial with the points of its learning curve."""
+
+    curve: list[dict[str, float]]
+
+
+class Event(TypedDict):
+    """Something that happened to a job."""
+
+    id: int
+    at: str
+    kind: str
+    data: dict[str, Any]
 
 
 class ArmEstimate(TypedDict):

@@ -77,7 +77,7 @@ class Unused(StrEnum):
         return "nearly every row has another value" if self is Unused.ID else "it only numbers the rows"
 
 
-class Role(StrEnum):
+class ColumnRole(StrEnum):
     """What a job does with a column."""
 
     FEATURE = "feature"
@@ -195,7 +195,7 @@ class ColumnUse:
 
     name: str
     kind: str
-    role: Role
+    role: ColumnRole
     reason: str | None
     features: int
     missing: int
@@ -337,25 +337,25 @@ def column_uses(facts: DatasetFacts, spec: DatasetSpec) -> tuple[ColumnUse, ...]
     target = facts.target(spec.target)
     uses = []
     for column in facts.columns:
-        role, kind = Role.FEATURE, str(column.kind)
+        role, kind = ColumnRole.FEATURE, str(column.kind)
         reason: str | None = None
         if target is not None and column.name == target.name:
-            role = Role.TARGET
+            role = ColumnRole.TARGET
         elif spec.split.by in SPLITS_ONLY and column.name == spec.split.column:
-            role, reason = Role.LEFT_OUT, f"the rows are split by this {spec.split.by}"
+            role, reason = ColumnRole.LEFT_OUT, f"the rows are split by this {spec.split.by}"
         elif column.unused and column.name not in spec.exclude:
-            role, reason, kind = Role.LEFT_OUT, column.unused.reason, str(column.unused)
+            role, reason, kind = ColumnRole.LEFT_OUT, column.unused.reason, str(column.unused)
         elif column.name not in chosen:
-            role, reason = Role.LEFT_OUT, "the job leaves it out"
+            role, reason = ColumnRole.LEFT_OUT, "the job leaves it out"
         elif not column.width:
-            role, reason, kind = Role.LEFT_OUT, "it is the same in every row", "constant"
+            role, reason, kind = ColumnRole.LEFT_OUT, "it is the same in every row", "constant"
         uses.append(
             ColumnUse(
                 name=column.name,
                 kind=kind,
                 role=role,
                 reason=reason,
-                features=column.width if role is Role.FEATURE else 0,
+                features=column.width if role is ColumnRole.FEATURE else 0,
                 missing=column.missing,
                 distinct=column.distinct,
                 read_as=str(column.form or "") or None,
@@ -410,7 +410,7 @@ def dataset_info(facts: DatasetFacts, spec: DatasetSpec) -> DatasetInfo:
         length=facts.length,
         columns=tuple(column.name for column in inputs),
         widths=tuple(column.width for column in inputs),
-        left_out={use.name: use.reason or "" for use in uses if use.role is Role.LEFT_OUT},
+        left_out={use.name: use.reason or "" for use in uses if use.role is ColumnRole.LEFT_OUT},
         task_reason="dataset.task says so" if spec.task else suggested.reason,
         target_low=target.low if target and task == Task.REGRESSION else None,
         target_outliers=target.outliers if target and task == Task.REGRESSION else None,

@@ -92,6 +92,21 @@ class Job(Base):
     lease_token: Mapped[int] = mapped_column(default=0)
     lease_expires_s: Mapped[float | None]
 
+    @property
+    def tags(self) -> list[str]:
+        """The tags of its spec."""
+        tags = self.spec.get("tags")
+        return list(map(str, tags)) if isinstance(tags, list) else []
+
+
+class JobTag(Base):
+    """A tag of a job, to find it by; its spec has them too."""
+
+    __tablename__ = "job_tags"
+
+    tag: Mapped[str] = mapped_column(String(30), primary_key=True)
+    job_id: Mapped[str] = _job_key(primary_key=True)
+
 
 class DatasetRow(Base):
     """An uploaded dataset; ``facts`` says what it holds."""

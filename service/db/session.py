@@ -14,6 +14,8 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, Float, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
@@ -121,6 +123,14 @@ def schema_lock(url: str) -> Iterator[None]:
         if parsed.get_backend_name() == "postgresql":
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": SCHEMA_LOCK})
         yield
+
+
+def schema_versions(database: Database) -> tuple[str | None, str | None]:
+    """Return the revision that the tables of a database have, None without tables, and the one of this version."""
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        script = ScriptDirectory.from_config(alembic_config(connection))
+        return context.get_current_revision(), script.get_current_head()
 
 
 def create_schema(url: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from service.db.models import Arm, ConfirmRun, Event, Job, Trial, utc_now
+from service.db.models import Arm, ConfirmRun, Event, Job, JobTag, Trial, utc_now
 from service.db.session import Database, epoch_now
 from service.errors import ConflictError, NotFoundError
 from service.ledger import datasets
@@ -75,6 +75,7 @@ def add(
     )
     session.add(job)
     session.flush()
+    session.add_all(JobTag(job_id=job.id, tag=tag) for tag in spec.tags)
     session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(arms))
     record_event(session, job.id, "submitted")
     return job

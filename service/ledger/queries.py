@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Trial, TrialPoint
+from service.db.models import Arm, ConfirmRun, Event, Job, JobTag, RecommendationRow, Trial, TrialPoint
 from service.errors import ConflictError, NotFoundError, OtherVersionError
 from service.result.job_result import JobResult
 from service.states import ENDED_JOB, JobState, TrialState, count_ended
@@ -30,9 +30,19 @@ class ConfirmCounts(NamedTuple):
     planned: int
 
 
-def jobs_page(session: Session, limit: int, before: int | None, **equals: str | None) -> Sequence[Job]:
-    """Return jobs, the newest first, with ``seq`` below ``before``; ``equals`` filters columns."""
-    query = select(Job).where(*_equal(Job, equals)).order_by(Job.seq.desc()).limit(limit)
+class RunCounts(NamedTuple):
+    """How many trials of a job have ended, and how far its confirmation runs are."""
+
+    trials: int
+    confirm: ConfirmCounts
+
+
+def jobs_page(
+    session: Session, limit: int, before: int | None, tags: Iterable[str] = (), **equals: str | None
+) -> Sequence[Job]:
+    """Return jobs, the newest first, with ``seq`` below ``before`` and every tag; ``equals`` filters columns."""
+    tagged = [Job.id.in_(select(JobTag.job_id).where(JobTag.tag == tag)) for tag in tags]
+    query = select(Job).where(*_equal(Job, equals), *tagged).order_by(Job.seq.desc()).limit(limit)
     return session.scalars(query if before is None else query.where(Job.seq < before)).all()
 
 
@@ -86,9 +96,36 @@ def _best(session: Session, job_id: str, arm: str) -> Trial | None:
 
 def confirm_progress(session: Session, job_id: str) -> ConfirmCounts:
     """Return how far the confirmation runs of a job are."""
-    counts = select(ConfirmRun.state, func.count()).where(ConfirmRun.job_id == job_id).group_by(ConfirmRun.state)
-    by_state = {state: count for state, count in session.execute(counts)}  # noqa: C416 - rows are not tuples to mypy
-    return ConfirmCounts(count_ended(by_state), sum(by_state.values()))
+    runs = _by_state(session, ConfirmRun, [job_id])[job_id]
+    return ConfirmCounts(count_ended(runs), sum(runs.values()))
+
+
+def run_counts(session: Session, job_ids: Sequence[str]) -> dict[str, RunCounts]:
+    """Return how far each of some jobs is."""
+    trials, runs = (_by_state(session, table, job_ids) for table in (Trial, ConfirmRun))
+    return {
+        job_id: RunCounts(
+            count_ended(trials[job_id]), ConfirmCounts(count_ended(runs[job_id]), sum(runs[job_id].values()))
+        )
+        for job_id in job_ids
+    }
+
+
+def _by_state(
+    session: Session, table: type[Trial | ConfirmRun], job_ids: Sequence[str]
+) -> dict[str, dict[TrialState, int]]:
+    """Return how many rows of each job are in each state."""
+    counts = select(table.job_id, table.state, func.count()).where(table.job_id.in_(job_ids))
+    found: dict[str, dict[TrialState, int]] = {job_id: {} for job_id in job_ids}
+    for job_id, state, count in session.execute(counts.group_by(table.job_id, table.state)):
+        found[job_id][TrialState(state)] = count
+    return found
+
+
+def verdicts(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
+    """Return the verdict of each of some jobs that has one."""
+    query = select(RecommendationRow.job_id, RecommendationRow.verdict).where(RecommendationRow.job_id.in_(job_ids))
+    return {job_id: verdict for job_id, verdict in session.execute(query)}  # noqa: C416 - rows are not tuples to mypy
 
 
 def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Sequence[ConfirmRun]:

@@ -17,7 +17,7 @@ from service.planning.arms import Role
 from service.planning.objective import TIMED, Objective, decided_by_outliers
 from service.planning.plan import JobPlan
 from service.recommend.luck import SearchLuck, luck_of
-from service.recommend.verdict import compare
+from service.recommend.verdict import compare, mean_interval
 from service.recommend.wording import explain, explain_disagreement, put_in_order, worth_of
 from service.result.job_result import ArmResult, Pair, Recommendation, TrivialResult, Verdict, Word
 from service.spec.tasks import TASKS
@@ -415,13 +415,18 @@ def _best_of(plan: JobPlan, finalists: Sequence[Finalist], role: Role) -> Finali
 
 def _mean(values: Iterable[float | None]) -> float | None:
     """Return the mean of the values that are there; None if there are none."""
-    there = [value for value in values if value is not None]
+    there = _there(values)
     return fmean(there) if there else None
+
+
+def _there(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun], objective: Objective) -> ArmResult:
     mine = [run for run in runs if run.trial_number == trial.number]
     complete = completed(runs, trial.number).values()
+    losses, scores = _there(run.test_loss for run in complete), _there(run.test_score for run in complete)
     steps = [objective.best_point(curve).step for run in complete if (curve := curve_of(run))]
     assert trial.value is not None, "a finalist is a completed trial"
     return ArmResult(
@@ -429,8 +434,10 @@ def _arm_result(plan: JobPlan, trial: Trial, runs: Sequence[ConfirmRun], objecti
         trial=trial.number,
         config=plan.arm(trial.arm).config(trial.params),
         value=trial.value,
-        mean_test_loss=_mean(run.test_loss for run in complete),
-        mean_test_score=_mean(run.test_score for run in complete),
+        mean_test_loss=_mean(losses),
+        test_loss_interval=mean_interval(losses),
+        mean_test_score=_mean(scores),
+        test_score_interval=mean_interval(scores),
         mean_seconds=fmean(run.seconds for run in complete) if complete else None,
         runs=len(complete),
         planned=len(mine),

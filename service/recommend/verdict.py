@@ -184,6 +184,11 @@ def _bca_interval(gains: Floats, level: float) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return Student's 95 % interval of a mean; None for fewer than two values."""
+    return _t_interval(np.asarray(values, dtype=np.float64), 0.95) if len(values) > 1 else None
+
+
 def _t_interval(gains: Floats, level: float) -> tuple[float, float]:
     """Return Student's interval. With 6 to 10 pairs the bootstrap's is too narrow to claim that two arms are equal."""
     if _all_alike(gains):

@@ -235,8 +235,12 @@ class ArmResult(Part):
     """The cost that the search minimised. The trial was picked for it, so it is optimistic."""
     mean_test_loss: float | None
     """Mean over its completed confirmation runs; None if none completed."""
+    test_loss_interval: tuple[float, float] | None = None
+    """95 % interval (Student's) of that mean; None with fewer than two runs."""
     mean_test_score: float | None = None
     """Mean of the score, such as the accuracy, over the same runs; None if they have none."""
+    test_score_interval: tuple[float, float] | None = None
+    """95 % interval (Student's) of that mean; None with fewer than two runs."""
     mean_seconds: float | None
     """Mean training time of those runs."""
     runs: int

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from typing_extensions import TypeAliasType
 
 from service.errors import FieldError, OtherVersionError
 
@@ -25,7 +26,8 @@ class SpecModel(BaseModel):
 
 
 Width = Annotated[int, Ge(1), Le(4096)]
-Activation = Literal["relu", "tanh", "gelu", "silu"]
+Activation = TypeAliasType("Activation", Literal["relu", "tanh", "gelu", "silu"])
+"""Named, so that the schema has it once."""
 
 
 def _plain(config: dict[str, JsonValue]) -> dict[str, JsonValue]:

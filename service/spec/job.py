@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from service.spec.base import SpecModel, read_stored
 from service.spec.data import DatasetSpec, FamilySpec
@@ -166,6 +166,23 @@ class TrainingSpec(SpecModel):
     """Stop a run when validation has not become better for this many steps; null never does."""
 
 
+TagWord = Annotated[
+    str,
+    Field(
+        max_length=30,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="A word of letters, digits, and . _ - in between.",
+        examples=["churn"],
+    ),
+]
+
+
+def _different(words: list[str]) -> list[str]:
+    if len(set(words)) < len(words):
+        raise ValueError("must not have a word twice")
+    return words
+
+
 Control = Literal["diagonal_pre", "random_p", "adamw_more_steps"]
 
 
@@ -238,6 +255,8 @@ class JobSpec(SpecModel):
     )
 
     name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
+    tags: Annotated[list[TagWord], Len(0, 10), AfterValidator(_different)] = Field([], examples=[["churn", "baseline"]])
+    """Words to find the job by in lists."""
     dataset: DatasetSpec = DatasetSpec()
     """Required, unless each task of a family has its own, or the model is a training loop."""
     model: AnyModel

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
+from typing_extensions import TypeAliasType
 
 from search_spaces.errors import must_be_one_of
 from service.registry import Registry
@@ -161,5 +162,5 @@ def _list_names(schema: dict[str, Any]) -> None:
     schema["enum"] = list(TASKS)
 
 
-TaskName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_list_names)]
+TaskName = TypeAliasType("TaskName", Annotated[str, AfterValidator(_known), Field(json_schema_extra=_list_names)])
 """A name in ``TASKS``, for pydantic. It is looked up when a value is checked, when every plug-in is there."""

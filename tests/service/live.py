@@ -25,11 +25,13 @@ class Live:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[Live]:
-    """Run the API on a free port, with its database in ``folder``."""
+def serve(folder: Path, port: int = 0) -> Iterator[Live]:
+    """Run the API on a port, or on a free one, with its database in ``folder``."""
     settings = Settings(database_url=f"sqlite:///{folder}/live.db", artifacts_url=str(folder / "artifacts"))
     create_schema(settings.database_url)
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None))
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
+    app.state.is_stopping = lambda: server.should_exit
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

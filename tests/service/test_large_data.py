@@ -149,10 +149,9 @@ def first_curve(service: Service, job_id: str) -> list[dict[str, float]]:
     while time.monotonic() < deadline:
         job = service.client.job(job_id)
         assert job["state"] in ("queued", "running"), job["cause"]
-        trial = service.client._json("GET", f"/v1/jobs/{job_id}/trials").get("items", [])
-        if trial and trial[0]["state"] == "complete":
-            found: list[dict[str, float]] = service.client._json("GET", f"/v1/jobs/{job_id}/trials/0")["curve"]
-            return found
+        trial = next(service.client.trials(job_id), None)
+        if trial and trial["state"] == "complete":
+            return service.client.trial(job_id, 0)["curve"]
         time.sleep(0.2)
     raise AssertionError("the first trial never ended")
 

@@ -9,7 +9,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
+from service.db.session import Database
 from tests.conftest import SpecMaker
+from tests.service.api.conftest import claim_job, succeed
 from tests.service.cli.test_serve import Start, start, wait_for
 from tests.service.data import files
 
@@ -64,11 +66,49 @@ def check_page(page: Page) -> None:
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
-def test_a_file_comes_to_an_answer_without_a_word_of_code(start: Start, page: Page, tmp_path: Path) -> None:
-    service = start()
+def watch_console(page: Page) -> list[str]:
+    """Return the list that the page's errors are added to."""
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
+    return errors
+
+
+def test_jobs_are_chosen_on_the_home_page_and_shown_side_by_side(start: Start, page: Page, spec: SpecMaker) -> None:
+    service = start("--no-worker")
+    errors = watch_console(page)
+    db = Database(service.environment["WARPTUNE_DATABASE_URL"])
+    for number in range(3):
+        budget = {"trials_per_arm": 2, "steps": 10 + number, "batch_size": 32}
+        service.client.submit(spec(name=f"try {number}", tags=["tries"], budget=budget))
+        succeed(claim_job(db), gain=0.25 * (number + 1))
+    service.client.submit(spec(name="another"))
+    db.close()
+
+    page.goto(service.url)
+    check_page(page)
+    page.get_by_label("compare try 0").check()
+    with page.expect_response(f"{service.url}/"):
+        page.get_by_role("heading", name="Jobs", exact=True).click()  # the focus leaves, so the page is loaded again
+    page.get_by_label("compare try 2").check()
+    page.get_by_role("button", name="Compare the chosen jobs").click()
+    page.get_by_role("heading", name="2 jobs side by side").wait_for()
+    page.get_by_text("try 2 has the best test loss").wait_for()
+    page.get_by_role("row", name="budget.steps 12 10").wait_for()
+    check_page(page)
+
+    page.get_by_role("link", name="Jobs").first.click()
+    page.get_by_label("Tag").fill("tries")
+    page.get_by_role("button", name="Show", exact=True).click()
+    page.get_by_role("link", name="all jobs").wait_for()
+    assert page.get_by_role("link", name="another").count() == 0
+    check_page(page)
+    assert not errors
+
+
+def test_a_file_comes_to_an_answer_without_a_word_of_code(start: Start, page: Page, tmp_path: Path) -> None:
+    service = start()
+    errors = watch_console(page)
     (tmp_path / "people.csv").write_bytes(files.csv(120))
 
     page.goto(service.url)

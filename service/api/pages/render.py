@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
+from service.api.field_errors import field_errors
 from service.api.problems import STATUS
 from service.errors import ServiceError
 from service.result.effects import percent
@@ -47,9 +48,10 @@ class PageRoute(APIRoute):
                 return await handle(request)
             except ServiceError as error:
                 status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
-                return page_of("error", status=int(status), title=_upper(str(error)))
-            except RequestValidationError:
-                return page_of("error", status=404, title="There is nothing at this address")
+                return page_of("error", status=int(status), title=_upper(str(error)), details=[])
+            except RequestValidationError as error:
+                wrong = [_upper(str(item)) for item in field_errors(error.errors(), None, [])]
+                return page_of("error", status=404, title="There is nothing at this address", details=wrong)
 
         return page
 

@@ -1,27 +1,24 @@
-"""Routes of the pages, and of their style sheet and script."""
+"""Routes of the pages. That of a job is in job.py."""
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse
+from pydantic import BeforeValidator, Field
 
-from service.api import datasets, jobs, results
-from service.api.deps import DatabaseDep, JobId, PageQuery, StrictQuery, Text
-from service.api.pages import charts
-from service.api.pages.render import PageRoute, page_of
-from service.api.views import JobView
+from service.api import compare, datasets
+from service.api.deps import DatabaseDep, PageQuery, StrictQuery, Text
+from service.api.pages import job
+from service.api.pages.render import FOLDER, PageRoute, page_of
+from service.api.pages.standing import list_jobs
 from service.data.catalog import BUNDLED
-from service.db.session import Database
-from service.errors import ConflictError, NotFoundError
-from service.result.effects import figure, score_label, search_figure
-from service.result.job_result import ANSWERS, JobResult
-from service.spec.job import JobSpec
-from service.spec.metrics import METRICS, metric_of
-from service.states import ENDED_JOB, JobState, count_ended
+from service.errors import NotFoundError
+from service.result.compared import table
+from service.spec.job import TagWord
+from service.spec.metrics import METRICS
+from service.states import ENDED_JOB, JobState
 
 EXAMPLES: Final = ("wine", "digits", "diabetes")
 """Bundled datasets with which one can try the service."""
@@ -29,22 +26,49 @@ EXAMPLES: Final = ("wine", "digits", "diabetes")
 LISTED: Final = 30
 """Jobs and datasets on the home page."""
 
-BEST_TRIALS: Final = 25
-"""Trials on the page of a job."""
-
-
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=HTMLResponse)
 
 
+def _given(value: object) -> object:
+    """Return what a form sends, without the fields that were left empty."""
+    return [item for item in value if item] if isinstance(value, list) else value or None
+
+
+class HomeQuery(StrictQuery):
+    """Which jobs to list."""
+
+    state: Annotated[JobState | None, BeforeValidator(_given)] = None
+    tag: Annotated[list[TagWord], BeforeValidator(_given)] = Field([])
+
+
 @router.get("/")
-def home(db: DatabaseDep) -> HTMLResponse:
+def home(db: DatabaseDep, wanted: Annotated[HomeQuery, Query()]) -> HTMLResponse:
     """Show how to start, and how the jobs stand."""
-    listed = jobs.list_jobs(db, jobs.JobQuery(limit=LISTED))
-    rows = [(job, *_standing(db, job.id)) for job in listed.items]
+    listed = list_jobs(db, LISTED, wanted.state, wanted.tag)
     files = datasets.list_datasets(db, PageQuery(limit=LISTED))
-    names = {dataset.id: dataset.name for dataset in files.items}
-    moves = any(job.state not in ENDED_JOB for job in listed.items)
-    return page_of("home", jobs=rows, moves=moves, datasets=files.items, names=names, examples=EXAMPLES)
+    return page_of(
+        "home",
+        jobs=listed,
+        moves=any(entry.job.state not in ENDED_JOB for entry in listed),
+        datasets=files.items,
+        names={dataset.id: dataset.name for dataset in files.items},
+        examples=EXAMPLES,
+        states=list(JobState),
+        wanted=wanted,
+    )
+
+
+@router.get("/favicon.ico")
+def icon() -> FileResponse:
+    """Answer what browsers ask for by themselves."""
+    return FileResponse(FOLDER / "icon.svg")
+
+
+@router.get("/compare")
+def compare_page(db: DatabaseDep, wanted: Annotated[compare.CompareQuery, Query()]) -> HTMLResponse:
+    """Show jobs side by side."""
+    compared = compare.compare(db, wanted)
+    return page_of("compare", compared=compared, rows=table(compared))
 
 
 class NewQuery(StrictQuery):
@@ -68,86 +92,4 @@ def new_job(db: DatabaseDep, wanted: Annotated[NewQuery, Query()]) -> HTMLRespon
     return page_of("new", dataset=None, data=data, metrics=metrics, info=info)
 
 
-@router.get("/jobs/{job_id}")
-def show_job(job_id: JobId, db: DatabaseDep) -> HTMLResponse:
-    """Show the answer of a job, or how far it is, and its trials."""
-    job = jobs.get_job(job_id, db)
-    result = _result(db, job)
-    metric = _metric(job)
-    entry = metric_of(metric)
-    trials = results.best_trials(job_id, db, BEST_TRIALS)
-    return page_of(
-        "job",
-        job=job,
-        ended=job.state in ENDED_JOB,
-        result=result,
-        reasons=_clauses(result) if result else [],
-        answer=ANSWERS[result.verdict] if result else None,
-        code=results.optimizer_code(job_id, db) if result else None,
-        forest=charts.forest(result) if result else None,
-        search=charts.search(
-            [arm.name for arm in job.arms],
-            results.trial_values(job_id, db),
-            rises=bool(entry and entry.higher_is_better),
-        ),
-        trials=trials,
-        parameters=_differing([trial.config for trial in trials]),
-        count_ended=count_ended,
-        progress=_progress(job),
-        minutes_left=_minutes_left(job),
-        value=lambda cost: search_figure(metric, cost, 4),
-        value_label=entry.label if entry else "validation loss",
-        score=lambda found: figure(found, METRICS.get((result.score if result else None) or "")),
-        score_label=score_label(result.score) if result else "",
-    )
-
-
-def _standing(db: Database, job_id: str) -> tuple[float, str]:
-    """Return how far a job of a list is, in percent, and its answer in a word, if it has one."""
-    job = jobs.get_job(job_id, db)
-    result = _result(db, job)
-    return _progress(job), result.verdict if result else ""
-
-
-def _clauses(result: JobResult) -> list[str]:
-    """Return the clauses of the reason, without what the page says elsewhere."""
-    return [clause for clause in result.reason.split("; ") if not clause.startswith("the recommendation is")]
-
-
-def _result(db: Database, job: JobView) -> JobResult | None:
-    if job.state != JobState.SUCCEEDED:
-        return None
-    try:
-        return results.get_recommendation(job.id, db)
-    except ConflictError:  # another version of the service made it
-        return None
-
-
-def _metric(job: JobView) -> str:
-    return job.spec.objective.metric if isinstance(job.spec, JobSpec) else "val_loss"
-
-
-def _counts(job: JobView) -> tuple[int, int]:
-    """Return how many runs have ended, of how many; until the runs on fresh seeds are planned, as many as trials."""
-    done = sum(count_ended(arm.trials) for arm in job.arms)
-    caps = sum(arm.trials_cap for arm in job.arms)
-    return done + job.confirm.done, caps + (job.confirm.planned or caps)
-
-
-def _progress(job: JobView) -> float:
-    done, planned = _counts(job)
-    return 100.0 if job.state == JobState.SUCCEEDED else round(100 * min(1.0, done / planned)) if planned else 0.0
-
-
-def _minutes_left(job: JobView) -> float | None:
-    """Return a guess from the runs so far; None before there are some."""
-    done, planned = _counts(job)
-    if job.started_at is None or job.state in ENDED_JOB or done < 3:
-        return None
-    return (datetime.now(UTC) - job.started_at).total_seconds() / 60 * max(0, planned - done) / done
-
-
-def _differing(configs: list[dict[str, Any]]) -> list[str]:
-    """Return the parameters in which configs differ."""
-    names = dict.fromkeys(name for config in configs for name in config)
-    return [name for name in names if len({json.dumps(config.get(name)) for config in configs}) > 1]
+router.include_router(job.router)

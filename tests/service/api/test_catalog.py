@@ -25,7 +25,7 @@ def catalog(shared_client: TestClient) -> dict[str, Any]:
 def test_every_name_of_the_catalogue_can_be_used(
     shared_client: TestClient, catalog: dict[str, Any], spec: SpecMaker
 ) -> None:
-    assert set(catalog) == {"datasets", "models", "presets", "baselines"}
+    assert set(catalog) == {"datasets", "models", "presets", "baselines", "optimizers", "metrics", "learners"}
     for dataset in catalog["datasets"]:
         physics = dataset["task"] == "physics"
         own = {"model": {"name": "pinn", "equation": dataset["name"]}} if physics else {}
@@ -48,6 +48,25 @@ def test_presets_and_baselines_are_described(catalog: dict[str, Any]) -> None:
         assert space["first_trials"]
 
 
+def test_metrics_optimizers_and_learners_are_those_of_specs(
+    shared_client: TestClient, catalog: dict[str, Any], spec: SpecMaker
+) -> None:
+    for metric in catalog["metrics"]:
+        dataset = "diabetes" if "regression" in metric["tasks"] else "wine"
+        body = spec(dataset={"name": dataset}, objective={"metric": metric["name"]})
+        if metric["tasks"] != ["physics"]:
+            assert shared_client.post("/v1/jobs", json=body).status_code == 202
+    named = {found["name"] for found in catalog["optimizers"] if found["baseline"]}
+    assert named == set(catalog["baselines"])
+    for learner, strategies in catalog["learners"].items():
+        for strategy in strategies:
+            structure, placement = strategy.split("/")
+            chosen = {"structure": structure, "placement": placement, "learner": learner}
+            body = spec(search_space={"preset": "wide", "overrides": chosen})
+            if learner != "frozen":  # P would stay as it is
+                assert shared_client.post("/v1/jobs", json=body).status_code == 202, chosen
+
+
 def test_every_value_of_a_preset_is_a_legal_override(
     shared_client: TestClient, catalog: dict[str, Any], spec: SpecMaker
 ) -> None:
@@ -65,13 +84,12 @@ def test_every_value_of_a_preset_is_a_legal_override(
 def test_models_are_described_by_their_schemas(catalog: dict[str, Any]) -> None:
     assert catalog["models"]["mlp"]["properties"]["hidden"]["default"] == [64, 64]
     assert catalog["models"]["autoencoder"]["properties"]["code"]["default"] == 30
-    chosen = [
-        schema["properties"]["activation"]
-        for name, schema in catalog["models"].items()
-        if "activation" in schema["properties"]
-    ]
-    assert all(set(activation["enum"]) <= set(ACTIVATIONS) for activation in chosen)
-    assert set(catalog["models"]["mlp"]["properties"]["activation"]["enum"]) == set(ACTIVATIONS)
+    for schema in catalog["models"].values():
+        activation = schema.get("properties", {}).get("activation", {})
+        chosen = activation if "enum" in activation else schema.get("$defs", {}).get("Activation")
+        if chosen is not None:
+            assert set(chosen["enum"]) <= set(ACTIVATIONS)
+    assert set(catalog["models"]["mlp"]["$defs"]["Activation"]["enum"]) == set(ACTIVATIONS)
     assert catalog["models"]["entrypoint"]["required"] == ["entrypoint"]
 
 

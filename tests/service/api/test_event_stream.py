@@ -99,7 +99,7 @@ def test_a_hundred_cut_streams_miss_no_event_and_repeat_none(start: Start, spec:
                         break
             cuts += 1
     writer.join()
-    everything = [event["id"] for event in service.client._items(f"/v1/jobs/{job['id']}/events", {})]
+    everything = [event["id"] for event in service.client.events(job["id"])]
     assert cuts >= 100
     assert seen == everything
     db.close()

@@ -19,6 +19,7 @@ from tests.service.api.conftest import PROBLEM
 OPERATIONS = {
     ("post", "/v1/jobs"): {200, 202, 403, 409, 413, 422, 500, 503},
     ("get", "/v1/jobs"): {200, 403, 422, 500},
+    ("get", "/v1/jobs/compare"): {200, 403, 404, 422, 500},
     ("get", "/v1/jobs/{job_id}"): {200, 403, 404, 422, 500},
     ("delete", "/v1/jobs/{job_id}"): {204, 403, 404, 409, 422, 500},
     ("post", "/v1/jobs/{job_id}/cancel"): {202, 403, 404, 409, 422, 500},
@@ -79,6 +80,14 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         node: Any = document
         for part in reference.removeprefix("#/").split("/"):
             node = node[part]
+
+
+def test_every_schema_and_every_list_of_words_has_one_name(document: dict[str, Any]) -> None:
+    """Programs that are generated from the document get a class for each."""
+    schemas = document["components"]["schemas"]
+    assert not [name for name in schemas if "__" in name], "two classes have the same name"
+    words = [tuple(node["enum"]) for node in nodes(document) if isinstance(node.get("enum"), list)]
+    assert not {found for found in words if words.count(found) > 1}
 
 
 def test_every_operation_is_here_with_all_its_answers(document: dict[str, Any]) -> None:
@@ -161,6 +170,10 @@ def test_example_of_a_job_id_is_what_an_id_looks_like(document: dict[str, Any]) 
     assert all(re.fullmatch(r"job-[0-9a-f]{16}", example) for example in parameter["schema"]["examples"])
 
 
-def test_pages_of_the_document_are_there(shared_client: TestClient) -> None:
-    for path in ("/docs", "/redoc"):
-        assert "warptune" in shared_client.get(path).text
+def test_the_page_of_the_document_needs_nothing_from_outside(shared_client: TestClient) -> None:
+    page = shared_client.get("/docs").text
+    assert "warptune" in page
+    for path in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert path.startswith("/")
+        assert shared_client.get(path).status_code == 200
+    assert shared_client.get("/redoc").status_code == 404

@@ -40,6 +40,22 @@ def test_home_says_how_to_start(client: TestClient) -> None:
         assert client.get(asset).status_code == 200
 
 
+FOLDERS = ["assets", "static", "static-offline-docs"]
+ODD = ["", "none.css", "%00", "%ff", "%2e%2e/routes.py", "..%5croutes.py", "x" * 5000, "page.css/x"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("name", ODD)
+def test_a_file_that_does_not_exist_is_not_found(client: TestClient, folder: str, name: str) -> None:
+    assert client.get(f"/{folder}/{name}").status_code == 404
+
+
+def test_the_icon_that_browsers_ask_for_is_there(client: TestClient) -> None:
+    icon = client.get("/favicon.ico")
+    assert icon.headers["content-type"] == "image/svg+xml"
+    assert icon.content.startswith(b"<svg")
+
+
 def test_home_lists_jobs_and_files(client: TestClient, submit: Submit, db: Database) -> None:
     submit(name="first")
     succeed(claim_job(db))

@@ -23,7 +23,8 @@ from service.cli.console import out
 from service.ledger import jobs, queries
 from service.ledger.runs import RunLog, claim
 from service.spec.job import JobSpec
-from service.states import JobState
+from service.states import JobState, TrialState
+from service.training.run import Ended
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.conftest import queue_job
@@ -492,3 +493,49 @@ def test_upload_of_what_cannot_be_used_says_why(run: Run, tmp_path: Path) -> Non
     fails(run("upload", tmp_path / "bad.csv"), 1, "Row #2: Expected 2 columns, got 1")
     (tmp_path / "sheet.xls").write_text("x")
     fails(run("upload", tmp_path / "sheet.xls"), 1, "filename: must be a name that ends with .csv")
+
+
+def test_jobs_are_shown_side_by_side(run: Run, live: Live, tmp_path: Path, spec: SpecMaker) -> None:
+    path = tmp_path / "spec.yaml"
+    for name, steps in (("short one", 10), ("long one", 20)):
+        budget = {"trials_per_arm": 2, "steps": steps, "batch_size": 32}
+        path.write_text(yaml.safe_dump(spec(name=name, budget=budget, tags=["side"])))
+        assert run("submit", path).exit_code == 0
+        succeed(claim_job(live.db))
+    shown = run("compare", "short one", "long one").stdout
+    assert "has the best test loss: " in shown
+    assert re.search(r"budget.steps +│ 10 +│ 20 ", shown), shown
+    assert json.loads(run("compare", "short one", "@latest", "--json").stdout)["comparable"] is True
+    fails(run("compare", "short one"), 1, "ids: must name 2 to 10 different jobs, separated by commas")
+    listed = run("jobs", "--tag", "side", "--state", "succeeded").stdout.splitlines()
+    assert [line.split("  ")[-2:] for line in listed] == [["long one", "#side"], ["short one", "#side"]]
+    assert "There are no failed jobs with the tag side." in run("jobs", "--tag", "side", "--state", "failed").stderr
+    fails(run("jobs", "--tag", "two words"), 1, "tag.0: must match pattern")
+
+
+def test_logs_tell_what_happened_and_why_trials_failed(run: Run, live: Live, spec_file: Path) -> None:
+    job = run("submit", spec_file).stdout.strip()
+    log = claim_job(live.db)
+    trial = log.add_trial("warpadam", {}, running=True)
+    cause = "ValueError: no\nFile x.py, line 1, in train"
+    log.finish_trial(trial.id, Ended(TrialState.FAILED, cause=cause), 0.1)
+    log.end(JobState.FAILED, "no trial completed")
+    shown = run("logs", job).stdout
+    events, _, failures = shown.partition("trial 0 of warpadam failed: ")
+    kinds = [line.split()[2] for line in events.splitlines()]
+    assert kinds == ["submitted", "claimed", "trial_finished", "failed"]
+    assert "trial 0, arm warpadam, state failed" in events
+    assert failures == "ValueError: no\n    File x.py, line 1, in train\n"
+    found = json.loads(run("logs", job, "--json").stdout)
+    assert [event["kind"] for event in found["events"]] == kinds
+    assert found["failed_trials"][0]["cause"] == cause
+
+
+def test_the_catalog_is_that_of_the_service_and_needs_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = run("catalog").stdout
+    assert re.search(r"wine +178 rows, 13 features, classification", asked)
+    assert all(name in asked for name in ("muon", "val_roc_auc", "whitening", "quick", "mlp"))
+    as_json = json.loads(run("catalog", "--json").stdout)
+    monkeypatch.delenv("WARPTUNE_URL")
+    assert CliRunner().invoke(cli.app, ["catalog"]).stdout == asked
+    assert json.loads(CliRunner().invoke(cli.app, ["catalog", "--json"]).stdout) == as_json

@@ -139,7 +139,7 @@ def test_ctrl_c_in_the_middle_of_a_job_gives_it_back_and_the_next_start_finishes
 
     again = start()
     wait_for(lambda: again.client.job(job_id)["state"] == "succeeded")
-    trials = again.client._json("GET", f"/v1/jobs/{job_id}/trials")["items"]
+    trials = again.client.trials(job_id)
     assert [trial["attempts"] for trial in trials] == [1] * 5  # the fifth is the untuned AdamW
 
 

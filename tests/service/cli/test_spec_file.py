@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from service.cli.spec_file import read_spec
+from service.cli.spec_file import read_spec, write_spec
+from service.spec.job import JobSpec
 
 
 @pytest.mark.parametrize(
@@ -96,3 +98,27 @@ def test_a_field_that_stands_for_a_merged_one_is_there_once(tmp_path: Path) -> N
     path = tmp_path / "spec.yaml"
     path.write_text("a: &a {x: 1}\nb:\n  c: &c {<<: *a, x: 2}\nd: {<<: *c, y: 3}\n")
     assert read_spec(path) == {"a": {"x": 1}, "b": {"c": {"x": 2}}, "d": {"x": 2, "y": 3}}
+
+
+GIVEN = {
+    "name": "1e3",
+    "dataset": {"id": "ds-1", "target": "null", "columns": {"zip: code": "category", "1e5": "ignore"}},
+    "model": {"name": "convnet", "activation": "gelu"},
+    "objective": {"metric": "val_accuracy"},
+    "seed": 3,
+}
+
+
+def test_a_written_spec_is_read_as_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(write_spec(GIVEN, ["about # the: data"]))
+    assert read_spec(tmp_path / "spec.yaml") == GIVEN
+
+
+def test_the_defaults_of_a_written_spec_are_those_of_the_service(tmp_path: Path) -> None:
+    fields = write_spec(GIVEN, []).partition("\n\n")[2]
+    unmarked = re.sub(r"^( *)# ((?:  )*(?:\w+:|# ).*)$", r"\1\2", fields, flags=re.MULTILINE)
+    (tmp_path / "spec.yaml").write_text(unmarked)
+    spec = JobSpec.model_validate(read_spec(tmp_path / "spec.yaml"))
+    assert spec == JobSpec.model_validate(GIVEN)
+    assert spec.model_fields_set == set(JobSpec.model_fields)
+    assert spec.training.model_fields_set == set(type(spec.training).model_fields)

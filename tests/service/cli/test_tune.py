@@ -13,8 +13,11 @@ import psutil
 import pytest
 import yaml
 
+from service.cli.spec_file import read_spec
+from service.spec.job import JobSpec
 from tests.service.data import files
 
+ROOT = Path(__file__).parents[3]
 LIMIT_S = 100
 
 
@@ -62,6 +65,25 @@ def test_what_cannot_be_meant_is_refused_before_anything_starts(folder: Path, ca
     assert done.returncode == 2
     assert message in done.stderr.replace(f"{folder}/", "")
     assert not (folder / "w.db").exists()
+
+
+def test_init_writes_a_spec_that_can_be_submitted(folder: Path) -> None:
+    command = [sys.executable, "-m", "service", "init", "people.csv", "--target", "label", "--column", "note=ignore"]
+
+    def init(*more: str) -> subprocess.CompletedProcess[str]:
+        env = environment(folder) | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run([*command, *more], env=env, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)
+
+    done = init("--steps", "50")
+    assert done.returncode == 0, done.stderr
+    assert "wrote spec.yaml; next: warptune serve, then warptune submit spec.yaml --watch" in done.stdout
+    text = (folder / "spec.yaml").read_text()
+    assert "#   ! code: left out, nearly every row has another value" in text
+    spec = JobSpec.model_validate(read_spec(folder / "spec.yaml"))
+    assert (spec.dataset.target, spec.dataset.columns, spec.budget.steps) == ("label", {"note": "ignore"}, 50)
+    again = init()
+    assert (again.returncode, (folder / "spec.yaml").read_text()) == (2, text)
+    assert "spec.yaml exists; choose another file with -o, or replace it with --force" in again.stderr
 
 
 def test_a_dry_run_shows_what_is_used_and_saves_a_spec(folder: Path) -> None:

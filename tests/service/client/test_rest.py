@@ -50,7 +50,7 @@ def test_job_is_submitted_shown_and_cancelled(client: Client, job: Job) -> None:
 def test_a_dry_run_may_take_longer_than_other_answers(
     live: Live, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.client.rest.TIMEOUT_S", 0.5)  # loading torch alone takes longer
+    monkeypatch.setattr("service.client.calls.TIMEOUT_S", 0.5)  # loading torch alone takes longer
     with Client(live.url) as client:
         assert client.estimate(spec())["trials"] == 5  # two of each arm, and one of the untuned AdamW
 
@@ -81,8 +81,10 @@ def test_an_export_may_take_as_long_as_packing_a_large_dataset_does(monkeypatch:
 
 
 def test_watch_yields_until_the_job_has_ended(live: Live, client: Client, job: Job) -> None:
-    states = []
-    for shown in client.watch(job["id"], every_s=0.001):
+    states: list[str] = []
+    for shown in client.watch(job["id"]):
+        if states[-1:] == [shown["state"]]:
+            continue  # something else happened
         states.append(shown["state"])
         match shown["state"]:
             case "queued":
@@ -228,7 +230,7 @@ BUSY = httpx2.Response(503, json={"detail": "busy"})
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr("service.client.rest.WAITS_S", (0.001, 0.002))
+    monkeypatch.setattr("service.client.calls.WAITS_S", (0.001, 0.002))
     with Client(NOBODY) as opened:
         yield opened
 
@@ -295,6 +297,8 @@ def test_trials_are_read_page_by_page(live: Live, client: Client, job: Job) -> N
         (answers.JobSummary, views.JobSummary),
         (answers.Job, views.JobView),
         (answers.Trial, views.TrialView),
+        (answers.TrialDetail, views.TrialDetail),
+        (answers.Event, views.EventView),
         (answers.DatasetSummary, datasets.DatasetSummary),
         (answers.Dataset, datasets.UploadedDataset),
     ],

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from service.data.columns import TABLE_FILE, retyped, values_of
-from service.data.facts import DatasetFacts, Reading, Role, column_uses, dataset_info
+from service.data.facts import ColumnRole, DatasetFacts, Reading, column_uses, dataset_info
 from service.data.sources import Table, stored_source
 from service.data.upload import FORMATS, Upload, format_of
 from service.errors import InvalidFileError, InvalidSpecError
@@ -49,8 +49,8 @@ def test_a_table_is_read_rightly(tmp_path: Path, case: tables.Table) -> None:
     for name, right in case.columns.items():
         column, use = facts.target(name), uses[name]
         assert column is not None
-        assert (use.kind, use.missing if use.role is Role.FEATURE else 0) == (right.kind, right.missing)
-        assert (use.role is Role.LEFT_OUT) == (right.kind in ("id", "index", "constant"))
+        assert (use.kind, use.missing if use.role is ColumnRole.FEATURE else 0) == (right.kind, right.missing)
+        assert (use.role is ColumnRole.LEFT_OUT) == (right.kind in ("id", "index", "constant"))
         assert right.warning in " ".join(use.warnings)
         assert bool(use.warnings) >= bool(right.warning)
         first = values_of(column, stored.column(name).combine_chunks())[0].as_py()
@@ -195,7 +195,7 @@ def test_a_job_can_take_a_column_for_something_else(tmp_path: Path, name: str, k
     spec = DatasetSpec.model_validate({"id": "ds-1", "target": "label", "columns": {name: kind}})
     changed = retyped(facts, spec.columns, tmp_path / "kept")
     use = {use.name: use for use in column_uses(changed, spec)}[name]
-    assert (use.features, use.role) == (features, Role.FEATURE if features else Role.LEFT_OUT)
+    assert (use.features, use.role) == (features, ColumnRole.FEATURE if features else ColumnRole.LEFT_OUT)
     info = dataset_info(changed, spec)
     source = stored_source(tmp_path / "kept", spec, info.task)
     assert isinstance(source, Table)
@@ -279,7 +279,7 @@ def test_an_id_that_is_the_target_or_has_a_kind_is_used(tmp_path: Path) -> None:
     assert dataset_info(facts, DatasetSpec(id="ds-1", target="label")).left_out == {
         "customer": "nearly every row has another value"
     }
-    assert uses_of(facts, target="customer")["customer"].role is Role.TARGET
+    assert uses_of(facts, target="customer")["customer"].role is ColumnRole.TARGET
 
 
 def test_a_dataset_that_an_earlier_version_stored_is_read_as_it_was(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ SMALLEST: dict[str, Any] = {"dataset": {"name": "wine"}, "model": {"name": "mlp"
 def test_defaults_are_what_the_documents_say() -> None:
     assert JobSpec.model_validate(SMALLEST).to_json() == {
         "name": "untitled",
+        "tags": [],
         "dataset": {
             "name": "wine",
             "id": None,

@@ -146,7 +146,7 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-/** Loads the page again, unless the reader uses a control, and keeps what the reader has opened. */
+/** Loads the page again, unless the reader uses a control, and keeps what the reader has opened and chosen. */
 async function refresh() {
   const main = document.querySelector("main");
   if (document.hidden || (main.contains(document.activeElement) && document.activeElement !== main)) return;
@@ -156,6 +156,9 @@ async function refresh() {
     const fresh = page.querySelector("main");
     for (const details of main.querySelectorAll("details[open]")) {
       fresh.querySelector(`#${details.id}`)?.setAttribute("open", "");
+    }
+    for (const box of main.querySelectorAll("input:checked")) {
+      fresh.querySelector(`input[value="${box.value}"]`)?.setAttribute("checked", "");
     }
     main.replaceWith(fresh);
     document.title = page.title;

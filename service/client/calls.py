@@ -1,0 +1,339 @@
+"""The requests of the API, and how their answers are read. Nothing here is sent: the two clients share it.
+
+A :class:`Call` says what to send and what to make of the answer. :class:`Attempts` says when it is sent again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx2
+
+from service.client.answers import Dataset, Estimate, Job, TrialDetail
+from service.errors import FieldError, ServiceError
+
+if TYPE_CHECKING:
+    from service.result.compared import JobComparison
+    from service.result.job_result import JobResult
+
+Answer = TypeVar("Answer")
+
+SUBMIT_TIMEOUT_S: Final = 300.0
+"""Longest wait for the answer to a submission, for which the service may try user code or time the arms."""
+
+TIMEOUT_S: Final = 30.0
+"""Longest wait for any other answer."""
+
+RETRY_S: Final = 5.0
+"""How long a request is repeated unless the caller says otherwise."""
+
+LOST: Final = (httpx2.NetworkError, httpx2.RemoteProtocolError)
+"""Errors of a request that the service may have answered, but whose answer did not arrive."""
+
+WAITS_S: Final = (0.1, 2.0)
+"""The first pause before a request is repeated, and the longest. Each pause is twice as long as the one before."""
+
+
+class ApiError(ServiceError):
+    """The service refused a request, or could not be reached.
+
+    Attributes:
+        status: HTTP status; 0 if there was no answer.
+        errors: The fields that are wrong; empty if the problem is another one.
+    """
+
+    code = "api_error"
+
+    def __init__(self, status: int, detail: str, errors: Iterable[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.errors = tuple(errors)
+
+
+class ItemPage(TypedDict):
+    """A page of a list."""
+
+    items: list[Any]
+    next_cursor: int | None
+
+
+@dataclass(frozen=True)
+class Call(Generic[Answer]):
+    """A request and how its answer is read.
+
+    Attributes:
+        method: Of HTTP.
+        path: Below the URL of the service.
+        read: Makes the result of the answer.
+        options: What else httpx2 is told: parameters, JSON, headers, time limit.
+        file: A local file that is the body; None for no file.
+    """
+
+    method: str
+    path: str
+    read: Callable[[httpx2.Response], Answer]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = None
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again after its answer was lost, without a second effect."""
+        return self.method == "GET" or "Idempotency-Key" in self.options.get("headers", {})
+
+
+class Attempts:
+    """Says when a call is sent again: see :class:`service.client.rest.Client`."""
+
+    def __init__(self, call: Call[Any], retry_s: float) -> None:
+        self._is_repeatable = call.is_repeatable
+        self._until = time.monotonic() + retry_s
+        self._wait_s = WAITS_S[0]
+
+    def pause_after(self, error: ApiError) -> float:
+        """Return the seconds to wait before the call is sent again.
+
+        Raises:
+            ApiError: The error itself, if it would not help or there is no time left.
+        """
+        cause, is_busy = error.__cause__, error.status == HTTPStatus.SERVICE_UNAVAILABLE
+        was_lost = isinstance(cause, LOST) and self._is_repeatable
+        helps = is_busy or isinstance(cause, httpx2.ConnectError) or was_lost
+        pause = self._wait_s
+        if not helps or time.monotonic() + pause > self._until:
+            raise error
+        self._wait_s = min(2 * pause, WAITS_S[1])
+        return pause
+
+
+def submit(spec: Mapping[str, object], idempotency_key: str | None) -> Call[Job]:
+    """Queue a job."""
+    options = {"json": spec, "headers": _key(idempotency_key), "timeout": SUBMIT_TIMEOUT_S}
+    return Call("POST", "/v1/jobs", read_json, options)
+
+
+def estimate(spec: Mapping[str, object]) -> Call[Estimate]:
+    """Ask what a job would do and cost."""
+    options = {"json": spec, "params": {"dry_run": "true"}, "timeout": SUBMIT_TIMEOUT_S}
+    return Call("POST", "/v1/jobs", read_json, options)
+
+
+def extend(job_id: str, more: Mapping[str, object], idempotency_key: str | None) -> Call[Job]:
+    """Add to a job that has succeeded."""
+    wrong = [
+        FieldError(name, value, "must be a finite number", code="out_of_range")
+        for name, value in more.items()
+        if isinstance(value, float) and not math.isfinite(value)  # JSON has no such number
+    ]
+    if wrong:
+        raise ApiError(0, "a number is not finite", wrong)
+    return Call("POST", f"{job_path(job_id)}/extend", read_json, {"json": more, "headers": _key(idempotency_key)})
+
+
+def job(job_id: str) -> Call[Job]:
+    """Ask for a job."""
+    return Call("GET", job_path(job_id), read_json)
+
+
+def cancel(job_id: str) -> Call[Job]:
+    """Cancel a job."""
+    return Call("POST", f"{job_path(job_id)}/cancel", read_json)
+
+
+def delete(job_id: str) -> Call[None]:
+    """Delete a job."""
+    return Call("DELETE", job_path(job_id), _read_nothing)
+
+
+def recommendation(job_id: str) -> Call[JobResult]:
+    """Ask for the result of a job."""
+    from service.result.job_result import JobResult
+
+    return Call("GET", f"{job_path(job_id)}/recommendation", lambda answer: JobResult.from_json(read_json(answer)))
+
+
+def compare(job_ids: Sequence[str]) -> Call[JobComparison]:
+    """Ask how jobs compare."""
+    from service.result.compared import JobComparison
+
+    options = {"params": {"ids": ",".join(job_ids)}}
+    return Call("GET", "/v1/jobs/compare", lambda answer: JobComparison.model_validate(read_json(answer)), options)
+
+
+def export(job_id: str, fmt: str) -> Call[bytes]:
+    """Ask for the recommendation of a job as a file."""
+    return Call("GET", f"{job_path(job_id)}/export", _read_bytes, {"params": {"format": fmt}, "timeout": None})
+
+
+def report(job_id: str) -> Call[bytes]:
+    """Ask for the report of a job."""
+    return Call("GET", f"{job_path(job_id)}/report", _read_bytes)
+
+
+def upload(file: str | Path, fmt: str | None, reading: Mapping[str, object] | None) -> Call[tuple[Dataset, bool]]:
+    """Upload a dataset."""
+    query: dict[str, Any] = {**(reading or {}), **({"format": fmt} if fmt else {})}
+    local = None if isinstance(file, str) and "://" in file else Path(file)
+    query |= {"url": file} if local is None else {"filename": local.name[-100:]}
+
+    def read(answer: httpx2.Response) -> tuple[Dataset, bool]:
+        return read_json(answer), answer.status_code == HTTPStatus.CREATED
+
+    return Call("POST", "/v1/datasets", read, {"params": query, "timeout": None}, local)
+
+
+def dataset(dataset_id: str) -> Call[Dataset]:
+    """Ask for an uploaded dataset."""
+    return Call("GET", _path(dataset_id, "datasets"), read_json)
+
+
+def delete_dataset(dataset_id: str) -> Call[None]:
+    """Delete an uploaded dataset."""
+    return Call("DELETE", _path(dataset_id, "datasets"), _read_nothing)
+
+
+def catalog() -> Call[dict[str, Any]]:
+    """Ask for the names that a job may use."""
+    return Call("GET", "/v1/catalog", read_json)
+
+
+def health() -> Call[None]:
+    """Ask whether the service answers."""
+    return Call("GET", "/healthz", _read_nothing)
+
+
+def jobs(state: str | None, name: str | None, tags: Sequence[str]) -> Call[ItemPage]:
+    """Ask for jobs, the newest first."""
+    wanted = {"state": state, "name": name, "tag": list(tags)}
+    return _listed("/v1/jobs", {field: value for field, value in wanted.items() if value})
+
+
+def trials(job_id: str) -> Call[ItemPage]:
+    """Ask for the trials of a job."""
+    return _listed(f"{job_path(job_id)}/trials")
+
+
+def trial(job_id: str, number: int) -> Call[TrialDetail]:
+    """Ask for a trial with its learning curve."""
+    return Call("GET", f"{job_path(job_id)}/trials/{number}", read_json)
+
+
+def events(job_id: str) -> Call[ItemPage]:
+    """Ask for the events of a job."""
+    return _listed(f"{job_path(job_id)}/events")
+
+
+def datasets() -> Call[ItemPage]:
+    """Ask for the uploaded datasets."""
+    return _listed("/v1/datasets")
+
+
+def _listed(path: str, params: Mapping[str, object] | None = None) -> Call[ItemPage]:
+    return Call("GET", path, read_json, {"params": {**(params or {}), "limit": 200}})
+
+
+def page_after(call: Call[ItemPage], page: ItemPage) -> Call[ItemPage] | None:
+    """Return the call for the next page of a list; None after the last one."""
+    if page["next_cursor"] is None:
+        return None
+    params = {**call.options["params"], "cursor": page["next_cursor"]}
+    return Call(call.method, call.path, call.read, {**call.options, "params": params})
+
+
+def job_path(job_id: str) -> str:
+    """Return the path of a job.
+
+    Raises:
+        ApiError: No job can have this id.
+    """
+    return _path(job_id, "jobs")
+
+
+def _path(identity: str, kind: str) -> str:
+    if not identity.strip("."):  # "." and ".." would lead to another path
+        raise ApiError(404, f"there is no {kind.removesuffix('s')} {identity!r}")
+    return f"/v1/{kind}/{quote(identity, safe='', errors='replace')}"
+
+
+def _key(idempotency_key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+
+
+def read_json(response: httpx2.Response) -> Any:
+    """Return the JSON object of an answer.
+
+    Raises:
+        ApiError: It has none, so another server answered.
+    """
+    answer = _object_in(response)
+    if answer is None:
+        raise stranger(response)
+    return answer
+
+
+def stranger(response: httpx2.Response) -> ApiError:
+    """Return the error of an answer that is not one of this service."""
+    url = without_password(str(response.url))
+    return ApiError(response.status_code, f"the server at {url} is not this service; check the URL")
+
+
+def _read_bytes(response: httpx2.Response) -> bytes:
+    return response.content
+
+
+def _read_nothing(response: httpx2.Response) -> None:
+    del response
+
+
+def unreachable(url: str, error: Exception) -> ApiError:
+    """Return the error of a request that got no answer; the caller raises it from the error of httpx2."""
+    return ApiError(0, f"cannot reach {url}: {error}")
+
+
+def checked(response: httpx2.Response) -> httpx2.Response:
+    """Return an answer, unless it is a refusal.
+
+    Raises:
+        ApiError: The refusal. A proxy or a stranger may have answered, so every part of the problem may be missing.
+    """
+    if response.is_success:
+        return response
+    problem = _object_in(response) or {}
+    detail, errors = problem.get("detail"), problem.get("errors")
+    raise ApiError(
+        response.status_code,
+        detail if isinstance(detail, str) else f"{response.status_code} {response.reason_phrase}",
+        [_field_error(item) for item in errors if isinstance(item, dict)] if isinstance(errors, list) else (),
+    )
+
+
+def without_password(text: str) -> str:
+    """Return a text that may have a URL in it without the URL's password."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)  # up to the last @, because a password may have some
+
+
+def _object_in(response: httpx2.Response) -> dict[str, Any] | None:
+    try:
+        answer = response.json()
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _field_error(item: Mapping[str, Any]) -> FieldError:
+    hint = item.get("hint")
+    return FieldError(
+        field=str(item.get("field", "")),
+        value=item.get("value"),
+        message=str(item.get("message", "is wrong")),
+        hint=None if hint is None else str(hint),
+        code=str(item.get("code", "invalid")),
+    )

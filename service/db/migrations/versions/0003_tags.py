@@ -1,0 +1,29 @@
+"""The tags of jobs."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003_tags"
+down_revision = "0002_loss_of_a_trial"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "job_tags",
+        sa.Column("tag", sa.String(length=30), primary_key=True, nullable=False),
+        sa.Column(
+            "job_id",
+            sa.String(length=40),
+            sa.ForeignKey("jobs.id", ondelete="CASCADE"),
+            primary_key=True,
+            nullable=False,
+        ),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("job_tags")

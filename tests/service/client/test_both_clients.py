@@ -1,0 +1,204 @@
+# The client for asyncio does what the other one does, and both follow a job through cut streams and restarts.
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+import socketserver
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.client.async_rest import AsyncClient
+from service.client.rest import ApiError, Client
+from service.states import JobState, TrialState
+from service.training.run import Ended
+from tests.conftest import SpecMaker
+from tests.service.api.conftest import claim_job, search, succeed
+from tests.service.data import files
+from tests.service.live import Live, serve
+
+
+class Blocking:
+    """A client for asyncio that is used like the other one."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._runner = asyncio.Runner()
+        self._client = AsyncClient(url, **options)
+
+    def __enter__(self) -> Blocking:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._client, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            made = value(*arguments, **options)
+            return self._items(made) if isinstance(made, AsyncIterator) else self._runner.run(made)
+
+        return call if callable(value) else value
+
+    def _items(self, made: AsyncIterator[Any]) -> Iterator[Any]:
+        async def following() -> Any:
+            return await anext(made, None)
+
+        while (item := self._runner.run(following())) is not None:
+            yield item
+
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture(params=(Client, Blocking), ids=["client", "asyncio"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """The class of a client."""
+    made: Connect = request.param
+    return made
+
+
+def test_both_have_the_same_methods_and_parameters() -> None:
+    one, other = (
+        {
+            name: list(inspect.signature(method).parameters.items())
+            for name, method in vars(kind).items()
+            if callable(method) and not name.startswith("_")
+        }
+        for kind in (Client, AsyncClient)
+    )
+    assert one == other
+    assert len(one) > 20
+
+
+def test_a_job_from_its_data_to_its_result(connect: Connect, live: Live, tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_bytes(files.csv(60))
+    with connect(live.url) as client:
+        assert client.is_up()
+        dataset, _ = client.upload(tmp_path / "people.csv")
+        assert client.upload(tmp_path / "people.csv") == (dataset, False)
+        assert client.dataset(dataset["id"]) == dataset
+        spec = {"tags": ["t"], "dataset": {"name": "wine"}, "model": {"name": "mlp"}}
+        job = client.submit(spec, idempotency_key=f"{connect.__name__}-key")["id"]
+        assert client.submit(spec, idempotency_key=f"{connect.__name__}-key")["id"] == job
+        succeed(claim_job(live.db))
+        assert client.wait(job)["state"] == "succeeded"
+        assert next(iter(client.jobs(tags=["t"])))["id"] == job
+        assert client.recommendation(job).verdict == "helps"
+        assert client.export(job, "python").startswith(b'"""Recommended')
+        assert {trial["number"] for trial in client.trials(job)} == set(range(5))
+        assert client.trial(job, 4)["arm"] == "adamw_default"
+        assert list(client.follow(job)) == list(client.events(job))
+        assert client.extend(job, {"seeds": 1})["state"] == "queued"
+        assert client.cancel(job)["state"] == "cancelled"
+        client.delete(job)
+        with pytest.raises(ApiError, match=f"there is no job '{job}'") as caught:
+            client.job(job)
+        assert caught.value.status == 404
+
+
+def test_what_goes_wrong_is_the_same_error(connect: Connect, live: Live, tmp_path: Path) -> None:
+    with connect(live.url) as client:
+        with pytest.raises(ApiError, match=r"budget.step: is not a known field"):
+            client.submit({"dataset": {"name": "wine"}, "model": {"name": "mlp"}, "budget": {"step": 3}})
+        for call in (client.watch, client.follow, client.events):
+            with pytest.raises(ApiError, match="there is no job 'job-0'"):
+                list(call("job-0"))
+        with pytest.raises(FileNotFoundError):
+            client.upload(tmp_path / "none.csv")
+    with connect("http://127.0.0.1:1", retry_s=0) as nobody:
+        assert not nobody.is_up()
+        with pytest.raises(ApiError, match=r"cannot reach http://127\.0\.0\.1:1"):
+            nobody.job("job-0")
+
+
+class Cutter(socketserver.ThreadingTCPServer):
+    """Passes connections on to a service, and cuts every stream of events after some bytes of it."""
+
+    daemon_threads = True
+
+    def __init__(self, url: str) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.target = ("127.0.0.1", int(url.rpartition(":")[2]))
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.cuts = 0
+
+
+class Passing(socketserver.BaseRequestHandler):
+    server: Cutter
+
+    def handle(self) -> None:
+        with socket.create_connection(self.server.target) as service:
+            while asked := self.request.recv(65536):
+                service.sendall(asked)
+                left = 600 + 97 * (self.server.cuts % 5)
+                while piece := service.recv(65536):
+                    self.request.sendall(piece[:left])
+                    left -= len(piece)
+                    if left <= 0:
+                        self.server.cuts += 1
+                        return
+                    if piece.endswith(b"0\r\n\r\n") or b" 204 " in piece[:20]:
+                        break  # the answer is complete
+
+
+@pytest.fixture
+def cutter(live: Live) -> Iterator[Cutter]:
+    server = Cutter(live.url)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_hundred_cut_streams_miss_no_event_and_repeat_none(
+    connect: Connect, live: Live, cutter: Cutter, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.client.calls.WAITS_S", (0.001, 0.002))
+    with Client(live.url) as direct:
+        job = direct.submit(spec())["id"]
+        log = claim_job(live.db)
+        for number in range(360):
+            trial = log.add_trial("warpadam", {}, running=True)
+            log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 1.0 + number, 1.0), 0.0)
+        log.end(JobState.FAILED, "enough")
+        everything = list(direct.events(job))
+    with connect(cutter.url) as client:
+        assert list(client.follow(job)) == everything
+        assert cutter.cuts >= 100
+        half = everything[100]["id"]
+        assert list(client.follow(job, after=half)) == everything[101:]
+
+
+def test_a_service_that_restarts_while_a_job_is_waited_for_is_no_error(
+    connect: Connect, spec: SpecMaker, tmp_path: Path
+) -> None:
+    states: list[str] = []
+    watches = threading.Event()
+    with serve(tmp_path) as first:
+        url = first.url
+        with Client(url) as direct:
+            job = direct.submit(spec())["id"]
+
+        def watch() -> None:
+            with connect(url) as client:
+                for shown in client.watch(job):
+                    states.append(shown["state"])
+                    watches.set()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        assert watches.wait(60)
+        log = claim_job(first.db)
+        search(log)
+    with serve(tmp_path, int(url.rpartition(":")[2])):
+        log.end(JobState.FAILED, "enough")
+        thread.join()
+    assert states[-1] == "failed"
