@@ -58,8 +58,8 @@ def test_detail_says_everything_in_one_line(shared_client: TestClient, spec: Spe
     document = shared_client.post("/v1/jobs", json=spec(name="", model={"name": "mpl"})).json()
     assert document["detail"] == (
         "name: must have at least 1 character (got ''); "
-        "model.name: must be one of mlp, autoencoder, convnet, resnet, transformer, pinn, entrypoint (got 'mpl'). "
-        "Did you mean 'mlp'?"
+        "model.name: must be one of mlp, autoencoder, convnet, resnet, transformer, pinn, entrypoint, loop "
+        "(got 'mpl'). Did you mean 'mlp'?"
     )
 
 
