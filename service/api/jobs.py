@@ -22,7 +22,7 @@ from service.states import JobState
 from service.submission import Context
 from service.submission import submit as submission
 from service.submission.estimate import JobEstimate
-from service.submission.extend import extend
+from service.submission.extend import extend, retry
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -111,6 +111,15 @@ def cancel_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep) -> JobVi
     if ledger.cancel(db, job_id).state == JobState.CANCELLED:  # otherwise its worker deletes them
         artifacts.delete_checkpoints(job_id)
     return _view(db, job_id)
+
+
+@router.post("/{job_id}/retry", status_code=202, responses=responses(404, 409, 422))
+def retry_job(job_id: JobId, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None) -> JobView:
+    """Run a failed or cancelled job again, from where it stood. Its finished trials are kept.
+
+    A job that is queued or running is answered as it is, so it is safe to send this again.
+    """
+    return _answered(retry(db, job_id, _render, idempotency_key), response, idempotency_key)
 
 
 @router.post("/{job_id}/extend", status_code=202, responses=responses(404, 409, 422))

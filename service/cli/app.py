@@ -38,7 +38,16 @@ def warptune(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (tune.tune,),
     "Processes": (serve.serve, serve.worker, serve.migrate),
-    "Jobs": (remote.submit, remote.jobs, remote.show, remote.watch, remote.extend, remote.cancel, remote.delete),
+    "Jobs": (
+        remote.submit,
+        remote.jobs,
+        remote.show,
+        remote.watch,
+        remote.extend,
+        remote.cancel,
+        remote.retry,
+        remote.delete,
+    ),
     "Results": (remote.open_page, remote.trials, remote.export, remote.report, offline.replay, offline.predict),
     "Data and code": (remote.upload, remote.datasets, remote.delete_dataset, offline.check),
 }

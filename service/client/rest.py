@@ -142,6 +142,11 @@ class Client:
         job: Job = self._json("POST", f"{_path(job_id)}/cancel")
         return job
 
+    def retry(self, job_id: str, idempotency_key: str | None = None) -> Job:
+        """Run a failed or cancelled job again and return it. Its finished trials are kept."""
+        job: Job = self._json("POST", f"{_path(job_id)}/retry", headers=_key(idempotency_key))
+        return job
+
     def recommendation(self, job_id: str) -> JobResult:
         """Return the result of a job that has succeeded.
 

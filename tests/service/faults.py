@@ -63,6 +63,11 @@ def first_run_killed_once_second_raises(run: Run) -> Iterator[CurvePoint]:
         yield point
 
 
+def always_raises(run: Run) -> Iterator[CurvePoint]:
+    raise RuntimeError("every run is broken")
+    yield
+
+
 def second_run_raises(run: Run) -> Iterator[CurvePoint]:
     if _count("run") == 2:
         raise RuntimeError("the second run is broken")

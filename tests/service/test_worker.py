@@ -154,7 +154,8 @@ def test_a_killed_slot_costs_one_attempt_and_the_trial_ends_as_if_nothing_had_ha
     with db.read() as session:
         assert session.query(TrialPoint).filter(TrialPoint.trial_id == trials[1].id).count() == 10
         retried = session.query(Event).filter(Event.kind == "trial_retried").one()
-    assert retried.data == {"trial": 1, "cause": "its slot process ended with exit code -9"}
+    assert (retried.data["trial"], retried.data["arm"]) == (1, "warpadam")
+    assert retried.data["cause"].startswith("its slot process was killed")
 
 
 @pytest.mark.kills
@@ -165,7 +166,8 @@ def test_a_trial_whose_slot_is_killed_every_time_is_failed_and_the_job_goes_on(
     make_worker(faults.one_config_always_killed).run_next()
     trials = get_trials(db, job_id)
     assert [trial.state for trial in trials] == [COMPLETE, FAILED, COMPLETE, COMPLETE, COMPLETE]
-    assert (trials[1].attempts, trials[1].cause) == (2, "its slot process ended with exit code -9")
+    assert trials[1].attempts == 2
+    assert (trials[1].cause or "").startswith("its slot process was killed")
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     assert running_in_optuna(storage) == []
 

@@ -23,6 +23,7 @@ OPERATIONS = {
     ("delete", "/v1/jobs/{job_id}"): {204, 403, 404, 409, 422, 500},
     ("post", "/v1/jobs/{job_id}/cancel"): {202, 403, 404, 409, 422, 500},
     ("post", "/v1/jobs/{job_id}/extend"): {202, 403, 404, 409, 422, 500},
+    ("post", "/v1/jobs/{job_id}/retry"): {202, 403, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/events"): {200, 204, 403, 404, 422, 500},
     ("get", "/v1/jobs/{job_id}/trials"): {200, 403, 404, 409, 422, 500},
     ("get", "/v1/jobs/{job_id}/trials/{number}"): {200, 403, 404, 409, 422, 500},
