@@ -10,6 +10,7 @@
     │   └── OtherVersionError             another version stored it, and this one cannot read it
     ├── IdempotencyConflictError          the key was used with another body
     ├── UnavailableError                  it cannot be answered now
+    │   └── DatabaseReplacedError         the database is not the one that the process began with
     ├── LeaseLostError                    another worker owns the job now: write nothing
     └── JobFailedError                    the job cannot continue; the message becomes its cause
 
@@ -127,6 +128,12 @@ class UnavailableError(ServiceError):
     """The request is valid, but cannot be answered now."""
 
     code = "unavailable"
+
+
+class DatabaseReplacedError(UnavailableError):
+    """The database is not the one that this process began with: it was deleted, or replaced by another one."""
+
+    code = "database_replaced"
 
 
 class LeaseLostError(ServiceError):

@@ -21,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.engines.base import Engine
-from service.errors import JobFailedError, LeaseLostError, OtherVersionError
+from service.errors import DatabaseReplacedError, JobFailedError, LeaseLostError, OtherVersionError
 from service.ledger.runs import RunLog, claim
 from service.running.context import Tools
 from service.running.job_run import run_job
@@ -34,7 +34,13 @@ log = logging.getLogger(__name__)
 HEARTBEATS: Final = 5
 """Renewals within one lease: four may fail in a row."""
 
-LEDGER_AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError, optuna.exceptions.StorageInternalError)
+LEDGER_AWAY: Final = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    DatabaseReplacedError,
+    optuna.exceptions.StorageInternalError,
+)
 """What is raised while the database cannot be reached. The job is not to blame then."""
 
 AWAY_PAUSE_S: Final = 1.0

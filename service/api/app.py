@@ -17,6 +17,7 @@ from service.api.deps import ArtifactsDep, DatabaseDep, close_dependencies, open
 from service.api.middleware import BodyLimit, HostCheck
 from service.api.views import Health, Ready
 from service.data.upload import UrlSource
+from service.errors import UnavailableError
 from service.settings import Settings
 from service.version import VERSION
 
@@ -41,6 +42,8 @@ def readyz(db: DatabaseDep, artifacts: ArtifactsDep) -> Ready | JSONResponse:
     try:
         db.ping()
         artifacts.check()
+    except UnavailableError as error:
+        return problems.problem(503, error.code, str(error))
     except (SQLAlchemyError, OSError) as error:
         log.warning("not ready", exc_info=error)
         detail = f"the database or the artifact store fails with {type(error).__name__}; see the log of the service"

@@ -13,11 +13,14 @@ from service.db.studies import Studies
 from service.settings import Settings
 from service.user_code.probe import UserCode
 
+WAIT_S: Final = 4.0
+"""Seconds that a request waits for the database before it is answered with 503."""
+
 
 def open_dependencies(app: FastAPI, settings: Settings) -> None:
     """Make what the routes depend on, and keep it on ``app.state``."""
-    app.state.database = Database(settings.database_url)
-    app.state.studies = Studies(settings.database_url)
+    app.state.database = Database(settings.database_url, WAIT_S)
+    app.state.studies = Studies(settings.database_url, WAIT_S)
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
     app.state.user_code = UserCode(settings)
 

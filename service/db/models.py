@@ -59,6 +59,14 @@ class Base(DeclarativeBase):
     }
 
 
+class DatabaseIdentity(Base):
+    """One row with a random id, made with the tables: another id is another database."""
+
+    __tablename__ = "database_identity"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+
+
 def _job_key(*, primary_key: bool = False) -> Mapped[str]:
     return mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=primary_key)
 
