@@ -35,6 +35,9 @@ START_P_FILE: Final = "start-p.safetensors"
 CHECKPOINTS: Final = "checkpoints"
 """Folder in a job's folder that has the checkpoints, in one folder for each run."""
 
+PROBE_BYTES: Final = 4096
+"""Size of the file that shows whether the store can be written to. A full disk still takes an empty one."""
+
 ATTEMPTS: Final = 5
 """How often a folder is deleted while other processes delete it too."""
 
@@ -138,7 +141,7 @@ class ArtifactStore:
         """Write and delete a file, so that a store that cannot be written to raises its error."""
         probe = f"{self._root}/.ready-{secrets.token_hex(4)}"
         self._fs.makedirs(self._root, exist_ok=True)
-        self._fs.pipe_file(probe, b"")
+        self._fs.pipe_file(probe, bytes(PROBE_BYTES))
         self._fs.rm_file(probe)
 
 

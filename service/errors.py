@@ -11,6 +11,7 @@
     ├── IdempotencyConflictError          the key was used with another body
     ├── UnavailableError                  it cannot be answered now
     │   └── DatabaseReplacedError         the database is not the one that the process began with
+    ├── StorageFullError                  a disk of the service has no room
     ├── LeaseLostError                    another worker owns the job now: write nothing
     └── JobFailedError                    the job cannot continue; the message becomes its cause
 
@@ -134,6 +135,12 @@ class DatabaseReplacedError(UnavailableError):
     """The database is not the one that this process began with: it was deleted, or replaced by another one."""
 
     code = "database_replaced"
+
+
+class StorageFullError(ServiceError):
+    """A disk of the service has no room. The message names it."""
+
+    code = "storage_full"
 
 
 class LeaseLostError(ServiceError):

@@ -22,7 +22,7 @@ ROOMS = (
     {"optimizers"},
     {"spec"},
     {"states", "version", "settings", "artifacts"},
-    {"data", "logs"},
+    {"data", "logs", "disk"},
     {"training", "db"},
     {"user_code"},
     {"planning"},

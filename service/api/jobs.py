@@ -8,7 +8,17 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
 
-from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StrictQuery, StudiesDep, Text, UserCodeDep
+from service.api.deps import (
+    NEEDS_ROOM,
+    ArtifactsDep,
+    DatabaseDep,
+    JobId,
+    PageQuery,
+    StrictQuery,
+    StudiesDep,
+    Text,
+    UserCodeDep,
+)
 from service.api.problems import responses
 from service.api.views import JobSummary, JobView, Page
 from service.db.models import Job
@@ -53,9 +63,10 @@ class SubmitQuery(StrictQuery):
 @router.post(
     "",
     status_code=202,
+    dependencies=NEEDS_ROOM,
     responses={
         200: {"model": JobEstimate, "description": "A dry run: what the job would do and cost."},
-        **responses(403, 409, 413, 422, 503),
+        **responses(403, 409, 413, 422, 503, 507),
     },
 )
 def submit_job(
@@ -113,7 +124,7 @@ def cancel_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep) -> JobVi
     return _view(db, job_id)
 
 
-@router.post("/{job_id}/retry", status_code=202, responses=responses(404, 409, 422))
+@router.post("/{job_id}/retry", status_code=202, dependencies=NEEDS_ROOM, responses=responses(404, 409, 422, 507))
 def retry_job(job_id: JobId, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None) -> JobView:
     """Run a failed or cancelled job again, from where it stood. Its finished trials are kept.
 
@@ -122,7 +133,7 @@ def retry_job(job_id: JobId, response: Response, db: DatabaseDep, idempotency_ke
     return _answered(retry(db, job_id, _render, idempotency_key), response, idempotency_key)
 
 
-@router.post("/{job_id}/extend", status_code=202, responses=responses(404, 409, 422))
+@router.post("/{job_id}/extend", status_code=202, dependencies=NEEDS_ROOM, responses=responses(404, 409, 422, 507))
 def extend_job(
     job_id: JobId, more: ExtendSpec, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None
 ) -> JobView:

@@ -129,6 +129,10 @@ class RunLog:
                 close(session, job, JobState.CANCELLED)
                 return True
             job.state, job.lease_worker, job.lease_expires_s = JobState.QUEUED, None, None
+            for table in (Trial, ConfirmRun):  # what an error of this worker has left running: it is not to blame
+                running = (table.job_id == self.job_id, table.state == TrialState.RUNNING)
+                queued = update(table).where(*running).values(state=TrialState.QUEUED, attempts=table.attempts - 1)
+                session.execute(queued, execution_options=_IN_SQL)
             record_event(session, self.job_id, "released")
         return False
 
