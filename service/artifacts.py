@@ -9,6 +9,7 @@ import hashlib
 import logging
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedIOBase
@@ -37,6 +38,9 @@ CHECKPOINTS: Final = "checkpoints"
 
 PROBE_BYTES: Final = 4096
 """Size of the file that shows whether the store can be written to. A full disk still takes an empty one."""
+
+KEPT_S: Final = 86_400.0
+"""Age at which an unfinished file is deleted."""
 
 ATTEMPTS: Final = 5
 """How often a folder is deleted while other processes delete it too."""
@@ -137,6 +141,15 @@ class ArtifactStore:
             with suppress(FileNotFoundError):  # another process is deleting them too
                 self._fs.rm(folder, recursive=True)
 
+    def sweep(self) -> None:
+        """Delete what killed processes were writing to a local store, once it is a day old."""
+        if not isinstance(self._fs, LocalFileSystem):
+            return  # an object store shows no unfinished file
+        for path in [*Path(self._root).rglob("*.part"), *Path(self._root).glob(".ready-*")]:
+            with suppress(OSError):  # another process deletes it too
+                if time.time() - path.stat().st_mtime > KEPT_S:
+                    path.unlink()
+
     def check(self) -> None:
         """Write and delete a file, so that a store that cannot be written to raises its error."""
         probe = f"{self._root}/.ready-{secrets.token_hex(4)}"
@@ -203,7 +216,7 @@ def local_folder(url: str) -> Iterator[Path]:
         yield path
         return
     fs, folder = fsspec.url_to_fs(url)
-    with tempfile.TemporaryDirectory(prefix="warptune-") as copy:
+    with tempfile.TemporaryDirectory(prefix="warptune-dataset-") as copy:
         for file in fs.ls(folder, detail=False):
             fs.get_file(file, f"{copy}/{str(file).rpartition('/')[2]}")
         yield Path(copy)

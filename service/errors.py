@@ -11,6 +11,7 @@
     ├── IdempotencyConflictError          the key was used with another body
     ├── UnavailableError                  it cannot be answered now
     │   └── DatabaseReplacedError         the database is not the one that the process began with
+    ├── SlowBodyError                     the body of a request came too slowly
     ├── StorageFullError                  a disk of the service has no room
     ├── LeaseLostError                    another worker owns the job now: write nothing
     └── JobFailedError                    the job cannot continue; the message becomes its cause
@@ -135,6 +136,12 @@ class DatabaseReplacedError(UnavailableError):
     """The database is not the one that this process began with: it was deleted, or replaced by another one."""
 
     code = "database_replaced"
+
+
+class SlowBodyError(ServiceError):
+    """The body of a request stalled, or came too slowly."""
+
+    code = "request_timeout"
 
 
 class StorageFullError(ServiceError):

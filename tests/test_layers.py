@@ -21,7 +21,7 @@ ROOMS = (
     {"registry"},
     {"optimizers"},
     {"spec"},
-    {"states", "version", "settings", "artifacts"},
+    {"states", "version", "settings", "artifacts", "temporary"},
     {"data", "logs", "disk"},
     {"training", "db"},
     {"user_code"},

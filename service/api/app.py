@@ -11,7 +11,7 @@ from fastapi_offline import FastAPIOffline
 from service.api import catalog, datasets, events, health, jobs, pages, problems, results
 from service.api.dashboard import Dashboard
 from service.api.deps import close_dependencies, open_dependencies
-from service.api.middleware import BodyLimit, HostCheck
+from service.api.middleware import BodyDeadline, BodyLimit, HostCheck
 from service.data.upload import UrlSource
 from service.settings import Settings
 from service.version import VERSION
@@ -45,6 +45,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.state.is_stopping = lambda: False
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
+    app.add_middleware(BodyDeadline)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
     for module in (jobs, events, results, datasets, catalog, pages, health):
         app.include_router(module.router)

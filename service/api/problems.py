@@ -32,6 +32,7 @@ from service.errors import (
     InvalidSpecError,
     NotFoundError,
     ServiceError,
+    SlowBodyError,
     StorageFullError,
     UnavailableError,
     shortened,
@@ -52,6 +53,7 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
     ConflictError: HTTPStatus.CONFLICT,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
+    SlowBodyError: HTTPStatus.REQUEST_TIMEOUT,
 }
 
 MAX_ERRORS: Final = 20
