@@ -30,7 +30,7 @@ test-ray: install ## test the engine ray on a real Ray that listens on loopback 
 test-slow: install ## run real jobs and kill processes: about an hour; PART=0/6 runs one sixth of it
 	$(BIN)/python -m pytest -m "slow and not browser and not chaos" --ignore tests/docker --part $(PART)
 
-chaos: install ## kill each kind of process at each moment of a job, in about ten minutes; CHAOS_SEED=1 tries other calls
+chaos: install ## kill each kind of process at each moment of a job, in about a quarter of an hour; CHAOS_SEED=1 tries other calls
 	$(BIN)/python -m pytest -m chaos tests/chaos
 
 test-all: test test-browser test-ray compose-check test-slow chaos ## run every test

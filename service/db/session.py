@@ -32,11 +32,8 @@ from service.errors import DatabaseReplacedError
 LOCK_TIMEOUT_S: Final = 60.0
 """Seconds to wait while another process writes or creates the schema."""
 
-CONNECT_TIMEOUT_S: Final = 3
-"""Longest time that a PostgreSQL server may take to accept a connection."""
-
-PING_TIMEOUT_S: Final = 1.0
-"""Longest time that it may take to answer on a connection from the pool, before another one is made."""
+PING_SHARE: Final = 0.25
+"""Share of the wait for a database that PostgreSQL gets to answer on an open connection. The rest is for a new one."""
 
 IDENTITY: Final = select(DatabaseIdentity.id)
 
@@ -68,6 +65,11 @@ def _compile_epoch_now(element: epoch_now, compiler: SQLCompiler, **options: obj
     return "extract(epoch from clock_timestamp())::float8"
 
 
+def connect_timeout_s(wait_s: float) -> int:
+    """Return the seconds that PostgreSQL may take to accept a connection, out of the whole wait for it."""
+    return max(1, int((1 - PING_SHARE) * wait_s))
+
+
 class Database:
     """One SQLAlchemy engine and the two kinds of transaction.
 
@@ -76,14 +78,15 @@ class Database:
 
     Args:
         url: SQLAlchemy URL.
-        wait_s: Seconds to wait for a lock that another process holds, or for a free connection.
+        wait_s: Seconds to wait for a lock that another process holds, for a free connection of the pool, or for a
+            PostgreSQL server that does not answer.
     """
 
     def __init__(self, url: str, wait_s: float = LOCK_TIMEOUT_S) -> None:
         self.url: URL = make_url(url)
         self._wait_s, self._identity = wait_s, ""
         is_sqlite = self.url.get_backend_name() == "sqlite"
-        arguments: dict[str, object] = {"connect_timeout": CONNECT_TIMEOUT_S}
+        arguments: dict[str, object] = {"connect_timeout": connect_timeout_s(wait_s)}
         if is_sqlite:
             arguments = {"timeout": wait_s, "check_same_thread": False}
         self.engine: Engine = create_engine(self.url, connect_args=arguments, pool_timeout=wait_s)
@@ -170,7 +173,7 @@ class Database:
         try:
             wire.send_query(b"")
             while wire.is_busy():
-                if not sockets.select([wire.socket], [], [], PING_TIMEOUT_S)[0]:
+                if not sockets.select([wire.socket], [], [], PING_SHARE * self._wait_s)[0]:
                     return False
                 wire.consume_input()
             while wire.get_result() is not None:
