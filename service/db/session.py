@@ -35,6 +35,9 @@ LOCK_TIMEOUT_S: Final = 60.0
 PING_SHARE: Final = 0.25
 """Share of the wait for a database that PostgreSQL gets to answer on an open connection. The rest is for a new one."""
 
+UNDEFINED_TABLE: Final = "42P01"
+"""SQLSTATE of PostgreSQL for a table that is not there. SQLite says so in words."""
+
 IDENTITY: Final = select(DatabaseIdentity.id)
 
 SCHEMA_LOCK: Final = 0x57617270
@@ -150,8 +153,10 @@ class Database:
             cursor.execute(f"SET lock_timeout = {int(1000 * self._wait_s)}")
         try:
             row = cursor.execute(str(IDENTITY)).fetchone()
-        except self.engine.dialect.loaded_dbapi.Error:  # there are no tables yet
-            row = None
+        except self.engine.dialect.loaded_dbapi.Error as error:
+            if getattr(error, "sqlstate", None) != UNDEFINED_TABLE and "no such table" not in str(error):
+                raise
+            row = None  # there are no tables yet, or no more
         try:
             self._recognise(row[0] if row else "")
         except DatabaseReplacedError:
@@ -169,11 +174,12 @@ class Database:
 
     def _answers(self, connection: Any) -> bool:
         """Tell whether a PostgreSQL server answers on an open connection. A stopped one keeps its connections open."""
-        wire = connection.pgconn
+        wire, socket = connection.pgconn, sockets.poll()
         try:
+            socket.register(wire.socket, sockets.POLLIN)
             wire.send_query(b"")
             while wire.is_busy():
-                if not sockets.select([wire.socket], [], [], PING_SHARE * self._wait_s)[0]:
+                if not socket.poll(1000 * PING_SHARE * self._wait_s):
                     return False
                 wire.consume_input()
             while wire.get_result() is not None:
