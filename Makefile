@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PART ?= 0/1
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 
-.PHONY: install demo test test-browser test-ray test-slow test-all check format docs bench-optimizers bench-scale gpu-check compose-check client-check clean
+.PHONY: install demo test test-browser test-ray test-slow chaos test-all check format docs bench-optimizers bench-scale gpu-check compose-check client-check clean
 
 install: $(STAMP)
 
@@ -29,9 +29,12 @@ test-ray: install ## test the engine ray on a real Ray that listens on loopback 
 	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-slow: install ## run real jobs and kill processes: about an hour; PART=0/6 runs one sixth of it
-	$(BIN)/python -m pytest -m "slow and not browser" --ignore tests/docker --part $(PART)
+	$(BIN)/python -m pytest -m "slow and not browser and not chaos" --ignore tests/docker --part $(PART)
 
-test-all: test test-browser test-ray compose-check client-check test-slow ## run every test
+chaos: install ## kill each kind of process at each moment of a job, in about a quarter of an hour; CHAOS_SEED=1 tries other calls
+	$(BIN)/python -m pytest -m chaos tests/chaos
+
+test-all: test test-browser test-ray compose-check client-check test-slow chaos ## run every test
 
 check: install ## check lint, format and types
 	$(BIN)/ruff check .

@@ -187,6 +187,9 @@ class InMemory:
     def lost(self, *_: object) -> bool:
         return False
 
+    def delayed(self, *_: object) -> None:
+        """Do nothing."""
+
     def interrupted(self, _: Assignment) -> None:
         """Do nothing."""
 

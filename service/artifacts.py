@@ -9,6 +9,7 @@ import hashlib
 import logging
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedIOBase
@@ -34,6 +35,12 @@ START_P_FILE: Final = "start-p.safetensors"
 
 CHECKPOINTS: Final = "checkpoints"
 """Folder in a job's folder that has the checkpoints, in one folder for each run."""
+
+PROBE_BYTES: Final = 4096
+"""Size of the file that shows whether the store can be written to. A full disk still takes an empty one."""
+
+KEPT_S: Final = 86_400.0
+"""Age at which an unfinished file is deleted."""
 
 ATTEMPTS: Final = 5
 """How often a folder is deleted while other processes delete it too."""
@@ -139,11 +146,21 @@ class ArtifactStore:
         """The folder of a store on this machine; None for an object store."""
         return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
+    def sweep(self) -> None:
+        """Delete what killed processes were writing to a local store, once it is a day old."""
+        folder = self.local_folder
+        if folder is None:
+            return  # an object store shows no unfinished file
+        for path in [*folder.rglob("*.part"), *folder.glob(".ready-*")]:
+            with suppress(OSError):  # another process deletes it too
+                if time.time() - path.stat().st_mtime > KEPT_S:
+                    path.unlink()
+
     def check(self) -> None:
         """Write and delete a file, so that a store that cannot be written to raises its error."""
         probe = f"{self._root}/.ready-{secrets.token_hex(4)}"
         self._fs.makedirs(self._root, exist_ok=True)
-        self._fs.pipe_file(probe, b"")
+        self._fs.pipe_file(probe, bytes(PROBE_BYTES))
         self._fs.rm_file(probe)
 
 
@@ -205,7 +222,7 @@ def local_folder(url: str) -> Iterator[Path]:
         yield path
         return
     fs, folder = fsspec.url_to_fs(url)
-    with tempfile.TemporaryDirectory(prefix="warptune-") as copy:
+    with tempfile.TemporaryDirectory(prefix="warptune-dataset-") as copy:
         for file in fs.ls(folder, detail=False):
             fs.get_file(file, f"{copy}/{str(file).rpartition('/')[2]}")
         yield Path(copy)

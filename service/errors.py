@@ -10,6 +10,9 @@
     │   └── OtherVersionError             another version stored it, and this one cannot read it
     ├── IdempotencyConflictError          the key was used with another body
     ├── UnavailableError                  it cannot be answered now
+    │   └── DatabaseReplacedError         the database is not the one that the process began with
+    ├── SlowBodyError                     the body of a request came too slowly
+    ├── StorageFullError                  a disk of the service has no room
     ├── LeaseLostError                    another worker owns the job now: write nothing
     └── JobFailedError                    the job cannot continue; the message becomes its cause
 
@@ -127,6 +130,24 @@ class UnavailableError(ServiceError):
     """The request is valid, but cannot be answered now."""
 
     code = "unavailable"
+
+
+class DatabaseReplacedError(UnavailableError):
+    """The database is not the one that this process began with: it was deleted, or replaced by another one."""
+
+    code = "database_replaced"
+
+
+class SlowBodyError(ServiceError):
+    """The body of a request stalled, or came too slowly."""
+
+    code = "request_timeout"
+
+
+class StorageFullError(ServiceError):
+    """A disk of the service has no room. The message names it."""
+
+    code = "storage_full"
 
 
 class LeaseLostError(ServiceError):

@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     max_dataset_bytes: Annotated[int, Ge(1024)] = Field(
         4 << 30, description="Largest dataset in bytes, both as uploaded and unpacked."
     )
+    min_free_bytes: Annotated[int, Ge(0)] = Field(
+        64 << 20,
+        description="Free bytes of a disk below which the service is not ready, accepts no job and no upload, and "
+        "workers take no job.",
+    )
     allowed_modules: str | None = Field(
         None,
         description="Modules whose functions a job may use as its model, training loop or dataset, separated by "

@@ -5,15 +5,21 @@ The values are stored in the database: add some, never rename one::
     job:    queued -> running -> verifying -> succeeded      any of the first three -> cancelled | failed
                       running | verifying -> queued          its worker was stopped and gave it back
                       succeeded -> queued                    it was extended: more trials, seeds or seconds
+                      failed | cancelled -> queued           it was retried
     arm:    queued -> running -> complete                    queued | running -> stopped, with its job
                       complete -> queued                     its job was extended by trials or seconds
+                      stopped -> queued                      its job was retried
     trial:  queued -> running -> complete | pruned | diverged | failed      (a confirmation run too)
                       running -> queued                      its process or its worker died
+                      failed | pruned -> queued              its job was retried; pruned only by the end of the job
+
+``VERBS`` says in which states of a job its user may do what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -53,6 +59,34 @@ ACTIVE_JOB: Final = (JobState.RUNNING, JobState.VERIFYING)
 ENDED_JOB: Final = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 LIVE_TRIAL: Final = (TrialState.QUEUED, TrialState.RUNNING)
 ENDED_TRIAL: Final = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.DIVERGED, TrialState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What a user may do to a job.
+
+    Attributes:
+        allowed: States in which it has its effect.
+        refusal: What to say in other states.
+        already: States in which there is nothing to do: the answer is the job as it is.
+    """
+
+    allowed: tuple[JobState, ...]
+    refusal: str
+    already: tuple[JobState, ...] = ()
+
+
+_ALIVE: Final = (JobState.QUEUED, *ACTIVE_JOB)
+
+VERBS: Final[Mapping[str, Verb]] = {
+    "cancel": Verb(_ALIVE, "only a job that has not ended can be cancelled"),
+    "retry": Verb(
+        (JobState.FAILED, JobState.CANCELLED), "only a job that has failed or was cancelled can be retried", _ALIVE
+    ),
+    "extend": Verb((JobState.SUCCEEDED,), "only a job that has succeeded can be extended"),
+    "delete": Verb((JobState.QUEUED, *ENDED_JOB), "cancel it first, then delete it"),
+}
+"""What a user may do to a job, by the name of the request. docs/jobs.md has the table for people."""
 
 
 def count_ended(runs: Mapping[str, int] | Mapping[TrialState, int]) -> int:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import optuna
@@ -20,8 +21,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.artifacts import ArtifactStore
 from service.db.session import Database
+from service.disk import is_full, require_room
 from service.engines.base import Engine
-from service.errors import JobFailedError, LeaseLostError, OtherVersionError
+from service.errors import DatabaseReplacedError, JobFailedError, LeaseLostError, OtherVersionError, StorageFullError
 from service.ledger.runs import RunLog, claim
 from service.running.context import Tools
 from service.running.job_run import run_job
@@ -34,11 +36,20 @@ log = logging.getLogger(__name__)
 HEARTBEATS: Final = 5
 """Renewals within one lease: four may fail in a row."""
 
-LEDGER_AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError, optuna.exceptions.StorageInternalError)
+LEDGER_AWAY: Final = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    DatabaseReplacedError,
+    optuna.exceptions.StorageInternalError,
+)
 """What is raised while the database cannot be reached. The job is not to blame then."""
 
 AWAY_PAUSE_S: Final = 1.0
 """Pause before the next attempt to reach the ledger."""
+
+FULL_PAUSE_S: Final = 5.0
+"""Pause before the next look whether a full disk has room."""
 
 
 class HaltedError(Exception):
@@ -112,11 +123,15 @@ class Worker:
         self._stopping.set()
 
     def run_forever(self) -> None:
-        """Run jobs until :meth:`stop` is called. While the ledger cannot be reached, keep trying."""
+        """Run jobs until :meth:`stop` is called. While the ledger cannot be reached or a disk is full, keep trying."""
         log.info("worker ready", extra={"worker": self.name})
         while not self._stopping.is_set():
             try:
+                require_room(self._settings)
                 pause_s = 0.0 if self.run_next() else self._settings.poll_s
+            except StorageFullError as error:
+                log.warning("no room for a job", extra={"cause": str(error)})
+                pause_s = FULL_PAUSE_S
             except LEDGER_AWAY:
                 log.warning("cannot reach the ledger", exc_info=True)
                 pause_s = AWAY_PAUSE_S
@@ -129,6 +144,7 @@ class Worker:
         Raises:
             sqlalchemy.exc.DBAPIError: The ledger cannot be reached. When the lease of the job has run out, this worker
                 or another continues the job.
+            StorageFullError: A disk is full. The job goes back to the queue.
         """
         record = claim(self._db, self.name, self._settings.lease_s)
         if record is None:
@@ -164,6 +180,10 @@ class Worker:
         except (LeaseLostError, *LEDGER_AWAY):
             raise
         except Exception as error:
+            if is_full(error):
+                with suppress(LeaseLostError, *LEDGER_AWAY):  # if the ledger is full too, the lease runs out
+                    record.release()
+                raise StorageFullError(f"a disk is full: {error}") from error
             log.exception("job failed on an error of the service", extra={"job": record.job_id})
             record.end(JobState.FAILED, f"internal error: {type(error).__name__}: {error}")
         return True

@@ -112,7 +112,7 @@ class Bench:
         """Return the seconds until a new worker that takes over the job can ask for its first trial."""
         self._studies.close()
         began = time.perf_counter()
-        self._log.recover_trials(self._plan.spec.resources.max_attempts)
+        self._log.recover_trials()
         search = self._open()
         seconds = time.perf_counter() - began
         search.close()

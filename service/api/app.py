@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from sqlalchemy.exc import SQLAlchemyError
 
-from service.api import catalog, compare, datasets, events, jobs, problems, results
+from service.api import catalog, compare, datasets, events, health, jobs, problems, results
 from service.api.dashboard import Dashboard
-from service.api.deps import ArtifactsDep, DatabaseDep, close_dependencies, open_dependencies
-from service.api.middleware import BodyLimit, HostCheck
+from service.api.deps import close_dependencies, open_dependencies
+from service.api.middleware import BodyDeadline, BodyLimit, HostCheck
 from service.api.pages import routes
 from service.api.pages.render import ASSETS
-from service.api.views import Health, Ready
 from service.data.upload import UrlSource
 from service.settings import Settings
 from service.version import VERSION
 
-log = logging.getLogger(__name__)
-
 DESCRIPTION = """Tunes WarpAdam's distortion matrix P on your task, tunes the baselines with the same budget, and tells
 you on fresh paired seeds whether P helps. Every error is a problem document (RFC 9457)."""
-
-health = APIRouter(tags=["health"])
-"""Routes for programs that restart this process or send requests to it."""
-
-
-@health.get("/healthz")
-async def healthz() -> Health:
-    """Tell that the process is alive."""
-    return Health(version=VERSION)
-
-
-@health.get("/readyz", response_model=Ready, responses=problems.responses(503))
-def readyz(db: DatabaseDep, artifacts: ArtifactsDep) -> Ready | JSONResponse:
-    """Tell whether the database and the artifact store can be used."""
-    try:
-        db.ping()
-        artifacts.check()
-    except (SQLAlchemyError, OSError) as error:
-        log.warning("not ready", exc_info=error)
-        detail = f"the database or the artifact store fails with {type(error).__name__}; see the log of the service"
-        return problems.problem(503, "not_ready", detail)
-    return Ready()
 
 
 def create_app(settings: Settings, on_startup: Callable[[], None] | None = None) -> FastAPI:
@@ -77,10 +49,10 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.state.is_stopping = lambda: False
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
+    app.add_middleware(BodyDeadline)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
-    for module in (compare, jobs, events, results, datasets, catalog, routes):
+    for module in (compare, jobs, events, results, datasets, catalog, routes, health):
         app.include_router(module.router)
-    app.include_router(health)
     app.mount("/assets", ASSETS)
     # It gets what matches no route. A mount at / would also take over the 405 answers of the routes.
     app.router.default = Dashboard(app.state.studies)

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
-from service.api.deps import ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
+from service.api.deps import NEEDS_ROOM, ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
 from service.api.problems import responses
 from service.api.views import Page, View
 from service.data.facts import Column, ColumnRole, ColumnUse, DatasetFacts, Layout, Reading, column_uses
@@ -195,10 +195,11 @@ BODY: Final[dict[str, object]] = {
 @router.post(
     "",
     status_code=201,
+    dependencies=NEEDS_ROOM,
     openapi_extra=BODY,
     responses={
         200: {"model": UploadedDataset, "description": "The same file was uploaded before."},
-        **responses(403, 413, 422, 503),
+        **responses(403, 413, 422, 503, 507),
     },
 )
 async def upload_dataset(

@@ -10,14 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.db.studies import Studies
+from service.disk import require_room
 from service.settings import Settings
 from service.user_code.probe import UserCode
+
+WAIT_S: Final = 4.0
+"""Seconds that a request waits for the database before it is answered with 503."""
 
 
 def open_dependencies(app: FastAPI, settings: Settings) -> None:
     """Make what the routes depend on, and keep it on ``app.state``."""
-    app.state.database = Database(settings.database_url)
-    app.state.studies = Studies(settings.database_url)
+    app.state.settings = settings
+    app.state.database = Database(settings.database_url, WAIT_S)
+    app.state.studies = Studies(settings.database_url, WAIT_S)
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
     app.state.user_code = UserCode(settings)
 
@@ -41,6 +46,14 @@ DatabaseDep = Annotated[Database, _kept("database")]
 StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]
+
+
+def _require_room(request: Request) -> None:
+    require_room(request.app.state.settings)
+
+
+NEEDS_ROOM: Final = [Depends(_require_room)]
+"""Dependencies of routes that store something large, or accept work: they raise StorageFullError on a full disk."""
 
 MAX_NUMBER: Final = 2**31 - 1
 """Largest integer that a column of the database can hold or be compared with."""

@@ -9,7 +9,17 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
 
-from service.api.deps import ArtifactsDep, DatabaseDep, JobId, PageQuery, StrictQuery, StudiesDep, Text, UserCodeDep
+from service.api.deps import (
+    NEEDS_ROOM,
+    ArtifactsDep,
+    DatabaseDep,
+    JobId,
+    PageQuery,
+    StrictQuery,
+    StudiesDep,
+    Text,
+    UserCodeDep,
+)
 from service.api.problems import responses
 from service.api.views import JobSummary, JobView, Page
 from service.db.models import Job
@@ -23,7 +33,7 @@ from service.states import JobState
 from service.submission import Context
 from service.submission import submit as submission
 from service.submission.estimate import JobEstimate
-from service.submission.extend import extend
+from service.submission.extend import extend, retry
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -55,9 +65,10 @@ class SubmitQuery(StrictQuery):
 @router.post(
     "",
     status_code=202,
+    dependencies=NEEDS_ROOM,
     responses={
         200: {"model": JobEstimate, "description": "A dry run: what the job would do and cost."},
-        **responses(403, 409, 413, 422, 503),
+        **responses(403, 409, 413, 422, 503, 507),
     },
 )
 def submit_job(
@@ -114,7 +125,16 @@ def cancel_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep) -> JobVi
     return _view(db, job_id)
 
 
-@router.post("/{job_id}/extend", status_code=202, responses=responses(404, 409, 422))
+@router.post("/{job_id}/retry", status_code=202, dependencies=NEEDS_ROOM, responses=responses(404, 409, 422, 507))
+def retry_job(job_id: JobId, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None) -> JobView:
+    """Run a failed or cancelled job again, from where it stood. Its finished trials are kept.
+
+    A job that is queued or running is answered as it is, so it is safe to send this again.
+    """
+    return _answered(retry(db, job_id, _render, idempotency_key), response, idempotency_key)
+
+
+@router.post("/{job_id}/extend", status_code=202, dependencies=NEEDS_ROOM, responses=responses(404, 409, 422, 507))
 def extend_job(
     job_id: JobId, more: ExtendSpec, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None
 ) -> JobView:

@@ -1,4 +1,4 @@
-"""Refuses requests before they reach a route: from foreign hosts and sites, and with bodies that are too large.
+"""Refuses requests before they reach a route: from foreign hosts and sites, and with bodies too large or too slow.
 
 There is no login, so a page of another site must not use the API through the browser of somebody who reads it. It could
 point a host name of its own at this machine (DNS rebinding), or send a form or a fetch without reading the answer.
@@ -6,7 +6,9 @@ point a host name of its own at this machine (DNS rebinding), or send a form or 
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_address
+from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -14,12 +16,16 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
-from service.errors import shortened
+from service.errors import SlowBodyError, shortened
 
 LOCAL: Final = ("localhost", "*.localhost")
 """Names that always mean this machine."""
 
 READS: Final = ("GET", "HEAD", "OPTIONS")
+
+GRACE_S: Final = 60.0
+SLOWEST_BYTES_PER_S: Final = 1000.0
+"""A body has the first in seconds, and more as long as it comes at this rate."""
 
 SETTING: Final = "the operator lists allowed names in the setting WARPTUNE_ALLOWED_HOSTS"
 
@@ -119,3 +125,39 @@ class BodyLimit:
             return pending.pop() if pending else await receive()
 
         await self._app(scope, replay, send)
+
+
+class BodyDeadline:
+    """ASGI middleware that answers 408 to a body that stalls or comes too slowly, so that nobody can hold connections.
+
+    A body has a minute, and a second more for each kilobyte that has come.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, with a limit on the time that its body may take."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, received, is_whole = monotonic(), 0, False
+
+        async def receive_in_time() -> Message:
+            nonlocal received, is_whole
+            if is_whole:
+                return await receive()  # it waits for the client to disconnect
+            left_s = GRACE_S + received / SLOWEST_BYTES_PER_S - (monotonic() - began)
+            try:
+                message = await asyncio.wait_for(receive(), max(left_s, 0.0))
+            except TimeoutError:
+                detail = f"the body did not come in time: {received} bytes in {monotonic() - began:.0f} seconds"
+                raise SlowBodyError(f"{detail}; send it again over a faster connection") from None
+            received += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            return message
+
+        try:
+            await self._app(scope, receive_in_time, send)
+        except SlowBodyError as error:  # not from a route, whose errors are answered already
+            await problem(408, error.code, str(error))(scope, receive, send)

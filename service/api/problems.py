@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from service.api.field_errors import field_errors
+from service.disk import is_full
 from service.errors import (
     ConflictError,
     FieldError,
@@ -31,6 +32,8 @@ from service.errors import (
     InvalidSpecError,
     NotFoundError,
     ServiceError,
+    SlowBodyError,
+    StorageFullError,
     UnavailableError,
     shortened,
 )
@@ -49,6 +52,8 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
     NotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
+    SlowBodyError: HTTPStatus.REQUEST_TIMEOUT,
 }
 
 MAX_ERRORS: Final = 20
@@ -140,6 +145,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
     for kind in (OperationalError, InterfaceError, PoolTimeoutError):
         app.add_exception_handler(kind, _on_database_error)
+    app.add_exception_handler(OSError, _on_full_disk)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -175,8 +181,18 @@ def _methods(request: Request) -> list[str]:
 
 
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
+    if is_full(error):
+        return await _on_full_disk(request, error)
     log.error("the database cannot be used", extra={"path": request.url.path}, exc_info=error)
     return problem(503, "database_unavailable", "the database does not answer; the log of the service has details")
+
+
+async def _on_full_disk(request: Request, error: Exception) -> JSONResponse:
+    if not is_full(error):
+        return await _on_bug(request, error)
+    log.error("a disk is full", extra={"path": request.url.path}, exc_info=error)
+    detail = "a disk of the service is full; the log of the service names it. Send the request again when it has room"
+    return problem(507, StorageFullError.code, detail)
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:

@@ -46,6 +46,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         remote.logs,
         remote.extend,
         remote.cancel,
+        remote.retry,
         remote.delete,
     ),
     "Results": (

@@ -114,6 +114,20 @@ def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:
     say(f"{job} {state}" if state == JobState.CANCELLED else f"{job} {state}, stops in a moment")
 
 
+def retry(job: JobArgument, watch: WatchOption = False, url: Url = DEFAULT_URL) -> None:
+    """Run a failed or cancelled job again, from where it stood. Its finished trials are kept.
+
+    Example: warptune retry @latest --watch
+    """
+    with connected(url) as client:
+        job = job_id(client, job)
+        state = client.retry(job)["state"]
+        if watch:
+            _announce(client, job, watch)
+        else:
+            say(f"{job} {state}")
+
+
 def delete(
     job: JobArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

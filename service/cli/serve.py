@@ -134,13 +134,18 @@ def _process(**changes: Any) -> Iterator[Settings]:
     """Yield the settings of a process. Report in one line why it could not start or continue."""
     from sqlalchemy.exc import SQLAlchemyError
 
+    from service.artifacts import ArtifactStore
+    from service.temporary import own_folder
+
     try:
         settings = Settings(**{name: value for name, value in changes.items() if value is not None})
     except ValidationError as error:
         raise failure("\n".join(["a setting is not valid", *wrong_settings(error)]), 2) from None
     logs.configure(settings)
     try:
-        yield settings
+        with own_folder():
+            ArtifactStore(settings.artifacts_url).sweep()
+            yield settings
     except (OSError, SQLAlchemyError, ModuleNotFoundError) as error:  # the last: no driver for the database
         raise failure(str(error).partition("\n")[0]) from None
 

@@ -120,6 +120,10 @@ class AsyncClient:
         """Cancel a job and return it. Its worker stops a moment later."""
         return await self._send(calls.cancel(job_id))
 
+    async def retry(self, job_id: str, idempotency_key: str | None = None) -> Job:
+        """Run a failed or cancelled job again and return it. Its finished trials are kept."""
+        return await self._send(calls.retry(job_id, idempotency_key))
+
     async def recommendation(self, job_id: str) -> JobResult:
         """Return the result of a job that has succeeded."""
         return await self._send(calls.recommendation(job_id))

@@ -148,6 +148,11 @@ def cancel(job_id: str) -> Call[Job]:
     return Call("POST", f"{job_path(job_id)}/cancel", read_json)
 
 
+def retry(job_id: str, idempotency_key: str | None) -> Call[Job]:
+    """Run a failed or cancelled job again."""
+    return Call("POST", f"{job_path(job_id)}/retry", read_json, {"headers": _key(idempotency_key)})
+
+
 def delete(job_id: str) -> Call[None]:
     """Delete a job."""
     return Call("DELETE", job_path(job_id), _read_nothing)

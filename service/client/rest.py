@@ -132,6 +132,10 @@ class Client:
         """Cancel a job and return it. Its worker stops a moment later."""
         return self._send(calls.cancel(job_id))
 
+    def retry(self, job_id: str, idempotency_key: str | None = None) -> Job:
+        """Run a failed or cancelled job again and return it. Its finished trials are kept."""
+        return self._send(calls.retry(job_id, idempotency_key))
+
     def recommendation(self, job_id: str) -> JobResult:
         """Return the result of a job that has succeeded.
 

@@ -59,6 +59,14 @@ class Base(DeclarativeBase):
     }
 
 
+class DatabaseIdentity(Base):
+    """One row with a random id, made with the tables: another id is another database."""
+
+    __tablename__ = "database_identity"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+
+
 def _job_key(*, primary_key: bool = False) -> Mapped[str]:
     return mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=primary_key)
 
@@ -146,7 +154,21 @@ class Arm(Base):
     seconds_used: Mapped[float] = mapped_column(default=0.0)
 
 
-class Trial(Base):
+class _Attempts:
+    """Columns of a run that is started again when its process dies: how often it was started, and what came of it.
+
+    ``furthest_step`` is the last step that an attempt had reached when it was lost. ``losses`` counts the attempts that
+    ended with the death of the run's own process, ``worker_deaths`` those that ended with the death of its worker. An
+    attempt that came further than all before it counts in neither.
+    """
+
+    attempts: Mapped[int] = mapped_column(default=0)
+    furthest_step: Mapped[int] = mapped_column(default=0, server_default="0")
+    losses: Mapped[int] = mapped_column(default=0, server_default="0")
+    worker_deaths: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class Trial(_Attempts, Base):
     """One trial of an arm; ``number`` counts within the job, across its arms.
 
     ``value`` is what the search minimises, and ``val_loss`` the validation loss of the point that is judged.
@@ -165,7 +187,6 @@ class Trial(Base):
     val_loss: Mapped[float | None]
     last_step: Mapped[int] = mapped_column(default=0)
     seconds: Mapped[float] = mapped_column(default=0.0)
-    attempts: Mapped[int] = mapped_column(default=0)
     cause: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
@@ -185,7 +206,7 @@ class TrialPoint(Base):
     val_score: Mapped[float | None]
 
 
-class ConfirmRun(Base):
+class ConfirmRun(_Attempts, Base):
     """One run of a finalist on a fresh seed: phase ``select`` is judged on validation, ``confirm`` on test.
 
     ``curve`` is its learning curve, as ledger/queries.py reads and writes it.
@@ -206,7 +227,6 @@ class ConfirmRun(Base):
     test_score: Mapped[float | None]
     curve: Mapped[list[list[Any]]] = mapped_column(JSON, default=list, server_default="[]")
     seconds: Mapped[float] = mapped_column(default=0.0)
-    attempts: Mapped[int] = mapped_column(default=0)
     cause: Mapped[str | None] = mapped_column(Text)
 
 

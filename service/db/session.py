@@ -6,28 +6,41 @@ IMMEDIATE), instead of failing at the first write.
 
 from __future__ import annotations
 
+import os
+import select as sockets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, Float, create_engine, event, text
+from sqlalchemy import Connection, Engine, Float, create_engine, event, select, text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from service.db.models import Base
+from service.db.models import Base, DatabaseIdentity
+from service.errors import DatabaseReplacedError
 
 LOCK_TIMEOUT_S: Final = 60.0
 """Seconds to wait while another process writes or creates the schema."""
+
+PING_SHARE: Final = 0.25
+"""Share of the wait for a database that PostgreSQL gets to answer on an open connection. The rest is for a new one."""
+
+UNDEFINED_TABLE: Final = "42P01"
+"""SQLSTATE of PostgreSQL for a table that is not there. SQLite says so in words."""
+
+IDENTITY: Final = select(DatabaseIdentity.id)
 
 SCHEMA_LOCK: Final = 0x57617270
 """Key of the PostgreSQL advisory lock that is held while the schema is created."""
@@ -57,16 +70,35 @@ def _compile_epoch_now(element: epoch_now, compiler: SQLCompiler, **options: obj
     return "extract(epoch from clock_timestamp())::float8"
 
 
-class Database:
-    """One SQLAlchemy engine and the two kinds of transaction."""
+def connect_timeout_s(wait_s: float) -> int:
+    """Return the seconds that PostgreSQL may take to accept a connection, out of the whole wait for it."""
+    return max(1, int((1 - PING_SHARE) * wait_s))
 
-    def __init__(self, url: str) -> None:
+
+class Database:
+    """One SQLAlchemy engine and the two kinds of transaction.
+
+    It remembers which database it began with. A SQLite file that was deleted or moved away since is noticed before each
+    transaction, another database when a connection is made and by :meth:`check_identity`.
+
+    Args:
+        url: SQLAlchemy URL.
+        wait_s: Seconds to wait for a lock that another process holds, for a free connection of the pool, or for a
+            PostgreSQL server that does not answer.
+    """
+
+    def __init__(self, url: str, wait_s: float = LOCK_TIMEOUT_S) -> None:
         self.url: URL = make_url(url)
+        self._wait_s, self._identity = wait_s, ""
         is_sqlite = self.url.get_backend_name() == "sqlite"
-        arguments = {"timeout": LOCK_TIMEOUT_S, "check_same_thread": False} if is_sqlite else {}
-        self.engine: Engine = create_engine(self.url, connect_args=arguments, pool_pre_ping=not is_sqlite)
+        arguments: dict[str, object] = {"connect_timeout": connect_timeout_s(wait_s)}
         if is_sqlite:
-            event.listen(self.engine, "connect", _configure_sqlite)
+            arguments = {"timeout": wait_s, "check_same_thread": False}
+        self.engine: Engine = create_engine(self.url, connect_args=arguments, pool_timeout=wait_s)
+        event.listen(self.engine, "connect", self._on_connect)
+        event.listen(self.engine, "checkout", self._on_checkout)
+        if is_sqlite:
+            event.listen(self.engine, "do_connect", self._before_connect)
             event.listen(self.engine, "begin", _begin_sqlite)
 
     @contextmanager
@@ -82,17 +114,96 @@ class Database:
             yield session
 
     def ping(self) -> None:
-        """Run a query, so that a database that cannot be reached or has no schema raises its error."""
+        """Run a query, so that a database that cannot be reached or has no schema raises its error.
+
+        Raises:
+            DatabaseReplacedError: It is not the database that this process began with.
+        """
         with self.read() as session:
             session.execute(text("SELECT 1 FROM jobs WHERE 1 = 0"))
+            self.check_identity(session)
+
+    def check_identity(self, session: Session) -> None:
+        """Check that this is the database that the process began with.
+
+        Raises:
+            DatabaseReplacedError: It is another one.
+        """
+        self._recognise(session.scalar(IDENTITY) or "")
+
+    def _recognise(self, found: str) -> None:
+        """Remember the id of the first database that has one; refuse every other one."""
+        if self._identity and found != self._identity:
+            raise DatabaseReplacedError(
+                f"the database {self.url.render_as_string()} is not the one that this process began with: it was "
+                "deleted or replaced. Put the old one back, or restart the service to begin with what is there now"
+            )
+        self._identity = found
+
+    def _before_connect(self, *_: object) -> None:
+        """Do not let SQLite make an empty file where the one that we know is gone."""
+        if self._identity and self._file() is None:
+            self._recognise("")
+
+    def _on_connect(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        if isinstance(connection, sqlite3.Connection):
+            _configure_sqlite(connection)
+            record.info["file"] = self._file()
+        else:
+            connection.autocommit = True
+            cursor.execute(f"SET lock_timeout = {int(1000 * self._wait_s)}")
+        try:
+            row = cursor.execute(str(IDENTITY)).fetchone()
+        except self.engine.dialect.loaded_dbapi.Error as error:
+            if getattr(error, "sqlstate", None) != UNDEFINED_TABLE and "no such table" not in str(error):
+                raise
+            row = None  # there are no tables yet, or no more
+        try:
+            self._recognise(row[0] if row else "")
+        except DatabaseReplacedError:
+            connection.close()
+            raise
+        if not isinstance(connection, sqlite3.Connection):
+            connection.autocommit = False
+
+    def _on_checkout(self, connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+        """Refuse a connection from the pool that leads nowhere, so that the pool makes another one."""
+        del proxy
+        is_sqlite = isinstance(connection, sqlite3.Connection)
+        if (record.info.get("file") != self._file()) if is_sqlite else not self._answers(connection):
+            raise DisconnectionError
+
+    def _answers(self, connection: Any) -> bool:
+        """Tell whether a PostgreSQL server answers on an open connection. A stopped one keeps its connections open."""
+        wire, socket = connection.pgconn, sockets.poll()
+        try:
+            socket.register(wire.socket, sockets.POLLIN)
+            wire.send_query(b"")
+            while wire.is_busy():
+                if not socket.poll(1000 * PING_SHARE * self._wait_s):
+                    return False
+                wire.consume_input()
+            while wire.get_result() is not None:
+                pass
+        except self.engine.dialect.loaded_dbapi.Error:
+            return False
+        return True
+
+    def _file(self) -> tuple[int, int] | None:
+        """Return what identifies the file of SQLite; None if there is no file."""
+        try:
+            found = os.stat(self.url.database or "")
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
 
-def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
-    del record
+def _configure_sqlite(connection: sqlite3.Connection) -> None:
     connection.isolation_level = None  # transactions begin in _begin_sqlite
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
-from service.db.session import LOCK_TIMEOUT_S, schema_lock
+from service.db.session import LOCK_TIMEOUT_S, connect_timeout_s, schema_lock
 
 if TYPE_CHECKING:
     import optuna
@@ -26,10 +26,10 @@ def study_name(job_id: str, arm: str) -> str:
 
 
 class Studies:
-    """Optuna's tables in a database."""
+    """Optuna's tables in a database. ``wait_s`` is the longest wait for a lock of SQLite, or for a free connection."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, wait_s: float = LOCK_TIMEOUT_S) -> None:
+        self._url, self._wait_s = url, wait_s
         self._lock = threading.Lock()
         self._storage: optuna.storages.RDBStorage | None = None
 
@@ -38,7 +38,7 @@ class Studies:
         with self._lock:
             if self._storage is None:
                 with schema_lock(self._url):  # several processes must not let Optuna create its tables at once
-                    self._storage = _open(self._url)
+                    self._storage = _open(self._url, self._wait_s)
             return self._storage
 
     def delete(self, names: Iterable[str]) -> None:
@@ -59,11 +59,13 @@ class Studies:
                 self._storage = None
 
 
-def _open(url: str) -> optuna.storages.RDBStorage:
+def _open(url: str, wait_s: float) -> optuna.storages.RDBStorage:
     import optuna
 
     is_sqlite = make_url(url).get_backend_name() == "sqlite"
-    options: dict[str, object] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if is_sqlite else {"pool_pre_ping": True}
+    options: dict[str, object] = {"connect_args": {"timeout": wait_s}, "pool_timeout": wait_s}
+    if not is_sqlite:
+        options |= {"connect_args": {"connect_timeout": connect_timeout_s(wait_s)}, "pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
     if is_sqlite:
         event.listen(storage.engine, "connect", _relax_sqlite)

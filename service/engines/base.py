@@ -26,13 +26,16 @@ class Assignment:
     Attributes:
         key: Row id of the trial or confirmation run.
         run: What to train.
-        retries: How often it may be started again when its process dies. :meth:`Work.lost` must agree with it.
+        retries: How often it may be started again when its process dies and has not come further than an earlier
+            attempt. :meth:`Work.lost` must agree with it.
+        furthest_step: Last step that an earlier attempt had reached when it was lost.
         prunable: Whether an engine with :attr:`Work.pruning` may stop it early.
     """
 
     key: int
     run: Run
     retries: int = 0
+    furthest_step: int = 0
     prunable: bool = True
 
 
@@ -83,6 +86,9 @@ class Work(Protocol):
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
         """The process of the run has died or was killed because it hung. Return whether to start the run again."""
+
+    def delayed(self, cause: str, pause_s: float) -> None:
+        """A process could not start, and the engine starts another one after ``pause_s`` seconds."""
 
     def interrupted(self, assignment: Assignment) -> None:
         """The run was stopped, or not started again, because of :meth:`halted`."""

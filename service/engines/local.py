@@ -28,6 +28,7 @@ from service.engines.base import (
     runs_per_gpu,
     silence,
 )
+from service.engines.deaths import how_it_ended, oom_kills
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
@@ -44,6 +45,12 @@ poll_s it stays below the two seconds within which a cancelled job must stop."""
 
 START_LIMIT_S: Final = 300.0
 """Longest time that a slot may take to load torch."""
+
+START_PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Pauses after slots that could not start. If one more cannot and no other slot is left, the job fails."""
+
+LAST_WORDS_S: Final = 1.0
+"""Time that a process whose pipe is closed gets to end by itself, so that its exit code is its own."""
 
 
 class SlotReady(NamedTuple):
@@ -81,9 +88,10 @@ def _execute(connection: mp_connection.Connection, train: Train, run: Run) -> En
 
 
 class _Slot:
-    """The worker's side of one slot process."""
+    """The worker's side of one slot process. ``index`` says which devices are its own."""
 
-    def __init__(self, train: Train) -> None:
+    def __init__(self, train: Train, index: int) -> None:
+        self.index, self._oom_kills = index, oom_kills()
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         # not a daemon, which could start no processes, such as those of a DataLoader in a training loop of the user's
@@ -116,6 +124,11 @@ class _Slot:
         """Return the seconds since the last message in either direction."""
         return time.monotonic() - self.heard
 
+    def ending(self) -> str:
+        """Wait for the end of a process that has closed its pipe, and say how it ended."""
+        self.process.join(LAST_WORDS_S)
+        return how_it_ended(self.process.exitcode, self._oom_kills)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
@@ -129,6 +142,7 @@ class LocalEngine:
         self._train = train
         self._slots: list[_Slot] = []
         self._again: list[Assignment] = []
+        self._failed_starts, self._start_after = 0, 0.0
         atexit.register(self.close)  # at exit, multiprocessing would wait for slots that wait for us
 
     @property
@@ -140,17 +154,15 @@ class LocalEngine:
         """Do the runs of ``work`` until it has no more or is halted.
 
         Raises:
-            JobFailedError: The GPUs are not available, or a slot process cannot start.
+            JobFailedError: The GPUs are not available, or slot processes cannot start again and again.
         """
+        self._failed_starts, self._start_after = 0, 0.0
         try:
-            while len(self._slots) < resources.slots:
-                self._slots.append(_Slot(self._train))
-            while len(self._slots) > resources.slots:
-                self._slots.pop().kill()
             while not work.halted():
+                self._start_slots(work, resources.slots)
                 more = self._hand_out(work, resources)
                 busy = {slot.connection: slot for slot in self._slots if slot.assignment or (more and not slot.ready)}
-                if not busy:
+                if not busy and not (more and len(self._slots) < resources.slots):
                     return
                 for ready in mp_connection.wait(list(busy), TICK_S):
                     self._receive(busy[ready], work)  # type: ignore[index]
@@ -172,12 +184,42 @@ class LocalEngine:
             slot.kill()
             self._slots.remove(slot)
 
+    def _start_slots(self, work: Work, count: int) -> None:
+        """Start the slots that are missing, unless one could not start a moment ago; end those over ``count``."""
+        for slot in [slot for slot in self._slots if slot.index >= count]:
+            slot.kill()
+            self._slots.remove(slot)
+        for index in sorted(set(range(count)) - {slot.index for slot in self._slots}):
+            if time.monotonic() >= self._start_after:
+                try:
+                    self._slots.append(_Slot(self._train, index))
+                except OSError as error:  # no memory, no process ids, no files
+                    self._delay_start(work, f"{type(error).__name__}: {error}")
+
+    def _delay_start(self, work: Work, cause: str) -> None:
+        """Pause before the next start of a slot. Slots that were started together and fail count once."""
+        if time.monotonic() < self._start_after:
+            return
+        if self._failed_starts == len(START_PAUSES_S) and not any(slot.ready for slot in self._slots):
+            tries = f"in {self._failed_starts + 1} tries"
+            raise JobFailedError(f"no slot process could start {tries}: {cause}. The log of the worker may say why")
+        pause_s = START_PAUSES_S[min(self._failed_starts, len(START_PAUSES_S) - 1)]
+        self._failed_starts = min(self._failed_starts + 1, len(START_PAUSES_S))
+        self._start_after = time.monotonic() + pause_s
+        log.warning("a slot process could not start", extra={"cause": cause, "pause_s": pause_s})
+        work.delayed(cause, pause_s)
+
     def _hand_out(self, work: Work, resources: ResourcesSpec) -> bool:
-        """Give every idle slot a run; return False if the Work has no more."""
-        for index, slot in enumerate(self._slots):
+        """Give every idle slot a run; return False if the Work has no more. Without a run, no slot need start."""
+        if not self._again and not any(slot.ready for slot in self._slots):
+            first = work.next()
+            if first is None:
+                return False
+            self._again.append(first)
+        for slot in list(self._slots):
             if slot.ready is None or slot.assignment is not None:
                 continue
-            device = _device(index, resources, slot.ready.cuda_devices)
+            device = _device(slot.index, resources, slot.ready.cuda_devices)
             assignment = self._again.pop(0) if self._again else work.next()
             if assignment is None:
                 return False
@@ -193,7 +235,7 @@ class LocalEngine:
         if message is None:
             self._replace(slot, work)
         elif isinstance(message, SlotReady):
-            slot.ready = message
+            slot.ready, self._failed_starts, self._start_after = message, 0, 0.0
         else:
             assert slot.assignment is not None, "a slot without a run sends nothing"
             if isinstance(message, Ended):
@@ -210,15 +252,15 @@ class LocalEngine:
                 self._replace(slot, work, silence(limit))
 
     def _replace(self, slot: _Slot, work: Work, cause: str | None = None) -> None:
-        """Replace a slot whose process is dead or hangs, and tell the Work about its run."""
+        """Drop a slot whose process is dead or hangs, and tell the Work about its run. Another one takes its place."""
+        cause = cause or f"its slot process {slot.ending()}"
         slot.kill()
-        cause = cause or f"its slot process ended with exit code {slot.process.exitcode}"
+        self._slots.remove(slot)
         if slot.ready is None:
-            self._slots.remove(slot)
-            raise JobFailedError(f"a slot process could not start: {cause}. The log of the worker may say why")
+            self._delay_start(work, cause)
+            return
         log.warning("lost a slot process", extra={"cause": cause})
         assignment = slot.assignment
-        self._slots[self._slots.index(slot)] = _Slot(self._train)
         if assignment is None:
             return
         if work.lost(assignment, cause):

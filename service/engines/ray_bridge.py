@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+START_TRIES: Final = 6
+"""How often an actor may fail to start before the job fails."""
+
 CENSUS_S: Final = 5.0
 """Seconds between two counts of the nodes."""
 
@@ -53,6 +56,11 @@ class _OpenRun:
     last: CurvePoint | None = None
     ended: Ended | None = None
     silent: bool = False
+
+    @property
+    def came_further(self) -> bool:
+        """Whether this attempt has come further than earlier ones."""
+        return self.last is not None and self.last.step > self.assignment.furthest_step
 
 
 class Bridge(tune.Stopper, tune.Callback):
@@ -97,7 +105,10 @@ class Bridge(tune.Stopper, tune.Callback):
         item.heard, item.ended = time.monotonic(), ended if isinstance(ended, Ended) else None
         if not isinstance(point, CurvePoint) or (item.last and point.step <= item.last.step):
             return False  # after a pause, a run repeats points that it has reached before
+        came_further = item.came_further
         item.last = point
+        if item.trial is not None and item.came_further and not came_further:
+            item.trial.max_failures += 1  # the loss of this attempt does not count any more
         return not self._ask(self._work.progress, item.assignment, point)
 
     def stop_all(self) -> bool:
@@ -151,14 +162,19 @@ class Bridge(tune.Stopper, tune.Callback):
         cause = silence(self._silence_s) if item.silent else _cause(trial)
         log.warning("lost a ray actor", extra={"cause": cause})
         if not item.began:
-            if not again:
-                self._error = self._error or JobFailedError(f"a Ray actor could not start: {cause}")
+            if again:
+                self._ask(self._work.delayed, cause, 0.0)
+            else:
+                self._error = self._error or JobFailedError(f"no Ray actor could start in {START_TRIES} tries: {cause}")
             return
         allowed = self._ask(self._work.lost, item.assignment, cause)
         if again:
             assert allowed or self._error, "a Work must allow the retries of its assignment"
-            retries = item.assignment.retries - 1
-            self._open[trial.trial_id] = _OpenRun(replace(item.assignment, retries=retries), trial)
+            retries, furthest = item.assignment.retries - (not item.came_further), item.assignment.furthest_step
+            furthest = max(furthest, item.last.step if item.last else 0)
+            later = replace(item.assignment, retries=retries, furthest_step=furthest)
+            self._open[trial.trial_id] = _OpenRun(later, trial)
+            trial.max_failures = trial.run_metadata.num_failures + START_TRIES - 1  # until the next actor is ready
         else:
             del self._open[trial.trial_id]
             self._ask(self._work.finished, item.assignment, Ended(TrialState.FAILED, cause=cause))

@@ -207,7 +207,7 @@ class RayEngine:
         self._session.connect()
         from ray import tune
 
-        from service.engines.ray_bridge import Bridge, WorkSearcher, make_scheduler
+        from service.engines.ray_bridge import START_TRIES, Bridge, WorkSearcher, make_scheduler
         from service.engines.ray_trainable import RunActor
 
         bridge = Bridge(work, self._train, resources, silence_s)
@@ -229,7 +229,7 @@ class RayEngine:
                     stop=bridge,
                     callbacks=[bridge],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                    failure_config=tune.FailureConfig(max_failures=resources.max_attempts - 1),
+                    failure_config=tune.FailureConfig(max_failures=START_TRIES - 1),
                     verbose=0,
                 ),
             )

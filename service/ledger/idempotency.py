@@ -63,9 +63,11 @@ def answer_once(db: Database, request: KeyedRequest | None, act: Act, render: Re
 
     Raises:
         IdempotencyConflictError: The key was used with another body.
+        DatabaseReplacedError: The database is not the one that this process began with.
     """
     try:
         with db.write() as session:
+            db.check_identity(session)
             if request is not None and (stored := session.get(IdempotencyKey, request.key)) is not None:
                 return _replay(stored, request)
             job = act(session)

@@ -1,4 +1,4 @@
-"""Jobs as the API changes them: queued, extended, cancelled and deleted.
+"""Jobs as the API changes them: queued, extended, cancelled, retried and deleted.
 
 A job that a worker owns is left alone, except that its worker can be asked to stop.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pydantic import JsonValue
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, Event, Job, JobTag, Trial, utc_now
@@ -19,7 +19,7 @@ from service.errors import ConflictError, NotFoundError
 from service.ledger import datasets
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import ExtendSpec, JobSpec
-from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, ArmState, JobState, TrialState
+from service.states import ENDED_JOB, LIVE_TRIAL, VERBS, ArmState, JobState, TrialState
 
 
 def new_id() -> str:
@@ -81,16 +81,16 @@ def add(
     return job
 
 
-def require_succeeded(session: Session, job_id: str) -> Job:
-    """Return the row of a job that has succeeded, locked until the transaction has ended.
+def require_job_for(verb: str, session: Session, job_id: str) -> Job:
+    """Return the row of a job whose state allows ``verb``, locked until the transaction has ended.
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: It has not succeeded.
+        ConflictError: Its state does not allow it.
     """
-    job = require_job(session, job_id, lock=True)
-    if job.state != JobState.SUCCEEDED:
-        raise ConflictError(f"job {job_id} is {job.state}: only a job that has succeeded can be extended")
+    job, rule = require_job(session, job_id, lock=True), VERBS[verb]
+    if job.state not in (*rule.allowed, *rule.already):
+        raise ConflictError(f"job {job_id} is {job.state}: {rule.refusal}")
     return job
 
 
@@ -112,6 +112,43 @@ def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) ->
     session.flush()
 
 
+def retry(session: Session, job: Job) -> None:
+    """Queue a job that has failed or was cancelled, unless that has happened already. What has ended is kept.
+
+    Trials and runs that the end of the job cut off run again. So do failed runs, and the failed trials of an arm that
+    is not complete or has completed no trial: the others have been compared without them.
+
+    Raises:
+        ConflictError: The job is being cancelled, or an uploaded dataset of it was deleted.
+    """
+    if job.state in VERBS["retry"].already:
+        if job.cancel_requested:
+            raise ConflictError(f"job {job.id} is {job.state} and is being cancelled: retry it when that has happened")
+        return
+    datasets.lock_those_of(session, JobSpec.from_json(job.spec))
+    job.state, job.cause, job.finished_at, job.cancel_requested = JobState.QUEUED, None, None, False
+    completed = select(Trial.arm).where(Trial.job_id == job.id, Trial.state == TrialState.COMPLETE)
+    is_open = or_(Arm.state != ArmState.COMPLETE, Arm.name.not_in(completed))
+    session.execute(update(Arm).where(Arm.job_id == job.id, is_open).values(state=ArmState.QUEUED))
+    queued = select(Arm.name).where(Arm.job_id == job.id, Arm.state == ArmState.QUEUED)
+    again: dict[type[Trial | ConfirmRun], ColumnElement[bool]] = {
+        Trial: and_(Trial.state == TrialState.FAILED, Trial.arm.in_(queued)),
+        ConfirmRun: ConfirmRun.state == TrialState.FAILED,
+    }
+    fresh = {"state": TrialState.QUEUED, "cause": None, "furthest_step": 0, "losses": 0, "worker_deaths": 0}
+    for table, failed in again.items():
+        was_cut_off = table.cause.in_([_cut_off_by(state) for state in ENDED_JOB])
+        more = {"value": None, "finished_at": None} if table is Trial else {}
+        session.execute(update(table).where(table.job_id == job.id, or_(failed, was_cut_off)).values(**fresh, **more))
+    record_event(session, job.id, "retried")
+    session.flush()
+
+
+def _cut_off_by(state: JobState) -> str:
+    """Return the cause of a trial or run that was open when its job ended in a state."""
+    return f"the job was {state} before the run was over"
+
+
 def cancel(db: Database, job_id: str) -> Job:
     """Cancel a job: at once if no worker runs it, otherwise by asking its worker.
 
@@ -120,9 +157,7 @@ def cancel(db: Database, job_id: str) -> Job:
         ConflictError: The job has ended.
     """
     with db.write() as session:
-        job = require_job(session, job_id, lock=True)
-        if job.state in ENDED_JOB:
-            raise ConflictError(f"job {job_id} has ended: it is {job.state}")
+        job = require_job_for("cancel", session, job_id)
         expired = session.scalar(select(Job.lease_expires_s < epoch_now()).where(Job.id == job_id))
         if job.state == JobState.QUEUED or expired:
             job.lease_token += 1  # a worker that only seemed to be gone writes nothing more
@@ -140,7 +175,7 @@ def close(session: Session, job: Job, state: JobState, cause: str | None = None)
     record_event(session, job.id, state, **({"cause": cause} if cause else {}))
     unfinished = (Arm.job_id == job.id, Arm.state != ArmState.COMPLETE)
     session.execute(update(Arm).where(*unfinished).values(state=ArmState.STOPPED))
-    pruned, why = TrialState.PRUNED, f"the job was {state} before the run was over"
+    pruned, why = TrialState.PRUNED, _cut_off_by(state)
     trials = update(Trial).where(Trial.job_id == job.id, Trial.state.in_(LIVE_TRIAL))
     session.execute(trials.values(state=pruned, cause=why, finished_at=utc_now()))
     runs = update(ConfirmRun).where(ConfirmRun.job_id == job.id, ConfirmRun.state.in_(LIVE_TRIAL))
@@ -155,9 +190,7 @@ def close_for_deletion(db: Database, job_id: str) -> None:
         ConflictError: A worker runs it.
     """
     with db.write() as session:
-        job = require_job(session, job_id, lock=True)
-        if job.state in ACTIVE_JOB:
-            raise ConflictError(f"job {job_id} is {job.state}: cancel it first")
+        job = require_job_for("delete", session, job_id)
         if job.state == JobState.QUEUED:
             close(session, job, JobState.CANCELLED)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import JsonValue
 from sqlalchemy import and_, case, delete, func, insert, or_, select, update
@@ -29,11 +29,16 @@ from service.training.run import CurvePoint, Ended
 IDS_OF_A_QUERY: Final = 500
 """Ids that one query asks for: databases limit the parameters of a statement."""
 
+MAX_WORKER_DEATHS: Final = 5
+"""Deaths of its worker after which a run that came no further is failed: it may be what takes them down."""
+
 _POINT: Final = ("step", "train_loss", "val_loss", "seconds", "val_score")
 """Columns of a point of a learning curve."""
 
 _IN_SQL: Final = {"synchronize_session": False}
 """For an UPDATE of rows that the session has not loaded."""
+
+Attempted = TypeVar("Attempted", bound=Trial | ConfirmRun)
 
 
 def claim(db: Database, worker: str, lease_s: float) -> RunLog | None:
@@ -124,6 +129,10 @@ class RunLog:
                 close(session, job, JobState.CANCELLED)
                 return True
             job.state, job.lease_worker, job.lease_expires_s = JobState.QUEUED, None, None
+            for table in (Trial, ConfirmRun):  # what an error of this worker has left running: it is not to blame
+                running = (table.job_id == self.job_id, table.state == TrialState.RUNNING)
+                queued = update(table).where(*running).values(state=TrialState.QUEUED, attempts=table.attempts - 1)
+                session.execute(queued, execution_options=_IN_SQL)
             record_event(session, self.job_id, "released")
         return False
 
@@ -212,26 +221,42 @@ class RunLog:
                 trial.state, trial.attempts = TrialState.QUEUED, trial.attempts - 1
             session.get_one(Arm, (self.job_id, trial.arm)).seconds_used = arm_seconds
 
-    def retry_trial(self, trial_id: int, cause: str) -> None:
-        """Queue a trial whose process died for another attempt."""
-        with self._fenced() as session:
-            trial = session.get_one(Trial, trial_id)
-            trial.state = TrialState.QUEUED
-            record_event(session, self.job_id, "trial_retried", trial=trial.number, cause=cause)
+    def lose(self, run: Attempted, cause: str, last_step: int, max_attempts: int) -> Attempted:
+        """Count an attempt that ended with the death of its process, and return the row of the run.
 
-    def recover_trials(self, max_attempts: int) -> None:
-        """After a worker died: queue what it was running again, or fail it if it has used up its attempts."""
+        It is queued again while it has attempts left. ``last_step`` is the last step that this attempt reached.
+        """
+        with self._fenced() as session:
+            row = session.get_one(type(run), run.id)
+            row.losses += _is_charged(row, last_step)
+            if row.losses < max_attempts:
+                row.state = TrialState.QUEUED
+                what: dict[str, JsonValue] = {"trial": row.number if isinstance(row, Trial) else row.trial_number}
+                if isinstance(row, ConfirmRun):
+                    what |= {"phase": row.phase, "seed": row.seed}
+                kind = "trial_retried" if isinstance(row, Trial) else "run_retried"
+                record_event(session, self.job_id, kind, **what, arm=row.arm, cause=cause)
+            return row
+
+    def recover_trials(self) -> None:
+        """After a worker died: queue what it was running again, or fail what took down too many workers."""
         with self._fenced() as session:
             trials = select(Trial).where(Trial.job_id == self.job_id, Trial.state == TrialState.RUNNING)
             runs = select(ConfirmRun).where(ConfirmRun.job_id == self.job_id, ConfirmRun.state == TrialState.RUNNING)
             for run in (*session.scalars(trials), *session.scalars(runs)):
-                if run.attempts < max_attempts:
+                run.worker_deaths += _is_charged(run, run.last_step if isinstance(run, Trial) else 0)
+                if run.worker_deaths < MAX_WORKER_DEATHS:
                     run.state = TrialState.QUEUED
                 else:
                     run.state = TrialState.FAILED
-                    run.cause = f"its worker died on each of {run.attempts} attempts"
+                    run.cause = f"its worker died {run.worker_deaths} times while it ran, and it came no further"
                     if isinstance(run, Trial):
                         run.finished_at = utc_now()
+
+    def note(self, kind: str, **data: JsonValue) -> None:
+        """Add an event to the history of the job."""
+        with self._fenced() as session:
+            record_event(session, self.job_id, kind, **data)
 
     def trials(self, arm: str) -> Sequence[Trial]:
         """Return the trials of an arm by number."""
@@ -339,6 +364,13 @@ class RunLog:
         """End the job without a recommendation, and with it the trials that have not ended."""
         with self._fenced() as session:
             close(session, require_job(session, self.job_id), state, cause)
+
+
+def _is_charged(run: Trial | ConfirmRun, last_step: int) -> bool:
+    """Tell whether a lost attempt counts: not if it came further than all before it, which is remembered."""
+    came_further = last_step > run.furthest_step
+    run.furthest_step = max(run.furthest_step, last_step)
+    return not came_further
 
 
 def _insert_points(session: Session, points: Sequence[tuple[int, CurvePoint]]) -> None:

@@ -98,8 +98,8 @@ class ArmSearch:
         run = self._plan.run(
             self._arm.name, row.params, self._job.data, seed=seed, test=False, steps=steps, checkpoint_url=url
         )
-        retries = self._plan.spec.resources.max_attempts - row.attempts - (row.state == TrialState.QUEUED)
-        return Assignment(row.id, run, retries, prunable=self._may_prune)
+        retries = self._plan.spec.resources.max_attempts - row.losses - 1
+        return Assignment(row.id, run, retries, row.furthest_step, prunable=self._may_prune)
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt. The arm's clock starts with its first attempt, when a slot has loaded what it needs."""
@@ -137,12 +137,14 @@ class ArmSearch:
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
         """Let the trial begin again while it has attempts left."""
-        row = self._trials[assignment.key]
-        if row.attempts >= self._plan.spec.resources.max_attempts:
-            return False
-        self._log.retry_trial(row.id, cause)
-        row.state = TrialState.QUEUED
-        return True
+        points, attempts = self._curves[assignment.key], self._plan.spec.resources.max_attempts
+        row = self._log.lose(self._trials[assignment.key], cause, points[-1].step if points else 0, attempts)
+        self._trials[row.id] = row
+        return row.state == TrialState.QUEUED
+
+    def delayed(self, cause: str, pause_s: float) -> None:
+        """Record that a process could not start."""
+        self._log.note("start_delayed", cause=cause, pause_s=pause_s)
 
     def interrupted(self, assignment: Assignment) -> None:
         """End the trial if the arm's time is up; otherwise leave it to the next worker."""

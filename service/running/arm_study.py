@@ -174,7 +174,8 @@ class ArmStudy:
         """Bring both studies in line with the ledger: add what ended there and is not stored.
 
         We take the trials in the order in which they ended, so that a rebuilt trial is what Optuna was told. What
-        pruners had noted about it is lost.
+        pruners had noted about it is lost. A failed trial whose job was retried is there twice: as it failed, and as it
+        ended at last.
         """
         ended = [row for row in rows if row.state in ENDED_TRIAL]
         gc.disable()  # on the many objects of a large study the collector takes as long as reading them
@@ -182,7 +183,8 @@ class ArmStudy:
             stored = {trial.user_attrs.get(NUMBER): trial for trial in self._stored.get_trials(deepcopy=False)}
         finally:
             gc.enable()
-        missing = {row.id for row in ended if row.number not in stored}
+        told = {number: trial.state for number, trial in stored.items()}
+        missing = {row.id for row in ended if told.get(row.number) != self._optuna_state(row.state)}
         points = self._job.record.curves(missing)
         for row in sorted(ended, key=lambda row: (row.finished_at or row.created_at, row.number)):
             self._compare(row.value, row.seconds)

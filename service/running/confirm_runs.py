@@ -105,7 +105,8 @@ class ConfirmRuns:
             learns_p = self._plan.arm(row.arm).role is Role.WARPADAM
             weights_url = self._job.artifacts.path(self._log.job_id, weights_file(row.trial_number))
             run = replace(run, p_url=p_url if learns_p else None, weights_url=None if run.family else weights_url)
-        return Assignment(row.id, run, self._plan.spec.resources.max_attempts - row.attempts - 1)
+        retries = self._plan.spec.resources.max_attempts - row.losses - 1
+        return Assignment(row.id, run, retries, row.furthest_step)
 
     def _is_first(self, row: ConfirmRun) -> bool:
         """Tell whether a run is the first ``confirm`` run of its arm, which leaves its P and its weights.
@@ -131,8 +132,14 @@ class ConfirmRuns:
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
         """Let the run begin again while it has attempts left."""
-        del cause
-        return self._runs[assignment.key].attempts < self._plan.spec.resources.max_attempts
+        points, attempts = self._curves[assignment.key], self._plan.spec.resources.max_attempts
+        row = self._log.lose(self._runs[assignment.key], cause, points[-1].step if points else 0, attempts)
+        self._runs[row.id] = row
+        return row.state == TrialState.QUEUED
+
+    def delayed(self, cause: str, pause_s: float) -> None:
+        """Record that a process could not start."""
+        self._log.note("start_delayed", cause=cause, pause_s=pause_s)
 
     def interrupted(self, assignment: Assignment) -> None:
         """Leave the run to the next worker."""

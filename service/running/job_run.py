@@ -42,7 +42,7 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     """
     start_url = tools.artifacts.path(record.job_id, START_P_FILE)
     plan = replace(plan_of(record.spec_json, record.info_json), start_url=start_url)
-    record.recover_trials(plan.spec.resources.max_attempts)
+    record.recover_trials()
     stop.check()
     data, prepared = prepare_data(record, plan, tools)
     job = JobContext(record, plan, data, tools.artifacts, stop.halted, notes=prepared.notes)

@@ -216,7 +216,8 @@ class ResourcesSpec(SpecModel):
     )
     """Engine ray: other resources of the nodes that one trial takes."""
     max_attempts: Annotated[int, Ge(1), Le(10)] = 2
-    """Times a trial is started before it is failed, when its process dies."""
+    """Times a trial is started before it is failed, when its process dies. An attempt that came further than those
+    before it does not count, nor does one that ended because its worker died."""
     checkpoint_every_s: Annotated[float, Gt(0), Le(86_400)] = 30.0
     """Seconds between two checkpoints of a run: what a run that is killed loses at most."""
 

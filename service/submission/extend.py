@@ -1,4 +1,4 @@
-"""Extends a job that has succeeded by trials, seeds or seconds."""
+"""Queues a job again: with more trials, seeds or seconds once it has succeeded, or retried."""
 
 from __future__ import annotations
 
@@ -27,12 +27,32 @@ def extend(db: Database, job_id: str, more: ExtendSpec, render: Render, key: str
     """
 
     def queue_again(session: Session) -> Job:
-        job = jobs.require_succeeded(session, job_id)
+        job = jobs.require_job_for("extend", session, job_id)
         jobs.queue_again(session, job, extended(JobSpec.from_json(job.spec), more), more)
         return job
 
     request = KeyedRequest.of(key, {"job": job_id, "more": more.model_dump()})
     return answer_once(db, request, queue_again, render)
+
+
+def retry(db: Database, job_id: str, render: Render, key: str | None = None) -> Answer:
+    """Queue a job that has failed or was cancelled, and keep what it has finished. Sending it again changes nothing.
+
+    ``render`` makes the answer from the row of the job. ``key`` is the Idempotency-Key.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job has succeeded or is being cancelled, its dataset was deleted, or another version stored
+            it.
+        IdempotencyConflictError: The key was used with another body.
+    """
+
+    def queue_again(session: Session) -> Job:
+        job = jobs.require_job_for("retry", session, job_id)
+        jobs.retry(session, job)
+        return job
+
+    return answer_once(db, KeyedRequest.of(key, {"retry": job_id}), queue_again, render)
 
 
 def extended(spec: JobSpec, more: ExtendSpec) -> JobSpec:

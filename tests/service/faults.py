@@ -25,6 +25,27 @@ def _count(name: str) -> int:
             return number
 
 
+class DiesWhileStarting:
+    """Does ``train`` in processes that die by SIGKILL while they start: the first ``times`` that get this object."""
+
+    def __init__(self, folder: str, times: int, train: Train, owner: int | None = None) -> None:
+        self._folder, self._times, self._train, self._owner = folder, times, train, owner or os.getpid()
+
+    def __call__(self, run: Run) -> Iterator[CurvePoint]:
+        return self._train(run)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unpickled, (self._folder, self._times, self._train, self._owner)
+
+
+def _unpickled(folder: str, times: int, train: Train, owner: int) -> DiesWhileStarting:
+    if os.getpid() != owner:
+        os.environ["FAULTS_DIR"] = folder
+        if _count("start") <= times:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return DiesWhileStarting(folder, times, train, owner)
+
+
 def in_folder(folder: str, train: Train, run: Run) -> Iterator[CurvePoint]:
     """Do ``train`` with FAULTS_DIR set, in a process that was started before the test."""
     os.environ["FAULTS_DIR"] = folder
@@ -40,6 +61,11 @@ def first_run_killed_once_second_raises(run: Run) -> Iterator[CurvePoint]:
         if number == 1 and index == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         yield point
+
+
+def always_raises(run: Run) -> Iterator[CurvePoint]:
+    raise RuntimeError("every run is broken")
+    yield
 
 
 def second_run_raises(run: Run) -> Iterator[CurvePoint]:

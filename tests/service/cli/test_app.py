@@ -151,7 +151,19 @@ def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
     assert run("cancel", job).stdout.strip() == f"{job} cancelled"
     again = run("cancel", job)
     assert again.exit_code == 1
-    assert "has ended" in again.stderr
+    assert "only a job that has not ended can be cancelled" in again.stderr
+
+
+def test_retry_goes_on_with_a_cancelled_job(run: Run, spec_file: Path, worker_thread: WorkerThread) -> None:
+    job = run("submit", spec_file).stdout.strip()
+    run("cancel", job)
+    assert run("retry", job).stdout.strip() == f"{job} queued"
+    run("cancel", job)
+    worker_thread(succeed)
+    watched = run("retry", job, "--watch")
+    assert watched.exit_code == 0
+    assert watched.stdout.startswith(f"job {job}")
+    assert "only a job that has failed or was cancelled can be retried" in run("retry", job).stderr
 
 
 def test_the_version_is_that_of_the_distribution(run: Run) -> None:

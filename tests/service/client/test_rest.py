@@ -115,7 +115,13 @@ def test_body_over_the_limit_is_refused_over_a_socket_too(client: Client, spec: 
     "job_id", ["", ".", "..", "job-0", "../../healthz", "a/b", "?x", "#x", "%2e", "ö", " ", "x" * 200, "\n"]
 )
 def test_unknown_job_is_an_error_whatever_its_name(client: Client, job_id: str) -> None:
-    for call in (client.job, client.cancel, client.recommendation, lambda name: client.export(name, "json")):
+    for call in (
+        client.job,
+        client.cancel,
+        client.retry,
+        client.recommendation,
+        lambda name: client.export(name, "json"),
+    ):
         with pytest.raises(ApiError) as caught:
             call(job_id)
         assert caught.value.status in (404, 422)
@@ -312,3 +318,8 @@ def test_the_types_of_the_answers_have_the_fields_that_the_api_sends(typed: type
 )
 def test_the_types_of_an_estimate_have_its_fields(typed: type, made: type) -> None:
     assert set(get_type_hints(typed)) == set(get_type_hints(made))
+
+
+def test_a_cancelled_job_is_retried(client: Client, job: Job) -> None:
+    assert client.cancel(job["id"])["state"] == "cancelled"
+    assert [client.retry(job["id"])["state"] for _ in range(2)] == ["queued", "queued"]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import inspect, select, text
 
 from service.db.models import Base
 from service.db.session import VERSION_TABLE, Database, alembic_config, create_schema, epoch_now, is_ours
+from service.errors import DatabaseReplacedError
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_models(db: Database) -> None:
@@ -79,3 +81,24 @@ def test_a_database_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
         missing.ping()
     missing.close()
     assert not os.path.exists(tmp_path / "nowhere")
+
+
+def test_a_database_is_known_by_its_id_and_one_without_tables_is_another(db: Database) -> None:
+    db.ping()
+    with db.write() as session:
+        session.execute(text("ALTER TABLE database_identity RENAME TO gone"))
+    db.engine.dispose()
+    with pytest.raises(DatabaseReplacedError, match="deleted or replaced"):
+        db.ping()
+    with closing(Database(db.url.render_as_string(hide_password=False))) as other, other.write() as session:
+        session.execute(text("ALTER TABLE gone RENAME TO database_identity"))
+    db.ping()
+
+
+def test_a_process_may_begin_before_the_tables_are_made(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+    with closing(Database(url)) as early:
+        with early.read() as session:
+            assert session.scalar(text("SELECT 1")) == 1
+        create_schema(url)
+        early.ping()

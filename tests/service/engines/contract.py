@@ -4,6 +4,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,6 +17,7 @@ from service.spec.job import ResourcesSpec
 from service.spec.tasks import Task
 from service.states import TrialState
 from service.training.run import CurvePoint, DivergedError, Ended, Run
+from tests.service.faults import DiesWhileStarting
 
 SILENCE_S = 120.0
 
@@ -53,6 +56,16 @@ def exit_at_once(run: Run) -> Iterator[CurvePoint]:
     yield
 
 
+def one_step_further_each_time(folder: str, run: Run) -> Iterator[CurvePoint]:
+    """Repeat the points of the last attempt, reach one more, and die; the third attempt completes."""
+    attempt = len(list(Path(folder).iterdir()))
+    Path(folder, f"attempt-{attempt}").touch()
+    for step in (1, 2, 3)[: attempt + 1]:
+        yield CurvePoint(step, 0.0, 0.0, 0.1)
+    if attempt < 2:
+        os._exit(3)
+
+
 def out_of_memory(run: Run) -> Iterator[CurvePoint]:
     raise MemoryError("no room")
     yield
@@ -89,6 +102,9 @@ class Recorder:
     def __init__(self, count: int, stop_after: int | None = None, attempts: int = 2) -> None:
         self.waiting = [Assignment(key, make_run(key), attempts - 1) for key in range(count)]
         self.attempts = dict.fromkeys(range(count), attempts)
+        self.furthest = dict.fromkeys(range(count), 0)
+        self.reached = dict.fromkeys(range(count), 0)
+        self.delays: list[tuple[str, float]] = []
         self.pruning: Pruning | None = None
         self.points: list[tuple[int, CurvePoint]] = []
         self.ended: dict[int, Ended] = {}
@@ -103,11 +119,12 @@ class Recorder:
 
     def started(self, assignment: Assignment) -> None:
         self.begun.append(assignment.key)
-        self.attempts[assignment.key] -= 1
+        self.reached[assignment.key] = 0
         self.peak = max(self.peak, len(self.begun) - len(self.ended))
 
     def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
         self.points.append((assignment.key, point))
+        self.reached[assignment.key] = point.step
         return point.step != self.stop_after
 
     def finished(self, assignment: Assignment, ended: Ended) -> None:
@@ -115,7 +132,13 @@ class Recorder:
         self.ended[assignment.key] = ended
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
-        return self.attempts[assignment.key] > 0
+        key = assignment.key
+        self.attempts[key] -= self.reached[key] <= self.furthest[key]
+        self.furthest[key] = max(self.furthest[key], self.reached[key])
+        return self.attempts[key] > 0
+
+    def delayed(self, cause: str, pause_s: float) -> None:
+        self.delays.append((cause, pause_s))
 
     def interrupted(self, assignment: Assignment) -> None:
         self.stopped.append(assignment.key)
@@ -186,6 +209,30 @@ class EngineContract:
         assert work.ended[0].state == TrialState.FAILED
         assert work.ended[0].cause
 
+    def test_an_attempt_that_came_further_than_those_before_does_not_count(
+        self, make_engine: Make, tmp_path: Path
+    ) -> None:
+        work = Recorder(1, attempts=1)
+        make_engine(partial(one_step_further_each_time, str(tmp_path))).run(work, self.at_once(1), SILENCE_S)
+        assert work.begun == [0] * 3
+        assert work.ended[0].state == TrialState.COMPLETE
+
+    def test_processes_that_die_while_they_start_are_replaced_and_no_run_pays_for_it(
+        self, make_engine: Make, tmp_path: Path
+    ) -> None:
+        work = Recorder(2, attempts=1)
+        make_engine(DiesWhileStarting(str(tmp_path), 2, report_pid)).run(work, self.at_once(1), SILENCE_S)
+        assert work.begun == [0, 1]
+        assert {ended.state for ended in work.ended.values()} == {TrialState.COMPLETE}
+        assert len(work.delays) == 2
+
+    def test_processes_that_never_start_end_the_job(self, make_engine: Make, tmp_path: Path) -> None:
+        work = Recorder(1)
+        with pytest.raises(JobFailedError, match=r"could start in 6 tries: \S"):
+            make_engine(DiesWhileStarting(str(tmp_path), 1000, report_pid)).run(work, self.at_once(1), SILENCE_S)
+        assert (work.begun, len(work.delays)) == ([], 5)
+        assert len(list(tmp_path.iterdir())) == 6
+
     @pytest.mark.parametrize(
         ("train", "cause"),
         [(out_of_memory, "MemoryError: no room"), (truncated, "EOFError: the file is cut short")],
@@ -221,7 +268,7 @@ class EngineContract:
     def test_a_run_that_hangs_is_lost(self, make_engine: Make) -> None:
         work = Recorder(1, attempts=2)
         make_engine(then_sleep_for_ever).run(work, self.at_once(1), 0.5)
-        assert work.begun == [0, 0]
+        assert work.begun == [0, 0, 0]  # the first attempt came further than any before, so it does not count
         assert work.ended == {0: Ended(TrialState.FAILED, cause="it made no progress for 0.5 seconds")}
 
     @pytest.mark.parametrize("method", ["started", "progress", "finished"])

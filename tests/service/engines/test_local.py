@@ -4,10 +4,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
+from service.engines import deaths, local
 from service.engines.base import Train
 from service.engines.local import LocalEngine, _device
 from service.errors import JobFailedError
@@ -15,8 +17,12 @@ from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
 from tests.service.engines.contract import SILENCE_S, EngineContract, Recorder, exit_at_once, report_pid
+from tests.service.faults import DiesWhileStarting
 
 Make = Callable[[Train], LocalEngine]
+
+
+PAUSES_S = (0.01, 0.02, 0.03, 0.04, 0.05)
 
 
 def sleep_for_ever(run: Run) -> Iterator[CurvePoint]:
@@ -25,8 +31,9 @@ def sleep_for_ever(run: Run) -> Iterator[CurvePoint]:
 
 
 @pytest.fixture
-def make_engine() -> Iterator[Make]:
+def make_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     engines: list[LocalEngine] = []
+    monkeypatch.setattr(local, "START_PAUSES_S", PAUSES_S)
 
     def make(train: Train) -> LocalEngine:
         engines.append(LocalEngine(train))
@@ -119,3 +126,54 @@ def test_close_leaves_no_process(make_engine: Make) -> None:
     _, alive = psutil.wait_procs(processes, timeout=5)
     assert alive == []
     assert engine.slot_pids == []
+
+
+def test_pauses_grow_and_say_how_the_process_ended(
+    make_engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deaths, "CGROUPS", tmp_path / "nothing")
+    work = Recorder(1)
+    make_engine(DiesWhileStarting(str(tmp_path), 3, report_pid)).run(work, ResourcesSpec(), SILENCE_S)
+    cause = "its slot process was killed (signal 9); often out of memory"
+    assert work.delays == [(cause, pause_s) for pause_s in PAUSES_S[:3]]
+
+
+def test_a_slot_that_cannot_start_leaves_the_work_to_the_others(make_engine: Make, tmp_path: Path) -> None:
+    engine = make_engine(DiesWhileStarting(str(tmp_path), 0, report_pid))
+    engine.run(Recorder(1), ResourcesSpec(), SILENCE_S)
+    engine._train = DiesWhileStarting(str(tmp_path), 1000, report_pid)
+    work = Recorder(400)
+    engine.run(work, ResourcesSpec(slots=2), SILENCE_S)
+    assert len(work.ended) == 400
+    assert len(engine.slot_pids) <= 2
+
+
+def test_without_a_run_no_slot_is_waited_for(make_engine: Make, tmp_path: Path) -> None:
+    work = Recorder(0)
+    make_engine(DiesWhileStarting(str(tmp_path), 1000, report_pid)).run(work, ResourcesSpec(), SILENCE_S)
+    assert work.delays == []
+
+
+def test_halting_ends_a_pause_and_gives_the_waiting_run_back(
+    make_engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "START_PAUSES_S", (600.0,))
+
+    class HaltedAtAPause(Recorder):
+        def delayed(self, cause: str, pause_s: float) -> None:
+            self.is_halted = True
+
+    work = HaltedAtAPause(2)
+    make_engine(DiesWhileStarting(str(tmp_path), 1000, report_pid)).run(work, ResourcesSpec(), SILENCE_S)
+    assert (work.begun, work.stopped) == ([], [0])
+
+
+def test_slots_that_are_replaced_keep_their_device(make_engine: Make) -> None:
+    engine = make_engine(report_pid)
+    engine.run(Recorder(4), ResourcesSpec(slots=2), SILENCE_S)
+    first, second = engine._slots
+    first.process.kill()
+    first.process.join()
+    engine.run(Recorder(8), ResourcesSpec(slots=2), SILENCE_S)
+    assert sorted(slot.index for slot in engine._slots) == [0, 1]
+    assert (second in engine._slots, second.index) == (True, 1)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from service.db.models import Arm, Trial
+from service.db.models import Arm, Event, Trial
 from service.db.session import Database
 from service.ledger import queries, runs
-from service.ledger.runs import RunLog
+from service.ledger.runs import MAX_WORKER_DEATHS, RunLog
 from service.states import ArmState, JobState, TrialState
 from service.training.run import CurvePoint, Ended
 from tests.service.conftest import Submit, get_job, get_trials
@@ -65,26 +65,60 @@ def test_a_new_attempt_forgets_the_points_of_the_last_one(log: RunLog, db: Datab
     assert (row.attempts, row.last_step, row.seconds) == (2, 0, 0.0)
 
 
-def test_recovery_queues_what_a_dead_worker_left_running_until_its_attempts_are_used_up(
-    log: RunLog, db: Database
-) -> None:
-    started(log, attempts=1)
-    started(log, attempts=2)
+def test_deaths_of_a_worker_do_not_use_up_the_attempts_of_a_trial(log: RunLog, db: Database) -> None:
+    trial = started(log)
     done = started(log)
     log.finish_trial(done.id, Ended(TrialState.COMPLETE, 0.5), 1.0)
-    log.recover_trials(max_attempts=2)
-    trials = get_trials(db, log.job_id)
-    assert [t.state for t in trials] == [TrialState.QUEUED, TrialState.FAILED, TrialState.COMPLETE]
-    assert trials[1].cause == "its worker died on each of 2 attempts"
-    assert trials[1].finished_at is not None
+    for _ in range(MAX_WORKER_DEATHS - 1):
+        log.recover_trials()
+        log.start_trial(trial.id)
+    (row, _) = get_trials(db, log.job_id)
+    assert (row.state, row.losses, row.worker_deaths) == (TrialState.RUNNING, 0, MAX_WORKER_DEATHS - 1)
+    assert log.lose(row, "killed", 0, max_attempts=2).state == TrialState.QUEUED
+    assert log.lose(row, "killed", 0, max_attempts=2).losses == 2
 
 
-def test_recovery_fails_a_confirm_run_that_took_its_worker_down_every_time(log: RunLog) -> None:
-    fatal, unlucky = log.plan_confirm_runs("confirm", [started(log)], [1, 2])
-    for run in (fatal, fatal, unlucky):
-        log.start_confirm_run(run.id)
-    log.recover_trials(max_attempts=2)
-    assert [run.state for run in log.confirm_runs("confirm")] == [TrialState.FAILED, TrialState.QUEUED]
+def test_a_run_that_takes_its_workers_down_is_failed(log: RunLog, db: Database) -> None:
+    trial = started(log)
+    fatal, unlucky = log.plan_confirm_runs("confirm", [trial], [1, 2])
+    for _ in range(MAX_WORKER_DEATHS):
+        log.start_trial(trial.id)
+        log.start_confirm_run(fatal.id)
+        log.recover_trials()
+    log.start_confirm_run(unlucky.id)
+    log.recover_trials()
+    cause = "its worker died 5 times while it ran, and it came no further"
+    (row,) = get_trials(db, log.job_id)
+    assert (row.state, row.cause, row.finished_at is None) == (TrialState.FAILED, cause, False)
+    assert [(run.state, run.cause) for run in log.confirm_runs("confirm")] == [
+        (TrialState.FAILED, cause),
+        (TrialState.QUEUED, None),
+    ]
+
+
+def test_an_attempt_that_came_further_than_all_before_it_does_not_count(log: RunLog, db: Database) -> None:
+    trial = started(log)
+    for step in (5, 10, 10, 5):
+        log.add_points([(trial.id, CurvePoint(step, 1.0, 1.0, 0.1))])
+        log.recover_trials()
+        log.start_trial(trial.id)
+    (row,) = get_trials(db, log.job_id)
+    assert (row.worker_deaths, row.furthest_step, row.attempts) == (2, 10, 5)
+    assert [log.lose(row, "killed", step, 9).losses for step in (10, 11, 11, 3, 20)] == [1, 1, 2, 3, 3]
+
+
+def test_a_lost_run_is_queued_with_an_event_until_its_attempts_are_used_up(log: RunLog, db: Database) -> None:
+    trial = started(log)
+    run, _ = log.plan_confirm_runs("confirm", [trial], [1, 2])
+    log.start_confirm_run(run.id)
+    assert [log.lose(trial, "killed", 0, 2).state for _ in range(2)] == [TrialState.QUEUED] * 2
+    assert [log.lose(run, "killed", 0, 2).losses for _ in range(2)] == [1, 2]
+    with db.read() as session:
+        events = session.query(Event).filter(Event.kind.endswith("retried")).order_by(Event.id).all()
+    assert [(event.kind, event.data) for event in events] == [
+        ("trial_retried", {"trial": 0, "arm": "warpadam", "cause": "killed"}),
+        ("run_retried", {"trial": 0, "phase": "confirm", "seed": 1, "arm": "warpadam", "cause": "killed"}),
+    ]
 
 
 def test_what_is_put_back_keeps_its_attempt_and_the_arm_its_time(log: RunLog, db: Database) -> None:

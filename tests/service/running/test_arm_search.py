@@ -172,7 +172,11 @@ def test_a_lost_trial_begins_again_and_its_repeated_points_are_reported_once(ope
     again = first
     search.progress(again, CurvePoint(5, 0.4, 0.4, 0.1))
     search.progress(again, CurvePoint(10, 0.3, 0.3, 0.2))
-    assert not search.lost(again, "killed")  # the second of two attempts
+    assert search.lost(again, "killed")  # it came further than the first, as that did: neither counts
+    for may_begin_again in (True, False):
+        search.started(again)
+        search.progress(again, CurvePoint(5, 0.4, 0.4, 0.1))
+        assert search.lost(again, "killed") is may_begin_again
     search.finished(again, Ended(TrialState.FAILED, cause="killed"))
     assert [trial.state for trial in search.study.trials if NUMBER in trial.user_attrs] == [OptunaState.FAIL]
 
@@ -267,7 +271,7 @@ def test_a_dead_worker_leaves_nothing_running_in_optuna_and_its_trials_are_repea
     dead = open_arm()
     complete(dead, 0.5)
     interrupted = take(dead)  # and the worker is gone
-    log.recover_trials(max_attempts=2)
+    log.recover_trials()
 
     search = open_arm()
     assert running_in_optuna(storage) == []

@@ -135,7 +135,7 @@ if (form) {
 }
 
 document.addEventListener("click", async (event) => {
-  const { copy, cancel } = event.target.dataset ?? {};
+  const { copy, cancel, retry } = event.target.dataset ?? {};
   if (copy) {
     await navigator.clipboard.writeText(document.getElementById(copy).textContent);
     event.target.textContent = "Copied";
@@ -143,6 +143,10 @@ document.addEventListener("click", async (event) => {
   if (cancel && confirm("Cancel this job? Its trials so far are kept.")) {
     event.target.disabled = true;
     await send(cancel, { method: "POST" }).catch((error) => alert(error.message));
+  }
+  if (retry) {
+    event.target.disabled = true;
+    await send(retry, { method: "POST" }).then(() => location.reload(), (error) => alert(error.message));
   }
 });
 

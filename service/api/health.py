@@ -1,0 +1,42 @@
+"""Routes for programs that restart this process or send requests to it."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.api.deps import ArtifactsDep, DatabaseDep
+from service.api.problems import problem, responses
+from service.api.views import Health, Ready
+from service.disk import require_room
+from service.errors import StorageFullError, UnavailableError
+from service.version import VERSION
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """Tell that the process is alive."""
+    return Health(version=VERSION)
+
+
+@router.get("/readyz", response_model=Ready, responses=responses(503))
+def readyz(request: Request, db: DatabaseDep, artifacts: ArtifactsDep) -> Ready | JSONResponse:
+    """Tell whether the database and the artifact store can be used, and whether the disks have room."""
+    try:
+        db.ping()
+        require_room(request.app.state.settings)
+        artifacts.check()
+    except (UnavailableError, StorageFullError) as error:
+        return problem(503, error.code, str(error))
+    except (SQLAlchemyError, OSError) as error:
+        log.warning("not ready", exc_info=error)
+        detail = f"the database or the artifact store fails with {type(error).__name__}; see the log of the service"
+        return problem(503, "not_ready", detail)
+    return Ready()

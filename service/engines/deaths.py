@@ -1,0 +1,59 @@
+"""How a process ended, in words: with an exit code, by a signal, or because the machine was out of memory."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Final
+
+OOM_COUNTERS: Final = ("/sys/fs/cgroup{}/memory.events", "/sys/fs/cgroup/memory{}/memory.oom_control")
+"""Files of the kernel with the number of processes of a cgroup that it killed because memory ran out."""
+
+CGROUPS: Final = Path("/proc/self/cgroup")
+
+
+def oom_kills() -> int | None:
+    """Return how many processes of this cgroup were killed because memory ran out; None if that cannot be read.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+    """
+    try:
+        groups = [line.split(":", 2) for line in CGROUPS.read_text().splitlines()]
+    except OSError:
+        return None
+    own = [path for _, controllers, path in groups if controllers in ("", "memory")]
+    for file in (pattern.format(path.rstrip("/")) for path in (*own, "") for pattern in OOM_COUNTERS):
+        try:
+            found = re.search(r"^oom_kill (\d+)$", Path(file).read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
+    return None
+
+
+def how_it_ended(exit_code: int | None, oom_kills_before: int | None) -> str:
+    """Return how a process ended, as a clause that follows its name.
+
+    Args:
+        exit_code: Its exit code, or minus the number of a signal; None if it has not ended.
+        oom_kills_before: What :func:`oom_kills` returned when it was started.
+
+    >>> how_it_ended(3, None)
+    'ended with exit code 3'
+    >>> how_it_ended(-11, None)
+    'was killed (signal 11, SIGSEGV)'
+    """
+    if exit_code is None:
+        return "closed its connection"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    number = -exit_code
+    if number != signal.SIGKILL:
+        known = number in set(signal.Signals)
+        return f"was killed (signal {number}{f', {signal.Signals(number).name}' if known else ''})"
+    now = oom_kills()
+    if now is None or oom_kills_before is None:
+        return "was killed (signal 9); often out of memory"
+    return "was killed because memory ran out (signal 9)" if now > oom_kills_before else "was killed (signal 9)"

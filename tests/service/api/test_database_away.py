@@ -1,0 +1,166 @@
+# A database that is gone, replaced, locked or stopped: requests say so, and nothing is accepted and then lost.
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from service.api import deps
+from service.api.app import create_app
+from service.db.session import PING_SHARE, Database, connect_timeout_s, create_schema
+from service.settings import Settings
+from tests.conftest import SpecMaker
+from tests.service.api.conftest import Submit, assert_problem, sqlite_only
+
+postgresql_only = pytest.mark.parametrize(
+    "database_url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
+)
+
+
+@pytest.fixture
+def file(settings: Settings) -> Path:
+    """The SQLite file."""
+    return Path(settings.database_url.removeprefix("sqlite:///"))
+
+
+def remove(file: Path) -> None:
+    for path in file.parent.glob(f"{file.name}*"):
+        path.unlink()
+
+
+def requests(client: TestClient, spec: dict[str, Any]) -> Iterator[Any]:
+    """Send one request to every route of jobs and datasets."""
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method in methods:
+            if not path.startswith(("/v1/jobs", "/v1/datasets")):
+                continue  # a catalogue, which is in the code
+            url = path.replace("{job_id}", "job-0").replace("{dataset_id}", "ds-0").replace("{number}", "0")
+            body: dict[str, Any] = {"json": spec}
+            if url.endswith("/extend"):
+                body = {"json": {"seeds": 1}}
+            elif (url, method) == ("/v1/datasets", "post"):
+                body = {"content": "x,y\n1,2\n", "params": {"filename": "a.csv"}}
+            yield client.request(method, url, **({} if method in ("get", "delete") else body))
+
+
+@sqlite_only
+def test_a_deleted_database_is_noticed_and_not_made_again(
+    client: TestClient, submit: Submit, spec: SpecMaker, file: Path, tmp_path: Path
+) -> None:
+    job_id = submit()["id"]
+    kept = tmp_path / "kept.db"
+    file.rename(kept)
+    assert_problem(client.get("/readyz"), 503, "database_replaced")
+    answers = list(requests(client, spec()))
+    assert len(answers) > 15
+    for answer in answers:
+        assert_problem(answer, 503, "database_replaced")
+    assert not file.exists()
+    kept.rename(file)
+    assert client.get("/readyz").status_code == 200
+    assert client.get(f"/v1/jobs/{job_id}").status_code == 200
+
+
+@sqlite_only
+def test_another_database_in_the_place_of_the_first_gets_no_job(
+    client: TestClient, submit: Submit, spec: SpecMaker, file: Path, settings: Settings
+) -> None:
+    submit()
+    remove(file)
+    create_schema(settings.database_url)
+    problem = assert_problem(client.get("/readyz"), 503, "database_replaced")
+    assert "restart the service" in problem["detail"]
+    for answer in requests(client, spec()):
+        assert_problem(answer, 503, "database_replaced")
+    with closing(Database(settings.database_url)) as other, other.read() as session:
+        assert session.scalar(text("SELECT count(*) FROM jobs")) == 0
+    with TestClient(create_app(settings)) as restarted:
+        assert restarted.get("/readyz").status_code == 200
+
+
+def test_tables_that_were_made_again_in_the_same_database_are_noticed(
+    client: TestClient, submit: Submit, spec: SpecMaker, db: Database
+) -> None:
+    job_id = submit()["id"]
+    with db.write() as session:
+        session.execute(text("UPDATE database_identity SET id = 'another'"))
+    assert_problem(client.get("/readyz"), 503, "database_replaced")
+    assert_problem(client.post("/v1/jobs", json=spec()), 503, "database_replaced")
+    assert_problem(client.post(f"/v1/jobs/{job_id}/retry"), 503, "database_replaced")
+
+
+def test_the_password_of_the_database_is_not_told(tmp_path: Path) -> None:
+    database = Database("postgresql+psycopg://me:hidden-word@127.0.0.1:1/none")
+    database._recognise("first")
+    with pytest.raises(Exception, match=r"me:\*\*\*@") as caught:
+        database._recognise("second")
+    assert "hidden-word" not in str(caught.value)
+    database.close()
+
+
+@sqlite_only
+def test_a_locked_database_is_waited_for_only_for_a_moment(
+    settings: Settings, spec: SpecMaker, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deps, "WAIT_S", 0.05)
+    with TestClient(create_app(settings)) as client, closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert_problem(client.post("/v1/jobs", json=spec()), 503, "database_unavailable")
+        assert client.get("/v1/jobs").status_code == 200
+        other.execute("ROLLBACK")
+        assert client.post("/v1/jobs", json=spec()).status_code == 202
+
+
+@postgresql_only
+def test_a_locked_row_is_waited_for_only_for_a_moment(
+    settings: Settings, spec: SpecMaker, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deps, "WAIT_S", 0.05)
+    with TestClient(create_app(settings)) as client:
+        job_id = client.post("/v1/jobs", json=spec()).json()["id"]
+        with db.write() as session:
+            session.execute(text("UPDATE jobs SET name = name"))
+            assert_problem(client.post(f"/v1/jobs/{job_id}/cancel"), 503, "database_unavailable")
+        assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+
+
+@contextmanager
+def stopped(data: str) -> Iterator[None]:
+    """Stop every process of the PostgreSQL server whose data is in a folder, as a machine that hangs would."""
+    postmaster = psutil.Process(int(Path(data, "postmaster.pid").read_text().split()[0]))
+    processes = [postmaster, *postmaster.children()]
+    for process in processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process.pid, signal.SIGCONT)
+
+
+@postgresql_only
+def test_a_server_that_does_not_answer_is_told_from_a_busy_one(
+    client: TestClient, submit: Submit, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()["id"]
+    with db.read() as session:
+        data = session.scalar(text("SHOW data_directory"))
+    with stopped(data):
+        assert_problem(client.get(f"/v1/jobs/{job_id}"), 503, "database_unavailable")
+        assert_problem(client.get("/readyz"), 503, "not_ready")
+    assert client.get(f"/v1/jobs/{job_id}").status_code == 200
+
+
+def test_the_waits_of_a_request_together_take_at_most_five_seconds() -> None:
+    """Either for a lock or the pool, or for an answer on an open connection and then for another connection."""
+    assert deps.WAIT_S <= 5.0
+    assert PING_SHARE * deps.WAIT_S + connect_timeout_s(deps.WAIT_S) <= 5.0
