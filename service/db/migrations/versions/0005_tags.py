@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003_tags"
-down_revision = "0002_loss_of_a_trial"
+revision = "0005_tags"
+down_revision = "0004_database_identity"
 branch_labels = None
 depends_on = None
 
