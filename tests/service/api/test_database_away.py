@@ -49,7 +49,9 @@ def requests(client: TestClient, spec: dict[str, Any]) -> Iterator[Any]:
                 body = {"json": {"seeds": 1}}
             elif (url, method) == ("/v1/datasets", "post"):
                 body = {"content": "x,y\n1,2\n", "params": {"filename": "a.csv"}}
-            yield client.request(method, url, **({} if method in ("get", "delete") else body))
+            if method in ("get", "delete"):
+                body = {"params": {"ids": "job-0,job-1"}} if url.endswith("/compare") else {}
+            yield client.request(method, url, **body)
 
 
 @sqlite_only
