@@ -79,7 +79,7 @@ class WarpAdam(Optimizer):
     Args:
         params: Parameters, parameter groups, or ``model.named_parameters()``. Errors and reports use the names.
         lr: Step size, a number or a tensor of one element. It is read from the group at each step, so schedulers work.
-            By default 0.03 for ``whitening``, whose updates have a root mean square of 0.2, and 0.003 for the others.
+            By default 0.005 for ``whitening``, whose updates have a root mean square of 0.2, and 0.003 for the others.
         betas: Decay rates of the moments.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled weight decay.
