@@ -302,7 +302,10 @@ class Stack:
         """Return each parameter's part of a tensor, without padding."""
         if len(self._members) == 1:
             return [stacked]
-        return [part[tuple(map(slice, shape))] for part, shape in zip(stacked.unbind(), shapes, strict=True)]
+        parts = list(stacked.unbind())
+        if len(set(shapes)) == 1:
+            return parts
+        return [part[tuple(map(slice, shape))] for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _stack_key(members: Sequence[SteppedParameter]) -> Hashable:
@@ -341,42 +344,47 @@ def _padded_to_nothing(member: SteppedParameter) -> Distortion | None:
     return member.distortion.padded_to((0,) * len(layout)) if may else None
 
 
-def _without_much_padding(members: list[SteppedParameter]) -> list[list[SteppedParameter]]:
+def _without_much_padding(members: Sequence[SteppedParameter]) -> list[list[SteppedParameter]]:
     """Split members by layout, so that padding them to the longest axes of their part pays."""
-    parts: list[list[SteppedParameter]] = []
-    for member in sorted(members, key=lambda member: -_elements([member.distortion.layout])):
-        layouts = [own.distortion.layout for own in (*(parts[-1] if parts else ()), member)]
-        if parts and _padding_pays(layouts):
-            parts[-1].append(member)
+    by_layout: dict[tuple[int, ...], list[SteppedParameter]] = {}
+    for member in members:
+        by_layout.setdefault(member.distortion.layout, []).append(member)
+    parts: list[dict[tuple[int, ...], int]] = []  # for each part its layouts, and how many members have them
+    for layout in sorted(by_layout, key=math.prod, reverse=True):
+        count = len(by_layout[layout])
+        if parts and _padding_pays({**parts[-1], layout: count}):
+            parts[-1][layout] = count
         else:
-            parts.append([member])
-    return parts
+            parts.append({layout: count})
+    return [[member for layout in part for member in by_layout[layout]] for part in parts]
+
+
+def _padding_pays(counts: Mapping[tuple[int, ...], int]) -> bool:
+    """Tell whether one stack of these layouts takes less time than several, and little more memory."""
+    common = _common(list(counts))
+    total = sum(counts.values())
+    elements = sum(count * math.prod(layout) for layout, count in counts.items())
+    if total * math.prod(common) > _MAX_PADDING[len(common) - 1] * elements:
+        return False
+    added = total * _work(common) - sum(count * _work(layout) for layout, count in counts.items())
+    return added <= _STACK * (len(counts) - 1)
 
 
 def _common(layouts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(map(max, zip(*layouts, strict=True)))
 
 
-def _padding_pays(layouts: Sequence[tuple[int, ...]]) -> bool:
-    """Tell whether one stack of these layouts takes less time than several, and little more memory."""
-    padded = [_common(layouts)] * len(layouts)
-    if _elements(padded) > _MAX_PADDING[len(layouts[0]) - 1] * _elements(layouts):
-        return False
-    return _work(padded) - _work(layouts) <= _STACK * (len(set(layouts)) - 1)
-
-
-def _elements(layouts: Sequence[tuple[int, ...]]) -> int:
-    return sum(map(math.prod, layouts))
-
-
-def _work(layouts: Sequence[tuple[int, ...]]) -> int:
+def _work(layout: tuple[int, ...]) -> int:
     """Return the multiplications of P g."""
-    return sum(math.prod(layout) * (sum(layout) if len(layout) > 1 else 1) for layout in layouts)
+    return math.prod(layout) * (sum(layout) if len(layout) > 1 else 1)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     """Stack tensors, padded at the ends with zeros where their shapes differ."""
-    joined = tensors[0].new_zeros((len(tensors), *_common([tuple(tensor.shape) for tensor in tensors])))
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if len(set(shapes)) == 1:
+        return torch.stack(list(tensors))
+    joined = tensors[0].new_zeros((len(tensors), *_common(shapes)))
     for part, tensor in zip(joined, tensors, strict=True):
         part[tuple(map(slice, tensor.shape))] = tensor
     return joined
