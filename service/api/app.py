@@ -13,7 +13,6 @@ from service.api.dashboard import Dashboard
 from service.api.deps import close_dependencies, open_dependencies
 from service.api.middleware import BodyDeadline, BodyLimit, HostCheck
 from service.api.pages import routes
-from service.api.pages.render import ASSETS
 from service.data.upload import UrlSource
 from service.settings import Settings
 from service.version import VERSION
@@ -51,9 +50,9 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
     app.add_middleware(BodyDeadline)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
-    for module in (compare, jobs, events, results, datasets, catalog, routes, health):
+    for module in (compare, jobs, events, results, datasets, catalog, health):
         app.include_router(module.router)
-    app.mount("/assets", ASSETS)
+    routes.install(app)
     # It gets what matches no route. A mount at / would also take over the 405 answers of the routes.
     app.router.default = Dashboard(app.state.studies)
     return app

@@ -232,7 +232,8 @@ def test_the_default_lr_follows_the_learner(strategy: Strategy) -> None:
     param, other = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
     assert WarpAdam([param], **strategy._asdict()).defaults["lr"] == expected
     assert WarpAdamConfig().changed(**strategy._asdict()).lr == expected
-    for lr, found in ((None, [0.03, expected]), (0.5, [0.5, 0.5]), (0.03, [0.03, 0.03])):
+    whitening = DEFAULT_LR["whitening"]
+    for lr, found in ((None, [whitening, expected]), (0.5, [0.5, 0.5]), (0.03, [0.03, 0.03])):
         optimizer = WarpAdam([{"params": [param]}, {"params": [other], **strategy._asdict()}], lr)
         assert [group["lr"] for group in optimizer.param_groups] == found
     layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))

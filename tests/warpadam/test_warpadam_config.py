@@ -165,7 +165,7 @@ def test_a_bad_change_is_refused(settings: dict[str, Any], field: str) -> None:
 def test_the_defaults_are_the_documented_ones() -> None:
     config = WarpAdamConfig()
     assert str(config.strategy) == "kronecker/pre/whitening"
-    assert (config.lr, config.p_lr, config.meta_every, config.max_dim) == (0.03, 0.015, 5, 512)
+    assert (config.lr, config.p_lr, config.meta_every, config.max_dim) == (0.005, 0.015, 5, 512)
 
 
 def test_an_unknown_field_is_refused_by_from_dict() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, FastAPI, Query
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import BeforeValidator, Field
 
 from service.api import compare, datasets
 from service.api.deps import DatabaseDep, PageQuery, StrictQuery, Text
 from service.api.pages import job
-from service.api.pages.render import FOLDER, PageRoute, page_of
+from service.api.pages.render import ASSETS, FOLDER, PageRoute, page_of
 from service.api.pages.standing import list_jobs
 from service.data.catalog import BUNDLED
 from service.errors import NotFoundError
@@ -27,6 +27,12 @@ LISTED: Final = 30
 """Jobs and datasets on the home page."""
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=HTMLResponse)
+
+
+def install(app: FastAPI) -> None:
+    """Add the pages, with their style sheet and script, to the application."""
+    app.include_router(router)
+    app.mount("/assets", ASSETS)
 
 
 def _given(value: object) -> object:
