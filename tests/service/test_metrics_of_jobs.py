@@ -101,7 +101,7 @@ def test_a_job_is_judged_by_a_metric_of_classes(
     result, links = run_job(CLASSES[kind], {}, objective={"metric": f"val_{metric}"}, budget=BUDGET)
     check_words(result, metric)
     report = api.get(links["report"]).text
-    assert f"mean test {METRICS[metric].label}" in report
+    assert f"Test {METRICS[metric].label}: " in report
     assert "unexplained" not in report
     check_exports(api, links, result, metric, tmp_path)
 
