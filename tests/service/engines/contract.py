@@ -88,7 +88,7 @@ def then_sleep_for_ever(run: Run) -> Iterator[CurvePoint]:
 
 def is_alive(pid: int) -> bool:
     """Tell whether there is a process of this id, after a moment for one that is being killed."""
-    deadline = time.monotonic() + 2.0
+    deadline = time.monotonic() + 20.0
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         if time.monotonic() > deadline:
             return True

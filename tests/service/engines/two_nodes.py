@@ -93,8 +93,8 @@ def main(folder: str) -> None:
         cluster.add_node(num_cpus=1)
     run = make_run(folder)
     undisturbed = list(default_train(replace(run, checkpoint_url=None)))[-1].val_loss
-    work = Recorder(0)
-    work.waiting, work.attempts = [Assignment(0, run, 1)], {0: 2}
+    work = Recorder(1)
+    work.waiting = [Assignment(0, run, 1)]
     killer = threading.Thread(target=kill_node_after, args=(folder, STEPS // 2))
     killer.start()
     engine = RayEngine(cluster.address, partial(counted, folder))
