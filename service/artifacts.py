@@ -141,16 +141,11 @@ class ArtifactStore:
             with suppress(FileNotFoundError):  # another process is deleting them too
                 self._fs.rm(folder, recursive=True)
 
-    @property
-    def local_folder(self) -> Path | None:
-        """The folder of a store on this machine; None for an object store."""
-        return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
-
     def sweep(self) -> None:
         """Delete what killed processes were writing to a local store, once it is a day old."""
-        folder = self.local_folder
-        if folder is None:
+        if not isinstance(self._fs, LocalFileSystem):
             return  # an object store shows no unfinished file
+        folder = Path(self._root)
         for path in [*folder.rglob("*.part"), *folder.glob(".ready-*")]:
             with suppress(OSError):  # another process deletes it too
                 if time.time() - path.stat().st_mtime > KEPT_S:

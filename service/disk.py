@@ -39,13 +39,22 @@ def require_room(settings: Settings) -> None:
     if database.get_backend_name() == "sqlite" and database.database:
         folders["the database"] = Path(database.database).absolute().parent
     for what, folder in folders.items():
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(there).free
+        free = free_bytes(folder)
         if free < settings.min_free_bytes:
             raise StorageFullError(
                 f"the disk of {what} has {free} bytes left, and WARPTUNE_MIN_FREE_BYTES is {settings.min_free_bytes}: "
-                f"free some room in {there}, or lower the setting"
+                f"free some room in {nearest(folder)}, or lower the setting"
             )
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk on which a folder is, or will be made."""
+    return shutil.disk_usage(nearest(folder)).free
+
+
+def nearest(folder: Path) -> Path:
+    """Return a folder, or the nearest one above it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def is_full(error: BaseException) -> bool:

@@ -154,7 +154,6 @@ class Stack:
         "_grad",
         "_groups",
         "_is_like_params",
-        "_is_padded",
         "_layouts",
         "_members",
         "_names",
@@ -177,8 +176,8 @@ class Stack:
         self._params = [member.whole for member in members]
         self._groups = [member.group for member in members]
         self._layouts = [member.distortion.layout for member in members]
-        self._is_padded = len(set(self._layouts)) > 1
-        padded = members[0].distortion.padded_to(_common(self._layouts)) if self._is_padded else None
+        is_padded = len(set(self._layouts)) > 1
+        padded = members[0].distortion.padded_to(_common(self._layouts)) if is_padded else None
         self._distortion = padded or members[0].distortion
         self._is_like_params = all(member.distortion.layout == tuple(member.param.shape) for member in members)
         self.state: State = {}
@@ -191,16 +190,11 @@ class Stack:
         exp_avg = self.state["exp_avg"]
         self._spreads = exp_avg.numel() > 0 and self._rule.spreads(self._distortion)
         self._padding: Padding | None = None
-        if self._is_padded and exp_avg.ndim > 2:
+        if is_padded and exp_avg.ndim > 2:
             rows, columns = exp_avg.new_tensor(self._layouts).T[..., None, None]
             self._padding = Padding(rows, columns, self._shapes)
         self._grad = torch.zeros_like(exp_avg) if len(members) > 1 else None
         self._slots = self._split_like_params(self._grad) if self._grad is not None else []
-
-    @property
-    def _stack_dims(self) -> int:
-        """Dimensions in front of the layout that count parameters: 0 or 1."""
-        return int(len(self._members) > 1)
 
     def step(self, numbers: Sequence[GroupNumbers]) -> None:
         """Move every parameter by one step, with the numbers of its group."""
@@ -255,7 +249,7 @@ class Stack:
         limit = math.sqrt(torch.finfo(grad.dtype).max) / _STRETCH
         if grad.is_cpu and torch.linalg.vector_norm(grad).item() <= limit:  # on other devices this would wait
             return grad
-        dims = tuple(range(self._stack_dims, grad.ndim))
+        dims = tuple(range(grad.ndim - len(self._distortion.layout), grad.ndim))
         size, largest = (torch.linalg.vector_norm(grad, order, dims, keepdim=True) for order in (2, torch.inf))
         kept = (size <= limit) | ~(largest < torch.inf)
         self.state[SKIPPED].view(-1).add_(~kept.view(-1))

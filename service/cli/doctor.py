@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -154,22 +153,23 @@ def _probe(folder: Path) -> None:
     Raises:
         PermissionError: It cannot.
     """
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    from service.disk import nearest
+
+    there = nearest(folder.absolute())
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{there} is not writable")
 
 
 def _artifacts(settings: Settings) -> Check:
-    from service.artifacts import ArtifactStore
+    from service.artifacts import ArtifactStore, local_path
+    from service.disk import free_bytes
 
-    store = ArtifactStore(settings.artifacts_url)
-    folder = store.local_folder
-    if folder is None:
-        store.check()
+    folder, is_local = local_path(settings.artifacts_url)
+    if not is_local:
+        ArtifactStore(settings.artifacts_url).check()
         return Check("artifacts", "ok", f"{settings.artifacts_url} is writable")
     _probe(folder)
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     if free < LOW_SPACE_BYTES:
         advice = "Delete what you do not need, or choose another place with WARPTUNE_ARTIFACTS_URL."
         return Check("artifacts", "bad", f"{folder} has only {free / 2**20:.0f} MiB free", advice)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,7 +89,15 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UpdateRule(ABC):
-    """How parameters move, and how their P learns. Equal rules treat parameters alike."""
+    """How parameters move, and how their P learns. Equal rules treat parameters alike.
+
+    Attributes:
+        joins_shapes: Whether matrices of different shapes may be padded with zeros and stepped together.
+        joins_steps: Whether parameters that have made different numbers of steps may be stepped together.
+    """
+
+    joins_shapes: ClassVar[bool] = False
+    joins_steps: ClassVar[bool] = False
 
     @abstractmethod
     def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device, *, learns: bool) -> State:
@@ -114,16 +122,6 @@ class UpdateRule(ABC):
     def spreads(self, distortion: Distortion) -> bool:
         """Tell whether one element of the gradient can change how other elements move."""
         return distortion.mixes
-
-    @property
-    def joins_shapes(self) -> bool:
-        """Whether matrices of different shapes may be padded with zeros and stepped together."""
-        return False
-
-    @property
-    def joins_steps(self) -> bool:
-        """Whether parameters that have made different numbers of steps may be stepped together."""
-        return False
 
     @abstractmethod
     def update(self, part: Part, settings: StepSettings) -> Tensor:

@@ -31,6 +31,8 @@ class FrozenRule(UpdateRule):
         placement: A value of :class:`~warpadam.config.Placement`.
     """
 
+    joins_steps = True
+
     placement: str
 
     @override
@@ -49,11 +51,6 @@ class FrozenRule(UpdateRule):
         if self.placement == Placement.SANDWICH and (distortion.sides or isinstance(distortion, DiagonalDistortion)):
             return distortion.scale_shape
         return TENSOR_SCALE_SHAPE if self.placement == Placement.PRE and distortion.sides else None
-
-    @property
-    @override
-    def joins_steps(self) -> bool:
-        return True
 
     @override
     def update(self, part: Part, settings: StepSettings) -> Tensor:

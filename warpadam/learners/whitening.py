@@ -76,6 +76,9 @@ class WhiteningRule(UpdateRule):
     for the covariances; Liu et al. 2025 (arXiv 2502.16982) for the size of the update.
     """
 
+    joins_shapes = True
+    joins_steps = True
+
     @override
     def init_state(self, distortion: Distortion, dtype: torch.dtype, device: torch.device, *, learns: bool) -> State:
         state = {
@@ -93,16 +96,6 @@ class WhiteningRule(UpdateRule):
     @override
     def spreads(self, distortion: Distortion) -> bool:
         return True  # through the size of the update
-
-    @property
-    @override
-    def joins_shapes(self) -> bool:
-        return True
-
-    @property
-    @override
-    def joins_steps(self) -> bool:
-        return True
 
     @override
     def update(self, part: Part, settings: StepSettings) -> Tensor:
