@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict
 from operator import is_, itemgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, final, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final, overload
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +166,30 @@ class WarpAdam(Optimizer):
         """
         return cls(params, **asdict(config), maximize=maximize, process_group=process_group)
 
+    def to(self, device: torch.device | str | int) -> Self:
+        """Move the state to the device of the parameters, after ``model.to(device)``. Returns the optimizer.
+
+        Args:
+            device: Where the parameters already are.
+
+        Raises:
+            ValueError: A parameter is on another device. Nothing has moved then.
+
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = WarpAdam(model.named_parameters())
+        >>> optimizer = optimizer.to(model.to("cpu").weight.device)
+        """
+        wanted = torch.empty(0, device=device).device
+        for index, group in enumerate(self.param_groups):
+            for place, param in enumerate(group["params"]):
+                if param.device != wanted:
+                    raise ValueError(
+                        f"parameter {_describe(group, index, place)} is on {param.device}, not on {wanted}: "
+                        "move the model first, then the optimizer"
+                    )
+        self.load_state_dict(self.state_dict())
+        return self
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own settings. Missing settings take the optimizer's defaults.
 
@@ -202,9 +226,12 @@ class WarpAdam(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable would import the compiler, which takes seconds
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Step every parameter that has a gradient.
+
+        A step that is part of a function under ``torch.compile`` runs as it is, outside of the compiled graphs.
 
         Args:
             closure: Computes the loss and its gradients again. Called once, with gradients enabled.

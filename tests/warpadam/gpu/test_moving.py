@@ -1,4 +1,4 @@
-"""The state follows its parameters to another device by ``load_state_dict``."""
+"""The state follows its parameters to another device, by ``to`` or by ``load_state_dict``."""
 
 from __future__ import annotations
 
@@ -38,15 +38,13 @@ def test_a_state_saved_on_the_cpu_is_restored_to_the_last_bit(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_parameters_that_move_go_on_once_the_optimizer_has_loaded_its_own_state(
-    strategy: Strategy, device: torch.device
-) -> None:
+def test_a_run_goes_on_when_model_and_optimizer_move(strategy: Strategy, device: torch.device) -> None:
     params, stayed = make_params(CPU, torch.float32), make_params(CPU, torch.float32)
     optimizer, reference = make_optimizer(params, strategy), make_optimizer(stayed, strategy)
     train(params, optimizer, range(5))
     for param in params:
         param.data, param.grad = param.detach().to(device), None  # what model.to(device) does
-    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.to(device)
     train(params, optimizer, range(5, 10))
     train(stayed, reference, range(10))
     assert _devices(optimizer) == {device.type}

@@ -105,3 +105,35 @@ def one_rank(tmp_path: Path) -> Iterator[DeviceMesh]:
         yield init_device_mesh("cpu", (1,))
     finally:
         distributed.destroy_process_group()
+
+
+@pytest.fixture
+def same_parameters() -> Iterator[None]:
+    """Let ``model.to`` keep the parameters and change what they hold, also on its way to the meta device."""
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.mark.usefixtures("same_parameters")
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_the_state_follows_a_model_to_another_device(strategy: Strategy) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))
+    optimizer = WarpAdam(model.named_parameters(), 0.1, **strategy._asdict(), meta_every=2)
+    for step in range(4):
+        for param in model.parameters():
+            param.grad = torch.empty_like(param) if param.is_meta else torch.ones_like(param)
+        optimizer.step()
+        if step == 1:
+            optimizer.zero_grad()
+            model.to("meta")
+            assert optimizer.to("meta") is optimizer
+    for state in optimizer.state.values():
+        assert {value.device.type for name, value in state.items() if name not in ("step", "prev_step")} == {"meta"}
+        assert state["step"].item() == 4
+
+
+def test_the_state_stays_where_the_parameters_are() -> None:
+    optimizer = WarpAdam(nn.Linear(2, 2).named_parameters())
+    with pytest.raises(ValueError, match=r"parameter 'weight' is on cpu, not on meta: move the model first"):
+        optimizer.to("meta")
