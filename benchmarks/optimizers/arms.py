@@ -100,10 +100,7 @@ def _has_embeddings(model: nn.Module) -> bool:
 
 def _warpadam(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
     config = warpadam_config(values)
-    # In a model with embeddings, plain Adam steps the embeddings and the large output layer. In a small network P
-    # applies to every layer, as it does with SOAP and Shampoo.
-    plain = None if _has_embeddings(model) else ()
-    return [WarpAdam.from_config(param_groups(model, config, plain=plain), config)]
+    return [WarpAdam.from_config(param_groups(model, config), config)]
 
 
 def _adamw(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
