@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     max_dataset_bytes: Annotated[int, Ge(1024)] = Field(
         4 << 30, description="Largest dataset in bytes, both as uploaded and unpacked."
     )
+    readers: Annotated[int, Ge(1)] = Field(2, description="Uploaded files that are read at once. Others wait.")
+    reader_memory_bytes: Annotated[int, Ge(1 << 28)] = Field(
+        2 << 30, description="Largest memory in bytes that reading a file, or a column for a job, may take."
+    )
+    reader_limit_s: Annotated[float, Gt(0)] = Field(
+        7.0, description="Seconds that reading a file may take, and one more for each MiB that it has."
+    )
     min_free_bytes: Annotated[int, Ge(0)] = Field(
         64 << 20,
         description="Free bytes of a disk below which the service is not ready, accepts no job and no upload, and "

@@ -28,8 +28,8 @@ from service.engines.base import (
     runs_per_gpu,
     silence,
 )
-from service.engines.deaths import how_it_ended, oom_kills
 from service.errors import JobFailedError
+from service.processes import how_it_ended, oom_kills
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run

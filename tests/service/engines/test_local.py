@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.engines import deaths, local
+from service import processes
+from service.engines import local
 from service.engines.base import Train
 from service.engines.local import LocalEngine, _device
 from service.errors import JobFailedError
@@ -131,7 +132,7 @@ def test_close_leaves_no_process(make_engine: Make) -> None:
 def test_pauses_grow_and_say_how_the_process_ended(
     make_engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deaths, "CGROUPS", tmp_path / "nothing")
+    monkeypatch.setattr(processes, "CGROUPS", tmp_path / "nothing")
     work = Recorder(1)
     make_engine(DiesWhileStarting(str(tmp_path), 3, report_pid)).run(work, ResourcesSpec(), SILENCE_S)
     cause = "its slot process was killed (signal 9); often out of memory"

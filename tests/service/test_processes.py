@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from service.engines import deaths
-from service.engines.deaths import how_it_ended, oom_kills
+from service import processes
+from service.processes import how_it_ended, oom_kills
 
 
 @pytest.fixture
 def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file in which the kernel counts, for the cgroup /box."""
     (tmp_path / "cgroups").write_text("4:cpu:/other\n0::/box\n")
-    monkeypatch.setattr(deaths, "CGROUPS", tmp_path / "cgroups")
-    monkeypatch.setattr(deaths, "OOM_COUNTERS", (f"{tmp_path}{{}}/memory.events",))
+    monkeypatch.setattr(processes, "CGROUPS", tmp_path / "cgroups")
+    monkeypatch.setattr(processes, "OOM_COUNTERS", (f"{tmp_path}{{}}/memory.events",))
     (tmp_path / "box").mkdir()
     return tmp_path / "box/memory.events"
 
@@ -33,5 +33,5 @@ def test_a_process_that_the_kernel_killed_for_its_memory_is_told_from_one_that_w
 def test_where_the_kernel_does_not_say_it_only_often_was_the_memory(counter: Path) -> None:
     assert oom_kills() is None
     assert how_it_ended(-9, oom_kills()) == "was killed (signal 9); often out of memory"
-    deaths.CGROUPS.unlink()
+    processes.CGROUPS.unlink()
     assert oom_kills() is None

@@ -1,4 +1,4 @@
-"""How a process ended, in words: with an exit code, by a signal, or because the machine was out of memory."""
+"""The memory that a process takes, and how it ended: with an exit code, by a signal, or for want of memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,24 @@ OOM_COUNTERS: Final = ("/sys/fs/cgroup{}/memory.events", "/sys/fs/cgroup/memory{
 """Files of the kernel with the number of processes of a cgroup that it killed because memory ran out."""
 
 CGROUPS: Final = Path("/proc/self/cgroup")
+
+
+OWN_MEMORY: Final = re.compile(r"^RssAnon:\s*(\d+) kB", re.MULTILINE)
+"""How the kernel says how much memory is a process's own."""
+
+
+def memory_bytes(pid: int | None) -> int:
+    """Return the bytes of memory that are a process's own; 0 if it has ended.
+
+    Files that it maps are not counted: the kernel takes their memory back when it is needed.
+
+    Source: Linux, Documentation/filesystems/proc.rst, ``RssAnon`` of ``/proc/PID/status``.
+    """
+    try:
+        found = OWN_MEMORY.search(Path(f"/proc/{pid}/status").read_text(errors="replace"))
+    except OSError:
+        return 0
+    return int(found[1]) << 10 if found else 0
 
 
 def oom_kills() -> int | None:
