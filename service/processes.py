@@ -1,11 +1,22 @@
-"""The memory that a process takes, and how it ended: with an exit code, by a signal, or for want of memory."""
+"""Child processes: how many run at once, the memory that one takes, and how it ended.
+
+Children of the API run user code, time steps and read files. Requests wait for their turn in :class:`Turns`.
+"""
 
 from __future__ import annotations
 
 import re
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from service.errors import UnavailableError
+
+MAX_WAITING: Final = 8
+"""Threads that may wait for one kind of child process. The API has 40 threads for all requests."""
 
 OOM_COUNTERS: Final = ("/sys/fs/cgroup{}/memory.events", "/sys/fs/cgroup/memory{}/memory.oom_control")
 """Files of the kernel with the number of processes of a cgroup that it killed because memory ran out."""
@@ -75,3 +86,34 @@ def how_it_ended(exit_code: int | None, oom_kills_before: int | None) -> str:
     if now is None or oom_kills_before is None:
         return "was killed (signal 9); often out of memory"
     return "was killed because memory ran out (signal 9)" if now > oom_kills_before else "was killed (signal 9)"
+
+
+class Turns:
+    """Lets a number of child processes run at once, and only ``MAX_WAITING`` threads wait for one."""
+
+    def __init__(self, at_once: int = 1) -> None:
+        self._running = threading.BoundedSemaphore(at_once)
+        self._here = threading.BoundedSemaphore(at_once + MAX_WAITING)
+
+    @contextmanager
+    def take(self, what: str, limit_s: float) -> Iterator[None]:
+        """Wait for a turn.
+
+        Args:
+            what: What other requests are doing, for the error.
+            limit_s: Longest time to wait.
+
+        Raises:
+            UnavailableError: Too many wait already, or none had a turn in time.
+        """
+        if not self._here.acquire(blocking=False):
+            raise UnavailableError(f"{MAX_WAITING} other requests wait: {what}. Send the request again in a while")
+        try:
+            if not self._running.acquire(timeout=limit_s):
+                raise UnavailableError(f"{what} for {limit_s:g} seconds. Send the request again in a while")
+            try:
+                yield
+            finally:
+                self._running.release()
+        finally:
+            self._here.release()

@@ -50,6 +50,7 @@ DatabaseDep = Annotated[Database, _kept("database")]
 StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]
+ReadersDep = Annotated[Readers, _kept("readers")]
 
 
 def _require_room(request: Request) -> None:

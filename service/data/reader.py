@@ -16,7 +16,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from multiprocessing import connection as mp_connection
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any, Final
 from service.data.facts import DatasetFacts, Reading
 from service.data.upload import FORMATS, FileFormat, read_file
 from service.errors import FieldError, InvalidFileError, InvalidSpecError, UnavailableError
-from service.processes import how_it_ended, memory_bytes, oom_kills
+from service.processes import Turns, how_it_ended, memory_bytes, oom_kills
 from service.settings import Settings
 
 TICK_S: Final = 0.02
@@ -52,6 +52,7 @@ class Readers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._context = multiprocessing.get_context("forkserver")
+        self._turns = Turns(settings.readers)
         self._context.set_forkserver_preload([__name__, *PRELOADED])
 
     def read(
@@ -67,6 +68,18 @@ class Readers:
         """
         limit_s = self._settings.reader_limit_s + source.stat().st_size / BYTES_PER_S
         return self._ask(read_file, (fmt, source, folder, max_bytes, reading), limit_s, stop)
+
+    def retype(self, facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> DatasetFacts:
+        """Do ``columns.retyped`` in a child.
+
+        Raises:
+            InvalidSpecError: The values of a column do not have the kind.
+            InvalidFileError: It takes more memory or time than it may.
+            UnavailableError: Too many others wait for the same.
+        """
+        limit_s = self._settings.reader_limit_s + sum(file.stat().st_size for file in folder.iterdir()) / BYTES_PER_S
+        with self._turns.take("columns of other jobs were read", limit_s):
+            return self._ask(_retyped, (facts, dict(wanted), folder), limit_s, lambda: False)
 
     def _ask(
         self, function: Callable[..., DatasetFacts], arguments: tuple[object, ...], limit_s: float, stop: Stop
@@ -138,6 +151,12 @@ def _answer(connection: mp_connection.Connection, function: Callable[..., Datase
         wrong = f"what its columns hold takes {len(content)} bytes to describe; at most {MAX_ANSWER_BYTES} are allowed"
         content = json.dumps({"file": f"{wrong}. Shorten the names and values, or leave columns out"}).encode()
     connection.send_bytes(content)
+
+
+def _retyped(facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> DatasetFacts:
+    from service.data.columns import retyped  # it imports numpy, which the API does without
+
+    return retyped(facts, wanted, folder)
 
 
 def _end_with_parent() -> None:

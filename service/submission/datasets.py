@@ -113,7 +113,5 @@ def _facts(context: Context, given: DatasetSpec, dataset_id: str) -> DatasetFact
     facts = DatasetFacts.from_json(row.facts)
     if not given.columns or facts.layout is not Layout.TABLE:
         return facts
-    from service.data.columns import retyped
-
     with local_folder(context.artifacts.dataset_url(dataset_id)) as folder:
-        return retyped(facts, given.columns, folder)
+        return context.readers.retype(facts, given.columns, folder)

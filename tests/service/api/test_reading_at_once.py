@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -17,6 +18,8 @@ import pytest
 from service.data.reader import Readers, Stop
 from service.data.upload import read_file
 from service.errors import UnavailableError
+from service.processes import MAX_WAITING
+from tests.conftest import SpecMaker
 from tests.service.data import files
 from tests.service.live import Live
 
@@ -86,3 +89,32 @@ def test_an_upload_whose_client_goes_away_ends_and_leaves_nothing(live: Live, he
     wait_until(lambda: held.given_up == 1)
     wait_until(lambda: not list(tmp_path.iterdir()))
     assert "gone.csv" not in httpx.get(f"{live.url}/v1/datasets").text
+
+
+def test_dry_runs_that_wait_take_no_thread_of_other_requests(
+    live: Live, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, begun = threading.Event(), threading.Event()
+
+    def measure(*arguments: Any, **options: Any) -> Any:
+        begun.set()
+        released.wait()
+        raise subprocess.TimeoutExpired("footprint", 60)
+
+    def dry_run(_: int) -> httpx.Response:
+        return httpx.post(f"{live.url}/v1/jobs?dry_run=true", json=spec(), timeout=100)
+
+    monkeypatch.setattr(subprocess, "run", measure)
+    with ThreadPoolExecutor(UPLOADS) as threads:
+        answers = [threads.submit(dry_run, number) for number in range(UPLOADS)]
+        try:
+            begun.wait()
+            wait_until(lambda: sum(answer.done() for answer in answers) == UPLOADS - MAX_WAITING - 1)
+            for path in ("/healthz", "/v1/jobs", "/v1/datasets", "/readyz"):
+                assert httpx.get(f"{live.url}{path}", timeout=100).status_code == 200
+        finally:
+            released.set()
+    refused = [answer.result() for answer in answers]
+    assert {answer.status_code for answer in refused} == {503}
+    assert all(int(answer.headers["retry-after"]) for answer in refused)
+    assert sum("8 other requests wait: other jobs were timed" in answer.text for answer in refused) == 36
