@@ -30,6 +30,7 @@ from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_o
 from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger import datasets as ledger
+from service.spec.base import PRINTABLE
 from service.spec.data import DatasetSpec
 from service.spec.tasks import TaskName
 from service.submission.datasets import store_upload
@@ -48,9 +49,6 @@ MODELS: Final[Mapping[str, dict[str, JsonValue]]] = {
 router = APIRouter(prefix=PATH, tags=["datasets"])
 
 DatasetId = Annotated[Text, Path(description="Id of an uploaded dataset.", examples=["ds-" + "0" * 32])]
-
-
-PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
 class UploadQuery(StrictQuery):

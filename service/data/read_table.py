@@ -12,7 +12,6 @@ import itertools
 import math
 import re
 import statistics
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from service.data.columns import TABLE_FILE, describe
 from service.data.facts import EXACT, LARGEST, MIN_ROWS, ColumnKind, DatasetFacts, Layout, Reading
 from service.data.read_zip import open_zip
 from service.errors import InvalidFileError, shortened
+from service.spec.base import PRINTABLE
 
 MAX_COLUMNS: Final = 4096
 """Most columns of a table. One-hot coding multiplies them."""
@@ -210,7 +210,7 @@ def check_names(names: Sequence[str]) -> None:
     if not 1 <= len(names) <= MAX_COLUMNS:
         raise InvalidFileError(f"the table has {len(names)} columns; 1 to {MAX_COLUMNS} are allowed")
     for index, name in enumerate(names, 1):
-        if any(unicodedata.category(character) == "Cc" for character in name):
+        if not re.fullmatch(PRINTABLE, name):
             found = f"the name {shortened(name)!r}, with a control character in it"
             raise InvalidFileError(f"column {index} has {found}; rename it")
         if len(name) > MAX_NAME:
