@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 import fsspec
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from service.data.facts import DatasetFacts, Reading
 from service.data.read_text import CHUNK_BYTES
@@ -219,10 +220,15 @@ class UrlSource:
             if scheme in schemes:
                 path = str(fs._strip_protocol(url))
                 steps = unquote(path).replace("\\", "/").split("/")
-                if path.startswith(f"{root.rstrip('/')}/") and not {".", ".."} & set(steps):
+                if path.startswith(f"{root.rstrip('/')}/") and not {".", ".."} & set(steps) and _stays(fs, path, root):
                     return fs, path
         allowed = f"allows only {', '.join(self._more)}" if self._more else "is empty"
         raise ForbiddenError(
             f"{url} is not in the artifact store, and the setting WARPTUNE_DATASET_URL_PREFIXES {allowed}; "
             "upload the file, or ask the operator to allow its folder"
         )
+
+
+def _stays(fs: AbstractFileSystem, path: str, root: str) -> bool:
+    """Return whether no symbolic link leads out of a folder on this machine; other stores have none."""
+    return not isinstance(fs, LocalFileSystem) or Path(path).resolve().is_relative_to(Path(root).resolve())
