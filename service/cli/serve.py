@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 WithParent = Annotated[bool, typer.Option(hidden=True, help="Stop when standard input is closed.")]
 
-SECRETS: Final = ("WARPTUNE_DATABASE_URL", "WARPTUNE_DATABASE_URL_FILE")
-"""Variables that the children of a process do not get."""
+SECRETS: Final = ("WARPTUNE_DATABASE_URL", "WARPTUNE_DATABASE_URL_FILE", "WARPTUNE_ARTIFACTS_URL_FILE")
+"""Variables that the children of a process do not get; a worker gets the URLs themselves."""
 
 STOP_S: Final = 10.0
 """Time that the worker gets to give its job back before it is killed."""
