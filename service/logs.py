@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import logging.config
-from typing import Final
+import textwrap
+from typing import Any, Final
 
 from service.settings import Settings
 
@@ -12,13 +13,20 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 class TextFormatter(logging.Formatter):
-    """Writes the message, then everything in ``extra`` as key=value."""
+    """Writes the message, then everything in ``extra`` as key=value, on one line. Lines of a traceback are indented.
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+    So nothing that a user sends can look like a line of its own.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is that of logging.Formatter
+        """Return the first line."""
         facts = [f"{key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD]
-        first, *rest = super().format(record).split("\n")
-        return "\n".join([" ".join([first, *facts]), *rest])
+        line = " ".join([super().formatMessage(record), *facts])
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return the traceback, indented."""
+        return textwrap.indent(super().formatException(ei), "  ")
 
 
 def configure(settings: Settings) -> None:

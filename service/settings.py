@@ -9,11 +9,11 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 WELL_KNOWN_PASSWORDS: Final = (
@@ -66,10 +66,22 @@ class Settings(BaseSettings):
     max_dataset_bytes: Annotated[int, Ge(1024)] = Field(
         4 << 30, description="Largest dataset in bytes, both as uploaded and unpacked."
     )
+    readers: Annotated[int, Ge(1)] = Field(2, description="Uploaded files that are read at once. Others wait.")
+    reader_memory_bytes: Annotated[int, Ge(1 << 28)] = Field(
+        2 << 30, description="Largest memory in bytes that reading a file, or a column for a job, may take."
+    )
+    reader_limit_s: Annotated[float, Gt(0)] = Field(
+        7.0, description="Seconds that reading a file may take, and one more for each MiB that it has."
+    )
     min_free_bytes: Annotated[int, Ge(0)] = Field(
         64 << 20,
         description="Free bytes of a disk below which the service is not ready, accepts no job and no upload, and "
         "workers take no job.",
+    )
+    slot_memory_bytes: Annotated[int, Ge(1 << 28)] | None = Field(
+        None,
+        description="Largest memory in bytes of a slot process of the engine optuna. A run that takes more is failed. "
+        "Default: what the machine has.",
     )
     allowed_modules: str | None = Field(
         None,
@@ -100,6 +112,23 @@ class Settings(BaseSettings):
     plugins: str | None = Field(
         None, description="Modules that register your own optimizers, models or metrics, separated by commas."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, given: Any) -> Any:
+        """Take a setting from the file that ``WARPTUNE_<name>_FILE`` names, as secrets of Docker are passed."""
+        for name in cls.model_fields:
+            variable = f"WARPTUNE_{name.upper()}_FILE"
+            file = os.environ.get(variable)
+            if not file:
+                continue
+            if name in given:
+                raise ValueError(f"must not be in both {variable.removesuffix('_FILE')} and {variable}; remove one")
+            try:
+                given[name] = Path(file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeError) as error:
+                raise ValueError(f"must have a file of text in {variable}, and {file!r} cannot be read") from error
+        return given
 
     def allows(self, module: str) -> bool:
         """Return whether user code may be imported from ``module``."""

@@ -21,7 +21,7 @@ ROOMS = (
     {"registry"},
     {"optimizers"},
     {"spec"},
-    {"states", "version", "settings", "artifacts", "temporary"},
+    {"states", "version", "settings", "artifacts", "temporary", "processes"},
     {"data", "logs", "disk"},
     {"training", "db"},
     {"user_code"},

@@ -1,19 +1,23 @@
 """Routes of uploaded datasets.
 
-The body of an upload is streamed to a temporary file, checked in a thread and then stored. A refused file leaves
+The body of an upload is streamed to a temporary file, read in a child process and then stored. A refused file leaves
 nothing behind.
 """
 
 from __future__ import annotations
 
+import asyncio
 import codecs
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Final, Literal
 
 from annotated_types import Len
+from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field, JsonValue
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +30,7 @@ from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_o
 from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger import datasets as ledger
+from service.spec.base import PRINTABLE
 from service.spec.data import DatasetSpec
 from service.spec.tasks import TaskName
 from service.submission.datasets import store_upload
@@ -44,9 +49,6 @@ MODELS: Final[Mapping[str, dict[str, JsonValue]]] = {
 router = APIRouter(prefix=PATH, tags=["datasets"])
 
 DatasetId = Annotated[Text, Path(description="Id of an uploaded dataset.", examples=["ds-" + "0" * 32])]
-
-
-PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
 class UploadQuery(StrictQuery):
@@ -227,10 +229,25 @@ async def upload_dataset(
             await run_in_threadpool(upload.write, piece)
         if wanted.url is not None:
             await run_in_threadpool(_fetch, request.app.state.url_source, wanted.url, upload)
-        row, is_new = await run_in_threadpool(store_upload, db, artifacts, upload, filename)
+        gone = threading.Event()
+        watching = asyncio.create_task(_set_when_gone(request, gone))
+        read = partial(request.app.state.readers.read, stop=gone.is_set)
+        try:
+            row, is_new = await to_thread.run_sync(
+                store_upload, db, artifacts, upload, filename, read, limiter=request.app.state.reading
+            )
+        finally:
+            watching.cancel()
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{PATH}/{row.id}"
     return _view(row)
+
+
+async def _set_when_gone(request: Request, gone: threading.Event) -> None:
+    """Set ``gone`` when the client closes its connection. The whole body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    gone.set()
 
 
 def _fetch(source: UrlSource, url: str, upload: Upload) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
+from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.artifacts import ArtifactStore
+from service.data.reader import Readers
 from service.db.session import Database
 from service.db.studies import Studies
 from service.disk import require_room
@@ -25,6 +27,8 @@ def open_dependencies(app: FastAPI, settings: Settings) -> None:
     app.state.studies = Studies(settings.database_url, WAIT_S)
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
     app.state.user_code = UserCode(settings)
+    app.state.readers = Readers(settings)
+    app.state.reading = CapacityLimiter(settings.readers)
 
 
 def close_dependencies(app: FastAPI) -> None:
@@ -46,6 +50,7 @@ DatabaseDep = Annotated[Database, _kept("database")]
 StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]
+ReadersDep = Annotated[Readers, _kept("readers")]
 
 
 def _require_room(request: Request) -> None:

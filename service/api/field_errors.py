@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from search_spaces.errors import must_be_one_of, unknown_name
 from service.errors import FieldError
+from service.spec.base import PRINTABLE
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.models import MODELS
 
@@ -92,6 +93,8 @@ def field_error(field: str, item: ErrorDetails) -> FieldError:
     """Turn one of pydantic's errors into ours, without a look at unions and unknown fields."""
     kind = item["type"]
     message = MESSAGES.get(kind) or SUBJECT.sub("must ", item["msg"].replace(" after validation", ""))
+    if item.get("ctx", {}).get("pattern") == PRINTABLE:
+        message = "must be text on one line, without control characters"
     value = None if kind == "missing" else item["input"]
     return FieldError(field, value, message.removeprefix("Value error, "), code=_code(kind))
 

@@ -15,6 +15,7 @@ from service.api.deps import (
     DatabaseDep,
     JobId,
     PageQuery,
+    ReadersDep,
     StrictQuery,
     StudiesDep,
     Text,
@@ -68,7 +69,7 @@ class SubmitQuery(StrictQuery):
     dependencies=NEEDS_ROOM,
     responses={
         200: {"model": JobEstimate, "description": "A dry run: what the job would do and cost."},
-        **responses(403, 409, 413, 422, 503, 507),
+        **responses(400, 403, 409, 413, 422, 503, 507),
     },
 )
 def submit_job(
@@ -77,11 +78,12 @@ def submit_job(
     db: DatabaseDep,
     artifacts: ArtifactsDep,
     user_code: UserCodeDep,
+    readers: ReadersDep,
     wanted: Annotated[SubmitQuery, Query()],
     idempotency_key: KeyHeader = None,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
-    context = Context(db, artifacts, user_code)
+    context = Context(db, artifacts, user_code, readers)
     if wanted.dry_run:
         response.status_code = 200
         return submission.dry_run(context, spec)
@@ -134,7 +136,9 @@ def retry_job(job_id: JobId, response: Response, db: DatabaseDep, idempotency_ke
     return _answered(retry(db, job_id, _render, idempotency_key), response, idempotency_key)
 
 
-@router.post("/{job_id}/extend", status_code=202, dependencies=NEEDS_ROOM, responses=responses(404, 409, 422, 507))
+@router.post(
+    "/{job_id}/extend", status_code=202, dependencies=NEEDS_ROOM, responses=responses(400, 404, 409, 413, 422, 507)
+)
 def extend_job(
     job_id: JobId, more: ExtendSpec, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None
 ) -> JobView:

@@ -56,6 +56,9 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
     SlowBodyError: HTTPStatus.REQUEST_TIMEOUT,
 }
 
+RETRY_AFTER_S: Final = 5
+"""Seconds after which a client may send a request again that could not be answered."""
+
 MAX_ERRORS: Final = 20
 """Most fields that one answer names; a body can be wrong in a hundred thousand places."""
 
@@ -154,7 +157,8 @@ async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
     errors = error.errors if isinstance(error, InvalidSpecError) else ()
-    return problem(status, error.code, str(error), errors)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, UnavailableError) else None
+    return problem(status, error.code, str(error), errors, headers)
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 WithParent = Annotated[bool, typer.Option(hidden=True, help="Stop when standard input is closed.")]
 
+SECRETS: Final = ("WARPTUNE_DATABASE_URL", "WARPTUNE_DATABASE_URL_FILE", "WARPTUNE_ARTIFACTS_URL_FILE")
+"""Variables that the children of a process do not get; a worker gets the URLs themselves."""
+
 STOP_S: Final = 10.0
 """Time that the worker gets to give its job back before it is killed."""
 
@@ -99,7 +102,10 @@ def worker(
         logs.tame_optuna()
         create_schema(settings.database_url)
         db = Database(settings.database_url)
-        engines: dict[str, Engine] = {"optuna": LocalEngine(), "ray": RayEngine(settings.ray_address)}
+        engines: dict[str, Engine] = {
+            "optuna": LocalEngine(memory_bytes=settings.slot_memory_bytes),
+            "ray": RayEngine(settings.ray_address),
+        }
         studies = Studies(settings.database_url)
         runner = Worker(settings, db, studies.open(), engines)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -142,6 +148,8 @@ def _process(**changes: Any) -> Iterator[Settings]:
     except ValidationError as error:
         raise failure("\n".join(["a setting is not valid", *wrong_settings(error)]), 2) from None
     logs.configure(settings)
+    for name in SECRETS:  # so that no process that runs user code or reads files has it
+        os.environ.pop(name, None)
     try:
         with own_folder():
             ArtifactStore(settings.artifacts_url).sweep()
@@ -156,6 +164,9 @@ def wrong_settings(error: ValidationError) -> Iterator[str]:
     from service.client.rest import without_password
 
     for item in error.errors():
+        if not item["loc"]:  # a file that a setting should be in
+            yield f"  a setting {item['msg'].removeprefix('Value error, ')}"
+            continue
         name = str(item["loc"][0])
         item["input"] = without_password(str(item["input"]))
         yield f"  {field_error(f'{name} (WARPTUNE_{name.upper()})', item)}"

@@ -12,7 +12,6 @@ import itertools
 import math
 import re
 import statistics
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,12 +28,16 @@ from service.data.columns import TABLE_FILE, describe
 from service.data.facts import EXACT, LARGEST, MIN_ROWS, ColumnKind, DatasetFacts, Layout, Reading
 from service.data.read_zip import open_zip
 from service.errors import InvalidFileError, shortened
+from service.spec.base import PRINTABLE
 
 MAX_COLUMNS: Final = 4096
 """Most columns of a table. One-hot coding multiplies them."""
 
 MAX_NAME: Final = 200
 """Most characters of a column name: the longest one that ``family.group_by`` takes."""
+
+MAX_CELL_BYTES: Final = 1 << 20
+"""Most bytes of a text in a cell."""
 
 NULLS: Final = (*pyarrow.csv.ConvertOptions().null_values, "<NA>", "None", "NaT")
 """Cells without a value, unless the user lists others. They are those of pandas."""
@@ -204,8 +207,10 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         InvalidFileError: Says which name is wrong.
     """
+    if not 1 <= len(names) <= MAX_COLUMNS:
+        raise InvalidFileError(f"the table has {len(names)} columns; 1 to {MAX_COLUMNS} are allowed")
     for index, name in enumerate(names, 1):
-        if any(unicodedata.category(character) == "Cc" for character in name):
+        if not re.fullmatch(PRINTABLE, name):
             found = f"the name {shortened(name)!r}, with a control character in it"
             raise InvalidFileError(f"column {index} has {found}; rename it")
         if len(name) > MAX_NAME:
@@ -213,8 +218,6 @@ def check_names(names: Sequence[str]) -> None:
             raise InvalidFileError(f"column {index} has {found}; at most {MAX_NAME} are allowed")
         if name and name in names[: index - 1]:
             raise InvalidFileError(f"column {index} has the name {name!r} of another column; rename one of them")
-    if not 1 <= len(names) <= MAX_COLUMNS:
-        raise InvalidFileError(f"the table has {len(names)} columns; 1 to {MAX_COLUMNS} are allowed")
 
 
 def keep(
@@ -283,6 +286,7 @@ def trimmed(texts: pa.Array, nulls: Iterable[str]) -> pa.Array:
 def _clean(column: RawColumn, reading: Reading) -> pa.Array:
     """Return a column as numbers, booleans or texts. Times become seconds."""
     values, kind = column.values, column.values.type
+    _check_cells(column.name, values)
     if isinstance(values, pa.ChunkedArray) and not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         values = values.combine_chunks()  # numbers stay in pieces, which saves the memory of a copy
     if pa.types.is_dictionary(values.type):
@@ -300,6 +304,18 @@ def _clean(column: RawColumn, reading: Reading) -> pa.Array:
         wrong = f"column {column.name!r} has the type {kind}"
         raise InvalidFileError(f"{wrong}; convert it to numbers, texts, times or booleans")
     return _without(_numbers(column.name, values), reading)
+
+
+def _check_cells(name: str, values: pa.Array | pa.ChunkedArray) -> None:
+    """Refuse a text that is too long. One in a dictionary has no row."""
+    pieces = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
+    for texts in (piece.dictionary if pa.types.is_dictionary(piece.type) else piece for piece in pieces):
+        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+            longest = pc.max(pc.binary_length(texts)).as_py() or 0
+            if longest > MAX_CELL_BYTES:
+                raise InvalidFileError(
+                    f"column {name!r} has a text of {longest} bytes; at most {MAX_CELL_BYTES} are allowed"
+                )
 
 
 def _numbers(name: str, values: pa.Array) -> pa.Array:

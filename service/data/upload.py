@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 import fsspec
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from service.data.facts import DatasetFacts, Reading
 from service.data.read_text import CHUNK_BYTES
@@ -91,6 +92,24 @@ def format_of(filename: str) -> FileFormat | None:
     return next((fmt for fmt, known in FORMATS.items() if name.endswith(known.suffixes)), None)
 
 
+def read_file(fmt: FileFormat, source: Path, folder: Path, max_bytes: int, reading: Reading) -> DatasetFacts:
+    """Check a file, write what it holds to an empty dataset folder, and return the facts about it.
+
+    Cost: reads the file once to three times. A table is in memory as a whole; arrays and images piece by piece.
+
+    Raises:
+        InvalidFileError: The file cannot be used.
+    """
+    read: Callable[..., DatasetFacts] = import_object(FORMATS[fmt].reader)
+    facts = read(source, folder, max_bytes, *((reading,) if FORMATS[fmt].options else ()))
+    facts.save(folder)
+    return facts
+
+
+ReadFile = Callable[[FileFormat, Path, Path, int, Reading], DatasetFacts]
+"""``read_file``, or the same in another process."""
+
+
 class Upload:
     """A file that arrives piece by piece. A context manager that deletes its temporary files at the end.
 
@@ -145,10 +164,8 @@ class Upload:
             parts.append(json.dumps(given))
         return f"ds-{hashlib.sha256(':'.join(parts).encode()).hexdigest()[:32]}"
 
-    def unpack(self) -> tuple[DatasetFacts, Path]:
-        """Check the file; return what it holds, and its dataset folder.
-
-        Cost: reads the file once to three times. A table is in memory as a whole; arrays and images piece by piece.
+    def unpack(self, read: ReadFile = read_file) -> tuple[DatasetFacts, Path]:
+        """Read the file with ``read``; return what it holds, and its dataset folder.
 
         Raises:
             InvalidFileError: The file cannot be used.
@@ -158,11 +175,7 @@ class Upload:
             raise InvalidFileError("the file is empty: it has 0 bytes")
         kept = self._folder / "kept"
         kept.mkdir()
-        read: Callable[..., DatasetFacts] = import_object(FORMATS[self.format].reader)
-        options = (self._reading,) if FORMATS[self.format].options else ()
-        facts = read(self._source, kept, self._max_bytes, *options)
-        facts.save(kept)
-        return facts, kept
+        return read(self.format, self._source, kept, self._max_bytes, self._reading), kept
 
 
 class UrlSource:
@@ -207,10 +220,15 @@ class UrlSource:
             if scheme in schemes:
                 path = str(fs._strip_protocol(url))
                 steps = unquote(path).replace("\\", "/").split("/")
-                if path.startswith(f"{root.rstrip('/')}/") and not {".", ".."} & set(steps):
+                if path.startswith(f"{root.rstrip('/')}/") and not {".", ".."} & set(steps) and _stays(fs, path, root):
                     return fs, path
         allowed = f"allows only {', '.join(self._more)}" if self._more else "is empty"
         raise ForbiddenError(
             f"{url} is not in the artifact store, and the setting WARPTUNE_DATASET_URL_PREFIXES {allowed}; "
             "upload the file, or ask the operator to allow its folder"
         )
+
+
+def _stays(fs: AbstractFileSystem, path: str, root: str) -> bool:
+    """Return whether no symbolic link leads out of a folder on this machine; other stores have none."""
+    return not isinstance(fs, LocalFileSystem) or Path(path).resolve().is_relative_to(Path(root).resolve())

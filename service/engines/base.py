@@ -6,9 +6,11 @@ decides where and when a run happens. tests/service/engines/contract.py holds ev
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from service.spec.job import ResourcesSpec
@@ -163,10 +165,22 @@ def attempt(train: Train, run: Run) -> Iterator[CurvePoint | Ended]:
     except DivergedError as error:
         yield ended_at(last, TrialState.DIVERGED, str(error))
     except Exception as error:  # noqa: BLE001 - recorded as the cause of the run's failure
-        last_frames = "".join(traceback.format_tb((error.__cause__ or error).__traceback__)[-3:])
+        last_frames = "".join(traceback.format_list(_frames(error.__cause__ or error)[-3:]))
         yield ended_at(last, TrialState.FAILED, f"{type(error).__name__}: {error}\n{last_frames}".strip())
     else:
         yield ended_at(last, TrialState.COMPLETE)
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of a traceback, with files named as modules are found, without folders of this machine."""
+    found = traceback.extract_tb(error.__traceback__)
+    return [traceback.FrameSummary(_module_file(at.filename), at.lineno, at.name, line=at.line) for at in found]
+
+
+def _module_file(name: str) -> str:
+    file, folders = Path(name), [Path(entry).absolute() for entry in sys.path]
+    inside = [str(file.relative_to(folder)) for folder in folders if file.is_relative_to(folder)]
+    return min(inside, key=len, default=file.name)
 
 
 def ended_at(last: CurvePoint | None, state: TrialState, cause: str | None = None) -> Ended:

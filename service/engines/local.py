@@ -28,8 +28,8 @@ from service.engines.base import (
     runs_per_gpu,
     silence,
 )
-from service.engines.deaths import how_it_ended, oom_kills
 from service.errors import JobFailedError
+from service.processes import how_it_ended, memory_bytes, oom_kills
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
@@ -136,10 +136,15 @@ class _Slot:
 
 
 class LocalEngine:
-    """Does the runs of a Work in ``resources.slots`` processes, with ``train``, an importable function."""
+    """Does the runs of a Work in ``resources.slots`` processes.
 
-    def __init__(self, train: Train = default_train) -> None:
-        self._train = train
+    Args:
+        train: Does a run; an importable function.
+        memory_bytes: Largest memory of a slot; None for no limit.
+    """
+
+    def __init__(self, train: Train = default_train, memory_bytes: int | None = None) -> None:
+        self._train, self._memory_bytes = train, memory_bytes
         self._slots: list[_Slot] = []
         self._again: list[Assignment] = []
         self._failed_starts, self._start_after = 0, 0.0
@@ -167,6 +172,7 @@ class LocalEngine:
                 for ready in mp_connection.wait(list(busy), TICK_S):
                     self._receive(busy[ready], work)  # type: ignore[index]
                 self._kill_silent(work, silence_s)
+                self._kill_large(work)
             self._interrupt(work)
         except BaseException:
             self._drop_busy()  # otherwise the next job would get messages of this one
@@ -250,6 +256,17 @@ class LocalEngine:
             limit = silence_s if slot.ready else START_LIMIT_S
             if (slot.assignment or not slot.ready) and slot.silent_s() > limit and not slot.connection.poll():
                 self._replace(slot, work, silence(limit))
+
+    def _kill_large(self, work: Work) -> None:
+        """Fail the runs that take too much memory. They would again, so they are not tried again."""
+        limit = self._memory_bytes
+        for slot in [slot for slot in self._slots if slot.assignment and limit]:
+            if limit and slot.assignment and memory_bytes(slot.process.pid) > limit:
+                slot.kill()
+                self._slots.remove(slot)
+                cause = f"out of memory: it took over {limit >> 20} MiB, the limit of WARPTUNE_SLOT_MEMORY_BYTES"
+                log.warning("a run took too much memory", extra={"limit_bytes": limit})
+                work.finished(slot.assignment, Ended(TrialState.FAILED, cause=cause))
 
     def _replace(self, slot: _Slot, work: Work, cause: str | None = None) -> None:
         """Drop a slot whose process is dead or hangs, and tell the Work about its run. Another one takes its place."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
@@ -24,6 +24,12 @@ class SpecModel(BaseModel):
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+
+PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+"""Text on one line, without control characters."""
+
+Name = Annotated[str, Field(max_length=100, pattern=PRINTABLE)]
+ColumnName = Annotated[str, Field(max_length=200, pattern=PRINTABLE)]
 
 Width = Annotated[int, Ge(1), Le(4096)]
 Activation = TypeAliasType("Activation", Literal["relu", "tanh", "gelu", "silu"])

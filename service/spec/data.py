@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from annotated_types import Ge, Le, Len
 from pydantic import Field
 
-from service.spec.base import Entrypoint, SpecModel, UserConfig
+from service.spec.base import ColumnName, Entrypoint, Name, SpecModel, UserConfig
 
 ColumnChoice = Literal["number", "category", "boolean", "date", "day_first_date", "text", "ignore"]
 """What a job may take a column for. Only in a date such as 03/04/2025 it matters whether the day comes first."""
@@ -28,7 +28,7 @@ class SplitSpec(SpecModel):
     """`random`: any row anywhere, with the same share of each class. `group`: rows with the same value in the column,
     such as a patient, stay together. `time`: the oldest rows train, the newest test. `column`: the column says the
     part: train, val or test."""
-    column: Annotated[str, Len(max_length=200)] | None = None
+    column: ColumnName | None = None
     """Column of the groups, times or parts; null for random. A column of groups or parts is not used as a feature; a
     column of times is, unless it is excluded."""
 
@@ -36,17 +36,17 @@ class SplitSpec(SpecModel):
 class DatasetSpec(SpecModel):
     """Which data to train on: a bundled dataset by ``name``, an uploaded one by ``id``, or what a factory makes."""
 
-    name: str | None = None
+    name: Name | None = None
     """Name of a bundled dataset; `GET /v1/catalog` lists them."""
     id: str | None = Field(None, max_length=40, pattern=r"^[\w-]+$")
     """Id of an uploaded dataset; `GET /v1/datasets` lists them."""
-    target: str | None = None
+    target: ColumnName | None = None
     """Column of an uploaded dataset to predict; arrays have one at most."""
     task: Literal["classification", "regression", "autoencoding", "language"] | None = None
     """What to train an uploaded dataset for; null lets the target decide."""
-    exclude: Annotated[list[Annotated[str, Len(max_length=200)]], Len(max_length=4096)] = Field([])
+    exclude: Annotated[list[ColumnName], Len(max_length=4096)] = Field([])
     """Columns of an uploaded table that are no features, such as an id."""
-    columns: dict[Annotated[str, Len(max_length=200)], ColumnChoice] = Field(
+    columns: dict[ColumnName, ColumnChoice] = Field(
         default={}, max_length=4096, examples=[{"zip": "category", "customer": "ignore"}]
     )
     """Column of an uploaded table -> what to take it for; the dataset says what the others are taken for."""
@@ -77,7 +77,7 @@ class FamilySpec(SpecModel):
 
     class_subsets: ClassSubsetsSpec | None = None
     """Each subset of the classes is a task."""
-    group_by: str | None = Field(None, max_length=200)
+    group_by: ColumnName | None = None
     """Column whose values make the tasks; a number with more than 20 values by quantile bins."""
     bins: Annotated[int, Ge(0), Le(100)] = 10
     """Quantile bins of such a number; 0 makes a task of every value, as of an id."""

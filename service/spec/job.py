@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from service.spec.base import SpecModel, read_stored
+from service.spec.base import PRINTABLE, Name, SpecModel, read_stored
 from service.spec.data import DatasetSpec, FamilySpec
 from service.spec.metrics import METRICS
 from service.spec.models import MODELS, LoopSpec, ModelSpec
 
-Scalar = str | bool | int | float
+Scalar = Name | bool | int | float
 
 
 PICKLED: Final = ("pickle", "pickled", "cloudpickle", "function")
@@ -108,9 +108,9 @@ Override = Annotated[
 class SearchSpaceSpec(SpecModel):
     """The search space of the warpadam arm: a preset, and what is changed in it."""
 
-    preset: str = "default"
+    preset: Name = "default"
     """Name of a preset; `GET /v1/catalog` lists them."""
-    overrides: dict[str, Override] = Field(
+    overrides: dict[Name, Override] = Field(
         default={}, max_length=50, examples=[{"structure": ["kronecker", "diagonal"], "meta_every": 10}]
     )
     """Parameter name -> a value (fixed), a list (choices), or {low, high, log} (range)."""
@@ -211,7 +211,7 @@ class ResourcesSpec(SpecModel):
     """CUDA devices of one trial; below 1, trials share a device."""
     memory_bytes: Annotated[int, Ge(1)] | None = None
     """Engine ray: memory that a node must have free for one trial; placed by it, not limited to it."""
-    custom: dict[Annotated[str, Len(1, 100)], Annotated[float, Gt(0), Le(1_000_000)]] = Field(
+    custom: dict[Annotated[Name, Len(1)], Annotated[float, Gt(0), Le(1_000_000)]] = Field(
         default={}, max_length=20, examples=[{"accelerator_type:A100": 1}]
     )
     """Engine ray: other resources of the nodes that one trial takes."""
@@ -255,7 +255,7 @@ class JobSpec(SpecModel):
         }
     )
 
-    name: str = Field("untitled", min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
+    name: str = Field("untitled", min_length=1, max_length=100, pattern=PRINTABLE)
     tags: Annotated[list[TagWord], Len(0, 10), AfterValidator(_different)] = Field([], examples=[["churn", "baseline"]])
     """Words to find the job by in lists."""
     dataset: DatasetSpec = DatasetSpec()
@@ -269,7 +269,7 @@ class JobSpec(SpecModel):
     search_space: SearchSpaceSpec = SearchSpaceSpec()
     arms: Literal["warpadam", "per_structure"] = "warpadam"
     """One arm that learns P, or one for each structure of P in the search space."""
-    baselines: Annotated[list[str], Len(1, 8)] = Field(["adamw"])
+    baselines: Annotated[list[Name], Len(1, 8)] = Field(["adamw"])
     """Arms to compare against."""
     controls: Annotated[list[Control], Len(0, 3)] = Field([])
     """Arms that show what P itself does. They are never recommended."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.artifacts import ArtifactStore
+from service.data.reader import Readers
 from service.db.session import Database
 from service.user_code.probe import UserCode
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a submission reads and writes: the ledger, the files of jobs, and the user's own code."""
+    """What a submission reads and writes: the ledger, the files of jobs, the user's own code and data."""
 
     db: Database
     artifacts: ArtifactStore
     user_code: UserCode
+    readers: Readers

@@ -10,7 +10,7 @@ from dataclasses import replace
 from service.artifacts import ArtifactStore, local_folder
 from service.data.catalog import BUNDLED
 from service.data.facts import ColumnUse, DatasetFacts, Layout, column_uses, dataset_info
-from service.data.upload import Upload
+from service.data.upload import ReadFile, Upload
 from service.db.models import DatasetRow
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
@@ -22,18 +22,21 @@ from service.spec.job import JobSpec
 from service.submission import Context
 
 
-def store_upload(db: Database, artifacts: ArtifactStore, upload: Upload, name: str) -> tuple[DatasetRow, bool]:
+def store_upload(
+    db: Database, artifacts: ArtifactStore, upload: Upload, name: str, read: ReadFile
+) -> tuple[DatasetRow, bool]:
     """Store an upload that has arrived as a whole; return its row, and whether it is new.
 
     The same content in the same format is stored once. An empty ``name`` is replaced by one made of the dataset's id.
 
     Raises:
         InvalidFileError: The file cannot be used.
+        UnavailableError: The client has gone.
     """
     earlier = ledger.find(db, upload.dataset_id)
     if earlier is not None:
         return earlier, False
-    facts, folder = upload.unpack()
+    facts, folder = upload.unpack(read)
     artifacts.put_dataset(upload.dataset_id, folder)
     row = DatasetRow(
         id=upload.dataset_id,
@@ -110,7 +113,5 @@ def _facts(context: Context, given: DatasetSpec, dataset_id: str) -> DatasetFact
     facts = DatasetFacts.from_json(row.facts)
     if not given.columns or facts.layout is not Layout.TABLE:
         return facts
-    from service.data.columns import retyped
-
     with local_folder(context.artifacts.dataset_url(dataset_id)) as folder:
-        return retyped(facts, given.columns, folder)
+        return context.readers.retype(facts, given.columns, folder)

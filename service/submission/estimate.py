@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
@@ -19,6 +18,7 @@ from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
 from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
+from service.processes import Turns
 from service.settings import child_environment
 from service.spec.tasks import Task
 from service.submission import warm_start
@@ -37,7 +37,7 @@ MORE_STEPS_NOTE: Final = f"{MORE_STEPS} is counted with the steps of the others"
 LOOP_NOTE: Final = "the seconds of a training loop include its validation"
 FAMILY_NOTE: Final = "the networks of a run on a family are counted as if they trained one after the other"
 
-_one_at_a_time = threading.Lock()
+_turns: Final = Turns()
 """Two measurements at once would slow each other down."""
 
 
@@ -179,22 +179,19 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
     }
     command = [sys.executable, "-P", "-m", "service.training.footprint"]
     limit_s = LOOP_TIMEOUT_S if plan.task == Task.LOOP else TIMEOUT_S
-    if not _one_at_a_time.acquire(timeout=TIMEOUT_S):  # so that waiting requests do not take all threads of the API
-        raise UnavailableError(f"other jobs were timed for {TIMEOUT_S:g} seconds; send the request again")
     try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-            check=False,
-            env=child_environment(),
-        )
+        with _turns.take("other jobs were timed", TIMEOUT_S):
+            done = subprocess.run(
+                command,
+                input=json.dumps(request),
+                capture_output=True,
+                text=True,
+                timeout=limit_s,
+                check=False,
+                env=child_environment(),
+            )
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"the steps of the arms were not timed within {limit_s:g} seconds") from error
-    finally:
-        _one_at_a_time.release()
     if done.returncode:
         last = done.stderr.strip().rsplit("\n", 1)[-1]
         if done.returncode < 0:  # for instance because the machine is out of memory

@@ -11,14 +11,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypedDict
 
 from service.data.catalog import BUNDLED
-from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError, UnavailableError
+from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError
+from service.processes import Turns
 from service.settings import Settings, child_environment
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
@@ -39,7 +39,7 @@ class UserCode:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._one_at_a_time = threading.Lock()  # each child has torch in its memory
+        self._turns = Turns()  # each child has torch in its memory
 
     def info_for(self, spec: JobSpec, info: DatasetInfo | None) -> DatasetInfo | None:
         """Return what a plan needs to know about the data and the model of a job.
@@ -113,20 +113,18 @@ class UserCode:
             "steps": spec.budget.steps if "steps" in spec.budget.model_fields_set else None,
             "limit_s": limit_s,
         }
-        if not self._one_at_a_time.acquire(timeout=limit_s):
-            raise UnavailableError(f"other jobs' code was tried for {limit_s:g} seconds; send the request again")
-        try:
-            with tempfile.TemporaryDirectory(prefix="warptune-question-") as name:
-                asked, answered = Path(name) / "question.json", Path(name) / "answer.json"
-                asked.write_text(json.dumps(question), encoding="utf-8")
-                wrong = _run([str(asked), str(answered), str(folder)], self._settings)
-                if answered.exists():
-                    answer: _Answer = json.loads(answered.read_text(encoding="utf-8"))
-                    return answer
-                part = "dataset" if question["dataset"] is not None else "model"
-                return {"part": part, "error": wrong}
-        finally:
-            self._one_at_a_time.release()
+        with (
+            self._turns.take("other jobs' code was tried", limit_s),
+            tempfile.TemporaryDirectory(prefix="warptune-question-") as name,
+        ):
+            asked, answered = Path(name) / "question.json", Path(name) / "answer.json"
+            asked.write_text(json.dumps(question), encoding="utf-8")
+            wrong = _run([str(asked), str(answered), str(folder)], self._settings)
+            if answered.exists():
+                answer: _Answer = json.loads(answered.read_text(encoding="utf-8"))
+                return answer
+            part = "dataset" if question["dataset"] is not None else "model"
+            return {"part": part, "error": wrong}
 
 
 def _run(arguments: list[str], settings: Settings) -> str:

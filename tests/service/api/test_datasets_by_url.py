@@ -138,3 +138,16 @@ def test_a_store_that_cannot_be_read_is_said(api: TestClient, tmp_path: Path, mo
     monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "_open", fail)
     document = assert_problem(by_url(api, "memory://bucket/tables/people.csv"), 503, "unavailable")
     assert "the bucket does not answer" in document["detail"]
+
+
+@pytest.mark.parametrize("link", ["lake/secret.csv", "lake/folder"])
+def test_a_symbolic_link_does_not_lead_out_of_a_folder(api: TestClient, tmp_path: Path, link: str) -> None:
+    (tmp_path / "lake").mkdir(exist_ok=True)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.csv").write_bytes(files.csv())
+    (tmp_path / link).symlink_to(outside / "secret.csv" if link.endswith(".csv") else outside)
+    url = f"file://{tmp_path}/{link}" + ("" if link.endswith(".csv") else "/secret.csv")
+    assert_problem(by_url(api, url), 403, "forbidden")
+    (tmp_path / "lake/inside.csv").symlink_to(Path(put(f"file://{tmp_path}/lake/b/people.csv").removeprefix("file://")))
+    assert by_url(api, f"file://{tmp_path}/lake/inside.csv").status_code in (200, 201)

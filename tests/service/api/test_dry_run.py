@@ -93,7 +93,7 @@ def test_a_dry_run_waits_for_others_no_longer_than_it_may_take_itself(
     shared_client: TestClient, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimate_module, "TIMEOUT_S", 0.01)
-    with estimate_module._one_at_a_time:
+    with estimate_module._turns.take("", 60):
         document = assert_problem(shared_client.post(DRY, json=spec()), 503, "unavailable")
     assert "other jobs were timed" in document["detail"]
 

@@ -53,6 +53,24 @@ def test_body_that_cannot_be_read_is_refused(shared_client: TestClient, shared_d
     assert count_rows(shared_db) == before
 
 
+def test_a_body_that_is_not_utf8_has_a_documented_answer_on_every_route_that_takes_one(
+    shared_client: TestClient,
+) -> None:
+    routes = [
+        (path, method, operation["responses"])
+        for path, operations in shared_client.get("/openapi.json").json()["paths"].items()
+        for method, operation in operations.items()
+        if "application/json" in operation.get("requestBody", {}).get("content", {})
+    ]
+    assert len(routes) >= 2
+    for path, method, documented in routes:
+        for body in (b'{"name": "\xe9"}', b"\xff\xfe\x00", b"\x80"):
+            kind = {"Content-Type": "application/json"}
+            answer = shared_client.request(method, path.replace("{job_id}", "job-0"), content=body, headers=kind)
+            assert_problem(answer, 400, "bad_request")
+            assert "400" in documented, path
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/yaml", ""])
 def test_body_of_another_type_is_refused(shared_client: TestClient, spec: SpecMaker, content_type: str) -> None:
     response = shared_client.post("/v1/jobs", content=json.dumps(spec()), headers={"Content-Type": content_type})

@@ -17,13 +17,13 @@ from service.spec.models import MODELS
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {
-    ("post", "/v1/jobs"): {200, 202, 403, 409, 413, 422, 500, 503, 507},
+    ("post", "/v1/jobs"): {200, 202, 400, 403, 409, 413, 422, 500, 503, 507},
     ("get", "/v1/jobs"): {200, 403, 422, 500},
     ("get", "/v1/jobs/compare"): {200, 403, 404, 422, 500},
     ("get", "/v1/jobs/{job_id}"): {200, 403, 404, 422, 500},
     ("delete", "/v1/jobs/{job_id}"): {204, 403, 404, 409, 422, 500},
     ("post", "/v1/jobs/{job_id}/cancel"): {202, 403, 404, 409, 422, 500},
-    ("post", "/v1/jobs/{job_id}/extend"): {202, 403, 404, 409, 422, 500, 507},
+    ("post", "/v1/jobs/{job_id}/extend"): {202, 400, 403, 404, 409, 413, 422, 500, 507},
     ("post", "/v1/jobs/{job_id}/retry"): {202, 403, 404, 409, 422, 500, 507},
     ("get", "/v1/jobs/{job_id}/events"): {200, 204, 403, 404, 422, 500},
     ("get", "/v1/jobs/{job_id}/trials"): {200, 403, 404, 409, 422, 500},

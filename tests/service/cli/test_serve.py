@@ -15,8 +15,10 @@ import psutil
 import pytest
 import yaml
 
-from service.cli.serve import _listen
+from service import logs
+from service.cli.serve import _listen, _process
 from service.client.rest import Client
+from service.settings import child_environment
 from tests.conftest import SpecMaker
 
 WAIT_S = 60.0
@@ -179,3 +181,14 @@ def test_a_bad_setting_is_named_with_its_value(start: Start) -> None:
     assert "lease_s" in done.stderr
     assert "'soon'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_children_do_not_get_the_url_of_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_text(f"sqlite:///{tmp_path}/a.db\n")
+    monkeypatch.delenv("WARPTUNE_DATABASE_URL", raising=False)
+    monkeypatch.setenv("WARPTUNE_DATABASE_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setenv("WARPTUNE_ARTIFACTS_URL", str(tmp_path / "files"))
+    monkeypatch.setattr(logs, "configure", lambda settings: None)
+    with _process() as settings:
+        assert settings.database_url == f"sqlite:///{tmp_path}/a.db"
+        assert not [name for name in child_environment() if "DATABASE_URL" in name]

@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.engines import deaths, local
-from service.engines.base import Train
+from service import processes
+from service.engines import local
+from service.engines.base import Train, attempt
 from service.engines.local import LocalEngine, _device
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
@@ -131,7 +132,7 @@ def test_close_leaves_no_process(make_engine: Make) -> None:
 def test_pauses_grow_and_say_how_the_process_ended(
     make_engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deaths, "CGROUPS", tmp_path / "nothing")
+    monkeypatch.setattr(processes, "CGROUPS", tmp_path / "nothing")
     work = Recorder(1)
     make_engine(DiesWhileStarting(str(tmp_path), 3, report_pid)).run(work, ResourcesSpec(), SILENCE_S)
     cause = "its slot process was killed (signal 9); often out of memory"
@@ -179,3 +180,31 @@ def test_slots_that_are_replaced_keep_their_device(make_engine: Make) -> None:
         engine.run(Recorder(8), ResourcesSpec(slots=2), SILENCE_S)
     assert sorted(slot.index for slot in engine._slots) == [0, 1]
     assert (second in engine._slots, second.index) == (True, 1)
+
+
+def test_a_run_that_takes_too_much_memory_is_failed_once(make_engine: Make) -> None:
+    work = Recorder(2, attempts=3)
+    engine = make_engine(takes_memory)
+    engine._memory_bytes = 700 << 20
+    engine.run(work, ResourcesSpec(), SILENCE_S)
+    assert work.begun == [0, 1]
+    assert all("out of memory: it took over 700 MiB" in str(ended.cause) for ended in work.ended.values())
+    assert len(work.ended) == 2
+
+
+def takes_memory(run: Run) -> Iterator[CurvePoint]:
+    taken = b"x" * (800 << 20)
+    time.sleep(600)
+    yield CurvePoint(len(taken), 0.0, 0.0, 0.0)
+
+
+def test_a_cause_has_no_folder_of_the_machine() -> None:
+    (ended,) = attempt(raises_there, None)  # type: ignore[arg-type]
+    assert isinstance(ended, Ended)
+    assert 'File "tests/service/engines/test_local.py"' in str(ended.cause)
+    assert str(Path(__file__).parent) not in str(ended.cause)
+
+
+def raises_there(run: Run) -> Iterator[CurvePoint]:
+    raise RuntimeError("it is broken")
+    yield

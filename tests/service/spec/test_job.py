@@ -1,6 +1,8 @@
 # The spec is strict: nothing is coerced, nothing is ignored, and what it writes out is read back as the same spec.
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -193,3 +195,29 @@ def test_a_third_of_the_trials_drops_out_of_the_race_after_each_round(
 ) -> None:
     parsed = JobSpec.model_validate(SMALLEST | {"confirm": {"top_k": top_k}, "budget": {"trials_per_arm": trials}})
     assert parsed.race_rounds == rounds
+
+
+def texts_of(schema: object, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every place of a schema where a person may write any text: values, and names in an object."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "string" and not {"enum", "const"} & set(schema):
+            yield path, schema
+        if schema.get("type") == "object" and schema.get("additionalProperties"):
+            yield f"{path} names", schema.get("propertyNames", {})
+        for name, inner in schema.items():
+            if name != "propertyNames":
+                yield from texts_of(inner, f"{path}.{name}")
+    elif isinstance(schema, list):
+        for index, inner in enumerate(schema):
+            yield from texts_of(inner, f"{path}.{index}")
+
+
+def test_every_text_of_a_spec_has_a_longest_length_and_no_control_characters() -> None:
+    found = dict(texts_of(JobSpec.model_json_schema()))
+    free = {path: text for path, text in found.items() if "config" not in path}  # arguments of the user's own code
+    assert len(free) > 15
+    for path, text in free.items():
+        assert "pattern" in text, path
+        assert "maxLength" in text or text["pattern"].endswith("{64}$"), path
+        for odd in ("a\nb", "\x1b[31m", "a\x00", "a\x9b", "a\u2028b"):
+            assert not re.fullmatch(text["pattern"], odd), path

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
+from service.data.reader import Readers
 from service.db.models import Job
 from service.db.session import Database
 from service.errors import IdempotencyConflictError, InvalidSpecError
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def context(db: Database, settings: Settings) -> Context:
-    return Context(db, ArtifactStore(settings.artifacts_url), UserCode(settings))
+    return Context(db, ArtifactStore(settings.artifacts_url), UserCode(settings), Readers(settings))
 
 
 @pytest.fixture

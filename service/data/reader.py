@@ -1,0 +1,167 @@
+"""Reads files of users in child processes, so that one that takes too much memory or time ends the child, not the API.
+
+    Readers ──▶ a child of the fork server: reads the file, writes the dataset folder, answers in JSON
+       └ meanwhile looks at the child's memory, at the clock, and whether the client is still there
+
+The fork server starts with the first file and has the readers loaded, so that a child starts in some milliseconds. A
+decoder that crashes ends its child, too.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from multiprocessing import connection as mp_connection
+from pathlib import Path
+from typing import Any, Final
+
+from service.data.facts import DatasetFacts, Reading
+from service.data.upload import FORMATS, FileFormat, read_file
+from service.errors import FieldError, InvalidFileError, InvalidSpecError, UnavailableError
+from service.processes import Turns, how_it_ended, memory_bytes, oom_kills
+from service.settings import Settings
+
+TICK_S: Final = 0.02
+"""Pause between two looks at a child, in which it can take some 50 MB."""
+
+BYTES_PER_S: Final = 1 << 20
+"""A file of this many bytes may take a second longer."""
+
+MAX_ANSWER_BYTES: Final = 1 << 24
+"""Most bytes of the facts about a dataset, which the database keeps and clients get."""
+
+PRELOADED: Final = ("pandas", *sorted({known.reader.partition(":")[0] for known in FORMATS.values()}))
+"""Modules that the fork server loads. pyarrow loads pandas when it first makes an array, if it is installed."""
+
+ADVICE: Final = "Give a file with less in it, or ask the operator to raise"
+
+Stop = Callable[[], bool]
+"""Returns whether nobody waits for the answer any more."""
+
+
+class Readers:
+    """Reads files in child processes, within the limits of ``settings``. Any thread may call it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._context = multiprocessing.get_context("forkserver")
+        self._turns = Turns(settings.readers)
+        self._context.set_forkserver_preload([__name__, *PRELOADED])
+
+    def read(
+        self, fmt: FileFormat, source: Path, folder: Path, max_bytes: int, reading: Reading, *, stop: Stop
+    ) -> DatasetFacts:
+        """Do ``upload.read_file`` in a child.
+
+        Raises:
+            InvalidFileError: The file cannot be used, or takes more memory or time than it may.
+            UnavailableError: ``stop`` says that nobody waits for the answer.
+            OSError: The disk is full.
+            RuntimeError: The reader has a bug.
+        """
+        limit_s = self._settings.reader_limit_s + source.stat().st_size / BYTES_PER_S
+        return self._ask(read_file, (fmt, source, folder, max_bytes, reading), limit_s, stop)
+
+    def retype(self, facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> DatasetFacts:
+        """Do ``columns.retyped`` in a child.
+
+        Raises:
+            InvalidSpecError: The values of a column do not have the kind.
+            InvalidFileError: It takes more memory or time than it may.
+            UnavailableError: Too many others wait for the same.
+        """
+        limit_s = self._settings.reader_limit_s + sum(file.stat().st_size for file in folder.iterdir()) / BYTES_PER_S
+        with self._turns.take("columns of other jobs were read", limit_s):
+            return self._ask(_retyped, (facts, dict(wanted), folder), limit_s, lambda: False)
+
+    def _ask(
+        self, function: Callable[..., DatasetFacts], arguments: tuple[object, ...], limit_s: float, stop: Stop
+    ) -> DatasetFacts:
+        killed_before = oom_kills()
+        ours, theirs = self._context.Pipe(duplex=False)
+        child = self._context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
+        child.start()
+        theirs.close()  # only the child holds that end now, so its death closes the pipe
+        try:
+            self._wait(child.pid, ours, limit_s, stop)
+            answer: dict[str, Any] = json.loads(ours.recv_bytes())
+        except EOFError:
+            child.join()
+            if child.exitcode == 1:
+                raise RuntimeError("a reader failed; its traceback is on standard error") from None
+            ending = how_it_ended(child.exitcode, killed_before)
+            wrong = f"the file cannot be read: its reader {ending}. It is damaged, or has far more in it than it seems"
+            raise InvalidFileError(wrong) from None
+        finally:
+            child.kill()
+            child.join()
+            ours.close()
+        return _facts(answer)
+
+    def _wait(self, pid: int | None, answer: mp_connection.Connection, limit_s: float, stop: Stop) -> None:
+        """Wait for the answer of a child."""
+        memory, started = self._settings.reader_memory_bytes, time.monotonic()
+        while not answer.poll(TICK_S):
+            if stop():
+                raise UnavailableError("the client has gone")
+            if memory_bytes(pid) > memory:
+                wrong = f"reading the file takes over {memory >> 20} MiB of memory, the most that is allowed"
+                raise InvalidFileError(f"{wrong}. {ADVICE} WARPTUNE_READER_MEMORY_BYTES")
+            if time.monotonic() - started > limit_s:
+                wrong = f"reading the file takes over {limit_s:.0f} seconds, the limit for a file of its size"
+                raise InvalidFileError(f"{wrong}. {ADVICE} WARPTUNE_READER_LIMIT_S")
+
+
+def _facts(answer: dict[str, Any]) -> DatasetFacts:
+    """Return the facts in an answer, or raise the error in it."""
+    if "fields" in answer:
+        raise InvalidSpecError(*(FieldError(**field) for field in answer["fields"]))
+    if "file" in answer:
+        raise InvalidFileError(answer["file"])
+    if "system" in answer:
+        raise OSError(*answer["system"])
+    return DatasetFacts.from_json(answer["facts"])
+
+
+def _answer(connection: mp_connection.Connection, function: Callable[..., DatasetFacts], arguments: Any) -> None:
+    """Call a function and send its answer: the main function of a child."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, but the API decides when it ends
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    answer: dict[str, object]
+    try:
+        answer = {"facts": function(*arguments).to_json()}
+    except InvalidSpecError as error:
+        answer = {"fields": [asdict(field) for field in error.errors]}
+    except InvalidFileError as error:
+        answer = {"file": str(error)}
+    except MemoryError:
+        answer = {"file": "reading the file takes more memory than the machine has. Give a file with less in it"}
+    except OSError as error:
+        answer = {"system": [error.errno, error.strerror]}
+    content = json.dumps(answer).encode()
+    if len(content) > MAX_ANSWER_BYTES:
+        wrong = f"what its columns hold takes {len(content)} bytes to describe; at most {MAX_ANSWER_BYTES} are allowed"
+        content = json.dumps({"file": f"{wrong}. Shorten the names and values, or leave columns out"}).encode()
+    connection.send_bytes(content)
+
+
+def _retyped(facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> DatasetFacts:
+    from service.data.columns import retyped  # it imports numpy, which the API does without
+
+    return retyped(facts, wanted, folder)
+
+
+def _end_with_parent() -> None:
+    """Run in a thread: end this process when the API has died."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

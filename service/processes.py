@@ -1,0 +1,119 @@
+"""Child processes: how many run at once, the memory that one takes, and how it ended.
+
+Children of the API run user code, time steps and read files. Requests wait for their turn in :class:`Turns`.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from service.errors import UnavailableError
+
+MAX_WAITING: Final = 8
+"""Threads that may wait for one kind of child process. The API has 40 threads for all requests."""
+
+OOM_COUNTERS: Final = ("/sys/fs/cgroup{}/memory.events", "/sys/fs/cgroup/memory{}/memory.oom_control")
+"""Files of the kernel with the number of processes of a cgroup that it killed because memory ran out."""
+
+CGROUPS: Final = Path("/proc/self/cgroup")
+
+
+OWN_MEMORY: Final = re.compile(r"^RssAnon:\s*(\d+) kB", re.MULTILINE)
+"""How the kernel says how much memory is a process's own."""
+
+
+def memory_bytes(pid: int | None) -> int:
+    """Return the bytes of memory that are a process's own; 0 if it has ended.
+
+    Files that it maps are not counted: the kernel takes their memory back when it is needed.
+
+    Source: Linux, Documentation/filesystems/proc.rst, ``RssAnon`` of ``/proc/PID/status``.
+    """
+    try:
+        found = OWN_MEMORY.search(Path(f"/proc/{pid}/status").read_text(errors="replace"))
+    except OSError:
+        return 0
+    return int(found[1]) << 10 if found else 0
+
+
+def oom_kills() -> int | None:
+    """Return how many processes of this cgroup were killed because memory ran out; None if that cannot be read.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+    """
+    try:
+        groups = [line.split(":", 2) for line in CGROUPS.read_text().splitlines()]
+    except OSError:
+        return None
+    own = [path for _, controllers, path in groups if controllers in ("", "memory")]
+    for file in (pattern.format(path.rstrip("/")) for path in (*own, "") for pattern in OOM_COUNTERS):
+        try:
+            found = re.search(r"^oom_kill (\d+)$", Path(file).read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
+    return None
+
+
+def how_it_ended(exit_code: int | None, oom_kills_before: int | None) -> str:
+    """Return how a process ended, as a clause that follows its name.
+
+    Args:
+        exit_code: Its exit code, or minus the number of a signal; None if it has not ended.
+        oom_kills_before: What :func:`oom_kills` returned when it was started.
+
+    >>> how_it_ended(3, None)
+    'ended with exit code 3'
+    >>> how_it_ended(-11, None)
+    'was killed (signal 11, SIGSEGV)'
+    """
+    if exit_code is None:
+        return "closed its connection"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    number = -exit_code
+    if number != signal.SIGKILL:
+        known = number in set(signal.Signals)
+        return f"was killed (signal {number}{f', {signal.Signals(number).name}' if known else ''})"
+    now = oom_kills()
+    if now is None or oom_kills_before is None:
+        return "was killed (signal 9); often out of memory"
+    return "was killed because memory ran out (signal 9)" if now > oom_kills_before else "was killed (signal 9)"
+
+
+class Turns:
+    """Lets a number of child processes run at once, and only ``MAX_WAITING`` threads wait for one."""
+
+    def __init__(self, at_once: int = 1) -> None:
+        self._running = threading.BoundedSemaphore(at_once)
+        self._here = threading.BoundedSemaphore(at_once + MAX_WAITING)
+
+    @contextmanager
+    def take(self, what: str, limit_s: float) -> Iterator[None]:
+        """Wait for a turn.
+
+        Args:
+            what: What other requests are doing, for the error.
+            limit_s: Longest time to wait.
+
+        Raises:
+            UnavailableError: Too many wait already, or none had a turn in time.
+        """
+        if not self._here.acquire(blocking=False):
+            raise UnavailableError(f"{MAX_WAITING} other requests wait: {what}. Send the request again in a while")
+        try:
+            if not self._running.acquire(timeout=limit_s):
+                raise UnavailableError(f"{what} for {limit_s:g} seconds. Send the request again in a while")
+            try:
+                yield
+            finally:
+                self._running.release()
+        finally:
+            self._here.release()
