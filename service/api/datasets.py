@@ -18,7 +18,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
-from service.api.deps import NEEDS_ROOM, ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
+from service.api.deps import NEEDS_ROOM, ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text, UrlSourceDep
 from service.api.problems import responses
 from service.api.views import Page, View
 from service.data.facts import Column, ColumnRole, ColumnUse, DatasetFacts, Layout, Reading, column_uses
@@ -207,6 +207,7 @@ async def upload_dataset(
     response: Response,
     db: DatabaseDep,
     artifacts: ArtifactsDep,
+    source: UrlSourceDep,
     wanted: Annotated[UploadQuery, Query()],
 ) -> UploadedDataset:
     """Upload a file: CSV, Excel, Parquet, Feather, NPZ, plain text, or a zip with a folder of images for each class.
@@ -226,7 +227,7 @@ async def upload_dataset(
                 raise InvalidSpecError(FieldError("url", wanted.url, wrong, code="conflict"))
             await run_in_threadpool(upload.write, piece)
         if wanted.url is not None:
-            await run_in_threadpool(_fetch, request.app.state.url_source, wanted.url, upload)
+            await run_in_threadpool(_fetch, source, wanted.url, upload)
         row, is_new = await run_in_threadpool(store_upload, db, artifacts, upload, filename)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{PATH}/{row.id}"

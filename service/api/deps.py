@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.artifacts import ArtifactStore
+from service.data.upload import UrlSource
 from service.db.session import Database
 from service.db.studies import Studies
 from service.disk import require_room
@@ -25,6 +26,7 @@ def open_dependencies(app: FastAPI, settings: Settings) -> None:
     app.state.studies = Studies(settings.database_url, WAIT_S)
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
     app.state.user_code = UserCode(settings)
+    app.state.private_key = None  # bytes of a key that is in no database, for the process that started this one
 
 
 def close_dependencies(app: FastAPI) -> None:
@@ -42,7 +44,21 @@ def _kept(name: str) -> Any:
     return Depends(get)
 
 
-DatabaseDep = Annotated[Database, _kept("database")]
+def _database(request: Request) -> Database:
+    """Return the database as the sender of the request may use it. No route takes the one on ``app.state``."""
+    access = request.state.access
+    database: Database = request.app.state.database
+    return database.of(access.project, sees_all=access.sees_all)
+
+
+def _url_source(request: Request) -> UrlSource:
+    """Return where datasets may be read from. The artifact store has the files of all projects."""
+    settings: Settings = request.app.state.settings
+    return UrlSource(settings.artifacts_url if request.state.access.sees_all else None, settings.dataset_url_prefixes)
+
+
+DatabaseDep = Annotated[Database, Depends(_database)]
+UrlSourceDep = Annotated[UrlSource, Depends(_url_source)]
 StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]
