@@ -35,6 +35,9 @@ WELL_KNOWN_PASSWORDS: Final = (
 LOCAL_PROJECT: Final = "local"
 """The project of whoever uses a service without API keys, and of what was stored before the first key."""
 
+PRIVATE_KEY: Final = "WARPTUNE_PRIVATE_KEY"
+"""Environment variable with a key for the process that starts a service for itself; it is in no database."""
+
 HOST_NAME: Final = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 """A host name, or ``*.name`` for every name below it."""
 

@@ -100,7 +100,7 @@ def find_access(request: Request) -> keys.Access:
         return keys.authenticate(db, key.strip())
     if token := request.cookies.get(COOKIE):
         return keys.signed_in(db, token)
-    advice = "send it as `Authorization: Bearer KEY`, or set WARPTUNE_API_KEY for the command line and the client"
+    advice = "set WARPTUNE_API_KEY, or send `Authorization: Bearer KEY`; the operator makes one: warptune keys create"
     raise UnauthorizedError(f"this service needs an API key: {advice}")
 
 

@@ -51,7 +51,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.add_middleware(AccessCheck, for_admins=dashboard.PREFIXES)
     app.add_middleware(ExceptionMiddleware, handlers=problems.HANDLERS)  # for the errors of the check
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
-    app.add_middleware(SafeHeaders, loose=("/docs", *dashboard.PREFIXES))
+    app.add_middleware(SafeHeaders, loose=("/docs",))
     for module in (compare, jobs, events, results, datasets, catalog):
         app.include_router(module.router, responses=problems.responses(401))
     app.include_router(health.router)

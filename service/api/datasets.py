@@ -26,6 +26,7 @@ from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_o
 from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger import datasets as ledger
+from service.settings import LOCAL_PROJECT
 from service.spec.data import DatasetSpec
 from service.spec.tasks import TaskName
 from service.submission.datasets import store_upload
@@ -135,6 +136,7 @@ class DatasetSummary(View):
     """A dataset in a list."""
 
     id: str
+    owner: str = Field(LOCAL_PROJECT, description="The project that it belongs to.")
     name: str
     format: FileFormat
     sha256: str

@@ -120,7 +120,7 @@ def _is_address(name: str) -> bool:
 
 
 class SafeHeaders:
-    """ASGI middleware that adds headers for browsers to every answer that does not have them.
+    """ASGI middleware that adds headers for browsers to every answer that does not have them. Only assets are cached.
 
     A page may load only what this service has, runs no script that is written into it, and is not shown in a frame of
     another page. ``loose`` are the beginnings of paths whose pages, not made by us, have scripts and styles in them.
@@ -138,6 +138,8 @@ class SafeHeaders:
                 policy = LOOSE_POLICY if scope["path"].startswith(self._loose) else STRICT_POLICY
                 for name, value in {**SAFE_HEADERS, "Content-Security-Policy": policy}.items():
                     headers.setdefault(name, value)
+                if not scope["path"].startswith(("/assets/", "/static")):
+                    headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
