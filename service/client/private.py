@@ -45,7 +45,8 @@ def private_service(
     command = [sys.executable, "-P", "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--with-parent"] if worker else ["--with-parent", "--no-worker"]
     key = secrets.token_urlsafe(32)
-    environment = {"WARPTUNE_LOG_LEVEL": "WARNING", **child_environment(), **(settings or {}), PRIVATE_KEY: key}
+    own = {PRIVATE_KEY: key, "WARPTUNE_TLS_CERTIFICATE": "", "WARPTUNE_TLS_KEY": ""}
+    environment = {"WARPTUNE_LOG_LEVEL": "WARNING", **child_environment(), **(settings or {}), **own}
     with (
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder) as server,
         Client(f"http://127.0.0.1:{port}", api_key=key) as client,
