@@ -12,11 +12,15 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 class TextFormatter(logging.Formatter):
-    """Writes the message, then everything in ``extra`` as key=value."""
+    """Writes the message, then everything in ``extra`` as key=value.
+
+    A value with a line break, such as the path of a request, is escaped, so that nobody can write lines of their own.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        facts = [f"{key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD]
+        given = {key: str(value) for key, value in record.__dict__.items() if key not in _STANDARD}
+        facts = [f"{key}={value if value.isprintable() else repr(value)}" for key, value in given.items()]
         first, *rest = super().format(record).split("\n")
         return "\n".join([" ".join([first, *facts]), *rest])
 

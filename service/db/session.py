@@ -80,6 +80,10 @@ def connect_timeout_s(wait_s: float) -> int:
     return max(1, int((1 - PING_SHARE) * wait_s))
 
 
+EVERY_PROJECT: Final = "warptune_every_project"
+"""Execution option of a query that protects what others use. Its result must not be shown."""
+
+
 class ProjectSession(Session):
     """A session for one project: its ``info`` has the project as ``owner``, and whether it ``sees_all``."""
 
@@ -87,7 +91,7 @@ class ProjectSession(Session):
 @event.listens_for(ProjectSession, "do_orm_execute")
 def _skip_other_projects(state: ORMExecuteState) -> None:
     owner: str = state.session.info["owner"]
-    if not state.session.info["sees_all"]:
+    if not state.session.info["sees_all"] and not state.execution_options.get(EVERY_PROJECT):
         own = with_loader_criteria(Owned, lambda table: table.owner == owner, include_aliases=True)
         state.statement = state.statement.options(own)
 
@@ -95,7 +99,7 @@ def _skip_other_projects(state: ORMExecuteState) -> None:
 @event.listens_for(ProjectSession, "before_flush")
 def _sign_new_rows(session: Session, *_: object) -> None:
     for row in session.new:
-        if isinstance(row, Owned):
+        if isinstance(row, Owned) and not (session.info["sees_all"] and row.owner):
             row.owner = session.info["owner"]
 
 

@@ -19,9 +19,10 @@ from service.db.models import ApiKey, Base, BrowserSession, utc_now
 from service.db.session import Database
 from service.ledger import keys
 from service.ledger.keys import Scope
+from service.logs import TextFormatter
 from service.settings import Settings
 from tests.conftest import SpecMaker
-from tests.service.api.conftest import assert_problem, claim_job, pages, sqlite_only, succeed
+from tests.service.api.conftest import MISSING, assert_problem, claim_job, pages, put, sqlite_only, succeed
 from tests.service.data import files
 
 OPEN: Final = "open"
@@ -192,12 +193,13 @@ def test_the_id_of_another_project_is_as_unknown_as_one_that_nobody_has(projects
     ]
     assert {answer.status_code for answer in streams} == {404}
     dataset, no_dataset = projects.dataset_id, "ds-" + "0" * 32
-    for ours, none, refer in (
-        (dataset, no_dataset, lambda chosen: {"dataset": {"id": chosen, "target": "label"}}),
-        (theirs, nobodys, lambda chosen: {"search": {"from_job": chosen}}),
-        (theirs, nobodys, lambda chosen: {"warm_start": {"job": chosen}}),
+    for ours, none, path in (
+        (dataset, no_dataset, "dataset.id"),
+        (theirs, nobodys, "search.from_job"),
+        (theirs, nobodys, "warm_start.job"),
     ):
-        answers = [projects.send("other", "POST", "/v1/jobs", json=spec(**refer(chosen))) for chosen in (ours, none)]
+        body = put(spec(), "dataset.name", MISSING) if path == "dataset.id" else spec()
+        answers = [projects.send("other", "POST", "/v1/jobs", json=put(body, path, chosen)) for chosen in (ours, none)]
         assert [answer.status_code for answer in answers] == [422, 422]
         assert answers[0].text.replace(ours, none) == answers[1].text
 
@@ -232,6 +234,28 @@ def test_the_same_file_of_two_projects_is_two_datasets(projects: Projects) -> No
     assert mine.json()["name"] == "b.csv"
     assert projects.send("other", "DELETE", f"/v1/datasets/{mine.json()['id']}").status_code == 204
     assert projects.send("read", "GET", f"/v1/datasets/{projects.dataset_id}").status_code == 200
+
+
+@sqlite_only
+def test_a_dataset_that_a_job_of_an_admin_uses_is_not_deleted(projects: Projects, spec: SpecMaker) -> None:
+    body = put(spec(), "dataset", {"id": projects.dataset_id, "target": "label"})
+    job = projects.send("admin", "POST", "/v1/jobs", json=body)
+    assert job.status_code == 202, job.text
+    refused = projects.send("submit", "DELETE", f"/v1/datasets/{projects.dataset_id}")
+    assert_problem(refused, 409, "conflict")
+    assert job.json()["id"] not in refused.text
+    assert projects.send("admin", "POST", f"/v1/jobs/{job.json()['id']}/cancel").status_code == 202
+    assert projects.send("submit", "DELETE", f"/v1/datasets/{projects.dataset_id}").status_code == 204
+
+
+@sqlite_only
+def test_nobody_writes_lines_of_their_own_into_the_log(projects: Projects, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.setFormatter(TextFormatter("%(message)s"))
+    with caplog.at_level("INFO", "service.api.access"):
+        projects.send("wrong", "GET", "/x%0A2026-01-01 forged")
+    (line,) = caplog.text.splitlines()
+    assert line.startswith("refused path='/x\\n2026-01-01 forged'")
+    assert projects.keys["wrong"].rpartition("_")[2] not in line
 
 
 @sqlite_only
@@ -361,7 +385,7 @@ def test_a_browser_is_led_to_the_sign_in_and_back(projects: Projects) -> None:
 @sqlite_only
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(projects: Projects, scheme: str) -> None:
-    projects.client.base_url = f"{scheme}://testserver"  # type: ignore[assignment]
+    projects.client.base_url = f"{scheme}://testserver"
     (cookie,) = sign_in(projects, "read").headers.get_list("set-cookie")
     parts = {part.strip().lower() for part in cookie.split(";")[1:]}
     assert {"httponly", "samesite=lax", "path=/", "max-age=43200"} <= parts

@@ -74,6 +74,10 @@ def test_a_new_row_belongs_to_the_project_whatever_it_says(db: Database) -> None
         session.add(row)
     with db.of("a").read() as session:
         assert [session.scalar(select(table.owner)) for table in (Job, DatasetRow)] == ["a", "a"]
+    with db.write() as session:  # as a worker, which sees all
+        session.add_all(Job(id=f"job-{owner}", name="", dataset="", spec={}, owner=owner) for owner in ("b", None))
+    with db.read() as session:
+        assert session.scalars(select(Job.owner).order_by(Job.seq)).all() == ["a", "b", "local"]
 
 
 def test_what_was_stored_before_there_were_keys_belongs_to_the_project_local(db: Database) -> None:
