@@ -88,15 +88,23 @@ def find_access(request: Request) -> keys.Access:
     Raises:
         UnauthorizedError: It has no valid key, and the service is not open.
     """
-    state = request.app.state
-    settings: Settings = state.settings
-    db: Database = state.database
+    settings: Settings = request.app.state.settings
+    db: Database = request.app.state.database
+    try:
+        return _holder(request, db)
+    except UnauthorizedError:
+        if settings.is_private and _is_here(request) and not keys.exist(db):
+            return keys.EVERYBODY
+        raise
+
+
+def _holder(request: Request, db: Database) -> keys.Access:
+    """Return who has the key or cookie of a request."""
+    private_key: bytes | None = request.app.state.private_key
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and state.private_key and hmac.compare_digest(key.encode(), state.private_key):
-        return keys.EVERYBODY
-    if settings.is_private and _is_here(request) and not keys.exist(db):
-        return keys.EVERYBODY
     if scheme.lower() == "bearer":
+        if private_key and hmac.compare_digest(key.encode(), private_key):
+            return keys.EVERYBODY
         return keys.authenticate(db, key.strip())
     if token := request.cookies.get(COOKIE):
         return keys.signed_in(db, token)
