@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from service.api.access import is_open
 from service.spec.base import SpecModel
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.models import MODELS
@@ -94,6 +95,13 @@ def test_every_schema_and_every_list_of_words_has_one_name(document: dict[str, A
 def test_every_operation_is_here_with_all_its_answers(document: dict[str, Any]) -> None:
     found = {key: {int(status) for status in op["responses"]} for key, op in operations(document).items()}
     assert found == OPERATIONS
+
+
+def test_the_document_says_that_a_key_may_be_needed(document: dict[str, Any]) -> None:
+    assert document["security"] == [{"ApiKey": []}, {}]
+    assert document["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
+    without = {path for (_, path), op in operations(document).items() if "401" not in op["responses"]}
+    assert without == {path for (_, path) in OPERATIONS if is_open(path)}
 
 
 def test_every_operation_is_explained(document: dict[str, Any]) -> None:
