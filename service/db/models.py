@@ -112,7 +112,7 @@ class Job(Owned, Base):
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_state", "state", "seq"), Index("ix_jobs_owner", "owner", "seq"))
+    __table_args__ = (Index("ix_jobs_state", "state", "seq"), Index("ix_jobs_of_owner", "owner", "seq"))
 
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(40), unique=True)

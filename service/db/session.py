@@ -81,7 +81,7 @@ def connect_timeout_s(wait_s: float) -> int:
 
 
 EVERY_PROJECT: Final = "warptune_every_project"
-"""Execution option of a query that protects what others use. Its result must not be shown."""
+"""Execution option of a query that protects or counts what others have. Its answer must not show what that is."""
 
 
 class ProjectSession(Session):

@@ -34,7 +34,7 @@ def upgrade() -> None:
     )
     for table in OWNED:
         op.add_column(table, sa.Column("owner", sa.String(length=64), nullable=False, server_default=LOCAL))
-    op.create_index("ix_jobs_owner", "jobs", ["owner", "seq"])
+    op.create_index("ix_jobs_of_owner", "jobs", ["owner", "seq"])
     _rebuild_idempotency_keys(
         ["owner", "key"],
         "INSERT INTO idempotency_keys (owner, key, spec_sha256, job_id, answer) "
@@ -48,7 +48,7 @@ def downgrade() -> None:
         "INSERT INTO idempotency_keys (key, spec_sha256, job_id, answer) "
         "SELECT key, spec_sha256, job_id, answer FROM old_idempotency_keys WHERE owner = 'local'",
     )
-    op.drop_index("ix_jobs_owner", "jobs")
+    op.drop_index("ix_jobs_of_owner", "jobs")
     for table in OWNED:
         op.drop_column(table, "owner")
     op.drop_table("browser_sessions")
