@@ -4,7 +4,9 @@
     ├── InvalidSpecError(ValueError)      a field of a request is wrong
     ├── InvalidFileError(ValueError)      an uploaded file cannot be used
     ├── FileTooLargeError(ValueError)     an uploaded file is over the limit
+    ├── UnauthorizedError(PermissionError) the request has no valid API key
     ├── ForbiddenError(PermissionError)   the operator has not allowed it
+    │   └── ScopeError                    the scope of the API key is too small
     ├── NotFoundError(LookupError)        no such job, trial, ...
     ├── ConflictError                     the state of the job does not allow it
     │   └── OtherVersionError             another version stored it, and this one cannot read it
@@ -95,10 +97,30 @@ class FileTooLargeError(ServiceError, ValueError):
     code = "file_too_large"
 
 
+class UnauthorizedError(ServiceError, PermissionError):
+    """The request has no API key, or one that is wrong, expired or revoked."""
+
+    code = "unauthorized"
+
+
 class ForbiddenError(ServiceError, PermissionError):
     """The operator has not allowed it. The message names the setting."""
 
     code = "forbidden"
+
+
+class ScopeError(ForbiddenError):
+    """The API key is valid, but its scope does not include the request.
+
+    Attributes:
+        needed: The scope that would.
+    """
+
+    code = "insufficient_scope"
+
+    def __init__(self, detail: str, needed: str) -> None:
+        super().__init__(detail)
+        self.needed = needed
 
 
 class NotFoundError(ServiceError, LookupError):

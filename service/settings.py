@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 WELL_KNOWN_PASSWORDS: Final = (
@@ -30,6 +31,12 @@ WELL_KNOWN_PASSWORDS: Final = (
     "warptune",
 )
 """Database passwords that appear in examples and images, and that the service refuses."""
+
+LOCAL_PROJECT: Final = "local"
+"""The project of whoever uses a service without API keys, and of what was stored before the first key."""
+
+PRIVATE_KEY: Final = "WARPTUNE_PRIVATE_KEY"
+"""Environment variable with a key for the process that starts a service for itself; it is in no database."""
 
 HOST_NAME: Final = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 """A host name, or ``*.name`` for every name below it."""
@@ -52,12 +59,26 @@ class Settings(BaseSettings):
         None,
         description="host:port of the Ray cluster for jobs with engine ray. Default: the worker starts its own Ray.",
     )
-    host: str = Field("127.0.0.1", description="Address that the API listens on. There is no login: keep it private.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address that the API listens on. Any but a loopback address needs an API key in the database.",
+    )
     allowed_hosts: str | None = Field(
         None,
         description="Host names that the API answers to, separated by commas, in addition to localhost and IP "
         "addresses. `*.name` allows every name below it, `*` any name. Default: on a loopback address no further "
         "names, on other addresses any name.",
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1",
+        description="Addresses or networks of proxies, separated by commas, whose X-Forwarded-For and "
+        "X-Forwarded-Proto are believed. `*` believes everybody.",
+    )
+    tls_certificate: str | None = Field(
+        None, description="PEM file with the certificate chain of the API, which then speaks HTTPS only."
+    )
+    tls_key: str | None = Field(
+        None, validate_default=True, description="PEM file with the private key of the certificate."
     )
     port: Annotated[int, Ge(0), Le(65535)] = Field(8000, description="TCP port of the API.")
     max_body_bytes: Annotated[int, Ge(1024)] = Field(
@@ -151,6 +172,20 @@ class Settings(BaseSettings):
                 raise ValueError(f"must list modules such as models.vision, and {name!r} is not a module name")
         return ",".join(names) or None
 
+    @property
+    def is_private(self) -> bool:
+        """Whether the API listens on a loopback address, which only this machine reaches."""
+        return is_loopback(self.host)
+
+    @field_validator("tls_certificate", "tls_key")
+    @classmethod
+    def _check_tls(cls, file: str | None, info: ValidationInfo) -> str | None:
+        if file and not Path(file).is_file():
+            raise ValueError(f"must be a file that exists, and {file!r} is none here ({Path.cwd()})")
+        if info.field_name == "tls_key" and bool(file) != bool(info.data.get("tls_certificate")):
+            raise ValueError("must be set if WARPTUNE_TLS_CERTIFICATE is, and only then")
+        return file or None
+
     @field_validator("code")
     @classmethod
     def _check_code(cls, folder: str | None) -> str | None:
@@ -182,6 +217,14 @@ class Settings(BaseSettings):
         if unquote(authority.partition(":")[2]).lower() in WELL_KNOWN_PASSWORDS:
             raise ValueError("must not have a well-known password. Make one with: openssl rand -hex 24")
         return url
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address or ``localhost`` can be reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def child_environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, text
 
 from service.db.session import Database, create_schema
@@ -23,6 +24,10 @@ from service.engines.ray_tune import ENVIRONMENT, OBJECT_STORE_BYTES
 from service.settings import Settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("WARPTUNE_API_KEY", None)
+
+# A service without API keys answers to its own machine only; "testclient" is no address of it.
+TestClient.__init__.__defaults__ = (*(TestClient.__init__.__defaults__ or ())[:-1], ("127.0.0.1", 50000))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,7 +1,8 @@
 """The Optuna dashboard, read-only.
 
 It cannot be mounted below a prefix, so it gets the requests that match no route, and only those for its own paths. It
-has no login and could create and delete studies, so only GET and HEAD reach it.
+could create and delete studies, so only GET and HEAD reach it. It shows all studies and cannot be told to show those
+of one project, so it is for admins.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from service.api.problems import problem
 from service.db.studies import Studies
 
 PATH: Final = "/dashboard"
-PREFIXES: Final = ("/dashboard/", "/api/", "/static/", "/csv/")
-"""Paths of the dashboard. Every other path that matches no route is a 404."""
+PREFIXES: Final = (PATH, "/api/", "/static/", "/csv/")
+"""Beginnings of the paths of the dashboard. Every other path that matches no route is a 404."""
 
 
 class Dashboard:
@@ -34,7 +35,7 @@ class Dashboard:
             return
         path: str = scope["path"]
         steps = path.replace("\\", "/").split("/")  # its file server fails for a path that leads out of its folder
-        if ".." in steps or (path != PATH and not path.startswith(PREFIXES)):
+        if ".." in steps or (path != PATH and not path.startswith((f"{PATH}/", *PREFIXES[1:]))):
             answer = problem(404, "not_found", f"there is nothing at {path}; see /docs")
         elif scope["method"] not in ("GET", "HEAD"):
             answer = problem(405, "read_only", "the dashboard is read-only", headers={"Allow": "GET, HEAD"})

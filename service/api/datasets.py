@@ -22,7 +22,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
-from service.api.deps import NEEDS_ROOM, ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text
+from service.api.deps import NEEDS_ROOM, ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text, UrlSourceDep
 from service.api.problems import responses
 from service.api.views import Page, View
 from service.data.facts import Column, ColumnRole, ColumnUse, DatasetFacts, Layout, Reading, column_uses
@@ -30,6 +30,7 @@ from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_o
 from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger import datasets as ledger
+from service.settings import LOCAL_PROJECT
 from service.spec.base import PRINTABLE
 from service.spec.data import DatasetSpec
 from service.spec.tasks import TaskName
@@ -137,6 +138,7 @@ class DatasetSummary(View):
     """A dataset in a list."""
 
     id: str
+    owner: str = Field(LOCAL_PROJECT, description="The project that it belongs to.")
     name: str
     format: FileFormat
     sha256: str
@@ -209,6 +211,7 @@ async def upload_dataset(
     response: Response,
     db: DatabaseDep,
     artifacts: ArtifactsDep,
+    source: UrlSourceDep,
     wanted: Annotated[UploadQuery, Query()],
 ) -> UploadedDataset:
     """Upload a file: CSV, Excel, Parquet, Feather, NPZ, plain text, or a zip with a folder of images for each class.
@@ -228,7 +231,7 @@ async def upload_dataset(
                 raise InvalidSpecError(FieldError("url", wanted.url, wrong, code="conflict"))
             await run_in_threadpool(upload.write, piece)
         if wanted.url is not None:
-            await run_in_threadpool(_fetch, request.app.state.url_source, wanted.url, upload)
+            await run_in_threadpool(_fetch, source, wanted.url, upload)
         gone = threading.Event()
         watching = asyncio.create_task(_set_when_gone(request, gone))
         read = partial(request.app.state.readers.read, stop=gone.is_set)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.artifacts import ArtifactStore
 from service.data.reader import Readers
+from service.data.upload import UrlSource
 from service.db.session import Database
 from service.db.studies import Studies
 from service.disk import require_room
@@ -29,6 +30,7 @@ def open_dependencies(app: FastAPI, settings: Settings) -> None:
     app.state.user_code = UserCode(settings)
     app.state.readers = Readers(settings)
     app.state.reading = CapacityLimiter(settings.readers)
+    app.state.private_key = None  # bytes of a key that is in no database, for the process that started this one
 
 
 def close_dependencies(app: FastAPI) -> None:
@@ -46,7 +48,21 @@ def _kept(name: str) -> Any:
     return Depends(get)
 
 
-DatabaseDep = Annotated[Database, _kept("database")]
+def _database(request: Request) -> Database:
+    """Return the database as the sender of the request may use it. No route takes the one on ``app.state``."""
+    access = request.state.access
+    database: Database = request.app.state.database
+    return database.of(access.project, sees_all=access.sees_all)
+
+
+def _url_source(request: Request) -> UrlSource:
+    """Return where datasets may be read from. The artifact store has the files of all projects."""
+    settings: Settings = request.app.state.settings
+    return UrlSource(settings.artifacts_url if request.state.access.sees_all else None, settings.dataset_url_prefixes)
+
+
+DatabaseDep = Annotated[Database, Depends(_database)]
+UrlSourceDep = Annotated[UrlSource, Depends(_url_source)]
 StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]

@@ -38,6 +38,9 @@ LOOK_EVERY_S: Final = 0.5
 KEEPALIVE_S: Final = 15.0
 """After so many seconds without an event a comment is sent, so that proxies keep the connection."""
 
+LONGEST_S: Final = 300.0
+"""Seconds after which a stream ends, and the client connects again: its API key may have been revoked."""
+
 AT_ONCE: Final = 200
 """Most events that are read at once."""
 
@@ -102,8 +105,8 @@ def _follow(db: Database, job_id: str, after: int | None, is_stopping: Callable[
 async def _events(
     db: Database, job_id: str, after: int | None, is_stopping: Callable[[], bool]
 ) -> AsyncIterator[bytes]:
-    sent = time.monotonic()
-    while not is_stopping():
+    began = sent = time.monotonic()
+    while not is_stopping() and time.monotonic() - began < LONGEST_S:
         try:
             events, has_ended = await run_in_threadpool(_look, db, job_id, after)
         except SQLAlchemyError as error:

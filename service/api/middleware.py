@@ -1,7 +1,8 @@
 """Refuses requests before they reach a route: from foreign hosts and sites, and with bodies too large or too slow.
 
-There is no login, so a page of another site must not use the API through the browser of somebody who reads it. It could
-point a host name of its own at this machine (DNS rebinding), or send a form or a fetch without reading the answer.
+A page of another site must not use the API through the browser of somebody who may: on this machine, or signed in. It
+could point a host name of its own at this machine (DNS rebinding), or send a form or a fetch without reading the
+answer. :class:`SafeHeaders` tells browsers what a page of ours may do.
 """
 
 from __future__ import annotations
@@ -12,16 +13,29 @@ from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
 from service.errors import SlowBodyError, shortened
+from service.settings import is_loopback
 
 LOCAL: Final = ("localhost", "*.localhost")
 """Names that always mean this machine."""
 
+STRICT_POLICY: Final = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
+LOOSE_POLICY: Final = (
+    f"{STRICT_POLICY}; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; font-src 'self' data:"
+)
+SAFE_HEADERS: Final = {
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
 READS: Final = ("GET", "HEAD", "OPTIONS")
+
+USUAL_PORTS: Final = {"http": 80, "https": 443}
 
 GRACE_S: Final = 60.0
 SLOWEST_BYTES_PER_S: Final = 1000.0
@@ -42,8 +56,7 @@ class HostCheck:
     def __init__(self, app: ASGIApp, host: str, allowed: str | None) -> None:
         self._app = app
         self._listed = [name.lower() for name in allowed.split(",")] if allowed else []
-        self._any_site = "*" in self._listed
-        self._any_host = self._any_site or (allowed is None and not _is_loopback(host))
+        self._any_host = "*" in self._listed or (allowed is None and not is_loopback(host))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -59,12 +72,17 @@ class HostCheck:
         name = _name(f"//{given}") if given is not None else None
         if given is not None and not self._any_host and not (name and (_is_address(name) or self._lists(name, LOCAL))):
             return f"this service does not answer to the Host {shortened(given)!r}; {SETTING}"
-        if origin is None or self._any_site or scope["method"] in READS:
+        if origin is None or scope["method"] in READS:
             return None
-        site = _name(origin)
-        if site is not None and (site == name or self._lists(site)):
+        site = _site(origin)
+        if site is not None and (site == _site(f"{scope['scheme']}://{given}") or self._is_listed_site(site)):
             return None
         return f"a page of {shortened(origin)!r} must not change anything here; {SETTING}"
+
+    def _is_listed_site(self, site: tuple[str, str, int]) -> bool:
+        """Return whether a site has a listed name, as a proxy has that passes on another Host, and its usual port."""
+        scheme, name, port = site
+        return port == USUAL_PORTS[scheme] and self._lists(name)
 
     def _lists(self, name: str, more: tuple[str, ...] = ()) -> bool:
         patterns = [*self._listed, *more]
@@ -80,6 +98,19 @@ def _name(url: str) -> str | None:
     return name.removesuffix(".") if name else None
 
 
+def _site(url: str) -> tuple[str, str, int] | None:
+    """Return scheme, host name and port of a URL, which together are a site to a browser; None if it has none."""
+    try:
+        parts = urlsplit(url)
+        scheme, port = parts.scheme.lower(), parts.port
+    except ValueError:
+        return None
+    name = _name(url)
+    if name is None or scheme not in USUAL_PORTS:
+        return None
+    return scheme, name, USUAL_PORTS[scheme] if port is None else port
+
+
 def _is_address(name: str) -> bool:
     try:
         ip_address(name)
@@ -88,8 +119,30 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
-    return ip_address(host).is_loopback if _is_address(host) else host.lower() == "localhost"
+class SafeHeaders:
+    """ASGI middleware that adds headers for browsers to every answer that does not have them. Only assets are cached.
+
+    A page may load only what this service has, runs no script that is written into it, and is not shown in a frame of
+    another page. ``loose`` are the beginnings of paths whose pages, not made by us, have scripts and styles in them.
+    """
+
+    def __init__(self, app: ASGIApp, loose: tuple[str, ...]) -> None:
+        self._app, self._loose = app, loose
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and add the headers to the answer."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                policy = LOOSE_POLICY if scope["path"].startswith(self._loose) else STRICT_POLICY
+                for name, value in {**SAFE_HEADERS, "Content-Security-Policy": policy}.items():
+                    headers.setdefault(name, value)
+                if not scope["path"].startswith(("/assets/", "/static")):
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
 class BodyLimit:

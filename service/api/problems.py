@@ -31,9 +31,11 @@ from service.errors import (
     InvalidFileError,
     InvalidSpecError,
     NotFoundError,
+    ScopeError,
     ServiceError,
     SlowBodyError,
     StorageFullError,
+    UnauthorizedError,
     UnavailableError,
     shortened,
 )
@@ -48,7 +50,9 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
     IdempotencyConflictError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidFileError: HTTPStatus.UNPROCESSABLE_ENTITY,
     FileTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnauthorizedError: HTTPStatus.UNAUTHORIZED,
     ForbiddenError: HTTPStatus.FORBIDDEN,
+    ScopeError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -58,6 +62,8 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
 
 RETRY_AFTER_S: Final = 5
 """Seconds after which a client may send a request again that could not be answered."""
+
+CHALLENGE: Final = 'Bearer realm="warptune"'
 
 MAX_ERRORS: Final = 20
 """Most fields that one answer names; a body can be wrong in a hundred thousand places."""
@@ -140,15 +146,16 @@ def install(app: FastAPI) -> None:
         document = describe()
         _, found = models_json_schema([(Problem, "validation")], ref_template="#/components/schemas/{model}")
         document["components"]["schemas"] |= found["$defs"]
+        about = "Made with `warptune keys create`. A service without keys needs none."
+        document["components"]["securitySchemes"] = {
+            "ApiKey": {"type": "http", "scheme": "bearer", "description": about}
+        }
+        document["security"] = [{"ApiKey": []}, {}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-    app.add_exception_handler(ServiceError, _on_service_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    for kind in (OperationalError, InterfaceError, PoolTimeoutError):
-        app.add_exception_handler(kind, _on_database_error)
-    app.add_exception_handler(OSError, _on_full_disk)
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -158,6 +165,10 @@ async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
     errors = error.errors if isinstance(error, InvalidSpecError) else ()
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, UnavailableError) else None
+    if isinstance(error, UnauthorizedError):
+        headers = {"WWW-Authenticate": CHALLENGE}
+    elif isinstance(error, ScopeError):
+        headers = {"WWW-Authenticate": f'{CHALLENGE}, error="{error.code}", scope="{error.needed}"'}
     return problem(status, error.code, str(error), errors, headers)
 
 
@@ -212,6 +223,16 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
     errors = field_errors(items[:MAX_ERRORS], error.body, _query_parameters(request), top)
     more = f"; and {len(items) - MAX_ERRORS} more" if len(items) > MAX_ERRORS else ""
     return problem(422, InvalidSpecError.code, "; ".join(map(str, errors)) + more, errors)
+
+
+HANDLERS: Final[dict[Any, Any]] = {
+    ServiceError: _on_service_error,
+    RequestValidationError: _on_validation_error,
+    HTTPException: _on_http_error,
+    **dict.fromkeys((OperationalError, InterfaceError, PoolTimeoutError), _on_database_error),
+    OSError: _on_full_disk,
+}
+"""What makes an answer of an error, by its kind. Any other error is a bug."""
 
 
 def _query_parameters(request: Request) -> list[str]:

@@ -28,6 +28,11 @@ from service.states import TrialState
 MAX_IN_MEMORY_BYTES: Final = 16 << 20
 """Larger exports are written to a temporary file: that of a large dataset does not fit into memory."""
 
+REPORT_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+}
+"""The report has its style in it, so that one can save it, and no script."""
+
 FILE: Final = {"schema": {"type": "string", "format": "binary"}}
 """What a program that is generated from the document gets as bytes."""
 
@@ -155,4 +160,4 @@ def report(job_id: JobId, db: DatabaseDep) -> Response:
         result = queries.result(session, job)
         runs = queries.confirm_runs(session, job_id)
         code = _optimizer_code(job, result)
-    return Response(make_report(job, result, runs, code), media_type="text/html")
+    return Response(make_report(job, result, runs, code), media_type="text/html", headers=REPORT_HEADERS)

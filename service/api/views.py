@@ -14,6 +14,7 @@ from service.errors import OtherVersionError
 from service.ledger.queries import ArmSummary, ConfirmCounts
 from service.planning.arms import ArmPlan
 from service.planning.plan import JobPlan, plan_of
+from service.settings import LOCAL_PROJECT
 from service.spec.job import BudgetSpec, JobSpec
 from service.states import ArmState, JobState, TrialState
 
@@ -64,6 +65,7 @@ class JobSummary(View):
     """A job in a list."""
 
     id: str
+    owner: str = Field(LOCAL_PROJECT, description="The project that it belongs to.")
     name: str
     dataset: str
     tags: list[str] = []

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import doctor, offline, remote, serve, tune
+from service.cli import doctor, keys, offline, remote, serve, tune
 from service.cli.console import say
 from service.version import VERSION
 
@@ -58,6 +58,8 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 
 _NAMES: dict[Callable[..., None], str] = {remote.open_page: "open"}
 """Commands that are not called as their functions are."""
+
+app.add_typer(keys.app, name="keys", rich_help_panel="Processes")
 
 for panel, commands in _PANELS.items():
     for command in commands:

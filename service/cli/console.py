@@ -65,11 +65,19 @@ def job_id(client: Client, given: str) -> str:
 @contextmanager
 def connected(url: str) -> Iterator[Client]:
     """Connect to the service. An error of the API is printed, wrong fields one a line, and ends the command."""
-    from service.client.rest import ApiError, Client
+    from service.client.rest import Client
+
+    with reported(), Client(url, retry_s=0) as client:
+        yield client
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Print an error of the API, wrong fields one a line, and end the command."""
+    from service.client.rest import ApiError
 
     try:
-        with Client(url, retry_s=0) as client:
-            yield client
+        yield
     except ApiError as error:
         wrong = "".join(f"\n  {field}" for field in error.errors)
         raise failure(f"the service refused the request{wrong}" if wrong else str(error)) from None

@@ -193,7 +193,7 @@ def _port(settings: Settings) -> Check:
     from service.client.rest import Client
 
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{name}:{settings.port}"
+    url = f"{'https' if settings.tls_certificate else 'http'}://{name}:{settings.port}"
     with Client(url, retry_s=0) as client:
         if client.is_up():
             return Check("port", "ok", f"the service answers at {url}")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from service import logs
 from service.cli.console import failure
-from service.settings import Settings, child_environment
+from service.settings import PRIVATE_KEY, Settings, child_environment
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ def serve(
     host: Annotated[
         str | None,
         typer.Option(
-            help="Address to listen on. Default: WARPTUNE_HOST, else 127.0.0.1. There is no login: keep it private."
+            help="Address to listen on. Default: WARPTUNE_HOST, else 127.0.0.1. Any but a loopback address needs an "
+            "API key: warptune keys create"
         ),
     ] = None,
     port: Annotated[int | None, typer.Option(help="TCP port. Default: WARPTUNE_PORT, else 8000.")] = None,
@@ -56,19 +57,24 @@ def serve(
 
     Example: warptune serve --port 9000
     """
-    with _process(host=host, port=port) as settings:
+    with process(host=host, port=port) as settings:
         import uvicorn
 
         from service.api.app import create_app
         from service.db.session import create_schema
 
+        private_key = os.environ.pop(PRIVATE_KEY, "").encode()  # not for the worker, which runs the code of users
         create_schema(settings.database_url)
+        _require_key(settings)
         listener = _listen(settings.host, settings.port)  # first, so that no worker is started if the port is taken
         keeper = _WorkerKeeper(settings) if worker else None
 
         def on_startup() -> None:
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            log.info("starting", extra={"url": f"http://{host}:{listener.getsockname()[1]}"})
+            scheme = "https" if settings.tls_certificate else "http"
+            log.info("starting", extra={"url": f"{scheme}://{host}:{listener.getsockname()[1]}"})
+            if not settings.is_private and not settings.tls_certificate:
+                log.warning("without TLS, others can read API keys on their way; docs/security.md shows how to add it")
             if keeper:
                 keeper.start()
 
@@ -76,9 +82,17 @@ def serve(
             stop = partial(signal.raise_signal, signal.SIGTERM)
             threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
         app = create_app(settings, on_startup)
+        app.state.private_key = private_key
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # after its shutdown, uvicorn raises the signal again
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            forwarded_allow_ips=settings.trusted_proxies,
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
+        )
+        server = uvicorn.Server(config)
         app.state.is_stopping = lambda: server.should_exit
         try:
             server.run(sockets=[listener])
@@ -91,7 +105,7 @@ def worker(
     with_parent: WithParent = False,
 ) -> None:
     """Start a worker: it runs the queued jobs of the database, one at a time, until you stop it."""
-    with _process() as settings:
+    with process() as settings:
         from service.db.session import Database, create_schema
         from service.db.studies import Studies
         from service.engines.base import Engine
@@ -124,7 +138,7 @@ def worker(
 
 def migrate() -> None:
     """Create the database tables, or update them to this version. serve and worker also do this."""
-    with _process() as settings:
+    with process() as settings:
         from service.db.session import create_schema
         from service.db.studies import Studies
 
@@ -136,7 +150,7 @@ def migrate() -> None:
 
 
 @contextmanager
-def _process(**changes: Any) -> Iterator[Settings]:
+def process(**changes: Any) -> Iterator[Settings]:
     """Yield the settings of a process. Report in one line why it could not start or continue."""
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -170,6 +184,20 @@ def wrong_settings(error: ValidationError) -> Iterator[str]:
         name = str(item["loc"][0])
         item["input"] = without_password(str(item["input"]))
         yield f"  {field_error(f'{name} (WARPTUNE_{name.upper()})', item)}"
+
+
+def _require_key(settings: Settings) -> None:
+    """End the command if others could reach a service that asks nobody for a key."""
+    from service.db.session import Database
+    from service.ledger import keys
+
+    with closing(Database(settings.database_url)) as db:
+        if settings.is_private or keys.exist(db):
+            return
+    raise failure(
+        f"WARPTUNE_HOST is {settings.host}, which other machines may reach, and there is no API key yet. Make one "
+        "first: warptune keys create --project NAME --scope admin"
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from service.cli.console import connected, failure, out, say, write_output
+from service.cli.console import connected, failure, out, reported, say, write_output
 from service.cli.remote import follow
 from service.client.answers import EXPORTS
 from service.client.quick_spec import WARNING, describe, make_spec
@@ -163,7 +163,7 @@ def _service(url: str | None) -> Iterator[Client]:
     from service.client.private import NotStartedError, private_service
 
     try:
-        with private_service() as service, connected(service.url) as client:
+        with reported(), private_service() as client:
             yield client
     except NotStartedError as error:
         raise failure(str(error)) from None

@@ -43,6 +43,7 @@ class JobSummary(TypedDict):
     """A job in a list. Times are ISO 8601 texts."""
 
     id: str
+    owner: str
     name: str
     dataset: str
     tags: list[str]
@@ -130,6 +131,7 @@ class DatasetSummary(TypedDict):
     """A dataset in a list."""
 
     id: str
+    owner: str
     name: str
     format: str
     sha256: str

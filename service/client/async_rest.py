@@ -36,13 +36,16 @@ class AsyncClient:
     Args:
         url: URL of the service, such as ``http://127.0.0.1:8000``.
         retry_s: Seconds for which a request is repeated; 0 sends it once.
+        api_key: Key of the service; None takes that of ``WARPTUNE_API_KEY``, if there is one.
     """
 
-    def __init__(self, url: str, retry_s: float = RETRY_S) -> None:
+    def __init__(self, url: str, retry_s: float = RETRY_S, api_key: str | None = None) -> None:
         self.url = without_password(url.rstrip("/"))
         self._retry_s = retry_s
         try:
-            self._http = httpx2.AsyncClient(base_url=url.rstrip("/"), timeout=calls.TIMEOUT_S)
+            self._http = httpx2.AsyncClient(
+                base_url=url.rstrip("/"), timeout=calls.TIMEOUT_S, headers=calls.key_header(api_key)
+            )
         except httpx2.InvalidURL as error:
             raise calls.unreachable(self.url, error) from error
 

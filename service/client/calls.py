@@ -6,6 +6,7 @@ A :class:`Call` says what to send and what to make of the answer. :class:`Attemp
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 import uuid
@@ -41,6 +42,10 @@ LOST: Final = (httpx2.NetworkError, httpx2.RemoteProtocolError)
 
 WAITS_S: Final = (0.1, 2.0)
 """The first pause before a request is repeated, and the longest. Each pause is twice as long as the one before."""
+
+
+API_KEY: Final = "WARPTUNE_API_KEY"
+"""Environment variable with the key that clients send, unless they are given one."""
 
 
 class ApiError(ServiceError):
@@ -282,6 +287,18 @@ def read_json(response: httpx2.Response) -> Any:
     if answer is None:
         raise stranger(response)
     return answer
+
+
+def key_header(api_key: str | None) -> dict[str, str]:
+    """Return the header that sends a key, or the one of the environment if that is None; an empty key sends none.
+
+    Raises:
+        ApiError: The key cannot be one. It is not repeated.
+    """
+    key = (os.environ.get(API_KEY, "") if api_key is None else api_key).strip()
+    if key and not re.fullmatch(r"[!-~]+", key):
+        raise ApiError(0, f"the API key must be one word that begins with wt_; look at {API_KEY}")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def stranger(response: httpx2.Response) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from service.client.rest import Client
-from service.settings import child_environment
+from service.settings import PRIVATE_KEY, child_environment
 
 START_S: Final = 60.0
 """Longest time that the service may take to start."""
@@ -28,6 +29,8 @@ def private_service(
 ) -> Iterator[Client]:
     """Start the API and a worker, and connect to them. Both stop at the end, and when this process dies.
 
+    The connection has a key of its own, so it works with a database that has API keys.
+
     Args:
         settings: Settings by their names in the environment, besides those that this process has.
         folder: Where it runs: relative paths in the settings begin there. None is the working directory.
@@ -41,10 +44,12 @@ def private_service(
         port = probe.getsockname()[1]
     command = [sys.executable, "-P", "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--with-parent"] if worker else ["--with-parent", "--no-worker"]
-    environment = {"WARPTUNE_LOG_LEVEL": "WARNING", **child_environment(), **(settings or {})}
+    key = secrets.token_urlsafe(32)
+    own = {PRIVATE_KEY: key, "WARPTUNE_TLS_CERTIFICATE": "", "WARPTUNE_TLS_KEY": ""}
+    environment = {"WARPTUNE_LOG_LEVEL": "WARNING", **child_environment(), **(settings or {}), **own}
     with (
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder) as server,
-        Client(f"http://127.0.0.1:{port}") as client,
+        Client(f"http://127.0.0.1:{port}", api_key=key) as client,
     ):
         try:
             deadline = time.monotonic() + START_S

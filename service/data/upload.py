@@ -36,6 +36,7 @@ from service.errors import (
     conflict,
 )
 from service.registry import import_object
+from service.settings import LOCAL_PROJECT
 
 READING: Final = Reading()
 """Leaves everything to the reader."""
@@ -156,10 +157,9 @@ class Upload:
         """Hash of what came in."""
         return self._hash.hexdigest()
 
-    @property
-    def dataset_id(self) -> str:
-        """Id of the dataset. Files with the same content, format and way of reading have the same id."""
-        parts = [self.format, self.sha256]
+    def dataset_id(self, project: str) -> str:
+        """Return the id of the dataset: the same for the same content, format, way of reading and project."""
+        parts = [self.format, self.sha256, *([] if project == LOCAL_PROJECT else [project])]
         if given := {name: value for name, value in asdict(self._reading).items() if value is not None}:
             parts.append(json.dumps(given))
         return f"ds-{hashlib.sha256(':'.join(parts).encode()).hexdigest()[:32]}"
@@ -182,13 +182,13 @@ class UrlSource:
     """Files in the artifact store and in allowed folders. A URL is checked before anything is opened.
 
     Args:
-        artifacts_url: fsspec URL of the artifact store.
+        artifacts_url: fsspec URL of the artifact store; None for a project that may not read the files of others there.
         prefixes: fsspec URLs of allowed folders, separated by commas; None for none.
     """
 
-    def __init__(self, artifacts_url: str, prefixes: str | None) -> None:
+    def __init__(self, artifacts_url: str | None, prefixes: str | None) -> None:
         self._more = [prefix.strip() for prefix in (prefixes or "").split(",") if prefix.strip()]
-        self._urls = [artifacts_url, *self._more]
+        self._urls = [*([artifacts_url] if artifacts_url else []), *self._more]
 
     def read(self, url: str) -> Iterator[bytes]:
         """Yield the content of a file, piece by piece.
@@ -224,7 +224,7 @@ class UrlSource:
                     return fs, path
         allowed = f"allows only {', '.join(self._more)}" if self._more else "is empty"
         raise ForbiddenError(
-            f"{url} is not in the artifact store, and the setting WARPTUNE_DATASET_URL_PREFIXES {allowed}; "
+            f"{url} is not in a folder that you may read: the setting WARPTUNE_DATASET_URL_PREFIXES {allowed}; "
             "upload the file, or ask the operator to allow its folder"
         )
 

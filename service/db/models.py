@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from search_spaces import Scalar
+from service.settings import LOCAL_PROJECT
 from service.states import ArmState, JobState, TrialState
 
 
@@ -67,11 +68,42 @@ class DatabaseIdentity(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
+class Owned:
+    """What belongs to a project. A session of :meth:`service.db.session.Database.of` sees no other project's rows."""
+
+    owner: Mapped[str] = mapped_column(String(64), default=LOCAL_PROJECT, server_default=LOCAL_PROJECT)
+
+
+class ApiKey(Base):
+    """An API key. It names a project and what may be done there; of its secret, only a hash is stored."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    project: Mapped[str] = mapped_column(String(64))
+    scope: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class BrowserSession(Base):
+    """A browser that signed in with an API key. ``sha256`` is that of the random text in its cookie."""
+
+    __tablename__ = "browser_sessions"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    expires_at: Mapped[datetime]
+
+
 def _job_key(*, primary_key: bool = False) -> Mapped[str]:
     return mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=primary_key)
 
 
-class Job(Base):
+class Job(Owned, Base):
     """One tuning job, with its lease.
 
     ``dataset_info`` has the facts about an uploaded dataset and user code; it is NULL if the job has neither. ``looks``
@@ -80,7 +112,7 @@ class Job(Base):
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_state", "state", "seq"),)
+    __table_args__ = (Index("ix_jobs_state", "state", "seq"), Index("ix_jobs_of_owner", "owner", "seq"))
 
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(40), unique=True)
@@ -116,7 +148,7 @@ class JobTag(Base):
     job_id: Mapped[str] = _job_key(primary_key=True)
 
 
-class DatasetRow(Base):
+class DatasetRow(Owned, Base):
     """An uploaded dataset; ``facts`` says what it holds."""
 
     __tablename__ = "datasets"
@@ -132,10 +164,11 @@ class DatasetRow(Base):
 
 
 class IdempotencyKey(Base):
-    """The answer to a submission that carried an Idempotency-Key."""
+    """The answer to a submission that carried an Idempotency-Key, which is unique within a project."""
 
     __tablename__ = "idempotency_keys"
 
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     spec_sha256: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = _job_key()

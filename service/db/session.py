@@ -2,10 +2,14 @@
 
 A transaction says at its beginning whether it will write. SQLite then takes its one write lock at once (BEGIN
 IMMEDIATE), instead of failing at the first write.
+
+What a project may see is decided here too: :meth:`Database.of` gives a database whose queries skip the jobs and
+datasets of other projects, whatever the query says.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import select as sockets
 import sqlite3
@@ -23,13 +27,14 @@ from sqlalchemy import Connection, Engine, Float, create_engine, event, select, 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from service.db.models import Base, DatabaseIdentity
+from service.db.models import Base, DatabaseIdentity, Owned
 from service.errors import DatabaseReplacedError
+from service.settings import LOCAL_PROJECT
 
 LOCK_TIMEOUT_S: Final = 60.0
 """Seconds to wait while another process writes or creates the schema."""
@@ -75,6 +80,29 @@ def connect_timeout_s(wait_s: float) -> int:
     return max(1, int((1 - PING_SHARE) * wait_s))
 
 
+EVERY_PROJECT: Final = "warptune_every_project"
+"""Execution option of a query that protects or counts what others have. Its answer must not show what that is."""
+
+
+class ProjectSession(Session):
+    """A session for one project: its ``info`` has the project as ``owner``, and whether it ``sees_all``."""
+
+
+@event.listens_for(ProjectSession, "do_orm_execute")
+def _skip_other_projects(state: ORMExecuteState) -> None:
+    owner: str = state.session.info["owner"]
+    if not state.session.info["sees_all"] and not state.execution_options.get(EVERY_PROJECT):
+        own = with_loader_criteria(Owned, lambda table: table.owner == owner, include_aliases=True)
+        state.statement = state.statement.options(own)
+
+
+@event.listens_for(ProjectSession, "before_flush")
+def _sign_new_rows(session: Session, *_: object) -> None:
+    for row in session.new:
+        if isinstance(row, Owned) and not (session.info["sees_all"] and row.owner):
+            row.owner = session.info["owner"]
+
+
 class Database:
     """One SQLAlchemy engine and the two kinds of transaction.
 
@@ -85,11 +113,15 @@ class Database:
         url: SQLAlchemy URL.
         wait_s: Seconds to wait for a lock that another process holds, for a free connection of the pool, or for a
             PostgreSQL server that does not answer.
+
+    Attributes:
+        owner: The project that new jobs and datasets belong to.
     """
 
     def __init__(self, url: str, wait_s: float = LOCK_TIMEOUT_S) -> None:
         self.url: URL = make_url(url)
         self._wait_s, self._identity = wait_s, ""
+        self.owner, self._sees_all = LOCAL_PROJECT, True
         is_sqlite = self.url.get_backend_name() == "sqlite"
         arguments: dict[str, object] = {"connect_timeout": connect_timeout_s(wait_s)}
         if is_sqlite:
@@ -101,16 +133,25 @@ class Database:
             event.listen(self.engine, "do_connect", self._before_connect)
             event.listen(self.engine, "begin", _begin_sqlite)
 
+    def of(self, project: str, *, sees_all: bool = False) -> Database:
+        """Return this database as a project may use it: with its own jobs and datasets only, unless ``sees_all``."""
+        own = copy.copy(self)  # it shares the engine, whose connections check that this is still the same database
+        own.owner, own._sees_all = project, sees_all
+        return own
+
+    def _session(self, bind: Engine) -> Session:
+        return ProjectSession(bind, expire_on_commit=False, info={"owner": self.owner, "sees_all": self._sees_all})
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Open a session that only reads."""
-        with Session(self.engine.execution_options(warptune_begin="DEFERRED"), expire_on_commit=False) as session:
+        with self._session(self.engine.execution_options(warptune_begin="DEFERRED")) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Open a transaction that writes. It is committed at the end, or rolled back on an exception."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with self._session(self.engine) as session, session.begin():
             yield session
 
     def ping(self) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.db.models import DatasetRow, Job
-from service.db.session import Database
+from service.db.session import EVERY_PROJECT, Database
 from service.errors import ConflictError, NotFoundError
 from service.spec.job import JobSpec
 from service.spec.models import LoopSpec
@@ -71,15 +71,18 @@ def delete(db: Database, dataset_id: str, delete_files: Callable[[str], None]) -
             raise NotFoundError(f"there is no dataset {dataset_id!r}")
         job_id = _open_job_with(session, dataset_id)
         if job_id is not None:
+            if session.scalar(select(Job.seq).where(Job.id == job_id)) is None:
+                raise ConflictError(f"a job of an admin uses dataset {dataset_id} and has not ended")
             raise ConflictError(f"job {job_id} uses dataset {dataset_id} and has not ended: cancel it first")
         delete_files(dataset_id)
         session.delete(row)
 
 
 def _open_job_with(session: Session, dataset_id: str) -> str | None:
+    """Return a job that has not ended and uses a dataset, also one of an admin's project; None if there is none."""
     may_use = or_(Job.dataset == dataset_id, Job.dataset.startswith(FAMILY_OF))
     open_jobs = select(Job.id, Job.dataset, Job.spec).where(may_use, Job.state.not_in(ENDED_JOB))
-    for job_id, label, spec in session.execute(open_jobs):
+    for job_id, label, spec in session.execute(open_jobs, execution_options={EVERY_PROJECT: True}):
         if label == dataset_id or dataset_id in _uploads_of(JobSpec.from_json(spec)):
             return job_id
     return None

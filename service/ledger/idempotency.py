@@ -1,4 +1,4 @@
-"""One effect for each Idempotency-Key: the first answer is stored with the key, and repeated."""
+"""One effect for each Idempotency-Key of a project: the first answer is stored with the key, and repeated."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_answer(db: Database, request: KeyedRequest) -> Answer | None:
         IdempotencyConflictError: The key was used with another body.
     """
     with db.read() as session:
-        stored = session.get(IdempotencyKey, request.key)
+        stored = session.get(IdempotencyKey, (db.owner, request.key))
     return None if stored is None else _replay(stored, request)
 
 
@@ -68,20 +68,27 @@ def answer_once(db: Database, request: KeyedRequest | None, act: Act, render: Re
     try:
         with db.write() as session:
             db.check_identity(session)
-            if request is not None and (stored := session.get(IdempotencyKey, request.key)) is not None:
-                return _replay(stored, request)
+            known = None if request is None else session.get(IdempotencyKey, (db.owner, request.key))
+            if request is not None and known is not None:
+                return _replay(known, request)
             job = act(session)
             answer = render(session, job)
             if request is not None:
                 session.add(
-                    IdempotencyKey(key=request.key, spec_sha256=request.body_sha256, job_id=job.id, answer=answer)
+                    IdempotencyKey(
+                        owner=db.owner,
+                        key=request.key,
+                        spec_sha256=request.body_sha256,
+                        job_id=job.id,
+                        answer=answer,
+                    )
                 )
             return Answer(answer, replayed=False)
     except IntegrityError:
         if request is None:
             raise
     with db.read() as session:  # another request with the same key was a moment faster
-        return _replay(session.get_one(IdempotencyKey, request.key), request)
+        return _replay(session.get_one(IdempotencyKey, (db.owner, request.key)), request)
 
 
 def _replay(stored: IdempotencyKey, request: KeyedRequest) -> Answer:

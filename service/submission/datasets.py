@@ -27,20 +27,22 @@ def store_upload(
 ) -> tuple[DatasetRow, bool]:
     """Store an upload that has arrived as a whole; return its row, and whether it is new.
 
-    The same content in the same format is stored once. An empty ``name`` is replaced by one made of the dataset's id.
+    The same content in the same format is stored once for each project, so that the answer does not tell whether
+    another project has it. An empty ``name`` is replaced by one made of the dataset's id.
 
     Raises:
         InvalidFileError: The file cannot be used.
         UnavailableError: The client has gone.
     """
-    earlier = ledger.find(db, upload.dataset_id)
+    dataset_id = upload.dataset_id(db.owner)
+    earlier = ledger.find(db, dataset_id)
     if earlier is not None:
         return earlier, False
     facts, folder = upload.unpack(read)
-    artifacts.put_dataset(upload.dataset_id, folder)
+    artifacts.put_dataset(dataset_id, folder)
     row = DatasetRow(
-        id=upload.dataset_id,
-        name=name or f"{upload.dataset_id}.{upload.format}",
+        id=dataset_id,
+        name=name or f"{dataset_id}.{upload.format}",
         format=upload.format,
         sha256=upload.sha256,
         size_bytes=upload.size_bytes,

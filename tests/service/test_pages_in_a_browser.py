@@ -10,6 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
 from service.db.session import Database
+from service.ledger import keys
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, succeed
 from tests.service.cli.test_serve import Start, start, wait_for
@@ -141,6 +142,51 @@ def test_a_file_comes_to_an_answer_without_a_word_of_code(start: Start, page: Pa
     page.get_by_role("link", name="people.csv").first.wait_for()
     check_page(page)
     assert not errors
+
+
+def test_a_project_signs_in_works_and_signs_out(start: Start, page: Page, spec: SpecMaker) -> None:
+    service = start("--no-worker")
+    errors = watch_console(page)
+    db = Database(service.environment["WARPTUNE_DATABASE_URL"])
+    job_id = service.client.submit(spec(name="before the first key"))["id"]
+    succeed(claim_job(db))
+    page.goto(f"{service.url}/sign-in")
+    page.get_by_role("heading", name="No key is needed").wait_for()
+    check_page(page)
+    made = {project: keys.create(db, project, keys.Scope.SUBMIT)[0] for project in ("local", "other")}
+
+    page.goto(f"{service.url}/jobs/{job_id}")
+    page.get_by_label("API key", exact=True).fill(made["local"])
+    check_page(page)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_text("before the first key").first.wait_for()
+    page.goto(f"{service.url}/v1/jobs/{job_id}/report")
+    assert page.evaluate("getComputedStyle(document.body).marginLeft") == "0px", "the report has its style"
+    page.goto(f"{service.url}/new?name=wine")
+    page.get_by_label("Trials of each optimizer").fill("2")
+    page.get_by_label("Training steps of each run").fill("20")
+    page.locator("#estimate", has_text="runs on fresh seeds, about").wait_for()
+    page.get_by_role("button", name="Start").click()
+    page.locator("main[data-live]").wait_for()
+    assert not errors
+
+    page.get_by_role("link", name="Optuna dashboard").click()
+    page.get_by_role("heading", name="Your API key does not allow this").wait_for()
+    check_page(page)
+    page.get_by_role("link", name="API key").click()
+    page.get_by_text("Project local, scope submit").wait_for()
+    check_page(page)
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("API key", exact=True).fill("wt_wrong")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("alert").wait_for()
+    check_page(page)
+    page.get_by_label("API key", exact=True).fill(made["other"])
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_text("There are no jobs yet.").wait_for()
+    page.goto(f"{service.url}/jobs/{job_id}")
+    page.get_by_role("heading", name=f"There is no job '{job_id}'").wait_for()
+    db.close()
 
 
 def test_a_file_that_cannot_be_read_is_refused_on_the_page(start: Start, page: Page, tmp_path: Path) -> None:

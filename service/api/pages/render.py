@@ -27,14 +27,6 @@ FOLDER: Final = Path(__file__).parent / "assets"
 
 ASSETS: Final = StaticFiles(directory=FOLDER)
 
-HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
-"""A page runs no script but its own, also if someone gets text of theirs into it."""
-
 
 class PageRoute(APIRoute):
     """A route whose errors are pages too."""
@@ -62,7 +54,7 @@ def _upper(sentence: str) -> str:
 
 def page_of(template: str, status: int = 200, **values: object) -> HTMLResponse:
     """Return a page: the template of this name with these values."""
-    return HTMLResponse(fill(template, **values), status, HEADERS)
+    return HTMLResponse(fill(template, **values), status)
 
 
 def fill(template: str, **values: object) -> str:

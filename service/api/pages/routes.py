@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from service.api import compare, datasets
 from service.api.deps import DatabaseDep, PageQuery, StrictQuery, Text
-from service.api.pages import job
+from service.api.pages import job, sign_in
 from service.api.pages.render import ASSETS, FOLDER, PageRoute, page_of
 from service.api.pages.standing import list_jobs
 from service.data.catalog import BUNDLED
@@ -99,3 +99,4 @@ def new_job(db: DatabaseDep, wanted: Annotated[NewQuery, Query()]) -> HTMLRespon
 
 
 router.include_router(job.router)
+router.include_router(sign_in.router)

@@ -21,7 +21,7 @@ from service.settings import Settings
 done, database_url, artifacts_url = sys.argv[1:]
 heavy = lambda: sorted({"torch", "sklearn", "scipy", "optuna_dashboard"} & set(sys.modules))
 settings = Settings(database_url=database_url, artifacts_url=artifacts_url, allowed_hosts="testserver")
-with TestClient(create_app(settings)) as client:
+with TestClient(create_app(settings), client=("127.0.0.1", 50000)) as client:
     body = {"dataset": {"name": "wine"}, "model": {"name": "mlp"}, "search_space": {"preset": "paper"}}
     job = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "a"}).json()
     assert client.post("/v1/jobs", json={}).status_code == 422

@@ -11,32 +11,33 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from service.api.access import is_open
 from service.spec.base import SpecModel
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.models import MODELS
 from tests.service.api.conftest import PROBLEM
 
 OPERATIONS = {
-    ("post", "/v1/jobs"): {200, 202, 400, 403, 409, 413, 422, 500, 503, 507},
-    ("get", "/v1/jobs"): {200, 403, 422, 500},
-    ("get", "/v1/jobs/compare"): {200, 403, 404, 422, 500},
-    ("get", "/v1/jobs/{job_id}"): {200, 403, 404, 422, 500},
-    ("delete", "/v1/jobs/{job_id}"): {204, 403, 404, 409, 422, 500},
-    ("post", "/v1/jobs/{job_id}/cancel"): {202, 403, 404, 409, 422, 500},
-    ("post", "/v1/jobs/{job_id}/extend"): {202, 400, 403, 404, 409, 413, 422, 500, 507},
-    ("post", "/v1/jobs/{job_id}/retry"): {202, 403, 404, 409, 422, 500, 507},
-    ("get", "/v1/jobs/{job_id}/events"): {200, 204, 403, 404, 422, 500},
-    ("get", "/v1/jobs/{job_id}/trials"): {200, 403, 404, 409, 422, 500},
-    ("get", "/v1/jobs/{job_id}/trials/{number}"): {200, 403, 404, 409, 422, 500},
-    ("get", "/v1/jobs/{job_id}/recommendation"): {200, 403, 404, 409, 422, 500},
-    ("get", "/v1/jobs/{job_id}/export"): {200, 403, 404, 409, 422, 500},
-    ("get", "/v1/jobs/{job_id}/report"): {200, 403, 404, 409, 422, 500},
-    ("post", "/v1/datasets"): {200, 201, 403, 413, 422, 500, 503, 507},
-    ("get", "/v1/datasets"): {200, 403, 422, 500},
-    ("get", "/v1/datasets/{dataset_id}"): {200, 403, 404, 409, 422, 500},
-    ("delete", "/v1/datasets/{dataset_id}"): {204, 403, 404, 409, 422, 500},
-    ("get", "/v1/models"): {200, 403, 500},
-    ("get", "/v1/catalog"): {200, 403, 500},
+    ("post", "/v1/jobs"): {200, 202, 400, 401, 403, 409, 413, 422, 500, 503, 507},
+    ("get", "/v1/jobs"): {200, 401, 403, 422, 500},
+    ("get", "/v1/jobs/compare"): {200, 401, 403, 404, 422, 500},
+    ("get", "/v1/jobs/{job_id}"): {200, 401, 403, 404, 422, 500},
+    ("delete", "/v1/jobs/{job_id}"): {204, 401, 403, 404, 409, 422, 500},
+    ("post", "/v1/jobs/{job_id}/cancel"): {202, 401, 403, 404, 409, 422, 500},
+    ("post", "/v1/jobs/{job_id}/extend"): {202, 400, 401, 403, 404, 409, 413, 422, 500, 507},
+    ("post", "/v1/jobs/{job_id}/retry"): {202, 401, 403, 404, 409, 422, 500, 507},
+    ("get", "/v1/jobs/{job_id}/events"): {200, 204, 401, 403, 404, 422, 500},
+    ("get", "/v1/jobs/{job_id}/trials"): {200, 401, 403, 404, 409, 422, 500},
+    ("get", "/v1/jobs/{job_id}/trials/{number}"): {200, 401, 403, 404, 409, 422, 500},
+    ("get", "/v1/jobs/{job_id}/recommendation"): {200, 401, 403, 404, 409, 422, 500},
+    ("get", "/v1/jobs/{job_id}/export"): {200, 401, 403, 404, 409, 422, 500},
+    ("get", "/v1/jobs/{job_id}/report"): {200, 401, 403, 404, 409, 422, 500},
+    ("post", "/v1/datasets"): {200, 201, 401, 403, 413, 422, 500, 503, 507},
+    ("get", "/v1/datasets"): {200, 401, 403, 422, 500},
+    ("get", "/v1/datasets/{dataset_id}"): {200, 401, 403, 404, 409, 422, 500},
+    ("delete", "/v1/datasets/{dataset_id}"): {204, 401, 403, 404, 409, 422, 500},
+    ("get", "/v1/models"): {200, 401, 403, 500},
+    ("get", "/v1/catalog"): {200, 401, 403, 500},
     ("get", "/healthz"): {200, 403, 500},
     ("get", "/readyz"): {200, 403, 500, 503},
 }
@@ -94,6 +95,13 @@ def test_every_schema_and_every_list_of_words_has_one_name(document: dict[str, A
 def test_every_operation_is_here_with_all_its_answers(document: dict[str, Any]) -> None:
     found = {key: {int(status) for status in op["responses"]} for key, op in operations(document).items()}
     assert found == OPERATIONS
+
+
+def test_the_document_says_that_a_key_may_be_needed(document: dict[str, Any]) -> None:
+    assert document["security"] == [{"ApiKey": []}, {}]
+    assert document["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
+    without = {path for (_, path), op in operations(document).items() if "401" not in op["responses"]}
+    assert without == {path for (_, path) in OPERATIONS if is_open(path)}
 
 
 def test_every_operation_is_explained(document: dict[str, Any]) -> None:

@@ -28,11 +28,11 @@ CHEAP = {"preset": "quick", "overrides": {"structure": "diagonal"}}
 class Service:
     """A running `warptune serve`."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, scheme: str = "http") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.environment = {
             **os.environ,
             "WARPTUNE_DATABASE_URL": f"sqlite:///{folder}/warptune.db",
@@ -70,8 +70,8 @@ def wait_for(condition: Callable[[], Any]) -> None:
 def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     services: list[Service] = []
 
-    def make(*arguments: str) -> Service:
-        services.append(Service(tmp_path, *arguments))
+    def make(*arguments: str, scheme: str = "http") -> Service:
+        services.append(Service(tmp_path, *arguments, scheme=scheme))
         return services[-1]
 
     yield make

@@ -14,6 +14,7 @@ import pytest
 
 from service.client.async_rest import AsyncClient
 from service.client.rest import ApiError, Client
+from service.ledger import keys
 from service.states import JobState, TrialState
 from service.training.run import Ended
 from tests.conftest import SpecMaker
@@ -202,3 +203,27 @@ def test_a_service_that_restarts_while_a_job_is_waited_for_is_no_error(
         log.end(JobState.FAILED, "enough")
         thread.join()
     assert states[-1] == "failed"
+
+
+def test_both_send_the_key_of_the_environment_or_the_one_that_they_are_given(
+    connect: Connect, tmp_path: Path, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(tmp_path) as live:
+        key, row = keys.create(live.db, "vision", keys.Scope.SUBMIT)
+        with connect(live.url) as client, pytest.raises(ApiError, match="WARPTUNE_API_KEY") as caught:
+            client.submit(spec())
+        assert caught.value.status == 401
+        with connect(live.url, api_key=key) as client:
+            job = client.submit(spec())
+            assert job["owner"] == "vision"
+        monkeypatch.setenv("WARPTUNE_API_KEY", key)
+        with connect(live.url) as client:
+            assert [job["state"] for job in client.jobs()] == ["queued"]
+            client.cancel(job["id"])
+            assert client.wait(job["id"])["state"] == "cancelled", "the stream of events has the key too"
+        keys.revoke(live.db, row.id)
+        with connect(live.url) as client, pytest.raises(ApiError, match="is revoked"):
+            client.wait(job["id"])
+    with pytest.raises(ApiError, match="must be one word") as caught:
+        connect(live.url, api_key="wt_ secret")
+    assert "secret" not in str(caught.value)

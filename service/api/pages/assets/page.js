@@ -155,7 +155,9 @@ async function refresh() {
   const main = document.querySelector("main");
   if (document.hidden || (main.contains(document.activeElement) && document.activeElement !== main)) return;
   try {
-    const text = await (await fetch(location.href)).text();
+    const answer = await fetch(location.href);
+    if (answer.status === 401) location.reload(); // it leads to the page to sign in
+    const text = await answer.text();
     const page = new DOMParser().parseFromString(text, "text/html");
     const fresh = page.querySelector("main");
     for (const details of main.querySelectorAll("details[open]")) {

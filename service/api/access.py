@@ -1,0 +1,124 @@
+"""Decides who may send a request, before anything of it is read. Whatever is not listed as open needs an API key.
+
+A key comes in the header ``Authorization: Bearer``, or from a browser that signed in with one, in a cookie. Without any
+key in its database, a service that listens on loopback only is open to its own machine.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import Final
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.middleware import READS
+from service.api.pages.render import page_of
+from service.db.session import Database
+from service.errors import ScopeError, UnauthorizedError
+from service.ledger import keys
+from service.settings import Settings, is_loopback
+
+log = logging.getLogger(__name__)
+
+COOKIE: Final = "warptune_session"
+SIGN_IN: Final = "/sign-in"
+
+OPEN: Final = (
+    *("/healthz", "/readyz", "/favicon.ico", SIGN_IN, "/sign-out"),
+    *("/docs", "/docs/oauth2-redirect", "/openapi.json"),  # the same for every installation
+)
+OPEN_BELOW: Final = ("/assets/", "/static-offline-docs/")
+"""What needs no key: it shows nothing that belongs to a project."""
+
+NOBODY: Final = keys.Access("", keys.Scope.READ)
+"""Whoever asks for something open. No job belongs to this project."""
+
+
+class AccessCheck:
+    """ASGI middleware that answers 401 without a valid key, and 403 if the scope of the key is too small.
+
+    Reading needs the scope ``read``, everything else ``submit``. A browser is led to the page to sign in.
+
+    Args:
+        for_admins: Beginnings of paths that need the scope ``admin``.
+    """
+
+    def __init__(self, app: ASGIApp, for_admins: tuple[str, ...]) -> None:
+        self._app, self._for_admins = app, for_admins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its access as ``request.state.access``, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        request.state.access = NOBODY
+        if not is_open(scope["path"]):
+            try:
+                request.state.access = await run_in_threadpool(find_access, request)
+                request.state.access.require(self._needed(scope["method"], scope["path"]))
+            except (UnauthorizedError, ScopeError) as error:
+                sender = request.client.host if request.client else None
+                log.info("refused", extra={"path": scope["path"], "client": sender, "why": str(error)})
+                if scope["method"] != "GET" or "text/html" not in request.headers.get("accept", ""):
+                    raise
+                await _page(request, error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _needed(self, method: str, path: str) -> keys.Scope:
+        if path.startswith(self._for_admins):
+            return keys.Scope.ADMIN
+        return keys.Scope.READ if method in READS else keys.Scope.SUBMIT
+
+
+def is_open(path: str) -> bool:
+    """Return whether a path needs no key."""
+    return path in OPEN or path.startswith(OPEN_BELOW)
+
+
+def find_access(request: Request) -> keys.Access:
+    """Return who sends a request.
+
+    Raises:
+        UnauthorizedError: It has no valid key, and the service is not open.
+    """
+    settings: Settings = request.app.state.settings
+    db: Database = request.app.state.database
+    try:
+        return _holder(request, db)
+    except UnauthorizedError:
+        if settings.is_private and _is_here(request) and not keys.exist(db):
+            return keys.EVERYBODY
+        raise
+
+
+def _holder(request: Request, db: Database) -> keys.Access:
+    """Return who has the key or cookie of a request."""
+    private_key: bytes | None = request.app.state.private_key
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        if private_key and hmac.compare_digest(key.encode(), private_key):
+            return keys.EVERYBODY
+        return keys.authenticate(db, key.strip())
+    if token := request.cookies.get(COOKIE):
+        return keys.signed_in(db, token)
+    advice = "set WARPTUNE_API_KEY, or send `Authorization: Bearer KEY`; the operator makes one: warptune keys create"
+    raise UnauthorizedError(f"this service needs an API key: {advice}")
+
+
+def _is_here(request: Request) -> bool:
+    """Return whether a request comes from this machine. What a proxy on it passes on has the address of its sender."""
+    return request.client is not None and is_loopback(request.client.host)
+
+
+def _page(request: Request, error: UnauthorizedError | ScopeError) -> Response:
+    if isinstance(error, UnauthorizedError):
+        where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"{SIGN_IN}?next={quote(where, safe='')}", 303)
+    return page_of("error", status=403, title="Your API key does not allow this", details=[str(error)])
