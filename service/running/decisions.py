@@ -70,8 +70,8 @@ def count_equally(job: JobContext, searched: Sequence[Searched]) -> tuple[list[S
     """
     names = {item.arm.name for item in searched}
     left_out = [arm.name for arm in job.plan.arms if arm.name not in names]
-    notes = [f"the job was stopped before {' and '.join(left_out)} had all trials, so they are left out"] * bool(
-        left_out
+    notes = (
+        [f"the job was stopped before it had searched {', '.join(left_out)}, which it leaves out"] if left_out else []
     )
     fewest = job.record.counted_trials()
     if fewest is None:

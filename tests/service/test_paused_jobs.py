@@ -147,7 +147,7 @@ def test_after_a_stop_in_the_first_arm_the_others_get_as_many_trials_and_control
     counts = {arm: len(get_trials(db, job_id, arm)) for arm in ("warpadam", "adamw", "random_p", "adamw_default")}
     assert counts == {"warpadam": 2, "adamw": 2, "random_p": 0, "adamw_default": 1}
     advice = result_of(db, job_id)["findings"]["advice"]
-    assert "the job was stopped before random_p had all trials, so it is left out" in advice
+    assert "the job was stopped before it had searched random_p, which it leaves out" in advice
     with db.read() as session:
         states = {arm.name: arm.state for arm in session.query(Arm).filter_by(job_id=job_id)}
     assert states.pop("random_p") == ArmState.STOPPED

@@ -12,7 +12,7 @@ from service.db.session import Database
 from service.errors import OtherVersionError
 from service.ledger import queries
 from service.planning.plan import plan_of
-from service.states import ACTIVE_JOB, ENDED_JOB, JobState, count_ended
+from service.states import ACTIVE_JOB, JobState, count_ended
 
 
 class Listed(NamedTuple):
@@ -59,7 +59,7 @@ def progress_of(job: JobView) -> float:
 def minutes_left(job: JobView) -> float | None:
     """Return a guess from the runs so far; None before there are some."""
     done, planned = _runs(*_trials(job), job.confirm)
-    if job.started_at is None or job.state in ENDED_JOB or done < 3:
+    if job.started_at is None or job.state not in ACTIVE_JOB or done < 3:
         return None
     return (datetime.now(UTC) - job.started_at).total_seconds() / 60 * max(0, planned - done) / done
 
