@@ -69,7 +69,7 @@ def test_watch_draws_each_arm_and_returns_the_ended_job(console: Console) -> Non
 )
 def test_watch_tells_what_a_job_waits_for(console: Console, answer: dict[str, Any], note: str) -> None:
     watch(console, iter([answer]))
-    assert drawn(console).strip().splitlines()[0].endswith(note)
+    assert drawn(console).splitlines()[0].rstrip().endswith(note)
 
 
 def test_job_that_fails_early_is_drawn_too(console: Console) -> None:
