@@ -72,8 +72,10 @@ class _Phases:
     stop: StopSignal
 
     def search(self, arm: ArmPlan, limits: ArmLimits) -> bool:
-        """Search an arm to its cap; return False for a control that has not come there because the job is stopped."""
+        """Search an arm to its cap; return False for a control that a stop left out."""
         record = self.job.record
+        if arm.role is Role.CONTROL and self.job.draining() and not record.trials(arm.name):
+            return False
         if record.start_arm(arm.name).state == ArmState.COMPLETE:
             return True
         search = ArmSearch(self.job, arm, self.tools.storage, limits)

@@ -1,5 +1,5 @@
 # What a worker makes of pause, resume and stop: a paused job ends as if nothing had happened, and a stopped one gets a
-# fair verdict on fewer trials. On both engines.
+# fair verdict on fewer trials. On both engines and databases: test_engines.py.
 from __future__ import annotations
 
 import time
@@ -26,6 +26,8 @@ from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, run
 from tests.service.test_takeover import wait_for
 
 COMPLETE, QUEUED = TrialState.COMPLETE, TrialState.QUEUED
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @contextmanager
@@ -74,7 +76,6 @@ def test_a_paused_job_goes_on_with_another_worker_and_ends_as_if_nothing_had_hap
     assert outcome(db, job_id) == outcome(db, undisturbed)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_job_is_paused_while_its_finalists_are_compared(
     db: Database, submit: Submit, make_worker: WorkerMaker
 ) -> None:
@@ -90,7 +91,6 @@ def test_a_job_is_paused_while_its_finalists_are_compared(
     assert outcome(db, job_id) == outcome(db, undisturbed)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_time_of_a_pause_does_not_count(
     db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +136,6 @@ def test_a_stop_in_the_last_arm_begins_no_trial_and_counts_as_many_of_each_arm(
     assert running_in_optuna(storage) == []
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_after_a_stop_in_the_first_arm_the_others_get_as_many_trials_and_controls_none(
     db: Database, submit: Submit, make_worker: WorkerMaker
 ) -> None:
@@ -151,10 +150,10 @@ def test_after_a_stop_in_the_first_arm_the_others_get_as_many_trials_and_control
     with db.read() as session:
         states = {arm.name: arm.state for arm in session.query(Arm).filter_by(job_id=job_id)}
     assert states.pop("random_p") == ArmState.STOPPED
+    assert "random_p" not in {data["arm"] for data in events(db, job_id, "arm_started")}
     assert set(states.values()) == {ArmState.COMPLETE}
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_stopped_job_goes_on_until_each_arm_has_a_trial_that_completed(
     db: Database, submit: Submit, make_worker: WorkerMaker
 ) -> None:
@@ -167,7 +166,6 @@ def test_a_stopped_job_goes_on_until_each_arm_has_a_trial_that_completed(
     assert len(get_trials(db, job_id, "adamw")) == 2
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_stopped_job_that_is_extended_searches_every_arm_to_its_whole_budget(
     db: Database, submit: Submit, make_worker: WorkerMaker
 ) -> None:
