@@ -80,11 +80,13 @@ class ArmSearch:
         return self.reached == "stopped"
 
     def _has_enough(self) -> bool:
-        """Whether the arm gets no new trial: it is at its cap, or the job is stopped and can be judged without."""
-        if len(self._trials) >= self._cap or not self._job.draining():
-            return len(self._trials) >= self._cap
+        """Return whether the arm gets no new trial: it is at its cap, or a verdict on the stopped job needs none."""
+        if len(self._trials) >= self._cap:
+            return True
+        if not self._job.draining() or len(self._trials) < self._limits.if_stopped:
+            return False
         may_complete = any(row.state in (*LIVE_TRIAL, TrialState.COMPLETE) for row in self._trials.values())
-        return len(self._trials) >= self._limits.if_stopped and (may_complete or not self._limits.if_stopped)
+        return may_complete or self._limits.if_stopped == 0
 
     def next(self) -> Assignment | None:
         """Return an interrupted trial, or a new one from Optuna; None when the arm has enough."""
