@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     )
     lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds that a silent worker keeps its job.")
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
-        0.3, description="Seconds between two looks for a queued job or a cancellation."
+        0.3, description="Seconds between two looks for a queued job, or a request to cancel, pause or stop."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Format of a log line on standard error.")

@@ -4,6 +4,8 @@ The values are stored in the database: add some, never rename one::
 
     job:    queued -> running -> verifying -> succeeded      any of the first three -> cancelled | failed
                       running | verifying -> queued          its worker was stopped and gave it back
+                      any of the first three -> paused       its user paused it
+                      paused -> queued | cancelled           it was resumed, stopped or cancelled
                       succeeded -> queued                    it was extended: more trials, seeds or seconds
                       failed | cancelled -> queued           it was retried
     arm:    queued -> running -> complete                    queued | running -> stopped, with its job
@@ -30,6 +32,7 @@ class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     VERIFYING = "verifying"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -76,15 +79,22 @@ class Verb:
     already: tuple[JobState, ...] = ()
 
 
-_ALIVE: Final = (JobState.QUEUED, *ACTIVE_JOB)
+_MOVES: Final = (JobState.QUEUED, *ACTIVE_JOB)
 
 VERBS: Final[Mapping[str, Verb]] = {
-    "cancel": Verb(_ALIVE, "only a job that has not ended can be cancelled"),
+    "stop": Verb(
+        (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED),
+        "only a job that has not ended can be stopped",
+        (JobState.VERIFYING,),
+    ),
+    "pause": Verb(_MOVES, "only a job that has not ended can be paused", (JobState.PAUSED,)),
+    "resume": Verb((JobState.PAUSED,), "only a paused job can be resumed", _MOVES),
+    "cancel": Verb((*_MOVES, JobState.PAUSED), "only a job that has not ended can be cancelled"),
     "retry": Verb(
-        (JobState.FAILED, JobState.CANCELLED), "only a job that has failed or was cancelled can be retried", _ALIVE
+        (JobState.FAILED, JobState.CANCELLED), "only a job that has failed or was cancelled can be retried", _MOVES
     ),
     "extend": Verb((JobState.SUCCEEDED,), "only a job that has succeeded can be extended"),
-    "delete": Verb((JobState.QUEUED, *ENDED_JOB), "cancel it first, then delete it"),
+    "delete": Verb((JobState.QUEUED, JobState.PAUSED, *ENDED_JOB), "cancel it first, then delete it"),
 }
 """What a user may do to a job, by the name of the request. docs/jobs.md has the table for people."""
 

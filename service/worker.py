@@ -1,7 +1,7 @@
 """The worker, which claims queued jobs from the ledger and runs them, one at a time.
 
 The main thread runs the job (running/job_run.py); training happens in the processes of an engine. A second thread, the
-:class:`LeaseKeeper`, renews the lease and looks for a cancellation.
+:class:`LeaseKeeper`, renews the lease and looks for what the job's user asks for.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FULL_PAUSE_S: Final = 5.0
 
 
 class HaltedError(Exception):
-    """Work on the job must stop: it was cancelled, another worker has it, or this worker is stopping."""
+    """Work on the job must stop: it was cancelled or paused, another worker has it, or this worker is stopping."""
 
 
 class LeaseKeeper:
@@ -64,11 +64,12 @@ class LeaseKeeper:
 
     def __init__(self, record: RunLog, settings: Settings, stopping: threading.Event) -> None:
         self._record, self._settings, self.stopping = record, settings, stopping
-        self.cancelled, self.lost = False, False
+        self.cancelled, self.paused, self._draining, self.lost = False, False, False, False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_done, name="lease-keeper", daemon=True)
 
     def __enter__(self) -> LeaseKeeper:
+        self._look()
         self._thread.start()
         return self
 
@@ -78,7 +79,11 @@ class LeaseKeeper:
 
     def halted(self) -> bool:
         """Return whether work on the job must stop now. Called from the worker's main thread."""
-        return self.cancelled or self.lost or self.stopping.is_set()
+        return self.cancelled or self.paused or self.lost or self.stopping.is_set()
+
+    def draining(self) -> bool:
+        """Return whether the job is stopped: it gets no more trials than a verdict needs."""
+        return self._draining
 
     def check(self) -> None:
         """Raise HaltedError if work on the job must stop now. Called from the worker's main thread."""
@@ -86,11 +91,11 @@ class LeaseKeeper:
             raise HaltedError
 
     def _renew_until_done(self) -> None:
-        """The thread: poll for a cancellation, and renew the lease several times before it runs out."""
+        """The thread: look for requests, and renew the lease several times before it runs out."""
         renewed = time.monotonic()
         while not self._done.wait(self._settings.poll_s):
             try:
-                self.cancelled = self.cancelled or self._record.cancel_requested()
+                self._look()
                 if time.monotonic() - renewed >= self._settings.lease_s / HEARTBEATS:
                     self._record.renew(self._settings.lease_s)
                     renewed = time.monotonic()
@@ -102,6 +107,12 @@ class LeaseKeeper:
                 if time.monotonic() - renewed > self._settings.lease_s:
                     self.lost = True
                     return
+
+    def _look(self) -> None:
+        """Look for requests. One that was seen is never forgotten, so that all of this worker's work agrees on it."""
+        asked = self._record.requests()
+        self.cancelled, self.paused = self.cancelled or asked.cancel, self.paused or asked.pause
+        self._draining = self._draining or asked.stop
 
 
 class Worker:

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any, Final, Protocol
 
-from service.client.answers import Estimate, Job
+from service.client.answers import Estimate, Job, place_in_queue
 from service.result.effects import search_figure
 from service.states import count_ended
 
@@ -114,7 +114,9 @@ class Clock:
     def line(self, job: Job) -> str:
         """Return how far a job is, in one line."""
         if job["state"] == "queued":
-            return "queued: waits for a worker"
+            return f"queued: waits for a worker{place_in_queue(job)}"
+        if job["state"] == "paused":
+            return f"paused: warptune resume {job['id']} goes on with it"
         metric = str(job["spec"].get("objective", {}).get("metric", "val_loss"))
         arms = []
         for arm in job["arms"]:

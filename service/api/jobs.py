@@ -99,7 +99,8 @@ def list_jobs(db: DatabaseDep, wanted: Annotated[JobQuery, Query()]) -> Page[Job
     with db.read() as session:
         equals = {"state": wanted.state, "dataset": wanted.dataset, "name": wanted.name}
         rows = queries.jobs_page(session, wanted.limit + 1, wanted.cursor, wanted.tag, **equals)
-    return Page[JobSummary].of(rows, wanted.limit, JobSummary.model_validate, lambda row: row.seq)
+        places = queries.queue_positions(session, rows)
+    return Page[JobSummary].of(rows, wanted.limit, lambda row: JobSummary.of(row, places), lambda row: row.seq)
 
 
 @router.get("/{job_id}", responses=responses(404, 422))
@@ -124,6 +125,30 @@ def cancel_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep) -> JobVi
     """Cancel a job. Running trials stop within two seconds; a queued job is cancelled at once."""
     if ledger.cancel(db, job_id).state == JobState.CANCELLED:  # otherwise its worker deletes them
         artifacts.delete_checkpoints(job_id)
+    return _view(db, job_id)
+
+
+@router.post("/{job_id}/stop", status_code=202, responses=responses(404, 409, 422))
+def stop_job(job_id: JobId, db: DatabaseDep) -> JobView:
+    """End the search of a job early and judge the trials so far. Trials that run are finished.
+
+    Arms that were not searched yet get as many trials as the others count, so that the comparison stays fair.
+    """
+    ledger.stop(db, job_id)
+    return _view(db, job_id)
+
+
+@router.post("/{job_id}/pause", status_code=202, responses=responses(404, 409, 422))
+def pause_job(job_id: JobId, db: DatabaseDep) -> JobView:
+    """Pause a job. Its runs stop within two seconds and go on from their checkpoints when it is resumed."""
+    ledger.pause(db, job_id)
+    return _view(db, job_id)
+
+
+@router.post("/{job_id}/resume", status_code=202, responses=responses(404, 409, 422))
+def resume_job(job_id: JobId, db: DatabaseDep) -> JobView:
+    """Queue a paused job again, or withdraw a pause that has not happened yet. Any worker may go on with it."""
+    ledger.resume(db, job_id)
     return _view(db, job_id)
 
 
@@ -152,7 +177,8 @@ def _view(db: Database, job_id: str) -> JobView:
 
 
 def _view_of(session: Session, job: Job) -> JobView:
-    return JobView.of(job, queries.arm_summaries(session, job.id), queries.confirm_progress(session, job.id))
+    arms, confirm = queries.arm_summaries(session, job.id), queries.confirm_progress(session, job.id)
+    return JobView.with_arms(job, queries.queue_positions(session, [job]), arms, confirm)
 
 
 def _render(session: Session, job: Job) -> dict[str, JsonValue]:

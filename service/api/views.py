@@ -71,10 +71,19 @@ class JobSummary(View):
     tags: list[str] = []
     state: JobState
     cause: str | None = Field(description="Why it failed.")
+    priority: int = 0
+    queue_position: int | None = Field(None, description="Place in the queue, 1 for the next; null unless queued.")
     cancel_requested: bool
+    pause_requested: bool = False
+    stop_requested: bool = Field(False, description="The search ends early, and the trials so far are judged.")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job, places: Mapping[str, int]) -> JobSummary:
+        """Return the summary of a job; ``places`` are those of waiting jobs in the queue, by their ids."""
+        return cls.model_validate(job).model_copy(update={"queue_position": places.get(job.id)})
 
 
 class BestTrial(View):
@@ -134,8 +143,10 @@ class JobView(JobSummary):
     links: JobLinks
 
     @classmethod
-    def of(cls, job: Job, arms: Sequence[ArmSummary], confirm: ConfirmCounts) -> JobView:
-        """Return the view of a job."""
+    def with_arms(
+        cls, job: Job, places: Mapping[str, int], arms: Sequence[ArmSummary], confirm: ConfirmCounts
+    ) -> JobView:
+        """Return the view of a job with its arms."""
         try:
             plan = plan_of(job.spec, job.dataset_info)
         except OtherVersionError:  # the job is shown all the same
@@ -143,7 +154,7 @@ class JobView(JobSummary):
         else:
             trials = {arm.name: plan.trials(arm) for arm in plan.arms}
         return cls(
-            **JobSummary.model_validate(job).model_dump(),
+            **JobSummary.of(job, places).model_dump(),
             spec=job.spec,
             data_sha256=job.data_sha256,
             arms=[ArmView.of(arm, job.spec, trials) for arm in arms],

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.forest import draw_forest
-from service.client.answers import Event, Trial
+from service.client.answers import Event, Trial, place_in_queue
 from service.result.compared import JobComparison, table
 from service.result.effects import change, figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Findings, JobResult
@@ -45,13 +45,18 @@ def watch(console: Console, jobs: Iterable[Answer]) -> Answer:
             for arm in job["arms"]:
                 bar = _bar(progress, bars, arm["name"])
                 done = count_ended(arm["trials"])
-                note = "waits for a worker" if job["state"] == "queued" else _arm_note(arm, _metric(job))
+                note = _wait(job) or _arm_note(arm, _metric(job))
                 _move(progress, bar, done, arm["trials_cap"], arm["state"], note)
             bar = _bar(progress, bars, CONFIRM)
             confirm = job["confirm"]
             state = {"verifying": "running", "succeeded": "complete"}.get(job["state"], "queued")
             _move(progress, bar, confirm["done"], confirm["planned"] or None, state, "fresh paired seeds")
     return job
+
+
+def _wait(job: Answer) -> str:
+    """Return what a job waits for; nothing if it runs or has ended."""
+    return {"paused": "paused", "queued": f"waits for a worker{place_in_queue(job)}"}.get(job["state"], "")
 
 
 def _bar(progress: Progress, bars: dict[str, TaskID], name: str) -> TaskID:
@@ -115,7 +120,7 @@ def show_columns(console: Console, columns: Sequence[Answer], warnings: Sequence
 
 def show_job(console: Console, job: Answer) -> None:
     """Print how a job stands."""
-    console.print(Text.assemble((job["name"], "bold"), f"  {job['id']}  {job['state']}"))
+    console.print(Text.assemble((job["name"], "bold"), f"  {job['id']}  {job['state']}{place_in_queue(job)}"))
     if job["cause"]:
         console.print(Text(job["cause"], style="red"))
     table = Table("arm", "state", "trials", "best value", "trial", "seconds")

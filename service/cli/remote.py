@@ -25,6 +25,7 @@ from service.cli.console import (
     say_json,
     write_output,
 )
+from service.client.answers import place_in_queue
 from service.states import JobState
 
 if TYPE_CHECKING:
@@ -99,11 +100,50 @@ def jobs(
         for item in found:
             words = "".join(f"  #{word}" for word in item["tags"])
             say(
-                f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  {item['name']}{words}"
+                f"{item['id']}  {item['state']:<9}  {item['created_at'][:16]}  {item['dataset']}  "
+                f"{item['name']}{words}{place_in_queue(item)}"
             )
     if not found:
         wanted = " ".join(filter(None, [state, "jobs", *(f"with the tag {word}" for word in tag or [])]))
         err.print(f"There are no {wanted}." + ("" if state or tag else " Queue one: warptune submit SPEC"))
+
+
+def stop(job: JobArgument, watch: WatchOption = False, url: Url = DEFAULT_URL) -> None:
+    """End the search of a job early, and judge the trials so far.
+
+    Trials that run are finished. Arms that were not searched yet get as many trials as the others count.
+
+    Example: warptune stop @latest --watch
+    """
+    with connected(url) as client:
+        job = job_id(client, job)
+        state = client.stop(job)["state"]
+        if watch:
+            _announce(client, job, watch)
+        else:
+            say(f"{job} {state}, the search ends early" if state != JobState.VERIFYING else f"{job} {state}")
+
+
+def pause(job: JobArgument, url: Url = DEFAULT_URL) -> None:
+    """Pause a job. Nothing is lost: `warptune resume` goes on with it, on any worker."""
+    with connected(url) as client:
+        job = job_id(client, job)
+        state = client.pause(job)["state"]
+    say(f"{job} {state}" if state == JobState.PAUSED else f"{job} {state}, pauses in a moment")
+
+
+def resume(job: JobArgument, watch: WatchOption = False, url: Url = DEFAULT_URL) -> None:
+    """Go on with a paused job.
+
+    Example: warptune resume @latest --watch
+    """
+    with connected(url) as client:
+        job = job_id(client, job)
+        state = client.resume(job)["state"]
+        if watch:
+            _announce(client, job, watch)
+        else:
+            say(f"{job} {state}")
 
 
 def cancel(job: JobArgument, url: Url = DEFAULT_URL) -> None:

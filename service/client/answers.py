@@ -5,6 +5,7 @@ They are dictionaries, so that a client shows whatever it got, also from a servi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, TypedDict
 
 EXPORTS: Final = {".py": "python", ".zip": "zip", ".json": "json", ".yaml": "yaml", ".toml": "toml"}
@@ -49,7 +50,11 @@ class JobSummary(TypedDict):
     tags: list[str]
     state: str
     cause: str | None
+    priority: int
+    queue_position: int | None
     cancel_requested: bool
+    pause_requested: bool
+    stop_requested: bool
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -63,6 +68,16 @@ class Job(JobSummary):
     arms: list[Arm]
     confirm: Confirm
     links: dict[str, str]
+
+
+def place_in_queue(job: Mapping[str, Any]) -> str:
+    """Return the place of a waiting job as an addition to its state; nothing for another job.
+
+    >>> place_in_queue({"state": "queued", "queue_position": 3})
+    ', number 3 in the queue'
+    """
+    place = job.get("queue_position")
+    return f", number {place} in the queue" if place else ""
 
 
 class Trial(TypedDict):

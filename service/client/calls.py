@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -151,6 +151,11 @@ def job(job_id: str) -> Call[Job]:
 def cancel(job_id: str) -> Call[Job]:
     """Cancel a job."""
     return Call("POST", f"{job_path(job_id)}/cancel", read_json)
+
+
+def ask(verb: Literal["stop", "pause", "resume"], job_id: str) -> Call[Job]:
+    """Stop, pause or resume a job. To send it again has no second effect."""
+    return Call("POST", f"{job_path(job_id)}/{verb}", read_json)
 
 
 def retry(job_id: str, idempotency_key: str | None) -> Call[Job]:

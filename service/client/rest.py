@@ -135,6 +135,18 @@ class Client:
         """Cancel a job and return it. Its worker stops a moment later."""
         return self._send(calls.cancel(job_id))
 
+    def stop(self, job_id: str) -> Job:
+        """End the search of a job early; the trials so far are judged. Return the job."""
+        return self._send(calls.ask("stop", job_id))
+
+    def pause(self, job_id: str) -> Job:
+        """Pause a job and return it. Its worker gives it back a moment later, and nothing is lost."""
+        return self._send(calls.ask("pause", job_id))
+
+    def resume(self, job_id: str) -> Job:
+        """Go on with a paused job and return it."""
+        return self._send(calls.ask("resume", job_id))
+
     def retry(self, job_id: str, idempotency_key: str | None = None) -> Job:
         """Run a failed or cancelled job again and return it. Its finished trials are kept."""
         return self._send(calls.retry(job_id, idempotency_key))

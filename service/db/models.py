@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -108,11 +109,17 @@ class Job(Owned, Base):
 
     ``dataset_info`` has the facts about an uploaded dataset and user code; it is NULL if the job has neither. ``looks``
     counts how often its confirmation is judged: once more with each extension. ``lease_token`` grows with every claim:
-    a write with an older one is refused. ``lease_expires_s`` is in seconds since 1970 on the database's clock.
+    a write with an older one is refused. ``lease_expires_s`` and ``claimed_s``, the time of its last claim, are in
+    seconds since 1970 on the database's clock. ``counted_trials`` is how many trials of each arm count once a stop has
+    ended the search of an arm early; NULL is all of them.
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_state", "state", "seq"), Index("ix_jobs_of_owner", "owner", "seq"))
+    __table_args__ = (
+        Index("ix_jobs_state", "state", "seq"),
+        Index("ix_jobs_of_owner", "owner", "seq"),
+        Index("ix_jobs_owner", "owner", "claimed_s"),
+    )
 
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(40), unique=True)
@@ -123,7 +130,11 @@ class Job(Owned, Base):
     cause: Mapped[str | None] = mapped_column(Text)
     data_sha256: Mapped[str | None] = mapped_column(String(64))
     dataset_info: Mapped[dict[str, JsonValue] | None] = mapped_column(JSON(none_as_null=True))
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    pause_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
+    stop_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
+    counted_trials: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -131,6 +142,7 @@ class Job(Owned, Base):
     lease_worker: Mapped[str | None] = mapped_column(String(200))
     lease_token: Mapped[int] = mapped_column(default=0)
     lease_expires_s: Mapped[float | None]
+    claimed_s: Mapped[float | None]
 
     @property
     def tags(self) -> list[str]:

@@ -1,6 +1,6 @@
-"""Jobs as the API changes them: queued, extended, cancelled, retried and deleted.
+"""Jobs as the API changes them: queued, stopped, paused, resumed, extended, cancelled, retried and deleted.
 
-A job that a worker owns is left alone, except that its worker can be asked to stop.
+A job that a worker owns is left alone, except that its worker can be asked for something.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from service.errors import ConflictError, NotFoundError
 from service.ledger import datasets
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import ExtendSpec, JobSpec
-from service.states import ENDED_JOB, LIVE_TRIAL, VERBS, ArmState, JobState, TrialState
+from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, VERBS, ArmState, JobState, TrialState
 
 
 def new_id() -> str:
@@ -72,6 +72,7 @@ def add(
         dataset=datasets.label_of(spec),
         dataset_info=None if info is None else asdict(info),
         spec=spec.to_json(),
+        priority=spec.priority,
     )
     session.add(job)
     session.flush()
@@ -107,6 +108,7 @@ def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) ->
     job.state, job.finished_at, job.cancel_requested = JobState.QUEUED, None, False
     job.looks += 1
     if added.trials or added.max_seconds:
+        job.stop_requested, job.counted_trials = False, None  # the arms are searched to their whole budget
         session.execute(update(Arm).where(Arm.job_id == job.id).values(state=ArmState.QUEUED))
     record_event(session, job.id, "extended", **added.model_dump())
     session.flush()
@@ -122,8 +124,7 @@ def retry(session: Session, job: Job) -> None:
         ConflictError: The job is being cancelled, or an uploaded dataset of it was deleted.
     """
     if job.state in VERBS["retry"].already:
-        if job.cancel_requested:
-            raise ConflictError(f"job {job.id} is {job.state} and is being cancelled: retry it when that has happened")
+        _refuse_while_cancelled(job)
         return
     datasets.lock_those_of(session, JobSpec.from_json(job.spec))
     job.state, job.cause, job.finished_at, job.cancel_requested = JobState.QUEUED, None, None, False
@@ -158,9 +159,7 @@ def cancel(db: Database, job_id: str) -> Job:
     """
     with db.write() as session:
         job = require_job_for("cancel", session, job_id)
-        expired = session.scalar(select(Job.lease_expires_s < epoch_now()).where(Job.id == job_id))
-        if job.state == JobState.QUEUED or expired:
-            job.lease_token += 1  # a worker that only seemed to be gone writes nothing more
+        if _take_from_worker(session, job):
             close(session, job, JobState.CANCELLED)
         elif not job.cancel_requested:
             record_event(session, job_id, "cancel_requested")
@@ -168,10 +167,92 @@ def cancel(db: Database, job_id: str) -> Job:
         return job
 
 
+def pause(db: Database, job_id: str) -> None:
+    """Pause a job: at once if no worker runs it, otherwise by asking its worker. A paused one is left as it is.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job has ended or is being cancelled.
+    """
+    with db.write() as session:
+        job = _require_uncancelled("pause", session, job_id)
+        if job.state in VERBS["pause"].already:
+            return
+        if _take_from_worker(session, job):
+            pause_now(session, job)
+        elif not job.pause_requested:
+            job.pause_requested = True
+            record_event(session, job_id, "pause_requested")
+
+
+def resume(db: Database, job_id: str) -> None:
+    """Queue a paused job, or withdraw a pause that has not happened yet. Any other open job is left as it is.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job has ended or is being cancelled.
+    """
+    with db.write() as session:
+        _resume(session, _require_uncancelled("resume", session, job_id))
+
+
+def stop(db: Database, job_id: str) -> None:
+    """Ask for the verdict on the trials so far. A paused job is resumed for it; one that is judged is left as it is.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job has ended or is being cancelled.
+    """
+    with db.write() as session:
+        job = _require_uncancelled("stop", session, job_id)
+        if job.state in VERBS["stop"].already:
+            return
+        if not job.stop_requested:
+            job.stop_requested = True
+            record_event(session, job_id, "stop_requested")
+        _resume(session, job)
+
+
+def pause_now(session: Session, job: Job) -> None:
+    """Pause a job that no worker runs, in the transaction of ``session``."""
+    job.state, job.pause_requested = JobState.PAUSED, False
+    job.lease_worker = job.lease_expires_s = None
+    record_event(session, job.id, JobState.PAUSED)
+
+
+def _resume(session: Session, job: Job) -> None:
+    if job.state == JobState.PAUSED or job.pause_requested:
+        record_event(session, job.id, "resumed")
+    if job.state == JobState.PAUSED:
+        job.state = JobState.QUEUED
+    job.pause_requested = False
+
+
+def _require_uncancelled(verb: str, session: Session, job_id: str) -> Job:
+    """Return the row of a job, like :func:`require_job_for`; refuse one that is being cancelled."""
+    job = require_job_for(verb, session, job_id)
+    _refuse_while_cancelled(job)
+    return job
+
+
+def _refuse_while_cancelled(job: Job) -> None:
+    if job.cancel_requested:
+        raise ConflictError(f"job {job.id} is {job.state} and is being cancelled: retry it when that has happened")
+
+
+def _take_from_worker(session: Session, job: Job) -> bool:
+    """Make sure that no worker has a job; return False if one holds its lease."""
+    expired = session.scalar(select(Job.lease_expires_s < epoch_now()).where(Job.id == job.id))
+    if job.state in ACTIVE_JOB and not expired:
+        return False
+    job.lease_token += 1  # a worker that only seemed to be gone writes nothing more
+    return True
+
+
 def close(session: Session, job: Job, state: JobState, cause: str | None = None) -> None:
     """End a job in the transaction of ``session``; trials and runs that are still open end with it."""
     job.state, job.cause, job.finished_at = state, cause, utc_now()
-    job.lease_worker = job.lease_expires_s = None
+    job.lease_worker, job.lease_expires_s, job.pause_requested = None, None, False
     record_event(session, job.id, state, **({"cause": cause} if cause else {}))
     unfinished = (Arm.job_id == job.id, Arm.state != ArmState.COMPLETE)
     session.execute(update(Arm).where(*unfinished).values(state=ArmState.STOPPED))
@@ -191,7 +272,7 @@ def close_for_deletion(db: Database, job_id: str) -> None:
     """
     with db.write() as session:
         job = require_job_for("delete", session, job_id)
-        if job.state == JobState.QUEUED:
+        if job.state not in ENDED_JOB:
             close(session, job, JobState.CANCELLED)
 
 

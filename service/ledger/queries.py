@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, FromClause, Select, and_, func, or_, outerjoin, select
 from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, Event, Job, JobTag, RecommendationRow, Trial, TrialPoint
+from service.db.session import EVERY_PROJECT, epoch_now
 from service.errors import ConflictError, NotFoundError, OtherVersionError
 from service.result.job_result import JobResult
-from service.states import ENDED_JOB, JobState, TrialState, count_ended
+from service.states import ACTIVE_JOB, ENDED_JOB, JobState, TrialState, count_ended
 from service.training.run import CurvePoint, TrivialScores
 
 
@@ -44,6 +45,54 @@ def jobs_page(
     tagged = [Job.id.in_(select(JobTag.job_id).where(JobTag.tag == tag)) for tag in tags]
     query = select(Job).where(*_equal(Job, equals), *tagged).order_by(Job.seq.desc()).limit(limit)
     return session.scalars(query if before is None else query.where(Job.seq < before)).all()
+
+
+def is_free() -> ColumnElement[bool]:
+    """Return whether a worker may take a job: it is queued, or its worker was silent for longer than its lease."""
+    return or_(Job.state == JobState.QUEUED, and_(Job.state.in_(ACTIVE_JOB), Job.lease_expires_s < epoch_now()))
+
+
+def _shares() -> tuple[FromClause, ColumnElement[int], ColumnElement[float]]:
+    """Return the jobs joined with what their owners have: how many jobs run, and when the last was claimed, or 0."""
+    running = and_(Job.state.in_(ACTIVE_JOB), Job.lease_expires_s >= epoch_now())
+    runs = select(Job.owner, func.count().label("count")).where(running).group_by(Job.owner).subquery()
+    last = select(Job.owner, func.max(Job.claimed_s).label("claimed")).group_by(Job.owner).subquery()
+    joined = outerjoin(Job, runs, runs.c.owner == Job.owner).outerjoin(last, last.c.owner == Job.owner)
+    return joined, func.coalesce(runs.c.count, 0), func.coalesce(last.c.claimed, 0.0)
+
+
+def next_in_queue() -> Select[int]:
+    """Select ``seq`` of the job that a worker takes next, and lock its row.
+
+    The highest priority comes first; then the owner with the fewest running jobs; then the owner who has waited longest
+    since a job of theirs was claimed; then the oldest job.
+    """
+    joined, running, claimed = _shares()
+    turns = (Job.priority.desc(), running, claimed, Job.seq)
+    free = select(Job.seq).select_from(joined).where(is_free()).order_by(*turns).limit(1)
+    return free.with_for_update(of=Job, skip_locked=True)
+
+
+def queue_positions(session: Session, jobs: Iterable[Job]) -> dict[str, int]:
+    """Return the places in the queue of those jobs that are queued, if the running jobs go on meanwhile; 1 is next.
+
+    Of two owners who wait with several priorities, it may tell a place too many or too few.
+
+    Cost: nothing if none is queued; otherwise it sorts the jobs that wait.
+    """
+    job_ids = [job.id for job in jobs if job.state == JobState.QUEUED]
+    if not job_ids:
+        return {}
+    joined, running, claimed = _shares()
+    nth = func.row_number().over(partition_by=Job.owner, order_by=(Job.priority.desc(), Job.seq))
+    first = func.min(Job.seq).over(partition_by=(Job.owner, Job.priority))  # keeps the order of owners of equal rank
+    columns = (Job.id, Job.priority, (running + nth).label("round"), nth.label("nth"), claimed.label("claimed"))
+    waiting = select(*columns, first.label("first")).select_from(joined).where(is_free()).subquery().c
+    turns = (waiting.priority.desc(), waiting.round, waiting.nth, waiting.claimed, waiting.first)
+    placed = select(waiting.id, func.row_number().over(order_by=turns).label("place")).subquery().c
+    query = select(placed.id, placed.place).where(placed.id.in_(job_ids))
+    everyone = {EVERY_PROJECT: True}  # a place in the queue counts the jobs of others, too
+    return {job_id: place for job_id, place in session.execute(query, execution_options=everyone)}  # noqa: C416 - rows are not tuples to mypy
 
 
 def trials_page(session: Session, job_id: str, limit: int, after: int | None, **equals: str | None) -> Sequence[Trial]:
@@ -125,7 +174,7 @@ def _by_state(
 def verdicts(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
     """Return the verdict of each of some jobs that has one."""
     query = select(RecommendationRow.job_id, RecommendationRow.verdict).where(RecommendationRow.job_id.in_(job_ids))
-    return {job_id: verdict for job_id, verdict in session.execute(query)}  # noqa: C416 - rows are not tuples to mypy
+    return {job_id: verdict for job_id, verdict in session.execute(query, execution_options=everyone)}  # noqa: C416 - rows are not tuples to mypy
 
 
 def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Sequence[ConfirmRun]:

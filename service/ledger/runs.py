@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from pydantic import JsonValue
-from sqlalchemy import and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import case, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from service.db.models import Arm, ConfirmRun, Job, RecommendationRow, Trial, TrialPoint, utc_now
 from service.db.session import Database, epoch_now
 from service.errors import LeaseLostError
 from service.ledger import queries
-from service.ledger.jobs import close, record_event, require_job
+from service.ledger.jobs import close, pause_now, record_event, require_job
 from service.result.job_result import JobResult
 from service.spec.job import JobSpec, Scalar
-from service.states import ACTIVE_JOB, ArmState, JobState, TrialState
+from service.states import ArmState, JobState, TrialState
 from service.training.run import CurvePoint, Ended
 
 IDS_OF_A_QUERY: Final = 500
@@ -42,22 +42,21 @@ Attempted = TypeVar("Attempted", bound=Trial | ConfirmRun)
 
 
 def claim(db: Database, worker: str, lease_s: float) -> RunLog | None:
-    """Take the oldest job that is queued, or whose worker has been silent for longer than its lease.
+    """Take the next job that is queued, or whose worker has been silent for longer than its lease.
 
     Returns:
         The job, or None when there is nothing to do.
     """
-    free = or_(Job.state == JobState.QUEUED, and_(Job.state.in_(ACTIVE_JOB), Job.lease_expires_s < epoch_now()))
-    oldest = select(Job.seq).where(free).order_by(Job.seq).limit(1).with_for_update(skip_locked=True)
     statement = (
         update(Job)
-        .where(Job.seq == oldest.scalar_subquery())
+        .where(Job.seq == queries.next_in_queue().scalar_subquery())
         .values(
             state=case((Job.state == JobState.QUEUED, JobState.RUNNING), else_=Job.state),
             started_at=func.coalesce(Job.started_at, utc_now()),
             lease_worker=worker,
             lease_token=Job.lease_token + 1,
             lease_expires_s=epoch_now() + lease_s,
+            claimed_s=epoch_now(),
         )
         .returning(Job.id, Job.lease_token, Job.spec, Job.dataset_info)
         .execution_options(**_IN_SQL)
@@ -68,6 +67,14 @@ def claim(db: Database, worker: str, lease_s: float) -> RunLog | None:
             return None
         record_event(session, row.id, "claimed", worker=worker, token=row.lease_token)
     return RunLog(db, row.id, row.lease_token, row.spec, row.dataset_info)
+
+
+class Requests(NamedTuple):
+    """What the user of a running job has asked for."""
+
+    cancel: bool
+    pause: bool
+    stop: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +119,35 @@ class RunLog:
         with self._fenced() as session:
             session.execute(update(Job).where(Job.id == self.job_id).values(lease_expires_s=epoch_now() + lease_s))
 
-    def cancel_requested(self) -> bool:
-        """Tell whether the job's user wants it stopped."""
-        wanted = select(Job.lease_token, Job.cancel_requested).where(Job.id == self.job_id)
+    def requests(self) -> Requests:
+        """Return what the job's user has asked for."""
+        wanted = select(Job.lease_token, Job.cancel_requested, Job.pause_requested, Job.stop_requested)
         with self.db.read() as session:
-            row = session.execute(wanted).one_or_none()
+            row = session.execute(wanted.where(Job.id == self.job_id)).one_or_none()
         if row is None or row.lease_token != self.token:
             raise self._lost()
-        return bool(row.cancel_requested)
+        return Requests(row.cancel_requested, row.pause_requested, row.stop_requested)
 
     def release(self) -> bool:
-        """Give the job back for the next worker; or cancel it, and return True, if that was asked for meanwhile."""
+        """Give the job back: paused if that was asked for, otherwise queued for the next worker.
+
+        If its cancellation was asked for meanwhile, it is cancelled. Returns whether that is so.
+        """
         with self._fenced() as session:
             job = require_job(session, self.job_id)
             if job.cancel_requested:
                 close(session, job, JobState.CANCELLED)
                 return True
-            job.state, job.lease_worker, job.lease_expires_s = JobState.QUEUED, None, None
+            job.lease_worker, job.lease_expires_s = None, None
+            if job.pause_requested:
+                pause_now(session, job)
+            else:
+                job.state = JobState.QUEUED
+                record_event(session, self.job_id, "released")
             for table in (Trial, ConfirmRun):  # what an error of this worker has left running: it is not to blame
                 running = (table.job_id == self.job_id, table.state == TrialState.RUNNING)
                 queued = update(table).where(*running).values(state=TrialState.QUEUED, attempts=table.attempts - 1)
                 session.execute(queued, execution_options=_IN_SQL)
-            record_event(session, self.job_id, "released")
         return False
 
     # --- arms
@@ -151,9 +165,15 @@ class RunLog:
                 record_event(session, self.job_id, "arm_started", arm=arm)
             return row
 
-    def finish_arm(self, arm: str, seconds_used: float, reason: str) -> None:
-        """Mark the arm as complete."""
+    def finish_arm(self, arm: str, seconds_used: float, reason: str, counted_trials: int | None = None) -> None:
+        """Mark the arm as complete.
+
+        ``counted_trials`` is how many trials it has, if a stop ended its search early: no arm counts more than that.
+        """
         with self._fenced() as session:
+            if counted_trials is not None:
+                job = require_job(session, self.job_id)
+                job.counted_trials = min(counted_trials, job.counted_trials or counted_trials)
             row = session.get_one(Arm, (self.job_id, arm))
             row.state, row.seconds_used = ArmState.COMPLETE, seconds_used
             record_event(session, self.job_id, "arm_finished", arm=arm, reason=reason, seconds=round(seconds_used, 3))
@@ -335,6 +355,11 @@ class RunLog:
         """Return how many times the confirmation is judged, this time included."""
         with self.db.read() as session:
             return require_job(session, self.job_id).looks
+
+    def counted_trials(self) -> int | None:
+        """Return how many trials of each arm count because the job was stopped; None if all of them do."""
+        with self.db.read() as session:
+            return require_job(session, self.job_id).counted_trials
 
     def set_data_hash(self, sha256: str) -> str | None:
         """Store the hash of the prepared data if there is none yet; return the one that was there before."""

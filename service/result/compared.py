@@ -19,7 +19,7 @@ from service.states import JobState
 DATA_FIELDS: Final = ("name", "id", "entrypoint", "config", "target", "task", "split", "target_transform")
 """Fields of ``dataset`` that decide what is predicted on which rows. The others choose among the inputs."""
 
-NOT_COMPARED: Final = ("name", "tags")
+NOT_COMPARED: Final = ("name", "tags", "priority")
 """Fields of a spec that do not change what a job does."""
 
 

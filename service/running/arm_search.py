@@ -19,7 +19,7 @@ from service.running.arm_study import NUMBER, ArmStudy, OpenTrial
 from service.running.context import JobContext
 from service.running.decisions import ArmLimits, arm_fidelity, objective_of
 from service.running.samplers import make_pruning, make_sampler
-from service.states import TrialState
+from service.states import LIVE_TRIAL, TrialState
 from service.submission.earlier_trials import read_earlier_trials
 from service.training.run import CurvePoint, Ended
 
@@ -69,16 +69,32 @@ class ArmSearch:
 
     @property
     def reached(self) -> str:
-        """Name of the cap that ended the arm."""
-        return "trials_per_arm" if len(self._trials) >= self._cap else "max_seconds"
+        """What ended the arm: the cap that it has reached, or that the job was stopped."""
+        if len(self._trials) >= self._cap:
+            return "trials_per_arm"
+        return "max_seconds" if self.out_of_time else "stopped"
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the arm ended at no cap, but because the job is stopped."""
+        return self.reached == "stopped"
+
+    def _has_enough(self) -> bool:
+        """Return whether the arm gets no new trial: it is at its cap, or a verdict on the stopped job needs none."""
+        if len(self._trials) >= self._cap:
+            return True
+        if not self._job.draining() or len(self._trials) < self._limits.if_stopped:
+            return False
+        may_complete = any(row.state in (*LIVE_TRIAL, TrialState.COMPLETE) for row in self._trials.values())
+        return may_complete or self._limits.if_stopped == 0
 
     def next(self) -> Assignment | None:
-        """Return an interrupted trial, or a new one from Optuna; None at the arm's cap."""
+        """Return an interrupted trial, or a new one from Optuna; None when the arm has enough."""
         if self._waiting:
             row = self._waiting.pop(0)
             if row.id not in self._open:
                 self._open[row.id] = self._arm_study.resume(row)
-        elif len(self._trials) < self._cap:
+        elif not self._has_enough():
             arm_seed, asked_before = f"{self._plan.spec.seed}/{self._arm.name}", len(self._trials)
             sampler = make_sampler(self._plan.spec.search, arm_seed, asked_before)
             refine = asked_before >= (1 - self._plan.spec.search.refine) * self._cap

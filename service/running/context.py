@@ -30,8 +30,9 @@ class JobContext:
     Attributes:
         data: Its prepared data: a split, or a family of tasks.
         splits: Other splits of the same rows, by the seeds that draw them.
-        notes: What a person should know about the split, one sentence each.
+        notes: What a person should know about the split or a stop, one sentence each.
         halted: Tells whether the worker wants everything stopped.
+        draining: Tells whether the job's user wants no more trials than a verdict needs.
     """
 
     record: RunLog
@@ -41,6 +42,7 @@ class JobContext:
     halted: Callable[[], bool]
     splits: Mapping[int, PreparedData] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    draining: Callable[[], bool] = lambda: False
 
     def data_of(self, seed: int) -> PreparedData:
         """Return the data that a run with ``seed`` trains on."""
@@ -52,6 +54,9 @@ class StopSignal(Protocol):
 
     def halted(self) -> bool:
         """Tell whether work on the job must stop now."""
+
+    def draining(self) -> bool:
+        """Tell whether the job is stopped: it gets no more trials than a verdict needs."""
 
     def check(self) -> None:
         """Raise if work on the job must stop now."""

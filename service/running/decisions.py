@@ -43,11 +43,13 @@ class ArmLimits:
         steps: Steps of its runs.
         target: Validation loss to reach, if that is the baseline's; None before there is one.
         pruning: Whether its trials may be stopped early, judged by earlier arms.
+        if_stopped: Trials that the arm still gets when the job is stopped.
     """
 
     steps: int
     target: float | None = None
     pruning: bool = True
+    if_stopped: int = 1
 
 
 def limits_of(job: JobContext, arm: ArmPlan, before: Sequence[Searched]) -> ArmLimits:
@@ -56,7 +58,30 @@ def limits_of(job: JobContext, arm: ArmPlan, before: Sequence[Searched]) -> ArmL
         steps=_more_steps(job) if arm.name == MORE_STEPS else job.plan.spec.budget.steps,
         target=None if arm.name == REFERENCE else _target(job),
         pruning=all(item.fidelity is None or item.fidelity.trusted for item in before),
+        if_stopped=0 if arm.role is Role.CONTROL else job.record.counted_trials() or 1,
     )
+
+
+def count_equally(job: JobContext, searched: Sequence[Searched]) -> tuple[list[Searched], tuple[str, ...]]:
+    """Return the arms with the trials that count, and notes about that.
+
+    Once a stop has ended the search of an arm early, each arm counts only as many trials, its first ones, so that all
+    had the same effort; or a few more, until every arm has one that completed.
+    """
+    names = {item.arm.name for item in searched}
+    left_out = [arm.name for arm in job.plan.arms if arm.name not in names]
+    notes = (
+        [f"the job was stopped before it had searched {', '.join(left_out)}, which it leaves out"] if left_out else []
+    )
+    fewest = job.record.counted_trials()
+    if fewest is None:
+        return list(searched), tuple(notes)
+    tuned = [item.trials for item in searched if item.arm.role is not Role.UNTUNED]
+    while not all(best_trials(trials[:fewest], 1) for trials in tuned):
+        fewest += 1
+    trials = "trial" if fewest == 1 else f"{fewest} trials"
+    notes.append(f"the job was stopped, so each arm counts only its first {trials}")
+    return [item._replace(trials=item.trials[:fewest]) for item in searched], tuple(notes)
 
 
 def best_of_arm(job: JobContext, arm: str, count: int) -> list[Trial]:

@@ -26,6 +26,7 @@ from service.running.decisions import (
     ArmLimits,
     arm_fidelity,
     best_of_arm,
+    count_equally,
     final_objective,
     finalists_by_search,
     limits_of,
@@ -45,15 +46,16 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     record.recover_trials()
     stop.check()
     data, prepared = prepare_data(record, plan, tools)
-    job = JobContext(record, plan, data, tools.artifacts, stop.halted, notes=prepared.notes)
+    job = JobContext(record, plan, data, tools.artifacts, stop.halted, draining=stop.draining)
     phases = _Phases(job, tools, stop)
     searched, limits = _search(phases)
+    searched, about_stop = count_equally(job, searched)
     steps = {arm: limit.steps for arm, limit in limits.items()}
-    job = replace(job, splits=prepare_splits(job, tools))
+    job = replace(job, splits=prepare_splits(job, tools), notes=(*about_stop, *prepared.notes))
     phases = replace(phases, job=job)
     record.verify()
     objective = final_objective(job)
-    finalists = _select(phases, objective, steps)
+    finalists = _select(phases, searched, objective, steps)
     phases.confirm("confirm", [finalist.trial for finalist in finalists], steps)
     result = make_result(job, finalists, searched, objective, prepared.family)
     chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
@@ -69,17 +71,23 @@ class _Phases:
     tools: Tools
     stop: StopSignal
 
-    def search(self, arm: ArmPlan, limits: ArmLimits) -> None:
-        """Search an arm to its cap."""
+    def search(self, arm: ArmPlan, limits: ArmLimits) -> bool:
+        """Search an arm to its cap; return False for a control that a stop left out."""
         record = self.job.record
+        if arm.role is Role.CONTROL and self.job.draining() and not record.trials(arm.name):
+            return False
         if record.start_arm(arm.name).state == ArmState.COMPLETE:
-            return
+            return True
         search = ArmSearch(self.job, arm, self.tools.storage, limits)
         try:
             self._run(search)
         finally:
             search.close()
-        record.finish_arm(arm.name, search.seconds_used, search.reached)
+        if arm.role is Role.CONTROL and search.was_stopped:
+            return False
+        counted_trials = len(record.trials(arm.name)) if search.was_stopped else None
+        record.finish_arm(arm.name, search.seconds_used, search.reached, counted_trials)
+        return True
 
     def confirm(
         self, phase: Phase, trials: Sequence[Trial], steps: Mapping[str, int], seeds: Sequence[int] | None = None
@@ -105,7 +113,8 @@ def _search(phases: _Phases) -> tuple[list[Searched], dict[str, ArmLimits]]:
     limits: dict[str, ArmLimits] = {}
     for arm in job.plan.arms:
         limits[arm.name] = limits_of(job, arm, searched)
-        phases.search(arm, limits[arm.name])
+        if not phases.search(arm, limits[arm.name]):
+            continue
         if arm.role is not Role.UNTUNED:
             best_of_arm(job, arm.name, 1)  # an arm that completed no trial ends the job at once
         trials = job.record.trials(arm.name)
@@ -113,15 +122,17 @@ def _search(phases: _Phases) -> tuple[list[Searched], dict[str, ArmLimits]]:
     return searched, limits
 
 
-def _select(phases: _Phases, objective: Objective, steps: Mapping[str, int]) -> list[Finalist]:
+def _select(
+    phases: _Phases, searched: Sequence[Searched], objective: Objective, steps: Mapping[str, int]
+) -> list[Finalist]:
     """Return one finalist for each arm that completed a trial: the winner of a race, or its best trial without one.
 
     The best trials of an arm run on a fresh seed, the worst of them drop out, the others run on the next seed, and so
     on. The search judged each trial on one seed only, so its best one is often just lucky.
     """
     job = phases.job
-    rounds = {arm.name: job.plan.race_rounds(arm) for arm in job.plan.arms}
-    first = {name: best_trials(job.record.trials(name), max(sizes, default=1)) for name, sizes in rounds.items()}
+    rounds = {item.arm.name: job.plan.race_rounds(item.arm) for item in searched}
+    first = {item.arm.name: best_trials(item.trials, max(rounds[item.arm.name], default=1)) for item in searched}
     finalists = {
         finalist.trial.arm: finalist
         for finalist in finalists_by_search(job, [trials[0] for trials in first.values() if trials], objective)

@@ -68,6 +68,10 @@ MAX_CONFIRM_SEEDS = 64
 """Fresh seeds of a phase."""
 
 
+MAX_PRIORITY = 5
+"""Highest priority of a job in the queue; the lowest is minus that."""
+
+
 class ObjectiveSpec(SpecModel):
     """What a trial is judged by, on the validation part."""
 
@@ -258,6 +262,8 @@ class JobSpec(SpecModel):
     name: str = Field("untitled", min_length=1, max_length=100, pattern=PRINTABLE)
     tags: Annotated[list[TagWord], Len(0, 10), AfterValidator(_different)] = Field([], examples=[["churn", "baseline"]])
     """Words to find the job by in lists."""
+    priority: Annotated[int, Ge(-MAX_PRIORITY), Le(MAX_PRIORITY)] = 0
+    """Jobs with a higher one are taken from the queue first; those with the same one in turn between their owners."""
     dataset: DatasetSpec = DatasetSpec()
     """Required, unless each task of a family has its own, or the model is a training loop."""
     model: AnyModel

@@ -16,7 +16,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from typing import Any, Final
 import psutil
 import pytest
 from safetensors import safe_open
+from sqlalchemy.orm import Session
 
 from service.client.rest import Client
 from service.db.models import ConfirmRun, Event, Job, RecommendationRow, Trial
@@ -88,28 +89,41 @@ class Service:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.started = Counter[str]()
 
+    def start(self, name: str) -> None:
+        """Start a process: the ``api`` or the ``worker``."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, *self._commands[name]], env=self._environment, stdout=log, stderr=log, cwd=self.folder
+            )
+        self.started[name] += 1
+
     def keep_running(self) -> None:
         """Start what does not run."""
-        for name, command in self._commands.items():
+        for name in self._commands:
             if name not in self._processes or self._processes[name].poll() is not None:
-                with (self.folder / f"{name}.log").open("ab") as log:
-                    self._processes[name] = subprocess.Popen(
-                        [sys.executable, *command], env=self._environment, stdout=log, stderr=log, cwd=self.folder
-                    )
-                self.started[name] += 1
+                self.start(name)
         (self.folder / API_PID).write_text(str(self._processes["api"].pid))
+
+    def submit(self, spec: dict[str, Any]) -> str:
+        """Submit a job to the API, which runs, and return its id."""
+        with Client(self.url, retry_s=WAIT_S) as client:
+            return client.submit(spec)["id"]
 
     def run(self, spec: dict[str, Any]) -> str:
         """Submit a job and keep the service running until the job has ended; return its id."""
         self.keep_running()
+        job_id = self.submit(spec)
+        self.wait_for(lambda session: session.query(Job).filter_by(id=job_id).one().state in ENDED_JOB)
+        return job_id
+
+    def wait_for(self, condition: Callable[[Session], bool]) -> None:
+        """Keep the service running until something is in its database."""
         deadline = time.monotonic() + WAIT_S
-        with Client(self.url, retry_s=WAIT_S) as client:
-            job_id = client.submit(spec)["id"]
         with closing(Database(self.database_url)) as db:
             while True:
                 with db.read() as session:
-                    if session.query(Job).filter_by(id=job_id).one().state in ENDED_JOB:
-                        return job_id
+                    if condition(session):
+                        return
                 assert time.monotonic() < deadline, (self.folder / "worker.log").read_text()[-3000:]
                 self.keep_running()
                 time.sleep(0.05)
@@ -225,6 +239,57 @@ def test_a_job_ends_as_if_nothing_had_been_killed(
     assert job_files(service, job_id) == files
     assert set(exported) == names
     audit(service, job_id)
+
+
+@pytest.mark.parametrize("moment", ["when it gives a paused job back", "when it takes a resumed job"])
+def test_a_worker_that_is_killed_during_a_pause_loses_nothing(
+    moment: str,
+    spec_of_chaos: dict[str, Any],
+    undisturbed: tuple[dict[str, Any], dict[str, str], set[str]],
+    tmp_path: Path,
+) -> None:
+    nth = 1 if moment == "when it gives a paused job back" else 2  # it takes the job for the first time before that
+    service = Service(tmp_path, f"worker/{moment}/{nth}")
+    try:
+        service.keep_running()
+        job_id = service.submit(spec_of_chaos)
+        service.wait_for(lambda session: session.query(Trial).filter_by(state=TrialState.RUNNING).count() > 0)
+        with Client(service.url, retry_s=WAIT_S) as client:
+            client.pause(job_id)
+            service.wait_for(lambda session: session.query(Job).one().state == JobState.PAUSED)
+            client.resume(job_id)
+        service.wait_for(lambda session: session.query(Job).one().state in ENDED_JOB)
+        assert (tmp_path / HAPPENED).exists(), "nothing was killed"
+        service.export(job_id)
+    finally:
+        service.stop()
+    expected, files, _ = undisturbed
+    assert outcome(service, job_id) == expected
+    assert job_files(service, job_id) == files
+    audit(service, job_id)
+
+
+def test_a_worker_that_is_killed_while_it_ends_a_stopped_job_loses_nothing(
+    spec_of_chaos: dict[str, Any], tmp_path: Path
+) -> None:
+    outcomes = []
+    for chaos in (None, "worker/when it ends the search of a stopped job/1"):
+        folder = tmp_path / ("killed" if chaos else "undisturbed")
+        folder.mkdir()
+        service = Service(folder, chaos)
+        try:
+            service.start("api")
+            job_id = service.submit(spec_of_chaos)
+            with Client(service.url, retry_s=WAIT_S) as client:
+                client.stop(job_id)  # before a worker has it, so that both jobs are stopped at the same moment
+            service.wait_for(lambda session: session.query(Job).one().state in ENDED_JOB)
+        finally:
+            service.stop()
+        assert (folder / HAPPENED).exists() == (chaos is not None)
+        audit(service, job_id)
+        outcomes.append(outcome(service, job_id))
+    assert outcomes[0] == outcomes[1]
+    assert [trial[1] for trial in outcomes[0]["trials"]] == ["warpadam", "adamw", "adamw_default"]
 
 
 def audit(service: Service, job_id: str) -> None:

@@ -33,6 +33,13 @@ MOMENTS = {
 }
 """The function before whose call something is killed."""
 
+MOMENTS_OF_REQUESTS = {
+    "when it gives a paused job back": (RunLog, "release"),
+    "when it takes a resumed job": (RunLog, "recover_trials"),
+    "when it ends the search of a stopped job": (RunLog, "finish_arm"),
+}
+"""The same, for jobs that are paused, resumed or stopped."""
+
 API_PID, HAPPENED, DYING = "api.pid", "happened", "dying"
 """Files in FAULTS_DIR: the API's process id; that it has happened; that the next slot dies while it starts."""
 
@@ -66,7 +73,7 @@ class Chaos:
     def __init__(self, folder: Path, victim: str, moment: str, nth: int, engine: LocalEngine) -> None:
         self._folder, self._victim, self._nth, self._engine = folder, victim, nth, engine
         self._calls = Counter[str]()
-        owner, name = MOMENTS[moment]
+        owner, name = {**MOMENTS, **MOMENTS_OF_REQUESTS}[moment]
         original = getattr(owner, name)
 
         def wrapped(*args: Any, **options: Any) -> Any:

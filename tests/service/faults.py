@@ -137,3 +137,23 @@ def slow(run: Run) -> Iterator[CurvePoint]:
         _count("point")
         time.sleep(0.3)
         yield point
+
+
+def slow_search(run: Run) -> Iterator[CurvePoint]:
+    """A real run that takes a while at every point if it is a trial."""
+    return slow(run) if "/trial-" in (run.checkpoint_url or "") else default_train(run)
+
+
+def slow_search_of_adamw(run: Run) -> Iterator[CurvePoint]:
+    return slow_search(run) if run.arm == "adamw" else default_train(run)
+
+
+def slow_to_confirm(run: Run) -> Iterator[CurvePoint]:
+    """A real run that takes a while at every point if it is a confirmation run."""
+    return slow(run) if "/confirm-" in (run.checkpoint_url or "") else default_train(run)
+
+
+def first_run_raises(run: Run) -> Iterator[CurvePoint]:
+    if _count("run") == 1:
+        raise RuntimeError("the first run is broken")
+    return default_train(run)

@@ -208,6 +208,52 @@ def test_cancelling_stops_a_running_trial(
     assert running_in_optuna(storage) == []
 
 
+def test_a_job_is_paused_and_then_ends_as_if_nothing_had_happened(
+    db: Database,
+    storage: optuna.storages.RDBStorage,
+    submit_to: SubmitTo,
+    make_worker: MakeWorker,
+    engine_name: str,
+    tmp_path: Path,
+) -> None:
+    undisturbed = submit_to("optuna")
+    assert make_worker().run_next()
+    job_id = submit_to(engine_name)
+    worker = make_worker(faults.slow)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(worker.run_next)
+        wait_for((tmp_path / "point-12").exists)
+        jobs.pause(db, job_id)
+        assert running.result(timeout=20)
+    assert get_job(db, job_id).state == JobState.PAUSED
+    assert [(t.state, t.attempts) for t in get_trials(db, job_id)] == [(COMPLETE, 1), (TrialState.QUEUED, 0)]
+    assert running_in_optuna(storage) == []
+    assert not make_worker().run_next()
+
+    jobs.resume(db, job_id)
+    assert make_worker().run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    assert ledger(db, job_id) == ledger(db, undisturbed)
+
+
+def test_a_stopped_job_finishes_the_trial_that_runs_and_is_judged(
+    db: Database, submit_to: SubmitTo, make_worker: MakeWorker, engine_name: str, tmp_path: Path
+) -> None:
+    job_id = submit_to(engine_name, budget={"trials_per_arm": 5, "steps": 10, "batch_size": 32})
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(make_worker(faults.slow_search).run_next)
+        wait_for((tmp_path / "point-12").exists)
+        jobs.stop(db, job_id)
+        assert running.result(timeout=200)
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    trials = get_trials(db, job_id)
+    assert [(t.arm, t.state, t.attempts) for t in trials] == [
+        *[("warpadam", COMPLETE, 1)] * 2,
+        *[("adamw", COMPLETE, 1)] * 2,
+        ("adamw_default", COMPLETE, 1),
+    ]
+
+
 def test_a_stopped_worker_gives_its_job_back_and_the_next_one_finishes_it(
     db: Database,
     storage: optuna.storages.RDBStorage,

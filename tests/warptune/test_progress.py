@@ -29,7 +29,13 @@ def job(state: str, done: int = 0, confirmed: int = 0) -> Job:
         for name in ("warpadam", "adamw")
     ]
     spec = {"objective": {"metric": "val_accuracy"}}
-    whole: Any = {"state": state, "arms": arms, "confirm": {"done": confirmed, "planned": 49}, "spec": spec}
+    whole: Any = {
+        "id": "job-0",
+        "state": state,
+        "arms": arms,
+        "confirm": {"done": confirmed, "planned": 49},
+        "spec": spec,
+    }
     found: Job = whole
     return found
 
@@ -87,6 +93,9 @@ def test_the_line_tells_trials_best_scores_and_the_time_left(monkeypatch: pytest
     monkeypatch.setattr("warptune.progress.time.monotonic", lambda: now[0])
     clock = Clock(plan())
     assert clock.line(job("queued")) == "queued: waits for a worker"
+    third: Any = {**job("queued"), "queue_position": 3}
+    assert clock.line(third) == "queued: waits for a worker, number 3 in the queue"
+    assert clock.line(job("paused")).endswith("warptune resume job-0 goes on with it")
     assert clock.line(job("running", 0)) == "searching: warpadam 0/20, adamw 0/20"
     assert "left" not in clock.line(job("running", 1))  # 3 of 130 seconds are done
     now[0] = 60.0

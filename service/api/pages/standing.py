@@ -12,25 +12,32 @@ from service.db.session import Database
 from service.errors import OtherVersionError
 from service.ledger import queries
 from service.planning.plan import plan_of
-from service.states import ACTIVE_JOB, ENDED_JOB, JobState, count_ended
+from service.states import ACTIVE_JOB, JobState, count_ended
 
 
 class Listed(NamedTuple):
-    """A job of a list: its row, how far it is in percent, and its verdict if it has one."""
+    """A job of a list: its row, how far it is in percent, its verdict if it has one, and its place in the queue."""
 
     job: Job
     progress: float
     verdict: str
+    place: int | None
 
 
 def list_jobs(db: Database, limit: int, state: str | None, tags: Sequence[str]) -> list[Listed]:
     """Return the newest jobs of a state and with some tags, with a fixed number of queries."""
     with db.read() as session:
         rows = queries.jobs_page(session, limit, None, tags, state=state)
-        counts = queries.run_counts(session, [row.id for row in rows if row.state in ACTIVE_JOB])
+        counts = queries.run_counts(session, [row.id for row in rows if row.state in (*ACTIVE_JOB, JobState.PAUSED)])
         verdicts = queries.verdicts(session, [row.id for row in rows if row.state == JobState.SUCCEEDED])
+        places = queries.queue_positions(session, rows)
     return [
-        Listed(row, _percent(row, counts[row.id]) if row.id in counts else 0.0, verdicts.get(row.id, ""))
+        Listed(
+            row,
+            _percent(row, counts[row.id]) if row.id in counts else 0.0,
+            verdicts.get(row.id, ""),
+            places.get(row.id),
+        )
         for row in rows
     ]
 
@@ -52,7 +59,7 @@ def progress_of(job: JobView) -> float:
 def minutes_left(job: JobView) -> float | None:
     """Return a guess from the runs so far; None before there are some."""
     done, planned = _runs(*_trials(job), job.confirm)
-    if job.started_at is None or job.state in ENDED_JOB or done < 3:
+    if job.started_at is None or job.state not in ACTIVE_JOB or done < 3:
         return None
     return (datetime.now(UTC) - job.started_at).total_seconds() / 60 * max(0, planned - done) / done
 

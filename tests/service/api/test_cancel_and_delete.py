@@ -74,7 +74,7 @@ def test_worker_is_asked_once_to_cancel_its_job(client: TestClient, submit: Subm
         answer = client.post(f"/v1/jobs/{job_id}/cancel")
         assert answer.status_code == 202
         assert (answer.json()["state"], answer.json()["cancel_requested"]) == (state, True)
-    assert log.cancel_requested()
+    assert log.requests().cancel
     assert event_kinds(client, job_id).count("cancel_requested") == 1
     log.end(JobState.CANCELLED, None)
     assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled"

@@ -129,7 +129,7 @@ def test_a_job_page_says_why_a_job_failed(client: TestClient, submit: Submit, db
     page = client.get(f"/jobs/{job['id']}").text
     assert "The job failed" in page
     assert "No trial completed." in page
-    assert f'data-retry="{job["links"]["self"]}/retry"' in page
+    assert f'data-post="{job["links"]["self"]}/retry"' in page
 
 
 @pytest.mark.parametrize("path", ["/jobs/no-such-job", "/new?id=ds-none", "/new?name=none", "/new", "/new?nmae=wine"])

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from service.db.models import Trial
 from service.db.session import Database
+from service.ledger import jobs
 from service.ledger.runs import RunLog
 from service.states import VERBS, ArmState, JobState, TrialState
 from service.training.run import CurvePoint, Ended
@@ -25,6 +26,9 @@ def bring_to(db: Database, state: JobState) -> None:
     if state == JobState.QUEUED:
         return
     log = claim_job(db)
+    if state == JobState.PAUSED:
+        jobs.pause(db, log.job_id)
+        log.release()
     match state:
         case JobState.VERIFYING:
             search(log)
@@ -184,7 +188,7 @@ def test_a_job_that_is_being_cancelled_is_retried_only_when_that_has_happened(
     client.post(f"/v1/jobs/{job_id}/cancel")
     problem = assert_problem(retry(client, job_id), 409, "conflict")
     assert "is being cancelled" in problem["detail"]
-    assert log.cancel_requested()
+    assert log.requests().cancel
     log.end(JobState.CANCELLED, None)
     assert retry(client, job_id).json()["state"] == "queued"
 

@@ -166,6 +166,23 @@ def test_retry_goes_on_with_a_cancelled_job(run: Run, spec_file: Path, worker_th
     assert "only a job that has failed or was cancelled can be retried" in run("retry", job).stderr
 
 
+def test_a_job_is_paused_resumed_and_stopped(run: Run, spec_file: Path, worker_thread: WorkerThread) -> None:
+    job = run("submit", spec_file).stdout.strip()
+    assert run("pause", job).stdout.strip() == f"{job} paused"
+    assert run("show", job).stdout.splitlines()[0].split()[1:] == [job, "paused"]
+    assert run("resume", job).stdout.strip() == f"{job} queued"
+    assert run("show", job).stdout.splitlines()[0].endswith("queued, number 1 in the queue")
+    assert run("jobs", "--limit", 1).stdout.strip().endswith("number 1 in the queue")
+    assert run("stop", job).stdout.strip() == f"{job} queued, the search ends early"
+    worker_thread(succeed)
+    watched = run("stop", job, "--watch")
+    assert watched.exit_code == 0
+    assert watched.stdout.startswith(f"job {job}")
+    for verb, done in (("stop", "stopped"), ("pause", "paused")):
+        assert f"only a job that has not ended can be {done}" in run(verb, job).stderr
+    assert "only a paused job can be resumed" in run("resume", job).stderr
+
+
 def test_the_version_is_that_of_the_distribution(run: Run) -> None:
     assert run("--version").stdout == f"warptune {version('warptune')}\n"
 

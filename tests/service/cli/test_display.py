@@ -60,6 +60,18 @@ def test_watch_draws_each_arm_and_returns_the_ended_job(console: Console) -> Non
     assert "12/12" in verify
 
 
+@pytest.mark.parametrize(
+    ("answer", "note"),
+    [
+        (job("queued", arm("warpadam"), queue_position=3), "waits for a worker, number 3 in the queue"),
+        (job("paused", arm("warpadam", best=BEST)), "paused"),
+    ],
+)
+def test_watch_tells_what_a_job_waits_for(console: Console, answer: dict[str, Any], note: str) -> None:
+    watch(console, iter([answer]))
+    assert drawn(console).splitlines()[0].rstrip().endswith(note)
+
+
 def test_job_that_fails_early_is_drawn_too(console: Console) -> None:
     failed = job("failed", arm("warpadam", state="running", trials={"failed": 1}), arm("adamw"), cause="no space")
     assert watch(console, iter([failed])) is failed

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from service import logs
-from service.cli.serve import _listen, _process
+from service.cli.serve import _listen, process
 from service.client.rest import Client
 from service.settings import child_environment
 from tests.conftest import SpecMaker
@@ -189,6 +189,6 @@ def test_children_do_not_get_the_url_of_the_database(tmp_path: Path, monkeypatch
     monkeypatch.setenv("WARPTUNE_DATABASE_URL_FILE", str(tmp_path / "url"))
     monkeypatch.setenv("WARPTUNE_ARTIFACTS_URL", str(tmp_path / "files"))
     monkeypatch.setattr(logs, "configure", lambda settings: None)
-    with _process() as settings:
+    with process() as settings:
         assert settings.database_url == f"sqlite:///{tmp_path}/a.db"
         assert not [name for name in child_environment() if "DATABASE_URL" in name]

@@ -96,6 +96,9 @@ def test_a_job_from_its_data_to_its_result(connect: Connect, live: Live, tmp_pat
         assert client.trial(job, 4)["arm"] == "adamw_default"
         assert list(client.follow(job)) == list(client.events(job))
         assert client.extend(job, {"seeds": 1})["state"] == "queued"
+        assert client.pause(job)["state"] == "paused"
+        assert client.resume(job)["state"] == "queued"
+        assert client.stop(job)["stop_requested"]
         assert client.cancel(job)["state"] == "cancelled"
         client.delete(job)
         with pytest.raises(ApiError, match=f"there is no job '{job}'") as caught:

@@ -107,7 +107,7 @@ def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
         lambda: log.end(JobState.FAILED, "why"),
         lambda: stale.renew(30.0),
         stale.release,
-        stale.cancel_requested,
+        stale.requests,
     )
     for write in writes:
         with pytest.raises(LeaseLostError):

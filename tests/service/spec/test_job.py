@@ -34,6 +34,7 @@ def test_defaults_are_what_the_documents_say() -> None:
     assert JobSpec.model_validate(SMALLEST).to_json() == {
         "name": "untitled",
         "tags": [],
+        "priority": 0,
         "dataset": {
             "name": "wine",
             "id": None,

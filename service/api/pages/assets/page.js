@@ -135,7 +135,7 @@ if (form) {
 }
 
 document.addEventListener("click", async (event) => {
-  const { copy, cancel, retry } = event.target.dataset ?? {};
+  const { copy, cancel, post: path } = event.target.dataset ?? {};
   if (copy) {
     await navigator.clipboard.writeText(document.getElementById(copy).textContent);
     event.target.textContent = "Copied";
@@ -144,9 +144,9 @@ document.addEventListener("click", async (event) => {
     event.target.disabled = true;
     await send(cancel, { method: "POST" }).catch((error) => alert(error.message));
   }
-  if (retry) {
+  if (path) {
     event.target.disabled = true;
-    await send(retry, { method: "POST" }).then(() => location.reload(), (error) => alert(error.message));
+    await send(path, { method: "POST" }).then(() => location.reload(), (error) => alert(error.message));
   }
 });
 

@@ -1,4 +1,4 @@
-"""API keys, the browsers that signed in with one, and the project that each job and dataset belongs to."""
+"""API keys, the browsers that signed in with one, and the project that each dataset belongs to."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0007_api_keys"
-down_revision = "0005_tags"
+down_revision = "0006_queue"
 branch_labels = None
 depends_on = None
 
 LOCAL = "local"
-OWNED = ("jobs", "datasets")
 
 
 def upgrade() -> None:
@@ -32,8 +31,7 @@ def upgrade() -> None:
         sa.Column("key_id", sa.String(length=16), sa.ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
     )
-    for table in OWNED:
-        op.add_column(table, sa.Column("owner", sa.String(length=64), nullable=False, server_default=LOCAL))
+    op.add_column("datasets", sa.Column("owner", sa.String(length=64), nullable=False, server_default=LOCAL))
     op.create_index("ix_jobs_of_owner", "jobs", ["owner", "seq"])
     _rebuild_idempotency_keys(
         ["owner", "key"],
@@ -49,8 +47,7 @@ def downgrade() -> None:
         "SELECT key, spec_sha256, job_id, answer FROM old_idempotency_keys WHERE owner = 'local'",
     )
     op.drop_index("ix_jobs_of_owner", "jobs")
-    for table in OWNED:
-        op.drop_column(table, "owner")
+    op.drop_column("datasets", "owner")
     op.drop_table("browser_sessions")
     op.drop_table("api_keys")
 
