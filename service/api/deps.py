@@ -42,6 +42,7 @@ def _kept(name: str) -> Any:
     return Depends(get)
 
 
+SettingsDep = Annotated[Settings, _kept("settings")]
 DatabaseDep = Annotated[Database, _kept("database")]
 StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]

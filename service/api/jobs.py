@@ -15,6 +15,7 @@ from service.api.deps import (
     DatabaseDep,
     JobId,
     PageQuery,
+    SettingsDep,
     StrictQuery,
     StudiesDep,
     Text,
@@ -77,11 +78,12 @@ def submit_job(
     db: DatabaseDep,
     artifacts: ArtifactsDep,
     user_code: UserCodeDep,
+    settings: SettingsDep,
     wanted: Annotated[SubmitQuery, Query()],
     idempotency_key: KeyHeader = None,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
-    context = Context(db, artifacts, user_code)
+    context = Context(db, artifacts, user_code, settings)
     if wanted.dry_run:
         response.status_code = 200
         return submission.dry_run(context, spec)

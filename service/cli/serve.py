@@ -157,7 +157,7 @@ def wrong_settings(error: ValidationError) -> Iterator[str]:
 
     for item in error.errors():
         name = str(item["loc"][0])
-        item["input"] = without_password(str(item["input"]))
+        item["input"] = "***" if name == "notify_secret" else without_password(str(item["input"]))
         yield f"  {field_error(f'{name} (WARPTUNE_{name.upper()})', item)}"
 
 
@@ -188,6 +188,7 @@ class _WorkerKeeper(threading.Thread):
             **child_environment(),
             "WARPTUNE_DATABASE_URL": settings.database_url,
             "WARPTUNE_ARTIFACTS_URL": settings.artifacts_url,
+            "WARPTUNE_PUBLIC_URL": settings.pages_url,
         }
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from service.artifacts import ArtifactStore
 from service.db.session import Database
+from service.settings import Settings
 from service.user_code.probe import UserCode
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a submission reads and writes: the ledger, the files of jobs, and the user's own code."""
+    """What a submission reads and writes: the ledger, the files of jobs, the user's code, the settings."""
 
     db: Database
     artifacts: ArtifactStore
     user_code: UserCode
+    settings: Settings

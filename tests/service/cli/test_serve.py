@@ -179,3 +179,16 @@ def test_a_bad_setting_is_named_with_its_value(start: Start) -> None:
     assert "lease_s" in done.stderr
     assert "'soon'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_bad_secret_is_not_repeated(start: Start) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "worker"],
+        env={**os.environ, "WARPTUNE_NOTIFY_SECRET": "whsec_c2hvcnQ=", "WARPTUNE_NOTIFY_HOSTS": "hooks.example.org"},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert done.returncode == 2
+    assert "notify_secret (WARPTUNE_NOTIFY_SECRET): must be whsec_ and 24 to 64 bytes as base64" in done.stderr
+    assert "c2hvcnQ" not in done.stderr

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def context(db: Database, settings: Settings) -> Context:
-    return Context(db, ArtifactStore(settings.artifacts_url), UserCode(settings))
+    return Context(db, ArtifactStore(settings.artifacts_url), UserCode(settings), settings)
 
 
 @pytest.fixture
