@@ -5,16 +5,19 @@ docs/settings.md lists them. What a user chooses for one job is in spec/job.py.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import re
 import sys
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 WELL_KNOWN_PASSWORDS: Final = (
@@ -40,6 +43,10 @@ PRIVATE_KEY: Final = "WARPTUNE_PRIVATE_KEY"
 
 HOST_NAME: Final = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 """A host name, or ``*.name`` for every name below it."""
+
+MIN_KEY_BYTES: Final = 24
+MAX_KEY_BYTES: Final = 64
+"""Length of the key that signs notifications, by the Standard Webhooks specification."""
 
 DATABASE_URL: Final = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 """How the URL of a supported database begins."""
@@ -124,6 +131,21 @@ class Settings(BaseSettings):
         description="fsspec URLs of folders, separated by commas, from which users may take datasets by URL. Default: "
         "from the artifact store only.",
     )
+    notify_secret: SecretStr | None = Field(
+        None,
+        description="Secret that signs notifications: `whsec_` and 24 to 64 random bytes as base64. Needed with "
+        "WARPTUNE_NOTIFY_HOSTS.",
+    )
+    notify_hosts: str | None = Field(
+        None,
+        description="Hosts that jobs may notify of their end, separated by commas. `*.name` allows every name "
+        "below it. Default: none, and a spec with notify is refused.",
+    )
+    public_url: str | None = Field(
+        None,
+        description="URL at which people reach the pages, for the links in notifications. Default: http:// with "
+        "WARPTUNE_HOST and WARPTUNE_PORT.",
+    )
     lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds that a silent worker keeps its job.")
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
         0.3, description="Seconds between two looks for a queued job, or a request to cancel, pause or stop."
@@ -163,6 +185,34 @@ class Settings(BaseSettings):
         found = f"allows only {self.allowed_modules} and their submodules" if self.allowed_modules else "is empty"
         return f"the module of {entrypoint} is not allowed: the operator's setting WARPTUNE_ALLOWED_MODULES {found}"
 
+    def notify_refusal(self, url: str) -> str | None:
+        """Return why a job may not notify ``url`` of its end; None if it may."""
+        host = urlsplit(url).hostname or ""
+        if self.notify_hosts and is_listed(host, self.notify_hosts.lower().split(",")):
+            return None
+        found = f"allows only {self.notify_hosts}" if self.notify_hosts else "is empty"
+        return f"names the host {host}, which is not allowed: the operator's setting WARPTUNE_NOTIFY_HOSTS {found}"
+
+    @property
+    def pages_url(self) -> str:
+        """The URL at which people reach the pages."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        scheme = "https" if self.tls_certificate else "http"
+        return (self.public_url or f"{scheme}://{host}:{self.port}").rstrip("/")
+
+    @property
+    def notify_key(self) -> bytes:
+        """The key that signs notifications; without one, ``notify_hosts`` is refused."""
+        return _signing_key(self.notify_secret.get_secret_value() if self.notify_secret else "")
+
+    @field_validator("notify_secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is None or not secret.get_secret_value():
+            return None
+        _signing_key(secret.get_secret_value())
+        return secret
+
     @field_validator("allowed_modules")
     @classmethod
     def _check_modules(cls, modules: str | None) -> str | None:
@@ -195,12 +245,18 @@ class Settings(BaseSettings):
             raise ValueError(f"must be a folder that exists, and {folder!r} is none here ({Path.cwd()})")
         return str(Path(folder).resolve())
 
-    @field_validator("allowed_hosts")
+    @field_validator("allowed_hosts", "notify_hosts")
     @classmethod
-    def _check_hosts(cls, hosts: str | None) -> str | None:
+    def _check_hosts(cls, hosts: str | None, info: ValidationInfo) -> str | None:
         names = _split_at_commas(hosts)
+        notifies = info.field_name == "notify_hosts"
+        if names and notifies and not info.data.get("notify_secret"):
+            raise ValueError(
+                "needs a secret in WARPTUNE_NOTIFY_SECRET or WARPTUNE_NOTIFY_SECRET_FILE. Make one with: "
+                "echo whsec_$(openssl rand -base64 32)"
+            )
         for name in names:
-            if name != "*" and not HOST_NAME.fullmatch(name):
+            if (name != "*" or notifies) and not HOST_NAME.fullmatch(name):
                 raise ValueError(
                     f"must list host names such as tune.example.org, without scheme and port, and {name!r} is not a "
                     "host name"
@@ -230,6 +286,24 @@ def is_loopback(host: str) -> bool:
 def child_environment() -> dict[str, str]:
     """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+
+
+def is_listed(host: str, names: Iterable[str]) -> bool:
+    """Return whether a host is one of ``names``, where ``*.name`` is every name below it."""
+    return any(host == name or (name.startswith("*.") and host.endswith(name[1:])) for name in names)
+
+
+def _signing_key(secret: str) -> bytes:
+    """Return the bytes of a secret in the form of the Standard Webhooks specification."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        key = b""
+    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+        raise ValueError(
+            "must be whsec_ and 24 to 64 bytes as base64. Make one with: echo whsec_$(openssl rand -base64 32)"
+        )
+    return key
 
 
 def _split_at_commas(text: str | None) -> list[str]:

@@ -27,6 +27,7 @@ from service.errors import DatabaseReplacedError, JobFailedError, LeaseLostError
 from service.ledger.runs import RunLog, claim
 from service.running.context import Tools
 from service.running.job_run import run_job
+from service.running.notify import Notifier
 from service.settings import Settings
 from service.states import JobState
 from service.user_code.probe import UserCode
@@ -135,6 +136,10 @@ class Worker:
 
     def run_forever(self) -> None:
         """Run jobs until :meth:`stop` is called. While the ledger cannot be reached or a disk is full, keep trying."""
+        with Notifier(self._settings, self._db):
+            self._run_until_stopped()
+
+    def _run_until_stopped(self) -> None:
         log.info("worker ready", extra={"worker": self.name})
         while not self._stopping.is_set():
             try:

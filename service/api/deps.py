@@ -63,6 +63,7 @@ def _url_source(request: Request) -> UrlSource:
 
 DatabaseDep = Annotated[Database, Depends(_database)]
 UrlSourceDep = Annotated[UrlSource, Depends(_url_source)]
+SettingsDep = Annotated[Settings, _kept("settings")]
 StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]

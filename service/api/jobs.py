@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Len
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
 
@@ -16,6 +16,7 @@ from service.api.deps import (
     JobId,
     PageQuery,
     ReadersDep,
+    SettingsDep,
     StrictQuery,
     StudiesDep,
     Text,
@@ -63,6 +64,12 @@ class SubmitQuery(StrictQuery):
     dry_run: bool = Field(False, description="Answer with the plan and an estimate; queue nothing.")
 
 
+def _context(
+    db: DatabaseDep, artifacts: ArtifactsDep, user_code: UserCodeDep, readers: ReadersDep, settings: SettingsDep
+) -> Context:
+    return Context(db, artifacts, user_code, readers, settings)
+
+
 @router.post(
     "",
     status_code=202,
@@ -75,15 +82,11 @@ class SubmitQuery(StrictQuery):
 def submit_job(
     spec: JobSpec,
     response: Response,
-    db: DatabaseDep,
-    artifacts: ArtifactsDep,
-    user_code: UserCodeDep,
-    readers: ReadersDep,
+    context: Annotated[Context, Depends(_context)],
     wanted: Annotated[SubmitQuery, Query()],
     idempotency_key: KeyHeader = None,
 ) -> JobView | JobEstimate:
     """Queue a job. With an `Idempotency-Key`, sending the same body again answers the same and queues nothing."""
-    context = Context(db, artifacts, user_code, readers)
     if wanted.dry_run:
         response.status_code = 200
         return submission.dry_run(context, spec)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
 from service.errors import SlowBodyError, shortened
-from service.settings import is_loopback
+from service.settings import is_listed, is_loopback
 
 LOCAL: Final = ("localhost", "*.localhost")
 """Names that always mean this machine."""
@@ -85,8 +85,7 @@ class HostCheck:
         return port == USUAL_PORTS[scheme] and self._lists(name)
 
     def _lists(self, name: str, more: tuple[str, ...] = ()) -> bool:
-        patterns = [*self._listed, *more]
-        return any(name == known or (known.startswith("*.") and name.endswith(known[1:])) for known in patterns)
+        return is_listed(name, [*self._listed, *more])
 
 
 def _name(url: str) -> str | None:

@@ -31,8 +31,14 @@ log = logging.getLogger(__name__)
 
 WithParent = Annotated[bool, typer.Option(hidden=True, help="Stop when standard input is closed.")]
 
-SECRETS: Final = ("WARPTUNE_DATABASE_URL", "WARPTUNE_DATABASE_URL_FILE", "WARPTUNE_ARTIFACTS_URL_FILE")
-"""Variables that the children of a process do not get; a worker gets the URLs themselves."""
+SECRETS: Final = (
+    "WARPTUNE_DATABASE_URL",
+    "WARPTUNE_DATABASE_URL_FILE",
+    "WARPTUNE_ARTIFACTS_URL_FILE",
+    "WARPTUNE_NOTIFY_SECRET",
+    "WARPTUNE_NOTIFY_SECRET_FILE",
+)
+"""Variables that the children of a process do not get; a worker gets the URLs and the secret themselves."""
 
 STOP_S: Final = 10.0
 """Time that the worker gets to give its job back before it is killed."""
@@ -182,7 +188,7 @@ def wrong_settings(error: ValidationError) -> Iterator[str]:
             yield f"  a setting {item['msg'].removeprefix('Value error, ')}"
             continue
         name = str(item["loc"][0])
-        item["input"] = without_password(str(item["input"]))
+        item["input"] = "***" if name == "notify_secret" else without_password(str(item["input"]))
         yield f"  {field_error(f'{name} (WARPTUNE_{name.upper()})', item)}"
 
 
@@ -227,7 +233,10 @@ class _WorkerKeeper(threading.Thread):
             **child_environment(),
             "WARPTUNE_DATABASE_URL": settings.database_url,
             "WARPTUNE_ARTIFACTS_URL": settings.artifacts_url,
+            "WARPTUNE_PUBLIC_URL": settings.pages_url,
         }
+        if settings.notify_secret is not None:
+            self._environment["WARPTUNE_NOTIFY_SECRET"] = settings.notify_secret.get_secret_value()
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -287,6 +287,23 @@ class RecommendationRow(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class Notification(Base):
+    """A message that a job has ended, until it has been sent.
+
+    ``id`` is the same in every attempt. ``data`` is what the message tells. ``due_s`` is when the next attempt may
+    begin, in seconds since 1970 on the database's clock; NULL when there is none.
+    """
+
+    __tablename__ = "job_notifications"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = _job_key()
+    url: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, JsonValue]]
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_s: Mapped[float | None] = mapped_column(index=True)
+
+
 class Event(Base):
     """Something that happened to a job, in order."""
 

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.db.models import Arm, ConfirmRun, Event, Job, JobTag, Trial, utc_now
+from service.db.models import Arm, ConfirmRun, Event, Job, JobTag, Notification, RecommendationRow, Trial, utc_now
 from service.db.session import Database, epoch_now
 from service.errors import ConflictError, NotFoundError
 from service.ledger import datasets
@@ -254,6 +254,7 @@ def close(session: Session, job: Job, state: JobState, cause: str | None = None)
     job.state, job.cause, job.finished_at = state, cause, utc_now()
     job.lease_worker, job.lease_expires_s, job.pause_requested = None, None, False
     record_event(session, job.id, state, **({"cause": cause} if cause else {}))
+    _notify(session, job)
     unfinished = (Arm.job_id == job.id, Arm.state != ArmState.COMPLETE)
     session.execute(update(Arm).where(*unfinished).values(state=ArmState.STOPPED))
     pruned, why = TrialState.PRUNED, _cut_off_by(state)
@@ -261,6 +262,27 @@ def close(session: Session, job: Job, state: JobState, cause: str | None = None)
     session.execute(trials.values(state=pruned, cause=why, finished_at=utc_now()))
     runs = update(ConfirmRun).where(ConfirmRun.job_id == job.id, ConfirmRun.state.in_(LIVE_TRIAL))
     session.execute(runs.values(state=pruned, cause=why))
+
+
+def _notify(session: Session, job: Job) -> None:
+    """Store the message that the job has ended, if its spec asks for one. A worker sends it (running/notify.py)."""
+    notify = job.spec.get("notify")
+    if not isinstance(notify, dict):
+        return
+    row = session.get(RecommendationRow, job.id) if job.state == JobState.SUCCEEDED else None
+    data: dict[str, JsonValue] = {
+        "job": job.id,
+        "name": job.name,
+        "state": job.state,
+        "cause": job.cause,
+        "verdict": row.verdict if row else None,
+        "reason": row.data["reason"] if row else None,
+    }
+    session.add(
+        Notification(
+            id=f"msg_{secrets.token_hex(16)}", job_id=job.id, url=str(notify["url"]), data=data, due_s=epoch_now()
+        )
+    )
 
 
 def close_for_deletion(db: Database, job_id: str) -> None:

@@ -174,7 +174,7 @@ def _by_state(
 def verdicts(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
     """Return the verdict of each of some jobs that has one."""
     query = select(RecommendationRow.job_id, RecommendationRow.verdict).where(RecommendationRow.job_id.in_(job_ids))
-    return {job_id: verdict for job_id, verdict in session.execute(query, execution_options=everyone)}  # noqa: C416 - rows are not tuples to mypy
+    return {job_id: verdict for job_id, verdict in session.execute(query)}  # noqa: C416 - rows are not tuples to mypy
 
 
 def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Sequence[ConfirmRun]:

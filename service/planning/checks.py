@@ -24,6 +24,9 @@ from service.spec.metrics import METRICS, MetricEntry, metric_of
 from service.spec.models import MODELS, EntrypointSpec
 from service.spec.tasks import TASKS, Task
 
+RAY: Final = ("ray", "pip install 'warptune[ray]'")
+"""The module that the engine ray needs, and how to install it."""
+
 RAY_RESOURCES: Final = {
     "CPU": "cpus_per_trial",
     "GPU": "gpus_per_trial",
@@ -153,15 +156,25 @@ def _check_baselines(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[Field
             yield FieldError(field, name, *must_be_one_of(name, known), "unknown_name")
         elif name in spec.baselines[:index]:
             yield conflict(field, name, "must not be named twice")
-        elif (requires := OPTIMIZERS[name].requires) and find_spec(requires[0]) is None:
-            hint = f"Install it: {requires[1]}."
-            yield FieldError(field, name, f"needs the package {requires[0]}", hint, "not_allowed")
+        elif (requires := OPTIMIZERS[name].requires) and not _is_installed(requires[0]):
+            yield _missing(field, name, requires)
     for index, name in enumerate(spec.controls):
         field = f"controls[{index}]"
         if name in spec.controls[:index]:
             yield conflict(field, name, "must not be named twice")
         elif name == MORE_STEPS and REFERENCE not in spec.baselines:
             yield conflict(field, name, f"needs {REFERENCE} in baselines", f"It gives {REFERENCE} more steps.")
+
+
+def _is_installed(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def _missing(field: str, value: str, requires: tuple[str, str]) -> FieldError:
+    """Return the error of a value that needs a package which is not installed here."""
+    module, command = requires
+    hint = f"Install it for the API and every worker: {command}."
+    return FieldError(field, value, f"needs the package {module}, which is not installed here", hint, "not_allowed")
 
 
 def _check_search(spec: JobSpec, _info: DatasetInfo | None) -> Iterable[FieldError]:
@@ -249,6 +262,12 @@ CHECKS: Final[Sequence[Callable[[JobSpec, DatasetInfo | None], Iterable[FieldErr
     _check_patience,
 )
 """The checks of a spec, in the order in which errors are listed. Without facts about the data they check less."""
+
+
+def check_engine(spec: JobSpec) -> Iterable[FieldError]:
+    """Refuse a new job whose engine is not installed here. Stored ones can still be read."""
+    if spec.engine.name == "ray" and not _is_installed(RAY[0]):
+        yield _missing("engine.name", "ray", RAY)
 
 
 def check_rank(spec: JobSpec, info: DatasetInfo) -> Iterable[FieldError]:

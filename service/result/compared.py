@@ -12,14 +12,14 @@ from typing import Any, Final, NamedTuple
 from pydantic import JsonValue
 
 from service.result.effects import figure, score_label
-from service.result.job_result import JobResult, Part, Word
+from service.result.job_result import JobResult, JudgedPart, Part, Word
 from service.spec.metrics import METRICS, metric_of
 from service.states import JobState
 
 DATA_FIELDS: Final = ("name", "id", "entrypoint", "config", "target", "task", "split", "target_transform")
 """Fields of ``dataset`` that decide what is predicted on which rows. The others choose among the inputs."""
 
-NOT_COMPARED: Final = ("name", "tags", "priority")
+NOT_COMPARED: Final = ("name", "tags", "priority", "notify")
 """Fields of a spec that do not change what a job does."""
 
 
@@ -51,6 +51,8 @@ class ComparedJob(Part):
     """Whether P helps; None while the job has no result."""
     arm: str | None
     """The recommended arm."""
+    part: JudgedPart
+    """Part of the data that its runs on fresh seeds are judged on; a training loop of your own has validation only."""
     test_loss: Tested | None
     """Test loss of its recommended config."""
     score: str | None
@@ -109,18 +111,21 @@ def compare_jobs(entries: Sequence[Entry]) -> JobComparison:
 def table(compared: JobComparison) -> list[tuple[str, list[str]]]:
     """Return the rows of the comparison, each with its label and a text for each job."""
     jobs = compared.jobs
-    scores = list(dict.fromkeys(job.score for job in jobs if job.score and job.test_score))
+    scores = dict.fromkeys((job.part, job.score) for job in jobs if job.score and job.test_score)
+    parts = dict.fromkeys(job.part for job in jobs if job.test_loss) or [jobs[0].part]
     rows = [
         ("state", [str(job.state) for job in jobs]),
         ("data", [job.data for job in jobs]),
         ("judged by", [_label(job.metric) for job in jobs]),
         ("does P help?", [job.verdict.replace("_", " ") if job.verdict else "-" for job in jobs]),
         ("best arm", [job.arm or "-" for job in jobs]),
-        ("test loss", [_written(job.test_loss, None) for job in jobs]),
     ]
-    for score in scores:
-        cells = [_written(job.test_score if job.score == score else None, score) for job in jobs]
-        rows.append((f"test {score_label(score)}", cells))
+    for part in parts:
+        cells = [_written(job.test_loss if job.part == part else None, None) for job in jobs]
+        rows.append((f"{part} loss", cells))
+    for part, score in scores:
+        cells = [_written(job.test_score if (job.part, job.score) == (part, score) else None, score) for job in jobs]
+        rows.append((f"{part} {score_label(score)}", cells))
     rows += [(name, [_plain(job.settings.get(name)) for job in jobs]) for name in jobs[0].settings]
     rows += [(f"best arm: {name}", [_plain(job.config.get(name)) for job in jobs]) for name in jobs[0].config]
     return rows
@@ -138,6 +143,7 @@ def _job(entry: Entry, settings: dict[str, JsonValue], config: dict[str, JsonVal
         metric=_metric(entry.spec),
         verdict=result.verdict if result else None,
         arm=result.arm if result else None,
+        part=result.part if result else "test",
         test_loss=_tested(best.mean_test_loss, best.test_loss_interval) if best else None,
         score=result.score if result else None,
         test_score=_tested(best.mean_test_score, best.test_score_interval) if best else None,
@@ -198,7 +204,7 @@ def _summary(jobs: Sequence[ComparedJob], best: ComparedJob | None) -> str:
     if best is None or tested is None:
         return f"The scores can be compared once the jobs have succeeded: {waits}."
     metric = metric_of(best.metric)
-    what = f"test {metric.label}" if metric else "test loss"
+    what = f"{best.part} {metric.label if metric else 'loss'}"
     near = [names[job.id] for job in jobs if job is not best and _overlap(tested, _judged(job))]
     sentences = [
         f"{names[best.id]} has the best {what}: {_written(tested, metric.name if metric else None, '95 % interval ')}."

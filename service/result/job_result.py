@@ -10,12 +10,17 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from pydantic import BaseModel, JsonValue
+from typing_extensions import TypeAliasType
 
 from service.planning.arms import Role
 from service.spec.base import read_stored
 
 ALPHA: Final = 0.05
 """Level of the one-sided tests at the first look."""
+
+
+JudgedPart = TypeAliasType("JudgedPart", Literal["test", "validation"])
+"""Part of the data that runs on fresh seeds are judged on. Named, so that the schema has it once."""
 
 
 class Word(StrEnum):
@@ -363,7 +368,7 @@ class Recommendation(Part):
     """What trials and finalists were judged by: `objective.metric` of the spec."""
     score: str | None = None
     """Name of the score that runs have beside the loss, such as accuracy; None if they have none."""
-    part: Literal["test", "validation"] = "test"
+    part: JudgedPart = "test"
     """Part of the data that the runs on fresh seeds are judged on. A training loop of your own has validation only: its
     losses are those that it yields, and are called test_loss here, too."""
     summary: str = ""

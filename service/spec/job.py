@@ -6,6 +6,7 @@ Whether names exist and parts fit together is checked in ``planning/``. Answers 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 
@@ -170,6 +171,28 @@ class TrainingSpec(SpecModel):
     """Stop a run when validation has not become better for this many steps; null never does."""
 
 
+RECEIVER: Final = re.compile(r"https?://[A-Za-z0-9._-]+(:(?P<port>[0-9]{1,5}))?([/?][!-~]*)?")
+"""URL of a web server: a host name or an IPv4 address, without user and password."""
+
+
+def _as_receiver(url: str) -> str:
+    found = RECEIVER.fullmatch(url)
+    if not found or "#" in url:
+        raise ValueError("must be a URL such as https://hooks.example.org/warptune, without a user and a fragment")
+    if int(found["port"] or 0) > 65_535:
+        raise ValueError("must have a port of at most 65535")
+    return url
+
+
+class NotifySpec(SpecModel):
+    """Where the service tells that the job has ended."""
+
+    url: Annotated[str, AfterValidator(_as_receiver)] = Field(
+        max_length=500, examples=["https://hooks.example.org/warptune"]
+    )
+    """Gets a signed POST when the job has succeeded, failed or was cancelled; on a host that the operator allows."""
+
+
 TagWord = Annotated[
     str,
     Field(
@@ -285,6 +308,8 @@ class JobSpec(SpecModel):
     budget: BudgetSpec = BudgetSpec()
     resources: ResourcesSpec = ResourcesSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+    notify: NotifySpec | None = None
+    """Who is told when the job has ended; null is nobody."""
     seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
     """Data split, trial seed and samplers."""
 

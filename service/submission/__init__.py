@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from service.artifacts import ArtifactStore
 from service.data.reader import Readers
 from service.db.session import Database
+from service.settings import Settings
 from service.user_code.probe import UserCode
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a submission reads and writes: the ledger, the files of jobs, the user's own code and data."""
+    """What a submission reads and writes: the ledger, the files of jobs, the user's code and data, the settings."""
 
     db: Database
     artifacts: ArtifactStore
     user_code: UserCode
     readers: Readers
+    settings: Settings

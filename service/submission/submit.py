@@ -14,8 +14,10 @@ from sqlalchemy.orm import Session
 
 from service.artifacts import START_P_FILE
 from service.db.models import Job
+from service.errors import FieldError, InvalidSpecError
 from service.ledger import jobs
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once, find_answer
+from service.planning.checks import check_engine
 from service.planning.plan import JobPlan
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
@@ -86,6 +88,11 @@ def dry_run(context: Context, spec: JobSpec) -> JobEstimate:
 
 
 def _prepare(context: Context, spec: JobSpec) -> _Prepared:
+    if missing := [*check_engine(spec)]:
+        raise InvalidSpecError(*missing)
+    refusal = spec.notify and context.settings.notify_refusal(spec.notify.url)
+    if spec.notify and refusal:
+        raise InvalidSpecError(FieldError("notify.url", spec.notify.url, refusal, code="not_allowed"))
     info = find_info(context, spec)
     plan, start_p = plan_warm_start(context, spec, info)
     files = {START_P_FILE: start_p, EARLIER_TRIALS_FILE: find_earlier_trials(context.db, plan)}

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from service.db.models import RecommendationRow
 from service.db.session import Database
+from service.result.compared import JobComparison, table
 from tests.service.api.conftest import Submit, assert_problem, claim_job, sqlite_only, succeed
 from tests.service.api.test_pages import HOSTILE, text_of
 
@@ -35,6 +37,22 @@ def test_two_jobs_on_the_same_data_are_compared(client: TestClient, submit: Subm
     assert tested["interval"][0] < tested["mean"] < tested["interval"][1]
     assert found["summary"].startswith("two has the best test loss: 0.3099 (95 % interval 0.2642 to 0.3556).")
     assert "overlap" not in found["summary"]
+
+
+def test_training_loops_are_compared_on_validation(client: TestClient, submit: Submit, db: Database) -> None:
+    ids = []
+    for gain in (0.25, 0.75):
+        ids.append(submit()["id"])
+        succeed(claim_job(db), gain=gain)
+    with db.write() as session:  # as the result of a training loop says
+        for row in session.query(RecommendationRow):
+            row.data = {**row.data, "part": "validation"}
+    found = compare(client, *ids)
+    assert [job["part"] for job in found["jobs"]] == ["validation"] * 2
+    assert found["summary"].startswith(f"{ids[1]} has the best validation loss: ")
+    labels = [label for label, _ in table(JobComparison.model_validate(found))]
+    assert "validation loss" in labels
+    assert not [label for label in labels if label.startswith("test")]
 
 
 def test_chance_is_named_where_the_intervals_overlap(client: TestClient, submit: Submit, db: Database) -> None:

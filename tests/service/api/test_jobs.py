@@ -17,6 +17,7 @@ from tests.service.api.conftest import (
     claim_job,
     count_rows,
     pages,
+    refused,
     search,
     sqlite_only,
     succeed,
@@ -219,3 +220,16 @@ def test_failed_job_tells_its_cause(client: TestClient, submit: Submit, db: Data
 def test_names_need_not_be_unique(client: TestClient, submit: Submit, db: Database) -> None:
     assert submit(name="same")["id"] != submit(name="same")["id"]
     assert count_rows(db)["jobs"] == 2
+
+
+@sqlite_only
+def test_an_engine_that_is_not_installed_is_refused_with_the_command_that_installs_it(
+    client: TestClient, db: Database, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = client.post("/v1/jobs", json=spec(engine={"name": "ray"})).json()["id"]
+    monkeypatch.setattr("service.planning.checks.find_spec", lambda name: None)
+    [error] = refused(client, db, spec(engine={"name": "ray"}))
+    assert (error["field"], error["code"]) == ("engine.name", "not_allowed")
+    assert error["message"] == "needs the package ray, which is not installed here"
+    assert error["hint"] == "Install it for the API and every worker: pip install 'warptune[ray]'."
+    assert client.get(f"/v1/jobs/{job}").json()["arms"], "a job that is stored is still shown"

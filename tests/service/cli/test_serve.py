@@ -192,3 +192,16 @@ def test_children_do_not_get_the_url_of_the_database(tmp_path: Path, monkeypatch
     with process() as settings:
         assert settings.database_url == f"sqlite:///{tmp_path}/a.db"
         assert not [name for name in child_environment() if "DATABASE_URL" in name]
+
+
+def test_a_bad_secret_is_not_repeated(start: Start) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "worker"],
+        env={**os.environ, "WARPTUNE_NOTIFY_SECRET": "whsec_c2hvcnQ=", "WARPTUNE_NOTIFY_HOSTS": "hooks.example.org"},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert done.returncode == 2
+    assert "notify_secret (WARPTUNE_NOTIFY_SECRET): must be whsec_ and 24 to 64 bytes as base64" in done.stderr
+    assert "c2hvcnQ" not in done.stderr

@@ -117,7 +117,7 @@ def test_soap_without_its_package_is_refused_before_anything_runs(
 ) -> None:
     monkeypatch.setattr("service.planning.checks.find_spec", lambda name: None)
     wrong = errors(spec, baselines=["adamw", "soap"])
-    assert wrong == {"baselines[1]": ("soap", "needs the package pytorch_optimizer")}
+    assert wrong == {"baselines[1]": ("soap", "needs the package pytorch_optimizer, which is not installed here")}
 
 
 def test_every_preset_is_of_warpadam_or_a_baseline() -> None:

@@ -80,8 +80,27 @@ def test_defaults_are_what_the_documents_say() -> None:
             "checkpoint_every_s": 30.0,
         },
         "confirm": {"top_k": None, "seeds": 8, "splits": None, "min_effect": 0.01},
+        "notify": None,
         "seed": 0,
     }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://hooks.example.org/",
+        "hooks.example.org/in",
+        "https://",
+        "https://user:password@hooks.example.org/",
+        "https://hooks.example.org/#part",
+        "https://hooks.example.org:99999/",
+        "https://other.example.net\\.hooks.example.org/",
+        "https://hooks.example.org/a b",
+    ],
+)
+def test_what_is_no_url_to_notify_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"notify\.url"):
+        JobSpec.model_validate(SMALLEST | {"notify": {"url": url}})
 
 
 def test_written_out_spec_is_read_back_as_the_same(spec: SpecMaker) -> None:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def context(db: Database, settings: Settings) -> Context:
-    return Context(db, ArtifactStore(settings.artifacts_url), UserCode(settings), Readers(settings))
+    return Context(db, ArtifactStore(settings.artifacts_url), UserCode(settings), Readers(settings), settings)
 
 
 @pytest.fixture
