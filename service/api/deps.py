@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from service.api.pages.importance import Importances
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.db.studies import Studies
@@ -25,10 +26,12 @@ def open_dependencies(app: FastAPI, settings: Settings) -> None:
     app.state.studies = Studies(settings.database_url, WAIT_S)
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
     app.state.user_code = UserCode(settings)
+    app.state.importances = Importances()
 
 
 def close_dependencies(app: FastAPI) -> None:
     """Close every connection to the database."""
+    app.state.importances.close()
     app.state.studies.close()
     app.state.database.close()
 
@@ -45,6 +48,7 @@ def _kept(name: str) -> Any:
 DatabaseDep = Annotated[Database, _kept("database")]
 StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
+ImportancesDep = Annotated[Importances, _kept("importances")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]
 
 
