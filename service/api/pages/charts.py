@@ -19,7 +19,10 @@ AXIS_TOP: Final = 30
 AXIS_BOTTOM: Final = 230
 """Where the axes of the settings begin and end, in pixels."""
 
-LETTER: Final = 7.5
+AXIS_MARGIN: Final = 8.0
+"""Room to the left of the first axis, in pixels."""
+
+LETTER: Final = 7.0
 """Width of a letter of a label in pixels, at most."""
 
 
@@ -226,7 +229,7 @@ def parallel(space: SearchSpace, trials: Sequence[tuple[Mapping[str, Scalar], fl
     >>> from search_spaces import Choice, Parameter
     >>> space = SearchSpace(name="mine", parameters=(Parameter(name="rule", domain=Choice(values=("a", "b"))),))
     >>> parallel(space, [({"rule": "a"}, 1.0), ({"rule": "b"}, 2.0)], "loss").lines
-    ['45,130 135,230', '45,30 135,30']
+    ['8,130 88,230', '8,30 88,30']
     """
     found: list[tuple[str, list[Tick], list[float]]] = []
     for parameter in space:
@@ -243,11 +246,11 @@ def parallel(space: SearchSpace, trials: Sequence[tuple[Mapping[str, Scalar], fl
     best, worst = scale(min(costs)), scale(max(costs))
     heights = [_between((scale(cost) - best) / (worst - best) if worst > best else 0.5) for cost in costs]
     found.append((label, [], heights))
-    axes, right = [], 0.0
+    axes, right = [], AXIS_MARGIN
     for name, ticks, _ in found:
-        width = max(90.0, LETTER * (len(name) + 1), 2 * LETTER * max((len(tick.text) for tick in ticks), default=0))
-        axes.append(Axis(name, right + width / 2, ticks))
-        right += width
+        axes.append(Axis(name, right, ticks))
+        letters = max(len(text) for text in (name, *(tick.text for tick in ticks)))
+        right += max(80.0, LETTER * (letters + 2))
     lines = [
         " ".join(f"{axis.x:g},{column[index]:g}" for axis, (_, _, column) in zip(axes, found, strict=True))
         for index in reversed(range(len(trials)))

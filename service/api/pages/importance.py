@@ -11,9 +11,9 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-from search_spaces import SearchSpaceError
 from service.db.session import Database
 from service.ledger import queries
+from service.logs import tame_optuna
 from service.planning.arms import ArmPlan
 from service.states import TrialState
 
@@ -21,7 +21,7 @@ LEAST_TRIALS: Final = 20
 """Completed trials of an arm below which chance decides which settings seem to matter."""
 
 MOST_TRIALS: Final = 1000
-"""Completed trials of an arm that are looked at, the best ones: about 0.1 s of computing."""
+"""Completed trials of an arm that are looked at, the best ones, which takes about 0.1 s."""
 
 MOST_KEPT: Final = 200
 """Arms whose importances are kept."""
@@ -86,17 +86,15 @@ def _importances(db: Database, job_id: str, arm: ArmPlan) -> dict[str, float]:
 
     from search_spaces.to_optuna import distributions
 
+    tame_optuna()
     with db.read() as session:
         rows = queries.best_trials(session, job_id, MOST_TRIALS, arm=arm.name, state=TrialState.COMPLETE)
+    varied = [name for name in arm.space.names if len({row.params.get(name) for row in rows}) > 1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), study_name=arm.name)
+        study = optuna.create_study()
         for row in rows:
-            try:
-                known = distributions(arm.space, row.params)
-            except SearchSpaceError:
-                continue  # a trial from before the space was changed
+            known = distributions(arm.space, row.params)
             study.add_trial(optuna.trial.create_trial(value=row.value, params=dict(row.params), distributions=known))
-        found = optuna.importance.get_param_importances(study)
-    varied = {name for name in found if len({row.params.get(name) for row in rows}) > 1}
-    return {name: found[name] for name in sorted(varied, key=lambda name: -found[name])}
+        found = optuna.importance.get_param_importances(study, params=varied)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -8,14 +8,12 @@ from fastapi.responses import HTMLResponse
 from service.api import jobs, results
 from service.api.deps import DatabaseDep, ImportancesDep, JobId
 from service.api.pages import charts
-from service.api.pages.importance import LEAST_TRIALS
 from service.api.pages.render import PageRoute, page_of
 from service.api.pages.search import NOT_COMPLETE, read_search
 from service.api.pages.standing import minutes_left, progress_of
 from service.api.views import JobView
 from service.db.session import Database
 from service.errors import ConflictError
-from service.result.compared import differing
 from service.result.effects import figure, score_label, search_figure
 from service.result.job_result import ANSWERS, JobResult
 from service.spec.job import JobSpec
@@ -44,10 +42,8 @@ def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep) -> HTM
         code=results.optimizer_code(job_id, db) if result else None,
         forest=charts.forest(result) if result else None,
         search=search,
-        parameters=differing([trial.config for trial in search.best]),
         total=sum(sum(arm.trials.values()) for arm in job.arms),
         not_complete=sum(arm.trials.get(state, 0) for arm in job.arms for state in NOT_COMPLETE),
-        least_trials=LEAST_TRIALS,
         count_ended=count_ended,
         progress=progress_of(job),
         minutes_left=minutes_left(job),

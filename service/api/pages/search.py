@@ -17,6 +17,7 @@ from service.ledger import queries
 from service.ledger.jobs import require_job
 from service.planning.objective import make_objective
 from service.planning.plan import JobPlan, plan_of
+from service.result.compared import differing
 from service.spec.metrics import metric_of
 from service.states import TrialState, count_ended
 from service.training.run import CurvePoint
@@ -58,6 +59,7 @@ class Settings(NamedTuple):
     drawn: int
     shares: dict[str, float] | None
     parallel: charts.Parallel | None
+    least_trials: int = LEAST_TRIALS
 
 
 class Search(NamedTuple):
@@ -69,6 +71,11 @@ class Search(NamedTuple):
     best: Sequence[TrialView] = ()
     failed: Sequence[TrialView] = ()
     settings: Sequence[Settings] = ()
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the settings in which the best trials differ."""
+        return differing([trial.config for trial in self.best])
 
     @property
     def is_computing(self) -> bool:
