@@ -1,24 +1,35 @@
 """The Optuna dashboard, read-only.
 
 It cannot be mounted below a prefix, so it gets the requests that match no route, and only those for its own paths. It
-could create and delete studies, so only GET and HEAD reach it. It shows all studies and cannot be told to show those
-of one project, so it is for admins.
+could create and delete studies, so only GET and HEAD reach it. A style sheet of ours hides the buttons that would change
+something. It shows all studies and cannot be told to show those of one project, so it is for admins.
 """
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from fastapi.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from service.api.pages.render import page_of
 from service.api.problems import problem
 from service.db.studies import Studies
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.study._frozen import FrozenStudy
 
 PATH: Final = "/dashboard"
 PREFIXES: Final = (PATH, "/api/", "/static/", "/csv/")
 """Beginnings of the paths of the dashboard. Every other path that matches no route is a 404."""
+
+HEAD_END: Final = b"</head>"
+STYLE: Final = b'<link rel="icon" href="/assets/icon.svg"><link rel="stylesheet" href="/assets/dashboard.css">'
+"""What its page gets at the end of its head."""
 
 
 class Dashboard:
@@ -36,19 +47,60 @@ class Dashboard:
         path: str = scope["path"]
         steps = path.replace("\\", "/").split("/")  # its file server fails for a path that leads out of its folder
         if ".." in steps or (path != PATH and not path.startswith((f"{PATH}/", *PREFIXES[1:]))):
-            answer = problem(404, "not_found", f"there is nothing at {path}; see /docs")
+            if "text/html" in Headers(scope=scope).get("accept", ""):
+                answer: Response = page_of(
+                    "error", status=404, title="There is nothing at this address", details=[path]
+                )
+            else:
+                answer = problem(404, "not_found", f"there is nothing at {path}; see /docs")
         elif scope["method"] not in ("GET", "HEAD"):
-            answer = problem(405, "read_only", "the dashboard is read-only", headers={"Allow": "GET, HEAD"})
+            detail = "the dashboard is read-only: use the pages, or warptune, to start, cancel or delete a job"
+            answer = problem(405, "read_only", detail, headers={"Allow": "GET, HEAD"})
         else:
             if self._app is None:
                 self._app = await run_in_threadpool(self._load)
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _styled(send) if path.startswith(PATH) else send)
             return
         await answer(scope, receive, send)
 
     def _load(self) -> ASGIApp:
         """Import the dashboard, which takes more than a second. Runs in a thread of the pool."""
+        import optuna
         import optuna_dashboard
         from a2wsgi import WSGIMiddleware
 
-        return cast("ASGIApp", WSGIMiddleware(optuna_dashboard.wsgi(self._studies.open())))
+        optuna.storages.BaseStorage.register(_NamedStudies)
+        storage = cast("optuna.storages.BaseStorage", _NamedStudies(self._studies.open()))
+        return cast("ASGIApp", WSGIMiddleware(optuna_dashboard.wsgi(storage)))
+
+
+class _NamedStudies:
+    """A storage whose list of studies begins each name with the name of its job."""
+
+    def __init__(self, storage: optuna.storages.RDBStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        studies = sorted(self._storage.get_all_studies(), key=lambda study: study._study_id)
+        for study in studies:
+            if "job" in study.user_attrs:
+                study.study_name = f"{study.user_attrs['job']}: {study.study_name}"
+        return studies
+
+
+def _styled(send: Send) -> Send:
+    """Return a ``send`` that adds ``STYLE`` to a page."""
+
+    async def send_styled(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            if "content-length" in headers:
+                headers["content-length"] = str(int(headers["content-length"]) + len(STYLE))
+        elif HEAD_END in message.get("body", b""):
+            message = {**message, "body": message["body"].replace(HEAD_END, STYLE + HEAD_END)}
+        await send(message)
+
+    return send_styled

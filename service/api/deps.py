@@ -8,6 +8,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from service.api.pages.importance import Importances
 from service.artifacts import ArtifactStore
 from service.data.reader import Readers
 from service.data.upload import UrlSource
@@ -31,10 +32,12 @@ def open_dependencies(app: FastAPI, settings: Settings) -> None:
     app.state.readers = Readers(settings)
     app.state.reading = CapacityLimiter(settings.readers)
     app.state.private_key = None  # bytes of a key that is in no database, for the process that started this one
+    app.state.importances = Importances()
 
 
 def close_dependencies(app: FastAPI) -> None:
     """Close every connection to the database."""
+    app.state.importances.close()
     app.state.studies.close()
     app.state.database.close()
 
@@ -66,6 +69,7 @@ UrlSourceDep = Annotated[UrlSource, Depends(_url_source)]
 SettingsDep = Annotated[Settings, _kept("settings")]
 StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
+ImportancesDep = Annotated[Importances, _kept("importances")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]
 ReadersDep = Annotated[Readers, _kept("readers")]
 

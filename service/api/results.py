@@ -56,23 +56,6 @@ def list_trials(job_id: JobId, db: DatabaseDep, wanted: Annotated[TrialQuery, Qu
     return Page[TrialView].of(rows, wanted.limit, lambda row: TrialView.of(row, plan), lambda row: row.number)
 
 
-def best_trials(job_id: str, db: Database, limit: int) -> list[TrialView]:
-    """Return the trials with the lowest values; none if another version of the service made the job."""
-    with db.read() as session:
-        job = require_job(session, job_id)
-        try:
-            plan = plan_of(job.spec, job.dataset_info)
-        except OtherVersionError:
-            return []
-        return [TrialView.of(row, plan) for row in queries.best_trials(session, job_id, limit)]
-
-
-def trial_values(job_id: str, db: Database) -> list[tuple[str, float]]:
-    """Return arm and value of each trial that has a value, in the order of their numbers."""
-    with db.read() as session:
-        return queries.trial_values(session, job_id)
-
-
 @router.get("/trials/{number}", tags=["trials"], responses=responses(404, 409, 422))
 def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
     """Show a trial with its learning curve."""

@@ -107,9 +107,9 @@ def trial_values(session: Session, job_id: str) -> list[tuple[str, float]]:
     return [(arm, value) for arm, value in session.execute(query.order_by(Trial.number)) if value is not None]
 
 
-def best_trials(session: Session, job_id: str, limit: int) -> Sequence[Trial]:
-    """Return the trials of a job with the lowest values, then those without one."""
-    query = select(Trial).where(Trial.job_id == job_id)
+def best_trials(session: Session, job_id: str, limit: int, **equals: str | None) -> Sequence[Trial]:
+    """Return the trials of a job with the lowest values, then those without one; ``equals`` filters columns."""
+    query = select(Trial).where(Trial.job_id == job_id, *_equal(Trial, equals))
     return session.scalars(query.order_by(Trial.value.is_(None), Trial.value, Trial.number).limit(limit)).all()
 
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, sync_playwright
 from service.db.session import Database
 from service.ledger import keys
 from tests.conftest import SpecMaker
-from tests.service.api.conftest import claim_job, succeed
+from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.cli.test_serve import Start, start, wait_for
 from tests.service.data import files
 
@@ -195,3 +195,26 @@ def test_a_file_that_cannot_be_read_is_refused_on_the_page(start: Start, page: P
     page.goto(service.url)
     page.get_by_label("Drop a file here").set_input_files(tmp_path / "broken.csv")
     page.get_by_text("Expected 2 columns, got 1").wait_for()
+
+
+def test_the_page_of_a_job_draws_its_search_and_leads_to_the_dashboard(
+    start: Start, page: Page, spec: SpecMaker
+) -> None:
+    service = start("--no-worker")
+    errors = watch_console(page)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    db = Database(service.environment["WARPTUNE_DATABASE_URL"])
+    job_id = service.client.submit(spec(name="drawn"))["id"]
+    search(claim_job(db), points=[5, 10])
+    db.close()
+    page.goto(f"{service.url}/jobs/{job_id}")
+    for drawn in ("line.best", "svg.parallel polyline.good"):
+        assert page.locator(drawn).first.bounding_box(), drawn
+    check_page(page)
+    page.get_by_text("Advanced", exact=True).click()
+    page.locator("#advanced").get_by_role("link", name="Optuna dashboard").click()
+    page.get_by_role("button", name="Reload").wait_for()
+    assert page.get_by_role("button", name="Create").count() == 0
+    assert not errors
+    assert all(url.startswith((service.url, "data:", "blob:")) for url in asked)

@@ -8,11 +8,22 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Final, NamedTuple
 
+from search_spaces import Choice, Domain, Scalar, SearchSpace
 from service.result.effects import axis_end, difference, effects, percent
 from service.result.job_result import JobResult
 
 COLOURS: Final = 6
 """The style sheet has this many colours for arms."""
+
+AXIS_TOP: Final = 30
+AXIS_BOTTOM: Final = 230
+"""Where the axes of the settings begin and end, in pixels."""
+
+AXIS_MARGIN: Final = 8.0
+"""Room to the left of the first axis, in pixels."""
+
+LETTER: Final = 7.0
+"""Width of a letter of a label in pixels, at most."""
 
 
 class ForestRow(NamedTuple):
@@ -36,13 +47,17 @@ class Forest(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The best value of an arm after each of its trials, or its loss after some steps, and where it ends."""
+    """The best value of an arm after each of its trials, or its loss after some steps, and where it ends.
+
+    ``best`` is the place of the point that is judged, if that is drawn.
+    """
 
     arm: str
     colour: int
     points: str
     last: float
     band: str = ""
+    best: tuple[float, float] | None = None
 
 
 class Chart(NamedTuple):
@@ -87,8 +102,8 @@ def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: b
         values: Arm and value of every trial that has one, in the order of the trials. Lower is better.
         rises: Whether a better value is drawn higher, as for an accuracy.
 
-    >>> search(["a"], [("a", 2.0), ("a", 1.0)], rises=False)
-    Chart(lines=[Line(arm='a', colour=0, points='0,0 100,0 100,100', last=1.0, band='')], length=2, top=2.0, bottom=1.0)
+    >>> search(["a"], [("a", 2.0), ("a", 1.0)], rises=False).lines[0].points
+    '0,0 100,0 100,100'
     """
     best: dict[str, list[float]] = {arm: [] for arm in arms}
     for arm, value in values:
@@ -109,14 +124,17 @@ def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: b
     return Chart(lines, trials, top, bottom)
 
 
-def learning(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> Chart | None:
-    """Return the mean loss of each arm over its runs, with the range of the runs; None without any.
+def learning(
+    curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], best: Mapping[str, int] | None = None
+) -> Chart | None:
+    """Return the mean loss of each arm over its runs, with the range of several runs; None without any.
 
     The scale is logarithmic if all losses are above 0. It begins at the highest mean after a tenth of the steps, as the
     first ones would flatten the rest.
 
     Args:
         curves: Arm -> the learning curve of each of its runs, as steps and losses.
+        best: Arm -> the step to mark.
 
     >>> learning({"a": [[(1, 9.0), (10, 4.0), (20, 1.0)]]}).lines[0].points
     '0,0 47.37,0 100,100'
@@ -130,10 +148,13 @@ def learning(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> Cha
     top, bottom = max(shown), min(min(losses) for losses in ends)
     scale = math.log if bottom > 0 else float
 
-    def line(points: Iterable[tuple[int, float]]) -> str:
+    def place(step: int, loss: float) -> tuple[float, float]:
         width, height = last - first or 1, scale(top) - scale(bottom) or 1.0
-        places = [(100 * (step - first) / width, 100 * (scale(top) - scale(loss)) / height) for step, loss in points]
-        return " ".join(f"{round(x, 2):g},{round(min(100.0, max(0.0, y)), 2):g}" for x, y in places)
+        y = 100 * (scale(top) - scale(loss)) / height
+        return round(100 * (step - first) / width, 2), round(min(100.0, max(0.0, y)), 2)
+
+    def line(points: Iterable[tuple[int, float]]) -> str:
+        return " ".join(f"{x:g},{y:g}" for x, y in (place(*point) for point in points))
 
     lines = []
     for index, (arm, by_step) in enumerate(found.items()):
@@ -141,7 +162,9 @@ def learning(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> Cha
             means = [(step, fmean(losses)) for step, losses in by_step.items()]
             highs = [(step, max(losses)) for step, losses in by_step.items()]
             lows = [(step, min(losses)) for step, losses in reversed(by_step.items())]
-            lines.append(Line(arm, index % COLOURS, line(means), means[-1][1], line([*highs, *lows])))
+            band = line([*highs, *lows]) if len(curves[arm]) > 1 else ""
+            marked = [place(*point) for point in means if best and point[0] == best.get(arm)]
+            lines.append(Line(arm, index % COLOURS, line(means), means[-1][1], band, *marked[:1]))
     return Chart(lines, last, top, bottom)
 
 
@@ -167,3 +190,90 @@ def _stairs(column: Sequence[float], trials: int, top: float, bottom: float) -> 
             points += [(x, y(before)), (x, y(value))]
     points.append((round(100 * (len(column) - 1) / width, 2), y(column[-1])))
     return " ".join(f"{x:g},{height:g}" for x, height in dict.fromkeys(points))
+
+
+class Tick(NamedTuple):
+    """A value at a place of an axis, in pixels from the top."""
+
+    y: float
+    text: str
+
+
+class Axis(NamedTuple):
+    """A setting, or the value of the trials; ``x`` is in pixels."""
+
+    name: str
+    x: float
+    ticks: list[Tick]
+
+
+class Parallel(NamedTuple):
+    """Parallel coordinates: a line for each trial, the best ones last. ``width`` is in pixels."""
+
+    axes: list[Axis]
+    lines: list[str]
+    width: float
+
+
+def parallel(space: SearchSpace, trials: Sequence[tuple[Mapping[str, Scalar], float]], label: str) -> Parallel | None:
+    """Return the settings of trials as parallel coordinates; None unless two trials differ in a setting.
+
+    The last axis is the value of the trials, the best one at the top, logarithmic if all are above 0. A setting that a
+    trial does not have is drawn below the others.
+
+    Args:
+        space: What the trials are from.
+        trials: Settings and value of each trial, the best one first. Lower is better.
+        label: Name of the value.
+
+    >>> from search_spaces import Choice, Parameter
+    >>> space = SearchSpace(name="mine", parameters=(Parameter(name="rule", domain=Choice(values=("a", "b"))),))
+    >>> parallel(space, [({"rule": "a"}, 1.0), ({"rule": "b"}, 2.0)], "loss").lines
+    ['8,130 88,230', '8,30 88,30']
+    """
+    found: list[tuple[str, list[Tick], list[float]]] = []
+    for parameter in space:
+        values = [settings.get(parameter.name) for settings, _ in trials]
+        if len(set(values)) > 1:
+            ticks = _ticks(parameter.domain)
+            if None in values:
+                ticks.append(Tick(AXIS_BOTTOM, "not used"))
+            found.append((parameter.name, ticks, [_height(parameter.domain, value) for value in values]))
+    if not found:
+        return None
+    costs = [cost for _, cost in trials]
+    scale = math.log if min(costs) > 0 else float
+    best, worst = scale(min(costs)), scale(max(costs))
+    heights = [_between((scale(cost) - best) / (worst - best) if worst > best else 0.5) for cost in costs]
+    found.append((label, [], heights))
+    axes, right = [], AXIS_MARGIN
+    for name, ticks, _ in found:
+        axes.append(Axis(name, right, ticks))
+        letters = max(len(text) for text in (name, *(tick.text for tick in ticks)))
+        right += max(80.0, LETTER * (letters + 2))
+    lines = [
+        " ".join(f"{axis.x:g},{column[index]:g}" for axis, (_, _, column) in zip(axes, found, strict=True))
+        for index in reversed(range(len(trials)))
+    ]
+    return Parallel(axes, lines, right)
+
+
+def _ticks(domain: Domain) -> list[Tick]:
+    values = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
+    return [Tick(_height(domain, value), f"{value:g}" if isinstance(value, float) else str(value)) for value in values]
+
+
+def _height(domain: Domain, value: Scalar | None) -> float:
+    """Return the place of a value on its axis; None is at the lower end, below the values of the domain."""
+    if value is None:
+        return AXIS_BOTTOM
+    if isinstance(domain, Choice):
+        return _between(domain.values.index(value) / max(1, len(domain.values)))
+    assert not isinstance(value, str)
+    scale = math.log if domain.log else float
+    low, high = scale(domain.low), scale(domain.high)
+    return _between(0.9 * (high - scale(domain.nearest(value))) / (high - low or 1.0))
+
+
+def _between(share: float) -> float:
+    return round(AXIS_TOP + share * (AXIS_BOTTOM - AXIS_TOP), 1)

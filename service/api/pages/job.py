@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from service.api import jobs, results
-from service.api.deps import DatabaseDep, JobId
+from service.api.deps import DatabaseDep, ImportancesDep, JobId
 from service.api.pages import charts
 from service.api.pages.render import PageRoute, page_of
+from service.api.pages.search import NOT_COMPLETE, read_search
 from service.api.pages.standing import minutes_left, progress_of
 from service.api.views import JobView
 from service.db.session import Database
 from service.errors import ConflictError
-from service.result.compared import differing
 from service.result.effects import figure, score_label, search_figure
 from service.result.job_result import ANSWERS, JobResult
 from service.spec.job import JobSpec
 from service.spec.metrics import METRICS, metric_of
 from service.states import ENDED_JOB, JobState, count_ended
 
-BEST_TRIALS: Final = 25
-"""Trials on the page."""
-
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=HTMLResponse)
 
 
 @router.get("/jobs/{job_id}")
-def show_job(job_id: JobId, db: DatabaseDep) -> HTMLResponse:
+def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep) -> HTMLResponse:
     """Show the answer of a job, or how far it is, and its trials."""
     job = jobs.get_job(job_id, db)
     result = _result(db, job)
     metric = _metric(job)
     entry = metric_of(metric)
-    trials = results.best_trials(job_id, db, BEST_TRIALS)
+    value_label = entry.label if entry else "validation loss"
+    search = read_search(db, job, importances, value_label)
     return page_of(
         "job",
         job=job,
@@ -45,18 +41,15 @@ def show_job(job_id: JobId, db: DatabaseDep) -> HTMLResponse:
         answer=ANSWERS[result.verdict] if result else None,
         code=results.optimizer_code(job_id, db) if result else None,
         forest=charts.forest(result) if result else None,
-        search=charts.search(
-            [arm.name for arm in job.arms],
-            results.trial_values(job_id, db),
-            rises=bool(entry and entry.higher_is_better),
-        ),
-        trials=trials,
-        parameters=differing([trial.config for trial in trials]),
+        search=search,
+        total=sum(sum(arm.trials.values()) for arm in job.arms),
+        not_complete=sum(arm.trials.get(state, 0) for arm in job.arms for state in NOT_COMPLETE),
         count_ended=count_ended,
         progress=progress_of(job),
         minutes_left=minutes_left(job),
         value=lambda cost: search_figure(metric, cost, 4),
-        value_label=entry.label if entry else "validation loss",
+        value_label=value_label,
+        loss=lambda loss: figure(loss, None),
         score=lambda found: figure(found, METRICS.get((result.score if result else None) or "")),
         score_label=score_label(result.score) if result else "",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from fastapi import APIRouter, FastAPI, Query
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import BeforeValidator, Field
 
 from service.api import compare, datasets
@@ -68,6 +68,12 @@ def home(db: DatabaseDep, wanted: Annotated[HomeQuery, Query()]) -> HTMLResponse
 def icon() -> FileResponse:
     """Answer what browsers ask for by themselves."""
     return FileResponse(FOLDER / "icon.svg")
+
+
+@router.get("/redoc")
+def redoc() -> RedirectResponse:
+    """Lead to the one document of the API."""
+    return RedirectResponse("/docs")
 
 
 @router.get("/compare")

@@ -8,15 +8,19 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
+from search_spaces import get_preset
 from service.api.pages import charts
+from service.api.pages.importance import LEAST_TRIALS
+from service.api.pages.search import DRAWN_TRIALS, FAILED_TRIALS
 from service.db.session import Database
 from service.export.snippet import optimizer_lines
 from service.ledger import queries
 from service.ledger.jobs import require_job
 from service.optimizers import OPTIMIZERS
-from service.planning.plan import plan_of
+from service.planning.plan import make_plan, plan_of
 from service.registry import import_object
-from service.states import JobState
+from service.states import JobState, TrialState
+from service.training.run import CurvePoint, Ended
 from tests.service.api.conftest import Submit, claim_job, search, sqlite_only, succeed
 from tests.service.data import files
 
@@ -166,3 +170,101 @@ def test_a_page_of_ten_thousand_trials_is_as_small_as_one_of_many(client: TestCl
     assert found is not None
     assert found.length == 10_005
     assert found.lines[0].points.count(" ") < 12
+
+
+def test_a_job_page_shows_the_learning_curve_of_the_best_trials(
+    client: TestClient, submit: Submit, db: Database
+) -> None:
+    job = submit()
+    log = claim_job(db)
+    search(log, trials=2, points=[5, 10])
+    page = client.get(f"/jobs/{job['id']}").text
+    assert "Learning curves" in page
+    assert "warpadam, trial 0: 0.5 at step 5" in text_of(page)
+    assert page.count('<line class="best') == 3
+    assert re.search(r'aria-label="warpadam ends at 0.5. adamw ends at 0.5', page)
+
+
+def test_the_curve_of_a_running_trial_grows(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit()
+    log = claim_job(db)
+    log.start_arm("warpadam")
+    trial = log.add_trial("warpadam", make_plan(log.spec).arm("warpadam").space.first_trials[0])
+    log.start_trial(trial.id)
+    for step in (5, 10):
+        log.add_points([(trial.id, CurvePoint(step, 0.5, 0.5, 0.1))])
+        words = text_of(client.get(f"/jobs/{job['id']}").text)
+        assert "warpadam, trial 0 (running): 0.5 at step 5" in words
+        assert f"{step} steps" in words
+
+
+def test_the_cause_of_a_failed_trial_is_one_click_away(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit()
+    log = claim_job(db)
+    space = make_plan(log.spec).arm("warpadam").space
+    log.start_arm("warpadam")
+    for number in range(FAILED_TRIALS + 5):
+        trial = log.add_trial("warpadam", space.first_trials[0])
+        log.finish_trial(trial.id, Ended(TrialState.FAILED, cause=f"{HOSTILE} {number}"), 0.1)
+    page = client.get(f"/jobs/{job['id']}").text
+    assert '<details id="failed"><summary>' in page
+    assert "&lt;script&gt;alert(&#39;hi&#39;)&lt;/script&gt; 19" in page
+    assert "&lt;/script&gt; 20" not in page
+    assert "The first 20 of 25." in text_of(page)
+    assert client.get(f"{job['links']['trials']}/19").json()["cause"] == f"{HOSTILE} 19"
+
+
+def test_importances_come_with_enough_trials(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit(budget={"trials_per_arm": 2 * LEAST_TRIALS, "steps": 10, "batch_size": 32})
+    log = claim_job(db)
+    arm = make_plan(log.spec).arm("adamw")
+    log.start_arm("adamw")
+    for index in range(LEAST_TRIALS):
+        words = text_of(client.get(f"/jobs/{job['id']}").text)
+        assert "is being computed" not in words
+        if index > 1:
+            assert f"from {LEAST_TRIALS} completed trials on. This optimizer has {index}." in words
+        values = dict(arm.space.first_trials[0]) | {"lr": 0.001 * (1 + index)}
+        trial = log.add_trial("adamw", values)
+        log.finish_trial(trial.id, Ended(TrialState.COMPLETE, abs(index - 7.5)), 0.1)
+    importances = client.app.state.importances  # type: ignore[attr-defined]
+    importances.of(db, job["id"], arm, LEAST_TRIALS)
+    importances.close()
+    words = text_of(client.get(f"/jobs/{job['id']}").text)
+    assert "lr 100 %" in words
+    assert "All 20 completed trials. Each line is a trial" in words
+
+
+def test_parallel_coordinates_show_settings_that_differ(client: TestClient) -> None:
+    space = get_preset("default")
+    first = dict(space.first_trials[0])
+    found = charts.parallel(space, [(first, 0.5), (first | {"lr": 0.1}, 1.0)], "loss")
+    assert found is not None
+    assert [axis.name for axis in found.axes] == ["lr", "loss"]
+    assert charts.parallel(space, [(first, 0.5), (first, 1.0)], "loss") is None
+
+
+def test_a_page_of_many_trials_draws_the_best_of_them(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit(budget={"trials_per_arm": 150, "steps": 10, "batch_size": 32})
+    log = claim_job(db)
+    space = make_plan(log.spec).arm("adamw").space
+    log.start_arm("adamw")
+    for index in range(DRAWN_TRIALS + 10):
+        trial = log.add_trial("adamw", dict(space.first_trials[0]) | {"lr": 0.001 * (1 + index)})
+        log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 1.0 + index), 0.1)
+    page = client.get(f"/jobs/{job['id']}").text
+    assert "The 100 best of 110 completed trials." in text_of(page)
+    assert "The best 25 of 110." in text_of(page)
+    drawing = page[page.index('<svg class="parallel') :]
+    assert drawing.count("<polyline") == DRAWN_TRIALS
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+def test_a_mistyped_address_is_a_page_for_people_only(client: TestClient, accept: str) -> None:
+    answer = client.get("/jbos", headers={"Accept": accept})
+    assert answer.status_code == 404
+    assert ("Back to all jobs" in answer.text) == (accept == "text/html")
+
+
+def test_redoc_leads_to_the_docs(client: TestClient) -> None:
+    assert client.get("/redoc", follow_redirects=False).headers["location"] == "/docs"
