@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PART ?= 0/1
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 
-.PHONY: install demo test test-browser test-ray test-slow chaos test-all check format docs bench-optimizers bench-scale gpu-check compose-check client-check clean
+.PHONY: install demo test test-browser test-ray test-slow chaos test-all check format docs bench-optimizers bench-scale atlas gpu-check compose-check client-check clean
 
 install: $(STAMP)
 
@@ -53,6 +53,10 @@ bench-optimizers: install ## compare WarpAdam with other optimizers; continues w
 
 bench-scale: install ## time the service with 10,000 simulated trials on 1,000 slots
 	$(BIN)/python -m benchmarks.scale
+
+atlas: install ## run the scenarios of docs/atlas.md that have no result yet, and write the page
+	$(BIN)/python -m benchmarks.atlas run
+	$(BIN)/python -m benchmarks.atlas report
 
 gpu-check: ## test and time the optimizer on this machine's CUDA device, in nine minutes; needs torch, safetensors, pytest
 	$(PYTHON) -m benchmarks.gpu

@@ -99,6 +99,8 @@ def show_estimate(console: Console, plan: Answer) -> None:
     )
     console.print(Text(plan["note"]))
     console.print(Text(plan["task"]))
+    if (similar := plan.get("similar")) is not None:
+        console.print(Text(similar["sentence"]))
     if plan["columns"]:
         show_columns(console, plan["columns"])
 
@@ -288,6 +290,8 @@ def _show_findings(console: Console, findings: Findings, part: str) -> None:
     console.print(Text(findings.pruning))
     for sentence in findings.advice:
         console.print(Text(f"note: {sentence}"))
+    if findings.similar is not None:
+        console.print(Text(findings.similar.sentence))
     if findings.family and findings.family.break_even:
         console.print(Text(findings.family.break_even.summary))
 

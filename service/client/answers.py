@@ -140,6 +140,7 @@ class Estimate(TypedDict):
     note: str
     task: str
     columns: list[dict[str, Any]]
+    similar: dict[str, Any] | None
 
 
 class DatasetSummary(TypedDict):

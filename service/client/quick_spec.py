@@ -40,6 +40,8 @@ def describe(uploaded: Dataset, plan: Estimate) -> Iterator[str]:
         yield from (f"{WARNING}{column['name']}: {note}" for note in left_out)
     yield from (f"{WARNING}{note}" for note in uploaded["warnings"])
     yield describe_cost(plan)
+    if similar := plan.get("similar"):
+        yield similar["sentence"]
 
 
 def describe_cost(plan: Estimate) -> str:

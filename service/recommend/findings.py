@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from service.db.models import ConfirmRun, Trial
 from service.ledger.queries import curve_of
 from service.planning.arms import SHUFFLED_P, UNTUNED, ArmPlan, Role
+from service.planning.atlas import similar_to
 from service.planning.objective import TIMED, Objective, decided_by_outliers, time_to
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import MIN_TAU, UNPRUNED
@@ -116,6 +117,7 @@ def make_findings(
         pareto=pareto(rivals) if plan.spec.objective.trade_off else [],
         pruning=_pruning(plan, searched),
         advice=[*notes, *_too_good(plan, result), *_advice(plan, result, runs), *_left_out(searched, by_arm)],
+        similar=similar_to(plan),
         family=family,
     )
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, JsonValue
 from typing_extensions import TypeAliasType
 
 from service.planning.arms import Role
+from service.planning.atlas import Similar
 from service.spec.base import read_stored
 
 ALPHA: Final = 0.05
@@ -223,6 +224,9 @@ class Findings(Part):
     """Whether trials were pruned and why, in one sentence."""
     advice: list[str] = []
     """What to change for a better answer, one sentence each."""
+    similar: Similar | None = None
+    """The jobs of the atlas that are most like this one, and whether P helped there. It does not affect the verdict.
+    None for a training loop of the user's."""
     family: FamilyFinding | None = None
     """The tasks of a job on a family, and whether learning P pays off; None for a job on one task."""
 

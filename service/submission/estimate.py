@@ -16,6 +16,7 @@ from service.data.facts import ColumnUse
 from service.errors import UnavailableError
 from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
+from service.planning.atlas import Similar, similar_to
 from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
 from service.processes import Turns
@@ -78,6 +79,7 @@ class JobEstimate:
         note: How the seconds were found.
         task: What the model is trained for, and why.
         columns: What the job does with each column of an uploaded table.
+        similar: The jobs of the atlas that are most like it; None for a training loop of the user's.
     """
 
     arms: tuple[ArmEstimate, ...]
@@ -90,6 +92,7 @@ class JobEstimate:
     note: str
     task: str
     columns: tuple[ColumnUse, ...]
+    similar: Similar | None
 
 
 class _Footprint(TypedDict):
@@ -130,6 +133,7 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
         note="; ".join(notes),
         task=f"{plan.task}: {reason}" if (reason := plan.info.task_reason) else plan.task,
         columns=columns,
+        similar=similar_to(plan),
     )
 
 

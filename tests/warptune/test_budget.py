@@ -36,6 +36,7 @@ def plan() -> Estimate:
         "note": "",
         "task": "",
         "columns": [],
+        "similar": None,
     }
 
 

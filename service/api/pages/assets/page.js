@@ -103,7 +103,7 @@ if (form) {
       const plan = await post("/v1/jobs?dry_run=true", spec());
       const minutes = plan.seconds / 60;
       const time = minutes < 1.5 ? `${Math.max(1, Math.round(plan.seconds))} seconds` : `${Math.round(minutes)} minutes`;
-      text = `${plan.trials} trials and ${plan.confirm_runs} runs on fresh seeds, about ${time}.`;
+      text = `${plan.trials} trials and ${plan.confirm_runs} runs on fresh seeds, about ${time}. ${plan.similar?.sentence ?? ""}`;
     } catch (error) {
       [text, isWrong] = [error.message, true];
     }
