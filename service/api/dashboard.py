@@ -1,8 +1,8 @@
 """The Optuna dashboard, read-only.
 
 It cannot be mounted below a prefix, so it gets the requests that match no route, and only those for its own paths. It
-could create and delete studies, so only GET and HEAD reach it. A style sheet of ours hides the buttons that would change
-something. It shows all studies and cannot be told to show those of one project, so it is for admins.
+could create and delete studies, so only GET and HEAD reach it. A style sheet of ours hides the buttons that would
+change something. It shows all studies and cannot be told to show those of one project, so it is for admins.
 """
 
 from __future__ import annotations
