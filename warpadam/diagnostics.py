@@ -79,8 +79,8 @@ def diagnose(optimizer: WarpAdam) -> Diagnosis:
     >>> [(row.name, row.condition, row.distance) for row in diagnose(optimizer)]
     [('weight', 1.0, 0.0), ('bias', 1.0, 0.0)]
     """
-    owned = (item for item in listed(optimizer) if optimizer.owns(item.param))
-    return Diagnosis(_report(item, optimizer.state.get(item.param, {})) for item in owned)
+    owned = (item for item in listed(optimizer) if optimizer.owns(item.owner))
+    return Diagnosis(_report(item, item.part.entries(optimizer.state.get(item.owner, {}))) for item in owned)
 
 
 def _report(item: Listed, state: Mapping[str, Tensor]) -> TensorReport:

@@ -16,6 +16,7 @@ from torch import nn
 from warpadam.config import LIMITS, Learner, Placement, Structure, WarpAdamConfig
 from warpadam.errors import InvalidConfigError
 from warpadam.learners import WhiteningRule, choose_rule
+from warpadam.splits import check_used, parts_of, splits_of, values_by_name
 
 _TABLE_NAME: Final = re.compile(
     r"(^|_)(embed|embedding|embeddings|pos|position|positional|positions|token|tokens)(_|$)"
@@ -41,6 +42,7 @@ def param_groups(
     *,
     plain: Iterable[nn.Module | str] | nn.Module | str = (),
     plain_lr: float | None = None,
+    split: Any = None,
     **overrides: Any,
 ) -> list[dict[str, Any]]:
     """Return groups for :class:`~warpadam.WarpAdam`: P for a model's layers, plain Adam for its embeddings.
@@ -61,6 +63,7 @@ def param_groups(
         plain: More modules, or names of modules or parameters, that plain Adam steps.
         plain_lr: Learning rate of embeddings and ``plain``. By default the lr of ``config``, or twice that with
             ``whitening``.
+        split: Parameters that hold several matrices, by name, as for :class:`~warpadam.WarpAdam`.
         **overrides: Fields of ``config`` to replace, as in :meth:`WarpAdamConfig.changed`.
 
     Returns:
@@ -68,7 +71,8 @@ def param_groups(
         P; embeddings and ``plain``. Each kind is split into tensors with and without weight decay.
 
     Raises:
-        InvalidConfigError: A setting is out of range or unknown, or the model does not have something in ``plain``.
+        InvalidConfigError: A setting is out of range or unknown, or the model does not have something in ``plain`` or
+            ``split``.
 
     >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
     >>> for group in param_groups(model, lr=0.03, plain_lr=0.01):
@@ -84,16 +88,26 @@ def param_groups(
         plain_lr = warped.lr * (WHITENING_PLAIN_LR if warped.learner == Learner.WHITENING else 1)
     configs = (warped, replace(warped, **_PLAIN), replace(warped, lr=plain_lr, **_PLAIN))
     left_out = _tables(model) | _ids(_chosen(model, plain))
+    named = dict(model.named_parameters())
+    check_used(split, named)
+    values = values_by_name(split, named)
+    splits = splits_of({"params": [*named.values()], "param_names": [*named], "split": values})
     groups: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = {}
-    for name, param in model.named_parameters():
+    for name, param in named.items():
         if param.requires_grad:
-            which = 2 if id(param) in left_out else 0 if _has_p(warped, tuple(param.shape)) else 1
-            groups.setdefault((which, param.ndim < 2), []).append((name, param))
-    return [_group(configs[which], is_short, groups[which, is_short]) for which, is_short in sorted(groups)]
+            parts = parts_of(param, splits.get(param))
+            has_p = any(_has_p(warped, tuple(part.like.shape)) for part in parts)
+            which = 2 if id(param) in left_out else 0 if has_p else 1
+            groups.setdefault((which, parts[0].like.ndim < 2), []).append((name, param))
+    return [_group(configs[which], is_short, groups[which, is_short], values) for which, is_short in sorted(groups)]
 
 
-def _group(config: WarpAdamConfig, is_short: bool, params: list[tuple[str, nn.Parameter]]) -> dict[str, Any]:
+def _group(
+    config: WarpAdamConfig, is_short: bool, params: list[tuple[str, nn.Parameter]], splits: dict[str, Any]
+) -> dict[str, Any]:
     settings = asdict(config)
+    if own := {name: splits[name] for name, _ in params if name in splits}:
+        settings["split"] = own
     return {"params": params, **settings, "weight_decay": 0.0 if is_short else config.weight_decay}
 
 

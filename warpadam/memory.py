@@ -101,7 +101,7 @@ def estimate_memory(
     True
     """
     planned = WarpAdam.from_config(_as_params(params), config or WarpAdamConfig())
-    return MemoryEstimate(_simulate(item) for item in listed(planned) if item.param.requires_grad)
+    return MemoryEstimate(_simulate(item) for item in listed(planned) if item.owner.requires_grad)
 
 
 def _as_params(params: nn.Module | Mapping[str, Sequence[int]] | ParamsT) -> ParamsT:
@@ -115,7 +115,7 @@ def _as_params(params: nn.Module | Mapping[str, Sequence[int]] | ParamsT) -> Par
 def _simulate(item: Listed) -> TensorMemory:
     """Step one parameter on the meta device and return the memory of its state."""
     param = nn.Parameter(torch.empty(item.param.shape, dtype=item.param.dtype, device="meta"))
-    optimizer = WarpAdam([{**item.group, "params": [(item.name, param)]}])
+    optimizer = WarpAdam([{**item.group, "split": None, "params": [(item.name, param)]}])
     param.grad = torch.empty_like(param)
     optimizer.step()
     state, names = optimizer.state[param], p_entries(item)

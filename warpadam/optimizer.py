@@ -31,6 +31,7 @@ from warpadam.settings import (
     plain_numbers,
     rate_of,
 )
+from warpadam.splits import PartOf, Split, SplitTensor, check_used, parts_of, splits_of
 from warpadam.stacks import GroupNumbers, SteppedParameter, StepPlan
 from warpadam.state import complete_state, known_entries, misfits, restored, state_dtype
 from warpadam.structures import Distortion
@@ -62,9 +63,12 @@ class _Checked(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """A parameter as it was prepared last, and the settings that decided what its state looks like."""
+    """A parameter as it was prepared last, and the settings that decided what its state looks like.
 
-    member: SteppedParameter
+    A parameter that is split has several members, one for each part.
+    """
+
+    members: tuple[SteppedParameter, ...]
     layout: tuple[Any, ...]
 
 
@@ -99,6 +103,8 @@ class WarpAdam(Optimizer):
             every step.
         p_decay: Pull of P, or of its learned scale, towards the identity at each update.
         cov_beta: Decay rate of the gradient covariances of ``rotation`` and ``whitening``.
+        split: Parameters that hold several matrices, such as fused projections or experts: by name a number of equal
+            parts, a list of sizes along axis 0, or ``"each"``. Each part has its own P. See :mod:`warpadam.splits`.
         maximize: Maximize the objective instead of minimizing it.
         process_group: Ranks that share the work of a step, for example ``torch.distributed.group.WORLD`` under
             ``DistributedDataParallel``. Each rank keeps the P of its own parameters only. Sharded parameters (FSDP2)
@@ -136,6 +142,7 @@ class WarpAdam(Optimizer):
         meta_every: int = _DEFAULT.meta_every,
         p_decay: float = _DEFAULT.p_decay,
         cov_beta: float = _DEFAULT.cov_beta,
+        split: Any = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
     ) -> None:
@@ -148,7 +155,9 @@ class WarpAdam(Optimizer):
         self._forget_plans()
         self._owners = Owners(process_group)
         rate = lr if isinstance(lr, Tensor) else config.lr
-        super().__init__(params, {**asdict(config), "lr": rate, "maximize": maximize})
+        self._splits: dict[Tensor, Split] = {}
+        super().__init__(params, {**asdict(config), "lr": rate, "maximize": maximize, "split": split})
+        check_used(split, (name for group in self.param_groups for name in group.get("param_names", ())))
 
     @classmethod
     def from_config(
@@ -156,6 +165,7 @@ class WarpAdam(Optimizer):
         params: ParamsT,
         config: WarpAdamConfig,
         *,
+        split: Any = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
     ) -> WarpAdam:
@@ -164,7 +174,7 @@ class WarpAdam(Optimizer):
         >>> WarpAdam.from_config([torch.nn.Parameter(torch.ones(2))], WarpAdamConfig(lr=0.5)).defaults["lr"]
         0.5
         """
-        return cls(params, **asdict(config), maximize=maximize, process_group=process_group)
+        return cls(params, **asdict(config), split=split, maximize=maximize, process_group=process_group)
 
     def to(self, device: torch.device | str | int) -> Self:
         """Move the state to the device of the parameters, after ``model.to(device)``. Returns the optimizer.
@@ -210,12 +220,14 @@ class WarpAdam(Optimizer):
             param_group.setdefault("lr", DEFAULT_LR[config.learner])
         numbers = {name: getattr(config, name) for name in own if name != "lr"}
         param_group.update(numbers | {name: getattr(config, name) for name in Strategy._fields})
+        has_own_split = "split" in param_group
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             for index, param in enumerate(group["params"]):
                 _check_tensor(param, "parameter", _describe(group, len(self.param_groups) - 1, index))
-        except UnsupportedParameterError:
+            self._splits |= splits_of(group, all_used=has_own_split)
+        except (UnsupportedParameterError, InvalidConfigError):
             self.param_groups.pop()
             raise
         self._owners.add(group["params"])
@@ -276,13 +288,13 @@ class WarpAdam(Optimizer):
     def get_distortion(self, param: Tensor) -> dict[str, Tensor]:
         """Return a copy of the learned P of a parameter: its factors, and its scale and covariances if it has any.
 
-        If ranks share the parameter, call this on all of them.
+        If ranks share the parameter, call this on all of them. The names of a split parameter have the number of the
+        part in front, such as ``0.row_factor``.
 
         Raises:
             KeyError: The optimizer does not have the parameter.
         """
-        rule, distortion, own = self._find(param)
-        carried = rule.init_carried(distortion, torch.float32, torch.device("meta"))
+        carried, own = self._find(param)
         state = self._owners.state_of(param, own)
         return {name: state[name].clone() for name in carried if name in state}
 
@@ -295,8 +307,7 @@ class WarpAdam(Optimizer):
             InvalidConfigError: A tensor has another shape, or the parameter's strategy has no such tensor.
             KeyError: The optimizer does not have the parameter.
         """
-        rule, distortion_of_param, state = self._find(param)
-        carried = rule.init_carried(distortion_of_param, torch.float32, torch.device("meta"))
+        carried, state = self._find(param)
         for name, value in distortion.items():
             if name not in carried:
                 raise InvalidConfigError("distortion", name, f"must only have {', '.join(carried)}")
@@ -329,9 +340,15 @@ class WarpAdam(Optimizer):
         """
         loaded: list[dict[str, Any]] = []
 
-        def check(_: Optimizer, final_state: dict[str, Any]) -> None:
+        def check(_: Optimizer, final_state: dict[str, Any]) -> dict[str, Any]:
             self._check_saved(final_state)
-            loaded.append(final_state)
+            own = [group["split"] for group in self.param_groups]
+            groups = [
+                {**group, "split": own[index] if index < len(own) else None}
+                for index, group in enumerate(final_state["param_groups"])
+            ]
+            loaded.append({**final_state, "param_groups": groups})
+            return loaded[-1]
 
         before = self.register_load_state_dict_pre_hook(check)
         after = self.register_load_state_dict_post_hook(lambda _: self._uncast(loaded[-1]), prepend=True)
@@ -357,10 +374,13 @@ class WarpAdam(Optimizer):
         for group in self.param_groups:
             for name in (*CONFIG_FIELDS, "maximize"):
                 group.setdefault(name, self.defaults[name])
+            group.setdefault("split", None)
+        self._splits = {param: split for group in self.param_groups for param, split in splits_of(group).items()}
 
     def _forget_plans(self) -> None:
         self._plan: StepPlan | None = None
         self._made: dict[Tensor, _Made] = {}
+        self._split_tensors: dict[Tensor, SplitTensor] = {}
         self._checked: dict[int, _Checked] = {}
 
     def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
@@ -371,9 +391,11 @@ class WarpAdam(Optimizer):
             config = config_of(settings)
             for place, (param, key) in enumerate(zip(group["params"], saved["params"], strict=False)):
                 if key in state_dict["state"]:
-                    rule, distortion = _rule_of(param, config)
-                    found = misfits(state_dict["state"][key], param, rule, distortion, config.p_lr > 0)
-                    wrong += [f"parameter {_describe(group, index, place)} {line}" for line in found]
+                    for part in parts_of(param, self._splits.get(param)):
+                        entries = part.entries(state_dict["state"][key])
+                        found = misfits(entries, part.like, *_rule_of(part.like, config), config.p_lr > 0)
+                        where = _described_part(_describe(group, index, place), part)
+                        wrong += [f"parameter {where} {line}" for line in found]
         if wrong:
             raise WarpMismatchError(tuple(wrong), "state")
 
@@ -383,11 +405,12 @@ class WarpAdam(Optimizer):
             config = config_of(group)
             for param, key in zip(group["params"], saved["params"], strict=True):
                 if key in state_dict["state"]:
-                    own = state_dict["state"][key]
-                    if self._owners.owns(param):
-                        self.state[param] = restored(own, self.state[param], param, *_rule_of(param, config))
-                    else:
-                        self.state[param] = {}
+                    own, cast = state_dict["state"][key], self.state[param]
+                    self.state[param] = dict(cast) if self._owners.owns(param) else {}
+                    for part in parts_of(param, self._splits.get(param)) if self._owners.owns(param) else ():
+                        rule = _rule_of(part.like, config)
+                        values = restored(part.entries(own), part.entries(cast), part.like, *rule)
+                        self.state[param].update(part.named(values))
 
     def _step_groups(self) -> None:
         checked = [self._check_settings(index, group) for index, group in enumerate(self.param_groups)]
@@ -403,13 +426,19 @@ class WarpAdam(Optimizer):
         key = (alike, [len(own) for own in stepped], [known.layout for known in checked])
         if self._plan is None or not self._plan.serves(params, self.state, key):
             members = [
-                self._prepare(param, index, known)
+                member
                 for index, (own, known) in enumerate(zip(stepped, checked, strict=True))
                 for param in own
+                for member in self._prepare(param, index, known)
             ]
             self._plan = StepPlan(members, alike, key, self._plan)
             self._made = {param: made for param, made in self._made.items() if param in self.state}
+        split = [self._split_tensors[param] for param in params if param in self._split_tensors]
+        for tensor in split:
+            tensor.attach()
         self._plan.step(numbers)
+        for tensor in split:
+            tensor.detach()
 
     def _own_params_with_gradient(self, group: Mapping[str, Any]) -> list[Tensor]:
         """Return what this rank steps, and note for the other parameters that they have been stepped."""
@@ -433,40 +462,60 @@ class WarpAdam(Optimizer):
             known = self._checked[index] = _Checked(values, config, settings, (*_LAYOUT(group), config.p_lr > 0))
         return known
 
-    def _prepare(self, param: Tensor, group_index: int, known: _Checked) -> SteppedParameter:
-        """Return a parameter with its rule and structure, and with every entry in its state that a step needs."""
+    def _prepare(self, param: Tensor, group_index: int, known: _Checked) -> tuple[SteppedParameter, ...]:
+        """Return the parts of a parameter with their rules, and with every entry in its state that a step needs."""
         state = self.state[param]
         made = self._made.get(param)
-        if made and made.layout == known.layout and made.member.serves(group_index, state):
-            return made.member
-        rule, distortion = _rule_of(param, known.config)
+        if made and made.layout == known.layout and all(own.serves(group_index, state) for own in made.members):
+            return made.members
         learns = known.config.p_lr > 0
-        if made and "exp_avg" in state:
-            self._check_switch(made, group_index, (rule, distortion), known.layout)
-        complete_state(state, param, rule, distortion, learns)
-        if found := list(misfits(state, param, rule, distortion, learns)):
-            raise WarpMismatchError(
-                tuple(f"parameter {self._name(param, group_index)} {line}" for line in found), "state"
+        split = self._splits.get(param)
+        parts = [(part, *_rule_of(part.like, known.config)) for part in parts_of(param, split)]
+        wrong: list[str] = []
+        for index, (part, rule, distortion) in enumerate(parts):
+            entries = part.entries(state)
+            if made and "exp_avg" in entries:
+                self._check_switch(made.members[index], group_index, (rule, distortion), (made.layout, known.layout))
+            complete_state(entries, part.like, rule, distortion, learns)
+            where = _described_part(self._name(param, group_index), part)
+            wrong += [f"parameter {where} {line}" for line in misfits(entries, part.like, rule, distortion, learns)]
+            state.update(part.named(entries))
+        if wrong:
+            raise WarpMismatchError(tuple(wrong), "state")
+        wholes = [self._owners.whole(param)]
+        if split is not None:
+            wholes = self._split_tensors.setdefault(param, SplitTensor(split, wholes[0])).parts
+        members = []
+        for (part, rule, distortion), whole in zip(parts, wholes, strict=True):
+            known_names = (name for name in known_entries(rule, distortion) if part.prefix + name in state)
+            shapes = {name: state[part.prefix + name].shape for name in known_names}
+            shape = tuple(part.like.shape)
+            members.append(
+                SteppedParameter(
+                    param, part.prefix, shape, whole, group_index, rule, distortion, state, shapes, len(state)
+                )
             )
-        shapes = {name: state[name].shape for name in known_entries(rule, distortion) if name in state}
-        whole = self._owners.whole(param)
-        member = SteppedParameter(param, whole, group_index, rule, distortion, state, shapes, len(state))
-        self._made[param] = _Made(member, known.layout)
-        return member
+        self._made[param] = _Made(tuple(members), known.layout)
+        return self._made[param].members
 
     def _check_switch(
-        self, made: _Made, group_index: int, new: tuple[UpdateRule, Distortion], layout: tuple[Any, ...]
+        self,
+        old: SteppedParameter,
+        group_index: int,
+        new: tuple[UpdateRule, Distortion],
+        layouts: tuple[tuple[Any, ...], tuple[Any, ...]],
     ) -> None:
         """Refuse settings that give the entries of a state another meaning than those under which it was made."""
-        param, rule, distortion = made.member.param, made.member.rule, made.member.distortion
+        param, rule, distortion = old.param, old.rule, old.distortion
+        before, after = layouts
         changed = [
-            (name, value) for name, value, old in zip(LAYOUT_FIELDS, layout, made.layout, strict=False) if value != old
+            (name, value) for name, value, own in zip(LAYOUT_FIELDS, after, before, strict=False) if value != own
         ]
         if changed and not can_continue((rule, distortion), new):
             raise InvalidConfigError(
                 *changed[0],
                 f"cannot change now: the state of parameter {self._name(param, group_index)} was made under "
-                + "/".join(made.layout[:3]),
+                + "/".join(before[:3]),
                 "Make a new optimizer, or delete the parameter's entry in optimizer.state to start it again.",
             )
 
@@ -474,15 +523,18 @@ class WarpAdam(Optimizer):
         group = self.param_groups[group_index]
         return _describe(group, group_index, next(i for i, own in enumerate(group["params"]) if own is param))
 
-    def _find(self, param: Tensor) -> tuple[UpdateRule, Distortion, dict[str, Any]]:
-        """Return a parameter's rule, the structure of its P, and what this rank has of its state."""
+    def _find(self, param: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the tensors of a parameter's P, without values, and what this rank has of its state."""
         for index, group in enumerate(self.param_groups):
             if any(param is own for own in group["params"]):
                 known = self._check_settings(index, group)
-                if not self._owners.owns(param):
-                    return *_rule_of(param, known.config), self.state[param]
-                member = self._prepare(param, index, known)
-                return member.rule, member.distortion, member.state
+                if self._owners.owns(param):
+                    self._prepare(param, index, known)
+                carried: dict[str, Tensor] = {}
+                for part in parts_of(param, self._splits.get(param)):
+                    rule, distortion = _rule_of(part.like, known.config)
+                    carried |= part.named(rule.init_carried(distortion, torch.float32, torch.device("meta")))
+                return carried, self.state[param]
         raise KeyError(f"the optimizer does not have this parameter of shape {tuple(param.shape)}")
 
     def _check_grads(self) -> None:
@@ -525,6 +577,10 @@ def _describe(group: Mapping[str, Any], group_index: int, index: int) -> str:
     if "param_names" in group:
         return repr(group["param_names"][index])
     return f"{index} of group {group_index}"
+
+
+def _described_part(where: str, part: PartOf) -> str:
+    return f"{where}, part {part.prefix.rstrip('.')}," if part.prefix else where
 
 
 def _check_tensor(tensor: Tensor, role: str, where: str) -> None:

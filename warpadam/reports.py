@@ -13,25 +13,33 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from warpadam.learners import UpdateRule, choose_rule
+from warpadam.splits import PartOf, parts_of, splits_of
 from warpadam.structures import Distortion, Factors
 
 
 class Listed(NamedTuple):
-    """One parameter of an optimizer.
+    """One parameter of an optimizer, or one part of a split one.
 
     Attributes:
+        owner: The parameter in the optimizer.
+        part: What is listed: the parameter, or one part of it if it is split.
         group: Its group.
         name: Its name, or its position if the group has no names.
-        param: The parameter.
         rule: Its update rule.
         distortion: The structure of its P.
     """
 
+    owner: Tensor
+    part: PartOf
     group: Mapping[str, Any]
     name: str
-    param: Tensor
     rule: UpdateRule
     distortion: Distortion
+
+    @property
+    def param(self) -> Tensor:
+        """A tensor with the shape, dtype and device of what is listed."""
+        return self.part.like
 
     def identity(self, device: torch.device) -> Factors:
         """Return P before anything is learned: factors, covariances and scale."""
@@ -39,13 +47,16 @@ class Listed(NamedTuple):
 
 
 def listed(optimizer: Optimizer) -> Iterator[Listed]:
-    """List every parameter of an optimizer, in the order of its groups."""
+    """List every parameter of an optimizer, in the order of its groups; a split one by its parts."""
     for group_index, group in enumerate(optimizer.param_groups):
         strategy = (group["structure"], group["placement"], group["learner"])
+        splits = splits_of(group)
         for index, param in enumerate(group["params"]):
             name = group["param_names"][index] if "param_names" in group else f"{index} of group {group_index}"
             limits = {limit: group[limit] for limit in ("rank", "block_size", "max_dim")}
-            yield Listed(group, name, param, *choose_rule(strategy, tuple(param.shape), **limits))
+            for part in parts_of(param, splits.get(param)):
+                own_name = f"{name}[{part.prefix.rstrip('.')}]" if part.prefix else name
+                yield Listed(param, part, group, own_name, *choose_rule(strategy, tuple(part.like.shape), **limits))
 
 
 def p_entries(item: Listed) -> frozenset[str]:

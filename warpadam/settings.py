@@ -66,7 +66,7 @@ def check_names(group: Mapping[str, Any]) -> None:
     Raises:
         InvalidConfigError: There is such a key.
     """
-    known = (*CONFIG_FIELDS, "maximize", "params", "param_names")
+    known = (*CONFIG_FIELDS, "maximize", "split", "params", "param_names")
     for name in group:
         similar = [] if name in known else difflib.get_close_matches(str(name), known, n=1, cutoff=_SIMILARITY)
         if similar or name == "learning_rate":

@@ -62,7 +62,9 @@ class SteppedParameter(NamedTuple):
 
     Attributes:
         param: The parameter. It has a gradient.
-        whole: The tensor to step: the parameter itself, or all of it if it is sharded.
+        prefix: What stands before the names of the entries in its state: nothing, or the number of the part.
+        shape: Its shape, or that of the part.
+        whole: The tensor to step: the parameter itself, all of it if it is sharded, or a part of it if it is split.
         group: The index of its group.
         rule: Its update rule.
         distortion: The structure of its P.
@@ -72,6 +74,8 @@ class SteppedParameter(NamedTuple):
     """
 
     param: Tensor
+    prefix: str
+    shape: tuple[int, ...]
     whole: Tensor
     group: int
     rule: UpdateRule
@@ -83,7 +87,9 @@ class SteppedParameter(NamedTuple):
     def serves(self, group: int, state: State) -> bool:
         """Tell whether group and state are still the same, and the entries of the state have the same shapes."""
         same = group == self.group and state is self.state and len(state) == self.entries
-        return same and all(getattr(state.get(name), "shape", None) == shape for name, shape in self.shapes.items())
+        return same and all(
+            getattr(state.get(self.prefix + name), "shape", None) == shape for name, shape in self.shapes.items()
+        )
 
 
 @final
@@ -108,9 +114,10 @@ class StepPlan:
         before: StepPlan | None,
     ) -> None:
         self._key = key
-        self._params = [member.param for member in members]
-        self._states = [member.state for member in members]
-        self._entries = [member.entries for member in members]
+        first = {member.param: member for member in members}
+        self._params = list(first)
+        self._states = [member.state for member in first.values()]
+        self._entries = [member.entries for member in first.values()]
         old: list[Stack] = list(before._stacks) if before else []
         usable = {stack.key: stack for stack in old if stack.is_shared()}
         self._stacks: list[Stack] = [
@@ -179,7 +186,7 @@ class Stack:
         is_padded = len(set(self._layouts)) > 1
         padded = members[0].distortion.padded_to(_common(self._layouts)) if is_padded else None
         self._distortion = padded or members[0].distortion
-        self._is_like_params = all(member.distortion.layout == tuple(member.param.shape) for member in members)
+        self._is_like_params = all(member.distortion.layout == member.shape for member in members)
         self.state: State = {}
         self._owners: list[State] = []
         self._names: list[str] = []
@@ -271,25 +278,25 @@ class Stack:
         if self._is_like_params:
             return parts
         return [
-            member.distortion.from_layout(part, tuple(member.param.shape))
-            for part, member in zip(parts, self._members, strict=True)
+            member.distortion.from_layout(part, member.shape) for part, member in zip(parts, self._members, strict=True)
         ]
 
     def _join(self, name: str) -> None:
         """Join an entry of all members, and put views of it into their states."""
         known = [known_entries(member.rule, member.distortion)[name] for member in self._members]
         values = [
-            member.distortion.to_layout(member.state[name]) if entry.elementwise else member.state[name]
+            member.distortion.to_layout(value) if entry.elementwise else value
             for member, entry in zip(self._members, known, strict=True)
+            for value in (member.state[member.prefix + name],)
         ]
         joined = _joined(values) if len(values) > 1 else _compact(values[0])
         self.state[name] = joined
         self._shapes[name] = shapes = [tuple(value.shape) for value in values]
         views = self._split_like_params(joined) if known[0].elementwise else self._split(joined, shapes)
         for member, view in zip(self._members, views, strict=True):
-            member.state[name] = view
+            member.state[member.prefix + name] = view
             self._owners.append(member.state)
-            self._names.append(name)
+            self._names.append(member.prefix + name)
             self._views.append(view)
 
     def _split(self, stacked: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
@@ -305,7 +312,7 @@ class Stack:
 def _stack_key(members: Sequence[SteppedParameter]) -> Hashable:
     """Return what a stack depends on. A state counts by identity: one that was replaced makes another stack."""
     first = members[0]
-    owners = tuple((id(member.param), id(member.state), member.group) for member in members)
+    owners = tuple((id(member.param), member.prefix, id(member.state), member.group) for member in members)
     return first.rule, first.distortion, frozenset(first.shapes), owners
 
 
@@ -319,11 +326,11 @@ def _stacked_together(
     """
     stacks: dict[Hashable, list[SteppedParameter]] = {}
     for index, member in enumerate(members):
-        exp_avg = member.state["exp_avg"]
+        exp_avg = member.state[member.prefix + "exp_avg"]
         alone = index if exp_avg.numel() > _MAX_ELEMENTS else None
         kind = _padded_to_nothing(member) or member.distortion
         counted = () if member.rule.joins_steps else ("step", PREV_STEP)
-        counters = tuple(member.state[name].item() for name in counted if name in member.state)
+        counters = tuple(member.state[member.prefix + name].item() for name in counted if name in member.shapes)
         key = (member.rule, alike[member.group], exp_avg.dtype, exp_avg.device, alone, kind)
         stacks.setdefault((*key, frozenset(member.shapes), counters), []).append(member)
     return (part for together in stacks.values() for part in _without_much_padding(together))

@@ -113,10 +113,41 @@ def test_a_parameter_may_be_sharded_over_two_dimensions_of_a_mesh(tmp_path: Path
     run_ranks(_shard_on_a_plane, 4, tmp_path)
 
 
-def _save(folder: Path) -> None:
+SPLIT = {"4.weight": [4, 2, 2], "4.bias": 2, "0.weight": "each"}
+"""Parts of a matrix, of a vector, and of a weight with more axes, which is sharded unevenly."""
+
+
+def _shard_split(folder: Path, strategies: list[Strategy]) -> None:
+    for strategy in strategies:
+        model, copied, plain = make_sharded_model(), make_model(), make_model()
+        optimizer, reference = (make_optimizer(own, strategy, split=SPLIT) for own in (model, plain))
+        shared = make_optimizer(copied, strategy, split=SPLIT, process_group=distributed.group.WORLD)
+        after = train(plain, reference, range(8))
+        assert train(model, optimizer, range(8)) == pytest.approx(after, rel=TOLERANCE), strategy
+        assert train(copied, shared, range(8)) == pytest.approx(after, rel=TOLERANCE), strategy
+        for param, own, other in zip(model.parameters(), copied.parameters(), plain.parameters(), strict=True):
+            whole = param.full_tensor()  # type: ignore[attr-defined]
+            torch.testing.assert_close(whole, other.detach(), rtol=TOLERANCE, atol=TOLERANCE)
+            assert _same_on_all_ranks(own)
+            assert optimizer.get_distortion(param).keys() == reference.get_distortion(other).keys()
+
+
+@pytest.mark.timeout(300)
+def test_two_ranks_share_split_parameters(tmp_path: Path) -> None:
+    run_ranks(_shard_split, 2, tmp_path, [WHITENING])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@each_world
+def test_split_parameters_train_as_in_one_process(world: int, strategies: list[Strategy], tmp_path: Path) -> None:
+    run_ranks(_shard_split, world, tmp_path, strategies)
+
+
+def _save(folder: Path, split: dict[str, Any] | None) -> None:
     for strategy in OF_EACH_LEARNER:
         model = make_sharded_model()
-        optimizer = make_optimizer(model, strategy)
+        optimizer = make_optimizer(model, strategy, split=split)
         train(model, optimizer, range(7))
         weights, state = get_state_dict(model, optimizer)
         state_dict_saver.save({"model": weights, "optimizer": state}, checkpoint_id=folder / strategy.learner)
@@ -125,10 +156,10 @@ def _save(folder: Path) -> None:
             torch.save(losses, folder / f"{strategy.learner}.pt")
 
 
-def _go_on(folder: Path) -> None:
+def _go_on(folder: Path, split: dict[str, Any] | None) -> None:
     for strategy in OF_EACH_LEARNER:
         model = make_sharded_model()
-        optimizer = make_optimizer(model, strategy)
+        optimizer = make_optimizer(model, strategy, split=split)
         weights, state = get_state_dict(model, optimizer)
         loaded: dict[str, Any] = {"model": weights, "optimizer": state}
         state_dict_loader.load(loaded, checkpoint_id=folder / strategy.learner)
@@ -142,10 +173,11 @@ def _go_on(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_checkpoint_of_two_ranks_goes_on_with_one_two_and_four(tmp_path: Path) -> None:
-    run_ranks(_save, 2, tmp_path)
+@pytest.mark.parametrize("split", [None, SPLIT], ids=["whole", "split"])
+def test_a_checkpoint_of_two_ranks_goes_on_with_one_two_and_four(split: dict[str, Any] | None, tmp_path: Path) -> None:
+    run_ranks(_save, 2, tmp_path, split)
     for world in (1, 2, 4):
-        run_ranks(_go_on, world, tmp_path)
+        run_ranks(_go_on, world, tmp_path, split)
 
 
 def _use_the_whole_surface(folder: Path) -> None:
