@@ -176,7 +176,8 @@ def test_a_split_by_name_needs_names() -> None:
 
 def test_a_split_of_a_group_needs_no_names() -> None:
     fused, other = nn.Parameter(torch.ones(6, 4)), nn.Parameter(torch.ones(2, 4))
-    optimizer = WarpAdam([{"params": [fused], "split": 3}, {"params": [other]}])
+    groups: list[dict[str, Any]] = [{"params": [fused], "split": 3}, {"params": [other]}]
+    optimizer = WarpAdam(groups)
     assert [row.shape for row in diagnose(optimizer)] == [(2, 4)] * 3 + [(2, 4)]
 
 
