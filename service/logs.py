@@ -20,7 +20,7 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is that of logging.Formatter
         """Return the first line."""
-        facts = [f"{key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD]
+        facts = [f"{key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD and key[0] != "_"]
         line = " ".join([super().formatMessage(record), *facts])
         return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +53,10 @@ def own_folder() -> Iterator[Path]:
         tempfile.tempdir = before[1]
         if before[0] is not None:
             os.environ["TMPDIR"] = before[0]
-        shutil.rmtree(folder, ignore_errors=True)
+        if any(folder.glob("pymp-*")):  # multiprocessing deletes its own folder when this process ends
+            Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=-200)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(parent: Path) -> None:

@@ -30,7 +30,7 @@ SIGN_IN: Final = "/sign-in"
 
 OPEN: Final = (
     *("/healthz", "/readyz", "/favicon.ico", SIGN_IN, "/sign-out"),
-    *("/docs", "/docs/oauth2-redirect", "/openapi.json"),  # the same for every installation
+    *("/docs", "/redoc", "/docs/oauth2-redirect", "/openapi.json"),  # the same for every installation
 )
 OPEN_BELOW: Final = ("/assets/", "/static-offline-docs/")
 """What needs no key: it shows nothing that belongs to a project."""

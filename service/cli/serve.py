@@ -64,6 +64,7 @@ def serve(
     Example: warptune serve --port 9000
     """
     with process(host=host, port=port) as settings:
+        _forget_secrets()
         import uvicorn
 
         from service.api.app import create_app
@@ -112,6 +113,7 @@ def worker(
 ) -> None:
     """Start a worker: it runs the queued jobs of the database, one at a time, until you stop it."""
     with process() as settings:
+        _forget_secrets()
         from service.db.session import Database, create_schema
         from service.db.studies import Studies
         from service.engines.base import Engine
@@ -168,14 +170,18 @@ def process(**changes: Any) -> Iterator[Settings]:
     except ValidationError as error:
         raise failure("\n".join(["a setting is not valid", *wrong_settings(error)]), 2) from None
     logs.configure(settings)
-    for name in SECRETS:  # so that no process that runs user code or reads files has it
-        os.environ.pop(name, None)
     try:
         with own_folder():
             ArtifactStore(settings.artifacts_url).sweep()
             yield settings
     except (OSError, SQLAlchemyError, ModuleNotFoundError) as error:  # the last: no driver for the database
         raise failure(str(error).partition("\n")[0]) from None
+
+
+def _forget_secrets() -> None:
+    """Take them out of the environment, so that no child that runs user code or reads files has them."""
+    for name in SECRETS:
+        os.environ.pop(name, None)
 
 
 def wrong_settings(error: ValidationError) -> Iterator[str]:

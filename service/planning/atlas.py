@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from service.planning.plan import JobPlan
 from service.spec.tasks import Task
 
@@ -103,25 +105,21 @@ class AtlasJob(Traits):
     strategy: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Similar:
-    """The jobs of the atlas that are most like one.
-
-    Attributes:
-        jobs: How many were looked at.
-        helped: In how many of these P helped.
-        hurt: In how many it made things worse.
-        nearest: Names of the jobs, the most similar first.
-        strategies: Their strategies, the most common first.
-        sentence: The counts as people say them.
-    """
+class Similar(BaseModel, frozen=True, use_attribute_docstrings=True):
+    """The jobs of the atlas that are most like one."""
 
     jobs: int
+    """How many were looked at."""
     helped: int
+    """In how many of these P helped."""
     hurt: int
+    """In how many it made things worse."""
     nearest: tuple[str, ...]
+    """Names of the jobs, the most similar first."""
     strategies: tuple[str, ...]
+    """Their strategies, the most common first."""
     sentence: str
+    """The counts as people say them."""
 
 
 @cache

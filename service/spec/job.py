@@ -188,7 +188,7 @@ class NotifySpec(SpecModel):
     """Where the service tells that the job has ended."""
 
     url: Annotated[str, AfterValidator(_as_receiver)] = Field(
-        max_length=500, examples=["https://hooks.example.org/warptune"]
+        max_length=500, pattern=PRINTABLE, examples=["https://hooks.example.org/warptune"]
     )
     """Gets a signed POST when the job has succeeded, failed or was cancelled; on a host that the operator allows."""
 

@@ -50,7 +50,7 @@ def test_every_default_and_range_is_the_documented_one(name: str) -> None:
 
 def test_the_arguments_of_the_optimizer_have_the_same_defaults() -> None:
     arguments = inspect.signature(WarpAdam).parameters
-    assert set(arguments) == {"params", *NAMES, "maximize", "process_group"}
+    assert set(arguments) == {"params", *NAMES, "split", "maximize", "process_group"}
     open_ones = {*KINDS, "lr"}
     for name in set(NAMES) - open_ones:
         assert arguments[name].default == getattr(WarpAdamConfig(), name)
@@ -96,5 +96,5 @@ def test_every_constant_in_the_text_is_that_of_the_code(sentence: str) -> None:
 
 def test_the_documented_exponent_and_plain_lr_are_those_of_the_code() -> None:
     assert whitening.POWER == 0.5
-    assert WHITENING_PLAIN_LR == 0.25
-    assert "a quarter of the lr with `whitening`" in TEXT
+    assert WHITENING_PLAIN_LR == 2.0
+    assert "twice the lr with `whitening`" in TEXT

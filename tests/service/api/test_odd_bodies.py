@@ -101,7 +101,7 @@ def test_name_with_half_a_surrogate_pair_is_refused(
     shared_client: TestClient, shared_db: Database, spec: SpecMaker
 ) -> None:
     errors = refused(shared_client, shared_db, spec(search_space={"overrides": {"\ud800": 1}}))
-    assert [error["field"] for error in errors] == ["search_space.overrides.?"]
+    assert [error["field"] for error in errors] == ["search_space.overrides"]
     assert len(refused(shared_client, shared_db, spec() | {"\ud800": 1})) == 1
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from service import logs
-from service.cli.serve import _listen, process
+from service.cli.serve import _forget_secrets, _listen, process
 from service.client.rest import Client
 from service.settings import child_environment
 from tests.conftest import SpecMaker
@@ -190,6 +190,7 @@ def test_children_do_not_get_the_url_of_the_database(tmp_path: Path, monkeypatch
     monkeypatch.setenv("WARPTUNE_ARTIFACTS_URL", str(tmp_path / "files"))
     monkeypatch.setattr(logs, "configure", lambda settings: None)
     with process() as settings:
+        _forget_secrets()
         assert settings.database_url == f"sqlite:///{tmp_path}/a.db"
         assert not [name for name in child_environment() if "DATABASE_URL" in name]
 
