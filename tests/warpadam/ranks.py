@@ -25,6 +25,7 @@ def _one_rank(rank: int, function: Callable[..., None], world: int, folder: Path
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     try:
         function(folder, *args)
+        distributed.barrier()  # no rank leaves while another still talks to it
     finally:
         distributed.destroy_process_group()
 
