@@ -1,7 +1,7 @@
-"""Keeps autocast out of a step.
+"""Keeps settings that are meant for a model's forward pass out of a step.
 
-Autocast is meant for a model's forward pass. In an optimizer step it would round matrix products to half precision
-although the state is fp32.
+In an optimizer step autocast would round matrix products to half precision although the state is fp32, and TF32 would
+leave too few digits for an inverse root.
 """
 
 from __future__ import annotations
@@ -21,6 +21,20 @@ def without_autocast() -> Iterator[None]:
             if torch.is_autocast_enabled(device_type):
                 stack.enter_context(torch.autocast(device_type, enabled=False))
         yield
+
+
+@contextmanager
+def in_full_precision() -> Iterator[None]:
+    """Compute matrix products of fp32 tensors in fp32, even if TF32 or bf16 is allowed for them."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    allowed = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, allowed, strict=True):
+            backend.fp32_precision = precision
 
 
 @cache

@@ -84,6 +84,25 @@ def complete_state(state: State, param: Tensor, rule: UpdateRule, distortion: Di
             state[name] = distortion.from_layout(value, tuple(param.shape)) if entry.elementwise else value
 
 
+def recomputed(saved: Mapping[str, Any], param: Tensor, rule: UpdateRule, distortion: Distortion) -> State:
+    """Return the recomputable entries that a saved state of a parameter lacks although it has what they are made of.
+
+    Args:
+        saved: Saved entries.
+        param: The parameter that they are loaded for.
+        rule: The rule that will step it.
+        distortion: The structure of its P.
+    """
+    known = known_entries(rule, distortion)
+    return {
+        name: rule.recompute(saved, name, saved[source].to(param.device, state_dtype(param)))
+        for name, source in rule.recomputable(distortion).items()
+        if name not in saved
+        and {source, "step"} <= saved.keys()
+        and tuple(getattr(saved[source], "shape", ())) == known[source].shape
+    }
+
+
 def misfits(
     state: Mapping[str, Any], param: Tensor, rule: UpdateRule, distortion: Distortion, learns: bool
 ) -> Iterator[str]:

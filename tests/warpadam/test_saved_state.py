@@ -294,3 +294,48 @@ def test_a_p_lr_that_was_switched_on_asks_for_its_entries() -> None:
     saved["param_groups"][0]["p_lr"] = 0.1
     with pytest.raises(WarpMismatchError, match="'p0' has no log_scale"):
         optimizer.load_state_dict(saved)
+
+
+@each_strategy
+def test_a_compact_state_is_loaded_whole(strategy: Strategy) -> None:
+    """P was updated in the last step, so the factors that are computed again are those that were left out."""
+    params, optimizer = _make(SHAPES, strategy)
+    _train(params, optimizer, range(6))
+    others, resumed = _make(SHAPES, strategy)
+    resumed.load_state_dict(optimizer.compact_state_dict())
+    for param, other in zip(params, others, strict=True):
+        assert optimizer.state[param].keys() == resumed.state[other].keys()
+        for name, value in optimizer.state[param].items():
+            torch.testing.assert_close(resumed.state[other][name], value, rtol=1e-3, atol=1e-2)
+        other.data.copy_(param.data)
+    _train(params, optimizer, range(6, 9))
+    _train(others, resumed, range(6, 9))
+    for param, other in zip(params, others, strict=True):
+        torch.testing.assert_close(param, other, rtol=0, atol=1e-4)
+
+
+def test_a_compact_state_has_three_fifths_of_the_elements_of_a_square_matrix() -> None:
+    params, optimizer = _make([(64, 64)], WHITENING, max_dim=64, p_lr=0.0)
+    _train(params, optimizer, range(3))
+    whole, compact = (
+        sum(value.numel() for value in state["state"][0].values())
+        for state in (optimizer.state_dict(), optimizer.compact_state_dict())
+    )
+    assert compact / whole == pytest.approx(0.6, abs=0.01)
+    assert {"row_factor", "column_factor"} <= optimizer.state[params[0]].keys()
+
+
+def test_before_the_first_update_of_p_a_compact_state_is_loaded_with_the_identity() -> None:
+    params, optimizer = _make([(6, 4)], WHITENING)
+    _train(params, optimizer, range(1))
+    others, resumed = _make([(6, 4)], WHITENING)
+    resumed.load_state_dict(optimizer.compact_state_dict())
+    assert torch.equal(resumed.state[others[0]]["row_factor"], torch.eye(6))
+
+
+def test_a_covariance_of_another_shape_is_refused_and_no_factor_computed() -> None:
+    params, optimizer = _make([(6, 4)], WHITENING)
+    _train(params, optimizer, range(3))
+    saved = optimizer.compact_state_dict()
+    saved["state"][0]["row_covariance"] = torch.eye(5)
+    _untouched(params, optimizer, saved, r"(?s)has no row_factor.*has row_covariance of shape \(5, 5\)")

@@ -121,7 +121,9 @@ def test_one_bad_gradient_spoils_no_neighbour() -> None:
     other.step()
     assert optimizer.skipped_updates == 1
     assert not params[2].isfinite().all()
-    assert all(torch.equal(a, b) for i, (a, b) in enumerate(zip(params, clean, strict=True)) if i != 2)
+    for index, (param, twin) in enumerate(zip(params, clean, strict=True)):
+        if index != 2:  # the others differ by rounding only, as their number is computed apart
+            torch.testing.assert_close(param, twin, rtol=1e-13, atol=0)
 
 
 def test_stacked_groups_keep_their_own_numbers_and_a_late_group_joins() -> None:

@@ -119,6 +119,20 @@ class UpdateRule(ABC):
         These are the tensors that may be carried to another run. A state may lack the optional ones.
         """
 
+    def recomputable(self, distortion: Distortion) -> Mapping[str, str]:  # noqa: ARG002 - by default there is nothing
+        """Return the entries of a state that :meth:`recompute` makes again, each with the entry that it is made of."""
+        return {}
+
+    def recompute(self, state: Mapping[str, Tensor], name: str, source: Tensor) -> Tensor:
+        """Return a recomputable entry as an update of P would make it now.
+
+        Args:
+            state: The entries of one parameter.
+            name: The entry.
+            source: The entry that it is made of.
+        """
+        raise NotImplementedError
+
     def spreads(self, distortion: Distortion) -> bool:
         """Tell whether one element of the gradient can change how other elements move."""
         return distortion.mixes

@@ -51,19 +51,17 @@ def normalised_step(
     if not meta_gradients:
         return
     size = functools.reduce(torch.add, (_square_sum(grad, stack_dims) for grad in meta_gradients.values()))
-    finite = size < math.inf  # False for NaN as well, and a third of the calls of isfinite
-    state[SKIPPED].add_(~finite)
-    accepted = (finite & (size > 0)).to(size.dtype)
+    accepted = _accepted(state, size)
     first, second, step_size = _weights(state[_COUNT].add_(accepted), accepted, p_lr)
     for name, grad in meta_gradients.items():
-        each = (*accepted.shape, *[1] * (grad.ndim - stack_dims))
-        kept = torch.where(accepted.view(each) > 0, grad, 0.0)
+        each = (*size.shape, *[1] * (grad.ndim - stack_dims))
+        kept = torch.where(accepted.view(each) > 0, grad, 0.0) if isinstance(accepted, Tensor) else grad
         exp_avg, exp_avg_sq = state[f"{name}_exp_avg"], state[f"{name}_exp_avg_sq"]
-        exp_avg.lerp_(kept, first.view(each))
-        exp_avg_sq.lerp_(kept.square_(), second.view(each))
+        exp_avg.lerp_(kept, _viewed(first, each))
+        exp_avg_sq.lerp_(kept.square_(), _viewed(second, each))
         # smaller roots come from squares that were rounded to zero, where the ratio is noise
         root = exp_avg_sq.sqrt().add_(torch.finfo(grad.dtype).tiny ** 0.5)
-        state[name].addcdiv_(exp_avg, root.div_(step_size.view(each)))  # a step size of 0 makes the root infinite
+        state[name].addcdiv_(exp_avg, root.div_(_viewed(step_size, each)))  # a step size of 0 makes the root infinite
 
 
 def restart_unless_finite(distortion: Distortion, state: dict[str, Tensor]) -> None:
@@ -88,17 +86,43 @@ def _square_sum(grad: Tensor, stack_dims: int) -> Tensor:
     return total
 
 
-def _weights(count: Tensor, accepted: Tensor, p_lr: float) -> tuple[Tensor, Tensor, Tensor]:
+def _accepted(state: dict[str, Tensor], size: Tensor) -> int | Tensor:
+    """Return 1 for each meta-gradient that is finite and not zero, otherwise 0, and count what is not finite.
+
+    On a CPU it is the number 1 if all are accepted, which saves the calls that would mask the others.
+
+    Args:
+        state: Its ``skipped`` is changed.
+        size: The sums of squares of the meta-gradients.
+    """
+    if size.is_cpu and all(0 < number < math.inf for number in size.view(-1).tolist()):
+        return 1
+    finite = size < math.inf  # False for NaN as well, and a third of the calls of isfinite
+    state[SKIPPED].add_(~finite)
+    return (finite & (size > 0)).to(size.dtype)
+
+
+def _weights(
+    counts: Tensor, accepted: int | Tensor, p_lr: float
+) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
     """Return for each parameter the weights of its meta-gradient in both averages, and minus the step size.
 
     Args:
-        count: How many meta-gradients were accepted, with this one.
+        counts: How many meta-gradients were accepted, with this one.
         accepted: 1 where this one is, otherwise 0.
         p_lr: Step size before the bias corrections.
     """
     beta1, beta2 = META_BETAS
-    count = count.clamp_min(1)  # with none accepted yet the averages are 0, and so is the step
+    numbers = [] if isinstance(accepted, Tensor) else counts.view(-1).tolist()
+    if numbers and numbers.count(numbers[0]) == len(numbers):
+        step_size = -p_lr * (1 - beta2 ** numbers[0]) ** 0.5 / (1 - beta1 ** numbers[0])
+        return 1 - beta1, 1 - beta2, step_size
+    counts = counts.clamp_min(1)  # with none accepted yet the averages are 0, and so is the step
     # expm1(count log beta) is -(1 - beta^count)
-    correction1, correction2 = torch.expm1(count * math.log(beta1)), torch.expm1(count * math.log(beta2))
-    step_size = correction2.neg_().sqrt_().div_(correction1).mul_(accepted).mul_(p_lr)
-    return accepted * (1 - beta1), accepted * (1 - beta2), step_size
+    correction1, correction2 = torch.expm1(counts * math.log(beta1)), torch.expm1(counts * math.log(beta2))
+    step_sizes = correction2.neg_().sqrt_().div_(correction1).mul_(accepted).mul_(p_lr)
+    return accepted * (1 - beta1), accepted * (1 - beta2), step_sizes
+
+
+def _viewed(weight: float | Tensor, shape: tuple[int, ...]) -> float | Tensor:
+    return weight.view(shape) if isinstance(weight, Tensor) else weight

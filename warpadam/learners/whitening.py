@@ -6,7 +6,8 @@ back. The first moment stays in raw gradient space, so momentum does not become 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments
 from warpadam.learners.normalised import restart_unless_finite
+from warpadam.learners.roots import inverse_root
 from warpadam.learners.scale import (
     TENSOR_SCALE_SHAPE,
     init_learned_scale,
@@ -28,14 +30,6 @@ from warpadam.structures import Distortion, Factors
 
 UPDATE_RMS: Final = 0.2
 """Root mean square of a matrix's update, as in Muon: near AdamW's in training, so that one lr fits all tensors."""
-
-POWER: Final = 0.5
-"""Exponent of the inverse root on each side."""
-
-DAMPING: Final = 1e-5
-"""Added to the covariance's spectrum, as a fraction of its largest eigenvalue, so each factor of P stretches by at most
-1/sqrt(DAMPING). (1e-4 makes a transformer's loss 0.07 higher, 1e-3 0.4 higher; 1e-6 is as good as 1e-5, but closer to
-the resolution of fp32.)"""
 
 _STALE: Final = 10
 """Momentum is stale if it is this many times larger than the gradient. The update then loses the fixed size, and
@@ -57,11 +51,11 @@ gradient's covariance would undo that gradient."""
 class WhiteningRule(UpdateRule):
     """theta <- theta - lr S rms(u(P h)), where h is the Nesterov momentum of the raw gradient.
 
-    Each factor of P is (L / lmax + damping I)^-power, where L is the running covariance of its side and lmax the
-    largest eigenvalue of L. This differs from (L + damping lmax I)^-power by a constant, which Adam cancels, and it
-    keeps P near I in size. The second moment follows the mean square of each row of P h, because P has already made the
-    elements of a row alike. The update of a tensor is rescaled to a root mean square of ``UPDATE_RMS``, and to less and
-    less while its momentum is stale.
+    Each factor of P is (L / |L| + damping I)^-1/2, where L is the running covariance of its side and |L| a norm of it
+    (see :mod:`~warpadam.learners.roots`). This differs from (L + damping |L| I)^-1/2 by a constant, which Adam cancels,
+    and it keeps P near I in size. The second moment follows the mean square of each row of P h, because P has already
+    made the elements of a row alike. The update of a tensor is rescaled to a root mean square of ``UPDATE_RMS``, and to
+    less and less while its momentum is stale.
 
     The covariances are G G^T and G^T G for a Kronecker P, and g g^T of each block for a full P.
 
@@ -69,8 +63,8 @@ class WhiteningRule(UpdateRule):
     factors, their covariances, the share of the fixed size that the next update has and, with ``p_lr`` > 0, one
     learned scale and the last scaled update.
 
-    Cost: a refresh takes one symmetric eigendecomposition for each factor. (On one CPU core, it costs as much as 44
-    matrix products of length 64, 28 of length 128, 12 of length 256. Iterative methods need about 20 at this damping.)
+    Cost: a refresh takes one symmetric eigendecomposition for each factor, or 17 matrix products of its length on
+    accelerators and for short factors.
 
     Source: Pan, Chen & Ye 2024 (arXiv 2409.04244) for the place of P; Gupta et al. 2018 (Shampoo, arXiv 1802.09568)
     for the covariances; Liu et al. 2025 (arXiv 2502.16982) for the size of the update.
@@ -92,6 +86,17 @@ class WhiteningRule(UpdateRule):
     @override
     def init_carried(self, distortion: Distortion, dtype: torch.dtype, device: torch.device) -> Factors:
         return init_sides_and_scale(distortion, TENSOR_SCALE_SHAPE, dtype, device)
+
+    @override
+    def recomputable(self, distortion: Distortion) -> Mapping[str, str]:
+        return distortion.sides
+
+    @override
+    def recompute(self, state: Mapping[str, Tensor], name: str, source: Tensor) -> Tensor:
+        identity = torch.eye(source.shape[-1], dtype=source.dtype, device=source.device).expand_as(source)
+        root, is_usable = _checked_root(source)
+        is_refreshed = state["step"] >= _EARLY_REFRESHES[0]
+        return torch.where(is_usable & is_refreshed.to(source.device), root, identity)
 
     @override
     def spreads(self, distortion: Distortion) -> bool:
@@ -122,7 +127,7 @@ def _direction(part: Part, step: int | Tensor, settings: StepSettings) -> Tensor
     columns, rows = _lengths(part)
     row = torch.linalg.vector_norm(warped, dim=-1, keepdim=True).div_(columns**0.5)  # root mean squares
     exp_avg_sq.mul_(settings.beta2).addcmul_(row, row, value=1 - settings.beta2)
-    root = exp_avg_sq.sqrt().div_((1 - settings.beta2**step) ** 0.5).add_(settings.eps).clamp_min_(_SMALLEST)
+    root = exp_avg_sq.sqrt().div_((1 - settings.beta2**step) ** 0.5).add_(max(settings.eps, _SMALLEST))
     row.div_(root).nan_to_num_(0.0)  # the root mean square of each row of u. A row of NaN does not move
     size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).div_(rows**0.5 * UPDATE_RMS)
     return warped.mul_(fresh / root.mul_(size.clamp_min_(_SMALLEST**0.75 / UPDATE_RMS)))
@@ -155,51 +160,43 @@ def refresh(part: Part, due: Sequence[bool]) -> None:
         part: Its state is changed.
         due: For each parameter, whether it is its turn.
     """
-    state = part.state
+    state, sides = part.state, part.distortion.sides
     restart_unless_finite(part.distortion, state)
-    for side, name in part.distortion.sides.items():
-        for place in _places(part, side, due):
-            covariance = state[name][place]
-            size = covariance.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
-            root = inverse_root(covariance, size)
-            usable = (size > 0) & root.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-            state[side][place] = torch.where(usable, root, state[side][place])
+    for places in _places(part, due):
+        covariances = [_as_stack(state[sides[side]][index]) for side, index in places]
+        root, usable = _checked_root(torch.cat(covariances) if len(covariances) > 1 else covariances[0])
+        counts = list(map(len, covariances))
+        parts = zip(places, torch.split(root, counts), torch.split(usable, counts), strict=True)
+        for (side, index), new, is_usable in parts:
+            old = state[side][index]
+            state[side][index] = torch.where(is_usable, new, _as_stack(old)).view(old.shape)
 
 
-def _places(part: Part, side: str, due: Sequence[bool]) -> Iterable[tuple[Any, ...]]:
-    """Return where the factors of a side are whose turn it is: one index for each of their lengths."""
-    if part.padding is None:
-        return ((...,) if all(due) else ([index for index, is_due in enumerate(due) if is_due],),)
-    by_length: dict[int, list[int]] = {}
-    for index, shape in enumerate(part.padding.shapes[side]):
-        if due[index]:
-            by_length.setdefault(shape[-1], []).append(index)
-    return ((indices, slice(length), slice(length)) for length, indices in by_length.items())
+def _checked_root(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inverse root, and where it may be used: for each matrix True or False, with two more axes."""
+    root = inverse_root(covariance)
+    usable = (covariance.diagonal(dim1=-2, dim2=-1).amax(-1) > 0) & root.isfinite().flatten(-2).all(-1)
+    return root, usable[..., None, None]
 
 
-def inverse_root(covariance: Tensor, size: Tensor) -> Tensor:
-    """Return (L / lmax + damping I)^-power of a symmetric L >= 0, or of several with more dimensions in front.
+def _as_stack(matrix: Tensor) -> Tensor:
+    return matrix.reshape(-1, *matrix.shape[-2:])
 
-    Args:
-        covariance: Finite, length x length. For zeros the result is NaN.
-        size: Its largest diagonal element, which keeps the numbers in range.
 
-    >>> inverse_root(torch.tensor([[1.0, 0.0], [0.0, 0.25]]), torch.tensor(1.0)).round(decimals=2)
-    tensor([[1., 0.],
-            [0., 2.]])
+def _places(part: Part, due: Sequence[bool]) -> Iterable[list[tuple[str, Any]]]:
+    """Return the factors whose turn it is, each as its name and an index: in one list those that are computed together.
+
+    These have the same length. Factors of a parameter that is stepped alone are large; to join them would only copy.
     """
-    scaled = covariance / size.clamp_min(torch.finfo(size.dtype).tiny)
-    # LAPACK fails on some exactly singular matrices, for example of an embedding with tokens that no batch had
-    scaled.diagonal(dim1=-2, dim2=-1).add_(torch.finfo(size.dtype).eps)
-    values, vectors = _eigh(scaled)
-    roots = (values.clamp_min(0) / values[..., -1:]).add_(DAMPING).pow_(-POWER)
-    root: Tensor = (vectors * roots.unsqueeze(-2)) @ vectors.mT
-    return root
-
-
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    try:
-        values, vectors = torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        values, vectors = torch.linalg.eigh(matrix.double())  # rare; fp64 succeeds where fp32 fails
-    return values.to(matrix.dtype), vectors.to(matrix.dtype)
+    if not part.stack_dims:
+        return ([(side, ...)] for side in part.distortion.sides)
+    together: dict[int, list[tuple[str, Any]]] = {}
+    for side in part.distortion.sides:
+        shapes = part.padding.shapes[side] if part.padding else [part.state[side].shape] * len(due)
+        start = 0
+        for (length, is_due), run in itertools.groupby(zip((shape[-1] for shape in shapes), due, strict=True)):
+            stop = start + len(list(run))
+            if is_due:  # slices, because a list of indices would have to be copied to the device
+                together.setdefault(length, []).append((side, (slice(start, stop), ..., slice(length), slice(length))))
+            start = stop
+    return together.values()

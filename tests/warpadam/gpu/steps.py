@@ -56,11 +56,16 @@ def on_cpu(params: Iterable[Tensor]) -> list[Tensor]:
     return [param.detach().to("cpu", torch.float64) for param in params]
 
 
-def decomposes(strategy: Strategy, step: int) -> bool:
-    """Tell whether P is updated by a matrix decomposition in a step. Torch waits for the device in some of them."""
+def updates_p(strategy: Strategy, step: int) -> bool:
+    """Tell whether a step updates the P of a learner that follows covariances."""
     if strategy.learner == Learner.WHITENING:
         return step in (2, 4, 7) or step % EVERY == 0
     return strategy.learner == Learner.ROTATION and (step in (2, 3, 5, 8) or (step > 1 and step % EVERY == 1))
+
+
+def decomposes(strategy: Strategy, step: int) -> bool:
+    """Tell whether a step takes a QR decomposition. Torch may wait for the device in it."""
+    return strategy.learner == Learner.ROTATION and updates_p(strategy, step)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A step does not wait for the device, except where torch itself does: in a matrix decomposition."""
+"""A step does not wait for the device, except where torch itself may: in a QR decomposition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.warpadam.gpu.steps import decomposes, make_optimizer, make_params, set_grads, waiting_is_an_error
+from tests.warpadam.gpu.steps import (
+    decomposes,
+    make_optimizer,
+    make_params,
+    set_grads,
+    updates_p,
+    waiting_is_an_error,
+)
 from warpadam import STRATEGIES, Learner, Strategy
 
 FACTORS = {"row_factor", "column_factor", "blocks"}
@@ -34,7 +41,7 @@ def test_no_step_between_two_decompositions_waits(strategy: Strategy, lr: str, d
         if any(not torch.equal(before[name], after[name]) for name in FACTORS & before.keys()):
             changed.append(step)
     if strategy.learner in (Learner.ROTATION, Learner.WHITENING):
-        assert changed == [step for step in range(1, 14) if decomposes(strategy, step)]
+        assert changed == [step for step in range(1, 14) if updates_p(strategy, step)]
 
 
 def test_on_cuda_waiting_would_be_noticed(device: torch.device) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from warpadam import WarpAdam
+from warpadam.learners.roots import DAMPING
 from warpadam.learners.scale import LOG_SCALE
-from warpadam.learners.whitening import DAMPING, UPDATE_RMS
+from warpadam.learners.whitening import UPDATE_RMS
 
 FLOAT64 = torch.float64
 ROTATION: dict[str, Any] = {"structure": "full", "placement": "sandwich", "learner": "rotation"}
@@ -59,7 +60,8 @@ def _whitening_of_one_block(grads: list[Tensor], refreshes: set[int]) -> Tensor:
     for step, grad in enumerate((grad.reshape(-1) for grad in grads), start=1):
         covariance = 0.95 * covariance + 0.05 * torch.outer(grad, grad)
         if step in refreshes:
-            damped = covariance / torch.linalg.eigvalsh(covariance).max() + DAMPING * torch.eye(length, dtype=FLOAT64)
+            norm = torch.linalg.eigvalsh(covariance).pow(4).sum() ** 0.25
+            damped = covariance / norm + DAMPING * torch.eye(length, dtype=FLOAT64)
             left, values, right = torch.linalg.svd(damped)
             factor = left @ torch.diag(values**-0.5) @ right
         mean = 0.9 * mean + 0.1 * grad
