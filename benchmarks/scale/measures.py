@@ -6,7 +6,9 @@ simulated, see ``simulation.py``.
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import signal
 import socket
 import statistics
@@ -14,8 +16,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +59,20 @@ def make_spec(trials: int, sampler: str, pruner: str) -> JobSpec:
     )
 
 
+def save(output: Path, libraries: Sequence[str], figures: Mapping[str, object]) -> None:
+    """Write figures to a file, with the date, the machine and the versions of some libraries."""
+    result = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        **figures,
+        "versions": {name: version(name) for name in libraries},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=2) + "\n")
+
+
 class Bench:
     """One job in one database.
 
@@ -80,19 +98,19 @@ class Bench:
         self._studies.close()
         self._db.close()
 
-    def _open(self) -> ArmSearch:
+    def _open(self, arm: str = WARPADAM, halted: Callable[[], bool] = lambda: False) -> ArmSearch:
         data = PreparedData("file:///no-data.npz", "0")
-        job = JobContext(self._log, self._plan, data, self._artifacts, lambda: False)
-        return ArmSearch(job, self._plan.arm(WARPADAM), self._studies.open())
+        job = JobContext(self._log, self._plan, data, self._artifacts, halted)
+        return ArmSearch(job, self._plan.arm(arm), self._studies.open())
 
-    def search(self, slots: int) -> dict[str, Any]:
-        """Run all trials of the arm and return how long each part took."""
-        search, engine = self._open(), SimulatedEngine(slots)
+    def search(self, slots: int, arm: str = WARPADAM, halted: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """Run the trials of an arm, all or until ``halted``, and return how long each part took."""
+        search, engine = self._open(arm, halted), SimulatedEngine(slots)
         began = time.perf_counter()
         engine.run(search, self._plan.spec.resources, 0.0)
         seconds = time.perf_counter() - began
         search.close()
-        states = Counter(str(trial.state) for trial in self._log.trials(WARPADAM))
+        states = Counter(str(trial.state) for trial in self._log.trials(arm))
         trials, clock = sum(states.values()), engine.clock
         tenth = max(1, trials // 10)
         return {
@@ -145,7 +163,7 @@ class Bench:
 
     def http_ms(self, repeats: int) -> dict[str, dict[str, float]]:
         """Return the latencies of common requests to the API, in milliseconds."""
-        with _api(self.url) as client:
+        with api(self.url) as client:
             job = f"/v1/jobs/{self.job_id}"
             last = len(self._log.trials(WARPADAM)) - 1
             cursors = [round(last * i / repeats) for i in range(repeats)]
@@ -173,7 +191,7 @@ def _latencies(get: Callable[[int], httpx2.Response], repeats: int) -> dict[str,
 
 
 @contextmanager
-def _api(url: str) -> Iterator[httpx2.Client]:
+def api(url: str) -> Iterator[httpx2.Client]:
     """Run the API in a process of its own, on a free port; yield a client of it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

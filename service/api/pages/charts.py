@@ -91,7 +91,7 @@ def forest(result: JobResult) -> Forest | None:
         )
         for effect in found
     ]
-    return Forest(rows, (place(-small), place(small)), percent(end), result.baseline)
+    return Forest(rows, (place(-small), place(small)), percent(round(end, 2) if end > 1 else end), result.baseline)
 
 
 def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: bool) -> Chart | None:

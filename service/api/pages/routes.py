@@ -96,7 +96,14 @@ def new_job(db: DatabaseDep, wanted: Annotated[NewQuery, Query()]) -> HTMLRespon
     metrics = [(metric.field, metric.label, metric.tasks) for metric in METRICS.values()]
     if wanted.id is not None:
         dataset = datasets.get_dataset(wanted.id, db)
-        return page_of("new", dataset=dataset, data=dataset.model_dump(mode="json"), metrics=metrics, info=None)
+        return page_of(
+            "new",
+            dataset=dataset,
+            data=dataset.model_dump(mode="json"),
+            to_check=[column.name for column in dataset.columns if column.role == "left out" or column.warnings],
+            metrics=metrics,
+            info=None,
+        )
     if wanted.name is None or wanted.name not in BUNDLED:
         raise NotFoundError(f"there is no bundled dataset {wanted.name!r}; upload a file, or choose an example")
     info = BUNDLED[wanted.name].info

@@ -31,7 +31,7 @@ HOSTILE = "<script>alert('hi')</script>"
 
 def text_of(page: str) -> str:
     """Return the words of a page, without its tags."""
-    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    return " ".join(re.sub(r"<[^>]+>", " ", page.replace("<wbr>", "")).split())
 
 
 def test_home_says_how_to_start(client: TestClient) -> None:
@@ -71,7 +71,7 @@ def test_home_lists_jobs_and_files(client: TestClient, submit: Submit, db: Datab
     words = text_of(page)
     assert re.search(r"third queued", words)
     assert re.search(r"second \d\d %", words)
-    assert re.search(r"first succeeded helps wine", words)
+    assert re.search(r"first succeeded helps 23.6 % better wine", words)
     assert "people.csv 40 rows" in words
     assert 'data-live="3000"' in page
 
@@ -108,8 +108,9 @@ def test_a_job_page_begins_with_the_answer(client: TestClient, submit: Submit, d
     succeed(claim_job(db))
     page = client.get(f"/jobs/{job['id']}").text
     words = text_of(page)
-    assert words.index("Yes, P helps") < words.index("With P the test loss is 23.6 % lower at equal steps.")
-    assert words.index("optimizer = WarpAdam(") < words.index("How much better than adamw?")
+    answer = words.index("Yes, WarpAdam is better than AdamW here")
+    assert answer < words.index("With P the test loss is 23.6 % lower at equal steps.")
+    assert words.index("WarpAdam against AdamW") < words.index("optimizer = WarpAdam(")
     assert "23.6 % better" in words
     assert f"{job['links']['export']}?format=zip" in page
     assert "data-live" not in page
@@ -119,7 +120,7 @@ def test_a_job_page_follows_the_job_until_it_ends(client: TestClient, submit: Su
     job = submit()
     page = client.get(f"/jobs/{job['id']}").text
     assert "Waiting for a worker" in page
-    assert f'data-live="5000" data-events="{job["links"]["events"]}"' in page
+    assert f'data-live="5000" data-events="{job["links"]["events"]}?cursor=1"' in page
     search(claim_job(db))
     assert "Searching" in client.get(f"/jobs/{job['id']}").text
     client.post(f"{job['links']['self']}/cancel")
