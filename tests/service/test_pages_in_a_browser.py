@@ -355,3 +355,24 @@ def test_an_unclear_answer_is_one_click_away_from_more_evidence(start: Start, pa
     page.get_by_role("button", name="Add 21 seeds").click()
     page.get_by_role("heading", name="Waiting for a worker").wait_for()
     assert service.client.job(job_id)["spec"]["confirm"]["seeds"] == 8 + 21
+
+
+def test_the_lines_can_be_copied_where_browsers_allow_it_and_are_selected_elsewhere(
+    start: Start, page: Page, spec: SpecMaker
+) -> None:
+    service = start("--no-worker")
+    db = Database(service.environment["WARPTUNE_DATABASE_URL"])
+    job_id = service.client.submit(spec())["id"]
+    succeed(claim_job(db))
+    db.close()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{service.url}/jobs/{job_id}")
+    lines = page.locator("#code").inner_text()
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == lines
+    page.reload()
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as on http://name-of-host
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Selected: press Ctrl+C").wait_for()
+    assert page.evaluate("getSelection().toString()").strip() == lines.strip()

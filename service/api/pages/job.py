@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from service.api import jobs, results
-from service.api.deps import DatabaseDep, ImportancesDep, JobId
+from service.api.deps import DatabaseDep, ImportancesDep, JobId, MayChangeDep
 from service.api.pages import charts
 from service.api.pages.render import PageRoute, page_of
 from service.api.pages.search import NOT_COMPLETE, read_search
@@ -24,7 +24,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, default_respo
 
 
 @router.get("/jobs/{job_id}")
-def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep) -> HTMLResponse:
+def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep, may_change: MayChangeDep) -> HTMLResponse:
     """Show the answer of a job, or how far it is, and its trials."""
     seen = newest_event(db, job_id)  # before the rest, so that the page shows at least what it led to
     job = jobs.get_job(job_id, db)
@@ -37,6 +37,7 @@ def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep) -> HTM
         "job",
         job=job,
         seen=seen,
+        may_change=may_change,
         ended=job.state in ENDED_JOB,
         result=result,
         reasons=_clauses(result) if result else [],

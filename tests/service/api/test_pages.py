@@ -14,7 +14,7 @@ from service.api.pages.importance import LEAST_TRIALS
 from service.api.pages.search import DRAWN_TRIALS, FAILED_TRIALS
 from service.db.session import Database
 from service.export.snippet import optimizer_lines
-from service.ledger import queries
+from service.ledger import keys, queries
 from service.ledger.jobs import require_job
 from service.optimizers import OPTIMIZERS
 from service.planning.plan import make_plan, plan_of
@@ -269,3 +269,22 @@ def test_a_mistyped_address_is_a_page_for_people_only(client: TestClient, accept
 
 def test_redoc_leads_to_the_docs(client: TestClient) -> None:
     assert client.get("/redoc", follow_redirects=False).headers["location"] == "/docs"
+
+
+def test_a_key_that_can_only_read_sees_no_button_that_would_be_refused(
+    client: TestClient, submit: Submit, db: Database
+) -> None:
+    done = submit(confirm={"seeds": 8})
+    succeed(claim_job(db), varies=True)
+    failed = submit()
+    claim_job(db).end(JobState.FAILED, "no trial completed")
+    paths = ["/", "/new?name=wine", *(f"/jobs/{job['id']}" for job in (done, failed, submit()))]
+
+    def buttons(scope: keys.Scope) -> list[int]:
+        key, _ = keys.create(db, "local", scope)
+        pages = [client.get(path, headers={"Authorization": f"Bearer {key}"}) for path in paths]
+        assert [page.status_code for page in pages] == [200] * len(paths)
+        return [len(re.findall(r'data-post|data-cancel|id="upload"|type="submit"', page.text)) for page in pages]
+
+    assert all(buttons(keys.Scope.SUBMIT))
+    assert not any(buttons(keys.Scope.READ))

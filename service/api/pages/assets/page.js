@@ -145,8 +145,14 @@ if (form) {
 document.addEventListener("click", async (event) => {
   const { copy, cancel, post: path, body } = event.target.dataset ?? {};
   if (copy) {
-    await navigator.clipboard.writeText(document.getElementById(copy).textContent);
-    event.target.textContent = "Copied";
+    const code = document.getElementById(copy);
+    if (navigator.clipboard) {
+      await navigator.clipboard.writeText(code.textContent);
+      event.target.textContent = "Copied";
+    } else {
+      getSelection().selectAllChildren(code); // browsers let no page copy that came over plain HTTP from elsewhere
+      event.target.textContent = "Selected: press Ctrl+C";
+    }
   }
   if (cancel && confirm("Cancel this job? Its trials so far are kept.")) {
     event.target.disabled = true;
