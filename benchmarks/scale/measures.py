@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import signal
 import socket
 import statistics
@@ -26,9 +27,11 @@ from typing import Any, Final
 import httpx2
 import optuna
 
-from benchmarks.scale.simulation import SimulatedEngine
+from benchmarks.scale.simulation import POINTS, SimulatedEngine
+from search_spaces.to_optuna import suggest
 from service.artifacts import ArtifactStore
 from service.data.prepared import PreparedData
+from service.db.models import Trial, TrialPoint, utc_now
 from service.db.session import Database, create_schema
 from service.db.studies import Studies, study_name
 from service.ledger import jobs, runs
@@ -38,6 +41,7 @@ from service.running.arm_search import ArmSearch
 from service.running.arm_study import NUMBER
 from service.running.context import JobContext
 from service.spec.job import JobSpec
+from service.states import TrialState
 
 LEASE_S: Final = 86_400.0
 """A day, so that the lease never needs renewal. No other worker wants this job."""
@@ -46,7 +50,7 @@ START_LIMIT_S: Final = 60.0
 """How long to wait for the API to start."""
 
 
-def make_spec(trials: int, sampler: str, pruner: str) -> JobSpec:
+def make_spec(trials: int, sampler: str, pruner: str, baselines: Sequence[str] = ("adamw",)) -> JobSpec:
     """Return the spec of a job whose warpadam arm runs ``trials`` trials."""
     return JobSpec.model_validate(
         {
@@ -54,6 +58,7 @@ def make_spec(trials: int, sampler: str, pruner: str) -> JobSpec:
             "dataset": {"name": "wine"},
             "model": {"name": "mlp"},
             "search": {"sampler": sampler, "pruner": pruner},
+            "baselines": list(baselines),
             "budget": {"trials_per_arm": trials, "max_seconds": 604_800.0},
         }
     )
@@ -125,6 +130,29 @@ class Bench:
                 "last_tenth": round(1000 * statistics.median(clock.asks[-tenth:]), 2),
             },
         }
+
+    def fill(self, trials: int) -> None:
+        """Write the trials of an arm as a search leaves them, in seconds: random settings, half of them pruned."""
+        arm, draw = self._plan.arm(WARPADAM), random.Random(0)  # noqa: S311
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        self._log.start_arm(arm.name)
+        with self._db.write() as session:
+            for number in range(trials):
+                state = draw.choice((TrialState.COMPLETE, TrialState.PRUNED))
+                count = POINTS if state == TrialState.COMPLETE else POINTS // 4
+                floor, rate = draw.uniform(0.05, 1.0), draw.uniform(0.2, 1.5)
+                losses = [floor + (1 + index) ** -rate for index in range(count)]
+                trial = Trial(job_id=self.job_id, number=number, arm=arm.name, state=state, value=losses[-1])
+                trial.params, trial.val_loss, trial.last_step = suggest(study.ask(), arm.space), losses[-1], 10 * count
+                trial.attempts, trial.seconds = 1, 0.1 * count
+                trial.started_at = trial.finished_at = utc_now()
+                session.add(trial)
+                session.flush()
+                session.add_all(
+                    TrialPoint(trial_id=trial.id, step=10 * step, train_loss=loss, val_loss=loss, seconds=0.1 * step)
+                    for step, loss in enumerate(losses, start=1)
+                )
+                jobs.record_event(session, self.job_id, "trial_finished", trial=number, arm=arm.name, state=str(state))
 
     def resume_s(self) -> float:
         """Return the seconds until a new worker that takes over the job can ask for its first trial."""

@@ -4,14 +4,14 @@ Run::
 
     python -m benchmarks.scale.page [--trials 10000]
 
-An arm of a job gets its trials from the service's own search and ledger, as in ``benchmarks.scale``. Then Chromium
-opens the page of the job. It prints and saves:
+An arm of a job gets its trials at once. Then Chromium opens the page of the job. It prints and saves:
 
 - ``load``: of some visits, the median and the most of the milliseconds until the page has arrived, until its largest
   part is drawn, and until everything is loaded; and the kilobytes sent.
-- ``live``: a second arm searches for some seconds while the page stays open and follows the events. ``trials_per_s``
-  ended meanwhile, and the page was drawn again ``refreshes`` times. ``long_tasks_ms`` are the times in which the page
-  could not answer its reader, as far as they are above 50 ms.
+- ``live``: a second arm searches for some seconds, with the service's own search and ledger, while the page stays open
+  and follows the events. ``trials_per_s`` ended meanwhile, and the page was drawn again ``refreshes`` times.
+  ``long_tasks_ms`` are the times in which the page could not answer its reader, as far as they are above 50 ms.
+- ``live_on_a_slow_machine``: the same with a browser whose processor is four times slower, such as a phone's.
 
 Results go to ``benchmarks/scale/results/page.json`` unless you pass ``--output``.
 """
@@ -35,6 +35,7 @@ from benchmarks.scale.measures import Bench, api, make_spec, save
 
 VISITS = 7
 LIVE_S = 20.0
+SLOWDOWN = 4
 
 WATCH = """
 window.longTasks = []; window.refreshes = 0; window.largest = 0;
@@ -75,13 +76,14 @@ def load(browser: Browser, url: str) -> dict[str, dict[str, float]]:
     }
 
 
-def live(browser: Browser, url: str, bench: Bench, slots: int) -> dict[str, Any]:
+def live(browser: Browser, url: str, bench: Bench, slots: int, arm: str, slowdown: int = 1) -> dict[str, Any]:
     """Keep a page open while an arm of its job searches, and return how busy the page was."""
     ended = threading.Event()
     found: dict[str, Any] = {}
-    search = threading.Thread(target=lambda: found.update(bench.search(slots, "adamw", ended.is_set)))
+    search = threading.Thread(target=lambda: found.update(bench.search(slots, arm, ended.is_set)))
     page = browser.new_page()
     page.add_init_script(WATCH)
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": slowdown})
     page.goto(url)
     search.start()
     began = time.monotonic()
@@ -103,16 +105,17 @@ def live(browser: Browser, url: str, bench: Bench, slots: int) -> dict[str, Any]
 def measure(trials: int, slots: int) -> dict[str, Any]:
     """Make a job with many trials and return what its page takes."""
     with tempfile.TemporaryDirectory(prefix="warptune-page-") as folder, sync_playwright() as playwright:
-        bench = Bench(f"sqlite:///{folder}/page.db", folder, make_spec(trials, "random", "asha"))
+        bench = Bench(f"sqlite:///{folder}/page.db", folder, make_spec(trials, "random", "asha", ["adamw", "sgd"]))
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         try:
-            search = bench.search(slots)
+            bench.fill(trials)
             with api(bench.url) as client:
                 url = f"{client.base_url}/jobs/{bench.job_id}"
                 return {
-                    "trials": search["states"],
+                    "trials": trials,
                     "load": load(browser, url),
-                    "live": live(browser, url, bench, slots),
+                    "live": live(browser, url, bench, slots, "adamw"),
+                    "live_on_a_slow_machine": live(browser, url, bench, slots, "sgd", slowdown=SLOWDOWN),
                     "chromium": browser.version,
                 }
         finally:
@@ -127,7 +130,9 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--trials", type=int, default=10_000, help="trials of the arm (default: %(default)s)")
-    parser.add_argument("--slots", type=int, default=100, help="trials that run at once (default: %(default)s)")
+    parser.add_argument(
+        "--slots", type=int, default=8, help="trials of the second arm that run at once (default: %(default)s)"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "results" / "page.json", help="file for the results"
     )
