@@ -173,6 +173,15 @@ def test_a_page_of_ten_thousand_trials_is_as_small_as_one_of_many(client: TestCl
     assert found.lines[0].points.count(" ") < 12
 
 
+@pytest.mark.parametrize("rises", [False, True])
+def test_the_best_of_each_arm_lies_within_the_chart(client: TestClient, rises: bool) -> None:
+    values = [("far", 9.0), ("far", 8.0), ("near", 0.5), ("near", 0.25), ("middle", 0.75)]
+    found = charts.search(["far", "near", "middle"], values, rises=rises)
+    assert found is not None
+    assert sorted((found.top, found.bottom)) == [0.25, 8.0]
+    assert found.lines[0].points.endswith("100,100" if rises else "100,0")
+
+
 def test_a_job_page_shows_the_learning_curve_of_the_best_trials(
     client: TestClient, submit: Submit, db: Database
 ) -> None:
