@@ -108,6 +108,8 @@ def test_jobs_are_chosen_on_the_home_page_and_shown_side_by_side(start: Start, p
     page.goto(service.url)
     check_page(page)
     page.get_by_label("compare try 0").check()
+    page.get_by_role("button", name="Compare the chosen jobs").click()
+    page.get_by_text("Choose two jobs or more.").wait_for()
     with page.expect_response(f"{service.url}/"):
         page.get_by_role("heading", name="Jobs", exact=True).click()  # the focus leaves, so the page is loaded again
     page.get_by_label("compare try 2").check()

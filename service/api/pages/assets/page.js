@@ -165,6 +165,13 @@ document.addEventListener("click", async (event) => {
   }
 });
 
+document.addEventListener("submit", (event) => {
+  if (event.target.id === "jobs" && event.target.querySelectorAll(":checked").length < 2) {
+    event.preventDefault();
+    say(event.target.querySelector(".said"), "Choose two jobs or more.", true);
+  }
+});
+
 /** Returns the part of the page that moves, if there is one; data-live says after how many milliseconds at the latest. */
 function livePart() {
   return document.querySelector("[data-live]");
