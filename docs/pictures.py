@@ -1,10 +1,12 @@
 """Makes the pictures of the documentation from real runs, and saves them in docs/images.
 
     python docs/pictures.py valley     # the ways of AdamW and WarpAdam through a narrow valley; seconds
-    python docs/pictures.py reports    # the reports of two real jobs; four minutes, and needs chromium
+    python docs/pictures.py reports    # the reports of two real jobs, and the page of one; four minutes, needs chromium
 
 "valley" is a linear regression with two inputs that say nearly the same. "reports" runs the job of examples/demo.py and
-one on the table of examples/make_churn.py, and photographs how their reports begin.
+one on the table of examples/make_churn.py, and photographs how their reports begin, and the page of the first.
+
+docs/every_page.py photographs all pages, to look at them.
 """
 
 from __future__ import annotations
@@ -131,7 +133,7 @@ def draw_valley() -> str:
 
 
 def photograph_reports() -> None:
-    """Run two jobs and save how their reports begin."""
+    """Run two jobs and save how their reports begin, and the page of the first."""
     from service.client.private import private_service
     from service.client.quick_spec import make_spec
 
@@ -158,19 +160,21 @@ def photograph_reports() -> None:
                     pass
                 page = Path(folder) / f"{name}.html"
                 page.write_bytes(client.report(job))
-                _photograph(page, IMAGES / f"{name}.png")
+                _photograph(page.as_uri(), "#next", IMAGES / f"{name}.png")
+                if spec is demo:
+                    _photograph(f"{client.url}/jobs/{job}", "#best", IMAGES / "job-page.png")
 
 
-def _photograph(page: Path, image: Path) -> None:
-    """Save what stands above the next step."""
+def _photograph(url: str, below: str, image: Path) -> None:
+    """Save what stands above a part of a page."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         shown = browser.new_page(viewport={"width": 820, "height": 900})
-        shown.goto(page.as_uri())
-        end = shown.locator("#next").bounding_box()
+        shown.goto(url)
+        end = shown.locator(below).bounding_box()
         assert end is not None
         shown.screenshot(path=image, clip={"x": 0, "y": 0, "width": 820, "height": end["y"]}, full_page=True)
         browser.close()

@@ -19,6 +19,8 @@ from typing import Final
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from service.temporary import KEPT_S
+
 log = logging.getLogger(__name__)
 
 DATA_FILE: Final = "data.npz"
@@ -38,9 +40,6 @@ CHECKPOINTS: Final = "checkpoints"
 
 PROBE_BYTES: Final = 4096
 """Size of the file that shows whether the store can be written to. A full disk still takes an empty one."""
-
-KEPT_S: Final = 86_400.0
-"""Age at which an unfinished file is deleted."""
 
 ATTEMPTS: Final = 5
 """How often a folder is deleted while other processes delete it too."""

@@ -27,7 +27,7 @@ OURS: Final = re.compile(r"warptune-(check|data|dataset|p|predict|question|ray|r
 """Folders of processes without a folder of their own, such as commands and Ray actors."""
 
 KEPT_S: Final = 86_400.0
-"""Age at which those are deleted."""
+"""Age at which they are deleted, and files of the artifact store that were never finished."""
 
 
 @contextmanager

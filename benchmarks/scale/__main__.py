@@ -21,19 +21,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import optuna
 from sqlalchemy import create_engine, text
 
-from benchmarks.scale.measures import Bench, make_spec
+from benchmarks.scale.measures import Bench, make_spec, save
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -106,23 +103,17 @@ def main() -> None:
     chosen = _arguments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     result: dict[str, Any] = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         "slots": chosen.slots,
         "sampler": chosen.sampler,
         "pruner": chosen.pruner,
         "databases": {},
-        "versions": {name: version(name) for name in ("optuna", "sqlalchemy", "psycopg", "fastapi")},
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": [round(load, 2) for load in os.getloadavg()],
     }
     for kind in chosen.database:
         result["databases"][kind] = measure(
             kind, chosen.trials, chosen.slots, chosen.sampler, chosen.pruner, chosen.repeats
         )
         print(json.dumps(result["databases"][kind], indent=2), flush=True)
-        chosen.output.parent.mkdir(parents=True, exist_ok=True)
-        chosen.output.write_text(json.dumps(result, indent=2) + "\n")
+        save(chosen.output, ("optuna", "sqlalchemy", "psycopg", "fastapi"), result)
 
 
 if __name__ == "__main__":

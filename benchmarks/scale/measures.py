@@ -6,7 +6,10 @@ simulated, see ``simulation.py``.
 
 from __future__ import annotations
 
+import json
 import os
+import platform
+import random
 import signal
 import socket
 import statistics
@@ -14,17 +17,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 import optuna
 
-from benchmarks.scale.simulation import SimulatedEngine
+from benchmarks.scale.simulation import POINTS, SimulatedEngine
+from search_spaces.to_optuna import suggest
 from service.artifacts import ArtifactStore
 from service.data.prepared import PreparedData
+from service.db.models import Trial, TrialPoint, utc_now
 from service.db.session import Database, create_schema
 from service.db.studies import Studies, study_name
 from service.ledger import jobs, runs
@@ -34,6 +41,7 @@ from service.running.arm_search import ArmSearch
 from service.running.arm_study import NUMBER
 from service.running.context import JobContext
 from service.spec.job import JobSpec
+from service.states import TrialState
 
 LEASE_S: Final = 86_400.0
 """A day, so that the lease never needs renewal. No other worker wants this job."""
@@ -42,7 +50,7 @@ START_LIMIT_S: Final = 60.0
 """How long to wait for the API to start."""
 
 
-def make_spec(trials: int, sampler: str, pruner: str) -> JobSpec:
+def make_spec(trials: int, sampler: str, pruner: str, baselines: Sequence[str] = ("adamw",)) -> JobSpec:
     """Return the spec of a job whose warpadam arm runs ``trials`` trials."""
     return JobSpec.model_validate(
         {
@@ -50,9 +58,24 @@ def make_spec(trials: int, sampler: str, pruner: str) -> JobSpec:
             "dataset": {"name": "wine"},
             "model": {"name": "mlp"},
             "search": {"sampler": sampler, "pruner": pruner},
+            "baselines": list(baselines),
             "budget": {"trials_per_arm": trials, "max_seconds": 604_800.0},
         }
     )
+
+
+def save(output: Path, libraries: Sequence[str], figures: Mapping[str, object]) -> None:
+    """Write figures to a file, with the date, the machine and the versions of some libraries."""
+    result = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        **figures,
+        "versions": {name: version(name) for name in libraries},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 class Bench:
@@ -80,19 +103,19 @@ class Bench:
         self._studies.close()
         self._db.close()
 
-    def _open(self) -> ArmSearch:
+    def _open(self, arm: str = WARPADAM, halted: Callable[[], bool] = lambda: False) -> ArmSearch:
         data = PreparedData("file:///no-data.npz", "0")
-        job = JobContext(self._log, self._plan, data, self._artifacts, lambda: False)
-        return ArmSearch(job, self._plan.arm(WARPADAM), self._studies.open())
+        job = JobContext(self._log, self._plan, data, self._artifacts, halted)
+        return ArmSearch(job, self._plan.arm(arm), self._studies.open())
 
-    def search(self, slots: int) -> dict[str, Any]:
-        """Run all trials of the arm and return how long each part took."""
-        search, engine = self._open(), SimulatedEngine(slots)
+    def search(self, slots: int, arm: str = WARPADAM, halted: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """Run the trials of an arm, all or until ``halted``, and return how long each part took."""
+        search, engine = self._open(arm, halted), SimulatedEngine(slots)
         began = time.perf_counter()
         engine.run(search, self._plan.spec.resources, 0.0)
         seconds = time.perf_counter() - began
         search.close()
-        states = Counter(str(trial.state) for trial in self._log.trials(WARPADAM))
+        states = Counter(str(trial.state) for trial in self._log.trials(arm))
         trials, clock = sum(states.values()), engine.clock
         tenth = max(1, trials // 10)
         return {
@@ -107,6 +130,29 @@ class Bench:
                 "last_tenth": round(1000 * statistics.median(clock.asks[-tenth:]), 2),
             },
         }
+
+    def fill(self, trials: int) -> None:
+        """Write the trials of an arm as a search leaves them, in seconds: random settings, half of them pruned."""
+        arm, draw = self._plan.arm(WARPADAM), random.Random(0)  # noqa: S311
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        self._log.start_arm(arm.name)
+        with self._db.write() as session:
+            for number in range(trials):
+                state = draw.choice((TrialState.COMPLETE, TrialState.PRUNED))
+                count = POINTS if state == TrialState.COMPLETE else POINTS // 4
+                floor, rate = draw.uniform(0.05, 1.0), draw.uniform(0.2, 1.5)
+                losses = [floor + (1 + index) ** -rate for index in range(count)]
+                trial = Trial(job_id=self.job_id, number=number, arm=arm.name, state=state, value=losses[-1])
+                trial.params, trial.val_loss, trial.last_step = suggest(study.ask(), arm.space), losses[-1], 10 * count
+                trial.attempts, trial.seconds = 1, 0.1 * count
+                trial.started_at = trial.finished_at = utc_now()
+                session.add(trial)
+                session.flush()
+                session.add_all(
+                    TrialPoint(trial_id=trial.id, step=10 * step, train_loss=loss, val_loss=loss, seconds=0.1 * step)
+                    for step, loss in enumerate(losses, start=1)
+                )
+                jobs.record_event(session, self.job_id, "trial_finished", trial=number, arm=arm.name, state=str(state))
 
     def resume_s(self) -> float:
         """Return the seconds until a new worker that takes over the job can ask for its first trial."""
@@ -145,7 +191,7 @@ class Bench:
 
     def http_ms(self, repeats: int) -> dict[str, dict[str, float]]:
         """Return the latencies of common requests to the API, in milliseconds."""
-        with _api(self.url) as client:
+        with api(self.url) as client:
             job = f"/v1/jobs/{self.job_id}"
             last = len(self._log.trials(WARPADAM)) - 1
             cursors = [round(last * i / repeats) for i in range(repeats)]
@@ -173,7 +219,7 @@ def _latencies(get: Callable[[int], httpx2.Response], repeats: int) -> dict[str,
 
 
 @contextmanager
-def _api(url: str) -> Iterator[httpx2.Client]:
+def api(url: str) -> Iterator[httpx2.Client]:
     """Run the API in a process of its own, on a free port; yield a client of it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

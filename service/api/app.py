@@ -17,8 +17,8 @@ from service.api.pages import routes
 from service.settings import Settings
 from service.version import VERSION
 
-DESCRIPTION = """Tunes WarpAdam's distortion matrix P on your task, tunes the baselines with the same budget, and tells
-you on fresh paired seeds whether P helps. Every error is a problem document (RFC 9457)."""
+DESCRIPTION = """Finds out whether WarpAdam's learned preconditioner P helps on your task. It tunes WarpAdam and the
+baselines with the same budget, and compares them on fresh seeds. Every error is a problem document (RFC 9457)."""
 
 
 def create_app(settings: Settings, on_startup: Callable[[], None] | None = None) -> FastAPI:

@@ -15,6 +15,7 @@ from service.data.upload import UrlSource
 from service.db.session import Database
 from service.db.studies import Studies
 from service.disk import require_room
+from service.ledger.keys import Access, Scope
 from service.settings import Settings
 from service.user_code.probe import UserCode
 
@@ -64,6 +65,13 @@ def _url_source(request: Request) -> UrlSource:
     return UrlSource(settings.artifacts_url if request.state.access.sees_all else None, settings.dataset_url_prefixes)
 
 
+def _may_change(request: Request) -> bool:
+    """Return whether the sender of the request may do more than read."""
+    access: Access = request.state.access
+    return access.scope.includes(Scope.SUBMIT)
+
+
+MayChangeDep = Annotated[bool, Depends(_may_change)]
 DatabaseDep = Annotated[Database, Depends(_database)]
 UrlSourceDep = Annotated[UrlSource, Depends(_url_source)]
 SettingsDep = Annotated[Settings, _kept("settings")]

@@ -151,7 +151,7 @@ def authenticate(db: Database, key: str) -> Access:
     with db.read() as session:
         row = None if form is None else session.get(ApiKey, form[1])
     if row is None or not hmac.compare_digest(_sha256(key), row.sha256):
-        raise UnauthorizedError("the API key is not one of this service: check WARPTUNE_API_KEY")
+        raise UnauthorizedError("the API key is not one of this service; copy all of it, from wt_ to its end")
     return _access(db, row)
 
 

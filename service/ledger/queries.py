@@ -102,21 +102,31 @@ def trials_page(session: Session, job_id: str, limit: int, after: int | None, **
 
 
 def trial_values(session: Session, job_id: str) -> list[tuple[str, float]]:
-    """Return arm and value of each trial that has a value, in the order of their numbers."""
-    query = select(Trial.arm, Trial.value).where(Trial.job_id == job_id, Trial.value.is_not(None))
+    """Return arm and value of each complete or pruned trial, in the order of their numbers."""
+    query = select(Trial.arm, Trial.value).where(Trial.job_id == job_id, _is_judged(), Trial.value.is_not(None))
     return [(arm, value) for arm, value in session.execute(query.order_by(Trial.number)) if value is not None]
 
 
 def best_trials(session: Session, job_id: str, limit: int, **equals: str | None) -> Sequence[Trial]:
-    """Return the trials of a job with the lowest values, then those without one; ``equals`` filters columns."""
-    query = select(Trial).where(Trial.job_id == job_id, *_equal(Trial, equals))
-    return session.scalars(query.order_by(Trial.value.is_(None), Trial.value, Trial.number).limit(limit)).all()
+    """Return the complete or pruned trials of a job with the lowest values; ``equals`` filters columns."""
+    query = select(Trial).where(Trial.job_id == job_id, _is_judged(), *_equal(Trial, equals))
+    return session.scalars(query.order_by(Trial.value, Trial.number).limit(limit)).all()
+
+
+def _is_judged() -> ColumnElement[bool]:
+    """Return whether a trial may be called good: one that failed or runs has only the value that it had reached."""
+    return Trial.state.in_((TrialState.COMPLETE, TrialState.PRUNED))
 
 
 def events_page(session: Session, job_id: str, limit: int, after: int | None) -> Sequence[Event]:
     """Return events of a job, the oldest first, with an id above ``after``."""
     query = select(Event).where(Event.job_id == job_id).order_by(Event.id).limit(limit)
     return session.scalars(query if after is None else query.where(Event.id > after)).all()
+
+
+def newest_event(session: Session, job_id: str) -> int:
+    """Return the id of the newest event of a job; 0 without one."""
+    return session.scalar(select(func.max(Event.id)).where(Event.job_id == job_id)) or 0
 
 
 def _equal(table: type[Job | Trial], values: Mapping[str, str | None]) -> list[ColumnElement[bool]]:
@@ -171,10 +181,19 @@ def _by_state(
     return found
 
 
-def verdicts(session: Session, job_ids: Sequence[str]) -> dict[str, str]:
-    """Return the verdict of each of some jobs that has one."""
-    query = select(RecommendationRow.job_id, RecommendationRow.verdict).where(RecommendationRow.job_id.in_(job_ids))
-    return {job_id: verdict for job_id, verdict in session.execute(query)}  # noqa: C416 - rows are not tuples to mypy
+class Answer(NamedTuple):
+    """The verdict of a job, and the improvement as a share of the baseline's mean if there is one."""
+
+    verdict: str
+    improvement: float | None
+
+
+def answers(session: Session, job_ids: Sequence[str]) -> dict[str, Answer]:
+    """Return the answer of each of some jobs that has one."""
+    improvement = RecommendationRow.data["statistics"]["relative_improvement"].as_float()
+    query = select(RecommendationRow.job_id, RecommendationRow.verdict, improvement)
+    rows = session.execute(query.where(RecommendationRow.job_id.in_(job_ids)))
+    return {job_id: Answer(verdict, share) for job_id, verdict, share in rows}
 
 
 def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Sequence[ConfirmRun]:

@@ -126,7 +126,8 @@ def table(compared: JobComparison) -> list[tuple[str, list[str]]]:
     for part, score in scores:
         cells = [_written(job.test_score if (job.part, job.score) == (part, score) else None, score) for job in jobs]
         rows.append((f"{part} {score_label(score)}", cells))
-    rows += [(name, [_plain(job.settings.get(name)) for job in jobs]) for name in jobs[0].settings]
+    settings = [name for name in jobs[0].settings if name not in ("dataset.name", "dataset.id")]  # the row "data"
+    rows += [(name, [_plain(job.settings.get(name)) for job in jobs]) for name in settings]
     rows += [(f"best arm: {name}", [_plain(job.config.get(name)) for job in jobs]) for name in jobs[0].config]
     return rows
 
@@ -256,9 +257,9 @@ def _without(spec: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """Return the values by their dotted paths.
+    """Return the values by their dotted paths; a mapping without entries has none.
 
-    >>> _flat({"budget": {"steps": 10}, "seed": 0})
+    >>> _flat({"budget": {"steps": 10}, "overrides": {}, "seed": 0})
     {'budget.steps': 10, 'seed': 0}
     """
     return dict(_paths(values, ""))
@@ -266,7 +267,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, JsonValue]:
 
 def _paths(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, JsonValue]]:
     for name, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _paths(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

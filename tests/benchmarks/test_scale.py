@@ -1,10 +1,13 @@
 # The scale benchmark, small: every measurement runs, and the search does what a real one does.
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
+from benchmarks.scale import page
 from benchmarks.scale.measures import Bench, make_spec
 from benchmarks.scale.simulation import POINTS
 
@@ -13,6 +16,33 @@ def test_the_curves_have_as_many_points_as_real_ones() -> None:
     from service.training.loop import POINTS as REAL
 
     assert POINTS == REAL
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_page_of_a_job_with_200_trials_is_measured_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "VISITS", 2)
+    monkeypatch.setattr(page, "LIVE_S", 5.0)
+    figures = page.measure(200, 4)
+    for name in ("arrived", "drawn", "loaded", "kilobytes"):
+        assert 0 < figures["load"][name]["median"] <= figures["load"][name]["max"], name
+    for name in ("live", "live_on_a_slow_machine"):
+        assert figures[name]["refreshes"] > 0, name
+        assert figures[name]["trials_per_s"] > 0, name
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_page_that_does_not_answer_its_reader_is_noticed() -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        shown = browser.new_page()
+        shown.add_init_script(page.WATCH)
+        shown.goto("about:blank")
+        shown.evaluate("() => { setTimeout(() => { const end = Date.now() + 200; while (Date.now() < end); }); }")
+        shown.wait_for_timeout(1000)
+        assert max(shown.evaluate("longTasks")) >= 150
+        browser.close()
 
 
 @pytest.mark.slow

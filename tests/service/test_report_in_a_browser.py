@@ -44,7 +44,7 @@ def test_the_report_draws_its_figures_from_a_file_alone(
         assert page.locator("td", has_text=arm).count()
     for name in ("Why", "Next step", "How it went", "Details"):
         assert page.get_by_role("heading", name=name).is_visible()
-    for drawn in (".forest .mean", "polyline.line", "polygon.band"):
+    for drawn in (".forest .mean", ".forest .row .small", "polyline.line", "polygon.band"):
         assert page.locator(drawn).first.bounding_box(), drawn
     assert all(url.startswith(("file:", "data:")) for url in asked)
     assert problems == []

@@ -91,7 +91,7 @@ def forest(result: JobResult) -> Forest | None:
         )
         for effect in found
     ]
-    return Forest(rows, (place(-small), place(small)), percent(end), result.baseline)
+    return Forest(rows, (place(-small), place(small)), percent(round(end, 2) if end > 1 else end), result.baseline)
 
 
 def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: bool) -> Chart | None:
@@ -112,9 +112,12 @@ def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: b
     trials = max(map(len, best.values()), default=0)
     if not trials:
         return None
-    lowest = min(column[-1] for column in best.values() if column)
+    lasts = [column[-1] for column in best.values() if column]
     firsts = sorted(column[0] for column in best.values() if column)
-    highest = max(firsts[len(firsts) // 2], lowest)  # a first trial that is far worse would flatten the rest
+    lowest, highest = (
+        min(lasts),
+        max(firsts[len(firsts) // 2], *lasts),
+    )  # a first trial far worse would flatten the rest
     top, bottom = (lowest, highest) if rises else (highest, lowest)
     lines = [
         Line(arm, index % COLOURS, _stairs(column, trials, top, bottom), column[-1])

@@ -6,16 +6,16 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from service.api import jobs, results
-from service.api.deps import DatabaseDep, ImportancesDep, JobId
+from service.api.deps import DatabaseDep, ImportancesDep, JobId, MayChangeDep
 from service.api.pages import charts
 from service.api.pages.render import PageRoute, page_of
 from service.api.pages.search import NOT_COMPLETE, read_search
-from service.api.pages.standing import minutes_left, progress_of
+from service.api.pages.standing import minutes_left, newest_event, progress_of
 from service.api.views import JobView
 from service.db.session import Database
 from service.errors import ConflictError
 from service.result.effects import figure, score_label, search_figure
-from service.result.job_result import ANSWERS, JobResult
+from service.result.job_result import JobResult
 from service.spec.job import JobSpec
 from service.spec.metrics import METRICS, metric_of
 from service.states import ENDED_JOB, JobState, count_ended
@@ -24,8 +24,9 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, default_respo
 
 
 @router.get("/jobs/{job_id}")
-def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep) -> HTMLResponse:
+def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep, may_change: MayChangeDep) -> HTMLResponse:
     """Show the answer of a job, or how far it is, and its trials."""
+    seen = newest_event(db, job_id)  # before the rest, so that the page shows at least what it led to
     job = jobs.get_job(job_id, db)
     result = _result(db, job)
     metric = _metric(job)
@@ -35,10 +36,11 @@ def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep) -> HTM
     return page_of(
         "job",
         job=job,
+        seen=seen,
+        may_change=may_change,
         ended=job.state in ENDED_JOB,
         result=result,
         reasons=_clauses(result) if result else [],
-        answer=ANSWERS[result.verdict] if result else None,
         code=results.optimizer_code(job_id, db) if result else None,
         forest=charts.forest(result) if result else None,
         search=search,

@@ -17,9 +17,10 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
 from service.api.field_errors import field_errors
+from service.api.pages.words import answer_of, duration, extension_of, name_of
 from service.api.problems import STATUS
 from service.errors import ServiceError
-from service.result.effects import percent
+from service.result.effects import difference, percent
 from service.version import VERSION
 
 FOLDER: Final = Path(__file__).parent / "assets"
@@ -42,7 +43,7 @@ class PageRoute(APIRoute):
                 status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
                 return page_of("error", status=int(status), title=_upper(str(error)), details=[])
             except RequestValidationError as error:
-                wrong = [_upper(str(item)) for item in field_errors(error.errors(), None, [])]
+                wrong = list(map(str, field_errors(error.errors(), None, [])))
                 return page_of("error", status=404, title="There is nothing at this address", details=wrong)
 
         return page
@@ -73,6 +74,11 @@ def _templates() -> jinja2.Environment:
     )
     environment.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=_as_json)
     environment.filters["share"] = percent
+    environment.filters["answer"] = answer_of
+    environment.filters["difference"] = difference
+    environment.filters["duration"] = duration
+    environment.filters["extension"] = extension_of
+    environment.filters["optimizer"] = name_of
     environment.filters["number"] = lambda value: "-" if value is None else f"{value:.4g}"
     environment.filters["upper_first"] = _upper
     return environment

@@ -7,26 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
 
 from service.api.pages import charts
 from service.api.pages.render import FOLDER, fill
+from service.api.pages.words import answer_of, extension_of, name_of
 from service.db.models import ConfirmRun, Job
 from service.ledger.queries import curve_of
 from service.result.effects import change, figure, percent, read_comparison, score_label, search_figure, times_slower
-from service.result.job_result import ArmResult, JobResult, Word
+from service.result.job_result import ArmResult, JobResult
 from service.spec.metrics import METRICS, metric_of
 from service.states import TrialState
-
-NAMES: Final = {"warpadam": "WarpAdam", "adamw": "AdamW", "muon": "Muon", "soap": "SOAP", "sgd": "SGD"}
-"""How people write the optimizers. An arm with another name is shown as it is called."""
-
-ANSWERS: Final = {
-    Word.HELPS: "Yes, {challenger} is better than {baseline} here",
-    Word.HURTS: "No, {challenger} is worse than {baseline} here",
-    Word.NO_DIFFERENCE: "No, {challenger} and {baseline} are equally good here",
-    Word.INCONCLUSIVE: "It is not clear yet whether {challenger} is better than {baseline} here",
-}
 
 
 def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun], code: str | None = None) -> str:
@@ -52,11 +42,11 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun], code: s
         findings=result.findings,
         arms=arms,
         code=code,
-        answer=ANSWERS[result.verdict].format(challenger=_name(result.challenger), baseline=_name(result.baseline)),
-        recommended=_name(result.arm),
-        against=_name(result.baseline),
+        answer=answer_of(result),
+        recommended=name_of(result.arm),
+        against=name_of(result.baseline),
         facts=_facts(result),
-        more=_more(result),
+        more=extension_of(result),
         forest=charts.forest(result),
         search=charts.search(arms, best, rises=bool(judged and judged.higher_is_better)),
         learning=charts.learning(curves),
@@ -75,15 +65,11 @@ def _losses(run: ConfirmRun) -> list[tuple[int, float]]:
     return [(point.step, point.val_loss) for point in curve_of(run)]
 
 
-def _name(arm: str) -> str:
-    return NAMES.get(arm, arm)
-
-
 def _facts(result: JobResult) -> list[str]:
     """Return the figures of the answer, one sentence each; a figure that is not known has none."""
     by_arm = {found.arm: found for found in result.finalists}
     challenger, baseline = by_arm[result.challenger], by_arm[result.baseline]
-    names = (_name(challenger.arm), _name(baseline.arm))
+    names = (name_of(challenger.arm), name_of(baseline.arm))
     metric, part = METRICS.get(result.score or ""), result.part.capitalize()
     found = []
     if metric is not None:
@@ -98,16 +84,6 @@ def _facts(result: JobResult) -> list[str]:
             f"{figure(result.trivial.mean_test_score, metric)}"
         )
     return [*found, *_speed(names, challenger, baseline)]
-
-
-def _more(result: JobResult) -> str | None:
-    """Return the options of `warptune extend` that may settle an unclear answer; None if nothing would."""
-    if result.verdict is not Word.INCONCLUSIVE:
-        return None
-    seeds = result.statistics.more_pairs if result.statistics else None
-    if seeds:
-        return f"--seeds {seeds}"
-    return "--trials 20 --seeds 8" if "may tell" in result.reason else None
 
 
 def _means(names: tuple[str, str], label: str, challenger: str, baseline: str) -> list[str]:

@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import BeforeValidator, Field
 
 from service.api import compare, datasets
-from service.api.deps import DatabaseDep, PageQuery, StrictQuery, Text
+from service.api.deps import DatabaseDep, MayChangeDep, PageQuery, StrictQuery, Text
 from service.api.pages import job, sign_in
 from service.api.pages.render import ASSETS, FOLDER, PageRoute, page_of
 from service.api.pages.standing import list_jobs
@@ -48,7 +48,7 @@ class HomeQuery(StrictQuery):
 
 
 @router.get("/")
-def home(db: DatabaseDep, wanted: Annotated[HomeQuery, Query()]) -> HTMLResponse:
+def home(db: DatabaseDep, may_change: MayChangeDep, wanted: Annotated[HomeQuery, Query()]) -> HTMLResponse:
     """Show how to start, and how the jobs stand."""
     listed = list_jobs(db, LISTED, wanted.state, wanted.tag)
     files = datasets.list_datasets(db, PageQuery(limit=LISTED))
@@ -61,6 +61,7 @@ def home(db: DatabaseDep, wanted: Annotated[HomeQuery, Query()]) -> HTMLResponse
         examples=EXAMPLES,
         states=list(JobState),
         wanted=wanted,
+        may_change=may_change,
     )
 
 
@@ -91,17 +92,25 @@ class NewQuery(StrictQuery):
 
 
 @router.get("/new")
-def new_job(db: DatabaseDep, wanted: Annotated[NewQuery, Query()]) -> HTMLResponse:
+def new_job(db: DatabaseDep, may_change: MayChangeDep, wanted: Annotated[NewQuery, Query()]) -> HTMLResponse:
     """Show a dataset, and the form of a job about it."""
     metrics = [(metric.field, metric.label, metric.tasks) for metric in METRICS.values()]
     if wanted.id is not None:
         dataset = datasets.get_dataset(wanted.id, db)
-        return page_of("new", dataset=dataset, data=dataset.model_dump(mode="json"), metrics=metrics, info=None)
+        return page_of(
+            "new",
+            dataset=dataset,
+            data=dataset.model_dump(mode="json"),
+            to_check=[column.name for column in dataset.columns if column.role == "left out" or column.warnings],
+            metrics=metrics,
+            info=None,
+            may_change=may_change,
+        )
     if wanted.name is None or wanted.name not in BUNDLED:
         raise NotFoundError(f"there is no bundled dataset {wanted.name!r}; upload a file, or choose an example")
     info = BUNDLED[wanted.name].info
     data: dict[str, object] = {"name": wanted.name, "task": info.task, "model": datasets.MODELS["rows"], "columns": []}
-    return page_of("new", dataset=None, data=data, metrics=metrics, info=info)
+    return page_of("new", dataset=None, data=data, metrics=metrics, info=info, may_change=may_change)
 
 
 router.include_router(job.router)

@@ -171,14 +171,18 @@ def search(log: RunLog, trials: int = 2, points: Sequence[int] = ()) -> list[Tri
     return best
 
 
-def succeed(log: RunLog, gain: float = 0.25) -> None:
-    """Write a finished job. On every fresh seed, warpadam's loss is ``gain`` below the baseline's."""
+def succeed(log: RunLog, gain: float = 0.25, *, varies: bool = False) -> None:
+    """Write a finished job. On every fresh seed, warpadam's loss is ``gain`` below the baseline's.
+
+    If it ``varies``, it is as much above on every fourth seed, so nothing can be concluded yet.
+    """
     finalists = search(log)
     log.set_data_hash("0" * 64)
     log.verify()
     runs = log.plan_confirm_runs("confirm", finalists, range(100, 100 + log.spec.confirm.seeds))
     for run in runs:
-        loss = 1.0 + run.seed % 8 / 64 - (gain if run.arm.startswith(WARPADAM) else 0.0)
+        sign = -1.0 if varies and run.seed % 4 == 0 else 1.0
+        loss = 1.0 + run.seed % 8 / 64 - (sign * gain if run.arm.startswith(WARPADAM) else 0.0)
         log.finish_confirm_run(
             run.id, Ended(TrialState.COMPLETE, loss, loss, 0.1), [CurvePoint(10, loss, loss, 0.1, loss)]
         )

@@ -50,7 +50,7 @@ def test_the_home_page_filters_too(client: TestClient, submit: Submit, db: Datab
     assert "<option selected>failed</option>" in page
     assert 'href="/?tag=churn"' in page
     assert "second" not in client.get("/?tag=churn").text
-    assert "No job is like that." in client.get("/?tag=other").text
+    assert "No job matches." in client.get("/?tag=other").text
     wrong = client.get("/?state=finished")
     assert wrong.status_code == 404
     assert "State: must be 'queued', 'running'" in html.unescape(text_of(wrong.text))

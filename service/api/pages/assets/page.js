@@ -23,6 +23,14 @@ function post(path, body, headers = {}) {
   return send(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } });
 }
 
+/** Returns a time as people say it, such as 25 hours. */
+function duration(seconds) {
+  const units = [["second", 1, 90], ["minute", 60, 90], ["hour", 3600, 48], ["day", 86400, Infinity]];
+  const [unit, size] = units.find(([, size, most]) => seconds < size * most);
+  const count = Math.max(1, Math.round(seconds / size));
+  return `${count.toLocaleString("en")} ${unit}${count > 1 ? "s" : ""}`;
+}
+
 function say(place, text, isWrong = false) {
   place.textContent = text;
   place.classList.toggle("wrong", isWrong);
@@ -101,9 +109,9 @@ if (form) {
     let text, isWrong = false;
     try {
       const plan = await post("/v1/jobs?dry_run=true", spec());
-      const minutes = plan.seconds / 60;
-      const time = minutes < 1.5 ? `${Math.max(1, Math.round(plan.seconds))} seconds` : `${Math.round(minutes)} minutes`;
-      text = `${plan.trials} trials and ${plan.confirm_runs} runs on fresh seeds, about ${time}. ${plan.similar?.sentence ?? ""}`;
+      const count = (number) => number.toLocaleString("en");
+      const runs = `${count(plan.trials)} trials and ${count(plan.confirm_runs)} runs on fresh seeds`;
+      text = `${runs}, about ${duration(plan.seconds)}. ${plan.similar?.sentence ?? ""}`;
     } catch (error) {
       [text, isWrong] = [error.message, true];
     }
@@ -135,10 +143,16 @@ if (form) {
 }
 
 document.addEventListener("click", async (event) => {
-  const { copy, cancel, post: path } = event.target.dataset ?? {};
+  const { copy, cancel, post: path, body } = event.target.dataset ?? {};
   if (copy) {
-    await navigator.clipboard.writeText(document.getElementById(copy).textContent);
-    event.target.textContent = "Copied";
+    const code = document.getElementById(copy);
+    if (navigator.clipboard) {
+      await navigator.clipboard.writeText(code.textContent);
+      event.target.textContent = "Copied";
+    } else {
+      getSelection().selectAllChildren(code); // browsers let no page copy that came over plain HTTP from elsewhere
+      event.target.textContent = "Selected: press Ctrl+C";
+    }
   }
   if (cancel && confirm("Cancel this job? Its trials so far are kept.")) {
     event.target.disabled = true;
@@ -146,46 +160,92 @@ document.addEventListener("click", async (event) => {
   }
   if (path) {
     event.target.disabled = true;
-    await send(path, { method: "POST" }).then(() => location.reload(), (error) => alert(error.message));
+    const sent = body ? post(path, JSON.parse(body)) : send(path, { method: "POST" });
+    await sent.then(() => location.reload(), (error) => alert(error.message));
   }
 });
 
-/** Loads the page again, unless the reader uses a control, and keeps what the reader has opened and chosen. */
+document.addEventListener("submit", (event) => {
+  if (event.target.id === "jobs" && event.target.querySelectorAll(":checked").length < 2) {
+    event.preventDefault();
+    say(event.target.querySelector(".said"), "Choose two jobs or more.", true);
+  }
+});
+
+/** Returns the part of the page that moves, if there is one; data-live says after how many milliseconds at the latest. */
+function livePart() {
+  return document.querySelector("[data-live]");
+}
+
+/** Returns the element of the fresh part that is what an element of the old one was; none if it is gone. */
+function counterpart(element, live, fresh) {
+  const all = (part) => [...part.querySelectorAll(element.localName)];
+  const kind = (one) => one.id || one.value || one.getAttribute("href") || one.dataset.post || one.textContent;
+  if (element.localName === "summary") return fresh.querySelector(`#${element.parentElement.id} > summary`);
+  if (element.matches(".wide, pre")) return all(fresh)[all(live).indexOf(element)];
+  return all(fresh).find((one) => kind(one) === kind(element));
+}
+
+/** Loads the part that moves again, and keeps what the reader has opened, chosen, scrolled to and focused. */
 async function refresh() {
-  const main = document.querySelector("main");
-  if (document.hidden || (main.contains(document.activeElement) && document.activeElement !== main)) return;
+  const live = livePart();
+  const selected = getSelection();
+  const isBusy = live.matches(":active") || (!selected.isCollapsed && live.contains(selected.anchorNode));
+  if (document.hidden || isBusy) return;
+  let text;
   try {
     const answer = await fetch(location.href);
     if (answer.status === 401) location.reload(); // it leads to the page to sign in
-    const text = await answer.text();
-    const page = new DOMParser().parseFromString(text, "text/html");
-    const fresh = page.querySelector("main");
-    for (const details of main.querySelectorAll("details[open]")) {
-      fresh.querySelector(`#${details.id}`)?.setAttribute("open", "");
-    }
-    for (const box of main.querySelectorAll("input:checked")) {
-      fresh.querySelector(`input[value="${box.value}"]`)?.setAttribute("checked", "");
-    }
-    main.replaceWith(fresh);
-    document.title = page.title;
+    text = await answer.text();
   } catch {
-    // the service does not answer: the next try may
+    sayAway(live);
+    return;
   }
+  const page = new DOMParser().parseFromString(text, "text/html");
+  const fresh = page.getElementById(live.id);
+  if (!fresh) {
+    location.reload(); // the job is gone, or the last job of the list
+    return;
+  }
+  for (const details of live.querySelectorAll("details[open]")) {
+    fresh.querySelector(`#${details.id}`)?.setAttribute("open", "");
+  }
+  for (const box of live.querySelectorAll("input:checked")) {
+    fresh.querySelector(`input[value="${box.value}"]`)?.setAttribute("checked", "");
+  }
+  const focused = live !== document.activeElement && live.contains(document.activeElement) ? document.activeElement : null;
+  const focus = focused && counterpart(focused, live, fresh);
+  const scrolled = [...live.querySelectorAll(".wide, pre")].filter((one) => one.scrollLeft);
+  const places = scrolled.map((one) => [counterpart(one, live, fresh), one.scrollLeft]);
+  live.replaceWith(fresh);
+  for (const [one, left] of places) one?.scrollTo({ left });
+  focus?.focus({ preventScroll: true });
+  document.title = page.title;
+}
+
+/** Says that the page may be old, once. */
+function sayAway(live) {
+  if (live.querySelector("#away")) return;
+  const words = document.createElement("p");
+  words.id = "away";
+  words.className = "warning";
+  words.setAttribute("role", "alert");
+  words.textContent = `The service does not answer. This was so at ${new Date().toLocaleTimeString()}.`;
+  live.prepend(words);
 }
 
 /** Keeps the page up to date while something in it moves: at each event of its job, and now and then. */
 async function follow() {
   let wake = () => {};
-  const { events } = document.querySelector("main").dataset;
+  const { events } = livePart()?.dataset ?? {};
   const stream = events ? new EventSource(events) : null;
   stream?.addEventListener("message", () => wake());
-  for (;;) {
-    const wait = Number(document.querySelector("main").dataset.live);
-    if (!wait) break;
+  document.addEventListener("visibilitychange", () => wake());
+  while (livePart()) {
     await new Promise((done) => setTimeout(done, 500)); // many events at once are one refresh
     await new Promise((done) => {
       wake = done;
-      setTimeout(done, wait);
+      setTimeout(done, Number(livePart().dataset.live));
     });
     await refresh();
   }
