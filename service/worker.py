@@ -19,13 +19,14 @@ import optuna
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from service.accounts import Account
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.disk import is_full, require_room
 from service.engines.base import Engine
 from service.errors import DatabaseReplacedError, JobFailedError, LeaseLostError, OtherVersionError, StorageFullError
 from service.ledger.runs import RunLog, claim
-from service.running.context import Tools
+from service.running.context import Tools, note_size
 from service.running.job_run import run_job
 from service.running.notify import Notifier
 from service.settings import Settings
@@ -126,7 +127,8 @@ class Worker:
         self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engines: Mapping[str, Engine]
     ) -> None:
         self._settings, self._db = settings, db
-        self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url), UserCode(settings))
+        account = Account.of_children(settings.slot_user)
+        self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url), UserCode(settings), account)
         self._stopping = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -145,6 +147,8 @@ class Worker:
             try:
                 require_room(self._settings)
                 pause_s = 0.0 if self.run_next() else self._settings.poll_s
+                if pause_s:
+                    self._end_idle()
             except StorageFullError as error:
                 log.warning("no room for a job", extra={"cause": str(error)})
                 pause_s = FULL_PAUSE_S
@@ -153,6 +157,10 @@ class Worker:
                 pause_s = AWAY_PAUSE_S
             self._stopping.wait(pause_s)
         log.info("worker stopped", extra={"worker": self.name})
+
+    def _end_idle(self) -> None:
+        for engine in self._tools.engines.values():
+            engine.end_idle()
 
     def run_next(self) -> bool:
         """Claim one job and run it to its end; return False if there is none to claim.
@@ -171,6 +179,7 @@ class Worker:
                 ended = self._run_job(record, keeper)
                 if ended:
                     self._tools.artifacts.delete_checkpoints(record.job_id)
+                note_size(record, self._tools.artifacts)
         except LeaseLostError:
             log.warning("job lost to another worker", extra={"job": record.job_id})
         return True

@@ -117,15 +117,16 @@ def worker(
         from service.db.session import Database, create_schema
         from service.db.studies import Studies
         from service.engines.base import Engine
-        from service.engines.local import LocalEngine
+        from service.engines.local import LocalEngine, SlotRules
         from service.engines.ray_tune import RayEngine
         from service.worker import Worker
 
         logs.tame_optuna()
+        rules = SlotRules.of(settings)
         create_schema(settings.database_url)
         db = Database(settings.database_url)
         engines: dict[str, Engine] = {
-            "optuna": LocalEngine(memory_bytes=settings.slot_memory_bytes),
+            "optuna": LocalEngine(rules=rules),
             "ray": RayEngine(settings.ray_address),
         }
         studies = Studies(settings.database_url)

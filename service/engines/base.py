@@ -117,6 +117,9 @@ class Engine(Protocol):
             JobFailedError: The resources are not available here and never will be.
         """
 
+    def end_idle(self) -> None:
+        """End processes that had nothing to do for a while. Called between jobs, several times a second."""
+
     def close(self) -> None:
         """End every process of this engine."""
 

@@ -128,6 +128,11 @@ class RunLog:
             raise self._lost()
         return Requests(row.cancel_requested, row.pause_requested, row.stop_requested)
 
+    def set_stored_bytes(self, size_bytes: int) -> None:
+        """Record the size of the job's files."""
+        with self._fenced() as session:
+            session.execute(update(Job).where(Job.id == self.job_id).values(stored_bytes=size_bytes))
+
     def release(self) -> bool:
         """Give the job back: paused if that was asked for, otherwise queued for the next worker.
 

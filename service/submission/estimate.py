@@ -17,6 +17,7 @@ from service.errors import UnavailableError
 from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
 from service.planning.atlas import Similar, similar_to
+from service.planning.limits import too_large_for_this_machine
 from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
 from service.processes import Turns
@@ -108,6 +109,8 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
     Raises:
         UnavailableError: The cost could not be measured.
     """
+    if too_large := too_large_for_this_machine(plan):
+        raise UnavailableError(f"the steps of the arms cannot be timed: {too_large}")
     measured = _measure(plan)
     notes = [NOTE]
     if MORE_STEPS in plan.spec.controls:
@@ -153,6 +156,12 @@ def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstim
         seconds=search + runs * seconds_a_run / slots,
         p_bytes=int(measured["p_bytes"]),
     )
+
+
+def steps_of_job(plan: JobPlan) -> float:
+    """Return the steps that a slot does for a job, unless ``budget.max_seconds`` ends the search earlier."""
+    runs = {arm: plan.trials(arm) + plan.spec.confirm.seeds + sum(plan.race_rounds(arm)) for arm in plan.arms}
+    return sum(_steps_of_a_run(plan, arm) * count for arm, count in runs.items()) / plan.spec.resources.slots
 
 
 def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:
