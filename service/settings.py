@@ -207,6 +207,9 @@ class Settings(BaseSettings):
         "WARPTUNE_HOST and WARPTUNE_PORT.",
     )
     lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds that a silent worker keeps its job.")
+    turn_s: Annotated[float, Gt(0)] = Field(
+        60.0, description="Seconds without a worker after which a project gets one, by a job of another giving way."
+    )
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
         0.3, description="Seconds between two looks for a queued job, or a request to cancel, pause or stop."
     )

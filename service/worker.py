@@ -55,7 +55,7 @@ FULL_PAUSE_S: Final = 5.0
 
 
 class HaltedError(Exception):
-    """Work on the job must stop: it was cancelled or paused, another worker has it, or this worker is stopping."""
+    """Work on the job must stop: it was cancelled or paused, gives way, or is another worker's; or this one ends."""
 
 
 class LeaseKeeper:
@@ -67,6 +67,7 @@ class LeaseKeeper:
     def __init__(self, record: RunLog, settings: Settings, stopping: threading.Event) -> None:
         self._record, self._settings, self.stopping = record, settings, stopping
         self.cancelled, self.paused, self._draining, self.lost = False, False, False, False
+        self._gives_way, self._runs_ended = False, 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_done, name="lease-keeper", daemon=True)
 
@@ -87,9 +88,17 @@ class LeaseKeeper:
         """Return whether the job is stopped: it gets no more trials than a verdict needs."""
         return self._draining
 
+    def run_ended(self) -> None:
+        """Count a run. Called from the worker's main thread."""
+        self._runs_ended += 1
+
+    def turn_is_over(self) -> bool:
+        """Return whether no further run should begin. One ends in every turn, so that the job comes further."""
+        return self._gives_way and self._runs_ended > 0
+
     def check(self) -> None:
-        """Raise HaltedError if work on the job must stop now. Called from the worker's main thread."""
-        if self.halted():
+        """Raise HaltedError if work on the job must stop now. Called from the worker's main thread, between runs."""
+        if self.halted() or self.turn_is_over():
             raise HaltedError
 
     def _renew_until_done(self) -> None:
@@ -115,6 +124,7 @@ class LeaseKeeper:
         asked = self._record.requests()
         self.cancelled, self.paused = self.cancelled or asked.cancel, self.paused or asked.pause
         self._draining = self._draining or asked.stop
+        self._gives_way = self._gives_way or self._record.must_give_way(self._settings.turn_s)
 
 
 class Worker:

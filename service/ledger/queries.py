@@ -73,6 +73,29 @@ def next_in_queue() -> Select[int]:
     return free.with_for_update(of=Job, skip_locked=True)
 
 
+def must_give_way(session: Session, job_id: str, turn_s: float) -> bool:
+    """Return whether a job that runs should go back to the queue, because an owner waits who was not served for long.
+
+    That owner runs no job, and no job of theirs has run for ``turn_s`` seconds. The job that was claimed first gives
+    way, so that one worker changes and not all of them.
+
+    Cost: little if only one owner has jobs that wait; otherwise that of :func:`next_in_queue`.
+    """
+    mine = session.execute(select(Job.owner, Job.priority).where(Job.id == job_id)).one_or_none()
+    if mine is None:
+        return False
+    waits = (Job.state == JobState.QUEUED, Job.owner != mine.owner, Job.priority >= mine.priority)
+    if session.scalar(select(Job.seq).where(*waits).limit(1)) is None:
+        return False
+    joined, running, served = _shares()
+    neglected = and_(*waits, running == 0, served < epoch_now() - turn_s)
+    highest = session.scalar(select(func.max(Job.priority)).select_from(joined).where(neglected))
+    if highest is None:
+        return False
+    may = (Job.state.in_(ACTIVE_JOB), Job.lease_expires_s >= epoch_now(), Job.priority <= highest)
+    return session.scalar(select(Job.id).where(*may).order_by(Job.claimed_s, Job.seq).limit(1)) == job_id
+
+
 def queue_positions(session: Session, jobs: Iterable[Job]) -> dict[str, int]:
     """Return the places in the queue of those jobs that are queued, if the running jobs go on meanwhile; 1 is next.
 

@@ -35,6 +35,8 @@ class JobContext:
         notes: What a person should know about the split or a stop, one sentence each.
         halted: Tells whether the worker wants everything stopped.
         draining: Tells whether the job's user wants no more trials than a verdict needs.
+        turn_is_over: Tells whether no further run should begin, because another owner's job goes first.
+        run_ended: Is told that a run has ended.
     """
 
     record: RunLog
@@ -45,6 +47,8 @@ class JobContext:
     splits: Mapping[int, PreparedData] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     draining: Callable[[], bool] = lambda: False
+    turn_is_over: Callable[[], bool] = lambda: False
+    run_ended: Callable[[], None] = lambda: None
 
     def data_of(self, seed: int) -> PreparedData:
         """Return the data that a run with ``seed`` trains on."""
@@ -60,8 +64,14 @@ class StopSignal(Protocol):
     def draining(self) -> bool:
         """Tell whether the job is stopped: it gets no more trials than a verdict needs."""
 
+    def turn_is_over(self) -> bool:
+        """Tell whether no further run should begin, because another owner's job goes first."""
+
+    def run_ended(self) -> None:
+        """Take note that a run has ended."""
+
     def check(self) -> None:
-        """Raise if work on the job must stop now."""
+        """Raise if work on the job must stop now, where no run goes on."""
 
 
 @dataclass(frozen=True, slots=True)

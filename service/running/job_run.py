@@ -47,7 +47,16 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     stop.check()
     data, prepared = prepare_data(record, plan, tools)
     note_size(record, tools.artifacts)
-    job = JobContext(record, plan, data, tools.artifacts, stop.halted, draining=stop.draining)
+    job = JobContext(
+        record,
+        plan,
+        data,
+        tools.artifacts,
+        stop.halted,
+        draining=stop.draining,
+        turn_is_over=stop.turn_is_over,
+        run_ended=stop.run_ended,
+    )
     phases = _Phases(job, tools, stop)
     searched, limits = _search(phases)
     searched, about_stop = count_equally(job, searched)
