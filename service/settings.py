@@ -52,7 +52,7 @@ DATABASE_URL: Final = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 """How the URL of a supported database begins."""
 
 
-RATE: Final = r"^(off|[1-9][0-9]{0,6}/(second|minute|hour|day))$"
+RATE: Final = re.compile(r"off|[1-9][0-9]{0,6}/(second|minute|hour|day)")
 """A number of requests and a time."""
 
 
@@ -153,13 +153,11 @@ class Settings(BaseSettings):
     idempotency_key_s: Annotated[float, Gt(0)] = Field(
         86_400.0, description="Seconds after which an Idempotency-Key is forgotten."
     )
-    read_rate: Annotated[str, Field(pattern=RATE)] = Field(
+    read_rate: str = Field(
         "3000/minute", description="Requests that read, for each API key; without a key, for each address. Or off."
     )
-    write_rate: Annotated[str, Field(pattern=RATE)] = Field(
-        "300/minute", description="Requests that change something, for each API key. Or off."
-    )
-    sign_in_rate: Annotated[str, Field(pattern=RATE)] = Field(
+    write_rate: str = Field("300/minute", description="Requests that change something, for each API key. Or off.")
+    sign_in_rate: str = Field(
         "30/minute",
         description="Sign-ins for each address, and apart from them requests with a wrong API key. Or off.",
     )
@@ -284,6 +282,13 @@ class Settings(BaseSettings):
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"must list modules such as models.vision, and {name!r} is not a module name")
         return ",".join(names) or None
+
+    @field_validator("read_rate", "write_rate", "sign_in_rate")
+    @classmethod
+    def _check_rate(cls, rate: str) -> str:
+        if not RATE.fullmatch(rate):
+            raise ValueError("must be requests in a second, minute, hour or day, such as 300/minute, or off")
+        return rate
 
     @property
     def is_private(self) -> bool:

@@ -70,6 +70,10 @@ def serve(
         from service.api.app import create_app
         from service.db.session import create_schema
 
+        if worker and settings.slot_user is not None:
+            from service.engines.local import SlotRules
+
+            SlotRules.of(settings)  # if that fails, the worker would fail again and again
         private_key = os.environ.pop(PRIVATE_KEY, "").encode()  # not for the worker, which runs the code of users
         create_schema(settings.database_url)
         _require_key(settings)

@@ -99,6 +99,8 @@ class SlotRules:
         account, home = Account.of(settings.slot_user), Path(tempfile.mkdtemp(prefix="warptune-slots-"))
         account.give(home)
         store, is_local = local_path(settings.artifacts_url)
+        if is_local:
+            store.mkdir(parents=True, exist_ok=True)
         account.require_access(store if is_local else home)
         return cls(memory_bytes, nice, account, home)
 

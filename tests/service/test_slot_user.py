@@ -114,7 +114,6 @@ class Teller:
 def test_a_slot_of_another_user_reads_no_file_of_root_and_cannot_go_back(
     shared: Settings, open_folder: Path, account: Account, engine_of: Callable[..., LocalEngine]
 ) -> None:
-    (open_folder / "artifacts").mkdir()
     rules = SlotRules.of(shared.model_copy(update={"slot_nice": 3}))
     engine, work = engine_of(Teller(open_folder / "secret"), rules), Recorder(1)
     engine.run(work, ResourcesSpec(), SILENCE_S)
@@ -154,7 +153,6 @@ def test_a_job_on_slots_of_another_user_ends_with_p_and_weights(
     engine_of: Callable[..., LocalEngine],
 ) -> None:
     artifacts = ArtifactStore(shared.artifacts_url)
-    Path(shared.artifacts_url).mkdir()
     job_id = queue_job(db, JobSpec.model_validate(spec(resources={"slots": 2, "checkpoint_every_s": 0.01})))
     worker = Worker(shared, db, storage, {"optuna": engine_of(default_train, SlotRules.of(shared))})
     assert worker.run_next()
