@@ -118,6 +118,7 @@ class Job(Owned, Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_state", "state", "seq"),
+        Index("ix_jobs_waiting", "state", "owner", "priority"),
         Index("ix_jobs_of_owner", "owner", "seq"),
         Index("ix_jobs_owner", "owner", "claimed_s"),
     )
