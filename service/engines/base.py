@@ -75,7 +75,10 @@ class Work(Protocol):
         """How the engine stops runs early by itself. If None, only :meth:`progress` stops them."""
 
     def next(self) -> Assignment | None:
-        """Return the next run to start. None: there is none now, and there will be none before a running one ends."""
+        """Return the next run to start. None: there is none now, and there will be none before a running one ends.
+
+        The run may wait for a process before it is :meth:`started`.
+        """
 
     def started(self, assignment: Assignment) -> None:
         """An attempt at the run has started."""

@@ -17,7 +17,7 @@ from service.planning.plan import JobPlan
 from service.settings import Settings
 from service.spec.models import TransformerSpec
 from service.submission import Context
-from service.submission.estimate import JobEstimate, estimate, steps_of_job
+from service.submission.estimate import JobEstimate, estimate, seconds_at
 
 SLOW_STEP_S: Final = 0.05
 SLOW_FLOPS: Final = 1e9
@@ -83,7 +83,7 @@ def _slow_estimate_s(plan: JobPlan) -> float:
     positions = model.context if isinstance(model, TransformerSpec) else math.prod(info.shape[1:])
     rows = min(plan.spec.budget.batch_size, max(1, model.training_rows(info)))
     flops = FLOPS_A_PARAMETER * model.parameter_count(info) * rows * positions
-    return steps_of_job(plan) * (SLOW_STEP_S + flops / SLOW_FLOPS)
+    return seconds_at(plan, SLOW_STEP_S + flops / SLOW_FLOPS)
 
 
 def _time(seconds: float) -> str:

@@ -140,6 +140,12 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
     )
 
 
+def seconds_at(plan: JobPlan, seconds_a_step: float) -> float:
+    """Return the seconds of a job whose steps take so long."""
+    guess = _Footprint(seconds_a_step=seconds_a_step, p_bytes=0.0)
+    return sum(_arm_estimate(plan, arm, guess).seconds for arm in plan.arms)
+
+
 def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstimate:
     budget, confirm, slots = plan.spec.budget, plan.spec.confirm, plan.spec.resources.slots
     trials, runs = plan.trials(arm), confirm.seeds + sum(plan.race_rounds(arm))
@@ -156,12 +162,6 @@ def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstim
         seconds=search + runs * seconds_a_run / slots,
         p_bytes=int(measured["p_bytes"]),
     )
-
-
-def steps_of_job(plan: JobPlan) -> float:
-    """Return the steps that a slot does for a job, unless ``budget.max_seconds`` ends the search earlier."""
-    runs = {arm: plan.trials(arm) + plan.spec.confirm.seeds + sum(plan.race_rounds(arm)) for arm in plan.arms}
-    return sum(_steps_of_a_run(plan, arm) * count for arm, count in runs.items()) / plan.spec.resources.slots
 
 
 def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:

@@ -170,8 +170,9 @@ def test_everything_that_is_over_a_limit_is_named_at_once(serve: Serve, spec: Sp
         {"resources": {"slots": 16}},
         {"resources": {"slots": 64, "cpus_per_trial": 8}, "budget": {"trials_per_arm": 2, "steps": 10}},
         {"budget": {"trials_per_arm": 100, "steps": 10_000, "max_seconds": 86_400.0}},
+        {"budget": {"trials_per_arm": 10_000, "steps": 100_000, "max_seconds": 600.0}},
     ],
-    ids=["small", "slots", "as many CPUs as there are", "a day"],
+    ids=["small", "slots", "as many CPUs as there are", "a day", "a search that ends with its time"],
 )
 def test_what_a_machine_can_do_is_accepted_without_any_setting(
     serve: Serve, spec: SpecMaker, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
