@@ -23,7 +23,9 @@ END: Final = "<!-- end of rooms -->"
 PACKAGES: Final = ("warptune", "service", "search_spaces", "warpadam")
 
 BASICS: Final = "basics"
-BASIC_ROOMS: Final = ("artifacts", "disk", "errors", "logs", "registry", "settings", "states", "temporary", "version")
+BASIC_ROOMS: Final = (
+    *("accounts", "artifacts", "disk", "errors", "logs", "registry", "settings", "states", "temporary", "version"),
+)
 """Small modules that nearly every room imports: one box in the picture."""
 
 HIDDEN: Final = ("__init__", "__main__")

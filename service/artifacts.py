@@ -5,9 +5,12 @@ The URL is a local folder by default, and may be an object store. A file is writ
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import secrets
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,8 +20,10 @@ from pathlib import Path
 from typing import Final
 
 import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from service.accounts import Account
 from service.temporary import KEPT_S
 
 log = logging.getLogger(__name__)
@@ -64,7 +69,8 @@ class ArtifactStore:
     def get(self, job_id: str, name: str) -> bytes | None:
         """Return the content of a file; None if there is no such file."""
         try:
-            return read_artifact(self.path(job_id, name))
+            with self.open(job_id, name) as file:
+                return file.read()
         except FileNotFoundError:
             return None
 
@@ -74,14 +80,14 @@ class ArtifactStore:
         Raises:
             FileNotFoundError: There is no such file.
         """
-        file: BufferedIOBase = self._fs.open(f"{self._root}/jobs/{job_id}/{name}", "rb")
-        return file
+        return _opened(self._fs, f"{self._root}/jobs/{job_id}/{name}")
 
     def size_bytes(self, job_id: str, name: str) -> int | None:
         """Return the size of a file; None if there is no such file."""
         self._fs.invalidate_cache()
         try:
-            return int(self._fs.size(f"{self._root}/jobs/{job_id}/{name}"))
+            with self.open(job_id, name) as file:
+                return file.seek(0, os.SEEK_END)
         except FileNotFoundError:
             return None
 
@@ -100,6 +106,22 @@ class ArtifactStore:
     def delete_job(self, job_id: str) -> None:
         """Delete all files of a job, if it has any."""
         self._delete(f"{self._root}/jobs/{job_id}")
+
+    def job_bytes(self, job_id: str) -> int | None:
+        """Return the size of all files of a job; None, with a warning in the log, if the store cannot be reached."""
+        self._fs.invalidate_cache()
+        try:
+            return int(self._fs.du(f"{self._root}/jobs/{job_id}"))
+        except FileNotFoundError:
+            return 0
+        except Exception:  # each kind of store raises its own errors
+            log.warning("the files of a job cannot be measured", extra={"job": job_id}, exc_info=True)
+            return None
+
+    def give(self, job_id: str, account: Account | None) -> None:
+        """Let a user of this machine write to the folder of a job; None for the user who can already."""
+        if account is not None and isinstance(self._fs, LocalFileSystem):
+            account.give(Path(self._root) / "jobs" / job_id)
 
     def checkpoint_url(self, job_id: str, run_name: str) -> str:
         """Return the URL of the folder with the checkpoints of one run."""
@@ -192,8 +214,30 @@ def write_artifact(url: str, content: bytes | Path) -> None:
 
 def read_artifact(url: str) -> bytes:
     """Return the content of a file in the store."""
-    fs, path = fsspec.url_to_fs(url)
-    return bytes(fs.cat_file(path))
+    with _opened(*fsspec.url_to_fs(url)) as file:
+        return file.read()
+
+
+def _opened(fs: AbstractFileSystem, path: str) -> BufferedIOBase:
+    """Open a file for reading. A link or a pipe is not read: a slot of another user may have put it there.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    if not isinstance(fs, LocalFileSystem):
+        opened: BufferedIOBase = fs.open(path, "rb")
+        return opened
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileNotFoundError(f"{path} is a link") from error
+        raise
+    file = os.fdopen(number, "rb")
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        file.close()
+        raise FileNotFoundError(f"{path} is no plain file")
+    return file
 
 
 def local_path(url: str) -> tuple[Path, bool]:

@@ -11,10 +11,13 @@
     ├── ConflictError                     the state of the job does not allow it
     │   └── OtherVersionError             another version stored it, and this one cannot read it
     ├── IdempotencyConflictError          the key was used with another body
+    ├── TooManyRequestsError              the sender has sent too many requests
+    │   └── QueueFullError                    too many jobs wait already
     ├── UnavailableError                  it cannot be answered now
     │   └── DatabaseReplacedError         the database is not the one that the process began with
     ├── SlowBodyError                     the body of a request came too slowly
     ├── StorageFullError                  a disk of the service has no room
+    ├── QuotaExceededError                the project stores as many bytes as it may
     ├── LeaseLostError                    another worker owns the job now: write nothing
     └── JobFailedError                    the job cannot continue; the message becomes its cause
 
@@ -148,6 +151,26 @@ class IdempotencyConflictError(ServiceError):
     code = "idempotency_key_reused"
 
 
+class TooManyRequestsError(ServiceError):
+    """The sender has sent too many requests.
+
+    Attributes:
+        retry_after_s: Seconds after which it may send the next one.
+    """
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, retry_after_s: float) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFullError(TooManyRequestsError):
+    """As many jobs wait as the operator allows."""
+
+    code = "queue_full"
+
+
 class UnavailableError(ServiceError):
     """The request is valid, but cannot be answered now."""
 
@@ -170,6 +193,12 @@ class StorageFullError(ServiceError):
     """A disk of the service has no room. The message names it."""
 
     code = "storage_full"
+
+
+class QuotaExceededError(ServiceError):
+    """The project stores as many bytes as the operator allows."""
+
+    code = "quota_exceeded"
 
 
 class LeaseLostError(ServiceError):

@@ -1,14 +1,15 @@
-"""Child processes: how many run at once, the memory that one takes, and how it ended.
+"""Child processes: what the machine has for them, how many run at once, the memory that one takes, and how it ended.
 
 Children of the API run user code, time steps and read files. Requests wait for their turn in :class:`Turns`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -21,8 +22,10 @@ MAX_WAITING: Final = 8
 OOM_COUNTERS: Final = ("/sys/fs/cgroup{}/memory.events", "/sys/fs/cgroup/memory{}/memory.oom_control")
 """Files of the kernel with the number of processes of a cgroup that it killed because memory ran out."""
 
-CGROUPS: Final = Path("/proc/self/cgroup")
+MEMORY_LIMITS: Final = ("/sys/fs/cgroup{}/memory.max", "/sys/fs/cgroup/memory{}/memory.limit_in_bytes")
+"""Files of the kernel with the most memory that a cgroup may take; ``max`` for all that there is."""
 
+CGROUPS: Final = Path("/proc/self/cgroup")
 
 OWN_MEMORY: Final = re.compile(r"^RssAnon:\s*(\d+) kB", re.MULTILINE)
 """How the kernel says how much memory is a process's own."""
@@ -43,23 +46,38 @@ def memory_bytes(pid: int | None) -> int:
 
 
 def oom_kills() -> int | None:
-    """Return how many processes of this cgroup were killed because memory ran out; None if that cannot be read.
+    """Return how many processes of this cgroup were killed because memory ran out; None if that cannot be read."""
+    return next(_numbers_of_cgroup(OOM_COUNTERS, r"^oom_kill (\d+)$"), None)
+
+
+def machine_cpus() -> int:
+    """Return the CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine_memory_bytes() -> int:
+    """Return the memory that this process and its children can have: of the machine, or of a container on it."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *_numbers_of_cgroup(MEMORY_LIMITS, r"^(\d+)$")])
+
+
+def _numbers_of_cgroup(files: Iterable[str], pattern: str) -> Iterator[int]:
+    """Yield the numbers that files of the kernel have for the cgroup of this process, and for the one at the top.
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
     """
     try:
         groups = [line.split(":", 2) for line in CGROUPS.read_text().splitlines()]
     except OSError:
-        return None
+        return
     own = [path for _, controllers, path in groups if controllers in ("", "memory")]
-    for file in (pattern.format(path.rstrip("/")) for path in (*own, "") for pattern in OOM_COUNTERS):
+    for file in (form.format(path.rstrip("/")) for path in (*own, "") for form in files):
         try:
-            found = re.search(r"^oom_kill (\d+)$", Path(file).read_text(), re.MULTILINE)
+            found = re.search(pattern, Path(file).read_text(), re.MULTILINE)
         except OSError:
             continue
         if found:
-            return int(found[1])
-    return None
+            yield int(found[1])
 
 
 def how_it_ended(exit_code: int | None, oom_kills_before: int | None) -> str:

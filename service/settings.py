@@ -52,6 +52,10 @@ DATABASE_URL: Final = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 """How the URL of a supported database begins."""
 
 
+RATE: Final = re.compile(r"off|[1-9][0-9]{0,6}/(second|minute|hour|day)")
+"""A number of requests and a time."""
+
+
 class Settings(BaseSettings):
     """Settings of one process, read from ``WARPTUNE_*`` environment variables."""
 
@@ -111,6 +115,60 @@ class Settings(BaseSettings):
         description="Largest memory in bytes of a slot process of the engine optuna. A run that takes more is failed. "
         "Default: what the machine has.",
     )
+    max_job_memory_bytes: Annotated[int, Ge(1 << 28)] | None = Field(
+        None,
+        description="Largest memory in bytes that the slots of a job may need for their models. Default: what the "
+        "machine of the workers has.",
+    )
+    max_slots: Annotated[int, Ge(1)] | None = Field(
+        None, description="Most trials of a job that may run at once. Default: any number."
+    )
+    max_parameters: Annotated[int, Ge(1)] | None = Field(
+        None, description="Most parameters of a model. Default: as many as the memory holds."
+    )
+    max_steps: Annotated[int, Ge(1)] | None = Field(None, description="Most steps of a run. Default: a million.")
+    max_trials: Annotated[int, Ge(1)] | None = Field(None, description="Most trials of an arm. Default: 10,000.")
+    max_job_seconds: Annotated[float, Gt(0)] = Field(
+        604_800.0, description="Longest estimated time of a job in seconds, if this machine can tell."
+    )
+    max_queued_jobs: Annotated[int, Ge(1)] = Field(10_000, description="Most jobs that may wait, paused ones included.")
+    max_queued_jobs_per_project: Annotated[int, Ge(1)] | None = Field(
+        None, description="Most jobs of a project that may wait, paused ones included. Default: any number."
+    )
+    max_project_bytes: Annotated[int, Ge(1)] | None = Field(
+        None,
+        description="Most bytes that a project may store: its datasets and the files of its jobs. Default: what the "
+        "disk holds.",
+    )
+    worker_cpus: Annotated[int, Ge(1)] | None = Field(
+        None,
+        description="CPUs of the largest machine with a worker, which a trial of the engine optuna cannot exceed. "
+        "Default: with SQLite those of this machine, with PostgreSQL only the worker checks.",
+    )
+    worker_memory_bytes: Annotated[int, Ge(1)] | None = Field(
+        None,
+        description="Memory in bytes of the largest machine with a worker, which a job of the engine optuna cannot "
+        "exceed. Default: with SQLite that of this machine, with PostgreSQL only the worker checks.",
+    )
+    idempotency_key_s: Annotated[float, Gt(0)] = Field(
+        86_400.0, description="Seconds after which an Idempotency-Key is forgotten."
+    )
+    read_rate: str = Field(
+        "3000/minute", description="Requests that read, for each API key; without a key, for each address. Or off."
+    )
+    write_rate: str = Field("300/minute", description="Requests that change something, for each API key. Or off.")
+    sign_in_rate: str = Field(
+        "30/minute",
+        description="Sign-ins for each address, and apart from them requests with a wrong API key. Or off.",
+    )
+    slot_nice: Annotated[int, Ge(0), Le(19)] = Field(
+        0, description="How much slot processes of the engine optuna yield to other processes; 19 is most."
+    )
+    slot_user: str | None = Field(
+        None,
+        description="User that slot processes of the engine optuna run as, if the worker runs as root. Default: the "
+        "user of the worker.",
+    )
     allowed_modules: str | None = Field(
         None,
         description="Modules whose functions a job may use as its model, training loop or dataset, separated by "
@@ -147,6 +205,9 @@ class Settings(BaseSettings):
         "WARPTUNE_HOST and WARPTUNE_PORT.",
     )
     lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds that a silent worker keeps its job.")
+    turn_s: Annotated[float, Gt(0)] = Field(
+        60.0, description="Seconds without a worker after which a project gets one, by a job of another giving way."
+    )
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
         0.3, description="Seconds between two looks for a queued job, or a request to cancel, pause or stop."
     )
@@ -221,6 +282,13 @@ class Settings(BaseSettings):
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"must list modules such as models.vision, and {name!r} is not a module name")
         return ",".join(names) or None
+
+    @field_validator("read_rate", "write_rate", "sign_in_rate")
+    @classmethod
+    def _check_rate(cls, rate: str) -> str:
+        if not RATE.fullmatch(rate):
+            raise ValueError("must be requests in a second, minute, hour or day, such as 300/minute, or off")
+        return rate
 
     @property
     def is_private(self) -> bool:

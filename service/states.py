@@ -3,7 +3,7 @@
 The values are stored in the database: add some, never rename one::
 
     job:    queued -> running -> verifying -> succeeded      any of the first three -> cancelled | failed
-                      running | verifying -> queued          its worker was stopped and gave it back
+                      running | verifying -> queued          its worker was stopped, or it gave way, and was given back
                       any of the first three -> paused       its user paused it
                       paused -> queued | cancelled           it was resumed, stopped or cancelled
                       succeeded -> queued                    it was extended: more trials, seeds or seconds

@@ -19,13 +19,14 @@ import optuna
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from service.accounts import Account
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.disk import is_full, require_room
 from service.engines.base import Engine
 from service.errors import DatabaseReplacedError, JobFailedError, LeaseLostError, OtherVersionError, StorageFullError
 from service.ledger.runs import RunLog, claim
-from service.running.context import Tools
+from service.running.context import Tools, note_size
 from service.running.job_run import run_job
 from service.running.notify import Notifier
 from service.settings import Settings
@@ -54,7 +55,7 @@ FULL_PAUSE_S: Final = 5.0
 
 
 class HaltedError(Exception):
-    """Work on the job must stop: it was cancelled or paused, another worker has it, or this worker is stopping."""
+    """Work on the job must stop: it was cancelled or paused, gives way, or is another worker's; or this one ends."""
 
 
 class LeaseKeeper:
@@ -66,6 +67,7 @@ class LeaseKeeper:
     def __init__(self, record: RunLog, settings: Settings, stopping: threading.Event) -> None:
         self._record, self._settings, self.stopping = record, settings, stopping
         self.cancelled, self.paused, self._draining, self.lost = False, False, False, False
+        self._gives_way, self._runs_ended = False, 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_done, name="lease-keeper", daemon=True)
 
@@ -86,9 +88,17 @@ class LeaseKeeper:
         """Return whether the job is stopped: it gets no more trials than a verdict needs."""
         return self._draining
 
+    def run_ended(self) -> None:
+        """Count a run. Called from the worker's main thread."""
+        self._runs_ended += 1
+
+    def turn_is_over(self) -> bool:
+        """Return whether no further run should begin. One ends in every turn, so that the job comes further."""
+        return self._gives_way and self._runs_ended > 0
+
     def check(self) -> None:
-        """Raise HaltedError if work on the job must stop now. Called from the worker's main thread."""
-        if self.halted():
+        """Raise HaltedError if work on the job must stop now. Called from the worker's main thread, between runs."""
+        if self.halted() or self.turn_is_over():
             raise HaltedError
 
     def _renew_until_done(self) -> None:
@@ -114,6 +124,7 @@ class LeaseKeeper:
         asked = self._record.requests()
         self.cancelled, self.paused = self.cancelled or asked.cancel, self.paused or asked.pause
         self._draining = self._draining or asked.stop
+        self._gives_way = self._gives_way or self._record.must_give_way(self._settings.turn_s)
 
 
 class Worker:
@@ -126,7 +137,8 @@ class Worker:
         self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engines: Mapping[str, Engine]
     ) -> None:
         self._settings, self._db = settings, db
-        self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url), UserCode(settings))
+        account = Account.of_children(settings.slot_user)
+        self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url), UserCode(settings), account)
         self._stopping = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -145,6 +157,8 @@ class Worker:
             try:
                 require_room(self._settings)
                 pause_s = 0.0 if self.run_next() else self._settings.poll_s
+                if pause_s:
+                    self._end_idle()
             except StorageFullError as error:
                 log.warning("no room for a job", extra={"cause": str(error)})
                 pause_s = FULL_PAUSE_S
@@ -153,6 +167,10 @@ class Worker:
                 pause_s = AWAY_PAUSE_S
             self._stopping.wait(pause_s)
         log.info("worker stopped", extra={"worker": self.name})
+
+    def _end_idle(self) -> None:
+        for engine in self._tools.engines.values():
+            engine.end_idle()
 
     def run_next(self) -> bool:
         """Claim one job and run it to its end; return False if there is none to claim.
@@ -171,6 +189,7 @@ class Worker:
                 ended = self._run_job(record, keeper)
                 if ended:
                     self._tools.artifacts.delete_checkpoints(record.job_id)
+                note_size(record, self._tools.artifacts)
         except LeaseLostError:
             log.warning("job lost to another worker", extra={"job": record.job_id})
         return True

@@ -22,6 +22,7 @@ ROOMS = (
     {"optimizers"},
     {"spec"},
     {"states", "version", "settings", "temporary", "processes"},
+    {"accounts"},
     {"artifacts"},
     {"data", "logs", "disk"},
     {"training", "db"},

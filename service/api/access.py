@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.middleware import READS
 from service.api.pages.render import page_of
+from service.api.rate_limits import RateLimits
 from service.db.session import Database
 from service.errors import ScopeError, UnauthorizedError
 from service.ledger import keys
@@ -42,7 +43,8 @@ NOBODY: Final = keys.Access("", keys.Scope.READ)
 class AccessCheck:
     """ASGI middleware that answers 401 without a valid key, and 403 if the scope of the key is too small.
 
-    Reading needs the scope ``read``, everything else ``submit``. A browser is led to the page to sign in.
+    Reading needs the scope ``read``, everything else ``submit``. A browser is led to the page to sign in. Requests that
+    come too fast are answered with 429.
 
     Args:
         for_admins: Beginnings of paths that need the scope ``admin``.
@@ -58,6 +60,7 @@ class AccessCheck:
             return
         request = Request(scope)
         request.state.access = NOBODY
+        rates: RateLimits = request.app.state.rate_limits
         if not is_open(scope["path"]):
             try:
                 request.state.access = await run_in_threadpool(find_access, request)
@@ -65,10 +68,14 @@ class AccessCheck:
             except (UnauthorizedError, ScopeError) as error:
                 sender = request.client.host if request.client else None
                 log.info("refused", extra={"path": scope["path"], "client": sender, "why": str(error)})
+                if isinstance(error, UnauthorizedError):
+                    rates.count_refused(request)
                 if scope["method"] != "GET" or "text/html" not in request.headers.get("accept", ""):
                     raise
                 await _page(request, error)(scope, receive, send)
                 return
+        signs_in = (scope["method"], scope["path"]) == ("POST", SIGN_IN)
+        rates.count(request, request.state.access, signs_in=signs_in)
         await self._app(scope, receive, send)
 
     def _needed(self, method: str, path: str) -> keys.Scope:

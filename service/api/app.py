@@ -43,7 +43,6 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
         responses=problems.responses(403, 500),
     )
     open_dependencies(app, settings)
-    app.state.max_dataset_bytes = settings.max_dataset_bytes
     app.state.is_stopping = lambda: False
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
@@ -53,7 +52,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
     app.add_middleware(SafeHeaders, loose=("/docs",))
     for module in (compare, jobs, events, results, datasets, catalog):
-        app.include_router(module.router, responses=problems.responses(401))
+        app.include_router(module.router, responses=problems.responses(401, 429))
     app.include_router(health.router)
     routes.install(app)
     # It gets what matches no route. A mount at / would also take over the 405 answers of the routes.

@@ -22,7 +22,16 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 
-from service.api.deps import NEEDS_ROOM, ArtifactsDep, DatabaseDep, PageQuery, StrictQuery, Text, UrlSourceDep
+from service.api.deps import (
+    NEEDS_ROOM,
+    ArtifactsDep,
+    DatabaseDep,
+    PageQuery,
+    SettingsDep,
+    StrictQuery,
+    Text,
+    UrlSourceDep,
+)
 from service.api.problems import responses
 from service.api.views import Page, View
 from service.data.facts import Column, ColumnRole, ColumnUse, DatasetFacts, Layout, Reading, column_uses
@@ -212,6 +221,7 @@ async def upload_dataset(
     db: DatabaseDep,
     artifacts: ArtifactsDep,
     source: UrlSourceDep,
+    settings: SettingsDep,
     wanted: Annotated[UploadQuery, Query()],
 ) -> UploadedDataset:
     """Upload a file: CSV, Excel, Parquet, Feather, NPZ, plain text, or a zip with a folder of images for each class.
@@ -224,7 +234,7 @@ async def upload_dataset(
         endings = ", ".join(known.suffixes[0] for known in FORMATS.values())
         hint = "Rename the file, or say what it is with the parameter format."
         raise InvalidSpecError(FieldError("filename", filename, f"must be a name that ends with {endings}", hint))
-    with Upload(fmt, request.app.state.max_dataset_bytes, wanted.reading) as upload:
+    with Upload(fmt, settings.max_dataset_bytes, wanted.reading) as upload:
         async for piece in request.stream():
             if piece and wanted.url is not None:
                 wrong = "must be left out if the body has a file"
@@ -237,7 +247,14 @@ async def upload_dataset(
         read = partial(request.app.state.readers.read, stop=gone.is_set)
         try:
             row, is_new = await to_thread.run_sync(
-                store_upload, db, artifacts, upload, filename, read, limiter=request.app.state.reading
+                store_upload,
+                db,
+                artifacts,
+                upload,
+                filename,
+                read,
+                settings.max_project_bytes,
+                limiter=request.app.state.reading,
             )
         finally:
             watching.cancel()

@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.api.pages.importance import Importances
+from service.api.rate_limits import RateLimits
 from service.artifacts import ArtifactStore
 from service.data.reader import Readers
 from service.data.upload import UrlSource
@@ -32,6 +33,7 @@ def open_dependencies(app: FastAPI, settings: Settings) -> None:
     app.state.user_code = UserCode(settings)
     app.state.readers = Readers(settings)
     app.state.reading = CapacityLimiter(settings.readers)
+    app.state.rate_limits = RateLimits(settings)
     app.state.private_key = None  # bytes of a key that is in no database, for the process that started this one
     app.state.importances = Importances()
 

@@ -70,6 +70,9 @@ def _context(
     return Context(db, artifacts, user_code, readers, settings)
 
 
+ContextDep = Annotated[Context, Depends(_context)]
+
+
 @router.post(
     "",
     status_code=202,
@@ -82,7 +85,7 @@ def _context(
 def submit_job(
     spec: JobSpec,
     response: Response,
-    context: Annotated[Context, Depends(_context)],
+    context: ContextDep,
     wanted: Annotated[SubmitQuery, Query()],
     idempotency_key: KeyHeader = None,
 ) -> JobView | JobEstimate:
@@ -156,22 +159,22 @@ def resume_job(job_id: JobId, db: DatabaseDep) -> JobView:
 
 
 @router.post("/{job_id}/retry", status_code=202, dependencies=NEEDS_ROOM, responses=responses(404, 409, 422, 507))
-def retry_job(job_id: JobId, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None) -> JobView:
+def retry_job(job_id: JobId, response: Response, context: ContextDep, idempotency_key: KeyHeader = None) -> JobView:
     """Run a failed or cancelled job again, from where it stood. Its finished trials are kept.
 
     A job that is queued or running is answered as it is, so it is safe to send this again.
     """
-    return _answered(retry(db, job_id, _render, idempotency_key), response, idempotency_key)
+    return _answered(retry(context, job_id, _render, idempotency_key), response, idempotency_key)
 
 
 @router.post(
     "/{job_id}/extend", status_code=202, dependencies=NEEDS_ROOM, responses=responses(400, 404, 409, 413, 422, 507)
 )
 def extend_job(
-    job_id: JobId, more: ExtendSpec, response: Response, db: DatabaseDep, idempotency_key: KeyHeader = None
+    job_id: JobId, more: ExtendSpec, response: Response, context: ContextDep, idempotency_key: KeyHeader = None
 ) -> JobView:
     """Add trials, seeds or seconds to a job that has succeeded. Its next verdict is tested at half the level."""
-    return _answered(extend(db, job_id, more, _render, idempotency_key), response, idempotency_key)
+    return _answered(extend(context, job_id, more, _render, idempotency_key), response, idempotency_key)
 
 
 def _view(db: Database, job_id: str) -> JobView:

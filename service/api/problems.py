@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -31,10 +32,13 @@ from service.errors import (
     InvalidFileError,
     InvalidSpecError,
     NotFoundError,
+    QueueFullError,
+    QuotaExceededError,
     ScopeError,
     ServiceError,
     SlowBodyError,
     StorageFullError,
+    TooManyRequestsError,
     UnauthorizedError,
     UnavailableError,
     shortened,
@@ -55,8 +59,11 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
     ScopeError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
+    TooManyRequestsError: HTTPStatus.TOO_MANY_REQUESTS,
+    QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
+    QuotaExceededError: HTTPStatus.INSUFFICIENT_STORAGE,
     SlowBodyError: HTTPStatus.REQUEST_TIMEOUT,
 }
 
@@ -165,7 +172,9 @@ async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
     errors = error.errors if isinstance(error, InvalidSpecError) else ()
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, UnavailableError) else None
-    if isinstance(error, UnauthorizedError):
+    if isinstance(error, TooManyRequestsError):
+        headers = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    elif isinstance(error, UnauthorizedError):
         headers = {"WWW-Authenticate": CHALLENGE}
     elif isinstance(error, ScopeError):
         headers = {"WWW-Authenticate": f'{CHALLENGE}, error="{error.code}", scope="{error.needed}"'}

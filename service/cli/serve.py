@@ -70,6 +70,10 @@ def serve(
         from service.api.app import create_app
         from service.db.session import create_schema
 
+        if worker and settings.slot_user is not None:
+            from service.engines.local import SlotRules
+
+            SlotRules.of(settings)  # if that fails, the worker would fail again and again
         private_key = os.environ.pop(PRIVATE_KEY, "").encode()  # not for the worker, which runs the code of users
         create_schema(settings.database_url)
         _require_key(settings)
@@ -117,15 +121,16 @@ def worker(
         from service.db.session import Database, create_schema
         from service.db.studies import Studies
         from service.engines.base import Engine
-        from service.engines.local import LocalEngine
+        from service.engines.local import LocalEngine, SlotRules
         from service.engines.ray_tune import RayEngine
         from service.worker import Worker
 
         logs.tame_optuna()
+        rules = SlotRules.of(settings)
         create_schema(settings.database_url)
         db = Database(settings.database_url)
         engines: dict[str, Engine] = {
-            "optuna": LocalEngine(memory_bytes=settings.slot_memory_bytes),
+            "optuna": LocalEngine(rules=rules),
             "ray": RayEngine(settings.ray_address),
         }
         studies = Studies(settings.database_url)

@@ -40,6 +40,9 @@ RETRY_S: Final = 5.0
 LOST: Final = (httpx2.NetworkError, httpx2.RemoteProtocolError)
 """Errors of a request that the service may have answered, but whose answer did not arrive."""
 
+LONGEST_WAIT_S: Final = 60.0
+"""How long a request is repeated at least that the service asks to send again later (``Retry-After``)."""
+
 WAITS_S: Final = (0.1, 2.0)
 """The first pause before a request is repeated, and the longest. Each pause is twice as long as the one before."""
 
@@ -48,20 +51,26 @@ API_KEY: Final = "WARPTUNE_API_KEY"
 """Environment variable with the key that clients send, unless they are given one."""
 
 
+BUSY: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""Statuses of requests that the service did not act on, and would answer later."""
+
+
 class ApiError(ServiceError):
     """The service refused a request, or could not be reached.
 
     Attributes:
         status: HTTP status; 0 if there was no answer.
         errors: The fields that are wrong; empty if the problem is another one.
+        retry_after_s: Seconds after which the service wants the request again; 0 if it does not say.
     """
 
     code = "api_error"
 
-    def __init__(self, status: int, detail: str, errors: Iterable[FieldError] = ()) -> None:
+    def __init__(self, status: int, detail: str, errors: Iterable[FieldError] = (), retry_after_s: float = 0.0) -> None:
         super().__init__(detail)
         self.status = status
         self.errors = tuple(errors)
+        self.retry_after_s = retry_after_s
 
 
 class ItemPage(TypedDict):
@@ -101,6 +110,7 @@ class Attempts:
     def __init__(self, call: Call[Any], retry_s: float) -> None:
         self._is_repeatable = call.is_repeatable
         self._until = time.monotonic() + retry_s
+        self._until_if_asked = max(self._until, time.monotonic() + LONGEST_WAIT_S) if retry_s else self._until
         self._wait_s = WAITS_S[0]
 
     def pause_after(self, error: ApiError) -> float:
@@ -109,11 +119,12 @@ class Attempts:
         Raises:
             ApiError: The error itself, if it would not help or there is no time left.
         """
-        cause, is_busy = error.__cause__, error.status == HTTPStatus.SERVICE_UNAVAILABLE
+        cause, is_busy = error.__cause__, error.status in BUSY
         was_lost = isinstance(cause, LOST) and self._is_repeatable
         helps = is_busy or isinstance(cause, httpx2.ConnectError) or was_lost
-        pause = self._wait_s
-        if not helps or time.monotonic() + pause > self._until:
+        pause = max(self._wait_s, error.retry_after_s)
+        until = self._until_if_asked if error.retry_after_s else self._until
+        if not helps or time.monotonic() + pause > until:
             raise error
         self._wait_s = min(2 * pause, WAITS_S[1])
         return pause
@@ -339,7 +350,14 @@ def checked(response: httpx2.Response) -> httpx2.Response:
         response.status_code,
         detail if isinstance(detail, str) else f"{response.status_code} {response.reason_phrase}",
         [_field_error(item) for item in errors if isinstance(item, dict)] if isinstance(errors, list) else (),
+        _retry_after_s(response),
     )
+
+
+def _retry_after_s(response: httpx2.Response) -> float:
+    """Return the seconds of ``Retry-After``; 0 without one, and for a date, which only other servers send."""
+    given = response.headers.get("Retry-After", "")
+    return float(given) if given.isascii() and given.isdigit() else 0.0
 
 
 def without_password(text: str) -> str:

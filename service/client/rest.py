@@ -35,8 +35,9 @@ __all__ = ["ApiError", "Client", "without_password"]
 class Client:
     """A connection to one service. Every method may raise :class:`ApiError`.
 
-    A request that did not reach the service, or that it cannot answer now (status 503), is sent again with growing
-    pauses. A request whose answer was lost is sent again if that has no second effect.
+    A request that did not reach the service, or that it cannot answer now (status 503 or 429), is sent again with
+    growing pauses. If the answer says when (``Retry-After``), it is sent again then, for up to a minute. A request
+    whose answer was lost is sent again if that has no second effect.
 
     Args:
         url: URL of the service, such as ``http://127.0.0.1:8000``.

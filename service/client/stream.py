@@ -73,10 +73,10 @@ class EventStream:
             now = time.monotonic()
             self._away_since = self._away_since or now
             was_cut = isinstance(error.__cause__, (*calls.LOST, httpx2.TimeoutException))
-            helps = was_cut or error.status == HTTPStatus.SERVICE_UNAVAILABLE
+            helps = was_cut or error.status in calls.BUSY
             if not helps or now - self._away_since > calls.TIMEOUT_S:
                 raise error
-        pause = self._wait_s
+        pause = max(self._wait_s, error.retry_after_s if error else 0.0)
         self._wait_s = min(2 * pause, calls.WAITS_S[1])
         return pause
 

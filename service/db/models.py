@@ -109,7 +109,8 @@ class Job(Owned, Base):
 
     ``dataset_info`` has the facts about an uploaded dataset and user code; it is NULL if the job has neither. ``looks``
     counts how often its confirmation is judged: once more with each extension. ``lease_token`` grows with every claim:
-    a write with an older one is refused. ``lease_expires_s`` and ``claimed_s``, the time of its last claim, are in
+    a write with an older one is refused. ``stored_bytes`` is the size of its files, as its worker has last
+    measured it. ``lease_expires_s`` and ``claimed_s``, when it was last claimed or given back, are in
     seconds since 1970 on the database's clock. ``counted_trials`` is how many trials of each arm count once a stop has
     ended the search of an arm early; NULL is all of them.
     """
@@ -117,6 +118,7 @@ class Job(Owned, Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_state", "state", "seq"),
+        Index("ix_jobs_waiting", "state", "owner", "priority"),
         Index("ix_jobs_of_owner", "owner", "seq"),
         Index("ix_jobs_owner", "owner", "claimed_s"),
     )
@@ -143,6 +145,7 @@ class Job(Owned, Base):
     lease_token: Mapped[int] = mapped_column(default=0)
     lease_expires_s: Mapped[float | None]
     claimed_s: Mapped[float | None]
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
     @property
     def tags(self) -> list[str]:
@@ -161,7 +164,7 @@ class JobTag(Base):
 
 
 class DatasetRow(Owned, Base):
-    """An uploaded dataset; ``facts`` says what it holds."""
+    """An uploaded dataset; ``facts`` says what it holds. The file had ``size_bytes``, what we keep ``stored_bytes``."""
 
     __tablename__ = "datasets"
 
@@ -171,12 +174,16 @@ class DatasetRow(Owned, Base):
     format: Mapped[str] = mapped_column(String(16))
     sha256: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     facts: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class IdempotencyKey(Base):
-    """The answer to a submission that carried an Idempotency-Key, which is unique within a project."""
+    """The answer to a submission that carried an Idempotency-Key, which is unique within a project.
+
+    ``created_s`` is in seconds since 1970 on the database's clock.
+    """
 
     __tablename__ = "idempotency_keys"
 
@@ -185,6 +192,7 @@ class IdempotencyKey(Base):
     spec_sha256: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = _job_key()
     answer: Mapped[dict[str, JsonValue]]
+    created_s: Mapped[float | None] = mapped_column(index=True)
 
 
 class Arm(Base):

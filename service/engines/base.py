@@ -75,7 +75,10 @@ class Work(Protocol):
         """How the engine stops runs early by itself. If None, only :meth:`progress` stops them."""
 
     def next(self) -> Assignment | None:
-        """Return the next run to start. None: there is none now, and there will be none before a running one ends."""
+        """Return the next run to start. None: there is none now, and there will be none before a running one ends.
+
+        The run may wait for a process before it is :meth:`started`.
+        """
 
     def started(self, assignment: Assignment) -> None:
         """An attempt at the run has started."""
@@ -116,6 +119,9 @@ class Engine(Protocol):
         Raises:
             JobFailedError: The resources are not available here and never will be.
         """
+
+    def end_idle(self) -> None:
+        """End processes that had nothing to do for a while. Called between jobs, several times a second."""
 
     def close(self) -> None:
         """End every process of this engine."""

@@ -1,8 +1,8 @@
 """The engine for one machine, which does runs in slot processes.
 
-Slots are spawned once and reused for all runs of all jobs, because a new process must load torch. They keep no state
-between runs: a slot that dies or hangs costs one attempt at one run. :func:`serve` is the inside of a slot; everything
-else runs in the worker's main thread.
+A slot is spawned when a run waits for one, and reused for all runs of all jobs, because a new process must load torch.
+One that had nothing to do for a while is ended. Slots keep no state between runs: one that dies or hangs costs one
+attempt at one run. :func:`serve` is the inside of a slot; everything else runs in the worker's main thread.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ import atexit
 import logging
 import math
 import multiprocessing
+import os
+import resource
 import signal
+import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import connection as mp_connection
+from pathlib import Path
 from typing import Final, NamedTuple
 
+from service.accounts import Account
+from service.artifacts import local_path
 from service.engines.base import (
     Assignment,
     Train,
@@ -30,6 +37,7 @@ from service.engines.base import (
 )
 from service.errors import JobFailedError
 from service.processes import how_it_ended, memory_bytes, oom_kills
+from service.settings import Settings
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
@@ -49,6 +57,9 @@ START_LIMIT_S: Final = 300.0
 START_PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Pauses after slots that could not start. If one more cannot and no other slot is left, the job fails."""
 
+IDLE_S: Final = 30.0
+"""Time without a run after which a slot is ended. It is longer than the pauses between two phases of a job."""
+
 LAST_WORDS_S: Final = 1.0
 """Time that a process whose pipe is closed gets to end by itself, so that its exit code is its own."""
 
@@ -59,7 +70,51 @@ class SlotReady(NamedTuple):
     cuda_devices: int
 
 
-def serve(connection: mp_connection.Connection, train: Train) -> None:
+@dataclass(frozen=True, slots=True)
+class SlotRules:
+    """What a slot process may do.
+
+    Attributes:
+        memory_bytes: Its largest memory; None for no limit.
+        nice: How much it yields to other processes, up to 19.
+        account: The user that it runs as; None for the worker's.
+        home: A folder of that user, for temporary files.
+    """
+
+    memory_bytes: int | None = None
+    nice: int = 0
+    account: Account | None = None
+    home: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> SlotRules:
+        """Return the rules of an operator.
+
+        Raises:
+            OSError: The user of the slots does not exist, or cannot read what a slot needs.
+        """
+        memory_bytes, nice = settings.slot_memory_bytes, settings.slot_nice
+        if settings.slot_user is None:
+            return cls(memory_bytes, nice)
+        account, home = Account.of(settings.slot_user), Path(tempfile.mkdtemp(prefix="warptune-slots-"))
+        account.give(home)
+        store, is_local = local_path(settings.artifacts_url)
+        if is_local:
+            store.mkdir(parents=True, exist_ok=True)
+        account.require_access(store if is_local else home)
+        return cls(memory_bytes, nice, account, home)
+
+    def apply(self) -> None:
+        """Bind this process to them, for good."""
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no copy of its memory, with the data of users, on the disk
+        os.nice(self.nice)
+        if self.account is not None and self.home is not None:
+            self.account.enter()
+            os.environ.update(HOME=str(self.home), TMPDIR=str(self.home), USER=self.account.name)
+            os.chdir(self.home)
+
+
+def serve(connection: mp_connection.Connection, train: Train, rules: SlotRules) -> None:
     """Do runs until the worker closes its end of ``connection`` or dies: the main function of a slot process.
 
     The slot sends :class:`SlotReady` once. For each run it then sends :class:`CurvePoint` messages, which the worker
@@ -67,6 +122,7 @@ def serve(connection: mp_connection.Connection, train: Train) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches slots too, but the worker decides when they stop
+    rules.apply()
     multiprocessing.set_start_method(None, force=True)  # user code starts processes as it would elsewhere, not as we do
     import torch
 
@@ -90,12 +146,12 @@ def _execute(connection: mp_connection.Connection, train: Train, run: Run) -> En
 class _Slot:
     """The worker's side of one slot process. ``index`` says which devices are its own."""
 
-    def __init__(self, train: Train, index: int) -> None:
+    def __init__(self, train: Train, index: int, rules: SlotRules) -> None:
         self.index, self._oom_kills = index, oom_kills()
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         # not a daemon, which could start no processes, such as those of a DataLoader in a training loop of the user's
-        self.process = context.Process(target=serve, args=(theirs, train), name="warptune-slot")
+        self.process = context.Process(target=serve, args=(theirs, train, rules), name="warptune-slot")
         self.process.start()
         theirs.close()  # only the slot holds that end now, so its death closes the pipe
         self.ready: SlotReady | None = None
@@ -136,17 +192,17 @@ class _Slot:
 
 
 class LocalEngine:
-    """Does the runs of a Work in ``resources.slots`` processes.
+    """Does the runs of a Work in at most ``resources.slots`` processes.
 
     Args:
         train: Does a run; an importable function.
-        memory_bytes: Largest memory of a slot; None for no limit.
+        rules: What a slot may do.
     """
 
-    def __init__(self, train: Train = default_train, memory_bytes: int | None = None) -> None:
-        self._train, self._memory_bytes = train, memory_bytes
+    def __init__(self, train: Train = default_train, rules: SlotRules | None = None) -> None:
+        self._train, self._rules = train, rules or SlotRules()
         self._slots: list[_Slot] = []
-        self._again: list[Assignment] = []
+        self._waiting: list[Assignment] = []  # runs that wait for a slot
         self._failed_starts, self._start_after = 0, 0.0
         atexit.register(self.close)  # at exit, multiprocessing would wait for slots that wait for us
 
@@ -163,16 +219,18 @@ class LocalEngine:
         """
         self._failed_starts, self._start_after = 0, 0.0
         try:
+            self._end([slot for slot in self._slots if slot.index >= resources.slots])
             while not work.halted():
+                self._hand_out(work, resources)
                 self._start_slots(work, resources.slots)
-                more = self._hand_out(work, resources)
-                busy = {slot.connection: slot for slot in self._slots if slot.assignment or (more and not slot.ready)}
-                if not busy and not (more and len(self._slots) < resources.slots):
+                busy = {slot.connection: slot for slot in self._slots if slot.assignment or not slot.ready}
+                if not self._waiting and not any(slot.assignment for slot in self._slots):
                     return
                 for ready in mp_connection.wait(list(busy), TICK_S):
                     self._receive(busy[ready], work)  # type: ignore[index]
                 self._kill_silent(work, silence_s)
                 self._kill_large(work)
+                self.end_idle()
             self._interrupt(work)
         except BaseException:
             self._drop_busy()  # otherwise the next job would get messages of this one
@@ -180,27 +238,44 @@ class LocalEngine:
 
     def close(self) -> None:
         """End every slot process."""
-        while self._slots:
-            self._slots.pop().kill()
+        self._end(self._slots)
         atexit.unregister(self.close)
 
-    def _drop_busy(self) -> None:
-        self._again = []
-        for slot in [slot for slot in self._slots if slot.assignment or not slot.ready]:
+    def end_idle(self) -> None:
+        """End slots that had nothing to do for a while. One is left, so that the next job need not load torch."""
+        quiet = [slot for slot in self._slots if not slot.assignment and slot.silent_s() > IDLE_S]
+        idle = [slot for slot in quiet if slot.ready or slot.connection.poll()]  # others are still starting
+        self._end(idle if len(idle) < len(self._slots) else idle[1:])
+
+    def _end(self, slots: Sequence[_Slot]) -> None:
+        for slot in list(slots):
             slot.kill()
             self._slots.remove(slot)
 
+    def _drop_busy(self) -> None:
+        self._waiting = []
+        self._end([slot for slot in self._slots if slot.assignment or not slot.ready])
+
     def _start_slots(self, work: Work, count: int) -> None:
-        """Start the slots that are missing, unless one could not start a moment ago; end those over ``count``."""
-        for slot in [slot for slot in self._slots if slot.index >= count]:
-            slot.kill()
-            self._slots.remove(slot)
+        """Start a slot for each run that waits for one, up to ``count`` slots, unless one just could not start.
+
+        The slots that are starting have no run yet, and will take those that wait.
+        """
         for index in sorted(set(range(count)) - {slot.index for slot in self._slots}):
-            if time.monotonic() >= self._start_after:
-                try:
-                    self._slots.append(_Slot(self._train, index))
-                except OSError as error:  # no memory, no process ids, no files
-                    self._delay_start(work, f"{type(error).__name__}: {error}")
+            starting = sum(not slot.ready for slot in self._slots)
+            if time.monotonic() < self._start_after or (starting >= len(self._waiting) and not self._fetch(work)):
+                return
+            try:
+                self._slots.append(_Slot(self._train, index, self._rules))
+            except OSError as error:  # no memory, no process ids, no files
+                self._delay_start(work, f"{type(error).__name__}: {error}")
+
+    def _fetch(self, work: Work) -> bool:
+        """Let one more run wait for a slot; return False if there is none now."""
+        assignment = work.next()
+        if assignment is not None:
+            self._waiting.append(assignment)
+        return assignment is not None
 
     def _delay_start(self, work: Work, cause: str) -> None:
         """Pause before the next start of a slot. Slots that were started together and fail count once."""
@@ -215,26 +290,20 @@ class LocalEngine:
         log.warning("a slot process could not start", extra={"cause": cause, "pause_s": pause_s})
         work.delayed(cause, pause_s)
 
-    def _hand_out(self, work: Work, resources: ResourcesSpec) -> bool:
-        """Give every idle slot a run; return False if the Work has no more. Without a run, no slot need start."""
-        if not self._again and not any(slot.ready for slot in self._slots):
-            first = work.next()
-            if first is None:
-                return False
-            self._again.append(first)
+    def _hand_out(self, work: Work, resources: ResourcesSpec) -> None:
+        """Give every idle slot a run, as far as there are any."""
         for slot in list(self._slots):
             if slot.ready is None or slot.assignment is not None:
                 continue
             device = _device(slot.index, resources, slot.ready.cuda_devices)
-            assignment = self._again.pop(0) if self._again else work.next()
-            if assignment is None:
-                return False
+            if not self._waiting and not self._fetch(work):
+                return
+            assignment = self._waiting.pop(0)
             run = replace(assignment.run, threads=resources.cpus_per_trial, device=device)
             slot.assignment = replace(assignment, run=run)
             work.started(slot.assignment)
             if not slot.send(run):
                 self._replace(slot, work)
-        return True
 
     def _receive(self, slot: _Slot, work: Work) -> None:
         message = slot.receive()
@@ -259,11 +328,10 @@ class LocalEngine:
 
     def _kill_large(self, work: Work) -> None:
         """Fail the runs that take too much memory. They would again, so they are not tried again."""
-        limit = self._memory_bytes
+        limit = self._rules.memory_bytes
         for slot in [slot for slot in self._slots if slot.assignment and limit]:
             if limit and slot.assignment and memory_bytes(slot.process.pid) > limit:
-                slot.kill()
-                self._slots.remove(slot)
+                self._end([slot])
                 cause = f"out of memory: it took over {limit >> 20} MiB, the limit of WARPTUNE_SLOT_MEMORY_BYTES"
                 log.warning("a run took too much memory", extra={"limit_bytes": limit})
                 work.finished(slot.assignment, Ended(TrialState.FAILED, cause=cause))
@@ -271,8 +339,7 @@ class LocalEngine:
     def _replace(self, slot: _Slot, work: Work, cause: str | None = None) -> None:
         """Drop a slot whose process is dead or hangs, and tell the Work about its run. Another one takes its place."""
         cause = cause or f"its slot process {slot.ending()}"
-        slot.kill()
-        self._slots.remove(slot)
+        self._end([slot])
         if slot.ready is None:
             self._delay_start(work, cause)
             return
@@ -281,21 +348,20 @@ class LocalEngine:
         if assignment is None:
             return
         if work.lost(assignment, cause):
-            self._again.append(assignment)
+            self._waiting.append(assignment)
         else:
             work.finished(assignment, Ended(TrialState.FAILED, cause=cause))
 
     def _interrupt(self, work: Work) -> None:
         """Stop every run at its next point, or kill its process if that takes too long."""
         deadline = time.monotonic() + GRACE_S
-        stopped = [slot.assignment for slot in self._slots if slot.assignment] + self._again
-        self._again = []
+        stopped = [slot.assignment for slot in self._slots if slot.assignment] + self._waiting
+        self._waiting = []
         while busy := {slot.connection: slot for slot in self._slots if slot.assignment}:
             answers = mp_connection.wait(list(busy), max(0.0, deadline - time.monotonic()))
             for slot in [busy[c] for c in answers] or list(busy.values()):  # type: ignore[index]
                 if not answers or not _stopped_by_itself(slot):
-                    slot.kill()
-                    self._slots.remove(slot)
+                    self._end([slot])
         for assignment in stopped:
             work.interrupted(assignment)
 

@@ -239,6 +239,9 @@ class RayEngine:
                 bridge.kill_all()
         bridge.finish()
 
+    def end_idle(self) -> None:
+        """Do nothing: no actor outlives a call of :meth:`run`."""
+
     def close(self) -> None:
         """End every process of this engine."""
         self._session.close()

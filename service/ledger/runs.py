@@ -128,9 +128,20 @@ class RunLog:
             raise self._lost()
         return Requests(row.cancel_requested, row.pause_requested, row.stop_requested)
 
+    def must_give_way(self, turn_s: float) -> bool:
+        """Return whether the job should go back to the queue, because an owner waits who was not served for so long."""
+        with self.db.read() as session:
+            return queries.must_give_way(session, self.job_id, turn_s)
+
+    def set_stored_bytes(self, size_bytes: int) -> None:
+        """Record the size of the job's files."""
+        with self._fenced() as session:
+            session.execute(update(Job).where(Job.id == self.job_id).values(stored_bytes=size_bytes))
+
     def release(self) -> bool:
         """Give the job back: paused if that was asked for, otherwise queued for the next worker.
 
+        Its owner was served until now, which counts when the next job is chosen.
         If its cancellation was asked for meanwhile, it is cancelled. Returns whether that is so.
         """
         with self._fenced() as session:
@@ -139,6 +150,7 @@ class RunLog:
                 close(session, job, JobState.CANCELLED)
                 return True
             job.lease_worker, job.lease_expires_s = None, None
+            job.claimed_s = session.scalar(select(epoch_now()))
             if job.pause_requested:
                 pause_now(session, job)
             else:

@@ -89,7 +89,9 @@ class ArmSearch:
         return may_complete or self._limits.if_stopped == 0
 
     def next(self) -> Assignment | None:
-        """Return an interrupted trial, or a new one from Optuna; None when the arm has enough."""
+        """Return an interrupted trial, or a new one from Optuna; None when the arm has enough, or its turn is over."""
+        if self._job.turn_is_over():
+            return None
         if self._waiting:
             row = self._waiting.pop(0)
             if row.id not in self._open:
@@ -205,6 +207,7 @@ class ArmSearch:
         elif ended.val_loss is not None and points:
             ended = ended._replace(value=self.objective.signal(points))
         self._log.finish_trial(trial_id, ended, self.seconds_used, self._unwritten)
+        self._job.run_ended()
         self._unwritten, self._written = [], time.monotonic()
         row = self._trials[trial_id]
         self._job.artifacts.delete_checkpoints(self._log.job_id, f"trial-{row.number}")

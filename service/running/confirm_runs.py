@@ -88,8 +88,8 @@ class ConfirmRuns:
         self._waiting = [run for run in mine if run.state == TrialState.QUEUED]
 
     def next(self) -> Assignment | None:
-        """Return the next run of the plan."""
-        if not self._waiting:
+        """Return the next run of the plan; None when there is none, or the turn of the job is over."""
+        if not self._waiting or self._job.turn_is_over():
             return None
         row = self._waiting.pop(0)
         test = self._phase != "select" or self._plan.spec.family is None
@@ -128,6 +128,7 @@ class ConfirmRuns:
     def finished(self, assignment: Assignment, ended: Ended) -> None:
         """Record how the run ended."""
         self._log.finish_confirm_run(assignment.key, ended, self._curves.pop(assignment.key, []))
+        self._job.run_ended()
         self._job.artifacts.delete_checkpoints(self._log.job_id, f"confirm-{assignment.key}")
 
     def lost(self, assignment: Assignment, cause: str) -> bool:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import optuna
 
+from service.accounts import Account
 from service.artifacts import ArtifactStore
 from service.data.prepared import PreparedData
 from service.engines.base import Engine
 from service.errors import JobFailedError
 from service.ledger.runs import RunLog
+from service.planning.limits import Machine, over_machine
 from service.planning.plan import JobPlan
 from service.user_code.probe import UserCode
 
@@ -33,6 +35,8 @@ class JobContext:
         notes: What a person should know about the split or a stop, one sentence each.
         halted: Tells whether the worker wants everything stopped.
         draining: Tells whether the job's user wants no more trials than a verdict needs.
+        turn_is_over: Tells whether no further run should begin, because another owner's job goes first.
+        run_ended: Is told that a run has ended.
     """
 
     record: RunLog
@@ -43,6 +47,8 @@ class JobContext:
     splits: Mapping[int, PreparedData] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     draining: Callable[[], bool] = lambda: False
+    turn_is_over: Callable[[], bool] = lambda: False
+    run_ended: Callable[[], None] = lambda: None
 
     def data_of(self, seed: int) -> PreparedData:
         """Return the data that a run with ``seed`` trains on."""
@@ -58,28 +64,37 @@ class StopSignal(Protocol):
     def draining(self) -> bool:
         """Tell whether the job is stopped: it gets no more trials than a verdict needs."""
 
+    def turn_is_over(self) -> bool:
+        """Tell whether no further run should begin, because another owner's job goes first."""
+
+    def run_ended(self) -> None:
+        """Take note that a run has ended."""
+
     def check(self) -> None:
-        """Raise if work on the job must stop now."""
+        """Raise if work on the job must stop now, where no run goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a worker runs jobs with."""
+    """What a worker runs jobs with. ``account`` is the user of the slots; None for the worker's."""
 
     engines: Mapping[str, Engine]
     storage: optuna.storages.BaseStorage
     artifacts: ArtifactStore
     user_code: UserCode
+    account: Account | None = None
 
 
 def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedData, PreparedFile]:
     """Store the prepared data of the job; return where it is, and what was prepared.
 
     Raises:
-        JobFailedError: Its trials so far were trained on other data.
+        JobFailedError: This machine cannot run the job, or its trials so far were trained on other data.
     """
     from service.data.prepare import prepare_job_data  # loads scikit-learn, which an idle worker does not need
 
+    if wrong := [*over_machine(plan, Machine.here())]:  # with PostgreSQL, the API did not know this machine
+        raise JobFailedError("; ".join(map(str, wrong)))
     write_dataset = partial(tools.user_code.write_dataset, plan.spec, plan.info)
     with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
         file = prepare_job_data(plan.spec, plan.info.task, tools.artifacts, write_dataset, Path(folder))
@@ -89,7 +104,16 @@ def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedD
                 f"the data that this worker prepares has SHA-256 {file.sha256}, the trials so far were trained on "
                 f"{before}: the workers have different versions of numpy or scikit-learn"
             )
-        return store_prepared(tools.artifacts, record.job_id, file), file
+        data = store_prepared(tools.artifacts, record.job_id, file)
+        tools.artifacts.give(record.job_id, tools.account)  # slots leave checkpoints, P and weights there
+        return data, file
+
+
+def note_size(record: RunLog, artifacts: ArtifactStore) -> None:
+    """Record how many bytes the files of a job have now, for the limit of its project."""
+    size_bytes = artifacts.job_bytes(record.job_id)
+    if size_bytes is not None:
+        record.set_stored_bytes(size_bytes)
 
 
 def prepare_one_task(job: JobContext) -> PreparedData:

@@ -21,7 +21,7 @@ from service.recommend.recommendation import Finalist, best_trials, rank
 from service.result.job_result import KeptWeights, LearnedP
 from service.running.arm_search import ArmSearch
 from service.running.confirm_runs import ConfirmRuns, Phase, fresh_seeds, prepare_splits
-from service.running.context import JobContext, StopSignal, Tools, prepare_data, prepare_one_task
+from service.running.context import JobContext, StopSignal, Tools, note_size, prepare_data, prepare_one_task
 from service.running.decisions import (
     ArmLimits,
     arm_fidelity,
@@ -46,13 +46,24 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     record.recover_trials()
     stop.check()
     data, prepared = prepare_data(record, plan, tools)
-    job = JobContext(record, plan, data, tools.artifacts, stop.halted, draining=stop.draining)
+    note_size(record, tools.artifacts)
+    job = JobContext(
+        record,
+        plan,
+        data,
+        tools.artifacts,
+        stop.halted,
+        draining=stop.draining,
+        turn_is_over=stop.turn_is_over,
+        run_ended=stop.run_ended,
+    )
     phases = _Phases(job, tools, stop)
     searched, limits = _search(phases)
     searched, about_stop = count_equally(job, searched)
     steps = {arm: limit.steps for arm, limit in limits.items()}
     job = replace(job, splits=prepare_splits(job, tools), notes=(*about_stop, *prepared.notes))
     phases = replace(phases, job=job)
+    note_size(record, tools.artifacts)
     record.verify()
     objective = final_objective(job)
     finalists = _select(phases, searched, objective, steps)

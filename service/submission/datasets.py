@@ -15,6 +15,7 @@ from service.db.models import DatasetRow
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
 from service.ledger import datasets as ledger
+from service.ledger import usage
 from service.planning.family import FamilyDataset, check_groups, common_info
 from service.spec.data import DatasetSpec
 from service.spec.dataset_info import DatasetInfo
@@ -23,7 +24,7 @@ from service.submission import Context
 
 
 def store_upload(
-    db: Database, artifacts: ArtifactStore, upload: Upload, name: str, read: ReadFile
+    db: Database, artifacts: ArtifactStore, upload: Upload, name: str, read: ReadFile, max_project_bytes: int | None
 ) -> tuple[DatasetRow, bool]:
     """Store an upload that has arrived as a whole; return its row, and whether it is new.
 
@@ -32,13 +33,19 @@ def store_upload(
 
     Raises:
         InvalidFileError: The file cannot be used.
+        QuotaExceededError: The project would store more than ``max_project_bytes``.
         UnavailableError: The client has gone.
     """
     dataset_id = upload.dataset_id(db.owner)
     earlier = ledger.find(db, dataset_id)
     if earlier is not None:
         return earlier, False
+    with db.read() as session:  # before the file is read, which may take long, and again when its size is known
+        usage.require_quota(session, db.owner, max_project_bytes)
     facts, folder = upload.unpack(read)
+    stored_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    with db.read() as session:
+        usage.require_quota(session, db.owner, max_project_bytes, stored_bytes)
     artifacts.put_dataset(dataset_id, folder)
     row = DatasetRow(
         id=dataset_id,
@@ -46,6 +53,7 @@ def store_upload(
         format=upload.format,
         sha256=upload.sha256,
         size_bytes=upload.size_bytes,
+        stored_bytes=stored_bytes,
         facts=facts.to_json(),
     )
     return ledger.add(db, row)

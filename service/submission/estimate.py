@@ -17,6 +17,7 @@ from service.errors import UnavailableError
 from service.optimizers import OPTIMIZERS
 from service.planning.arms import MORE_STEPS, ArmPlan, Role
 from service.planning.atlas import Similar, similar_to
+from service.planning.limits import too_large_for_this_machine
 from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
 from service.processes import Turns
@@ -108,6 +109,8 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
     Raises:
         UnavailableError: The cost could not be measured.
     """
+    if too_large := too_large_for_this_machine(plan):
+        raise UnavailableError(f"the steps of the arms cannot be timed: {too_large}")
     measured = _measure(plan)
     notes = [NOTE]
     if MORE_STEPS in plan.spec.controls:
@@ -135,6 +138,12 @@ def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
         columns=columns,
         similar=similar_to(plan),
     )
+
+
+def seconds_at(plan: JobPlan, seconds_a_step: float) -> float:
+    """Return the seconds of a job whose steps take so long."""
+    guess = _Footprint(seconds_a_step=seconds_a_step, p_bytes=0.0)
+    return sum(_arm_estimate(plan, arm, guess).seconds for arm in plan.arms)
 
 
 def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstimate:

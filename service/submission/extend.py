@@ -5,15 +5,17 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from service.db.models import Job
-from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger import jobs
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once
 from service.planning.arms import MORE_STEPS
+from service.settings import Settings
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec
+from service.states import ENDED_JOB
+from service.submission import Context, admission
 
 
-def extend(db: Database, job_id: str, more: ExtendSpec, render: Render, key: str | None = None) -> Answer:
+def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key: str | None = None) -> Answer:
     """Queue a job that has succeeded again, with a larger spec.
 
     ``render`` makes the answer from the row of the job. ``key`` is the Idempotency-Key; without one, sending again adds
@@ -23,19 +25,24 @@ def extend(db: Database, job_id: str, more: ExtendSpec, render: Render, key: str
         NotFoundError: There is no such job.
         ConflictError: The job has not succeeded, its dataset was deleted, or another version stored it.
         InvalidSpecError: With the fields that cannot be added to.
+        QueueFullError: As many jobs wait as may.
+        QuotaExceededError: The project stores as many bytes as it may.
         IdempotencyConflictError: The key was used with another body.
     """
 
     def queue_again(session: Session) -> Job:
         job = jobs.require_job_for("extend", session, job_id)
-        jobs.queue_again(session, job, extended(JobSpec.from_json(job.spec), more), more)
+        larger = extended(JobSpec.from_json(job.spec), more, context.settings)
+        admission.require_place(context, session)
+        jobs.queue_again(session, job, larger, more)
         return job
 
-    request = KeyedRequest.of(key, {"job": job_id, "more": more.model_dump()})
-    return answer_once(db, request, queue_again, render)
+    body = {"job": job_id, "more": more.model_dump()}
+    request = KeyedRequest.of(key, body, context.settings.idempotency_key_s)
+    return answer_once(context.db, request, queue_again, render)
 
 
-def retry(db: Database, job_id: str, render: Render, key: str | None = None) -> Answer:
+def retry(context: Context, job_id: str, render: Render, key: str | None = None) -> Answer:
     """Queue a job that has failed or was cancelled, and keep what it has finished. Sending it again changes nothing.
 
     ``render`` makes the answer from the row of the job. ``key`` is the Idempotency-Key.
@@ -44,18 +51,23 @@ def retry(db: Database, job_id: str, render: Render, key: str | None = None) -> 
         NotFoundError: There is no such job.
         ConflictError: The job has succeeded or is being cancelled, its dataset was deleted, or another version stored
             it.
+        QueueFullError: As many jobs wait as may.
+        QuotaExceededError: The project stores as many bytes as it may.
         IdempotencyConflictError: The key was used with another body.
     """
 
     def queue_again(session: Session) -> Job:
         job = jobs.require_job_for("retry", session, job_id)
+        if job.state in ENDED_JOB:
+            admission.require_place(context, session)
         jobs.retry(session, job)
         return job
 
-    return answer_once(db, KeyedRequest.of(key, {"retry": job_id}), queue_again, render)
+    request = KeyedRequest.of(key, {"retry": job_id}, context.settings.idempotency_key_s)
+    return answer_once(context.db, request, queue_again, render)
 
 
-def extended(spec: JobSpec, more: ExtendSpec) -> JobSpec:
+def extended(spec: JobSpec, more: ExtendSpec, settings: Settings) -> JobSpec:
     """Return the spec of a job with trials, seeds or seconds added.
 
     Raises:
@@ -66,7 +78,7 @@ def extended(spec: JobSpec, more: ExtendSpec) -> JobSpec:
         raise InvalidSpecError(FieldError("trials", 0, "must be above 0 unless seeds or max_seconds is"))
     budget, confirm = spec.budget, spec.confirm
     limits = {
-        "trials": (budget.trials_per_arm, MAX_TRIALS),
+        "trials": (budget.trials_per_arm, min(MAX_TRIALS, settings.max_trials or MAX_TRIALS)),
         "seeds": (confirm.seeds, MAX_CONFIRM_SEEDS),
         "max_seconds": (budget.max_seconds, MAX_SECONDS),
     }

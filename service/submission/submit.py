@@ -21,7 +21,7 @@ from service.planning.checks import check_engine
 from service.planning.plan import JobPlan
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
-from service.submission import Context
+from service.submission import Context, admission
 from service.submission.datasets import find_columns, find_info
 from service.submission.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
 from service.submission.estimate import JobEstimate, estimate
@@ -47,21 +47,25 @@ def submit(context: Context, spec: JobSpec, render: Render, key: str | None = No
         key: The Idempotency-Key; the same key and spec repeat the first answer and queue nothing.
 
     Raises:
-        InvalidSpecError: With the fields that are wrong.
+        InvalidSpecError: With the fields that are wrong, or ask for more than is allowed or possible.
+        QueueFullError: As many jobs wait as may.
+        QuotaExceededError: The project stores as many bytes as it may.
         ForbiddenError: The operator has not allowed the user code.
         UnavailableError: Too many others are trying user code.
         ConflictError: An uploaded dataset was deleted, or another version stored what the spec refers to.
         IdempotencyConflictError: The key was used with another spec.
     """
-    request = KeyedRequest.of(key, spec.to_json())
+    request = KeyedRequest.of(key, spec.to_json(), context.settings.idempotency_key_s)
     if request is not None:  # before any check: the earlier job or dataset that the spec names may be gone by now
         earlier = find_answer(context.db, request)
         if earlier is not None:
             return earlier
     prepared = _prepare(context, spec)
     plan, job_id, queued = prepared.plan, jobs.new_id(), False
+    admission.require_time(context.settings, plan)
 
     def add(session: Session) -> Job:
+        admission.require_place(context, session)
         return jobs.add(session, plan.spec, [arm.name for arm in plan.arms], prepared.info, job_id)
 
     try:
@@ -79,12 +83,15 @@ def dry_run(context: Context, spec: JobSpec) -> JobEstimate:
     """Return what a job would do and cost, and store nothing.
 
     Raises:
-        InvalidSpecError: With the fields that are wrong.
+        InvalidSpecError: With the fields that are wrong, or ask for more than is allowed or possible.
         ForbiddenError: The operator has not allowed the user code.
         UnavailableError: The cost could not be measured now.
         ConflictError: Another version stored what the spec refers to.
     """
-    return estimate(_prepare(context, spec).plan, find_columns(context, spec))
+    plan = _prepare(context, spec).plan
+    found = estimate(plan, find_columns(context, spec))
+    admission.require_time(context.settings, plan, found)
+    return found
 
 
 def _prepare(context: Context, spec: JobSpec) -> _Prepared:
@@ -95,5 +102,6 @@ def _prepare(context: Context, spec: JobSpec) -> _Prepared:
         raise InvalidSpecError(FieldError("notify.url", spec.notify.url, refusal, code="not_allowed"))
     info = find_info(context, spec)
     plan, start_p = plan_warm_start(context, spec, info)
+    admission.require_possible(context.settings, plan)
     files = {START_P_FILE: start_p, EARLIER_TRIALS_FILE: find_earlier_trials(context.db, plan)}
     return _Prepared(plan, info, {name: content for name, content in files.items() if content is not None})

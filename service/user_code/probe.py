@@ -11,19 +11,28 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Final, TypedDict
 
+from service.accounts import Account
 from service.data.catalog import BUNDLED
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError
-from service.processes import Turns
+from service.processes import Turns, machine_memory_bytes, memory_bytes
 from service.settings import Settings, child_environment
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.spec.models import LoopSpec, UserCodeSpec
 from service.spec.tasks import TASKS
+
+TICK_S: Final = 0.05
+"""Pause between two looks at the memory of a child."""
+
+MOST_OF_THE_MEMORY: Final = 0.75
+"""Share of the machine's memory that user code may take while it is tried, unless the operator limits slots."""
 
 
 class _Answer(TypedDict, total=False):
@@ -119,28 +128,45 @@ class UserCode:
         ):
             asked, answered = Path(name) / "question.json", Path(name) / "answer.json"
             asked.write_text(json.dumps(question), encoding="utf-8")
-            wrong = _run([str(asked), str(answered), str(folder)], self._settings)
-            if answered.exists():
+            wrong = _run([str(asked), str(answered), str(folder)], self._settings, (Path(name), folder))
+            if links := [file.name for file in (answered, *folder.rglob("*")) if file.is_symlink()]:
+                wrong = f"it left links in place of files: {', '.join(links)}"
+            elif answered.exists():
                 answer: _Answer = json.loads(answered.read_text(encoding="utf-8"))
                 return answer
             part = "dataset" if question["dataset"] is not None else "model"
             return {"part": part, "error": wrong}
 
 
-def _run(arguments: list[str], settings: Settings) -> str:
-    """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer."""
+def _run(arguments: list[str], settings: Settings, folders: Iterable[Path]) -> str:
+    """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer.
+
+    If the operator has named a user for the code of users, the child is one of theirs, who gets the folders.
+    """
+    account = Account.of_children(settings.slot_user)
+    environment = {**child_environment(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""}
+    if account is not None:
+        for folder in folders:
+            account.give(folder)
+            environment |= {"HOME": str(folder), "TMPDIR": str(folder), "USER": account.name}
     command = [sys.executable, "-P", "-m", "service.user_code.contract", *arguments]
     process = subprocess.Popen(
         command,
-        env={**child_environment(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        **(account.for_popen if account else {}),
     )
+    limit_bytes = settings.slot_memory_bytes or machine_memory_bytes() * MOST_OF_THE_MEMORY
+    deadline = time.monotonic() + settings.user_code_limit_s
     try:
-        return f"its process ended with exit code {process.wait(settings.user_code_limit_s)} before it had an answer"
-    except subprocess.TimeoutExpired:
+        while time.monotonic() < deadline:
+            with suppress(subprocess.TimeoutExpired):
+                return f"its process ended with exit code {process.wait(TICK_S)} before it had an answer"
+            if memory_bytes(process.pid) > limit_bytes:
+                return f"it took more than {limit_bytes / 2**30:.1f} GiB of memory (WARPTUNE_SLOT_MEMORY_BYTES)"
         return f"it was not done within {settings.user_code_limit_s:g} seconds (WARPTUNE_USER_CODE_LIMIT_S)"
     finally:
         with suppress(ProcessLookupError):

@@ -13,6 +13,8 @@ from typing import Any
 import optuna
 import pytest
 
+from service.artifacts import ArtifactStore
+from service.data.reader import Readers
 from service.db.models import Job, Trial
 from service.db.session import Database
 from service.engines.base import Train
@@ -22,6 +24,8 @@ from service.planning.plan import make_plan
 from service.settings import Settings
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
+from service.submission import Context
+from service.user_code.probe import UserCode
 from service.worker import Worker
 from tests.conftest import SpecMaker
 from tests.service.live import Live, serve
@@ -101,6 +105,12 @@ def running_in_optuna(storage: optuna.storages.RDBStorage) -> list[int]:
         for study in storage.get_all_studies()
         for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=wanted)
     ]
+
+
+@pytest.fixture
+def context(db: Database, settings: Settings) -> Context:
+    """What a submission reads and writes."""
+    return Context(db, ArtifactStore(settings.artifacts_url), UserCode(settings), Readers(settings), settings)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -25,9 +26,9 @@ class Live:
 
 
 @contextmanager
-def serve(folder: Path, port: int = 0) -> Iterator[Live]:
-    """Run the API on a port, or on a free one, with its database in ``folder``."""
-    settings = Settings(database_url=f"sqlite:///{folder}/live.db", artifacts_url=str(folder / "artifacts"))
+def serve(folder: Path, port: int = 0, **changes: Any) -> Iterator[Live]:
+    """Run the API on a port, or on a free one, with its database in ``folder``. ``changes`` are settings."""
+    settings = Settings(database_url=f"sqlite:///{folder}/live.db", artifacts_url=str(folder / "artifacts"), **changes)
     create_schema(settings.database_url)
     app = create_app(settings)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))

@@ -19,6 +19,7 @@ from service.db.session import Database
 from service.ledger import jobs
 from service.spec.job import ExtendSpec
 from service.states import ArmState, JobState, TrialState
+from service.submission import Context
 from service.submission.extend import extend
 from service.worker import Worker
 from tests.service import faults
@@ -167,13 +168,13 @@ def test_a_stopped_job_goes_on_until_each_arm_has_a_trial_that_completed(
 
 
 def test_a_stopped_job_that_is_extended_searches_every_arm_to_its_whole_budget(
-    db: Database, submit: Submit, make_worker: WorkerMaker
+    db: Database, context: Context, submit: Submit, make_worker: WorkerMaker
 ) -> None:
     job_id = submit(budget={"trials_per_arm": 3, "steps": 10, "batch_size": 32}, controls=["random_p"])
     jobs.stop(db, job_id)
     make_worker().run_next()
     assert [len(get_trials(db, job_id, arm)) for arm in ("warpadam", "adamw", "random_p")] == [1, 1, 0]
-    extend(db, job_id, ExtendSpec(trials=1), lambda _session, _job: {})
+    extend(context, job_id, ExtendSpec(trials=1), lambda _session, _job: {})
     make_worker().run_next()
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     assert [len(get_trials(db, job_id, arm)) for arm in ("warpadam", "adamw", "random_p")] == [4, 4, 4]

@@ -42,6 +42,16 @@ def test_where_the_kernel_does_not_say_it_only_often_was_the_memory(counter: Pat
     assert oom_kills() is None
 
 
+def test_a_container_has_no_more_memory_than_it_is_given(counter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MEMORY_LIMITS", (f"{counter.parent.parent}{{}}/memory.max",))
+    physical = processes.machine_memory_bytes()
+    assert physical == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = counter.with_name("memory.max")
+    for text, expected in (("max\n", physical), (f"{1 << 28}\n", 1 << 28), (f"{2 * physical}\n", physical)):
+        limit.write_text(text)
+        assert processes.machine_memory_bytes() == expected
+
+
 def test_only_some_wait_for_their_turn() -> None:
     turns, released = Turns(at_once=2), threading.Event()
 

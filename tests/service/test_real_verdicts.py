@@ -16,6 +16,7 @@ from service.recommend.verdict import compare
 from service.result.job_result import Word
 from service.spec.job import ExtendSpec
 from service.states import JobState
+from service.submission import Context
 from service.submission.extend import extend
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
 
@@ -193,7 +194,7 @@ def test_arms_and_controls_run_with_the_same_caps_and_adamw_gets_the_seconds_of_
 
 
 def test_an_extended_job_keeps_its_runs_adds_the_new_ones_and_says_that_it_looks_again(
-    db: Database, submit: Submit, make_worker: WorkerMaker
+    db: Database, context: Context, submit: Submit, make_worker: WorkerMaker
 ) -> None:
     job_id = submit()
     worker = make_worker()
@@ -201,7 +202,7 @@ def test_an_extended_job_keeps_its_runs_adds_the_new_ones_and_says_that_it_looks
     before = {(t.number, t.value) for t in get_trials(db, job_id)}
     first = result(db, job_id)
 
-    extend(db, job_id, ExtendSpec(trials=1, seeds=2), lambda session, job: {})
+    extend(context, job_id, ExtendSpec(trials=1, seeds=2), lambda session, job: {})
     assert worker.run_next()
     job = get_job(db, job_id)
     assert (job.state, job.looks) == (JobState.SUCCEEDED, 2)

@@ -13,6 +13,7 @@ import optuna
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from service import processes
 from service import worker as worker_module
 from service.api.pages.report import make_report
 from service.artifacts import DATA_FILE, ArtifactStore, split_file, write_artifact
@@ -63,7 +64,9 @@ def test_a_job_ends_with_a_recommendation_and_everything_in_sql(
     assert (job.state, job.cause) == (JobState.SUCCEEDED, None)
     assert job.started_at
     assert job.finished_at
-    assert (tmp_path / "artifacts" / "jobs" / job_id / "data.npz").is_file()
+    kept = tmp_path / "artifacts" / "jobs" / job_id
+    assert (kept / "data.npz").is_file()
+    assert job.stored_bytes == sum(file.stat().st_size for file in kept.rglob("*") if file.is_file())
     assert states(db, job_id, "warpadam") == [COMPLETE] * 2
     assert states(db, job_id, "adamw") == [COMPLETE] * 2
     assert states(db, job_id, "adamw_default") == [COMPLETE]
@@ -84,6 +87,18 @@ def test_a_job_ends_with_a_recommendation_and_everything_in_sql(
     assert kinds[-1] == "succeeded"
     names = {study.study_name for study in optuna.get_all_study_summaries(storage)}
     assert names == {f"{job_id}/{arm}" for arm in arms}
+
+
+def test_a_worker_fails_a_job_that_its_machine_cannot_do(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit(resources={"cpus_per_trial": 256})  # a service whose workers are elsewhere has accepted it
+    make_worker().run_next()
+    job, cpus = get_job(db, job_id), processes.machine_cpus()
+    assert job.state == JobState.FAILED
+    wrong = f"resources.cpus_per_trial: must be at most {cpus}, the CPUs of the worker's machine (got 256)"
+    assert job.cause == f"{wrong}. The setting WARPTUNE_WORKER_CPUS decides it."
+    assert get_trials(db, job_id) == []
 
 
 def test_the_same_seed_and_one_slot_give_the_same_trials_and_runs(

@@ -5,8 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select, update
 
+from service.db.models import IdempotencyKey
 from service.db.session import Database
+from service.ledger import keys
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, claim_job, count_rows, sqlite_only, succeed
 
@@ -102,6 +105,57 @@ def test_key_that_cannot_be_one_is_refused(
 def test_longest_key_is_fine(client: TestClient, spec: SpecMaker) -> None:
     answers = [client.post("/v1/jobs", json=spec(), headers=key("x" * 255)).json() for _ in range(2)]
     assert answers[0] == answers[1]
+
+
+def forget(db: Database, after_s: float) -> None:
+    """Make all keys older."""
+    with db.write() as session:
+        session.execute(update(IdempotencyKey).values(created_s=IdempotencyKey.created_s - after_s))
+
+
+def test_a_key_is_forgotten_after_a_day(client: TestClient, spec: SpecMaker, db: Database) -> None:
+    first = client.post("/v1/jobs", json=spec(), headers=key("a")).json()
+    forget(db, 86_400.0 - 60.0)
+    assert client.post("/v1/jobs", json=spec(), headers=key("a")).json() == first
+    forget(db, 120.0)
+    second = client.post("/v1/jobs", json=spec(seed=1), headers=key("a"))
+    assert (second.status_code, second.headers["idempotent-replayed"]) == (202, "false")
+    assert second.json()["id"] != first["id"]
+    assert client.post("/v1/jobs", json=spec(seed=1), headers=key("a")).json() == second.json()
+
+
+def test_many_at_once_with_a_forgotten_key_make_one_job(client: TestClient, spec: SpecMaker, db: Database) -> None:
+    client.post("/v1/jobs", json=spec(), headers=key("a"))
+    forget(db, 90_000.0)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/jobs", json=spec(), headers=key("a")), range(8)))
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert count_rows(db)["jobs"] == 2
+
+
+def test_forgotten_keys_of_everybody_are_deleted_with_the_next_new_one(
+    client: TestClient, spec: SpecMaker, db: Database
+) -> None:
+    for value in ("a", "b"):
+        client.post("/v1/jobs", json=spec(), headers=key(value))
+    with db.write() as session:
+        session.execute(update(IdempotencyKey).values(owner="another"))
+    forget(db, 90_000.0)
+    client.post("/v1/jobs", json=spec(), headers=key("c"))
+    with db.read() as session:
+        assert session.scalars(select(IdempotencyKey.key)).all() == ["c"]
+    assert count_rows(db)["jobs"] == 3
+
+
+def test_the_same_key_in_two_projects_is_two_keys(client: TestClient, spec: SpecMaker, db: Database) -> None:
+    owners = ("vision", "text")
+    senders = {owner: keys.create(db, owner, keys.Scope.SUBMIT)[0] for owner in owners}
+    answers = [
+        client.post("/v1/jobs", json=spec(), headers={b"Authorization": f"Bearer {sent}".encode(), **key("a")})
+        for sent in senders.values()
+    ]
+    assert [answer.headers["idempotent-replayed"] for answer in answers] == ["false", "false"]
+    assert [answer.json()["owner"] for answer in answers] == list(owners)
 
 
 @sqlite_only

@@ -183,6 +183,25 @@ def test_a_bad_setting_is_named_with_its_value(start: Start) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["worker"]], ids=["serve", "worker"])
+def test_a_user_for_the_slots_whom_nobody_knows_is_one_line(tmp_path: Path, command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", *command],
+        env={
+            **os.environ,
+            "WARPTUNE_DATABASE_URL": f"sqlite:///{tmp_path}/warptune.db",
+            "WARPTUNE_ARTIFACTS_URL": str(tmp_path / "artifacts"),
+            "WARPTUNE_SLOT_USER": "no-such-user",
+        },
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert done.returncode == 1
+    wrong = "WARPTUNE_SLOT_USER names the user no-such-user, whom this machine does not have"
+    assert done.stderr == f"error: {wrong}\n"
+
+
 def test_children_do_not_get_the_url_of_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "url").write_text(f"sqlite:///{tmp_path}/a.db\n")
     monkeypatch.delenv("WARPTUNE_DATABASE_URL", raising=False)

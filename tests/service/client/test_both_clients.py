@@ -121,6 +121,17 @@ def test_what_goes_wrong_is_the_same_error(connect: Connect, live: Live, tmp_pat
             nobody.job("job-0")
 
 
+def test_a_client_that_sends_too_fast_is_served_in_the_end(connect: Connect, tmp_path: Path) -> None:
+    with serve(tmp_path, read_rate="4/second") as running:
+        key, _ = keys.create(running.db, "vision", keys.Scope.READ)
+        with connect(running.url, api_key=key) as client:
+            assert [list(client.jobs()) for _ in range(12)] == [[]] * 12
+        with connect(running.url, api_key=key, retry_s=0) as impatient, pytest.raises(ApiError) as caught:
+            [list(impatient.jobs()) for _ in range(100)]
+        assert (caught.value.status, caught.value.retry_after_s) == (429, 1.0)
+        assert "WARPTUNE_READ_RATE allows 4 per 1 second" in str(caught.value)
+
+
 class Cutter(socketserver.ThreadingTCPServer):
     """Passes connections on to a service, and cuts every stream of events after some bytes of it."""
 

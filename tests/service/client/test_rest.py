@@ -287,6 +287,32 @@ def test_a_client_without_patience_sends_once() -> None:
     assert len(flaky.asked) == 1
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_client_waits_as_long_as_the_service_asks(
+    patient: Client, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("service.client.rest.time.sleep", slept.append)
+    busy = httpx2.Response(status, json={"detail": "later"}, headers={"Retry-After": "12"})
+    Flaky(patient, busy, busy, httpx2.Response(202, json={"id": "job-1"}))
+    assert patient.submit({})["id"] == "job-1"
+    assert slept == [12.0, 12.0]
+
+
+def test_a_client_does_not_wait_longer_than_a_minute(patient: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.client.rest.time.sleep", lambda _: pytest.fail("it waits"))
+    flaky = Flaky(patient, httpx2.Response(429, json={"detail": "later"}, headers={"Retry-After": "61"}))
+    with pytest.raises(ApiError, match="later") as caught:
+        patient.submit({})
+    assert (len(flaky.asked), caught.value.retry_after_s) == (1, 61.0)
+
+
+def test_a_date_to_retry_after_is_not_waited_for(patient: Client) -> None:
+    date = {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}
+    Flaky(patient, httpx2.Response(503, json={"detail": "x"}, headers=date), httpx2.Response(200, json={"id": "job-1"}))
+    assert patient.job("job-1")["id"] == "job-1"
+
+
 def test_trials_are_read_page_by_page(live: Live, client: Client, job: Job) -> None:
     search(claim_job(live.db))
     found = list(client.trials(job["id"]))

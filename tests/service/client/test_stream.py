@@ -55,6 +55,10 @@ def test_the_pauses_before_a_stream_is_opened_again_grow(cut: ApiError | None) -
     assert seen.pause(None) == pauses[0]
 
 
+def test_a_stream_is_not_opened_before_the_time_that_the_service_asks_for() -> None:
+    assert EventStream("job-1").pause(ApiError(429, "later", retry_after_s=9.0)) == 9.0
+
+
 @pytest.mark.parametrize("refusal", [error(404, None), error(0, httpx2.UnsupportedProtocol("ftp"))])
 def test_what_would_fail_again_is_raised_at_once(refusal: ApiError) -> None:
     with pytest.raises(ApiError):

@@ -66,7 +66,7 @@ def test_the_databases_clock_agrees_with_ours_and_moves(db: Database) -> None:
 def test_a_failed_write_leaves_nothing(db: Database) -> None:
     def insert_and_fail() -> None:
         with db.write() as session:
-            session.execute(text("INSERT INTO idempotency_keys VALUES ('a', 'k', 'x', 'nobody', '{}')"))
+            session.execute(text("INSERT INTO idempotency_keys VALUES ('a', 'k', 'x', 'nobody', '{}', 0)"))
             raise RuntimeError
 
     with pytest.raises(Exception, match=r"(?i)foreign key|^$"):

@@ -11,8 +11,8 @@ import pytest
 
 from service import processes
 from service.engines import local
-from service.engines.base import Train, attempt
-from service.engines.local import LocalEngine, _device
+from service.engines.base import Assignment, Train, attempt
+from service.engines.local import LocalEngine, SlotRules, _device
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
@@ -68,12 +68,82 @@ def test_slots_are_spawned_once_and_reused_for_run_after_run_and_job_after_job(m
     assert len(engine.slot_pids) == 1
 
 
+@pytest.mark.parametrize(("runs", "slots"), [(0, 0), (2, 2), (5, 4)])
+def test_no_more_slots_are_started_than_there_are_runs(make_engine: Make, runs: int, slots: int) -> None:
+    engine, work = make_engine(slower), Recorder(runs)
+    engine.run(work, ResourcesSpec(slots=4), SILENCE_S)
+    assert len(work.ended) == runs
+    assert len(engine.slot_pids) == len(slot_processes()) == slots
+
+
+def test_a_job_of_two_runs_starts_two_of_sixteen_slots(make_engine: Make) -> None:
+    engine, seen = make_engine(slower), list[int]()
+
+    class Counting(Recorder):
+        def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
+            seen.append(len(slot_processes()))
+            return super().progress(assignment, point)
+
+    engine.run(Counting(2), ResourcesSpec(slots=16), SILENCE_S)
+    assert max(seen) == len(slot_processes()) == 2
+
+
+def test_a_run_that_waits_for_a_slot_goes_to_the_first_that_is_free(make_engine: Make) -> None:
+    engine = make_engine(report_pid)
+    engine.run(Recorder(1), ResourcesSpec(), SILENCE_S)
+    (pid,) = engine.slot_pids
+    work = Recorder(12)
+    engine.run(work, ResourcesSpec(slots=2), SILENCE_S)  # done before the second slot has loaded torch
+    assert {int(point.train_loss) for _, point in work.points} >= {pid}
+    assert work.begun == list(range(12))
+    assert len(engine.slot_pids) <= 2
+
+
+def test_slots_without_a_run_end_while_the_others_go_on(make_engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, seen = make_engine(slower), list[int]()
+    engine.run(Recorder(3), ResourcesSpec(slots=3), SILENCE_S)
+    assert len(slot_processes()) == 3
+    monkeypatch.setattr(local, "IDLE_S", 0.2)
+
+    class Counting(Recorder):
+        def progress(self, assignment: Assignment, point: CurvePoint) -> bool:
+            seen.append(len(slot_processes()))
+            return super().progress(assignment, point)
+
+    engine.run(Counting(1), ResourcesSpec(slots=3), SILENCE_S)
+    assert seen[-1] == len(slot_processes()) == 1
+
+
+def test_between_jobs_one_slot_stays(make_engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(slower)
+    engine.run(Recorder(3), ResourcesSpec(slots=3), SILENCE_S)
+    engine.end_idle()
+    assert len(slot_processes()) == 3
+    monkeypatch.setattr(local, "IDLE_S", 0.0)
+    engine.end_idle()
+    engine.end_idle()
+    assert len(slot_processes()) == len(engine.slot_pids) == 1
+
+
+def slower(run: Run) -> Iterator[CurvePoint]:
+    """Three points, with time for the other slots to start in between."""
+    for point in report_pid(run):
+        time.sleep(1.0)
+        yield point
+
+
+def slot_processes() -> list[psutil.Process]:
+    """The slots among the children of this process."""
+    children = psutil.Process().children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
 def test_a_slot_that_dies_is_replaced(make_engine: Make) -> None:
     engine = make_engine(exit_at_once)
     work = Recorder(1, attempts=2)
     engine.run(work, ResourcesSpec(), SILENCE_S)
     assert work.ended == {0: Ended(TrialState.FAILED, cause="its slot process ended with exit code 3")}
-    assert len(engine.slot_pids) == 1
+    assert (work.begun, engine.slot_pids) == ([0, 0], [])
 
 
 def test_a_slot_killed_from_outside_between_two_runs_costs_no_result(make_engine: Make) -> None:
@@ -185,7 +255,7 @@ def test_slots_that_are_replaced_keep_their_device(make_engine: Make) -> None:
 def test_a_run_that_takes_too_much_memory_is_failed_once(make_engine: Make) -> None:
     work = Recorder(2, attempts=3)
     engine = make_engine(takes_memory)
-    engine._memory_bytes = 700 << 20
+    engine._rules = SlotRules(memory_bytes=700 << 20)
     engine.run(work, ResourcesSpec(), SILENCE_S)
     assert work.begun == [0, 1]
     assert all("out of memory: it took over 700 MiB" in str(ended.cause) for ended in work.ended.values())

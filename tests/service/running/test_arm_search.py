@@ -322,7 +322,7 @@ def test_a_space_with_one_point_is_searched_with_one_trial_even_after_an_extensi
     assert search.next() is None
     search.finished(assignment, Ended(TrialState.COMPLETE, 0.5, None, 0.2))
     assert told(search) == [(0, OptunaState.COMPLETE, 0.5)]
-    more = replace(job, plan=make_plan(extended(taken.spec, ExtendSpec(trials=5))))
+    more = replace(job, plan=make_plan(extended(taken.spec, ExtendSpec(trials=5), settings)))
     again = ArmSearch(more, more.plan.arm("adamw_default"), storage)
     assert again.next() is None
     assert again.reached == "trials_per_arm"

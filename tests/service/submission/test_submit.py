@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
-from service.data.reader import Readers
 from service.db.models import Job
 from service.db.session import Database
 from service.errors import IdempotencyConflictError, InvalidSpecError
@@ -18,17 +17,13 @@ from service.spec.job import JobSpec
 from service.submission import Context
 from service.submission import submit as submission
 from service.submission.earlier_trials import EARLIER_TRIALS_FILE
-from service.user_code.probe import UserCode
 from tests.conftest import SpecMaker
 from tests.service.conftest import Submit, get_job
 from tests.service.submission.test_earlier_trials import earlier_job
 
+DAY_S = 86_400.0
+
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def context(db: Database, settings: Settings) -> Context:
-    return Context(db, ArtifactStore(settings.artifacts_url), UserCode(settings), Readers(settings), settings)
 
 
 @pytest.fixture
@@ -129,9 +124,9 @@ def test_an_answer_without_a_key_is_never_a_replay(db: Database, submit: Submit)
     def act(session: Session) -> Job:
         return session.query(Job).filter(Job.id == job_id).one()
 
-    assert KeyedRequest.of(None, {"a": 1}) is None
+    assert KeyedRequest.of(None, {"a": 1}, DAY_S) is None
     assert not any(answer_once(db, None, act, render).replayed for _ in range(2))
-    asked = KeyedRequest.of("key", {"a": 1})
+    asked = KeyedRequest.of("key", {"a": 1}, DAY_S)
     assert [answer_once(db, asked, act, render).replayed for _ in range(2)] == [False, True]
     with pytest.raises(IdempotencyConflictError, match="send this one with a new key"):
-        answer_once(db, KeyedRequest.of("key", {"a": 2}), act, render)
+        answer_once(db, KeyedRequest.of("key", {"a": 2}, DAY_S), act, render)

@@ -23,6 +23,12 @@ def good_dataset(seed: int, *, rows: int = 30) -> tuple[Any, Any, str]:
     return np.random.default_rng(seed).normal(size=(rows, 4)), Y[:rows], "classification"
 
 
+def too_large(seed: int) -> Any:
+    kept = b"x" * (900 << 20)
+    time.sleep(600)
+    return kept
+
+
 def good_images(seed: int) -> tuple[Any, Any, str]:
     return np.random.default_rng(seed).random((30, 6, 5, 3)), Y, "classification"
 

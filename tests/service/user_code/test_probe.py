@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ def test_what_the_operator_has_not_allowed_is_forbidden(spec: SpecMaker, part: s
 
 def test_a_spec_without_user_code_starts_no_process(spec: SpecMaker, user_code: UserCode) -> None:
     assert user_code.info_for(job(spec), None) is None
+
+
+def test_code_that_takes_too_much_memory_is_ended_while_it_does(spec: SpecMaker) -> None:
+    user_code = UserCode(Settings(allowed_modules=FAULTY, slot_memory_bytes=700 << 20))
+    began = time.monotonic()
+    with pytest.raises(InvalidSpecError, match=r"it took more than 0\.7 GiB of memory \(WARPTUNE_SLOT_MEMORY_BYTES\)"):
+        user_code.info_for(job(spec, dataset={"entrypoint": f"{FAULTY}:too_large"}), None)
+    assert time.monotonic() - began < Settings().user_code_limit_s
 
 
 @pytest.mark.slow

@@ -1,0 +1,88 @@
+"""The user of the machine that runs the code of users, where the operator names one (``WARPTUNE_SLOT_USER``)."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.settings import child_environment
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user of the machine whom a process of root can become."""
+
+    name: str
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, name: str) -> Account:
+        """Return the account of a user.
+
+        Raises:
+            OSError: There is no such user, it is root, or this process may not become another user.
+        """
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            raise OSError(f"WARPTUNE_SLOT_USER names the user {name}, whom this machine does not have") from None
+        if found.pw_uid == 0:
+            raise OSError("WARPTUNE_SLOT_USER must be another user than root")
+        if os.geteuid() != 0:
+            raise OSError(
+                f"WARPTUNE_SLOT_USER is {name}: start the worker as root, so that it can start slots as {name}"
+            )
+        return cls(name, found.pw_uid, found.pw_gid)
+
+    @classmethod
+    def of_children(cls, name: str | None) -> Account | None:
+        """Return the account for children of this process; None if they keep its own, as it is not root anyway."""
+        return cls.of(name) if name is not None and os.geteuid() == 0 else None
+
+    def enter(self) -> None:
+        """Make this process one of the user, for good."""
+        os.initgroups(self.name, self.gid)
+        os.setgid(self.gid)
+        os.setuid(self.uid)
+
+    @property
+    def for_popen(self) -> dict[str, Any]:
+        """The arguments with which ``subprocess`` starts a process of the user."""
+        return {"user": self.uid, "group": self.gid, "extra_groups": os.getgrouplist(self.name, self.gid)}
+
+    def give(self, folder: Path) -> None:
+        """Make the user the owner of a folder, who then finds it; its files stay ours."""
+        os.chown(folder, self.uid, self.gid)
+        parent = folder.parent
+        if parent.stat().st_uid == os.geteuid():
+            parent.chmod(parent.stat().st_mode | 0o011)  # a temporary folder of ours is closed to others
+
+    def require_access(self, folder: Path) -> None:
+        """Check that the user can run this program and read a folder.
+
+        Raises:
+            OSError: It cannot. The message says what is closed.
+        """
+        code = "import os, sys, service.training.run; os.listdir(sys.argv[1])"
+        closed = f"{self.name}, the user of WARPTUNE_SLOT_USER, cannot read what a slot needs"
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", code, str(folder)],
+                env=child_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd="/",
+                **self.for_popen,
+            )
+        except PermissionError as error:
+            raise OSError(f"{closed}: {error}") from error
+        if done.returncode:
+            raise OSError(f"{closed}: {done.stderr.strip().rsplit(chr(10), 1)[-1]}")
