@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GENERATOR := .venv-generator
+FUZZER := .venv-fuzz
 STAMP := $(VENV)/.installed
 PART ?= 0/1
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 
-.PHONY: install demo test test-browser test-ray test-slow chaos test-all check format docs bench-optimizers bench-scale atlas gpu-check compose-check client-check clean
+.PHONY: install demo test test-browser test-ray test-slow chaos test-all check format docs bench-optimizers bench-scale atlas gpu-check compose-check client-check fuzz clean
 
 install: $(STAMP)
 
@@ -69,5 +70,10 @@ client-check: install ## run a job with a client that openapi-python-client gene
 	$(GENERATOR)/bin/python -m pip install --quiet --disable-pip-version-check openapi-python-client==0.29.1
 	$(BIN)/python -m pytest -m generator
 
+fuzz: install ## send thousands of requests that schemathesis makes from the document of the API; FUZZ_EXAMPLES=400 sends more
+	$(PYTHON) -m venv $(FUZZER)
+	$(FUZZER)/bin/python -m pip install --quiet --disable-pip-version-check schemathesis==4.32.5
+	$(BIN)/python -m pytest -m fuzz tests/fuzz
+
 clean: ## delete .venv and build files
-	rm -rf $(VENV) $(GENERATOR) build *.egg-info
+	rm -rf $(VENV) $(GENERATOR) $(FUZZER) build *.egg-info

@@ -36,7 +36,7 @@ SIGNALS: Final = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": si
 WAYS: Final = ("kill", "stop")
 """What happens to a victim: SIGKILL, or SIGSTOP and a SIGCONT after the lease."""
 
-VICTIMS: Final = ("worker", "slot", "slot while it starts", "api", "database")
+VICTIMS: Final = ("worker", "slot", "slot while it starts", "api", "database", "node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,18 @@ MOMENTS_OF_REQUESTS: Final = {
 """The same, for jobs that are paused, resumed or stopped."""
 
 
+WITH_RAY: Final = (
+    "at the start of a trial",
+    "in the middle of a trial",
+    "in a step",
+    "in a checkpoint",
+    "before the end of a trial is stored",
+    "before Optuna is told of it",
+    "at the verdict",
+)
+"""Moments that are also tried with the engine ray: those at which it has a run, and the end of the runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One thing that happens to one job."""
@@ -112,26 +124,30 @@ class Cell:
     @property
     def makes_sense(self) -> bool:
         """Whether the cell is tried. docs/reliability.md says the same in words."""
-        moment = MOMENTS[self.moment]
-        if self.database == "sqlite" and self.victim == "database":
-            return False  # SQLite has no process
-        if moment.where == "api":
-            return self.victim in ("api", "database")  # nobody else takes part in a request
-        if self.moment == "while Optuna's tables are made":
-            return self.victim in ("worker", "database")  # the worker makes them
-        if moment.where == "start":
-            return self.victim in ("api", "worker", "database")  # there are no slots yet
-        if self.moment == "when a worker takes a job":
-            return self.victim in ("worker", "api", "database")  # there are no slots yet
-        return True
+        if self.engine == "ray":  # the API and the databases have nothing to do with it
+            return self.database == "sqlite" and self.victim in ("worker", "slot", "node") and self.moment in WITH_RAY
+        if self.victim == "node" or (self.victim == "database" and self.database == "sqlite"):
+            return False  # only Ray has nodes, and SQLite has no process
+        return self.victim in _there(MOMENTS[self.moment])
 
     def __str__(self) -> str:
         return f"{self.signal} {self.victim} {self.moment}, {self.database}, {self.engine}"
 
 
+def _there(moment: Moment) -> tuple[str, ...]:
+    """Return the victims that take part in what is going on at a moment."""
+    if moment.where == "api":
+        return "api", "database"
+    if moment.name == "while Optuna's tables are made":
+        return "worker", "database"  # the worker makes them
+    if moment.where == "start" or moment.name == "when a worker takes a job":
+        return "worker", "api", "database"  # there are no slots yet
+    return VICTIMS
+
+
 def cells() -> list[Cell]:
     """Return the cells that are tried."""
-    every = itertools.product(VICTIMS, WAYS, MOMENTS, ("sqlite", "postgresql"))
+    every = itertools.product(VICTIMS, WAYS, MOMENTS, ("sqlite", "postgresql"), ("optuna", "ray"))
     return [cell for cell in itertools.starmap(Cell, every) if cell.makes_sense]
 
 
@@ -169,7 +185,7 @@ class Plan:
             draft.unlink()
         if self.victim == "slot while it starts":
             (folder / DYING).write_text(self.signal)
-            send(folder, "kill", _slots_of(worker_pid))
+            send(folder, "kill", slots_of(worker_pid))
         else:
             send(folder, self.signal, self._pids(worker_pid))
 
@@ -180,7 +196,9 @@ class Plan:
             case "api":
                 return [int((Path(self.folder) / "api.pid").read_text())]
             case "slot":
-                return _slots_of(worker_pid)
+                return slots_of(worker_pid)
+            case "node":
+                return [one.pid for one in psutil.Process(worker_pid).children() if one.name() == "raylet"]
             case _:
                 server = postmaster(self.postgres)
                 return [server.pid] if self.signal == "kill" else [server.pid, *(one.pid for one in server.children())]
@@ -200,9 +218,11 @@ def postmaster(data: str) -> psutil.Process:
     return psutil.Process(int(Path(data, "postmaster.pid").read_text().split()[0]))
 
 
-def _slots_of(worker_pid: int) -> list[int]:
-    """Return the slots of a worker, which multiprocessing has spawned."""
-    return [child.pid for child in psutil.Process(worker_pid).children() if "spawn_main" in " ".join(child.cmdline())]
+def slots_of(worker_pid: int) -> list[int]:
+    """Return the slots of a worker, which multiprocessing has spawned, or its actors in Ray."""
+    children = psutil.Process(worker_pid).children(recursive=True)
+    commands = {child.pid: " ".join(child.cmdline()) for child in children}
+    return [pid for pid, words in commands.items() if "spawn_main" in words or "RunActor" in words]
 
 
 def chosen_call(seed: int, cell: Cell) -> int:

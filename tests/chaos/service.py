@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -121,6 +122,8 @@ class Service:
             "WARPTUNE_LEASE_S": f"{LEASE_S:g}",
             "WARPTUNE_POLL_S": "0.1",
             "TMPDIR": str(folder / "tmp"),
+            "RAY_TMPDIR": tempfile.gettempdir(),  # its sockets need short names
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback only
             "FAULTS_DIR": str(folder),
             "PYTHONPATH": str(ROOT),
             **({"CHAOS": json.dumps(asdict(plan))} if plan else {}),

@@ -38,6 +38,11 @@ SPEC: Final[dict[str, Any]] = {
     "confirm": {"seeds": 6, "top_k": 2},
 }
 
+ON_RAY: Final = SPEC | {
+    "engine": {"name": "ray"},
+    "resources": {"max_concurrent": 1, "max_attempts": 2, "checkpoint_every_s": 0.01},
+}
+
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
@@ -59,7 +64,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, set[
     return outcome(service, job_id), set(exported)
 
 
-@pytest.mark.parametrize("cell", cells(), ids=str)
+@pytest.mark.parametrize(
+    "cell",
+    [pytest.param(cell, marks=[pytest.mark.ray] if cell.engine == "ray" else []) for cell in cells()],
+    ids=str,
+)
 def test_a_job_ends_as_if_nothing_had_happened(
     cell: Cell, undisturbed: tuple[Outcome, set[str]], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -73,7 +82,7 @@ def test_a_job_ends_as_if_nothing_had_happened(
         data = postgres.folder if postgres else ""
         plan = Plan(str(tmp_path), cell.victim, cell.signal, cell.moment, chosen_call(SEED, cell), data)
         with Service(tmp_path, plan, url, postgres) as service:
-            job_id = service.run(SPEC)
+            job_id = service.run(ON_RAY if cell.engine == "ray" else SPEC)
             exported = service.export(job_id)
         seconds = seconds_to_the_end(service)
         expected, names = undisturbed
