@@ -15,6 +15,7 @@
     │   └── DatabaseReplacedError         the database is not the one that the process began with
     ├── SlowBodyError                     the body of a request came too slowly
     ├── StorageFullError                  a disk of the service has no room
+    ├── EngineLostError                   the processes of an engine have died: another try needs new ones
     ├── LeaseLostError                    another worker owns the job now: write nothing
     └── JobFailedError                    the job cannot continue; the message becomes its cause
 
@@ -170,6 +171,12 @@ class StorageFullError(ServiceError):
     """A disk of the service has no room. The message names it."""
 
     code = "storage_full"
+
+
+class EngineLostError(ServiceError):
+    """Processes that an engine needs for all of its runs have died. It starts new ones when it is used again."""
+
+    code = "engine_lost"
 
 
 class LeaseLostError(ServiceError):

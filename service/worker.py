@@ -23,7 +23,14 @@ from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.disk import is_full, require_room
 from service.engines.base import Engine
-from service.errors import DatabaseReplacedError, JobFailedError, LeaseLostError, OtherVersionError, StorageFullError
+from service.errors import (
+    DatabaseReplacedError,
+    EngineLostError,
+    JobFailedError,
+    LeaseLostError,
+    OtherVersionError,
+    StorageFullError,
+)
 from service.ledger.runs import RunLog, claim
 from service.running.context import Tools
 from service.running.job_run import run_job
@@ -148,6 +155,9 @@ class Worker:
             except StorageFullError as error:
                 log.warning("no room for a job", extra={"cause": str(error)})
                 pause_s = FULL_PAUSE_S
+            except EngineLostError as error:  # as if this worker had died: the job goes on when its lease has run out
+                log.warning("lost an engine", extra={"cause": str(error)})
+                pause_s = self._settings.poll_s
             except LEDGER_AWAY:
                 log.warning("cannot reach the ledger", exc_info=True)
                 pause_s = AWAY_PAUSE_S
@@ -161,6 +171,7 @@ class Worker:
             sqlalchemy.exc.DBAPIError: The ledger cannot be reached. When the lease of the job has run out, this worker
                 or another continues the job.
             StorageFullError: A disk is full. The job goes back to the queue.
+            EngineLostError: The engine of the job has died. When the lease has run out, it is continued.
         """
         record = claim(self._db, self.name, self._settings.lease_s)
         if record is None:
@@ -193,7 +204,7 @@ class Worker:
         except (JobFailedError, OtherVersionError) as error:
             record.end(JobState.FAILED, str(error))
             log.warning("job failed", extra={"job": record.job_id, "cause": str(error)})
-        except (LeaseLostError, *LEDGER_AWAY):
+        except (LeaseLostError, EngineLostError, *LEDGER_AWAY):
             raise
         except Exception as error:
             if is_full(error):

@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from service.engines.base import Assignment, Pruning, Train, Work, ended_at, silence
 from service.engines.ray_trainable import ENDED, POINT, RUN, RUNGS, SIGNAL, STEP, ActorRun
 from service.engines.ray_tune import capacity
-from service.errors import JobFailedError
+from service.errors import EngineLostError, JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended
@@ -64,14 +64,19 @@ class _OpenRun:
 
 
 class Bridge(tune.Stopper, tune.Callback):
-    """The state between one Tuner and one Work. The arguments are those of :meth:`Engine.run`.
+    """The state between one Tuner and one Work.
+
+    The arguments are those of :meth:`Engine.run`, and ``alive``, which tells whether Ray itself lives.
 
     Raises:
         JobFailedError: No node has the resources for one run.
     """
 
-    def __init__(self, work: Work, train: Train, resources: ResourcesSpec, silence_s: float) -> None:
+    def __init__(
+        self, work: Work, train: Train, resources: ResourcesSpec, silence_s: float, alive: Callable[[], bool]
+    ) -> None:
         self._work, self._train, self._resources, self._silence_s = work, train, resources, silence_s
+        self._alive = alive
         self._open: dict[str, _OpenRun] = {}
         self._error: Exception | None = None
         self._limit, self._counted = 0, 0.0
@@ -113,7 +118,7 @@ class Bridge(tune.Stopper, tune.Callback):
 
     def stop_all(self) -> bool:
         """Return whether everything must stop now. If so, kill all actors instead of waiting for their next point."""
-        if self._error is None and not self._ask(self._work.halted) and self._error is None:
+        if not self._has_died() and not self._ask(self._work.halted) and self._error is None:
             return False
         self.kill_all()
         return True
@@ -157,7 +162,15 @@ class Bridge(tune.Stopper, tune.Callback):
         """The actor of a run has died for good."""
         self._lost(trial, again=False)
 
+    def _has_died(self) -> bool:
+        """Return whether something has ended all runs: an error of the Work, or the death of Ray itself."""
+        if self._error is None and not self._alive():
+            self._error = EngineLostError("the worker's own Ray has died")
+        return self._error is not None
+
     def _lost(self, trial: Trial, *, again: bool) -> None:
+        if self._has_died():
+            return  # the run is not to blame
         item = self._open[trial.trial_id]
         cause = silence(self._silence_s) if item.silent else _cause(trial)
         log.warning("lost a ray actor", extra={"cause": cause})

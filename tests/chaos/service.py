@@ -44,6 +44,15 @@ LOCKED_S: Final = 10.0
 LEDGER_AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError, DatabaseReplacedError)
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the condition never came true")
+        time.sleep(0.05)
+
+
 class Postgres:
     """A real PostgreSQL. Each service gets a database of its own in it."""
 
@@ -63,24 +72,25 @@ class Postgres:
         try:
             yield self._admin.url.set(database=name).render_as_string(hide_password=False)
         finally:
-            self.keep_running()
             self._run(f"DROP DATABASE {name} WITH (FORCE)")
 
     def _run(self, statement: str) -> None:
-        self._admin.dispose()  # its connections are of a server that may have been killed
+        wait_until(self.keep_running)
         with self._admin.connect() as connection:
             connection.execute(text(statement))
 
     def keep_running(self) -> bool:
-        """Start the server if it was killed, once all of its processes have ended; return whether it runs."""
-        with suppress(psutil.NoSuchProcess, FileNotFoundError):
-            if postmaster(self.folder).status() != psutil.STATUS_ZOMBIE:
-                return True
+        """Start the server if it was killed, once all of its processes have ended; return whether it answers."""
         try:
-            self._server.ensure_postgres_running()
-        except subprocess.SubprocessError:  # processes of the killed server still hold its memory
-            return False
-        return True
+            if postmaster(self.folder).status() == psutil.STATUS_ZOMBIE:
+                return False
+        except (psutil.NoSuchProcess, FileNotFoundError):
+            with suppress(subprocess.SubprocessError):  # processes of the killed server still hold its memory
+                self._server.ensure_postgres_running()
+        self._admin.dispose()  # its connections are of a server that may have been killed
+        with suppress(OperationalError), self._admin.connect() as connection:
+            return bool(connection.scalar(text("SELECT 1")))
+        return False
 
     def close(self) -> None:
         """Stop the server."""
@@ -163,14 +173,13 @@ class Service:
             if self._in_start and self._plan and self._plan.victim != "database":
                 first: Role = "api" if self._plan.victim == "api" else "worker"
                 self._start(first)  # alone, so that it is the one that makes the tables
-                self._wait_until((self.folder / HAPPENED).exists)
+                wait_until((self.folder / HAPPENED).exists)
             while not self._stopping.wait(0.05):
                 for role in self._roles:
                     if all(process.poll() is not None for process in self._processes[role]):
                         self._start(role)
                 self._let_go_on()
-                if self._postgres and time.time() - (self.happened_at() or 0.0) > LEASE_S:
-                    self._postgres.keep_running()
+                self._start_postgres()
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._error.append(error)
 
@@ -192,6 +201,12 @@ class Service:
                 with suppress(ProcessLookupError):
                     os.kill(int(file.name.removeprefix(STOPPED)), SIGNALS["continue"])
 
+    def _start_postgres(self) -> None:
+        """Start PostgreSQL again when it was killed a lease ago."""
+        killed = self._postgres and self._plan and (self._plan.victim, self._plan.signal) == ("database", "kill")
+        if self._postgres and killed and time.time() - (self.happened_at() or time.time()) > LEASE_S:
+            wait_until(self._postgres.keep_running)
+
     def _claims(self) -> int:
         with closing(Database(self.database_url, wait_s=1.0)) as db, suppress(*LEDGER_AWAY), db.read() as session:
             return session.query(Event).filter_by(kind="claimed").count()
@@ -212,7 +227,7 @@ class Service:
         for file in self.folder.glob(f"{STOPPED}*"):
             send(self.folder, "continue", [int(file.name.removeprefix(STOPPED))])
         if self._postgres:
-            self._wait_until(self._postgres.keep_running)
+            wait_until(self._postgres.keep_running)
         processes = [process for started in self._processes.values() for process in started]
         for process in processes:
             process.terminate()
@@ -264,14 +279,14 @@ class Service:
             self._wait_until(is_so)
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while not condition():
-            if self._error and threading.current_thread() is not self._keeper:
-                raise self._error[0]
-            assert time.monotonic() < deadline, "\n".join(
-                path.read_text()[-3000:] for path in self.folder.glob("*.log")
-            )
-            time.sleep(0.05)
+        """Wait for a condition, or for what the thread has raised; add the logs to the error."""
+        try:
+            wait_until(lambda: bool(self._error) or condition())
+        except TimeoutError:
+            logs = (path.read_text()[-3000:] for path in self.folder.glob("*.log"))
+            raise AssertionError("\n".join(logs)) from None
+        if self._error:
+            raise self._error[0]
 
     def export(self, job_id: str) -> dict[str, bytes]:
         """Return the files of the exported zip, each checked against its CRC-32."""
