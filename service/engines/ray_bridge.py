@@ -133,7 +133,7 @@ class Bridge(tune.Stopper, tune.Callback):
             if running and not item.silent and now - item.heard > self._silence_s:
                 item.silent = True
                 _kill(item.trial)
-        if now - self._counted > CENSUS_S:
+        if now - self._counted > CENSUS_S and not self._has_died():
             self._ask(self._count_nodes)
 
     def on_trial_start(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
