@@ -38,7 +38,7 @@ LEASE_S: Final = 1.0
 
 WAIT_S: Final = 200.0
 
-LOCKED_S: Final = 10.0
+LOCKED_S: Final = 45.0
 """Longest time that a worker stays stopped if no other one takes its job: it may hold the lock of SQLite."""
 
 LEDGER_AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError, DatabaseReplacedError)
@@ -122,6 +122,7 @@ class Service:
         self.database_url = database_url or f"sqlite:///{folder}/warptune.db"
         self._plan, self._postgres = plan, postgres
         self._in_start = plan is not None and plan.at.where == "start"
+        self._kills_postgres = plan is not None and (plan.victim, plan.signal) == ("database", "kill")
         if not self._in_start:
             create_schema(self.database_url)
         foreign = ("WARPTUNE_", "RAY_")
@@ -193,7 +194,7 @@ class Service:
         if self._plan and self._plan.victim == "worker" and not self._in_start:
             if self.started["worker"] == 1:
                 self._start("worker")
-            if for_s < LOCKED_S and self._claims() < 2:
+            if for_s < LOCKED_S and self.claims() < 2:
                 return
         if for_s > 2 * LEASE_S:
             for file in stopped:
@@ -203,11 +204,12 @@ class Service:
 
     def _start_postgres(self) -> None:
         """Start PostgreSQL again when it was killed a lease ago."""
-        killed = self._postgres and self._plan and (self._plan.victim, self._plan.signal) == ("database", "kill")
-        if self._postgres and killed and time.time() - (self.happened_at() or time.time()) > LEASE_S:
+        if self._postgres and self._kills_postgres and time.time() - (self.happened_at() or time.time()) > LEASE_S:
             wait_until(self._postgres.keep_running)
+            self._kills_postgres = False
 
-    def _claims(self) -> int:
+    def claims(self) -> int:
+        """Return how often a worker has taken a job; 0 if the database does not answer."""
         with closing(Database(self.database_url, wait_s=1.0)) as db, suppress(*LEDGER_AWAY), db.read() as session:
             return session.query(Event).filter_by(kind="claimed").count()
         return 0

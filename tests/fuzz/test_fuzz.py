@@ -22,6 +22,8 @@ BIN = Path(__file__).parents[2] / ".venv-fuzz" / "bin"
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 SEED = os.environ.get("FUZZ_SEED", "1")
 
+LEAST_CASES = 3000
+
 CHECKS = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance"),
     *("response_schema_conformance", "negative_data_rejection", "missing_required_header", "unsupported_method"),
@@ -80,7 +82,7 @@ def test_no_request_gets_a_server_error_or_an_answer_that_is_not_documented(
         assert report["operations"]["tested"] == report["operations"]["total"]
         assert (report["failures"], report["errors"]) == ([], [])
     cases = sum(report["test_cases"]["generated"] for report in reports)
-    assert cases >= 75 * EXAMPLES, f"only {cases} cases"
+    assert cases >= LEAST_CASES, f"only {cases} cases"
     log = service.log.read_text()
     assert "unhandled error" not in log, log[-3000:]
     assert "Traceback" not in log, log[-3000:]
