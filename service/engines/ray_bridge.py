@@ -41,6 +41,9 @@ START_TRIES: Final = 6
 CENSUS_S: Final = 5.0
 """Seconds between two counts of the nodes."""
 
+NO_NODE_S: Final = 300.0
+"""How long a job waits for a node when the last one that could do its runs has gone."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -79,7 +82,7 @@ class Bridge(tune.Stopper, tune.Callback):
         self._alive = alive
         self._open: dict[str, _OpenRun] = {}
         self._error: Exception | None = None
-        self._limit, self._counted = 0, 0.0
+        self._limit, self._counted, self._fitted = 0, 0.0, 0.0
         self._count_nodes()
 
     def __getstate__(self) -> dict[str, object]:
@@ -134,7 +137,7 @@ class Bridge(tune.Stopper, tune.Callback):
                 item.silent = True
                 _kill(item.trial)
         if now - self._counted > CENSUS_S and not self._has_died():
-            self._ask(self._count_nodes)
+            self._ask(self._count_nodes_again)
 
     def on_trial_start(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
         """An actor is ready to begin a run, or to continue a paused one."""
@@ -222,7 +225,19 @@ class Bridge(tune.Stopper, tune.Callback):
     def _count_nodes(self) -> None:
         fits = capacity(self._resources)
         self._limit = min(fits, self._resources.max_concurrent or fits)
-        self._counted = time.monotonic()
+        self._counted = self._fitted = time.monotonic()
+
+    def _count_nodes_again(self) -> None:
+        """Count the nodes. If the last one that could do a run has gone, wait a while for another."""
+        try:
+            self._count_nodes()
+        except JobFailedError as error:
+            self._counted = time.monotonic()
+            if self._counted - self._fitted > NO_NODE_S:
+                raise
+            if self._limit:
+                log.warning("no node for a run, waiting for one", extra={"cause": str(error), "limit_s": NO_NODE_S})
+            self._limit = 0
 
 
 def _kill(trial: Trial | None) -> None:
