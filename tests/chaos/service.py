@@ -156,6 +156,7 @@ class Service:
     def begin(self, *roles: Role) -> None:
         """Start the processes, and keep them running until :meth:`stop`. Without roles, start all."""
         self._roles = roles or ("api", "worker")
+        (self.folder / "worker.log").touch()
         if not self._keeper.is_alive():
             self._keeper.start()
 
@@ -256,6 +257,8 @@ class Service:
     def run(self, spec: dict[str, Any]) -> str:
         """Submit a job and wait until it has ended; return its id."""
         self.begin()
+        if not self._in_start:  # a worker that is still starting may give up when the database goes away
+            self._wait_until(lambda: "worker ready" in (self.folder / "worker.log").read_text())
         job_id = self.submit(spec)
         self.wait_for(lambda session: session.query(Job).filter_by(id=job_id).one().state in ENDED_JOB)
         return job_id
