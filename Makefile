@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GENERATOR := .venv-generator
+FUZZER := .venv-fuzz
+AUDITOR := .venv-audit
 STAMP := $(VENV)/.installed
 PART ?= 0/1
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 
-.PHONY: install demo test test-browser test-ray test-slow chaos test-all check format docs bench-optimizers bench-scale atlas gpu-check compose-check client-check clean
+.PHONY: install demo test test-browser test-ray test-slow chaos test-all check format docs bench-optimizers bench-scale atlas gpu-check compose-check client-check fuzz audit clean
 
 install: $(STAMP)
 
@@ -31,10 +33,10 @@ test-ray: install ## test the engine ray on a real Ray that listens on loopback 
 test-slow: install ## run real jobs and kill processes: about an hour; PART=0/6 runs one sixth of it
 	$(BIN)/python -m pytest -m "slow and not browser and not chaos" --ignore tests/docker --part $(PART)
 
-chaos: install ## kill each kind of process at each moment of a job, in about a quarter of an hour; CHAOS_SEED=1 tries other calls
+chaos: install ## kill or stop each process at each moment of a job, in about two hours; CHAOS_SAMPLE=0/40 runs a part, CHAOS_SEED=1 tries other calls
 	$(BIN)/python -m pytest -m chaos tests/chaos
 
-test-all: test test-browser test-ray compose-check client-check test-slow chaos ## run every test
+test-all: test test-browser test-ray compose-check client-check test-slow chaos fuzz ## run every test
 
 check: install ## check lint, format and types
 	$(BIN)/ruff check .
@@ -69,5 +71,20 @@ client-check: install ## run a job with a client that openapi-python-client gene
 	$(GENERATOR)/bin/python -m pip install --quiet --disable-pip-version-check openapi-python-client==0.29.1
 	$(BIN)/python -m pytest -m generator
 
+fuzz: install ## send thousands of requests that schemathesis makes from the document of the API; FUZZ_EXAMPLES=400 sends more
+	$(PYTHON) -m venv $(FUZZER)
+	$(FUZZER)/bin/python -m pip install --quiet --disable-pip-version-check schemathesis==4.32.5
+	$(BIN)/python -m pytest -m fuzz tests/fuzz
+
+audit: ## ask api.osv.dev whether a version in constraints.txt has a known vulnerability
+	$(PYTHON) -m venv $(AUDITOR)
+	$(AUDITOR)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@$(AUDITOR)/bin/pip-audit --vulnerability-service osv --no-deps --disable-pip -r constraints.txt 2>$(AUDITOR)/errors; \
+	status=$$?; \
+	if grep -q requests.exceptions.ConnectionError $(AUDITOR)/errors; then \
+		echo "api.osv.dev, the source of the advisories, cannot be reached from here: nothing was checked"; \
+	else cat $(AUDITOR)/errors; fi; \
+	exit $$status
+
 clean: ## delete .venv and build files
-	rm -rf $(VENV) $(GENERATOR) build *.egg-info
+	rm -rf $(VENV) $(GENERATOR) $(FUZZER) $(AUDITOR) build *.egg-info

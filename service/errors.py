@@ -18,6 +18,7 @@
     ├── SlowBodyError                     the body of a request came too slowly
     ├── StorageFullError                  a disk of the service has no room
     ├── QuotaExceededError                the project stores as many bytes as it may
+    ├── EngineLostError                   the processes of an engine have died: another try needs new ones
     ├── LeaseLostError                    another worker owns the job now: write nothing
     └── JobFailedError                    the job cannot continue; the message becomes its cause
 
@@ -199,6 +200,12 @@ class QuotaExceededError(ServiceError):
     """The project stores as many bytes as the operator allows."""
 
     code = "quota_exceeded"
+
+
+class EngineLostError(ServiceError):
+    """Processes that an engine needs for all of its runs have died. It starts new ones when it is used again."""
+
+    code = "engine_lost"
 
 
 class LeaseLostError(ServiceError):

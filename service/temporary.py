@@ -45,7 +45,9 @@ def own_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     os.environ.setdefault("RAY_TMPDIR", str(parent))
     try:
-        with FileLock(folder / LOCK, timeout=0):
+        with FileLock(folder / f"new-{LOCK}", timeout=0) as lock:
+            # It gets its name once it is held: for another process that starts now, one that is free is of a dead one.
+            os.rename(lock.lock_file, folder / LOCK)
             os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
             yield folder
     finally:

@@ -24,7 +24,14 @@ from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.disk import is_full, require_room
 from service.engines.base import Engine
-from service.errors import DatabaseReplacedError, JobFailedError, LeaseLostError, OtherVersionError, StorageFullError
+from service.errors import (
+    DatabaseReplacedError,
+    EngineLostError,
+    JobFailedError,
+    LeaseLostError,
+    OtherVersionError,
+    StorageFullError,
+)
 from service.ledger.runs import RunLog, claim
 from service.running.context import Tools, note_size
 from service.running.job_run import run_job
@@ -162,6 +169,9 @@ class Worker:
             except StorageFullError as error:
                 log.warning("no room for a job", extra={"cause": str(error)})
                 pause_s = FULL_PAUSE_S
+            except EngineLostError as error:  # as if this worker had died: the job goes on when its lease has run out
+                log.warning("lost an engine", extra={"cause": str(error)})
+                pause_s = self._settings.poll_s
             except LEDGER_AWAY:
                 log.warning("cannot reach the ledger", exc_info=True)
                 pause_s = AWAY_PAUSE_S
@@ -179,6 +189,7 @@ class Worker:
             sqlalchemy.exc.DBAPIError: The ledger cannot be reached. When the lease of the job has run out, this worker
                 or another continues the job.
             StorageFullError: A disk is full. The job goes back to the queue.
+            EngineLostError: The engine of the job has died. When the lease has run out, it is continued.
         """
         record = claim(self._db, self.name, self._settings.lease_s)
         if record is None:
@@ -212,7 +223,7 @@ class Worker:
         except (JobFailedError, OtherVersionError) as error:
             record.end(JobState.FAILED, str(error))
             log.warning("job failed", extra={"job": record.job_id, "cause": str(error)})
-        except (LeaseLostError, *LEDGER_AWAY):
+        except (LeaseLostError, EngineLostError, *LEDGER_AWAY):
             raise
         except Exception as error:
             if is_full(error):

@@ -33,8 +33,13 @@ REPORT_HEADERS: Final = {
 }
 """The report has its style in it, so that one can save it, and no script."""
 
-FILE: Final = {"schema": {"type": "string", "format": "binary"}}
-"""What a program that is generated from the document gets as bytes."""
+FILE: Final = {"type": "string", "format": "binary"}
+OBJECT: Final = {"type": "object", "additionalProperties": True}
+EXPORTED: Final = {
+    fmt.media_type: {"schema": OBJECT if fmt in (ExportFormat.JSON, ExportFormat.YAML) else FILE}
+    for fmt in ExportFormat
+}
+"""What the document of the API says of an export; it describes YAML as it does JSON."""
 
 router = APIRouter(prefix="/v1/jobs/{job_id}")
 
@@ -97,7 +102,7 @@ def get_recommendation(job_id: JobId, db: DatabaseDep) -> JobResult:
 @router.get(
     "/export",
     tags=["results"],
-    responses={200: {"content": {fmt.media_type: FILE for fmt in ExportFormat}}, **responses(404, 409, 422)},
+    responses={200: {"content": EXPORTED}, **responses(404, 409, 422)},
     response_class=Response,
 )
 def export(

@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from service.engines.base import Assignment, Pruning, Train, Work, ended_at, silence
 from service.engines.ray_trainable import ENDED, POINT, RUN, RUNGS, SIGNAL, STEP, ActorRun
 from service.engines.ray_tune import capacity
-from service.errors import JobFailedError
+from service.errors import EngineLostError, JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended
@@ -40,6 +40,9 @@ START_TRIES: Final = 6
 
 CENSUS_S: Final = 5.0
 """Seconds between two counts of the nodes."""
+
+NO_NODE_S: Final = 300.0
+"""How long a job waits for a node when the last one that could do its runs has gone."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,17 +67,22 @@ class _OpenRun:
 
 
 class Bridge(tune.Stopper, tune.Callback):
-    """The state between one Tuner and one Work. The arguments are those of :meth:`Engine.run`.
+    """The state between one Tuner and one Work.
+
+    The arguments are those of :meth:`Engine.run`, and ``alive``, which tells whether Ray itself lives.
 
     Raises:
         JobFailedError: No node has the resources for one run.
     """
 
-    def __init__(self, work: Work, train: Train, resources: ResourcesSpec, silence_s: float) -> None:
+    def __init__(
+        self, work: Work, train: Train, resources: ResourcesSpec, silence_s: float, alive: Callable[[], bool]
+    ) -> None:
         self._work, self._train, self._resources, self._silence_s = work, train, resources, silence_s
+        self._alive = alive
         self._open: dict[str, _OpenRun] = {}
         self._error: Exception | None = None
-        self._limit, self._counted = 0, 0.0
+        self._limit, self._counted, self._fitted = 0, 0.0, 0.0
         self._count_nodes()
 
     def __getstate__(self) -> dict[str, object]:
@@ -113,7 +121,7 @@ class Bridge(tune.Stopper, tune.Callback):
 
     def stop_all(self) -> bool:
         """Return whether everything must stop now. If so, kill all actors instead of waiting for their next point."""
-        if self._error is None and not self._ask(self._work.halted) and self._error is None:
+        if not self._has_died() and not self._ask(self._work.halted) and self._error is None:
             return False
         self.kill_all()
         return True
@@ -128,8 +136,8 @@ class Bridge(tune.Stopper, tune.Callback):
             if running and not item.silent and now - item.heard > self._silence_s:
                 item.silent = True
                 _kill(item.trial)
-        if now - self._counted > CENSUS_S:
-            self._ask(self._count_nodes)
+        if now - self._counted > CENSUS_S and not self._has_died():
+            self._ask(self._count_nodes_again)
 
     def on_trial_start(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override]
         """An actor is ready to begin a run, or to continue a paused one."""
@@ -157,7 +165,15 @@ class Bridge(tune.Stopper, tune.Callback):
         """The actor of a run has died for good."""
         self._lost(trial, again=False)
 
+    def _has_died(self) -> bool:
+        """Return whether something has ended all runs: an error of the Work, or the death of Ray itself."""
+        if self._error is None and not self._alive():
+            self._error = EngineLostError("the worker's own Ray has died")
+        return self._error is not None
+
     def _lost(self, trial: Trial, *, again: bool) -> None:
+        if self._has_died():
+            return  # the run is not to blame
         item = self._open[trial.trial_id]
         cause = silence(self._silence_s) if item.silent else _cause(trial)
         log.warning("lost a ray actor", extra={"cause": cause})
@@ -209,7 +225,19 @@ class Bridge(tune.Stopper, tune.Callback):
     def _count_nodes(self) -> None:
         fits = capacity(self._resources)
         self._limit = min(fits, self._resources.max_concurrent or fits)
-        self._counted = time.monotonic()
+        self._counted = self._fitted = time.monotonic()
+
+    def _count_nodes_again(self) -> None:
+        """Count the nodes. If the last one that could do a run has gone, wait a while for another."""
+        try:
+            self._count_nodes()
+        except JobFailedError as error:
+            self._counted = time.monotonic()
+            if self._counted - self._fitted > NO_NODE_S:
+                raise
+            if self._limit:
+                log.warning("no node for a run, waiting for one", extra={"cause": str(error), "limit_s": NO_NODE_S})
+            self._limit = 0
 
 
 def _kill(trial: Trial | None) -> None:

@@ -14,13 +14,16 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from service.engines.base import Train, Work, default_train, runs_per_gpu
-from service.errors import JobFailedError
+from service.errors import EngineLostError, JobFailedError
 from service.spec.job import ResourcesSpec
+
+if TYPE_CHECKING:
+    import psutil
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class RaySession:
         self._address = address
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self._own: list[psutil.Process] = []
 
     def connect(self) -> None:
         """Connect unless connected. Called from the worker's main thread before each run of an engine.
@@ -70,7 +74,7 @@ class RaySession:
             raise JobFailedError(
                 f"engine.name: ray needs the package ray on the worker: pip install 'warptune[ray]' ({error})"
             ) from error
-        if ray.is_initialized():
+        if ray.is_initialized() and self.alive():
             return
         self.close()
         started, failures = threading.Event(), list[BaseException]()
@@ -80,6 +84,13 @@ class RaySession:
         if failures:
             where = f"the Ray cluster at {self._address} (WARPTUNE_RAY_ADDRESS)" if self._address else "an own Ray"
             raise JobFailedError(f"cannot connect to {where}: {failures[0]}") from failures[0]
+
+    def alive(self) -> bool:
+        """Return whether the node of the own Ray lives. Of a cluster, Ray itself knows which nodes do.
+
+        If its other server dies, Ray ends this process within a minute.
+        """
+        return all(_is_alive(process) for process in self._own)
 
     def _hold(self, started: threading.Event, failures: list[BaseException]) -> None:
         """Connect, and stay until :meth:`close`. Runs in a thread that lives as long as the connection.
@@ -103,10 +114,12 @@ class RaySession:
         except Exception as error:  # noqa: BLE001 - connect() raises it in the main thread
             failures.append(error)
             return
+        else:
+            self._own = [] if self._address else _own_node()
         finally:
             started.set()
         log.info("connected to ray", extra={"address": self._address or "own"})
-        guard = None if self._address else _guard_agents()
+        guard = None if self._address else _guard_agents(self._own)
         self._closing.wait()
         ray.shutdown()
         if guard is not None:
@@ -118,18 +131,31 @@ class RaySession:
             self._closing.set()
             self._thread.join()
             self._closing.clear()
-            self._thread = None
+            self._thread, self._own = None, []
 
 
-def _guard_agents() -> subprocess.Popen[bytes]:
+def _is_alive(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _own_node() -> list[psutil.Process]:
+    """Return the process of the node of the own Ray."""
+    import psutil
+
+    return [process for process in psutil.Process().children() if process.name() == "raylet"]
+
+
+def _guard_agents(nodes: Sequence[psutil.Process]) -> subprocess.Popen[bytes]:
     """Start a shell that kills the raylet's agents when this process dies.
 
     The kernel kills the processes that Ray itself starts. The children of the raylet would live for another minute.
     """
-    import psutil
-
-    raylets = [process for process in psutil.Process().children() if process.name() == "raylet"]
-    agents = [str(process.pid) for raylet in raylets for process in raylet.children()]
+    agents = [str(agent.pid) for node in nodes for agent in node.children()]
     command = ["sh", "-c", 'read -r _ || kill -9 "$@"', "sh", *agents]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 
@@ -201,6 +227,7 @@ class RayEngine:
         Raises:
             JobFailedError: Ray is not installed or cannot be reached, no node has the resources, or an actor cannot
                 start.
+            EngineLostError: The own Ray has died. The next call starts another one.
         """
         if work.halted():
             return
@@ -210,7 +237,7 @@ class RayEngine:
         from service.engines.ray_bridge import START_TRIES, Bridge, WorkSearcher, make_scheduler
         from service.engines.ray_trainable import RunActor
 
-        bridge = Bridge(work, self._train, resources, silence_s)
+        bridge = Bridge(work, self._train, resources, silence_s, self._session.alive)
         wanted = needed(resources)
         with tempfile.TemporaryDirectory(prefix="warptune-ray-") as folder:
             tuner = tune.Tuner(
@@ -235,6 +262,10 @@ class RayEngine:
             )
             try:
                 tuner.fit()
+            except Exception as error:
+                if self._session.alive():
+                    raise
+                raise EngineLostError(f"the worker's own Ray has died: {error}") from error
             finally:
                 bridge.kill_all()
         bridge.finish()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from service import temporary
 from service.artifacts import ArtifactStore
@@ -115,3 +116,22 @@ def test_unfinished_files_of_the_store_are_deleted_by_age(tmp_path: Path) -> Non
         age(path)
     store.sweep()
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["data.npz", "p.ab12cd34.part"]
+
+
+def test_a_process_that_starts_at_the_same_moment_does_not_take_a_folder_for_abandoned(
+    common: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Overtaken(FileLock):
+        """A lock, between whose file and lock another process starts."""
+
+        def _acquire(self) -> None:
+            Path(self.lock_file).touch()
+            with monkeypatch.context() as other:
+                other.setattr(temporary, "FileLock", FileLock)
+                sweep(common)
+            super()._acquire()
+
+    monkeypatch.setattr(temporary, "FileLock", Overtaken)
+    with own_folder() as folder:
+        sweep(common)
+        assert folder.is_dir()

@@ -19,8 +19,9 @@ from service.api.pages.report import make_report
 from service.artifacts import DATA_FILE, ArtifactStore, split_file, write_artifact
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
+from service.engines.base import Work
 from service.engines.local import LocalEngine
-from service.errors import StorageFullError
+from service.errors import EngineLostError, StorageFullError
 from service.ledger import jobs, queries, runs
 from service.ledger.runs import MAX_WORKER_DEATHS, RunLog
 from service.result.job_result import JobResult
@@ -28,7 +29,7 @@ from service.running.arm_study import NO_LOSS
 from service.running.confirm_runs import fresh_seeds
 from service.settings import Settings
 from service.spec.job import JobSpec
-from service.states import JobState, TrialState
+from service.states import ENDED_JOB, JobState, TrialState
 from service.worker import Worker
 from tests.service import faults
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
@@ -433,6 +434,37 @@ def test_a_ledger_that_is_away_for_a_moment_costs_no_job(
     assert worker.run_next()
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     assert [trial.attempts for trial in get_trials(db, job_id)] == [2, 1, 1, 1, 1]
+
+
+def test_the_death_of_an_engine_is_that_of_its_worker_and_the_job_goes_on_when_its_lease_has_run_out(
+    db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    worker = make_worker()
+    monkeypatch.setattr(worker, "_settings", worker._settings.model_copy(update={"lease_s": 1.0}))
+    engine = worker._tools.engines["optuna"]
+    original, calls = engine.run, Counter[str]()
+
+    def dies_in_its_first_run(work: Work, *arguments: Any) -> None:
+        calls["run"] += 1
+        if calls["run"] > 1:
+            return original(work, *arguments)
+        assignment = work.next()
+        assert assignment is not None
+        work.started(assignment)
+        raise EngineLostError("its processes have died")
+
+    monkeypatch.setattr(engine, "run", dies_in_its_first_run)
+    thread = threading.Thread(target=worker.run_forever)
+    thread.start()
+    wait_for(lambda: get_job(db, job_id).state in ENDED_JOB, 60.0)
+    worker.stop()
+    thread.join()
+    job = get_job(db, job_id)
+    assert (job.state, job.cause, job.lease_token) == (JobState.SUCCEEDED, None, 2)
+    first, *others = get_trials(db, job_id)
+    assert (first.state, first.attempts, first.losses, first.worker_deaths) == (COMPLETE, 2, 0, 1)
+    assert {trial.worker_deaths for trial in others} == {0}
 
 
 def test_a_job_whose_data_would_change_in_the_middle_fails(

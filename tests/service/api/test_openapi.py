@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from service.api.access import is_open
+from service.export.files import ExportFormat
 from service.spec.base import SpecModel
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.models import MODELS
@@ -189,3 +190,11 @@ def test_the_page_of_the_document_needs_nothing_from_outside(shared_client: Test
         assert path.startswith("/")
         assert shared_client.get(path).status_code == 200
     assert shared_client.get("/redoc").url.path == "/docs"
+
+
+def test_an_export_is_an_object_as_json_and_yaml_and_a_file_otherwise(document: dict[str, Any]) -> None:
+    content = operations(document)["get", "/v1/jobs/{job_id}/export"]["responses"]["200"]["content"]
+    types = {media_type: kind["schema"]["type"] for media_type, kind in content.items()}
+    assert (types.pop("application/json"), types.pop("application/yaml")) == ("object", "object")
+    assert len(types) == len(ExportFormat) - 2
+    assert set(types.values()) == {"string"}

@@ -15,9 +15,12 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.kills
 @pytest.mark.timeout(330)
-@pytest.mark.parametrize("turn", range(10))
-def test_a_run_whose_node_is_killed_goes_on_from_its_last_checkpoint_on_another(tmp_path: Path, turn: int) -> None:
-    command = [sys.executable, "-m", "tests.service.engines.two_nodes", str(tmp_path)]
+@pytest.mark.parametrize(
+    "nodes",
+    [pytest.param(1, id="one that joins later"), *(pytest.param(2, id=f"two, turn {turn}") for turn in range(10))],
+)
+def test_a_run_whose_node_is_killed_goes_on_from_its_last_checkpoint_on_another(tmp_path: Path, nodes: int) -> None:
+    command = [sys.executable, "-m", "tests.service.engines.two_nodes", str(tmp_path), str(nodes)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -97,3 +98,15 @@ def test_without_the_package_a_job_for_ray_says_what_to_install(monkeypatch: pyt
 )
 def test_what_a_trial_needs_in_rays_words(resources: ResourcesSpec, expected: dict[str, float]) -> None:
     assert needed(resources) == expected
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_when_the_own_ray_dies_the_run_is_not_to_blame_and_the_next_one_gets_another_ray(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    command = [sys.executable, "-m", "tests.service.engines.dying_ray", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, env=environment, text=True, timeout=280)
+    said = [line for line in done.stdout.splitlines() if line.startswith(("lost:", "ran"))]  # Ray writes there too
+    assert said == ["lost: the worker's own Ray has died ended: 0", "ran complete"], done.stderr

@@ -1,5 +1,6 @@
-# A cluster of two nodes beside a head that runs nothing; the node with the run is killed in the middle. Prints what
-# became of the run. Training is the service's own; every step leaves a line with the node it was done on.
+# A cluster of a head that runs nothing and one or two nodes; the node with the run is killed in the middle. If it was
+# the only one, another one joins later. Prints what became of the run. Training is the service's own; every step leaves
+# a line with the node it was done on.
 from __future__ import annotations
 
 import json
@@ -32,6 +33,9 @@ from tests.service.engines.contract import SILENCE_S, Recorder
 STEPS = 200
 STEP_S = 0.05
 CHECKPOINT_EVERY_S = 0.5
+WITHOUT_NODE_S = 25.0
+"""Time until a node joins in place of the only one: Ray has noticed by then, and the engine has counted the nodes."""
+
 NOTICE = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
 """How soon Ray notices that a node is gone; left alone it takes up to a minute."""
 
@@ -85,20 +89,40 @@ def kill_node_after(folder: str, steps: int) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def main(folder: str) -> None:
-    """Run, kill, print."""
+def main(folder: str, nodes_at_first: int) -> None:
+    """Start a cluster and run on it."""
     head: dict[str, object] = {"num_cpus": 0, "include_dashboard": False, "_system_config": NOTICE}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
+    # without hooks for its end, which only the main thread may set
+    cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+    try:
+        run_on(cluster, folder, nodes_at_first)
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def run_on(cluster: Cluster, folder: str, nodes_at_first: int) -> None:
+    """Run on a cluster, kill the node of the run, and print what became of it."""
+    for _ in range(nodes_at_first):
         cluster.add_node(num_cpus=1)
     run = make_run(folder)
     undisturbed = list(default_train(replace(run, checkpoint_url=None)))[-1].val_loss
     work = Recorder(1)
     work.waiting = [Assignment(0, run, 1)]
-    killer = threading.Thread(target=kill_node_after, args=(folder, STEPS // 2))
+    done = threading.Event()
+
+    def kill() -> None:
+        kill_node_after(folder, STEPS // 2)
+        if nodes_at_first == 1 and not done.wait(WITHOUT_NODE_S):
+            cluster.add_node(num_cpus=1)
+        done.wait()  # the kernel ends the node with the thread that has started it
+
+    killer = threading.Thread(target=kill)
     killer.start()
     engine = RayEngine(cluster.address, partial(counted, folder))
-    engine.run(work, ResourcesSpec(), SILENCE_S)
+    try:
+        engine.run(work, ResourcesSpec(), SILENCE_S)
+    finally:
+        done.set()
     killer.join()
     nodes = [line.split()[0] for line in (Path(folder) / "steps").read_text().splitlines()]
     steps_before = nodes.count(nodes[0])
@@ -117,8 +141,7 @@ def main(folder: str) -> None:
         )
     )
     engine.close()
-    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
