@@ -8,6 +8,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from service.api.metrics import Metrics
 from service.api.pages.importance import Importances
 from service.artifacts import ArtifactStore
 from service.data.reader import Readers
@@ -33,6 +34,7 @@ def open_dependencies(app: FastAPI, settings: Settings) -> None:
     app.state.reading = CapacityLimiter(settings.readers)
     app.state.private_key = None  # bytes of a key that is in no database, for the process that started this one
     app.state.importances = Importances()
+    app.state.metrics = Metrics(settings, app.state.database, app.state.artifacts)
 
 
 def close_dependencies(app: FastAPI) -> None:
@@ -71,6 +73,7 @@ StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
 ImportancesDep = Annotated[Importances, _kept("importances")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]
+MetricsDep = Annotated[Metrics, _kept("metrics")]
 ReadersDep = Annotated[Readers, _kept("readers")]
 
 

@@ -13,11 +13,13 @@ import math
 import multiprocessing
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import connection as mp_connection
 from typing import Final, NamedTuple
 
+from service import logs
 from service.engines.base import (
     Assignment,
     Train,
@@ -30,6 +32,7 @@ from service.engines.base import (
 )
 from service.errors import JobFailedError
 from service.processes import how_it_ended, memory_bytes, oom_kills
+from service.settings import LogSettings
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
@@ -59,6 +62,13 @@ class SlotReady(NamedTuple):
     cuda_devices: int
 
 
+class SlotTask(NamedTuple):
+    """A run for a slot, and what the log lines about it say."""
+
+    run: Run
+    facts: Mapping[str, object]
+
+
 def serve(connection: mp_connection.Connection, train: Train) -> None:
     """Do runs until the worker closes its end of ``connection`` or dies: the main function of a slot process.
 
@@ -67,6 +77,7 @@ def serve(connection: mp_connection.Connection, train: Train) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches slots too, but the worker decides when they stop
+    logs.configure(LogSettings())
     multiprocessing.set_start_method(None, force=True)  # user code starts processes as it would elsewhere, not as we do
     import torch
 
@@ -77,7 +88,15 @@ def serve(connection: mp_connection.Connection, train: Train) -> None:
             connection.send(_execute(connection, train, connection.recv()))
 
 
-def _execute(connection: mp_connection.Connection, train: Train, run: Run) -> Ended:
+def _execute(connection: mp_connection.Connection, train: Train, task: SlotTask) -> Ended:
+    with logs.about(**task.facts):
+        log.debug("run started", extra={"arm": task.run.arm, "steps": task.run.steps})
+        ended = _attempt(connection, train, task.run)
+        log.debug("run ended", extra={"state": str(ended.state), "seconds": ended.seconds, "cause": ended.cause})
+    return ended
+
+
+def _attempt(connection: mp_connection.Connection, train: Train, run: Run) -> Ended:
     for event in attempt(train, run):
         if isinstance(event, Ended):
             return event
@@ -102,7 +121,7 @@ class _Slot:
         self.assignment: Assignment | None = None
         self.heard = time.monotonic()
 
-    def send(self, message: Run | bool) -> bool:
+    def send(self, message: SlotTask | bool) -> bool:
         """Send a message; return False if the process is gone."""
         try:
             self.connection.send(message)
@@ -232,7 +251,7 @@ class LocalEngine:
             run = replace(assignment.run, threads=resources.cpus_per_trial, device=device)
             slot.assignment = replace(assignment, run=run)
             work.started(slot.assignment)
-            if not slot.send(run):
+            if not slot.send(SlotTask(run, assignment.facts)):
                 self._replace(slot, work)
         return True
 
@@ -265,7 +284,7 @@ class LocalEngine:
                 slot.kill()
                 self._slots.remove(slot)
                 cause = f"out of memory: it took over {limit >> 20} MiB, the limit of WARPTUNE_SLOT_MEMORY_BYTES"
-                log.warning("a run took too much memory", extra={"limit_bytes": limit})
+                log.warning("a run took too much memory", extra={"limit_bytes": limit, **slot.assignment.facts})
                 work.finished(slot.assignment, Ended(TrialState.FAILED, cause=cause))
 
     def _replace(self, slot: _Slot, work: Work, cause: str | None = None) -> None:
@@ -276,8 +295,8 @@ class LocalEngine:
         if slot.ready is None:
             self._delay_start(work, cause)
             return
-        log.warning("lost a slot process", extra={"cause": cause})
         assignment = slot.assignment
+        log.warning("lost a slot process", extra={"cause": cause, **(assignment.facts if assignment else {})})
         if assignment is None:
             return
         if work.lost(assignment, cause):
