@@ -172,6 +172,11 @@ class ArtifactStore:
                 if time.time() - path.stat().st_mtime > KEPT_S:
                     path.unlink()
 
+    def total_bytes(self) -> int:
+        """Return the size of all files. It looks at each, so it takes long with many."""
+        self._fs.invalidate_cache()
+        return int(self._fs.du(self._root)) if self._fs.exists(self._root) else 0
+
     def check(self) -> None:
         """Write and delete a file, so that a store that cannot be written to raises its error."""
         probe = f"{self._root}/.ready-{secrets.token_hex(4)}"

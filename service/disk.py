@@ -23,13 +23,10 @@ POSTGRESQL_FULL: Final = "53100"
 """SQLSTATE of PostgreSQL, ``disk_full``."""
 
 
-def require_room(settings: Settings) -> None:
-    """Check that the disks that the service writes to have more than ``min_free_bytes`` left.
+def written_folders(settings: Settings) -> dict[str, Path]:
+    """Return the folders that the service writes to, by what they are for.
 
-    These are the disks of a local artifact store, of a SQLite file and of temporary files.
-
-    Raises:
-        StorageFullError: One has less. The message names it.
+    These are a local artifact store, the folder of a SQLite file and that of temporary files.
     """
     folders = {"temporary files": Path(tempfile.gettempdir())}
     store, is_local = local_path(settings.artifacts_url)
@@ -38,7 +35,16 @@ def require_room(settings: Settings) -> None:
     database = make_url(settings.database_url)
     if database.get_backend_name() == "sqlite" and database.database:
         folders["the database"] = Path(database.database).absolute().parent
-    for what, folder in folders.items():
+    return folders
+
+
+def require_room(settings: Settings) -> None:
+    """Check that the disks that the service writes to have more than ``min_free_bytes`` left.
+
+    Raises:
+        StorageFullError: One has less. The message names it.
+    """
+    for what, folder in written_folders(settings).items():
         free = free_bytes(folder)
         if free < settings.min_free_bytes:
             raise StorageFullError(

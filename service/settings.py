@@ -56,10 +56,34 @@ RATE: Final = re.compile(r"off|[1-9][0-9]{0,6}/(second|minute|hour|day)")
 """A number of requests and a time."""
 
 
-class Settings(BaseSettings):
-    """Settings of one process, read from ``WARPTUNE_*`` environment variables."""
+class LogSettings(BaseSettings):
+    """How a process logs. Those that train need no other setting."""
 
     model_config = SettingsConfigDict(env_prefix="WARPTUNE_", frozen=True)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Format of a log line on standard error.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, given: Any) -> Any:
+        """Take a setting from the file that ``WARPTUNE_<name>_FILE`` names, as secrets of Docker are passed."""
+        for name in cls.model_fields:
+            variable = f"WARPTUNE_{name.upper()}_FILE"
+            file = os.environ.get(variable)
+            if not file:
+                continue
+            if name in given:
+                raise ValueError(f"must not be in both {variable.removesuffix('_FILE')} and {variable}; remove one")
+            try:
+                given[name] = Path(file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeError) as error:
+                raise ValueError(f"must have a file of text in {variable}, and {file!r} cannot be read") from error
+        return given
+
+
+class Settings(LogSettings):
+    """Settings of one process, read from ``WARPTUNE_*`` environment variables."""
 
     database_url: str = Field(
         "sqlite:///warptune-data/warptune.db",
@@ -211,28 +235,9 @@ class Settings(BaseSettings):
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
         0.3, description="Seconds between two looks for a queued job, or a request to cancel, pause or stop."
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
-    log_format: Literal["text", "json"] = Field("text", description="Format of a log line on standard error.")
     plugins: str | None = Field(
         None, description="Modules that register your own optimizers, models or metrics, separated by commas."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_secrets(cls, given: Any) -> Any:
-        """Take a setting from the file that ``WARPTUNE_<name>_FILE`` names, as secrets of Docker are passed."""
-        for name in cls.model_fields:
-            variable = f"WARPTUNE_{name.upper()}_FILE"
-            file = os.environ.get(variable)
-            if not file:
-                continue
-            if name in given:
-                raise ValueError(f"must not be in both {variable.removesuffix('_FILE')} and {variable}; remove one")
-            try:
-                given[name] = Path(file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeError) as error:
-                raise ValueError(f"must have a file of text in {variable}, and {file!r} cannot be read") from error
-        return given
 
     def allows(self, module: str) -> bool:
         """Return whether user code may be imported from ``module``."""

@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Final
 
 import optuna
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from service import logs
 from service.accounts import Account
 from service.artifacts import ArtifactStore
 from service.db.session import Database
@@ -76,7 +78,8 @@ class LeaseKeeper:
         self.cancelled, self.paused, self._draining, self.lost = False, False, False, False
         self._gives_way, self._runs_ended = False, 0
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._renew_until_done, name="lease-keeper", daemon=True)
+        run = copy_context().run  # its log lines are about the same job
+        self._thread = threading.Thread(target=run, args=(self._renew_until_done,), name="lease-keeper", daemon=True)
 
     def __enter__(self) -> LeaseKeeper:
         self._look()
@@ -121,7 +124,7 @@ class LeaseKeeper:
                 self.lost = True
                 return
             except Exception:  # the database may be away for a moment, which the lease outlives
-                log.warning("cannot reach the ledger", extra={"job": self._record.job_id}, exc_info=True)
+                log.warning("cannot reach the ledger", exc_info=True)
                 if time.monotonic() - renewed > self._settings.lease_s:
                     self.lost = True
                     return
@@ -194,35 +197,36 @@ class Worker:
         record = claim(self._db, self.name, self._settings.lease_s)
         if record is None:
             return False
-        log.info("job claimed", extra={"job": record.job_id, "token": record.token})
-        try:
-            with LeaseKeeper(record, self._settings, self._stopping) as keeper:
-                ended = self._run_job(record, keeper)
-                if ended:
-                    self._tools.artifacts.delete_checkpoints(record.job_id)
-                note_size(record, self._tools.artifacts)
-        except LeaseLostError:
-            log.warning("job lost to another worker", extra={"job": record.job_id})
+        with logs.about(**record.facts):
+            log.info("job claimed", extra={"token": record.token})
+            try:
+                with LeaseKeeper(record, self._settings, self._stopping) as keeper:
+                    ended = self._run_job(record, keeper)
+                    if ended:
+                        self._tools.artifacts.delete_checkpoints(record.job_id)
+                    note_size(record, self._tools.artifacts)
+            except LeaseLostError:
+                log.warning("job lost to another worker")
         return True
 
     def _run_job(self, record: RunLog, keeper: LeaseKeeper) -> bool:
         """Run the job and record how it ended; return False if it goes back to the queue."""
         try:
             run_job(record, keeper, self._tools)
-            log.info("job succeeded", extra={"job": record.job_id})
+            log.info("job succeeded")
         except HaltedError:
             if keeper.lost:
                 raise LeaseLostError(record.job_id) from None
             if keeper.cancelled:
                 record.end(JobState.CANCELLED, None)
-                log.info("job cancelled", extra={"job": record.job_id})
+                log.info("job cancelled")
             else:
                 cancelled = record.release()
-                log.info("job released", extra={"job": record.job_id})
+                log.info("job released")
                 return cancelled
         except (JobFailedError, OtherVersionError) as error:
             record.end(JobState.FAILED, str(error))
-            log.warning("job failed", extra={"job": record.job_id, "cause": str(error)})
+            log.warning("job failed", extra={"cause": str(error)})
         except (LeaseLostError, EngineLostError, *LEDGER_AWAY):
             raise
         except Exception as error:
@@ -230,6 +234,6 @@ class Worker:
                 with suppress(LeaseLostError, *LEDGER_AWAY):  # if the ledger is full too, the lease runs out
                     record.release()
                 raise StorageFullError(f"a disk is full: {error}") from error
-            log.exception("job failed on an error of the service", extra={"job": record.job_id})
+            log.exception("job failed on an error of the service")
             record.end(JobState.FAILED, f"internal error: {type(error).__name__}: {error}")
         return True

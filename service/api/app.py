@@ -7,12 +7,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.exceptions import ExceptionMiddleware
 
-from service.api import catalog, compare, dashboard, datasets, events, health, jobs, problems, results
-from service.api.access import AccessCheck
+from service.api import catalog, compare, dashboard, datasets, events, health, jobs, layers, problems, results
 from service.api.deps import close_dependencies, open_dependencies
-from service.api.middleware import BodyDeadline, BodyLimit, HostCheck, SafeHeaders
 from service.api.pages import routes
 from service.settings import Settings
 from service.version import VERSION
@@ -45,12 +42,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     open_dependencies(app, settings)
     app.state.is_stopping = lambda: False
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
-    app.add_middleware(BodyDeadline)
-    app.add_middleware(AccessCheck, for_admins=dashboard.PREFIXES)
-    app.add_middleware(ExceptionMiddleware, handlers=problems.HANDLERS)  # for the errors of the check
-    app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
-    app.add_middleware(SafeHeaders, loose=("/docs",))
+    layers.install(app, settings)
     for module in (compare, jobs, events, results, datasets, catalog):
         app.include_router(module.router, responses=problems.responses(401, 429))
     app.include_router(health.router)

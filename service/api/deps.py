@@ -8,6 +8,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from service.api.metrics import Metrics
 from service.api.pages.importance import Importances
 from service.api.rate_limits import RateLimits
 from service.artifacts import ArtifactStore
@@ -36,6 +37,7 @@ def open_dependencies(app: FastAPI, settings: Settings) -> None:
     app.state.rate_limits = RateLimits(settings)
     app.state.private_key = None  # bytes of a key that is in no database, for the process that started this one
     app.state.importances = Importances()
+    app.state.metrics = Metrics(settings, app.state.database, app.state.artifacts)
 
 
 def close_dependencies(app: FastAPI) -> None:
@@ -81,6 +83,7 @@ StudiesDep = Annotated[Studies, _kept("studies")]
 ArtifactsDep = Annotated[ArtifactStore, _kept("artifacts")]
 ImportancesDep = Annotated[Importances, _kept("importances")]
 UserCodeDep = Annotated[UserCode, _kept("user_code")]
+MetricsDep = Annotated[Metrics, _kept("metrics")]
 ReadersDep = Annotated[Readers, _kept("readers")]
 
 

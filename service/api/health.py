@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api.deps import ArtifactsDep, DatabaseDep
+from service.api.deps import ArtifactsDep, DatabaseDep, MetricsDep
 from service.api.problems import problem, responses
 from service.api.views import Health, Ready
 from service.disk import require_room
@@ -24,6 +25,16 @@ router = APIRouter(tags=["health"])
 async def healthz() -> Health:
     """Tell that the process is alive."""
     return Health(version=VERSION)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {CONTENT_TYPE: {"schema": {"type": "string"}}}}, **responses(401, 503)},
+)
+def metrics(found: MetricsDep) -> Response:
+    """Show how the service stands, in the text format of Prometheus. Needs the scope admin."""
+    return Response(found.text(), media_type=CONTENT_TYPE)
 
 
 @router.get("/readyz", response_model=Ready, responses=responses(503))

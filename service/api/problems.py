@@ -21,6 +21,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from service import logs
 from service.api.field_errors import field_errors
 from service.disk import is_full
 from service.errors import (
@@ -98,6 +99,7 @@ class Problem(BaseModel):
     detail: str
     code: str = Field(description="The kind of problem. It is stable, so programs may switch on it.")
     errors: list[FieldProblem] = Field(default=[], description="The fields that are wrong.")
+    request_id: str | None = Field(None, description="Id of the request, which the log lines about it have.")
 
 
 class ProblemResponse(JSONResponse):
@@ -131,6 +133,7 @@ def problem(
         "detail": detail,
         "code": code,
         "errors": [_field_problem(error) for error in errors],
+        "request_id": logs.request_id(),
     }
     return ProblemResponse(document, status, headers=headers)
 
@@ -221,7 +224,8 @@ async def _on_full_disk(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
     log.error("unhandled error", extra={"path": request.url.path}, exc_info=error)
-    return problem(500, "internal_error", "this is a bug of the service; its log has details")
+    headers = {"X-Request-ID": logs.request_id() or ""}  # this answer passes through no layer that adds it
+    return problem(500, "internal_error", "this is a bug of the service; its log has details", headers=headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:

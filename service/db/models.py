@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import JsonValue
 from sqlalchemy import (
@@ -22,8 +22,9 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     false,
+    text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 from search_spaces import Scalar
 from service.settings import LOCAL_PROJECT
@@ -112,7 +113,8 @@ class Job(Owned, Base):
     a write with an older one is refused. ``stored_bytes`` is the size of its files, as its worker has last
     measured it. ``lease_expires_s`` and ``claimed_s``, when it was last claimed or given back, are in
     seconds since 1970 on the database's clock. ``counted_trials`` is how many trials of each arm count once a stop has
-    ended the search of an arm early; NULL is all of them.
+    ended the search of an arm early; NULL is all of them. ``request_id`` is the id of the
+    request that queued it last, ``queued_at`` the time at which it was queued last, also by its worker.
     """
 
     __tablename__ = "jobs"
@@ -133,11 +135,13 @@ class Job(Owned, Base):
     data_sha256: Mapped[str | None] = mapped_column(String(64))
     dataset_info: Mapped[dict[str, JsonValue] | None] = mapped_column(JSON(none_as_null=True))
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    request_id: Mapped[str | None] = mapped_column(String(64))
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     pause_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
     stop_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
     counted_trials: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    queued_at: Mapped[datetime | None] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     looks: Mapped[int] = mapped_column(default=1, server_default="1")
@@ -146,6 +150,12 @@ class Job(Owned, Base):
     lease_expires_s: Mapped[float | None]
     claimed_s: Mapped[float | None]
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+
+    @validates("state")
+    def _note_the_queue(self, _: str, state: JobState) -> JobState:
+        if state == JobState.QUEUED:
+            self.queued_at = utc_now()
+        return state
 
     @property
     def tags(self) -> list[str]:
@@ -221,6 +231,10 @@ class _Attempts:
     worker_deaths: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
+LIVE_TRIALS: Final = text("state IN ('queued', 'running')")
+"""The trials in the index ``ix_job_trials_live``. A query must say it in the same words, without parameters."""
+
+
 class Trial(_Attempts, Base):
     """One trial of an arm; ``number`` counts within the job, across its arms.
 
@@ -228,7 +242,11 @@ class Trial(_Attempts, Base):
     """
 
     __tablename__ = "job_trials"
-    __table_args__ = (UniqueConstraint("job_id", "number"), Index("ix_job_trials_arm", "job_id", "arm", "state"))
+    __table_args__ = (
+        UniqueConstraint("job_id", "number"),
+        Index("ix_job_trials_arm", "job_id", "arm", "state"),
+        Index("ix_job_trials_live", "state", postgresql_where=LIVE_TRIALS, sqlite_where=LIVE_TRIALS),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     job_id: Mapped[str] = _job_key()
@@ -323,3 +341,19 @@ class Event(Base):
     at: Mapped[datetime] = mapped_column(default=utc_now)
     kind: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]]
+
+
+class Total(Base):
+    """A number that only grows, for monitoring: how often something happened since the table was made.
+
+    Its value is the sum over all shards, so that jobs of different workers rarely write the same row. ``bucket`` is
+    that of a histogram, or ``sum``; it is empty for a plain counter.
+    """
+
+    __tablename__ = "totals"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    label: Mapped[str] = mapped_column(String(40), primary_key=True)
+    bucket: Mapped[str] = mapped_column(String(16), primary_key=True)
+    shard: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    value: Mapped[float]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -32,6 +32,7 @@ class Assignment:
             attempt. :meth:`Work.lost` must agree with it.
         furthest_step: Last step that an earlier attempt had reached when it was lost.
         prunable: Whether an engine with :attr:`Work.pruning` may stop it early.
+        facts: What log lines about the run say, such as its job and trial.
     """
 
     key: int
@@ -39,6 +40,7 @@ class Assignment:
     retries: int = 0
     furthest_step: int = 0
     prunable: bool = True
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,14 @@ import resource
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection as mp_connection
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from service import logs
 from service.accounts import Account
 from service.artifacts import local_path
 from service.engines.base import (
@@ -37,7 +38,7 @@ from service.engines.base import (
 )
 from service.errors import JobFailedError
 from service.processes import how_it_ended, memory_bytes, oom_kills
-from service.settings import Settings
+from service.settings import LogSettings, Settings
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
@@ -68,6 +69,13 @@ class SlotReady(NamedTuple):
     """The first message of a slot: it has loaded torch and waits for a run."""
 
     cuda_devices: int
+
+
+class SlotTask(NamedTuple):
+    """A run for a slot, and what the log lines about it say."""
+
+    run: Run
+    facts: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,7 @@ def serve(connection: mp_connection.Connection, train: Train, rules: SlotRules) 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches slots too, but the worker decides when they stop
     rules.apply()
+    logs.configure(LogSettings())
     multiprocessing.set_start_method(None, force=True)  # user code starts processes as it would elsewhere, not as we do
     import torch
 
@@ -133,7 +142,15 @@ def serve(connection: mp_connection.Connection, train: Train, rules: SlotRules) 
             connection.send(_execute(connection, train, connection.recv()))
 
 
-def _execute(connection: mp_connection.Connection, train: Train, run: Run) -> Ended:
+def _execute(connection: mp_connection.Connection, train: Train, task: SlotTask) -> Ended:
+    with logs.about(**task.facts):
+        log.debug("run started", extra={"arm": task.run.arm, "steps": task.run.steps})
+        ended = _attempt(connection, train, task.run)
+        log.debug("run ended", extra={"state": str(ended.state), "seconds": ended.seconds, "cause": ended.cause})
+    return ended
+
+
+def _attempt(connection: mp_connection.Connection, train: Train, run: Run) -> Ended:
     for event in attempt(train, run):
         if isinstance(event, Ended):
             return event
@@ -158,7 +175,7 @@ class _Slot:
         self.assignment: Assignment | None = None
         self.heard = time.monotonic()
 
-    def send(self, message: Run | bool) -> bool:
+    def send(self, message: SlotTask | bool) -> bool:
         """Send a message; return False if the process is gone."""
         try:
             self.connection.send(message)
@@ -302,7 +319,7 @@ class LocalEngine:
             run = replace(assignment.run, threads=resources.cpus_per_trial, device=device)
             slot.assignment = replace(assignment, run=run)
             work.started(slot.assignment)
-            if not slot.send(run):
+            if not slot.send(SlotTask(run, assignment.facts)):
                 self._replace(slot, work)
 
     def _receive(self, slot: _Slot, work: Work) -> None:
@@ -333,7 +350,7 @@ class LocalEngine:
             if limit and slot.assignment and memory_bytes(slot.process.pid) > limit:
                 self._end([slot])
                 cause = f"out of memory: it took over {limit >> 20} MiB, the limit of WARPTUNE_SLOT_MEMORY_BYTES"
-                log.warning("a run took too much memory", extra={"limit_bytes": limit})
+                log.warning("a run took too much memory", extra={"limit_bytes": limit, **slot.assignment.facts})
                 work.finished(slot.assignment, Ended(TrialState.FAILED, cause=cause))
 
     def _replace(self, slot: _Slot, work: Work, cause: str | None = None) -> None:
@@ -343,8 +360,8 @@ class LocalEngine:
         if slot.ready is None:
             self._delay_start(work, cause)
             return
-        log.warning("lost a slot process", extra={"cause": cause})
         assignment = slot.assignment
+        log.warning("lost a slot process", extra={"cause": cause, **(assignment.facts if assignment else {})})
         if assignment is None:
             return
         if work.lost(assignment, cause):

@@ -100,7 +100,7 @@ class Bridge(tune.Stopper, tune.Callback):
         device = "cuda:0" if self._resources.gpus_per_trial else "cpu"  # the only one that the actor can see
         run = replace(assignment.run, threads=self._resources.cpus_per_trial, device=device)
         self._open[trial_id] = _OpenRun(replace(assignment, run=run))
-        return {RUN: ActorRun(self._train, run, self._work.pruning, assignment.prunable)}
+        return {RUN: ActorRun(self._train, run, self._work.pruning, assignment.prunable, assignment.facts)}
 
     # --- as a stopper
 
@@ -176,7 +176,7 @@ class Bridge(tune.Stopper, tune.Callback):
             return  # the run is not to blame
         item = self._open[trial.trial_id]
         cause = silence(self._silence_s) if item.silent else _cause(trial)
-        log.warning("lost a ray actor", extra={"cause": cause})
+        log.warning("lost a ray actor", extra={"cause": cause, **item.assignment.facts})
         if not item.began:
             if again:
                 self._ask(self._work.delayed, cause, 0.0)

@@ -6,14 +6,16 @@ service/training writes the checkpoints of a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Final
 
 from ray import tune
 
+from service import logs
 from service.engines.base import Pruning, Train, attempt, warm_up
+from service.settings import LogSettings
 from service.training.run import CurvePoint, Ended, Run
 
 RUN: Final = "run"
@@ -37,6 +39,7 @@ class ActorRun:
     run: Run
     pruning: Pruning | None
     prunable: bool
+    facts: Mapping[str, object]
 
     def __str__(self) -> str:
         return self.run.arm  # Ray uses it in names
@@ -47,6 +50,7 @@ class RunActor(tune.Trainable):
 
     def setup(self, config: dict[str, ActorRun]) -> None:
         """Import what runs need, then begin the first. Ray calls it once in a new process."""
+        logs.configure(LogSettings())
         warm_up(config[RUN].train)
         self._begin(config[RUN])
 
@@ -61,6 +65,10 @@ class RunActor(tune.Trainable):
 
     def step(self) -> dict[str, object]:
         """Train to the next point and return it. The last point and the end come in one result."""
+        with logs.about(**self._work.facts):
+            return self._next()
+
+    def _next(self) -> dict[str, object]:
         event = next(self._events)
         if isinstance(event, Ended):
             return {ENDED: event, "done": True}

@@ -8,15 +8,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any, cast
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Update, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
+from service import logs
 from service.db.models import Arm, ConfirmRun, Event, Job, JobTag, Notification, RecommendationRow, Trial, utc_now
 from service.db.session import Database, epoch_now
 from service.errors import ConflictError, NotFoundError
-from service.ledger import datasets
+from service.ledger import datasets, totals
+from service.ledger.totals import Count, Name
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import ExtendSpec, JobSpec
 from service.states import ACTIVE_JOB, ENDED_JOB, LIVE_TRIAL, VERBS, ArmState, JobState, TrialState
@@ -73,6 +76,7 @@ def add(
         dataset_info=None if info is None else asdict(info),
         spec=spec.to_json(),
         priority=spec.priority,
+        request_id=logs.request_id(),
     )
     session.add(job)
     session.flush()
@@ -106,6 +110,7 @@ def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) ->
     datasets.lock_those_of(session, spec)
     job.spec = spec.to_json()
     job.state, job.finished_at, job.cancel_requested = JobState.QUEUED, None, False
+    job.request_id = logs.request_id()
     job.looks += 1
     if added.trials or added.max_seconds:
         job.stop_requested, job.counted_trials = False, None  # the arms are searched to their whole budget
@@ -128,6 +133,7 @@ def retry(session: Session, job: Job) -> None:
         return
     datasets.lock_those_of(session, JobSpec.from_json(job.spec))
     job.state, job.cause, job.finished_at, job.cancel_requested = JobState.QUEUED, None, None, False
+    job.request_id = logs.request_id()
     completed = select(Trial.arm).where(Trial.job_id == job.id, Trial.state == TrialState.COMPLETE)
     is_open = or_(Arm.state != ArmState.COMPLETE, Arm.name.not_in(completed))
     session.execute(update(Arm).where(Arm.job_id == job.id, is_open).values(state=ArmState.QUEUED))
@@ -259,9 +265,16 @@ def close(session: Session, job: Job, state: JobState, cause: str | None = None)
     session.execute(update(Arm).where(*unfinished).values(state=ArmState.STOPPED))
     pruned, why = TrialState.PRUNED, _cut_off_by(state)
     trials = update(Trial).where(Trial.job_id == job.id, Trial.state.in_(LIVE_TRIAL))
-    session.execute(trials.values(state=pruned, cause=why, finished_at=utc_now()))
+    cut_trials = _count_changed(session, trials.values(state=pruned, cause=why, finished_at=utc_now()))
     runs = update(ConfirmRun).where(ConfirmRun.job_id == job.id, ConfirmRun.state.in_(LIVE_TRIAL))
-    session.execute(runs.values(state=pruned, cause=why))
+    cut_runs = _count_changed(session, runs.values(state=pruned, cause=why))
+    cut = [Count(Name.TRIALS_ENDED, pruned, cut_trials), Count(Name.RUNS_ENDED, pruned, cut_runs)]
+    totals.add(session, job.id, [Count(Name.JOBS_ENDED, state), *(count for count in cut if count.value)])
+
+
+def _count_changed(session: Session, statement: Update) -> int:
+    changed: CursorResult[Any] = cast("CursorResult[Any]", session.execute(statement))
+    return changed.rowcount
 
 
 def _notify(session: Session, job: Job) -> None:

@@ -37,6 +37,12 @@ def take(db: Database, hold_s: float) -> Notification | None:
         return session.scalars(statement).one_or_none()
 
 
+def request_id_of(db: Database, message: Notification) -> str | None:
+    """Return the id of the request that queued the job of a message; None if none did, or the job is gone."""
+    with db.read() as session:
+        return session.scalar(select(Job.request_id).where(Job.id == message.job_id))
+
+
 def settle(db: Database, message: Notification, cause: str | None, pause_s: float | None) -> None:
     """Store how an attempt ended, as an event of the job.
 

@@ -8,7 +8,18 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, func, or_, outerjoin, select
 from sqlalchemy.orm import Session
 
-from service.db.models import Arm, ConfirmRun, Event, Job, JobTag, RecommendationRow, Trial, TrialPoint
+from service.db.models import (
+    LIVE_TRIALS,
+    Arm,
+    ConfirmRun,
+    Event,
+    Job,
+    JobTag,
+    RecommendationRow,
+    Trial,
+    TrialPoint,
+    utc_now,
+)
 from service.db.session import EVERY_PROJECT, epoch_now
 from service.errors import ConflictError, NotFoundError, OtherVersionError
 from service.result.job_result import JobResult
@@ -194,6 +205,33 @@ def run_counts(session: Session, job_ids: Sequence[str]) -> dict[str, RunCounts]
         )
         for job_id in job_ids
     }
+
+
+class Standing(NamedTuple):
+    """How the service stands, for monitoring.
+
+    ``queue_age_s`` is the time since the job was queued that has been queued for longest, 0 if none is.
+    ``without_worker`` counts the running jobs whose lease has run out.
+    """
+
+    jobs: dict[str, int]
+    live_trials: dict[str, int]
+    queue_age_s: float
+    without_worker: int
+
+
+def standing(session: Session) -> Standing:
+    """Return how the service stands. Of the trials, it reads only those that have not ended."""
+    jobs = session.execute(select(Job.state, func.count()).group_by(Job.state))
+    trials = session.execute(select(Trial.state, func.count()).where(LIVE_TRIALS).group_by(Trial.state))
+    oldest = session.scalar(select(func.min(Job.queued_at)).where(Job.state == JobState.QUEUED))
+    silent = (Job.state.in_(ACTIVE_JOB), Job.lease_expires_s < epoch_now())
+    return Standing(
+        {state: count for state, count in jobs},  # noqa: C416 - rows are not tuples to mypy
+        {state: count for state, count in trials},  # noqa: C416
+        0.0 if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()),
+        session.scalar(select(func.count()).select_from(Job).where(*silent)) or 0,
+    )
 
 
 def _by_state(

@@ -1,8 +1,8 @@
 """The job that a worker owns: its lease, and all that the worker writes about it until the end.
 
-A claim is one conditional UPDATE. Every later write is one transaction that refuses a token which is no longer the
-newest: a worker that has lost its job gets LeaseLostError and changes nothing. All times of leases are those of the
-database's clock.
+A claim is one transaction, which locks the job that it takes. Every later write is one transaction that refuses a token
+which is no longer the newest: a worker that has lost its job gets LeaseLostError and changes nothing. All times of
+leases are those of the database's clock.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from sqlalchemy.orm import Session
 from service.db.models import Arm, ConfirmRun, Job, RecommendationRow, Trial, TrialPoint, utc_now
 from service.db.session import Database, epoch_now
 from service.errors import LeaseLostError
-from service.ledger import queries
+from service.ledger import queries, totals
 from service.ledger.jobs import close, pause_now, record_event, require_job
+from service.ledger.totals import Count, Name
 from service.result.job_result import JobResult
 from service.spec.job import JobSpec, Scalar
 from service.states import ArmState, JobState, TrialState
@@ -49,7 +50,6 @@ def claim(db: Database, worker: str, lease_s: float) -> RunLog | None:
     """
     statement = (
         update(Job)
-        .where(Job.seq == queries.next_in_queue().scalar_subquery())
         .values(
             state=case((Job.state == JobState.QUEUED, JobState.RUNNING), else_=Job.state),
             started_at=func.coalesce(Job.started_at, utc_now()),
@@ -58,15 +58,19 @@ def claim(db: Database, worker: str, lease_s: float) -> RunLog | None:
             lease_expires_s=epoch_now() + lease_s,
             claimed_s=epoch_now(),
         )
-        .returning(Job.id, Job.lease_token, Job.spec, Job.dataset_info)
+        .returning(Job.id, Job.lease_token, Job.spec, Job.dataset_info, Job.request_id)
         .execution_options(**_IN_SQL)
     )
     with db.write() as session:
-        row = session.execute(statement).one_or_none()
-        if row is None:
+        seq = session.scalar(queries.next_in_queue())
+        if seq is None:
             return None
+        was_lost = session.scalar(select(Job.state != JobState.QUEUED).where(Job.seq == seq))
+        row = session.execute(statement.where(Job.seq == seq)).one()
         record_event(session, row.id, "claimed", worker=worker, token=row.lease_token)
-    return RunLog(db, row.id, row.lease_token, row.spec, row.dataset_info)
+        if was_lost:
+            totals.add(session, row.id, [Count(Name.LEASE_LOSSES)])
+    return RunLog(db, row.id, row.lease_token, row.spec, row.dataset_info, row.request_id)
 
 
 class Requests(NamedTuple):
@@ -87,6 +91,7 @@ class RunLog:
         token: Fencing token; grows with every claim of the job.
         spec_json: The job's spec, as it was stored.
         info_json: Facts about its uploaded data and user code, as they were stored; None if it has neither.
+        request_id: Id of the request that queued it; None if none did.
     """
 
     db: Database
@@ -94,6 +99,12 @@ class RunLog:
     token: int
     spec_json: Mapping[str, object]
     info_json: Mapping[str, object] | None = None
+    request_id: str | None = None
+
+    @property
+    def facts(self) -> Mapping[str, str | None]:
+        """What log lines about the job say."""
+        return {"job": self.job_id, "request_id": self.request_id}
 
     @property
     def spec(self) -> JobSpec:
@@ -220,9 +231,22 @@ class RunLog:
             _insert_points(session, points)
 
     def finish_trial(
-        self, trial_id: int, ended: Ended, arm_seconds: float, points: Sequence[tuple[int, CurvePoint]] = ()
+        self,
+        trial_id: int,
+        ended: Ended,
+        arm_seconds: float,
+        points: Sequence[tuple[int, CurvePoint]] = (),
+        p_every: int | None = None,
     ) -> None:
-        """Store how a trial ended, the seconds that its arm has used by then, and points that were not stored yet."""
+        """Store how a trial ended.
+
+        Args:
+            trial_id: The trial.
+            ended: How it ended.
+            arm_seconds: Seconds that its arm has used by then.
+            points: Points that were not stored yet.
+            p_every: Steps between two updates of its P; None if it learns none.
+        """
         with self._fenced() as session:
             _insert_points(session, points)
             trial = (
@@ -237,13 +261,17 @@ class RunLog:
                     finished_at=utc_now(),
                 )
             )
-            stored = trial.returning(Trial.number, Trial.arm, Trial.value)
-            number, arm, value = session.execute(stored, execution_options=_IN_SQL).one()
+            stored = trial.returning(Trial.number, Trial.arm, Trial.value, Trial.seconds, Trial.last_step)
+            number, arm, value, seconds, steps = session.execute(stored, execution_options=_IN_SQL).one()
             mine = (Arm.job_id == self.job_id, Arm.name == arm)
             session.execute(update(Arm).where(*mine).values(seconds_used=arm_seconds), execution_options=_IN_SQL)
             record_event(
                 session, self.job_id, "trial_finished", trial=number, arm=arm, state=str(ended.state), value=value
             )
+            counts = [Count(Name.TRIALS_ENDED, ended.state), *totals.observed(Name.TRIAL_SECONDS, arm, seconds)]
+            if p_every and steps >= p_every:
+                counts += totals.observed(Name.P_UPDATE_SECONDS, arm, seconds * p_every / steps)
+            totals.add(session, self.job_id, counts)
 
     def requeue_trial(self, trial_id: int, arm_seconds: float) -> None:
         """Queue a trial again that was interrupted; the attempt does not count, the time does."""
@@ -261,6 +289,7 @@ class RunLog:
         with self._fenced() as session:
             row = session.get_one(type(run), run.id)
             row.losses += _is_charged(row, last_step)
+            counts = [Count(Name.SLOT_DEATHS, "running")]
             if row.losses < max_attempts:
                 row.state = TrialState.QUEUED
                 what: dict[str, JsonValue] = {"trial": row.number if isinstance(row, Trial) else row.trial_number}
@@ -268,6 +297,8 @@ class RunLog:
                     what |= {"phase": row.phase, "seed": row.seed}
                 kind = "trial_retried" if isinstance(row, Trial) else "run_retried"
                 record_event(session, self.job_id, kind, **what, arm=row.arm, cause=cause)
+                counts.append(Count(Name.RETRIES, "slot"))
+            totals.add(session, self.job_id, counts)
             return row
 
     def recover_trials(self) -> None:
@@ -275,20 +306,26 @@ class RunLog:
         with self._fenced() as session:
             trials = select(Trial).where(Trial.job_id == self.job_id, Trial.state == TrialState.RUNNING)
             runs = select(ConfirmRun).where(ConfirmRun.job_id == self.job_id, ConfirmRun.state == TrialState.RUNNING)
+            counts = []
             for run in (*session.scalars(trials), *session.scalars(runs)):
                 run.worker_deaths += _is_charged(run, run.last_step if isinstance(run, Trial) else 0)
                 if run.worker_deaths < MAX_WORKER_DEATHS:
                     run.state = TrialState.QUEUED
+                    counts.append(Count(Name.RETRIES, "worker"))
                 else:
+                    is_trial = isinstance(run, Trial)
+                    counts.append(Count(Name.TRIALS_ENDED if is_trial else Name.RUNS_ENDED, TrialState.FAILED))
                     run.state = TrialState.FAILED
                     run.cause = f"its worker died {run.worker_deaths} times while it ran, and it came no further"
                     if isinstance(run, Trial):
                         run.finished_at = utc_now()
+            totals.add(session, self.job_id, counts)
 
-    def note(self, kind: str, **data: JsonValue) -> None:
-        """Add an event to the history of the job."""
+    def delay_start(self, cause: str, pause_s: float) -> None:
+        """Store that a slot could not start, and that another one does after a pause."""
         with self._fenced() as session:
-            record_event(session, self.job_id, kind, **data)
+            record_event(session, self.job_id, "start_delayed", cause=cause, pause_s=pause_s)
+            totals.add(session, self.job_id, [Count(Name.SLOT_DEATHS, "starting")])
 
     def trials(self, arm: str) -> Sequence[Trial]:
         """Return the trials of an arm by number."""
@@ -360,6 +397,7 @@ class RunLog:
             run.curve = queries.stored_curve(curve)
             what: dict[str, JsonValue] = {"phase": run.phase, "arm": run.arm, "trial": run.trial_number}
             record_event(session, self.job_id, "run_finished", **what, seed=run.seed, state=str(ended.state))
+            totals.add(session, self.job_id, [Count(Name.RUNS_ENDED, ended.state)])
 
     # --- the job
 

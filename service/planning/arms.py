@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from search_spaces import Choice, Scalar, SearchSpace, apply_overrides, get_preset
 from service.optimizers import OPTIMIZERS, baselines
+from warpadam.config import Learner
 
 WARPADAM: Final = "warpadam"
 """Name of the arm that learns P. With one arm for each structure, their names begin with it."""
@@ -68,6 +69,12 @@ class ArmPlan:
     def config(self, values: Mapping[str, Scalar]) -> dict[str, JsonValue]:
         """Return the optimizer configuration that an assignment of the space stands for, as plain JSON values."""
         return dict(OPTIMIZERS[self.optimizer].config(values))
+
+    def p_every(self, values: Mapping[str, Scalar]) -> int | None:
+        """Return the steps between two updates of P with these values; None if the arm learns no P."""
+        config = self.config(values)
+        every = config.get("meta_every")
+        return every if isinstance(every, int) and config.get("learner") != Learner.FROZEN else None
 
 
 def warpadam_arms(space: SearchSpace, per_structure: bool) -> list[ArmPlan]:

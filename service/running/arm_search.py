@@ -117,7 +117,8 @@ class ArmSearch:
             self._arm.name, row.params, self._job.data, seed=seed, test=False, steps=steps, checkpoint_url=url
         )
         retries = self._plan.spec.resources.max_attempts - row.losses - 1
-        return Assignment(row.id, run, retries, row.furthest_step, prunable=self._may_prune)
+        facts = {**self._log.facts, "trial": row.number}
+        return Assignment(row.id, run, retries, row.furthest_step, self._may_prune, facts)
 
     def started(self, assignment: Assignment) -> None:
         """Count the attempt. The arm's clock starts with its first attempt, when a slot has loaded what it needs."""
@@ -162,7 +163,7 @@ class ArmSearch:
 
     def delayed(self, cause: str, pause_s: float) -> None:
         """Record that a process could not start."""
-        self._log.note("start_delayed", cause=cause, pause_s=pause_s)
+        self._log.delay_start(cause, pause_s)
 
     def interrupted(self, assignment: Assignment) -> None:
         """End the trial if the arm's time is up; otherwise leave it to the next worker."""
@@ -206,10 +207,11 @@ class ArmSearch:
             ended = ended._replace(value=self.objective.cost(points), val_loss=judged.val_loss)
         elif ended.val_loss is not None and points:
             ended = ended._replace(value=self.objective.signal(points))
-        self._log.finish_trial(trial_id, ended, self.seconds_used, self._unwritten)
+        row = self._trials[trial_id]
+        p_every = self._arm.p_every(row.params)
+        self._log.finish_trial(trial_id, ended, self.seconds_used, self._unwritten, p_every)
         self._job.run_ended()
         self._unwritten, self._written = [], time.monotonic()
-        row = self._trials[trial_id]
         self._job.artifacts.delete_checkpoints(self._log.job_id, f"trial-{row.number}")
         row.state, row.val_loss = ended.state, ended.val_loss
         row.value = ended.val_loss if ended.value is None else ended.value

@@ -106,7 +106,8 @@ class ConfirmRuns:
             weights_url = self._job.artifacts.path(self._log.job_id, weights_file(row.trial_number))
             run = replace(run, p_url=p_url if learns_p else None, weights_url=None if run.family else weights_url)
         retries = self._plan.spec.resources.max_attempts - row.losses - 1
-        return Assignment(row.id, run, retries, row.furthest_step)
+        facts = {**self._log.facts, "trial": row.trial_number, "phase": row.phase, "seed": row.seed}
+        return Assignment(row.id, run, retries, row.furthest_step, facts=facts)
 
     def _is_first(self, row: ConfirmRun) -> bool:
         """Tell whether a run is the first ``confirm`` run of its arm, which leaves its P and its weights.
@@ -140,7 +141,7 @@ class ConfirmRuns:
 
     def delayed(self, cause: str, pause_s: float) -> None:
         """Record that a process could not start."""
-        self._log.note("start_delayed", cause=cause, pause_s=pause_s)
+        self._log.delay_start(cause, pause_s)
 
     def interrupted(self, assignment: Assignment) -> None:
         """Leave the run to the next worker."""

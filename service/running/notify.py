@@ -101,7 +101,8 @@ class Notifier:
                 cause = None if 200 <= status < 300 else f"the receiver answered {status}"
                 pause_s = None if status == GONE else pause_s
         outbox.settle(self._db, message, cause, None if cause is None else pause_s)
-        log.info("notified", extra={"job": message.job_id, "attempt": message.attempts, "cause": cause})
+        facts = {"job": message.job_id, "request_id": outbox.request_id_of(self._db, message)}
+        log.info("notified", extra={**facts, "attempt": message.attempts, "cause": cause})
         return True
 
     async def _post(self, message: Notification) -> int:

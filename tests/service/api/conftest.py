@@ -83,7 +83,8 @@ def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
     """Check that a response is a problem document and return the document."""
     assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM), response.text
     document: dict[str, Any] = response.json()
-    assert set(document) == {"type", "title", "status", "detail", "code", "errors"}
+    assert set(document) == {"type", "title", "status", "detail", "code", "errors", "request_id"}
+    assert document["request_id"] == response.headers["x-request-id"]
     assert (document["status"], document["code"]) == (status, code)
     assert document["detail"]
     return document

@@ -67,6 +67,7 @@ NEEDED: Final[Mapping[tuple[str, str], str]] = {
     ("DELETE", "/v1/jobs/{job_id}"): Scope.SUBMIT,
     ("POST", "/v1/datasets"): Scope.SUBMIT,
     ("DELETE", "/v1/datasets/{dataset_id}"): Scope.SUBMIT,
+    ("GET", "/metrics"): Scope.ADMIN,
     ("GET", "/dashboard"): Scope.ADMIN,
     ("GET", "/dashboard/studies/1"): Scope.ADMIN,
     ("GET", "/api/studies"): Scope.ADMIN,
@@ -81,6 +82,7 @@ NEEDED: Final[Mapping[tuple[str, str], str]] = {
 
 OWN: Final = "vision"
 INVALID: Final = ("none", "wrong", "malformed", "expired", "revoked")
+SAME: Final = {"X-Request-ID": "the-same"}
 BODIES: Final[Mapping[str, Any]] = {"/v1/jobs": {}, "/v1/jobs/{job_id}/extend": {}}
 
 
@@ -188,7 +190,7 @@ def test_a_route_is_open_to_those_with_its_scope_only(projects: Projects, method
 def test_the_id_of_another_project_is_as_unknown_as_one_that_nobody_has(projects: Projects, spec: SpecMaker) -> None:
     theirs, nobodys = projects.job_id, "job-0000000000000000"
     for path in ("/v1/jobs/{}", "/v1/jobs/{}/events", "/jobs/{}", "/v1/jobs/compare?ids={},job-1"):
-        answers = [projects.send("other", "GET", path.format(job)) for job in (theirs, nobodys)]
+        answers = [projects.send("other", "GET", path.format(job), headers=SAME) for job in (theirs, nobodys)]
         assert {answer.status_code for answer in answers} == {404}
         assert answers[0].text.replace(theirs, nobodys) == answers[1].text
     streams = [
@@ -203,7 +205,8 @@ def test_the_id_of_another_project_is_as_unknown_as_one_that_nobody_has(projects
         (theirs, nobodys, "warm_start.job"),
     ):
         body = put(spec(), "dataset.name", MISSING) if path == "dataset.id" else spec()
-        answers = [projects.send("other", "POST", "/v1/jobs", json=put(body, path, chosen)) for chosen in (ours, none)]
+        bodies = [put(body, path, chosen) for chosen in (ours, none)]
+        answers = [projects.send("other", "POST", "/v1/jobs", json=sent, headers=SAME) for sent in bodies]
         assert [answer.status_code for answer in answers] == [422, 422]
         assert answers[0].text.replace(ours, none) == answers[1].text
 

@@ -44,6 +44,7 @@ OPERATIONS = {
     ("get", "/v1/catalog"): {200, 401, 403, 429, 500},
     ("get", "/healthz"): {200, 403, 500},
     ("get", "/readyz"): {200, 403, 500, 503},
+    ("get", "/metrics"): {200, 401, 403, 500, 503},
 }
 
 
@@ -131,6 +132,7 @@ def test_every_problem_is_a_problem_document(document: dict[str, Any]) -> None:
         "detail",
         "code",
         "errors",
+        "request_id",
     }
 
 

@@ -96,7 +96,7 @@ def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
         lambda: log.requeue_trial(trial.id, 1.0),
         lambda: log.lose(trial, "why", 0, 2),
         log.recover_trials,
-        lambda: log.note("something", cause="why"),
+        lambda: log.delay_start("why", 1.0),
         lambda: log.plan_confirm_runs("select", [trial], [1]),
         lambda: log.start_confirm_run(run.id),
         lambda: log.requeue_confirm_run(run.id),
