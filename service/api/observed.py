@@ -49,7 +49,8 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
+                others = [item for item in message.get("headers", ()) if item[0] != HEADER]
+                message["headers"] = [*others, (HEADER, request_id.encode())]
             await send(message)
 
         try:
