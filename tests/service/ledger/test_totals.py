@@ -1,4 +1,5 @@
-# Totals agree with the ledger whatever happens to a job, and are read without reading trials.
+"""Totals agree with the ledger whatever happens to a job, and are read without reading trials."""
+
 from __future__ import annotations
 
 import random
