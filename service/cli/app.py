@@ -36,7 +36,7 @@ def warptune(
 
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Start here": (tune.tune, tune.init),
+    "Start here": (tune.tune, tune.init, offline.examples),
     "Processes": (serve.serve, serve.worker, serve.migrate, doctor.doctor),
     "Jobs": (
         remote.submit,

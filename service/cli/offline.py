@@ -1,4 +1,4 @@
-"""The commands that need no running service: ``check``, ``replay`` and ``predict``.
+"""The commands that need no running service: ``examples``, ``check``, ``replay`` and ``predict``.
 
 ``check`` tries a user's model, training loop or dataset in this process, as the service would. It also says whether the
 service's settings allow that code. torch is loaded only when a command runs.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,6 +26,31 @@ if TYPE_CHECKING:
     from torch import nn
 
     from service.spec.dataset_info import DatasetInfo
+
+
+def examples(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("examples"),
+) -> None:
+    """Copy the examples of the documentation to a folder: specs, data, a model and a training loop of your own.
+
+    Example: warptune examples
+    """
+    try:
+        with as_file(files("warptune") / "examples") as source:
+            shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    except FileExistsError:
+        raise failure(f"{folder} exists; choose another folder: warptune examples my-examples", 2) from None
+    except OSError as error:
+        raise failure(f"cannot write {folder}: {error.strerror or error}", 2) from None
+    for file in sorted(folder.iterdir()):
+        say(f"{file}  {_first_line(file)}")
+    say(f"next: python {folder}/make_churn.py, then warptune tune churn.csv --target churned")
+
+
+def _first_line(file: Path) -> str:
+    """Return what an example says about itself, without the command that runs it."""
+    line = file.read_text(encoding="utf-8").partition("\n")[0].strip('#" ')
+    return line.partition(": python ")[0].partition(": ``")[0].rstrip(".")
 
 
 def check(
