@@ -23,7 +23,9 @@ PREFIX: Final = "warptune-process-"
 
 LOCK: Final = "lock"
 
-OURS: Final = re.compile(r"warptune-(check|data|dataset|p|predict|question|ray|replay|task|upload|user-code)-\w{8}")
+OURS: Final = re.compile(
+    r"warptune-(check|data|dataset|p|predict|question|ray|replay|slots|task|upload|user-code)-\w{8}"
+)
 """Folders of processes without a folder of their own, such as commands and Ray actors."""
 
 KEPT_S: Final = 86_400.0

@@ -5,6 +5,7 @@ A test that uses ``database_url`` runs twice: on SQLite and on PostgreSQL. Each 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -136,6 +137,16 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
         allowed_hosts="testserver",  # the host name that starlette's test client sends
         sign_in_rate="off",  # tests send wrong keys by the hundred
     )
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Undo what a test configures in this process: its handler would write to a stream that pytest has closed."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from service.api.observed import Observed
 from service.api.problems import Problem, install, problem
 from service.db.session import Database
 from service.errors import FieldError, LeaseLostError, ServiceError
@@ -83,10 +84,11 @@ def test_value_that_is_nested_too_deeply_is_not_sent_back() -> None:
 
 
 @pytest.fixture
-def broken_client() -> TestClient:
+def broken_client(client: TestClient) -> TestClient:
     """An application whose routes fail in ways that ours should not."""
     app = FastAPI()
     install(app)
+    app.add_middleware(Observed, metrics=client.app.state.metrics)  # type: ignore[attr-defined]
 
     @app.get("/bug")
     def bug() -> None:
@@ -103,6 +105,7 @@ def broken_client() -> TestClient:
     return TestClient(app, raise_server_exceptions=False)
 
 
+@sqlite_only
 def test_bug_is_a_problem_that_gives_nothing_away(broken_client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     response = broken_client.get("/bug")
     assert_problem(response, 500, "internal_error")
@@ -115,6 +118,7 @@ def test_bug_is_a_problem_that_gives_nothing_away(broken_client: TestClient, cap
     )
 
 
+@sqlite_only
 @pytest.mark.parametrize(("path", "code"), [("/lease", "lease_lost"), ("/other", "service_error")])
 def test_error_of_the_service_without_a_status_is_500(broken_client: TestClient, path: str, code: str) -> None:
     assert_problem(broken_client.get(path), 500, code)
