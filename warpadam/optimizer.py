@@ -6,6 +6,7 @@ gradients into directions, and it alone knows what the entries of the state mean
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict
 from operator import is_, itemgetter
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from warpadam.config import DEFAULT_LR, Strategy, WarpAdamConfig
+from warpadam.config import DEFAULT_LR, Learner, Strategy, WarpAdamConfig
 from warpadam.distributed import Owners, can_be_gathered, is_sharded
 from warpadam.errors import CudaGraphError, InvalidConfigError, UnsupportedParameterError, WarpMismatchError
-from warpadam.learners import StepSettings, UpdateRule, can_continue, choose_rule
+from warpadam.groups import param_groups
+from warpadam.learners import FrozenRule, StepSettings, UpdateRule, can_continue, choose_rule
 from warpadam.learners.base import SKIPPED
 from warpadam.precision import without_autocast
 from warpadam.settings import (
@@ -81,7 +83,8 @@ class WarpAdam(Optimizer):
     override any of them. The state is fp32, or fp64 for fp64 parameters.
 
     Args:
-        params: Parameters, parameter groups, or ``model.named_parameters()``. Errors and reports use the names.
+        params: A model, ``model.named_parameters()``, parameters, or parameter groups. Errors and reports use the
+            names. A model is divided as :func:`~warpadam.param_groups` does, so plain Adam steps its embeddings.
         lr: Step size, a number or a tensor of one element. It is read from the group at each step, so schedulers work.
             By default 0.005 for ``whitening``, whose updates have a root mean square of 0.2, and 0.003 for the others.
         betas: Decay rates of the moments.
@@ -126,7 +129,7 @@ class WarpAdam(Optimizer):
 
     def __init__(  # noqa: PLR0913 - as flat as every constructor of torch.optim
         self,
-        params: ParamsT,
+        params: ParamsT | nn.Module,
         lr: float | Tensor | None = None,
         betas: tuple[float, float] = _DEFAULT.betas,
         eps: float = _DEFAULT.eps,
@@ -147,10 +150,12 @@ class WarpAdam(Optimizer):
         process_group: ProcessGroup | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in CONFIG_FIELDS}
-        if isinstance(params, nn.Module):
-            hint = "Pass model.named_parameters()."
-            raise InvalidConfigError("params", type(params).__name__, "must be parameters, not a model", hint)
         config = WarpAdamConfig(**{**given, "lr": checked_start(lr)})
+        if isinstance(params, nn.Module):
+            if isinstance(lr, Tensor):
+                hint = "Or pass param_groups(model), and put the tensor into the groups that follow it."
+                raise InvalidConfigError("lr", lr, "must be a number for a model: embeddings have another lr", hint)
+            params, split = param_groups(params, config, split=split), None
         self._lr_follows_learner = lr is None
         self._forget_plans()
         self._owners = Owners(process_group)
@@ -271,6 +276,31 @@ class WarpAdam(Optimizer):
             self._step_groups()
             self._owners.hand_out(params)
         return loss
+
+    def summary(self) -> str:
+        """Say how the parameters are stepped: a line for those of a group that have the same strategy.
+
+        >>> print(WarpAdam(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4))).summary())
+        1 tensor with 16 elements: kronecker P (pre) learned by whitening every 5 steps, lr 0.005
+        1 tensor with 4 elements: plain Adam, lr 0.005
+        1 tensor with 36 elements: plain Adam, lr 0.01
+        """
+        lines = []
+        for group in self.param_groups:
+            config, sizes = config_of(group), defaultdict(list)
+            for param in group["params"]:
+                for part in parts_of(param, self._splits.get(param)):
+                    rule, distortion = _rule_of(part.like, config)
+                    is_plain = isinstance(rule, FrozenRule) and not distortion.mixes
+                    sizes["plain Adam" if is_plain else _described_strategy(config)].append(part.like.numel())
+            numbers = f"lr {float(rate_of(group)):g}"
+            if config.weight_decay:
+                numbers += f", weight decay {config.weight_decay:g}"
+            lines += [
+                f"{len(own)} tensor{'s' * (len(own) > 1)} with {sum(own):,} elements: {how}, {numbers}"
+                for how, own in sizes.items()
+            ]
+        return "\n".join(lines)
 
     def owns(self, param: Tensor) -> bool:
         """Tell whether this rank steps a parameter and keeps its P. Without other ranks it owns them all."""
@@ -593,6 +623,13 @@ def _alike(numbers: list[GroupNumbers]) -> list[int]:
 def _rule_of(param: Tensor, config: WarpAdamConfig) -> tuple[UpdateRule, Distortion]:
     limits = {"rank": config.rank, "block_size": config.block_size, "max_dim": config.max_dim}
     return choose_rule(config.strategy, tuple(param.shape), **limits)
+
+
+def _described_strategy(config: WarpAdamConfig) -> str:
+    how = f"{config.structure} P ({config.placement})"
+    if config.learner == Learner.FROZEN:
+        return f"{how} that does not learn"
+    return f"{how} learned by {config.learner} every {config.meta_every} steps"
 
 
 def _describe(group: Mapping[str, Any], group_index: int, index: int) -> str:

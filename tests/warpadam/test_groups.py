@@ -188,3 +188,42 @@ def test_the_plain_groups_are_stepped_exactly_as_adamw_steps_them() -> None:
 
 def _named(group: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
     return zip(group["param_names"], group["params"], strict=True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"learner": "rotation", "lr": 0.02}, {"weight_decay": 0.1}], ids=str)
+def test_a_model_is_divided_into_the_same_groups(settings: dict[str, Any]) -> None:
+    model = Transformer()
+    whole, divided = WarpAdam(model, **settings), WarpAdam(param_groups(model, **settings))
+    assert whole.param_groups == divided.param_groups
+
+
+def test_a_model_is_split_by_name() -> None:
+    model = nn.ModuleDict({"qkv": nn.Linear(4, 6, bias=False)})
+    optimizer = WarpAdam(model, split={"qkv.weight": 3})
+    weight = model.get_parameter("qkv.weight")
+    weight.grad = torch.ones(6, 4)
+    optimizer.step()
+    assert "2.row_factor" in optimizer.state[weight]
+    with pytest.raises(InvalidConfigError, match="kqv"):
+        WarpAdam(model, split={"kqv.weight": 3})
+
+
+def test_a_model_takes_no_tensor_as_lr() -> None:
+    """Its embeddings have another lr, which would not follow the tensor."""
+    with pytest.raises(InvalidConfigError, match=r"lr: must be a number for a model.*param_groups"):
+        WarpAdam(nn.Linear(3, 2), lr=torch.tensor(0.1))
+
+
+def test_the_summary_tells_every_tensor_once() -> None:
+    model = Transformer()
+    optimizer = WarpAdam(model, weight_decay=0.1)
+    lines = optimizer.summary().splitlines()
+    assert lines[0].startswith("6 tensors with 688 elements: kronecker P (pre) learned by whitening every 5 steps, lr")
+    assert lines[0].endswith("lr 0.005, weight decay 0.1")
+    counted = [(int(line.split()[0]), int(line.split()[3].replace(",", ""))) for line in lines]
+    params = list(model.parameters())
+    assert (len(params), sum(param.numel() for param in params)) == tuple(map(sum, zip(*counted, strict=True)))
+    raw = WarpAdam(model.parameters(), learner="whitening").summary()
+    assert "plain Adam" in raw  # vectors, for which whitening has no P
+    frozen = WarpAdam(model.parameters(), structure="kronecker", learner="frozen").summary()
+    assert "P (sandwich) that does not learn" in frozen

@@ -240,13 +240,6 @@ def test_the_default_lr_follows_the_learner(strategy: Strategy) -> None:
     assert max(group["lr"] for group in param_groups(layers, **strategy._asdict())) == expected
 
 
-def test_a_model_in_place_of_its_parameters_is_refused_by_name() -> None:
-    with pytest.raises(
-        InvalidConfigError, match=r"params: .* not a model \(got 'Linear'\). Pass model.named_parameters"
-    ):
-        WarpAdam(nn.Linear(3, 2))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
     [
