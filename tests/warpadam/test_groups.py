@@ -226,4 +226,4 @@ def test_the_summary_tells_every_tensor_once() -> None:
     raw = WarpAdam(model.parameters(), learner="whitening").summary()
     assert "plain Adam" in raw  # vectors, for which whitening has no P
     frozen = WarpAdam(model.parameters(), structure="kronecker", learner="frozen").summary()
-    assert "P (sandwich) that does not learn" in frozen
+    assert "P (pre) that does not learn" in frozen
