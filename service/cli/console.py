@@ -79,6 +79,9 @@ def reported() -> Iterator[None]:
     try:
         yield
     except ApiError as error:
+        if error.status == 0 and not error.errors:  # no answer
+            advice = "start a service with warptune serve, or name one with --url or WARPTUNE_URL"
+            raise failure(f"{error}; {advice}") from None
         wrong = "".join(f"\n  {field}" for field in error.errors)
         raise failure(f"the service refused the request{wrong}" if wrong else str(error)) from None
 

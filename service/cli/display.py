@@ -18,12 +18,15 @@ from service.cli.forest import draw_forest
 from service.client.answers import Event, Trial, place_in_queue
 from service.result.compared import JobComparison, table
 from service.result.effects import change, figure, percent, read_comparison, score_label, search_figure
-from service.result.job_result import ANSWERS, Findings, JobResult
+from service.result.job_result import ANSWERS, Comparison, Findings, JobResult
 from service.spec.metrics import METRICS, metric_of
 from service.states import count_ended
 
 COLOURS: Final = {"helps": "green", "hurts": "red", "no_difference": "yellow", "inconclusive": "yellow"}
 CONFIRM: Final = "verify"
+
+NARROW: Final = 76
+"""Columns of a terminal below which comparisons are sentences."""
 
 Answer = Mapping[str, Any]
 """What the API answered."""
@@ -272,12 +275,32 @@ def show_recommendation(console: Console, result: JobResult) -> None:
 
 
 def _show_findings(console: Console, findings: Findings, part: str) -> None:
-    table = Table(title="Other arms and metrics: descriptive, p is Holm-adjusted", padding=(0, 1, 0, 0))
+    _show_comparisons(console, findings.comparisons, part)
+    console.print(Text(findings.pruning))
+    for sentence in findings.advice:
+        console.print(Text(f"note: {sentence}"))
+    if findings.similar is not None:
+        console.print(Text(findings.similar.sentence))
+    if findings.family and findings.family.break_even:
+        console.print(Text(findings.family.break_even.summary))
+
+
+def _show_comparisons(console: Console, comparisons: Sequence[Comparison], part: str) -> None:
+    """Print them as a table, or as sentences where a table would break its words."""
+    title = "Other arms and metrics: descriptive, p is Holm-adjusted"
+    if console.width < NARROW:
+        console.print(Text(title, style="italic"))
+        for row in comparisons:
+            metric, mean, other = read_comparison(row, part)
+            figures = f"{mean} and {other}, {change(row)}; wins {row.win_rate:.0%}, p {row.p_holm:.3f}"
+            console.print(Text(f"- {row.arm} against {row.against}, {metric}: {figures}"))
+        return
+    table = Table(title=title, padding=(0, 1, 0, 0))
     for column in ("arm", "against", "metric"):
         table.add_column(column, overflow="fold")  # on a narrow terminal a name continues in the next line
     for column in ("mean", "against,\nmean", "difference", "wins", "p"):
         table.add_column(column, justify="right", no_wrap=column != "difference")
-    for row in findings.comparisons:
+    for row in comparisons:
         table.add_row(
             row.arm,
             row.against,
@@ -287,13 +310,6 @@ def _show_findings(console: Console, findings: Findings, part: str) -> None:
             f"{row.p_holm:.3f}",
         )
     console.print(table)
-    console.print(Text(findings.pruning))
-    for sentence in findings.advice:
-        console.print(Text(f"note: {sentence}"))
-    if findings.similar is not None:
-        console.print(Text(findings.similar.sentence))
-    if findings.family and findings.family.break_even:
-        console.print(Text(findings.family.break_even.summary))
 
 
 def _figure(value: float | None, form: str) -> str:

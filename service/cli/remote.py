@@ -208,7 +208,8 @@ def watch(job: JobArgument, url: Url = DEFAULT_URL) -> None:
     Example: warptune watch @latest
     """
     with connected(url) as client:
-        follow(client, job_id(client, job))
+        found = client.job(job_id(client, job))  # while it is followed, a service that is away is waited for
+        follow(client, found["id"])
 
 
 def open_page(job: Annotated[str | None, typer.Argument(metavar="[JOB]")] = None, url: Url = DEFAULT_URL) -> None:

@@ -286,12 +286,13 @@ def test_file_that_is_no_spec_is_refused(run: Run, tmp_path: Path, content: str 
     assert "[bold]spec.yaml" in result.stderr
 
 
-@pytest.mark.parametrize("command", [("submit", "SPEC"), ("show", "job-0"), ("export", "job-0")])
+@pytest.mark.parametrize("command", [("submit", "SPEC"), ("show", "job-0"), ("export", "job-0"), ("watch", "job-0")])
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[/x]", "nonsense"])
 def test_service_that_is_not_there_is_one_line(run: Run, spec_file: Path, command: tuple[str, ...], url: str) -> None:
     arguments = [spec_file if argument == "SPEC" else argument for argument in command]
     result = run(*arguments, url=url)
     fails(result, 1, f"cannot reach {url}: ")
+    assert "start a service with warptune serve, or name one with --url" in result.stderr
     assert result.stderr.count("\n") == 1
 
 

@@ -174,7 +174,8 @@ def test_findings_are_shown_with_their_adjusted_p_and_what_became_of_pruning(con
         assert figure in shown
 
 
-def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_shows_metrics_and_figures_whole(width: int) -> None:
     comparison = a_comparison(
         arm="warpadam",
         against="shuffled_p",
@@ -184,7 +185,7 @@ def test_a_narrow_terminal_shows_metrics_and_figures_whole() -> None:
         relative_improvement=-2.9842,
         win_rate=1.0,
     )
-    console = Console(file=io.StringIO(), width=80)
+    console = Console(file=io.StringIO(), width=width)
     findings = NO_FINDINGS.model_copy(update={"comparisons": [comparison], "pruning": "none was"})
     show_recommendation(console, a_result(findings=findings))
     shown = drawn(console)
