@@ -79,7 +79,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        if error.status == 0 and not error.errors:  # no answer
+        if error.status == 0 and error.__cause__ is not None:  # nobody has answered
             advice = "start a service with warptune serve, or name one with --url or WARPTUNE_URL"
             raise failure(f"{error}; {advice}") from None
         wrong = "".join(f"\n  {field}" for field in error.errors)
