@@ -339,3 +339,13 @@ def test_a_covariance_of_another_shape_is_refused_and_no_factor_computed() -> No
     saved = optimizer.compact_state_dict()
     saved["state"][0]["row_covariance"] = torch.eye(5)
     _untouched(params, optimizer, saved, r"(?s)has no row_factor.*has row_covariance of shape \(5, 5\)")
+
+
+def test_a_compact_state_whose_step_is_a_number_is_loaded_as_well() -> None:
+    params, optimizer = _make([(6, 4)], WHITENING)
+    _train(params, optimizer, range(3))
+    saved = optimizer.compact_state_dict()
+    saved["state"][0]["step"] = 3
+    others, resumed = _make([(6, 4)], WHITENING)
+    resumed.load_state_dict(saved)
+    assert not torch.equal(resumed.state[others[0]]["row_factor"], torch.eye(6))

@@ -64,11 +64,14 @@ def _favours_products(scaled: Tensor) -> bool:
 
 
 def root_by_eigenvectors(scaled: Tensor) -> Tensor:
-    """Return (L / |L| + DAMPING I)^-1/2 by an eigendecomposition of L."""
+    """Return (L / |L| + DAMPING I)^-1/2 by an eigendecomposition of L.
+
+    Args:
+        scaled: L with no element over 1. Overwritten.
+    """
     # LAPACK fails on some exactly singular matrices, for example of an embedding with tokens that no batch had
-    shifted = scaled.clone()
-    shifted.diagonal(dim1=-2, dim2=-1).add_(torch.finfo(scaled.dtype).eps)
-    values, vectors = _eigh(shifted)
+    scaled.diagonal(dim1=-2, dim2=-1).add_(torch.finfo(scaled.dtype).eps)
+    values, vectors = _eigh(scaled)
     values = values.clamp_min_(0)
     norm = torch.linalg.vector_norm(values, 4, dim=-1, keepdim=True)
     roots = (values / norm).add_(DAMPING).rsqrt_()

@@ -94,9 +94,10 @@ class WhiteningRule(UpdateRule):
     @override
     def recompute(self, state: Mapping[str, Tensor], name: str, source: Tensor) -> Tensor:
         identity = torch.eye(source.shape[-1], dtype=source.dtype, device=source.device).expand_as(source)
+        if state["step"] < _EARLY_REFRESHES[0]:
+            return identity
         root, is_usable = _checked_root(source)
-        is_refreshed = state["step"] >= _EARLY_REFRESHES[0]
-        return torch.where(is_usable & is_refreshed.to(source.device), root, identity)
+        return torch.where(is_usable, root, identity)
 
     @override
     def spreads(self, distortion: Distortion) -> bool:
