@@ -26,7 +26,7 @@ class Account:
         """Return the account of a user.
 
         Raises:
-            OSError: There is no such user, it is root, or this process may not become another user.
+            OSError: The user does not exist or is root, or this process may not become another user.
         """
         try:
             found = pwd.getpwnam(name)

@@ -227,7 +227,7 @@ def _opened(fs: AbstractFileSystem, path: str) -> BufferedIOBase:
     """Open a file for reading. A link or a pipe is not read: a slot of another user may have put it there.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist, or is not a regular file.
     """
     if not isinstance(fs, LocalFileSystem):
         opened: BufferedIOBase = fs.open(path, "rb")
@@ -241,7 +241,7 @@ def _opened(fs: AbstractFileSystem, path: str) -> BufferedIOBase:
     file = os.fdopen(number, "rb")
     if not stat.S_ISREG(os.fstat(number).st_mode):
         file.close()
-        raise FileNotFoundError(f"{path} is no plain file")
+        raise FileNotFoundError(f"{path} is not a regular file")
     return file
 
 

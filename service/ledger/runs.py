@@ -1,7 +1,7 @@
 """The job that a worker owns: its lease, and all that the worker writes about it until the end.
 
 A claim is one transaction, which locks the job that it takes. Every later write is one transaction that refuses a token
-which is no longer the newest: a worker that has lost its job gets LeaseLostError and changes nothing. All times of
+that is older than the newest: a worker that has lost its job gets LeaseLostError and changes nothing. All times of
 leases are those of the database's clock.
 """
 

@@ -71,7 +71,7 @@ def _content(path: Path) -> bytes:
     if path.suffix != ".safetensors":
         return path.read_bytes()
     with safe_open(path, framework="numpy") as file:
-        tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - safetensors files cannot be iterated
         return repr((sorted((file.metadata() or {}).items()), sorted(tensors.items()))).encode()
 
 

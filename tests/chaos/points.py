@@ -141,7 +141,7 @@ def _there(moment: Moment) -> tuple[str, ...]:
     if moment.name == "while Optuna's tables are made":
         return "worker", "database"  # the worker makes them
     if moment.where == "start" or moment.name == "when a worker takes a job":
-        return "worker", "api", "database"  # there are no slots yet
+        return "worker", "api", "database"  # slots start later
     return VICTIMS
 
 
