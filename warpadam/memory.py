@@ -80,7 +80,10 @@ class MemoryEstimate(tuple[TensorMemory, ...]):
 
 
 def estimate_memory(
-    params: nn.Module | Mapping[str, Sequence[int]] | ParamsT, config: WarpAdamConfig | None = None
+    params: nn.Module | Mapping[str, Sequence[int]] | ParamsT,
+    config: WarpAdamConfig | None = None,
+    *,
+    momentum_dtype: torch.dtype | None = None,
 ) -> MemoryEstimate:
     """Return the most bytes that the optimizer's state will take between two steps.
 
@@ -91,16 +94,17 @@ def estimate_memory(
         params: A model, shapes by name (for fp32), or anything that ``WarpAdam`` takes, such as the result of
             :func:`~warpadam.param_groups`. Parameters that need no gradient are left out.
         config: Settings; the defaults if not given. Groups may override them.
+        momentum_dtype: As for :class:`~warpadam.WarpAdam`. Groups may override it.
 
     Raises:
-        InvalidConfigError: A setting of a group is out of range.
+        InvalidConfigError: A setting is out of range.
         UnsupportedParameterError: A parameter is complex or sparse.
 
     >>> estimate = estimate_memory({"weight": (64, 32), "bias": (64,)})
     >>> estimate[0].p_bytes == 4 * (2 * (64**2 + 32**2) + 1)  # factors, covariances, scale
     True
     """
-    planned = WarpAdam.from_config(_as_params(params), config or WarpAdamConfig())
+    planned = WarpAdam.from_config(_as_params(params), config or WarpAdamConfig(), momentum_dtype=momentum_dtype)
     return MemoryEstimate(_simulate(item) for item in listed(planned) if item.owner.requires_grad)
 
 

@@ -30,6 +30,7 @@ from warpadam.settings import (
     check_names,
     checked_start,
     config_of,
+    momentum_dtype_of,
     plain_numbers,
     rate_of,
 )
@@ -80,7 +81,7 @@ class WarpAdam(Optimizer):
 
     Every parameter has its own P. ``structure`` says how P is shaped, ``placement`` where it acts and ``learner`` how
     it learns. The arguments and their defaults are those of :class:`~warpadam.WarpAdamConfig`. A parameter group may
-    override any of them. The state is fp32, or fp64 for fp64 parameters.
+    override any of them. The state is fp32, or fp64 for fp64 parameters, unless you set ``momentum_dtype``.
 
     Args:
         params: A model, ``model.named_parameters()``, parameters, or parameter groups. Errors and reports use the
@@ -109,6 +110,8 @@ class WarpAdam(Optimizer):
         split: Parameters that hold several matrices, such as fused projections or experts: by name a number of equal
             parts, a list of sizes along axis 0, or ``"each"``. Each part has its own P. See :mod:`warpadam.splits`.
         maximize: Maximize the objective instead of minimizing it.
+        momentum_dtype: ``torch.bfloat16`` stores the first moment, and the gradient or update that is kept for the next
+            meta-gradient, in bf16: 4 bytes less for each element under the default. They are computed in fp32.
         process_group: Ranks that share the work of a step, for example ``torch.distributed.group.WORLD`` under
             ``DistributedDataParallel``. Each rank keeps the P of its own parameters only. Sharded parameters (FSDP2)
             are always shared by the ranks of their mesh. See :mod:`warpadam.distributed`.
@@ -147,6 +150,7 @@ class WarpAdam(Optimizer):
         cov_beta: float = _DEFAULT.cov_beta,
         split: Any = None,
         maximize: bool = False,
+        momentum_dtype: torch.dtype | None = None,
         process_group: ProcessGroup | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in CONFIG_FIELDS}
@@ -161,7 +165,8 @@ class WarpAdam(Optimizer):
         self._owners = Owners(process_group)
         rate = lr if isinstance(lr, Tensor) else config.lr
         self._splits: dict[Tensor, Split] = {}
-        super().__init__(params, {**asdict(config), "lr": rate, "maximize": maximize, "split": split})
+        other = {"maximize": maximize, "momentum_dtype": momentum_dtype, "split": split}
+        super().__init__(params, {**asdict(config), "lr": rate, **other})
         check_used(split, (name for group in self.param_groups for name in group.get("param_names", ())))
 
     @classmethod
@@ -172,6 +177,7 @@ class WarpAdam(Optimizer):
         *,
         split: Any = None,
         maximize: bool = False,
+        momentum_dtype: torch.dtype | None = None,
         process_group: ProcessGroup | None = None,
     ) -> WarpAdam:
         """Make an optimizer with the settings of ``config``.
@@ -179,7 +185,14 @@ class WarpAdam(Optimizer):
         >>> WarpAdam.from_config([torch.nn.Parameter(torch.ones(2))], WarpAdamConfig(lr=0.5)).defaults["lr"]
         0.5
         """
-        return cls(params, **asdict(config), split=split, maximize=maximize, process_group=process_group)
+        return cls(
+            params,
+            **asdict(config),
+            split=split,
+            maximize=maximize,
+            momentum_dtype=momentum_dtype,
+            process_group=process_group,
+        )
 
     def to(self, device: torch.device | str | int) -> Self:
         """Move the state to the device of the parameters, after ``model.to(device)``. Returns the optimizer.
@@ -218,6 +231,7 @@ class WarpAdam(Optimizer):
             UnsupportedParameterError: As for the constructor.
         """
         check_names(param_group)
+        momentum_dtype_of({**self.defaults, **param_group})
         own = {name: checked_start(value) for name, value in param_group.items() if name in CONFIG_FIELDS}
         defaults = {name: checked_start(self.defaults[name]) for name in CONFIG_FIELDS}
         config = WarpAdamConfig(**defaults).changed(**own)
@@ -379,7 +393,8 @@ class WarpAdam(Optimizer):
         """Restore a saved state exactly. Unlike torch's own method it does not cast the state or share its tensors.
 
         The result of :meth:`compact_state_dict` may be loaded as well. Settings that the saved groups do not have take
-        the optimizer's defaults.
+        the optimizer's defaults. The optimizer keeps its own ``split`` and ``momentum_dtype``: a momentum that was
+        saved in another dtype is converted.
 
         Raises:
             InvalidConfigError: The saved settings are not legal.
@@ -390,11 +405,10 @@ class WarpAdam(Optimizer):
 
         def check(_: Optimizer, final_state: dict[str, Any]) -> dict[str, Any]:
             final_state = self._check_saved(final_state)
-            own = [group["split"] for group in self.param_groups]
+            own = [{name: group[name] for name in ("momentum_dtype", "split")} for group in self.param_groups]
             groups = [
-                {**group, "split": own[index] if index < len(own) else None}
-                for index, group in enumerate(final_state["param_groups"])
-            ]
+                {**group, **kept} for group, kept in zip(final_state["param_groups"], own, strict=False)
+            ] + final_state["param_groups"][len(own) :]
             loaded.append({**final_state, "param_groups": groups})
             return loaded[-1]
 
@@ -422,6 +436,7 @@ class WarpAdam(Optimizer):
         for group in self.param_groups:
             for name in (*CONFIG_FIELDS, "maximize"):
                 group.setdefault(name, self.defaults[name])
+            group.setdefault("momentum_dtype", None)
             group.setdefault("split", None)
         self._splits = {param: split for group in self.param_groups for param, split in splits_of(group).items()}
 
@@ -461,7 +476,8 @@ class WarpAdam(Optimizer):
                     self.state[param] = dict(cast) if self._owners.owns(param) else {}
                     for part in parts_of(param, self._splits.get(param)) if self._owners.owns(param) else ():
                         rule = _rule_of(part.like, config)
-                        values = restored(part.entries(own), part.entries(cast), part.like, *rule)
+                        dtype = momentum_dtype_of(group)
+                        values = restored(part.entries(own), part.entries(cast), part.like, *rule, dtype)
                         self.state[param].update(part.named(values))
 
     def _step_groups(self) -> None:
@@ -520,7 +536,7 @@ class WarpAdam(Optimizer):
         made = self._made.get(param)
         if made and made.layout == known.layout and all(own.serves(group_index, state) for own in made.members):
             return made.members
-        learns = known.config.p_lr > 0
+        learns, dtype = known.config.p_lr > 0, momentum_dtype_of(self.param_groups[group_index])
         split = self._splits.get(param)
         parts = [(part, *_rule_of(part.like, known.config)) for part in parts_of(param, split)]
         wrong: list[str] = []
@@ -528,7 +544,7 @@ class WarpAdam(Optimizer):
             entries = part.entries(state)
             if made and "exp_avg" in entries:
                 self._check_switch(made.members[index], group_index, (rule, distortion), (made.layout, known.layout))
-            complete_state(entries, part.like, rule, distortion, learns)
+            complete_state(entries, part.like, rule, distortion, learns, dtype)
             where = _described_part(self._name(param, group_index), part)
             wrong += [f"parameter {where} {line}" for line in misfits(entries, part.like, rule, distortion, learns)]
             state.update(part.named(entries))

@@ -13,6 +13,7 @@ from numbers import Real
 from typing import Any, Final
 
 import numpy
+import torch
 from torch import Tensor
 
 from warpadam.config import WarpAdamConfig
@@ -49,6 +50,18 @@ def rate_of(group: Mapping[str, Any]) -> float | Tensor:
     return float(lr)
 
 
+def momentum_dtype_of(group: Mapping[str, Any]) -> torch.dtype | None:
+    """Return the dtype in which a group stores its momentum; None if it is that of the rest of the state.
+
+    Raises:
+        InvalidConfigError: It is neither None nor ``torch.bfloat16``.
+    """
+    dtype = group.get("momentum_dtype")
+    if dtype is not None and dtype != torch.bfloat16:
+        raise InvalidConfigError("momentum_dtype", dtype, "must be None or torch.bfloat16")
+    return dtype
+
+
 def checked_start(lr: Any) -> Any:
     """Return the number in ``lr`` if it is a tensor, so that a config can check it.
 
@@ -66,7 +79,7 @@ def check_names(group: Mapping[str, Any]) -> None:
     Raises:
         InvalidConfigError: There is such a key.
     """
-    known = (*CONFIG_FIELDS, "maximize", "split", "params", "param_names")
+    known = (*CONFIG_FIELDS, "maximize", "momentum_dtype", "split", "params", "param_names")
     for name in group:
         similar = [] if name in known else difflib.get_close_matches(str(name), known, n=1, cutoff=_SIMILARITY)
         if similar or name == "learning_rate":

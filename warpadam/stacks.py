@@ -17,8 +17,8 @@ from typing import Final, NamedTuple, final
 import torch
 from torch import Tensor
 
-from warpadam.learners.base import PREV_STEP, SKIPPED, Padding, Part, State, StepSettings, UpdateRule
-from warpadam.state import known_entries
+from warpadam.learners.base import MOMENTUM, PREV_STEP, SKIPPED, Padding, Part, State, StepSettings, UpdateRule
+from warpadam.state import known_entries, state_dtype
 from warpadam.structures import Distortion
 
 _MAX_ELEMENTS: Final = 65_536
@@ -158,6 +158,7 @@ class Stack:
 
     __slots__ = (
         "_distortion",
+        "_dtype",
         "_grad",
         "_groups",
         "_is_like_params",
@@ -171,6 +172,7 @@ class Stack:
         "_shapes",
         "_slots",
         "_spreads",
+        "_stored",
         "_views",
         "key",
         "state",
@@ -195,19 +197,27 @@ class Stack:
         for name in members[0].shapes:
             self._join(name)
         exp_avg = self.state["exp_avg"]
+        self._dtype = state_dtype(self._params[0])
+        # entries that are stored in fewer bits than they are computed in
+        self._stored = [name for name in MOMENTUM & self.state.keys() if self.state[name].dtype != self._dtype]
         self._spreads = exp_avg.numel() > 0 and self._rule.spreads(self._distortion)
         self._padding: Padding | None = None
         if is_padded and exp_avg.ndim > 2:
-            rows, columns = exp_avg.new_tensor(self._layouts).T[..., None, None]
+            rows, columns = exp_avg.new_tensor(self._layouts, dtype=self._dtype).T[..., None, None]
             self._padding = Padding(rows, columns, self._shapes)
-        self._grad = torch.zeros_like(exp_avg) if len(members) > 1 else None
+        self._grad = torch.zeros_like(exp_avg, dtype=self._dtype) if len(members) > 1 else None
         self._slots = self._split_like_params(self._grad) if self._grad is not None else []
 
     def step(self, numbers: Sequence[GroupNumbers]) -> None:
         """Move every parameter by one step, with the numbers of its group."""
         common = numbers[self._groups[0]]
         grad = self._gradient(common.maximize)
-        update = self._rule.update(Part(self._distortion, self.state, grad, self._padding), common.settings)
+        state = self.state
+        if self._stored:
+            state = {**state, **{name: state[name].to(self._dtype) for name in self._stored}}
+        update = self._rule.update(Part(self._distortion, state, grad, self._padding), common.settings)
+        for name in self._stored:
+            self.state[name].copy_(state[name])
         if self._grad is None:
             moves = self._split_like_params(update)
         else:
@@ -239,7 +249,7 @@ class Stack:
         if self._grad is None:
             (grad,) = grads
             assert grad is not None
-            stacked = self._distortion.to_layout(grad.to(self.state["exp_avg"].dtype))
+            stacked = self._distortion.to_layout(grad.to(self._dtype))
         else:
             torch._foreach_copy_(self._slots, [grad for grad in grads if grad is not None])
             stacked = self._grad
@@ -331,7 +341,8 @@ def _stacked_together(
         kind = _padded_to_nothing(member) or member.distortion
         counted = () if member.rule.joins_steps else ("step", PREV_STEP)
         counters = tuple(member.state[member.prefix + name].item() for name in counted if name in member.shapes)
-        key = (member.rule, alike[member.group], exp_avg.dtype, exp_avg.device, alone, kind)
+        dtypes = (state_dtype(member.whole), exp_avg.dtype)
+        key = (member.rule, alike[member.group], dtypes, exp_avg.device, alone, kind)
         stacks.setdefault((*key, frozenset(member.shapes), counters), []).append(member)
     return (part for together in stacks.values() for part in _without_much_padding(together))
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from warpadam.learners.base import ELEMENTWISE, State, UpdateRule
+from warpadam.learners.base import ELEMENTWISE, MOMENTUM, State, UpdateRule
 from warpadam.structures import Distortion
 
 
@@ -68,11 +68,18 @@ def _entries(state: Mapping[str, Tensor], distortion: Distortion) -> dict[str, E
 
 
 def state_dtype(param: Tensor) -> torch.dtype:
-    """Return the dtype of the state: fp32, or fp64 for an fp64 parameter."""
+    """Return the dtype in which a parameter is stepped: fp32, or fp64 for an fp64 parameter."""
     return torch.float64 if param.dtype == torch.float64 else torch.float32
 
 
-def complete_state(state: State, param: Tensor, rule: UpdateRule, distortion: Distortion, learns: bool) -> None:
+def complete_state(
+    state: State,
+    param: Tensor,
+    rule: UpdateRule,
+    distortion: Distortion,
+    learns: bool,
+    momentum_dtype: torch.dtype | None,
+) -> None:
     """Add the entries that a step needs and ``state`` lacks, as they are before the first step."""
     required = required_entries(rule, distortion, learns)
     if required.keys() <= state.keys():
@@ -81,6 +88,8 @@ def complete_state(state: State, param: Tensor, rule: UpdateRule, distortion: Di
     for name, entry in required.items():
         if name not in state:
             value = initial[name]
+            if name in MOMENTUM:
+                value = value.to(_stored_dtype(name, param, momentum_dtype))
             state[name] = distortion.from_layout(value, tuple(param.shape)) if entry.elementwise else value
 
 
@@ -129,7 +138,12 @@ def misfits(
 
 
 def restored(
-    saved: Mapping[str, Any], cast: Mapping[str, Any], param: Tensor, rule: UpdateRule, distortion: Distortion
+    saved: Mapping[str, Any],
+    cast: Mapping[str, Any],
+    param: Tensor,
+    rule: UpdateRule,
+    distortion: Distortion,
+    momentum_dtype: torch.dtype | None,
 ) -> State:
     """Return a loaded state: known entries exactly as saved, others as torch has cast them.
 
@@ -139,12 +153,17 @@ def restored(
         param: The parameter.
         rule: The rule that will step it.
         distortion: The structure of its P.
+        momentum_dtype: In which dtype the entries in ``MOMENTUM`` are stored; the state's own if None.
     """
     state = dict(cast)
     for name, entry in known_entries(rule, distortion).items():
         if name in saved:
-            dtype = torch.float32 if entry.on_cpu else state_dtype(param)
+            dtype = torch.float32 if entry.on_cpu else _stored_dtype(name, param, momentum_dtype)
             device = torch.device("cpu") if entry.on_cpu else param.device
             value = torch.as_tensor(saved[name], device=device)
             state[name] = value.to(device=device, dtype=dtype, copy=True)
     return state
+
+
+def _stored_dtype(name: str, param: Tensor, momentum_dtype: torch.dtype | None) -> torch.dtype:
+    return momentum_dtype if momentum_dtype is not None and name in MOMENTUM else state_dtype(param)

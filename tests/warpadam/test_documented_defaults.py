@@ -50,7 +50,7 @@ def test_every_default_and_range_is_the_documented_one(name: str) -> None:
 
 def test_the_arguments_of_the_optimizer_have_the_same_defaults() -> None:
     arguments = inspect.signature(WarpAdam).parameters
-    assert set(arguments) == {"params", *NAMES, "split", "maximize", "process_group"}
+    assert set(arguments) == {"params", *NAMES, "split", "maximize", "momentum_dtype", "process_group"}
     open_ones = {*KINDS, "lr"}
     for name in set(NAMES) - open_ones:
         assert arguments[name].default == getattr(WarpAdamConfig(), name)

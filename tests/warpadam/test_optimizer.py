@@ -222,7 +222,8 @@ def test_bad_settings_are_refused_in_the_constructor_and_in_a_group(field: str, 
 
 def test_the_defaults_are_those_of_the_config() -> None:
     defaults = dict(WarpAdam([nn.Parameter(torch.ones(2))]).defaults)
-    assert (defaults.pop("maximize"), defaults.pop("split")) == (False, None)
+    others = {name: defaults.pop(name) for name in ("maximize", "momentum_dtype", "split")}
+    assert others == {"maximize": False, "momentum_dtype": None, "split": None}
     assert WarpAdamConfig(**defaults) == WarpAdamConfig()
 
 
@@ -300,9 +301,11 @@ def test_numbers_of_numpy_are_numbers(name: str, value: Any, plain: Any) -> None
 
 def test_from_config_takes_every_field() -> None:
     config = WarpAdamConfig(lr=0.5, betas=(0.1, 0.2), structure="full", learner="frozen", rank=9, p_decay=0.5)
-    optimizer = WarpAdam.from_config(nn.Linear(2, 2).parameters(), config, maximize=True)
+    params = nn.Linear(2, 2).parameters()
+    optimizer = WarpAdam.from_config(params, config, maximize=True, momentum_dtype=torch.bfloat16)
     defaults = dict(optimizer.defaults)
-    assert (defaults.pop("maximize"), defaults.pop("split")) == (True, None)
+    others = {name: defaults.pop(name) for name in ("maximize", "momentum_dtype", "split")}
+    assert others == {"maximize": True, "momentum_dtype": torch.bfloat16, "split": None}
     assert WarpAdamConfig(**defaults) == config
 
 

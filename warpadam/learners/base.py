@@ -23,6 +23,9 @@ State = dict[str, Tensor]
 ELEMENTWISE: Final = frozenset({"exp_avg", "exp_avg_sq", "prev_grad", "prev_update"})
 """State entries that usually have one number for each element of the parameter."""
 
+MOMENTUM: Final = frozenset({"exp_avg", "prev_grad", "prev_update"})
+"""State entries that ``momentum_dtype`` may store in bf16: they forget quickly, so that its three digits are enough."""
+
 SKIPPED: Final = "skipped"
 """State entry that counts what was left out: gradients, covariances and meta-gradients that were not finite, or too
 large to square."""
