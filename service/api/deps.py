@@ -14,6 +14,7 @@ from service.api.rate_limits import RateLimits
 from service.artifacts import ArtifactStore
 from service.data.reader import Readers
 from service.data.upload import UrlSource
+from service.db.commits import last_commit
 from service.db.session import Database
 from service.db.studies import Studies
 from service.disk import require_room
@@ -29,6 +30,7 @@ def open_dependencies(app: FastAPI, settings: Settings) -> None:
     """Make what the routes depend on, and keep it on ``app.state``."""
     app.state.settings = settings
     app.state.database = Database(settings.database_url, WAIT_S)
+    app.state.last_commit = last_commit(app.state.database)
     app.state.studies = Studies(settings.database_url, WAIT_S)
     app.state.artifacts = ArtifactStore(settings.artifacts_url)
     app.state.user_code = UserCode(settings)
@@ -44,6 +46,7 @@ def close_dependencies(app: FastAPI) -> None:
     """Close every connection to the database."""
     app.state.importances.close()
     app.state.studies.close()
+    app.state.last_commit.close()
     app.state.database.close()
 
 

@@ -7,6 +7,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 
 from service.api import dashboard, datasets, problems
 from service.api.access import AccessCheck
+from service.api.cache import CachedAnswers
 from service.api.middleware import BodyDeadline, BodyLimit, HostCheck, SafeHeaders
 from service.api.observed import Observed
 from service.settings import Settings
@@ -21,6 +22,7 @@ def install(app: FastAPI, settings: Settings) -> None:
     """Put the layers around the routes, the innermost first."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=datasets.PATH)
     app.add_middleware(BodyDeadline)
+    app.add_middleware(CachedAnswers)
     app.add_middleware(AccessCheck, for_admins=FOR_ADMINS)
     app.add_middleware(ExceptionMiddleware, handlers=problems.HANDLERS)  # for the errors of the check
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)

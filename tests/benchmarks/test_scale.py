@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from benchmarks.scale import page
-from benchmarks.scale.measures import Bench, make_spec
+from benchmarks.scale import page, throughput
+from benchmarks.scale.measures import Bench, database, make_spec
 from benchmarks.scale.simulation import POINTS
 
 
@@ -57,3 +57,16 @@ def test_300_trials_from_100_slots_are_searched_read_resumed_and_rebuilt(databas
         assert bench.rebuild_s() > 0
     finally:
         bench.close()
+
+
+@pytest.mark.slow
+def test_throughput_is_measured_beside_a_bare_route(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(throughput, "SECONDS", 0.5)
+    monkeypatch.setattr(throughput, "ROUNDS", 1)
+    with database("sqlite") as url:
+        found = throughput.run(url, str(tmp_path), count=5, trials=20)
+    assert set(found) == {"open", "writes", "keys"}
+    for rows in found.values():
+        assert list(rows) == ["bare", "jobs", "job", "trials"]
+        assert rows["bare"]["of_bare"] == 1
+        assert all(row["per_s"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in rows.values())
