@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Final
@@ -40,11 +41,17 @@ PREPROCESSING_FILE: Final = "preprocessing.json"
 START_P_FILE: Final = "start-p.safetensors"
 """Name of the artifact with the job's own copy of the P that it starts from (warm start)."""
 
+KINDS: Final = ("datasets", "jobs")
+"""Folders of the store. Each has a folder for each dataset or job, by its id."""
+
 CHECKPOINTS: Final = "checkpoints"
 """Folder in a job's folder that has the checkpoints, in one folder for each run."""
 
 PROBE_BYTES: Final = 4096
 """Size of the file that shows whether the store can be written to. A full disk still takes an empty one."""
+
+COPIED_BYTES: Final = 1 << 20
+"""How much of a file is copied at once."""
 
 ATTEMPTS: Final = 5
 """How often a folder is deleted while other processes delete it too."""
@@ -172,6 +179,28 @@ class ArtifactStore:
                 if time.time() - path.stat().st_mtime > KEPT_S:
                     path.unlink()
 
+    def files(self) -> list[str]:
+        """Return the names of all finished files of jobs and datasets, such as ``jobs/ID/data.npz``.
+
+        Checkpoints are left out: they change while runs go on, and a run without one starts again.
+        """
+        self._fs.invalidate_cache()
+        begin = len(self._root.rstrip("/")) + 1
+        found = [str(path)[begin:] for kind in KINDS for path in self._fs.find(f"{self._root.rstrip('/')}/{kind}")]
+        return sorted(name for name in found if f"/{CHECKPOINTS}/" not in name and not name.endswith(".part"))
+
+    def url_of(self, name: str) -> str:
+        """Return the full URL of a file, by its name in :meth:`files`."""
+        return str(self._fs.unstrip_protocol(f"{self._root.rstrip('/')}/{name}"))
+
+    def age_s(self, name: str) -> float:
+        """Return how many seconds ago a file was written; 0 if it is gone, or the store does not say when."""
+        try:
+            written: datetime = self._fs.modified(f"{self._root.rstrip('/')}/{name}")
+        except (FileNotFoundError, NotImplementedError):
+            return 0.0
+        return (datetime.now(UTC) - written.astimezone(UTC)).total_seconds()
+
     def total_bytes(self) -> int:
         """Return the size of all files. It looks at each, so it takes long with many."""
         self._fs.invalidate_cache()
@@ -243,6 +272,20 @@ def _opened(fs: AbstractFileSystem, path: str) -> BufferedIOBase:
         file.close()
         raise FileNotFoundError(f"{path} is not a regular file")
     return file
+
+
+def copy_file(url: str, target: Path) -> str:
+    """Copy a file of the store to a new local file, and return its SHA-256.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    digest = hashlib.sha256()
+    with _opened(*fsspec.url_to_fs(url)) as source, target.open("xb") as copy:
+        while piece := source.read(COPIED_BYTES):
+            digest.update(piece)
+            copy.write(piece)
+    return digest.hexdigest()
 
 
 def local_path(url: str) -> tuple[Path, bool]:

@@ -20,6 +20,7 @@
     ├── QuotaExceededError                the project stores as many bytes as it may
     ├── EngineLostError                   the processes of an engine have died: another try needs new ones
     ├── LeaseLostError                    another worker owns the job now: write nothing
+    ├── BackupError                       a backup cannot be made, read or restored
     └── JobFailedError                    the job cannot continue; the message becomes its cause
 
 A ``code`` is stable, so clients may switch on it. api/problems.py decides which HTTP status an error has.
@@ -212,6 +213,12 @@ class LeaseLostError(ServiceError):
     """Another worker owns the job now; this one must write nothing more about it."""
 
     code = "lease_lost"
+
+
+class BackupError(ServiceError):
+    """A backup cannot be made, read or restored."""
+
+    code = "backup"
 
 
 class JobFailedError(ServiceError):

@@ -228,6 +228,15 @@ class Settings(LogSettings):
         description="URL at which people reach the pages, for the links in notifications. Default: http:// with "
         "WARPTUNE_HOST and WARPTUNE_PORT.",
     )
+    keep_jobs_days: Annotated[float, Gt(0)] | None = Field(
+        None, description="Days after which a job that has ended is deleted with its files. Default: never."
+    )
+    keep_datasets_days: Annotated[float, Gt(0)] | None = Field(
+        None, description="Days after its upload after which a dataset that no job uses is deleted. Default: never."
+    )
+    keep_audit_days: Annotated[float, Gt(0)] | None = Field(
+        None, description="Days after which a line of the audit log is deleted. Default: never."
+    )
     lease_s: Annotated[float, Ge(1)] = Field(15.0, description="Seconds that a silent worker keeps its job.")
     turn_s: Annotated[float, Gt(0)] = Field(
         60.0, description="Seconds without a worker after which a project gets one, by a job of another giving way."

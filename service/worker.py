@@ -38,6 +38,7 @@ from service.ledger.runs import RunLog, claim
 from service.running.context import Tools, note_size
 from service.running.job_run import run_job
 from service.running.notify import Notifier
+from service.running.retention import Retention
 from service.settings import Settings
 from service.states import JobState
 from service.user_code.probe import UserCode
@@ -158,7 +159,11 @@ class Worker:
 
     def run_forever(self) -> None:
         """Run jobs until :meth:`stop` is called. While the ledger cannot be reached or a disk is full, keep trying."""
-        with Notifier(self._settings, self._db):
+        tools = self._tools
+        with (
+            Notifier(self._settings, self._db),
+            Retention(self._settings, self._db, tools.artifacts, tools.delete_studies),
+        ):
             self._run_until_stopped()
 
     def _run_until_stopped(self) -> None:

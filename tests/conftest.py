@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,25 @@ def postgres_template(postgres_server: str) -> str:
     return "test_template"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+DATABASES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.postgres))
+
+
+@pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of an empty database with the schema, on SQLite or PostgreSQL."""
+    with empty_database(request, tmp_path / "warptune.db") as url:
+        yield url
+
+
+@contextmanager
+def empty_database(request: pytest.FixtureRequest, path: Path) -> Iterator[str]:
+    """Yield the URL of an empty database with the schema, of the kind that is the parameter of a fixture.
+
+    Args:
+        request: Of the fixture.
+        path: The file, if it is SQLite.
+    """
     if request.param == "sqlite":
-        path = tmp_path / "warptune.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite:///{path}"
         return

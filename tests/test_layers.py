@@ -34,7 +34,7 @@ ROOMS = (
     {"engines"},
     {"recommend"},
     {"running"},
-    {"export"},
+    {"export", "backup"},
     {"worker"},
     {"api"},
     {"client"},

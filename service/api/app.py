@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from service.api import catalog, compare, dashboard, datasets, events, health, jobs, layers, problems, results
+from service.api import audit, catalog, compare, dashboard, datasets, events, health, jobs, layers, problems, results
 from service.api.deps import close_dependencies, open_dependencies
 from service.api.pages import routes
 from service.settings import Settings
@@ -43,7 +43,7 @@ def create_app(settings: Settings, on_startup: Callable[[], None] | None = None)
     app.state.is_stopping = lambda: False
     problems.install(app)
     layers.install(app, settings)
-    for module in (compare, jobs, events, results, datasets, catalog):
+    for module in (compare, jobs, events, results, datasets, catalog, audit):
         app.include_router(module.router, responses=problems.responses(401, 429))
     app.include_router(health.router)
     routes.install(app)

@@ -26,9 +26,8 @@ from service.api.problems import responses
 from service.api.views import JobSummary, JobView, Page
 from service.db.models import Job
 from service.db.session import Database
-from service.db.studies import study_name
 from service.ledger import jobs as ledger
-from service.ledger import queries
+from service.ledger import queries, removal
 from service.ledger.idempotency import Answer
 from service.spec.job import ExtendSpec, JobSpec, TagWord
 from service.states import JobState
@@ -118,12 +117,7 @@ def get_job(job_id: JobId, db: DatabaseDep) -> JobView:
 @router.delete("/{job_id}", status_code=204, responses=responses(404, 409, 422))
 def remove_job(job_id: JobId, db: DatabaseDep, artifacts: ArtifactsDep, studies: StudiesDep) -> None:
     """Delete a job with its trials, studies and files. Refused while it runs."""
-    ledger.close_for_deletion(db, job_id)
-    with db.read() as session:
-        names = {study_name(job_id, summary.arm.name) for summary in queries.arm_summaries(session, job_id)}
-    studies.delete(names)
-    artifacts.delete_job(job_id)
-    ledger.delete_row(db, job_id)  # comes last, so that a deletion that was cut short can be repeated
+    removal.remove_job(db, artifacts, studies.delete, job_id)
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=responses(404, 409, 422))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.middleware.exceptions import ExceptionMiddleware
 
-from service.api import dashboard, datasets, problems
+from service.api import audit, dashboard, datasets, problems
 from service.api.access import AccessCheck
 from service.api.cache import CachedAnswers
 from service.api.middleware import BodyDeadline, BodyLimit, HostCheck, SafeHeaders
@@ -14,7 +14,7 @@ from service.settings import Settings
 
 METRICS_PATH = "/metrics"
 
-FOR_ADMINS = (*dashboard.PREFIXES, METRICS_PATH)
+FOR_ADMINS = (*dashboard.PREFIXES, METRICS_PATH, audit.PATH)
 """Beginnings of paths that need the scope ``admin``."""
 
 
@@ -27,4 +27,5 @@ def install(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(ExceptionMiddleware, handlers=problems.HANDLERS)  # for the errors of the check
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
     app.add_middleware(SafeHeaders, loose=("/docs",))
+    app.add_middleware(audit.Audited)
     app.add_middleware(Observed, metrics=app.state.metrics)

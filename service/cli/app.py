@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import doctor, keys, offline, remote, serve, tune
+from service.cli import backup, doctor, keys, offline, remote, serve, tune
 from service.cli.console import say
 from service.version import VERSION
 
@@ -37,7 +37,10 @@ def warptune(
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (tune.tune, tune.init, offline.examples),
-    "Processes": (serve.serve, serve.worker, serve.migrate, doctor.doctor),
+    "Processes": (
+        *(serve.serve, serve.worker, serve.migrate, doctor.doctor),
+        *(backup.backup, backup.restore, backup.verify, remote.audit),
+    ),
     "Jobs": (
         remote.submit,
         remote.jobs,

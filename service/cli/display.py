@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.forest import draw_forest
-from service.client.answers import Event, Trial, place_in_queue
+from service.client.answers import AuditLine, Event, Trial, place_in_queue
 from service.result.compared import JobComparison, table
 from service.result.effects import change, figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Comparison, Findings, JobResult
@@ -183,6 +183,15 @@ def describe_event(event: Event) -> str:
     """Return an event as a line: when, what, and its facts."""
     facts = ", ".join(f"{name} {_short(value)}" for name, value in event["data"].items() if value is not None)
     return f"{event['at'][:19].replace('T', ' ')}  {event['kind']:<16} {facts}".rstrip()
+
+
+def describe_audit(line: AuditLine) -> str:
+    """Return a line of the audit log: when, who, from where, what, and how it was answered."""
+    what = line["operation"] or line["method"]
+    came = f" from {line['address']}" if line["address"] else ""
+    status = "" if line["status"] is None else f" -> {line['status']}"
+    who = f"{line['who']}{came}"
+    return f"{line['at'][:19].replace('T', ' ')}  {who:<28} {what:<16} {line['target']}{status}"
 
 
 def describe_failure(trial: Trial) -> str:

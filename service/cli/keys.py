@@ -42,10 +42,11 @@ def create(
     """
     duration = None if expires is None else _duration(expires)
     with _database() as db:
-        from service.ledger import keys
+        from service.ledger import audit, keys
 
         is_first = not keys.exist(db)
         key, row = keys.create(db, project, keys.Scope(scope), duration)
+        audit.record_command(db, "keys create", f"key {row.id}, scope {scope}", project)
     say(key)
     until = "until it is revoked" if row.expires_at is None else f"until {_time(row.expires_at)}"
     err.print(f"key {row.id} of project {project}, scope {scope}, valid {until}; it is not shown again", soft_wrap=True)
@@ -76,9 +77,10 @@ def revoke(
 ) -> None:
     """Make an API key invalid at once, and sign out the browsers that signed in with it."""
     with _database() as db:
-        from service.ledger import keys
+        from service.ledger import audit, keys
 
         row = keys.revoke(db, key)
+        audit.record_command(db, "keys revoke", f"key {row.id}", row.project)
     say(f"key {row.id} of project {row.project} is revoked")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -262,6 +263,31 @@ def logs(job: JobArgument, as_json: AsJson = False, url: Url = DEFAULT_URL) -> N
         return
     for line in (*map(describe_event, events), *map(describe_failure, failed)):
         say(line)
+
+
+def audit(
+    who: Annotated[str | None, typer.Option(help="Only this key, by its id; or local, or nobody.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only this project.")] = None,
+    operation: Annotated[str | None, typer.Option(help="Only this operation, such as submit_job.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only from this time on, in UTC.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most lines to print.")] = 100,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print who changed what, and who was refused, the newest first. It needs a key with the scope admin.
+
+    Example: warptune audit --project vision --since 2026-11-01
+    """
+    from service.cli.display import describe_audit
+
+    start = None if since is None else since.replace(tzinfo=UTC).isoformat()
+    with connected(url) as client:
+        lines = list(islice(client.audit(who, project, operation, start), limit))
+    if as_json:
+        say_json(lines)
+        return
+    for line in lines:
+        say(describe_audit(line))
 
 
 def compare(

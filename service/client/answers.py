@@ -143,6 +143,21 @@ class Estimate(TypedDict):
     similar: dict[str, Any] | None
 
 
+class AuditLine(TypedDict):
+    """A line of the audit log."""
+
+    id: int
+    at: str
+    who: str
+    project: str
+    address: str
+    operation: str
+    method: str
+    target: str
+    status: int | None
+    request_id: str | None
+
+
 class DatasetSummary(TypedDict):
     """A dataset in a list."""
 

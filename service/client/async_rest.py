@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import httpx2
 
 from service.client import calls
-from service.client.answers import Dataset, DatasetSummary, Estimate, Event, Job, JobSummary, Trial, TrialDetail
+from service.client.answers import (
+    AuditLine,
+    Dataset,
+    DatasetSummary,
+    Estimate,
+    Event,
+    Job,
+    JobSummary,
+    Trial,
+    TrialDetail,
+)
 from service.client.calls import RETRY_S, Answer, ApiError, Attempts, Call, ItemPage, without_password
 from service.client.stream import EventStream
 from service.states import ENDED_JOB
@@ -160,6 +170,12 @@ class AsyncClient:
     ) -> tuple[Dataset, bool]:
         """Upload a file as a dataset."""
         return await self._send(calls.upload(file, fmt, reading))
+
+    def audit(
+        self, who: str | None = None, project: str | None = None, operation: str | None = None, since: str | None = None
+    ) -> AsyncIterator[AuditLine]:
+        """Yield lines of the audit log, the newest first, back to the time ``since``. It needs the scope admin."""
+        return self._items(calls.audit(who=who, project=project, operation=operation, since=since))
 
     def datasets(self) -> AsyncIterator[DatasetSummary]:
         """Yield the uploaded datasets, newest first."""

@@ -262,6 +262,11 @@ def datasets() -> Call[ItemPage]:
     return _listed("/v1/datasets")
 
 
+def audit(**wanted: str | None) -> Call[ItemPage]:
+    """Ask for lines of the audit log."""
+    return _listed("/v1/audit", {field: value for field, value in wanted.items() if value})
+
+
 def _listed(path: str, params: Mapping[str, object] | None = None) -> Call[ItemPage]:
     return Call("GET", path, read_json, {"params": {**(params or {}), "limit": 200}})
 

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 
 from service.client import calls
-from service.client.answers import Dataset, DatasetSummary, Estimate, Event, Job, JobSummary, Trial, TrialDetail
+from service.client.answers import (
+    AuditLine,
+    Dataset,
+    DatasetSummary,
+    Estimate,
+    Event,
+    Job,
+    JobSummary,
+    Trial,
+    TrialDetail,
+)
 from service.client.calls import RETRY_S, Answer, ApiError, Attempts, Call, ItemPage, without_password
 from service.client.stream import EventStream
 from service.states import ENDED_JOB
@@ -189,6 +199,12 @@ class Client:
             OSError: The file cannot be read.
         """
         return self._send(calls.upload(file, fmt, reading))
+
+    def audit(
+        self, who: str | None = None, project: str | None = None, operation: str | None = None, since: str | None = None
+    ) -> Iterator[AuditLine]:
+        """Yield lines of the audit log, the newest first, back to the time ``since``. It needs the scope admin."""
+        return self._items(calls.audit(who=who, project=project, operation=operation, since=since))
 
     def datasets(self) -> Iterator[DatasetSummary]:
         """Yield the uploaded datasets, newest first."""

@@ -343,6 +343,28 @@ class Event(Base):
     data: Mapped[dict[str, Any]]
 
 
+class AuditLine(Base):
+    """A change that somebody made or was refused, and every other refusal.
+
+    ``who`` is the id of an API key, ``local`` for the machine of a service without keys, ``nobody``, or the user of a
+    command. ``operation`` is the name of the route or command; it is empty if the request was refused before.
+    ``target`` is the path, or that of what was made.
+    """
+
+    __tablename__ = "audit_log"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
+    who: Mapped[str] = mapped_column(String(64))
+    project: Mapped[str] = mapped_column(String(64))
+    address: Mapped[str] = mapped_column(String(64))
+    operation: Mapped[str] = mapped_column(String(64))
+    method: Mapped[str] = mapped_column(String(16))
+    target: Mapped[str] = mapped_column(String(200))
+    status: Mapped[int | None]
+    request_id: Mapped[str | None] = mapped_column(String(64))
+
+
 class Total(Base):
     """A number that only grows, for monitoring: how often something happened since the table was made.
 

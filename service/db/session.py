@@ -164,7 +164,7 @@ class Database:
             session.execute(text("SELECT 1 FROM jobs WHERE 1 = 0"))
             self.check_identity(session)
 
-    def check_identity(self, session: Session) -> None:
+    def check_identity(self, session: Session | Connection) -> None:
         """Check that this is the database that the process began with.
 
         Raises:

@@ -43,12 +43,7 @@ class Studies:
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete the studies with these names. Those that do not exist are skipped."""
-        import optuna
-
-        storage = self.open()
-        for name in names:
-            with suppress(KeyError):
-                optuna.delete_study(study_name=name, storage=storage)
+        delete_studies(self.open(), names)
 
     def close(self) -> None:
         """Close every connection."""
@@ -57,6 +52,15 @@ class Studies:
                 self._storage.remove_session()
                 self._storage.engine.dispose()
                 self._storage = None
+
+
+def delete_studies(storage: optuna.storages.BaseStorage, names: Iterable[str]) -> None:
+    """Delete the studies with these names. Those that do not exist are skipped."""
+    import optuna
+
+    for name in names:
+        with suppress(KeyError):
+            optuna.delete_study(study_name=name, storage=storage)
 
 
 def _open(url: str, wait_s: float) -> optuna.storages.RDBStorage:

@@ -7,6 +7,7 @@ left without its data. The files are in the artifact store.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import or_, select
@@ -76,6 +77,17 @@ def delete(db: Database, dataset_id: str, delete_files: Callable[[str], None]) -
             raise ConflictError(f"job {job_id} uses dataset {dataset_id} and has not ended: cancel it first")
         delete_files(dataset_id)
         session.delete(row)
+
+
+def unused(session: Session, before: datetime) -> list[str]:
+    """Return the ids of the datasets that were uploaded before a moment and that no job uses, ended or not."""
+    old = session.scalars(select(DatasetRow.id).where(DatasetRow.created_at < before)).all()
+    if not old:
+        return []
+    used = set(session.scalars(select(Job.dataset).where(Job.dataset.in_(old))))
+    families = session.scalars(select(Job.spec).where(Job.dataset.startswith(FAMILY_OF)))
+    used.update(dataset_id for spec in families for dataset_id in _uploads_of(JobSpec.from_json(spec)))
+    return [dataset_id for dataset_id in old if dataset_id not in used]
 
 
 def _open_job_with(session: Session, dataset_id: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import optuna
 from service.accounts import Account
 from service.artifacts import ArtifactStore
 from service.data.prepared import PreparedData
+from service.db.studies import delete_studies
 from service.engines.base import Engine
 from service.errors import JobFailedError
 from service.ledger.runs import RunLog
@@ -83,6 +84,10 @@ class Tools:
     artifacts: ArtifactStore
     user_code: UserCode
     account: Account | None = None
+
+    def delete_studies(self, names: Iterable[str]) -> None:
+        """Delete Optuna's studies with these names. Those that do not exist are skipped."""
+        delete_studies(self.storage, names)
 
 
 def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedData, PreparedFile]:

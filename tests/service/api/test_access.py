@@ -68,6 +68,7 @@ NEEDED: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "/v1/datasets"): Scope.SUBMIT,
     ("DELETE", "/v1/datasets/{dataset_id}"): Scope.SUBMIT,
     ("GET", "/metrics"): Scope.ADMIN,
+    ("GET", "/v1/audit"): Scope.ADMIN,
     ("GET", "/dashboard"): Scope.ADMIN,
     ("GET", "/dashboard/studies/1"): Scope.ADMIN,
     ("GET", "/api/studies"): Scope.ADMIN,

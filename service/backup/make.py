@@ -1,0 +1,216 @@
+"""Makes backups of a running service, and restores them into an empty one.
+
+A backup is a folder: the database as one SQLite file, whatever the service uses, the files of the artifact store, and a
+manifest with the hash of each. Nothing has to stop while it is made, and it is made completely or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.artifacts import ArtifactStore, copy_file, write_artifact
+from service.backup.tables import copy_rows, create_all, delete_studies, in_file, snapshot
+from service.db.models import ApiKey, DatasetRow, Job
+from service.db.session import Database
+from service.errors import BackupError
+from service.ledger import audit
+from service.settings import Settings
+from service.states import ACTIVE_JOB, ENDED_JOB
+from service.version import VERSION
+
+MANIFEST: Final = "manifest.json"
+LEDGER: Final = "ledger.db"
+FILES: Final = "artifacts"
+
+FORMAT: Final = 1
+"""Version of the form of a backup. One with a higher version cannot be read."""
+
+ATTEMPTS: Final = 3
+"""How often a backup is begun again because a job that had ended went on meanwhile."""
+
+
+def make(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Make a backup of a service in a new folder, while it runs, and return its manifest.
+
+    The files of a job are copied after the database. So those of a running job may be newer, which its next worker puts
+    right; a job that was extended or tried again meanwhile would not fit its files, so the backup is begun again.
+
+    Raises:
+        BackupError: The folder is there and not empty, or jobs that had ended went on again and again.
+        OSError: It cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BackupError(f"{folder} is there already, and not an empty folder: name a new one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    store = ArtifactStore(settings.artifacts_url)
+    try:
+        with closing(Database(settings.database_url)) as database:
+            for _ in range(ATTEMPTS):
+                part.mkdir()
+                manifest = _copy(database, store, part)
+                if manifest is not None:
+                    part.rename(folder)
+                    audit.record_command(database, "backup", str(folder))
+                    return manifest
+                shutil.rmtree(part)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    raise BackupError(f"in each of {ATTEMPTS} attempts a job that had ended was extended or tried again; try it later")
+
+
+def _copy(database: Database, store: ArtifactStore, part: Path) -> dict[str, Any] | None:
+    """Copy everything and return the manifest; None if the files of a job may not fit its rows."""
+    with in_file(part / LEDGER) as copy:
+        with snapshot(database) as source, copy.engine.begin() as target:
+            rows = copy_rows(source, target)
+        before, datasets = _jobs(copy), _datasets(copy)
+        sums = dict(_copy_files(store, {*before, *datasets}, part))
+        after = _jobs(database)
+        if any(after.get(job_id, row) != row for job_id, row in before.items() if row[0] in ENDED_JOB):
+            return None
+        gone = before.keys() - after.keys(), datasets - _datasets(database)
+        with copy.write() as session:  # what was deleted meanwhile may have lost files
+            session.execute(delete(Job).where(Job.id.in_(gone[0])))
+            session.execute(delete(DatasetRow).where(DatasetRow.id.in_(gone[1])))
+        delete_studies(copy, gone[0])
+    for owner in set().union(*gone):
+        for kind in ("jobs", "datasets"):
+            shutil.rmtree(part / FILES / kind / owner, ignore_errors=True)
+        sums = {name: digest for name, digest in sums.items() if name.split("/")[2] != owner}
+    manifest = {
+        "format": FORMAT,
+        "warptune": VERSION,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "database": database.url.get_backend_name(),
+        "jobs": rows["jobs"] - len(gone[0]),
+        "trials": rows["job_trials"],
+        "datasets": rows["datasets"] - len(gone[1]),
+        "files": {LEDGER: copy_file(str(part / LEDGER), part / "check"), **sums},
+    }
+    (part / "check").unlink()
+    (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _jobs(database: Database) -> dict[str, tuple[Any, ...]]:
+    """Return what changes when a job that had ended goes on, by its id."""
+    with database.read() as session:
+        query = select(Job.id, Job.state, Job.looks, Job.lease_token, Job.finished_at)
+        return {job_id: tuple(row) for job_id, *row in session.execute(query)}
+
+
+def _datasets(database: Database) -> set[str]:
+    with database.read() as session:
+        return set(session.scalars(select(DatasetRow.id)))
+
+
+def _copy_files(store: ArtifactStore, owners: set[str], part: Path) -> Iterable[tuple[str, str]]:
+    """Copy the files of jobs and datasets, and yield their names in the backup and their hashes."""
+    for name in store.files():
+        if name.split("/")[1] in owners:
+            target = part / FILES / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                yield f"{FILES}/{name}", copy_file(store.url_of(name), target)
+            except FileNotFoundError:  # its job or dataset is being deleted
+                target.unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a backup.
+
+    Raises:
+        BackupError: There is none, or it is not one that this version can read.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        newer = manifest["format"] > FORMAT
+        _ = manifest["files"].items(), manifest["warptune"]
+    except FileNotFoundError:
+        raise BackupError(f"{folder} is not a backup: it has no {MANIFEST}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BackupError(f"{folder / MANIFEST} cannot be read as the manifest of a backup: {error}") from error
+    if newer:
+        raise BackupError(
+            f"{folder} was made by warptune {manifest['warptune']}, which is newer than this one, {VERSION}"
+        )
+    return dict(manifest)
+
+
+def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return a line for each file of a backup that is missing, changed or not in its manifest."""
+    wrong = []
+    with tempfile.TemporaryDirectory(prefix="warptune-check-") as scratch:
+        for number, (name, digest) in enumerate(manifest["files"].items()):
+            copy = Path(scratch) / str(number)
+            try:
+                if copy_file(str(folder / name), copy) != digest:
+                    wrong.append(f"{name} has changed since the backup was made")
+            except OSError:
+                wrong.append(f"{name} is missing or cannot be read")
+            copy.unlink(missing_ok=True)
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    return wrong + [f"{name} is not of the backup" for name in sorted(found - manifest["files"].keys() - {MANIFEST})]
+
+
+def restore(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Put a backup into an empty database and an empty artifact store, and return its manifest.
+
+    The service gets a new identity, so a process of the old one does not take it for its own. The leases of running
+    jobs are over: a worker goes on with them at once.
+
+    Raises:
+        BackupError: The backup is damaged, or the database or the store is not empty. Nothing has been written then.
+        OSError: The store cannot be written. What was written is deleted.
+        SQLAlchemyError: The same for the database.
+    """
+    manifest = read_manifest(folder)
+    if wrong := changed_files(folder, manifest):
+        raise BackupError("\n  ".join([f"{folder} is damaged:", *wrong[:10]]))
+    store = ArtifactStore(settings.artifacts_url)
+    create_all(settings.database_url)
+    with (
+        closing(Database(settings.database_url)) as database,
+        tempfile.TemporaryDirectory(prefix="warptune-data-") as scratch,
+    ):
+        _require_empty(settings, database, store)
+        ledger = Path(scratch) / LEDGER  # a copy: an older one is updated to this version
+        shutil.copyfile(folder / LEDGER, ledger)
+        written: list[str] = []
+        try:
+            for name in manifest["files"]:
+                if name != LEDGER:
+                    written.append(name.removeprefix(f"{FILES}/"))
+                    write_artifact(store.url_of(written[-1]), folder / name)
+            with in_file(ledger) as copy, copy.engine.connect() as source, database.engine.begin() as target:
+                copy_rows(source, target)
+                target.execute(update(Job).where(Job.state.in_(ACTIVE_JOB)).values(lease_expires_s=0.0))
+        except (OSError, SQLAlchemyError):
+            for kind, owner in {tuple(name.split("/")[:2]) for name in written}:
+                store.delete_job(owner) if kind == "jobs" else store.delete_dataset(owner)
+            raise
+        audit.record_command(database, "restore", str(folder))
+    return manifest
+
+
+def _require_empty(settings: Settings, database: Database, store: ArtifactStore) -> None:
+    advice = "restore into a new database and a new store: set WARPTUNE_DATABASE_URL and WARPTUNE_ARTIFACTS_URL"
+    with database.read() as session:
+        for table in (Job, DatasetRow, ApiKey):
+            if session.scalar(select(table.id).limit(1)) is not None:
+                where = database.url.render_as_string()
+                raise BackupError(f"the database {where} is not empty: it has {table.__tablename__}; {advice}")
+    if files := store.files():
+        raise BackupError(f"the store {settings.artifacts_url} is not empty: it has {files[0]}; {advice}")

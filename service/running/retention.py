@@ -1,0 +1,103 @@
+"""Deletes what is older than the operator keeps it, in a thread of the worker. Several workers may do so at once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.artifacts import ArtifactStore
+from service.db.models import Job, utc_now
+from service.db.session import Database
+from service.errors import ConflictError, DatabaseReplacedError, NotFoundError
+from service.ledger import audit, datasets
+from service.ledger.removal import remove_job
+from service.settings import Settings
+from service.states import ENDED_JOB
+
+log = logging.getLogger(__name__)
+
+EVERY_S: Final = 600.0
+"""Seconds from the end of a sweep to the next."""
+
+STOP_S: Final = 5.0
+"""Seconds that a stopping worker gives a sweep. What it does not finish is repeated."""
+
+
+class Retention:
+    """Sweeps while it is open, if the operator has set how long something is kept.
+
+    ``delete_studies`` deletes Optuna's studies with these names.
+    """
+
+    def __init__(
+        self, settings: Settings, db: Database, artifacts: ArtifactStore, delete_studies: Callable[[set[str]], None]
+    ) -> None:
+        self._settings, self._db, self._artifacts, self._delete_studies = settings, db, artifacts, delete_studies
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._sweep_until_stopped, name="retention", daemon=True)
+
+    def __enter__(self) -> Retention:
+        kept = self._settings
+        if any(days is not None for days in (kept.keep_jobs_days, kept.keep_datasets_days, kept.keep_audit_days)):
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+
+    def _sweep_until_stopped(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.sweep()
+            except (SQLAlchemyError, DatabaseReplacedError, OSError):
+                log.warning("cannot delete what is older than it is kept", exc_info=True)
+            self._stopping.wait(EVERY_S)
+
+    def sweep(self) -> None:
+        """Delete what is too old, one job or dataset after the other, until this worker stops."""
+        if (days := self._settings.keep_jobs_days) is not None:
+            old = select(Job.id).where(Job.state.in_(ENDED_JOB), Job.finished_at < utc_now() - timedelta(days=days))
+            with self._db.read() as session:
+                job_ids = session.scalars(old.order_by(Job.seq)).all()
+            for job_id in job_ids:
+                self._delete("job", job_id, self._remove_job)
+        if (days := self._settings.keep_datasets_days) is not None:  # after the jobs, which use them
+            with self._db.read() as session:
+                dataset_ids = datasets.unused(session, utc_now() - timedelta(days=days))
+            for dataset_id in dataset_ids:
+                self._delete("dataset", dataset_id, self._remove_dataset)
+        if (days := self._settings.keep_audit_days) is not None:
+            moment = utc_now() - timedelta(days=days)
+            while not self._stopping.is_set() and audit.delete_before(self._db, moment):
+                pass
+
+    def _delete(self, kind: str, which: str, remove: Callable[[str], None]) -> None:
+        if self._stopping.is_set():
+            return
+        with suppress(NotFoundError, ConflictError):  # somebody else deleted it, or it is used again
+            remove(which)
+            log.info("deleted, as it is older than it is kept", extra={kind: which})
+            audit.record(
+                self._db,
+                who="retention",
+                project="",
+                address="",
+                operation=f"delete_{kind}",
+                method=audit.COMMAND,
+                target=which,
+            )
+
+    def _remove_job(self, job_id: str) -> None:
+        remove_job(self._db, self._artifacts, self._delete_studies, job_id)
+
+    def _remove_dataset(self, dataset_id: str) -> None:
+        datasets.delete(self._db, dataset_id, self._artifacts.delete_dataset)
