@@ -13,7 +13,7 @@ so that a worker reads a table as the API did.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,6 +35,7 @@ from service.data.forms import (
     read_texts,
     whole_if_all_are,
 )
+from service.data.spellings import are_booleans, boolean_notes, category_notes, merged, name_booleans, read_booleans
 from service.errors import FieldError, InvalidSpecError, shortened
 
 TABLE_FILE: Final = "table.parquet"
@@ -52,11 +53,8 @@ PADDED_SHARE: Final = 0.01
 ID_SHARE: Final = 0.99
 """Share of rows with a value of their own from which on a column is an id."""
 
-BOOLEANS: Final = (
-    *(("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("off", "on")),
-    *(("nein", "ja"), ("non", "oui")),
-)
-"""Words for false and true, in lower case."""
+CHOICES: Final = {"day_first_date": ColumnKind.DATE, "merged_category": ColumnKind.CATEGORY}
+"""What a job may take a column for besides its kind -> the kind."""
 
 DATE_PARTS: Final = ("seconds", "month", "weekday", "hour")
 """What a date becomes: seconds since 1970, month 1 to 12, day of the week 0 (Monday) to 6, hour 0 to 23."""
@@ -87,7 +85,15 @@ class _Found(NamedTuple):
     may_be_id: bool = True
 
 
-def describe(name: str, type_name: str, values: pa.Array, reading: Reading, wanted: str | None = None) -> Column:
+def describe(
+    name: str,
+    type_name: str,
+    values: pa.Array,
+    reading: Reading,
+    *,
+    wanted: str | None = None,
+    kind: ColumnKind | None = None,
+) -> Column:
     """Return what a column holds.
 
     Args:
@@ -95,25 +101,26 @@ def describe(name: str, type_name: str, values: pa.Array, reading: Reading, want
         type_name: Its type in the file.
         values: Texts without spaces around them, numbers or booleans. Dates of a typed file are numbers of seconds.
         reading: How the file was read; its decimal mark decides where a column can be read in two ways.
-        wanted: Kind to take it for, if the file or a job says so; None finds out.
+        wanted: What a job takes it for; None finds out.
+        kind: What it holds if the file says so.
 
     Raises:
         OddKindError: The values do not have the wanted kind; the message names the first that does not.
     """
-    given = None if wanted is None else ColumnKind("date" if wanted == "day_first_date" else wanted)
+    given = kind if wanted is None else CHOICES.get(wanted) or ColumnKind(wanted)
     if given == ColumnKind.DATE and pa.types.is_int64(values.type):
         values = values.cast(pa.string())
     if not pa.types.is_string(values.type):
         found = _Found(_kind_of_typed(values, given))
-    elif wanted is None:
+    elif given is None:
         found = _look(values, reading)
     else:
-        found = _take(values, reading, wanted)
+        found = _take(values, reading, wanted or given)
     column = Column(name=name, kind=found.kind, type=type_name, form=found.form, distinct=0)
     column = _with_statistics(column, values, may_be_unused=given is None and found.may_be_id)
     odd = _odd_cells(values, column) if pa.types.is_string(values.type) else ()
     column = replace(column, warnings=(*odd, *found.warnings))
-    return column if given is not None else _with_doubts(column, values)
+    return column if wanted is not None else _with_doubts(column, values)
 
 
 def _kind_of_typed(values: pa.Array, given: ColumnKind | None) -> ColumnKind:
@@ -132,8 +139,8 @@ def _look(values: pa.Array, reading: Reading) -> _Found:
     texts = Texts.of(values)
     if not texts.total:
         return _Found(ColumnKind.CATEGORY)
-    if _are_booleans(texts, BOOLEANS):
-        return _Found(ColumnKind.BOOLEAN)
+    if _hold_booleans(texts):
+        return _Found(ColumnKind.BOOLEAN, None, tuple(boolean_notes(texts)))
     head = texts.head()
     padded = texts.matching(r"0\d+") if 2 * head.matching(r"\d+") >= head.total else 0
     if padded >= texts.total * PADDED_SHARE and texts.matching(r"\d+") >= texts.total * (1 - ODD_SHARE):
@@ -168,12 +175,14 @@ def _take(values: pa.Array, reading: Reading, wanted: str) -> _Found:
     """Read texts as the kind that a job wants."""
     if wanted in (ColumnKind.CATEGORY, ColumnKind.TEXT):
         return _Found(ColumnKind(wanted))
+    if wanted == "merged_category":
+        return _Found(ColumnKind.CATEGORY, Form(spellings="merged"))
     texts = Texts.of(values)
     if wanted == ColumnKind.BOOLEAN:
-        if not _are_booleans(texts, (*BOOLEANS, ("0", "1"))):
+        if not _hold_booleans(texts, or_digits=True):
             first = next(iter(texts.values.to_pylist()), "")
             raise OddKindError(f"expected two words such as true and false or 0 and 1; one is {shortened(first)!r}")
-        return _Found(ColumnKind.BOOLEAN)
+        return _Found(ColumnKind.BOOLEAN, None, tuple(boolean_notes(texts)))
     if wanted == ColumnKind.NUMBER:
         form, fitting, warnings = number_form(texts, reading)
         found = _Found(ColumnKind.NUMBER, form or Form(), warnings)
@@ -189,12 +198,12 @@ def _take(values: pa.Array, reading: Reading, wanted: str) -> _Found:
     return found
 
 
-def _are_booleans(texts: Texts, pairs: Iterable[tuple[str, ...]]) -> bool:
-    """Return whether the values are the words of one of some pairs."""
+def _hold_booleans(texts: Texts, *, or_digits: bool = False) -> bool:
+    """Return whether the values stand for true and false; ``or_digits`` takes a column of only 0 and 1, too."""
     if len(texts.values) > MAX_LEVELS:
         return False
     words = set(pc.utf8_lower(texts.values).to_pylist())
-    return any(words <= set(pair) for pair in pairs)
+    return are_booleans(words) or (or_digits and words <= {"0", "1"})
 
 
 def values_of(column: Column, values: pa.Array) -> pa.Array:
@@ -208,25 +217,21 @@ def read_as(kind: ColumnKind, form: Form | None, values: pa.Array) -> pa.Array:
     if kind is ColumnKind.BOOLEAN:
         if not is_text:
             return values.cast(pa.int64())
-        words = (*BOOLEANS, ("0", "1"))
-        lower, true = pc.utf8_lower(values), pa.array([pair[1] for pair in words])
-        known = pc.is_in(lower, pa.array([word for pair in words for word in pair]))
-        return pc.if_else(known, pc.is_in(lower, true).cast(pa.int64()), pa.scalar(None, pa.int64()))
+        return read_booleans(values)
     if kind in (ColumnKind.NUMBER, ColumnKind.DATE):
         if form is None:
             return values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
         return read_texts(values.cast(pa.string()), form)
     if pa.types.is_floating(values.type):
         values = whole_if_all_are(values)
-    return values if is_text else values.cast(pa.string())
+    texts = values if is_text else values.cast(pa.string())
+    return merged(texts) if form is not None and form.spellings == "merged" else texts
 
 
 def labels_of(column: Column, values: pa.Array) -> pa.Array:
-    """Return the values of a target: those that features are made of, but booleans as they are written."""
-    if column.kind is not ColumnKind.BOOLEAN:
-        return values_of(column, values)
-    words = pc.utf8_lower(values.cast(pa.string()))
-    return pc.if_else(pc.is_valid(values_of(column, values)), words, pa.scalar(None, pa.string()))
+    """Return the values of a target: those that features are made of, but booleans as words."""
+    is_boolean = column.kind is ColumnKind.BOOLEAN
+    return name_booleans(values.cast(pa.string())) if is_boolean else values_of(column, values)
 
 
 def date_part(part: str, seconds: Numbers) -> Numbers:
@@ -311,6 +316,8 @@ def _with_doubts(column: Column, values: pa.Array) -> Column:
             warnings.append("looks like a code, but is read as a number: say category in dataset.columns if it is one")
         elif _counts_up(column, len(values)):
             warnings.append("counts up by one: say ignore in dataset.columns if it only numbers the rows")
+    if not column.is_numeric and column.unused is None and pa.types.is_string(values.type):
+        warnings += category_notes(Texts.of(values))
     return replace(column, warnings=tuple(warnings))
 
 
@@ -355,7 +362,7 @@ def retyped(facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> Dat
         try:
             if "date" in kind and pa.types.is_floating(values.type):
                 raise OddKindError(f"the first is the number {values.drop_null()[0].as_py():g}")
-            columns[index] = describe(column.name, column.type, values, facts.reading, kind)
+            columns[index] = describe(column.name, column.type, values, facts.reading, wanted=kind)
         except OddKindError as error:
             wrong = f"must be a kind that the values have: {error}"
             errors.append(FieldError(f"dataset.columns.{column.name}", kind, wrong, code="conflict"))

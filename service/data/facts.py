@@ -111,23 +111,27 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How the numbers or dates of a column of texts are written.
+    """How the numbers or dates of a column of texts are written, or that spellings of its texts are merged.
 
     Attributes:
         decimal: The decimal mark.
         thousands: What separates groups of three digits; empty for nothing.
         unit: What stands before or after each number, such as $ or %.
         date: Key of ``columns.DATES``; empty for numbers.
+        spellings: ``merged`` for texts whose case, accents, spaces and dashes do not matter; empty for others.
     """
 
     decimal: str = "."
     thousands: str = ""
     unit: str = ""
     date: str = ""
+    spellings: str = ""
 
     def __str__(self) -> str:
         marks = [f"decimal {self.decimal}"] if self.decimal != "." else []
         marks += [f"thousands {self.thousands!r}"] if self.thousands else []
+        if self.spellings:
+            return f"spellings {self.spellings}"
         return self.date or ", ".join([*marks, self.unit] if self.unit else marks)
 
 
@@ -486,5 +490,6 @@ def _problem_with_target(task: str, target: Column, warnings: tuple[str, ...]) -
         return f"must have at most {MAX_LEVELS} classes, not {target.distinct}", hint
     level, count = min(target.levels.items(), key=lambda item: item[1])
     if count < MIN_CLASS_ROWS:
-        return f"must have at least {MIN_CLASS_ROWS} rows of every class; {level!r} has {count}", None
+        hint = " ".join(f"{note}." for note in target.warnings) or None
+        return f"must have at least {MIN_CLASS_ROWS} rows of every class; {level!r} has {count}", hint
     return None

@@ -244,7 +244,7 @@ def keep(
         table = {name: values for (name, _, _), values in zip(heads, cells, strict=True)}
         written = threads.submit(_write, table, folder / TABLE_FILE)
         described = tuple(
-            threads.map(lambda head, values: describe(head[0], head[1], values, reading, head[2]), heads, cells)
+            threads.map(lambda head, values: describe(head[0], head[1], values, reading, kind=head[2]), heads, cells)
         )
         written.result()
     found = (*warnings, *_total_row(table, rows))

@@ -9,8 +9,10 @@ from pydantic import Field
 
 from service.spec.base import ColumnName, Entrypoint, Name, SpecModel, UserConfig
 
-ColumnChoice = Literal["number", "category", "boolean", "date", "day_first_date", "text", "ignore"]
-"""What a job may take a column for. Only in a date such as 03/04/2025 it matters whether the day comes first."""
+ColumnChoice = Literal["number", "category", "merged_category", "boolean", "date", "day_first_date", "text", "ignore"]
+"""What a job may take a column for. Only in a date such as 03/04/2025 it matters whether the day comes first.
+
+The case, accents, spaces and dashes of a ``merged_category`` do not matter."""
 
 
 PART_NAMES: Final = {

@@ -503,6 +503,26 @@ def test_a_category_that_was_kept_as_numbers_is_the_same_however_it_is_written(t
     assert found[0] == found[1] == found[2]
 
 
+def test_spellings_that_training_merged_are_one_value_in_new_rows(tmp_path: Path) -> None:
+    lines = [
+        f"{('Rome', 'rome', 'ROME', 'Os-lo', 'os lo')[row % 5]},{('yes', 'Y', 'n', 'No')[row % 4]},{row % 9},"
+        f"{('TRUE', 'no', 'T', 'False')[row * 7 % 4]}"
+        for row in range(ROWS)
+    ]
+    content = "\n".join(["city,ok,x,y", *lines]).encode()
+    made = uploaded(tmp_path, "a.csv", content, MLP, target="y", columns={"city": "merged_category"})
+    found = []
+    for city, ok in (("rome", "yes"), ("RoMe", "1"), ("Rome", "TRUE")):
+        (tmp_path / "new.csv").write_text(f"city,ok,x\n{city},{ok},3\nOslo,no,4\n")
+        for result, notes in (made.by_command(tmp_path / "new.csv"), made.by_script(tmp_path / "new.csv")):
+            assert "column 'city': 1 of 2 cells are values that training did not have" in notes
+            found.append({name: cells[0] for name, cells in result.items()})
+    assert [list(result) for result in found] == [["prediction", "probability_false", "probability_true"]] * 6
+    assert all(
+        numbers(list(result.values())[1:]) == pytest.approx(numbers(list(found[0].values())[1:])) for result in found
+    )
+
+
 def test_a_bundle_without_weights_says_why(of_people: Kept, tmp_path: Path) -> None:
     manifest = json.loads((of_people.folder / "manifest.json").read_text())
     for names, reason in (
