@@ -76,6 +76,9 @@ class UploadQuery(StrictQuery):
         None, max_length=40, pattern=r"^[\w-]+$", description="Encoding of a CSV file, such as utf-8 or cp1252."
     )
     delimiter: str | None = Field(None, max_length=3, description="What separates its cells: one character, or tab.")
+    header: Literal["first", "none"] | None = Field(
+        None, description="Whether the first row of a CSV or Excel file has the names of the columns, or is data: none."
+    )
     decimal: Literal[".", ","] | None = Field(None, description="Decimal mark of the numbers in a table.")
     thousands: Literal[".", ",", " ", "'"] | None = Field(None, description="What separates their thousands.")
     na_values: Annotated[list[Annotated[str, Field(max_length=100, pattern=PRINTABLE)]], Len(0, 100)] | None = Field(
@@ -113,6 +116,7 @@ class UploadQuery(StrictQuery):
             image_size=self.image_size,
             encoding=encoding,
             delimiter=delimiter,
+            header=self.header,
             decimal=self.decimal,
             thousands=self.thousands,
             na_values=na_values,

@@ -26,6 +26,7 @@ from service.cli.console import (
     say_json,
     write_output,
 )
+from service.cli.reading import with_reading
 from service.client.answers import place_in_queue
 from service.states import JobState
 
@@ -332,6 +333,7 @@ def report(
         write_output(client.report(job_id(client, job)), output)
 
 
+@with_reading
 def upload(
     file: Annotated[
         str, typer.Argument(help="CSV, Excel, Parquet, Feather, NPZ or text file, zip of image folders, or a URL.")
@@ -340,15 +342,10 @@ def upload(
         str | None,
         typer.Option("--format", help="csv, excel, parquet, feather, npz, text, images. Default: from the name's end."),
     ] = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding of a CSV file. Default: found.")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="What separates its cells, or tab. Default: found.")] = None,
-    decimal: Annotated[str | None, typer.Option(help="Decimal mark of a table: . or , Default: found.")] = None,
-    thousands: Annotated[str | None, typer.Option(help="What separates thousands. Default: found.")] = None,
-    na_value: Annotated[
-        list[str] | None, typer.Option(help="Cell without a value; may be repeated. Default: NA, null and others.")
-    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels of both sides that images are scaled to.")] = None,
     url: Url = DEFAULT_URL,
+    *,
+    reading: dict[str, object],
 ) -> None:
     """Upload a dataset and print its id, for the field dataset.id of a job's spec; then what its columns are taken for.
 
@@ -356,12 +353,10 @@ def upload(
     """
     from service.cli.display import show_columns
 
-    marks = {"encoding": encoding, "delimiter": delimiter, "decimal": decimal, "thousands": thousands}
-    options = {**marks, "na_values": na_value, "image_size": image_size}
-    given = {name: value for name, value in options.items() if value is not None}
+    options = reading if image_size is None else {**reading, "image_size": image_size}
     with connected(url) as client:
         try:
-            dataset, is_new = client.upload(file, fmt, given)
+            dataset, is_new = client.upload(file, fmt, options)
         except OSError as error:
             raise failure(f"cannot read {file}: {error.strerror or error}", 2) from None
     say(dataset["id"])

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from service.cli.console import connected, failure, out, reported, say, write_output
+from service.cli.console import (
+    connected,
+    failure,
+    out,
+    reported,
+    say,
+    write_output,
+)
+from service.cli.reading import with_reading
 from service.cli.remote import follow
 from service.client.answers import EXPORTS
 from service.client.quick_spec import WARNING, describe, make_spec
@@ -45,6 +53,7 @@ OptionalUrl = Annotated[
 ]
 
 
+@with_reading
 def tune(
     data: Data,
     target: Target = None,
@@ -60,6 +69,8 @@ def tune(
     save_spec: Annotated[Path | None, typer.Option(help="Save the spec of the job, to change and submit it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; do not tune.")] = False,
     url: OptionalUrl = None,
+    *,
+    reading: dict[str, object],
 ) -> None:
     """Find out whether P helps on your data: read it, tune WarpAdam and AdamW on it, and compare them.
 
@@ -68,7 +79,7 @@ def tune(
     if output is not None and output.suffix not in EXPORTS:
         raise failure(f"--output must end in one of {', '.join(EXPORTS)}, not in {output.suffix!r}", 2)
     fields = _fields(metric, trials, steps, seed)
-    with _uploaded(url, data, target, column, split) as (client, uploaded, dataset):
+    with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, Path(data).name, dataset, **fields)
         about = list(describe(uploaded, client.estimate(spec)))
         _show(about)
@@ -85,6 +96,7 @@ def tune(
     _say_next(job, output, is_private=url is None)
 
 
+@with_reading
 def init(
     data: Data,
     target: Target = None,
@@ -97,6 +109,8 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.")] = Path("spec.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     url: OptionalUrl = None,
+    *,
+    reading: dict[str, object],
 ) -> None:
     """Write the spec of a job on your data, with every field explained, to change and submit it.
 
@@ -105,7 +119,7 @@ def init(
     if output.exists() and not force:
         raise failure(f"{output} exists; choose another file with -o, or replace it with --force", 2)
     fields = _fields(metric, trials, steps, seed)
-    with _uploaded(url, data, target, column, split) as (client, uploaded, dataset):
+    with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, Path(data).name, dataset, **fields)
         about = list(describe(uploaded, client.estimate(spec)))
         _show(about)
@@ -120,7 +134,12 @@ def _fields(metric: str, trials: int, steps: int, seed: int) -> dict[str, object
 
 @contextmanager
 def _uploaded(
-    url: str | None, data: str, target: str | None, column: list[str] | None, split: str | None
+    url: str | None,
+    data: str,
+    target: str | None,
+    column: list[str] | None,
+    split: str | None,
+    reading: Mapping[str, object],
 ) -> Iterator[tuple[Client, Dataset, Mapping[str, object]]]:
     """Connect to a service and upload a file; yield the client, the dataset, and the fields of it that were given."""
     dataset = {
@@ -132,7 +151,7 @@ def _uploaded(
         raise failure(f"cannot read {data}: there is no such file", 2)
     with _service(url) as client:
         try:
-            uploaded, _ = client.upload(data)
+            uploaded, _ = client.upload(data, reading=reading)
         except OSError as error:
             raise failure(f"cannot read {data}: {error.strerror or error}", 2) from None
         if uploaded["layout"] == "table" and target is None:

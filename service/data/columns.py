@@ -76,7 +76,7 @@ class OddKindError(ValueError):
     """The values of a column do not have the kind that a job takes it for."""
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """What a column holds, and what a person should know about it."""
 
     kind: ColumnKind
@@ -111,9 +111,9 @@ def describe(
     if given == ColumnKind.DATE and pa.types.is_int64(values.type):
         values = values.cast(pa.string())
     if not pa.types.is_string(values.type):
-        found = _Found(_kind_of_typed(values, given))
+        found = Found(_kind_of_typed(values, given))
     elif given is None:
-        found = _look(values, reading)
+        found = look(values, reading)
     else:
         found = _take(values, reading, wanted or given)
     column = Column(name=name, kind=found.kind, type=type_name, form=found.form, distinct=0)
@@ -134,24 +134,24 @@ def _kind_of_typed(values: pa.Array, given: ColumnKind | None) -> ColumnKind:
     return given or (ColumnKind.BOOLEAN if is_boolean else ColumnKind.NUMBER)
 
 
-def _look(values: pa.Array, reading: Reading) -> _Found:
+def look(values: pa.Array, reading: Reading) -> Found:
     """Find out what texts hold."""
     texts = Texts.of(values)
     if not texts.total:
-        return _Found(ColumnKind.CATEGORY)
+        return Found(ColumnKind.CATEGORY)
     if _hold_booleans(texts):
-        return _Found(ColumnKind.BOOLEAN, None, tuple(boolean_notes(texts)))
+        return Found(ColumnKind.BOOLEAN, None, tuple(boolean_notes(texts)))
     head = texts.head()
     padded = texts.matching(r"0\d+") if 2 * head.matching(r"\d+") >= head.total else 0
     if padded >= texts.total * PADDED_SHARE and texts.matching(r"\d+") >= texts.total * (1 - ODD_SHARE):
         warning = f"{padded:,} of {len(values):,} cells begin with 0: taken for codes"
-        return _Found(ColumnKind.CATEGORY, None, (warning,))
+        return Found(ColumnKind.CATEGORY, None, (warning,))
     distinct = len(texts.values)
     words = ColumnKind.CATEGORY if distinct <= min(MAX_LEVELS, len(values) / 2) else ColumnKind.TEXT
     return _look_for_numbers(texts, reading, words)
 
 
-def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> _Found:
+def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> Found:
     """Find out whether texts hold numbers or dates; if not, they are ``words``."""
     number, numbers, warnings = number_form(texts, reading)
     date, dates, other = date_form(texts, day_first=None)
@@ -159,36 +159,36 @@ def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> _Fou
         (dates, date, ColumnKind.DATE), (numbers, number, ColumnKind.NUMBER), key=lambda item: item[0]
     )
     if form is None or most < texts.total * (1 - WANTED_ODD_SHARE):
-        return _Found(words)
+        return Found(words)
     if kind is ColumnKind.DATE and other is not None:
         hint = "say date or day_first_date in dataset.columns to use them as dates"
-        return _Found(words, None, (f"its dates may be {form.date} or {other}: {hint}",), may_be_id=False)
+        return Found(words, None, (f"its dates may be {form.date} or {other}: {hint}",), may_be_id=False)
     if most >= texts.total * (1 - ODD_SHARE):
         kind = ColumnKind.NUMBER if form.date == "hh:mm" else kind
-        return _Found(kind, form, warnings if kind is ColumnKind.NUMBER else ())
+        return Found(kind, form, warnings if kind is ColumnKind.NUMBER else ())
     odd = f"{texts.total - most:,} of {texts.total:,} cells are not {kind}s, so all are taken for {words}"
     hint = f"say {kind} in dataset.columns to count these as missing"
-    return _Found(words, None, (f"{odd}: {hint}",), may_be_id=False)
+    return Found(words, None, (f"{odd}: {hint}",), may_be_id=False)
 
 
-def _take(values: pa.Array, reading: Reading, wanted: str) -> _Found:
+def _take(values: pa.Array, reading: Reading, wanted: str) -> Found:
     """Read texts as the kind that a job wants."""
     if wanted in (ColumnKind.CATEGORY, ColumnKind.TEXT):
-        return _Found(ColumnKind(wanted))
+        return Found(ColumnKind(wanted))
     if wanted == "merged_category":
-        return _Found(ColumnKind.CATEGORY, Form(spellings="merged"))
+        return Found(ColumnKind.CATEGORY, Form(spellings="merged"))
     texts = Texts.of(values)
     if wanted == ColumnKind.BOOLEAN:
         if not _hold_booleans(texts, or_digits=True):
             first = next(iter(texts.values.to_pylist()), "")
             raise OddKindError(f"expected two words such as true and false or 0 and 1; one is {shortened(first)!r}")
-        return _Found(ColumnKind.BOOLEAN, None, tuple(boolean_notes(texts)))
+        return Found(ColumnKind.BOOLEAN, None, tuple(boolean_notes(texts)))
     if wanted == ColumnKind.NUMBER:
         form, fitting, warnings = number_form(texts, reading)
-        found = _Found(ColumnKind.NUMBER, form or Form(), warnings)
+        found = Found(ColumnKind.NUMBER, form or Form(), warnings)
     else:
         form, fitting, _ = date_form(texts, day_first=wanted == "day_first_date")
-        found = _Found(ColumnKind.DATE, form or Form(date="yyyy-mm-dd"))
+        found = Found(ColumnKind.DATE, form or Form(date="yyyy-mm-dd"))
     if fitting < texts.total * (1 - WANTED_ODD_SHARE):
         assert found.form is not None
         odd = pc.and_(pc.is_valid(values), pc.is_null(read_texts(values, found.form)))

@@ -7,7 +7,7 @@ A script contains their source. They need numpy and pyarrow, and scikit-learn on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, final
+from typing import Final, NotRequired, final
 
 import numpy as np
 import numpy.typing as npt
@@ -60,12 +60,14 @@ class FittedTable(TypedDict):
 
     Attributes:
         missing: Cells that have no value, besides empty ones.
+        names: What the columns of a file without a header are called, all of them in their order; absent for others.
     """
 
     columns: list[FittedColumn]
     encoding: str
     delimiter: str
     missing: list[str]
+    names: NotRequired[list[str]]
 
 
 @final
@@ -175,6 +177,23 @@ def new_values(fitted: FittedTable, cells: Mapping[str, pa.Array]) -> tuple[dict
             gaps = pc.and_(pc.is_null(given), pc.is_null(values[name]))
             notes += note_about(name, given, gaps, "empty, which none was in training: the median is used")
     return values, notes
+
+
+def names_of_new(fitted: FittedTable, first: Sequence[str]) -> Sequence[str] | None:
+    """Return what the columns of a file of new rows are called if it has no header; None if its first row has names.
+
+    It may have no header only if the training file had none.
+
+    Raises:
+        ValueError: The file has no header either, and more or fewer columns.
+    """
+    names = fitted.get("names")
+    if names is None or {column["name"] for column in fitted["columns"]} <= set(first):
+        return None
+    if len(first) != len(names):
+        same = f"give all {len(names)} columns in the order of the training file, which had no header either"
+        raise ValueError(f"the file has {len(first)} columns and no header; {same}")
+    return names
 
 
 def check_columns(cells: Mapping[str, pa.Array], needed: Sequence[str]) -> None:

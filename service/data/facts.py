@@ -97,6 +97,7 @@ class Reading:
     """How the file of a table, or a zip of images, is read. As a wish of the user, None leaves it to the reader.
 
     Attributes:
+        header: Whether the first row of a CSV or Excel file has names (first) or data (none).
         na_values: Cells that have no value, besides empty ones. None stands for the usual ones, such as NA and null.
         image_size: Pixels of both sides that images are scaled to; None keeps them, if all have one size.
     """
@@ -105,6 +106,7 @@ class Reading:
     delimiter: str | None = None
     decimal: str | None = None
     thousands: str | None = None
+    header: str | None = None
     na_values: tuple[str, ...] | None = None
     image_size: int | None = None
 

@@ -27,7 +27,8 @@ import pyarrow.csv
 
 from service.data.facts import DatasetFacts, Reading
 from service.data.forms import UNITS
-from service.data.read_table import NULLS, SAMPLE_ROWS, RawColumn, above_header, check_names, keep, title_rows, trimmed
+from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
+from service.data.read_table import NULLS, RawColumn, check_names, keep, trimmed
 from service.data.read_text import CHUNK_BYTES
 from service.errors import InvalidFileError, shortened
 
@@ -79,7 +80,7 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The names of the columns, and the lines of the file down to where they end."""
+    """The names of the columns, and the lines of the file down to where the rows begin."""
 
     names: list[str]
     lines: int
@@ -109,13 +110,18 @@ def read_columns(
     rows, lines = _rows(sample, delimiter)
     if not rows:
         raise InvalidFileError("the file has no header: every line is empty")
-    titles = title_rows(rows)
+    titles = title_rows(rows) if reading.header != "none" else 0
     rows, lines = rows[titles:], lines[titles:]
-    header = _Header(_names(rows), lines[0])
     decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "") or _decimal(rows[1:], delimiter)
     reading = replace(reading, encoding=encoding, delimiter=delimiter, decimal=decimal)
+    found = find_header(rows, reading)
+    if found.exists:
+        header, rows = _Header(_names(rows), lines[0]), rows[1:]
+    else:
+        names = [column_name(index + 1) for index in range(len(rows[0]))]
+        header, reading = _Header(names, lines[0] - 1 if titles else 0), replace(reading, header="none")
     try:
-        columns = _columns(source, header, reading, has_quotes, rows[1:], as_texts=as_texts)
+        columns = _columns(source, header, reading, has_quotes, rows, as_texts=as_texts)
     except (pa.ArrowInvalid, UnicodeError) as error:
         if has_quotes:
             _check_quotes(source, reading, len(header.names))
@@ -125,8 +131,8 @@ def read_columns(
         raise InvalidFileError(f"the file cannot be read as CSV: {wrong}") from error
     if has_quotes and any(_has_lines(column) for column in columns):
         _check_quotes(source, reading, len(header.names))
-    notes = (*_guessed_encoding(encoding, wanted, sample), *(above_header(lines[0] - 1) if titles else ()))
-    return columns, reading, notes
+    above = above_header(lines[0] - 1) if titles else ()
+    return columns, reading, (*_guessed_encoding(encoding, wanted, sample), *above, *found.notes)
 
 
 def _guessed_encoding(encoding: str, wanted: str | None, sample: str) -> tuple[str, ...]:
@@ -232,9 +238,6 @@ def _names(rows: Rows) -> list[str]:
     names = [name.strip() for name in rows[0]]
     if rows[1:] and all(len(row) == len(names) + 1 for row in rows[1:]):
         names = [*names, ""] if not any(row[-1].strip() for row in rows[1:]) else ["", *names]
-    if all(WITH_POINT.fullmatch(name) or name.isdigit() for name in names) and any("." in name for name in names):
-        found = f"the first row has the numbers {shortened(', '.join(names))} where the names of the columns belong"
-        raise InvalidFileError(f"{found}; add a header")
     return names
 
 
@@ -253,7 +256,10 @@ def _columns(
     source: Path, header: _Header, reading: Reading, has_quotes: bool, first: Rows, *, as_texts: bool
 ) -> list[RawColumn]:
     """Read the columns. What the ``first`` rows hold decides which are read as numbers at once."""
-    check_names(header.names)
+    try:
+        check_names(header.names)
+    except InvalidFileError as error:
+        raise InvalidFileError(f"{error}. If the first row is data, read the file with header=none") from None
     fractions = [] if as_texts else _fractions(first, header.names, reading)
     columns = _read(source, header, reading, has_quotes, fractions).columns
     pa.default_memory_pool().release_unused()  # what the parser took

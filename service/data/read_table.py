@@ -11,7 +11,6 @@ import datetime as dt
 import itertools
 import math
 import re
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ import pyarrow.parquet
 
 from service.data.columns import TABLE_FILE, describe
 from service.data.facts import EXACT, LARGEST, MIN_ROWS, ColumnKind, DatasetFacts, Layout, Reading
+from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_zip import open_zip
 from service.errors import InvalidFileError, shortened
 from service.spec.base import PRINTABLE
@@ -52,12 +52,6 @@ SECONDS_PER_DAY: Final = 86_400.0
 
 ROWS_AT_ONCE: Final = 1 << 17
 """Rows that are made ready to be written at once."""
-
-SAMPLE_ROWS: Final = 200
-"""Rows in which the reader looks for the header, and of a CSV file for separator and decimal mark."""
-
-NUMBER: Final = re.compile(r"[+-]?[\d.,]*\d")
-"""A cell that is a number. A row with such a cell is not a header."""
 
 TOTALS: Final = re.compile(
     r"(grand |sub)?(totals?|sum|summe|gesamt|insgesamt|average|mean|mittelwert):?", re.IGNORECASE
@@ -144,12 +138,17 @@ def read_excel(source: Path, folder: Path, max_bytes: int, reading: Reading) -> 
         raise InvalidFileError(f"the file cannot be read as Excel: {error}") from error
     if not rows:
         raise InvalidFileError("the first sheet of the file is empty")
-    titles = title_rows(rows)
+    titles = title_rows(rows) if reading.header != "none" else 0
     rows = rows[titles:]
-    cells = zip(*rows[1:], strict=True) if rows[1:] else ((),) * len(rows[0])
-    columns = [_excel_column(str(name).strip(), list(column)) for name, column in zip(rows[0], cells, strict=True)]
+    header = find_header([[_text(cell) for cell in row] for row in rows[: SAMPLE_ROWS + 1]], reading)
+    if header.exists:
+        names, rows = [_text(cell).strip() for cell in rows[0]], rows[1:]
+    else:
+        names, reading = [column_name(index + 1) for index in range(len(rows[0]))], replace(reading, header="none")
+    cells = zip(*rows, strict=True) if rows else ((),) * len(names)
+    columns = [_excel_column(name, list(column)) for name, column in zip(names, cells, strict=True)]
     more = (f"the first of {len(book.sheet_names)} sheets is read",) if len(book.sheet_names) > 1 else ()
-    return keep(columns, folder, max_bytes, reading, (*more, *(above_header(titles) if titles else ())))
+    return keep(columns, folder, max_bytes, reading, (*more, *(above_header(titles) if titles else ()), *header.notes))
 
 
 def _excel_column(name: str, cells: list[Any]) -> RawColumn:
@@ -172,28 +171,6 @@ def _excel_column(name: str, cells: list[Any]) -> RawColumn:
 
 def _text(cell: object) -> str:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
-
-
-def title_rows(rows: Sequence[Sequence[object]]) -> int:
-    """Return how many rows with a title, or nothing, stand above the header of a table.
-
-    A title fills at most half as many cells as most rows do. What comes below it must look like a header: a name above
-    each column but one, and none of them a number.
-
-    >>> title_rows([["Sales of 2024", ""], ["", ""], ["city", "sales"], ["Rome", "1"], ["Oslo", "2"]])
-    2
-    """
-    filled = [[text for cell in row if (text := str(cell).strip())] for row in rows[:SAMPLE_ROWS]]
-    usual = statistics.median(map(len, filled)) if filled else 0
-    titles = next((index for index, cells in enumerate(filled) if len(cells) > usual / 2), 0)
-    header = filled[titles] if titles else []
-    return titles if len(header) >= usual - 1 and not any(NUMBER.fullmatch(name) for name in header) else 0
-
-
-def above_header(count: int) -> tuple[str, ...]:
-    """Return what a person should know about the lines above a header."""
-    lines = "line above the header is" if count == 1 else "lines above the header are"
-    return (f"{count} {lines} left out, as a title",)
 
 
 def _check_size(size: int, max_bytes: int) -> None:
@@ -247,7 +224,7 @@ def keep(
             threads.map(lambda head, values: describe(head[0], head[1], values, reading, kind=head[2]), heads, cells)
         )
         written.result()
-    found = (*warnings, *_total_row(table, rows))
+    found = (*warnings, *_repeated_header(table), *_total_row(table, rows))
     return DatasetFacts(layout=Layout.TABLE, rows=rows, columns=described, reading=reading, warnings=found)
 
 
@@ -267,6 +244,22 @@ def _write(cells: dict[str, pa.Array], target: Path) -> None:
     pyarrow.parquet.write_table(
         pa.table(cells), target, row_group_size=ROWS_AT_ONCE, use_dictionary=texts or False, write_statistics=False
     )
+
+
+def _repeated_header(columns: dict[str, pa.Array]) -> Iterator[str]:
+    """Say if rows are the header again, as where files were joined. Then no column is one of numbers."""
+    rows = None
+    for name, values in columns.items():
+        if not pa.types.is_string(values.type):
+            return
+        same = pc.fill_null(pc.equal(values, name), False)
+        rows = same if rows is None else pc.and_(rows, same)
+        if not pc.any(rows).as_py():
+            return
+    if rows is not None:
+        count, first = pc.sum(rows.cast(pa.int64())).as_py(), pc.index(rows, True).as_py() + 1
+        more = f" and {count - 1:,} more" if count > 1 else ""
+        yield f"row {first}{more} repeats the names of the columns: remove it from the file"
 
 
 def _total_row(columns: dict[str, pa.Array], rows: int) -> Iterable[str]:

@@ -137,6 +137,7 @@ class Table:
         columns: What they hold, without the target.
         reading: How their file was read.
         kept_as_numbers: Names of those whose cells were kept as numbers, not as texts.
+        names: Names of all columns of the file.
     """
 
     columns: Sequence[Column]
@@ -145,6 +146,7 @@ class Table:
     split: RowSplit = AT_RANDOM
     reading: Reading = field(default_factory=Reading)
     kept_as_numbers: Container[str] = ()
+    names: Sequence[str] = ()
 
     @property
     def rows(self) -> int:
@@ -171,6 +173,8 @@ class Table:
             delimiter=self.reading.delimiter or ",",
             missing=list(NULLS if self.reading.na_values is None else self.reading.na_values),
         )
+        if self.reading.header == "none":
+            table["names"] = list(self.names)
 
         def transform(rows: Rows) -> Numbers:
             return table_features(columns, {name: values.take(pa.array(rows)) for name, values in cells.items()})
@@ -307,9 +311,11 @@ def stored_source(folder: Path, chosen: DatasetSpec, task: str) -> Table | Array
             values = pa.table({column.name: values_of(column, _stored(file, column)) for column in features})
             y = None if target is None else labels_of(target, _stored(file, target)).to_numpy(zero_copy_only=False)
             by = _split_values(file, all_facts, chosen)
+            names = file.schema_arrow.names
             numbers = {field.name for field in file.schema_arrow if not pa.types.is_string(field.type)}
         name = None if target is None else target.name
-        table = Table(features, values, Target.of(y, task, name), reading=facts.reading, kept_as_numbers=numbers)
+        of = Target.of(y, task, name)
+        table = Table(features, values, of, reading=facts.reading, kept_as_numbers=numbers, names=names)
         return replace(table, split=_row_split(table, chosen.split.by, by))
     x = np.load(folder / X_FILE, mmap_mode="r", allow_pickle=False)
     y = None if target is None else np.load(folder / Y_FILE, allow_pickle=False)

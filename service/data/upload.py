@@ -72,9 +72,9 @@ FORMATS: Final[Mapping[FileFormat, Format]] = {
     FileFormat.CSV: Format(
         (".csv", ".tsv", ".tab", ".psv", ".csv.gz", ".tsv.gz"),
         "service.data.read_csv:read_csv",
-        ("encoding", "delimiter", *TYPED),
+        ("encoding", "delimiter", "header", *TYPED),
     ),
-    FileFormat.EXCEL: Format((".xlsx",), "service.data.read_table:read_excel", TYPED),
+    FileFormat.EXCEL: Format((".xlsx",), "service.data.read_table:read_excel", ("header", *TYPED)),
     FileFormat.PARQUET: Format((".parquet",), "service.data.read_table:read_parquet", TYPED),
     FileFormat.FEATHER: Format((".feather", ".arrow"), "service.data.read_table:read_feather", TYPED),
     FileFormat.NPZ: Format((".npz",), "service.data.read_zip:read_npz"),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,10 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from service.artifacts import PREPROCESSING_FILE
-from service.data.encoding import FittedArrays, FittedTable, Preprocessing, note_about
+from service.data.encoding import FittedArrays, FittedTable, Preprocessing, names_of_new, note_about
 from service.data.facts import ColumnKind, Form, Reading
 from service.data.forms import Texts, date_form, number_form, read_texts
 from service.data.read_csv import read_columns
+from service.data.read_table import RawColumn
 from service.data.upload import FileFormat, format_of
 from service.export.files import MANIFEST, WEIGHTS_FILE
 from service.export.replay import MAX_BYTES, Bundle, BundleError
@@ -90,15 +92,18 @@ def _model(bundle: Bundle) -> _Model:
 
 def _read(file: Path, fitted: FittedTable | FittedArrays) -> tuple[Cells, list[str]]:
     """Return the cells of a CSV file, and what is read in another way than in training."""
-    missing, encoding = (tuple(fitted["missing"]), fitted["encoding"]) if "columns" in fitted else (None, None)
+    wanted, encoding = Reading(header="first"), None
+    if "columns" in fitted:
+        header = "none" if "names" in fitted else "first"
+        wanted, encoding = Reading(header=header, na_values=tuple(fitted["missing"])), fitted["encoding"]
     with tempfile.TemporaryDirectory(prefix="warptune-predict-") as folder:
         source = Path(folder, "source")
         shutil.copyfile(file, source)  # what is unpacked from gzip is written next to it
-        columns, reading, told = read_columns(source, MAX_BYTES, Reading(na_values=missing), as_texts=True)
+        columns, reading, told = read_columns(source, MAX_BYTES, wanted, as_texts=True)
         if reading.encoding not in (encoding, *UNICODE) and encoding not in (None, *UNICODE):  # a guess on few letters
-            columns, reading, told = read_columns(
-                source, MAX_BYTES, Reading(na_values=missing, encoding=encoding), as_texts=True
-            )
+            columns, reading, told = read_columns(source, MAX_BYTES, replace(wanted, encoding=encoding), as_texts=True)
+    if "columns" in fitted and "names" in fitted:
+        columns = _named(columns, fitted)
     cells = {column.name: pa.chunked_array(column.values).combine_chunks() for column in columns}
     if not len(columns[0].values):
         raise ValueError("it has no rows below the header")
@@ -112,6 +117,16 @@ def _read(file: Path, fitted: FittedTable | FittedArrays) -> tuple[Cells, list[s
             lost = pc.and_(pc.is_valid(texts), pc.is_null(cells[name]))
             notes += note_about(name, texts, lost, f"not {kind}s, so they count as missing")
     return cells, notes
+
+
+def _named(columns: Sequence[RawColumn], fitted: FittedTable) -> list[RawColumn]:
+    """Return columns that were read as those of a file without a header under the names that they have."""
+    cells = [pa.chunked_array(column.values).combine_chunks() for column in columns]
+    first = [(values[0].as_py() or "").strip() for values in cells]
+    names = names_of_new(fitted, first)
+    start = int(names is None)
+    named = zip(columns, first if names is None else names, cells, strict=True)
+    return [RawColumn(name, column.type, values[start:]) for column, name, values in named]
 
 
 def _forms(fitted: FittedTable | FittedArrays) -> Iterator[tuple[str, ColumnKind, Form]]:

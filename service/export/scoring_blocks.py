@@ -6,12 +6,13 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 from safetensors.torch import load
 
-from service.data.encoding import FittedTable, Preprocessing
+from service.data.encoding import FittedTable, Preprocessing, names_of_new
 from service.data.read_table import trimmed
 from service.export.blocks import SHAPE, make_model, read
 from service.export.scoring import Cells, load_array, score, write_predictions
@@ -27,10 +28,12 @@ def read_csv(path: Path, fitted: FittedTable | None) -> Cells:
     with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter)
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    names = [name.strip() for name in rows[0][1]] if rows else []
+    names: Sequence[str] = [name.strip() for name in rows[0][1]] if rows else []
+    if rows and fitted is not None and (called := names_of_new(fitted, names)) is not None:
+        rows, names = [(0, []), *rows], called
     if len(rows) < 2:
         raise ValueError(f"{path} has no rows below a header")
-    for line, row in rows:
+    for line, row in rows[1:]:
         if len(row) != len(names):
             raise ValueError(
                 f"line {line} of {path} has {len(row)} cells, the header {len(names)}; separator: {delimiter!r}"

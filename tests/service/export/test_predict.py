@@ -503,6 +503,26 @@ def test_a_category_that_was_kept_as_numbers_is_the_same_however_it_is_written(t
     assert found[0] == found[1] == found[2]
 
 
+def test_new_rows_for_a_file_without_a_header_may_have_none_or_its_names(tmp_path: Path) -> None:
+    lines = [f"{row * 7 % 31 / 4},{row * 5 % 23 / 8},{'ab'[row * 3 % 7 % 2]}" for row in range(ROWS)]
+    made = uploaded(tmp_path, "a.csv", "\n".join(lines).encode(), MLP, target="column_3")
+    found = []
+    for text in (
+        lines[0],
+        "\n".join(lines[:1]),
+        f"column_1,column_2\n{lines[0][:-2]}",
+        f"column_2,column_1\n{','.join(lines[0].split(',')[1::-1])}",
+    ):
+        (tmp_path / "new.csv").write_text(f"{text}\n")
+        found += [made.by_command(tmp_path / "new.csv")[0], made.by_script(tmp_path / "new.csv")[0]]
+    assert all(result["prediction"] == found[0]["prediction"] for result in found)
+    assert all(len(result["prediction"]) == 1 for result in found)
+    (tmp_path / "new.csv").write_text("1.5,2.5\n")
+    expected = "the file has 2 columns and no header; give all 3 columns in the order of the training file"
+    assert expected in made.refusal(tmp_path / "new.csv")
+    assert expected in made.run_script(tmp_path / "new.csv", ("pyarrow",))[2]
+
+
 def test_spellings_that_training_merged_are_one_value_in_new_rows(tmp_path: Path) -> None:
     lines = [
         f"{('Rome', 'rome', 'ROME', 'Os-lo', 'os lo')[row % 5]},{('yes', 'Y', 'n', 'No')[row % 4]},{row % 9},"
