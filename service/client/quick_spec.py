@@ -36,8 +36,9 @@ def describe(uploaded: Dataset, plan: Estimate) -> Iterator[str]:
     rows = f"{uploaded['rows']:,} {'characters' if uploaded['layout'] == 'text' else 'rows'}"
     yield f"{uploaded['name']}  {rows}{f', {inputs} inputs' if inputs else ''}, {plan['task']}"
     for column in columns:
-        left_out = [f"left out, {column['reason']}"] if column["role"] == "left out" else column["warnings"]
-        yield from (f"{WARNING}{column['name']}: {note}" for note in left_out)
+        left_out = [f"left out, {column['reason']}"] if column["role"] == "left out" else []
+        notes = column["warnings"] if not left_out or column["kind"] == "id" else []
+        yield from (f"{WARNING}{column['name']}: {note}" for note in (*left_out, *notes))
     yield from (f"{WARNING}{note}" for note in uploaded["warnings"])
     yield describe_cost(plan)
     if similar := plan.get("similar"):

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from service.data.arrays import find_outliers
-from service.data.facts import MAX_LEVELS, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
+from service.data.facts import MAX_LEVELS, TIMES, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
 from service.data.forms import (
     MARKS,
     SECONDS_PER_DAY,
@@ -55,6 +55,10 @@ ID_SHARE: Final = 0.99
 
 CHOICES: Final = {"day_first_date": ColumnKind.DATE, "merged_category": ColumnKind.CATEGORY}
 """What a job may take a column for besides its kind -> the kind."""
+
+OLDEST_DAY: Final = 19000101
+NEWEST_DAY: Final = 21001231
+"""Whole numbers that may be days written as yyyymmdd."""
 
 DATE_PARTS: Final = ("seconds", "month", "weekday", "hour")
 """What a date becomes: seconds since 1970, month 1 to 12, day of the week 0 (Monday) to 6, hour 0 to 23."""
@@ -258,7 +262,7 @@ def _with_statistics(column: Column, values: pa.Array, may_be_unused: bool) -> C
         first_missing=pc.index(pc.is_null(read), True).as_py() + 1 if missing else None,
     )
     if pa.types.is_integer(read.type) or pa.types.is_floating(read.type):
-        column = _with_numbers(column, np.sort(read.drop_null().to_numpy()))  # numpy sorts faster than pyarrow counts
+        column = _with_numbers(column, read.drop_null().to_numpy())
     else:
         counted = read.drop_null().value_counts()
         few = len(counted) <= MAX_LEVELS
@@ -269,8 +273,10 @@ def _with_statistics(column: Column, values: pa.Array, may_be_unused: bool) -> C
     return column
 
 
-def _with_numbers(column: Column, ordered: Numbers) -> Column:
-    """Return the facts about a column with what its numbers say, which are in ascending order."""
+def _with_numbers(column: Column, numbers: Numbers) -> Column:
+    """Return the facts about a column with what its numbers say."""
+    ordered = np.sort(numbers)  # numpy sorts faster than pyarrow counts
+    in_order = np.array_equal(numbers, ordered) or np.array_equal(numbers[::-1], ordered)
     distinct = int(np.count_nonzero(ordered[1:] != ordered[:-1])) + bool(len(ordered))
     levels = None
     if distinct <= MAX_LEVELS:
@@ -278,7 +284,7 @@ def _with_numbers(column: Column, ordered: Numbers) -> Column:
         levels = dict(zip(map(str, values.tolist()), cells.tolist(), strict=True))
     low, high = (ordered[0].item(), ordered[-1].item()) if distinct else (None, None)
     whole = bool((np.floor(ordered) == ordered).all())
-    column = replace(column, distinct=distinct, levels=levels, whole=whole, low=low, high=high)
+    column = replace(column, distinct=distinct, levels=levels, whole=whole, low=low, high=high, in_order=in_order)
     if column.kind is ColumnKind.DATE:
         seconds = np.unique(ordered.astype(np.float64))
         return replace(column, parts=tuple(part for part in DATE_PARTS if np.ptp(date_part(part, seconds)) > 0))
@@ -316,8 +322,14 @@ def _with_doubts(column: Column, values: pa.Array) -> Column:
             warnings.append("looks like a code, but is read as a number: say category in dataset.columns if it is one")
         elif _counts_up(column, len(values)):
             warnings.append("counts up by one: say ignore in dataset.columns if it only numbers the rows")
-    if not column.is_numeric and column.unused is None and pa.types.is_string(values.type):
-        warnings += category_notes(Texts.of(values))
+        elif TIMES.fullmatch(column.name) and (column.low or 0) >= OLDEST_DAY and (column.high or 0) <= NEWEST_DAY:
+            warnings.append(f"looks like dates such as {column.low:.0f}: say date in dataset.columns to read them")
+    if not column.is_numeric and pa.types.is_string(values.type):
+        texts = Texts.of(values)
+        if not warnings and TIMES.fullmatch(column.name) and texts.matching(r"(?:\D*\d){4}(?s:.*)") > texts.total / 2:
+            warnings.append("looks like times that cannot be read: write them as 2024-12-31 or 2024-12-31 18:30")
+        if column.unused is None:
+            warnings += category_notes(texts)
     return replace(column, warnings=tuple(warnings))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -85,6 +86,28 @@ class ColumnRole(StrEnum):
     LEFT_OUT = "left out"
 
 
+TIMES: Final = re.compile(
+    r"(?i:(.*[^a-z])?(time|timestamp|datetime|date|ts|day|week|month|year|hour|epoch|tag|monat|jahr|woche|stunde|fecha"
+    r"|(created|updated|recorded|measured)([^a-z]?(at|on))?|\w*(zeit|datum|zeitpunkt|zeitstempel)))"
+    r"|(?i:t|(date|time)[^a-z]of[^a-z].*)|.*[a-z](Time|Date|Timestamp)"
+)
+"""Names of times of rows."""
+
+BIRTHS: Final = re.compile(r"birth|born|dob|geburt", re.IGNORECASE)
+"""Names of dates that are not times of rows."""
+
+OWNERS: Final = re.compile(
+    r"(?i:(.*[^a-z])?(uuid|guid|id|(patient|subject|person|participant|proband|user|customer|client|kunden?|member|student"
+    r"|pupil|employee|household|family|session|visit|device|ger(ae|ä)t|machine|sensor|hospital|clinic|donor|animal|mouse)"
+    r"([^a-z]*(id|nr|no|num|nummer|number|code|key|name))?))|.*[a-z](ID|Id)"
+)
+"""Names of what several rows may belong to."""
+
+MIN_TIMES: Final = 10
+"""Fewest distinct times that are worth a hint, and ``MIN_OWNERS`` the same for groups."""
+
+MIN_OWNERS: Final = 5
+
 SPLITS_ONLY: Final = ("group", "column")
 """Splits by a column that is not a feature."""
 
@@ -154,6 +177,7 @@ class Column:
         levels: Value -> rows, if there are at most ``MAX_LEVELS`` values. The class balance of a target.
         low: Smallest number, and ``high`` the largest; None without numbers.
         outliers: The few rows that decide its variance; None without such rows.
+        in_order: Whether its numbers or dates never fall from row to row, or never rise.
     """
 
     name: str
@@ -167,6 +191,7 @@ class Column:
     low: float | None = None
     high: float | None = None
     outliers: Outliers | None = None
+    in_order: bool = False
     form: Form | None = None
     parts: tuple[str, ...] = ()
     unused: Unused | None = None
@@ -334,6 +359,26 @@ def _are_class_numbers(target: Column) -> bool:
     return target.high - target.low + 1 == target.distinct and min(target.levels.values()) >= MIN_CLASS_ROWS
 
 
+def _split_hint(column: Column, rows: int) -> tuple[str, ...]:
+    """Say if a column looks like what rows should be split by: their time, or what they belong to."""
+    say, name = "say {{by: {}, column: {}}} in dataset.split", column.name
+    if column.kind in (ColumnKind.DATE, ColumnKind.NUMBER) and not BIRTHS.search(name):
+        is_date, named = column.kind is ColumnKind.DATE, TIMES.fullmatch(name) is not None
+        if column.distinct >= MIN_TIMES and ((is_date and (named or column.in_order)) or (named and column.in_order)):
+            what = (
+                "the rows are in the order of this column"
+                if column.in_order
+                else "this looks like the time of each row"
+            )
+            return (f"{what}: {say.format('time', name)} to test on the newest, if that is what the model is for",)
+    repeats = 2 * column.distinct <= rows - column.missing and column.distinct >= MIN_OWNERS
+    is_whole = column.kind is not ColumnKind.NUMBER or column.whole
+    if repeats and is_whole and column.kind is not ColumnKind.DATE and OWNERS.fullmatch(name):
+        what = f"{column.distinct:,} values in {rows:,} rows"
+        return (f"{what}: {say.format('group', name)} to keep the rows of each together, as those of one patient",)
+    return ()
+
+
 def column_uses(facts: DatasetFacts, spec: DatasetSpec) -> tuple[ColumnUse, ...]:
     """Return what a job does with each column of a table, or with the labels of arrays.
 
@@ -355,6 +400,7 @@ def column_uses(facts: DatasetFacts, spec: DatasetSpec) -> tuple[ColumnUse, ...]
             role, reason = ColumnRole.LEFT_OUT, "the job leaves it out"
         elif not column.width:
             role, reason, kind = ColumnRole.LEFT_OUT, "it is the same in every row", "constant"
+        is_open = spec.split.by == "random" and role is ColumnRole.FEATURE and facts.layout is Layout.TABLE
         uses.append(
             ColumnUse(
                 name=column.name,
@@ -365,7 +411,7 @@ def column_uses(facts: DatasetFacts, spec: DatasetSpec) -> tuple[ColumnUse, ...]
                 missing=column.missing,
                 distinct=column.distinct,
                 read_as=str(column.form or "") or None,
-                warnings=column.warnings,
+                warnings=(*column.warnings, *(_split_hint(column, facts.rows) if is_open else ())),
             )
         )
     return tuple(uses)

@@ -45,15 +45,23 @@ GROUPS: Final = {",": ",", ".": r"\.", " ": SPACES, "'": "['\u2019]"}
 """What separates thousands -> its regular expression."""
 
 _TIME: Final = (
-    r"(?:[T ] *(?P<h>\d{1,2}):(?P<min>\d{2})(?::(?P<s>\d{2}(?:\.\d+)?))?"
-    r"(?: ?(?P<half>[AaPp])[Mm])?(?: ?(?:Z|UTC|(?P<zh>[+-]\d{2}):?(?P<zm>\d{2})))?)?"
+    r"(?:(?:[T ] *|, *|:)(?P<h>\d{1,2})(?::(?P<min>\d{2})(?::(?P<s>\d{2}(?:[.,]\d+)?))?)?(?: Uhr)?"
+    r"(?: ?(?P<half>[AaPp])[Mm])?(?: ?(?:Z|UTC|GMT|(?P<zh>[+-]\d{2}):?(?P<zm>\d{2})))?(?:\[[\w/+-]+\])?)?"
 )
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAY: Final = r"(?:[A-Za-z]{2,10}\.?,? +)?"
+_NAME: Final = r"(?P<name>[A-Za-zÄÖÜäöü]{3,9})"
+_MONTHS: Final = (
+    *("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
+    *("jan", "feb", "mär", "apr", "mai", "jun", "jul", "aug", "sep", "okt", "nov", "dez"),
+    *("jän", "feb", "mrz", "apr", "mai", "jun", "jul", "aug", "sep", "okt", "nov", "dez"),
+)
+"""How the names of months begin: in English, German, and in other ways in German."""
 
 DATES: Final[Mapping[str, str]] = {
     "yyyy-mm-dd": r"(?P<y>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})" + _TIME,
     "yyyy/mm/dd": r"(?P<y>\d{4})/(?P<m>\d{1,2})/(?P<d>\d{1,2})" + _TIME,
-    "dd.mm.yyyy": r"(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<y>\d{4})" + _TIME,
+    "yyyy.mm.dd": r"(?P<y>\d{4})\.(?P<m>\d{1,2})\.(?P<d>\d{1,2})" + _TIME,
+    "dd.mm.yyyy": _WEEKDAY + r"(?P<d>\d{1,2})\. ?(?P<m>\d{1,2})\. ?(?P<y>\d{4})" + _TIME,
     "dd.mm.yy": r"(?P<d>\d{2})\.(?P<m>\d{2})\.(?P<y>\d{2})" + _TIME,
     "mm/dd/yyyy": r"(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<y>\d{4})" + _TIME,
     "dd/mm/yyyy": r"(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<y>\d{4})" + _TIME,
@@ -61,8 +69,15 @@ DATES: Final[Mapping[str, str]] = {
     "dd/mm/yy": r"(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<y>\d{2})" + _TIME,
     "mm-dd-yyyy": r"(?P<m>\d{1,2})-(?P<d>\d{1,2})-(?P<y>\d{4})" + _TIME,
     "dd-mm-yyyy": r"(?P<d>\d{1,2})-(?P<m>\d{1,2})-(?P<y>\d{4})" + _TIME,
-    "dd mon yyyy": r"(?P<d>\d{1,2})[ -](?P<name>[A-Za-z]{3,9})[ -](?P<y>\d{4})" + _TIME,
-    "mon dd yyyy": r"(?P<name>[A-Za-z]{3,9}) (?P<d>\d{1,2}),? (?P<y>\d{4})" + _TIME,
+    "dd mon yyyy": r"\[?" + _WEEKDAY + r"(?P<d>\d{1,2})\.?[ /-]" + _NAME + r"\.?[ /-](?P<y>\d{4})" + _TIME + r"\]?",
+    "mon dd yyyy": _WEEKDAY + _NAME + r"\.? (?P<d>\d{1,2}),? (?P<y>\d{4})" + _TIME,
+    "mon dd hh:mm:ss yyyy": _WEEKDAY
+    + _NAME
+    + r" +(?P<d>\d{1,2}) (?P<h>\d{2}):(?P<min>\d{2}):(?P<s>\d{2}(?:\.\d+)?) (?:[A-Z]{3,4} )?(?P<y>\d{4})",
+    "yyyymmdd hhmmss": r"(?P<y>[12]\d{3})(?P<m>\d{2})(?P<d>\d{2})[T _-](?P<h>\d{2}):?(?P<min>\d{2}):?(?P<s>\d{2})?Z?",
+    "yyyy-mm": r"(?P<y>[12]\d{3})[-/](?P<m>\d{2})",
+    "mm/yyyy": r"(?P<m>\d{2})/(?P<y>[12]\d{3})",
+    "mon yyyy": _NAME + r"\.?[ -](?P<y>[12]\d{3})",
     "yyyymmdd": r"(?P<y>[12]\d{3})(?P<m>\d{2})(?P<d>\d{2})",
     "hh:mm": r"(?P<h>\d{1,3}):(?P<min>\d{2})(?::(?P<s>\d{2}(?:\.\d+)?))?",
 }
@@ -215,7 +230,8 @@ def seconds_of(texts: pa.Array, key: str) -> pa.Array:
         if name not in fields:
             return np.zeros(len(texts))
         given = pc.struct_field(parts, name)
-        found: Numbers = pc.if_else(pc.equal(given, ""), "0", given).cast(pa.float64()).fill_null(0.0).to_numpy()
+        digits = pc.replace_substring(pc.if_else(pc.equal(given, ""), "0", given), ",", ".")
+        found: Numbers = digits.cast(pa.float64()).fill_null(0.0).to_numpy()
         return found
 
     hour, zone_hour = number("h"), number("zh")
@@ -225,7 +241,8 @@ def seconds_of(texts: pa.Array, key: str) -> pa.Array:
     zone = zone_hour * 3600 + np.copysign(number("zm"), zone_hour) * 60
     seconds = hour * 3600 + number("min") * 60 + number("s") - zone
     if "y" in fields:
-        days, is_real = _days(number("y"), _month(parts, fields, number), number("d"))
+        day = number("d") if "d" in fields else np.ones(len(texts))  # a month begins on its first day
+        days, is_real = _days(number("y"), _month(parts, fields, number), day)
         fits &= is_real & (hour < 24)
         seconds += days * SECONDS_PER_DAY
     fits &= (number("min") < 60) & (number("s") < 61)
@@ -236,7 +253,8 @@ def _month(parts: pa.Array, fields: Iterable[str], number: Callable[[str], Numbe
     if "name" not in fields:
         return number("m")
     names = pc.utf8_slice_codeunits(pc.utf8_lower(pc.struct_field(parts, "name")), 0, 3)
-    found: Numbers = pc.add(pc.index_in(names, pa.array(_MONTHS)), 1).fill_null(0).to_numpy().astype(np.float64)
+    index = pc.index_in(names, pa.array(_MONTHS)).fill_null(-1).to_numpy()
+    found: Numbers = np.where(index < 0, 0, index % 12 + 1).astype(np.float64)
     return found
 
 
