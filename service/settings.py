@@ -254,7 +254,7 @@ class Settings(LogSettings):
         return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
 
     def refusal(self, entrypoint: str) -> str | None:
-        """Return why the entrypoint ``package.module:factory`` may not be used; None if it may."""
+        """Return why the entrypoint ``package.module:function`` may not be used; None if it may."""
         if self.allows(entrypoint.partition(":")[0]):
             return None
         found = f"allows only {self.allowed_modules} and their submodules" if self.allowed_modules else "is empty"

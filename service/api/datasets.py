@@ -56,6 +56,9 @@ MODELS: Final[Mapping[str, dict[str, JsonValue]]] = {
 }
 """Models to begin with, by what a row is."""
 
+OTHER_SHEETS: Final = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+"""Endings of spreadsheets that are not read."""
+
 router = APIRouter(prefix=PATH, tags=["datasets"])
 
 DatasetId = Annotated[Text, Path(description="Id of an uploaded dataset.", examples=["ds-" + "0" * 32])]
@@ -237,7 +240,9 @@ async def upload_dataset(
     if fmt is None:
         endings = ", ".join(known.suffixes[0] for known in FORMATS.values())
         hint = "Rename the file, or say what it is with the parameter format."
-        raise InvalidSpecError(FieldError("filename", filename, f"must be a name that ends with {endings}", hint))
+        if filename.lower().endswith(OTHER_SHEETS):
+            hint = "Save it as .xlsx or .csv."
+        raise InvalidSpecError(FieldError("filename", filename, f"must end with {endings}", hint))
     with Upload(fmt, settings.max_dataset_bytes, wanted.reading) as upload:
         async for piece in request.stream():
             if piece and wanted.url is not None:

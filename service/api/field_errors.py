@@ -18,6 +18,7 @@ from search_spaces.errors import must_be_one_of, unknown_name
 from service.errors import FieldError
 from service.spec.base import PRINTABLE
 from service.spec.job import JobSpec, RangeOverride
+from service.spec.metrics import likely_metric
 from service.spec.models import MODELS
 
 REQUIRED: Final = "is required"
@@ -95,8 +96,12 @@ def field_error(field: str, item: ErrorDetails) -> FieldError:
     message = MESSAGES.get(kind) or SUBJECT.sub("must ", item["msg"].replace(" after validation", ""))
     if item.get("ctx", {}).get("pattern") == PRINTABLE:
         message = "must be text on one line, without control characters"
-    value = None if kind == "missing" else item["input"]
-    return FieldError(field, value, message.removeprefix("Value error, "), code=_code(kind))
+    value, hint = None if kind == "missing" else item["input"], None
+    if kind in UNKNOWN_NAME:
+        likely = likely_metric(str(value)) if field == "objective.metric" else None
+        known = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+        hint = f"Did you mean {likely!r}?" if likely else must_be_one_of(value, known)[1]
+    return FieldError(field, value, message.removeprefix("Value error, "), hint, code=_code(kind))
 
 
 def _unknown_field(field: str, value: object, name: object, known: Iterable[str]) -> FieldError:

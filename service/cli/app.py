@@ -14,7 +14,9 @@ from service.cli import backup, doctor, keys, offline, remote, serve, tune
 from service.cli.console import say
 from service.version import VERSION
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 def _show_version(wanted: bool) -> None:

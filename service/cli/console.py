@@ -24,6 +24,9 @@ Url = Annotated[str, typer.Option(envvar="WARPTUNE_URL", help="URL of the servic
 LATEST: Final = "@latest"
 """Stands for the id of the job that was submitted last."""
 
+MOST_FILES: Final = 10
+"""Files of a folder that an error names."""
+
 JOB_ID: Final = re.compile(r"job-\S+")
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id or name of a job, or @latest.")]
@@ -44,6 +47,19 @@ def failure(message: str, code: int = 1) -> typer.Exit:
 def say_json(answer: object) -> None:
     """Print an answer of the service as JSON."""
     say(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def check_file(path: str | Path) -> None:
+    """End the command if a path is not one of a file; for a folder, name the data files in it."""
+    from service.data.upload import format_of
+
+    if Path(path).is_dir():
+        inside = sorted(file.name for file in Path(path).iterdir() if file.is_file() and format_of(file.name))
+        more = ", ..." if len(inside) > MOST_FILES else ""
+        named = f"give a file in it: {', '.join(inside[:MOST_FILES])}{more}" if inside else "there are no data in it"
+        raise failure(f"{path} is a folder; {named}", 2)
+    if not Path(path).is_file():
+        raise failure(f"cannot read {path}: there is no such file", 2)
 
 
 def job_id(client: Client, given: str) -> str:
@@ -67,6 +83,8 @@ def connected(url: str) -> Iterator[Client]:
     """Connect to the service. An error of the API is printed, wrong fields one a line, and ends the command."""
     from service.client.rest import Client
 
+    if not url.startswith(("http://", "https://")):
+        raise failure(f"--url (or WARPTUNE_URL) must begin with http:// or https://, not {url!r}", 2)
     with reported(), Client(url, retry_s=0) as client:
         yield client
 

@@ -152,7 +152,7 @@ def _parsed(entrypoint: str, config: str) -> tuple[str, Mapping[str, object]]:
     try:
         name = TypeAdapter(Entrypoint).validate_python(entrypoint)
     except ValidationError:
-        raise ValueError(f"{entrypoint!r} must have the form package.module:factory") from None
+        raise ValueError(f"{entrypoint!r} must have the form package.module:function") from None
     try:
         return name, TypeAdapter(UserConfig).validate_json(config)
     except ValidationError as error:

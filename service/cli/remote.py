@@ -17,6 +17,7 @@ from service.cli.console import (
     AsJson,
     JobArgument,
     Url,
+    check_file,
     connected,
     err,
     failure,
@@ -51,7 +52,12 @@ def submit(
     """
     from service.cli.display import show_estimate
     from service.cli.spec_file import read_spec
+    from service.data.upload import format_of
 
+    check_file(spec)
+    if format_of(spec.name) is not None:
+        make = f"warptune tune {spec} --target COLUMN, or make a spec for it: warptune init {spec} --target COLUMN"
+        raise failure(f"{spec} has data, not the spec of a job; tune on it: {make}", 2)
     try:
         body = read_spec(spec)
     except OSError as error:
@@ -354,6 +360,8 @@ def upload(
     from service.cli.display import show_columns
 
     options = reading if image_size is None else {**reading, "image_size": image_size}
+    if "://" not in file:
+        check_file(file)
     with connected(url) as client:
         try:
             dataset, is_new = client.upload(file, fmt, options)

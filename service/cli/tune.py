@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.text import Text
 
 from service.cli.console import (
+    check_file,
     connected,
     failure,
     out,
@@ -18,6 +20,7 @@ from service.cli.console import (
     say,
     write_output,
 )
+from service.cli.flags import in_flags, option_errors
 from service.cli.reading import with_reading
 from service.cli.remote import follow
 from service.client.answers import EXPORTS
@@ -51,6 +54,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 OptionalUrl = Annotated[
     str | None, typer.Option(envvar="WARPTUNE_URL", help="URL of a service. Default: one for this command alone.")
 ]
+SPLITS: Final = ("group", "time", "column")
+"""Ways to split rows by a column."""
 
 
 @with_reading
@@ -81,8 +86,9 @@ def tune(
     fields = _fields(metric, trials, steps, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, Path(data).name, dataset, **fields)
-        about = list(describe(uploaded, client.estimate(spec)))
-        _show(about)
+        plan = client.estimate(spec)
+        about = list(describe(uploaded, plan))
+        _show(describe(uploaded, plan, in_flags))
         if save_spec is not None:
             write_output(_as_yaml(spec, about, save_spec), save_spec)
             say(f"saved the spec to {save_spec}")
@@ -121,8 +127,9 @@ def init(
     fields = _fields(metric, trials, steps, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, Path(data).name, dataset, **fields)
-        about = list(describe(uploaded, client.estimate(spec)))
-        _show(about)
+        plan = client.estimate(spec)
+        about = list(describe(uploaded, plan))
+        _show(describe(uploaded, plan, in_flags))
     write_output(_as_yaml(spec, about, output), output)
     serve = "warptune serve, then " if url is None else ""
     say(f"wrote {output}; next: {serve}warptune submit {output} --watch")
@@ -145,11 +152,11 @@ def _uploaded(
     dataset = {
         "target": target,
         "columns": dict(_pair("--column", text, "zip=category") for text in column or []),
-        "split": split and dict(zip(("by", "column"), _pair("--split", split, "group=patient"), strict=True)),
+        "split": split and _split(split),
     }
-    if "://" not in data and not Path(data).is_file():
-        raise failure(f"cannot read {data}: there is no such file", 2)
-    with _service(url) as client:
+    if "://" not in data:
+        check_file(data)
+    with _service(url) as client, _in_flags(target):
         try:
             uploaded, _ = client.upload(data, reading=reading)
         except OSError as error:
@@ -158,6 +165,31 @@ def _uploaded(
             names = ", ".join(column["name"] for column in uploaded["columns"])
             raise failure(f"--target must name the column to predict, one of: {names}", 2)
         yield client, uploaded, dataset
+
+
+@contextmanager
+def _in_flags(target: str | None) -> Iterator[None]:
+    """Print what the service says about options by their names, and end the command. Other errors pass."""
+    from service.client.rest import ApiError
+
+    try:
+        yield
+    except ApiError as error:
+        if not error.errors and error.status == HTTPStatus.UNPROCESSABLE_ENTITY:  # the file cannot be used
+            raise failure(in_flags(str(error), "")) from None
+        wrong = option_errors(error.errors, target)
+        if not wrong:
+            raise
+        raise failure("\n".join(wrong), 2) from None
+
+
+def _split(text: str) -> dict[str, str]:
+    by, column = _pair("--split", text, "group=patient")
+    if by not in SPLITS:
+        known = ", ".join(f"{name}=COLUMN" for name in SPLITS)
+        hint = "; rows are split at random without this option" if by == "random" else ""
+        raise failure(f"--split must be one of {known}, not {text!r}{hint}", 2)
+    return {"by": by, "column": column}
 
 
 def _show(lines: Iterable[str]) -> None:

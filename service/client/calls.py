@@ -338,7 +338,8 @@ def _read_nothing(response: httpx2.Response) -> None:
 
 def unreachable(url: str, error: Exception) -> ApiError:
     """Return the error of a request that got no answer; the caller raises it from the error of httpx2."""
-    return ApiError(0, f"cannot reach {url}: {error}")
+    why = re.sub(r"\[Errno -?\d+\] ", "", str(error)).rstrip(". ")
+    return ApiError(0, f"cannot reach {url}: {why or type(error).__name__}")
 
 
 def checked(response: httpx2.Response) -> httpx2.Response:

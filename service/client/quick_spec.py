@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from service.client.answers import Dataset, Estimate
@@ -29,17 +29,23 @@ def make_spec(uploaded: Dataset, name: str, dataset: Mapping[str, object], **fie
     }
 
 
-def describe(uploaded: Dataset, plan: Estimate) -> Iterator[str]:
-    """Yield lines that say what a job uses and costs; what may have to be corrected begins with ``WARNING``."""
+def describe(
+    uploaded: Dataset, plan: Estimate, word: Callable[[str, str], str] = lambda note, _: note
+) -> Iterator[str]:
+    """Yield lines that say what a job uses and costs; what may have to be corrected begins with ``WARNING``.
+
+    ``word`` puts a note about a column, or about the file if its name is empty, in the words of the caller's interface.
+    """
     columns = plan["columns"]
     inputs = sum(column["role"] == "feature" for column in columns)
+    given = f", {inputs} input{'' if inputs == 1 else 's'}" if inputs else ""
     rows = f"{uploaded['rows']:,} {'characters' if uploaded['layout'] == 'text' else 'rows'}"
-    yield f"{uploaded['name']}  {rows}{f', {inputs} inputs' if inputs else ''}, {plan['task']}"
+    yield f"{uploaded['name']}  {rows}{given}, {plan['task']}"
     for column in columns:
         left_out = [f"left out, {column['reason']}"] if column["role"] == "left out" else []
         notes = column["warnings"] if not left_out or column["kind"] == "id" else []
-        yield from (f"{WARNING}{column['name']}: {note}" for note in (*left_out, *notes))
-    yield from (f"{WARNING}{note}" for note in uploaded["warnings"])
+        yield from (f"{WARNING}{column['name']}: {word(note, column['name'])}" for note in (*left_out, *notes))
+    yield from (f"{WARNING}{word(note, '')}" for note in uploaded["warnings"])
     yield describe_cost(plan)
     if similar := plan.get("similar"):
         yield similar["sentence"]

@@ -96,6 +96,7 @@ def find_header(rows: Sequence[Sequence[str]], reading: Reading) -> Header:
     numbers = [found for found in said if isinstance(found, _Number)]
     in_order = _are_in_order([number.value for number in numbers])
     data, names = said.count(_Says.DATA), said.count(_Says.NAME)
+    names += not first[0] and all(asked[0][1])  # a column with row names has none
     if in_order:
         names += len(numbers)
     elif not _may_name(numbers):
@@ -166,7 +167,7 @@ def _may_name(numbers: Sequence[_Number]) -> bool:
     if not values:
         return False
     rising = all(before < after for before, after in pairwise(values))
-    counts = [value - values[0] for value in values] == list(range(len(values))) and values[0] in (0, 1)
+    counts = len(values) > 1 and values in (list(range(len(values))), list(range(1, len(values) + 1)))
     whole = all(float(value).is_integer() for value in values)
     many, different = len(values) >= FEWEST_ROWS, len(set(values)) == len(values)
     above_fractions = many and different and not any(number.below_are_whole for number in numbers)

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from service.data.contents import check_contents
 from service.data.facts import DatasetFacts, Reading
 from service.data.forms import UNITS
 from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
@@ -103,9 +104,12 @@ def read_columns(
         InvalidFileError: The file cannot be used.
     """
     source = _unpacked(source, max_bytes)
+    check_contents(source, "CSV")
     wanted = reading.encoding
     encoding, has_quotes = _encoding(source, wanted)
     sample = _sample(source, encoding)
+    if "\0" in sample:
+        raise InvalidFileError("the file is not text: it has zero bytes; save its table as .csv or .xlsx")
     delimiter = reading.delimiter or _delimiter(sample)
     rows, lines = _rows(sample, delimiter)
     if not rows:

@@ -11,6 +11,7 @@ import datetime as dt
 import itertools
 import math
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from service.data.columns import TABLE_FILE, describe
+from service.data.contents import check_contents
 from service.data.facts import EXACT, LARGEST, MIN_ROWS, ColumnKind, DatasetFacts, Layout, Reading
 from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_zip import open_zip
@@ -129,6 +131,9 @@ def read_excel(source: Path, folder: Path, max_bytes: int, reading: Reading) -> 
     """Read the first sheet of an Excel file with a header; a reader of ``upload.py``."""
     import python_calamine
 
+    if not zipfile.is_zipfile(source):
+        check_contents(source, "Excel")
+        raise InvalidFileError("the file is not Excel: if it is a text, give its name the ending .csv")
     with open_zip(source, max_bytes):
         pass  # nothing in it is larger than allowed
     try:

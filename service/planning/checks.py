@@ -64,7 +64,7 @@ def _check_choice(place: str, given: DatasetSpec) -> Iterable[FieldError]:
         yield conflict(f"{place}.entrypoint", given.entrypoint, both)
     if given.config and given.entrypoint is None:
         yield conflict(f"{place}.config", given.config, f"needs {place}.entrypoint, whose arguments it holds")
-    owner = "the factory says it" if given.entrypoint else "a bundled dataset has its own"
+    owner = "the function says it" if given.entrypoint else "a bundled dataset has its own"
     for field in ("target", "task"):
         if given.id is None and getattr(given, field) is not None:
             yield conflict(f"{place}.{field}", getattr(given, field), f"must be null: {owner}")

@@ -136,7 +136,13 @@ def _remark(verdict: Verdict) -> str:
         return f"; that is real but {surely}smaller than the {matters} that matters (confirm.min_effect)"
     if verdict.word is Word.NO_DIFFERENCE:
         return ", too little to matter"
-    return f", but that may be {'luck' if _is_significant(verdict) else 'chance'}"
+    if _is_significant(verdict):
+        return ", which is more than chance between the seeds, but may be luck in the search"
+    if verdict.interval[0] <= 0 <= verdict.interval[1]:
+        return ", but that may be chance"
+    p = min(verdict.p_helps, verdict.p_hurts)
+    stricter = f"the 95 % interval leaves out 0, but the exact test does not rule chance out (p {p:.2g})"
+    return f", but that may be chance: {stricter}"
 
 
 def _at_equal_time(verdict: Verdict | None, headline: Word) -> str:

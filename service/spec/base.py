@@ -51,14 +51,14 @@ Entrypoint = Annotated[
     Field(
         max_length=100,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
-        description="package.module:factory, in a module that the operator has allowed.",
+        description="package.module:function, in a module that the operator has allowed.",
         examples=["examples.gated_mlp:make_model"],
     ),
 ]
 UserConfig = Annotated[
     dict[str, JsonValue],
     AfterValidator(_plain),
-    Field(max_length=100, description="Keyword arguments of the factory.", examples=[{"width": 32}]),
+    Field(max_length=100, description="Keyword arguments of the function.", examples=[{"width": 32}]),
 ]
 
 

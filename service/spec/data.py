@@ -36,7 +36,7 @@ class SplitSpec(SpecModel):
 
 
 class DatasetSpec(SpecModel):
-    """Which data to train on: a bundled dataset by ``name``, an uploaded one by ``id``, or what a factory makes."""
+    """Which data to train on: a bundled dataset by ``name``, an uploaded one by ``id``, or what a function makes."""
 
     name: Name | None = None
     """Name of a bundled dataset; `GET /v1/catalog` lists them."""

@@ -5,6 +5,7 @@ To add one, list its entry here; outside of the service, call ``METRICS.register
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -131,6 +132,33 @@ METRICS: Final = Registry[MetricEntry](
     ),
 )
 """Every metric by its name."""
+
+
+SYNONYMS: Final = {
+    "val_loss": ("loss",),
+    "val_accuracy": ("acc", "correct", "hitrate"),
+    "val_balanced_accuracy": ("bacc", "balancedacc", "balanced"),
+    "val_f1": ("f1score", "f1macro", "fscore", "macrof1"),
+    "val_roc_auc": ("auc", "roc", "auroc", "rocauc", "aucroc", "gini"),
+    "val_average_precision": ("ap", "map", "prauc", "auprc", "aucpr"),
+    "val_log_loss": ("crossentropy", "ce", "nll", "brier"),
+    "val_r2": ("r2score", "rsquared", "r"),
+    "val_mae": ("l1", "meanabsoluteerror"),
+    "val_rmse": ("mse", "l2", "rootmeansquarederror", "meansquarederror"),
+    "val_median_absolute_error": ("medae", "medianae", "mad"),
+}
+"""A metric, or the loss, in specs -> what people also call it, or what is nearest to what they ask for."""
+
+
+def likely_metric(given: str) -> str | None:
+    """Return the metric in specs that a word probably means; None without one.
+
+    >>> likely_metric("AUC"), likely_metric("log-loss"), likely_metric("mse"), likely_metric("speed")
+    ('val_roc_auc', 'val_log_loss', 'val_rmse', None)
+    """
+    word = re.sub(r"^(val|test|validation)_|[^a-z0-9]", "", given.lower())
+    named = {name.replace("_", ""): f"{PREFIX}{name}" for name in METRICS}
+    return named.get(word) or next((field for field, words in SYNONYMS.items() if word in words), None)
 
 
 def metric_of(field: str) -> MetricEntry | None:

@@ -271,7 +271,7 @@ class UserCodeSpec(ModelSpec):
 
 
 class EntrypointSpec(UserCodeSpec):
-    """A module of your own: what a factory returns that takes the shape of a row, the outputs and the task."""
+    """A module of your own: what a function returns that takes the shape of a row, the outputs and the task."""
 
     tasks: ClassVar = (Task.CLASSIFICATION, Task.REGRESSION, Task.AUTOENCODING)
     build: ClassVar = "service.training.entrypoints:build_user_model"

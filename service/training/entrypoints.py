@@ -183,7 +183,7 @@ def call(factory: Callable[..., Any], /, *args: object, **config: Any) -> Any:
     try:
         return factory(*args, **config)
     except (Exception, SystemExit) as error:
-        raise EntrypointError(f"the factory raised {described(error)}") from error
+        raise EntrypointError(f"the function raised {described(error)}") from error
 
 
 def build_module(
@@ -197,7 +197,7 @@ def build_module(
     model = call(factory, shape, outputs, task, **config)
     if not isinstance(model, nn.Module):
         raise EntrypointError(
-            f"the factory returned a value of type {type(model).__name__}, expected a torch.nn.Module"
+            f"the function returned a value of type {type(model).__name__}, expected a torch.nn.Module"
         )
     return nn.Sequential(nn.Unflatten(1, shape), model) if len(shape) > 1 else model
 

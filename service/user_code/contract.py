@@ -147,7 +147,7 @@ def make_dataset(
     torch.manual_seed(0)  # so that what is drawn without the seed is at least the same
     made = call(factory, seed, **config)
     if not isinstance(made, tuple | list) or len(made) != 3:
-        raise EntrypointError(f"the factory returned {_kind(made)}; expected three values: x, y and the task")
+        raise EntrypointError(f"the function returned {_kind(made)}; expected three values: x, y and the task")
     x, y, task = made
     if not isinstance(task, str) or task not in TASKS:
         raise EntrypointError(f"the task is {task!r}; expected one of {', '.join(TASKS)}")

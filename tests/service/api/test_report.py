@@ -10,7 +10,7 @@ from service.db.models import Job
 from service.result.job_result import Word
 from tests.service.results import STATISTICS, TRIVIAL, a_result, an_arm
 
-MAY_TELL = "that may be luck; more trials for each arm, and more seeds, may tell"
+MAY_TELL = "but may be luck in the search; more trials for each arm, and more seeds, may tell"
 NOTHING = "neither adamw nor warpadam is better on test than always predicting the most frequent class"
 
 

@@ -28,6 +28,7 @@ from service.training.run import Ended
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.conftest import queue_job
+from tests.service.data import files
 from tests.service.live import Live
 
 Run = Callable[..., Result]
@@ -287,13 +288,106 @@ def test_file_that_is_no_spec_is_refused(run: Run, tmp_path: Path, content: str 
 
 
 @pytest.mark.parametrize("command", [("submit", "SPEC"), ("show", "job-0"), ("export", "job-0"), ("watch", "job-0")])
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[/x]", "nonsense"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[/x]"])
 def test_service_that_is_not_there_is_one_line(run: Run, spec_file: Path, command: tuple[str, ...], url: str) -> None:
     arguments = [spec_file if argument == "SPEC" else argument for argument in command]
     result = run(*arguments, url=url)
     fails(result, 1, f"cannot reach {url}: ")
     assert "start a service with warptune serve, or name one with --url" in result.stderr
     assert result.stderr.count("\n") == 1
+    assert "Errno" not in result.stderr
+
+
+@pytest.mark.parametrize("url", ["nonsense", "localhost:8000", ""])
+def test_what_is_no_url_is_named(run: Run, url: str) -> None:
+    fails(
+        run("show", "job-0", "--url", url),
+        2,
+        f"--url (or WARPTUNE_URL) must begin with http:// or https://, not {url!r}",
+    )
+
+
+def test_every_command_takes_h_for_help(run: Run) -> None:
+    for command in ((), ("tune",), ("keys",), ("keys", "create")):
+        assert run(*command, "-h").stdout == run(*command, "--help").stdout
+
+
+def test_a_folder_names_the_data_in_it(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for command in (("tune",), ("init", "-o", tmp_path / "spec.yaml"), ("upload",), ("submit",)):
+        fails(run(*command, folder), 2, f"{folder} is a folder; there are no data in it")
+    for name in ("b.csv", "a.XLSX", "notes.md"):
+        (folder / name).write_text("")
+    fails(run("tune", folder), 2, f"{folder} is a folder; give a file in it: a.XLSX, b.csv\n")
+
+
+def test_submit_of_a_table_points_to_tune(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "people.csv"
+    file.write_bytes(files.csv())
+    fails(
+        run("submit", file), 2, f"people.csv has data, not the spec of a job; tune on it: warptune tune {file} --target"
+    )
+
+
+WRONG_OPTIONS = {
+    "a target": (["--target", "lable"], "--target must be one of age, city, note, label (got 'lable'). Did you"),
+    "a metric": (["--metric", "auc"], "--metric must be 'val_loss', "),
+    "its hint": (["--metric", "auc"], "(got 'auc'). Did you mean 'val_roc_auc'?"),
+    "a metric of another task": (["--metric", "val_mae"], "--metric must be one of val_loss, val_accuracy"),
+    "a random split": (["--split", "random=city"], "COLUMN, not 'random=city'; rows are split at random"),
+    "an unknown split": (["--split", "date=city"], "--split must be one of group=COLUMN, time=COLUMN"),
+    "a column to split by": (["--split", "group=town"], "--split must be one of "),
+    "no times": (["--split", "time=note"], "Say --column note=date or --column note=day_first_date if it holds dates"),
+    "a kind": (["--column", "city=categry"], "--column city must be 'number', "),
+    "no such column": (["--column", "ctiy=text"], "--column ctiy must be one of age, city, note, label"),
+    "no such kind of values": (["--column", "city=number"], "--column city must be a kind that the values have: 36 of"),
+    "a decimal mark": (["--decimal", "x"], "--decimal must be '.' or ',' (got 'x')"),
+    "a mark twice": (["--thousands", ".", "--decimal", "."], "--decimal must differ from delimiter and thousands"),
+    "an encoding": (["--encoding", "klingon"], "--encoding must be a known encoding (got 'klingon')"),
+    "many seeds": (["--seed", str(2**40)], "--seed must be less than or equal to"),
+    "many steps": (["--steps", str(10**9)], "--steps must be less than or equal to 1000000"),
+    "many trials": (["--trials", str(10**9)], "--trials must be less than or equal to 10000"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_OPTIONS)
+@pytest.mark.parametrize("command", [("tune", "--dry-run"), ("init", "--force")])
+def test_what_is_wrong_is_said_of_the_option(run: Run, tmp_path: Path, case: str, command: tuple[str, str]) -> None:
+    options, message = WRONG_OPTIONS[case]
+    file = tmp_path / "people.csv"
+    file.write_bytes(files.csv())
+    target = [] if "--target" in options else ["--target", "label"]
+    output = ["-o", tmp_path / "spec.yaml"] if command[0] == "init" else []
+    result = run(*command, file, *target, *options, *output)
+    fails(result, 2, message)
+    assert "dataset." not in result.stderr
+    assert "the service refused" not in result.stderr
+
+
+def test_notes_name_options_and_the_spec_names_fields(run: Run, tmp_path: Path) -> None:
+    file, spec = tmp_path / "people.csv", tmp_path / "spec.yaml"
+    rows = [f"2024-01-{row % 28 + 1:02d},{row % 9},{('yes', 'Y', 'no')[row % 3]}" for row in range(28)]
+    file.write_text("\n".join(["seen at,customer_id,label", *rows]))
+    shown = run("init", file, "--target", "label", "-o", spec).stdout
+    assert "say --split 'time=seen at' to test on the newest" in shown
+    assert "say --split group=customer_id to keep the rows" in shown
+    assert "say --column label=category to keep them apart" in shown
+    assert "dataset." not in shown
+    written = spec.read_text()
+    assert "say {by: time, column: seen at} in dataset.split to test" in written
+    assert "say category in dataset.columns to keep them apart" in written
+
+
+def test_a_table_without_a_header_names_the_option(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "plain.csv"
+    file.write_text("\n".join(f"{row * 7 % 31 / 4},{'ab'[row % 2]}" for row in range(60)))
+    named = run("tune", file)
+    fails(named, 2, "--target must name the column to predict, one of: column_1, column_2")
+    shown = run("tune", file, "--target", "column_2", "--dry-run").stdout
+    assert "if it has the names, say --header first" in shown
+    first = run("tune", file, "--target", "a", "--header", "first", "--dry-run").stdout
+    assert first.startswith("plain.csv  59 rows, 1 input, classification")
 
 
 @pytest.mark.parametrize("command", ["show", "export"])
@@ -522,7 +616,7 @@ def test_upload_of_what_cannot_be_used_says_why(run: Run, tmp_path: Path) -> Non
     (tmp_path / "bad.csv").write_text("a,b\n1\n")
     fails(run("upload", tmp_path / "bad.csv"), 1, "Row #2: Expected 2 columns, got 1")
     (tmp_path / "sheet.xls").write_text("x")
-    fails(run("upload", tmp_path / "sheet.xls"), 1, "filename: must be a name that ends with .csv")
+    fails(run("upload", tmp_path / "sheet.xls"), 1, "filename: must end with .csv")
 
 
 def test_jobs_are_shown_side_by_side(run: Run, live: Live, tmp_path: Path, spec: SpecMaker) -> None:

@@ -61,7 +61,7 @@ def test_a_training_loop_is_shown_with_its_steps_and_what_it_yields() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["a.b"], "'a.b' must have the form package.module:factory"),
+        (["a.b"], "'a.b' must have the form package.module:function"),
         (["no.such:f"], "No module named 'no'; install it, or set WARPTUNE_CODE to the folder that holds it"),
         ([f"{FAULTY}:good_model", "--config", "[1]"], "--config must be a JSON object (got '[1]')"),
         (
@@ -77,8 +77,8 @@ def test_a_training_loop_is_shown_with_its_steps_and_what_it_yields() -> None:
         ([f"{LOOPS}:fit"], "set model.name to loop (warptune check --kind loop)"),
         ([f"{LOOPS}:raises", "--kind", "loop"], "the training loop raised RuntimeError: no such table"),
         ([f"{FAULTY}:unseeded", "--shape", "7"], "two models made with the same seed differ in"),
-        ([f"{FAULTY}:raises"], "the factory raised RuntimeError: no such table"),
-        ([f"{FAULTY}:raises", "--kind", "dataset"], "the factory raised RuntimeError: no such table"),
+        ([f"{FAULTY}:raises"], "the function raised RuntimeError: no such table"),
+        ([f"{FAULTY}:raises", "--kind", "dataset"], "the function raised RuntimeError: no such table"),
         (
             [f"{FAULTY}:dataset", "--kind", "dataset", "--config", '{"what": "clock"}'],
             "two calls with the same seed differ in x; use the seed for every random number",

@@ -109,8 +109,8 @@ def test_a_table_needs_a_target_and_a_wrong_one_is_named(folder: Path) -> None:
     assert (without.returncode, without.stdout) == (2, "")
     assert "--target must name the column to predict, one of: code, age, city, note, label" in without.stderr
     wrong = tune(folder, people, "--target", "lable")
-    assert wrong.returncode == 1
-    assert "dataset.target: must be one of age, city, note, label (got 'lable'). Did you mean 'label'?" in wrong.stderr
+    assert wrong.returncode == 2
+    assert "--target must be one of age, city, note, label (got 'lable'). Did you mean 'label'?" in wrong.stderr
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ SURE: dict[str, tuple[list[str], list[list[str]]]] = {
     "true and false": (["ok", "n"], drawn(["True", "False"], range(90))),
     "dates": (["day", "kind", "value"], drawn(DAYS, KINDS, fraction)),
     "German dates and amounts": (["Tag", "Betrag"], drawn(["01.02.2024", "14.03.2024"], ["1.200,50 €", "7,20 €"])),
+    "a zero": (["x", "y"], [["0.0", "Rome"], *drawn(fraction, CITIES)]),
     "words only": (["city", "level"], drawn(CITIES, ["low", "high"])),
     "a word and free text": (["label", "text"], drawn(["ham", "spam"], words)),
     "codes": (["id", "value", "kind"], drawn(lambda row: f"C-{row:03d}", fraction, KINDS)),
@@ -71,9 +72,18 @@ def test_names_are_told_from_data(case: str) -> None:
         (["0", "1"], drawn(fraction, fraction)),
         (["n/k", "2.5", "setosa"], drawn(fraction, fraction, KINDS)),
         (["Paris", "2.5"], drawn(CITIES, fraction)),
+        (["", "0"], drawn(lambda row: row, fraction)),
         (["spam", "comment"], drawn(["ham", "spam"], words)),
     ],
-    ids=["sensors", "wavelengths", "two numbers", "an odd cell", "a rare word", "a name that is a value"],
+    ids=[
+        "sensors",
+        "wavelengths",
+        "two numbers",
+        "an odd cell",
+        "a rare word",
+        "a series of pandas",
+        "a name that is a value",
+    ],
 )
 def test_in_doubt_the_first_row_has_names_and_it_is_said(first: list[str], rows: list[list[str]]) -> None:
     found = find_header([first, *rows], Reading())

@@ -343,13 +343,13 @@ BOTH = "cannot be used together with dataset.name or dataset.id"
     [
         ({"name": "wine", "entrypoint": "a:b"}, "dataset.entrypoint", BOTH),
         ({"id": "ds-1", "entrypoint": "a:b"}, "dataset.entrypoint", BOTH),
-        ({"entrypoint": "a:b", "target": "y"}, "dataset.target", "must be null: the factory says it"),
+        ({"entrypoint": "a:b", "target": "y"}, "dataset.target", "must be null: the function says it"),
         (
             {"name": "wine", "exclude": ["id"]},
             "dataset.exclude",
             "must be empty: only an uploaded table has columns to choose",
         ),
-        ({"entrypoint": "a:b", "task": "regression"}, "dataset.task", "must be null: the factory says it"),
+        ({"entrypoint": "a:b", "task": "regression"}, "dataset.task", "must be null: the function says it"),
     ],
 )
 def test_a_dataset_has_one_source(spec: SpecMaker, dataset: dict[str, Any], field: str, expected: str) -> None:

@@ -55,7 +55,10 @@ def test_hurts_is_said_the_same_way() -> None:
 
 def test_luck_that_is_larger_than_the_effect_takes_the_word_and_says_so() -> None:
     effect, where, luck, advice = said(judged(0.1, luck=(SURE, LUCKY)))
-    assert effect == "with P the test loss is 9.6 % lower at equal steps, but that may be luck"
+    assert effect == (
+        "with P the test loss is 9.6 % lower at equal steps, which is more than chance between the seeds, but may be "
+        "luck in the search"
+    )
     assert where == OWN_SPLITS
     assert re.fullmatch(
         r"two searches for the same optimizer would differ by up to [\d.]+ % just by luck, and 9.6 % lies inside that",
@@ -76,6 +79,17 @@ def test_too_few_seeds_say_how_many_more_would_do() -> None:
     effect, _, advice = said(verdict)
     assert effect == "with P the test loss is the same at equal steps, but that may be chance"
     assert advice == f"about {verdict.more_pairs} more seeds would be needed"
+
+
+def test_an_interval_without_0_is_not_contradicted_but_explained() -> None:
+    verdict = compare(BASE[:4], shifted(0.1)[:4], 0.01)
+    assert verdict.word is Word.INCONCLUSIVE
+    assert verdict.interval[0] > 0
+    assert min(verdict.p_helps, verdict.p_hurts) == 1 / 16
+    effect = said(verdict)[0]
+    assert effect.endswith(
+        "but that may be chance: the 95 % interval leaves out 0, but the exact test does not rule chance out (p 0.062)"
+    )
 
 
 def test_what_no_job_can_settle_asks_for_no_seeds() -> None:

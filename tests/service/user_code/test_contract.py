@@ -14,9 +14,9 @@ from service.user_code.contract import make_dataset, make_model, try_loop
 from tests.service.user_code import faulty, loops
 
 BAD_MODELS: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "raises": (faulty.raises, {}, r"the factory raised RuntimeError: no such table \(faulty.py, line \d+\)"),
+    "raises": (faulty.raises, {}, r"the function raised RuntimeError: no such table \(faulty.py, line \d+\)"),
     "raises in torch": (faulty.good_model, {"width": "4"}, r"TypeError: .* \(faulty.py, line \d+\)"),
-    "leaves": (faulty.leaves, {}, "the factory raised SystemExit: gone"),
+    "leaves": (faulty.leaves, {}, "the function raised SystemExit: gone"),
     "wrong config": (faulty.good_model, {"widht": 3}, "unexpected keyword argument 'widht'"),
     "no module": (faulty.no_module, {}, "returned a value of type list, expected a torch.nn.Module"),
     "no parameters": (faulty.no_parameters, {}, "no parameters to train"),
