@@ -33,9 +33,18 @@ from service.data.forms import (
     date_form,
     number_form,
     read_texts,
+    units_of,
     whole_if_all_are,
 )
-from service.data.spellings import are_booleans, boolean_notes, category_notes, merged, name_booleans, read_booleans
+from service.data.spellings import (
+    are_booleans,
+    boolean_notes,
+    category_notes,
+    mark_notes,
+    merged,
+    name_booleans,
+    read_booleans,
+)
 from service.errors import FieldError, InvalidSpecError, shortened
 
 TABLE_FILE: Final = "table.parquet"
@@ -55,6 +64,15 @@ ID_SHARE: Final = 0.99
 
 CHOICES: Final = {"day_first_date": ColumnKind.DATE, "merged_category": ColumnKind.CATEGORY}
 """What a job may take a column for besides its kind -> the kind."""
+
+MOST_UNITS: Final = 5
+"""Different units up to which a column seems to hold numbers."""
+
+TWO_NUMBERS: Final = r"\d+(?:[.,]\d+)? ?(?:[/x\x{d7}*']|h|m|ft) ?\d+(?:[.,]\d+)? ?(?:min|s|cm|mm|m|in|\"|'')?"
+"""Cells such as 120/80, 1920x1080, 1h 20min and 5'11"."""
+
+GAPS: Final = (99, 999, 9999, 99999, 999999)
+"""Numbers that stand for a missing value in many tables, with either sign, where they are far from all others."""
 
 OLDEST_DAY: Final = 19000101
 NEWEST_DAY: Final = 21001231
@@ -163,7 +181,7 @@ def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> Foun
         (dates, date, ColumnKind.DATE), (numbers, number, ColumnKind.NUMBER), key=lambda item: item[0]
     )
     if form is None or most < texts.total * (1 - WANTED_ODD_SHARE):
-        return Found(words)
+        return Found(words, None, tuple(_numbers_in_words(texts)))
     if kind is ColumnKind.DATE and other is not None:
         hint = "say date or day_first_date in dataset.columns to use them as dates"
         return Found(words, None, (f"its dates may be {form.date} or {other}: {hint}",), may_be_id=False)
@@ -172,7 +190,19 @@ def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> Foun
         return Found(kind, form, warnings if kind is ColumnKind.NUMBER else ())
     odd = f"{texts.total - most:,} of {texts.total:,} cells are not {kind}s, so all are taken for {words}"
     hint = f"say {kind} in dataset.columns to count these as missing"
-    return Found(words, None, (f"{odd}: {hint}",), may_be_id=False)
+    return Found(words, None, tuple(_numbers_in_words(texts)) or (f"{odd}: {hint}",), may_be_id=False)
+
+
+def _numbers_in_words(texts: Texts) -> Iterator[str]:
+    """Say if texts hold numbers in a way that is not read: with several units, or two in a cell."""
+    head = texts.head()
+    units = units_of(head)
+    if 1 < len(units) <= MOST_UNITS and sum(units.values()) >= head.total * (1 - ODD_SHARE):
+        named = ", ".join(f"{unit!r} ({cells:,})" for unit, cells in units.items())
+        yield f"numbers with different units, so not read as numbers: {named}; write them in one unit"
+    elif head.matching(TWO_NUMBERS) >= head.total * (1 - ODD_SHARE):
+        first = shortened(head.values[0].as_py())
+        yield f"two numbers in a cell, such as {first!r}, so not read as numbers: make a column of each"
 
 
 def _take(values: pa.Array, reading: Reading, wanted: str) -> Found:
@@ -316,7 +346,7 @@ def _counts_up(column: Column, rows: int) -> bool:
 
 def _with_doubts(column: Column, values: pa.Array) -> Column:
     """Return a column with warnings about what only its name or its numbers tell."""
-    warnings = list(column.warnings)
+    warnings = [*column.warnings, *_gap_notes(column, values)]
     if column.kind is ColumnKind.NUMBER and column.unused is None and column.whole:
         if CODE_NAMES.fullmatch(column.name) and column.distinct > 2:
             warnings.append("looks like a code, but is read as a number: say category in dataset.columns if it is one")
@@ -330,7 +360,22 @@ def _with_doubts(column: Column, values: pa.Array) -> Column:
             warnings.append("looks like times that cannot be read: write them as 2024-12-31 or 2024-12-31 18:30")
         if column.unused is None:
             warnings += category_notes(texts)
+            warnings += mark_notes(values) if column.kind is ColumnKind.CATEGORY else ()
     return replace(column, warnings=tuple(warnings))
+
+
+def _gap_notes(column: Column, values: pa.Array) -> Iterator[str]:
+    """Say if the smallest or the largest number of a column looks like a mark of a missing value, such as -999."""
+    if column.kind is not ColumnKind.NUMBER or column.distinct <= 2:
+        return
+    for end in (column.low, column.high):
+        if end is None or abs(end) not in GAPS:
+            continue
+        numbers = values_of(column, values).drop_null().to_numpy()
+        others = numbers[numbers != end]
+        if np.abs(others - end).min() > 2 * np.ptp(others) and len(numbers) - len(others) > 1:
+            count = f"{len(numbers) - len(others):,} of {len(values):,} cells are {end:g}"
+            yield f"{count}, far from all others: upload the file again with na_values={end:g} if that means no value"
 
 
 def _odd_cells(texts: pa.Array, column: Column) -> Iterator[str]:

@@ -10,6 +10,7 @@ A form is one for a whole column: the one that most of its cells have. All work 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -35,8 +36,15 @@ UNITS: Final = (
     "%", "$", "€", "£", "¥", "₹",
     "EUR", "USD", "GBP", "CHF", "JPY", "CAD", "AUD", "CNY", "INR", "SEK", "NOK", "DKK", "PLN",
 )
-"""Units that numbers are read with."""
+"""Units that numbers are read with, before or after them; others are read after them."""
 # fmt: on
+
+_SIGN: Final = r"[^\d\s.,;:/()+\-]"
+AFTER_NUMBER: Final = (
+    r"[+-]?\p{Sc}?\d[\d.,]*[ \x{a0}\x{2009}\x{202f}]?"
+    rf"(?P<unit>{_SIGN}{{1,3}}\d?|{_SIGN}{{4,9}}\.?|\pL{{1,5}}\.|\pL+/\pL+)"
+)
+"""A number and its unit, such as 5 kg, 36.6°C, 12 Stk. or 80 km/h."""
 
 SPACES: Final = "[ \u00a0\u2009\u202f]"
 """Spaces within a number, as a regular expression."""
@@ -46,7 +54,8 @@ GROUPS: Final = {",": ",", ".": r"\.", " ": SPACES, "'": "['\u2019]"}
 
 _TIME: Final = (
     r"(?:(?:[T ] *|, *|:)(?P<h>\d{1,2})(?::(?P<min>\d{2})(?::(?P<s>\d{2}(?:[.,]\d+)?))?)?(?: Uhr)?"
-    r"(?: ?(?P<half>[AaPp])[Mm])?(?: ?(?:Z|UTC|GMT|(?P<zh>[+-]\d{2}):?(?P<zm>\d{2})))?(?:\[[\w/+-]+\])?)?"
+    r"(?: ?(?P<half>[AaPp])[Mm])?(?: ?(?:Z|(?:UTC|GMT)?(?P<zh>[+-]\d{1,2}):?(?P<zm>\d{2})?|UTC|GMT))?"
+    r"(?:\[[\w/+-]+\])?)?"
 )
 _WEEKDAY: Final = r"(?:[A-Za-z]{2,10}\.?,? +)?"
 _NAME: Final = r"(?P<name>[A-Za-zÄÖÜäöü]{3,9})"
@@ -132,6 +141,7 @@ def number_form(texts: Texts, reading: Reading) -> tuple[Form | None, int, tuple
     tidy = replace(texts, values=_tidy(texts.values))
     head = tidy.head()
     unit = next((u for u in UNITS if 2 * head.count(pc.match_substring(head.values, u)) >= head.total > 0), "")
+    unit = unit or next((u for u, cells in units_of(head).items() if 2 * cells >= head.total), "")
     decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "", ".")
     marks = (decimal, "," if decimal == "." else ".")
     forms = [Form(decimal=d, thousands=t, unit=unit) for d in marks for t in ("", *GROUPS) if t != d]
@@ -153,9 +163,20 @@ def number_form(texts: Texts, reading: Reading) -> tuple[Form | None, int, tuple
     return best, fitting, ()
 
 
+def units_of(texts: Texts) -> dict[str, int]:
+    """Return what stands after the numbers of a column, such as kg, and in how many cells."""
+    parts = pc.extract_regex(texts.values, f"^(?:{AFTER_NUMBER})$")
+    found = Counter[str]()
+    for part, cells in zip(parts.to_pylist(), texts.cells.tolist(), strict=True):
+        if part is not None:
+            found[part["unit"]] += cells
+    return dict(found.most_common())
+
+
 def _tidy(texts: pa.Array) -> pa.Array:
     """Write minus signs, and brackets around negative amounts, as people do who write numbers for programs."""
     texts = pc.replace_substring(texts, "\u2212", "-")
+    texts = pc.replace_substring_regex(texts, r"^(\d[\d.,]*)-$", r"-\1")  # as SAP writes them
     return pc.replace_substring_regex(texts, r"^\((.*)\)$", r"-\1")
 
 

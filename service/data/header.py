@@ -107,7 +107,8 @@ def find_header(rows: Sequence[Sequence[str]], reading: Reading) -> Header:
     is_open = bool(numbers) and not in_order
     quoted = ", ".join(repr(shortened(cell)) for cell in first[:MOST_NAMED]) + ", ..." * (len(first) > MOST_NAMED)
     if data and not names and not is_open:
-        called = f"the columns are called {column_name(1)} to {column_name(len(first))}"
+        last = column_name(len(first))
+        called = f"the columns are called {column_name(1)} to {last}" if len(first) > 1 else f"it is called {last}"
         wrong = "if it has the names, upload the file again with header=first"
         return Header(False, (f"the first row looks like data ({quoted}), so {called}: {wrong}",))
     if names and not data and not is_open:
@@ -179,17 +180,24 @@ def _may_name(numbers: Sequence[_Number]) -> bool:
 def title_rows(rows: Sequence[Sequence[object]]) -> int:
     """Return how many rows with a title, or nothing, stand above the header of a table.
 
-    A title fills at most half as many cells as most rows do. What comes below it must look like a header: a name above
-    each column but one, and none of them a number.
+    A title fills at most half as many cells as most rows do, or begins with a #. What comes below it must look like a
+    header: a name above each column but one, and none of them a number.
 
     >>> title_rows([["Sales of 2024", ""], ["", ""], ["city", "sales"], ["Rome", "1"], ["Oslo", "2"]])
     2
     """
     filled = [[text for cell in row if (text := str(cell).strip())] for row in rows[:SAMPLE_ROWS]]
     usual = statistics.median(map(len, filled)) if filled else 0
-    titles = next((index for index, cells in enumerate(filled) if len(cells) > usual / 2), 0)
+    titles = next(
+        (index for index, cells in enumerate(filled) if len(cells) > usual / 2 and not _is_remark(cells, usual)), 0
+    )
     header = filled[titles] if titles else []
     return titles if len(header) >= usual - 1 and not any(NUMBER.fullmatch(name) for name in header) else 0
+
+
+def _is_remark(cells: Sequence[str], usual: float) -> bool:
+    """Return whether a line is a remark such as ``# units: m, s``, and not a header that begins with #."""
+    return cells[0].startswith("#") and len(cells) != usual
 
 
 def above_header(count: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.data.facts import MAX_LEVELS
-from service.data.forms import Texts
+from service.data.forms import MARKS, Texts
 from service.errors import shortened
 
 BOOLEANS: Final = (
@@ -105,6 +105,16 @@ def boolean_notes(texts: Texts) -> Iterator[str]:
     """Say which spellings a column of booleans merges."""
     if groups := _groups(texts, read_booleans(texts.values).to_pylist()):
         yield f"read as one value: {groups}: say category in dataset.columns to keep them apart"
+
+
+def mark_notes(cells: pa.Array) -> Iterator[str]:
+    """Say which categories are marks that stand for a missing value elsewhere."""
+    counted = cells.drop_null().value_counts()
+    values = dict(sorted((item["values"], item["counts"]) for item in counted.to_pylist()))
+    found = {value: count for value, count in values.items() if value.lower() in MARKS}
+    if found and len(found) < len(values) and "+" not in values:
+        named = ", ".join(f"{mark!r} ({count:,})" for mark, count in found.items())
+        yield f"kept as categories, though they may stand for no value: {named}; empty these cells if they do"
 
 
 def category_notes(texts: Texts) -> Iterator[str]:

@@ -117,6 +117,9 @@ PLAIN_RIGHT = {"x": Right("number", -3.0), "city": Right("category", "Köln")}
 ZIPS = [f"{1000 + row % 20 * 37:05d}" for row in range(ROWS)]
 NUMBER = Right("number", -3.0)
 DATE = Right("date", JAN_1)
+UNITS = Right("text", warning="different units, so not read as numbers: 'k' (40), 'M' (20)")
+LEFT_OUT = UNITS._replace(kind="id")
+SHARP = {"#x": NUMBER, "city": Right("category", "Köln")}
 INDEX = [f"{row},{x},{label}" for row, (x, label) in enumerate(zip(NUMBERS, LABELS, strict=True))]
 MIXED = [f"{'$€'[row % 2]}{x:.2f}" for row, x in enumerate(AMOUNTS)]
 NOTES = [f"note {row} on the {row * 7 % 11}th of the month" for row in range(ROWS)]
@@ -147,6 +150,19 @@ TABLES = [
     one("euros", [f"{german(x)} €" for x in AMOUNTS], Right("number", 1234.5)),
     one("EUR", [f"EUR {x:.2f}" for x in AMOUNTS], Right("number", 1234.5)),
     one("per cent", [f"{x}%" for x in NUMBERS], NUMBER),
+    one("kilograms", [f"{x} kg" for x in NUMBERS], NUMBER),
+    one("milliseconds", [f"{x:.1f}ms" for x in AMOUNTS], Right("number", 1234.5)),
+    one("degrees", [f"{x}\u00b0C" for x in NUMBERS], NUMBER),
+    one("pieces in German", [f"{german(x)} Stk." for x in AMOUNTS], Right("number", 1234.5), sep=";"),
+    one("speeds", [f"{x} km/h" for x in NUMBERS], NUMBER),
+    one("minus signs behind", [f"{-x}-" if x < 0 else x for x in NUMBERS], NUMBER),
+    one("several units", [f"{x:.1f}{'kM'[row % 3 == 0]}" for row, x in enumerate(AMOUNTS)], UNITS),
+    one("dollars in k and M", [f"${x:.1f}{'kM'[row % 3 == 0]}" for row, x in enumerate(AMOUNTS)], LEFT_OUT),
+    one("blood pressures", [f"{120 + row}/{80 + row % 20}" for row in range(ROWS)], Right("id", warning="'120/80'")),
+    one("durations", [f"{row % 9}h {row}min" for row in range(ROWS)], Right("text", warning="two numbers in a cell")),
+    one("-999 for missing", replaced(NUMBERS, {4: "-999", 9: "-999"}), Right("number", -3.0, warning="2 of 60")),
+    one("999 among others", [900 + row * 3 for row in range(ROWS)], Right("number", 900.0)),
+    one("marks among words", replaced(CITIES, {4: "?", 8: "?"}), Right("category", "Köln", warning="'?' (2)")),
     one("brackets for minus", [f"({-x})" if x < 0 else x for x in NUMBERS], NUMBER),
     one("true minus signs", [str(x).replace("-", "\u2212") for x in NUMBERS], NUMBER),
     one("plus signs", [f"{x:+}" for x in NUMBERS], NUMBER),
@@ -193,6 +209,8 @@ TABLES = [
     Table("UTF-16 without a mark", PLAIN.encode("utf-16-le"), PLAIN_RIGHT),
     Table("Western European", PLAIN.encode("cp1252"), PLAIN_RIGHT),
     Table("a title", f"Sales of 2024\n{PLAIN}".encode(), PLAIN_RIGHT),
+    Table("remarks", f"# made by a tool\n# units: m, s\n{PLAIN}".encode(), PLAIN_RIGHT),
+    Table("a header that begins with #", f"#{PLAIN}".encode(), SHARP),
     Table("a title with separators", f"Sales;;\n;;\n{PLAIN.replace(',', ';')}".encode(), PLAIN_RIGHT),
     Table(
         "Cyrillic",
