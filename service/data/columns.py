@@ -27,6 +27,7 @@ from service.data.arrays import find_outliers
 from service.data.facts import MAX_LEVELS, TIMES, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
 from service.data.forms import (
     MARKS,
+    SAMPLE,
     SECONDS_PER_DAY,
     Numbers,
     Texts,
@@ -37,6 +38,7 @@ from service.data.forms import (
     whole_if_all_are,
 )
 from service.data.spellings import (
+    MOST_SPELLINGS,
     are_booleans,
     boolean_notes,
     category_notes,
@@ -73,6 +75,12 @@ TWO_NUMBERS: Final = r"\d+(?:[.,]\d+)? ?(?:[/x\x{d7}*']|h|m|ft) ?\d+(?:[.,]\d+)?
 
 GAPS: Final = (99, 999, 9999, 99999, 999999)
 """Numbers that stand for a missing value in many tables, with either sign, where they are far from all others."""
+
+DAYS_OF_EXCEL: Final = (29_221, 73_050)
+"""January 1 of 1980 and of 2100, as Excel counts days."""
+
+DAY_NAMES: Final = re.compile(r"date|datum|tag\b|day\b|fecha|jour", re.IGNORECASE)
+"""Names of columns of days."""
 
 OLDEST_DAY: Final = 19000101
 NEWEST_DAY: Final = 21001231
@@ -354,14 +362,27 @@ def _with_doubts(column: Column, values: pa.Array) -> Column:
             warnings.append("counts up by one: say ignore in dataset.columns if it only numbers the rows")
         elif TIMES.fullmatch(column.name) and (column.low or 0) >= OLDEST_DAY and (column.high or 0) <= NEWEST_DAY:
             warnings.append(f"looks like dates such as {column.low:.0f}: say date in dataset.columns to read them")
+    if column.kind is ColumnKind.NUMBER and DAY_NAMES.search(column.name) and _are_days_of_excel(column):
+        warnings.append("may count days as Excel does: write them as 2024-12-31 to have dates")
     if not column.is_numeric and pa.types.is_string(values.type):
-        texts = Texts.of(values)
-        if not warnings and TIMES.fullmatch(column.name) and texts.matching(r"(?:\D*\d){4}(?s:.*)") > texts.total / 2:
-            warnings.append("looks like times that cannot be read: write them as 2024-12-31 or 2024-12-31 18:30")
-        if column.unused is None:
-            warnings += category_notes(texts)
-            warnings += mark_notes(values) if column.kind is ColumnKind.CATEGORY else ()
+        warnings += _notes_about_texts(column, values)
     return replace(column, warnings=tuple(warnings))
+
+
+def _are_days_of_excel(column: Column) -> bool:
+    first, last = DAYS_OF_EXCEL
+    return column.low is not None and column.high is not None and first <= column.low <= column.high <= last
+
+
+def _notes_about_texts(column: Column, values: pa.Array) -> Iterator[str]:
+    if not column.warnings and TIMES.fullmatch(column.name):
+        head = Texts.of(values[:SAMPLE])
+        if 2 * head.matching(r"(?:\D*\d){4}(?s:.*)") > head.total:
+            yield "looks like times that cannot be read: write them as 2024-12-31 or 2024-12-31 18:30"
+    if column.unused is None and column.distinct <= MOST_SPELLINGS:  # more would take long to compare
+        yield from category_notes(Texts.of(values))
+        if column.kind is ColumnKind.CATEGORY:
+            yield from mark_notes(values)
 
 
 def _gap_notes(column: Column, values: pa.Array) -> Iterator[str]:

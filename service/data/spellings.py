@@ -118,9 +118,7 @@ def mark_notes(cells: pa.Array) -> Iterator[str]:
 
 
 def category_notes(texts: Texts) -> Iterator[str]:
-    """Say which values of a column of texts are different spellings of one."""
-    if len(texts.values) > MOST_SPELLINGS:
-        return
+    """Say which values of a column of at most ``MOST_SPELLINGS`` texts are different spellings of one."""
     keys = merged(texts.values)
     if len(keys.unique()) <= MAX_LEVELS and (groups := _groups(texts, keys.to_pylist())):
         what = "differ only in case, spaces, dashes or accents"

@@ -113,6 +113,7 @@ def test_times_of_a_file_with_types_are_a_hint_too(tmp_path: Path) -> None:
     [
         ("time", [time.strftime("%b %d %H:%M:%S") for time in TIMES], "times that cannot be read: write them as 2024"),
         ("quarter_date", [f"{time.year}Q{time.month // 4 + 1}-{time.day}" for time in TIMES], "cannot be read"),
+        ("Messdatum", [str(45_300 + row) for row in range(ROWS)], "may count days as Excel does: write them as 2024"),
         ("date", [time.strftime("%Y%m%d") for time in TIMES], "dates such as 20240113: say date in dataset.columns"),
     ],
 )
