@@ -73,6 +73,9 @@ MOST_UNITS: Final = 5
 TWO_NUMBERS: Final = r"\d+(?:[.,]\d+)? ?(?:[/x\x{d7}*']|h|m|ft) ?\d+(?:[.,]\d+)? ?(?:min|s|cm|mm|m|in|\"|'')?"
 """Cells such as 120/80, 1920x1080, 1h 20min and 5'11"."""
 
+WITH_REMARK: Final = r"[+-]?\d+(?:[.,]\d+)?(?:[ \x{a0}]?[*&(\[<>~!?^]\D{0,10})?"
+"""Cells such as 0.12** and 5 (est.), and plain numbers among them."""
+
 GAPS: Final = (99, 999, 9999, 99999, 999999)
 """Numbers that stand for a missing value in many tables, with either sign, where they are far from all others."""
 
@@ -211,6 +214,9 @@ def _numbers_in_words(texts: Texts) -> Iterator[str]:
     elif head.matching(TWO_NUMBERS) >= head.total * (1 - ODD_SHARE):
         first = shortened(head.values[0].as_py())
         yield f"two numbers in a cell, such as {first!r}, so not read as numbers: make a column of each"
+    elif head.matching(WITH_REMARK) >= head.total * (1 - ODD_SHARE):
+        first = shortened(next(text for text in head.values.to_pylist() if not re.fullmatch(r"[+-]?[\d.,]+", text)))
+        yield f"numbers with a remark behind, such as {first!r}, so not read as numbers: remove it if it says nothing"
 
 
 def _take(values: pa.Array, reading: Reading, wanted: str) -> Found:

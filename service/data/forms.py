@@ -39,7 +39,7 @@ UNITS: Final = (
 """Units that numbers are read with, before or after them; others are read after them."""
 # fmt: on
 
-_SIGN: Final = r"[^\d\s.,;:/()+\-]"
+_SIGN: Final = r"[^\d\s.,;:/()+\-*&<>\[\]~!?^]"
 AFTER_NUMBER: Final = (
     r"[+-]?\p{Sc}?\d[\d.,]*[ \x{a0}\x{2009}\x{202f}]?"
     rf"(?P<unit>{_SIGN}{{1,3}}\d?|{_SIGN}{{4,9}}\.?|\pL{{1,5}}\.|\pL+/\pL+)"
@@ -175,7 +175,7 @@ def units_of(texts: Texts) -> dict[str, int]:
 
 def _tidy(texts: pa.Array) -> pa.Array:
     """Write minus signs, and brackets around negative amounts, as people do who write numbers for programs."""
-    texts = pc.replace_substring(texts, "\u2212", "-")
+    texts = pc.replace_substring_regex(texts, r"^[\x{2012}\x{2013}\x{2212}]", "-")
     texts = pc.replace_substring_regex(texts, r"^(\d[\d.,]*)-$", r"-\1")  # as SAP writes them
     return pc.replace_substring_regex(texts, r"^\((.*)\)$", r"-\1")
 

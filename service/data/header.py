@@ -131,6 +131,8 @@ def _ask(cell: str, texts: pa.Array, reading: Reading) -> _Says | _Number:
     found = look(cells, reading)
     if found.kind not in (ColumnKind.NUMBER, ColumnKind.DATE, ColumnKind.BOOLEAN):
         return _ask_texts(cell, cells.to_pylist())
+    if found.kind is ColumnKind.BOOLEAN:  # a target of yes and no may be called y
+        return _Says.DATA if cell in cells.to_pylist() else _Says.NAME
     value = read_as(found.kind, found.form, pa.array([cell]))[0].as_py()
     if value is not None and found.kind is ColumnKind.NUMBER:
         below = read_as(found.kind, found.form, cells).drop_null()

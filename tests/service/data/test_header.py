@@ -41,6 +41,8 @@ SURE: dict[str, tuple[list[str], list[list[str]]]] = {
     "true and false": (["ok", "n"], drawn(["True", "False"], range(90))),
     "dates": (["day", "kind", "value"], drawn(DAYS, KINDS, fraction)),
     "German dates and amounts": (["Tag", "Betrag"], drawn(["01.02.2024", "14.03.2024"], ["1.200,50 €", "7,20 €"])),
+    "a target y of yes and no": (["x", "y"], drawn(fraction, ["yes", "no", "Y"])),
+    "a target t of true and false": (["f", "t"], drawn(fraction, ["True", "False"])),
     "a zero": (["x", "y"], [["0.0", "Rome"], *drawn(fraction, CITIES)]),
     "words only": (["city", "level"], drawn(CITIES, ["low", "high"])),
     "a word and free text": (["label", "text"], drawn(["ham", "spam"], words)),
