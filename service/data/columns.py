@@ -215,8 +215,10 @@ def _numbers_in_words(texts: Texts) -> Iterator[str]:
         first = shortened(head.values[0].as_py())
         yield f"two numbers in a cell, such as {first!r}, so not read as numbers: make a column of each"
     elif head.matching(WITH_REMARK) >= head.total * (1 - ODD_SHARE):
-        first = shortened(next(text for text in head.values.to_pylist() if not re.fullmatch(r"[+-]?[\d.,]+", text)))
-        yield f"numbers with a remark behind, such as {first!r}, so not read as numbers: remove it if it says nothing"
+        marked = next((text for text in head.values.to_pylist() if not re.fullmatch(r"[+-]?[\d.,]+", text)), None)
+        if marked is not None:
+            behind = f"numbers with a remark behind, such as {shortened(marked)!r}, so not read as numbers"
+            yield f"{behind}: remove it if it says nothing"
 
 
 def _take(values: pa.Array, reading: Reading, wanted: str) -> Found:

@@ -154,10 +154,12 @@ def number_form(texts: Texts, reading: Reading) -> tuple[Form | None, int, tuple
     other = replace(best, decimal=best.thousands, thousands="")
     if best.thousands and counts.get(other) == fitting:
         word = "comma" if best.thousands == "," else "point"
-        example = next(value for value in texts.values.to_pylist() if best.thousands in value)
-        read = read_texts(pa.array([example]), best)[0].as_py()
+        read = read_texts(texts.values, best)
+        grouped = pc.match_substring(texts.values, best.thousands)
+        index = pc.index(pc.and_(grouped, pc.is_valid(read)), True).as_py()
+        example, number = texts.values[index].as_py(), read[index].as_py()
         hint = f"upload the file again with decimal={best.thousands} if this is a decimal {word}"
-        return best, fitting, (f"{example!r} is read as {read:g}: {hint}",)
+        return best, fitting, (f"{example!r} is read as {number:g}: {hint}",)
     if not best.thousands and not pc.any(pc.match_substring(tidy.values, best.decimal)).as_py():
         best = replace(best, decimal=Form().decimal)  # whole numbers have no decimal mark
     return best, fitting, ()

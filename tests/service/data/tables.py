@@ -118,6 +118,9 @@ ZIPS = [f"{1000 + row % 20 * 37:05d}" for row in range(ROWS)]
 NUMBER = Right("number", -3.0)
 DATE = Right("date", JAN_1)
 UNITS = Right("text", warning="different units, so not read as numbers: 'k' (40), 'M' (20)")
+COMMAS = Right("text", "1234.50", warning="30 of 60 cells are not numbers")
+COMMA_OR_POINT = [f"{x:.2f}".replace(".", ".,"[row % 2]) for row, x in enumerate(AMOUNTS)]
+THOUSANDS = [f"{round(x):,}" for x in AMOUNTS]
 LEFT_OUT = UNITS._replace(kind="id")
 SHARP = {"#x": NUMBER, "city": Right("category", "Köln")}
 INDEX = [f"{row},{x},{label}" for row, (x, label) in enumerate(zip(NUMBERS, LABELS, strict=True))]
@@ -143,6 +146,7 @@ TABLES = [
     one("three decimals between semicolons", [f"{x:.3f}".replace(".", ",") for x in NUMBERS], NUMBER, sep=";"),
     one("thousands", [f"{x:,.2f}" for x in AMOUNTS], Right("number", 1234.5)),
     one("whole thousands", [f"{round(x):,}" for x in AMOUNTS], Right("number", 1234.0)),
+    one("a remark first", ["soon, we hope", *THOUSANDS[1:]], Right("number", None, 1, "'2,235' is read as")),
     one("German thousands", [german(x) for x in AMOUNTS], Right("number", 1234.5), sep=";"),
     one("thousands of spaces", [f"{x:,.2f}".replace(",", "\u202f") for x in AMOUNTS], Right("number", 1234.5)),
     one("Swiss thousands", [f"{x:,.2f}".replace(",", "'") for x in AMOUNTS], Right("number", 1234.5)),
@@ -158,6 +162,7 @@ TABLES = [
     one("minus signs behind", [f"{-x}-" if x < 0 else x for x in NUMBERS], NUMBER),
     one("long dashes for minus", [f"\u2013{-x}" if x < 0 else x for x in NUMBERS], NUMBER),
     one("stars behind", [f"{x}{'*' * (row % 4)}" for row, x in enumerate(NUMBERS)], Right("id", warning="'2.29*'")),
+    one("points and commas", COMMA_OR_POINT, COMMAS, "x", ";"),
     one("remarks behind", [f"{row % 9} (est.)" for row in range(ROWS)], Right("category", "0 (est.)", 0, "a remark")),
     one("several units", [f"{x:.1f}{'kM'[row % 3 == 0]}" for row, x in enumerate(AMOUNTS)], UNITS),
     one("dollars in k and M", [f"${x:.1f}{'kM'[row % 3 == 0]}" for row, x in enumerate(AMOUNTS)], LEFT_OUT),
