@@ -171,8 +171,7 @@ class WarpAdamConfig:
             Rotation and whitening need ``kronecker`` or ``full``.
         rank: Columns of each of the two factors of a ``low_rank`` P, at most the rows of the tensor.
         block_size: Most elements of one block of a ``full`` P. A larger tensor gets a block-diagonal P.
-        max_dim: Longest axis that ``kronecker`` mixes as a whole. A longer one is not mixed if the other axis is. If
-            both are longer, they are mixed in blocks.
+        max_dim: Longest axis that ``kronecker`` mixes as a whole. A longer one is mixed in blocks, up to 16 of them.
         p_lr: Step size of the meta-gradient that learns P. 0 switches the meta-gradient off.
         meta_every: Steps between two updates of P. For ``rotation`` and ``whitening``: between two updates of the
             factors; their learned scale is updated every step.

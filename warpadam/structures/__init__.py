@@ -1,6 +1,6 @@
 """The structures of P, one in each file, and the choice of one for a tensor.
 
-The fallbacks are all here: a vector has no axes to mix, and a matrix with two long axes is mixed in blocks.
+The fallbacks are all here: a vector has no axes to mix, and a long axis is mixed in blocks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from warpadam.structures.low_rank import LowRankDistortion
 _MAX_BLOCKS: Final = 16
 """An axis that needs more blocks, such as that of a large vocabulary, is not mixed: its decompositions would take most
 of the time of a step."""
+
+_SHORT: Final = 128
+"""Blocks of a long axis may have this length, whatever the other axis has. Beyond it, blocks that are longer than the
+other axis would take more memory than the tensor."""
 
 __all__ = [
     "DiagonalDistortion",
@@ -45,7 +49,7 @@ def make_distortion(structure: str, shape: tuple[int, ...], *, rank: int, block_
         max_dim: Longest axis that ``kronecker`` mixes as a whole.
 
     >>> make_distortion("kronecker", (8, 3, 5, 5), rank=4, block_size=64, max_dim=32)
-    KroneckerDistortion(shape=(8, 75), row_blocks=1, column_blocks=0)
+    KroneckerDistortion(shape=(8, 75), row_blocks=1, column_blocks=3)
     >>> make_distortion("kronecker", (8,), rank=4, block_size=64, max_dim=32)
     DiagonalDistortion(shape=(8,))
     """
@@ -65,13 +69,21 @@ def make_distortion(structure: str, shape: tuple[int, ...], *, rank: int, block_
 def make_kronecker(shape: tuple[int, ...], *, max_dim: int) -> KroneckerDistortion:
     """Return the Kronecker structure for a tensor of ``shape``. If it mixes no axis, it is always the identity.
 
-    An axis longer than ``max_dim`` is not mixed if the other axis is. If both are longer, each is mixed in the fewest
-    equal blocks of at most ``max_dim``; the longer one only up to ``_MAX_BLOCKS`` of them.
+    An axis longer than ``max_dim`` is mixed in equal blocks of at most ``max_dim``, and not much longer than the other
+    axis. If that takes more than ``_MAX_BLOCKS``, it is not mixed, unless the other axis needs as many.
     """
     layout = matrix_shape(shape)
     if len(layout) < 2 or 0 in layout:
         return KroneckerDistortion(layout, row_blocks=0, column_blocks=0)
-    blocks = [math.ceil(length / max_dim) for length in layout]
-    most = 1 if min(blocks) == 1 else max(_MAX_BLOCKS, min(blocks))
+    blocks = [_blocks(length, other, max_dim) for length, other in zip(layout, layout[::-1], strict=True)]
+    most = max(_MAX_BLOCKS, min(blocks))
     row_blocks, column_blocks = (count if count <= most else 0 for count in blocks)
     return KroneckerDistortion(layout, row_blocks=row_blocks, column_blocks=column_blocks)
+
+
+def _blocks(length: int, other: int, max_dim: int) -> int:
+    """Return in how many blocks an axis is mixed."""
+    fewest = math.ceil(length / max_dim)
+    if fewest == 1:
+        return 1
+    return max(fewest, min(_MAX_BLOCKS, math.ceil(length / max(other, _SHORT))))

@@ -60,7 +60,7 @@ def test_frozen_is_hypergradient_that_stopped_learning(strategy: Strategy, shape
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (3, 9)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 3), (3, 200)], ids=str)
 def test_frozen_is_rotation_whose_basis_stands_still(shape: tuple[int, int]) -> None:
     """Gradients that are diagonal in the given basis, largest first, leave it where it is."""
     results = []
@@ -78,7 +78,7 @@ def test_frozen_is_rotation_whose_basis_stands_still(shape: tuple[int, int]) -> 
             optimizer.step()
         results.append(param.detach())
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
-    assert results[0].abs().max() > 0.05
+    assert results[0].abs().max() > 0.01
 
 
 @pytest.mark.parametrize("shape", [(5,), (0, 9)], ids=str)

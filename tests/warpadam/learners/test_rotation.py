@@ -172,8 +172,9 @@ def test_switching_the_meta_step_size_off_forgets_the_last_update() -> None:
     [
         ((6,), set(), 6),
         ((), set(), 1),
-        ((5, 4), {"column_factor", "column_covariance"}, 9),
-        ((4, 5), {"row_factor", "row_covariance"}, 9),
+        ((65, 4), {"column_factor", "column_covariance"}, 69),
+        ((4, 65), {"row_factor", "row_covariance"}, 69),
+        ((4, 5), {"row_factor", "row_covariance", "column_factor", "column_covariance"}, 10),  # columns: two blocks
         ((5, 5), {"row_factor", "row_covariance", "column_factor", "column_covariance"}, 12),  # two blocks of 3
         ((3, 1, 2, 2), {"row_factor", "row_covariance", "column_factor", "column_covariance"}, 7),
     ],

@@ -141,7 +141,7 @@ def test_where_there_is_nothing_to_mix_it_is_adam(shape: tuple[int, ...]) -> Non
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+@pytest.mark.parametrize("shape", [(5, 129), (129, 5)])
 def test_an_axis_that_is_too_long_is_left_alone(shape: tuple[int, int]) -> None:
     param = torch.nn.Parameter(torch.zeros(shape))
     optimizer = WarpAdam([param], 0.1, **WHITENING._asdict(), max_dim=8, p_lr=0.0)
