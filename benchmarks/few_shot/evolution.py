@@ -50,9 +50,11 @@ def longer_steps(warp: Warp, log_factors: Tensor) -> Warp:
     """Multiply the steps of each parameter by exp of a number. P must have been learned by rotation."""
     tensors = warp.tensors()
     for name, number in zip(warp.parameters, log_factors.tolist(), strict=True):
-        # a matrix has a scale for its rows and one for its columns, which are multiplied
-        share = number / len(warp.parameters[name].shape)
-        tensors[name]["log_scale"] = tensors[name]["log_scale"] + share
+        shape = warp.parameters[
+            name
+        ].shape  # a matrix has scales for its rows and for its columns, which are multiplied
+        log_scale = tensors[name].get("log_scale", torch.zeros(sum(shape)))
+        tensors[name]["log_scale"] = log_scale + number / len(shape)
     return warp.with_tensors(tensors)
 
 

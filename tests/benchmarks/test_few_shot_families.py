@@ -87,9 +87,10 @@ def test_twins_start_alike_and_draw_the_same_batches() -> None:
     assert not torch.equal(one, other)
 
 
-def test_longer_steps_are_longer_by_their_factor() -> None:
+@pytest.mark.parametrize("p_lr", [0.003, 0.0])
+def test_longer_steps_are_longer_by_their_factor(p_lr: float) -> None:
     family = FAMILIES["sites"]()
-    warp = identity(family)
+    warp = identity(family, ROTATION.changed(p_lr=p_lr))
     numbers = torch.linspace(-1, 1, len(warp.parameters))
 
     def moved(of: Warp) -> list[torch.Tensor]:
