@@ -29,11 +29,9 @@ from typing import Any
 import pytorch_optimizer
 import torch
 
-from benchmarks.optimizers.few_shot_tasks import NamedParams, OptimizerFactory, Split, disjoint, subsets, train_together
+from benchmarks.few_shot.networks import MARKS, NamedParams, OptimizerFactory, train_together
+from benchmarks.optimizers.few_shot_tasks import Split, disjoint, subsets
 from warpadam import MetaConfig, MetaTrainer, Warp, WarpAdam, WarpAdamConfig
-
-MARKS = (10, 30, 100)
-"""Steps after which losses are compared, one for each column of the table."""
 
 SEEDS = (0, 1, 2)
 TUNING_SEED = 7
@@ -141,7 +139,7 @@ def tune(split: Split, peer: Peer) -> list[Setting]:
     """Return the best setting for each column, tuned on held-out tasks with a separate seed. This favours the peer."""
     tasks = split.held_out[: peer.tasks]
     tried = {
-        (lr, momentum): train_together(tasks, peer.make(lr, momentum), MARKS[-1], TUNING_SEED, MARKS).mean(0).tolist()
+        (lr, momentum): train_together(tasks, peer.make(lr, momentum), TUNING_SEED)[0].mean(0).tolist()
         for lr in peer.lrs
         for momentum in peer.momenta
     }
@@ -153,9 +151,7 @@ def measure_peer(
 ) -> dict[str, Any]:
     """Measure each column with its own best setting."""
     runs = {
-        setting: [
-            train_together(split.held_out, make(*setting), MARKS[-1], seed, MARKS).mean(0).tolist() for seed in SEEDS
-        ]
+        setting: [train_together(split.held_out, make(*setting), seed)[0].mean(0).tolist() for seed in SEEDS]
         for setting in set(settings)
     }
     per_seed = [[run[column] for run in runs[setting]] for column, setting in enumerate(settings)]
@@ -168,7 +164,7 @@ def measure_warp(split: Split, recipe: Recipe) -> dict[str, Any]:
     for seed in SEEDS:
         warp = learn_p(split, recipe.training, rounds=recipe.rounds, steps=STEPS_PER_TASK, seed=seed)
         make = from_warp(warp, len(split.held_out), **recipe.held_out)
-        losses = train_together(split.held_out, make, MARKS[-1], seed, range(1, MARKS[-1] + 1))
+        losses = train_together(split.held_out, make, seed, range(1, MARKS[-1] + 1))[0]
         curves.append(losses.mean(0).tolist())
     curve = [mean(losses) for losses in zip(*curves, strict=True)]
     per_seed = [[one[mark - 1] for one in curves] for mark in MARKS]

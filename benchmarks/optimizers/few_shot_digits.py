@@ -16,8 +16,9 @@ from torch import nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
+from benchmarks.few_shot.networks import SideBySide
 from benchmarks.optimizers.arms import Arm
-from benchmarks.optimizers.few_shot_tasks import SideBySide, subsets
+from benchmarks.optimizers.few_shot_tasks import subsets
 from benchmarks.optimizers.protocol import FIRST_CONFIRM_SEED
 from benchmarks.optimizers.training import Curve, Learning, Problem, Task, train
 from search_spaces import Scalar, warpadam_config
@@ -51,7 +52,7 @@ class FewShotTask(Task):
         except LinAlgError:  # the run diverged: a matrix to factorise is not finite
             return Curve([self.steps], [math.inf], [0.0])
         seconds = time.perf_counter() - started
-        problem = Problem(networks, networks.batch_loss, lambda: float(networks.task_losses().mean()))
+        problem = Problem(networks, networks.batch_loss, lambda: float(networks.losses()[0].mean()))
         curve = train(problem, optimizers, self.steps, lambda step: arm.lr_factor(step, self.steps, 0))
         learned = Learning(self.learning_tasks, self.learning_tasks * self.learning_steps, round(seconds, 4))
         return replace(curve, learning=learned) if learns else curve

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.few_shot.networks import SideBySide
 from benchmarks.optimizers import few_shot_digits
 from benchmarks.optimizers.arms import ADAMW, ARMS, MUON, WARPADAM, Arm
 from benchmarks.optimizers.few_shot_digits import TASKS, optimizers_for_all
-from benchmarks.optimizers.few_shot_tasks import DigitTask, SideBySide, subsets
+from benchmarks.optimizers.few_shot_tasks import DigitTask, subsets
 from benchmarks.optimizers.protocol import FIRST_CONFIRM_SEED, Budget, Unit
 from benchmarks.optimizers.report import make_report, tables
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks.optimizers.few_shot_tasks import NamedParams, Split, disjoint, inner_disjoint, subsets, train_together
+from benchmarks.few_shot.networks import NamedParams, train_together
+from benchmarks.optimizers.few_shot_tasks import Split, disjoint, inner_disjoint, subsets
 from warpadam import WarpAdam
 
 
@@ -30,7 +31,7 @@ def test_the_classes_of_disjoint_tasks_were_never_seen() -> None:
 def test_the_order_of_the_classes_gives_the_labels() -> None:
     one, other = disjoint().training[0], disjoint().training[-1]
     assert (one.classes, other.classes) == ((0, 1, 2), (5, 4, 3))
-    assert set(other.labels.tolist()) == {0, 1, 2}
+    assert set(other.fit.targets.tolist()) == {0, 1, 2}
 
 
 def test_networks_side_by_side_go_where_each_goes_alone() -> None:
@@ -46,6 +47,6 @@ def test_networks_side_by_side_go_where_each_goes_alone() -> None:
             for index in range(3)
         ]
 
-    losses = [train_together(tasks, make, 8, 0, (1, 8)) for make in (together, alone)]
+    losses = [train_together(tasks, make, 0, (1, 8))[0] for make in (together, alone)]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
     assert (losses[0][:, 1] < losses[0][:, 0]).all()
