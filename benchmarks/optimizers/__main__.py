@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 if a task and arm failed, or 130 after Ctrl-C."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     chosen = _parser().parse_args(arguments)
-    budget = Budget(trials=chosen.trials, seeds=chosen.seeds)
+    budget = Budget(trials=chosen.trials, seeds=chosen.seeds, sweeps=not chosen.no_sweep)
     tasks = [task for task in TASKS if task.name in chosen.tasks] if chosen.tasks else PARTS[chosen.part]
     out = chosen.out or RESULTS[chosen.part]
     arms = [arm for arm in ARMS if arm.name in chosen.arms]
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Budget.seeds,
         help="fresh seeds to confirm the best values on (default: %(default)s)",
     )
+    parser.add_argument("--no-sweep", action="store_true", help="leave out the sweep of the lr")
     parser.add_argument(
         "--jobs", type=int, default=2, help="processes at once, with one thread each (default: %(default)s)"
     )

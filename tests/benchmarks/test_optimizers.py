@@ -22,7 +22,7 @@ from benchmarks.optimizers.measures import MISS, WORST_SPREAD, judge, lr_spread,
 from benchmarks.optimizers.protocol import Budget, MissingRunError, Outcome, Unit
 from benchmarks.optimizers.records import Record
 from benchmarks.optimizers.report import make_report, save_report, tables
-from benchmarks.optimizers.tasks import TASKS
+from benchmarks.optimizers.tasks import JUDGING, TASKS
 from benchmarks.optimizers.training import Curve, GradientTask, Learning, Task, report_steps
 
 BUDGET = Budget(trials=5, seeds=2)
@@ -68,7 +68,8 @@ def losses(outcome: Outcome) -> list[object]:
 @pytest.mark.parametrize("task", BY_NAME)
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_every_arm_makes_steps_on_every_task(task: str, arm: Arm) -> None:
-    for values in arm.space.first_trials:
+    few = task in {known.name for known in JUDGING}  # slower, and no first trial was chosen for them
+    for values in arm.space.first_trials[: 1 if few else None]:
         curve = tiny(task).run(arm, values, seed=0)
         assert list(curve.steps) == [1, 2, 3, 4]
         assert len(set(curve.losses)) > 1

@@ -59,7 +59,7 @@ def flights() -> tuple[Flights, Flights, list[int]]:
     weather = _read("weather.csv").drop_duplicates(["time_hour", "origin"])
     columns = ["time_hour", "origin", *NUMBERS[2:]]
     frame = frame.merge(weather[columns], on=["time_hour", "origin"]).dropna(subset=list(NUMBERS))
-    frame["weekday"] = pd.to_datetime(frame[["year", "month", "day"]]).dt.weekday
+    frame["weekday"] = pd.to_datetime(frame[["year", "month", "day"]]).dt.day_of_week
     for name in CATEGORIES:
         frame[name] = frame[name].astype("category").cat.codes
     is_training = frame["month"] <= LAST_TRAINING_MONTH
