@@ -141,7 +141,7 @@ def _normuon(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> li
             if group["params"]
         ),
     ]
-    return [pytorch_optimizer.NorMuon(groups, momentum=float(values["momentum"]), use_adjusted_lr=True)]
+    return [pytorch_optimizer.NorMuon(groups, momentum=float(values["momentum"]), update_scale="match_rms")]
 
 
 def _soap(model: nn.Module, values: Values, _steps: int, _warm_up: int) -> list[Optimizer]:
@@ -214,14 +214,14 @@ MUON: Final = Arm(
 
 # The newcomer: Li et al. 2025 (arXiv 2510.05491), chosen among those that pytorch-optimizer ships. On three design
 # tasks, at the best of three lrs, it was better than SPlus on two, and than MARS, Adan and DASH on all three. Its
-# update is scaled as Muon's, so it tunes the same values.
+# update has a root mean square of 0.2 as Muon's, so it tunes the same values.
 NORMUON: Final = Arm(
     name="normuon",
     title="NorMuon",
-    space=get_preset("muon"),
+    space=MUON.space,
     optimizers=_normuon,
     code=_PEERS,
-    lrs=("lr", "adamw_lr"),
+    lrs=MUON.lrs,
 )
 
 SOAP: Final = Arm(

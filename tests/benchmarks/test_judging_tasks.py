@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,6 +86,21 @@ def test_a_held_out_name_is_held_out_in_all_languages() -> None:
         assert (part.letters[:, 0] > 0).all()
         assert len(set(part.languages.bincount().tolist())) == 1
     assert len(held_out.languages) == pytest.approx(len(train.languages) / 4, rel=0.01)
+
+
+def test_the_words_are_the_same_in_every_process() -> None:
+    script = "from benchmarks.optimizers.judging.words import text; print(text()[0].tolist(), text()[1].tolist())"
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(texts) == 1
+    assert len(texts.pop()) > 1_000_000
 
 
 def test_most_held_out_words_are_known() -> None:

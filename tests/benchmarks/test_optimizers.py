@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from benchmarks.optimizers.__main__ import main
-from benchmarks.optimizers.arms import ADAMW, ARMS, MUON, WARPADAM, Arm, split
+from benchmarks.optimizers.arms import ADAMW, ARMS, MUON, NORMUON, WARPADAM, Arm, split
 from benchmarks.optimizers.few_shot_digits import FewShotTask
 from benchmarks.optimizers.measures import MISS, WORST_SPREAD, judge, lr_spread, median_curve, to_reach
 from benchmarks.optimizers.protocol import Budget, MissingRunError, Outcome, Unit
@@ -79,7 +79,7 @@ def test_every_arm_makes_steps_on_every_task(task: str, arm: Arm) -> None:
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_every_arm_has_as_many_first_trials_and_tunes_lr_momentum_and_decay(arm: Arm) -> None:
     assert len(arm.space.first_trials) == len(WARPADAM.space.first_trials)
-    assert {"lr", "weight_decay", "momentum" if arm is MUON else "beta1"} <= set(arm.space.names)
+    assert {"lr", "weight_decay", "momentum" if arm in (MUON, NORMUON) else "beta1"} <= set(arm.space.names)
     assert set(arm.lrs) <= set(arm.space.names)
 
 
