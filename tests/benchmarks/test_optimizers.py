@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from benchmarks.optimizers.measures import MISS, WORST_SPREAD, judge, lr_spread,
 from benchmarks.optimizers.protocol import Budget, MissingRunError, Outcome, Unit
 from benchmarks.optimizers.records import Record
 from benchmarks.optimizers.report import make_report, save_report, tables
-from benchmarks.optimizers.tasks import JUDGING, TASKS
+from benchmarks.optimizers.tasks import JUDGING, PARTS, TASKS
 from benchmarks.optimizers.training import Curve, GradientTask, Learning, Task, report_steps
 
 BUDGET = Budget(trials=5, seeds=2)
@@ -240,6 +241,22 @@ def test_a_report_of_nothing_says_what_is_missing(tmp_path: Path, capsys: pytest
     assert main(["report", "--tasks", "diabetes", "--arms", "adamw", "soap", "--out", str(tmp_path)]) == 0
     assert "- missing: diabetes, soap" in capsys.readouterr().out
     assert not (tmp_path / "optimizers.png").exists()
+
+
+def test_a_part_is_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part, tasks in PARTS.items():
+        assert main(["report", "--part", part, "--arms", "adamw", "--out", str(tmp_path)]) == 0
+        missing = re.findall(r"- missing: (\w+), adamw", capsys.readouterr().out)
+        assert missing == [task.name for task in tasks]
+
+
+def test_without_a_sweep_only_the_best_lr_is_run(tmp_path: Path) -> None:
+    budget = Budget(trials=1, seeds=2, sweeps=False)
+    outcome = Unit(PAIR[0], ADAMW, budget, tmp_path).outcome(run=True)
+    assert outcome.swept == {1.0: outcome.confirmed[0]}
+    report, _ = make_report(PAIR[:1], [ADAMW], budget, tmp_path)
+    assert "lr_spread" not in report["tasks"]["digits_mlp"]["adamw"]
+    assert report["missing"] == []
 
 
 @pytest.fixture
