@@ -38,7 +38,7 @@ from benchmarks.optimizers.training import GradientTask, Task
 from search_spaces import SearchSpace
 from warpadam import WarpAdam
 
-LRS: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+LRS: Final = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 FIRST_SEED: Final = 200
 SEEDS: Final = 3
 SEEDS_IF_SLOW: Final = 2
