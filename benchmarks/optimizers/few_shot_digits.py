@@ -33,7 +33,7 @@ class FewShotTask(Task):
 
     Attributes:
         networks: Number of subsets to train on, with one network each.
-        learning_tasks: Number of subsets to learn P on first, online.
+        learning_tasks: Number of subsets to learn P on first, online. 0 starts every arm from nothing.
         learning_steps: Steps on each of these.
     """
 
@@ -59,7 +59,7 @@ class FewShotTask(Task):
 
     def _carry_p(self, optimizers: Sequence[Optimizer], values: Mapping[str, Scalar], seed: int) -> bool:
         """Learn P with the same values and copy it to every network; return whether the arm has a P."""
-        takers = [optimizer for optimizer in optimizers if isinstance(optimizer, WarpAdam)]
+        takers = [optimizer for optimizer in optimizers if isinstance(optimizer, WarpAdam) and self.learning_tasks]
         for optimizer in takers:
             meta = MetaConfig(steps=self.learning_steps, seed=seed)
             warp = MetaTrainer(subsets().training, warpadam_config(values), meta).train(self.learning_tasks).warp

@@ -39,10 +39,12 @@ class Budget:
     Attributes:
         trials: Number of tuning trials.
         seeds: Number of fresh seeds to confirm the best values on.
+        sweeps: Whether to sweep the lr.
     """
 
     trials: int = 24
     seeds: int = 6
+    sweeps: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Outcome:
         trials: Values and loss of every trial; the loss is infinite if the trial diverged.
         best: Values of the best trial.
         confirmed: Curves of the best values, one for each fresh seed.
-        swept: Curves on the first fresh seed, by lr factor, including 1.0.
+        swept: Curves on the first fresh seed, by lr factor. 1.0 is always there.
     """
 
     trials: list[tuple[Mapping[str, Scalar], float]]
@@ -104,7 +106,7 @@ class Unit:
         seeds = range(FIRST_CONFIRM_SEED, FIRST_CONFIRM_SEED + self.budget.seeds)
         confirmed = [self._curve(Stage.CONFIRM, 0, seed, best) for seed in seeds]
         swept = {1.0: confirmed[0]}
-        for number, factor in enumerate(LR_FACTORS):
+        for number, factor in enumerate(LR_FACTORS if self.budget.sweeps else ()):
             values = self.arm.scaled(best, factor)
             swept[factor] = self._curve(Stage.SWEEP, number, FIRST_CONFIRM_SEED, values)
         return Outcome(trials, best, confirmed, swept)

@@ -83,8 +83,9 @@ def _row(outcome: Outcome, best_peer: float | None, adamw: Curve | None) -> Repo
     if learned:
         median_seconds = statistics.median(learning.seconds for learning in learned)
         row["learning"] = asdict(replace(learned[0], seconds=median_seconds))
+    if len(outcome.swept) > 1:
+        row["lr_spread"] = lr_spread(outcome.swept)
     return row | {
-        "lr_spread": lr_spread(outcome.swept),
         "seconds_per_run": median_curve(outcome.confirmed).seconds[-1],
         "diverged_trials": sum(not math.isfinite(loss) for _, loss in outcome.trials),
         "best": dict(outcome.best),

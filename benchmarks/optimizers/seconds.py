@@ -24,7 +24,7 @@ import torch
 from benchmarks.optimizers.arms import ADAMW, WARPADAM
 from benchmarks.optimizers.measures import geometric_mean, median_curve, to_reach
 from benchmarks.optimizers.protocol import FIRST_CONFIRM_SEED
-from benchmarks.optimizers.tasks import TASKS
+from benchmarks.optimizers.tasks import DESIGN
 from benchmarks.optimizers.training import Curve, Task
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -56,7 +56,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each arm on every task (default: %(default)s)")
     parser.add_argument(
-        "--tasks", nargs="+", default=[task.name for task in TASKS], metavar="NAME", help="tasks to run (default: all)"
+        "--tasks", nargs="+", default=[task.name for task in DESIGN], metavar="NAME", help="tasks to run (default: all)"
     )
     parser.add_argument(
         "--out", type=Path, default=RESULTS / "seconds.json", help="file for the results (default: %(default)s)"
@@ -65,7 +65,7 @@ def main() -> None:
     torch.set_num_threads(1)
     tuned = json.loads((RESULTS / "optimizers.json").read_text())["tasks"]
     ratios = {}
-    for task in TASKS:
+    for task in DESIGN:
         if task.name in chosen.tasks:
             best = {arm.name: tuned[task.name][arm.name]["best"] for arm in (ADAMW, WARPADAM)}
             ratios[task.name] = measure(task, best, chosen.rounds)

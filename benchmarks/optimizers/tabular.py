@@ -5,7 +5,7 @@ Each dataset is split once, with a fixed seed. The seed of a run decides only in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -80,16 +80,19 @@ def mlp(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def shuffled_batches(rows: int, batch_size: int, order: torch.Generator) -> Iterator[Tensor]:
+    """Yield the rows of each batch without end, in a new order each time. Rows that do not fill a batch are skipped."""
+    while True:
+        shuffled = torch.randperm(rows, generator=order)
+        yield from reversed(shuffled[: rows // batch_size * batch_size].view(-1, batch_size).unbind())
+
+
 def supervised(model: nn.Module, data: Split, loss: Loss, batch_size: int, seed: int) -> Problem:
-    """Return the problem of fitting ``model`` on shuffled batches. Rows that do not fill a batch are skipped."""
-    order = torch.Generator().manual_seed(seed)
-    rows: list[Tensor] = []
+    """Return the problem of fitting ``model`` on shuffled batches."""
+    batches = shuffled_batches(len(data.x), batch_size, torch.Generator().manual_seed(seed))
 
     def batch_loss() -> Tensor:
-        if not rows:
-            shuffled = torch.randperm(len(data.x), generator=order)
-            rows.extend(shuffled[: len(shuffled) // batch_size * batch_size].view(-1, batch_size))
-        batch = rows.pop()
+        batch = next(batches)
         return loss(model(data.x[batch]), data.y[batch])
 
     return Problem(model, batch_loss, lambda: loss(model(data.x_val), data.y_val).item())

@@ -51,21 +51,27 @@ class Block(nn.Module):
         return x + cast("Tensor", self.narrow(wide))
 
 
-class CharTransformer(nn.Module):
-    """Predicts the logits of the next character."""
+class CausalTransformer(nn.Module):
+    """Predicts the logits of the next character or word.
 
-    def __init__(self, characters: int) -> None:
+    Args:
+        vocabulary: Number of characters or words.
+        context: Most of them that it sees at once.
+        output_bias: Whether the output layer has a bias.
+    """
+
+    def __init__(self, vocabulary: int, context: int, *, output_bias: bool = True) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(characters, WIDTH)
-        self.positions = nn.Embedding(CONTEXT, WIDTH)
+        self.embedding = nn.Embedding(vocabulary, WIDTH)
+        self.positions = nn.Embedding(context, WIDTH)
         for table in (self.embedding, self.positions):
             nn.init.normal_(table.weight, std=0.02)
         self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(WIDTH)
-        self.output = nn.Linear(WIDTH, characters)
+        self.output = nn.Linear(WIDTH, vocabulary, bias=output_bias)
 
     def forward(self, text: Tensor) -> Tensor:
-        """Map characters (batch, time) to logits (batch, time, characters)."""
+        """Map text (batch, time) to logits (batch, time, vocabulary)."""
         x = self.embedding(text) + self.positions.weight[: text.shape[1]]
         logits: Tensor = self.output(self.norm(self.blocks(x)))
         return logits
@@ -82,19 +88,31 @@ def text() -> tuple[Tensor, Tensor, int]:
     return encoded[:cut], encoded[starts[:, None] + torch.arange(CONTEXT + 1)], len(alphabet)
 
 
-def _char_transformer(seed: int) -> Problem:
-    train, windows, characters = text()
-    model = CharTransformer(characters)
+def next_token(model: nn.Module, train: Tensor, windows: Tensor, seed: int) -> Problem:
+    """Return the problem of predicting the next token from random windows of the text ``train``.
+
+    Args:
+        model: Maps tokens to logits.
+        train: The text.
+        windows: Held-out windows (n, context + 1).
+        seed: Chooses the windows to train on.
+    """
+    context = windows.shape[1] - 1
     draw = torch.Generator().manual_seed(seed)
 
     def loss(batch: Tensor) -> Tensor:
         return functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
 
     def batch_loss() -> Tensor:
-        starts = torch.randint(len(train) - CONTEXT, (BATCH, 1), generator=draw)
-        return loss(train[starts + torch.arange(CONTEXT + 1)])
+        starts = torch.randint(len(train) - context, (BATCH, 1), generator=draw)
+        return loss(train[starts + torch.arange(context + 1)])
 
     return Problem(model, batch_loss, lambda: loss(windows).item())
+
+
+def _char_transformer(seed: int) -> Problem:
+    train, windows, characters = text()
+    return next_token(CausalTransformer(characters, CONTEXT), train, windows, seed)
 
 
 TASKS: Final = (

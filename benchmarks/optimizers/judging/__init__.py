@@ -1,0 +1,1 @@
+"""The tasks of the judging part: none of them was looked at while WarpAdam was designed."""
