@@ -64,7 +64,7 @@ def verify(
             from service.backup.check import compare
 
             found = compare(settings)
-            what, wrong = f"{found.jobs} jobs, {found.datasets} datasets, {found.files} files", found.wrong
+            what, wrong = f"{found.jobs} jobs, {found.datasets} datasets and {found.files} files", found.wrong
         else:
             from service.backup.make import changed_files, read_manifest
 
@@ -78,8 +78,8 @@ def verify(
 
 
 def _contents(manifest: dict[str, Any]) -> str:
-    counted = ("jobs", "trials", "datasets")
-    return ", ".join(f"{manifest[name]} {name}" for name in counted) + f", {len(manifest['files'])} files"
+    counts = {name: manifest[name] for name in ("jobs", "trials", "datasets")} | {"files": len(manifest["files"])}
+    return ", ".join(f"{count} {name if count != 1 else name.removesuffix('s')}" for name, count in counts.items())
 
 
 @contextmanager

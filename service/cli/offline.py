@@ -152,7 +152,10 @@ def _parsed(entrypoint: str, config: str) -> tuple[str, Mapping[str, object]]:
     try:
         name = TypeAdapter(Entrypoint).validate_python(entrypoint)
     except ValidationError:
-        raise ValueError(f"{entrypoint!r} must have the form package.module:function") from None
+        hint = (
+            "; warptune init FILE says what the columns of a table are taken for" if Path(entrypoint).exists() else ""
+        )
+        raise ValueError(f"{entrypoint!r} must have the form package.module:function{hint}") from None
     try:
         return name, TypeAdapter(UserConfig).validate_json(config)
     except ValidationError as error:

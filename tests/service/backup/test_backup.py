@@ -323,7 +323,7 @@ def test_the_commands_say_what_they_did_and_what_is_wrong(
     used: list[str], settings: Settings, sqlite_target: Settings, folder: Path
 ) -> None:
     done = run(settings, "backup", str(folder))
-    assert (done.exit_code, done.stdout) == (0, f"{folder}  2 jobs, 5 trials, 1 datasets, 4 files\n"), done.output
+    assert (done.exit_code, done.stdout) == (0, f"{folder}  2 jobs, 5 trials, 1 dataset, 4 files\n"), done.output
     assert f"next: warptune verify {folder}" in done.stderr
     again = run(settings, "backup", str(folder))
     assert (again.exit_code, again.stdout) == (1, "")
@@ -331,7 +331,7 @@ def test_the_commands_say_what_they_did_and_what_is_wrong(
     assert "nothing is missing" in run(settings, "verify", str(folder)).stdout
     restored = run(sqlite_target, "restore", str(folder))
     assert restored.exit_code == 0, restored.output
-    assert "2 jobs, 5 trials, 1 datasets" in restored.stdout
+    assert "2 jobs, 5 trials, 1 dataset" in restored.stdout
     live = run(sqlite_target, "verify")
     assert (live.exit_code, "is not the file that was stored" in live.stdout) == (1, True)
     assert "1 of these things" in live.stderr

@@ -62,6 +62,7 @@ def test_a_training_loop_is_shown_with_its_steps_and_what_it_yields() -> None:
     ("arguments", "reason"),
     [
         (["a.b"], "'a.b' must have the form package.module:function"),
+        (["README.md"], "function; warptune init FILE says what the columns of a table are taken for"),
         (["no.such:f"], "No module named 'no'; install it, or set WARPTUNE_CODE to the folder that holds it"),
         ([f"{FAULTY}:good_model", "--config", "[1]"], "--config must be a JSON object (got '[1]')"),
         (
