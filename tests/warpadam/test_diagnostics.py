@@ -48,7 +48,8 @@ def test_every_row_agrees_with_the_p_that_the_optimizer_hands_out(strategy: Stra
         assert row.p_bytes == sum(value.nbytes for value in distortion.values())
         for name, measures in row.factors.items():
             if name in distortion and distortion[name].ndim >= 2 and name.endswith("factor"):
-                assert measures.condition == pytest.approx(float(torch.linalg.cond(distortion[name].double())))
+                values = torch.linalg.svdvals(distortion[name].double())  # of a block each, if it has blocks
+                assert measures.condition == pytest.approx(float(values.max() / values.min()))
         assert row.scale[0] <= row.scale[1]
         has_scale = strategy.learner in ("rotation", "whitening") and "log_scale" in distortion and param.numel()
         assert (row.scale != (1.0, 1.0)) == bool(has_scale)

@@ -35,8 +35,8 @@ SHAPES: list[tuple[str, tuple[int, ...], int]] = [
     ("low_rank", (4, 3), 64),
     ("kronecker", (3, 4), 64),
     ("kronecker", (3, 2, 2, 1), 64),
-    ("kronecker", (3, 5), 4),
-    ("kronecker", (5, 3), 4),
+    ("kronecker", (3, 8), 4),  # in two blocks
+    ("kronecker", (8, 3), 4),
     ("kronecker", (5,), 64),
     ("full", (3, 4), 64),
     ("full", (3, 4), 4),
@@ -61,11 +61,17 @@ def _dense(distortion: Distortion, factors: Mapping[str, Tensor]) -> Tensor:
         on_rows = torch.eye(distortion.rows, dtype=FLOAT64) + factors["left"] @ factors["right"].mT
         return torch.kron(on_rows, torch.eye(distortion.columns, dtype=FLOAT64))
     if isinstance(distortion, KroneckerDistortion):
-        rows, columns = distortion.shape
+        rows, columns = distortion.layout
         row = factors.get("row_factor", torch.eye(rows, dtype=FLOAT64))
-        return torch.kron(row, factors.get("column_factor", torch.eye(columns, dtype=FLOAT64)))
-    dense: Tensor = torch.block_diag(*factors["blocks"])  # type: ignore[no-untyped-call]
-    return dense
+        column = factors.get("column_factor", torch.eye(columns, dtype=FLOAT64))
+        return torch.kron(_whole(row), _whole(column))
+    return _whole(factors["blocks"])
+
+
+def _whole(factor: Tensor) -> Tensor:
+    """The matrix that a factor stands for: itself, or its blocks on the diagonal."""
+    whole: Tensor = torch.block_diag(*factor) if factor.ndim == 3 else factor  # type: ignore[no-untyped-call]
+    return whole
 
 
 class _RealStep:

@@ -104,7 +104,7 @@ def test_without_a_setting_only_the_artifact_store_may_be_read(
         ("simplecache::file:///etc/people.csv", "must be a URL with a scheme"),
         ("file://{}/lake/missing.csv", "must be the URL of a file; there is none"),
         ("file://{}/lake/folder.csv", "must be the URL of a file; there is none"),
-        ("file://{}/lake/people.xls", "a name that ends with"),
+        ("file://{}/lake/people.xls", "must end with .csv"),
     ],
 )
 def test_a_url_that_is_none_is_refused(api: TestClient, db: Database, tmp_path: Path, url: str, expected: str) -> None:
