@@ -115,7 +115,8 @@ def test_one_project_never_gets_what_was_kept_for_another(
     made = {
         name: client.post("/v1/jobs", json=spec(), headers=senders[name]).json()["id"] for name in ("ours", "theirs")
     }
-    client.get("/v1/datasets", headers=senders["admin"])  # the first use of a key is stored
+    client.get("/v1/datasets", headers=senders["admin"])  # the first use of a key is stored, and so is a first refusal
+    assert_problem(client.get("/v1/jobs"), 401, "unauthorized")
     for _ in range(3):
         for name, headers in senders.items():
             found = {item["id"] for item in client.get("/v1/jobs", headers=headers).json()["items"]}

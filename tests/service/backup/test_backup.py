@@ -33,7 +33,7 @@ from service.worker import Worker
 from tests.conftest import DATABASES, SpecMaker, empty_database
 from tests.service import faults
 from tests.service.api.conftest import claim_job, succeed
-from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials
+from tests.service.conftest import Submit, get_job, get_trials
 from tests.service.test_paused_jobs import outcome, running
 from tests.service.test_takeover import wait_for
 
@@ -126,22 +126,25 @@ def test_a_backup_while_a_job_runs_ends_as_the_job_does(
     settings: Settings,
     target: Settings,
     db: Database,
+    storage: optuna.storages.RDBStorage,
     submit: Submit,
-    make_worker: WorkerMaker,
-    shared_engine: LocalEngine,
     folder: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("FAULTS_DIR", str(tmp_path))
     job_id = submit()
-    with running(make_worker(faults.slow_search)):
+    slow = LocalEngine(faults.slow_search)
+    with closing(slow), running(Worker(settings, db, storage, {"optuna": slow})):
         wait_for(lambda: len(get_trials(db, job_id)) == 2 and (tmp_path / "point-12").exists())
         make.make(settings, folder)
         assert get_job(db, job_id).state == JobState.RUNNING
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     make.restore(target, folder)
-    with closing(Database(target.database_url)) as restored, closing(Studies(target.database_url)) as studies:
+    engine, restored, studies = LocalEngine(), Database(target.database_url), Studies(target.database_url)
+    with closing(engine), closing(restored), closing(studies):
         assert get_job(restored, job_id).state == JobState.RUNNING
-        assert Worker(target, restored, studies.open(), {"optuna": shared_engine}).run_next(), "it need not wait"
+        assert Worker(target, restored, studies.open(), {"optuna": engine}).run_next(), "it need not wait"
         assert get_job(restored, job_id).state == JobState.SUCCEEDED
         assert without_attempts(outcome(restored, job_id)) == without_attempts(outcome(db, job_id))
     assert compare(target).wrong == []
