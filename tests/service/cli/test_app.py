@@ -30,6 +30,7 @@ from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.conftest import queue_job
 from tests.service.data import files
 from tests.service.live import Live
+from tests.service.test_takeover import wait_for
 
 Run = Callable[..., Result]
 
@@ -175,9 +176,16 @@ def test_a_job_is_paused_resumed_and_stopped(run: Run, spec_file: Path, worker_t
     assert run("show", job).stdout.splitlines()[0].endswith("queued, number 1 in the queue")
     assert run("jobs", "--limit", 1).stdout.strip().endswith("number 1 in the queue")
     assert run("stop", job).stdout.strip() == f"{job} queued, the search ends early"
-    worker_thread(succeed)
+    run("cancel", job)
+    job = run("submit", spec_file).stdout.strip()
+
+    def succeed_once_stopped(lease: RunLog) -> None:
+        wait_for(lambda: lease.requests().stop)
+        succeed(lease)
+
+    worker_thread(succeed_once_stopped)
     watched = run("stop", job, "--watch")
-    assert watched.exit_code == 0
+    assert watched.exit_code == 0, watched.output
     assert watched.stdout.startswith(f"job {job}")
     for verb, done in (("stop", "stopped"), ("pause", "paused")):
         assert f"only a job that has not ended can be {done}" in run(verb, job).stderr
