@@ -101,8 +101,7 @@ class ArtifactStore:
     def sha256(self, job_id: str, name: str) -> str | None:
         """Return the hash of a file; None if there is no such file."""
         try:
-            with self.open(job_id, name) as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return file_sha256(f"{self._root}/jobs/{job_id}/{name}", self._fs)
         except FileNotFoundError:
             return None
 
@@ -272,6 +271,16 @@ def _opened(fs: AbstractFileSystem, path: str) -> BufferedIOBase:
         file.close()
         raise FileNotFoundError(f"{path} is not a regular file")
     return file
+
+
+def file_sha256(path: str, fs: AbstractFileSystem | None = None) -> str:
+    """Return the hash of a file, by default a local one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    with _opened(fs or LocalFileSystem(), path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_file(url: str, target: Path) -> str:

@@ -22,7 +22,6 @@ from service.api.views import Page, View
 from service.db.session import Database
 from service.errors import DatabaseReplacedError
 from service.ledger import audit
-from service.ledger.keys import EVERYBODY
 
 log = logging.getLogger(__name__)
 
@@ -95,26 +94,27 @@ class Audited:
 
         async def send_recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                await self._record(scope, message["status"], Headers(raw=message.get("headers", [])).get("location"))
+                await self._record(scope, message["status"], message.get("headers", []))
             await send(message)
 
         try:
             await self._app(scope, receive, send_recorded)
         except Exception:
-            await self._record(scope, 500, None)
+            await self._record(scope, 500, [])
             raise
 
-    async def _record(self, scope: Scope, status: int, location: str | None) -> None:
+    async def _record(self, scope: Scope, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         is_change = scope["method"] not in READS and status not in UNAVAILABLE
-        facts = _facts(scope, status, location)
+        if not is_change and status not in REFUSED:
+            return
+        facts = _facts(scope, status, Headers(raw=headers).get("location"))
         if status in REFUSED and self._is_repeated(facts):
             return
-        if is_change or status in REFUSED:
-            database: Database = scope["app"].state.database
-            try:
-                await run_in_threadpool(audit.record, database, **facts)
-            except (SQLAlchemyError, DatabaseReplacedError) as error:
-                log.error("a line of the audit log was not stored", extra=facts, exc_info=error)
+        database: Database = scope["app"].state.database
+        try:
+            await run_in_threadpool(audit.record, database, **facts)
+        except (SQLAlchemyError, DatabaseReplacedError) as error:
+            log.error("a line of the audit log was not stored", extra=facts, exc_info=error)
 
     def _is_repeated(self, facts: dict[str, Any]) -> bool:
         """Tell whether the same sender was refused in the same way a moment ago; remember it if not."""
@@ -129,10 +129,10 @@ class Audited:
 
 def _facts(scope: Scope, status: int, location: str | None) -> dict[str, Any]:
     access, client = scope.get("state", {}).get("access"), scope.get("client")
-    who = "nobody" if access is None or not access.project else access.key_id or "local"
+    is_known = access is not None and bool(access.project)
     target = location if location and location.startswith("/v1/") else scope["path"]
     return {
-        "who": "local" if access is EVERYBODY else who,
+        "who": access.key_id or "local" if is_known else "nobody",
         "project": access.project if access else "",
         "address": client[0] if client else "",
         "operation": getattr(scope.get("route"), "name", None) or "",

@@ -287,7 +287,9 @@ def audit(
     """
     from service.cli.display import describe_audit
 
-    start = None if since is None else since.replace(tzinfo=UTC).isoformat()
+    if since is not None and since.tzinfo is None:
+        since = since.replace(tzinfo=UTC)
+    start = None if since is None else since.isoformat()
     with connected(url) as client:
         lines = list(islice(client.audit(who, project, operation, start), limit))
     if as_json:

@@ -33,9 +33,9 @@ def record(db: Database, **facts: Any) -> None:
         session.add(AuditLine(**cut))
 
 
-def record_command(db: Database, operation: str, target: str, project: str = "") -> None:
-    """Add a line about a command that somebody runs next to the database."""
-    who = f"user {_user()}"
+def record_command(db: Database, operation: str, target: str, project: str = "", who: str | None = None) -> None:
+    """Add a line about what is done next to the database, by default by the user who runs a command."""
+    who = who or f"user {_user()}"
     record(db, who=who, project=project, address="", operation=operation, method=COMMAND, target=target)
 
 

@@ -86,15 +86,7 @@ class Retention:
         with suppress(NotFoundError, ConflictError):  # somebody else deleted it, or it is used again
             remove(which)
             log.info("deleted, as it is older than it is kept", extra={kind: which})
-            audit.record(
-                self._db,
-                who="retention",
-                project="",
-                address="",
-                operation=f"delete_{kind}",
-                method=audit.COMMAND,
-                target=which,
-            )
+            audit.record_command(self._db, f"delete_{kind}", which, who="retention")
 
     def _remove_job(self, job_id: str) -> None:
         remove_job(self._db, self._artifacts, self._delete_studies, job_id)
