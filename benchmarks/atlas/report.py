@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from matplotlib.figure import Figure
 
 from benchmarks.atlas.runs import ROOT, Found, stored
 from benchmarks.atlas.scenarios import SCENARIOS
+from search_spaces import get_preset
+from search_spaces.strategies import STRATEGY
 from service.planning.atlas import FILE, AtlasJob, read, similar, to_json
 
 PAGE: Final = ROOT / "docs" / "atlas.md"
@@ -19,6 +22,11 @@ PICTURE: Final = ROOT / "docs" / "images" / "atlas.svg"
 TEXT: Final = Path(__file__).with_name("page.md")
 
 WORDS: Final = ("helps", "no_difference", "hurts", "inconclusive")
+Apart: TypeAlias = Literal["axis", "data"]
+"""What a job must not share with those that it is predicted from."""
+
+WAYS: Final[Mapping[Apart, str]] = {"axis": "on other axes", "data": "on other data"}
+
 FARTHEST: Final = 1.0
 """Effects beyond this share of AdamW's loss are drawn at the edge."""
 
@@ -33,6 +41,7 @@ def write() -> None:
     parts = {
         "counts": _counts(found),
         "prediction": _prediction(jobs),
+        "order": _order(jobs, first_trials(results)),
         "groups": "\n".join(_groups(found)),
         "results": "\n".join(_table(found)),
     }
@@ -43,7 +52,7 @@ def write() -> None:
     print(f"{len(found)} scenarios; {parts['prediction']}")
 
 
-def judge(jobs: Sequence[AtlasJob], apart: Literal["axis", "data"]) -> tuple[int, int, int]:
+def judge(jobs: Sequence[AtlasJob], apart: Apart) -> tuple[int, int, int]:
     """Predict each job from jobs on other axes, or on other data, and compare with always guessing the commoner word.
 
     Returns:
@@ -59,6 +68,42 @@ def judge(jobs: Sequence[AtlasJob], apart: Literal["axis", "data"]) -> tuple[int
     return len(jobs), right, common
 
 
+def first_trials(results: Mapping[str, Found]) -> dict[str, int]:
+    """Return which of WarpAdam's first trials won, by the name of the scenario. Other winners are left out."""
+    places = {_identity(values): place for place, values in enumerate(get_preset("default").first_trials)}
+    configs = {one.name: results[one.key]["config"] for one in SCENARIOS if results.get(one.key, {}).get("config")}
+    winners = {name: places.get(_identity({**config, STRATEGY: _strategy(config)})) for name, config in configs.items()}
+    return {name: place for name, place in winners.items() if place is not None}
+
+
+def mean_places(jobs: Sequence[AtlasJob], winners: Mapping[str, int], apart: Apart) -> tuple[int, float, float]:
+    """Say how soon the winner of a job is tried: in the order that all jobs share, and in that of its neighbours.
+
+    Neighbours put first what won most often among them; the shared order decides between equals.
+
+    Returns:
+        The jobs; the mean place in the shared order, where the first is 1; that in the order of the neighbours.
+    """
+    shared, voted = [], []
+    for job in (job for job in jobs if job.name in winners):
+        others = [other for other in jobs if getattr(other, apart) != getattr(job, apart) and other.name in winners]
+        votes = Counter(winners[name] for name in similar(job, others).nearest)
+        place = winners[job.name]
+        shared.append(place + 1)
+        voted.append(
+            1 + sum((-votes[other], other) < (-votes[place], place) for other in range(max(winners.values()) + 1))
+        )
+    return len(shared), statistics.fmean(shared), statistics.fmean(voted)
+
+
+def _identity(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(values[name] for name in (STRATEGY, "lr", "weight_decay"))
+
+
+def _strategy(config: Mapping[str, Any]) -> str:
+    return "/".join(str(config[part]) for part in ("structure", "placement", "learner"))
+
+
 def _jobs(results: Mapping[str, Found]) -> list[AtlasJob]:
     """Return the jobs that ran to their end, each once."""
     first = {scenario.key: scenario for scenario in reversed(SCENARIOS)}
@@ -70,7 +115,7 @@ def _jobs(results: Mapping[str, Found]) -> list[AtlasJob]:
             "data": scenario.data,
             "word": results[key]["word"],
             "effect": round(results[key]["equal_steps"]["effect"], 4),
-            "strategy": "/".join(str(results[key]["config"][part]) for part in ("structure", "placement", "learner")),
+            "strategy": _strategy(results[key]["config"]),
         }
         for key, scenario in sorted(first.items(), key=lambda item: SCENARIOS.index(item[1]))
         if results.get(key, {}).get("equal_steps")
@@ -89,10 +134,19 @@ def _counts(found: Sequence[Found]) -> str:
 def _prediction(jobs: Sequence[AtlasJob]) -> str:
     """Return a row for each way to leave jobs out."""
     rows = ["| predicted from jobs | right | always guessing the commoner word |", "|---|---|---|"]
-    ways: tuple[tuple[Literal["axis", "data"], str], ...] = (("axis", "on other axes"), ("data", "on other data"))
-    for apart, words in ways:
+    for apart, words in WAYS.items():
         total, right, common = judge(jobs, apart)
         rows.append(f"| {words} | {right} of {total} ({right / total:.0%}) | {common} ({common / total:.0%}) |")
+    return "\n".join(rows)
+
+
+def _order(jobs: Sequence[AtlasJob], winners: Mapping[str, int]) -> str:
+    """Return a row for each way to leave jobs out."""
+    rows = ["| neighbours | jobs | mean place in the order that all share | in the order of the neighbours |"]
+    rows.append("|---|---|---|---|")
+    for apart, words in WAYS.items():
+        total, shared, voted = mean_places(jobs, winners, apart)
+        rows.append(f"| {words} | {total} | {shared:.1f} | {voted:.1f} |")
     return "\n".join(rows)
 
 

@@ -72,6 +72,21 @@ def test_a_job_is_not_predicted_from_its_own_axis() -> None:
     assert report.judge(jobs, "axis") == report.judge(jobs, "data") == (18, 0, 0)
 
 
+def test_the_order_of_neighbours_brings_their_winner_forward() -> None:
+    jobs = [_atlas_job(f"a{n}", f"axis {n % 2}", "helps", 1000 + n) for n in range(20)]
+    winners = {job.name: 3 for job in jobs[:-1]} | {jobs[-1].name: 1}
+    total, shared, voted = report.mean_places(jobs, winners, "axis")
+    assert total == 20
+    assert shared == pytest.approx((19 * 4 + 2) / 20)
+    assert voted == pytest.approx((19 * 1 + 3) / 20)  # behind the winner of all others, and the first trial
+
+
+def test_winners_are_found_among_the_first_trials() -> None:
+    winners = report.first_trials(stored())
+    assert len(winners) > 60
+    assert set(winners.values()) <= set(range(8))
+
+
 def test_neighbours_are_of_use_where_likeness_decides() -> None:
     jobs = [_atlas_job(f"small{n}", f"axis {n % 2}", "helps", 1000 + n) for n in range(20)]
     jobs += [_atlas_job(f"large{n}", f"axis {n % 2}", "hurts", 10**6 + n) for n in range(40)]
