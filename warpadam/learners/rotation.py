@@ -27,9 +27,12 @@ from warpadam.learners.scale import (
 )
 from warpadam.structures import Distortion, Factors
 
-_EARLY_REFRESHES: Final = (1, 2, 4, 7)
-"""Steps after which the basis is refreshed, independent of ``meta_every``. One power iteration from the identity is far
-from the eigenvectors, and the first hundred steps would suffer from it."""
+_FIRST_TURNS: Final = 5
+"""Power iterations before the first step, towards the eigenvectors of the first gradient's covariances. One is far from
+them, and the first hundred steps would suffer from it. A basis that was carried over stays near that of its covariances."""
+
+_EARLY_REFRESHES: Final = (2, 4, 7)
+"""Steps after which the basis is refreshed, independent of ``meta_every``: the first gradients say little about others."""
 
 _SHIFT: Final = 1e-4
 """Added to the covariance's spectrum, as a fraction of its mean. Where the gradient is zero, the basis stays as it is
@@ -65,20 +68,38 @@ class RotationRule(UpdateRule):
     def update(self, part: Part, settings: StepSettings) -> Tensor:
         steps, distortion, state = count_steps(part), part.distortion, part.state
         step = steps[0]
-        turns = step - 1 in _EARLY_REFRESHES or (step > 1 and (step - 1) % settings.meta_every == 0)
+        is_due = step - 1 in _EARLY_REFRESHES or (step > 2 and (step - 1) % settings.meta_every == 0)
         projected = distortion.apply(state, part.grad)
         if settings.p_lr > 0:
             learn_scale(part, projected, steps, settings)  # in the basis of the step that it judges
-        if turns:
+        if step == 1:
+            distortion.follow(state, part.grad, settings.cov_beta)
+        turns = _FIRST_TURNS if step == 1 else int(is_due)
+        for _ in range(turns):
             refresh(distortion, state)
+        if turns:
             projected = distortion.apply(state, part.grad)
         moments = moments_of(part, step, settings)
         update_moments(moments, projected)
+        if step == 1:
+            moments = moments._replace(exp_avg_sq=_at_least_the_mean(part))
         update = scaled_direction(part, direction(moments))
         if settings.p_lr > 0:
             remember(part, update)
-        distortion.follow(state, part.grad, settings.cov_beta)
+        if step > 1:
+            distortion.follow(state, part.grad, settings.cov_beta)
         return distortion.apply_transpose(state, update)
+
+
+def _at_least_the_mean(part: Part) -> Tensor:
+    """Return the second moment with its mean as the least, so that no step is longer than Adam's.
+
+    In the basis of a single gradient most elements of this gradient are rounding noise, which Adam would turn into steps
+    of full size.
+    """
+    exp_avg_sq = part.state["exp_avg_sq"]
+    dims = tuple(range(part.stack_dims, exp_avg_sq.ndim))
+    return exp_avg_sq.maximum(exp_avg_sq.mean(dims, keepdim=True))
 
 
 def refresh(distortion: Distortion, state: State) -> None:
