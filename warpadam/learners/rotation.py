@@ -28,11 +28,12 @@ from warpadam.learners.scale import (
 from warpadam.structures import Distortion, Factors
 
 _FIRST_TURNS: Final = 5
-"""Power iterations before the first step, towards the eigenvectors of the first gradient's covariances. One is far from
-them, and the first hundred steps would suffer from it. A basis that was carried over stays near that of its covariances."""
+"""Power iterations before the first step, towards the eigenvectors of the first gradient's covariances. Steps in the
+given coordinates, or in a basis halfway to these, would be felt for a hundred steps. A basis that was carried over stays
+near the eigenvectors of the covariances that came with it."""
 
 _EARLY_REFRESHES: Final = (2, 4, 7)
-"""Steps after which the basis is refreshed, independent of ``meta_every``: the first gradients say little about others."""
+"""Steps after which the basis is refreshed, independent of ``meta_every``. One gradient says little about the next."""
 
 _SHIFT: Final = 1e-4
 """Added to the covariance's spectrum, as a fraction of its mean. Where the gradient is zero, the basis stays as it is
@@ -48,6 +49,8 @@ class RotationRule(UpdateRule):
     """theta <- theta - lr Q^T S u(Q g), with Q the eigenbasis of the covariances and S a learned scale.
 
     An axis without a side keeps its coordinates, and still has a scale.
+
+    The first step is made in the basis of its own gradient. SOAP leaves it out.
 
     The state holds both moments in the eigenbasis, the factors (their rows are the eigenvectors), their covariances
     and, with ``p_lr`` > 0, the scale and the last scaled direction.
@@ -92,10 +95,10 @@ class RotationRule(UpdateRule):
 
 
 def _at_least_the_mean(part: Part) -> Tensor:
-    """Return the second moment with its mean as the least, so that no step is longer than Adam's.
+    """Return the second moment, where it is below its mean as the mean.
 
-    In the basis of a single gradient most elements of this gradient are rounding noise, which Adam would turn into steps
-    of full size.
+    In the basis that is made of a single gradient, most elements of this gradient are nothing but rounding errors. Adam
+    would make full steps of them.
     """
     exp_avg_sq = part.state["exp_avg_sq"]
     dims = tuple(range(part.stack_dims, exp_avg_sq.ndim))
