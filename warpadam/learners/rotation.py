@@ -15,7 +15,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from warpadam.adam import direction, update_moments
-from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments, moments_of
+from warpadam.learners.base import (
+    SKIPPED,
+    Part,
+    State,
+    StepSettings,
+    UpdateRule,
+    count_steps,
+    init_moments,
+    moments_of,
+)
 from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.scale import (
     init_learned_scale,
@@ -29,11 +38,11 @@ from warpadam.structures import Distortion, Factors
 
 _FIRST_TURNS: Final = 5
 """Power iterations before the first step, towards the eigenvectors of the first gradient's covariances. Steps in the
-given coordinates, or in a basis halfway to these, would be felt for a hundred steps. A basis that was carried over stays
-near the eigenvectors of the covariances that came with it."""
+given coordinates, or in a basis halfway to these eigenvectors, would be felt for a hundred steps."""
 
 _EARLY_REFRESHES: Final = (2, 4, 7)
-"""Steps after which the basis is refreshed, independent of ``meta_every``. One gradient says little about the next."""
+"""Steps after which the basis is refreshed, independent of ``meta_every``. One gradient says little about the next.
+There is none after step 1: nothing but rounding would sort the directions in which there was no gradient yet."""
 
 _SHIFT: Final = 1e-4
 """Added to the covariance's spectrum, as a fraction of its mean. Where the gradient is zero, the basis stays as it is
@@ -50,7 +59,7 @@ class RotationRule(UpdateRule):
 
     An axis without a side keeps its coordinates, and still has a scale.
 
-    The first step is made in the basis of its own gradient. SOAP leaves it out.
+    The first step is made in the basis of its own gradient (SOAP leaves it out), or in the one that was carried over.
 
     The state holds both moments in the eigenbasis, the factors (their rows are the eigenvectors), their covariances
     and, with ``p_lr`` > 0, the scale and the last scaled direction.
@@ -77,32 +86,58 @@ class RotationRule(UpdateRule):
             learn_scale(part, projected, steps, settings)  # in the basis of the step that it judges
         if step == 1:
             distortion.follow(state, part.grad, settings.cov_beta)
-        turns = _FIRST_TURNS if step == 1 else int(is_due)
-        for _ in range(turns):
+        elif is_due:
             refresh(distortion, state)
-        if turns:
+        is_new = start(part) if step == 1 else None
+        if is_due or step == 1:
             projected = distortion.apply(state, part.grad)
         moments = moments_of(part, step, settings)
         update_moments(moments, projected)
-        if step == 1:
-            moments = moments._replace(exp_avg_sq=_at_least_the_mean(part))
+        if is_new is not None:
+            moments = moments._replace(exp_avg_sq=_at_least_the_mean(part, is_new))
         update = scaled_direction(part, direction(moments))
         if settings.p_lr > 0:
-            remember(part, update)
+            # in a new basis the sign of most elements is that of a rounding error, which must not teach the scale
+            remember(part, update if is_new is None else update * (1 - is_new))
         if step > 1:
             distortion.follow(state, part.grad, settings.cov_beta)
         return distortion.apply_transpose(state, update)
 
 
-def _at_least_the_mean(part: Part) -> Tensor:
-    """Return the second moment, where it is below its mean as the mean.
+def start(part: Part) -> Tensor:
+    """Turn the basis towards the eigenvectors of the covariances, if it is the identity still; in place.
+
+    Before the first step nothing else is indexed by the basis.
+
+    Returns:
+        For each parameter whether its whole basis is new, as 1 or 0. Broadcasts to the moments.
+    """
+    distortion, state = part.distortion, part.state
+    restart_unless_finite(distortion, state)
+    is_new = torch.full_like(state[SKIPPED], bool(distortion.sides))
+    for side, covariance in distortion.sides.items():
+        basis = state[side]
+        identity = torch.eye(basis.shape[-1], dtype=basis.dtype, device=basis.device)
+        is_identity = (basis == identity).flatten(part.stack_dims).all(-1)
+        turned, _ = turn_basis(basis, state[covariance])
+        for _ in range(_FIRST_TURNS - 1):  # not sorted again: rounding would sort the directions without a gradient
+            turned = _orthogonal(_grown(turned, state[covariance]))
+        basis.copy_(
+            torch.where(is_identity.view(*is_identity.shape, *[1] * (basis.ndim - part.stack_dims)), turned, basis)
+        )
+        is_new.mul_(is_identity)
+    return is_new.view(*is_new.shape, *[1] * len(distortion.layout))
+
+
+def _at_least_the_mean(part: Part, is_new: Tensor) -> Tensor:
+    """Return the second moment, but its mean where that is more and the basis is new.
 
     In the basis that is made of a single gradient, most elements of this gradient are nothing but rounding errors. Adam
     would make full steps of them.
     """
     exp_avg_sq = part.state["exp_avg_sq"]
-    dims = tuple(range(part.stack_dims, exp_avg_sq.ndim))
-    return exp_avg_sq.maximum(exp_avg_sq.mean(dims, keepdim=True))
+    mean = exp_avg_sq.mean(tuple(range(part.stack_dims, exp_avg_sq.ndim)), keepdim=True)
+    return exp_avg_sq.maximum(mean * is_new)
 
 
 def refresh(distortion: Distortion, state: State) -> None:
@@ -129,8 +164,16 @@ def turn_basis(basis: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
 
     Cost: one matrix product and one QR decomposition of the length.
     """
-    shift = (covariance.diagonal(dim1=-2, dim2=-1).mean(-1) * _SHIFT).clamp_min(_MIN_SHIFT)
-    grown = (basis @ covariance).add_(basis * shift[..., None, None])
+    grown = _grown(basis, covariance)
     order = torch.linalg.vecdot(basis, grown).argsort(dim=-1, descending=True, stable=True)
-    turned, _ = torch.linalg.qr(grown.gather(-2, order[..., None].expand_as(grown)).mT)
-    return turned.mT, order
+    return _orthogonal(grown.gather(-2, order[..., None].expand_as(grown))), order
+
+
+def _grown(basis: Tensor, covariance: Tensor) -> Tensor:
+    shift = (covariance.diagonal(dim1=-2, dim2=-1).mean(-1) * _SHIFT).clamp_min(_MIN_SHIFT)
+    return (basis @ covariance).add_(basis * shift[..., None, None])
+
+
+def _orthogonal(rows: Tensor) -> Tensor:
+    basis: Tensor = torch.linalg.qr(rows.mT)[0]
+    return basis.mT

@@ -46,12 +46,13 @@ def _soap(grads: list[Tensor], refreshes: set[int], lr: float = 0.1) -> Tensor:
     covariances = [torch.zeros_like(basis) for basis in bases]
     theta, mean, square = (torch.zeros_like(grads[0]) for _ in range(3))
 
-    def turn() -> None:
+    def turn(*, sort: bool = True) -> None:
         nonlocal square
         for axis in (0, 1):
             ridge = 1e-4 * torch.trace(covariances[axis]) / len(covariances[axis])
             held = covariances[axis] + ridge * torch.eye(len(covariances[axis]), dtype=FLOAT64)
-            order = torch.argsort(torch.diag(bases[axis].T @ held @ bases[axis]), descending=True)
+            sizes = torch.diag(bases[axis].T @ held @ bases[axis])
+            order = torch.argsort(sizes, descending=True) if sort else torch.arange(len(sizes))
             bases[axis] = torch.linalg.qr(held @ bases[axis][:, order])[0]
             square = square[order] if axis == 0 else square[:, order]
 
@@ -62,8 +63,8 @@ def _soap(grads: list[Tensor], refreshes: set[int], lr: float = 0.1) -> Tensor:
     for step, grad in enumerate(grads, start=1):
         if step == 1:
             follow()
-            for _ in range(5):
-                turn()
+            for turned in range(5):
+                turn(sort=not turned)
         mean = 0.9 * mean + 0.1 * grad
         square = 0.95 * square + 0.05 * (bases[0].T @ grad @ bases[1]) ** 2
         least = square.mean() if step == 1 else torch.zeros(())
