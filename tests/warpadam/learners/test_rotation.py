@@ -107,6 +107,27 @@ def test_rounding_does_not_decide_about_the_first_step(scale: float) -> None:
     torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
 
 
+def test_a_carried_basis_is_kept_beside_a_new_one() -> None:
+    generator = torch.Generator().manual_seed(5)
+    carried, new = (torch.nn.Parameter(torch.zeros(5, 4, dtype=FLOAT64)) for _ in range(2))
+    optimizer = WarpAdam([carried, new], 0.1, learner="rotation", eps=1e-12, p_lr=0.03)  # stepped as one stack
+    names = (("row_factor", 5), ("column_factor", 4))
+    basis = {name: torch.linalg.qr(torch.randn(n, n, dtype=FLOAT64, generator=generator))[0] for name, n in names}
+    covariances = {"row_covariance": torch.eye(5, dtype=FLOAT64), "column_covariance": torch.eye(4, dtype=FLOAT64)}
+    optimizer.set_distortion(carried, {**optimizer.get_distortion(carried), **basis, **covariances})
+    (grad,) = _gradients(1)
+    carried.grad, new.grad = grad.clone(), grad.clone()
+    optimizer.step()
+    for name, kept in basis.items():
+        assert torch.equal(optimizer.state[carried][name], kept)
+    rows, columns = basis["row_factor"], basis["column_factor"]
+    full_steps = rows.T @ (rows @ grad @ columns.T).sign() @ columns
+    torch.testing.assert_close(carried.detach(), -0.1 * full_steps)
+    torch.testing.assert_close(new.detach(), _run([grad])[0])
+    assert torch.count_nonzero(optimizer.state[carried]["prev_update"]) == 20
+    assert torch.count_nonzero(optimizer.state[new]["prev_update"]) == 0
+
+
 def test_a_first_gradient_of_zero_leaves_the_basis() -> None:
     theta, state, _ = _run([torch.zeros(5, 4, dtype=FLOAT64)])
     assert torch.equal(theta, torch.zeros_like(theta))
