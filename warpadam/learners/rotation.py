@@ -27,6 +27,7 @@ from warpadam.learners.base import (
 )
 from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.scale import (
+    LOG_SCALE,
     init_learned_scale,
     init_sides_and_scale,
     learn_scale,
@@ -105,28 +106,33 @@ class RotationRule(UpdateRule):
 
 
 def start(part: Part) -> Tensor:
-    """Turn the basis towards the eigenvectors of the covariances, if it is the identity still; in place.
+    """Turn the basis towards the eigenvectors of the covariances, in place, if it is the identity still.
 
-    Before the first step nothing else is indexed by the basis.
+    A scale that was carried over keeps the basis as well, because it belongs to its directions. Nothing else is indexed
+    by the basis before the first step.
 
     Returns:
-        For each parameter whether its whole basis is new, as 1 or 0. Broadcasts to the moments.
+        For each parameter whether its basis is new, as 1 or 0. Broadcasts to the moments.
     """
     distortion, state = part.distortion, part.state
     restart_unless_finite(distortion, state)
     is_new = torch.full_like(state[SKIPPED], bool(distortion.sides))
+    if LOG_SCALE in state:
+        is_new.mul_((state[LOG_SCALE] == 0).flatten(part.stack_dims).all(-1))
+    for side in distortion.sides:
+        identity = torch.eye(state[side].shape[-1], dtype=is_new.dtype, device=is_new.device)
+        is_new.mul_((state[side] == identity).flatten(part.stack_dims).all(-1))
     for side, covariance in distortion.sides.items():
-        basis = state[side]
-        identity = torch.eye(basis.shape[-1], dtype=basis.dtype, device=basis.device)
-        is_identity = (basis == identity).flatten(part.stack_dims).all(-1)
-        turned, _ = turn_basis(basis, state[covariance])
+        turned, _ = turn_basis(state[side], state[covariance])
         for _ in range(_FIRST_TURNS - 1):  # not sorted again: rounding would sort the directions without a gradient
             turned = _orthogonal(_grown(turned, state[covariance]))
-        basis.copy_(
-            torch.where(is_identity.view(*is_identity.shape, *[1] * (basis.ndim - part.stack_dims)), turned, basis)
-        )
-        is_new.mul_(is_identity)
-    return is_new.view(*is_new.shape, *[1] * len(distortion.layout))
+        state[side].copy_(torch.where(_viewed(is_new, turned.ndim) > 0, turned, state[side]))
+    return _viewed(is_new, part.grad.ndim)
+
+
+def _viewed(each: Tensor, dims: int) -> Tensor:
+    """Give a tensor with one element for each parameter more dimensions at the end."""
+    return each.view(*each.shape, *[1] * (dims - each.ndim))
 
 
 def _at_least_the_mean(part: Part, is_new: Tensor) -> Tensor:
