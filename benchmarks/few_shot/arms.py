@@ -45,7 +45,7 @@ _TODAY: Final = RECIPES["disjoint"]
 _USE: Final = {name: value for name, value in _TODAY.held_out.items() if name != "lr"}
 _WITHOUT_SCALE: Final = WarpAdamConfig(learner="rotation", betas=_BETAS, p_lr=0.0, meta_every=1, cov_beta=0.99)
 _PEER_LRS: Final = (0.01, 0.03, 0.06, 0.1, 0.2)
-_LRS: Final = (0.005, 0.01, 0.02)
+_LRS: Final = (0.005, 0.01, 0.02, 0.04, 0.08)
 
 
 def _peer(make: Callable[[NamedParams, float], torch.optim.Optimizer], lrs: tuple[float, ...] = _PEER_LRS) -> Arm:

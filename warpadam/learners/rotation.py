@@ -41,9 +41,9 @@ _FIRST_TURNS: Final = 5
 """Power iterations before the first step, towards the eigenvectors of the first gradient's covariances. Steps in the
 given coordinates, or in a basis halfway to these eigenvectors, would be felt for a hundred steps."""
 
-_EARLY_REFRESHES: Final = (2, 4, 7)
-"""Steps after which the basis is refreshed, independent of ``meta_every``. One gradient says little about the next.
-There is none after step 1: nothing but rounding would sort the directions in which there was no gradient yet."""
+_EARLY_REFRESHES: Final = (1, 2, 4, 7)
+"""Steps after which the basis is refreshed, independent of ``meta_every``. One gradient says little about the next, and a
+basis that was carried over little about a new network."""
 
 _SHIFT: Final = 1e-4
 """Added to the covariance's spectrum, as a fraction of its mean. Where the gradient is zero, the basis stays as it is
@@ -81,7 +81,7 @@ class RotationRule(UpdateRule):
     def update(self, part: Part, settings: StepSettings) -> Tensor:
         steps, distortion, state = count_steps(part), part.distortion, part.state
         step = steps[0]
-        is_due = step - 1 in _EARLY_REFRESHES or (step > 2 and (step - 1) % settings.meta_every == 0)
+        is_due = step - 1 in _EARLY_REFRESHES or (step > 1 and (step - 1) % settings.meta_every == 0)
         projected = distortion.apply(state, part.grad)
         if settings.p_lr > 0:
             learn_scale(part, projected, steps, settings)  # in the basis of the step that it judges

@@ -60,7 +60,7 @@ def updates_p(strategy: Strategy, step: int) -> bool:
     """Tell whether a step updates the P of a learner that follows covariances."""
     if strategy.learner == Learner.WHITENING:
         return step in (2, 4, 7) or step % EVERY == 0
-    return strategy.learner == Learner.ROTATION and (step in (1, 3, 5, 8) or (step > 2 and step % EVERY == 1))
+    return strategy.learner == Learner.ROTATION and (step in (1, 2, 3, 5, 8) or (step > 1 and step % EVERY == 1))
 
 
 def decomposes(strategy: Strategy, step: int) -> bool:
