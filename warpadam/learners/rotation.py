@@ -42,8 +42,8 @@ _FIRST_TURNS: Final = 5
 given coordinates, or in a basis halfway to these eigenvectors, would be felt for a hundred steps."""
 
 _EARLY_REFRESHES: Final = (1, 2, 4, 7)
-"""Steps after which the basis is refreshed, independent of ``meta_every``. One gradient says little about the next, and a
-basis that was carried over little about a new network."""
+"""Steps after which the basis is refreshed, independent of ``meta_every``. One gradient says little about the next, and
+a basis that was carried over little about a new network."""
 
 _SHIFT: Final = 1e-4
 """Added to the covariance's spectrum, as a fraction of its mean. Where the gradient is zero, the basis stays as it is
