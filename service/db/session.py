@@ -154,6 +154,17 @@ class Database:
         with self._session(self.engine) as session, session.begin():
             yield session
 
+    def connect_apart(self) -> Any:
+        """Return a connection of the driver that does not count in the pool. The caller closes it.
+
+        Raises:
+            DatabaseReplacedError: It is not the database that this process began with.
+        """
+        pooled = self.engine.raw_connection()
+        connection = pooled.driver_connection
+        pooled.detach()
+        return connection
+
     def ping(self) -> None:
         """Run a query, so that a database that cannot be reached or has no schema raises its error.
 
