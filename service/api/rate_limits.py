@@ -43,7 +43,7 @@ class RateLimits:
         Raises:
             TooManyRequestsError: It comes too early.
         """
-        if access is EVERYBODY or request.url.path in UNLIMITED:
+        if access is EVERYBODY or request.scope["path"] in UNLIMITED:
             return
         kind: Kind = "read" if request.method in READS else "write"
         self._take("sign_in" if signs_in else kind, access.key_id or f"address {_address(request)}")
