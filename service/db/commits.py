@@ -121,7 +121,7 @@ class PostgresLastCommit:
         self._database = database
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Any = None  # of psycopg
-        self._opened = 0
+        self._opened, self._socket = 0, -1
         self._opening: asyncio.Task[None] | None = None
         self._sent: _Question | None = None
         self._next: _Question | None = None
@@ -155,17 +155,23 @@ class PostgresLastCommit:
             self._give_up()
 
     async def _open(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, connection = asyncio.get_running_loop(), None
         try:  # in a thread that requests do not use: they may all wait for the database
             connection = await loop.run_in_executor(None, self._database.connect_apart)
         except (SQLAlchemyError, DatabaseReplacedError):
             self._give_up()
-            return
         finally:
-            self._opening = None
+            if loop is self._loop:
+                self._opening = None
+        if connection is None:
+            return
+        if loop is not self._loop:  # close was called meanwhile
+            connection.close()
+            return
         self._connection = connection
         self._opened += 1  # the numbers of two servers do not compare
-        loop.add_reader(connection.fileno(), self._read)
+        self._socket = connection.fileno()  # the driver forgets it when the connection ends
+        loop.add_reader(self._socket, self._read)
         self._ask()
 
     def _read(self) -> None:
@@ -191,7 +197,7 @@ class PostgresLastCommit:
     def _give_up(self) -> None:
         """Close the connection, which leads nowhere, and leave all that wait without a mark."""
         if self._connection is not None and self._loop is not None:
-            self._loop.remove_reader(self._connection.fileno())
+            self._loop.remove_reader(self._socket)
             self._connection.close()
             self._connection = None
         unanswered, self._sent, self._next = (self._sent, self._next), None, None
@@ -206,3 +212,4 @@ class PostgresLastCommit:
     def close(self) -> None:
         """Close the connection."""
         self._give_up()
+        self._loop = self._opening = None

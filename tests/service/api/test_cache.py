@@ -16,10 +16,9 @@ from fastapi.testclient import TestClient
 from service.api import cache
 from service.api.app import create_app
 from service.api.cache import CommitCache
-from service.db.commits import LastCommit, Mark, last_commit
 from service.db.models import ApiKey, utc_now
 from service.db.session import Database
-from service.ledger import jobs, keys, queries
+from service.ledger import keys, queries
 from service.settings import Settings
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import Submit, assert_problem, claim_job, search, sqlite_only
@@ -199,37 +198,6 @@ def test_a_replaced_file_is_noticed(client: TestClient, submit: Submit, settings
     file = Path(settings.database_url.removeprefix("sqlite:///"))
     file.rename(file.with_suffix(".away"))
     assert_problem(client.get("/v1/jobs"), 503, "database_replaced")
-
-
-@pytest.fixture
-def commits(db: Database) -> Iterator[LastCommit]:
-    """The last commit of the test's database."""
-    opened = last_commit(db)
-    yield opened
-    opened.close()
-
-
-def test_the_mark_changes_with_every_commit_and_with_nothing_else(
-    commits: LastCommit, db: Database, spec: SpecMaker, submit: Submit
-) -> None:
-    job_id = submit()["id"]
-
-    async def ask() -> list[Mark | None]:
-        marks = []
-        for _ in range(5):
-            marks.append(await commits.mark())
-            with db.read() as session:
-                jobs.require_job(session, job_id)
-            assert await commits.mark() == marks[-1]
-            with db.write() as session:
-                jobs.record_event(session, job_id, "test")
-                session.flush()
-                await commits.mark()  # before the commit it may be anything
-        return marks
-
-    marks = asyncio.run(ask())
-    assert len(set(marks)) == 5
-    assert None not in marks
 
 
 def test_one_computes_and_the_others_wait() -> None:
