@@ -87,6 +87,7 @@ def test_many_readers_never_get_what_is_older_than_a_commit_that_had_finished(
         for number in range(1, 101):
             commit()
             finished = number
+            time.sleep(0.005)  # so that the readers ask several times between two commits
 
     async def read(writer: Thread) -> None:
         nonlocal computed
@@ -112,7 +113,7 @@ def test_many_readers_never_get_what_is_older_than_a_commit_that_had_finished(
 
     asyncio.run(read_all())
     assert finished == 100
-    assert computed >= 10
+    assert computed > 1
 
 
 @postgresql_only
