@@ -135,7 +135,7 @@ class PostgresLastCommit:
             self._loop = loop
         if self._next is None:
             self._next = _Question(loop.call_later(PATIENCE_S, self._give_up))
-            loop.call_soon(self._ask)  # then requests that the loop has read already can share the question
+            loop.call_soon(self._ask)  # so requests that have arrived already share the question
         future: asyncio.Future[Mark | None] = loop.create_future()
         self._next.waiting.append(future)
         return await future
@@ -148,7 +148,7 @@ class PostgresLastCommit:
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
             return
-        self._sent, self._next = self._next, None
+        self._sent, self._next, self._found = self._next, None, None
         try:
             self._connection.pgconn.send_query(SNAPSHOT)
         except self._driver_error:

@@ -15,6 +15,9 @@ postgresql_only = pytest.mark.parametrize(
     "database_url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
 )
 
+FULL_POOL = 15
+"""Connections that a pool of SQLAlchemy gives out at most, as it is by default."""
+
 
 @contextmanager
 def stopped(data: str) -> Iterator[None]:

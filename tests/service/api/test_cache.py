@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from service.api import cache
 from service.api.app import create_app
@@ -22,6 +24,7 @@ from service.ledger import keys, queries
 from service.settings import Settings
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import Submit, assert_problem, claim_job, search, sqlite_only
+from tests.service.servers import FULL_POOL, postgresql_only
 
 
 @pytest.fixture
@@ -98,6 +101,30 @@ def test_the_commit_of_another_program_is_seen(
         [sys.executable, "-c", program, settings.database_url, "UPDATE jobs SET name = 'renamed'"], check=True
     )
     assert client.get("/v1/jobs").json()["items"][0]["name"] == "renamed"
+
+
+@postgresql_only
+def test_what_was_committed_while_all_connections_ended_is_seen(
+    client: TestClient, submit: Submit, db: Database, computed: list[int]
+) -> None:
+    submit()
+    assert client.get("/v1/jobs").json()["items"][0]["name"] != "renamed"
+    end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+    with db.write() as session:
+        session.execute(text(f"{end} WHERE datname = current_database() AND pid <> pg_backend_pid()"))
+        session.execute(text("UPDATE jobs SET name = 'renamed'"))
+    assert client.get("/v1/jobs").json()["items"][0]["name"] == "renamed"
+
+
+@postgresql_only
+def test_kept_answers_need_no_connection_of_the_pool(client: Any, submit: Submit, computed: list[int]) -> None:
+    submit()
+    kept = client.get("/v1/jobs")
+    with ExitStack() as held:
+        for _ in range(FULL_POOL):
+            held.enter_context(client.app.state.database.engine.connect())
+        assert client.get("/v1/jobs").content == kept.content
+    assert len(computed) == 1
 
 
 def test_one_project_never_gets_what_was_kept_for_another(

@@ -19,10 +19,7 @@ from service.db.session import Database
 from service.ledger import jobs
 from service.spec.job import JobSpec
 from tests.conftest import SpecMaker
-from tests.service.servers import postgresql_only, stopped
-
-FULL_POOL = 15
-"""Connections that a pool of SQLAlchemy gives out at most, as it is by default."""
+from tests.service.servers import FULL_POOL, postgresql_only, stopped
 
 
 @pytest.fixture
