@@ -6,7 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, bindparam, exists, func, or_, outerjoin, select
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    or_,
+    outerjoin,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
 from service.db.models import (
@@ -187,14 +199,18 @@ def arm_summaries(session: Session, job_id: str) -> list[ArmSummary]:
     by_arm: dict[str, dict[TrialState, int]] = {}
     for name, state, count in counts:
         by_arm.setdefault(name, {})[TrialState(state)] = count
-    return [ArmSummary(arm, by_arm.get(arm.name, {}), _best(session, job_id, arm.name)) for arm in arms]
+    best = _best(session, job_id, [arm.name for arm in arms])
+    return [ArmSummary(arm, by_arm.get(arm.name, {}), best.get(arm.name)) for arm in arms]
 
 
-def _best(session: Session, job_id: str, arm: str) -> Trial | None:
-    complete = (Trial.job_id == job_id, Trial.arm == arm, Trial.state == TrialState.COMPLETE)
-    return session.scalars(
-        select(Trial).where(*complete).order_by(Trial.value, Trial.val_loss, Trial.number).limit(1)
-    ).first()
+def _best(session: Session, job_id: str, arms: Sequence[str]) -> dict[str, Trial]:
+    """Return the best complete trial of each arm that has one, found with one query."""
+    if not arms:
+        return {}
+    complete = select(Trial.id).where(Trial.job_id == job_id, Trial.state == TrialState.COMPLETE)
+    first = complete.order_by(Trial.value, Trial.val_loss, Trial.number).limit(1)
+    ids = union_all(*(select(first.where(Trial.arm == arm).subquery()) for arm in arms))
+    return {trial.arm: trial for trial in session.scalars(select(Trial).where(Trial.id.in_(ids)))}
 
 
 def confirm_progress(session: Session, job_id: str) -> ConfirmCounts:
