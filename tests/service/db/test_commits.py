@@ -23,8 +23,9 @@ from tests.service.servers import FULL_POOL, postgresql_only, stopped
 
 
 @pytest.fixture
-def commits(db: Database) -> Iterator[LastCommit]:
-    """The last commit of the test's database."""
+def commits(db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[LastCommit]:
+    """The last commit of the test's database. It has patience, for busy machines."""
+    monkeypatch.setattr(module, "PATIENCE_S", 30.0)
     opened = last_commit(db)
     yield opened
     opened.close()
@@ -197,12 +198,15 @@ def test_a_connection_that_ends_is_replaced_and_its_marks_count_no_more(
 
 
 @postgresql_only
-def test_a_server_that_is_silent_has_no_mark_until_it_answers_again(commits: PostgresLastCommit, db: Database) -> None:
+def test_a_server_that_is_silent_has_no_mark_until_it_answers_again(
+    commits: PostgresLastCommit, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with db.read() as session:
         data = session.scalar(text("SHOW data_directory"))
 
     async def ask() -> None:
         await first_mark(commits)
+        monkeypatch.setattr(module, "PATIENCE_S", 0.25)
         with stopped(data):
             assert await asyncio.gather(*(commits.mark() for _ in range(5))) == [None] * 5
             assert await commits.mark() is None
