@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from search_spaces.domains import Choice, Scalar
 from search_spaces.errors import SearchSpaceError, unknown_name
@@ -176,16 +177,16 @@ def _refit_one(space: SearchSpace, trial: Mapping[str, Scalar]) -> dict[str, Sca
     for parameter in space:
         if not parameter.is_active(values):
             continue
-        wanted = trial.get(parameter.name, _default(parameter.name))
+        wanted = trial.get(parameter.name, _defaults().get(parameter.name, ""))  # "" is near no number
         if parameter.name in parents | {STRATEGY} and not parameter.domain.contains(wanted):
             return None
         values[parameter.name] = parameter.domain.nearest(wanted)
     return values
 
 
-def _default(name: str) -> Scalar:
-    """Return the optimizer's default; for a name it does not know the empty text, which is near no number."""
+@cache
+def _defaults() -> Mapping[str, Scalar]:
+    """Return the optimizer's defaults by the names of parameters."""
     defaults = WarpAdamConfig().to_dict()
     defaults["beta1"], defaults["beta2"] = defaults.pop("betas")
-    value: Scalar = defaults.get(name, "")
-    return value
+    return defaults

@@ -65,6 +65,8 @@ class TextFormatter(logging.Formatter):
         """Return the first line."""
         facts = [f"{key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD and key[0] != "_"]
         line = " ".join([super().formatMessage(record), *facts])
+        if line.isprintable():  # nearly always, and a look at each character takes longer than all the rest
+            return line
         return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802

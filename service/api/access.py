@@ -21,6 +21,7 @@ from service.api.cache import CommitCache
 from service.api.middleware import READS
 from service.api.pages.render import page_of
 from service.api.rate_limits import RateLimits
+from service.db.commits import Mark
 from service.db.session import Database
 from service.errors import ScopeError, UnauthorizedError
 from service.ledger import keys
@@ -65,14 +66,14 @@ class AccessCheck:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
-        request.state.access = NOBODY
-        rates: RateLimits = request.app.state.rate_limits
+        request, state, app_state = Request(scope), scope["state"], scope["app"].state
+        access = state["access"] = NOBODY
+        rates: RateLimits = app_state.rate_limits
         if not is_open(scope["path"]):
-            request.state.mark = await request.app.state.last_commit.mark()
+            mark = state["mark"] = await app_state.last_commit.mark()
             try:
-                request.state.access = await self._access(request)
-                request.state.access.require(self._needed(scope["method"], scope["path"]))
+                access = state["access"] = await self._access(request, mark)
+                access.require(self._needed(scope["method"], scope["path"]))
             except (UnauthorizedError, ScopeError) as error:
                 sender = request.client.host if request.client else None
                 log.info("refused", extra={"path": scope["path"], "client": sender, "why": str(error)})
@@ -83,14 +84,14 @@ class AccessCheck:
                 await _page(request, error)(scope, receive, send)
                 return
         signs_in = (scope["method"], scope["path"]) == ("POST", SIGN_IN)
-        rates.count(request, request.state.access, signs_in=signs_in)
+        rates.count(request, access, signs_in=signs_in)
         await self._app(scope, receive, send)
 
-    async def _access(self, request: Request) -> keys.Access:
+    async def _access(self, request: Request, mark: Mark | None) -> keys.Access:
         """Return who sends a request."""
         sender = request.client.host if request.client else None
         shown = (request.headers.get("authorization"), request.cookies.get(COOKIE), sender)
-        access = await self._known.get(shown, request.state.mark, partial(run_in_threadpool, find_access, request))
+        access = await self._known.get(shown, mark, partial(run_in_threadpool, find_access, request))
         assert access is not None  # find_access raises an error instead
         return access
 

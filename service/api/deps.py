@@ -51,28 +51,31 @@ def close_dependencies(app: FastAPI) -> None:
 
 
 def _kept(name: str) -> Any:
-    """Return the dependency on what :func:`open_dependencies` keeps under ``name``."""
+    """Return the dependency on what :func:`open_dependencies` keeps under ``name``.
 
-    def get(request: Request) -> Any:
+    It is a coroutine, as others here that wait for nothing: FastAPI would call a function in a thread.
+    """
+
+    async def get(request: Request) -> Any:
         return getattr(request.app.state, name)
 
     return Depends(get)
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     """Return the database as the sender of the request may use it. No route takes the one on ``app.state``."""
     access = request.state.access
     database: Database = request.app.state.database
     return database.of(access.project, sees_all=access.sees_all)
 
 
-def _url_source(request: Request) -> UrlSource:
+async def _url_source(request: Request) -> UrlSource:
     """Return where datasets may be read from. The artifact store has the files of all projects."""
     settings: Settings = request.app.state.settings
     return UrlSource(settings.artifacts_url if request.state.access.sees_all else None, settings.dataset_url_prefixes)
 
 
-def _may_change(request: Request) -> bool:
+async def _may_change(request: Request) -> bool:
     """Return whether the sender of the request may do more than read."""
     access: Access = request.state.access
     return access.scope.includes(Scope.SUBMIT)

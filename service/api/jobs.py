@@ -63,7 +63,7 @@ class SubmitQuery(StrictQuery):
     dry_run: bool = Field(False, description="Answer with the plan and an estimate; queue nothing.")
 
 
-def _context(
+async def _context(
     db: DatabaseDep, artifacts: ArtifactsDep, user_code: UserCodeDep, readers: ReadersDep, settings: SettingsDep
 ) -> Context:
     return Context(db, artifacts, user_code, readers, settings)

@@ -8,12 +8,13 @@ answer. :class:`SafeHeaders` tells browsers what a page of ours may do.
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from ipaddress import ip_address
 from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
@@ -27,11 +28,14 @@ STRICT_POLICY: Final = "default-src 'self'; img-src 'self' data:; frame-ancestor
 LOOSE_POLICY: Final = (
     f"{STRICT_POLICY}; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; font-src 'self' data:"
 )
-SAFE_HEADERS: Final = {
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
+SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
+    (b"referrer-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+STRICT_HEADERS: Final = (*SAFE_HEADERS, (b"content-security-policy", STRICT_POLICY.encode()))
+LOOSE_HEADERS: Final = (*SAFE_HEADERS, (b"content-security-policy", LOOSE_POLICY.encode()))
+NO_STORE: Final = (b"cache-control", b"no-store")
 
 READS: Final = ("GET", "HEAD", "OPTIONS")
 
@@ -57,6 +61,7 @@ class HostCheck:
         self._app = app
         self._listed = [name.lower() for name in allowed.split(",")] if allowed else []
         self._any_host = "*" in self._listed or (allowed is None and not is_loopback(host))
+        self._is_known = lru_cache(1000)(self._is_ours)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -69,8 +74,7 @@ class HostCheck:
     def _refusal(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
         given, origin = headers.get("host"), headers.get("origin")
-        name = _name(f"//{given}") if given is not None else None
-        if given is not None and not self._any_host and not (name and (_is_address(name) or self._lists(name, LOCAL))):
+        if given is not None and not self._any_host and not self._is_known(given):
             return f"this service does not answer to the Host {shortened(given)!r}; {SETTING}"
         if origin is None or scope["method"] in READS:
             return None
@@ -78,6 +82,11 @@ class HostCheck:
         if site is not None and (site == _site(f"{scope['scheme']}://{given}") or self._is_listed_site(site)):
             return None
         return f"a page of {shortened(origin)!r} must not change anything here; {SETTING}"
+
+    def _is_ours(self, given: str) -> bool:
+        """Return whether a Host is an address, or one of the names that this service answers to."""
+        name = _name(f"//{given}")
+        return name is not None and (_is_address(name) or self._lists(name, LOCAL))
 
     def _is_listed_site(self, site: tuple[str, str, int]) -> bool:
         """Return whether a site has a listed name, as a proxy has that passes on another Host, and its usual port."""
@@ -133,12 +142,12 @@ class SafeHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                policy = LOOSE_POLICY if scope["path"].startswith(self._loose) else STRICT_POLICY
-                for name, value in {**SAFE_HEADERS, "Content-Security-Policy": policy}.items():
-                    headers.setdefault(name, value)
+                added = LOOSE_HEADERS if scope["path"].startswith(self._loose) else STRICT_HEADERS
                 if not scope["path"].startswith(("/assets/", "/static")):
-                    headers.setdefault("Cache-Control", "no-store")
+                    added = (*added, NO_STORE)
+                headers = list(message.get("headers", ()))
+                names = {name.lower() for name, _ in headers}
+                message["headers"] = headers + [header for header in added if header[0] not in names]
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

@@ -99,6 +99,7 @@ def serve(
         config = uvicorn.Config(
             app,
             log_config=None,
+            access_log=False,  # service/api/observed.py writes a line for each request
             forwarded_allow_ips=settings.trusted_proxies,
             ssl_certfile=settings.tls_certificate,
             ssl_keyfile=settings.tls_key,

@@ -127,6 +127,8 @@ class Database:
         if is_sqlite:
             arguments = {"timeout": wait_s, "check_same_thread": False}
         self.engine: Engine = create_engine(self.url, connect_args=arguments, pool_timeout=wait_s)
+        options = {"warptune_begin": "DEFERRED"} if is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._reading = self.engine.execution_options(**options)
         event.listen(self.engine, "connect", self._on_connect)
         event.listen(self.engine, "checkout", self._on_checkout)
         if is_sqlite:
@@ -139,13 +141,18 @@ class Database:
         own.owner, own._sees_all = project, sees_all
         return own
 
-    def _session(self, bind: Engine) -> Session:
-        return ProjectSession(bind, expire_on_commit=False, info={"owner": self.owner, "sees_all": self._sees_all})
+    def _session(self, bind: Engine, *, autoflush: bool = True) -> Session:
+        info = {"owner": self.owner, "sees_all": self._sees_all}
+        return ProjectSession(bind, expire_on_commit=False, autoflush=autoflush, info=info)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Open a session that only reads."""
-        with self._session(self.engine.execution_options(warptune_begin="DEFERRED")) as session:
+        """Open a session that only reads. What is changed in it is not stored.
+
+        On PostgreSQL there is no transaction, whose beginning and end would wait for the server twice: each query of a
+        transaction (READ COMMITTED) sees what is committed when it begins, as each query without one does.
+        """
+        with self._session(self._reading, autoflush=False) as session:
             yield session
 
     @contextmanager
@@ -153,6 +160,17 @@ class Database:
         """Open a transaction that writes. It is committed at the end, or rolled back on an exception."""
         with self._session(self.engine) as session, session.begin():
             yield session
+
+    def connect_apart(self) -> Any:
+        """Return a connection of the driver that does not count in the pool. The caller closes it.
+
+        Raises:
+            DatabaseReplacedError: It is not the database that this process began with.
+        """
+        pooled = self.engine.raw_connection()
+        connection = pooled.driver_connection
+        pooled.detach()
+        return connection
 
     def ping(self) -> None:
         """Run a query, so that a database that cannot be reached or has no schema raises its error.

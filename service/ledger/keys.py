@@ -52,7 +52,10 @@ class Scope(StrEnum):
 
     def includes(self, other: Scope) -> bool:
         """Return whether this scope allows what ``other`` allows."""
-        return list(Scope).index(self) >= list(Scope).index(other)
+        return _SCOPES.index(self) >= _SCOPES.index(other)
+
+
+_SCOPES: Final = tuple(Scope)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, func, or_, outerjoin, select
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    or_,
+    outerjoin,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
 from service.db.models import (
@@ -120,6 +133,14 @@ def queue_positions(session: Session, jobs: Iterable[Job]) -> dict[str, int]:
     job_ids = [job.id for job in jobs if job.state == JobState.QUEUED]
     if not job_ids:
         return {}
+    everyone = {EVERY_PROJECT: True}  # a place in the queue counts the jobs of others, too
+    found = session.execute(_places_in_queue(), {"job_ids": job_ids}, execution_options=everyone)
+    return {job_id: place for job_id, place in found}  # noqa: C416 - rows are not tuples to mypy
+
+
+@cache
+def _places_in_queue() -> Select[str, int]:
+    """Return the query for the places of jobs; it takes longer to write than a short queue takes to sort."""
     joined, running, claimed = _shares()
     nth = func.row_number().over(partition_by=Job.owner, order_by=(Job.priority.desc(), Job.seq))
     first = func.min(Job.seq).over(partition_by=(Job.owner, Job.priority))  # keeps the order of owners of equal rank
@@ -127,9 +148,7 @@ def queue_positions(session: Session, jobs: Iterable[Job]) -> dict[str, int]:
     waiting = select(*columns, first.label("first")).select_from(joined).where(is_free()).subquery().c
     turns = (waiting.priority.desc(), waiting.round, waiting.nth, waiting.claimed, waiting.first)
     placed = select(waiting.id, func.row_number().over(order_by=turns).label("place")).subquery().c
-    query = select(placed.id, placed.place).where(placed.id.in_(job_ids))
-    everyone = {EVERY_PROJECT: True}  # a place in the queue counts the jobs of others, too
-    return {job_id: place for job_id, place in session.execute(query, execution_options=everyone)}  # noqa: C416 - rows are not tuples to mypy
+    return select(placed.id, placed.place).where(placed.id.in_(bindparam("job_ids", expanding=True)))
 
 
 def trials_page(session: Session, job_id: str, limit: int, after: int | None, **equals: str | None) -> Sequence[Trial]:
@@ -180,14 +199,18 @@ def arm_summaries(session: Session, job_id: str) -> list[ArmSummary]:
     by_arm: dict[str, dict[TrialState, int]] = {}
     for name, state, count in counts:
         by_arm.setdefault(name, {})[TrialState(state)] = count
-    return [ArmSummary(arm, by_arm.get(arm.name, {}), _best(session, job_id, arm.name)) for arm in arms]
+    best = _best(session, job_id, [arm.name for arm in arms])
+    return [ArmSummary(arm, by_arm.get(arm.name, {}), best.get(arm.name)) for arm in arms]
 
 
-def _best(session: Session, job_id: str, arm: str) -> Trial | None:
-    complete = (Trial.job_id == job_id, Trial.arm == arm, Trial.state == TrialState.COMPLETE)
-    return session.scalars(
-        select(Trial).where(*complete).order_by(Trial.value, Trial.val_loss, Trial.number).limit(1)
-    ).first()
+def _best(session: Session, job_id: str, arms: Sequence[str]) -> dict[str, Trial]:
+    """Return the best complete trial of each arm that has one, found with one query."""
+    if not arms:
+        return {}
+    complete = select(Trial.id).where(Trial.job_id == job_id, Trial.state == TrialState.COMPLETE)
+    first = complete.order_by(Trial.value, Trial.val_loss, Trial.number).limit(1)
+    ids = union_all(*(select(first.where(Trial.arm == arm).subquery()) for arm in arms))
+    return {trial.arm: trial for trial in session.scalars(select(Trial).where(Trial.id.in_(ids)))}
 
 
 def confirm_progress(session: Session, job_id: str) -> ConfirmCounts:

@@ -1,15 +1,12 @@
 # A database that is gone, replaced, locked or stopped: requests say so, and nothing is accepted and then lost.
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
@@ -20,10 +17,7 @@ from service.db.session import PING_SHARE, Database, connect_timeout_s, create_s
 from service.settings import Settings
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import Submit, assert_problem, sqlite_only
-
-postgresql_only = pytest.mark.parametrize(
-    "database_url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
-)
+from tests.service.servers import postgresql_only, stopped
 
 
 @pytest.fixture
@@ -133,20 +127,6 @@ def test_a_locked_row_is_waited_for_only_for_a_moment(
             session.execute(text("UPDATE jobs SET name = name"))
             assert_problem(client.post(f"/v1/jobs/{job_id}/cancel"), 503, "database_unavailable")
         assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
-
-
-@contextmanager
-def stopped(data: str) -> Iterator[None]:
-    """Stop every process of the PostgreSQL server whose data is in a folder, as a machine that hangs would."""
-    postmaster = psutil.Process(int(Path(data, "postmaster.pid").read_text().split()[0]))
-    processes = [postmaster, *postmaster.children()]
-    for process in processes:
-        os.kill(process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            os.kill(process.pid, signal.SIGCONT)
 
 
 @postgresql_only

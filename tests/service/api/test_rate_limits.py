@@ -1,16 +1,19 @@
 # Requests that come too fast are answered with 429, and the time after which they are welcome again.
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 
 from service.api.access import COOKIE
 from service.api.app import create_app
+from service.api.rate_limits import FORGET_EVERY_S, Counts, RateLimits
 from service.db.session import Database
 from service.ledger import keys
 from service.settings import Settings
@@ -127,3 +130,25 @@ def test_a_browser_with_an_old_cookie_can_still_sign_in(serve: Serve, db: Databa
 def test_a_rate_that_is_none_is_not_a_setting(rate: str) -> None:
     with pytest.raises(ValueError, match=r"read_rate\s.*such as 300/minute, or off"):
         Settings(read_rate=rate)
+
+
+def test_counting_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = RateLimits(Settings(read_rate="1000/minute"))
+    time.sleep(0.1)  # the library starts one when it is set up
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", started.append)
+    scope = {"type": "http", "method": "GET", "path": "/v1/jobs", "headers": [], "client": ("127.0.0.1", 1)}
+    for number in range(100):
+        access = keys.Access("vision", keys.Scope.READ, f"key{number % 10}")
+        rates.count(Request(scope), access, signs_in=False)
+    assert started == []
+
+
+def test_counts_that_are_over_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, begin = Counts(), time.time()
+    for number in range(1000):
+        counts.incr(f"sender {number}", 60.0)
+    assert counts.incr("sender 0", 60.0) == 2
+    monkeypatch.setattr(time, "time", lambda: begin + 61.0 + FORGET_EVERY_S)
+    assert counts.incr("sender 0", 60.0) == 1
+    assert set(counts.storage) == set(counts.expirations) == {"sender 0"}

@@ -6,16 +6,22 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text
+from sqlalchemy.orm import Session
 
-from service.db.models import Base
+from service.db.models import Base, Job
 from service.db.session import VERSION_TABLE, Database, alembic_config, create_schema, epoch_now, is_ours
 from service.errors import DatabaseReplacedError
+from service.ledger import jobs
+from service.spec.job import JobSpec
+from tests.conftest import SpecMaker
+from tests.service.servers import postgresql_only
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_models(db: Database) -> None:
@@ -102,3 +108,30 @@ def test_a_process_may_begin_before_the_tables_are_made(tmp_path: Path) -> None:
             assert session.scalar(text("SELECT 1")) == 1
         create_schema(url)
         early.ping()
+
+
+def test_what_is_changed_in_a_session_that_reads_is_not_stored(db: Database, spec: SpecMaker) -> None:
+    with db.write() as session:
+        job_id = jobs.add(session, JobSpec.model_validate(spec()), ["warpadam", "adamw"]).id
+    with db.read() as session:
+        job = jobs.require_job(session, job_id)
+        job.name = "changed"
+        session.scalars(select(Job)).all()
+    with db.read() as session:
+        assert jobs.require_job(session, job_id).name != "changed"
+
+
+def transaction_status(session: Session) -> Any:
+    connection: Any = session.connection().connection.driver_connection
+    return connection.info.transaction_status
+
+
+@postgresql_only
+def test_a_read_opens_no_transaction_and_a_write_after_it_does(db: Database, spec: SpecMaker) -> None:
+    idle, in_transaction = 0, 2  # libpq's PQTRANS_IDLE and PQTRANS_INTRANS
+    with db.read() as session:
+        session.scalars(select(Job)).all()
+        assert transaction_status(session) == idle
+    with db.write() as session:
+        session.scalars(select(Job)).all()
+        assert transaction_status(session) == in_transaction
