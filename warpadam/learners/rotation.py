@@ -143,7 +143,7 @@ def _at_least_the_mean(part: Part, is_new: Tensor) -> Tensor:
     """
     exp_avg_sq = part.state["exp_avg_sq"]
     mean = exp_avg_sq.mean(tuple(range(part.stack_dims, exp_avg_sq.ndim)), keepdim=True)
-    return exp_avg_sq.maximum(mean * is_new)
+    return torch.where(is_new > 0, exp_avg_sq.maximum(mean), exp_avg_sq)
 
 
 def refresh(distortion: Distortion, state: State) -> None:
