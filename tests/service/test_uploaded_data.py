@@ -106,9 +106,10 @@ def test_an_uploaded_file_comes_to_a_recommendation(
     result = api.get(links["recommendation"]).json()
     assert len(result["pairs"]) == 6
     assert all(pair["warpadam_test_loss"] is not None for pair in result["pairs"])
-    (trial, *_) = api.get(links["trials"]).json()["items"]
-    curve = api.get(f"{links['trials']}/{trial['number']}").json()["curve"]
-    assert curve[-1]["train_loss"] < curve[0]["train_loss"]
+    numbers = [trial["number"] for trial in api.get(links["trials"]).json()["items"]]
+    curves = [api.get(f"{links['trials']}/{number}").json()["curve"] for number in numbers]
+    # some labels are odd and even rows, which not every trial can fit in ten steps
+    assert any(curve[-1]["train_loss"] < curve[0]["train_loss"] for curve in curves)
     script = tmp_path / "recommended.py"
     script.write_text(api.get(links["export"], params={"format": "python"}).text)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
