@@ -88,11 +88,9 @@ def mean_places(jobs: Sequence[AtlasJob], winners: Mapping[str, int], apart: Apa
     for job in (job for job in jobs if job.name in winners):
         others = [other for other in jobs if getattr(other, apart) != getattr(job, apart) and other.name in winners]
         votes = Counter(winners[name] for name in similar(job, others).nearest)
-        place = winners[job.name]
-        shared.append(place + 1)
-        voted.append(
-            1 + sum((-votes[other], other) < (-votes[place], place) for other in range(max(winners.values()) + 1))
-        )
+        shared.append(1 + winners[job.name])
+        order = sorted(range(max(winners.values()) + 1), key=lambda place: -votes[place])
+        voted.append(1 + order.index(winners[job.name]))
     return len(shared), statistics.fmean(shared), statistics.fmean(voted)
 
 

@@ -7,9 +7,9 @@ Run::
 The service and the bare route each run in a server process of their own, with uvicorn and the log that they have by
 default. Twenty clients keep a connection each and ask for the same address as fast as it is answered. The addresses
 take turns of a second, so that other work on the machine slows all of them; a figure is the median over the rounds.
-``of_bare`` is the share of the bare route's requests per second in the same round. ``client`` is how busy the process
-of the clients was, as a share of one core: near 1, the clients were the limit. ``writes`` is with a thread beside it
-that stores an event of a job ten times a second, as running jobs do.
+``of_bare`` is the share of the bare route's requests per second in the same round. ``client`` is the share of one core
+that the clients used; if it is near 1, the clients were the limit. In ``writes`` a thread also stores an event of a job
+ten times a second, as running jobs do.
 
 Results go to ``benchmarks/scale/results/throughput.json`` unless you pass ``--output``.
 """

@@ -149,8 +149,8 @@ class Database:
     def read(self) -> Iterator[Session]:
         """Open a session that only reads. What is changed in it is not stored.
 
-        On PostgreSQL there is no transaction, whose beginning and end would wait for the server twice: each query of a
-        transaction (READ COMMITTED) sees what is committed when it begins, as each query without one does.
+        On PostgreSQL it has no transaction, because beginning and ending one would wait for the server twice. Nothing
+        else changes: at the level READ COMMITTED each query sees what was committed before it, with or without one.
         """
         with self._session(self._reading, autoflush=False) as session:
             yield session

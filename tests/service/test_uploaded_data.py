@@ -31,8 +31,11 @@ def api(settings: Settings) -> Iterator[TestClient]:
 CUSTOMERS = [f"c{n};{n % 9:05d};{n % 28 + 1}.3.2024;{n},5 €;{n};{n % 3}" for n in range(150)]
 READINGS = [[n * 0.7 % 5, ("hot", "cold")[n % 2], n * 7 % 50 > 20] for n in range(120)]
 MLP = {"name": "mlp", "hidden": [8]}
+PEOPLE = files.csv(120, member=[row % 2 for row in range(120)])
+"""A table whose label can be learned: it follows from a column."""
+
 CASES: dict[str, tuple[str, bytes, dict[str, Any], dict[str, Any]]] = {
-    "csv": ("people.csv", files.csv(120), {"target": "label"}, MLP),
+    "csv": ("people.csv", PEOPLE, {"target": "label"}, MLP),
     "corrected csv": (
         "people.csv",
         "\n".join(["id;zip;joined;income;note;left", *CUSTOMERS]).encode(),
@@ -57,14 +60,14 @@ CASES: dict[str, tuple[str, bytes, dict[str, Any], dict[str, Any]]] = {
         {"target": "label", "split": {"by": "column", "column": "part"}},
         MLP,
     ),
-    "tsv": ("people.tsv", files.csv(120).replace(b", ", b" ").replace(b",", b"\t"), {"target": "label"}, MLP),
+    "tsv": ("people.tsv", PEOPLE.replace(b", ", b" ").replace(b",", b"\t"), {"target": "label"}, MLP),
     "csv of another mark": (
         "people.csv",
-        files.csv(120).replace(b", ", b" ").replace(b",", b"|"),
+        PEOPLE.replace(b", ", b" ").replace(b",", b"|"),
         {"target": "label"},
         MLP,
     ),
-    "gz": ("people.csv.gz", gzip.compress(files.csv(120)), {"target": "label"}, MLP),
+    "gz": ("people.csv.gz", gzip.compress(PEOPLE), {"target": "label"}, MLP),
     "excel": ("readings.xlsx", tables.excel([["x", "kind", "label"], *READINGS]), {"target": "label"}, MLP),
     "feather": (
         "readings.feather",
@@ -106,10 +109,9 @@ def test_an_uploaded_file_comes_to_a_recommendation(
     result = api.get(links["recommendation"]).json()
     assert len(result["pairs"]) == 6
     assert all(pair["warpadam_test_loss"] is not None for pair in result["pairs"])
-    numbers = [trial["number"] for trial in api.get(links["trials"]).json()["items"]]
-    curves = [api.get(f"{links['trials']}/{number}").json()["curve"] for number in numbers]
-    # some labels are odd and even rows, which not every trial can fit in ten steps
-    assert any(curve[-1]["train_loss"] < curve[0]["train_loss"] for curve in curves)
+    (trial, *_) = api.get(links["trials"]).json()["items"]
+    curve = api.get(f"{links['trials']}/{trial['number']}").json()["curve"]
+    assert curve[-1]["train_loss"] < curve[0]["train_loss"]
     script = tmp_path / "recommended.py"
     script.write_text(api.get(links["export"], params={"format": "python"}).text)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)

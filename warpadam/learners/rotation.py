@@ -85,12 +85,13 @@ class RotationRule(UpdateRule):
         projected = distortion.apply(state, part.grad)
         if settings.p_lr > 0:
             learn_scale(part, projected, steps, settings)  # in the basis of the step that it judges
+        is_new = None
         if step == 1:
             distortion.follow(state, part.grad, settings.cov_beta)
+            is_new = start(part)
         elif is_due:
             refresh(distortion, state)
-        is_new = start(part) if step == 1 else None
-        if is_due or step == 1:
+        if step == 1 or is_due:
             projected = distortion.apply(state, part.grad)
         moments = moments_of(part, step, settings)
         update_moments(moments, projected)
