@@ -38,8 +38,8 @@ from warpadam.learners.scale import (
 from warpadam.structures import Distortion, Factors
 
 _FIRST_TURNS: Final = 5
-"""Power iterations before the first step, towards the eigenvectors of the first gradient's covariances. Steps in the
-given coordinates, or in a basis halfway to these eigenvectors, would be felt for a hundred steps."""
+"""Power iterations before the first step if no covariances were carried over. Steps in the given coordinates, or in a
+basis halfway to the eigenvectors, would be felt for a hundred steps."""
 
 _EARLY_REFRESHES: Final = (1, 2, 4, 7)
 """Steps after which the basis is refreshed, independent of ``meta_every``. One gradient says little about the next, and
@@ -60,7 +60,8 @@ class RotationRule(UpdateRule):
 
     An axis without a side keeps its coordinates, and still has a scale.
 
-    The first step is made in the basis of its own gradient (SOAP leaves it out), or in the one that was carried over.
+    The first step is made in the basis of its own gradient (SOAP leaves it out). A basis that was carried over turns
+    towards that gradient once.
 
     The state holds both moments in the eigenbasis, the factors (their rows are the eigenvectors), their covariances
     and, with ``p_lr`` > 0, the scale and the last scaled direction.
@@ -87,8 +88,7 @@ class RotationRule(UpdateRule):
             learn_scale(part, projected, steps, settings)  # in the basis of the step that it judges
         is_new = None
         if step == 1:
-            distortion.follow(state, part.grad, settings.cov_beta)
-            is_new = start(part)
+            is_new = start(part, settings.cov_beta)
         elif is_due:
             refresh(distortion, state)
         if step == 1 or is_due:
@@ -106,25 +106,23 @@ class RotationRule(UpdateRule):
         return distortion.apply_transpose(state, update)
 
 
-def start(part: Part) -> Tensor:
-    """Turn the basis towards the eigenvectors of the covariances, in place, if it is the identity still.
+def start(part: Part, cov_beta: float) -> Tensor:
+    """Let the covariances follow the first gradient, and turn the basis towards their eigenvectors; in place.
 
-    A scale that was carried over keeps the basis as well, because it belongs to its directions. Nothing else is indexed
-    by the basis before the first step.
+    With covariances that were carried over, one power iteration is enough, as at every refresh: they say more than one
+    gradient does. Without them, nothing but this gradient is known.
 
     Returns:
-        For each parameter whether its basis is new, as 1 or 0. Broadcasts to the moments.
+        For each parameter whether it came without covariances, as 1 or 0. Broadcasts to the moments.
     """
     distortion, state = part.distortion, part.state
-    restart_unless_finite(distortion, state)
     is_new = torch.full_like(state[SKIPPED], bool(distortion.sides))
-    if LOG_SCALE in state:
-        is_new.mul_((state[LOG_SCALE] == 0).flatten(part.stack_dims).all(-1))
-    for side in distortion.sides:
-        identity = torch.eye(state[side].shape[-1], dtype=is_new.dtype, device=is_new.device)
-        is_new.mul_((state[side] == identity).flatten(part.stack_dims).all(-1))
+    for covariance in distortion.sides.values():
+        is_new.mul_((state[covariance] == 0).flatten(part.stack_dims).all(-1))
+    distortion.follow(state, part.grad, cov_beta)
+    refresh(distortion, state)
     for side, covariance in distortion.sides.items():
-        turned, _ = turn_basis(state[side], state[covariance])
+        turned = state[side]
         for _ in range(_FIRST_TURNS - 1):  # not sorted again: rounding would sort the directions without a gradient
             turned = _orthogonal(_grown(turned, state[covariance]))
         state[side].copy_(torch.where(_viewed(is_new, turned.ndim) > 0, turned, state[side]))

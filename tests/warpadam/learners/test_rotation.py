@@ -107,21 +107,27 @@ def test_rounding_does_not_decide_about_the_first_step(scale: float) -> None:
     torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
 
 
-def test_a_carried_basis_is_kept_beside_a_new_one() -> None:
+def test_a_carried_basis_turns_once_beside_a_new_one() -> None:
     generator = torch.Generator().manual_seed(5)
     carried, new = (torch.nn.Parameter(torch.zeros(5, 4, dtype=FLOAT64)) for _ in range(2))
-    optimizer = WarpAdam([carried, new], 0.1, learner="rotation", eps=1e-12, p_lr=0.03)  # stepped as one stack
-    names = (("row_factor", 5), ("column_factor", 4))
-    basis = {name: torch.linalg.qr(torch.randn(n, n, dtype=FLOAT64, generator=generator))[0] for name, n in names}
-    covariances = {"row_covariance": torch.eye(5, dtype=FLOAT64), "column_covariance": torch.eye(4, dtype=FLOAT64)}
-    optimizer.set_distortion(carried, {**optimizer.get_distortion(carried), **basis, **covariances})
+    optimizer = WarpAdam([carried, new], 0.1, learner="rotation", eps=1e-12, p_lr=0.03, cov_beta=0.9)  # one stack
     (grad,) = _gradients(1)
+    given, turned, sides = optimizer.get_distortion(carried), [], (("row", grad), ("column", grad.mT))
+    for side, vectors in sides:
+        basis = torch.linalg.qr(torch.randn(len(vectors), len(vectors), dtype=FLOAT64, generator=generator))[0]
+        covariance = basis.mT @ torch.diag(torch.arange(1.0, len(vectors) + 1, dtype=FLOAT64)) @ basis
+        given |= {f"{side}_factor": basis, f"{side}_covariance": covariance}
+        held = 0.9 * covariance + 0.1 * vectors @ vectors.mT
+        held += 1e-4 * held.trace() / len(held) * torch.eye(len(held), dtype=FLOAT64)
+        order = (basis @ held @ basis.mT).diagonal().argsort(descending=True)
+        turned.append(torch.linalg.qr((basis @ held)[order].mT)[0].mT)
+    optimizer.set_distortion(carried, given)
     carried.grad, new.grad = grad.clone(), grad.clone()
     optimizer.step()
-    for name, kept in basis.items():
-        assert torch.equal(optimizer.state[carried][name], kept)
-    rows, columns = basis["row_factor"], basis["column_factor"]
-    full_steps = rows.T @ (rows @ grad @ columns.T).sign() @ columns
+    for (side, _), basis in zip(sides, turned, strict=True):
+        torch.testing.assert_close(optimizer.state[carried][f"{side}_factor"], basis)
+    rows, columns = turned
+    full_steps = rows.mT @ (rows @ grad @ columns.mT).sign() @ columns
     torch.testing.assert_close(carried.detach(), -0.1 * full_steps)
     torch.testing.assert_close(new.detach(), _run([grad])[0])
     assert torch.count_nonzero(optimizer.state[carried]["prev_update"]) == 20

@@ -81,32 +81,32 @@ def test_without_learning_only_what_follows_covariances_moves(strategy: Strategy
 
 
 def test_a_carried_scale_acts_on_a_rotation_that_follows_and_does_not_learn() -> None:
-    """Written from the formulas: every refresh permutes s with the basis, and S multiplies the direction.
-
-    The basis does not start from the first gradient, because the scale belongs to the directions it came with.
-    """
+    """Written from the formulas: every refresh permutes s with the basis, and S multiplies the direction."""
     param = nn.Parameter(torch.zeros(3, 2, dtype=torch.float64))
     numbers: dict[str, Any] = {"betas": (0.8, 0.95), "cov_beta": 0.9, "meta_every": 1, "p_lr": 0.0, "eps": 0.0}
     optimizer = WarpAdam([("w", param)], 0.1, **ROTATION._asdict(), **numbers)
     log_scale = torch.tensor([1.0, -0.5, 0.3, 0.2, -1.0], dtype=torch.float64)
-    optimizer.set_distortion(param, {"log_scale": log_scale})
     rows, columns = torch.eye(3).double(), torch.eye(2).double()
     s_rows, s_columns = log_scale[:3], log_scale[3:]
-    left, right = torch.zeros(3, 3).double(), torch.zeros(2, 2).double()
+    left, right = torch.diag(torch.tensor([0.5, 1.0, 2.0])).double(), torch.diag(torch.tensor([1.0, 3.0])).double()
+    covariances = {"row_covariance": left, "column_covariance": right}
+    optimizer.set_distortion(param, {**covariances, "log_scale": log_scale})
     expected, mean, square = (torch.zeros(3, 2).double() for _ in range(3))
     for step in range(1, 8):
         grad = torch.randn(3, 2, generator=torch.Generator().manual_seed(step)).double()
-        if step > 1:
-            rows, order = _turn(rows, left)
-            square, s_rows = square[order], s_rows[order]
-            columns, order = _turn(columns, right)
-            square, s_columns = square[:, order], s_columns[order]
+        if step == 1:
+            left, right = 0.9 * left + 0.1 * grad @ grad.mT, 0.9 * right + 0.1 * grad.mT @ grad
+        rows, order = _turn(rows, left)
+        square, s_rows = square[order], s_rows[order]
+        columns, order = _turn(columns, right)
+        square, s_columns = square[:, order], s_columns[order]
         mean = 0.8 * mean + 0.2 * grad
         square = 0.95 * square + 0.05 * (rows @ grad @ columns.mT) ** 2
         update = (rows @ mean @ columns.mT) / (1 - 0.8**step) / (square / (1 - 0.95**step)).sqrt()
         scaled = update * (s_rows[:, None] + s_columns[None, :]).clamp(-2, 2).exp()
         expected = expected - 0.1 * rows.mT @ scaled @ columns
-        left, right = 0.9 * left + 0.1 * grad @ grad.mT, 0.9 * right + 0.1 * grad.mT @ grad
+        if step > 1:
+            left, right = 0.9 * left + 0.1 * grad @ grad.mT, 0.9 * right + 0.1 * grad.mT @ grad
         param.grad = grad.clone()
         optimizer.step()
         torch.testing.assert_close(param.detach(), expected, rtol=1e-9, atol=1e-10)
