@@ -211,9 +211,9 @@ def test_first_trials_take_other_strategies_if_none_of_theirs_is_left() -> None:
 @pytest.mark.parametrize(
     ("overrides", "name", "values"),
     [
-        ({"lr": {"low": 0.02, "high": 0.045}}, "lr", [0.02, 0.045, 0.02, 0.045, 0.03, 0.02, 0.02]),
-        ({"lr": [0.004, 0.05]}, "lr", [0.004, 0.05, 0.004, 0.05, 0.05, 0.004, 0.004]),
-        ({"beta1": 0.5}, "beta1", [0.5] * 8),
+        ({"lr": {"low": 0.02, "high": 0.045}}, "lr", [0.02, 0.045, 0.02, 0.045, 0.03, 0.02, 0.03]),
+        ({"lr": [0.004, 0.05]}, "lr", [0.004, 0.05, 0.004, 0.05, 0.05, 0.004, 0.05]),
+        ({"beta1": 0.5}, "beta1", [0.5] * 7),
         ({"meta_every": {"low": 8, "high": 9}}, "meta_every", [8] * 8),
         ({"eps": {"low": 1e-6, "high": 1e-4}}, "eps", [1e-6] * 8),
         ({"eps": {"low": 1e-10, "high": 1e-4}}, "eps", [1e-8] * 8),

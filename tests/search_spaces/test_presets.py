@@ -113,7 +113,7 @@ def test_the_first_trials_of_every_arm_span_the_learning_rate() -> None:
     for name in ("muon", "soap", "sgd"):
         of_arm = [float(trial["lr"]) for trial in get_preset(name).first_trials]
         assert max(of_arm) / min(of_arm) >= 30
-    assert sorted(lrs["default"]) == [0.001, 0.003, 0.003, 0.01, 0.01, 0.03, 0.1, 0.1]
+    assert sorted(lrs["default"]) == [0.001, 0.003, 0.003, 0.01, 0.03, 0.03, 0.1, 0.1]
     assert len({trial["strategy"] for trial in get_preset("default").first_trials}) == 4
 
 
