@@ -153,7 +153,9 @@ class Settings(LogSettings):
     max_steps: Annotated[int, Ge(1)] | None = Field(None, description="Most steps of a run. Default: a million.")
     max_trials: Annotated[int, Ge(1)] | None = Field(None, description="Most trials of an arm. Default: 10,000.")
     max_job_seconds: Annotated[float, Gt(0)] = Field(
-        604_800.0, description="Longest estimated time of a job in seconds, if this machine can tell."
+        604_800.0,
+        description="Most seconds that workers may have a job: its search ends then, and at twice as many the job. "
+        "Also the longest estimate with which a job is accepted, if this machine can tell.",
     )
     max_queued_jobs: Annotated[int, Ge(1)] = Field(10_000, description="Most jobs that may wait, paused ones included.")
     max_queued_jobs_per_project: Annotated[int, Ge(1)] | None = Field(
