@@ -21,8 +21,6 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service import logs
-from service.accounts import Account
-from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.disk import is_full, require_room
 from service.engines.base import Engine
@@ -41,7 +39,6 @@ from service.running.notify import Notifier
 from service.running.retention import Retention
 from service.settings import Settings
 from service.states import JobState
-from service.user_code.probe import UserCode
 
 log = logging.getLogger(__name__)
 
@@ -165,8 +162,7 @@ class Worker:
         self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engines: Mapping[str, Engine]
     ) -> None:
         self._settings, self._db = settings, db
-        account = Account.of_children(settings.slot_user)
-        self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url), UserCode(settings), account)
+        self._tools = Tools.of(settings, engines, storage)
         self._stopping = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
