@@ -56,6 +56,10 @@ class Account:
         """The arguments with which ``subprocess`` starts a process of the user."""
         return {"user": self.uid, "group": self.gid, "extra_groups": os.getgrouplist(self.name, self.gid)}
 
+    def at_home(self, folder: Path) -> dict[str, str]:
+        """Return the environment variables of a process of the user that has its files in a folder."""
+        return {"HOME": str(folder), "TMPDIR": str(folder), "USER": self.name}
+
     def give(self, folder: Path) -> None:
         """Make the user the owner of a folder, who then finds it; its files stay ours."""
         os.chown(folder, self.uid, self.gid)

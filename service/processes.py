@@ -9,8 +9,9 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ from service.errors import UnavailableError
 
 MAX_WAITING: Final = 8
 """Threads that may wait for one kind of child process. The API has 40 threads for all requests."""
+
+MOST_CPUS: Final = 8192
+"""CPUs that a kernel can have. Source: Linux, arch/x86/Kconfig, NR_CPUS."""
 
 OOM_COUNTERS: Final = ("/sys/fs/cgroup{}/memory.events", "/sys/fs/cgroup/memory{}/memory.oom_control")
 """Files of the kernel with the number of processes of a cgroup that it killed because memory ran out."""
@@ -53,6 +57,49 @@ def oom_kills() -> int | None:
 def machine_cpus() -> int:
     """Return the CPUs that this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def usable_cpus() -> frozenset[int]:
+    """Return the CPUs that processes of this one can be given: more than its own, if it was started on some of them."""
+
+    def ask() -> frozenset[int]:
+        os.sched_setaffinity(0, range(MOST_CPUS))  # of this thread only; the kernel takes those that there are
+        return frozenset(os.sched_getaffinity(0))
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(ask).result()
+
+
+def require_cpus(cpus: frozenset[int] | None) -> None:
+    """Check that processes of this one can be given the CPUs that the operator names for slots.
+
+    Raises:
+        OSError: The machine does not have all of them, or this process may not use them.
+    """
+    if cpus is not None and (missing := sorted(cpus - (usable := usable_cpus()))):
+        raise OSError(
+            f"WARPTUNE_SLOT_CPUS names the CPUs {_numbers(missing)}, which this process cannot use: it may use "
+            f"{_numbers(sorted(usable))}"
+        )
+
+
+def run_on(cpus: Iterable[int] | None) -> None:
+    """Let this process, and what it will start, run on some CPUs only. None changes nothing."""
+    if cpus is not None:
+        for thread in Path("/proc/self/task").iterdir():  # libraries may have started some when they were imported
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread.name), cpus)
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Return sorted numbers as taskset writes them.
+
+    >>> _numbers([0, 4, 5, 6])
+    '0,4-6'
+    """
+    starts = [number for number in numbers if number - 1 not in numbers]
+    ends = [number for number in numbers if number + 1 not in numbers]
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def machine_memory_bytes() -> int:

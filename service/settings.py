@@ -52,6 +52,9 @@ DATABASE_URL: Final = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 """How the URL of a supported database begins."""
 
 
+CPUS: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5})(?::(\d{1,5}))?)?")
+"""Numbers of CPUs in a list, as taskset writes them: one, a range, or every nth of a range."""
+
 RATE: Final = re.compile(r"off|[1-9][0-9]{0,6}/(second|minute|hour|day)")
 """A number of requests and a time."""
 
@@ -153,7 +156,9 @@ class Settings(LogSettings):
     max_steps: Annotated[int, Ge(1)] | None = Field(None, description="Most steps of a run. Default: a million.")
     max_trials: Annotated[int, Ge(1)] | None = Field(None, description="Most trials of an arm. Default: 10,000.")
     max_job_seconds: Annotated[float, Gt(0)] = Field(
-        604_800.0, description="Longest estimated time of a job in seconds, if this machine can tell."
+        604_800.0,
+        description="Most seconds that workers may have a job: its search ends then, and at twice as many the job. "
+        "Also the longest estimate with which a job is accepted, if this machine can tell.",
     )
     max_queued_jobs: Annotated[int, Ge(1)] = Field(10_000, description="Most jobs that may wait, paused ones included.")
     max_queued_jobs_per_project: Annotated[int, Ge(1)] | None = Field(
@@ -187,6 +192,11 @@ class Settings(LogSettings):
     )
     slot_nice: Annotated[int, Ge(0), Le(19)] = Field(
         0, description="How much slot processes of the engine optuna yield to other processes; 19 is most."
+    )
+    slot_cpus: str | None = Field(
+        None,
+        description="CPUs that slot processes of the engine optuna, and children that try user code, run on: numbers "
+        "and ranges, separated by commas. Default: those of the worker.",
     )
     slot_user: str | None = Field(
         None,
@@ -305,6 +315,18 @@ class Settings(LogSettings):
         return rate
 
     @property
+    def cpus_of_slots(self) -> frozenset[int] | None:
+        """The numbers of the CPUs that slots run on; None for those of the worker."""
+        return None if self.slot_cpus is None else read_cpus(self.slot_cpus)
+
+    @field_validator("slot_cpus")
+    @classmethod
+    def _check_cpus(cls, cpus: str | None) -> str | None:
+        if cpus is not None:
+            read_cpus(cpus)
+        return cpus
+
+    @property
     def is_private(self) -> bool:
         """Whether the API listens on a loopback address, which only this machine reaches."""
         return is_loopback(self.host)
@@ -368,6 +390,31 @@ def is_loopback(host: str) -> bool:
 def child_environment() -> dict[str, str]:
     """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+
+
+def slot_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment for a child that runs user code, and so binds itself to the CPUs of slots."""
+    cpus = {} if settings.slot_cpus is None else {"WARPTUNE_SLOT_CPUS": settings.slot_cpus}
+    return {**child_environment(), **cpus}
+
+
+def read_cpus(text: str) -> frozenset[int]:
+    """Return the numbers of a list of CPUs as taskset writes it.
+
+    >>> sorted(read_cpus("0,4-6,8-15:4"))
+    [0, 4, 5, 6, 8, 12]
+
+    Raises:
+        ValueError: It is not such a list, or an empty one.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        numbers = CPUS.fullmatch(part.strip())
+        first, last, step = (int(number) if number else None for number in numbers.groups()) if numbers else (None,) * 3
+        if first is None or step == 0 or (last is not None and last < first):
+            raise ValueError(f"must list CPUs such as 2-15 or 0,4-7, and {part!r} is not a CPU or a range of them")
+        found.update(range(first, (first if last is None else last) + 1, step or 1))
+    return frozenset(found)
 
 
 def is_listed(host: str, names: Iterable[str]) -> bool:

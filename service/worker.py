@@ -21,8 +21,6 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service import logs
-from service.accounts import Account
-from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.disk import is_full, require_room
 from service.engines.base import Engine
@@ -41,7 +39,6 @@ from service.running.notify import Notifier
 from service.running.retention import Retention
 from service.settings import Settings
 from service.states import JobState
-from service.user_code.probe import UserCode
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +54,9 @@ LEDGER_AWAY: Final = (
 )
 """What is raised while the database cannot be reached. The job is not to blame then."""
 
+OVERTIME: Final = 2
+"""At its limit of seconds the search of a job ends; at so many times the limit the whole job does."""
+
 AWAY_PAUSE_S: Final = 1.0
 """Pause before the next attempt to reach the ledger."""
 
@@ -65,7 +65,7 @@ FULL_PAUSE_S: Final = 5.0
 
 
 class HaltedError(Exception):
-    """Work on the job must stop: it was cancelled or paused, gives way, or is another worker's; or this one ends."""
+    """Work on the job must stop: it was cancelled or paused, gives way, took too long, is lost; or the worker ends."""
 
 
 class LeaseKeeper:
@@ -77,12 +77,14 @@ class LeaseKeeper:
     def __init__(self, record: RunLog, settings: Settings, stopping: threading.Event) -> None:
         self._record, self._settings, self.stopping = record, settings, stopping
         self.cancelled, self.paused, self._draining, self.lost = False, False, False, False
+        self.overtime: str | None = None
         self._gives_way, self._runs_ended = False, 0
         self._done = threading.Event()
         run = copy_context().run  # its log lines are about the same job
         self._thread = threading.Thread(target=run, args=(self._renew_until_done,), name="lease-keeper", daemon=True)
 
     def __enter__(self) -> LeaseKeeper:
+        self._renew()
         self._look()
         self._thread.start()
         return self
@@ -93,7 +95,7 @@ class LeaseKeeper:
 
     def halted(self) -> bool:
         """Return whether work on the job must stop now. Called from the worker's main thread."""
-        return self.cancelled or self.paused or self.lost or self.stopping.is_set()
+        return bool(self.cancelled or self.paused or self.lost or self.overtime) or self.stopping.is_set()
 
     def draining(self) -> bool:
         """Return whether the job is stopped: it gets no more trials than a verdict needs."""
@@ -119,7 +121,7 @@ class LeaseKeeper:
             try:
                 self._look()
                 if time.monotonic() - renewed >= self._settings.lease_s / HEARTBEATS:
-                    self._record.renew(self._settings.lease_s)
+                    self._renew()
                     renewed = time.monotonic()
             except LeaseLostError:
                 self.lost = True
@@ -129,6 +131,18 @@ class LeaseKeeper:
                 if time.monotonic() - renewed > self._settings.lease_s:
                     self.lost = True
                     return
+
+    def _renew(self) -> None:
+        """Renew the lease. Stop the job if workers have had it for too long, or end it if that did not help."""
+        seconds, limit = self._record.renew(), self._settings.max_job_seconds
+        reached = f"the limit of the setting WARPTUNE_MAX_JOB_SECONDS, {limit:g} seconds"
+        if seconds >= OVERTIME * limit:
+            self.overtime = (
+                f"workers have had the job for {seconds:.0f} seconds, {OVERTIME} times {reached}. What has ended is "
+                "kept: retry the job when that is higher"
+            )
+        elif seconds >= limit and not self._draining:
+            self._record.stop(f"workers have had it for {seconds:.0f} seconds, and reached {reached}")
 
     def _look(self) -> None:
         """Look for requests. One that was seen is never forgotten, so that all of this worker's work agrees on it."""
@@ -148,8 +162,7 @@ class Worker:
         self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engines: Mapping[str, Engine]
     ) -> None:
         self._settings, self._db = settings, db
-        account = Account.of_children(settings.slot_user)
-        self._tools = Tools(engines, storage, ArtifactStore(settings.artifacts_url), UserCode(settings), account)
+        self._tools = Tools.of(settings, engines, storage)
         self._stopping = threading.Event()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -225,6 +238,9 @@ class Worker:
             if keeper.cancelled:
                 record.end(JobState.CANCELLED, None)
                 log.info("job cancelled")
+            elif keeper.overtime:
+                record.end(JobState.FAILED, keeper.overtime)
+                log.warning("job failed", extra={"cause": keeper.overtime})
             else:
                 cancelled = record.release()
                 log.info("job released")

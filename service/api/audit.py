@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,6 +36,9 @@ UNAVAILABLE: Final = (503, 507)
 REPEAT_S: Final = 60.0
 """A refusal is written down once in this time for each sender, so that nobody can fill the database with them."""
 
+DATE_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)")
+"""A time as RFC 3339 writes it; the seconds may be left out."""
+
 MAX_SENDERS: Final = 10_000
 """How many senders of refused requests are remembered."""
 
@@ -56,14 +60,24 @@ class AuditView(View):
     request_id: str | None
 
 
+def _written_out(given: str) -> str:
+    """Refuse a number, which pydantic would take for seconds or milliseconds since 1970."""
+    if not DATE_TIME.fullmatch(given):
+        raise ValueError("must be a date and time with its zone, such as 2026-11-29T17:30:00Z")
+    return given
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+
+
 class AuditQuery(PageQuery):
     """Which lines to list."""
 
     who: Text | None = None
     project: Text | None = None
     operation: Text | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Time | None = None
+    until: Time | None = None
 
 
 @router.get("", responses=responses(422))

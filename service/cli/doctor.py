@@ -77,7 +77,7 @@ def run_checks() -> Iterator[Check]:
         return
     for check in (_database, _artifacts, _ray, _port):
         yield _tried(check, settings)
-    yield from _hardware()
+    yield from _hardware(settings)
 
 
 def _tried(check: Callable[[Settings], Check], settings: Settings) -> Check:
@@ -202,12 +202,22 @@ def _port(settings: Settings) -> Check:
         return Check("port", "ok", f"{settings.port} on {settings.host} is free; the service is not running")
 
 
-def _hardware() -> Iterator[Check]:
-    cores, set_to = len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS")
+def _hardware(settings: Settings) -> Iterator[Check]:
+    from service.processes import machine_cpus, require_cpus
+
+    cores, set_to = machine_cpus(), os.environ.get("OMP_NUM_THREADS")
     too_many = set_to is not None and set_to.isdecimal() and int(set_to) > cores
     advice = f"More threads than cores are slower: unset OMP_NUM_THREADS, or set at most {cores}." if too_many else ""
     threads = f"{cores} cores for this process, OMP_NUM_THREADS {set_to or 'not set'}"
     yield Check("threads", "note" if too_many else "ok", threads, advice)
+    if settings.cpus_of_slots is not None:
+        try:
+            require_cpus(settings.cpus_of_slots)
+        except OSError as error:
+            yield Check("slot CPUs", "bad", str(error), "Correct WARPTUNE_SLOT_CPUS, or unset it.")
+        else:
+            count = len(settings.cpus_of_slots)
+            yield Check("slot CPUs", "ok", f"{count} for slots: {settings.slot_cpus} (WARPTUNE_SLOT_CPUS)")
     try:
         import torch
     except (ImportError, OSError) as error:

@@ -115,6 +115,7 @@ class Job(Owned, Base):
     seconds since 1970 on the database's clock. ``counted_trials`` is how many trials of each arm count once a stop has
     ended the search of an arm early; NULL is all of them. ``request_id`` is the id of the
     request that queued it last, ``queued_at`` the time at which it was queued last, also by its worker.
+    ``worker_seconds`` is the time that workers have had it, up to the last renewal of its lease.
     """
 
     __tablename__ = "jobs"
@@ -150,6 +151,7 @@ class Job(Owned, Base):
     lease_expires_s: Mapped[float | None]
     claimed_s: Mapped[float | None]
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    worker_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
     @validates("state")
     def _note_the_queue(self, _: str, state: JobState) -> JobState:

@@ -37,7 +37,7 @@ from service.engines.base import (
     silence,
 )
 from service.errors import JobFailedError
-from service.processes import how_it_ended, memory_bytes, oom_kills
+from service.processes import how_it_ended, memory_bytes, oom_kills, require_cpus, run_on
 from service.settings import LogSettings, Settings
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
@@ -85,12 +85,14 @@ class SlotRules:
     Attributes:
         memory_bytes: Its largest memory; None for no limit.
         nice: How much it yields to other processes, up to 19.
+        cpus: The CPUs that it runs on; None for those of the worker.
         account: The user that it runs as; None for the worker's.
         home: A folder of that user, for temporary files.
     """
 
     memory_bytes: int | None = None
     nice: int = 0
+    cpus: frozenset[int] | None = None
     account: Account | None = None
     home: Path | None = None
 
@@ -99,26 +101,29 @@ class SlotRules:
         """Return the rules of an operator.
 
         Raises:
-            OSError: The user of the slots does not exist, or cannot read what a slot needs.
+            OSError: The machine does not have the CPUs of the slots. Or the user of the slots does not exist, or
+                cannot read what a slot needs.
         """
-        memory_bytes, nice = settings.slot_memory_bytes, settings.slot_nice
+        require_cpus(settings.cpus_of_slots)
+        rules = cls(settings.slot_memory_bytes, settings.slot_nice, settings.cpus_of_slots)
         if settings.slot_user is None:
-            return cls(memory_bytes, nice)
+            return rules
         account, home = Account.of(settings.slot_user), Path(tempfile.mkdtemp(prefix="warptune-slots-"))
         account.give(home)
         store, is_local = local_path(settings.artifacts_url)
         if is_local:
             store.mkdir(parents=True, exist_ok=True)
         account.require_access(store if is_local else home)
-        return cls(memory_bytes, nice, account, home)
+        return replace(rules, account=account, home=home)
 
     def apply(self) -> None:
         """Bind this process to them, for good."""
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no copy of its memory, with the data of users, on the disk
         os.nice(self.nice)
+        run_on(self.cpus)
         if self.account is not None and self.home is not None:
             self.account.enter()
-            os.environ.update(HOME=str(self.home), TMPDIR=str(self.home), USER=self.account.name)
+            os.environ.update(self.account.at_home(self.home))
             os.chdir(self.home)
 
 

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from sqlalchemy import case, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from service.db.models import Arm, ConfirmRun, Job, RecommendationRow, Trial, TrialPoint, utc_now
+from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Trial, TrialPoint, utc_now
 from service.db.session import Database, epoch_now
 from service.errors import LeaseLostError
 from service.ledger import queries, totals
@@ -70,7 +70,7 @@ def claim(db: Database, worker: str, lease_s: float) -> RunLog | None:
         record_event(session, row.id, "claimed", worker=worker, token=row.lease_token)
         if was_lost:
             totals.add(session, row.id, [Count(Name.LEASE_LOSSES)])
-    return RunLog(db, row.id, row.lease_token, row.spec, row.dataset_info, row.request_id)
+    return RunLog(db, row.id, row.lease_token, lease_s, row.spec, row.dataset_info, row.request_id)
 
 
 class Requests(NamedTuple):
@@ -89,6 +89,7 @@ class RunLog:
         db: The ledger's database.
         job_id: The job.
         token: Fencing token; grows with every claim of the job.
+        lease_s: Seconds that a silent worker keeps the job.
         spec_json: The job's spec, as it was stored.
         info_json: Facts about its uploaded data and user code, as they were stored; None if it has neither.
         request_id: Id of the request that queued it; None if none did.
@@ -97,6 +98,7 @@ class RunLog:
     db: Database
     job_id: str
     token: int
+    lease_s: float
     spec_json: Mapping[str, object]
     info_json: Mapping[str, object] | None = None
     request_id: str | None = None
@@ -125,10 +127,29 @@ class RunLog:
 
     # --- the lease
 
-    def renew(self, lease_s: float) -> None:
-        """Push the end of the lease ``lease_s`` seconds into the future."""
+    def renew(self) -> float:
+        """Begin the lease again. Return the seconds that workers have had the job."""
         with self._fenced() as session:
-            session.execute(update(Job).where(Job.id == self.job_id).values(lease_expires_s=epoch_now() + lease_s))
+            seconds = self._count_time(session)
+            expires_s = epoch_now() + self.lease_s
+            session.execute(update(Job).where(Job.id == self.job_id).values(lease_expires_s=expires_s))
+            return seconds
+
+    def _count_time(self, session: Session) -> float:
+        """Add the time since the last renewal to that of the job, and return the sum. A silence is a lease at most."""
+        since = epoch_now() + self.lease_s - Job.lease_expires_s  # NULL once the job has ended
+        counted = case((since > self.lease_s, self.lease_s), (since > 0, since), else_=0.0)
+        added = update(Job).where(Job.id == self.job_id).values(worker_seconds=Job.worker_seconds + counted)
+        return session.execute(added.returning(Job.worker_seconds), execution_options=_IN_SQL).scalar_one()
+
+    def stop(self, cause: str) -> None:
+        """End the search early, as a request to stop does. Nothing happens if it has ended, or is being stopped."""
+        searched = select(Arm.name).where(Arm.job_id == self.job_id, Arm.state != ArmState.COMPLETE).limit(1)
+        with self._fenced() as session:
+            job = require_job(session, self.job_id)
+            if not job.stop_requested and session.scalar(searched) is not None:
+                job.stop_requested = True
+                record_event(session, self.job_id, "stop_requested", cause=cause)
 
     def requests(self) -> Requests:
         """Return what the job's user has asked for."""
@@ -156,6 +177,7 @@ class RunLog:
         If its cancellation was asked for meanwhile, it is cancelled. Returns whether that is so.
         """
         with self._fenced() as session:
+            self._count_time(session)
             job = require_job(session, self.job_id)
             if job.cancel_requested:
                 close(session, job, JobState.CANCELLED)
@@ -411,6 +433,13 @@ class RunLog:
         with self.db.read() as session:
             return require_job(session, self.job_id).counted_trials
 
+    def stop_cause(self) -> str | None:
+        """Return why the service itself has stopped the job; None if it did not, or its user did first."""
+        stops = select(Event.data).where(Event.job_id == self.job_id, Event.kind == "stop_requested")
+        with self.db.read() as session:
+            last = session.scalar(stops.order_by(Event.id.desc()).limit(1)) or {}
+        return str(last["cause"]) if "cause" in last else None
+
     def set_data_hash(self, sha256: str) -> str | None:
         """Store the hash of the prepared data if there is none yet; return the one that was there before."""
         with self._fenced() as session:
@@ -433,11 +462,13 @@ class RunLog:
             row = RecommendationRow(job_id=self.job_id, verdict=result.verdict, arm=result.arm, created_at=utc_now())
             row.data = dict(result.to_json())
             session.merge(row)  # replaces the one from before an extension
+            self._count_time(session)
             close(session, require_job(session, self.job_id), JobState.SUCCEEDED)
 
     def end(self, state: JobState, cause: str | None) -> None:
         """End the job without a recommendation, and with it the trials that have not ended."""
         with self._fenced() as session:
+            self._count_time(session)
             close(session, require_job(session, self.job_id), state, cause)
 
 

@@ -7,7 +7,7 @@ as a lower bound, so that no job is refused that would run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from service.errors import FieldError
@@ -24,14 +24,21 @@ BYTES_A_PARAMETER: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the machine has on which jobs of the engine ``optuna`` run; None for what is not known."""
+    """What the machine has on which jobs of the engine ``optuna`` run; None for what is not known.
+
+    ``cpus_setting`` is the setting that decides about the CPUs.
+    """
 
     cpus: int | None
     memory_bytes: int | None
+    cpus_setting: str = "worker_cpus"
 
     @classmethod
-    def here(cls) -> Machine:
-        """Return what this machine has."""
+    def here(cls, settings: Settings) -> Machine:
+        """Return what this machine has for slots."""
+        cpus = settings.cpus_of_slots
+        if cpus is not None:
+            return cls(len(cpus), machine_memory_bytes(), "slot_cpus")
         return cls(machine_cpus(), machine_memory_bytes())
 
     @classmethod
@@ -40,8 +47,11 @@ class Machine:
 
         With SQLite the workers are on its own machine, because they share a file.
         """
-        here = cls.here() if settings.database_url.startswith("sqlite") else cls(None, None)
-        return cls(settings.worker_cpus or here.cpus, settings.worker_memory_bytes or here.memory_bytes)
+        here = cls.here(settings) if settings.database_url.startswith("sqlite") else cls(None, None)
+        memory_bytes = settings.worker_memory_bytes or here.memory_bytes
+        if here.cpus_setting == "slot_cpus":
+            return replace(here, memory_bytes=memory_bytes)
+        return cls(settings.worker_cpus or here.cpus, memory_bytes)
 
 
 def over_limits(plan: JobPlan, settings: Settings) -> Iterator[FieldError]:
@@ -72,8 +82,9 @@ def over_machine(plan: JobPlan, machine: Machine) -> Iterator[FieldError]:
         return
     cpus = plan.spec.resources.cpus_per_trial
     if machine.cpus is not None and cpus > machine.cpus:
-        most = f"must be at most {machine.cpus}, the CPUs of the worker's machine"
-        yield _over("resources.cpus_per_trial", cpus, most, "worker_cpus")
+        whose = "of the worker's machine" if machine.cpus_setting == "worker_cpus" else "that trials may use"
+        most = f"must be at most {machine.cpus}, the CPUs {whose}"
+        yield _over("resources.cpus_per_trial", cpus, most, machine.cpus_setting)
     has = "the worker's machine has"
     yield from _memory(plan, machine.memory_bytes, _most_at_once(plan), has, "worker_memory_bytes")
 

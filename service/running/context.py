@@ -20,6 +20,7 @@ from service.errors import JobFailedError
 from service.ledger.runs import RunLog
 from service.planning.limits import Machine, over_machine
 from service.planning.plan import JobPlan
+from service.settings import Settings
 from service.user_code.probe import UserCode
 
 if TYPE_CHECKING:
@@ -77,13 +78,23 @@ class StopSignal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a worker runs jobs with. ``account`` is the user of the slots; None for the worker's."""
+    """What a worker runs jobs with.
+
+    ``machine`` is what the slots have; ``account`` is their user, None for the worker's.
+    """
 
     engines: Mapping[str, Engine]
     storage: optuna.storages.BaseStorage
     artifacts: ArtifactStore
     user_code: UserCode
+    machine: Machine
     account: Account | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, engines: Mapping[str, Engine], storage: optuna.storages.BaseStorage) -> Tools:
+        """Return the tools of a worker with these settings."""
+        account, machine = Account.of_children(settings.slot_user), Machine.here(settings)
+        return cls(engines, storage, ArtifactStore(settings.artifacts_url), UserCode(settings), machine, account)
 
     def delete_studies(self, names: Iterable[str]) -> None:
         """Delete Optuna's studies with these names. Those that do not exist are skipped."""
@@ -98,7 +109,7 @@ def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedD
     """
     from service.data.prepare import prepare_job_data  # loads scikit-learn, which an idle worker does not need
 
-    if wrong := [*over_machine(plan, Machine.here())]:  # with PostgreSQL, the API did not know this machine
+    if wrong := [*over_machine(plan, tools.machine)]:  # with PostgreSQL, the API did not know this machine
         raise JobFailedError("; ".join(map(str, wrong)))
     write_dataset = partial(tools.user_code.write_dataset, plan.spec, plan.info)
     with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:

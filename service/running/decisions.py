@@ -70,17 +70,17 @@ def count_equally(job: JobContext, searched: Sequence[Searched]) -> tuple[list[S
     """
     names = {item.arm.name for item in searched}
     left_out = [arm.name for arm in job.plan.arms if arm.name not in names]
-    notes = (
-        [f"the job was stopped before it had searched {', '.join(left_out)}, which it leaves out"] if left_out else []
-    )
     fewest = job.record.counted_trials()
+    cause = job.record.stop_cause() if left_out or fewest is not None else None
+    stopped = f"the job was stopped ({cause})" if cause else "the job was stopped"
+    notes = [f"{stopped} before it had searched {', '.join(left_out)}, which it leaves out"] if left_out else []
     if fewest is None:
         return list(searched), tuple(notes)
     tuned = [item.trials for item in searched if item.arm.role is not Role.UNTUNED]
     while not all(best_trials(trials[:fewest], 1) for trials in tuned):
         fewest += 1
     trials = "trial" if fewest == 1 else f"{fewest} trials"
-    notes.append(f"the job was stopped, so each arm counts only its first {trials}")
+    notes.append(f"{stopped}, so each arm counts only its first {trials}")
     return [item._replace(trials=item.trials[:fewest]) for item in searched], tuple(notes)
 
 

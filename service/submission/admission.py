@@ -54,7 +54,7 @@ def require_time(settings: Settings, plan: JobPlan, measured: JobEstimate | None
         return  # this machine cannot tell how long it takes there
     if measured is None and (_slow_estimate_s(plan) <= limit or too_large_for_this_machine(plan)):
         return
-    seconds = (measured or estimate(plan)).seconds
+    seconds = (measured or estimate(plan, settings)).seconds
     if seconds > limit:
         wrong = f"must be lower: the job would take about {_time(seconds)} here, and may take {_time(limit)}"
         hint = "Or give fewer trials, or a smaller model. The setting WARPTUNE_MAX_JOB_SECONDS decides it."

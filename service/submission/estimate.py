@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypedDict
 
+from service.accounts import Account
 from service.data.facts import ColumnUse
 from service.errors import UnavailableError
 from service.optimizers import OPTIMIZERS
@@ -21,7 +24,7 @@ from service.planning.limits import too_large_for_this_machine
 from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
 from service.processes import Turns
-from service.settings import child_environment
+from service.settings import Settings, slot_environment
 from service.spec.tasks import Task
 from service.submission import warm_start
 
@@ -103,15 +106,17 @@ class _Footprint(TypedDict):
     p_bytes: float
 
 
-def estimate(plan: JobPlan, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
+def estimate(plan: JobPlan, settings: Settings, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
     """Return what a job would do and cost. ``columns`` is what it does with those of its table.
+
+    Its steps, which may be code of users, are timed where the ``settings`` of the operator let slots run.
 
     Raises:
         UnavailableError: The cost could not be measured.
     """
     if too_large := too_large_for_this_machine(plan):
         raise UnavailableError(f"the steps of the arms cannot be timed: {too_large}")
-    measured = _measure(plan)
+    measured = _measure(plan, settings)
     notes = [NOTE]
     if MORE_STEPS in plan.spec.controls:
         notes.append(MORE_STEPS_NOTE)
@@ -173,7 +178,7 @@ def _steps_of_a_run(plan: JobPlan, arm: ArmPlan) -> int:
     return steps * family.evaluate_tasks + learning
 
 
-def _measure(plan: JobPlan) -> dict[str, _Footprint]:
+def _measure(plan: JobPlan, settings: Settings) -> dict[str, _Footprint]:
     """Measure every arm in a child process."""
     request = {
         "sizes": plan.sizes,
@@ -192,8 +197,15 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
     }
     command = [sys.executable, "-P", "-m", "service.training.footprint"]
     limit_s = LOOP_TIMEOUT_S if plan.task == Task.LOOP else TIMEOUT_S
+    account, environment = Account.of_children(settings.slot_user), slot_environment(settings)
     try:
-        with _turns.take("other jobs were timed", TIMEOUT_S):
+        with (
+            _turns.take("other jobs were timed", TIMEOUT_S),
+            tempfile.TemporaryDirectory(prefix="warptune-timed-") as folder,
+        ):
+            if account is not None:
+                account.give(Path(folder))
+                environment |= account.at_home(Path(folder))
             done = subprocess.run(
                 command,
                 input=json.dumps(request),
@@ -201,7 +213,8 @@ def _measure(plan: JobPlan) -> dict[str, _Footprint]:
                 text=True,
                 timeout=limit_s,
                 check=False,
-                env=child_environment(),
+                env=environment,
+                **(account.for_popen if account else {}),
             )
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"the steps of the arms were not timed within {limit_s:g} seconds") from error

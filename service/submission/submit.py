@@ -89,7 +89,7 @@ def dry_run(context: Context, spec: JobSpec) -> JobEstimate:
         ConflictError: Another version stored what the spec refers to.
     """
     plan = _prepare(context, spec).plan
-    found = estimate(plan, find_columns(context, spec))
+    found = estimate(plan, context.settings, find_columns(context, spec))
     admission.require_time(context.settings, plan, found)
     return found
 

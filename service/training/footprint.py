@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from service.optimizers import OPTIMIZERS, build_optimizer
+from service.processes import run_on
 from service.registry import import_object
+from service.settings import Settings
 from service.spec.tasks import TASKS, Task
 from service.training.entrypoints import load_allowed
 from service.training.networks import build_network
@@ -97,4 +99,5 @@ def _p_bytes(arm: Mapping[str, Any], model: nn.Module) -> float:
 
 
 if __name__ == "__main__":
+    run_on(Settings().cpus_of_slots)
     json.dump(footprint(json.load(sys.stdin)), sys.stdout)

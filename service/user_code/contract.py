@@ -25,6 +25,8 @@ from service.data.arrays import AnyArray, write_arrays
 from service.data.facts import DatasetFacts, dataset_info
 from service.errors import InvalidFileError, InvalidSpecError
 from service.optimizers import OPTIMIZERS, build_optimizer
+from service.processes import run_on
+from service.settings import Settings
 from service.spec.data import DatasetSpec
 from service.spec.dataset_info import DatasetInfo
 from service.spec.tasks import Task
@@ -254,6 +256,7 @@ def main(question: Path, answer: Path, folder: Path) -> None:
     of its parameters are added, or ``error`` and the ``part`` that is wrong. The files of the dataset go to ``folder``.
     """
     started = time.monotonic()
+    run_on(Settings().cpus_of_slots)
     torch.set_num_threads(1)
     request = json.loads(question.read_text(encoding="utf-8"))
     info = None if request["info"] is None else DatasetInfo.from_json(request["info"])

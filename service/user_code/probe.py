@@ -21,8 +21,8 @@ from typing import Final, TypedDict
 from service.accounts import Account
 from service.data.catalog import BUNDLED
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError
-from service.processes import Turns, machine_memory_bytes, memory_bytes
-from service.settings import Settings, child_environment
+from service.processes import Turns, machine_memory_bytes, memory_bytes, require_cpus
+from service.settings import Settings, slot_environment
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.spec.models import LoopSpec, UserCodeSpec
@@ -44,9 +44,14 @@ class _Answer(TypedDict, total=False):
 
 
 class UserCode:
-    """Answers questions about user code; ``settings`` say which is allowed, and how long it may take."""
+    """Answers questions about user code; ``settings`` say which is allowed, and how long it may take.
+
+    Raises:
+        OSError: The machine does not have the CPUs that user code should run on.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        require_cpus(settings.cpus_of_slots)
         self._settings = settings
         self._turns = Turns()  # each child has torch in its memory
 
@@ -144,11 +149,11 @@ def _run(arguments: list[str], settings: Settings, folders: Iterable[Path]) -> s
     If the operator has named a user for the code of users, the child is one of theirs, who gets the folders.
     """
     account = Account.of_children(settings.slot_user)
-    environment = {**child_environment(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""}
+    environment = {**slot_environment(settings), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""}
     if account is not None:
         for folder in folders:
             account.give(folder)
-            environment |= {"HOME": str(folder), "TMPDIR": str(folder), "USER": account.name}
+            environment |= account.at_home(folder)
     command = [sys.executable, "-P", "-m", "service.user_code.contract", *arguments]
     process = subprocess.Popen(
         command,

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 
-from service.db.models import ConfirmRun, Event, TrialPoint
+from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
 from service.engines.base import Train, default_train
 from service.engines.local import LocalEngine
@@ -252,6 +252,31 @@ def test_a_stopped_job_finishes_the_trial_that_runs_and_is_judged(
         *[("adamw", COMPLETE, 1)] * 2,
         ("adamw_default", COMPLETE, 1),
     ]
+
+
+def test_a_job_that_had_a_worker_for_too_long_is_stopped_and_judged(
+    db: Database, submit_to: SubmitTo, make_worker: MakeWorker, engine_name: str, settings: Settings, tmp_path: Path
+) -> None:
+    job_id = submit_to(engine_name, budget={"trials_per_arm": 40, "steps": 10, "batch_size": 32})
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(make_worker(faults.slow_search).run_next)
+        wait_for((tmp_path / "point-12").exists)
+        with db.write() as session:
+            jobs.require_job(session, job_id).worker_seconds = settings.max_job_seconds
+        assert running.result(timeout=300)
+    job = get_job(db, job_id)
+    assert (job.state, job.stop_requested) == (JobState.SUCCEEDED, True)
+    trials = get_trials(db, job_id)
+    assert {trial.state for trial in trials} == {COMPLETE}
+    searched = len([trial for trial in trials if trial.arm == "warpadam"])
+    assert 2 <= searched < 40
+    assert len([trial for trial in trials if trial.arm == "adamw"]) == searched
+    with db.read() as session:
+        asked = session.query(Event).filter_by(job_id=job_id, kind="stop_requested").one()
+        advice = session.get_one(RecommendationRow, job_id).data["findings"]["advice"]
+    assert "WARPTUNE_MAX_JOB_SECONDS, 604800 seconds" in asked.data["cause"]
+    count = "trial" if searched == 1 else f"{searched} trials"
+    assert f"the job was stopped ({asked.data['cause']}), so each arm counts only its first {count}" in advice
 
 
 def test_a_stopped_worker_gives_its_job_back_and_the_next_one_finishes_it(

@@ -17,6 +17,7 @@ import pytest
 from service.db.models import Arm, ConfirmRun, Event, RecommendationRow
 from service.db.session import Database
 from service.ledger import jobs
+from service.settings import Settings
 from service.spec.job import ExtendSpec
 from service.states import ArmState, JobState, TrialState
 from service.submission import Context
@@ -179,3 +180,72 @@ def test_a_stopped_job_that_is_extended_searches_every_arm_to_its_whole_budget(
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     assert [len(get_trials(db, job_id, arm)) for arm in ("warpadam", "adamw", "random_p")] == [4, 4, 4]
     assert not any("stopped" in sentence for sentence in result_of(db, job_id)["findings"]["advice"])
+
+
+def use_up(db: Database, job_id: str, limits: float) -> None:
+    """Let a job have had a worker for so many times the limit of seconds."""
+    with db.write() as session:
+        jobs.require_job(session, job_id).worker_seconds = limits * Settings().max_job_seconds
+
+
+@pytest.mark.parametrize("phase", ["search", "confirm"])
+def test_a_job_at_twice_its_limit_of_seconds_fails_and_goes_on_when_the_limit_is_higher(
+    db: Database, settings: Settings, submit: Submit, make_worker: WorkerMaker, phase: str
+) -> None:
+    undisturbed = submit()
+    make_worker().run_next()
+    job_id = submit()
+    with running(make_worker(faults.slow_to_confirm if phase == "confirm" else faults.slow_search)):
+        if phase == "confirm":
+            wait_for(lambda: any(run[4] == TrialState.RUNNING for run in outcome(db, job_id)[1]))
+        else:
+            wait_for(lambda: len(get_trials(db, job_id)) == 2)
+        use_up(db, job_id, 2)
+    job = get_job(db, job_id)
+    assert job.state == JobState.FAILED
+    assert "2 times the limit of the setting WARPTUNE_MAX_JOB_SECONDS, 604800 seconds" in str(job.cause)
+    assert events(db, job_id, "stop_requested") == []  # there was no time for a stop
+
+    def retry() -> None:
+        with db.write() as session:
+            jobs.retry(session, jobs.require_job(session, job_id))
+
+    retry()
+    make_worker().run_next()
+    assert get_job(db, job_id).state == JobState.FAILED  # nothing has changed
+    retry()
+    worker = make_worker()
+    worker._settings = settings.model_copy(update={"max_job_seconds": 10 * settings.max_job_seconds})
+    worker.run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    assert [run[:6] for run in outcome(db, job_id)[1]] == [run[:6] for run in outcome(db, undisturbed)[1]]
+
+
+def test_the_comparison_of_a_job_that_reaches_its_limit_of_seconds_is_finished(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    undisturbed = submit()
+    make_worker().run_next()
+    job_id = submit()
+    with running(make_worker(faults.slow_to_confirm)):
+        wait_for(lambda: any(run[4] == TrialState.RUNNING for run in outcome(db, job_id)[1]))
+        use_up(db, job_id, 1)
+        wait_for(lambda: get_job(db, job_id).worker_seconds > Settings().max_job_seconds)
+        jobs.pause(db, job_id)
+    jobs.resume(db, job_id)
+    make_worker().run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    assert events(db, job_id, "stop_requested") == []
+    assert outcome(db, job_id) == outcome(db, undisturbed)
+
+
+def test_a_user_who_stops_a_job_is_not_told_that_the_limit_did(
+    db: Database, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit(budget={"trials_per_arm": 6, "steps": 10, "batch_size": 32})
+    with running(make_worker(faults.slow_search)):
+        stop_when(db, job_id, lambda: len(get_trials(db, job_id)) == 2)
+        use_up(db, job_id, 1)
+    assert events(db, job_id, "stop_requested") == [{}]
+    advice = result_of(db, job_id)["findings"]["advice"]
+    assert "the job was stopped, so each arm counts only its first 2 trials" in advice

@@ -18,7 +18,7 @@ import optuna
 import pytest
 
 from service.data.prepared import PreparedData
-from service.db.models import Job, Trial, TrialPoint
+from service.db.models import Event, Job, Trial, TrialPoint
 from service.db.session import Database
 from service.engines.local import LocalEngine
 from service.planning.plan import make_plan
@@ -206,6 +206,29 @@ def test_a_trial_goes_on_from_its_checkpoint_when_its_slot_is_killed_or_its_work
     assert first.attempts == (2 if cause == "slot killed" else 1)
     assert 0 <= steps_done(tmp_path)["trial-0"] - STEPS <= MOST_REDONE
     assert curve(db, first) == uninterrupted_curve(get_job(db, job_id), first, tmp_path)
+
+
+def test_a_job_that_reached_its_limit_of_seconds_stays_stopped_when_its_worker_is_killed(
+    db: Database, submit: Submit, make_worker: WorkerMaker, start: Start, settings: Settings, tmp_path: Path
+) -> None:
+    job_id = small_job(submit, 1)
+    first = start()
+    wait_for(lambda: steps_done(tmp_path).total() >= 10)
+    with db.write() as session:
+        session.query(Job).filter_by(id=job_id).update({"worker_seconds": settings.max_job_seconds})
+    wait_for(lambda: get_job(db, job_id).stop_requested)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    used = get_job(db, job_id).worker_seconds
+    assert used >= settings.max_job_seconds
+    take_over(make_worker(faults.counted))
+    job = get_job(db, job_id)
+    assert job.state == JobState.SUCCEEDED
+    assert job.worker_seconds > used
+    arms = Counter(trial.arm for trial in get_trials(db, job_id))
+    assert arms["adamw"] == arms["warpadam"]
+    with db.read() as session:
+        assert session.query(Event).filter_by(job_id=job_id, kind="stop_requested").count() == 1
 
 
 def everything(tmp_path: Path) -> tuple[list[str], list[tuple[str, bytes]]]:

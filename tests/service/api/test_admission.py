@@ -177,7 +177,7 @@ def test_everything_that_is_over_a_limit_is_named_at_once(serve: Serve, spec: Sp
 def test_what_a_machine_can_do_is_accepted_without_any_setting(
     serve: Serve, spec: SpecMaker, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "estimate", lambda plan: pytest.fail("nothing was to be timed"))
+    monkeypatch.setattr(admission, "estimate", lambda *_: pytest.fail("nothing was to be timed"))
     assert serve().post("/v1/jobs", json=spec(**parts)).status_code == 202
 
 

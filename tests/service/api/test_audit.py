@@ -79,7 +79,7 @@ def test_who_did_it_and_who_was_refused(client: TestClient, db: Database, spec: 
     assert_problem(client.get("/v1/audit", headers=sent["submit"]), 403, "insufficient_scope")
     with db.engine.connect() as connection:
         stored = str(connection.execute(text("SELECT * FROM audit_log")).all())
-    assert not any(key.split("_")[2] in stored for key, _ in made.values())
+    assert not any(key.split("_", 2)[2] in stored for key, _ in made.values())
 
 
 @sqlite_only
@@ -139,3 +139,14 @@ def test_old_lines_are_deleted_in_batches(db: Database, monkeypatch: pytest.Monk
     assert [audit.delete_before(db, moment) for _ in range(4)] == [2, 2, 1, 0]
     with db.read() as session:
         assert [row.at.day for row in audit.page(session, 10, None)] == [6]
+
+
+@sqlite_only
+@pytest.mark.parametrize("name", ["since", "until"])
+@pytest.mark.parametrize("given", ["0.5", "1790000000", "-1", "2026-11-01", "yesterday"])
+def test_a_time_that_is_not_a_date_and_time_with_its_zone_is_refused(client: TestClient, name: str, given: str) -> None:
+    (wrong,) = assert_problem(client.get("/v1/audit", params={name: given}), 422, "invalid_spec")["errors"]
+    assert (wrong["field"], wrong["value"]) == (name, given)
+    assert wrong["message"] == "must be a date and time with its zone, such as 2026-11-29T17:30:00Z"
+    for right in ("2026-11-29T17:30:00Z", "2026-11-29T17:30:00.5+01:00"):
+        assert client.get("/v1/audit", params={name: right}).status_code == 200

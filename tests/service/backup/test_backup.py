@@ -278,8 +278,8 @@ def test_a_backup_of_an_older_version_is_restored(settings: Settings, sqlite_tar
     with closing(Database(f"sqlite:///{ledger}")) as old, old.engine.begin() as connection:
         connection.execute(text("DROP TABLE totals"))
         connection.execute(text("DROP TABLE audit_log"))
-        connection.execute(text("ALTER TABLE jobs DROP COLUMN request_id"))
-        connection.execute(text("ALTER TABLE jobs DROP COLUMN queued_at"))
+        for column in ("worker_seconds", "request_id", "queued_at"):
+            connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
         connection.execute(text("DROP INDEX ix_job_trials_live"))
         connection.execute(text("UPDATE warptune_version SET version_num = '0009_limits'"))
     with closing(Database(f"sqlite:///{ledger}")) as old, old.engine.connect() as connection:

@@ -58,7 +58,7 @@ def test_claim_leaves_a_job_alone_while_its_lease_lasts_and_takes_it_over_afterw
     first = runs.claim(db, "first", 0.3)
     assert first is not None
     assert runs.claim(db, "second", 30.0) is None
-    first.renew(0.3)
+    first.renew()
     assert runs.claim(db, "second", 30.0) is None
     time.sleep(0.4)
     second = claimed(db, "second")
@@ -105,7 +105,7 @@ def test_a_stale_token_can_write_nothing(db: Database, submit: Submit) -> None:
         log.verify,
         lambda: log.succeed(a_result()),
         lambda: log.end(JobState.FAILED, "why"),
-        lambda: stale.renew(30.0),
+        stale.renew,
         stale.release,
         stale.requests,
     )
@@ -123,13 +123,43 @@ def test_release_puts_the_job_back_for_the_next_worker(db: Database, submit: Sub
     assert claimed(db).job_id == job_id
 
 
+def test_the_time_with_a_worker_is_counted_and_no_other(db: Database, submit: Submit) -> None:
+    job_id = submit()
+
+    def pass_by(seconds: float) -> None:
+        with db.write() as session:
+            job = jobs.require_job(session, job_id)
+            job.lease_expires_s = job.lease_expires_s and job.lease_expires_s - seconds
+
+    first = claimed(db, "first")
+    pass_by(5)
+    assert 5 <= first.renew() < 15
+    pass_by(7)
+    first.release()  # the last seconds count, too
+    assert 12 <= get_job(db, job_id).worker_seconds < 30
+    jobs.pause(db, job_id)
+    jobs.resume(db, job_id)
+    dies = claimed(db, "dies")
+    pass_by(8)
+    assert 20 <= dies.renew() < 50
+    pass_by(3600)  # nobody has it once the lease has run out
+    taken = claimed(db, "takes over")
+    assert 20 <= taken.renew() < 80
+    pass_by(3600)
+    assert 50 <= taken.renew() < 140  # a worker that was away for an hour and was not missed: one lease
+    taken.end(JobState.FAILED, "why")
+    ended = get_job(db, job_id).worker_seconds
+    taken.renew()  # the thread of a worker does so for a moment
+    assert get_job(db, job_id).worker_seconds == ended
+
+
 def test_a_deleted_job_is_a_lost_one(db: Database, submit: Submit) -> None:
     job_id = submit()
     taken = claimed(db)
     taken.end(JobState.FAILED, "why")
     jobs.delete_row(db, job_id)
     with pytest.raises(LeaseLostError):
-        taken.renew(1.0)
+        taken.renew()
 
 
 def test_every_change_of_a_job_is_an_event(db: Database, submit: Submit) -> None:
