@@ -27,7 +27,6 @@ from warpadam.learners.base import (
 )
 from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.scale import (
-    LOG_SCALE,
     init_learned_scale,
     init_sides_and_scale,
     learn_scale,
