@@ -24,7 +24,7 @@ PREFIX: Final = "warptune-process-"
 LOCK: Final = "lock"
 
 OURS: Final = re.compile(
-    r"warptune-(check|data|dataset|p|predict|question|ray|replay|slots|task|upload|user-code)-\w{8}"
+    r"warptune-(check|data|dataset|p|predict|question|ray|replay|slots|task|timed|upload|user-code)-\w{8}"
 )
 """Folders of processes without a folder of their own, such as commands and Ray actors."""
 

@@ -37,7 +37,7 @@ from warpadam.learners.scale import (
 from warpadam.structures import Distortion, Factors
 
 _FIRST_TURNS: Final = 5
-"""Power iterations before the first step if no covariances were carried over. Steps in the given coordinates, or in a
+"""Power iterations before the first step if no basis was carried over. Steps in the given coordinates, or in a
 basis halfway to the eigenvectors, would be felt for a hundred steps."""
 
 _EARLY_REFRESHES: Final = (1, 2, 4, 7)
@@ -108,16 +108,18 @@ class RotationRule(UpdateRule):
 def start(part: Part, cov_beta: float) -> Tensor:
     """Let the covariances follow the first gradient, and turn the basis towards their eigenvectors; in place.
 
-    With covariances that were carried over, one power iteration is enough, as at every refresh: they say more than one
-    gradient does. Without them, nothing but this gradient is known.
+    A basis or covariances that were carried over say more than one gradient does: one power iteration is enough, as at
+    every refresh. Without them, nothing but this gradient is known.
 
     Returns:
-        For each parameter whether it came without covariances, as 1 or 0. Broadcasts to the moments.
+        For each parameter whether it came without them, as 1 or 0. Broadcasts to the moments.
     """
     distortion, state = part.distortion, part.state
     is_new = torch.full_like(state[SKIPPED], bool(distortion.sides))
-    for covariance in distortion.sides.values():
-        is_new.mul_((state[covariance] == 0).flatten(part.stack_dims).all(-1))
+    for side, covariance in distortion.sides.items():
+        identity = torch.eye(state[side].shape[-1], dtype=is_new.dtype, device=is_new.device)
+        for given, absent in ((state[side], identity), (state[covariance], 0.0)):
+            is_new.mul_((given == absent).flatten(part.stack_dims).all(-1))
     distortion.follow(state, part.grad, cov_beta)
     refresh(distortion, state)
     for side, covariance in distortion.sides.items():

@@ -98,9 +98,9 @@ def test_rotation_continues_from_a_given_basis_and_scale() -> None:
     optimizer.set_distortion(param, distortion)
     _train(param, optimizer, range(20, 21))
     after = optimizer.get_distortion(param)
-    assert torch.equal(after["row_factor"], distortion["row_factor"])
-    _train(param, optimizer, range(21, 23))
-    assert not torch.equal(optimizer.get_distortion(param)["row_factor"], distortion["row_factor"])
+    torch.testing.assert_close(after["log_scale"].sort()[0], distortion["log_scale"].sort()[0], rtol=0, atol=0)
+    agreement = (after["row_factor"] @ distortion["row_factor"].mT).abs()
+    assert 0.7 < agreement.amax(1).min() < 1 - 1e-6  # it has turned once, and not far
 
 
 def test_what_is_given_is_copied_and_brought_to_the_state_dtype() -> None:
