@@ -6,11 +6,12 @@ import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.settings import child_environment
+from service.settings import Settings, child_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +91,24 @@ class Account:
             raise OSError(f"{closed}: {error}") from error
         if done.returncode:
             raise OSError(f"{closed}: {done.stderr.strip().rsplit(chr(10), 1)[-1]}")
+
+
+def user_code_popen(settings: Settings, folders: Iterable[Path]) -> dict[str, Any]:
+    """Return the arguments with which ``subprocess`` starts a child that runs code of users.
+
+    It knows what that code may be, and the CPUs that it has to bind itself to. If the operator has named a user for
+    such code, the child is one of theirs: they get the folders, and it has its own files in the last of them.
+
+    Raises:
+        OSError: The machine does not have this user.
+    """
+    environment = {**child_environment(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""}
+    if settings.slot_cpus is not None:
+        environment["WARPTUNE_SLOT_CPUS"] = settings.slot_cpus
+    account = Account.of_children(settings.slot_user)
+    if account is None:
+        return {"env": environment}
+    for folder in folders:
+        account.give(folder)
+        environment |= account.at_home(folder)
+    return {"env": environment, **account.for_popen}

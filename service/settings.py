@@ -392,12 +392,6 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
 
 
-def slot_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment for a child that runs user code, and so binds itself to the CPUs of slots."""
-    cpus = {} if settings.slot_cpus is None else {"WARPTUNE_SLOT_CPUS": settings.slot_cpus}
-    return {**child_environment(), **cpus}
-
-
 def read_cpus(text: str) -> frozenset[int]:
     """Return the numbers of a list of CPUs as taskset writes it.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypedDict
 
-from service.accounts import Account
+from service.accounts import user_code_popen
 from service.data.facts import ColumnUse
 from service.errors import UnavailableError
 from service.optimizers import OPTIMIZERS
@@ -24,7 +24,7 @@ from service.planning.limits import too_large_for_this_machine
 from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
 from service.processes import Turns
-from service.settings import Settings, slot_environment
+from service.settings import Settings
 from service.spec.tasks import Task
 from service.submission import warm_start
 
@@ -197,15 +197,11 @@ def _measure(plan: JobPlan, settings: Settings) -> dict[str, _Footprint]:
     }
     command = [sys.executable, "-P", "-m", "service.training.footprint"]
     limit_s = LOOP_TIMEOUT_S if plan.task == Task.LOOP else TIMEOUT_S
-    account, environment = Account.of_children(settings.slot_user), slot_environment(settings)
     try:
         with (
             _turns.take("other jobs were timed", TIMEOUT_S),
             tempfile.TemporaryDirectory(prefix="warptune-timed-") as folder,
         ):
-            if account is not None:
-                account.give(Path(folder))
-                environment |= account.at_home(Path(folder))
             done = subprocess.run(
                 command,
                 input=json.dumps(request),
@@ -213,8 +209,7 @@ def _measure(plan: JobPlan, settings: Settings) -> dict[str, _Footprint]:
                 text=True,
                 timeout=limit_s,
                 check=False,
-                env=environment,
-                **(account.for_popen if account else {}),
+                **user_code_popen(settings, [Path(folder)]),
             )
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"the steps of the arms were not timed within {limit_s:g} seconds") from error

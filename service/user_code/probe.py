@@ -18,11 +18,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final, TypedDict
 
-from service.accounts import Account
+from service.accounts import user_code_popen
 from service.data.catalog import BUNDLED
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError
 from service.processes import Turns, machine_memory_bytes, memory_bytes, require_cpus
-from service.settings import Settings, slot_environment
+from service.settings import Settings
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.spec.models import LoopSpec, UserCodeSpec
@@ -144,25 +144,15 @@ class UserCode:
 
 
 def _run(arguments: list[str], settings: Settings, folders: Iterable[Path]) -> str:
-    """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer.
-
-    If the operator has named a user for the code of users, the child is one of theirs, who gets the folders.
-    """
-    account = Account.of_children(settings.slot_user)
-    environment = {**slot_environment(settings), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""}
-    if account is not None:
-        for folder in folders:
-            account.give(folder)
-            environment |= account.at_home(folder)
+    """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer."""
     command = [sys.executable, "-P", "-m", "service.user_code.contract", *arguments]
     process = subprocess.Popen(
         command,
-        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        **(account.for_popen if account else {}),
+        **user_code_popen(settings, folders),
     )
     limit_bytes = settings.slot_memory_bytes or machine_memory_bytes() * MOST_OF_THE_MEMORY
     deadline = time.monotonic() + settings.user_code_limit_s
