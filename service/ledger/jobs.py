@@ -213,10 +213,15 @@ def stop(db: Database, job_id: str) -> None:
         job = _require_uncancelled("stop", session, job_id)
         if job.state in VERBS["stop"].already:
             return
-        if not job.stop_requested:
-            job.stop_requested = True
-            record_event(session, job_id, "stop_requested")
+        request_stop(session, job)
         _resume(session, job)
+
+
+def request_stop(session: Session, job: Job, **why: JsonValue) -> None:
+    """Ask for the verdict on the trials so far, in the transaction of ``session``; once."""
+    if not job.stop_requested:
+        job.stop_requested = True
+        record_event(session, job.id, "stop_requested", **why)
 
 
 def pause_now(session: Session, job: Job) -> None:

@@ -20,7 +20,7 @@ from service.db.models import Arm, ConfirmRun, Event, Job, RecommendationRow, Tr
 from service.db.session import Database, epoch_now
 from service.errors import LeaseLostError
 from service.ledger import queries, totals
-from service.ledger.jobs import close, pause_now, record_event, require_job
+from service.ledger.jobs import close, pause_now, record_event, request_stop, require_job
 from service.ledger.totals import Count, Name
 from service.result.job_result import JobResult
 from service.spec.job import JobSpec, Scalar
@@ -146,10 +146,8 @@ class RunLog:
         """End the search early, as a request to stop does. Nothing happens if it has ended, or is being stopped."""
         searched = select(Arm.name).where(Arm.job_id == self.job_id, Arm.state != ArmState.COMPLETE).limit(1)
         with self._fenced() as session:
-            job = require_job(session, self.job_id)
-            if not job.stop_requested and session.scalar(searched) is not None:
-                job.stop_requested = True
-                record_event(session, self.job_id, "stop_requested", cause=cause)
+            if session.scalar(searched) is not None:
+                request_stop(session, require_job(session, self.job_id), cause=cause)
 
     def requests(self) -> Requests:
         """Return what the job's user has asked for."""
