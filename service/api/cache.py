@@ -37,8 +37,8 @@ MAX_BYTES: Final = 16_000_000
 class CommitCache(Generic[Value]):
     """Values by what they depend on besides the database.
 
-    A value is computed once for each commit; whoever needs it meanwhile waits. When the cache is full, what was not
-    used for longest is dropped.
+    A value is computed once for each commit; whoever needs it meanwhile waits. What was not used for longest is dropped
+    when it is too old, or when the cache is full.
 
     Args:
         max_size: The most that is kept.
@@ -74,7 +74,7 @@ class CommitCache(Generic[Value]):
 
     def _find(self, key: Hashable, mark: Mark) -> Value | None:
         known = self._kept.get(key)
-        if known is None or known[0] != mark or time.monotonic() > known[1]:
+        if known is None or known[0] != mark or self._is_old(key):
             return None
         self._kept.move_to_end(key)
         return known[2]
@@ -85,8 +85,11 @@ class CommitCache(Generic[Value]):
             return
         self._kept[key] = mark, time.monotonic() + MAX_AGE_S, value
         self._size += self._size_of(value)
-        while self._size > self._max_size:
+        while self._kept and (self._size > self._max_size or self._is_old(next(iter(self._kept)))):
             self._drop(next(iter(self._kept)))
+
+    def _is_old(self, key: Hashable) -> bool:
+        return time.monotonic() > self._kept[key][1]
 
     def _drop(self, key: Hashable) -> None:
         if (known := self._kept.pop(key, None)) is not None:

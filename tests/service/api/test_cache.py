@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -276,6 +279,29 @@ def test_a_request_that_is_cancelled_leaves_the_work_to_the_next() -> None:
         return await second
 
     assert asyncio.run(ask()) == 1
+
+
+def test_what_is_too_old_does_not_wait_for_a_full_cache_to_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Value:
+        pass
+
+    kept: CommitCache[Value] = CommitCache(1000)
+    made: list[weakref.ref[Value]] = []
+
+    async def compute() -> Value:
+        value = Value()
+        made.append(weakref.ref(value))
+        return value
+
+    now = time.monotonic()
+    monkeypatch.setattr(cache, "time", SimpleNamespace(monotonic=lambda: now))
+    for name in ("a", "b"):
+        asyncio.run(kept.get(name, 1, compute))
+    assert None not in [value() for value in made]
+    now += 2 * cache.MAX_AGE_S
+    asyncio.run(kept.get("c", 2, compute))
+    gc.collect()
+    assert [value() is None for value in made] == [True, True, False]
 
 
 def test_the_least_used_is_dropped_when_the_cache_is_full() -> None:
