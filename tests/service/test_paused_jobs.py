@@ -49,6 +49,19 @@ def outcome(db: Database, job_id: str) -> tuple[Any, ...]:
     return trials, runs
 
 
+def is_comparing(db: Database, job_id: str) -> bool:
+    """Return whether a run that compares finalists is running."""
+    return any(run[4] == TrialState.RUNNING for run in outcome(db, job_id)[1])
+
+
+@pytest.fixture
+def undisturbed(submit: Submit, make_worker: WorkerMaker) -> str:
+    """A job that has ended without any disturbance."""
+    job_id = submit()
+    make_worker().run_next()
+    return job_id
+
+
 def events(db: Database, job_id: str, kind: str) -> list[dict[str, Any]]:
     with db.read() as session:
         return [row.data for row in session.query(Event).filter_by(job_id=job_id, kind=kind).order_by(Event.id)]
@@ -60,10 +73,13 @@ def result_of(db: Database, job_id: str) -> dict[str, Any]:
 
 
 def test_a_paused_job_goes_on_with_another_worker_and_ends_as_if_nothing_had_happened(
-    db: Database, storage: optuna.storages.RDBStorage, submit: Submit, make_worker: WorkerMaker, tmp_path: Path
+    db: Database,
+    storage: optuna.storages.RDBStorage,
+    submit: Submit,
+    make_worker: WorkerMaker,
+    tmp_path: Path,
+    undisturbed: str,
 ) -> None:
-    undisturbed = submit()
-    make_worker().run_next()
     job_id = submit()
     with running(make_worker(faults.slow)):
         wait_for(lambda: len(get_trials(db, job_id)) == 2 and (tmp_path / "point-12").exists())
@@ -79,13 +95,11 @@ def test_a_paused_job_goes_on_with_another_worker_and_ends_as_if_nothing_had_hap
 
 
 def test_a_job_is_paused_while_its_finalists_are_compared(
-    db: Database, submit: Submit, make_worker: WorkerMaker
+    db: Database, submit: Submit, make_worker: WorkerMaker, undisturbed: str
 ) -> None:
-    undisturbed = submit()
-    make_worker().run_next()
     job_id = submit()
     with running(make_worker(faults.slow_to_confirm)):
-        wait_for(lambda: any(run[4] == TrialState.RUNNING for run in outcome(db, job_id)[1]))
+        wait_for(lambda: is_comparing(db, job_id))
         jobs.pause(db, job_id)
     assert get_job(db, job_id).state == JobState.PAUSED
     jobs.resume(db, job_id)
@@ -190,14 +204,12 @@ def use_up(db: Database, job_id: str, limits: float) -> None:
 
 @pytest.mark.parametrize("phase", ["search", "confirm"])
 def test_a_job_at_twice_its_limit_of_seconds_fails_and_goes_on_when_the_limit_is_higher(
-    db: Database, settings: Settings, submit: Submit, make_worker: WorkerMaker, phase: str
+    db: Database, settings: Settings, submit: Submit, make_worker: WorkerMaker, phase: str, undisturbed: str
 ) -> None:
-    undisturbed = submit()
-    make_worker().run_next()
     job_id = submit()
     with running(make_worker(faults.slow_to_confirm if phase == "confirm" else faults.slow_search)):
         if phase == "confirm":
-            wait_for(lambda: any(run[4] == TrialState.RUNNING for run in outcome(db, job_id)[1]))
+            wait_for(lambda: is_comparing(db, job_id))
         else:
             wait_for(lambda: len(get_trials(db, job_id)) == 2)
         use_up(db, job_id, 2)
@@ -222,13 +234,11 @@ def test_a_job_at_twice_its_limit_of_seconds_fails_and_goes_on_when_the_limit_is
 
 
 def test_the_comparison_of_a_job_that_reaches_its_limit_of_seconds_is_finished(
-    db: Database, submit: Submit, make_worker: WorkerMaker
+    db: Database, submit: Submit, make_worker: WorkerMaker, undisturbed: str
 ) -> None:
-    undisturbed = submit()
-    make_worker().run_next()
     job_id = submit()
     with running(make_worker(faults.slow_to_confirm)):
-        wait_for(lambda: any(run[4] == TrialState.RUNNING for run in outcome(db, job_id)[1]))
+        wait_for(lambda: is_comparing(db, job_id))
         use_up(db, job_id, 1)
         wait_for(lambda: get_job(db, job_id).worker_seconds > Settings().max_job_seconds)
         jobs.pause(db, job_id)
