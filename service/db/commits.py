@@ -158,7 +158,7 @@ class PostgresLastCommit:
         loop, connection = asyncio.get_running_loop(), None
         try:  # in a thread that requests do not use: they may all wait for the database
             connection = await loop.run_in_executor(None, self._database.connect_apart)
-        except (SQLAlchemyError, DatabaseReplacedError):
+        except (self._driver_error, SQLAlchemyError, DatabaseReplacedError):
             self._give_up()
         finally:
             if loop is self._loop:

@@ -45,6 +45,9 @@ PING_SHARE: Final = 0.25
 UNDEFINED_TABLE: Final = "42P01"
 """SQLSTATE of PostgreSQL for a table that is not there. SQLite says so in words."""
 
+EMPTY_QUERY: Final = 0
+"""The status that libpq gives the answer to a query without text, PGRES_EMPTY_QUERY."""
+
 IDENTITY: Final = select(DatabaseIdentity.id)
 
 SCHEMA_LOCK: Final = 0x57617270
@@ -243,8 +246,9 @@ class Database:
                 if not socket.poll(1000 * PING_SHARE * self._wait_s):
                     return False
                 wire.consume_input()
-            while wire.get_result() is not None:
-                pass
+            while result := wire.get_result():
+                if result.status != EMPTY_QUERY:  # the last words of a server that ends the connection
+                    return False
         except self.engine.dialect.loaded_dbapi.Error:
             return False
         return True

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -213,6 +214,19 @@ def test_a_server_that_is_silent_has_no_mark_until_it_answers_again(
         await first_mark(commits)
 
     asyncio.run(ask())
+
+
+def test_without_a_server_nobody_waits_for_a_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 60.0)
+
+    async def ask() -> list[Mark | None]:
+        return await asyncio.wait_for(asyncio.gather(commits.mark(), commits.mark()), 30.0)
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    with closing(Database(f"postgresql+psycopg://nobody@127.0.0.1:{port}/none")) as nowhere:
+        commits = PostgresLastCommit(nowhere)
+        assert asyncio.run(ask()) == [None, None]
 
 
 @postgresql_only

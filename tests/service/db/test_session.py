@@ -135,3 +135,16 @@ def test_a_read_opens_no_transaction_and_a_write_after_it_does(db: Database, spe
     with db.write() as session:
         session.scalars(select(Job)).all()
         assert transaction_status(session) == in_transaction
+
+
+@postgresql_only
+def test_a_connection_that_the_server_is_ending_is_replaced(db: Database) -> None:
+    end = text("SELECT pg_terminate_backend(:pid)")  # it answers before that process has ended
+    with closing(Database(db.url.render_as_string(hide_password=False))) as other:
+        for _ in range(100):
+            with other.read() as session:
+                pid = session.scalar(text("SELECT pg_backend_pid()"))
+            with db.read() as session:
+                assert session.scalar(end, {"pid": pid})
+            with other.read() as session:
+                assert session.scalar(text("SELECT 1")) == 1
