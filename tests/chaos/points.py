@@ -7,7 +7,6 @@ SIGSTOP and a SIGCONT after the lease. The process that makes the call does this
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
 import signal
@@ -22,8 +21,11 @@ import psutil
 
 Role = Literal["api", "worker"]
 
-HAPPENED: Final = "happened"
-"""File in the folder of a service: the time at which something happened to the victim."""
+TURN: Final = "turn"
+"""File in the folder of a service: the number of the job that is struck, and at which call of the moment."""
+
+HAPPENED: Final = "happened-"
+"""Beginning of the names of files there, before the turn: when something happened to the victim in that turn."""
 
 STOPPED: Final = "stopped-"
 """Beginning of the names of files there: a process with this id was stopped and must be continued."""
@@ -153,7 +155,7 @@ def cells() -> list[Cell]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens to a service: something to ``victim`` before the ``nth`` call of a moment.
+    """What happens to a service: something to ``victim`` at one call of a moment, once in each turn.
 
     Attributes:
         folder: Folder of the service.
@@ -164,7 +166,6 @@ class Plan:
     victim: str
     signal: str
     moment: str
-    nth: int
     postgres: str = ""
 
     @property
@@ -172,13 +173,35 @@ class Plan:
         """The moment."""
         return {**MOMENTS, **MOMENTS_OF_REQUESTS}[self.moment]
 
-    def strike(self, worker_pid: int) -> None:
-        """Do it, unless it was done. Called in any process of the service."""
+    def begin_turn(self, turn: int, nth: int) -> None:
+        """Let it happen at the nth call from now on."""
+        draft = Path(self.folder) / f".{TURN}"
+        draft.write_text(f"{turn} {nth}")
+        draft.replace(Path(self.folder) / TURN)
+
+    def turn(self) -> tuple[int, int]:
+        """Return the turn, and the call at which it happens in it."""
+        turn, nth = (Path(self.folder) / TURN).read_text().split()
+        return int(turn), int(nth)
+
+    def happened(self) -> bool:
+        """Return whether it has happened in this turn."""
+        return self._note(self.turn()[0]).exists()
+
+    def happened_at(self) -> float:
+        """Return when it happened in this turn, in seconds since 1970."""
+        return float(self._note(self.turn()[0]).read_text())
+
+    def _note(self, turn: int) -> Path:
+        return Path(self.folder) / f"{HAPPENED}{turn}"
+
+    def strike(self, turn: int, worker_pid: int) -> None:
+        """Do it, unless it was done in this turn. Called in any process of the service."""
         folder = Path(self.folder)
-        draft = folder / f".{HAPPENED}-{os.getpid()}"
-        draft.write_text(json.dumps({"at": time.time()}))
+        draft = folder / f".{HAPPENED}{os.getpid()}"
+        draft.write_text(str(time.time()))
         try:
-            os.link(draft, folder / HAPPENED)  # whole or not at all, and only once
+            os.link(draft, self._note(turn))  # whole or not at all, and only once
         except FileExistsError:
             return
         finally:
@@ -225,9 +248,10 @@ def slots_of(worker_pid: int) -> list[int]:
     return [pid for pid, words in commands.items() if "spawn_main" in words or "RunActor" in words]
 
 
-def chosen_call(seed: int, cell: Cell) -> int:
-    """Return the call of its moment at which the victim of a cell is struck: the same for the same seed."""
-    return random.Random(f"{seed}/{cell}").randint(1, MOMENTS[cell.moment].calls)
+def chosen_calls(seed: int, cell: Cell, repeats: int) -> list[int]:
+    """Return for each repeat the call of its moment at which the victim is struck: the same for the same seed."""
+    chosen = random.Random(f"{seed}/{cell}")
+    return [chosen.randint(1, MOMENTS[cell.moment].calls) for _ in range(repeats)]
 
 
 def first_half(pieces: Iterator[bytes]) -> tuple[bytes, bytes]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -30,7 +30,7 @@ from service.db.models import Event, Job
 from service.db.session import Database, create_schema
 from service.errors import DatabaseReplacedError
 from service.states import ENDED_JOB
-from tests.chaos.points import HAPPENED, SIGNALS, STOPPED, Plan, Role, postmaster, send
+from tests.chaos.points import SIGNALS, STOPPED, Plan, Role, postmaster, send
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -123,6 +123,7 @@ class Service:
         self._plan, self._postgres = plan, postgres
         self._in_start = plan is not None and plan.at.where == "start"
         self._kills_postgres = plan is not None and (plan.victim, plan.signal) == ("database", "kill")
+        self._started_postgres_in = set[int]()
         if not self._in_start:
             create_schema(self.database_url)
         foreign = ("WARPTUNE_", "RAY_")
@@ -172,62 +173,61 @@ class Service:
     def _keep_running(self) -> None:
         """The thread: start what has ended, and let go on what was stopped."""
         try:
-            if self._in_start and self._plan and self._plan.victim != "database":
+            if self._plan and self._in_start and self._plan.victim != "database":
                 first: Role = "api" if self._plan.victim == "api" else "worker"
                 self._start(first)  # alone, so that it is the one that makes the tables
-                wait_until((self.folder / HAPPENED).exists)
+                wait_until(self._plan.happened)
             while not self._stopping.wait(0.05):
                 for role in self._roles:
                     if all(process.poll() is not None for process in self._processes[role]):
                         self._start(role)
-                self._let_go_on()
-                self._start_postgres()
+                if self._plan and self._plan.happened():
+                    self._recover(self._plan)
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._error.append(error)
 
-    def _let_go_on(self) -> None:
-        """Continue what was stopped, after two leases. Another worker first takes the job of a stopped one."""
-        stopped = list(self.folder.glob(f"{STOPPED}*"))
-        happened_at = self.happened_at()
-        if not stopped or happened_at is None:
-            return
-        for_s = time.time() - happened_at
-        if self._plan and self._plan.victim == "worker" and not self._in_start:
-            if self.started["worker"] == 1:
-                self._start("worker")
-            if for_s < LOCKED_S and self.claims() < 2:
-                return
-        if for_s > 2 * LEASE_S:
-            for file in stopped:
-                file.unlink()
-                with suppress(ProcessLookupError):
-                    os.kill(int(file.name.removeprefix(STOPPED)), SIGNALS["continue"])
-
-    def _start_postgres(self) -> None:
-        """Start PostgreSQL again when it was killed a lease ago."""
-        if self._postgres and self._kills_postgres and time.time() - (self.happened_at() or time.time()) > LEASE_S:
+    def _recover(self, plan: Plan) -> None:
+        """Start PostgreSQL again when it was killed a lease ago, and let go on what was stopped two leases ago."""
+        turn, for_s = plan.turn()[0], time.time() - plan.happened_at()
+        if self._postgres and self._kills_postgres and turn not in self._started_postgres_in and for_s > LEASE_S:
             wait_until(self._postgres.keep_running)
-            self._kills_postgres = False
+            self._started_postgres_in.add(turn)
+        if stopped := self._stopped():
+            if plan.victim == "worker" and not self._in_start:  # another one takes its job before it goes on
+                if self.started["worker"] == 1:
+                    self._start("worker")
+                if for_s < LOCKED_S and self.claims() < 2:
+                    return
+            if for_s > 2 * LEASE_S:
+                for file in stopped:
+                    file.unlink()
+                    with suppress(ProcessLookupError):
+                        os.kill(int(file.name.removeprefix(STOPPED)), SIGNALS["continue"])
+
+    def _stopped(self) -> list[Path]:
+        """Return the notes of the processes that are stopped."""
+        return list(self.folder.glob(f"{STOPPED}*"))
+
+    def settle(self, plan: Plan) -> None:
+        """Wait until everything runs again to which something happened in this turn."""
+        assert plan.happened(), "nothing happened"
+        self._wait_until(
+            lambda: not self._stopped() and (not self._kills_postgres or plan.turn()[0] in self._started_postgres_in)
+        )
 
     def claims(self) -> int:
-        """Return how often a worker has taken a job; 0 if the database does not answer."""
+        """Return how often a worker has taken the newest job; 0 if the database does not answer."""
+        newest = select(Job.id).order_by(Job.created_at.desc()).limit(1).scalar_subquery()
         with closing(Database(self.database_url, wait_s=1.0)) as db, suppress(*LEDGER_AWAY), db.read() as session:
-            return session.query(Event).filter_by(kind="claimed").count()
+            return session.query(Event).filter_by(kind="claimed", job_id=newest).count()
         return 0
-
-    def happened_at(self) -> float | None:
-        """Return when something happened to the victim; None before that."""
-        try:
-            return float(json.loads((self.folder / HAPPENED).read_text())["at"])
-        except FileNotFoundError:
-            return None
 
     def stop(self) -> None:
         """Ask the processes to end, and kill them if they do not."""
         self._stopping.set()
         if self._keeper.is_alive():
             self._keeper.join()
-        for file in self.folder.glob(f"{STOPPED}*"):
+        for file in self._stopped():
             send(self.folder, "continue", [int(file.name.removeprefix(STOPPED))])
         if self._postgres:
             wait_until(self._postgres.keep_running)
@@ -256,7 +256,6 @@ class Service:
 
     def run(self, spec: dict[str, Any]) -> str:
         """Submit a job and wait until it has ended; return its id."""
-        self.begin()
         if not self._in_start:  # a worker that is still starting may give up when the database goes away
             self._wait_until(lambda: "worker ready" in (self.folder / "worker.log").read_text())
         job_id = self.submit(spec)

@@ -12,34 +12,40 @@ from typing import Any
 from tests.chaos.points import DYING, Plan, first_half, send
 
 
+def at_the_call(plan: Plan, worker_pid: int) -> Callable[[], None]:
+    """Return a function that counts its calls in each turn, and strikes at the one of the plan."""
+    calls = Counter[int]()
+
+    def strike() -> None:
+        turn, nth = plan.turn()
+        calls[turn] += 1
+        if calls[turn] == nth:
+            plan.strike(turn, worker_pid)
+
+    return strike
+
+
 def install(plan: Plan, targets: tuple[str, ...], worker_pid: int) -> None:
     """Replace functions by ones that strike at the call of the plan and do what they always did."""
-    calls = Counter[str]()
-
-    def reached() -> bool:
-        calls["all"] += 1
-        return calls["all"] == plan.nth
+    strike = at_the_call(plan, worker_pid)
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def before(*args: Any, **options: Any) -> Any:
-            if reached():
-                plan.strike(worker_pid)
+            strike()
             return original(*args, **options)
 
         @functools.wraps(original)
         def after(*args: Any, **options: Any) -> Any:
             answer = original(*args, **options)
-            if reached():
-                plan.strike(worker_pid)
+            strike()
             return answer
 
         @functools.wraps(original)
         def half(*args: Any, **options: Any) -> Iterator[bytes]:
             first, second = first_half(original(*args, **options))
             yield first
-            if reached():
-                plan.strike(worker_pid)
+            strike()
             yield second
 
         return {"before": before, "after": after, "half": half}[plan.at.when]
@@ -84,11 +90,5 @@ def _install_in_slot(plan: Plan, worker_pid: int) -> None:
         return
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-    calls = Counter[str]()
-
-    def step(*_: object) -> None:
-        calls["all"] += 1
-        if calls["all"] == plan.nth:
-            plan.strike(worker_pid)
-
-    register_optimizer_step_pre_hook(step)
+    strike = at_the_call(plan, worker_pid)
+    register_optimizer_step_pre_hook(lambda *_: strike())

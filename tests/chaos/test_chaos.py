@@ -1,7 +1,9 @@
 """Something happens to one process at one moment of a job, and an audit of what is there at the end.
 
-Every cell of ``points.cells`` is a test. CHAOS_SEED decides at which call of the moment it happens, so a run can be
-repeated, and another seed tries other calls. CHAOS_REPORT names a file that gets a line of JSON for each cell.
+Every cell of ``points.cells`` is a test. CHAOS_REPEATS is the number of jobs to which it happens, one after the other
+on one service; each has a service of its own where it happens while a process starts. CHAOS_SEED decides at which call
+of the moment it happens, so a run can be repeated, and another seed tries other calls. CHAOS_REPORT names a file that
+gets a line of JSON for each job.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +22,14 @@ import pytest
 from service.db.models import Job, Trial
 from service.states import ENDED_JOB, JobState, TrialState
 from tests.chaos.audit import TWO_LEASES_S, Outcome, audit, outcome, seconds_to_the_end
-from tests.chaos.points import HAPPENED, Cell, Plan, cells, chosen_call
+from tests.chaos.points import MOMENTS, Cell, Plan, cells, chosen_calls
 from tests.chaos.service import Postgres, Service
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
-
 SEED: Final = int(os.environ.get("CHAOS_SEED", "0"))
+
+REPEATS: Final = int(os.environ.get("CHAOS_REPEATS", "1"))
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(200 + 100 * REPEATS)]
 
 SPEC: Final[dict[str, Any]] = {
     "name": "chaos",
@@ -58,6 +62,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, set[str]]:
     """What the job comes to that nothing happens to, and the names in its zip."""
     with Service(tmp_path_factory.mktemp("undisturbed")) as service:
+        service.begin()
         job_id = service.run(SPEC)
         exported = service.export(job_id)
     audit(service, job_id)
@@ -72,47 +77,61 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, set[
 def test_a_job_ends_as_if_nothing_had_happened(
     cell: Cell, undisturbed: tuple[Outcome, set[str]], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    began = time.monotonic()
-    with ExitStack() as stack:
-        postgres: Postgres | None = None
-        url = None
-        if cell.database == "postgresql":
-            postgres = request.getfixturevalue("postgres")
-            url = stack.enter_context(postgres.database())
-        data = postgres.folder if postgres else ""
-        plan = Plan(str(tmp_path), cell.victim, cell.signal, cell.moment, chosen_call(SEED, cell), data)
-        with Service(tmp_path, plan, url, postgres) as service:
+    postgres: Postgres | None = request.getfixturevalue("postgres") if cell.database == "postgresql" else None
+    calls = chosen_calls(SEED, cell, REPEATS)
+    at_start = MOMENTS[cell.moment].where == "start"
+    for number, group in enumerate([[nth] for nth in calls] if at_start else [calls]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        plan = Plan(str(folder), cell.victim, cell.signal, cell.moment, postgres.folder if postgres else "")
+        with postgres.database() if postgres else nullcontext() as url:
+            strike_at(group, Service(folder, plan, url, postgres), plan, cell, undisturbed)
+
+
+def strike_at(
+    calls: Sequence[int], service: Service, plan: Plan, cell: Cell, undisturbed: tuple[Outcome, set[str]]
+) -> None:
+    """Let it happen to one job after the other, each at one of the calls, and check what they come to."""
+    lines: dict[str, dict[str, Any]] = {}
+    with service:
+        for turn, nth in enumerate(calls):
+            began = time.monotonic()
+            plan.begin_turn(turn, nth)
+            service.begin()
             job_id = service.run(ON_RAY if cell.engine == "ray" else SPEC)
-            exported = service.export(job_id)
-        seconds = seconds_to_the_end(service)
-        expected, names = undisturbed
-        assert outcome(service, job_id) == expected
-        assert set(exported) == names
-        audit(service, job_id)
-        claims = service.claims()
-    assert_only_the_victim_was_started_again(service, plan)
-    if cell.victim == "worker" and plan.at.where != "start" and cell.database == "postgresql":
-        assert claims > 1, "no other worker took the job"  # on SQLite, a stopped one may hold the lock
-    assert seconds is None or seconds < TWO_LEASES_S
+            assert set(service.export(job_id)) == undisturbed[1]
+            service.settle(plan)
+            lines[job_id] = {
+                "cell": str(cell),
+                "seed": SEED,
+                "turn": turn,
+                "nth": nth,
+                "to_end_s": seconds_to_the_end(service, job_id, plan.happened_at()),
+                "claims": service.claims(),
+                "s": time.monotonic() - began,
+            }
+    assert {outcome(service, job_id) == undisturbed[0] for job_id in lines} == {True}
+    audit(service, *lines)
+    assert_only_the_victim_was_started_again(service, plan, len(lines))
+    for line in lines.values():
+        if cell.victim == "worker" and plan.at.where != "start" and cell.database == "postgresql":
+            assert line["claims"] > 1, "no other worker took the job"  # on SQLite, a stopped one may hold the lock
+        assert line["to_end_s"] is None or line["to_end_s"] < TWO_LEASES_S
     if report := os.environ.get("CHAOS_REPORT"):
-        line = {
-            "cell": str(cell),
-            "seed": SEED,
-            "nth": plan.nth,
-            "to_end_s": seconds,
-            "claims": claims,
-            "s": time.monotonic() - began,
-        }
-        with Path(report).open("a") as lines:
-            print(json.dumps(line), file=lines)
+        with Path(report).open("a") as file:
+            file.writelines(f"{json.dumps(line)}\n" for line in lines.values())
 
 
-def assert_only_the_victim_was_started_again(service: Service, plan: Plan) -> None:
+def assert_only_the_victim_was_started_again(service: Service, plan: Plan, turns: int) -> None:
     """Check that the API and the worker outlive what happens to others. A command that starts may give up."""
     if plan.at.where == "start":
         return
-    again = {"worker": plan.victim == "worker", "api": plan.victim == "api" and plan.signal == "kill"}
-    assert service.started == {role: 1 + again[role] for role in again}
+    killed = turns if plan.signal == "kill" else 0
+    another = turns if plan.signal == "kill" else 1  # a worker that was stopped goes on, and can take the next job
+    assert service.started == {
+        "api": 1 + (killed if plan.victim == "api" else 0),
+        "worker": 1 + (another if plan.victim == "worker" else 0),
+    }
 
 
 @pytest.mark.parametrize("moment", ["when it gives a paused job back", "when it takes a resumed job"])
@@ -120,7 +139,9 @@ def test_a_worker_that_is_killed_during_a_pause_loses_nothing(
     moment: str, undisturbed: tuple[Outcome, set[str]], tmp_path: Path
 ) -> None:
     nth = 1 if moment == "when it gives a paused job back" else 2  # it takes the job for the first time before that
-    with Service(tmp_path, Plan(str(tmp_path), "worker", "kill", moment, nth)) as service:
+    plan = Plan(str(tmp_path), "worker", "kill", moment)
+    plan.begin_turn(0, nth)
+    with Service(tmp_path, plan) as service:
         service.begin()
         job_id = service.submit(SPEC)
         service.wait_for(lambda session: session.query(Trial).filter_by(state=TrialState.RUNNING).count() > 0)
@@ -129,7 +150,7 @@ def test_a_worker_that_is_killed_during_a_pause_loses_nothing(
             service.wait_for(lambda session: session.query(Job).one().state == JobState.PAUSED)
             client.resume(job_id)
         service.wait_for(lambda session: session.query(Job).one().state in ENDED_JOB)
-        assert (tmp_path / HAPPENED).exists(), "nothing was killed"
+        assert plan.happened(), "nothing was killed"
         service.export(job_id)
     expected, _ = undisturbed
     assert outcome(service, job_id) == expected
@@ -142,7 +163,9 @@ def test_a_worker_that_is_killed_while_it_ends_a_stopped_job_loses_nothing(tmp_p
         folder = tmp_path / name
         folder.mkdir()
         moment = "when it ends the search of a stopped job"
-        plan = Plan(str(folder), "worker", "kill", moment, 1) if name == "killed" else None
+        plan = Plan(str(folder), "worker", "kill", moment) if name == "killed" else None
+        if plan:
+            plan.begin_turn(0, 1)
         with Service(folder, plan) as service:
             service.begin("api")
             job_id = service.submit(SPEC)
@@ -150,7 +173,7 @@ def test_a_worker_that_is_killed_while_it_ends_a_stopped_job_loses_nothing(tmp_p
                 client.stop(job_id)  # before a worker has it, so that both jobs are stopped at the same moment
             service.begin()
             service.wait_for(lambda session: session.query(Job).one().state in ENDED_JOB)
-        assert (folder / HAPPENED).exists() == (plan is not None)
+        assert plan is None or plan.happened()
         audit(service, job_id)
         outcomes.append(outcome(service, job_id))
     assert outcomes[0] == outcomes[1]
