@@ -55,12 +55,19 @@ class Studies:
 
 
 def delete_studies(storage: optuna.storages.BaseStorage, names: Iterable[str]) -> None:
-    """Delete the studies with these names. Those that do not exist are skipped."""
+    """Delete the studies with these names. Those that do not exist are skipped.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: The database cannot be used. Optuna wraps it in an error of its own.
+    """
     import optuna
 
     for name in names:
-        with suppress(KeyError):
-            optuna.delete_study(study_name=name, storage=storage)
+        try:
+            with suppress(KeyError):
+                optuna.delete_study(study_name=name, storage=storage)
+        except optuna.exceptions.StorageInternalError as error:
+            raise error.__cause__ or error from None
 
 
 def _open(url: str, wait_s: float) -> optuna.storages.RDBStorage:
