@@ -33,7 +33,7 @@ test-ray: install ## test the engine ray on a real Ray that listens on loopback 
 test-slow: install ## run real jobs and kill processes: about an hour; PART=0/6 runs one sixth of it
 	$(BIN)/python -m pytest -m "slow and not browser and not chaos" --ignore tests/docker --part $(PART)
 
-chaos: install ## kill or stop each process at each moment of a job, in about two hours; CHAOS_SAMPLE=0/40 runs a part, CHAOS_SEED=1 tries other calls
+chaos: install ## kill or stop each process at each moment of a job, in about two hours; CHAOS_SAMPLE=0/40 runs a part, CHAOS_SEED=1 tries other calls, CHAOS_REPEATS=20 strikes 20 jobs in each cell
 	$(BIN)/python -m pytest -m chaos tests/chaos
 
 test-all: test test-browser test-ray compose-check client-check test-slow chaos fuzz ## run every test
