@@ -45,6 +45,19 @@ def update_moments(moments: Moments, value: Tensor) -> None:
     moments.exp_avg_sq.mul_(moments.beta2).addcmul_(value, value, value=1 - moments.beta2)
 
 
+def bias_correction(beta: float, steps: int | Tensor) -> float | Tensor:
+    """Return 1 - beta^steps, by which a running mean that began at zero is divided. A tensor of steps must be above 0.
+
+    >>> bias_correction(0.5, 2)
+    0.75
+    >>> bias_correction(0.5, torch.tensor([1.0, 2.0]))
+    tensor([0.5000, 0.7500])
+    """
+    if isinstance(steps, Tensor):  # in fp32, 1 - beta^steps would be rounded to 0 for a beta close to 1
+        return torch.expm1(steps * math.log(beta)).neg_() if beta else torch.ones_like(steps)
+    return 1 - beta**steps
+
+
 def direction(moments: Moments) -> Tensor:
     """Return u = m^ / (sqrt(v^) + eps), which Adam multiplies by -lr.
 
@@ -55,7 +68,7 @@ def direction(moments: Moments) -> Tensor:
     tensor([ 1., -1.])
     """
     # both bias corrections go into the denominator, which saves a pass
-    first, second = 1 - moments.beta1**moments.step, 1 - moments.beta2**moments.step
+    first, second = (bias_correction(beta, moments.step) for beta in (moments.beta1, moments.beta2))
     denominator = moments.exp_avg_sq.sqrt().mul_(first / second**0.5)
     if moments.eps:
         denominator.add_(moments.eps * first)

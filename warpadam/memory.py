@@ -88,7 +88,7 @@ def estimate_memory(
     """Return the most bytes that the optimizer's state will take between two steps.
 
     Nothing is allocated: the optimizer takes a step on the meta device. Not counted are the temporary memory of a step,
-    and the padding of short vectors and small matrices that are stepped together, which is at most their own memory.
+    and what small parameters that are stepped together have besides their state: room for their gradients, and padding.
 
     Args:
         params: A model, shapes by name (for fp32), or anything that ``WarpAdam`` takes, such as the result of

@@ -172,7 +172,7 @@ class WarpAdam(Optimizer):
     @classmethod
     def from_config(
         cls,
-        params: ParamsT,
+        params: ParamsT | nn.Module,
         config: WarpAdamConfig,
         *,
         split: Any = None,
@@ -327,7 +327,13 @@ class WarpAdam(Optimizer):
         A gradient is left out if it is too large to square, an update of P if its meta-gradient or covariance was not
         finite. Counts what this rank owns. Waits for the device.
         """
-        return int(sum(float(state[SKIPPED]) for state in self.state.values() if SKIPPED in state))
+        counts = [
+            count
+            for state in self.state.values()
+            for name, count in state.items()
+            if name.rpartition(".")[2] == SKIPPED  # each part of a split parameter has its own
+        ]
+        return int(sum(float(count) for count in counts))
 
     def get_distortion(self, param: Tensor) -> dict[str, Tensor]:
         """Return a copy of the learned P of a parameter: its factors, and its scale and covariances if it has any.
@@ -426,12 +432,12 @@ class WarpAdam(Optimizer):
                 "an optimizer that shares parameters with other ranks can be neither copied nor pickled: this rank has "
                 "the state of its own parameters only. Save optimizer.state_dict() instead"
             )
-        return super().__getstate__()
+        return {**super().__getstate__(), "_lr_follows_learner": self._lr_follows_learner}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._owners = getattr(self, "_owners", None) or Owners(None)
-        self._lr_follows_learner = False
+        self._lr_follows_learner = getattr(self, "_lr_follows_learner", False)
         self._forget_plans()
         for group in self.param_groups:
             for name in (*CONFIG_FIELDS, "maximize"):

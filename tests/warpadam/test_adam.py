@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from warpadam import WarpAdam
 from warpadam.adam import Moments, direction, direction_and_slope, update_moments
 
 
@@ -82,3 +83,20 @@ def test_direction_does_not_change_the_moments() -> None:
     direction_and_slope(moments, torch.tensor([3.0, -4.0]))
     assert torch.equal(moments.exp_avg, before[0])
     assert torch.equal(moments.exp_avg_sq, before[1])
+
+
+@pytest.mark.parametrize("learner", ["frozen", "whitening"])
+@pytest.mark.parametrize("beta2", [0.0, 0.999, 1 - 1e-7, 1 - 1e-8])
+def test_parameters_with_other_numbers_of_steps_move_as_they_would_alone(learner: str, beta2: float) -> None:
+    def moved(others: int) -> Tensor:
+        late, *early = (nn.Parameter(torch.zeros(3, 5)) for _ in range(1 + others))
+        optimizer = WarpAdam([late, *early], lr=0.01, betas=(0.9, beta2), learner=learner)
+        for param in early:
+            param.grad = torch.ones(3, 5)
+        optimizer.step()
+        for param in (late, *early):
+            param.grad = torch.arange(15.0).view(3, 5)
+        optimizer.step()
+        return late.detach()
+
+    torch.testing.assert_close(moved(1), moved(0), rtol=1e-5, atol=1e-8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -381,3 +383,18 @@ def test_the_global_random_generator_is_left_alone() -> None:
         param.grad = torch.ones(3, 2)
         optimizer.step()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def reloaded(optimizer: WarpAdam) -> WarpAdam:
+    optimizer.load_state_dict(optimizer.state_dict())
+    return optimizer
+
+
+@pytest.mark.parametrize("again", [lambda optimizer: optimizer, copy.deepcopy, reloaded], ids=["same", "copy", "load"])
+def test_a_group_that_is_added_later_has_the_lr_of_its_learner(again: Callable[[WarpAdam], WarpAdam]) -> None:
+    optimizer = again(WarpAdam([nn.Parameter(torch.zeros(2, 2))]))
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2, 2))], "learner": "frozen"})
+    assert optimizer.param_groups[1]["lr"] == DEFAULT_LR[Learner.FROZEN]
+    given = again(WarpAdam([nn.Parameter(torch.zeros(2, 2))], lr=0.1))
+    given.add_param_group({"params": [nn.Parameter(torch.zeros(2, 2))], "learner": "frozen"})
+    assert given.param_groups[1]["lr"] == 0.1

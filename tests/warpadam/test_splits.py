@@ -226,3 +226,12 @@ def test_a_moved_parameter_is_seen_and_autograd_is_told() -> None:
         optimizer.step()
         assert not torch.equal(param, before)
         assert param._version > version
+
+
+def test_skipped_updates_of_every_part_are_counted() -> None:
+    param = nn.Parameter(torch.zeros(8, 4))
+    optimizer = WarpAdam([("w", param)], split={"w": 2})
+    for size in (1.0, 1e15):
+        param.grad = torch.full((8, 4), size)
+        optimizer.step()
+    assert optimizer.skipped_updates == 2

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from warpadam.adam import bias_correction
 from warpadam.learners.base import Part, State, StepSettings, UpdateRule, count_steps, init_moments
 from warpadam.learners.normalised import restart_unless_finite
 from warpadam.learners.roots import inverse_root
@@ -40,6 +41,9 @@ _FRESHNESS: Final = "freshness"
 
 _SMALLEST: Final = 1e-20
 """The square of a smaller root mean square is rounded to zero. A row of zeros does not move."""
+
+_TINY: Final = 1e-23
+"""Root mean square of P g under which updates become smaller. The squares of such numbers are zero in fp32."""
 
 _EARLY_REFRESHES: Final = (2, 4, 7)
 """Steps at which P is refreshed, independent of ``meta_every``. Step 1 is not one of them: the inverse root of a single
@@ -122,16 +126,16 @@ def _direction(part: Part, step: int | Tensor, settings: StepSettings) -> Tensor
     """Return the update of fixed size that Adam makes of the warped Nesterov momentum."""
     exp_avg, exp_avg_sq, beta1 = part.state["exp_avg"], part.state["exp_avg_sq"], settings.beta1
     exp_avg.lerp_(part.grad, 1 - beta1)
-    ahead = (exp_avg * (beta1 / (1 - beta1**step))).add_(part.grad, alpha=1 - beta1)
+    ahead = (exp_avg * (beta1 / bias_correction(beta1, step))).add_(part.grad, alpha=1 - beta1)
     fresh = _freshness(part, ahead, beta1)
     warped = part.distortion.apply(part.state, ahead)
     columns, rows = _lengths(part)
     row = torch.linalg.vector_norm(warped, dim=-1, keepdim=True).div_(columns**0.5)  # root mean squares
     exp_avg_sq.mul_(settings.beta2).addcmul_(row, row, value=1 - settings.beta2)
-    root = exp_avg_sq.sqrt().div_((1 - settings.beta2**step) ** 0.5).add_(max(settings.eps, _SMALLEST))
+    root = exp_avg_sq.sqrt().div_(bias_correction(settings.beta2, step) ** 0.5).add_(max(settings.eps, _SMALLEST))
     row.div_(root).nan_to_num_(0.0)  # the root mean square of each row of u. A row of NaN does not move
     size = torch.linalg.vector_norm(row, dim=-2, keepdim=True).div_(rows**0.5 * UPDATE_RMS)
-    return warped.mul_(fresh / root.mul_(size.clamp_min_(_SMALLEST**0.75 / UPDATE_RMS)))
+    return warped.mul_(fresh / root.mul_(size).clamp_min_(_TINY / UPDATE_RMS))
 
 
 def _lengths(part: Part) -> tuple[float | Tensor, float | Tensor]:

@@ -7,12 +7,13 @@ optimizer and given to another by name and shape. ``artifact.py`` saves it to a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from warpadam.config import Learner, Strategy, WarpAdamConfig
 from warpadam.errors import InvalidConfigError, WarpMismatchError
@@ -73,13 +74,12 @@ class Warp:
         }
         return cls(config, parameters)
 
-    def optimizer(
-        self, named_parameters: Iterable[tuple[str, Tensor]], *, learn: bool = False, **settings: Any
-    ) -> WarpAdam:
+    def optimizer(self, params: nn.Module | ParamsT, *, learn: bool = False, **settings: Any) -> WarpAdam:
         """Make an optimizer that starts from this P.
 
         Args:
-            named_parameters: ``model.named_parameters()``.
+            params: What :class:`~warpadam.WarpAdam` takes, with names: the model if ``WarpAdam(model)`` has learned P,
+                otherwise ``model.named_parameters()`` or groups of them.
             learn: Whether to continue learning P by meta-gradients. If not, ``p_lr`` is 0: the factors of
                 ``hypergradient`` and every learned scale stay as they are. The factors of ``rotation`` and
                 ``whitening`` follow the gradient covariances of the new run in both cases.
@@ -89,8 +89,11 @@ class Warp:
             InvalidConfigError: A setting is not legal.
             WarpMismatchError: As for :meth:`apply`.
         """
-        config = self.config if learn else replace(self.config, p_lr=0.0)
-        optimizer = WarpAdam.from_config(list(named_parameters), replace(config, **settings))
+        config = replace(self.config if learn else replace(self.config, p_lr=0.0), **settings)
+        if not isinstance(params, nn.Module):
+            kept: dict[str, Any] = {} if learn else {"p_lr": config.p_lr}
+            params = [{**item, **kept} if isinstance(item, dict) else item for item in params]  # type: ignore[assignment]
+        optimizer = WarpAdam.from_config(params, config)
         self.apply(optimizer)
         return optimizer
 
@@ -174,22 +177,36 @@ def _renumbered(source: WarpedParameter, generator: torch.Generator) -> dict[str
             orders[length] = torch.randperm(length, device="cpu", generator=generator)
         return orders[length]
 
-    factors = (source.tensors.get(name) for name in ("row_factor", "column_factor"))
-    sides = [  # with the padding of blocks
-        length if factor is None else math.prod(factor.shape[:-1])
-        for length, factor in zip(matrix_shape(source.shape), factors, strict=False)
-    ]
+    def renumber(tensor: Tensor) -> Tensor:
+        for axis, length in enumerate(tensor.shape):
+            tensor = tensor.index_select(axis, order(length).to(tensor.device))
+        return tensor
+
     renumbered = {}
     for name in sorted(source.tensors):
         tensor = source.tensors[name]
-        if name == LOG_SCALE and tensor.shape == (sum(sides),):  # rows, then columns
-            parts = [part[order(len(part)).to(part.device)] for part in tensor.split_with_sizes(sides)]
-            renumbered[name] = torch.cat(parts)
-            continue
-        for axis, length in enumerate(tensor.shape):
-            tensor = tensor.index_select(axis, order(length).to(tensor.device))
-        renumbered[name] = tensor
+        sides = _sides(source, name)
+        if tensor.shape == (sum(map(math.prod, sides)),):
+            pieces = tensor.split_with_sizes([math.prod(side) for side in sides])
+            sorted_alike = [renumber(piece.view(side)).flatten() for piece, side in zip(pieces, sides, strict=True)]
+            renumbered[name] = torch.cat(sorted_alike)
+        else:
+            renumbered[name] = renumber(tensor)
     return renumbered
+
+
+def _sides(source: WarpedParameter, name: str) -> list[tuple[int, ...]]:
+    """Return the shapes of the rows and of the columns in a scale: their length, or blocks x length. Else return []."""
+    part, _, kind = name.rpartition(".")  # the name of a split parameter begins with the number of the part
+    if kind != LOG_SCALE:
+        return []
+    prefix = f"{part}." if part else ""
+    factors = [source.tensors.get(f"{prefix}{factor}") for factor in ("row_factor", "column_factor")]
+    known = [None if factor is None else tuple(factor.shape[:-1]) for factor in factors]  # with the padding of blocks
+    rest = len(source.tensors[name]) - sum(math.prod(side) for side in known if side)
+    if known.count(None) == 1:
+        return [side or (rest,) for side in known]
+    return [side or (length,) for side, length in zip(known, matrix_shape(source.shape), strict=False)]
 
 
 def _named(optimizer: WarpAdam) -> Iterator[tuple[str, Tensor, Strategy]]:

@@ -218,3 +218,14 @@ def test_an_embedding_with_tokens_that_no_batch_had_stays_finite(seed: int) -> N
         table.grad[torch.randint(40, (32,), generator=generator)] = torch.randn(32, 16, generator=generator)
         optimizer.step()
         assert table.isfinite().all()
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-16, 1e-12, 1e-8])
+def test_no_gradient_is_too_small_for_the_size_of_the_update(eps: float) -> None:
+    param, generator = nn.Parameter(torch.zeros(8, 8)), torch.Generator().manual_seed(0)
+    optimizer = WarpAdam([param], lr=1.0, learner="whitening", eps=eps)
+    for step in range(1200):  # down to 1e-26
+        before = param.detach().clone()
+        param.grad = torch.randn(8, 8, generator=generator) * 0.95**step
+        optimizer.step()
+        assert (param - before).abs().max() <= UPDATE_RMS * 8

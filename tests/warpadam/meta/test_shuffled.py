@@ -90,3 +90,18 @@ def test_axes_that_are_one_axis_are_renumbered_together() -> None:
     assert torch.equal(shuffled["row_covariance"], tensors["row_covariance"][inverse][:, inverse])
     assert torch.equal(shuffled["row_factor"], tensors["row_factor"][inverse][:, inverse])
     assert torch.equal(shuffled["log_scale"][: SHAPE[0]], tensors["log_scale"][: SHAPE[0]][inverse])
+
+
+@pytest.mark.parametrize("settings", [{"max_dim": 2}, {"split": {"weight": 2}}], ids=["blocks", "split"])
+def test_every_direction_keeps_its_learned_size(settings: dict[str, Any]) -> None:
+    def sizes(warp: Warp) -> dict[str, list[tuple[list[float], float]]]:
+        tensors, pairs = warp.parameters["weight"].tensors, {}
+        for name in (name for name in tensors if name.endswith("log_scale")):
+            factors = [tensors[name.replace("log_scale", side)] for side in ("row_factor", "column_factor")]
+            directions = [sorted(row.tolist()) for factor in factors for row in factor.flatten(0, -2)]
+            pairs[name] = sorted(zip(directions, tensors[name].tolist(), strict=True))
+        return pairs
+
+    warp = learned(ROTATION, **settings)
+    assert sizes(warp.shuffled(1)) == sizes(warp) != {}
+    assert len({size for pairs in sizes(warp).values() for _, size in pairs}) > 2

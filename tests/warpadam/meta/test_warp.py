@@ -18,6 +18,7 @@ from warpadam import (
     Warp,
     WarpAdam,
     WarpMismatchError,
+    param_groups,
 )
 
 LEARNED = [strategy for strategy in STRATEGIES if strategy.learner != Learner.FROZEN]
@@ -194,3 +195,22 @@ def test_each_group_keeps_its_own_strategy() -> None:
     warp = Warp.of(optimizer)
     assert [warp.parameters[name].strategy for name in ("weight", "2.weight")] == [DIAGONAL, ROTATION]
     assert warp.apply(optimizer) == ()
+
+
+def test_a_p_of_a_model_goes_back_to_a_model() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2))
+    first = WarpAdam(model, lr=0.02)
+    _train(model, first, range(8))
+    again = Warp.of(first).optimizer(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2)), meta_every=3)
+    assert {group["p_lr"] for group in again.param_groups} == {0.0}
+    assert {group["meta_every"] for group in again.param_groups} == {3}
+    assert [group["lr"] for group in again.param_groups] == [group["lr"] for group in first.param_groups]
+    assert Warp.of(again).tensors().keys() == Warp.of(first).tensors().keys()
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_given_groups_learn_only_if_asked(*, learn: bool) -> None:
+    model = _model()
+    warp = Warp.of(WarpAdam(param_groups(model)))
+    optimizer = warp.optimizer(param_groups(model), learn=learn)
+    assert all((group["p_lr"] > 0) == learn for group in optimizer.param_groups)
