@@ -175,6 +175,7 @@ class Plan:
 
     def begin_turn(self, turn: int, nth: int) -> None:
         """Let it happen at the nth call from now on."""
+        (Path(self.folder) / DYING).unlink(missing_ok=True)  # no slot started after the last moments of the turn before
         draft = Path(self.folder) / f".{TURN}"
         draft.write_text(f"{turn} {nth}")
         draft.replace(Path(self.folder) / TURN)
