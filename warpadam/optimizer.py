@@ -226,6 +226,9 @@ class WarpAdam(Optimizer):
         ``hypergradient`` if the optimizer's learner is ``whitening``. If you gave the optimizer no lr, that of the
         group is the default of the group's learner.
 
+        Parameters without names, added to those with names, are called by their place, such as ``0 of group 1``. To
+        carry their P to another optimizer, name them: ``{"params": module.named_parameters()}``.
+
         Raises:
             InvalidConfigError: As for the constructor.
             UnsupportedParameterError: As for the constructor.
@@ -240,6 +243,12 @@ class WarpAdam(Optimizer):
         numbers = {name: getattr(config, name) for name in own if name != "lr"}
         param_group.update(numbers | {name: getattr(config, name) for name in Strategy._fields})
         has_own_split = "split" in param_group
+        params, index = param_group["params"], len(self.param_groups)
+        if any("param_names" in group for group in self.param_groups) and not isinstance(params, set):
+            params = [params] if isinstance(params, Tensor) else list(params)
+            if "param_names" not in param_group and not any(isinstance(param, tuple) for param in params):
+                params = [(f"{place} of group {index}", param) for place, param in enumerate(params)]
+            param_group["params"] = params
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:

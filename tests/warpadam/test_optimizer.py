@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import numpy
@@ -17,6 +18,7 @@ from warpadam import (
     Learner,
     Strategy,
     UnsupportedParameterError,
+    Warp,
     WarpAdam,
     WarpAdamConfig,
     param_groups,
@@ -208,6 +210,34 @@ BAD_SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("learner", {"learner": "rotation", "placement": "pre"}),
     ("learner", {"learner": "whitening", "structure": "diagonal"}),
 ]
+
+
+@pytest.mark.parametrize("made", [list, tuple, iter, itemgetter(0)], ids=["list", "tuple", "iterator", "one"])
+def test_parameters_without_names_may_be_added_to_those_with_names(made: Any) -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    optimizer = WarpAdam(first.named_parameters())
+    optimizer.add_param_group({"params": made(list(second.parameters()))})
+    optimizer.add_param_group({"params": nn.Linear(2, 1).named_parameters("third")})
+    before = second.weight.detach().clone()
+    second(first(torch.ones(2, 3))).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(second.weight, before)
+    assert optimizer.param_groups[1]["param_names"][0] == "0 of group 1"
+    assert set(Warp.of(optimizer).parameters) > {"weight", "0 of group 1", "third.bias"}
+    second.weight.grad = torch.eye(3).to_sparse()
+    with pytest.raises(UnsupportedParameterError, match="'0 of group 1'"):
+        optimizer.step()
+
+
+def test_names_that_are_missing_for_some_of_the_added_parameters_are_refused_as_torch_does() -> None:
+    optimizer = WarpAdam(nn.Linear(3, 3).named_parameters())
+    params = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))]
+    with pytest.raises(ValueError, match="Some param names are missing"):
+        optimizer.add_param_group({"params": [("a", params[0]), params[1]]})
+    with pytest.raises(TypeError, match="ordered collections"):
+        optimizer.add_param_group({"params": set(params)})
+    optimizer.add_param_group({"params": params, "param_names": ["a", "b"]})
+    assert optimizer.param_groups[1]["param_names"] == ["a", "b"]
 
 
 @pytest.mark.parametrize(("field", "settings"), BAD_SETTINGS)
