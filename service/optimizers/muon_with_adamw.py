@@ -14,12 +14,15 @@ from service.optimizers import Config
 
 @final
 class MuonWithAdamW(Optimizer):
-    """Muon for some parameters and AdamW for the others, as one optimizer with the groups and states of both."""
+    """Muon for some parameters and AdamW for the others, as one optimizer with the groups and states of both.
+
+    AdamW steps the groups that are added later; settings that they lack take those of AdamW.
+    """
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
         self._parts: tuple[Optimizer, ...] = (muon, adamw)
-        super().__init__([group for part in self._parts for group in part.param_groups], {})
-        self._share()
+        self._muon_groups = len(muon.param_groups)
+        super().__init__([*muon.param_groups, *adamw.param_groups], dict(adamw.defaults))
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Step both; ``closure`` evaluates the loss again."""
@@ -27,23 +30,14 @@ class MuonWithAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self._parts:
+        count = self._muon_groups
+        for part, groups in zip(self._parts, (self.param_groups[:count], self.param_groups[count:]), strict=True):
+            part.param_groups, part.state = groups, self.state  # those that schedulers and checkpoints see
             part.step()
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what ``state_dict()`` returned."""
-        super().load_state_dict(state_dict)
-        self._share()
-
-    def _share(self) -> None:
-        """Make groups and states of the parts the ones that schedulers and checkpoints see."""
-        start = 0
-        for part in self._parts:
-            count = len(part.param_groups)
-            part.param_groups = self.param_groups[start : start + count]
-            part.state = self.state
-            start += count
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_parts": self._parts, "_muon_groups": self._muon_groups}
 
 
 def build_muon(model: nn.Module, config: Config) -> Optimizer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -77,6 +79,67 @@ def test_a_schedule_reaches_every_group(arm: Any) -> None:
     before = [param.clone() for param in model.parameters()]
     train(model, optimizer, 1)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_it_trains_parameters_that_are_added_later_as_if_they_had_been_there(arm: Any) -> None:
+    model, optimizer = make(arm)
+    added, start = nn.Linear(2, 2), torch.eye(2)
+    nn.init.eye_(added.weight)
+    train(model, optimizer, 2)
+    optimizer.add_param_group({"params": list(added.parameters()), "lr": 0.01})
+    whole = nn.Sequential(model, added)
+    before = loss_of(whole).item()
+    assert train(whole, optimizer, 20) < before
+    assert not torch.equal(added.weight, start)
+    assert all(optimizer.state[param] for param in added.parameters())
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
+)
+@pytest.mark.parametrize(
+    "arm",
+    [arm for arm in ARMS if arm.name != "soap"],  # copies of pytorch_optimizer's own SOAP lack its attributes
+    ids=lambda arm: arm.name,
+)
+def test_a_copy_goes_on_as_the_original_does(arm: Any, copied: Callable[[Any], Any]) -> None:
+    model, optimizer = make(arm)
+    train(model, optimizer, 3)
+    other, copy_of_it = copied((model, optimizer))
+    assert train(model, optimizer, 3) == train(other, copy_of_it, 3)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=9),
+        lambda optimizer: torch.optim.lr_scheduler.CyclicLR(optimizer, 0.001, 0.01, step_size_up=4),
+    ],
+    ids=["OneCycleLR", "CyclicLR"],
+)
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_it_takes_the_schedules_that_cycle_the_momentum(arm: Any, schedule: Callable[..., Any]) -> None:
+    model, optimizer = make(arm)
+    made = schedule(optimizer)
+    rates = set()
+    for _ in range(8):
+        train(model, optimizer, 1)
+        made.step()
+        rates.add(optimizer.param_groups[-1]["lr"])
+    assert len(rates) >= 4
+
+
+def test_muon_with_adamw_gives_what_is_added_later_to_adamw() -> None:
+    torch.manual_seed(0)
+    added, alone = nn.Linear(6, 2), nn.Linear(6, 2)
+    alone.load_state_dict(added.state_dict())
+    _, optimizer = make(baseline_arm("muon"))
+    optimizer.add_param_group({"params": list(added.parameters())})
+    train(added, optimizer, 5)
+    settings = {name: optimizer.param_groups[1][name] for name in ("lr", "betas", "weight_decay")}
+    train(alone, torch.optim.AdamW(alone.parameters(), **settings), 5)
+    assert all(torch.equal(a, b) for a, b in zip(added.parameters(), alone.parameters(), strict=True))
 
 
 def test_muon_with_adamw_steps_as_its_parts_do() -> None:
