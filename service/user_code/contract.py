@@ -89,15 +89,22 @@ def make_model(
         loss.backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise EntrypointError(f"the loss cannot be differentiated: {described(error)}") from error
-    for name, parameter in parameters.items():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
-            raise EntrypointError(f"the gradient of parameter {name} is not finite")
-    if all(parameter.grad is None for parameter in parameters.values()):
-        raise EntrypointError("no parameter gets a gradient; the output must depend on them")
+    _check_gradients(parameters)
     model.eval()
     with torch.no_grad():
         _output(model, x, outputs)
     return model.train()
+
+
+def _check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
+    gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+    if not gradients:
+        raise EntrypointError("no parameter gets a gradient; the output must depend on them")
+    for name, gradient in gradients.items():
+        if gradient.layout != torch.strided:
+            raise EntrypointError(f"the gradient of parameter {name} is sparse; make its layer with sparse=False")
+        if not gradient.isfinite().all():
+            raise EntrypointError(f"the gradient of parameter {name} is not finite")
 
 
 def _refuse_loop(factory: Callable[..., object]) -> None:

@@ -71,6 +71,17 @@ def lazy(shape: tuple[int, ...], outputs: int, task: str) -> Any:
     return nn.LazyLinear(outputs)
 
 
+class FirstRows(nn.Module):
+    """The number of each row, in place of the row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.arange(len(x))
+
+
+def sparse(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+    return nn.Sequential(FirstRows(), nn.Embedding(8, 4, sparse=True), nn.Linear(4, outputs))
+
+
 def unseeded(shape: tuple[int, ...], outputs: int, task: str) -> Any:
     model = nn.Linear(shape[-1], outputs)
     nn.init.constant_(model.bias, np.random.default_rng().normal())

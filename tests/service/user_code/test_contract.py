@@ -26,6 +26,7 @@ BAD_MODELS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "list": (faulty.broken, {"how": "list"}, "forward returned a list; expected a tensor"),
     "nan": (faulty.broken, {"how": "nan"}, "output of the untrained module is not finite"),
     "cut": (faulty.broken, {"how": "cut"}, "the loss cannot be differentiated"),
+    "sparse": (faulty.sparse, {}, "the gradient of parameter 1.weight is sparse; make its layer with sparse=False"),
     "forward raises": (faulty.broken, {"how": "raises"}, "forward raised RuntimeError"),
     "a training loop": (loops.fit, {}, "takes make_optimizer, as a training loop does; set model.name to loop"),
 }
