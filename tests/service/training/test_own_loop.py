@@ -126,6 +126,16 @@ def test_every_optimizer_takes_named_parameters(name: str) -> None:
     assert [found.step for found in loop] == [1]
 
 
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if OPTIMIZERS[name].requires is None])
+def test_every_optimizer_trains_parameters_that_a_loop_adds_later(name: str) -> None:
+    entry = OPTIMIZERS[name]
+    space = entry.space or get_preset("adamw" if name == "random_p" else "default")
+    config = dict(entry.config(space.some_values()))
+    loop = OwnLoop(loops.unfreezes, lambda model: build_optimizer(name, model, config), 0, {})
+    before, after = (found.loss for found in loop)
+    assert before == 0 < after
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", loops.__name__)

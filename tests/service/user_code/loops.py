@@ -154,6 +154,27 @@ def evaluates_first(make_optimizer: Make, seed: int) -> Iterator[float]:
     yield loss_of(model).item()
 
 
+def unfreezes(make_optimizer: Make, seed: int, *, named: bool = False) -> Iterator[float]:
+    """Train the head first and add the body later; yield how far the body has moved."""
+    body, head = nn.Linear(4, 4), nn.Linear(4, 2)
+    optimizer, model, start = make_optimizer(head), nn.Sequential(body, head), body.weight.detach().clone()
+    step_on(model, optimizer)
+    yield (body.weight - start).abs().sum().item()
+    optimizer.add_param_group({"params": body.named_parameters() if named else body.parameters()})
+    for _ in range(3):
+        step_on(model, optimizer)
+    yield (body.weight - start).abs().sum().item()
+
+
+def has_complex_parameters(make_optimizer: Make, seed: int) -> Iterator[float]:
+    """AdamW takes them, WarpAdam does not."""
+    scale = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    optimizer = make_optimizer([scale])
+    (scale * scale.conj()).real.sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    yield 0.5
+
+
 def is_endless(make_optimizer: Make, seed: int) -> Iterator[float]:
     model, optimizer = started(make_optimizer)
     while True:

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from service.data.facts import DatasetFacts
 from service.spec.tasks import Task
 from service.training.entrypoints import EntrypointError
+from service.user_code import contract
 from service.user_code.contract import make_dataset, make_model, try_loop
 from tests.service.user_code import faulty, loops
 
@@ -111,6 +114,13 @@ def test_a_loop_that_is_to_end_earlier_is_tried_that_far(steps: int, known: int)
         (loops.yields, {"what": "nan"}, 60, "yielded a loss of nan after 1 steps of AdamW as PyTorch ships it"),
         (loops.never_yields, {}, 60, "ended without a loss; expected the validation loss"),
         (loops.is_endless, {}, 0.1, r"did not end within 0 seconds \(\d+ steps\).* give budget.steps"),
+        (loops.unfreezes, {"named": True}, 60, "with/without names. cannot add param group with names"),
+        (
+            loops.has_complex_parameters,
+            {},
+            60,
+            "with WarpAdam at its defaults, the training loop raised UnsupportedParameterError: .*; with AdamW it runs",
+        ),
         (loops.evaluates_late, {}, 0.1, r"no loss in its first \d+ steps .* raise WARPTUNE_USER_CODE_LIMIT_S"),
     ],
 )
@@ -121,3 +131,17 @@ def test_a_loop_that_cannot_be_used_is_refused(loop: Any, config: dict[str, Any]
 
 def test_an_endless_loop_can_be_used_with_a_number_of_steps() -> None:
     assert try_loop(loops.is_endless, 0, {}, 1_000_000, 0.1).loop_steps == 0
+
+
+def test_a_loop_that_has_used_half_of_its_time_is_not_tried_with_warpadam(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(contract, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def takes_5_s(make_optimizer: loops.Make, seed: int) -> Iterator[float]:
+        yield from loops.has_complex_parameters(make_optimizer, seed)
+        now[0] += 5
+
+    assert try_loop(takes_5_s, 0, {}, None, 9).loop_steps == 1
+    now[0] = 0
+    with pytest.raises(EntrypointError, match="with WarpAdam"):
+        try_loop(takes_5_s, 0, {}, None, 11)
