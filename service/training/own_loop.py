@@ -130,8 +130,8 @@ class OwnLoop:
             values = made if isinstance(made, Sequence) and not isinstance(made, str) else [made]
             self._check_trained()
             for count, value in enumerate(values, start=1):
-                share = count / len(values)
-                yield self._evaluation(value, math.ceil(share * self.steps), share * self.seconds)
+                step = -(-count * self.steps // len(values))  # rounded up
+                yield self._evaluation(value, step, count / len(values) * self.seconds)
 
     def _evaluations(self, values: Iterator[object]) -> Iterator[Evaluation]:
         count, last, end = 0, 0, object()

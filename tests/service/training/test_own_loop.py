@@ -90,6 +90,10 @@ def test_losses_may_be_returned_as_any_iterable_and_those_of_a_list_are_spread_o
     assert losses(loops.returns_other) == plain
     assert [found.step for found in evaluations(loops.returns_a_list)] == [2, 4, 6, 8, 10, 12]
     assert len(losses(loops.returns_a_number)) == 1
+    found = evaluations(loops.returns_many, steps=100, count=100)
+    assert [evaluation.step for evaluation in found] == list(range(1, 101))
+    found = evaluations(loops.returns_many, steps=10, count=4)
+    assert [evaluation.step for evaluation in found] == [3, 5, 8, 10]
 
 
 def test_a_loss_before_the_first_step_does_not_count() -> None:
@@ -117,22 +121,21 @@ def test_every_strategy_of_warpadam_trains_in_a_plain_loop(strategy: Any) -> Non
     assert loop.optimizer.skipped_updates == 0
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if OPTIMIZERS[name].requires is None])
-def test_every_optimizer_takes_named_parameters(name: str) -> None:
-    entry = OPTIMIZERS[name]
-    space = entry.space or get_preset("adamw" if name == "random_p" else "default")
+@pytest.fixture(params=[name for name in OPTIMIZERS if OPTIMIZERS[name].requires is None])
+def build(request: pytest.FixtureRequest) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """Each optimizer that needs nothing else installed."""
+    entry = OPTIMIZERS[request.param]
+    space = entry.space or get_preset("adamw" if entry.name == "random_p" else "default")
     config = dict(entry.config(space.some_values()))
-    loop = OwnLoop(loops.evaluates_first, lambda model: build_optimizer(name, model, config), 0, {})
-    assert [found.step for found in loop] == [1]
+    return lambda model: build_optimizer(entry.name, model, config)
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if OPTIMIZERS[name].requires is None])
-def test_every_optimizer_trains_parameters_that_a_loop_adds_later(name: str) -> None:
-    entry = OPTIMIZERS[name]
-    space = entry.space or get_preset("adamw" if name == "random_p" else "default")
-    config = dict(entry.config(space.some_values()))
-    loop = OwnLoop(loops.unfreezes, lambda model: build_optimizer(name, model, config), 0, {})
-    before, after = (found.loss for found in loop)
+def test_every_optimizer_takes_named_parameters(build: Callable[..., Any]) -> None:
+    assert [found.step for found in OwnLoop(loops.evaluates_first, build, 0, {})] == [1]
+
+
+def test_every_optimizer_trains_parameters_that_a_loop_adds_later(build: Callable[..., Any]) -> None:
+    before, after = (found.loss for found in OwnLoop(loops.unfreezes, build, 0, {}))
     assert before == 0 < after
 
 

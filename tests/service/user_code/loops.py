@@ -85,6 +85,13 @@ def returns_a_list(make_optimizer: Make, seed: int) -> list[float]:
     return [loss.item() for loss in fit(make_optimizer, seed, name="plain")]
 
 
+def returns_many(make_optimizer: Make, seed: int, *, steps: int, count: int) -> list[float]:
+    model, optimizer = started(make_optimizer)
+    for _ in range(steps - 1):
+        step_on(model, optimizer)
+    return [0.5] * count
+
+
 def returns_other(make_optimizer: Make, seed: int) -> Iterable[torch.Tensor]:
     return map(torch.Tensor.detach, fit(make_optimizer, seed, name="plain"))
 
