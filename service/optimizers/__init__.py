@@ -71,7 +71,9 @@ def build_random_p(model: nn.Module, config: Config) -> Optimizer:
         bases = optimizer.get_distortion(param)
         for name, tensor in bases.items():
             if tensor.ndim >= 2 and tensor.shape[-1] == tensor.shape[-2]:
-                bases[name] = nn.init.orthogonal_(torch.empty_like(tensor))
+                blocks = tensor.reshape(-1, *tensor.shape[-2:])  # an axis that is too long has a stack of them
+                drawn = [nn.init.orthogonal_(torch.empty_like(block)) for block in blocks]
+                bases[name] = torch.stack(drawn).reshape(tensor.shape)
         optimizer.set_distortion(param, bases)
     return optimizer
 

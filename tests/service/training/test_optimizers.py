@@ -186,6 +186,20 @@ def test_a_random_p_has_the_norm_of_the_identity_and_differs_from_seed_to_seed()
     assert not torch.equal(*factors)
 
 
+def test_a_random_p_of_a_long_axis_is_orthogonal_in_each_block() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(784, 96)
+    optimizer = build_optimizer("random_p", model, OPTIMIZERS["random_p"].config({"lr": 0.01}))
+    bases = optimizer.get_distortion(model.weight)  # type: ignore[attr-defined]
+    blocks = bases["column_factor"]
+    assert blocks.ndim == 3
+    assert len(blocks) > 1
+    assert torch.allclose(blocks @ blocks.mT, torch.eye(blocks.shape[-1]).expand_as(blocks), atol=1e-5)
+    torch.manual_seed(0)
+    nn.Linear(784, 96)
+    assert torch.equal(bases["row_factor"], nn.init.orthogonal_(torch.empty(96, 96)))
+
+
 def test_an_optimizer_that_is_not_known_is_an_error_with_the_names() -> None:
     with pytest.raises(UnknownNameError, match=r"optimizer: must be one of warpadam, adamw.*got 'lion'"):
         build_optimizer("lion", nn.Linear(2, 2), {})
