@@ -79,4 +79,6 @@ def unknown_name(given: object, known: Iterable[str]) -> tuple[str, str]:
 
 
 def _closest(given: object, names: list[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(str(given), names, n=1, cutoff=SIMILARITY)), None)
+    if not isinstance(given, str):
+        return None
+    return next(iter(difflib.get_close_matches(given, names, n=1, cutoff=SIMILARITY)), None)

@@ -96,6 +96,14 @@ DEFAULT_LR: Final[Mapping[str, float]] = {
 about as long as those of torch's AdamW at its default of 0.001."""
 
 
+def as_float(number: Any) -> float:
+    """Return a real number as a float; one that is too large for it as infinity."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
 class Limits(NamedTuple):
     """The legal range of one number: from ``low`` to ``high``, or to below ``high``.
 
@@ -122,7 +130,7 @@ class Limits(NamedTuple):
         """Tell whether ``value`` is a number of the right kind within the range. A bool does not count as a number."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        number = float(value)
+        number = int(value) if self.whole else as_float(value)  # type: ignore[call-overload]  # a number, see above
         below = number < self.high if self.below_high or math.isinf(self.high) else number <= self.high
         return below and number >= self.low
 
@@ -132,7 +140,7 @@ class Limits(NamedTuple):
             return value
         if isinstance(value, Integral):
             return int(value)
-        number = float(value)
+        number = as_float(value)
         return int(number) if self.whole and number.is_integer() else number
 
 

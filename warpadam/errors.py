@@ -13,10 +13,24 @@ from __future__ import annotations
 import reprlib
 from typing import Final
 
+from typing_extensions import override
+
 _MAX_LINES: Final = 20
 """Most lines of one message."""
 
-_repr: Final = reprlib.Repr()
+
+class _Repr(reprlib.Repr):
+    """Shortens values; an int that Python refuses to write, being of over 4,300 digits, gets words."""
+
+    @override
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            return f"a whole number of {x.bit_length():,} bits"
+
+
+_repr: Final = _Repr()
 _repr.maxstring = _repr.maxlong = _repr.maxother = 200
 
 

@@ -16,7 +16,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from warpadam.config import WarpAdamConfig
+from warpadam.config import WarpAdamConfig, as_float
 from warpadam.errors import InvalidConfigError
 
 CONFIG_FIELDS: Final = tuple(field.name for field in fields(WarpAdamConfig))
@@ -45,9 +45,10 @@ def rate_of(group: Mapping[str, Any]) -> float | Tensor:
     lr = group["lr"]
     if isinstance(lr, Tensor) and lr.numel() == 1 and not lr.is_complex():
         return lr.detach().reshape(())
-    if isinstance(lr, bool) or not isinstance(lr, Real) or not math.isfinite(lr):
+    number = math.nan if isinstance(lr, bool) or not isinstance(lr, Real) else as_float(lr)
+    if not math.isfinite(number):
         raise InvalidConfigError("lr", lr, "must be a finite number or a tensor of one element")
-    return float(lr)
+    return number
 
 
 def momentum_dtype_of(group: Mapping[str, Any]) -> torch.dtype | None:

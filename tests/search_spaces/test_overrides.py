@@ -143,6 +143,22 @@ def test_strategies_new_to_the_preset_bring_the_numbers_they_use() -> None:
         ({"rank": {"low": 1, "high": 8.0}}, "rank.high", "a whole number of at least 1"),
         ({"rank": {"low": 0, "high": 8}}, "rank.low", "a whole number of at least 1"),
         ({"rank": 10**30}, "rank", "at most 2**53"),
+        *(
+            case
+            for huge in (10**400, 10**5000)
+            for case in (
+                ({"lr": huge}, "lr", "a finite number"),
+                ({"lr": -huge}, "lr", "a finite number"),
+                ({"lr": [0.1, huge]}, "lr[1]", "a finite number"),
+                ({"lr": {"low": 0.1, "high": huge}}, "lr.high", "a finite number"),
+                ({"max_dim": huge}, "max_dim", "at most 2**53"),
+                ({"max_dim": -huge}, "max_dim", "a whole number of at least 1"),
+                ({"rank": {"low": huge, "high": huge}}, "rank.low", "at most 2**53"),
+                ({"p_decay": huge}, "p_decay", "from 0 to 1"),
+                ({"structure": huge}, "structure", "one of"),
+                ({"strategy": [huge]}, "strategy[0]", "one of"),
+            )
+        ),
         ({"structure": "kroneker"}, "structure", "Did you mean 'kronecker'?"),
         ({"structure": ["full", "dense"]}, "structure[1]", "diagonal, low_rank, kronecker, full"),
         ({"structure": ["full", "full"]}, "structure[1]", "repeats a name"),
@@ -255,6 +271,8 @@ def test_parameter_that_is_none_of_warpadams_stays_within_its_own_values() -> No
         ({"kind": {"low": 1, "high": 2}}, "kind.low", "has no range"),
         ({"mass": 10}, "mass", "a whole number from 1 to 9"),
         ({"drag": {"low": 0.5, "high": 2}}, "drag.high", "a number from 0 to 1"),
+        ({"drag": 10**400}, "drag", "a number from 0 to 1"),
+        ({"mass": 10**5000}, "mass", "a whole number from 1 to 9"),
         ({"kind": "plain", "mass": 2}, "mass", "needs that kind is heavy"),
     ],
 )

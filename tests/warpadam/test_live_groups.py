@@ -142,3 +142,13 @@ def test_betas_in_a_list_that_changes_in_place_are_checked() -> None:
     betas[1] = 7.0
     with pytest.raises(InvalidConfigError, match="beta2"):
         _train(model, optimizer, 1)
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "p_lr"])
+def test_a_number_too_large_for_a_float_is_refused_by_name(name: str, digits: int) -> None:
+    model = _model()
+    optimizer = WarpAdam(model.named_parameters())
+    optimizer.param_groups[0][name] = 10**digits
+    with pytest.raises(InvalidConfigError, match=f"{name}: must be a finite number"):
+        _train(model, optimizer, 1)

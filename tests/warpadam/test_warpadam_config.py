@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from dataclasses import FrozenInstanceError, fields
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -49,6 +50,25 @@ def test_a_bad_value_is_named_with_what_would_be_right(field: str, value: Any) -
     assert caught.value.field == field
     assert caught.value.value is value
     assert str(caught.value).startswith(f"{field}: {caught.value.message}")
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize("field", ["lr", "p_decay", "cov_beta", "structure", "learner"])
+def test_a_number_too_large_for_a_float_is_bad_like_any_other(field: str, digits: int) -> None:
+    values: list[Any] = [10**digits, -(10**digits), Fraction(10**digits)]
+    for value in values:
+        with pytest.raises(InvalidConfigError) as caught:
+            WarpAdamConfig(**{field: value})
+        assert caught.value.value is value
+        assert str(caught.value).startswith(f"{field}: {caught.value.message} (got ")
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_whole_number_may_be_of_any_length(digits: int) -> None:
+    assert WarpAdamConfig(max_dim=10**digits).max_dim == 10**digits
+    with pytest.raises(InvalidConfigError, match="max_dim: must be a whole number of at least 1"):
+        WarpAdamConfig(max_dim=-(10**digits))
 
 
 @pytest.mark.parametrize(("betas", "beta"), [((1.0, 0.9), "beta1"), ((0.9, 1.0), "beta2"), ((-0.1, 0.9), "beta1")])

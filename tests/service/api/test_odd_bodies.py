@@ -53,6 +53,18 @@ def test_body_that_cannot_be_read_is_refused(shared_client: TestClient, shared_d
     assert count_rows(shared_db) == before
 
 
+@pytest.mark.parametrize("name", ["lr", "max_dim", "p_decay"])
+@pytest.mark.parametrize("form", ["{}", "[{}]", '{{"low": 0.1, "high": {}}}'], ids=["value", "list", "range"])
+def test_a_number_too_large_for_a_float_is_an_error_of_its_field(
+    shared_client: TestClient, spec: SpecMaker, name: str, form: str
+) -> None:
+    override = json.loads(form.format(10**400))
+    answer = shared_client.post("/v1/jobs", json=spec(search_space={"overrides": {name: override}}))
+    errors = assert_problem(answer, 422, "invalid_spec")["errors"]
+    assert all(error["field"].startswith(f"search_space.overrides.{name}") for error in errors)
+    assert any("number" in error["message"] for error in errors)
+
+
 def test_a_body_that_is_not_utf8_has_a_documented_answer_on_every_route_that_takes_one(
     shared_client: TestClient,
 ) -> None:
