@@ -34,7 +34,7 @@ def apply_overrides(space: SearchSpace, overrides: Mapping[str, object]) -> Sear
 
     Args:
         space: A preset, or any other space. A space without a parameter ``strategy`` belongs to a baseline: only its
-            own parameters and Adam's numbers can be overridden.
+            own parameters can be overridden, and Adam's other numbers if it has the betas of an Adam.
         overrides: By name, a scalar (fixes the parameter), a list of scalars (a choice) or
             ``{"low": .., "high": .., "log": ..}`` (a range; ``log`` defaults to the parameter's own). A name is one of:
 
@@ -69,8 +69,9 @@ def apply_overrides(space: SearchSpace, overrides: Mapping[str, object]) -> Sear
 
 
 def _check_names(space: SearchSpace, overrides: Mapping[str, object]) -> None:
-    adds = (*LIMITS, *FACETS) if STRATEGY in space else tuple(name for name in LIMITS if name in ALWAYS_USED)
-    known = dict.fromkeys((*space.names, *adds))
+    is_adam = "beta1" in space and "beta2" in space
+    adds = (*LIMITS, *FACETS) if STRATEGY in space else ALWAYS_USED if is_adam else ()
+    known = dict.fromkeys((*space.names, *(name for name in (*LIMITS, *FACETS) if name in adds)))
     for name, value in overrides.items():
         if name not in known:
             raise SearchSpaceError(str(name), value, *unknown_name(name, known))

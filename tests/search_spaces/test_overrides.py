@@ -281,3 +281,16 @@ def test_wrong_override_of_a_foreign_space_is_refused(overrides: dict[str, objec
         apply_overrides(custom(), overrides)
     assert caught.value.path == path
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", ["sgd", "muon"])
+@pytest.mark.parametrize("name", ["eps", "beta1", "beta2"])
+def test_a_number_of_adam_is_refused_where_the_baseline_has_none(preset: str, name: str) -> None:
+    with pytest.raises(SearchSpaceError, match=f"{name}: is not a known name") as caught:
+        apply_overrides(get_preset(preset), {name: 0.5})
+    assert caught.value.path == name
+
+
+@pytest.mark.parametrize("preset", ["adamw", "soap"])
+def test_eps_may_be_given_to_a_baseline_that_is_an_adam(preset: str) -> None:
+    assert apply_overrides(get_preset(preset), {"eps": 1e-6})["eps"].domain == Choice(values=(1e-6,))
