@@ -102,6 +102,8 @@ def _legal(name: str, value: object, own: Domain | None, path: str) -> Scalar:
         raise SearchSpaceError(path, value, f"must be {right}")
     if not is_scalar(value):
         raise SearchSpaceError(path, value, "must be a whole number of at most 2**53")
+    if name == "lr" and value == 0 and path != "low":
+        raise SearchSpaceError(path, value, "must be more than 0: with an lr of 0 nothing is trained")
     is_real = name in LIMITS and not LIMITS[name].whole
     return float(value) if is_real else value
 

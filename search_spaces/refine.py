@@ -75,8 +75,10 @@ def are_near(one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> bool:
     """
     if any(one.get(name) != other.get(name) for name in KIND):
         return False
-    ratio = float(one.get("lr", 1.0)) / float(other.get("lr", 1.0))
-    return abs(STEPS_PER_DECADE * math.log10(ratio)) < 1.05
+    lr, other_lr = (float(values.get("lr", 1.0)) for values in (one, other))
+    if not lr or not other_lr:  # 0 is no step from any other
+        return lr == other_lr
+    return abs(STEPS_PER_DECADE * (math.log10(lr) - math.log10(other_lr))) < 1.05
 
 
 def _neighbours(space: SearchSpace, values: Mapping[str, Scalar]) -> Iterator[dict[str, Scalar]]:

@@ -29,6 +29,11 @@ def test_a_trial_near_a_first_one_would_be_found_again() -> None:
     assert luck.chances == [FIRST_FOUND, pytest.approx(1 - (2 / 3) ** 3)]
 
 
+def test_an_lr_of_0_is_near_itself_alone() -> None:
+    trials = [(at(0.01), 0.0), (at(0.0), 0.1), (at(0.0), 0.2), (at(1e-300), 0.3), (at(1e300), 0.4)]
+    assert luck_of(trials, []).penalties == [0.0, 0.1, 0.3, 0.4]
+
+
 @given(st.lists(st.tuples(st.floats(1e-4, 0.3), st.floats(0, 2)), min_size=1, max_size=20))
 def test_penalties_rise_from_that_of_the_winner_and_chances_are_chances(found: list[tuple[float, float]]) -> None:
     trials = sorted(((at(lr), penalty) for lr, penalty in found), key=lambda one: one[1])
