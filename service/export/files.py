@@ -189,11 +189,17 @@ def _write_bundle(
     }
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file, content in {MANIFEST: json.dumps(manifest, indent=2).encode(), **files}.items():
-            archive.writestr(zipfile.ZipInfo(file, EPOCH), content, zipfile.ZIP_DEFLATED)
-        entry = zipfile.ZipInfo(DATA_FILE, EPOCH)
-        entry.compress_type = zipfile.ZIP_DEFLATED
-        with artifacts.open(job.id, name) as split, archive.open(entry, "w", force_zip64=True) as packed:
+            archive.writestr(_entry(file), content)
+        with artifacts.open(job.id, name) as split, archive.open(_entry(DATA_FILE), "w", force_zip64=True) as packed:
             shutil.copyfileobj(split, packed, PIECE_BYTES)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """Return an entry of the zip: without a clock, and readable for all where it is unpacked."""
+    entry = zipfile.ZipInfo(name, EPOCH)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    return entry
 
 
 def _unchanged(job_id: str, name: str, digest: str, artifacts: ArtifactStore) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ def save_warp(path: str | os.PathLike[str], warp: Warp) -> None:
         path: Usually ends in ``.safetensors``. An existing file is replaced.
         warp: Its tensors are stored bit for bit.
 
+    >>> import tempfile
     >>> from warpadam import WarpAdam
     >>> warp = Warp.of(WarpAdam(torch.nn.Linear(3, 2).named_parameters()))
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -68,15 +69,16 @@ def save_warp(path: str | os.PathLike[str], warp: Warp) -> None:
         "content": content,
         "sha256": _digest(content, tensors),
     }
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:  # unlike those of tempfile, readable for whom the umask allows it
             file.write(save(tensors, metadata))
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def load_warp(path: str | os.PathLike[str]) -> Warp:

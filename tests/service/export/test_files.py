@@ -179,6 +179,7 @@ def check_zip(job: Job, result: JobResult, store: ArtifactStore, path: Path) -> 
     path.write_bytes(render(job, result, ExportFormat.ZIP, store))
     runs = 2 if result.learned_p else 1
     with zipfile.ZipFile(path) as archive:
+        assert {entry.external_attr >> 16 for entry in archive.infolist()} == {0o644}
         archive.extractall(path.parent / "unpacked")
         manifest = json.loads(archive.read("manifest.json"))
     assert manifest["data_sha256"] == manifest["files"][DATA_FILE] == job.data_sha256

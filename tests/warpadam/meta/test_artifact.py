@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +98,19 @@ def test_another_safetensors_file_holds_no_p(tmp_path: Path) -> None:
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_warp(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077], ids=oct)
+def test_who_may_read_the_file_depends_on_the_umask_as_with_torch_save(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        save_warp(tmp_path / "p.safetensors", _warp(ROTATION))
+        save_warp(tmp_path / "p.safetensors", _warp(STRATEGIES[2]))
+        torch.save({}, tmp_path / "state.pt")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("p.safetensors", "state.pt"), stat.S_IFREG | 0o666 & ~umask)
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
