@@ -231,10 +231,7 @@ def try_loop(
             f"known; give budget.steps, after which it is stopped, or {raise_it}"
         )
     assert loop.model is not None, "it was evaluated"
-    took = time.monotonic() - started
-    if took < limit_s / 2:
-        _try_warpadam(function, seed, config, loop.steps, min(limit_s - took, TRY_S))
-    return DatasetInfo(
+    info = DatasetInfo(
         rows=0,
         features=0,
         task=Task.LOOP,
@@ -245,6 +242,11 @@ def try_loop(
         loop_steps=loop.steps if ended else 0,
         loop_scores=tuple(scores),
     )
+    took, done = time.monotonic() - started, loop.steps
+    del loop  # the next one may need the memory
+    if took < limit_s / 2:
+        _try_warpadam(function, seed, config, done, min(limit_s - took, TRY_S))
+    return info
 
 
 def _try_warpadam(
