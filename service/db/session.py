@@ -10,10 +10,12 @@ datasets of other projects, whatever the query says.
 from __future__ import annotations
 
 import copy
+import json
 import os
+import re
 import select as sockets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -55,6 +57,43 @@ SCHEMA_LOCK: Final = 0x57617270
 
 VERSION_TABLE: Final = "warptune_version"
 """Alembic's table for our migrations. The default name is taken by Optuna's table in the same database."""
+
+
+LONE_SURROGATE: Final = re.compile("[\\ud800-\\udfff]")
+"""Half of a character. Python reads a byte of a file name that is not UTF-8 as one."""
+
+
+def storable(text: str) -> str:
+    r"""Return text that every database takes: NULs and lone surrogates are written out, as ``\x00`` and ``\udce9``."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return LONE_SURROGATE.sub(_written_out, text).replace("\0", r"\x00")
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return rf"\u{ord(found[0]):x}"
+
+
+def _to_json(value: object) -> str:
+    r"""Return JSON for a column. Lone surrogates are written out, because no answer could repeat them."""
+    return LONE_SURROGATE.sub(lambda found: "\\" + _written_out(found), json.dumps(value, ensure_ascii=False))
+
+
+def _storable_parameters(parameters: Any) -> Any:
+    """Return the parameters of a statement, or of each of its rows, with text that can be stored."""
+    if isinstance(parameters, str):
+        return storable(parameters)
+    if isinstance(parameters, Mapping):
+        return {name: _storable_parameters(value) for name, value in parameters.items()}
+    if isinstance(parameters, list | tuple):
+        return type(parameters)(map(_storable_parameters, parameters))
+    return parameters
+
+
+def _make_storable(*about: Any) -> tuple[str, Any]:
+    """Handle the event ``before_cursor_execute`` of an engine."""
+    _, _, statement, parameters, *_ = about
+    return statement, _storable_parameters(parameters)
 
 
 def is_ours(name: str | None, kind: str, parents: object) -> bool:
@@ -129,9 +168,12 @@ class Database:
         arguments: dict[str, object] = {"connect_timeout": connect_timeout_s(wait_s)}
         if is_sqlite:
             arguments = {"timeout": wait_s, "check_same_thread": False}
-        self.engine: Engine = create_engine(self.url, connect_args=arguments, pool_timeout=wait_s)
+        self.engine: Engine = create_engine(
+            self.url, connect_args=arguments, pool_timeout=wait_s, json_serializer=_to_json
+        )
         options = {"warptune_begin": "DEFERRED"} if is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reading = self.engine.execution_options(**options)
+        event.listen(self.engine, "before_cursor_execute", _make_storable, retval=True)
         event.listen(self.engine, "connect", self._on_connect)
         event.listen(self.engine, "checkout", self._on_checkout)
         if is_sqlite:

@@ -12,7 +12,7 @@ from sqlalchemy import String, delete, select
 from sqlalchemy.orm import Session
 
 from service.db.models import AuditLine
-from service.db.session import Database
+from service.db.session import Database, storable
 
 COMMAND: Final = "command"
 """The method of a line that a command wrote next to the database."""
@@ -28,7 +28,7 @@ BATCH: Final = 1_000
 
 def record(db: Database, **facts: Any) -> None:
     """Add a line; ``facts`` are columns of :class:`~service.db.models.AuditLine`. Longer texts are cut."""
-    cut = {name: value[: LENGTHS[name]] if isinstance(value, str) else value for name, value in facts.items()}
+    cut = {name: storable(value)[: LENGTHS[name]] if isinstance(value, str) else value for name, value in facts.items()}
     with db.write() as session:
         session.add(AuditLine(**cut))
 

@@ -45,6 +45,14 @@ def test_a_change_is_written_down_before_it_is_answered(client: TestClient, spec
     assert abs(datetime.now(UTC) - at) < timedelta(minutes=1)
 
 
+@pytest.mark.parametrize(("sent", "stored"), [("%00", "\\x00"), ("%00" * 100, "\\x00" * 46)])
+def test_a_path_that_cannot_be_stored_as_it_is_leaves_a_line_too(client: TestClient, sent: str, stored: str) -> None:
+    assert client.post(f"/v1/jobs/job-{sent}/cancel").status_code == 422
+    (line,) = lines(client)
+    assert line["target"].startswith(f"/v1/jobs/job-{stored}")
+    assert len(line["target"]) <= 200
+
+
 @sqlite_only
 def test_reading_leaves_no_line(client: TestClient, submit: Submit) -> None:
     job = submit()["links"]["self"]

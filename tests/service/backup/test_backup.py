@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,7 +22,7 @@ from service.backup import check, make
 from service.backup.check import compare
 from service.backup.tables import tables
 from service.cli.app import app
-from service.db.models import AuditLine, Job
+from service.db.models import AuditLine, Event, Job
 from service.db.session import Database, create_schema
 from service.db.studies import Studies
 from service.engines.local import LocalEngine
@@ -290,6 +291,23 @@ def test_a_backup_of_an_older_version_is_restored(settings: Settings, sqlite_tar
     (folder / make.MANIFEST).write_text(json.dumps(manifest))
     make.restore(sqlite_target, folder)
     assert set(rows(sqlite_target.database_url)["jobs"]) == set()
+
+
+@sqlite_only
+def test_text_that_only_sqlite_stores_is_restored_into_every_database(
+    settings: Settings, target: Settings, submit: Submit, folder: Path
+) -> None:
+    job_id = submit()
+    with closing(sqlite3.connect(settings.database_url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("UPDATE jobs SET state = 'failed', cause = ?", ["bad magic \x00"])
+        connection.execute(
+            "INSERT INTO job_events VALUES (9, ?, '2026-01-01', 'failed', '{\"cause\": \"\\udce9\"}')", [job_id]
+        )
+    make.make(settings, folder)
+    make.restore(target, folder)
+    with closing(Database(target.database_url)) as restored, restored.read() as session:
+        assert jobs.require_job(session, job_id).cause in ("bad magic \x00", "bad magic \\x00")
+        assert session.get_one(Event, 9).data == {"cause": "\\udce9"}
 
 
 @sqlite_only

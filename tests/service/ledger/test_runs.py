@@ -121,6 +121,32 @@ def test_a_lost_run_is_queued_with_an_event_until_its_attempts_are_used_up(log: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("odd", "stored"),
+    [("bad magic \x00\x01", "bad magic \\x00\x01"), ("no caf\udce9.csv, Ω 🚀", "no caf\\udce9.csv, Ω 🚀")],
+)
+def test_an_odd_character_in_a_cause_is_written_out_wherever_it_is_stored(
+    log: RunLog, db: Database, odd: str, stored: str
+) -> None:
+    """User code raises what it likes. PostgreSQL stores no NUL, and neither database half a surrogate pair."""
+    trial = started(log)
+    (run,) = log.plan_confirm_runs("confirm", [trial], [1])
+    log.lose(trial, odd, 0, 2)
+    log.delay_start(odd, 1.0)
+    log.finish_trial(trial.id, Ended(TrialState.FAILED, cause=odd), 1.0)
+    log.finish_confirm_run(run.id, Ended(TrialState.FAILED, cause=odd))
+    log.stop(odd)
+    log.end(JobState.FAILED, odd)
+    assert get_trials(db, log.job_id)[0].cause == stored
+    assert log.confirm_runs("confirm")[0].cause == stored
+    assert get_job(db, log.job_id).cause == stored
+    with db.read() as session:
+        causes = [event.data["cause"] for event in session.query(Event) if "cause" in event.data]
+    assert len(causes) == 4
+    assert {cause.replace("\x00", "\\x00") for cause in causes} == {stored}
+    assert "".join(causes).encode()  # JSON may hold a NUL, but no answer can repeat half a surrogate pair
+
+
 def test_what_is_put_back_keeps_its_attempt_and_the_arm_its_time(log: RunLog, db: Database) -> None:
     trial = started(log)
     log.requeue_trial(trial.id, 7.5)
