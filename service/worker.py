@@ -17,11 +17,9 @@ from contextvars import copy_context
 from typing import Final
 
 import optuna
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service import logs
-from service.db.session import Database
+from service.db.session import AWAY, Database
 from service.disk import is_full, require_room
 from service.engines.base import Engine
 from service.errors import (
@@ -45,13 +43,7 @@ log = logging.getLogger(__name__)
 HEARTBEATS: Final = 5
 """Renewals within one lease: four may fail in a row."""
 
-LEDGER_AWAY: Final = (
-    OperationalError,
-    InterfaceError,
-    PoolTimeoutError,
-    DatabaseReplacedError,
-    optuna.exceptions.StorageInternalError,
-)
+LEDGER_AWAY: Final = (*AWAY, DatabaseReplacedError, optuna.exceptions.StorageInternalError)
 """What is raised while the database cannot be reached. The job is not to blame then."""
 
 OVERTIME: Final = 2

@@ -17,12 +17,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, JsonValue
 from pydantic.json_schema import models_json_schema
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from service import logs
 from service.api.field_errors import field_errors
+from service.db.session import AWAY
 from service.disk import is_full
 from service.errors import (
     ConflictError,
@@ -242,7 +241,7 @@ HANDLERS: Final[dict[Any, Any]] = {
     ServiceError: _on_service_error,
     RequestValidationError: _on_validation_error,
     HTTPException: _on_http_error,
-    **dict.fromkeys((OperationalError, InterfaceError, PoolTimeoutError), _on_database_error),
+    **dict.fromkeys(AWAY, _on_database_error),
     OSError: _on_full_disk,
 }
 """What makes an answer of an error, by its kind. Any other error is a bug."""

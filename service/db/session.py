@@ -26,8 +26,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, Float, create_engine, event, select, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -46,6 +47,15 @@ PING_SHARE: Final = 0.25
 
 UNDEFINED_TABLE: Final = "42P01"
 """SQLSTATE of PostgreSQL for a table that is not there. SQLite says so in words."""
+
+READ_ONLY: Final = "25006"
+"""SQLSTATE of PostgreSQL for a write to a server that takes none, such as the standby after a failover."""
+
+AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What is raised while the database cannot be used, and nobody but its operator is to blame."""
+
+VANISHED: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""After a minute without a sign of life from its host, libpq gives a connection up, also in the middle of a query."""
 
 EMPTY_QUERY: Final = 0
 """The status that libpq gives the answer to a query without text, PGRES_EMPTY_QUERY."""
@@ -117,9 +127,10 @@ def _compile_epoch_now(element: epoch_now, compiler: SQLCompiler, **options: obj
     return "extract(epoch from clock_timestamp())::float8"
 
 
-def connect_timeout_s(wait_s: float) -> int:
-    """Return the seconds that PostgreSQL may take to accept a connection, out of the whole wait for it."""
-    return max(1, int((1 - PING_SHARE) * wait_s))
+def postgresql_arguments(url: URL, wait_s: float) -> dict[str, int]:
+    """Return how to connect to PostgreSQL: how long that may take, out of the whole wait, and :data:`VANISHED`."""
+    chosen = {name: value for name, value in VANISHED.items() if name not in url.query}
+    return {"connect_timeout": max(1, int((1 - PING_SHARE) * wait_s)), **chosen}
 
 
 EVERY_PROJECT: Final = "warptune_every_project"
@@ -165,15 +176,16 @@ class Database:
         self._wait_s, self._identity = wait_s, ""
         self.owner, self._sees_all = LOCAL_PROJECT, True
         is_sqlite = self.url.get_backend_name() == "sqlite"
-        arguments: dict[str, object] = {"connect_timeout": connect_timeout_s(wait_s)}
-        if is_sqlite:
-            arguments = {"timeout": wait_s, "check_same_thread": False}
+        arguments: dict[str, Any] = {"timeout": wait_s, "check_same_thread": False}
+        if not is_sqlite:
+            arguments = postgresql_arguments(self.url, wait_s)
         self.engine: Engine = create_engine(
             self.url, connect_args=arguments, pool_timeout=wait_s, json_serializer=_to_json
         )
         options = {"warptune_begin": "DEFERRED"} if is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reading = self.engine.execution_options(**options)
         event.listen(self.engine, "before_cursor_execute", _make_storable, retval=True)
+        event.listen(self.engine, "handle_error", _leave_a_standby)
         event.listen(self.engine, "connect", self._on_connect)
         event.listen(self.engine, "checkout", self._on_checkout)
         if is_sqlite:
@@ -270,10 +282,16 @@ class Database:
             raise
         if not isinstance(connection, sqlite3.Connection):
             connection.autocommit = False
+        record.info["is_new"] = True
 
     def _on_checkout(self, connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
-        """Refuse a connection from the pool that leads nowhere, so that the pool makes another one."""
+        """Refuse a connection from the pool that leads nowhere, so that the pool makes another one.
+
+        A new one has just answered. If it were refused too, SQLAlchemy would give up with an InvalidRequestError.
+        """
         del proxy
+        if record.info.pop("is_new", False):
+            return
         is_sqlite = isinstance(connection, sqlite3.Connection)
         if (record.info.get("file") != self._file()) if is_sqlite else not self._answers(connection):
             raise DisconnectionError
@@ -306,6 +324,14 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+def _leave_a_standby(context: ExceptionContext) -> None:
+    """Treat a server that takes no writes as one that has gone: drop its connections, and raise the same error."""
+    error = context.sqlalchemy_exception
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY and isinstance(error, DBAPIError):
+        context.is_disconnect = True
+        raise OperationalError(error.statement, error.params, context.original_exception, connection_invalidated=True)
 
 
 def _configure_sqlite(connection: sqlite3.Connection) -> None:

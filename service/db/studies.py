@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
-from service.db.session import LOCK_TIMEOUT_S, connect_timeout_s, schema_lock
+from service.db.session import LOCK_TIMEOUT_S, postgresql_arguments, schema_lock
 
 if TYPE_CHECKING:
     import optuna
@@ -76,7 +76,7 @@ def _open(url: str, wait_s: float) -> optuna.storages.RDBStorage:
     is_sqlite = make_url(url).get_backend_name() == "sqlite"
     options: dict[str, object] = {"connect_args": {"timeout": wait_s}, "pool_timeout": wait_s}
     if not is_sqlite:
-        options |= {"connect_args": {"connect_timeout": connect_timeout_s(wait_s)}, "pool_pre_ping": True}
+        options |= {"connect_args": postgresql_arguments(make_url(url), wait_s), "pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
     if is_sqlite:
         event.listen(storage.engine, "connect", _relax_sqlite)

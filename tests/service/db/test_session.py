@@ -16,7 +16,16 @@ from sqlalchemy import inspect, select, text
 from sqlalchemy.orm import Session
 
 from service.db.models import Base, Job
-from service.db.session import VERSION_TABLE, Database, alembic_config, create_schema, epoch_now, is_ours
+from service.db.session import (
+    AWAY,
+    VERSION_TABLE,
+    Database,
+    alembic_config,
+    create_schema,
+    epoch_now,
+    is_ours,
+    postgresql_arguments,
+)
 from service.errors import DatabaseReplacedError
 from service.ledger import jobs
 from service.spec.job import JobSpec
@@ -148,3 +157,43 @@ def test_a_connection_that_the_server_is_ending_is_replaced(db: Database) -> Non
                 assert session.scalar(end, {"pid": pid})
             with other.read() as session:
                 assert session.scalar(text("SELECT 1")) == 1
+
+
+@postgresql_only
+def test_a_connection_that_was_just_made_is_not_asked_whether_it_answers(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow server would be refused twice in a row, and SQLAlchemy then says that a connection is closed."""
+    db.ping()
+    asked: list[object] = []
+    monkeypatch.setattr(Database, "_answers", lambda self, connection: asked.append(connection))
+    db.ping()
+    assert len(asked) == 1
+    db.ping()
+    assert len(asked) == 2
+
+
+@postgresql_only
+def test_a_server_that_takes_no_writes_is_away_and_its_connections_are_given_up(db: Database) -> None:
+    """After a failover the service may still be connected to the server that is the standby now."""
+
+    def write_to_a_standby() -> None:
+        with db.write() as session:
+            session.execute(text("SET TRANSACTION READ ONLY"))
+            session.execute(text("UPDATE jobs SET name = name"))
+
+    with db.read() as session:
+        before = session.scalar(text("SELECT pg_backend_pid()"))
+    with pytest.raises(AWAY, match="read-only transaction"):
+        write_to_a_standby()
+    with db.write() as session:
+        session.execute(text("UPDATE jobs SET name = name"))
+        assert session.scalar(text("SELECT pg_backend_pid()")) != before
+
+
+@pytest.mark.parametrize(("given", "expected"), [("", 30), ("?keepalives_idle=7", 7)])
+def test_a_host_that_vanishes_is_given_up_unless_the_url_says_otherwise(given: str, expected: int) -> None:
+    with closing(Database(f"postgresql+psycopg://me@127.0.0.1:1/x{given}")) as database:
+        _, from_url = database.engine.dialect.create_connect_args(database.url)
+        used = from_url | postgresql_arguments(database.url, 4.0)
+    assert (int(used["keepalives_idle"]), used["tcp_user_timeout"]) == (expected, 60_000)
