@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from pydantic import JsonValue
 from sqlalchemy import ColumnElement, CursorResult, Update, and_, delete, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service import logs
@@ -84,6 +85,23 @@ def add(
     session.add_all(Arm(job_id=job.id, name=name, position=i) for i, name in enumerate(arms))
     record_event(session, job.id, "submitted")
     return job
+
+
+def is_stored(db: Database, job_id: str) -> bool:
+    """Tell whether a job was stored, after its connection broke at the commit.
+
+    The server may still be at that commit, and nobody can see its row until it ends. A row with the same id waits for
+    it, and is taken back.
+    """
+    try:
+        with db.write() as session:
+            row = Job(id=job_id, name="", dataset="", spec={})
+            session.add(row)
+            session.flush()
+            session.delete(row)
+    except IntegrityError:
+        return True
+    return False
 
 
 def require_job_for(verb: str, session: Session, job_id: str) -> Job:

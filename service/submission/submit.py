@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from service.artifacts import START_P_FILE
@@ -61,21 +62,29 @@ def submit(context: Context, spec: JobSpec, render: Render, key: str | None = No
         if earlier is not None:
             return earlier
     prepared = _prepare(context, spec)
-    plan, job_id, queued = prepared.plan, jobs.new_id(), False
+    plan, job_id, was_committing = prepared.plan, jobs.new_id(), False
     admission.require_time(context.settings, plan)
 
     def add(session: Session) -> Job:
         admission.require_place(context, session)
         return jobs.add(session, plan.spec, [arm.name for arm in plan.arms], prepared.info, job_id)
 
+    def render_last(session: Session, job: Job) -> dict[str, JsonValue]:
+        nonlocal was_committing
+        answer = render(session, job)
+        was_committing = True
+        return answer
+
     try:
         for name, content in prepared.files.items():
             context.artifacts.put(job_id, name, content)
-        answer = answer_once(context.db, request, add, render)
-        queued = not answer.replayed
-    finally:
-        if prepared.files and not queued:
+        answer = answer_once(context.db, request, add, render_last)
+    except BaseException:
+        if prepared.files and not (was_committing and jobs.is_stored(context.db, job_id)):
             context.artifacts.delete_job(job_id)
+        raise
+    if prepared.files and answer.replayed:
+        context.artifacts.delete_job(job_id)
     return answer
 
 

@@ -195,5 +195,5 @@ def test_a_server_that_takes_no_writes_is_away_and_its_connections_are_given_up(
 def test_a_host_that_vanishes_is_given_up_unless_the_url_says_otherwise(given: str, expected: int) -> None:
     with closing(Database(f"postgresql+psycopg://me@127.0.0.1:1/x{given}")) as database:
         _, from_url = database.engine.dialect.create_connect_args(database.url)
-        used = from_url | postgresql_arguments(database.url, 4.0)
+        used = {**from_url, **postgresql_arguments(database.url, 4.0)}
     assert (int(used["keepalives_idle"]), used["tcp_user_timeout"]) == (expected, 60_000)

@@ -1,10 +1,12 @@
 # From a request to a queued job: the files of a job are there before it is, and go again if it does not come to be.
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
@@ -80,6 +82,43 @@ def test_files_of_a_job_that_is_not_queued_are_deleted(
     with pytest.raises(RuntimeError, match="the database is gone"):
         submission.submit(context, wanted, fail)
     assert (folders(settings), jobs_in(db)) == ([], before)
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_files_are_kept_if_the_connection_breaks_at_a_commit_that_went_through(
+    context: Context,
+    wanted: JobSpec,
+    db: Database,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    is_stored: bool,
+) -> None:
+    before, commit = jobs_in(db), db.engine.dialect.do_commit
+
+    def break_once(connection: Any) -> None:
+        monkeypatch.setattr(db.engine.dialect, "do_commit", commit)
+        if is_stored:
+            commit(connection)
+        raise sqlite3.OperationalError("the server closed the connection")
+
+    monkeypatch.setattr(db.engine.dialect, "do_commit", break_once)
+    with pytest.raises(OperationalError):
+        submission.submit(context, wanted, render, "key")
+    assert (len(folders(settings)), jobs_in(db)) == (is_stored, before + is_stored)
+    answer = submission.submit(context, wanted, render, "key")
+    assert (answer.replayed, folders(settings), jobs_in(db)) == (is_stored, [answer.body["id"]], before + 1)
+
+
+def test_files_are_kept_if_nobody_can_tell_whether_the_job_was_stored(
+    context: Context, wanted: JobSpec, db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def always_broken(connection: Any) -> None:
+        raise sqlite3.OperationalError("the server closed the connection")
+
+    monkeypatch.setattr(db.engine.dialect, "do_commit", always_broken)
+    with pytest.raises(OperationalError):
+        submission.submit(context, wanted, render)
+    assert len(folders(settings)) == 1
 
 
 def test_a_file_that_cannot_be_stored_queues_nothing(
