@@ -317,6 +317,9 @@ class LocalEngine:
         for slot in list(self._slots):
             if slot.ready is None or slot.assignment is not None:
                 continue
+            if slot.connection.poll():  # one without a run sends nothing: its process has died
+                self._replace(slot, work)
+                continue
             device = _device(slot.index, resources, slot.ready.cuda_devices)
             if not self._waiting and not self._fetch(work):
                 return

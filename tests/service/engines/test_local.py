@@ -146,16 +146,18 @@ def test_a_slot_that_dies_is_replaced(make_engine: Make) -> None:
     assert (work.begun, engine.slot_pids) == ([0, 0], [])
 
 
-def test_a_slot_killed_from_outside_between_two_runs_costs_no_result(make_engine: Make) -> None:
+def test_slots_that_die_while_they_have_nothing_to_do_cost_no_attempt(make_engine: Make) -> None:
     engine = make_engine(report_pid)
-    engine.run(Recorder(1), ResourcesSpec(), SILENCE_S)
-    (pid,) = engine.slot_pids
-    os.kill(pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(pid)], timeout=5)
-    work = Recorder(2)
-    engine.run(work, ResourcesSpec(), SILENCE_S)
-    assert {ended.state for ended in work.ended.values()} == {TrialState.COMPLETE}
-    assert pid not in engine.slot_pids
+    engine.run(Recorder(6), ResourcesSpec(slots=2), SILENCE_S)
+    pids = engine.slot_pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(pid) for pid in pids], timeout=5)
+    work = Recorder(1, attempts=1)
+    engine.run(work, ResourcesSpec(slots=2), SILENCE_S)
+    assert work.ended[0].state == TrialState.COMPLETE
+    assert work.begun == [0]
+    assert not set(pids) & set(engine.slot_pids)
 
 
 def test_gpus_that_are_not_there_are_an_error_with_both_numbers(make_engine: Make) -> None:
