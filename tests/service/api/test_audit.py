@@ -117,6 +117,8 @@ def test_lines_are_filtered_and_come_page_by_page(client: TestClient, db: Databa
     assert [row["operation"] for row in lines(client, params={"operation": "op3", "project": "a"})] == ["op3"]
     between = {"since": "2026-01-02T00:00:00Z", "until": "2026-01-04T00:00:00Z"}
     assert [row["operation"] for row in lines(client, params=between)] == ["op1", "op2"]
+    elsewhere = {"since": "2026-01-02T05:00:00+05:00", "until": "2026-01-03T19:00:00-05:00"}
+    assert [row["operation"] for row in lines(client, params=elsewhere)] == ["op1", "op2"]
     assert_problem(client.get("/v1/audit?since=2026-01-02T00:00:00"), 422, "invalid_spec")
     assert_problem(client.get("/v1/audit?whom=a"), 422, "invalid_spec")
 
