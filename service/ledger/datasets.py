@@ -6,17 +6,19 @@ left without its data. The files are in the artifact store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+from pydantic import JsonValue
 from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.db.models import DatasetRow, Job
 from service.db.session import EVERY_PROJECT, Database
-from service.errors import ConflictError, NotFoundError
+from service.errors import ConflictError, NotFoundError, OtherVersionError
 from service.spec.job import JobSpec
 from service.spec.models import LoopSpec
 from service.states import ENDED_JOB
@@ -86,7 +88,7 @@ def unused(session: Session, before: datetime) -> list[str]:
         return []
     used = set(session.scalars(select(Job.dataset).where(Job.dataset.in_(old))))
     families = session.scalars(select(Job.spec).where(Job.dataset.startswith(FAMILY_OF)))
-    used.update(dataset_id for spec in families for dataset_id in _uploads_of(JobSpec.from_json(spec)))
+    used.update(dataset_id for spec in families for dataset_id in _used_by(spec, old))
     return [dataset_id for dataset_id in old if dataset_id not in used]
 
 
@@ -95,7 +97,7 @@ def _open_job_with(session: Session, dataset_id: str) -> str | None:
     may_use = or_(Job.dataset == dataset_id, Job.dataset.startswith(FAMILY_OF))
     open_jobs = select(Job.id, Job.dataset, Job.spec).where(may_use, Job.state.not_in(ENDED_JOB))
     for job_id, label, spec in session.execute(open_jobs, execution_options={EVERY_PROJECT: True}):
-        if label == dataset_id or dataset_id in _uploads_of(JobSpec.from_json(spec)):
+        if label == dataset_id or _used_by(spec, [dataset_id]):
             return job_id
     return None
 
@@ -116,6 +118,15 @@ def label_of(spec: JobSpec) -> str:
     if spec.family is not None and spec.family.datasets:
         return f"{FAMILY_OF}{len(spec.family.datasets)} datasets"
     return spec.model.entrypoint if isinstance(spec.model, LoopSpec) else spec.dataset.label
+
+
+def _used_by(spec: Mapping[str, JsonValue], dataset_ids: Collection[str]) -> set[str]:
+    """Return which of some datasets a stored spec uses: those that it names at all, if another version stored it."""
+    try:
+        return set(_uploads_of(JobSpec.from_json(spec))).intersection(dataset_ids)
+    except OtherVersionError:
+        text = json.dumps(spec)
+        return {dataset_id for dataset_id in dataset_ids if json.dumps(dataset_id) in text}
 
 
 def _uploads_of(spec: JobSpec) -> list[str]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from service.artifacts import ArtifactStore
 from service.db.models import Job, utc_now
-from service.db.session import Database
+from service.db.session import AWAY, Database
 from service.errors import ConflictError, DatabaseReplacedError, NotFoundError
 from service.ledger import audit, datasets
 from service.ledger.removal import remove_job
@@ -56,25 +54,36 @@ class Retention:
 
     def _sweep_until_stopped(self) -> None:
         while not self._stopping.is_set():
-            try:
-                self.sweep()
-            except (SQLAlchemyError, DatabaseReplacedError, OSError):
-                log.warning("cannot delete what is older than it is kept", exc_info=True)
+            self.sweep()
             self._stopping.wait(EVERY_S)
 
     def sweep(self) -> None:
-        """Delete what is too old, one job or dataset after the other, until this worker stops."""
+        """Delete what is too old, one job or dataset after the other, until this worker stops.
+
+        What cannot be deleted is logged, and keeps nothing else from being deleted.
+        """
+        for delete_old in (self._delete_jobs, self._delete_datasets, self._delete_lines):  # jobs use datasets
+            try:
+                delete_old()
+            except Exception:
+                log.exception("cannot delete what is older than it is kept")
+
+    def _delete_jobs(self) -> None:
         if (days := self._settings.keep_jobs_days) is not None:
             old = select(Job.id).where(Job.state.in_(ENDED_JOB), Job.finished_at < utc_now() - timedelta(days=days))
             with self._db.read() as session:
                 job_ids = session.scalars(old.order_by(Job.seq)).all()
             for job_id in job_ids:
                 self._delete("job", job_id, self._remove_job)
-        if (days := self._settings.keep_datasets_days) is not None:  # after the jobs, which use them
+
+    def _delete_datasets(self) -> None:
+        if (days := self._settings.keep_datasets_days) is not None:
             with self._db.read() as session:
                 dataset_ids = datasets.unused(session, utc_now() - timedelta(days=days))
             for dataset_id in dataset_ids:
                 self._delete("dataset", dataset_id, self._remove_dataset)
+
+    def _delete_lines(self) -> None:
         if (days := self._settings.keep_audit_days) is not None:
             moment = utc_now() - timedelta(days=days)
             while not self._stopping.is_set() and audit.delete_before(self._db, moment):
@@ -83,10 +92,16 @@ class Retention:
     def _delete(self, kind: str, which: str, remove: Callable[[str], None]) -> None:
         if self._stopping.is_set():
             return
-        with suppress(NotFoundError, ConflictError):  # somebody else deleted it, or it is used again
+        try:
             remove(which)
             log.info("deleted, as it is older than it is kept", extra={kind: which})
             audit.record_command(self._db, f"delete_{kind}", which, who="retention")
+        except (NotFoundError, ConflictError):  # somebody else deleted it, or it is used again
+            return
+        except (*AWAY, DatabaseReplacedError):  # nothing else could be deleted either
+            raise
+        except Exception:
+            log.exception("cannot be deleted, although it is older than it is kept", extra={kind: which})
 
     def _remove_job(self, job_id: str) -> None:
         remove_job(self._db, self._artifacts, self._delete_studies, job_id)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from service.db.models import DatasetRow, Job, utc_now
 from service.db.session import Database
 from service.db.studies import delete_studies
 from service.ledger import audit, jobs
+from service.running import retention as module
 from service.running.retention import Retention
 from service.settings import Settings
 from service.states import JobState
@@ -99,6 +100,70 @@ def test_a_dataset_that_a_job_uses_is_kept_until_the_job_is_deleted(
     assert {name.split("/")[1] for name in ArtifactStore(settings.artifacts_url).files()} == {"ds-used", "ds-young"}
     retention(keep_datasets_days=5, keep_jobs_days=5).sweep()
     assert left(db) == (set(), {"ds-young"})
+
+
+def test_one_thing_that_cannot_be_deleted_keeps_no_other(
+    db: Database,
+    settings: Settings,
+    tmp_path: Path,
+    submit: Submit,
+    retention: Callable[..., Retention],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = [submit() for _ in range(3)]
+    for job_id in ids:
+        end(db, job_id, OLD)
+    add_dataset(db, settings, tmp_path, "ds-old", OLD)
+    delete_job = ArtifactStore.delete_job
+
+    def fail_for_the_second(store: ArtifactStore, job_id: str) -> None:
+        if job_id == ids[1]:
+            raise RuntimeError("the store says no")  # each kind of store raises its own errors
+        delete_job(store, job_id)
+
+    monkeypatch.setattr(ArtifactStore, "delete_job", fail_for_the_second)
+    retention(keep_jobs_days=5, keep_datasets_days=5).sweep()
+    assert left(db) == ({ids[1]}, set())
+
+
+@pytest.mark.parametrize(("version", "kept"), [({"from_the_future": ["ds-old"]}, {"ds-old"}), ({"other": 1}, set())])
+def test_a_job_of_another_version_keeps_the_datasets_that_its_spec_names(
+    db: Database,
+    settings: Settings,
+    tmp_path: Path,
+    submit: Submit,
+    retention: Callable[..., Retention],
+    version: dict[str, Any],
+    kept: set[str],
+) -> None:
+    add_dataset(db, settings, tmp_path, "ds-old", OLD)
+    job_id = submit()
+    with db.write() as session:
+        job = jobs.require_job(session, job_id)
+        job.dataset, job.spec = "family of 3 datasets", version
+    retention(keep_datasets_days=5).sweep()
+    assert left(db)[1] == kept
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_thread_outlives_an_error(
+    db: Database, submit: Submit, retention: Callable[..., Retention], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.service.test_takeover import wait_for
+
+    job_id, calls = submit(), []
+    end(db, job_id, OLD)
+
+    def fail_once() -> datetime:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("an error of the service")
+        return utc_now()
+
+    monkeypatch.setattr(module, "utc_now", fail_once)
+    monkeypatch.setattr(module, "EVERY_S", 0.01)
+    with retention(keep_jobs_days=5):
+        wait_for(lambda: not left(db)[0])
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
