@@ -63,7 +63,7 @@ def nearest(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def is_full(error: BaseException) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """Return whether an error says that a disk is full: one of a file, or of the database."""
     if isinstance(error, DBAPIError):
         cause = error.orig

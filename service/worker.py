@@ -185,6 +185,9 @@ class Worker:
             except EngineLostError as error:  # as if this worker had died: the job goes on when its lease has run out
                 log.warning("lost an engine", extra={"cause": str(error)})
                 pause_s = self._settings.poll_s
+            except OSError:  # of require_room: a job's own errors do not come here
+                log.warning("cannot see how much room there is", exc_info=True)
+                pause_s = AWAY_PAUSE_S
             except LEDGER_AWAY:
                 log.warning("cannot reach the ledger", exc_info=True)
                 pause_s = AWAY_PAUSE_S
@@ -240,13 +243,15 @@ class Worker:
         except (JobFailedError, OtherVersionError) as error:
             record.end(JobState.FAILED, str(error))
             log.warning("job failed", extra={"cause": str(error)})
-        except (LeaseLostError, EngineLostError, *LEDGER_AWAY):
+        except (LeaseLostError, EngineLostError):
             raise
         except Exception as error:
-            if is_full(error):
+            if is_full(error) or is_full(error.__cause__):  # Optuna wraps the errors of the database
                 with suppress(LeaseLostError, *LEDGER_AWAY):  # if the ledger is full too, the lease runs out
                     record.release()
                 raise StorageFullError(f"a disk is full: {error}") from error
+            if isinstance(error, LEDGER_AWAY):
+                raise
             log.exception("job failed on an error of the service")
             record.end(JobState.FAILED, f"internal error: {type(error).__name__}: {error}")
         return True

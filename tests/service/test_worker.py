@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -523,6 +524,49 @@ def test_a_full_disk_gives_the_job_back_and_it_goes_on_when_there_is_room(
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     ended = [[(t.params, t.state, t.value) for t in get_trials(db, i)] for i in (undisturbed, job_id)]
     assert ended[0] == ended[1]
+
+
+def test_a_full_disk_of_the_database_gives_the_job_back_too(
+    db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    worker = make_worker()
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    error = OperationalError("UPDATE job_trials", {}, full)
+    of_optuna = optuna.exceptions.StorageInternalError("An exception is raised during the commit")
+    of_optuna.__cause__ = error
+    for raised in (error, of_optuna):
+
+        def finish(*_: object, raised: Exception = raised) -> None:
+            raise raised
+
+        with monkeypatch.context() as broken:
+            broken.setattr(RunLog, "finish_trial", finish)
+            with pytest.raises(StorageFullError, match="disk is full"):
+                worker.run_next()
+        assert get_job(db, job_id).state == JobState.QUEUED
+    assert {(trial.attempts, trial.worker_deaths) for trial in get_trials(db, job_id)} == {(0, 0)}
+
+
+def test_a_store_that_cannot_be_asked_for_its_room_stops_no_worker(
+    db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    worker, looked = make_worker(), []
+
+    def look(settings: Settings) -> None:
+        looked.append(get_job(db, job_id).state)
+        if len(looked) < 3:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        if looked[-1] == JobState.SUCCEEDED:
+            worker.stop()
+
+    monkeypatch.setattr(worker_module, "require_room", look)
+    monkeypatch.setattr(worker_module, "AWAY_PAUSE_S", 0.01)
+    worker.run_forever()
+    assert looked[:3] == [JobState.QUEUED] * 3
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
 
 
 def test_a_worker_takes_no_job_while_a_disk_is_below_the_floor(
