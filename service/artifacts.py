@@ -9,6 +9,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -47,6 +48,9 @@ KINDS: Final = ("datasets", "jobs")
 CHECKPOINTS: Final = "checkpoints"
 """Folder in a job's folder that has the checkpoints, in one folder for each run."""
 
+CHECKPOINT_NAME: Final = re.compile(r"step-(\d{9})\.ckpt")
+"""Name of a checkpoint, with its step."""
+
 PROBE_BYTES: Final = 4096
 """Size of the file that shows whether the store can be written to. A full disk still takes an empty one."""
 
@@ -54,7 +58,7 @@ COPIED_BYTES: Final = 1 << 20
 """How much of a file is copied at once."""
 
 ATTEMPTS: Final = 5
-"""How often a folder is deleted while other processes delete it too."""
+"""How often a folder is deleted while other processes delete it too, or write to it."""
 
 
 class ArtifactStore:
@@ -161,12 +165,17 @@ class ArtifactStore:
         self._delete(f"{self._root}/datasets/{dataset_id}")
 
     def _delete(self, folder: str) -> None:
-        for _ in range(ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             self._fs.invalidate_cache()
             if not self._fs.exists(folder):
                 return
-            with suppress(FileNotFoundError):  # another process is deleting them too
+            try:
                 self._fs.rm(folder, recursive=True)
+            except FileNotFoundError:  # another process is deleting them too
+                continue
+            except OSError as error:  # not empty: a late slot has just written a checkpoint
+                if error.errno != errno.ENOTEMPTY or attempt == ATTEMPTS:
+                    raise
 
     def sweep(self) -> None:
         """Delete what killed processes were writing to a local store, once it is a day old."""
@@ -211,6 +220,16 @@ class ArtifactStore:
         self._fs.makedirs(self._root, exist_ok=True)
         self._fs.pipe_file(probe, bytes(PROBE_BYTES))
         self._fs.rm_file(probe)
+
+
+def checkpoint_steps(url: str) -> list[int]:
+    """Return the steps of the checkpoints in a folder of the store; none if there is no such folder."""
+    fs, folder = fsspec.url_to_fs(url)
+    fs.invalidate_cache()
+    if not fs.exists(folder):
+        return []
+    names = (str(path).rpartition("/")[2] for path in fs.ls(folder, detail=False))
+    return [int(match[1]) for match in map(CHECKPOINT_NAME.fullmatch, names) if match]
 
 
 def split_file(seed: int) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Final
 
 import optuna
@@ -156,6 +157,7 @@ class Worker:
         self._settings, self._db = settings, db
         self._tools = Tools.of(settings, engines, storage)
         self._stopping = threading.Event()
+        self._left: tuple[str, int] | None = None  # a job, and the token under which this worker lost the database
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
     def stop(self) -> None:
@@ -210,6 +212,8 @@ class Worker:
         record = claim(self._db, self.name, self._settings.lease_s)
         if record is None:
             return False
+        record = replace(record, is_resumed=self._left == (record.job_id, record.token - 1))
+        self._left = None
         with logs.about(**record.facts):
             log.info("job claimed", extra={"token": record.token})
             try:
@@ -219,7 +223,11 @@ class Worker:
                         self._tools.artifacts.delete_checkpoints(record.job_id)
                     note_size(record, self._tools.artifacts)
             except LeaseLostError:
+                self._left = record.job_id, record.token  # if there is no other: nobody could renew the lease
                 log.warning("job lost to another worker")
+            except LEDGER_AWAY:
+                self._left = record.job_id, record.token
+                raise
         return True
 
     def _run_job(self, record: RunLog, keeper: LeaseKeeper) -> bool:

@@ -93,6 +93,7 @@ class RunLog:
         spec_json: The job's spec, as it was stored.
         info_json: Facts about its uploaded data and user code, as they were stored; None if it has neither.
         request_id: Id of the request that queued it; None if none did.
+        is_resumed: Whether the same process had the job until it lost the database, and nobody has had it since.
     """
 
     db: Database
@@ -102,6 +103,7 @@ class RunLog:
     spec_json: Mapping[str, object]
     info_json: Mapping[str, object] | None = None
     request_id: str | None = None
+    is_resumed: bool = False
 
     @property
     def facts(self) -> Mapping[str, str | None]:
@@ -321,14 +323,25 @@ class RunLog:
             totals.add(session, self.job_id, counts)
             return row
 
-    def recover_trials(self) -> None:
-        """After a worker died: queue what it was running again, or fail what took down too many workers."""
+    def running_confirm_runs(self) -> Sequence[int]:
+        """Return the ids of the confirmation runs that are running, or were when their worker died."""
+        running = (ConfirmRun.job_id == self.job_id, ConfirmRun.state == TrialState.RUNNING)
+        with self.db.read() as session:
+            return session.scalars(select(ConfirmRun.id).where(*running)).all()
+
+    def recover_trials(self, reached: Mapping[int, int] | None = None) -> None:
+        """After a worker died: queue what it was running again, or fail what took down too many workers.
+
+        ``reached`` is the last step of confirmation runs, by id, as far as it is known. A worker that is still alive
+        has only lost the database, for which no run is to blame.
+        """
         with self._fenced() as session:
             trials = select(Trial).where(Trial.job_id == self.job_id, Trial.state == TrialState.RUNNING)
             runs = select(ConfirmRun).where(ConfirmRun.job_id == self.job_id, ConfirmRun.state == TrialState.RUNNING)
             counts = []
             for run in (*session.scalars(trials), *session.scalars(runs)):
-                run.worker_deaths += _is_charged(run, run.last_step if isinstance(run, Trial) else 0)
+                last_step = run.last_step if isinstance(run, Trial) else (reached or {}).get(run.id, 0)
+                run.worker_deaths += _is_charged(run, last_step) and not self.is_resumed
                 if run.worker_deaths < MAX_WORKER_DEATHS:
                     run.state = TrialState.QUEUED
                     counts.append(Count(Name.RETRIES, "worker"))

@@ -116,7 +116,7 @@ class ArmSearch:
         run = self._plan.run(
             self._arm.name, row.params, self._job.data, seed=seed, test=False, steps=steps, checkpoint_url=url
         )
-        retries = self._plan.spec.resources.max_attempts - row.losses - 1
+        retries = max(0, self._plan.spec.resources.max_attempts - row.losses - 1)
         facts = {**self._log.facts, "trial": row.number}
         return Assignment(row.id, run, retries, row.furthest_step, self._may_prune, facts)
 

@@ -6,6 +6,7 @@ Every finalist gets the same seeds, and so the same initial weights and the same
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,15 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from service.artifacts import read_artifact, weights_file
+from service.artifacts import ArtifactStore, checkpoint_steps, read_artifact, weights_file
 from service.data.prepared import PreparedData
 from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment, Pruning
+from service.ledger.runs import RunLog
 from service.planning.arms import Role
 from service.running.context import JobContext, Tools, store_prepared
 from service.spec.job import MAX_CONFIRM_SEEDS, JobSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended
+
+log = logging.getLogger(__name__)
 
 Phase = Literal["select", "confirm", "from_p"]
 
@@ -54,6 +58,24 @@ def prepare_splits(job: JobContext, tools: Tools) -> dict[int, PreparedData]:
     with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
         files = prepared(plan.spec, plan.info.task, tools.artifacts, write_dataset, Path(folder), drawn)
         return {seed: store_prepared(tools.artifacts, job.record.job_id, file) for seed, file in files}
+
+
+def recover(record: RunLog, artifacts: ArtifactStore) -> None:
+    """Queue again what an earlier worker was running. How far a confirmation run had come, its checkpoints tell."""
+    reached = {}
+    for run_id in record.running_confirm_runs():
+        try:
+            steps = checkpoint_steps(artifacts.checkpoint_url(record.job_id, checkpoint_folder(run_id)))
+        except Exception:  # each kind of store raises its own errors
+            log.warning("cannot list the checkpoints of a run", extra=record.facts, exc_info=True)
+        else:
+            reached[run_id] = max(steps, default=0)
+    record.recover_trials(reached)
+
+
+def checkpoint_folder(run_id: int) -> str:
+    """Return the name of the folder with the checkpoints of a confirmation run."""
+    return f"confirm-{run_id}"
 
 
 class ConfirmRuns:
@@ -94,7 +116,7 @@ class ConfirmRuns:
         row = self._waiting.pop(0)
         test = self._phase != "select" or self._plan.spec.family is None
         params, steps = self._params[row.trial_number], self._steps.get(row.arm)
-        url = self._job.artifacts.checkpoint_url(self._log.job_id, f"confirm-{row.id}")
+        url = self._job.artifacts.checkpoint_url(self._log.job_id, checkpoint_folder(row.id))
         data = self._job.data_of(row.seed)
         run = self._plan.run(row.arm, params, data, seed=row.seed, test=test, steps=steps, checkpoint_url=url)
         p_url = self._job.artifacts.p_url(self._log.job_id, row.trial_number)
@@ -105,7 +127,7 @@ class ConfirmRuns:
             learns_p = self._plan.arm(row.arm).role is Role.WARPADAM
             weights_url = self._job.artifacts.path(self._log.job_id, weights_file(row.trial_number))
             run = replace(run, p_url=p_url if learns_p else None, weights_url=None if run.family else weights_url)
-        retries = self._plan.spec.resources.max_attempts - row.losses - 1
+        retries = max(0, self._plan.spec.resources.max_attempts - row.losses - 1)
         facts = {**self._log.facts, "trial": row.trial_number, "phase": row.phase, "seed": row.seed}
         return Assignment(row.id, run, retries, row.furthest_step, facts=facts)
 
@@ -130,7 +152,7 @@ class ConfirmRuns:
         """Record how the run ended."""
         self._log.finish_confirm_run(assignment.key, ended, self._curves.pop(assignment.key, []))
         self._job.run_ended()
-        self._job.artifacts.delete_checkpoints(self._log.job_id, f"confirm-{assignment.key}")
+        self._job.artifacts.delete_checkpoints(self._log.job_id, checkpoint_folder(assignment.key))
 
     def lost(self, assignment: Assignment, cause: str) -> bool:
         """Let the run begin again while it has attempts left."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import re
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,13 +15,12 @@ from typing import Any, Final
 import fsspec
 import torch
 
-from service.artifacts import read_artifact, write_artifact
+from service.artifacts import checkpoint_steps, read_artifact, write_artifact
 from service.training.run import Run
 from service.version import VERSION
 
 log = logging.getLogger(__name__)
 
-_NAME: Final = re.compile(r"step-(\d{9})\.ckpt")
 _DIGEST_BYTES: Final = 32
 
 
@@ -91,12 +89,8 @@ class Checkpoints:
         return f"{self._url}/step-{step:09d}.ckpt"
 
     def _steps(self) -> list[int]:
-        fs, folder = fsspec.url_to_fs(self._url)
-        fs.invalidate_cache()
-        if not fs.exists(folder):
-            return []
-        names = (str(path).rpartition("/")[2] for path in fs.ls(folder, detail=False))
-        return [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
+        assert self._url is not None, "only called with a folder"
+        return checkpoint_steps(self._url)
 
     def _delete_older(self, step: int) -> None:
         """Leave what is newer than ``step``: the same run, in an orphaned process, may be ahead of this one."""

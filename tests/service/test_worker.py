@@ -20,17 +20,18 @@ from service.api.pages.report import make_report
 from service.artifacts import DATA_FILE, ArtifactStore, split_file, write_artifact
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
-from service.engines.base import Work
+from service.engines.base import Assignment, Work
 from service.engines.local import LocalEngine
 from service.errors import EngineLostError, StorageFullError
 from service.ledger import jobs, queries, runs
 from service.ledger.runs import MAX_WORKER_DEATHS, RunLog
 from service.result.job_result import JobResult
 from service.running.arm_study import NO_LOSS
-from service.running.confirm_runs import fresh_seeds
+from service.running.confirm_runs import ConfirmRuns, fresh_seeds
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.states import ENDED_JOB, JobState, TrialState
+from service.training.run import CurvePoint
 from service.worker import Worker
 from tests.service import faults
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
@@ -435,6 +436,58 @@ def test_a_ledger_that_is_away_for_a_moment_costs_no_job(
     assert worker.run_next()
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     assert [trial.attempts for trial in get_trials(db, job_id)] == [2, 1, 1, 1, 1]
+
+
+def test_a_run_is_not_to_blame_for_a_ledger_that_is_away_again_and_again(
+    db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    worker = make_worker()
+    progress, breaks = ConfirmRuns.progress, [0]
+
+    def away(runs: ConfirmRuns, assignment: Assignment, point: CurvePoint) -> bool:
+        if breaks[0] <= MAX_WORKER_DEATHS:
+            breaks[0] += 1
+            raise OperationalError("UPDATE", {}, Exception("the server closed the connection"))
+        return progress(runs, assignment, point)
+
+    monkeypatch.setattr(ConfirmRuns, "progress", away)
+    for _ in range(MAX_WORKER_DEATHS + 1):
+        with pytest.raises(OperationalError):
+            worker.run_next()
+        with db.write() as session:
+            jobs.require_job(session, job_id).lease_expires_s = 0.0
+    assert worker.run_next()
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    with db.read() as session:
+        assert {(run.state, run.worker_deaths) for run in session.query(ConfirmRun)} == {(COMPLETE, 0)}
+
+
+def test_another_worker_sees_by_its_checkpoint_how_far_a_confirmation_run_had_come(
+    db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    job_id = submit()
+    first, store = make_worker(), ArtifactStore(settings.artifacts_url)
+
+    def die(runs: ConfirmRuns, assignment: Assignment, point: CurvePoint) -> bool:
+        raise OperationalError("UPDATE", {}, Exception("the server closed the connection"))
+
+    def run_id() -> int:
+        with db.read() as session:
+            return session.query(ConfirmRun.id).filter(ConfirmRun.state == TrialState.RUNNING).one()[0]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ConfirmRuns, "progress", die)
+        with pytest.raises(OperationalError):
+            first.run_next()
+    write_artifact(f"{store.checkpoint_url(job_id, f'confirm-{run_id()}')}/step-000000007.ckpt", b"")
+    with db.write() as session:
+        jobs.require_job(session, job_id).lease_expires_s = 0.0
+    broken_run = run_id()
+    assert make_worker().run_next()
+    with db.read() as session:
+        row = session.get_one(ConfirmRun, broken_run)
+    assert (row.state, row.worker_deaths, row.furthest_step) == (COMPLETE, 0, 7)
 
 
 def test_the_death_of_an_engine_is_that_of_its_worker_and_the_job_goes_on_when_its_lease_has_run_out(

@@ -96,6 +96,20 @@ def test_a_run_that_takes_its_workers_down_is_failed(log: RunLog, db: Database) 
     ]
 
 
+def test_a_confirmation_run_that_came_further_each_time_is_not_failed(log: RunLog) -> None:
+    (run,) = log.plan_confirm_runs("confirm", [started(log)], [1])
+    for step in range(1, 2 * MAX_WORKER_DEATHS):
+        log.start_confirm_run(run.id)
+        assert log.running_confirm_runs() == [run.id]
+        log.recover_trials({run.id: 100 * step})
+    (row,) = log.confirm_runs("confirm")
+    assert (row.state, row.worker_deaths) == (TrialState.QUEUED, 0)
+    for _ in range(MAX_WORKER_DEATHS):
+        log.start_confirm_run(run.id)
+        log.recover_trials({run.id: 100})
+    assert log.confirm_runs("confirm")[0].state == TrialState.FAILED
+
+
 def test_an_attempt_that_came_further_than_all_before_it_does_not_count(log: RunLog, db: Database) -> None:
     trial = started(log)
     for step in (5, 10, 10, 5):
