@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from service.artifacts import ArtifactStore, copy_file, file_sha256, write_artifact
 from service.backup.tables import copy_rows, create_all, delete_studies, in_file, snapshot
@@ -174,8 +173,8 @@ def restore(settings: Settings, folder: Path) -> dict[str, Any]:
 
     Raises:
         BackupError: The backup is damaged, or the database or the store is not empty. Nothing has been written then.
-        OSError: The store cannot be written. What was written is deleted.
-        SQLAlchemyError: The same for the database.
+        OSError: The store cannot be written. What was written is deleted, after this and any other error.
+        SQLAlchemyError: The database cannot be written.
     """
     manifest = read_manifest(folder)
     if wrong := changed_files(folder, manifest):
@@ -198,7 +197,7 @@ def restore(settings: Settings, folder: Path) -> dict[str, Any]:
             with in_file(ledger) as copy, copy.engine.connect() as source, database.engine.begin() as target:
                 copy_rows(source, target)
                 target.execute(update(Job).where(Job.state.in_(ACTIVE_JOB)).values(lease_expires_s=0.0))
-        except (OSError, SQLAlchemyError):
+        except BaseException:
             for kind, owner in {tuple(name.split("/")[:2]) for name in written}:
                 store.delete_job(owner) if kind == "jobs" else store.delete_dataset(owner)
             raise

@@ -1,12 +1,14 @@
 # Files of a job: whole or not there, readable by their URL, and gone with the job even when two delete it.
 from __future__ import annotations
 
+import errno
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.artifacts import ArtifactStore, read_artifact, write_artifact
+from service.artifacts import ATTEMPTS, ArtifactStore, read_artifact, write_artifact
 
 
 @pytest.fixture
@@ -50,6 +52,26 @@ def test_deletion_goes_on_when_another_process_was_faster(
     monkeypatch.setattr(store._fs, "rm", overtaken)
     store.delete_job("job-0")
     assert not (tmp_path / "artifacts/jobs/job-0").exists()
+
+
+@pytest.mark.parametrize(("times", "deleted"), [(1, True), (ATTEMPTS, False)])
+def test_deletion_goes_on_when_a_late_slot_writes_meanwhile(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, deleted: bool
+) -> None:
+    store.put("job-0", "file", b"rows")
+    delete, failed = store._fs.rm, []
+
+    def not_empty(path: str, **options: Any) -> None:
+        if len(failed) == times:
+            delete(path, **options)
+            return
+        failed.append(path)
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", path)
+
+    monkeypatch.setattr(store._fs, "rm", not_empty)
+    with nullcontext() if deleted else pytest.raises(OSError, match="not empty"):
+        store.delete_job("job-0")
+    assert (tmp_path / "artifacts/jobs/job-0").exists() != deleted
 
 
 def test_store_that_cannot_be_made_is_an_os_error(store: ArtifactStore, tmp_path: Path) -> None:
