@@ -122,7 +122,8 @@ class Job(Owned, Base):
     seconds since 1970 on the database's clock. ``counted_trials`` is how many trials of each arm count once a stop has
     ended the search of an arm early; NULL is all of them. ``request_id`` is the id of the
     request that queued it last, ``queued_at`` the time at which it was queued last, also by its worker.
-    ``worker_seconds`` is the time that workers have had it, up to the last renewal of its lease.
+    ``worker_seconds`` is the time that workers have had it, up to the last renewal of its lease. Once
+    ``delete_requested`` is set, it can only be deleted.
     """
 
     __tablename__ = "jobs"
@@ -147,6 +148,7 @@ class Job(Owned, Base):
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     pause_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
     stop_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
+    delete_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
     counted_trials: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     queued_at: Mapped[datetime | None] = mapped_column(default=utc_now)

@@ -109,9 +109,11 @@ def require_job_for(verb: str, session: Session, job_id: str) -> Job:
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: Its state does not allow it.
+        ConflictError: Its state does not allow it, or it is being deleted.
     """
     job, rule = require_job(session, job_id, lock=True), VERBS[verb]
+    if job.delete_requested and verb != "delete":
+        raise ConflictError(f"job {job_id} is being deleted. If that was cut short, delete it again")
     if job.state not in (*rule.allowed, *rule.already):
         raise ConflictError(f"job {job_id} is {job.state}: {rule.refusal}")
     return job
@@ -322,7 +324,9 @@ def _notify(session: Session, job: Job) -> None:
 
 
 def close_for_deletion(db: Database, job_id: str) -> None:
-    """Make sure that no worker has the job or can take it, so that what belongs to it can be removed.
+    """Make sure that no worker has the job or can get it, so that what belongs to it can be removed.
+
+    From then on it can only be deleted, also if that is cut short.
 
     Raises:
         NotFoundError: There is no such job.
@@ -330,11 +334,18 @@ def close_for_deletion(db: Database, job_id: str) -> None:
     """
     with db.write() as session:
         job = require_job_for("delete", session, job_id)
+        job.delete_requested = True
         if job.state not in ENDED_JOB:
             close(session, job, JobState.CANCELLED)
 
 
 def delete_row(db: Database, job_id: str) -> None:
-    """Delete the job's rows in every table."""
+    """Delete the job's rows in every table. Nothing happens if another deletion was faster.
+
+    Raises:
+        ConflictError: Another version of the service, which does not know of deletions, has queued it again.
+    """
     with db.write() as session:
         session.execute(delete(Job).where(Job.id == job_id, Job.state.in_(ENDED_JOB)))
+        if find_job(session, job_id) is not None:
+            raise ConflictError(f"job {job_id} was queued again while it was deleted, and has lost its files")

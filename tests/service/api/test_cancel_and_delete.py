@@ -15,7 +15,8 @@ from service.artifacts import ArtifactStore, write_artifact
 from service.db.models import Job
 from service.db.session import Database
 from service.db.studies import study_name
-from service.errors import LeaseLostError
+from service.errors import ConflictError, LeaseLostError
+from service.ledger import jobs
 from service.settings import Settings
 from service.states import JobState
 from tests.conftest import SpecMaker
@@ -220,6 +221,45 @@ def test_request_waits_for_a_worker_that_is_just_claiming(
         assert answer.result().status_code == (409 if method == "DELETE" else 202)
     job = client.get(f"/v1/jobs/{job_id}").json()
     assert (job["state"], job["cancel_requested"]) == ("running", method == "POST")
+
+
+@pytest.mark.parametrize("state", ["succeeded", "cancelled"])
+def test_a_job_that_is_being_deleted_is_not_queued_again(
+    client: TestClient,
+    submit: Submit,
+    db: Database,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+) -> None:
+    job_id = submit()["id"]
+    bring_to(db, state)
+    delete, answers = ArtifactStore.delete_job, []
+
+    def delete_slowly(store: ArtifactStore, job_id: str) -> None:
+        delete(store, job_id)
+        for verb, body in (("extend", {"seeds": 1}), ("retry", None)):
+            answers.append(client.post(f"/v1/jobs/{job_id}/{verb}", json=body))
+
+    monkeypatch.setattr(ArtifactStore, "delete_job", delete_slowly)
+    assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    for answer in answers:
+        assert_problem(answer, 409, "conflict")
+    possible = answers[state == "cancelled"].json()["detail"]
+    assert possible == f"job {job_id} is being deleted. If that was cut short, delete it again"
+    assert client.get(f"/v1/jobs/{job_id}").status_code == 404
+
+
+def test_a_job_that_an_older_version_queues_again_while_it_is_deleted_is_reported(
+    db: Database, client: TestClient, submit: Submit
+) -> None:
+    job_id = submit()["id"]
+    jobs.close_for_deletion(db, job_id)
+    with db.write() as session:  # it does not know of the mark
+        jobs.require_job(session, job_id).state = JobState.QUEUED
+    with pytest.raises(ConflictError, match="was queued again while it was deleted"):
+        jobs.delete_row(db, job_id)
+    assert client.get(f"/v1/jobs/{job_id}").status_code == 200
 
 
 # Optuna's rows are gone when the second request commits; that is the point

@@ -1,6 +1,7 @@
 # A backup that is made while a service runs is complete, and a service that is restored from it goes on the same.
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
@@ -215,10 +216,15 @@ def test_nothing_half_written_stays(
             make.make(settings, folder)
     assert list(folder.parent.iterdir()) == []
     make.make(settings, folder)
-    for place in ("copy_rows", "write_artifact"):
+    errors = (OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("the store says no"))
+    for place, error in itertools.product(("copy_rows", "write_artifact"), errors):
+
+        def fail(*_: Any, error: BaseException = error) -> Any:
+            raise error
+
         with monkeypatch.context() as patched:
-            patched.setattr(make, place, full)
-            with pytest.raises(OSError, match="No space"):
+            patched.setattr(make, place, fail)
+            with pytest.raises(type(error)):
                 make.restore(sqlite_target, folder)
         assert ArtifactStore(sqlite_target.artifacts_url).files() == []
         assert rows(sqlite_target.database_url)["jobs"] == []
@@ -279,7 +285,7 @@ def test_a_backup_of_an_older_version_is_restored(settings: Settings, sqlite_tar
     with closing(Database(f"sqlite:///{ledger}")) as old, old.engine.begin() as connection:
         connection.execute(text("DROP TABLE totals"))
         connection.execute(text("DROP TABLE audit_log"))
-        for column in ("worker_seconds", "request_id", "queued_at"):
+        for column in ("worker_seconds", "request_id", "queued_at", "delete_requested"):
             connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
         connection.execute(text("DROP INDEX ix_job_trials_live"))
         connection.execute(text("UPDATE warptune_version SET version_num = '0009_limits'"))
