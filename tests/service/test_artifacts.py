@@ -59,7 +59,7 @@ def test_deletion_goes_on_when_a_late_slot_writes_meanwhile(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, deleted: bool
 ) -> None:
     store.put("job-0", "file", b"rows")
-    delete, failed = store._fs.rm, []
+    delete, failed = store._fs.rm, list[str]()
 
     def not_empty(path: str, **options: Any) -> None:
         if len(failed) == times:

@@ -602,28 +602,9 @@ def test_a_full_disk_of_the_database_gives_the_job_back_too(
     assert {(trial.attempts, trial.worker_deaths) for trial in get_trials(db, job_id)} == {(0, 0)}
 
 
-def test_a_store_that_cannot_be_asked_for_its_room_stops_no_worker(
-    db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job_id = submit()
-    worker, looked = make_worker(), []
-
-    def look(settings: Settings) -> None:
-        looked.append(get_job(db, job_id).state)
-        if len(looked) < 3:
-            raise OSError(errno.ESTALE, "Stale file handle")
-        if looked[-1] == JobState.SUCCEEDED:
-            worker.stop()
-
-    monkeypatch.setattr(worker_module, "require_room", look)
-    monkeypatch.setattr(worker_module, "AWAY_PAUSE_S", 0.01)
-    worker.run_forever()
-    assert looked[:3] == [JobState.QUEUED] * 3
-    assert get_job(db, job_id).state == JobState.SUCCEEDED
-
-
-def test_a_worker_takes_no_job_while_a_disk_is_below_the_floor(
-    db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [StorageFullError("a disk is full"), OSError(errno.ESTALE, "Stale file handle")])
+def test_a_worker_takes_no_job_while_a_disk_is_below_the_floor_or_cannot_be_asked(
+    db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     job_id = submit()
     worker = make_worker()
@@ -633,12 +614,13 @@ def test_a_worker_takes_no_job_while_a_disk_is_below_the_floor(
         looked.append(get_job(db, job_id).state)
         if not room[0]:
             room[0] = len(looked) == 2
-            raise StorageFullError("a disk is full")
+            raise error
         if looked[-1] == JobState.SUCCEEDED:
             worker.stop()
 
     monkeypatch.setattr(worker_module, "require_room", look)
     monkeypatch.setattr(worker_module, "FULL_PAUSE_S", 0.01)
+    monkeypatch.setattr(worker_module, "AWAY_PAUSE_S", 0.01)
     worker.run_forever()
     assert looked[:3] == [JobState.QUEUED] * 3
     assert get_job(db, job_id).state == JobState.SUCCEEDED

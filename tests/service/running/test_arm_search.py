@@ -291,6 +291,18 @@ def test_a_dead_worker_leaves_nothing_running_in_optuna_and_its_trials_are_repea
     assert len(get_trials(db, log.job_id)) == CAP
 
 
+def test_a_trial_whose_worker_died_before_its_last_loss_was_stored_as_its_end_has_no_retry(
+    open_arm: Open, log: RunLog, db: Database
+) -> None:
+    """Ray takes a negative number of retries for as many as it likes."""
+    take(open_arm())
+    (trial,) = get_trials(db, log.job_id)
+    for _ in range(log.spec.resources.max_attempts + 1):
+        log.lose(trial, "killed", 0, log.spec.resources.max_attempts)
+    log.recover_trials()
+    assert take(open_arm()).retries == 0
+
+
 def test_reopening_a_study_that_is_in_line_changes_nothing(open_arm: Open) -> None:
     search = open_arm()
     complete(search, 0.5)
