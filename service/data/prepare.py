@@ -54,7 +54,12 @@ class PreparedFile:
 
 
 def prepare_job_data(
-    spec: JobSpec, task: str, artifacts: ArtifactStore, write_dataset: Callable[[Path], None], folder: Path
+    spec: JobSpec,
+    task: str,
+    artifacts: ArtifactStore,
+    write_dataset: Callable[[Path], None],
+    folder: Path,
+    other_seeds: Iterable[int] = (),
 ) -> PreparedFile:
     """Prepare the data of a job and write it to a file in ``folder``.
 
@@ -64,9 +69,11 @@ def prepare_job_data(
         artifacts: Has the uploaded datasets.
         write_dataset: Makes a dataset folder with the user code that the spec names; not called if it names none.
         folder: An empty folder on this machine.
+        other_seeds: Seeds of the splits that the job will use later, which :func:`prepare_splits` then writes. They are
+            drawn here only to find out now whether they can be.
 
     Raises:
-        JobFailedError: The rows make too few tasks, or a text is too short for a window.
+        JobFailedError: The rows make too few tasks, a text is too short for a window, or a split leaves a class out.
 
     Cost: a table and the features of a family are in memory as a whole, arrays and other features piece by piece.
     """
@@ -83,7 +90,11 @@ def prepare_job_data(
         if spec.family is None:
             source = sources[spec.dataset.label]
             write_split(source, spec.model, spec.seed, arrays, _kept_transform(spec))
-            notes = tuple(suspicions(source, spec.seed)) if isinstance(source, Table | Arrays) else ()
+            notes: tuple[str, ...] = ()
+            if isinstance(source, Table | Arrays):
+                notes = tuple(suspicions(source, spec.seed))
+                for seed in other_seeds:
+                    source.split.parts(source.rows, seed, source.target.classes, source.target.labels)
             fitted, sha256 = arrays / PREPROCESSING_FILE, pack_arrays(arrays, split_arrays(arrays), file)
             return PreparedFile(file, sha256, notes=notes, preprocessing=fitted if fitted.exists() else None)
         tables = {label: source for label, source in sources.items() if isinstance(source, Table | Arrays)}

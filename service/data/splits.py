@@ -44,6 +44,10 @@ BEYOND_CHANCE: Final = 4.0
 """How many times more pairs of identical rows than independent columns would have are copies of rows."""
 
 
+TRIES: Final = 100
+"""How often a split is drawn at most, until no part is empty and the training part has every class."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowSplit:
     """How the rows of a dataset are split.
@@ -69,6 +73,9 @@ class RowSplit:
     ) -> Parts:
         """Return the rows of each part. ``time`` and ``column`` do not depend on the seed.
 
+        A draw that leaves a part empty, or a class out of the training part, is drawn again, from a seed that follows
+        from this one.
+
         Args:
             rows: How many rows there are.
             seed: Draws the parts.
@@ -77,24 +84,31 @@ class RowSplit:
             keeps_draw_order: Whether the rows of a part stay in the order in which they were drawn.
 
         Raises:
-            JobFailedError: A part has no row, or the training part lacks a class.
+            JobFailedError: A part has no row, or the training part lacks a class, in each of ``TRIES`` draws.
         """
+        wrong = None
+        for attempt in range(TRIES if self.by in ("random", "group") else 1):
+            parts = self._drawn(rows, _seed_of(seed, attempt), classes)
+            wrong = _problem(parts, classes, labels)
+            if wrong is None:
+                return parts if keeps_draw_order else {part: np.sort(drawn) for part, drawn in parts.items()}
+        every = f" in {TRIES} draws" if self.by in ("random", "group") else ""
+        raise JobFailedError(f"dataset.split by {self.by}{every} leaves {wrong}")
+
+    def _drawn(self, rows: int, seed: int, classes: AnyArray | None) -> Parts:
         if self.by == "column":
             assert self.values is not None, "it has the part of each row"
             known = np.array([PART_NAMES[str(name).lower()] for name in self.values])
-            parts = {part: np.flatnonzero(known == part) for part in SPLIT_PARTS}
-        elif self.by == "time":
+            return {part: np.flatnonzero(known == part) for part in SPLIT_PARTS}
+        if self.by == "time":
             assert self.values is not None, "it has the time of each row"
-            parts = _by_time(self.values)
-        elif self.by == "group":
+            return _by_time(self.values)
+        if self.by == "group":
             assert self.values is not None, "it has the group of each row"
-            parts = _by_group(_joined(numbered(self.values), self.together), seed, classes)
-        elif self.together is not None:
-            parts = _by_unit(self.together, seed, classes)
-        else:
-            parts = _at_random(np.arange(rows), seed, classes)
-        _check(parts, classes, labels, self.by)
-        return parts if keeps_draw_order else {part: np.sort(drawn) for part, drawn in parts.items()}
+            return _by_group(_joined(numbered(self.values), self.together), seed, classes)
+        if self.together is not None:
+            return _by_unit(self.together, seed, classes)
+        return _at_random(np.arange(rows), seed, classes)
 
 
 AT_RANDOM: Final = RowSplit()
@@ -150,19 +164,26 @@ def _by_time(times: AnyArray) -> Parts:
     return dict(zip(SPLIT_PARTS, np.split(order, [first, second]), strict=True))
 
 
-def _check(parts: Parts, classes: AnyArray | None, labels: Sequence[str], by: str) -> None:
+def _seed_of(seed: int, attempt: int) -> int:
+    """Return what draws a split at an attempt: the seed itself at the first, which is nearly always the last."""
+    return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0]) if attempt else seed
+
+
+def _problem(parts: Parts, classes: AnyArray | None, labels: Sequence[str]) -> str | None:
+    """Return what a split leaves out, and what to do; None if nothing."""
     empty = [part for part, rows in parts.items() if not len(rows)]
     if empty:
-        raise JobFailedError(f"dataset.split by {by} leaves no row for the {empty[0]} part; split by something finer")
+        return f"no row for the {empty[0]} part; split by something finer"
     if classes is None:
-        return
+        return None
     missing = np.setdiff1d(classes, classes[parts["train"]])
-    if len(missing):
-        name = repr(labels[missing[0]]) if labels else f"number {missing[0]}"
-        raise JobFailedError(
-            f"dataset.split by {by} leaves no training row of the class {name}, so no model can learn it; split in "
-            "another way, or remove the rows of this class"
-        )
+    if not len(missing):
+        return None
+    name = repr(labels[missing[0]]) if labels else f"number {missing[0]}"
+    return (
+        f"no training row of the class {name}, so no model can learn it; split in another way, or remove the rows of "
+        "this class"
+    )
 
 
 def numbered(values: AnyArray) -> Rows:

@@ -20,6 +20,7 @@ from service.db.models import ConfirmRun, Trial
 from service.engines.base import Assignment, Pruning
 from service.ledger.runs import RunLog
 from service.planning.arms import Role
+from service.planning.plan import JobPlan
 from service.running.context import JobContext, Tools, store_prepared
 from service.spec.job import MAX_CONFIRM_SEEDS, JobSpec
 from service.states import TrialState
@@ -45,13 +46,17 @@ def fresh_seeds(spec: JobSpec, phase: Phase) -> list[int]:
     return list(range(start, start + counts[phase]))
 
 
+def other_splits(plan: JobPlan) -> list[int]:
+    """Return the seeds that draw the splits of a job's fresh seeds, without the split of its search."""
+    seeds = [*fresh_seeds(plan.spec, "select"), *fresh_seeds(plan.spec, "confirm")]
+    return sorted({plan.split_seed(seed) for seed in seeds} - {plan.spec.seed})
+
+
 def prepare_splits(job: JobContext, tools: Tools) -> dict[int, PreparedData]:
     """Store the other splits that the fresh seeds of a job use; return them by the seeds that draw them."""
     from service.data.prepare import prepare_splits as prepared  # loads scikit-learn
 
-    plan = job.plan
-    seeds = [*fresh_seeds(plan.spec, "select"), *fresh_seeds(plan.spec, "confirm")]
-    drawn = sorted({plan.split_seed(seed) for seed in seeds} - {plan.spec.seed})
+    plan, drawn = job.plan, other_splits(job.plan)
     if not drawn:
         return {}
     write_dataset = partial(tools.user_code.write_dataset, plan.spec, plan.info)

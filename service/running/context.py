@@ -101,11 +101,16 @@ class Tools:
         delete_studies(self.storage, names)
 
 
-def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedData, PreparedFile]:
+def prepare_data(
+    record: RunLog, plan: JobPlan, tools: Tools, other_seeds: Iterable[int]
+) -> tuple[PreparedData, PreparedFile]:
     """Store the prepared data of the job; return where it is, and what was prepared.
 
+    ``other_seeds`` draw the splits that the job uses after its search.
+
     Raises:
-        JobFailedError: This machine cannot run the job, or its trials so far were trained on other data.
+        JobFailedError: This machine cannot run the job, its trials so far were trained on other data, or the rows
+            cannot be split with one of the seeds.
     """
     from service.data.prepare import prepare_job_data  # loads scikit-learn, which an idle worker does not need
 
@@ -113,7 +118,7 @@ def prepare_data(record: RunLog, plan: JobPlan, tools: Tools) -> tuple[PreparedD
         raise JobFailedError("; ".join(map(str, wrong)))
     write_dataset = partial(tools.user_code.write_dataset, plan.spec, plan.info)
     with tempfile.TemporaryDirectory(prefix="warptune-data-") as folder:
-        file = prepare_job_data(plan.spec, plan.info.task, tools.artifacts, write_dataset, Path(folder))
+        file = prepare_job_data(plan.spec, plan.info.task, tools.artifacts, write_dataset, Path(folder), other_seeds)
         before = record.set_data_hash(file.sha256)
         if before not in (None, file.sha256):
             raise JobFailedError(

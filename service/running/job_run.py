@@ -20,7 +20,7 @@ from service.recommend.findings import Searched
 from service.recommend.recommendation import Finalist, best_trials, rank
 from service.result.job_result import KeptWeights, LearnedP
 from service.running.arm_search import ArmSearch
-from service.running.confirm_runs import ConfirmRuns, Phase, fresh_seeds, prepare_splits, recover
+from service.running.confirm_runs import ConfirmRuns, Phase, fresh_seeds, other_splits, prepare_splits, recover
 from service.running.context import JobContext, StopSignal, Tools, note_size, prepare_data, prepare_one_task
 from service.running.decisions import (
     ArmLimits,
@@ -45,7 +45,7 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     plan = replace(plan_of(record.spec_json, record.info_json), start_url=start_url)
     recover(record, tools.artifacts)
     stop.check()
-    data, prepared = prepare_data(record, plan, tools)
+    data, prepared = prepare_data(record, plan, tools, other_splits(plan))
     note_size(record, tools.artifacts)
     job = JobContext(
         record,

@@ -152,6 +152,32 @@ def test_only_a_table_has_columns_to_split_by(
     assert error["message"] == "must be random: this dataset is not a table"
 
 
+def sites() -> bytes:
+    """Return a table of six sites that have rows of one of three classes each, so that many splits lack a class."""
+    rng = np.random.default_rng(0)
+    lines = [f"{a:.3f},{b:.3f},s{row // 20},c{row // 20 % 3}" for row, (a, b) in enumerate(rng.normal(size=(120, 2)))]
+    return "\n".join(["a,b,site,y", *lines]).encode()
+
+
+def test_splits_that_lack_a_class_are_drawn_again(api: TestClient, make_worker: WorkerMaker, spec: SpecMaker) -> None:
+    dataset = {"id": upload(api, sites()), "target": "y", "split": {"by": "group", "column": "site"}}
+    result = job(api, make_worker, spec(dataset=dataset, confirm={"seeds": 6, "top_k": 1}))
+    assert len(result["pairs"]) == 6
+
+
+def test_a_split_of_the_confirmation_that_cannot_be_drawn_fails_the_job_before_its_search(
+    api: TestClient, make_worker: WorkerMaker, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.data.splits.TRIES", 1)  # seed 0 then has a split, and seed 3 has none
+    dataset = {"id": upload(api, sites()), "target": "y", "split": {"by": "group", "column": "site"}}
+    links = api.post("/v1/jobs", json=spec(dataset=dataset, confirm={"seeds": 6, "top_k": 1})).json()["links"]
+    assert make_worker().run_next()
+    ended = api.get(links["self"]).json()
+    assert ended["state"] == "failed"
+    assert "leaves no training row of the class" in ended["cause"]
+    assert api.get(links["trials"]).json()["items"] == []
+
+
 def test_a_class_that_training_lacks_fails_the_job_with_its_name(
     api: TestClient, make_worker: WorkerMaker, spec: SpecMaker
 ) -> None:

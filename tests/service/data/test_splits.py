@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from service.data.facts import dataset_info
 from service.data.leaks import suspicions
@@ -111,6 +112,48 @@ def test_a_class_that_the_training_part_lacks_is_an_error(tmp_path: Path) -> Non
     table = opened(visits(part=parts), tmp_path, by="column", column="part")
     with pytest.raises(JobFailedError, match="leaves no training row of the class 'class 1'"):
         parts_of(table)
+
+
+UNEVEN: dict[str, tuple[RowSplit, Any]] = {
+    "copies of one row are a class": (
+        RowSplit(together=np.append(np.repeat(np.arange(100), 2), [100] * 6)),
+        np.append(np.repeat(np.arange(100) % 2, 2), [2] * 6),
+    ),
+    "six groups of one class each": (RowSplit("group", np.repeat(np.arange(6), 20)), np.repeat(np.arange(6) % 3, 20)),
+    "a class in 3 of 2,500 groups": (
+        RowSplit("group", np.repeat(np.arange(2500), 2)),
+        np.append([2] * 6, np.tile([0, 1], 2497)),
+    ),
+}
+"""Splits that cannot give every part its share of each class, and the classes."""
+
+
+@pytest.mark.parametrize(("split", "classes"), UNEVEN.values(), ids=UNEVEN)
+def test_training_has_every_class_whatever_the_seed(split: RowSplit, classes: Any) -> None:
+    for seed in range(40):
+        parts, again = (split.parts(len(classes), seed, classes) for _ in range(2))
+        assert set(classes[parts["train"]]) == {0, 1, 2}
+        assert {part: rows.tolist() for part, rows in parts.items()} == {p: rows.tolist() for p, rows in again.items()}
+        assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(classes)))
+
+
+def test_only_a_draw_that_leaves_a_class_out_is_drawn_again() -> None:
+    split, classes = UNEVEN["six groups of one class each"]
+    kept = 0
+    for seed in range(40):
+        folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(classes, classes, split.values)
+        test, val = (held_out.tolist() for _, held_out in list(folds)[:2])
+        parts = split.parts(len(classes), seed, classes)
+        was_fine = set(np.delete(classes, [*test, *val])) == {0, 1, 2}
+        assert ((parts["test"].tolist(), parts["val"].tolist()) == (test, val)) is was_fine
+        kept += was_fine
+    assert 0 < kept < 40
+
+
+def test_a_split_that_no_draw_can_make_is_an_error() -> None:
+    groups = np.repeat(np.arange(3), 20)
+    with pytest.raises(JobFailedError, match=r"by group in 100 draws leaves no training row of the class '[abc]'"):
+        RowSplit("group", groups).parts(60, 0, groups, ("a", "b", "c"))
 
 
 def test_copies_of_rows_stay_in_one_part_and_are_counted(tmp_path: Path) -> None:
