@@ -14,7 +14,7 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import BufferedIOBase
@@ -151,14 +151,40 @@ class ArtifactStore:
         """Return the URL of the folder of an uploaded dataset."""
         return str(self._fs.unstrip_protocol(f"{self._root}/datasets/{dataset_id}"))
 
-    def put_dataset(self, dataset_id: str, folder: Path) -> None:
-        """Store copies of the files of a local folder as the files of a dataset."""
+    @contextmanager
+    def staged_dataset(self, dataset_id: str, folder: Path) -> Iterator[Callable[[], None]]:
+        """Copy the files of a local folder into the store; yield what makes them the files of a dataset.
+
+        Copying may take long, and touches no file of the dataset. The rest takes a moment: call it while nobody else
+        changes the dataset. Copies that were not put in their place are deleted at the end.
+        """
+        home, token = f"{self._root}/datasets/{dataset_id}", secrets.token_hex(4)
+        staged = {f"{home}.{token}.{file.name}.part": file for file in sorted(folder.iterdir())}
+
+        def put() -> None:
+            self._fs.makedirs(home, exist_ok=True)
+            try:
+                for part, file in staged.items():
+                    self._fs.mv(part, f"{home}/{file.name}")
+            except BaseException:
+                self.delete_dataset(dataset_id)
+                raise
+
         try:
-            for file in sorted(folder.iterdir()):
-                write_artifact(f"{self.dataset_url(dataset_id)}/{file.name}", file)
-        except BaseException:
-            self.delete_dataset(dataset_id)
-            raise
+            self._fs.makedirs(f"{self._root}/datasets", exist_ok=True)
+            for part, file in staged.items():
+                self._fs.put_file(str(file), part)
+            yield put
+        finally:
+            for part in staged:
+                with suppress(Exception):  # it is in its place, or was not written; each kind of store has its errors
+                    self._fs.rm_file(part)
+
+    def dataset_bytes(self, dataset_id: str) -> int:
+        """Return the size of all files of a dataset; 0 if it has none."""
+        folder = f"{self._root}/datasets/{dataset_id}"
+        self._fs.invalidate_cache()
+        return int(self._fs.du(folder)) if self._fs.exists(folder) else 0
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete all files of a dataset, if it has any."""

@@ -45,14 +45,28 @@ def require(db: Database, dataset_id: str) -> DatasetRow:
     return row
 
 
-def add(db: Database, row: DatasetRow) -> tuple[DatasetRow, bool]:
-    """Store a row unless another upload of the same content has stored one; return the row and whether it is new."""
+def add(
+    db: Database, row: DatasetRow, put_files: Callable[[], None], has_files: Callable[[DatasetRow], bool]
+) -> tuple[DatasetRow, bool]:
+    """Store a dataset unless another upload of the same content has stored it; return its row and whether it is new.
+
+    A stored dataset that has lost files gets them again. Files are put in the transaction that writes the row: another
+    upload or a deletion waits for it, so neither leaves a row without files.
+    """
     try:
         with db.write() as session:
-            session.add(row)
-    except IntegrityError:
+            earlier = session.scalars(select(DatasetRow).where(DatasetRow.id == row.id).with_for_update()).one_or_none()
+            if earlier is None:
+                session.add(row)
+                session.flush()
+                put_files()
+            elif not has_files(earlier):
+                earlier.facts, earlier.stored_bytes = row.facts, row.stored_bytes
+                session.flush()
+                put_files()
+    except IntegrityError:  # another upload came between the look and the row
         return require(db, row.id), False
-    return row, True
+    return earlier or row, earlier is None
 
 
 def page(session: Session, limit: int, before: int | None) -> Sequence[DatasetRow]:
@@ -77,8 +91,9 @@ def delete(db: Database, dataset_id: str, delete_files: Callable[[str], None]) -
             if session.scalar(select(Job.seq).where(Job.id == job_id)) is None:
                 raise ConflictError(f"a job of an admin uses dataset {dataset_id} and has not ended")
             raise ConflictError(f"job {job_id} uses dataset {dataset_id} and has not ended: cancel it first")
-        delete_files(dataset_id)
         session.delete(row)
+        session.flush()  # fails, if it does, while the files are there
+        delete_files(dataset_id)
 
 
 def unused(session: Session, before: datetime) -> list[str]:

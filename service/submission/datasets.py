@@ -29,7 +29,8 @@ def store_upload(
     """Store an upload that has arrived as a whole; return its row, and whether it is new.
 
     The same content in the same format is stored once for each project, so that the answer does not tell whether
-    another project has it. An empty ``name`` is replaced by one made of the dataset's id.
+    another project has it. If files of the stored one are missing, they are restored. An empty ``name`` is replaced by
+    one made of the dataset's id.
 
     Raises:
         InvalidFileError: The file cannot be used.
@@ -37,16 +38,22 @@ def store_upload(
         UnavailableError: The client has gone.
     """
     dataset_id = upload.dataset_id(db.owner)
+
+    def has_files(row: DatasetRow) -> bool:
+        found = artifacts.dataset_bytes(row.id)
+        is_old = row.stored_bytes == row.size_bytes  # stored by a version that did not note what it keeps
+        return found == row.stored_bytes or (is_old and found > 0)
+
     earlier = ledger.find(db, dataset_id)
-    if earlier is not None:
+    if earlier is not None and has_files(earlier):
         return earlier, False
+    limit_bytes = max_project_bytes if earlier is None else None  # what is restored was counted when it came
     with db.read() as session:  # before the file is read, which may take long, and again when its size is known
-        usage.require_quota(session, db.owner, max_project_bytes)
+        usage.require_quota(session, db.owner, limit_bytes)
     facts, folder = upload.unpack(read)
     stored_bytes = sum(file.stat().st_size for file in folder.iterdir())
     with db.read() as session:
-        usage.require_quota(session, db.owner, max_project_bytes, stored_bytes)
-    artifacts.put_dataset(dataset_id, folder)
+        usage.require_quota(session, db.owner, limit_bytes, stored_bytes)
     row = DatasetRow(
         id=dataset_id,
         name=name or f"{dataset_id}.{upload.format}",
@@ -56,7 +63,8 @@ def store_upload(
         stored_bytes=stored_bytes,
         facts=facts.to_json(),
     )
-    return ledger.add(db, row)
+    with artifacts.staged_dataset(dataset_id, folder) as put_files:
+        return ledger.add(db, row, put_files, has_files)
 
 
 def find_info(context: Context, spec: JobSpec) -> DatasetInfo | None:

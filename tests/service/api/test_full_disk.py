@@ -52,7 +52,7 @@ def test_below_the_floor_nothing_is_accepted_and_everything_can_be_read(
 
 @sqlite_only
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize(("owner", "method"), [(Upload, "write"), (ArtifactStore, "put_dataset")])
+@pytest.mark.parametrize(("owner", "method"), [(Upload, "write"), (ArtifactStore, "staged_dataset")])
 def test_an_upload_for_which_there_is_no_room_is_a_507_and_leaves_nothing(
     client: TestClient, db: Database, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, number: int
 ) -> None:

@@ -163,7 +163,8 @@ def kept(folder: Path, spec: JobSpec, info: DatasetInfo | None = None, upload: P
     """Train a model as the first confirmation run of a job does, and export it."""
     store = ArtifactStore(str(folder / "artifacts"))
     if upload is not None:
-        store.put_dataset(str(spec.dataset.id), upload)
+        with store.staged_dataset(str(spec.dataset.id), upload) as put_files:
+            put_files()
     plan = make_plan(spec, info)
     prepared = folder / "prepared"
     prepared.mkdir()

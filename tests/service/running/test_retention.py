@@ -45,7 +45,8 @@ def add_dataset(db: Database, settings: Settings, tmp_path: Path, dataset_id: st
     folder = tmp_path / dataset_id
     folder.mkdir()
     (folder / "x.npy").write_bytes(b"x")
-    ArtifactStore(settings.artifacts_url).put_dataset(dataset_id, folder)
+    with ArtifactStore(settings.artifacts_url).staged_dataset(dataset_id, folder) as put_files:
+        put_files()
     facts: dict[str, Any] = {"name": "a.csv", "format": "csv", "sha256": "", "size_bytes": 1, "facts": {}}
     with db.write() as session:
         session.add(DatasetRow(id=dataset_id, created_at=utc_now() - ago, **facts))
