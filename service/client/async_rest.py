@@ -120,6 +120,8 @@ class AsyncClient:
                     yield job
                     if job["state"] in ENDED_JOB:
                         return
+            stream.reopen()
+            await asyncio.sleep(stream.pause(None))
 
     async def wait(self, job_id: str) -> Job:
         """Wait until a job has ended, and return it. Waits like :meth:`follow`."""

@@ -132,6 +132,8 @@ class Client:
                 yield job
                 if job["state"] in ENDED_JOB:
                     return
+            stream.reopen()
+            time.sleep(stream.pause(None))
 
     def wait(self, job_id: str) -> Job:
         """Wait until a job has ended, and return it. Waits like :meth:`follow`."""

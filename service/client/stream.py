@@ -63,6 +63,10 @@ class EventStream:
             self._last_id, self._wait_s = found[-1]["id"], calls.WAITS_S[0]
         return found
 
+    def reopen(self) -> None:
+        """Take note that the job goes on after all: it was queued again when the stream had ended."""
+        self.ended = False
+
     def pause(self, error: ApiError | None) -> float:
         """Return the seconds to wait before the stream is opened again, after it was cut or ended.
 

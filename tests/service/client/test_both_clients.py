@@ -3,17 +3,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import socket
 import socketserver
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.client import calls
 from service.client.async_rest import AsyncClient
 from service.client.rest import ApiError, Client
+from service.client.stream import EventStream
 from service.ledger import keys
 from service.states import JobState, TrialState
 from service.training.run import Ended
@@ -217,6 +221,54 @@ def test_a_service_that_restarts_while_a_job_is_waited_for_is_no_error(
         log.end(JobState.FAILED, "enough")
         thread.join()
     assert states[-1] == "failed"
+
+
+class Overtaken(BaseHTTPRequestHandler):
+    """A service whose job was queued again whenever its stream had ended, but not the third time."""
+
+    streams = 0
+
+    def do_GET(self) -> None:
+        is_stream = self.path.endswith("/events")
+        type(self).streams += is_stream
+        state = "queued" if self.streams < 3 else "failed"
+        body = b"" if is_stream else json.dumps({"id": "job-1", "state": state}).encode()
+        self.send_response(204 if is_stream else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_job_that_is_queued_again_when_its_stream_has_ended_is_watched_on(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Overtaken, "streams", 0)
+    pauses: list[float] = []
+    pause = EventStream.pause
+
+    def noted(*given: Any) -> float:
+        pauses.append(pause(*given))
+        return pauses[-1]
+
+    monkeypatch.setattr(EventStream, "pause", noted)
+    states: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Overtaken)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def watch() -> None:
+        with connect(f"http://127.0.0.1:{server.server_address[1]}", api_key="") as client:
+            states.extend(job["state"] for job in client.watch("job-1"))
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    watching.join(60)
+    server.shutdown()
+    server.server_close()
+    assert states == ["queued", "queued", "failed"]
+    assert pauses == [calls.WAITS_S[0], 2 * calls.WAITS_S[0]]
 
 
 def test_both_send_the_key_of_the_environment_or_the_one_that_they_are_given(
