@@ -21,6 +21,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field, JsonValue
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from service.api.deps import (
     NEEDS_ROOM,
@@ -37,7 +38,7 @@ from service.api.views import Page, View
 from service.data.facts import Column, ColumnRole, ColumnUse, DatasetFacts, Layout, Reading, column_uses
 from service.data.upload import FORMATS, FileFormat, Upload, UrlSource, format_of
 from service.db.models import DatasetRow
-from service.errors import FieldError, InvalidSpecError, conflict
+from service.errors import FieldError, InvalidSpecError, UnavailableError, conflict
 from service.ledger import datasets as ledger
 from service.settings import LOCAL_PROJECT
 from service.spec.base import PRINTABLE
@@ -265,6 +266,10 @@ async def upload_dataset(
                 settings.max_project_bytes,
                 limiter=request.app.state.reading,
             )
+        except UnavailableError:
+            if gone.is_set():
+                raise ClientDisconnect from None
+            raise
         finally:
             watching.cancel()
     response.status_code = 201 if is_new else 200

@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
@@ -191,7 +192,8 @@ class BodyLimit:
 class BodyDeadline:
     """ASGI middleware that answers 408 to a body that stalls or comes too slowly, so that nobody can hold connections.
 
-    A body has a minute, and a second more for each kilobyte that has come.
+    A body has a minute, and a second more for each kilobyte that has come. A route that finds its client gone may raise
+    ``ClientDisconnect``: nobody is left to answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -220,5 +222,7 @@ class BodyDeadline:
 
         try:
             await self._app(scope, receive_in_time, send)
+        except ClientDisconnect:
+            return
         except SlowBodyError as error:  # not from a route, whose errors are answered already
             await problem(408, error.code, str(error))(scope, receive, send)

@@ -1,6 +1,7 @@
 # While files are read: other requests are answered, uploads wait for their turn, and one whose client goes away ends.
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 import tempfile
@@ -80,7 +81,10 @@ def test_files_that_wait_for_a_reader_take_no_thread_of_other_requests(live: Liv
     assert (held.begun, held.at_once) == (UPLOADS, 2)
 
 
-def test_an_upload_whose_client_goes_away_ends_and_leaves_nothing(live: Live, held: Held, tmp_path: Path) -> None:
+def test_an_upload_whose_client_goes_away_ends_and_leaves_nothing(
+    live: Live, held: Held, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     address, content = urlsplit(live.url), files.csv() + b"\n2,Oslo,y,no"
     head = f"POST /v1/datasets?filename=gone.csv HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(content)}"
     with socket.create_connection((address.hostname, address.port)) as connection:
@@ -88,6 +92,8 @@ def test_an_upload_whose_client_goes_away_ends_and_leaves_nothing(live: Live, he
         wait_until(lambda: held.begun == 1)
     wait_until(lambda: held.given_up == 1)
     wait_until(lambda: not list(tmp_path.iterdir()))
+    wait_until(lambda: [record for record in caplog.records if record.message == "request"])
+    assert [vars(record)["status"] for record in caplog.records if record.message == "request"] == [499]
     assert "gone.csv" not in httpx.get(f"{live.url}/v1/datasets").text
 
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api import middleware
+from service.ledger import audit
 from tests.service.live import Live
 
 
@@ -41,6 +44,37 @@ def test_a_body_that_stalls_is_answered_with_408_and_leaves_nothing(
     assert (status, problem["code"]) == (408, "request_timeout")
     assert "4 bytes" in str(problem["detail"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets?filename=a.csv", "/v1/jobs/job-0/extend"])
+@pytest.mark.parametrize(
+    "head", ["Content-Length: 1000\r\n\r\na,b\n", "Transfer-Encoding: chunked\r\n\r\n4\r\na,b\n\r\n"]
+)
+def test_a_body_that_its_client_cuts_off_is_a_499_and_no_error(
+    live: Live,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    path: str,
+    head: str,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    caplog.set_level(logging.INFO)
+
+    def audited() -> int:
+        with live.db.read() as session:
+            return len(audit.page(session, 1000, None, None, None))
+
+    before = audited()
+    address = urlsplit(live.url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\n{head}".encode())
+    while not (done := [record for record in caplog.records if record.message == "request"]):
+        time.sleep(0.01)
+    assert [vars(record)["status"] for record in done] == [499]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert list(tmp_path.iterdir()) == []
+    assert audited() == before
 
 
 @pytest.mark.parametrize(("piece", "taken"), [(60_000, 40), (59_000, 40), (1, 2)])
