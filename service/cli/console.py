@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,21 @@ def reported() -> Iterator[None]:
             raise failure(f"{error}; {advice}") from None
         wrong = "".join(f"\n  {field}" for field in error.errors)
         raise failure(f"the service refused the request{wrong}" if wrong else str(error)) from None
+
+
+def check_output(output: Path | None) -> None:
+    """End the command if a file could not be written. It is called before the work that the file is for."""
+    if output is None or (output.exists() and not output.is_file() and not output.is_dir()):
+        return  # standard output, a device or a pipe
+    if output.is_dir():
+        raise failure(f"cannot write {output}: it is a folder", 2)
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except FileNotFoundError:
+        raise failure(f"cannot write {output}: there is no folder {output.parent}", 2) from None
+    except OSError as error:
+        raise failure(f"cannot write {output}: {error.strerror}", 2) from None
 
 
 def write_output(content: bytes, output: Path | None) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from service.cli.console import err, failure, say, write_output
+from service.cli.console import check_output, err, failure, say, write_output
 from service.settings import Settings
 from service.spec.base import Entrypoint, UserConfig
 from service.spec.tasks import Task
@@ -132,6 +132,7 @@ def predict(
     from service.export.replay import BundleError, read_bundle
     from service.export.scoring import write_predictions
 
+    check_output(output)
     try:
         content = read_bundle(bundle)
         found, notes = score(content, file)

@@ -18,6 +18,7 @@ from service.cli.console import (
     JobArgument,
     Url,
     check_file,
+    check_output,
     connected,
     err,
     failure,
@@ -327,6 +328,7 @@ def export(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Write the recommended config of a job to a file: as data, a script, its learned P, or everything in a zip."""
+    check_output(output)
     with connected(url) as client:
         write_output(client.export(job_id(client, job), fmt), output)
 
@@ -337,6 +339,7 @@ def report(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Write the report of a job that has succeeded: one HTML file that you can open offline."""
+    check_output(output)
     with connected(url) as client:
         write_output(client.report(job_id(client, job)), output)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from service.cli.console import (
     check_file,
+    check_output,
     connected,
     failure,
     out,
@@ -83,6 +84,8 @@ def tune(
     """
     if output is not None and output.suffix not in EXPORTS:
         raise failure(f"--output must end in one of {', '.join(EXPORTS)}, not in {output.suffix!r}", 2)
+    check_output(output)
+    check_output(save_spec)
     fields = _fields(metric, trials, steps, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, Path(data).name, dataset, **fields)
@@ -124,6 +127,7 @@ def init(
     """
     if output.exists() and not force:
         raise failure(f"{output} exists; choose another file with -o, or replace it with --force", 2)
+    check_output(output)
     fields = _fields(metric, trials, steps, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, Path(data).name, dataset, **fields)

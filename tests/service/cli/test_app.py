@@ -473,9 +473,32 @@ def test_export_goes_to_a_file_or_to_standard_output(run: Run, succeeded: str, t
 
 
 def test_export_that_cannot_be_written_is_one_line(run: Run, succeeded: str, tmp_path: Path) -> None:
-    fails(run("export", succeeded, "-o", tmp_path / "no" / "file"), 1, "cannot write")
-    fails(run("export", succeeded, "-o", tmp_path), 1, "cannot write")
-    fails(run("export", succeeded, "-o", ""), 1, "cannot write .: Is a directory")
+    fails(run("export", succeeded, "-o", tmp_path / "no" / "file"), 2, "cannot write")
+    fails(run("export", succeeded, "-o", tmp_path), 2, "cannot write")
+    fails(run("export", succeeded, "-o", ""), 2, "cannot write .: it is a folder")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tune", "rows.csv"),
+        ("tune", "rows.csv", "--save-spec", "no/x.py", "-o", "best.py"),
+        ("init", "rows.csv"),
+        ("predict", "job.zip", "rows.csv"),
+        ("export", "job-0"),
+        ("report", "job-0"),
+    ],
+    ids=" ".join,
+)
+def test_an_output_that_cannot_be_written_is_noticed_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, *given = command
+    output = () if "-o" in given else ("-o", "no/x.py")
+    fails(run(name, *given, *output), 2, "cannot write no/x.py: there is no folder no")
+    (tmp_path / "no").write_text("a file")
+    fails(run(name, *given, *output), 2, "cannot write no/x.py: Not a directory")
 
 
 def test_export_of_a_running_job_is_refused(run: Run, live: Live, spec_file: Path) -> None:
