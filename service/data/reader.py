@@ -27,12 +27,16 @@ from service.data.upload import FORMATS, FileFormat, read_file
 from service.errors import FieldError, InvalidFileError, InvalidSpecError, UnavailableError
 from service.processes import Turns, how_it_ended, memory_bytes, oom_kills
 from service.settings import Settings
+from service.spec.data import DatasetSpec
 
 TICK_S: Final = 0.02
 """Pause between two looks at a child, in which it can take some 50 MB."""
 
 BYTES_PER_S: Final = 1 << 20
 """A file of this many bytes may take a second longer."""
+
+LOADING_S: Final = 30.0
+"""Longest time to load scikit-learn and to draw a split, on a busy machine."""
 
 THREADS: Final = 2
 """Most threads of a child. Each keeps memory of its own: with 64, a CSV file of 200 MB took 1.1 GB, with two 0.4 GB."""
@@ -80,9 +84,30 @@ class Readers:
             InvalidFileError: It takes more memory or time than it may.
             UnavailableError: Too many others wait for the same.
         """
-        limit_s = self._settings.reader_limit_s + sum(file.stat().st_size for file in folder.iterdir()) / BYTES_PER_S
+        return self._look(_retyped, (facts, dict(wanted), folder), folder)
+
+    def check_split(self, facts: DatasetFacts, chosen: DatasetSpec, folder: Path, seed: int) -> None:
+        """Do ``sources.check_split`` in a child.
+
+        Raises:
+            InvalidSpecError: The rows cannot be split so.
+            InvalidFileError: It takes more memory or time than it may.
+            UnavailableError: Too many others wait for the same.
+        """
+        self._look(_split, (facts, chosen, folder, seed), folder, LOADING_S)
+
+    def _look(
+        self,
+        function: Callable[..., DatasetFacts],
+        arguments: tuple[object, ...],
+        folder: Path,
+        more_s: float = 0.0,
+    ) -> DatasetFacts:
+        """Look at stored columns in a child, which may take ``more_s`` seconds more than to read them."""
+        size_bytes = sum(file.stat().st_size for file in folder.iterdir())
+        limit_s = self._settings.reader_limit_s + size_bytes / BYTES_PER_S + more_s
         with self._turns.take("columns of other jobs were read", limit_s):
-            return self._ask(_retyped, (facts, dict(wanted), folder), limit_s, lambda: False)
+            return self._ask(function, arguments, limit_s, lambda: False)
 
     def _ask(
         self, function: Callable[..., DatasetFacts], arguments: tuple[object, ...], limit_s: float, stop: Stop
@@ -163,6 +188,13 @@ def _retyped(facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> Da
     from service.data.columns import retyped  # it imports numpy, which the API does without
 
     return retyped(facts, wanted, folder)
+
+
+def _split(facts: DatasetFacts, chosen: DatasetSpec, folder: Path, seed: int) -> DatasetFacts:
+    from service.data.sources import check_split  # it imports scikit-learn, which other children do without
+
+    check_split(facts, chosen, folder, seed)
+    return facts
 
 
 def _end_with_parent() -> None:

@@ -40,8 +40,8 @@ from service.data.forms import Numbers
 from service.data.prepared_files import Array, Rows
 from service.data.read_table import NULLS
 from service.data.read_text import TEXT_FILE
-from service.data.splits import AT_RANDOM, RowSplit, identical_arrays, identical_rows
-from service.errors import JobFailedError
+from service.data.splits import AT_RANDOM, RowSplit, SplitError, identical_arrays, identical_rows
+from service.errors import InvalidSpecError, JobFailedError, conflict
 from service.registry import import_object
 from service.spec.data import DatasetSpec
 from service.spec.tasks import Task
@@ -330,6 +330,26 @@ def _split_values(file: pyarrow.parquet.ParquetFile, facts: DatasetFacts, chosen
     column = next(column for column in facts.columns if column.name == chosen.split.column)
     by: AnyArray = values_of(column, _stored(file, column)).to_numpy(zero_copy_only=False)
     return by
+
+
+def check_split(facts: DatasetFacts, chosen: DatasetSpec, folder: Path, seed: int) -> None:
+    """Draw a split of a table by a column, to find out whether training can have every class.
+
+    Only this column and the target are read, so identical rows of different groups are not known here.
+
+    Raises:
+        InvalidSpecError: It cannot.
+    """
+    target = facts.chosen(chosen).target(chosen.target)
+    assert target is not None, "only classes are checked"
+    with pyarrow.parquet.ParquetFile(folder / TABLE_FILE) as file:
+        y = labels_of(target, _stored(file, target)).to_numpy(zero_copy_only=False)
+        by = _split_values(file, facts, chosen)
+    of = Target.of(y, Task.CLASSIFICATION)
+    try:
+        RowSplit(chosen.split.by, by).parts(len(y), seed, of.classes, of.labels)
+    except SplitError as error:
+        raise InvalidSpecError(conflict("dataset.split.by", chosen.split.by, error.wrong)) from None
 
 
 def _row_split(table: Table, by: str, values: AnyArray | None) -> RowSplit:

@@ -48,6 +48,14 @@ TRIES: Final = 100
 """How often a split is drawn at most, until no part is empty and the training part has every class."""
 
 
+class SplitError(JobFailedError):
+    """Rows cannot be split. ``wrong`` says why, as a clause that follows ``dataset.split``."""
+
+    def __init__(self, by: str, wrong: str) -> None:
+        super().__init__(f"dataset.split by {by} {wrong}")
+        self.wrong = wrong
+
+
 @dataclass(frozen=True, slots=True)
 class RowSplit:
     """How the rows of a dataset are split.
@@ -84,7 +92,7 @@ class RowSplit:
             keeps_draw_order: Whether the rows of a part stay in the order in which they were drawn.
 
         Raises:
-            JobFailedError: A part has no row, or the training part lacks a class, in each of ``TRIES`` draws.
+            SplitError: A part has no row, or the training part lacks a class, in each of ``TRIES`` draws.
         """
         wrong = None
         for attempt in range(TRIES if self.by in ("random", "group") else 1):
@@ -92,8 +100,8 @@ class RowSplit:
             wrong = _problem(parts, classes, labels)
             if wrong is None:
                 return parts if keeps_draw_order else {part: np.sort(drawn) for part, drawn in parts.items()}
-        every = f" in {TRIES} draws" if self.by in ("random", "group") else ""
-        raise JobFailedError(f"dataset.split by {self.by}{every} leaves {wrong}")
+        every = f"in {TRIES} draws " if self.by in ("random", "group") else ""
+        raise SplitError(self.by, f"{every}leaves {wrong}")
 
     def _drawn(self, rows: int, seed: int, classes: AnyArray | None) -> Parts:
         if self.by == "column":

@@ -20,6 +20,7 @@ from service.planning.family import FamilyDataset, check_groups, common_info
 from service.spec.data import DatasetSpec
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
+from service.spec.tasks import Task
 from service.submission import Context
 
 
@@ -96,7 +97,7 @@ def _uploaded_info(context: Context, spec: JobSpec) -> DatasetInfo | None:
     if all(given.id is None or given.name is not None for given in chosen.values()):
         return None
     found = [
-        _described(context, field, given)
+        _described(context, field, given, spec.seed)
         for field, given in chosen.items()
         if given.id is not None or given.name in BUNDLED
     ]
@@ -109,13 +110,16 @@ def _uploaded_info(context: Context, spec: JobSpec) -> DatasetInfo | None:
     return found[0].info
 
 
-def _described(context: Context, field: str, given: DatasetSpec) -> FamilyDataset:
-    """Return a bundled or an uploaded dataset; ``field`` is the one of the spec that chooses it."""
+def _described(context: Context, field: str, given: DatasetSpec, seed: int) -> FamilyDataset:
+    """Return a bundled or an uploaded dataset; ``field`` is the one of the spec that chooses it, ``seed`` splits it."""
     if given.id is None:
         return FamilyDataset(label=given.label, info=BUNDLED[given.label].info)
     try:
         facts = _facts(context, given, given.id)
         info = dataset_info(facts, given)
+        if given.split.by != "random" and info.task == Task.CLASSIFICATION:
+            with local_folder(context.artifacts.dataset_url(given.id)) as folder:
+                context.readers.check_split(facts, given, folder, seed)
     except InvalidSpecError as error:
         moved = (replace(wrong, field=wrong.field.replace("dataset", field, 1)) for wrong in error.errors)
         raise InvalidSpecError(*moved) from error

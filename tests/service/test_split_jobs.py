@@ -178,15 +178,30 @@ def test_a_split_of_the_confirmation_that_cannot_be_drawn_fails_the_job_before_i
     assert api.get(links["trials"]).json()["items"] == []
 
 
-def test_a_class_that_training_lacks_fails_the_job_with_its_name(
-    api: TestClient, make_worker: WorkerMaker, spec: SpecMaker
+def one_site_a_class() -> bytes:
+    return "\n".join(["a,site,y", *(f"{row},s{row // 20},c{row // 20}" for row in range(60))]).encode()
+
+
+def newest_are_new() -> bytes:
+    return "\n".join(["a,day,y", *(f"{row % 7},{row},{'new' if row > 89 else 'old'}" for row in range(100))]).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "split", "wrong"),
+    [
+        (one_site_a_class(), {"by": "group", "column": "site"}, "in 100 draws leaves no training row of the class 'c"),
+        (newest_are_new(), {"by": "time", "column": "day"}, "leaves no training row of the class 'new'"),
+    ],
+    ids=["group", "time"],
+)
+def test_a_split_that_no_seed_can_draw_is_refused_and_not_queued(
+    api: TestClient, spec: SpecMaker, content: bytes, split: dict[str, str], wrong: str
 ) -> None:
-    rng = np.random.default_rng(0)
-    lines = [f"{rng.normal():.3f},{rng.normal():.3f},{row},{'new' if row > 89 else 'old'}" for row in range(100)]
-    content = "\n".join(["a,b,day,y", *lines]).encode()
-    dataset = {"id": upload(api, content), "target": "y", "split": {"by": "time", "column": "day"}}
-    links = api.post("/v1/jobs", json=spec(dataset=dataset)).json()["links"]
-    assert make_worker().run_next()
-    ended = api.get(links["self"]).json()
-    assert ended["state"] == "failed"
-    assert "leaves no training row of the class 'new'" in ended["cause"]
+    dataset = {"id": upload(api, content), "target": "y", "split": split}
+    for path in ("/v1/jobs", "/v1/jobs?dry_run=true"):
+        answer = api.post(path, json=spec(dataset=dataset))
+        assert answer.status_code == 422, answer.text
+        (error,) = answer.json()["errors"]
+        assert (error["field"], error["value"], error["code"]) == ("dataset.split.by", split["by"], "conflict")
+        assert error["message"].startswith(wrong)
+    assert api.get("/v1/jobs").json()["items"] == []
