@@ -185,7 +185,7 @@ class Database:
         options = {"warptune_begin": "DEFERRED"} if is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reading = self.engine.execution_options(**options)
         event.listen(self.engine, "before_cursor_execute", _make_storable, retval=True)
-        event.listen(self.engine, "handle_error", _leave_a_standby)
+        event.listen(self.engine, "handle_error", leave_a_standby)
         event.listen(self.engine, "connect", self._on_connect)
         event.listen(self.engine, "checkout", self._on_checkout)
         if is_sqlite:
@@ -326,7 +326,7 @@ class Database:
         self.engine.dispose()
 
 
-def _leave_a_standby(context: ExceptionContext) -> None:
+def leave_a_standby(context: ExceptionContext) -> None:
     """Treat a server that takes no writes as one that has gone: drop its connections, and raise the same error."""
     error = context.sqlalchemy_exception
     if getattr(context.original_exception, "sqlstate", None) == READ_ONLY and isinstance(error, DBAPIError):

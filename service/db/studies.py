@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
-from service.db.session import LOCK_TIMEOUT_S, postgresql_arguments, schema_lock
+from service.db.session import LOCK_TIMEOUT_S, leave_a_standby, postgresql_arguments, schema_lock
 
 if TYPE_CHECKING:
     import optuna
@@ -78,6 +78,7 @@ def _open(url: str, wait_s: float) -> optuna.storages.RDBStorage:
     if not is_sqlite:
         options |= {"connect_args": postgresql_arguments(make_url(url), wait_s), "pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+    event.listen(storage.engine, "handle_error", leave_a_standby)
     if is_sqlite:
         event.listen(storage.engine, "connect", _relax_sqlite)
         storage.engine.dispose()  # closes the connections that were opened before the listener was added
