@@ -98,7 +98,7 @@ def read_columns(
 ) -> tuple[list[RawColumn], Reading, tuple[str, ...]]:
     """Return the columns of a CSV file with a header, how they were read, and what a person should know about that.
 
-    ``as_texts`` keeps numbers as written.
+    ``as_texts`` keeps numbers as written, but for spaces around them.
 
     Raises:
         InvalidFileError: The file cannot be used.
@@ -267,7 +267,9 @@ def _columns(
     fractions = [] if as_texts else _fractions(first, header.names, reading)
     columns = _read(source, header, reading, has_quotes, fractions).columns
     pa.default_memory_pool().release_unused()  # what the parser took
-    if not as_texts:
+    if as_texts:
+        columns = [trimmed(cells, _nulls(reading)) for cells in columns]
+    else:
         pieces = (columns.pop(0) for _ in header.names)  # each is freed as soon as it is numbers
         with ThreadPoolExecutor(pa.cpu_count()) as threads:
             columns = list(threads.map(_fitted, pieces, itertools.repeat(reading)))

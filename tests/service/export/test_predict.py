@@ -357,6 +357,16 @@ def test_a_file_that_is_written_in_another_way_means_the_same(of_people: Kept, t
     assert "columns that are not used: 'answer' (the target), 'id', 'more'" in notes
 
 
+def test_spaces_around_cells_mean_nothing(of_people: Kept, tmp_path: Path) -> None:
+    rows = [row for row in people() if row[1] != "n/k"][:40]
+    plain, spaced = tmp_path / "plain.csv", tmp_path / "spaced.csv"
+    plain.write_text(written(HEADER, rows, ";"))
+    header, *padded = [[f" {cell}\u00a0" for cell in row] for row in (HEADER, *rows)]
+    spaced.write_text(written(header, padded, ";"))
+    for predicted in (of_people.by_command, lambda file: of_people.by_script(file, ("pyarrow", "sklearn", "scipy"))):
+        assert predicted(spaced) == predicted(plain)
+
+
 def test_one_word_in_the_alphabet_of_the_training_file_is_read(tmp_path: Path) -> None:
     cities = ("Москва", "Казань", "Тверь")
     lines = [f"{row % 7};{cities[row % 3]};{'ab'[row % 2]}" for row in range(80)]
