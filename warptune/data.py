@@ -65,10 +65,15 @@ def as_rows(rows: object, folder: Path) -> Path:
     import pyarrow as pa
     from pyarrow.csv import write_csv
 
+    from service.data.read_table import times_as_seconds
+
     table = _arrow(rows, "new_rows")
     for index, column in enumerate(table.schema):
+        cells = table.column(index)
         if pa.types.is_dictionary(column.type):
-            table = table.set_column(index, column.name, table.column(index).cast(column.type.value_type))
+            table = table.set_column(index, column.name, cells.cast(column.type.value_type))
+        elif pa.types.is_duration(column.type):
+            table = table.set_column(index, column.name, times_as_seconds(cells.combine_chunks()))
     try:
         write_csv(table, folder / "rows.csv")
     except pa.ArrowException as error:

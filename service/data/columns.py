@@ -26,6 +26,7 @@ import pyarrow.parquet
 from service.data.arrays import find_outliers
 from service.data.facts import MAX_LEVELS, TIMES, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
 from service.data.forms import (
+    CLOCK,
     MARKS,
     SAMPLE,
     SECONDS_PER_DAY,
@@ -197,7 +198,7 @@ def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> Foun
         hint = "say date or day_first_date in dataset.columns to use them as dates"
         return Found(words, None, (f"its dates may be {form.date} or {other}: {hint}",), may_be_id=False)
     if most >= texts.total * (1 - ODD_SHARE):
-        kind = ColumnKind.NUMBER if form.date == "hh:mm" else kind
+        kind = ColumnKind.NUMBER if form.date == CLOCK else kind
         return Found(kind, form, warnings if kind is ColumnKind.NUMBER else ())
     odd = f"{texts.total - most:,} of {texts.total:,} cells are not {kind}s, so all are taken for {words}"
     hint = f"say {kind} in dataset.columns to count these as missing"

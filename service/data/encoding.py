@@ -17,11 +17,14 @@ from typing_extensions import TypedDict
 
 from service.data.columns import date_part, read_as
 from service.data.facts import TEXT_FEATURES, ColumnKind, Form
-from service.data.forms import Numbers, read_texts
+from service.data.forms import CLOCK, Numbers, read_texts
 from service.errors import shortened
 
 VALUE: Final = "value"
 """The one part of a column of numbers or booleans; a date has those of ``DATE_PARTS``."""
+
+PLAIN: Final = Form(decimal=".", thousands="", unit="", date="")
+"""The form of numbers as programs write them; complete, as the ``Form`` of a script has no defaults."""
 
 
 class FittedPart(TypedDict):
@@ -212,7 +215,10 @@ def value_of_new(column: FittedColumn, cells: pa.Array) -> pa.Array:
     kind, form = ColumnKind(column["kind"]), Form(**column["form"])
     is_text = pa.types.is_string(cells.type)
     if is_text and column["was_numeric"] and kind is not ColumnKind.BOOLEAN:
-        return read_as(kind, None, read_texts(cells, form))
+        numbers = read_texts(cells, form)
+        if form.date == CLOCK:
+            numbers = pc.coalesce(numbers, read_texts(cells, PLAIN))  # a time that is given in seconds
+        return read_as(kind, None, numbers)
     return read_as(kind, form if is_text else None, cells)
 
 

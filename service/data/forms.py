@@ -66,6 +66,9 @@ _MONTHS: Final = (
 )
 """How the names of months begin: in English, German, and in other ways in German."""
 
+CLOCK: Final = "hh:mm"
+"""Form of times of day and durations, with seconds or without."""
+
 DATES: Final[Mapping[str, str]] = {
     "yyyy-mm-dd": r"(?P<y>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})" + _TIME,
     "yyyy/mm/dd": r"(?P<y>\d{4})/(?P<m>\d{1,2})/(?P<d>\d{1,2})" + _TIME,
@@ -88,7 +91,7 @@ DATES: Final[Mapping[str, str]] = {
     "mm/yyyy": r"(?P<m>\d{2})/(?P<y>[12]\d{3})",
     "mon yyyy": _NAME + r"\.?[ -](?P<y>[12]\d{3})",
     "yyyymmdd": r"(?P<y>[12]\d{3})(?P<m>\d{2})(?P<d>\d{2})",
-    "hh:mm": r"(?P<h>\d{1,3}):(?P<min>\d{2})(?::(?P<s>\d{2}(?:\.\d+)?))?",
+    CLOCK: r"(?P<h>\d{1,3}):(?P<min>\d{2})(?::(?P<s>\d{2}(?:\.\d+)?))?",
 }
 """Forms of dates and times of day -> their regular expression."""
 

@@ -297,7 +297,7 @@ def _clean(column: RawColumn, reading: Reading) -> pa.Array:
     if pa.types.is_boolean(kind):
         return values
     if pa.types.is_temporal(kind):
-        values = _seconds(values)
+        values = times_as_seconds(values)
     elif not (pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
         wrong = f"column {column.name!r} has the type {kind}"
         raise InvalidFileError(f"{wrong}; convert it to numbers, texts, times or booleans")
@@ -341,7 +341,7 @@ def _without(numbers: pa.Array, reading: Reading) -> pa.Array:
     return pc.if_else(is_mark, pa.scalar(None, numbers.type), numbers) if marks else numbers
 
 
-def _seconds(values: pa.Array) -> pa.Array:
+def times_as_seconds(values: pa.Array) -> pa.Array:
     """Return dates, times of day, durations and points in time as numbers, which have room for all of them."""
     kind = values.type
     counts = values.view(pa.int64() if kind.bit_width == 64 else pa.int32()).cast(pa.float64(), safe=False)

@@ -36,7 +36,7 @@ from service.data.encoding import (
     table_features,
 )
 from service.data.facts import Column, ColumnKind, DatasetFacts, Form, Layout, Reading
-from service.data.forms import Numbers
+from service.data.forms import CLOCK, Numbers
 from service.data.prepared_files import Array, Rows
 from service.data.read_table import NULLS
 from service.data.read_text import TEXT_FILE
@@ -202,7 +202,7 @@ def _fit_columns(
         FittedColumn(
             name=column.name,
             kind=str(column.kind),
-            form=asdict(column.form or Form(date="yyyy-mm-dd" if column.kind is ColumnKind.DATE else "")),
+            form=asdict(column.form or Form(date=_date_of_typed(column))),
             was_numeric=column.name in kept_as_numbers,
             parts=fitted[column.name],
             marks_missing=column.missing > 0,
@@ -210,6 +210,13 @@ def _fit_columns(
         )
         for column in columns
     ]
+
+
+def _date_of_typed(column: Column) -> str:
+    """Return how new rows may write the times of a column that a file with types had; empty for other columns."""
+    if column.kind is ColumnKind.DATE:
+        return "yyyy-mm-dd"
+    return CLOCK if column.type.startswith(("time32", "time64", "duration")) else ""
 
 
 @dataclass(frozen=True, slots=True)

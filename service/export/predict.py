@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,7 +20,15 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from service.artifacts import PREPROCESSING_FILE
-from service.data.encoding import FittedArrays, FittedTable, Preprocessing, names_of_new, note_about
+from service.data.encoding import (
+    PLAIN,
+    FittedArrays,
+    FittedTable,
+    Preprocessing,
+    names_of_new,
+    note_about,
+    value_of_new,
+)
 from service.data.facts import ColumnKind, Form, Reading
 from service.data.forms import Texts, date_form, number_form, read_texts
 from service.data.read_csv import read_columns
@@ -108,8 +117,8 @@ def _read(file: Path, fitted: FittedTable | FittedArrays) -> tuple[Cells, list[s
     if not len(columns[0].values):
         raise ValueError("it has no rows below the header")
     notes = list(told)
-    for name, kind, form in _forms(fitted):
-        other = _other_form(cells[name], kind, form, reading) if name in cells else None
+    for name, kind, read in _numeric(fitted):
+        other = _other_form(cells[name], kind, read, reading) if name in cells else None
         if other is not None:
             texts, cells[name] = cells[name], read_texts(cells[name], other)
             written = str(other) or "plain numbers"
@@ -129,20 +138,22 @@ def _named(columns: Sequence[RawColumn], fitted: FittedTable) -> list[RawColumn]
     return [RawColumn(name, column.type, values[start:]) for column, name, values in named]
 
 
-def _forms(fitted: FittedTable | FittedArrays) -> Iterator[tuple[str, ColumnKind, Form]]:
-    """Yield the columns that hold numbers or dates, and how these were written in training."""
+def _numeric(fitted: FittedTable | FittedArrays) -> Iterator[tuple[str, ColumnKind, Callable[[pa.Array], pa.Array]]]:
+    """Yield the columns that hold numbers or dates, and what reads them as they were written in training."""
     if "columns" not in fitted:
-        yield from ((name, ColumnKind.NUMBER, Form()) for name in fitted["names"])
+        yield from ((name, ColumnKind.NUMBER, partial(read_texts, form=PLAIN)) for name in fitted["names"])
         return
     for column in fitted["columns"]:
         if column["kind"] in (ColumnKind.NUMBER, ColumnKind.DATE):
-            yield column["name"], ColumnKind(column["kind"]), Form(**column["form"])
+            yield column["name"], ColumnKind(column["kind"]), partial(value_of_new, column)
 
 
-def _other_form(cells: pa.Array, kind: ColumnKind, form: Form, reading: Reading) -> Form | None:
+def _other_form(
+    cells: pa.Array, kind: ColumnKind, read: Callable[[pa.Array], pa.Array], reading: Reading
+) -> Form | None:
     """Return the form that most cells have, if most do not have that of training; None to read them as in training."""
     texts = Texts.of(cells)
-    if 2 * texts.count(pc.is_valid(read_texts(texts.values, form))) >= texts.total:
+    if 2 * texts.count(pc.is_valid(read(texts.values))) >= texts.total:
         return None
     if kind is ColumnKind.NUMBER:
         return number_form(texts, reading)[0]

@@ -17,6 +17,7 @@ from torch import nn
 
 from service.data.arrays import AnyArray, channels_first
 from service.data.encoding import (
+    PLAIN,
     FittedArrays,
     FittedTable,
     FittedTarget,
@@ -26,7 +27,6 @@ from service.data.encoding import (
     new_values,
     table_features,
 )
-from service.data.facts import Form
 from service.data.forms import Numbers, read_texts
 from service.spec.tasks import Task
 from service.training.run import EVALUATED_ROWS
@@ -136,8 +136,7 @@ def numbers_of(rows: Cells, fitted: FittedArrays) -> Numbers:
     columns = list[Numbers]()
     for name in fitted["names"]:
         cells = rows[name]
-        plain = Form(decimal=".", thousands="", unit="", date="")
-        numbers = read_texts(cells, plain) if pa.types.is_string(cells.type) else cells
+        numbers = read_texts(cells, PLAIN) if pa.types.is_string(cells.type) else cells
         if numbers.null_count:
             row = pc.index(pc.is_null(numbers), True).as_py()
             raise ValueError(f"column {name!r} is {cells[row].as_py()!r} in row {row + 1}; expected a number")

@@ -134,6 +134,16 @@ def test_what_cannot_be_tuned_on_is_refused_by_the_name_of_the_argument(case: st
         as_upload(data, y, target, tmp_path)
 
 
+def test_durations_of_new_rows_are_seconds_as_in_training(tmp_path: Path) -> None:
+    took = pd.to_timedelta([90, 0.5, None], unit="s")
+    frames = (
+        pd.DataFrame({"took": took, "x": [1, 2, 3]}),
+        pa.table({"took": pa.array(took).cast(pa.duration("ms")), "x": [1, 2, 3]}),
+    )
+    for frame in frames:
+        assert pa.csv.read_csv(as_rows(frame, tmp_path)).to_pydict() == {"took": [90, 0.5, None], "x": [1, 2, 3]}
+
+
 def test_new_rows_become_a_file_that_can_be_scored(tmp_path: Path) -> None:
     assert pa.csv.read_csv(as_rows(FRAME, tmp_path)).to_pydict() == {"age": [1.5, 2.5, None], "city": ["a", "b", "a"]}
     assert (np.load(as_rows(X, tmp_path)) == X).all()

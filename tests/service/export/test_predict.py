@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -48,6 +49,7 @@ from tests.conftest import SpecMaker
 from tests.service.conftest import WorkerMaker
 from tests.service.data import files
 from tests.service.results import a_result
+from warptune.data import as_rows
 
 Numbers = npt.NDArray[np.float64]
 Table = dict[str, list[str]]
@@ -289,6 +291,36 @@ def test_rows_of_a_file_with_types_are_scored_from_csv(tmp_path: Path) -> None:
         assert numbers(found["prediction"]) == pytest.approx(made.outputs()[:, 0] * scale + mean, rel=1e-6)
         assert notes.startswith("columns that are not used: 'y' (the target)\n")
         assert "column 'day'" not in notes
+
+
+def test_times_of_day_and_durations_are_scored_however_they_are_given(tmp_path: Path) -> None:
+    clock = [datetime.time(row * 7 % 24, row % 60, row % 30, row % 2 * 500_000) for row in range(80)]
+    took = [datetime.timedelta(seconds=row * 997 % 9000 + 0.25) for row in range(80)]
+    stage = [f"s{row % 3}" for row in range(80)]
+    slot = [datetime.time(9 + row % 3) for row in range(80)]
+    y = [at.hour + duration.total_seconds() / 900 for at, duration in zip(clock, took, strict=True)]
+    columns: dict[str, list[Any]] = {"clock": clock, "took": took, "stage": stage, "slot": slot}
+    made = uploaded(tmp_path, "a.parquet", files.table(**columns, y=y), MLP, target="y", columns={"slot": "category"})
+    test = RowSplit().parts(80, 0, None)["test"]
+    new = {name: [cells[row] for row in test] for name, cells in columns.items()}
+    midnight = datetime.datetime(2024, 1, 1)
+    seconds: dict[str, list[Any]] = {
+        **new,
+        "clock": [(datetime.datetime.combine(midnight, at) - midnight).total_seconds() for at in new["clock"]],
+        "took": [duration.total_seconds() for duration in new["took"]],
+        "slot": [at.hour * 3600 for at in new["slot"]],
+    }
+    mean, scale = made.fitted["target"]["transform"]["standardise"]
+    expected = made.outputs()[:, 0] * scale + mean
+    as_texts = tmp_path / "texts.csv"
+    as_texts.write_text(written(list(new), [[str(cell) for cell in row] for row in zip(*new.values(), strict=True)]))
+    (tmp_path / "frame").mkdir()
+    as_seconds = tmp_path / "seconds.csv"
+    as_seconds.write_text(written(list(seconds), [list(row) for row in zip(*seconds.values(), strict=True)]))
+    for file in (as_texts, as_seconds, as_rows(pd.DataFrame(new), tmp_path / "frame")):
+        for found, notes in (made.by_command(file), made.by_script(file)):
+            assert numbers(found["prediction"]) == pytest.approx(expected, rel=1e-5)
+            assert notes == "16 rows scored\n" or not notes
 
 
 @pytest.mark.parametrize("model", [{"name": "convnet", "channels": [4]}, MLP])
