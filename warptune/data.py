@@ -74,6 +74,8 @@ def as_rows(rows: object, folder: Path) -> Path:
             table = table.set_column(index, column.name, cells.cast(column.type.value_type))
         elif pa.types.is_duration(column.type):
             table = table.set_column(index, column.name, times_as_seconds(cells.combine_chunks()))
+    if table.num_columns == 1:  # a missing value would be an empty line, which other readers skip
+        table = table.set_column(0, table.column_names[0], table.column(0).cast(pa.string()).fill_null(""))
     try:
         write_csv(table, folder / "rows.csv")
     except pa.ArrowException as error:

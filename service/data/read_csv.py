@@ -98,7 +98,8 @@ def read_columns(
 ) -> tuple[list[RawColumn], Reading, tuple[str, ...]]:
     """Return the columns of a CSV file with a header, how they were read, and what a person should know about that.
 
-    ``as_texts`` keeps numbers as written, but for spaces around them.
+    ``as_texts`` keeps numbers as written, but for spaces around them, and takes empty lines among those of a file of
+    one column for missing values.
 
     Raises:
         InvalidFileError: The file cannot be used.
@@ -264,11 +265,11 @@ def _columns(
         check_names(header.names)
     except InvalidFileError as error:
         raise InvalidFileError(f"{error}. If the first row is data, read the file with header=none") from None
-    fractions = [] if as_texts else _fractions(first, header.names, reading)
+    fractions = None if as_texts else _fractions(first, header.names, reading)
     columns = _read(source, header, reading, has_quotes, fractions).columns
     pa.default_memory_pool().release_unused()  # what the parser took
     if as_texts:
-        columns = [trimmed(cells, _nulls(reading)) for cells in columns]
+        columns = [trimmed(cells, _nulls(reading)) for cells in _without_last_lines(columns)]
     else:
         pieces = (columns.pop(0) for _ in header.names)  # each is freed as soon as it is numbers
         with ThreadPoolExecutor(pa.cpu_count()) as threads:
@@ -276,17 +277,22 @@ def _columns(
     return [RawColumn(name, str(cells.type), cells) for name, cells in zip(header.names, columns, strict=True)]
 
 
-def _read(source: Path, header: _Header, reading: Reading, has_quotes: bool, fractions: list[str]) -> pa.Table:
-    """Read the rows, with ``fractions`` as numbers. A column of them with another cell is read again as texts."""
-    fractions = list(fractions)
+def _read(source: Path, header: _Header, reading: Reading, has_quotes: bool, fractions: list[str] | None) -> pa.Table:
+    """Read the rows, with ``fractions`` as numbers. A column of them with another cell is read again as texts.
+
+    Without ``fractions``, all cells stay texts, and empty lines among those of one column are rows.
+    """
     for _ in range(MAX_ODD_COLUMNS):
         try:
             return _table(source, header, reading, has_quotes, fractions)
         except pa.ArrowInvalid as error:
             odd = ODD_COLUMN.match(str(error))
             if odd is None:  # a row is wrong, which pyarrow names only without threads
-                return _table(source, header, reading, has_quotes, [], use_threads=False)
-            fractions.remove(_unique(header.names)[int(odd[1])])
+                none = None if fractions is None else []
+                return _table(source, header, reading, has_quotes, none, use_threads=False)
+            assert fractions is not None, "a text needs no conversion to a number"
+            odd_name = _unique(header.names)[int(odd[1])]
+            fractions = [name for name in fractions if name != odd_name]
     return _table(source, header, reading, has_quotes, [])
 
 
@@ -300,12 +306,12 @@ def _table(
     header: _Header,
     reading: Reading,
     has_quotes: bool,
-    fractions: list[str],
+    fractions: list[str] | None,
     *,
     use_threads: bool = True,
 ) -> pa.Table:
-    names = _unique(header.names)
-    types = {name: pa.float64() if name in fractions else pa.string() for name in names}
+    names, as_texts = _unique(header.names), fractions is None
+    types = {name: pa.float64() if name in (fractions or ()) else pa.string() for name in names}
     try:
         return pyarrow.csv.read_csv(
             source,
@@ -316,15 +322,31 @@ def _table(
                 skip_rows=header.lines,
                 encoding=reading.encoding,
             ),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=reading.delimiter, newlines_in_values=has_quotes),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=reading.delimiter,
+                newlines_in_values=has_quotes,
+                ignore_empty_lines=not as_texts or len(names) > 1,
+            ),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=types, null_values=_nulls(reading), strings_can_be_null=True
+                column_types=types,
+                null_values=("",) if as_texts else _nulls(reading),
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=not as_texts,
             ),
         )
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):  # a header and nothing else
             return pa.table({name: pa.array([], pa.string()) for name in names})
         raise
+
+
+def _without_last_lines(columns: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+    """Return the only column of a file without the empty lines at its end, and other columns as they are."""
+    if len(columns) > 1:
+        return columns
+    (cells,) = columns
+    empty = pc.index(pc.is_valid(cells[::-1]), True).as_py()
+    return [cells[: len(cells) - empty if empty >= 0 else 0]]
 
 
 def _fractions(rows: Rows, names: list[str], reading: Reading) -> list[str]:

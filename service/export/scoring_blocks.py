@@ -27,20 +27,32 @@ def read_csv(path: Path, fitted: FittedTable | None) -> Cells:
     encoding, delimiter = (fitted["encoding"], fitted["delimiter"]) if fitted else ("utf-8", ",")
     with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter)
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    names: Sequence[str] = [name.strip() for name in rows[0][1]] if rows else []
-    if rows and fitted is not None and (called := names_of_new(fitted, names)) is not None:
-        rows, names = [(0, []), *rows], called
-    if len(rows) < 2:
+        rows = [(reader.line_num, row) for row in reader]
+    start = next((index for index, (_, row) in enumerate(rows) if any(cell.strip() for cell in row)), len(rows))
+    names: Sequence[str] = [name.strip() for name in rows[start][1]] if rows[start:] else []
+    if names and fitted is not None and (called := names_of_new(fitted, names)) is not None:
+        names = called
+    else:
+        start += 1
+    rows = filled_rows(rows[start:], len(names))
+    if not rows:
         raise ValueError(f"{path} has no rows below a header")
-    for line, row in rows[1:]:
+    for line, row in rows:
         if len(row) != len(names):
             raise ValueError(
                 f"line {line} of {path} has {len(row)} cells, the header {len(names)}; separator: {delimiter!r}"
             )
-    columns = zip(names, zip(*(row for _, row in rows[1:]), strict=True), strict=True)
+    columns = zip(names, zip(*(row for _, row in rows), strict=True), strict=True)
     missing = fitted["missing"] if fitted else []
     return {name: trimmed(pa.array(cells, pa.string()), missing) for name, cells in columns}
+
+
+def filled_rows(rows: Sequence[tuple[int, list[str]]], width: int) -> list[tuple[int, list[str]]]:
+    """Return rows without empty lines. In a file of one column these are missing values, but for those at its end."""
+    if width > 1:
+        return [(line, row) for line, row in rows if len(row) > 1 or any(cell.strip() for cell in row)]
+    last = max((index for index, (_, row) in enumerate(rows) if row), default=-1)
+    return [(line, row or [""]) for line, row in rows[: last + 1]]
 
 
 def predict() -> None:

@@ -144,6 +144,12 @@ def test_durations_of_new_rows_are_seconds_as_in_training(tmp_path: Path) -> Non
         assert pa.csv.read_csv(as_rows(frame, tmp_path)).to_pydict() == {"took": [90, 0.5, None], "x": [1, 2, 3]}
 
 
+@pytest.mark.parametrize("cells", [["a", None, "b"], [1.5, None, 2.5], [True, None, False]])
+def test_a_missing_value_in_the_only_column_is_not_an_empty_line(cells: list[Any], tmp_path: Path) -> None:
+    written = as_rows(pa.table({"a": cells}), tmp_path).read_text().splitlines()
+    assert written == ['"a"', *(f'"{"" if cell is None else str(cell).lower()}"' for cell in cells)]
+
+
 def test_new_rows_become_a_file_that_can_be_scored(tmp_path: Path) -> None:
     assert pa.csv.read_csv(as_rows(FRAME, tmp_path)).to_pydict() == {"age": [1.5, 2.5, None], "city": ["a", "b", "a"]}
     assert (np.load(as_rows(X, tmp_path)) == X).all()

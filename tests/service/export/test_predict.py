@@ -209,6 +209,13 @@ def of_people(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     return uploaded(folder, "people.csv", content, MLP, target="answer", columns=kinds)
 
 
+@pytest.fixture(scope="module")
+def of_gaps(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """A model of one column of texts, with gaps."""
+    lines = [f"{'' if row % 5 == 0 else f'q{row % 3}'},{'uv'[row % 2]}" for row in range(80)]
+    return uploaded(tmp_path_factory.mktemp("gaps"), "a.csv", "\n".join(["a,y", *lines]).encode(), MLP, target="y")
+
+
 def test_rows_of_a_table_are_scored_as_the_prepared_ones(of_people: Kept, tmp_path: Path) -> None:
     rows, classes = people(), sorted(ANSWERS)
     test = RowSplit().parts(ROWS, 0, np.array([classes.index(row[-1]) for row in rows]))["test"]
@@ -428,6 +435,36 @@ def test_one_row_is_scored_as_it_is_among_others(of_people: Kept, tmp_path: Path
             for name, cells in together.items()
             if name != "prediction"
         }
+
+
+GAPS = ["q1", None, "q2", "q0", None]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['a\nq1\n""\nq2\nq0\n""\n', 'a\nq1\n\nq2\nq0\n""\n\n\n', 'a\r\nq1\r\nNA\r\nq2\r\nq0\r\n""', None],
+    ids=["pandas", "empty lines", "Windows", "frame"],
+)
+def test_a_missing_value_in_the_only_column_is_a_row(of_gaps: Kept, tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "new.csv"
+    if content is None:
+        file = as_rows(pd.DataFrame({"a": GAPS}), tmp_path)
+    else:
+        file.write_bytes(content.encode())
+    for found, _ in (of_gaps.by_command(file), of_gaps.by_script(file)):
+        assert len(found["prediction"]) == len(GAPS)
+        assert found["probability_u"][1] == found["probability_u"][4]
+        assert len({found["probability_u"][row] for row in range(4)}) == 4
+
+
+def test_a_row_of_empty_cells_is_a_row_and_an_empty_line_is_none(of_people: Kept, tmp_path: Path) -> None:
+    file = tmp_path / "new.csv"
+    rows = people()
+    file.write_text(
+        written(HEADER, [rows[0], [""] * len(HEADER), rows[1]], ";") + "\n" + written(rows[2], [], ";") + "\n"
+    )
+    for found, _ in (of_people.by_command(file), of_people.by_script(file, ("pyarrow", "sklearn", "scipy"))):
+        assert len(found["prediction"]) == 4
 
 
 def test_cells_that_training_did_not_have_are_named(of_people: Kept, tmp_path: Path) -> None:
