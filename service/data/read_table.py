@@ -27,6 +27,7 @@ import pyarrow.parquet
 from service.data.columns import TABLE_FILE, describe
 from service.data.contents import check_contents
 from service.data.facts import EXACT, LARGEST, MIN_ROWS, ColumnKind, DatasetFacts, Layout, Reading
+from service.data.forms import whole_if_all_are
 from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_zip import open_zip
 from service.errors import InvalidFileError, shortened
@@ -160,18 +161,23 @@ def _excel_column(name: str, cells: list[Any]) -> RawColumn:
     given = [None if cell == "" else cell for cell in cells]
     types = {type(cell) for cell in given if cell is not None}
     if types and types <= {int, float}:
-        whole = all(float(cell).is_integer() for cell in given if cell is not None)
-        return RawColumn(name, "number", pa.array(given, pa.float64()).cast(pa.int64() if whole else pa.float64()))
+        return RawColumn(name, "number", whole_if_all_are(pa.array(given, pa.float64())))
+    if types and types <= {dt.date, dt.datetime}:
+        times = [None if cell is None else _point_in_time(cell) for cell in given]
+        return RawColumn(name, "timestamp[us]", pa.array(times, pa.timestamp("us")), ColumnKind.DATE)
     for kinds, type_ in (
         ({bool}, pa.bool_()),
-        ({dt.date, dt.datetime}, pa.timestamp("us")),
         ({dt.time}, pa.time64("us")),
         ({dt.timedelta}, pa.duration("us")),
     ):
         if types and types <= kinds:
-            kind = ColumnKind.DATE if dt.date in kinds else None
-            return RawColumn(name, str(type_), pa.array(given, type_), kind)
+            return RawColumn(name, str(type_), pa.array(given, type_))
     return RawColumn(name, "string", pa.array([None if cell is None else _text(cell) for cell in given], pa.string()))
+
+
+def _point_in_time(cell: dt.date) -> dt.datetime:
+    """Return a point in time as one. Excel has no other days than midnights, and its reader takes these for days."""
+    return cell if isinstance(cell, dt.datetime) else dt.datetime.combine(cell, dt.time())
 
 
 def _text(cell: object) -> str:
@@ -296,11 +302,12 @@ def _clean(column: RawColumn, reading: Reading) -> pa.Array:
         return trimmed(values.cast(pa.string()), NULLS if reading.na_values is None else reading.na_values)
     if pa.types.is_boolean(kind):
         return values
-    if pa.types.is_temporal(kind):
-        values = times_as_seconds(values)
-    elif not (pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+    has_numbers = pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    if pa.types.is_interval(kind) or not has_numbers:
         wrong = f"column {column.name!r} has the type {kind}"
         raise InvalidFileError(f"{wrong}; convert it to numbers, texts, times or booleans")
+    if pa.types.is_temporal(kind):
+        values = times_as_seconds(values)
     return _without(_numbers(column.name, values), reading)
 
 

@@ -16,6 +16,7 @@ from service.data.facts import EXACT
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem
 from tests.service.data import files
+from tests.service.data.tables import feather
 
 ROWS = 40
 LABELS = ["a", "b"] * (ROWS // 2)
@@ -164,6 +165,11 @@ BAD = {
     "long name": ("a.csv", b"x" * 201 + b",y\n" + b"1,2\n" * 20, "column 1 has a name of 201 characters"),
     "number over 32 bits": ("a.csv", csv("x,label", [1e308] * ROWS), "column 'x' is 1e+308 in row 1; expected a"),
     "infinite in a CSV": ("a.csv", csv("x,label", [*range(39), "inf"]), "column 'x' is infinite in row 40"),
+    "intervals of months": (
+        "a.feather",
+        feather(t=pa.array([(1, day, 0) for day in range(ROWS)], pa.month_day_nano_interval()), label=LABELS),
+        "column 't' has the type month_day_nano_interval; convert it to numbers, texts, times or booleans",
+    ),
     "text of no UTF-8": ("a.parquet", table(not_utf8()), "Invalid UTF8"),
     "target over 32 bits": ("a.npz", files.npz(x=np.ones((20, 3)), y=HUGE), "y is 1e+300 in row 1; expected a finite"),
     "header of a wrong type": (

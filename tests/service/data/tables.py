@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import gzip
 import io
 import uuid
@@ -25,6 +26,7 @@ CITIES = [("Köln", "Rome", "Oslo", "Bonn")[row % 4] for row in range(ROWS)]
 DAYS = [(1 + row % 12, 1 + row % 28, 2020 + row % 3) for row in range(ROWS)]
 """Month, day and year: the first is January 1, 2020."""
 JAN_1 = 1_577_836_800.0
+JANUARY = dt.datetime(2020, 1, 1)
 
 
 class Right(NamedTuple):
@@ -68,13 +70,15 @@ def german(number: float) -> str:
 
 
 def excel(rows: Sequence[Sequence[Any]]) -> bytes:
-    """An Excel file with one sheet of texts, numbers and booleans."""
+    """An Excel file with one sheet of texts, numbers, booleans and points in time."""
 
     def cell(value: Any) -> str:
         if isinstance(value, bool):
             return f'<c t="b"><v>{int(value)}</v></c>'
         if isinstance(value, int | float):
             return f"<c><v>{value}</v></c>"
+        if isinstance(value, dt.datetime):
+            return f'<c s="1"><v>{(value - dt.datetime(1899, 12, 30)) / dt.timedelta(days=1)!r}</v></c>'
         return f'<c t="inlineStr"><is><t xml:space="preserve">{value}</t></is></c>'
 
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
@@ -86,13 +90,17 @@ def excel(rows: Sequence[Sequence[Any]]) -> bytes:
         "[Content_Types].xml": f'<Types xmlns="{package}/content-types">'
         '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
         f'<Override PartName="/xl/workbook.xml" ContentType="{kind}.sheet.main+xml"/>'
+        f'<Override PartName="/xl/styles.xml" ContentType="{kind}.styles+xml"/>'
         f'<Override PartName="/xl/worksheets/sheet1.xml" ContentType="{kind}.worksheet+xml"/></Types>',
         "_rels/.rels": f'<Relationships xmlns="{package}/relationships">'
         f'<Relationship Id="r1" Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
         "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'
         '<sheet name="one" sheetId="1" r:id="r1"/></sheets></workbook>',
         "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships">'
-        f'<Relationship Id="r1" Type="{office}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
+        f'<Relationship Id="r1" Type="{office}/worksheet" Target="worksheets/sheet1.xml"/>'
+        f'<Relationship Id="r2" Type="{office}/styles" Target="styles.xml"/></Relationships>',
+        "xl/styles.xml": f'<styleSheet xmlns="{main}"><cellXfs>'
+        '<xf numFmtId="0"/><xf numFmtId="22"/></cellXfs></styleSheet>',
         "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData></worksheet>',
     }
     buffer = io.BytesIO()
@@ -242,6 +250,24 @@ TABLES = [
         "Excel with a title",
         excel([["Sales"], [], ["x", "label"], *zip(NUMBERS, LABELS, strict=True)]),
         {"x": NUMBER},
+        "table.xlsx",
+    ),
+    Table(
+        "Excel of points in time, some of them at midnight",
+        excel([["t", "label"], *([JANUARY + dt.timedelta(hours=6 * row), LABELS[row]] for row in range(ROWS))]),
+        {"t": Right("date", JAN_1)},
+        "table.xlsx",
+    ),
+    Table(
+        "Excel of days",
+        excel([["t", "label"], *([JANUARY + dt.timedelta(days=row), LABELS[row]] for row in range(ROWS))]),
+        {"t": Right("date", JAN_1)},
+        "table.xlsx",
+    ),
+    Table(
+        "Excel of numbers over 64 bits",
+        excel([["t", "label"], *([1e20 * (row + 1), LABELS[row]] for row in range(ROWS))]),
+        {"t": Right("number", 1e20)},
         "table.xlsx",
     ),
     Table(
