@@ -17,14 +17,12 @@ from typing_extensions import TypedDict
 
 from service.data.columns import date_part, read_as
 from service.data.facts import TEXT_FEATURES, ColumnKind, Form
-from service.data.forms import CLOCK, Numbers, read_texts
+from service.data.forms import CLOCK, PLAIN, Numbers, read_texts
+from service.data.read_table import without
 from service.errors import shortened
 
 VALUE: Final = "value"
 """The one part of a column of numbers or booleans; a date has those of ``DATE_PARTS``."""
-
-PLAIN: Final = Form(decimal=".", thousands="", unit="", date="")
-"""The form of numbers as programs write them; complete, as the ``Form`` of a script has no defaults."""
 
 
 class FittedPart(TypedDict):
@@ -170,6 +168,8 @@ def new_values(fitted: FittedTable, cells: Mapping[str, pa.Array]) -> tuple[dict
     values, notes = dict[str, pa.Array](), list[str]()
     for column in fitted["columns"]:
         name, given = column["name"], cells[column["name"]]
+        if column["was_numeric"]:
+            given = without(given, fitted["missing"])
         values[name] = value_of_new(column, given)
         unread = pc.and_(pc.is_valid(given), pc.is_null(values[name]))
         notes += note_about(name, given, unread, f"not {column['kind']}s, so they count as missing")

@@ -66,6 +66,9 @@ _MONTHS: Final = (
 )
 """How the names of months begin: in English, German, and in other ways in German."""
 
+PLAIN: Final = Form(decimal=".", thousands="", unit="", date="")
+"""The form of numbers as programs write them; complete, as the ``Form`` of a script has no defaults."""
+
 CLOCK: Final = "hh:mm"
 """Form of times of day and durations, with seconds or without."""
 

@@ -288,7 +288,7 @@ def _read(source: Path, header: _Header, reading: Reading, has_quotes: bool, fra
         except pa.ArrowInvalid as error:
             odd = ODD_COLUMN.match(str(error))
             if odd is None:  # a row is wrong, which pyarrow names only without threads
-                none = None if fractions is None else []
+                none: list[str] | None = None if fractions is None else []
                 return _table(source, header, reading, has_quotes, none, use_threads=False)
             assert fractions is not None, "a text needs no conversion to a number"
             odd_name = _unique(header.names)[int(odd[1])]

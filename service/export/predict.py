@@ -21,7 +21,6 @@ from torch import nn
 
 from service.artifacts import PREPROCESSING_FILE
 from service.data.encoding import (
-    PLAIN,
     FittedArrays,
     FittedTable,
     Preprocessing,
@@ -30,7 +29,7 @@ from service.data.encoding import (
     value_of_new,
 )
 from service.data.facts import ColumnKind, Form, Reading
-from service.data.forms import Texts, date_form, number_form, read_texts
+from service.data.forms import PLAIN, Texts, date_form, number_form, read_texts
 from service.data.read_csv import read_columns
 from service.data.read_table import RawColumn
 from service.data.upload import FileFormat, format_of

@@ -17,7 +17,6 @@ from torch import nn
 
 from service.data.arrays import AnyArray, channels_first
 from service.data.encoding import (
-    PLAIN,
     FittedArrays,
     FittedTable,
     FittedTarget,
@@ -27,7 +26,7 @@ from service.data.encoding import (
     new_values,
     table_features,
 )
-from service.data.forms import Numbers, read_texts
+from service.data.forms import PLAIN, Numbers, read_texts
 from service.spec.tasks import Task
 from service.training.run import EVALUATED_ROWS
 from service.training.tasks import in_units

@@ -28,7 +28,7 @@ from service.api.app import create_app
 from service.artifacts import PREPROCESSING_FILE, ArtifactStore, weights_file
 from service.cli.app import app
 from service.data.columns import retyped
-from service.data.facts import dataset_info
+from service.data.facts import Reading, dataset_info
 from service.data.prepare import prepare_job_data
 from service.data.splits import RowSplit
 from service.data.upload import Upload, format_of
@@ -193,8 +193,10 @@ def spec_of(**parts: Any) -> JobSpec:
     return JobSpec.model_validate({"search_space": {"preset": "quick"}, "budget": budget, "model": MLP, **parts})
 
 
-def uploaded(folder: Path, name: str, content: bytes, model: dict[str, Any], **dataset: Any) -> Kept:
-    with Upload(format_of(name) or pytest.fail(name), 1 << 24) as upload:
+def uploaded(
+    folder: Path, name: str, content: bytes, model: dict[str, Any], reading: Reading | None = None, **dataset: Any
+) -> Kept:
+    with Upload(format_of(name) or pytest.fail(name), 1 << 24, reading or Reading()) as upload:
         upload.write(content)
         facts, stored = upload.unpack()
         spec = spec_of(dataset={"id": "ds-1", **dataset}, model=model)
@@ -581,6 +583,21 @@ def test_a_category_that_was_kept_as_numbers_is_the_same_however_it_is_written(t
         assert "training did not have" not in notes
         found.append(result)
     assert found[0] == found[1] == found[2]
+
+
+def test_a_number_that_stands_for_a_missing_value_does_so_however_it_is_written(tmp_path: Path) -> None:
+    lines = [f"{-999 if row % 4 == 0 else row % 7 + 0.5},{row % 3},{'ab'[row % 2]}" for row in range(80)]
+    content = "\n".join(["x,size,y", *lines]).encode()
+    marks = Reading(na_values=("-999", "0"))
+    made = uploaded(tmp_path, "a.csv", content, MLP, marks, target="y", columns={"size": "category"})
+    file, found = tmp_path / "new.csv", list[Numbers]()
+    for x, size in (("-999", "0"), ("-999.0", "0.0"), (" -9.99e2", "0e0"), ("", "")):
+        file.write_text(f"x,size\n{x},{size}\n1.5,2\n")
+        for result, notes in (made.by_command(file), made.by_script(file)):
+            assert "training did not have" not in notes
+            found.append(numbers(result["probability_a"]))
+            assert found[-1] == pytest.approx(found[0])
+    assert found[0][0] != pytest.approx(found[0][1])
 
 
 def test_new_rows_for_a_file_without_a_header_may_have_none_or_its_names(tmp_path: Path) -> None:
