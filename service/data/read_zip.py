@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from service.data.arrays import PIECE_BYTES, X_FILE, Y_FILE, AnyArray, write_arrays, write_labels
@@ -43,7 +42,13 @@ MAX_SIDE: Final = 1024
 IMAGE_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Pillow's names of the image formats that are read. The others are rare, and one of them starts Ghostscript."""
 
-GREY: Final = ("1", "L", "I", "I;16", "F")
+OVER_8_BITS: Final = {
+    **dict.fromkeys(("I", "I;16", "I;16L", "I;16B", "I;16N"), "whole numbers over 8 bits"),
+    "F": "floating-point numbers",
+}
+"""Pillow's modes of images with more than 8 bits for a pixel -> what a pixel is."""
+
+GREY: Final = ("1", "L", *OVER_8_BITS)
 """Pillow's modes of images with one channel. All others become RGB."""
 
 
@@ -127,34 +132,63 @@ def read_images(source: Path, folder: Path, max_bytes: int, reading: Reading) ->
         if len(files) < MIN_ROWS:
             raise InvalidFileError(f"the archive has {len(files)} images; at least {MIN_ROWS} are needed")
         label = write_labels(np.array(classes), folder / Y_FILE, "class")
-        shape, notes = _common_shape(archive, files, reading.image_size)
-        size = math.prod(shape)
+        common = _common(archive, files, reading.image_size)
+        width, pixel = math.prod(common.shape), np.dtype(np.float32 if common.mode == "F" else np.uint8)
+        size = width * pixel.itemsize
         if size * len(files) > max_bytes:
             raise InvalidFileError(
                 f"{len(files)} images of {size} bytes each are too large; at most {max_bytes} bytes are allowed"
             )
-        kept = np.lib.format.open_memmap(folder / X_FILE, mode="w+", dtype=np.uint8, shape=(len(files), size))
+        kept = np.lib.format.open_memmap(folder / X_FILE, mode="w+", dtype=pixel, shape=(len(files), width))
         for row, entry in enumerate(files):
-            kept[row] = _use_image(archive, entry, partial(_pixels, shape=shape)).reshape(-1)
+            kept[row] = _use_image(archive, entry, partial(_pixels, common=common)).reshape(-1)
+            if not np.isfinite(kept[row]).all():
+                raise InvalidFileError(f"{entry.filename!r} has a pixel that is not a finite number; replace it")
         kept.flush()
     return DatasetFacts(
-        layout=Layout.ARRAYS, rows=len(files), columns=(label,), shape=shape, reading=reading, warnings=notes
+        layout=Layout.ARRAYS,
+        rows=len(files),
+        columns=(label,),
+        shape=common.shape,
+        reading=reading,
+        warnings=common.notes,
     )
 
 
-def _common_shape(
-    archive: zipfile.ZipFile, files: Sequence[zipfile.ZipInfo], side: int | None
-) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """Return channels, height and width that all images get, and what a person should know about that.
+class _Common(NamedTuple):
+    """What all images become.
 
-    Only the beginning of each image is read. ``side`` is the height and width that the user asks for.
+    Attributes:
+        mode: Pillow's mode: L, RGB, or F for pixels with more than 8 bits.
+        shape: Channels, height and width.
+        notes: What a person should know about that.
+    """
+
+    mode: str
+    shape: tuple[int, int, int]
+    notes: tuple[str, ...]
+
+
+def _common(archive: zipfile.ZipFile, files: Sequence[zipfile.ZipInfo], side: int | None) -> _Common:
+    """Return what all images become. Only the beginning of each is read.
+
+    Args:
+        archive: The images.
+        files: Their names.
+        side: The height and width that the user asks for.
     """
     sizes: dict[tuple[int, int], str] = {}
+    pixels: dict[str, str] = {}
     grey = 0
     for entry in files:
         size, mode = _use_image(archive, entry, lambda image: (image.size, image.mode))
         sizes.setdefault(size, entry.filename)
+        pixels.setdefault(OVER_8_BITS.get(mode, "8 bits"), entry.filename)
         grey += mode in GREY
+    if len(pixels) > 1:
+        (one_kind, first), (other_kind, second) = list(pixels.items())[:2]
+        found = f"{one_kind} ({first!r}) and {other_kind} ({second!r})"
+        raise InvalidFileError(f"the images have pixels of different kinds: {found}; convert them to one kind")
     if len(sizes) > 1 and side is None:
         (one, first), (other, second) = list(sizes.items())[:2]
         found = f"{one[0]} x {one[1]} pixels ({first!r}) and {other[0]} x {other[1]} ({second!r})"
@@ -166,7 +200,11 @@ def _common_shape(
     width, height = next(iter(sizes)) if side is None else (side, side)
     if set(sizes) != {(width, height)}:
         notes.append(f"images are scaled to {width} x {height} pixels, and cut at the edges to keep their proportions")
-    return (1 if grey == len(files) else 3, height, width), tuple(notes)
+    mode = "L" if grey == len(files) else "RGB"
+    if "8 bits" not in pixels:
+        mode = "F"
+        notes.append("pixels have more than 8 bits and keep their values: give new images with the same ones")
+    return _Common(mode, (3 if mode == "RGB" else 1, height, width), tuple(notes))
 
 
 def _hidden(name: str) -> bool:
@@ -183,13 +221,13 @@ def _classes(names: Sequence[str]) -> list[str]:
     return classes
 
 
-def _pixels(image: Image.Image, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Return an image as an array of ``shape``: channels x height x width."""
-    channels, height, width = shape
-    image = image.convert("L" if channels == 1 else "RGB")
+def _pixels(image: Image.Image, common: _Common) -> AnyArray:
+    """Return an image as an array, channels x height x width."""
+    channels, height, width = common.shape
+    image = image.convert(common.mode)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height))
-    pixels = np.asarray(image, dtype=np.uint8)
+    pixels = np.asarray(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
