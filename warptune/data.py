@@ -65,9 +65,10 @@ def as_rows(rows: object, folder: Path) -> Path:
     import pyarrow as pa
     from pyarrow.csv import write_csv
 
-    from service.data.read_table import times_as_seconds
+    from service.data.read_table import INDEX_NAME, times_as_seconds
 
     table = _arrow(rows, "new_rows")
+    table = table.rename_columns([name if name.strip() else INDEX_NAME for name in table.column_names])
     for index, column in enumerate(table.schema):
         cells = table.column(index)
         if pa.types.is_dictionary(column.type):

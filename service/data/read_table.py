@@ -239,6 +239,11 @@ def keep(
     return DatasetFacts(layout=Layout.TABLE, rows=rows, columns=described, reading=reading, warnings=found)
 
 
+def with_index_name(names: Sequence[str]) -> list[str]:
+    """Return the names of columns of new rows, with the one that training gives to a first column without a name."""
+    return [name or (INDEX_NAME if index == 0 else "") for index, name in enumerate(names)]
+
+
 def _named(columns: Sequence[RawColumn], rows: int) -> Iterator[RawColumn]:
     """Yield columns that have a name, with one for the first. Empty ones without a name come of separators."""
     for index, column in enumerate(columns, 1):

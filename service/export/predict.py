@@ -31,7 +31,7 @@ from service.data.encoding import (
 from service.data.facts import ColumnKind, Form, Reading
 from service.data.forms import PLAIN, Texts, date_form, number_form, read_texts
 from service.data.read_csv import read_columns
-from service.data.read_table import RawColumn
+from service.data.read_table import RawColumn, with_index_name
 from service.data.upload import FileFormat, format_of
 from service.export.files import MANIFEST, WEIGHTS_FILE
 from service.export.replay import MAX_BYTES, Bundle, BundleError
@@ -112,7 +112,12 @@ def _read(file: Path, fitted: FittedTable | FittedArrays) -> tuple[Cells, list[s
             columns, reading, told = read_columns(source, MAX_BYTES, replace(wanted, encoding=encoding), as_texts=True)
     if "columns" in fitted and "names" in fitted:
         columns = _named(columns, fitted)
-    cells = {column.name: pa.chunked_array(column.values).combine_chunks() for column in columns}
+    names = with_index_name([column.name for column in columns])
+    cells = {
+        name: pa.chunked_array(column.values).combine_chunks()
+        for name, column in zip(names, columns, strict=True)
+        if name  # one without a name is not from training
+    }
     if not len(columns[0].values):
         raise ValueError("it has no rows below the header")
     notes = list(told)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from safetensors.torch import load
 
 from service.data.encoding import FittedTable, Preprocessing, names_of_new
-from service.data.read_table import trimmed
+from service.data.read_table import trimmed, with_index_name
 from service.export.blocks import SHAPE, make_model, read
 from service.export.scoring import Cells, load_array, score, write_predictions
 
@@ -42,9 +42,9 @@ def read_csv(path: Path, fitted: FittedTable | None) -> Cells:
             raise ValueError(
                 f"line {line} of {path} has {len(row)} cells, the header {len(names)}; separator: {delimiter!r}"
             )
-    columns = zip(names, zip(*(row for _, row in rows), strict=True), strict=True)
+    columns = zip(with_index_name(names), zip(*(row for _, row in rows), strict=True), strict=True)
     missing = fitted["missing"] if fitted else []
-    return {name: trimmed(pa.array(cells, pa.string()), missing) for name, cells in columns}
+    return {name: trimmed(pa.array(cells, pa.string()), missing) for name, cells in columns if name}
 
 
 def filled_rows(rows: Sequence[tuple[int, list[str]]], width: int) -> list[tuple[int, list[str]]]:

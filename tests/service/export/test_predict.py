@@ -600,6 +600,23 @@ def test_a_number_that_stands_for_a_missing_value_does_so_however_it_is_written(
     assert found[0][0] != pytest.approx(found[0][1])
 
 
+def test_a_first_column_without_a_name_is_found_in_new_rows(tmp_path: Path) -> None:
+    lines = [f"r{row % 3},{row * 7 % 13},{'ab'[row % 2]}" for row in range(80)]
+    made = uploaded(tmp_path, "a.csv", "\n".join([",x,y", *lines]).encode(), MLP, target="y")
+    new = {"": ["r0", "r1", "r2"], "x": [1, 2, 3]}
+    frame = pd.DataFrame(new)
+    (tmp_path / "again").mkdir()
+    named = tmp_path / "named.csv"
+    named.write_text("Unnamed: 0,x\nr0,1\nr1,2\nr2,3\n")
+    plain = tmp_path / "plain.csv"
+    frame.to_csv(plain, index=False)
+    files = (named, plain, as_rows(frame, tmp_path), as_rows(frame[["x", ""]], tmp_path / "again"))
+    found = [predicted(file)[0] for file in files for predicted in (made.by_command, made.by_script)]
+    assert len(found[0]["prediction"]) == 3
+    for result in found[1:]:
+        assert numbers(result["probability_a"]) == pytest.approx(numbers(found[0]["probability_a"]))
+
+
 def test_new_rows_for_a_file_without_a_header_may_have_none_or_its_names(tmp_path: Path) -> None:
     lines = [f"{row * 7 % 31 / 4},{row * 5 % 23 / 8},{'ab'[row * 3 % 7 % 2]}" for row in range(ROWS)]
     made = uploaded(tmp_path, "a.csv", "\n".join(lines).encode(), MLP, target="column_3")
