@@ -28,18 +28,18 @@ MAX_EMBEDDED_BYTES: Final = 4 << 20
 
 BLOCKS: Final = "service.export.blocks"
 
-HEADER: Final = '''\
-"""Recommended optimizer of {job_id}: {arm}, verdict {verdict}.
+HEADER: Final = """\
+Recommended optimizer of {job_id}: {arm}, verdict {verdict}.
 
 {reason}
 
 Import make_optimizer to use it on your own model. Run as a script, this trains the model of the job on its data, split
 and first confirmation seed, and prints the test loss that it reaches and the one that was recorded.
 {p_note}{summary}Needs {needs}. Made by warptune {version}.
-"""'''
+"""
 
-PREDICT_HEADER: Final = '''\
-"""The trained model of {job_id}: {arm}, seed {seed}, test loss {test_loss}.
+PREDICT_HEADER: Final = """\
+The trained model of {job_id}: {arm}, seed {seed}, test loss {test_loss}.
 
     python predict.py new.csv -o predictions.csv
 
@@ -47,10 +47,10 @@ It scores new rows. The CSV file has the columns of the training file, in any or
 and way to write numbers and dates. weights.safetensors and preprocessing.json belong next to this script.
 Needs torch, safetensors, numpy and pyarrow, and scikit-learn where a column holds texts{user_note}. Made by warptune
 {version}.
-"""'''
+"""
 
-LOOP_HEADER: Final = '''\
-"""Recommended optimizer of {job_id}: {arm}, verdict {verdict}.
+LOOP_HEADER: Final = """\
+Recommended optimizer of {job_id}: {arm}, verdict {verdict}.
 
 {reason}
 
@@ -63,7 +63,7 @@ Use it in your training loop:
 It was tuned in the loop {entrypoint}, in runs of {steps} steps.
 SHA-256 of its source: {sha256}
 {summary}Needs {needs}. Made by warptune {version}.
-"""'''
+"""
 
 P_NOTE: Final = """\
 If the P that the optimizer learned is next to it as p.safetensors, it then trains once more from that P.
@@ -147,7 +147,8 @@ def make_script(plan: JobPlan, result: JobResult, data_sha256: str | None, data:
     for name in ("make_model", "make_optimizer", "load_data", "train", "show", "main"):
         source.add(f"{BLOCKS}:{name}")
     training = "".join(f"    {name}={value!r},\n" for name, value in settings["training"].items())
-    header = HEADER.format(
+    header = _docstring(
+        HEADER,
         job_id=result.job_id,
         arm=result.arm,
         verdict=result.verdict,
@@ -169,7 +170,8 @@ def _loop_script(plan: JobPlan, result: JobResult, loop: LoopSpec) -> str:
     source = SourceCode(roots, {"CONFIG", "build_optimizer"})
     build = source.add(optimizer.build)
     source.add(f"{BLOCKS}:make_optimizer")
-    header = LOOP_HEADER.format(
+    header = _docstring(
+        LOOP_HEADER,
         job_id=result.job_id,
         arm=result.arm,
         verdict=result.verdict,
@@ -182,6 +184,12 @@ def _loop_script(plan: JobPlan, result: JobResult, loop: LoopSpec) -> str:
         version=VERSION,
     )
     return _script(header, "", {"CONFIG": result.config}, source, f"build_optimizer = {build}", "")
+
+
+def _docstring(template: str, **parts: object) -> str:
+    """Return a filled template as a docstring, whatever characters are in the texts, such as the name of a column."""
+    text = template.format(**parts).replace("\\", r"\\").replace('"""', r"\"\"\"")
+    return f'"""{text}"""'
 
 
 def _script(
@@ -213,7 +221,8 @@ def make_predict_script(plan: JobPlan, result: JobResult, weights: KeptWeights) 
     source.add("types:SimpleNamespace as Form")
     name = source.add(build)
     source.add("service.export.scoring_blocks:predict")
-    header = PREDICT_HEADER.format(
+    header = _docstring(
+        PREDICT_HEADER,
         job_id=result.job_id,
         arm=result.arm,
         seed=weights.seed,
