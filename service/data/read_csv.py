@@ -121,7 +121,7 @@ def read_columns(
     reading = replace(reading, encoding=encoding, delimiter=delimiter, decimal=decimal)
     found = find_header(rows, reading)
     if found.exists:
-        header, rows = _Header(_names(rows), lines[0]), rows[1:]
+        header, rows = _Header(header_names(rows), lines[0]), rows[1:]
     else:
         names = [column_name(index + 1) for index in range(len(rows[0]))]
         header, reading = _Header(names, lines[0] - 1 if titles else 0), replace(reading, header="none")
@@ -238,7 +238,7 @@ def _delimiter(sample: str) -> str:
     return max(DELIMITERS, key=agreement)
 
 
-def _names(rows: Rows) -> list[str]:
+def header_names(rows: Rows) -> list[str]:
     """Return the names of the columns. Rows that all have one cell more begin with a name, or end with a separator."""
     names = [name.strip() for name in rows[0]]
     if rows[1:] and all(len(row) == len(names) + 1 for row in rows[1:]):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
+import io
 import json
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +16,8 @@ import pyarrow as pa
 from safetensors.torch import load
 
 from service.data.encoding import FittedTable, Preprocessing, names_of_new
+from service.data.header import title_rows
+from service.data.read_csv import GZIP, header_names
 from service.data.read_table import trimmed, with_index_name
 from service.export.blocks import SHAPE, make_model, read
 from service.export.scoring import Cells, load_array, score, write_predictions
@@ -25,16 +30,19 @@ TASK: str = ""
 def read_csv(path: Path, fitted: FittedTable | None) -> Cells:
     """Return the cells of a CSV file that is written as the training file was: same encoding, separator and marks."""
     encoding, delimiter = (fitted["encoding"], fitted["delimiter"]) if fitted else ("utf-8", ",")
-    with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        rows = [(reader.line_num, row) for row in reader]
-    start = next((index for index, (_, row) in enumerate(rows) if any(cell.strip() for cell in row)), len(rows))
-    names: Sequence[str] = [name.strip() for name in rows[start][1]] if rows[start:] else []
-    if names and fitted is not None and (called := names_of_new(fitted, names)) is not None:
+    lines = read_lines(path, "utf-8-sig" if encoding == "utf-8" else encoding, delimiter)
+    filled = [index for index, (_, row) in enumerate(lines) if any(cell.strip() for cell in row)]
+    if not filled:
+        raise ValueError(f"{path} has no rows below a header")
+    has_header = fitted is None or "names" not in fitted
+    titles = title_rows([lines[index][1] for index in filled]) if has_header else 0
+    start = filled[titles]
+    names: Sequence[str] = header_names([lines[index][1] for index in filled[titles:]])
+    if fitted is not None and (called := names_of_new(fitted, names)) is not None:
         names = called
     else:
         start += 1
-    rows = filled_rows(rows[start:], len(names))
+    rows = filled_rows(lines[start:], len(names))
     if not rows:
         raise ValueError(f"{path} has no rows below a header")
     for line, row in rows:
@@ -45,6 +53,17 @@ def read_csv(path: Path, fitted: FittedTable | None) -> Cells:
     columns = zip(with_index_name(names), zip(*(row for _, row in rows), strict=True), strict=True)
     missing = fitted["missing"] if fitted else []
     return {name: trimmed(pa.array(cells, pa.string()), missing) for name, cells in columns if name}
+
+
+def read_lines(path: Path, encoding: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """Return the cells of each line of a file, which may be compressed, and the number of the line that ends it."""
+    content = path.read_bytes()
+    try:
+        content = gzip.decompress(content) if content.startswith(GZIP) else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"it cannot be read as gzip: {error}") from error
+    reader = csv.reader(io.StringIO(content.decode(encoding), newline=""), delimiter=delimiter)
+    return [(reader.line_num, row) for row in reader]
 
 
 def filled_rows(rows: Sequence[tuple[int, list[str]]], width: int) -> list[tuple[int, list[str]]]:

@@ -528,8 +528,9 @@ def test_the_script_says_what_does_not_fit(of_people: Kept, tmp_path: Path) -> N
         ("age;city\n3;Rome\n", "the file has no column 'income'"),
         ("age;city\n3\n", f"line 2 of {file} has 1 cells, the header 2; separator: ';'"),
         ("age;city\n", f"{file} has no rows below a header"),
+        (gzip.compress(b"age;city\n3;Rome\n")[:-9], "it cannot be read as gzip: "),
     ):
-        file.write_text(content)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
         status, found, error = of_people.run_script(file, ["pyarrow"])
         assert (status, found) == (1, "")
         assert error.startswith(f"{file}: {reason}")
@@ -615,6 +616,36 @@ def test_a_first_column_without_a_name_is_found_in_new_rows(tmp_path: Path) -> N
     assert len(found[0]["prediction"]) == 3
     for result in found[1:]:
         assert numbers(result["probability_a"]) == pytest.approx(numbers(found[0]["probability_a"]))
+
+
+HEADS: dict[str, Any] = {
+    "title": lambda text: f"Sales of 2024,,\n,,\n{text}".encode(),
+    "remarks": lambda text: f"# made by a tool\n# units: m, s\n{text}".encode(),
+    "separator at the end": lambda text: text.replace("\n", ",\n").encode(),
+    "separator at the end of rows": lambda text: text.replace("\n", ",\n").replace("y,\n", "y\n", 1).encode(),
+    "row names": lambda text: "".join(
+        f"{'' if row == 0 else f'r{row % 3},'}{line}" for row, line in enumerate(text.splitlines(keepends=True))
+    ).encode(),
+    "gzip": lambda text: gzip.compress(text.encode()),
+    "marked UTF-8": lambda text: text.encode("utf-8-sig"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_training_file_itself_can_be_scored(tmp_path: Path, name: str) -> None:
+    lines = [f"{row * 7 % 13},{'uvw'[row * 5 % 3]},{'ab'[row % 2]}" for row in range(80)]
+    text = "\n".join(["x,z,y", *lines, ""])
+    file = tmp_path / f"train.csv{'.gz' if name == 'gzip' else ''}"
+    file.write_bytes(HEADS[name](text))
+    made = uploaded(tmp_path, file.name, file.read_bytes(), MLP, target="y")
+    assert {column["name"] for column in made.fitted["features"]["columns"]} >= {"x", "z"}
+    test = RowSplit().parts(80, 0, np.array([row % 2 for row in range(80)]))["test"]
+    expected = softmax(made.outputs())
+    for found, notes in (made.by_command(file), made.by_script(file)):
+        probabilities = np.stack([numbers(found[f"probability_{label}"]) for label in "ab"], 1)
+        assert len(probabilities) == 80
+        assert probabilities[test] == pytest.approx(expected, abs=1e-6)
+        assert "columns that are not used: 'y' (the target)\n" in notes
 
 
 def test_new_rows_for_a_file_without_a_header_may_have_none_or_its_names(tmp_path: Path) -> None:
