@@ -182,24 +182,34 @@ def _may_name(numbers: Sequence[_Number]) -> bool:
 def title_rows(rows: Sequence[Sequence[object]]) -> int:
     """Return how many rows with a title, or nothing, stand above the header of a table.
 
-    A title fills at most half as many cells as most rows do, or begins with a #. What comes below it must look like a
-    header: a name above each column but one, and none of them a number.
+    A title fills at most half as many cells as most rows do; or it is a remark such as ``# units: m, s``, which has
+    fewer or more cells than most rows, unlike a header that begins with #. What comes below it must look like a header:
+    a name above each column but one, and none of them a number.
 
     >>> title_rows([["Sales of 2024", ""], ["", ""], ["city", "sales"], ["Rome", "1"], ["Oslo", "2"]])
     2
     """
-    filled = [[text for cell in row if (text := str(cell).strip())] for row in rows[:SAMPLE_ROWS]]
-    usual = statistics.median(map(len, filled)) if filled else 0
+    texts = [[str(cell).strip() for cell in row] for row in rows[:SAMPLE_ROWS]]
+    if not texts:
+        return 0
+    filled = [[text for text in row if text] for row in texts]
+    usual = statistics.median(map(len, filled))
+    wide = {statistics.median(map(len, texts)), statistics.median(map(_width, texts))}
     titles = next(
-        (index for index, cells in enumerate(filled) if len(cells) > usual / 2 and not _is_remark(cells, usual)), 0
+        (
+            index
+            for index, cells in enumerate(filled)
+            if len(cells) > usual / 2 and not (cells[0].startswith("#") and _width(texts[index]) not in wide)
+        ),
+        0,
     )
     header = filled[titles] if titles else []
     return titles if len(header) >= usual - 1 and not any(NUMBER.fullmatch(name) for name in header) else 0
 
 
-def _is_remark(cells: Sequence[str], usual: float) -> bool:
-    """Return whether a line is a remark such as ``# units: m, s``, and not a header that begins with #."""
-    return cells[0].startswith("#") and len(cells) != usual
+def _width(row: Sequence[str]) -> int:
+    """Return the number of cells up to the last that is filled."""
+    return max((number for number, text in enumerate(row, 1) if text), default=0)
 
 
 def above_header(count: int) -> tuple[str, ...]:

@@ -131,6 +131,18 @@ COMMA_OR_POINT = [f"{x:.2f}".replace(".", ".,"[row % 2]) for row, x in enumerate
 THOUSANDS = [f"{round(x):,}" for x in AMOUNTS]
 LEFT_OUT = UNITS._replace(kind="id")
 SHARP = {"#x": NUMBER, "city": Right("category", "Köln")}
+SPARSE = [
+    CITIES,
+    ["" if row % 9 else "x" for row in range(ROWS)],
+    ["" if row % 8 else "u" for row in range(ROWS)],
+    LABELS,
+]
+GAP = Right("category", "x", 53)
+CITY = Right("category", "Köln")
+GAP_LAST = [CITIES, LABELS, SPARSE[1]]
+SPARSE_RIGHT = {"#city": CITY, "a": GAP, "b": Right("category", "u", 52)}
+SPARSE_PLAIN = {"city": CITY, "a": GAP, "b": Right("category", "u", 52)}
+GAP_RIGHT = {"#city": CITY, "a": GAP}
 INDEX = [f"{row},{x},{label}" for row, (x, label) in enumerate(zip(NUMBERS, LABELS, strict=True))]
 MIXED = [f"{'$€'[row % 2]}{x:.2f}" for row, x in enumerate(AMOUNTS)]
 NOTES = [f"note {row} on the {row * 7 % 11}th of the month" for row in range(ROWS)]
@@ -197,6 +209,7 @@ TABLES = [
     Table("pandas index", "\n".join([",x,label", *INDEX]).encode(), {"Unnamed: 0": Right("index"), "x": NUMBER}),
     one("pandas index with a name", range(ROWS), Right("index"), "Unnamed: 0"),
     Table("row names", "\n".join(["x,label", *INDEX]).encode(), {"Unnamed: 0": Right("index"), "x": NUMBER}),
+    Table("separators at the end and a #", f"#{PLAIN}".replace("\n", ",\n").encode(), SHARP),
     Table("separator at the end", PLAIN.replace("no\n", "no,\n").replace("yes\n", "yes,\n").encode(), PLAIN_RIGHT),
     one("constant", [7] * ROWS, Right("constant")),
     one("empty column", [""] * ROWS, Right("constant")),
@@ -227,6 +240,21 @@ TABLES = [
     Table("a title", f"Sales of 2024\n{PLAIN}".encode(), PLAIN_RIGHT),
     Table("remarks", f"# made by a tool\n# units: m, s\n{PLAIN}".encode(), PLAIN_RIGHT),
     Table("a header that begins with #", f"#{PLAIN}".encode(), SHARP),
+    Table("a header with # over gaps", written(["#city", "a", "b", "label"], SPARSE).encode(), SPARSE_RIGHT),
+    Table("a header with # over a last gap", written(["#city", "label", "a"], GAP_LAST).encode(), GAP_RIGHT),
+    Table("a remark over gaps", f"# a, b\n{written(['city', 'a', 'b', 'label'], SPARSE)}".encode(), SPARSE_PLAIN),
+    Table(
+        "Excel with a header with # over gaps",
+        excel([["#city", "a", "b", "label"], *zip(*SPARSE, strict=True)]),
+        SPARSE_RIGHT,
+        "table.xlsx",
+    ),
+    Table(
+        "Excel with a remark over gaps",
+        excel([["# units: m", "", "", ""], ["city", "a", "b", "label"], *zip(*SPARSE, strict=True)]),
+        SPARSE_PLAIN,
+        "table.xlsx",
+    ),
     Table("a title with separators", f"Sales;;\n;;\n{PLAIN.replace(',', ';')}".encode(), PLAIN_RIGHT),
     Table(
         "Cyrillic",
