@@ -155,7 +155,16 @@ class ArmStudy:
             self.study.tell(trial.asked, [value, seconds] if self._two else value)
         else:
             self.study.tell(trial.asked, state=state)
-        self._stored.add_trial(self.study.get_trials(deepcopy=False)[trial.asked.number])
+        self._store(self.study.get_trials(deepcopy=False)[trial.asked.number])
+
+    def _store(self, trial: FrozenTrial) -> None:
+        """Add a trial to Optuna's tables, unless this worker stood still and another one, which has the job now, did.
+
+        Raises:
+            LeaseLostError: Another worker has the job.
+        """
+        self._job.record.requests()
+        self._stored.add_trial(trial)
 
     def _compare(self, value: float | None, seconds: float) -> None:
         """Remember the worst finite value and the longest run: a diverged trial gets these."""
@@ -190,7 +199,7 @@ class ArmStudy:
             self._compare(row.value, row.seconds)
             if row.id in missing:
                 stored[row.number] = self._frozen(row, self._optuna_state(row.state), points[row.id])
-                self._stored.add_trial(stored[row.number])
+                self._store(stored[row.number])
         if missing:
             log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
         self.study.add_trials([stored[row.number] for row in ended])

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -21,7 +22,7 @@ from service.ledger.runs import RunLog
 from service.planning.objective import Objective
 from service.planning.plan import make_plan
 from service.running.arm_search import ArmSearch
-from service.running.arm_study import NUMBER
+from service.running.arm_study import NUMBER, ArmStudy
 from service.running.context import JobContext
 from service.running.decisions import ArmLimits
 from service.running.samplers import make_pruner, make_sampler
@@ -209,6 +210,39 @@ def test_a_search_that_cannot_write_its_new_trial_leaves_none_running_in_optuna(
     with pytest.raises(LeaseLostError):
         search.next()
     assert running_in_optuna(storage) == []
+
+
+@pytest.mark.parametrize(("owner", "call"), [(ArmStudy, "tell"), (RunLog, "curves")], ids=["tells", "opens a study"])
+def test_a_worker_that_stood_still_stores_no_trial_that_another_has_stored(
+    owner: type,
+    call: str,
+    log: RunLog,
+    db: Database,
+    storage: optuna.storages.RDBStorage,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def search(log: RunLog) -> ArmSearch:
+        job = context(log, settings)
+        return ArmSearch(job, job.plan.arm("warpadam"), storage)
+
+    def overtaken(*given: Any) -> Any:
+        monkeypatch.undo()
+        with db.write() as session:
+            jobs.require_job(session, log.job_id).lease_token += 1
+        search(replace(log, token=log.token + 1))
+        return original(*given)
+
+    first = search(log)
+    if owner is RunLog:  # there is a trial to store, whose learning curve is read
+        monkeypatch.setattr(ArmStudy, "tell", lambda *_: None)
+        complete(first, 0.5)
+    original = getattr(owner, call)
+    monkeypatch.setattr(owner, call, overtaken)
+    with pytest.raises(LeaseLostError):
+        search(log) if owner is RunLog else complete(first, 0.5)
+    (study,) = storage.get_all_studies()
+    assert [trial.user_attrs[NUMBER] for trial in storage.get_all_trials(study._study_id)] == [0]
 
 
 @pytest.mark.parametrize("state", ENDED_TRIAL)
