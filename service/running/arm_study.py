@@ -114,6 +114,7 @@ class ArmStudy:
         asked = self.study.ask()
         for key, value in self._memory.get_study_system_attrs(self._memory_id).items():
             if self._stored_attrs.get(key) != value:
+                self._check_lease()
                 self._stored_attrs[key] = value
                 self._storage.set_study_system_attr(self._stored_id, key, value)
         return asked
@@ -158,13 +159,13 @@ class ArmStudy:
         self._store(self.study.get_trials(deepcopy=False)[trial.asked.number])
 
     def _store(self, trial: FrozenTrial) -> None:
-        """Add a trial to Optuna's tables, unless this worker stood still and another one, which has the job now, did.
-
-        Raises:
-            LeaseLostError: Another worker has the job.
-        """
-        self._job.record.requests()
+        """Add a trial to Optuna's tables."""
+        self._check_lease()
         self._stored.add_trial(trial)
+
+    def _check_lease(self) -> None:
+        """Raise LeaseLostError if this worker stood still, and another one has the job and writes to its studies."""
+        self._job.record.requests()
 
     def _compare(self, value: float | None, seconds: float) -> None:
         """Remember the worst finite value and the longest run: a diverged trial gets these."""
