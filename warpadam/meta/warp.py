@@ -186,7 +186,7 @@ def _renumbered(source: WarpedParameter, generator: torch.Generator) -> dict[str
     for name in sorted(source.tensors):
         tensor = source.tensors[name]
         sides = _sides(source, name)
-        if tensor.shape == (sum(map(math.prod, sides)),):
+        if sides and tensor.shape == (sum(map(math.prod, sides)),):
             pieces = tensor.split_with_sizes([math.prod(side) for side in sides])
             sorted_alike = [renumber(piece.view(side)).flatten() for piece, side in zip(pieces, sides, strict=True)]
             renumbered[name] = torch.cat(sorted_alike)
