@@ -1,4 +1,4 @@
-"""Prints the table of docs/reliability.md from a file that CHAOS_REPORT has named: how often each cell has passed."""
+"""Prints from a file that CHAOS_REPORT has named how many jobs have passed, by moment and victim."""
 
 from __future__ import annotations
 
