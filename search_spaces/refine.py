@@ -76,7 +76,7 @@ def are_near(one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> bool:
     if any(one.get(name) != other.get(name) for name in KIND):
         return False
     lr, other_lr = (float(values.get("lr", 1.0)) for values in (one, other))
-    if not lr or not other_lr:  # 0 is no step from any other
+    if not lr or not other_lr:  # 0 has no logarithm, and is near itself only
         return lr == other_lr
     return abs(STEPS_PER_DECADE * (math.log10(lr) - math.log10(other_lr))) < 1.05
 

@@ -249,7 +249,7 @@ class ArtifactStore:
 
 
 def checkpoint_steps(url: str) -> list[int]:
-    """Return the steps of the checkpoints in a folder of the store; none if there is no such folder."""
+    """Return the steps of the checkpoints in a folder of the store; an empty list if the folder does not exist."""
     fs, folder = fsspec.url_to_fs(url)
     fs.invalidate_cache()
     if not fs.exists(folder):

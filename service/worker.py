@@ -223,7 +223,7 @@ class Worker:
                         self._tools.artifacts.delete_checkpoints(record.job_id)
                     note_size(record, self._tools.artifacts)
             except LeaseLostError:
-                self._left = record.job_id, record.token  # if there is no other: nobody could renew the lease
+                self._left = record.job_id, record.token  # perhaps there is none: an outage lets it run out, too
                 log.warning("job lost to another worker")
             except LEDGER_AWAY:
                 self._left = record.job_id, record.token

@@ -7,7 +7,7 @@ rules in ``learners/`` call them.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -43,6 +43,18 @@ def update_moments(moments: Moments, value: Tensor) -> None:
     """
     moments.exp_avg.lerp_(value, 1 - moments.beta1)
     moments.exp_avg_sq.mul_(moments.beta2).addcmul_(value, value, value=1 - moments.beta2)
+
+
+@overload
+def bias_correction(beta: float, steps: int) -> float: ...
+
+
+@overload
+def bias_correction(beta: float, steps: Tensor) -> Tensor: ...
+
+
+@overload
+def bias_correction(beta: float, steps: int | Tensor) -> float | Tensor: ...
 
 
 def bias_correction(beta: float, steps: int | Tensor) -> float | Tensor:
@@ -90,7 +102,7 @@ def direction_and_slope(moments: Moments, value: Tensor, factor: float = 1.0) ->
         factor: Both results are multiplied by it.
     """
     step = int(moments.step)
-    correction1, correction2 = 1 - moments.beta1**step, 1 - moments.beta2**step
+    correction1, correction2 = (bias_correction(beta, step) for beta in (moments.beta1, moments.beta2))
     root = moments.exp_avg_sq.sqrt().mul_(1 / math.sqrt(correction2))
     denominator = root + moments.eps
     if not moments.eps:

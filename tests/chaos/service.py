@@ -21,13 +21,12 @@ from typing import Any, Final
 
 import psutil
 from sqlalchemy import create_engine, select, text
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.client.rest import Client
 from service.db.models import Event, Job
-from service.db.session import Database, create_schema
+from service.db.session import AWAY, Database, create_schema
 from service.errors import DatabaseReplacedError
 from service.states import ENDED_JOB
 from tests.chaos.points import SIGNALS, STOPPED, Plan, Role, postmaster, send
@@ -41,7 +40,7 @@ WAIT_S: Final = 200.0
 LOCKED_S: Final = 45.0
 """Longest time that a worker stays stopped if no other one takes its job: it may hold the lock of SQLite."""
 
-LEDGER_AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError, DatabaseReplacedError)
+LEDGER_AWAY: Final = (*AWAY, DatabaseReplacedError)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

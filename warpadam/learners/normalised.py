@@ -13,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from warpadam.adam import bias_correction
 from warpadam.learners.base import SKIPPED
 from warpadam.structures import Distortion
 
@@ -115,12 +116,11 @@ def _weights(
     beta1, beta2 = META_BETAS
     numbers = [] if isinstance(accepted, Tensor) else counts.view(-1).tolist()
     if numbers and numbers.count(numbers[0]) == len(numbers):
-        step_size = -p_lr * (1 - beta2 ** numbers[0]) ** 0.5 / (1 - beta1 ** numbers[0])
+        step_size = -p_lr * bias_correction(beta2, numbers[0]) ** 0.5 / bias_correction(beta1, numbers[0])
         return 1 - beta1, 1 - beta2, step_size
     counts = counts.clamp_min(1)  # with none accepted yet the averages are 0, and so is the step
-    # expm1(count log beta) is -(1 - beta^count)
-    correction1, correction2 = torch.expm1(counts * math.log(beta1)), torch.expm1(counts * math.log(beta2))
-    step_sizes = correction2.neg_().sqrt_().div_(correction1).mul_(accepted).mul_(p_lr)
+    correction1, correction2 = (bias_correction(beta, counts) for beta in META_BETAS)
+    step_sizes = correction2.sqrt_().div_(correction1).mul_(accepted).mul_(-p_lr)
     return accepted * (1 - beta1), accepted * (1 - beta2), step_sizes
 
 
