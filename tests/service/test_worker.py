@@ -315,10 +315,13 @@ def test_a_worker_that_lost_its_lease_stops_and_writes_nothing_more(
     with ThreadPoolExecutor() as pool:
         running = pool.submit(worker.run_next)
         wait_for(lambda: any(tmp_path.glob("point-*")))
-        with db.write() as session:
-            jobs.require_job(session, job_id).lease_expires_s = 0.0
-        taken = runs.claim(db, "another", 10.0)
-        assert taken is not None
+
+        def is_taken_over() -> bool:
+            with db.write() as session:
+                jobs.require_job(session, job_id).lease_expires_s = 0.0
+            return runs.claim(db, "another", 10.0) is not None
+
+        wait_for(is_taken_over)  # the worker may renew its lease before the claim
         before = [(t.state, t.last_step) for t in get_trials(db, job_id)]
         running.result(timeout=20)
     assert get_job(db, job_id).state == JobState.RUNNING
