@@ -157,6 +157,8 @@ class Service:
         """Start the processes, and keep them running until :meth:`stop`. Without roles, start all."""
         self._roles = roles or ("api", "worker")
         (self.folder / "worker.log").touch()
+        if self._error:
+            raise self._error[0]
         if not self._keeper.is_alive():
             self._keeper.start()
 
