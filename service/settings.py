@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
@@ -306,6 +306,18 @@ class Settings(LogSettings):
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"must list modules such as models.vision, and {name!r} is not a module name")
         return ",".join(names) or None
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: str) -> str:
+        for one in _split_at_commas(proxies):
+            try:
+                is_network = one == "*" or bool(ip_network(one))
+            except ValueError:
+                is_network = False
+            if not is_network:
+                raise ValueError(f"must list addresses or networks, such as 10.0.0.7 or 10.0.0.0/24, and not {one!r}")
+        return proxies
 
     @field_validator("read_rate", "write_rate", "sign_in_rate")
     @classmethod
