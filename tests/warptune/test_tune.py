@@ -74,6 +74,8 @@ def with_a_lock(make_optimizer: Any, seed: int) -> Iterator[float]:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "trials and minutes": ({"trials": 2, "minutes": 1}, r"minutes: must be left out if trials is given \(got 1\)"),
+    "a dataset by name": ({"dataset": "wine"}, r"dataset: must be a dict of fields \(got 'wine'\)"),
+    "minutes of numpy": ({"minutes": np.int64(0)}, r"minutes: must be a number above 0 \(got 0\)"),
     "minutes": ({"minutes": -1}, r"minutes: must be a number above 0 \(got -1\)"),
     "minutes of text": ({"minutes": "5"}, r"minutes: must be a number above 0 \(got '5'\)"),
     "minutes and a budget": ({"minutes": 1, "budget": {"trials_per_arm": 3}}, "minutes: must be left out if trials"),
