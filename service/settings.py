@@ -307,6 +307,13 @@ class Settings(LogSettings):
                 raise ValueError(f"must list modules such as models.vision, and {name!r} is not a module name")
         return ",".join(names) or None
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _not_of_kubernetes(cls, port: object) -> object:
+        """Take the default if Kubernetes has set ``WARPTUNE_PORT`` to the address of a Service named ``warptune``."""
+        is_address = isinstance(port, str) and port.startswith("tcp://")
+        return cls.model_fields["port"].default if is_address else port
+
     @field_validator("trusted_proxies")
     @classmethod
     def _check_proxies(cls, proxies: str) -> str:

@@ -38,3 +38,13 @@ def test_a_proxy_that_nobody_could_be_is_refused(proxies: str) -> None:
         Settings(trusted_proxies=proxies)
     assert Settings(trusted_proxies="10.0.0.7, 10.1.0.0/16,::1").trusted_proxies
     assert Settings(trusted_proxies="*").trusted_proxies
+
+
+def test_the_address_that_kubernetes_gives_for_a_service_of_our_name_is_no_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WARPTUNE_PORT", "tcp://10.0.0.1:8000")
+    assert Settings().port == 8000
+    monkeypatch.setenv("WARPTUNE_PORT", "tcp")
+    with pytest.raises(ValidationError, match="port"):
+        Settings()
