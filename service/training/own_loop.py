@@ -251,7 +251,7 @@ def train_own_loop(run: Run) -> Iterator[CurvePoint]:
     ``run.test`` the last point has the loss of the best point as its test loss: the loop has no other.
 
     Raises:
-        DivergedError: A loss is not finite.
+        DivergedError: A loss is not finite, or a score by which the run is judged.
         EntrypointError: The loop cannot be used.
     """
     assert run.model is not None, "it names the loop"
@@ -303,10 +303,12 @@ def _point(run: Run, evaluation: Evaluation) -> CurvePoint:
     step, seconds, loss, scores = evaluation
     if not math.isfinite(loss):
         raise DivergedError(f"the validation loss is {loss} after {step} of {run.steps} steps")
-    if run.best_by == "score" and run.metric not in scores:
+    if run.by_score and run.metric not in scores:
         yielded = ", ".join([LOSS, *scores])
         raise EntrypointError(
             f"objective.metric {PREFIX}{run.metric} needs {run.metric!r} in what the training loop yields ({yielded})"
         )
     score = scores.get(run.metric or "", math.nan)
+    if run.by_score and not math.isfinite(score):
+        raise DivergedError(f"the validation {run.metric} is {score} after {step} of {run.steps} steps")
     return CurvePoint(step, loss, loss, seconds, val_score=score if math.isfinite(score) else None)

@@ -461,6 +461,14 @@ def test_a_run_of_a_loop_names_its_source_and_the_score_that_it_yields() -> None
     assert loop_plan(LOOP, objective={"metric": "val_f1"}).best_by == "score"
 
 
+@pytest.mark.parametrize("at", ["best", "last"])
+def test_a_run_of_a_loop_knows_whether_its_score_is_judged(at: str) -> None:
+    for metric, judged in (("val_f1", True), ("val_loss", False)):
+        made = loop_plan(LOOP, objective={"metric": metric, "at": at})
+        run = made.run("adamw", made.arm("adamw").space.some_values(), DATA, seed=3, test=False)
+        assert (run.metric, run.by_score) == ("f1", judged)
+
+
 def test_a_loop_takes_no_dataset_and_nothing_that_it_decides_itself() -> None:
     with pytest.raises(InvalidSpecError) as caught:
         loop_plan(

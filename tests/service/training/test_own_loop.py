@@ -167,7 +167,7 @@ def test_a_run_has_the_points_of_its_loop_and_ends_with_what_its_best_point_has(
     points = list(default_train(run))
     assert [point.step for point in points] == [2, 4, 6, 8, 10, 12]
     assert all(point.test_loss is None for point in points)
-    tested = list(default_train(replace(run, test=True, metric="accuracy", best_by="score")))
+    tested = list(default_train(replace(run, test=True, metric="accuracy", best_by="score", by_score=True)))
     assert [point.val_loss for point in tested] == [point.val_loss for point in points]
     assert all(point.test_loss is None for point in tested[:-1])
     assert tested[-1].test_loss in [point.val_loss for point in tested]
@@ -198,11 +198,33 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run: Run) -> None:
         list(train_own_loop(with_loop(run, "yields", what="nan")))
 
 
+@pytest.mark.parametrize("best_by", ["score", None])
+@pytest.mark.parametrize(
+    ("metric", "score"), [("rmse", "nan"), ("rmse", "inf"), ("accuracy", "nan"), ("r2", "-inf"), ("f1", "nan")]
+)
+def test_a_judged_score_that_is_not_finite_ends_the_run_as_diverged(
+    run: Run, metric: str, score: str, best_by: Any
+) -> None:
+    """The loss cannot stand in for it: it would be compared with the scores of other trials."""
+    judged = replace(with_loop(run, "yields_score", metric=metric, score=float(score)), metric=metric, by_score=True)
+    with pytest.raises(DivergedError, match=f"the validation {metric} is {score} after 1 of 12 steps"):
+        list(train_own_loop(replace(judged, best_by=best_by)))
+    shown = replace(judged, by_score=False, best_by=best_by and "loss")
+    assert [(point.val_loss, point.val_score) for point in train_own_loop(shown)] == [(0.5, None)]
+
+
+@pytest.mark.parametrize("best_by", ["score", None])
+def test_each_evaluation_has_the_score_that_is_judged(run: Run, best_by: Any) -> None:
+    once = replace(with_loop(run, "yields_score_once"), metric="accuracy", best_by=best_by, by_score=True)
+    with pytest.raises(EntrypointError, match=r"val_accuracy needs 'accuracy' in what .* \(loss\)"):
+        list(train_own_loop(once))
+
+
 def test_a_loop_without_a_loss_or_without_the_score_that_is_judged_fails(run: Run) -> None:
     with pytest.raises(EntrypointError, match="ended without a loss; expected"):
         list(train_own_loop(with_loop(run, "never_yields")))
     with pytest.raises(EntrypointError, match=r"objective.metric val_f1 needs 'f1' in what .* \(loss, accuracy\)"):
-        list(train_own_loop(replace(run, metric="f1", best_by="score")))
+        list(train_own_loop(replace(run, metric="f1", best_by="score", by_score=True)))
 
 
 def test_the_learned_p_is_kept_and_can_be_started_from(run: Run, tmp_path: Path) -> None:
