@@ -37,6 +37,9 @@ from service.training.run import CurvePoint, DivergedError, Run
 LOSS: Final = "loss"
 """Key of the validation loss in a dict that a loop yields."""
 
+ROUNDING: Final = 1e-5
+"""How far a mean of 32-bit numbers may be beyond the best or the worst score."""
+
 WANTED: Final = 'expected the validation loss, or a dict such as {"loss": 0.3, "accuracy": 0.9}'
 
 
@@ -211,7 +214,7 @@ class OwnLoop:
                 raise EntrypointError(f"the training loop yielded {name!r}; the name {message}. {hint or ''}".strip())
         if LOSS not in value:
             raise EntrypointError(f'the training loop yielded a dict without "loss"; {WANTED}')
-        scores = {name: _number(score, name) for name, score in value.items() if name != LOSS}
+        scores = {name: _score(score, name) for name, score in value.items() if name != LOSS}
         return Evaluation(step, seconds, _number(value[LOSS], "a loss"), scores)
 
 
@@ -242,6 +245,22 @@ def _number(value: object, name: str) -> float:
         what = "None" if value is None else f"{value!r:.60} of type {type(value).__name__}"
         raise EntrypointError(f"the training loop yielded {what} as {name}; {WANTED}")
     return float(found)
+
+
+def _score(value: object, name: str) -> float:
+    """Return a score. It may be NaN, but must not be beyond the limits of its metric, as an accuracy in percent is."""
+    score, (low, high) = _number(value, name), METRICS[name].limits
+    if low - ROUNDING <= score <= high + ROUNDING or math.isnan(score):
+        return score
+    if math.isinf(low):
+        wanted = f"at most {high:g}"
+    elif math.isinf(high):
+        wanted = f"at least {low:g}"
+    else:
+        wanted = f"a number from {low:g} to {high:g}"
+    if (low, high) == (0, 1) and 1 < score <= 100:
+        wanted += f": yield {score / 100:g}, not {score:g}"
+    raise EntrypointError(f"the training loop yielded {score:g} as {name}; expected {wanted}")
 
 
 def train_own_loop(run: Run) -> Iterator[CurvePoint]:

@@ -16,6 +16,7 @@ from search_spaces import get_preset
 from service.data.prepared import PreparedData
 from service.engines.base import default_train
 from service.optimizers import OPTIMIZERS, build_optimizer
+from service.spec.metrics import METRICS
 from service.spec.tasks import Task
 from service.training.entrypoints import EntrypointError
 from service.training.own_loop import Evaluation, OwnLoop, train_own_loop
@@ -196,6 +197,41 @@ def test_a_loop_that_evaluates_all_the_time_has_as_many_points_as_other_runs(run
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run: Run) -> None:
     with pytest.raises(DivergedError, match="the validation loss is nan after 1 of 12 steps"):
         list(train_own_loop(with_loop(run, "yields", what="nan")))
+
+
+SHARE = r"expected a number from 0 to 1"
+OUT_OF_RANGE = [
+    ("accuracy", 93.9, f"yielded 93.9 as accuracy; {SHARE}: yield 0.939, not 93.9"),
+    ("balanced_accuracy", 51, f"yielded 51 as balanced_accuracy; {SHARE}: yield 0.51, not 51"),
+    ("f1", 1.5, f"yielded 1.5 as f1; {SHARE}: yield 0.015, not 1.5"),
+    ("roc_auc", 939.0, f"yielded 939 as roc_auc; {SHARE}$"),
+    ("average_precision", -0.1, f"yielded -0.1 as average_precision; {SHARE}$"),
+    ("accuracy", float("inf"), f"yielded inf as accuracy; {SHARE}$"),
+    ("r2", 98.5, "yielded 98.5 as r2; expected at most 1$"),
+    ("closeness", 1.1, "yielded 1.1 as closeness; expected at most 1$"),
+    *((name, -0.5, f"yielded -0.5 as {name}; expected at least 0$") for name in ("mae", "rmse", "log_loss")),
+    ("median_absolute_error", -1, "yielded -1 as median_absolute_error; expected at least 0$"),
+]
+
+
+@pytest.mark.parametrize(("metric", "score", "reason"), OUT_OF_RANGE)
+def test_a_score_that_cannot_be_is_refused(metric: str, score: float, reason: str) -> None:
+    with pytest.raises(EntrypointError, match=reason):
+        evaluations(loops.yields_score, metric=metric, score=score)
+
+
+def test_every_metric_of_a_loop_has_a_limit() -> None:
+    assert {name for name, _, _ in OUT_OF_RANGE} == set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"),
+    [("accuracy", 0.0), ("accuracy", 1.0), ("f1", 1 + 1e-7), ("r2", -1e9), ("r2", 1), ("closeness", -3.0), ("mae", 0)],
+)
+def test_a_score_at_its_limit_is_taken(metric: str, score: float) -> None:
+    """With an error of rounding, as the mean of numbers of 32 bits has."""
+    (found,) = evaluations(loops.yields_score, metric=metric, score=score)
+    assert found.scores == {metric: score}
 
 
 @pytest.mark.parametrize("best_by", ["score", None])
