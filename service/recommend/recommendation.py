@@ -326,14 +326,24 @@ def _missed(pairs: Sequence[Pair], objective: Objective) -> str | None:
 
 
 def _undefined(pairs: Sequence[Pair], objective: Objective) -> str | None:
-    """Say that runs completed whose test part has no score."""
-    seeds = sum(pair.baseline is None and pair.baseline_test_loss is not None for pair in pairs)
-    if not seeds or objective.score is None:
+    """Say that runs completed without the score that is judged."""
+    missing = [
+        pair
+        for pair in pairs
+        if (pair.baseline is None and pair.baseline_test_loss is not None)
+        or (pair.warpadam is None and pair.warpadam_test_loss is not None)
+    ]
+    if not missing or objective.score is None:
         return None
-    return (
-        f"the {objective.score.label} is not defined on the test part of {seeds} of {len(pairs)} seeds: a class has no "
-        "rows there, or all targets are the same"
-    )
+    label, seeds = objective.score.label, f"{len(missing)} of {len(pairs)} seeds"
+    if objective.part == "validation":
+        return f"the training loop yielded no finite {label} on {seeds}"
+    if all(pair.baseline is None and pair.warpadam is None for pair in missing):
+        return (
+            f"the {label} is not defined on the test part of {seeds}: a class has no rows there, or all targets are "
+            "the same"
+        )
+    return f"the {label} of one of the two runs is not a finite number on the test part of {seeds}"
 
 
 def _incomplete(pairs: Sequence[Pair], statistics: Verdict | None) -> str | None:

@@ -108,9 +108,9 @@ def _target(job: JobContext) -> float | None:
 def _more_steps(job: JobContext) -> int:
     """Return the steps that AdamW can do in the seconds of WarpAdam's best trial."""
     learned = [best_of_arm(job, arm.name, 1)[0] for arm in job.plan.arms if arm.role is Role.WARPADAM]
-    ratio = best_trials(learned, 1)[0].seconds / max(best_of_arm(job, REFERENCE, 1)[0].seconds, 1e-9)
-    steps = job.plan.spec.budget.steps
-    return min(MAX_STEPS, max(steps, round(steps * ratio)))
+    adamw = best_of_arm(job, REFERENCE, 1)[0]  # patience may have ended its run early
+    steps = adamw.last_step * best_trials(learned, 1)[0].seconds / max(adamw.seconds, 1e-9)
+    return min(MAX_STEPS, max(job.plan.spec.budget.steps, round(steps)))
 
 
 def final_objective(job: JobContext) -> Objective:

@@ -280,6 +280,7 @@ SAME: dict[str, Any] = {
     "p_url": "file:///elsewhere/p",
     "weights_url": "file:///elsewhere/weights",
     "from_p_url": "file:///elsewhere/p",
+    "by_score": True,
 }
 
 
