@@ -131,7 +131,6 @@ def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) ->
     job.spec = spec.to_json()
     job.state, job.finished_at, job.cancel_requested = JobState.QUEUED, None, False
     job.request_id = logs.request_id()
-    job.looks += 1
     if added.trials or added.max_seconds:
         job.stop_requested, job.counted_trials = False, None  # the arms are searched to their whole budget
         session.execute(update(Arm).where(Arm.job_id == job.id).values(state=ArmState.QUEUED))

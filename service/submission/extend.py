@@ -6,9 +6,10 @@ from sqlalchemy.orm import Session
 
 from service.db.models import Job
 from service.errors import FieldError, InvalidSpecError, conflict
-from service.ledger import jobs
+from service.ledger import jobs, queries
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once
 from service.planning.arms import MORE_STEPS
+from service.planning.plan import plan_of
 from service.settings import Settings
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec
 from service.states import ENDED_JOB
@@ -24,7 +25,7 @@ def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key:
     Raises:
         NotFoundError: There is no such job.
         ConflictError: The job has not succeeded, its dataset was deleted, or another version stored it.
-        InvalidSpecError: With the fields that cannot be added to.
+        InvalidSpecError: With the fields that cannot be added to, or that would add nothing.
         QueueFullError: As many jobs wait as may.
         QuotaExceededError: The project stores as many bytes as it may.
         IdempotencyConflictError: The key was used with another body.
@@ -33,6 +34,8 @@ def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key:
     def queue_again(session: Session) -> Job:
         job = jobs.require_job_for("extend", session, job_id)
         larger = extended(JobSpec.from_json(job.spec), more, context.settings)
+        if more.trials or more.max_seconds:
+            _check_time(session, job, larger, more)
         admission.require_place(context, session)
         jobs.queue_again(session, job, larger, more)
         return job
@@ -98,6 +101,31 @@ def extended(spec: JobSpec, more: ExtendSpec, settings: Settings) -> JobSpec:
     larger_budget = budget.model_copy(update={"trials_per_arm": trials, "max_seconds": seconds})
     larger_confirm = confirm.model_copy(update={"seeds": confirm.seeds + more.seeds})
     return spec.model_copy(update={"budget": larger_budget, "confirm": larger_confirm})
+
+
+def _check_time(session: Session, job: Job, larger: JobSpec, more: ExtendSpec) -> None:
+    """Refuse trials that an arm has no time for, and time in which no arm has a trial to do.
+
+    Raises:
+        InvalidSpecError: Such trials, or such time.
+        OtherVersionError: Another version of the service stored the job.
+    """
+    plan = plan_of(larger.to_json(), job.dataset_info)
+    arms = queries.arm_summaries(session, job.id)
+    tried = {row.arm.name: sum(row.counts.values()) for row in arms}
+    seconds = {row.arm.name: row.arm.seconds_used for row in arms}
+    unfinished = [arm.name for arm in plan.arms if tried.get(arm.name, 0) < plan.trials(arm)]
+    if not unfinished:
+        field, hint = ("trials", None) if more.trials else ("max_seconds", "Add trials as well.")
+        raise InvalidSpecError(
+            conflict(field, getattr(more, field), "adds nothing: every arm has done its trials", hint)
+        )
+    used, arm = max((seconds.get(name, 0.0), name) for name in unfinished)
+    if used >= larger.budget.max_seconds:
+        had = larger.budget.max_seconds - more.max_seconds
+        message = f"must be above {used - had:.3g}: arm {arm} has used {used:.3g} of its {had:g} seconds"
+        hint = "Without time it tries nothing more, and the other arms would get more trials than it."
+        raise InvalidSpecError(conflict("max_seconds", more.max_seconds, message, hint))
 
 
 def _what_depends_on_other_arms(spec: JobSpec) -> str | None:
