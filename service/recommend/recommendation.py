@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, median
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -244,7 +244,7 @@ def recommend(
         or _learned_nothing(trivial, (baseline, challenger), runs, objective)
         or _blind((baseline.arm, challenger.arm), blind)
         or _undefined(pairs, objective)
-        or _incomplete(pairs, statistics)
+        or _incomplete(pairs, statistics, (baseline, challenger), runs)
         or _at_edge(statistics, baseline.arm, challenger.arm, edges)
         or _disagreement(statistics, on_validation)
     )
@@ -325,12 +325,31 @@ def _undefined(pairs: Sequence[Pair], objective: Objective) -> str | None:
     )
 
 
-def _incomplete(pairs: Sequence[Pair], statistics: Verdict | None) -> str | None:
+def _incomplete(
+    pairs: Sequence[Pair], statistics: Verdict | None, compared: Sequence[Trial], runs: Sequence[ConfirmRun]
+) -> str | None:
     """A run does not diverge by chance: without it the rest looks better than it is."""
     missing = sum(pair.baseline is None or pair.warpadam is None for pair in pairs)
+    if not missing and statistics is not None:
+        return None
+    count = f"{missing} of {len(pairs)} pairs did not complete"
     if statistics is None:
-        return f"only {len(pairs) - missing} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed"
-    return f"{missing} of {len(pairs)} pairs did not complete" if missing else None
+        count = f"only {len(pairs) - missing} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed"
+    why = "; ".join(clause for trial in compared for clause in _why_incomplete(trial, runs))
+    return f"{count}: {why}" if why else count
+
+
+def _why_incomplete(trial: Trial, runs: Sequence[ConfirmRun]) -> Iterator[str]:
+    """Say on how many seeds the runs of a trial diverged, and on how many they failed."""
+    for state in (TrialState.DIVERGED, TrialState.FAILED):
+        ended = [run for run in runs if run.trial_number == trial.number and run.state == state]
+        if not ended:
+            continue
+        clause = f"{trial.arm} {state} on {len(ended)} seed{'s' if len(ended) > 1 else ''}"
+        if state is TrialState.FAILED:
+            cause = next((run.cause.splitlines()[0] for run in ended if run.cause), "no cause is known")
+            clause += f" ({cause}), which an extension runs again"
+        yield clause
 
 
 def _at_edge(statistics: Verdict | None, baseline: str, challenger: str, edges: Mapping[str, str | None]) -> str | None:

@@ -1,4 +1,4 @@
-"""Queues a job again: with more trials, seeds or seconds once it has succeeded, or retried."""
+"""Queues a job again: with more trials, seeds or seconds once it has succeeded, or retried. Failed runs run again."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key:
     def queue_again(session: Session) -> Job:
         job = jobs.require_job_for("extend", session, job_id)
         larger = extended(JobSpec.from_json(job.spec), more, context.settings)
-        if more.trials or more.max_seconds:
-            _check_time(session, job, larger, more)
+        _check_it_adds(session, job, larger, more)
         admission.require_place(context, session)
         jobs.queue_again(session, job, larger, more)
         return job
@@ -74,11 +73,9 @@ def extended(spec: JobSpec, more: ExtendSpec, settings: Settings) -> JobSpec:
     """Return the spec of a job with trials, seeds or seconds added.
 
     Raises:
-        InvalidSpecError: Nothing is added, a sum is over the limit of its field, or earlier trials would be worth
+        InvalidSpecError: A sum is over the limit of its field, or earlier trials would be worth
             nothing: they were judged by what other trials of the job set.
     """
-    if not (more.trials or more.seeds or more.max_seconds):
-        raise InvalidSpecError(FieldError("trials", 0, "must be above 0 unless seeds or max_seconds is"))
     budget, confirm = spec.budget, spec.confirm
     limits = {
         "trials": (budget.trials_per_arm, min(MAX_TRIALS, settings.max_trials or MAX_TRIALS)),
@@ -103,19 +100,26 @@ def extended(spec: JobSpec, more: ExtendSpec, settings: Settings) -> JobSpec:
     return spec.model_copy(update={"budget": larger_budget, "confirm": larger_confirm})
 
 
-def _check_time(session: Session, job: Job, larger: JobSpec, more: ExtendSpec) -> None:
-    """Refuse trials that an arm has no time for, and time in which no arm has a trial to do.
+def _check_it_adds(session: Session, job: Job, larger: JobSpec, more: ExtendSpec) -> None:
+    """Refuse trials that an arm has no time for, and an extension after which there is nothing to run.
 
     Raises:
-        InvalidSpecError: Such trials, or such time.
+        InvalidSpecError: Such trials, or such an extension.
         OtherVersionError: Another version of the service stored the job.
     """
+    repeats = queries.has_failed_runs(session, job.id)
+    if not (more.trials or more.max_seconds):
+        if not (more.seeds or repeats):
+            raise InvalidSpecError(FieldError("trials", 0, "must be above 0 unless seeds or max_seconds is"))
+        return
     plan = plan_of(larger.to_json(), job.dataset_info)
     arms = queries.arm_summaries(session, job.id)
     tried = {row.arm.name: sum(row.counts.values()) for row in arms}
     seconds = {row.arm.name: row.arm.seconds_used for row in arms}
     unfinished = [arm.name for arm in plan.arms if tried.get(arm.name, 0) < plan.trials(arm)]
     if not unfinished:
+        if repeats:
+            return
         field, hint = ("trials", None) if more.trials else ("max_seconds", "Add trials as well.")
         raise InvalidSpecError(
             conflict(field, getattr(more, field), "adds nothing: every arm has done its trials", hint)

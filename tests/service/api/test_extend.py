@@ -10,7 +10,8 @@ from service.db.models import Arm, RecommendationRow
 from service.db.session import Database
 from service.ledger import jobs
 from service.result.job_result import JobResult
-from service.states import JobState
+from service.states import JobState, TrialState
+from service.training.run import Ended
 from tests.service.api.conftest import Submit, assert_problem, claim_job, count_rows, sqlite_only, succeed
 from tests.service.conftest import get_job
 
@@ -180,6 +181,29 @@ def test_a_new_finalist_is_a_new_look(client: TestClient, done: dict[str, Any], 
     assert log.looks() == 1
     log.plan_confirm_runs("confirm", log.trials("adamw")[1:], [100, 101])
     assert log.looks() == get_job(db, done["id"]).looks == 2
+
+
+@sqlite_only
+@pytest.mark.parametrize("more", [{}, {"seeds": 2}, {"max_seconds": 60.0}])
+def test_failed_runs_are_run_again_and_diverged_ones_are_not(
+    client: TestClient, submit: Submit, db: Database, more: dict[str, Any]
+) -> None:
+    job = submit()
+    succeed(log := claim_job(db))
+    finalist = log.trials("warpadam")[0]
+    ended = {100: TrialState.COMPLETE, 101: TrialState.FAILED, 102: TrialState.DIVERGED}
+    for phase in ("select", "confirm"):
+        for run in log.plan_confirm_runs(phase, [finalist], list(ended)):
+            if run.trial_number == finalist.number and run.seed in ended:
+                log.finish_confirm_run(run.id, Ended(ended[run.seed], 0.5, 0.5, cause="why"))
+
+    assert extend(client, job, **more).status_code == 202
+    log = claim_job(db)
+    for phase in ("select", "confirm"):
+        planned = log.plan_confirm_runs(phase, [finalist], list(ended))
+        states = {run.seed: run.state for run in planned if run.trial_number == finalist.number and run.seed in ended}
+        assert states == {**ended, 101: TrialState.QUEUED}
+    assert log.looks() == 2
 
 
 def test_no_such_job(client: TestClient) -> None:

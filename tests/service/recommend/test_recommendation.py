@@ -122,6 +122,18 @@ def test_too_few_whole_pairs_are_no_comparison(plan: JobPlan) -> None:
     assert "only 5 of 8 pairs completed" in result.reason
 
 
+def test_the_reason_tells_runs_that_failed_from_those_that_diverged(plan: JobPlan) -> None:
+    warp, base = runs("warpadam", [None, None, *losses(0.5)[2:]], 0), runs("adamw", [None, *BASELINE[1:]], 1)
+    warp[1].state, warp[1].cause = TrialState.FAILED, "was killed (signal 9)\nline 7"
+    base[0].state, base[0].cause = TrialState.FAILED, None
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    reason = recommend(plan, finalists, [*warp, *base], LOSS).reason
+    assert reason.startswith(
+        "2 of 8 pairs did not complete: adamw failed on 1 seed (no cause is known), which an extension runs again; "
+        "warpadam diverged on 1 seed; warpadam failed on 1 seed (was killed (signal 9)), which an extension runs again"
+    )
+
+
 def test_the_best_trials_are_completed_ones_by_validation_then_number(plan: JobPlan) -> None:
     rows = [
         trial(plan, 0, 0.5),
