@@ -63,9 +63,15 @@ def length(curve: Sequence[CurvePoint], metric: str) -> float:
 
 
 def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """Return the ``count`` completed trials with the lowest cost on validation, best first; the loss decides a tie."""
+    """Return the ``count`` completed trials with the lowest cost on validation, best first; the loss decides a tie.
+
+    Of trials with the same settings, which a small search space has, the best one stands for all.
+    """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return sorted(complete, key=lambda trial: (trial.value, trial.val_loss or 0.0, trial.number))[:count]
+    different: dict[frozenset[tuple[str, Scalar]], Trial] = {}
+    for trial in sorted(complete, key=lambda trial: (trial.value, trial.val_loss or 0.0, trial.number)):
+        different.setdefault(frozenset(trial.params.items()), trial)
+    return list(different.values())[:count]
 
 
 def rank(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Objective) -> list[Finalist]:

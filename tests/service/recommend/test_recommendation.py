@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from search_spaces import Scalar
 from service.data.catalog import BUNDLED
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
@@ -135,20 +136,30 @@ def test_the_reason_tells_runs_that_failed_from_those_that_diverged(plan: JobPla
 
 
 def test_the_best_trials_are_completed_ones_by_validation_then_number(plan: JobPlan) -> None:
+    complete, pruned, failed = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED
+    ended = [(0.5, complete), (0.1, pruned), (0.3, complete), (0.3, complete), (None, failed)]
     rows = [
-        trial(plan, 0, 0.5),
-        trial(plan, 1, 0.1, state=TrialState.PRUNED),
-        trial(plan, 2, 0.3),
-        trial(plan, 3, 0.3),
-        trial(plan, 4, None, state=TrialState.FAILED),
+        trial(plan, number, value, state=state, params={"lr": 0.1 + number})
+        for number, (value, state) in enumerate(ended)
     ]
     assert [row.number for row in best_trials(rows, 2)] == [2, 3]
     assert [row.number for row in best_trials(rows, 9)] == [2, 3, 0]
     assert best_trials(rows[1:2], 1) == []
 
 
+def test_the_best_trials_have_different_settings(plan: JobPlan) -> None:
+    settings: list[dict[str, Scalar]] = [{"lr": 0.1}, {"lr": 0.1, "rank": 4}, {"lr": 0.1}, {"lr": 0.2}, {"lr": 0.1}]
+    values = [0.4, 0.6, 0.3, 0.5, 0.3]
+    rows = [trial(plan, number, value, params=settings[number]) for number, value in enumerate(values)]
+    assert [row.number for row in best_trials(rows, 2)] == [2, 3]
+    assert [row.number for row in best_trials(rows, 5)] == [2, 3, 1]
+
+
 def test_the_loss_decides_between_trials_of_an_equal_score(plan: JobPlan) -> None:
-    rows = [trial(plan, number, 0.02, val_loss=loss) for number, loss in enumerate([0.4, 0.1, 0.3, 0.2])]
+    rows = [
+        trial(plan, number, 0.02, val_loss=loss, params={"lr": loss})
+        for number, loss in enumerate([0.4, 0.1, 0.3, 0.2])
+    ]
     assert [row.number for row in best_trials(rows, 3)] == [1, 3, 2]
 
 
