@@ -167,7 +167,10 @@ def retry_job(job_id: JobId, response: Response, context: ContextDep, idempotenc
 def extend_job(
     job_id: JobId, more: ExtendSpec, response: Response, context: ContextDep, idempotency_key: KeyHeader = None
 ) -> JobView:
-    """Add trials, seeds or seconds to a job that has succeeded. Its next verdict is tested at half the level."""
+    """Add trials, seeds or seconds to a job that has succeeded. Its failed confirmation runs run again.
+
+    A verdict on new runs is tested at half the level.
+    """
     return _answered(extend(context, job_id, more, _render, idempotency_key), response, idempotency_key)
 
 

@@ -80,7 +80,9 @@ def extend(
     watch: WatchOption = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Add trials, seeds or seconds to a job that has succeeded. Its next verdict is tested at half the level.
+    """Add trials, seeds or seconds to a job that has succeeded. Its failed confirmation runs run again.
+
+    A verdict on new runs is tested at half the level.
 
     Example: warptune extend job-0123456789abcdef --seeds 10 --watch
     """

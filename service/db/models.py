@@ -116,7 +116,8 @@ class Job(Owned, Base):
     """One tuning job, with its lease.
 
     ``dataset_info`` has the facts about an uploaded dataset and user code; it is NULL if the job has neither. ``looks``
-    counts how often its confirmation is judged: once more with each extension. ``lease_token`` grows with every claim:
+    counts how often its confirmation is judged: once more with each extension that adds runs to it. ``lease_token``
+    grows with every claim:
     a write with an older one is refused. ``stored_bytes`` is the size of its files, as its worker has last
     measured it. ``lease_expires_s`` and ``claimed_s``, when it was last claimed or given back, are in
     seconds since 1970 on the database's clock. ``counted_trials`` is how many trials of each arm count once a stop has

@@ -122,6 +122,8 @@ def require_job_for(verb: str, session: Session, job_id: str) -> Job:
 def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) -> None:
     """Queue a job that has succeeded with a larger spec. Its recommendation stays until there is a new one.
 
+    Failed runs are planned anew by its worker, as if they had not been. Diverged ones would diverge again.
+
     ``session`` holds the lock of the job's row; ``added`` says what is larger in the spec.
 
     Raises:
@@ -131,10 +133,10 @@ def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) ->
     job.spec = spec.to_json()
     job.state, job.finished_at, job.cancel_requested = JobState.QUEUED, None, False
     job.request_id = logs.request_id()
-    job.looks += 1
     if added.trials or added.max_seconds:
         job.stop_requested, job.counted_trials = False, None  # the arms are searched to their whole budget
         session.execute(update(Arm).where(Arm.job_id == job.id).values(state=ArmState.QUEUED))
+    session.execute(delete(ConfirmRun).where(ConfirmRun.job_id == job.id, ConfirmRun.state == TrialState.FAILED))
     record_event(session, job.id, "extended", **added.model_dump())
     session.flush()
 

@@ -289,6 +289,11 @@ def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Seque
     return session.scalars(wanted.order_by(ConfirmRun.id)).all()
 
 
+def has_failed_runs(session: Session, job_id: str) -> bool:
+    """Tell whether a confirmation run of a job has failed."""
+    return TrialState.FAILED in _by_state(session, ConfirmRun, [job_id])[job_id]
+
+
 def stored_curve(points: Sequence[CurvePoint]) -> list[list[Any]]:
     """Return the learning curve of a confirmation run as JSON."""
     return [list(point) for point in points]

@@ -382,7 +382,10 @@ class RunLog:
     # --- confirmation runs
 
     def plan_confirm_runs(self, phase: str, finalists: Sequence[Trial], seeds: Sequence[int]) -> Sequence[ConfirmRun]:
-        """Store a queued run of every finalist on every seed that has none yet; return all runs of the phase."""
+        """Store a queued run of every finalist on every seed that has none yet; return all runs of the phase.
+
+        If the job has a verdict already, its next one on new runs of ``confirm`` is a further look.
+        """
         with self._fenced() as session:
             planned = {(run.trial_number, run.seed) for run in queries.confirm_runs(session, self.job_id, phase)}
             new = [(seed, t) for seed in seeds for t in finalists if (t.number, seed) not in planned]
@@ -400,6 +403,8 @@ class RunLog:
                 )
                 session.flush()
                 record_event(session, self.job_id, "runs_planned", phase=phase, runs=len(new))
+                if phase == "confirm" and session.get(RecommendationRow, self.job_id) is not None:
+                    require_job(session, self.job_id).looks += 1
             return queries.confirm_runs(session, self.job_id, phase)
 
     def confirm_runs(self, phase: str) -> Sequence[ConfirmRun]:
@@ -435,7 +440,7 @@ class RunLog:
     # --- the job
 
     def looks(self) -> int:
-        """Return how many times the confirmation is judged, this time included."""
+        """Return how many times the confirmation is judged, this time included; again on the same runs counts once."""
         with self.db.read() as session:
             return require_job(session, self.job_id).looks
 

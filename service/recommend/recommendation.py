@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, median
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -63,9 +63,15 @@ def length(curve: Sequence[CurvePoint], metric: str) -> float:
 
 
 def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """Return the ``count`` completed trials with the lowest cost on validation, best first; the loss decides a tie."""
+    """Return the ``count`` completed trials with the lowest cost on validation, best first; the loss decides a tie.
+
+    Of trials with the same settings, which a small search space has, the best one stands for all.
+    """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return sorted(complete, key=lambda trial: (trial.value, trial.val_loss or 0.0, trial.number))[:count]
+    different: dict[frozenset[tuple[str, Scalar]], Trial] = {}
+    for trial in sorted(complete, key=lambda trial: (trial.value, trial.val_loss or 0.0, trial.number)):
+        different.setdefault(frozenset(trial.params.items()), trial)
+    return list(different.values())[:count]
 
 
 def rank(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Objective) -> list[Finalist]:
@@ -244,7 +250,7 @@ def recommend(
         or _blind((baseline.arm, challenger.arm), blind)
         or _missed(pairs, objective)
         or _undefined(pairs, objective)
-        or _incomplete(pairs, statistics)
+        or _incomplete(pairs, statistics, (baseline, challenger), runs)
         or _at_edge(statistics, baseline.arm, challenger.arm, edges)
         or _disagreement(statistics, on_validation)
     )
@@ -346,12 +352,31 @@ def _undefined(pairs: Sequence[Pair], objective: Objective) -> str | None:
     return f"the {label} of one of the two runs is not a finite number on the test part of {seeds}"
 
 
-def _incomplete(pairs: Sequence[Pair], statistics: Verdict | None) -> str | None:
+def _incomplete(
+    pairs: Sequence[Pair], statistics: Verdict | None, compared: Sequence[Trial], runs: Sequence[ConfirmRun]
+) -> str | None:
     """A run does not diverge by chance: without it the rest looks better than it is."""
     missing = sum(pair.baseline is None or pair.warpadam is None for pair in pairs)
+    if not missing and statistics is not None:
+        return None
+    count = f"{missing} of {len(pairs)} pairs did not complete"
     if statistics is None:
-        return f"only {len(pairs) - missing} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed"
-    return f"{missing} of {len(pairs)} pairs did not complete" if missing else None
+        count = f"only {len(pairs) - missing} of {len(pairs)} pairs completed, {MIN_PAIRS} are needed"
+    why = "; ".join(clause for trial in compared for clause in _why_incomplete(trial, runs))
+    return f"{count}: {why}" if why else count
+
+
+def _why_incomplete(trial: Trial, runs: Sequence[ConfirmRun]) -> Iterator[str]:
+    """Say on how many seeds the runs of a trial diverged, and on how many they failed."""
+    for state in (TrialState.DIVERGED, TrialState.FAILED):
+        ended = [run for run in runs if run.trial_number == trial.number and run.state == state]
+        if not ended:
+            continue
+        clause = f"{trial.arm} {state} on {len(ended)} seed{'s' if len(ended) > 1 else ''}"
+        if state is TrialState.FAILED:
+            cause = next((run.cause.splitlines()[0] for run in ended if run.cause), "no cause is known")
+            clause += f" ({cause}), which an extension runs again"
+        yield clause
 
 
 def _at_edge(statistics: Verdict | None, baseline: str, challenger: str, edges: Mapping[str, str | None]) -> str | None:

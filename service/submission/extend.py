@@ -1,4 +1,4 @@
-"""Queues a job again: with more trials, seeds or seconds once it has succeeded, or retried."""
+"""Queues a job again: with more trials, seeds or seconds once it has succeeded, or retried. Failed runs run again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from sqlalchemy.orm import Session
 
 from service.db.models import Job
 from service.errors import FieldError, InvalidSpecError, conflict
-from service.ledger import jobs
+from service.ledger import jobs, queries
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once
 from service.planning.arms import MORE_STEPS
+from service.planning.plan import plan_of
 from service.settings import Settings
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec
 from service.states import ENDED_JOB
@@ -24,7 +25,7 @@ def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key:
     Raises:
         NotFoundError: There is no such job.
         ConflictError: The job has not succeeded, its dataset was deleted, or another version stored it.
-        InvalidSpecError: With the fields that cannot be added to.
+        InvalidSpecError: With the fields that cannot be added to, or that would add nothing.
         QueueFullError: As many jobs wait as may.
         QuotaExceededError: The project stores as many bytes as it may.
         IdempotencyConflictError: The key was used with another body.
@@ -33,6 +34,7 @@ def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key:
     def queue_again(session: Session) -> Job:
         job = jobs.require_job_for("extend", session, job_id)
         larger = extended(JobSpec.from_json(job.spec), more, context.settings)
+        _check_it_adds(session, job, larger, more)
         admission.require_place(context, session)
         jobs.queue_again(session, job, larger, more)
         return job
@@ -71,11 +73,9 @@ def extended(spec: JobSpec, more: ExtendSpec, settings: Settings) -> JobSpec:
     """Return the spec of a job with trials, seeds or seconds added.
 
     Raises:
-        InvalidSpecError: Nothing is added, a sum is over the limit of its field, or earlier trials would be worth
+        InvalidSpecError: A sum is over the limit of its field, or earlier trials would be worth
             nothing: they were judged by what other trials of the job set.
     """
-    if not (more.trials or more.seeds or more.max_seconds):
-        raise InvalidSpecError(FieldError("trials", 0, "must be above 0 unless seeds or max_seconds is"))
     budget, confirm = spec.budget, spec.confirm
     limits = {
         "trials": (budget.trials_per_arm, min(MAX_TRIALS, settings.max_trials or MAX_TRIALS)),
@@ -98,6 +98,38 @@ def extended(spec: JobSpec, more: ExtendSpec, settings: Settings) -> JobSpec:
     larger_budget = budget.model_copy(update={"trials_per_arm": trials, "max_seconds": seconds})
     larger_confirm = confirm.model_copy(update={"seeds": confirm.seeds + more.seeds})
     return spec.model_copy(update={"budget": larger_budget, "confirm": larger_confirm})
+
+
+def _check_it_adds(session: Session, job: Job, larger: JobSpec, more: ExtendSpec) -> None:
+    """Refuse trials that an arm has no time for, and an extension after which there is nothing to run.
+
+    Raises:
+        InvalidSpecError: Such trials, or such an extension.
+        OtherVersionError: Another version of the service stored the job.
+    """
+    repeats = queries.has_failed_runs(session, job.id)
+    if not (more.trials or more.max_seconds):
+        if not (more.seeds or repeats):
+            raise InvalidSpecError(FieldError("trials", 0, "must be above 0 unless seeds or max_seconds is"))
+        return
+    plan = plan_of(larger.to_json(), job.dataset_info)
+    arms = queries.arm_summaries(session, job.id)
+    tried = {row.arm.name: sum(row.counts.values()) for row in arms}
+    seconds = {row.arm.name: row.arm.seconds_used for row in arms}
+    unfinished = [arm.name for arm in plan.arms if tried.get(arm.name, 0) < plan.trials(arm)]
+    if not unfinished:
+        if repeats:
+            return
+        field, hint = ("trials", None) if more.trials else ("max_seconds", "Add trials as well.")
+        raise InvalidSpecError(
+            conflict(field, getattr(more, field), "adds nothing: every arm has done its trials", hint)
+        )
+    used, arm = max((seconds.get(name, 0.0), name) for name in unfinished)
+    if used >= larger.budget.max_seconds:
+        had = larger.budget.max_seconds - more.max_seconds
+        message = f"must be above {used - had:.3g}: arm {arm} has used {used:.3g} of its {had:g} seconds"
+        hint = "Without time it tries nothing more, and the other arms would get more trials than it."
+        raise InvalidSpecError(conflict("max_seconds", more.max_seconds, message, hint))
 
 
 def _what_depends_on_other_arms(spec: JobSpec) -> str | None:

@@ -18,6 +18,7 @@ from service.spec.job import ExtendSpec
 from service.states import JobState
 from service.submission import Context
 from service.submission.extend import extend
+from tests.service import faults
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials, running_in_optuna
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -217,3 +218,19 @@ def test_an_extended_job_keeps_its_runs_adds_the_new_ones_and_says_that_it_looks
     kept = [(pair["seed"], pair["baseline"]) for pair in first["pairs"]]
     if first["finalists"][1]["trial"] == second["finalists"][1]["trial"]:
         assert [(pair["seed"], pair["baseline"]) for pair in second["pairs"]][:6] == kept
+
+
+def test_a_confirmation_run_that_failed_is_repeated_by_an_extension(
+    db: Database, context: Context, submit: Submit, make_worker: WorkerMaker
+) -> None:
+    job_id = submit()
+    worker = make_worker(faults.first_comparison_raises)
+    worker.run_next()
+    found = result(db, job_id)
+    said = "warpadam failed on 1 seed (RuntimeError: the first comparison is broken), which an extension runs again"
+    assert said in found["reason"]
+    extend(context, job_id, ExtendSpec(), lambda session, job: {})
+    worker.run_next()
+    found = result(db, job_id)
+    assert all(pair["warpadam"] is not None for pair in found["pairs"])
+    assert (len(found["pairs"]), found["statistics"]["look"]) == (6, 2)

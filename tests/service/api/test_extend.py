@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from service.db.models import Arm, RecommendationRow
 from service.db.session import Database
 from service.ledger import jobs
-from service.states import JobState
+from service.result.job_result import JobResult
+from service.states import JobState, TrialState
+from service.training.run import Ended
 from tests.service.api.conftest import Submit, assert_problem, claim_job, count_rows, sqlite_only, succeed
+from tests.service.conftest import get_job
 
 
 def extend(client: TestClient, job: dict[str, Any], key: str | None = None, **more: Any) -> Any:
@@ -125,6 +129,81 @@ def test_trials_that_would_change_what_earlier_ones_were_judged_by_are_refused(
     (error,) = assert_problem(extend(client, job, trials=1), 422, "invalid_spec")["errors"]
     assert (error["field"], "more trials may change" in error["hint"]) == ("trials", True)
     assert extend(client, job, seeds=1).status_code == 202
+
+
+@sqlite_only
+@pytest.mark.parametrize("more", [{"trials": 3}, {"trials": 3, "seeds": 2}, {"trials": 3, "max_seconds": 0.4}])
+def test_trials_need_seconds_where_an_arm_has_used_its_own(
+    client: TestClient, submit: Submit, db: Database, more: dict[str, Any]
+) -> None:
+    job = submit(budget={"trials_per_arm": 2, "max_seconds": 1.5})
+    succeed(claim_job(db))
+    with db.write() as session:
+        session.get_one(Arm, (job["id"], "adamw")).seconds_used = 1.9
+    before = count_rows(db)
+    (error,) = assert_problem(extend(client, job, **more), 422, "invalid_spec")["errors"]
+    assert (error["field"], error["value"]) == ("max_seconds", more.get("max_seconds", 0.0))
+    assert error["message"] == "must be above 0.4: arm adamw has used 1.9 of its 1.5 seconds"
+    assert count_rows(db) == before
+    assert extend(client, job, trials=3, max_seconds=0.5).status_code == 202
+
+
+@sqlite_only
+def test_seconds_alone_need_an_arm_that_lacked_them(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit(budget={"trials_per_arm": 2})
+    succeed(claim_job(db))
+    (error,) = assert_problem(extend(client, job, max_seconds=60.0), 422, "invalid_spec")["errors"]
+    assert (error["field"], error["message"]) == ("max_seconds", "adds nothing: every arm has done its trials")
+    assert extend(client, job, max_seconds=60.0, trials=1).status_code == 202
+
+
+def test_a_verdict_on_the_same_runs_is_the_same_look(client: TestClient, done: dict[str, Any], db: Database) -> None:
+    looks = []
+    additions: tuple[dict[str, Any], ...] = ({"trials": 1}, {"trials": 1}, {"seeds": 2}, {"trials": 1})
+    for more in additions:
+        extend(client, done, **more)
+        log = claim_job(db)
+        finalists = [log.trials(arm)[0] for arm in ("warpadam", "adamw", "adamw_default")]
+        seeds = range(100, 100 + log.spec.confirm.seeds)
+        for _ in range(2):  # another worker plans nothing more
+            log.plan_confirm_runs("confirm", finalists, seeds)
+        looks.append(log.looks())
+        with db.read() as session:
+            verdict = JobResult.from_json(session.get_one(RecommendationRow, done["id"]).data)
+        log.succeed(verdict)
+    assert looks == [1, 1, 2, 2]
+
+
+def test_a_new_finalist_is_a_new_look(client: TestClient, done: dict[str, Any], db: Database) -> None:
+    extend(client, done, trials=1)
+    log = claim_job(db)
+    log.plan_confirm_runs("select", log.trials("adamw")[1:], [7])
+    assert log.looks() == 1
+    log.plan_confirm_runs("confirm", log.trials("adamw")[1:], [100, 101])
+    assert log.looks() == get_job(db, done["id"]).looks == 2
+
+
+@sqlite_only
+@pytest.mark.parametrize("more", [{}, {"seeds": 2}, {"max_seconds": 60.0}])
+def test_failed_runs_are_run_again_and_diverged_ones_are_not(
+    client: TestClient, submit: Submit, db: Database, more: dict[str, Any]
+) -> None:
+    job = submit()
+    succeed(log := claim_job(db))
+    finalist = log.trials("warpadam")[0]
+    ended = {100: TrialState.COMPLETE, 101: TrialState.FAILED, 102: TrialState.DIVERGED}
+    for phase in ("select", "confirm"):
+        for run in log.plan_confirm_runs(phase, [finalist], list(ended)):
+            if run.trial_number == finalist.number and run.seed in ended:
+                log.finish_confirm_run(run.id, Ended(ended[run.seed], 0.5, 0.5, cause="why"))
+
+    assert extend(client, job, **more).status_code == 202
+    log = claim_job(db)
+    for phase in ("select", "confirm"):
+        planned = log.plan_confirm_runs(phase, [finalist], list(ended))
+        states = {run.seed: run.state for run in planned if run.trial_number == finalist.number and run.seed in ended}
+        assert states == {**ended, 101: TrialState.QUEUED}
+    assert log.looks() == 2
 
 
 def test_no_such_job(client: TestClient) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from search_spaces import Scalar
 from service.data.catalog import BUNDLED
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
@@ -122,21 +123,43 @@ def test_too_few_whole_pairs_are_no_comparison(plan: JobPlan) -> None:
     assert "only 5 of 8 pairs completed" in result.reason
 
 
+def test_the_reason_tells_runs_that_failed_from_those_that_diverged(plan: JobPlan) -> None:
+    warp, base = runs("warpadam", [None, None, *losses(0.5)[2:]], 0), runs("adamw", [None, *BASELINE[1:]], 1)
+    warp[1].state, warp[1].cause = TrialState.FAILED, "was killed (signal 9)\nline 7"
+    base[0].state, base[0].cause = TrialState.FAILED, None
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    reason = recommend(plan, finalists, [*warp, *base], LOSS).reason
+    assert reason.startswith(
+        "2 of 8 pairs did not complete: adamw failed on 1 seed (no cause is known), which an extension runs again; "
+        "warpadam diverged on 1 seed; warpadam failed on 1 seed (was killed (signal 9)), which an extension runs again"
+    )
+
+
 def test_the_best_trials_are_completed_ones_by_validation_then_number(plan: JobPlan) -> None:
+    complete, pruned, failed = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED
+    ended = [(0.5, complete), (0.1, pruned), (0.3, complete), (0.3, complete), (None, failed)]
     rows = [
-        trial(plan, 0, 0.5),
-        trial(plan, 1, 0.1, state=TrialState.PRUNED),
-        trial(plan, 2, 0.3),
-        trial(plan, 3, 0.3),
-        trial(plan, 4, None, state=TrialState.FAILED),
+        trial(plan, number, value, state=state, params={"lr": 0.1 + number})
+        for number, (value, state) in enumerate(ended)
     ]
     assert [row.number for row in best_trials(rows, 2)] == [2, 3]
     assert [row.number for row in best_trials(rows, 9)] == [2, 3, 0]
     assert best_trials(rows[1:2], 1) == []
 
 
+def test_the_best_trials_have_different_settings(plan: JobPlan) -> None:
+    settings: list[dict[str, Scalar]] = [{"lr": 0.1}, {"lr": 0.1, "rank": 4}, {"lr": 0.1}, {"lr": 0.2}, {"lr": 0.1}]
+    values = [0.4, 0.6, 0.3, 0.5, 0.3]
+    rows = [trial(plan, number, value, params=settings[number]) for number, value in enumerate(values)]
+    assert [row.number for row in best_trials(rows, 2)] == [2, 3]
+    assert [row.number for row in best_trials(rows, 5)] == [2, 3, 1]
+
+
 def test_the_loss_decides_between_trials_of_an_equal_score(plan: JobPlan) -> None:
-    rows = [trial(plan, number, 0.02, val_loss=loss) for number, loss in enumerate([0.4, 0.1, 0.3, 0.2])]
+    rows = [
+        trial(plan, number, 0.02, val_loss=loss, params={"lr": loss})
+        for number, loss in enumerate([0.4, 0.1, 0.3, 0.2])
+    ]
     assert [row.number for row in best_trials(rows, 3)] == [1, 3, 2]
 
 
