@@ -91,8 +91,8 @@ class Batches:
 
         A score that is not defined is None: a part whose targets are all the same has no variance to explain.
 
-        It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. A compiled
-        model runs uncompiled here, as pieces of other sizes would each be compiled again.
+        It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. The model
+        is called with its hooks, as in training, but not compiled: pieces of other sizes would each be compiled again.
 
         Args:
             model: What the loss is measured of.
@@ -104,7 +104,7 @@ class Batches:
         for start in range(0, len(self._x[part]), EVALUATED_ROWS):
             piece = slice(start, start + EVALUATED_ROWS)
             x, y = self._rows(part, piece)
-            output = model.forward(x)
+            output = model(x)
             loss += len(x) / len(self._x[part]) * self._loss(output, y).double()
             found = in_units(output, self._transform) if scored is None else scored(x)
             target = self._in_units[part][piece].to(self._device) if part in self._in_units else y

@@ -15,6 +15,7 @@ from service.training.run import Run, Training
 from service.training.tasks import loss_of
 from tests.service.data.prepared import Split, read
 from tests.service.training.test_loop import MODELS, make_run
+from tests.service.user_code import models
 
 
 def split_of_run(run: Run) -> Split:
@@ -86,6 +87,14 @@ def test_a_part_piece_by_piece_has_the_loss_and_the_score_of_the_part_at_once(
             output = model(x)
             loss, score = loss_of(run.task)(output, y).item(), plain_score(run.task, output, y)
         assert Batches(run).evaluate(model, part) == pytest.approx((loss, score), rel=1e-5, abs=1e-6)
+
+
+def test_a_model_is_evaluated_with_its_hooks(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    model, split = models.hooked((13,), 3, run.task), split_of_run(run)
+    with torch.no_grad():
+        expected = loss_of(run.task)(model(torch.from_numpy(split.x_val)), torch.from_numpy(split.y_val)).item()
+    assert Batches(run).evaluate(model, "val")[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluating_leaves_a_model_in_training_with_its_running_means(tmp_path: Path) -> None:
