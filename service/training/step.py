@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ class TrainingStep:
     ) -> None:
         self._model, self._optimizer, self._loss = model, optimizer, loss
         self._call = compiled(model, device) if training.compile else model
+        to_training(model, frozen_parts(model))
         self._max_grad_norm = training.max_grad_norm
         self._device, self._dtype = torch.device(device).type, getattr(torch, training.precision)
         self._schedule = make_schedule(optimizer, training, steps)
@@ -83,6 +85,29 @@ class TrainingStep:
         self._schedule.load_state_dict(saved["schedule"])
         if self._scaler is not None:
             self._scaler.load_state_dict(saved["scaler"])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and at the end back into training mode, but for its frozen parts."""
+    frozen = frozen_parts(model)
+    model.eval()
+    try:
+        yield
+    finally:
+        to_training(model, frozen)
+
+
+def frozen_parts(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of a model in training that are in evaluation mode, as its maker left them."""
+    return [module for module in model.modules() if not module.training]
+
+
+def to_training(model: nn.Module, frozen: Iterable[nn.Module]) -> None:
+    """Put a model into training mode, but for its frozen parts. A ``train()`` of the model's own is called."""
+    model.train()
+    for module in frozen:
+        module.training = False
 
 
 def compiled(model: nn.Module, device: str) -> Callable[[Tensor], Tensor]:

@@ -57,7 +57,7 @@ def test_a_script_begins_with_its_docstring(spec: SpecMaker) -> None:
         assert "Made by warptune" in script.split('"""')[1]
 
 
-@pytest.mark.parametrize("factory", [models.hooked])
+@pytest.mark.parametrize("factory", [models.hooked, models.keeps_front_frozen, models.partly_frozen])
 def test_a_model_of_the_users_own_code_is_trained_as_in_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: Callable[..., object]
 ) -> None:
