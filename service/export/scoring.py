@@ -151,7 +151,7 @@ def predictions(model: nn.Module, x: npt.NDArray[np.float32], target: FittedTarg
     """
     rows = torch.from_numpy(x)
     with torch.no_grad():
-        output = model.forward(rows).double()
+        output = model(rows).double()
     if task == Task.CLASSIFICATION:
         classes, probabilities = target["classes"], output.softmax(1)
         chosen = [classes[index] for index in output.argmax(1).tolist()]

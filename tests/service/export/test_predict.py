@@ -49,6 +49,7 @@ from tests.conftest import SpecMaker
 from tests.service.conftest import WorkerMaker
 from tests.service.data import files
 from tests.service.results import a_result
+from tests.service.user_code import models
 from warptune.data import as_rows
 
 Numbers = npt.NDArray[np.float64]
@@ -242,11 +243,16 @@ def diabetes() -> tuple[list[str], list[list[str]], Numbers]:
     return list(found.feature_names), [[repr(float(cell)) for cell in row] for row in found.data], found.target
 
 
-@pytest.mark.parametrize("name", ["bundled", "parquet"])
-def test_a_regression_predicts_in_the_units_of_the_target(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["bundled", "hooked", "parquet"])
+def test_a_regression_predicts_in_the_units_of_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     header, rows, target = diabetes()
-    if name == "bundled":
-        made = kept(tmp_path, spec_of(dataset={"name": "diabetes"}, model=MLP))
+    monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", models.__name__)
+    if name != "parquet":
+        own = {"name": "entrypoint", "entrypoint": f"{models.__name__}:hooked"}
+        spec = spec_of(dataset={"name": "diabetes"}, model=own if name == "hooked" else MLP)
+        made = kept(tmp_path, spec, UserCode(Settings()).info_for(spec, None))
         test = RowSplit().parts(len(rows), 0, None, keeps_draw_order=True)["test"]
     else:
         made = uploaded(tmp_path, "diabetes.parquet", files.parquet(), MLP, target="y")
