@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.context import ForkProcess, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -280,3 +284,44 @@ def test_a_cause_has_no_folder_of_the_machine() -> None:
 def raises_there(run: Run) -> Iterator[CurvePoint]:
     raise RuntimeError("it is broken")
     yield
+
+
+PROCESSES: dict[str, type[BaseProcess]] = {"fork": ForkProcess, "spawn": SpawnProcess}
+
+
+@pytest.mark.parametrize("name", [*PROCESSES, "command"])
+def test_a_run_can_end_the_processes_that_it_has_started(make_engine: Make, name: str) -> None:
+    work = Recorder(1)
+    make_engine(partial(ends_a_process, name)).run(work, ResourcesSpec(), SILENCE_S)
+    assert [point.train_loss for _, point in work.points] == [-signal.SIGTERM] * 3
+    assert work.ended[0].state == TrialState.COMPLETE
+
+
+def ends_a_process(name: str, run: Run) -> Iterator[CurvePoint]:
+    """Start a process, terminate it at once and report its exit code, three times; 0 if it goes on."""
+    for step in (1, 2, 3):
+        if name == "command":
+            command = subprocess.Popen(["sleep", "600"])
+            command.terminate()
+            exit_code = command.wait(60)
+        else:
+            process = PROCESSES[name](target=time.sleep, args=(600,))
+            process.start()
+            process.terminate()
+            process.join(60)
+            exit_code = process.exitcode or 0
+            process.kill()
+        yield CurvePoint(step, float(exit_code), 0.0, 0.0)
+
+
+def test_a_slot_leaves_the_signals_that_stop_it_to_the_worker(make_engine: Make) -> None:
+    work = Recorder(1)
+    make_engine(signals_itself).run(work, ResourcesSpec(), SILENCE_S)
+    assert work.begun == [0]
+    assert work.ended[0].state == TrialState.COMPLETE
+
+
+def signals_itself(run: Run) -> Iterator[CurvePoint]:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    yield from report_pid(run)
