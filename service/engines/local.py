@@ -137,6 +137,8 @@ def serve(connection: mp_connection.Connection, train: Train, rules: SlotRules) 
     The slot sends :class:`SlotReady` once. For each run it then sends :class:`CurvePoint` messages, which the worker
     answers with whether to continue, and one :class:`Ended`.
     """
+    os.setsid()  # the slot and what user code starts are one process group, which ends as a whole
+    _keep_to_this_process(connection)
     _leave_stopping_to_the_worker()
     rules.apply()
     logs.configure(LogSettings())
@@ -148,6 +150,15 @@ def serve(connection: mp_connection.Connection, train: Train, rules: SlotRules) 
         connection.send(SlotReady(devices))
         while True:
             connection.send(_execute(connection, train, connection.recv()))
+    if os.getpid() == os.getsid(0):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)  # a process that user code has forked: it cannot send, and does no runs
+
+
+def _keep_to_this_process(connection: mp_connection.Connection) -> None:
+    """Let no process that user code starts have the connection: it could answer for us, and hide that we have died."""
+    os.set_inheritable(connection.fileno(), False)
+    os.register_at_fork(after_in_child=connection.close)
 
 
 def _leave_stopping_to_the_worker() -> None:
@@ -230,6 +241,10 @@ class _Slot:
         return how_it_ended(self.process.exitcode, self._oom_kills)
 
     def kill(self) -> None:
+        """End the process, and every one that user code has started in it."""
+        assert self.process.pid is not None, "it was started"
+        with suppress(ProcessLookupError, PermissionError):  # it is starting, or only processes of others are left
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.connection.close()

@@ -21,7 +21,15 @@ from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
-from tests.service.engines.contract import SILENCE_S, EngineContract, Recorder, exit_at_once, report_pid
+from tests.service.engines.contract import (
+    SILENCE_S,
+    EngineContract,
+    HaltedAtAPoint,
+    Recorder,
+    exit_at_once,
+    is_alive,
+    report_pid,
+)
 from tests.service.faults import DiesWhileStarting
 
 Make = Callable[[Train], LocalEngine]
@@ -325,3 +333,75 @@ def signals_itself(run: Run) -> Iterator[CurvePoint]:
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(os.getpid(), number)
     yield from report_pid(run)
+
+
+def test_a_process_that_a_run_has_forked_does_not_answer_for_it(make_engine: Make) -> None:
+    work = Recorder(2)
+    make_engine(forks).run(work, ResourcesSpec(), SILENCE_S)
+    assert [(key, point.step) for key, point in work.points] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert {ended.state for ended in work.ended.values()} == {TrialState.COMPLETE}
+
+
+def forks(run: Run) -> Iterator[CurvePoint]:
+    """Fork a process that raises an error, wait for its end, and go on."""
+    yield CurvePoint(1, 0.0, 0.0, 0.0)
+    child = os.fork()
+    if not child:
+        raise RuntimeError("it is broken")
+    os.waitpid(child, 0)
+    yield CurvePoint(2, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", [*PROCESSES, "command"])
+def test_the_processes_of_a_run_do_not_hide_that_its_slot_has_died_and_end_with_it(
+    make_engine: Make, name: str
+) -> None:
+    work = Recorder(1, attempts=1)
+    make_engine(partial(starts_a_process, name, then=kill_this)).run(work, ResourcesSpec(), SILENCE_S)
+    assert "was killed" in str(work.ended[0].cause)
+    assert not is_alive(helper_of(work))
+
+
+@pytest.mark.parametrize("name", [*PROCESSES, "command"])
+def test_a_slot_that_is_killed_takes_its_processes_with_it(make_engine: Make, name: str) -> None:
+    work = HaltedAtAPoint(1)
+    make_engine(partial(starts_a_process, name, then=sleep)).run(work, ResourcesSpec(), SILENCE_S)
+    assert work.stopped == [0]
+    assert not is_alive(helper_of(work))
+
+
+def test_a_slot_whose_worker_is_gone_takes_its_processes_with_it(make_engine: Make) -> None:
+    engine, work = make_engine(partial(starts_a_process, "fork", then=go_on)), Recorder(1)
+    engine.run(work, ResourcesSpec(), SILENCE_S)
+    (slot,) = engine._slots
+    slot.connection.close()
+    assert not is_alive(helper_of(work))
+    assert not is_alive(engine.slot_pids[0])
+
+
+def helper_of(work: Recorder) -> int:
+    return int(work.points[0][1].train_loss)
+
+
+def starts_a_process(name: str, run: Run, then: Callable[[], None]) -> Iterator[CurvePoint]:
+    """One point: the id of a process that goes on. Then something happens to this one."""
+    if name == "command":
+        pid = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})  # it closes no files
+    else:
+        process = PROCESSES[name](target=time.sleep, args=(600,))
+        process.start()
+        pid = process.pid or 0
+    yield CurvePoint(1, float(pid), 0.0, 0.0)
+    then()
+
+
+def kill_this() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep() -> None:
+    time.sleep(600)
+
+
+def go_on() -> None:
+    pass
