@@ -29,7 +29,7 @@ from search_spaces.errors import must_be_one_of
 from service.optimizers import build_optimizer
 from service.spec.metrics import METRICS, PREFIX
 from service.training.best import Cost, best_index, is_out_of_patience
-from service.training.entrypoints import EntrypointError, described, load_allowed
+from service.training.entrypoints import EntrypointError, described, forks_end_here, load_allowed
 from service.training.learned_p import apply_p, write_p
 from service.training.loop import report_steps
 from service.training.run import CurvePoint, DivergedError, Run
@@ -172,7 +172,8 @@ class OwnLoop:
         """Run a part of the loop and count its time."""
         self._resumed = time.perf_counter()
         try:
-            return part()
+            with forks_end_here():
+                return part()
         except _StopLoop:
             self.was_stopped = True
             return None

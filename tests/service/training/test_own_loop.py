@@ -111,6 +111,14 @@ def test_a_loop_is_left_after_a_step_although_it_catches_exceptions() -> None:
     assert (loop.steps, loop.was_stopped) == (5, True)
 
 
+@pytest.mark.parametrize(
+    ("how", "exit_code"),
+    [("returns", 0), ("yields", 0), ("raises", 1), ("done", 0), ("failed", 3), ("says why", 1)],
+)
+def test_a_process_that_a_loop_forks_ends_where_it_would_come_out(how: str, exit_code: int) -> None:
+    assert losses(loops.forks, how=how) == [exit_code]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_every_strategy_of_warpadam_trains_in_a_plain_loop(strategy: Any) -> None:
     """No learner needs a closure or a second batch, so a loop restricts no search space."""

@@ -220,3 +220,17 @@ def loads_in_processes(make_optimizer: Make, seed: int) -> Iterator[float]:
     for (_rows,) in DataLoader(TensorDataset(X), batch_size=6, num_workers=1):
         step_on(model, optimizer)
         yield loss_of(model).item()
+
+
+def forks(make_optimizer: Make, seed: int, *, how: str) -> Iterator[float]:
+    """Fork a process that leaves in some way, and yield its exit code."""
+    started(make_optimizer)
+    child = os.fork()
+    if child:
+        yield os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    elif how == "raises":
+        raise RuntimeError("it is broken")
+    elif how == "yields":
+        yield -1.0
+    elif how != "returns":
+        sys.exit({"done": None, "failed": 3, "says why": "it is broken"}[how])
