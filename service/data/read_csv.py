@@ -27,7 +27,7 @@ import pyarrow.csv
 
 from service.data.contents import check_contents
 from service.data.facts import DatasetFacts, Reading
-from service.data.forms import UNITS
+from service.data.forms import ODD_SHARE, UNITS, decimal_mark
 from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_table import NULLS, RawColumn, check_names, keep, trimmed
 from service.data.read_text import CHUNK_BYTES
@@ -117,7 +117,7 @@ def read_columns(
         raise InvalidFileError("the file has no header: every line is empty")
     titles = title_rows(rows) if reading.header != "none" else 0
     rows, lines = rows[titles:], lines[titles:]
-    decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "") or _decimal(rows[1:], delimiter)
+    decimal = decimal_mark(reading) or _decimal(rows[1:], delimiter)
     reading = replace(reading, encoding=encoding, delimiter=delimiter, decimal=decimal)
     found = find_header(rows, reading)
     if found.exists:
@@ -247,13 +247,22 @@ def header_names(rows: Rows) -> list[str]:
 
 
 def _decimal(rows: Rows, delimiter: str) -> str:
-    """Return the decimal mark that most numbers have. Numbers such as 1,234 say nothing, except between semicolons."""
-    cells = [cell.strip(AROUND_NUMBERS) for row in rows for cell in row]
+    """Return the decimal mark that most numbers have.
+
+    Numbers such as 1,234 say nothing: without others, the mark is the point, or between semicolons the comma. In a
+    column of such numbers, a few others may be slips, unless they have both marks.
+    """
+    columns = [[cell.strip(AROUND_NUMBERS) for cell in cells] for cells in itertools.zip_longest(*rows, fillvalue="")]
     marks = Counter[str]()
-    for mark, pattern in ((",", WITH_COMMA), (".", WITH_POINT)):
-        marks[mark] = sum(1 for cell in cells if pattern.fullmatch(cell) and not THOUSANDS.fullmatch(cell))
+    for cells in columns:
+        unclear = [cell for cell in cells if THOUSANDS.fullmatch(cell)]
+        points = [cell for cell in cells if WITH_POINT.fullmatch(cell) and not THOUSANDS.fullmatch(cell)]
+        commas = [cell for cell in cells if WITH_COMMA.fullmatch(cell) and not THOUSANDS.fullmatch(cell)]
+        clear = [*points, *commas]
+        if len(clear) > len(unclear) * ODD_SHARE or any("," in cell and "." in cell for cell in clear):
+            marks.update({".": len(points), ",": len(commas)})
     if not marks.total() and delimiter == ";":
-        return "," if any(WITH_COMMA.fullmatch(cell) for cell in cells) else "."
+        return "," if any(WITH_COMMA.fullmatch(cell) for cells in columns for cell in cells) else "."
     return "," if marks[","] > marks["."] else "."
 
 
