@@ -28,6 +28,7 @@ from service.data.facts import MAX_LEVELS, TIMES, Column, ColumnKind, DatasetFac
 from service.data.forms import (
     CLOCK,
     MARKS,
+    ODD_SHARE,
     SAMPLE,
     SECONDS_PER_DAY,
     Numbers,
@@ -52,9 +53,6 @@ from service.errors import FieldError, InvalidSpecError, shortened
 
 TABLE_FILE: Final = "table.parquet"
 """File of a dataset folder that the table is kept in."""
-
-ODD_SHARE: Final = 0.05
-"""Largest share of odd cells in a column that is taken for numbers or dates without being told so."""
 
 WANTED_ODD_SHARE: Final = 0.5
 """Largest share of odd cells in a column that a job takes for numbers or dates."""

@@ -27,7 +27,7 @@ import pyarrow.parquet
 from service.data.columns import TABLE_FILE, describe
 from service.data.contents import check_contents
 from service.data.facts import EXACT, LARGEST, MIN_ROWS, ColumnKind, DatasetFacts, Layout, Reading
-from service.data.forms import PLAIN, read_texts, whole_if_all_are
+from service.data.forms import PLAIN, Texts, decimal_mark, have_form, number_form, read_texts, whole_if_all_are
 from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_zip import open_zip
 from service.errors import InvalidFileError, shortened
@@ -152,12 +152,35 @@ def read_excel(source: Path, folder: Path, max_bytes: int, reading: Reading) -> 
     else:
         names, reading = [column_name(index + 1) for index in range(len(rows[0]))], replace(reading, header="none")
     cells = zip(*rows, strict=True) if rows else ((),) * len(names)
-    columns = [_excel_column(name, list(column)) for name, column in zip(names, cells, strict=True)]
+    columns, notes = list[RawColumn](), list[str]()
+    for name, column in zip(names, cells, strict=True):
+        same, found = _in_one_form(column, reading)
+        columns.append(_excel_column(name, same))
+        notes += [f"column {name!r}: {note}" for note in found]
     more = (f"the first of {len(book.sheet_names)} sheets is read",) if len(book.sheet_names) > 1 else ()
-    return keep(columns, folder, max_bytes, reading, (*more, *(above_header(titles) if titles else ()), *header.notes))
+    above = above_header(titles) if titles else ()
+    return keep(columns, folder, max_bytes, reading, (*more, *above, *header.notes, *notes))
 
 
-def _excel_column(name: str, cells: list[Any]) -> RawColumn:
+def _in_one_form(cells: Sequence[Any], reading: Reading) -> tuple[list[Any], tuple[str, ...]]:
+    """Return cells with numbers, and texts such as 7,5 among them, written with the same decimal mark; and notes.
+
+    How the texts are written is found from the texts alone, as Excel has said what the numbers are.
+    """
+    texts = pa.array([(cell.strip() or None) if isinstance(cell, str) else None for cell in cells], pa.string())
+    if texts.null_count == len(cells) or not any(type(cell) in (int, float) for cell in cells):
+        return list(cells), ()
+    plain = replace(PLAIN, decimal=decimal_mark(reading) or PLAIN.decimal)
+    form, _, notes = number_form(Texts.of(texts), reading)
+    if form is None or form.unit:  # the numbers may be of another unit
+        form, notes = plain, ()
+    is_other = pc.and_not(have_form(texts, form), have_form(texts, plain)).to_pylist()
+    numbers = read_texts(texts, form).to_pylist()
+    read = [number if other else cell for cell, number, other in zip(cells, numbers, is_other, strict=True)]
+    return [_text(cell).replace(".", plain.decimal) if type(cell) in (int, float) else cell for cell in read], notes
+
+
+def _excel_column(name: str, cells: Sequence[Any]) -> RawColumn:
     given = [None if cell == "" else cell for cell in cells]
     types = {type(cell) for cell in given if cell is not None}
     if types and types <= {int, float}:

@@ -630,7 +630,7 @@ HEADS: dict[str, Any] = {
     "separator at the end": lambda text: text.replace("\n", ",\n").encode(),
     "separator at the end of rows": lambda text: text.replace("\n", ",\n").replace("y,\n", "y\n", 1).encode(),
     "row names": lambda text: "".join(
-        f"{'' if row == 0 else f'r{row % 3},'}{line}" for row, line in enumerate(text.splitlines(keepends=True))
+        f"{'' if row == 0 else f'r{row},'}{line}" for row, line in enumerate(text.splitlines(keepends=True))
     ).encode(),
     "gzip": lambda text: gzip.compress(text.encode()),
     "marked UTF-8": lambda text: text.encode("utf-8-sig"),
