@@ -564,6 +564,17 @@ def test_a_gap_in_data_that_had_none_is_refused(tmp_path: Path) -> None:
     assert "column 's6' is 'high' in row 2; expected a number" in made.refusal(file)
 
 
+def test_large_numbers_of_an_array_are_scored_with_every_digit(tmp_path: Path) -> None:
+    x = 1_700_000_000 + np.arange(80)[:, None]
+    made = uploaded(tmp_path, "a.npz", files.npz(x=x, y=np.arange(80) % 2), MLP)
+    test = RowSplit().parts(80, 0, np.arange(80) % 2)["test"]
+    np.save(tmp_path / "new.npy", x[test])
+    expected = softmax(made.outputs())[:, 1]
+    assert len(np.unique(expected)) == len(test)
+    for found, _ in (made.by_command(tmp_path / "new.npy"), made.by_script(tmp_path / "new.npy")):
+        assert numbers(found["probability_1"]) == pytest.approx(expected, abs=1e-6)
+
+
 def test_columns_of_an_uploaded_array_have_no_names(tmp_path: Path) -> None:
     made = uploaded(tmp_path, "digits.npz", files.digits_npz(), MLP)
     file = tmp_path / "new.csv"
