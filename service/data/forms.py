@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -70,7 +70,7 @@ _MONTHS: Final = (
 )
 """How the names of months begin: in English, German, and in other ways in German."""
 
-PLAIN: Final = Form(decimal=".", thousands="", unit="", date="")
+PLAIN: Final = Form(decimal=".", thousands="", unit="", date="", missing=())
 """The form of numbers as programs write them; complete, as the ``Form`` of a script has no defaults."""
 
 CLOCK: Final = "hh:mm"
@@ -265,10 +265,25 @@ def date_form(texts: Texts, day_first: bool | None) -> tuple[Form | None, int, s
 
 
 def read_texts(texts: pa.Array, form: Form) -> pa.Array:
-    """Return texts as numbers; a text that does not have the form becomes a missing value."""
+    """Return texts as numbers; a text that does not have the form, or stands for no value, becomes a missing value."""
     counted = texts.dictionary_encode()  # so that each text is read once, however often it is there
-    values = seconds_of(counted.dictionary, form.date) if form.date else _numbers_of(counted.dictionary, form)
+    texts = without(counted.dictionary, form.missing, form)
+    values = seconds_of(texts, form.date) if form.date else _numbers_of(texts, form)
     return values.take(counted.indices)
+
+
+def numbers_among(nulls: Iterable[str]) -> Sequence[float]:
+    """Return the numbers, such as -999, among the cells that stand for no value."""
+    return [float(mark) for mark in nulls if re.fullmatch(r"[+-]?\d+(\.\d+)?", mark)]
+
+
+def without(cells: pa.Array, marks: Sequence[float], form: Form) -> pa.Array:
+    """Return cells without the numbers that stand for no value, however texts write them: -999, -999.0 or -999,00 €."""
+    if not marks:
+        return cells
+    numbers = _numbers_of(cells, form) if pa.types.is_string(cells.type) else cells
+    is_mark = pc.is_in(numbers.cast(pa.float64(), safe=False), pa.array(marks, pa.float64()))
+    return pc.if_else(is_mark, pa.scalar(None, cells.type), cells)
 
 
 def _numbers_of(texts: pa.Array, form: Form) -> pa.Array:

@@ -27,7 +27,17 @@ import pyarrow.parquet
 from service.data.columns import TABLE_FILE, describe
 from service.data.contents import check_contents
 from service.data.facts import EXACT, LARGEST, MIN_ROWS, ColumnKind, DatasetFacts, Layout, Reading
-from service.data.forms import PLAIN, Texts, decimal_mark, have_form, number_form, read_texts, whole_if_all_are
+from service.data.forms import (
+    PLAIN,
+    Texts,
+    decimal_mark,
+    have_form,
+    number_form,
+    numbers_among,
+    read_texts,
+    whole_if_all_are,
+    without,
+)
 from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_zip import open_zip
 from service.errors import InvalidFileError, shortened
@@ -336,7 +346,7 @@ def _clean(column: RawColumn, reading: Reading) -> pa.Array:
         raise InvalidFileError(f"{wrong}; convert it to numbers, texts, times or booleans")
     if pa.types.is_temporal(kind):
         values = times_as_seconds(values)
-    return without(_numbers(column.name, values), reading.na_values or ())
+    return without(_numbers(column.name, values), numbers_among(reading.na_values or ()), PLAIN)
 
 
 def _check_cells(name: str, values: pa.Array | pa.ChunkedArray) -> None:
@@ -367,16 +377,6 @@ def _numbers(name: str, values: pa.Array) -> pa.Array:
         found = f"{'infinite' if math.isinf(number) else f'{number:g}'} in row {wrong + 1}"
         raise InvalidFileError(f"column {name!r} is {found}; expected a finite number of 32 bits")
     return numbers
-
-
-def without(cells: pa.Array, nulls: Iterable[str]) -> pa.Array:
-    """Return cells without the numbers that stand for missing values, such as -999; texts may write it as -999.0."""
-    marks = [float(mark) for mark in nulls if re.fullmatch(r"[+-]?\d+(\.\d+)?", mark)]
-    if not marks:
-        return cells
-    numbers = read_texts(cells, PLAIN) if pa.types.is_string(cells.type) else cells
-    is_mark = pc.is_in(numbers.cast(pa.float64(), safe=False), pa.array(marks, pa.float64()))
-    return pc.if_else(is_mark, pa.scalar(None, cells.type), cells)
 
 
 def times_as_seconds(values: pa.Array) -> pa.Array:

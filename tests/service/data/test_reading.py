@@ -16,7 +16,7 @@ from service.data.facts import ColumnRole, DatasetFacts, Reading, column_uses, d
 from service.data.sources import Table, stored_source
 from service.data.upload import FORMATS, Upload, format_of
 from service.errors import InvalidFileError, InvalidSpecError
-from service.spec.data import DatasetSpec
+from service.spec.data import ColumnChoice, DatasetSpec
 from service.spec.tasks import Task
 from tests.service.data import tables
 from tests.service.data.tables import (
@@ -256,6 +256,36 @@ def test_what_the_texts_of_an_excel_column_mean_is_said_and_codes_are_kept(tmp_p
     )
     stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).to_pylist()[50]
     assert stored == {"x": "1234", "zip": ZIPS[50], "mass": "5 g"}
+
+
+MARKED_AS = {
+    "decimal comma": ("-999,0", tables.german),
+    "unit": ("-999 EUR", lambda x: f"{x} EUR"),
+    "thousands": ("-9.999,00", lambda x: tables.german(1000 * x)),
+    "sign behind": ("999-", lambda x: f"{x}-" if x > 0 else str(-x)),
+    "odd cell": ("-999.0", lambda x: "soon" if x == NUMBERS[9] else x),
+}
+
+
+@pytest.mark.parametrize("case", MARKED_AS)
+def test_a_number_that_stands_for_no_value_does_so_however_the_column_is_written(tmp_path: Path, case: str) -> None:
+    mark, written_as = MARKED_AS[case]
+    marks = ("-999", "-9999", "n/a")
+    cells = [mark if row % 5 == 0 else "n/a" if row == 7 else written_as(x) for row, x in enumerate(NUMBERS)]
+    read(written(["x", "label"], [cells, LABELS], ";").encode(), tmp_path, na_values=marks).save(tmp_path / "kept")
+    choices: tuple[dict[str, ColumnChoice], ...] = ({}, {"x": "number"})
+    for columns in choices:
+        facts = retyped(DatasetFacts.load(tmp_path / "kept"), columns, tmp_path / "kept")
+        column = facts.target("x")
+        assert column is not None
+        assert (column.kind, column.missing) == ("number", 13 + (case == "odd cell"))
+        assert column.low is not None
+        assert column.low > -8000
+        said = ("not numbers, so read as missing: 1 of 60 cells, the first is 'soon' in row 10",)
+        assert column.warnings == (said if case == "odd cell" else ())
+        source = stored_source(tmp_path / "kept", DatasetSpec(id="ds-1", columns=columns), Task.AUTOENCODING)
+        assert isinstance(source, Table)
+        assert np.isnan(source.column("x")[::5]).all()
 
 
 def test_an_option_that_a_format_does_not_have_is_refused() -> None:
