@@ -19,8 +19,18 @@ async function send(path, options) {
   return answer;
 }
 
-function post(path, body, headers = {}) {
-  return send(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } });
+/** Idempotency keys of requests that have not succeeded, by path and body. */
+const keys = new Map();
+
+/** Posts JSON. If the answer was lost, the same request has the same key, so it has one effect. */
+async function post(path, body) {
+  const text = JSON.stringify(body);
+  const request = `${path} ${text}`;
+  if (!keys.has(request)) keys.set(request, crypto.getRandomValues(new Uint32Array(4)).join("-"));
+  const headers = { "Content-Type": "application/json", "Idempotency-Key": keys.get(request) };
+  const answer = await send(path, { method: "POST", body: text, headers });
+  keys.delete(request);
+  return answer;
 }
 
 /** Returns a time as people say it, such as 25 hours. */
@@ -71,7 +81,6 @@ if (form) {
   const said = form.querySelector("#estimate");
   const button = form.querySelector("[type=submit]");
   const field = (name) => form.elements.namedItem(name);
-  const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
 
   const task = () => data.task ?? field("target")?.selectedOptions[0]?.dataset.task;
 
@@ -131,7 +140,7 @@ if (form) {
     button.disabled = true;
     say(said, "Starting …");
     try {
-      const job = await post("/v1/jobs", spec(), { "Idempotency-Key": `${key}-${asked}` });
+      const job = await post("/v1/jobs", spec());
       location.href = `/jobs/${job.id}`;
     } catch (error) {
       say(said, error.message, true);
@@ -140,6 +149,17 @@ if (form) {
   });
   showTask();
   estimate();
+}
+
+/** Sends what a button asks for. If that fails, it says why, and the button works again. */
+async function press(button, request) {
+  button.disabled = true;
+  try {
+    await request();
+  } catch (error) {
+    alert(error.message);
+    button.disabled = false;
+  }
 }
 
 document.addEventListener("click", async (event) => {
@@ -155,13 +175,13 @@ document.addEventListener("click", async (event) => {
     }
   }
   if (cancel && confirm("Cancel this job? Its trials so far are kept.")) {
-    event.target.disabled = true;
-    await send(cancel, { method: "POST" }).catch((error) => alert(error.message));
+    await press(event.target, () => send(cancel, { method: "POST" }));
   }
   if (path) {
-    event.target.disabled = true;
-    const sent = body ? post(path, JSON.parse(body)) : send(path, { method: "POST" });
-    await sent.then(() => location.reload(), (error) => alert(error.message));
+    await press(event.target, async () => {
+      await (body ? post(path, JSON.parse(body)) : send(path, { method: "POST" }));
+      location.reload();
+    });
   }
 });
 
