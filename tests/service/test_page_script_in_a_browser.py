@@ -10,7 +10,7 @@ from playwright.sync_api import Page, Route, expect
 
 from service.client.rest import Client
 from tests.conftest import SpecMaker
-from tests.service.api.conftest import claim_job, succeed
+from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.live import Live, serve
 from tests.service.test_pages_in_a_browser import page
 
@@ -101,3 +101,35 @@ def test_a_button_works_again_after_an_error(live: Live, page: Page, spec: SpecM
         with page.expect_response(re.compile(f"/{what}$")) as answered:
             button.click()
         assert answered.value.status == 202
+
+
+@pytest.mark.parametrize("status", [404, 429, 502, 503])
+def test_a_watched_page_goes_on_after_a_proxy_or_the_database_was_away(
+    live: Live, page: Page, spec: SpecMaker, status: int
+) -> None:
+    with Client(live.url) as client:
+        job_id = client.submit(spec())["id"]
+    search(claim_job(live.db))
+    for path in (f"/jobs/{job_id}", "/"):
+        page.goto(live.url + path)
+        page.route(live.url + path, lambda route: route.fulfill(status=status, body="<h1>Bad Gateway</h1>"))
+        page.get_by_text("The service does not answer.").wait_for()
+        assert page.get_by_role("progressbar").count() == 1
+        page.unroute_all()
+        expect(page.locator("#away")).to_have_count(0)
+        expect(page.get_by_role("progressbar")).to_have_count(1)
+
+
+def test_a_watched_page_of_a_job_that_was_deleted_says_so(live: Live, page: Page, spec: SpecMaker) -> None:
+    with Client(live.url) as client:
+        job_id = client.submit(spec())["id"]
+        page.goto(f"{live.url}/jobs/{job_id}")
+        client.cancel(job_id)
+        page.get_by_role("heading", name="The job was cancelled").wait_for()
+        client.submit(spec())
+        page.goto(f"{live.url}/")
+        for job in list(client.jobs()):
+            if job["state"] != "cancelled":
+                client.cancel(job["id"])
+            client.delete(job["id"])
+    page.get_by_text("There are no jobs yet.").wait_for()

@@ -212,16 +212,23 @@ async function refresh() {
   const selected = getSelection();
   const isBusy = live.matches(":active") || (!selected.isCollapsed && live.contains(selected.anchorNode));
   if (document.hidden || isBusy) return;
-  let text;
+  let answer, text;
   try {
-    const answer = await fetch(location.href);
-    if (answer.status === 401) location.reload(); // it leads to the page to sign in
+    answer = await fetch(location.href);
     text = await answer.text();
   } catch {
     sayAway(live);
     return;
   }
   const page = new DOMParser().parseFromString(text, "text/html");
+  if ([401, 403].includes(answer.status)) {
+    location.reload(); // it leads to the page to sign in, or says what is not allowed
+    return;
+  }
+  if (!answer.ok && !(answer.status === 404 && page.getElementById("main"))) {
+    sayAway(live); // in a moment it may answer again; a 404 that is no page of ours is from a proxy
+    return;
+  }
   const fresh = page.getElementById(live.id);
   if (!fresh) {
     location.reload(); // the job is gone, or the last job of the list
