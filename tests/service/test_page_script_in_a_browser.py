@@ -133,3 +133,28 @@ def test_a_watched_page_of_a_job_that_was_deleted_says_so(live: Live, page: Page
                 client.cancel(job["id"])
             client.delete(job["id"])
     page.get_by_text("There are no jobs yet.").wait_for()
+
+
+HIDE = """(isHidden) => {
+    Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+"""A Chromium without a window shows every tab, so a test says which ones are hidden."""
+
+
+def test_many_jobs_can_be_watched_at_once(live: Live, page: Page, spec: SpecMaker) -> None:
+    with Client(live.url) as client:
+        job_id = client.submit(spec())["id"]
+    assert page.context.browser
+    with page.context.browser.new_context() as window:
+        window.set_default_timeout(WAIT_MS)
+        tabs = [window.new_page() for _ in range(8)]
+        for tab in tabs:
+            with tab.expect_request("**/events?*"):
+                tab.goto(f"{live.url}/jobs/{job_id}")
+            tab.evaluate(HIDE, arg=True)
+        with tabs[0].expect_request("**/events?*"):
+            tabs[0].evaluate(HIDE, arg=False)
+        search(claim_job(live.db))
+        tabs[0].get_by_role("heading", name="Searching").wait_for()
+        assert tabs[1].get_by_role("heading", name="Waiting for a worker").count() == 1

@@ -264,11 +264,23 @@ function sayAway(live) {
 /** Keeps the page up to date while something in it moves: at each event of its job, and now and then. */
 async function follow() {
   let wake = () => {};
-  const { events } = livePart()?.dataset ?? {};
-  const stream = events ? new EventSource(events) : null;
-  stream?.addEventListener("message", () => wake());
-  document.addEventListener("visibilitychange", () => wake());
+  let stream = null;
+  const listen = () => {
+    const { events } = livePart()?.dataset ?? {};
+    if (!events || document.hidden) {
+      stream?.close(); // a browser has six connections to a service, and a stream holds one
+      stream = null;
+    } else if (!stream || stream.readyState === EventSource.CLOSED) {
+      stream = new EventSource(events);
+      stream.addEventListener("message", () => wake());
+    }
+  };
+  document.addEventListener("visibilitychange", () => {
+    listen();
+    wake();
+  });
   while (livePart()) {
+    listen();
     await new Promise((done) => setTimeout(done, 500)); // many events at once are one refresh
     await new Promise((done) => {
       wake = done;
