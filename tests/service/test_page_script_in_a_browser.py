@@ -11,6 +11,7 @@ from playwright.sync_api import Page, Route, expect
 from service.client.rest import Client
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
+from tests.service.data import files
 from tests.service.live import Live, serve
 from tests.service.test_pages_in_a_browser import page
 
@@ -158,3 +159,67 @@ def test_many_jobs_can_be_watched_at_once(live: Live, page: Page, spec: SpecMake
         search(claim_job(live.db))
         tabs[0].get_by_role("heading", name="Searching").wait_for()
         assert tabs[1].get_by_role("heading", name="Waiting for a worker").count() == 1
+
+
+ESTIMATED = re.compile("runs on fresh seeds, about")
+
+
+def upload_codes(live: Live, folder: Path) -> str:
+    """Upload a table whose column code has numbers that are names of classes; return the path of its form."""
+    table = files.csv(600, code=[str(100 + 7 * (row % 43)) for row in range(600)])
+    (folder / "codes.csv").write_bytes(table)
+    with Client(live.url) as client:
+        return f"/new?id={client.upload(folder / 'codes.csv')[0]['id']}"
+
+
+def test_a_target_of_another_type_is_judged_by_what_fits_it(live: Live, page: Page, tmp_path: Path) -> None:
+    metrics = page.locator("[name=metric] option:enabled")
+    page.goto(live.url + upload_codes(live, tmp_path))
+    page.get_by_label("Column to predict").select_option("code")
+    page.get_by_text("This is a regression task").wait_for()
+    assert "R2" in metrics.all_inner_texts()
+    assert "accuracy" not in metrics.all_inner_texts()
+    page.get_by_label("Judged by").select_option("R2")
+    page.get_by_label("code is taken for").select_option("category")
+    page.get_by_text("This is a classification task").wait_for()
+    expect(page.get_by_label("Judged by")).to_have_value("val_loss")
+    assert "accuracy" in metrics.all_inner_texts()
+    assert "R2" not in metrics.all_inner_texts()
+    page.get_by_label("Judged by").select_option("accuracy")
+    page.locator("#estimate", has_text=ESTIMATED).wait_for()
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url("**/jobs/job-*")
+
+    page.go_back()  # the browser fills in the form again
+    page.get_by_text("This is a classification task").wait_for()
+    page.locator("#estimate", has_text=ESTIMATED).wait_for()
+    expect(page.get_by_label("Judged by")).to_have_value("val_accuracy")
+    expect(page.get_by_role("button", name="Start")).to_be_enabled()
+
+
+def test_a_form_that_is_filled_in_wrongly_shows_no_estimate(live: Live, page: Page) -> None:
+    page.goto(f"{live.url}/new?name=wine")
+    estimate = page.locator("#estimate")
+    expect(estimate).to_contain_text(ESTIMATED)
+    page.get_by_label("Trials of each optimizer").fill("0")
+    expect(estimate).to_have_text("")
+    page.get_by_label("Trials of each optimizer").fill("3")
+    expect(estimate).to_contain_text(ESTIMATED)
+
+
+def test_a_file_that_changes_while_it_is_sent_is_asked_for_again(live: Live, page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "numbers.csv"
+    path.write_text("a,b\n" + "1,2\n" * 100_000)
+
+    def change(route: Route) -> None:
+        path.write_text("something else")
+        route.continue_()
+
+    page.goto(live.url)
+    page.route("**/v1/datasets*", change)
+    page.get_by_label("Drop a file here").set_input_files(path)
+    page.get_by_text("numbers.csv can no longer be read: it has changed").wait_for()
+    page.unroute_all()
+    path.write_bytes(files.csv(120))
+    page.get_by_label("Drop a file here").set_input_files(path)
+    page.get_by_role("heading", name="numbers.csv").wait_for()

@@ -57,7 +57,9 @@ if (upload) {
       const dataset = await send(`/v1/datasets?${new URLSearchParams({ filename: file.name })}`, { method: "POST", body: file });
       location.href = `/new?id=${dataset.id}`;
     } catch (error) {
-      say(said, error.message, true);
+      const isThere = await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+      const changed = `${file.name} can no longer be read: it has changed, or it is a folder. Choose the file again.`;
+      say(said, isThere ? error.message : changed, true);
       input.value = "";
     }
   };
@@ -82,13 +84,23 @@ if (form) {
   const button = form.querySelector("[type=submit]");
   const field = (name) => form.elements.namedItem(name);
 
-  const task = () => data.task ?? field("target")?.selectedOptions[0]?.dataset.task;
+  const typeOf = (column) => form.querySelector(`[data-column="${CSS.escape(column)}"]`)?.value;
+  const target = () => `${typeOf(field("target")?.value ?? "")} ${field("target")?.value}`;
+  const told = new Map(); // the task of each target, as the service said it for one of this type
+
+  /** Returns the task and why it is that one; undefined until the service says it for a target of another type. */
+  const task = () => {
+    if (data.task) return [data.task];
+    const { value, dataset } = field("target").selectedOptions[0];
+    return told.get(target()) ?? (typeOf(value) ? undefined : [dataset.task, dataset.reason]);
+  };
 
   const showTask = () => {
-    const reason = field("target")?.selectedOptions[0]?.dataset.reason;
-    form.querySelector("#task").textContent = reason ? `This is a ${task()} task: ${reason}.` : "";
+    const [name, reason] = task() ?? [];
+    form.querySelector("#task").textContent = reason ? `This is a ${name} task: ${reason}.` : "";
+    if (!task()) return;
     for (const option of field("metric").options) {
-      option.hidden = option.disabled = Boolean(option.dataset.tasks) && !option.dataset.tasks.split(" ").includes(task());
+      option.hidden = option.disabled = Boolean(option.dataset.tasks) && !option.dataset.tasks.split(" ").includes(name);
       if (option.disabled && option.selected) field("metric").value = "val_loss";
     }
   };
@@ -110,14 +122,24 @@ if (form) {
     };
   };
 
+  const hint = said.textContent;
   let asked = 0;
   const estimate = async () => {
-    if (!form.checkValidity()) return;
     const mine = ++asked;
+    if (!form.checkValidity()) {
+      say(said, field("target")?.value === "" ? hint : "");
+      return;
+    }
     say(said, "Timing a few steps …");
     let text, isWrong = false;
     try {
-      const plan = await post("/v1/jobs?dry_run=true", spec());
+      const wanted = spec();
+      const about = target();
+      if (!task()) wanted.objective.metric = "val_loss"; // the one that fits every task
+      const plan = await post("/v1/jobs?dry_run=true", wanted);
+      const [name, ...reason] = plan.task.split(": ");
+      told.set(about, [name, reason.join(": ")]);
+      showTask();
       const count = (number) => number.toLocaleString("en");
       const runs = `${count(plan.trials)} trials and ${count(plan.confirm_runs)} runs on fresh seeds`;
       text = `${runs}, about ${duration(plan.seconds)}. ${plan.similar?.sentence ?? ""}`;
@@ -147,8 +169,11 @@ if (form) {
       button.disabled = false;
     }
   });
-  showTask();
-  estimate();
+  addEventListener("pageshow", () => { // after a step back, the browser has filled in the form again only now
+    button.disabled = false;
+    showTask();
+    estimate();
+  });
 }
 
 /** Sends what a button asks for. If that fails, it says why, and the button works again. */
