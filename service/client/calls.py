@@ -21,6 +21,7 @@ import httpx2
 
 from service.client.answers import Dataset, Estimate, Job, TrialDetail
 from service.errors import FieldError, ServiceError
+from service.settings import is_loopback
 
 if TYPE_CHECKING:
     from service.result.compared import JobComparison
@@ -320,6 +321,15 @@ def key_header(api_key: str | None) -> dict[str, str]:
     if key and not re.fullmatch(r"[!-~]+", key):
         raise ApiError(0, f"the API key must be one word that begins with wt_; look at {API_KEY}")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def is_here(url: str) -> bool:
+    """Return whether a URL leads to this machine. No proxy could pass on a request to it, and none should see its key.
+
+    Raises:
+        httpx2.InvalidURL: It is not a URL.
+    """
+    return is_loopback(httpx2.URL(url).host)
 
 
 def stranger(response: httpx2.Response) -> ApiError:

@@ -293,3 +293,59 @@ def test_both_send_the_key_of_the_environment_or_the_one_that_they_are_given(
     with pytest.raises(ApiError, match="must be one word") as caught:
         connect(live.url, api_key="wt_ secret")
     assert "secret" not in str(caught.value)
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A proxy that answers itself, and tells what it was asked for."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"asked": self.path}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment with a proxy for everything."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    for name in ("http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_address[1]}")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST"])
+def test_no_proxy_sees_what_is_sent_to_this_machine(connect: Connect, live: Live, proxied: None, host: str) -> None:
+    with connect(live.url.replace("127.0.0.1", host)) as client:
+        assert client.catalog()["models"]
+
+
+def test_other_machines_are_reached_through_the_proxy_of_the_environment(connect: Connect, proxied: None) -> None:
+    with connect("http://tune.invalid") as client:
+        assert client.catalog() == {"asked": "http://tune.invalid/v1/catalog"}
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://127.8.0.1", True),
+        ("https://[::1]:8000", True),
+        ("https://user:word@localhost/prefix", True),
+        ("http://localhost.example.org", False),
+        ("http://10.0.0.1", False),
+        ("http://[2001:db8::1]", False),
+        ("http://example.org/127.0.0.1", False),
+    ],
+)
+def test_which_urls_lead_to_this_machine(url: str, here: bool) -> None:
+    assert calls.is_here(url) == here
