@@ -184,14 +184,16 @@ def _cut_off_by(state: JobState) -> str:
 
 
 def cancel(db: Database, job_id: str) -> Job:
-    """Cancel a job: at once if no worker runs it, otherwise by asking its worker.
+    """Cancel a job: at once if no worker runs it, otherwise by asking its worker. A cancelled one is left as it is.
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: The job has ended.
+        ConflictError: The job has ended otherwise.
     """
     with db.write() as session:
         job = require_job_for("cancel", session, job_id)
+        if job.state in VERBS["cancel"].already:
+            return job
         if _take_from_worker(session, job):
             close(session, job, JobState.CANCELLED)
         elif not job.cancel_requested:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -349,3 +349,61 @@ def test_other_machines_are_reached_through_the_proxy_of_the_environment(connect
 )
 def test_which_urls_lead_to_this_machine(url: str, here: bool) -> None:
     assert calls.is_here(url) == here
+
+
+class Forgetful(BaseHTTPRequestHandler):
+    """A service whose first answer is lost."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.asked.append(self.path)
+        if len(self.asked) > 1:
+            self.send_response(202)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    do_DELETE = do_POST  # noqa: N815 - the name is http.server's
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+REPEATED: dict[str, list[Any]] = {
+    "submit": [{}],
+    "estimate": [{}],
+    "extend": ["job-1", {"seeds": 1}],
+    "retry": ["job-1"],
+    "cancel": ["job-1"],
+    "stop": ["job-1"],
+    "pause": ["job-1"],
+    "resume": ["job-1"],
+}
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a service whose first answer is lost."""
+    monkeypatch.setattr(Forgetful, "asked", [])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forgetful)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("method", REPEATED)
+def test_what_has_no_second_effect_is_sent_again_when_its_answer_was_lost(
+    connect: Connect, forgetful: str, method: str
+) -> None:
+    with connect(forgetful) as client:
+        assert getattr(client, method)(*REPEATED[method]) == {}
+    assert len(Forgetful.asked) == 2
+
+
+def test_a_deletion_is_not_sent_again_when_its_answer_was_lost(connect: Connect, forgetful: str) -> None:
+    with connect(forgetful) as client, pytest.raises(ApiError, match="cannot reach"):
+        client.delete("job-1")
+    assert len(Forgetful.asked) == 1
