@@ -258,10 +258,14 @@ class Settings(LogSettings):
         None, description="Modules that register your own optimizers, models or metrics, separated by commas."
     )
 
+    @property
+    def modules(self) -> list[str]:
+        """The modules in ``allowed_modules``."""
+        return self.allowed_modules.split(",") if self.allowed_modules else []
+
     def allows(self, module: str) -> bool:
         """Return whether user code may be imported from ``module``."""
-        prefixes = self.allowed_modules.split(",") if self.allowed_modules else []
-        return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
+        return any(module == prefix or module.startswith(f"{prefix}.") for prefix in self.modules)
 
     def refusal(self, entrypoint: str) -> str | None:
         """Return why the entrypoint ``package.module:function`` may not be used; None if it may."""
