@@ -167,9 +167,7 @@ def make_result(
     races = job.record.confirm_runs("select")
     trials = {item.arm.name: item.trials for item in searched}
     luck = {
-        arm: NO_LUCK
-        if had_no_choice(plan, arm, trials[arm])
-        else search_luck(plan, trial, trials[arm], races, objective)
+        arm: NO_LUCK if plan.arm(arm).space.has_one_point else search_luck(plan, trial, trials[arm], races, objective)
         for arm, trial in {finalist.trial.arm: finalist.trial for finalist in finalists}.items()
     }
     trivial = find_trivial(plan, runs, objective)
@@ -186,11 +184,6 @@ def make_result(
         warm_start=find_transfer(plan, findings.comparisons),
         made_with=versions(),
     )
-
-
-def had_no_choice(plan: JobPlan, arm: str, trials: Sequence[Trial]) -> bool:
-    """Tell whether the trials of an arm that completed all have the same settings, so that no other could have won."""
-    return plan.arm(arm).space.has_one_point or (len(trials) > 1 and len(best_trials(trials, 2)) == 1)
 
 
 def _family_finding(
