@@ -46,7 +46,9 @@ class OptimizerView(View):
     """An optimizer that arms train with."""
 
     name: str
-    library: str = Field(description="Dotted name of its class.")
+    library: str = Field(
+        description="Dotted name of its class, or of a function that takes the model and the config as one dict."
+    )
     baseline: bool = Field(description="Whether `baselines` may name it.")
 
 

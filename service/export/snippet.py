@@ -26,7 +26,7 @@ def optimizer_lines(plan: JobPlan, result: JobResult) -> str | None:
 
 def _settings(optimizer: str, config: Mapping[str, Any]) -> dict[str, Any]:
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-    if optimizer == "sgd":
-        return settings | {"nesterov": config["momentum"] > 0}
+    if optimizer == "sgd":  # jobs of earlier versions have a config without nesterov
+        return {**settings, "nesterov": config["momentum"] > 0}
     structure = config.get("structure")
     return {name: value for name, value in settings.items() if USED_BY.get(name, structure) == structure}

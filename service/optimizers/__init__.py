@@ -35,7 +35,8 @@ class OptimizerEntry:
         build: Import string of ``(model, config) -> torch.optim.Optimizer``. Exported scripts contain the source of
             this function and of what it uses.
         config: From values of the search space to the arguments of the optimizer, as plain JSON values.
-        library: Dotted name of the class, as exports show it.
+        library: Dotted name of what takes the arguments, as exports show it: the class, or a function that takes the
+            model and the arguments as one dict.
         space: What the baseline of this name tunes; None if there is none.
         learns_p: Whether it learns a P while it trains.
         has_p: Whether it is a WarpAdam, which has a P.
@@ -96,7 +97,8 @@ def build_sgd(model: nn.Module, config: Config) -> Optimizer:
     """Return SGD for a model."""
     import torch
 
-    return torch.optim.SGD(model.parameters(), **config, nesterov=config["momentum"] > 0)
+    # jobs of earlier versions have a config without nesterov
+    return torch.optim.SGD(model.parameters(), **{"nesterov": config["momentum"] > 0, **config})
 
 
 OPTIMIZERS: Final = Registry[OptimizerEntry](
@@ -122,7 +124,7 @@ OPTIMIZERS: Final = Registry[OptimizerEntry](
             name="muon",
             build="service.optimizers.muon_with_adamw:build_muon",
             config=dict,
-            library="torch.optim.Muon",
+            library="service.optimizers.muon_with_adamw.build_muon",
             space=get_preset("muon"),
         ),
         OptimizerEntry(
@@ -137,7 +139,7 @@ OPTIMIZERS: Final = Registry[OptimizerEntry](
         OptimizerEntry(
             name="sgd",
             build=f"{__name__}:build_sgd",
-            config=dict,
+            config=lambda values: {**values, "nesterov": float(values["momentum"]) > 0},
             library="torch.optim.SGD",
             space=get_preset("sgd"),
         ),

@@ -233,8 +233,13 @@ def test_script_of_any_baseline_makes_its_optimizer(
     log = claim_job(db)
     succeed(log, gain=-0.25)
     exported = client.get(job["links"]["export"]).json()
-    names = {"muon": "torch.optim.Muon", "soap": "pytorch_optimizer.SOAP", "sgd": "torch.optim.SGD"}
+    names = {
+        "muon": "service.optimizers.muon_with_adamw.build_muon",
+        "soap": "pytorch_optimizer.SOAP",
+        "sgd": "torch.optim.SGD",
+    }
     assert exported["optimizer"] == names[baseline]
+    assert exported["config"].get("nesterov") == (True if baseline == "sgd" else None)
     script = client.get(job["links"]["export"], params={"format": "python"}).text
     made: dict[str, Any] = {"__name__": "recommended"}
     exec(compile(script, "recommended.py", "exec"), made)

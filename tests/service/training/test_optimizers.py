@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import json
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +59,39 @@ def test_it_learns_and_repeats_itself(arm: Any) -> None:
     assert train(*first, 40) < 0.7 * before
     train(*second, 40)
     assert all(torch.equal(a, b) for a, b in zip(first[0].parameters(), second[0].parameters(), strict=True))
+
+
+RECOMMENDED = [*warpadam_arms(get_preset("wide"), per_structure=False), *map(baseline_arm, baselines())]
+
+
+@pytest.mark.parametrize("arm", RECOMMENDED, ids=lambda arm: arm.name)
+def test_what_exports_name_makes_the_optimizer_from_the_exported_config(arm: Any) -> None:
+    """A class takes the config as its arguments, a function takes the model and the config."""
+    entry = OPTIMIZERS[arm.optimizer]
+    module, _, name = entry.library.rpartition(".")
+    named = getattr(importlib.import_module(module), name)
+    for values in arm.space.first_trials:
+        config = json.loads(json.dumps(arm.config(values)))
+        model = linear_layers((6, 8, 2), "tanh")
+        params = model.named_parameters() if entry.has_p else model.parameters()
+        made = named(params, **config) if isinstance(named, type) else named(model, config)
+        assert settings(made) == settings(build_optimizer(entry.name, model, arm.config(values)))
+
+
+def settings(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """Return the class, and the groups without their tensors; a list counts as a tuple."""
+    groups = [
+        {name: tuple(value) if isinstance(value, list) else value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    return [type(optimizer), [len(group["params"]) for group in optimizer.param_groups], groups]
+
+
+def test_a_config_of_sgd_that_was_stored_without_nesterov_makes_the_same_optimizer() -> None:
+    model, stored = nn.Linear(2, 2), {"lr": 0.1, "weight_decay": 0.0}
+    for momentum in (0.0, 0.9):
+        optimizer = build_optimizer("sgd", model, {**stored, "momentum": momentum})
+        assert optimizer.defaults["nesterov"] == (momentum > 0)
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
