@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
@@ -258,10 +258,14 @@ class Settings(LogSettings):
         None, description="Modules that register your own optimizers, models or metrics, separated by commas."
     )
 
+    @property
+    def modules(self) -> list[str]:
+        """The modules in ``allowed_modules``."""
+        return self.allowed_modules.split(",") if self.allowed_modules else []
+
     def allows(self, module: str) -> bool:
         """Return whether user code may be imported from ``module``."""
-        prefixes = self.allowed_modules.split(",") if self.allowed_modules else []
-        return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
+        return any(module == prefix or module.startswith(f"{prefix}.") for prefix in self.modules)
 
     def refusal(self, entrypoint: str) -> str | None:
         """Return why the entrypoint ``package.module:function`` may not be used; None if it may."""
@@ -306,6 +310,25 @@ class Settings(LogSettings):
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"must list modules such as models.vision, and {name!r} is not a module name")
         return ",".join(names) or None
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _not_of_kubernetes(cls, port: object) -> object:
+        """Take the default if Kubernetes has set ``WARPTUNE_PORT`` to the address of a Service named ``warptune``."""
+        is_address = isinstance(port, str) and port.startswith("tcp://")
+        return cls.model_fields["port"].default if is_address else port
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: str) -> str:
+        for one in _split_at_commas(proxies):
+            try:
+                is_network = one == "*" or bool(ip_network(one))
+            except ValueError:
+                is_network = False
+            if not is_network:
+                raise ValueError(f"must list addresses or networks, such as 10.0.0.7 or 10.0.0.0/24, and not {one!r}")
+        return proxies
 
     @field_validator("read_rate", "write_rate", "sign_in_rate")
     @classmethod

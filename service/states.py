@@ -90,7 +90,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     ),
     "pause": Verb(_MOVES, "only a job that has not ended can be paused", (JobState.PAUSED,)),
     "resume": Verb((JobState.PAUSED,), "only a paused job can be resumed", _MOVES),
-    "cancel": Verb((*_MOVES, JobState.PAUSED), "only a job that has not ended can be cancelled"),
+    "cancel": Verb((*_MOVES, JobState.PAUSED), "only a job that has not ended can be cancelled", (JobState.CANCELLED,)),
     "retry": Verb(
         (JobState.FAILED, JobState.CANCELLED), "only a job that has failed or was cancelled can be retried", _MOVES
     ),

@@ -209,7 +209,7 @@ class Worker:
             StorageFullError: A disk is full. The job goes back to the queue.
             EngineLostError: The engine of the job has died. When the lease has run out, it is continued.
         """
-        record = claim(self._db, self.name, self._settings.lease_s)
+        record = claim(self._db, self.name, self._settings.lease_s, self._settings.modules)
         if record is None:
             return False
         record = replace(record, is_resumed=self._left == (record.job_id, record.token - 1))

@@ -75,9 +75,9 @@ def as_rows(rows: object, folder: Path) -> Path:
             table = table.set_column(index, column.name, cells.cast(column.type.value_type))
         elif pa.types.is_duration(column.type):
             table = table.set_column(index, column.name, times_as_seconds(cells.combine_chunks()))
-    if table.num_columns == 1:  # a missing value would be an empty line, which other readers skip
-        table = table.set_column(0, table.column_names[0], table.column(0).cast(pa.string()).fill_null(""))
     try:
+        if table.num_columns == 1:  # a missing value would be an empty line, which other readers skip
+            table = table.set_column(0, table.column_names[0], table.column(0).cast(pa.string()).fill_null(""))
         write_csv(table, folder / "rows.csv")
     except pa.ArrowException as error:
         raise _wrong("new_rows", None, f"must have {PLAIN}: {error}") from error
@@ -103,11 +103,14 @@ def _write_table(data: object, y: object, target: str | None, folder: Path) -> t
 
     table = _arrow(data, "data")
     if y is not None:
-        target = str(getattr(y, "name", None) or TARGET)
+        target = str((None if is_table(y) else getattr(y, "name", None)) or TARGET)
         if target in table.column_names:
             hint = f"Leave y out and give target={target!r}, or give y another name."
             raise _wrong("y", target, "must have a name that is not that of a column", hint)
-        table = table.append_column(target, [_targets(y, len(table)).tolist()])
+        try:
+            table = table.append_column(target, [_targets(y, len(table)).tolist()])
+        except OverflowError as error:
+            raise _wrong("y", None, f"must have whole numbers below 2**63: {error}") from error
     elif target is None:
         raise _wrong("target", None, "must name the column to predict", f"The columns are {_list(table.column_names)}.")
     elif target not in table.column_names:
@@ -144,7 +147,7 @@ def _arrow(data: Any, argument: str) -> pa.Table:
             named = data.set_axis([str(name) for name in data.columns], axis=1)
             return pa.Table.from_pandas(named, preserve_index=False).replace_schema_metadata()
         return pa.table(data.to_arrow() if hasattr(data, "to_arrow") else data)  # polars: texts as files have them
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         reason = "; ".join(map(str, error.args))
         raise _wrong(argument, None, f"must have columns of one type each, with different names: {reason}") from error
 
@@ -157,12 +160,17 @@ def _targets(y: object, rows: int) -> npt.NDArray[Any]:
 
 
 def _array(values: Any, argument: str, *, texts: bool = False) -> npt.NDArray[Any]:
-    """Return an array of numbers, or of texts if these are allowed. It never holds Python objects."""
+    """Return an array of numbers, or of texts if these are allowed. It never holds Python objects.
+
+    What a masked array masks is missing.
+    """
     import numpy as np
 
     if hasattr(values, "detach"):  # a tensor of torch
         values = values.detach().cpu()
     try:
+        if np.ma.is_masked(values):
+            values = values.astype(np.float64).filled(np.nan)
         found = np.asarray(values)
         if found.dtype.kind in "OT" and texts and all(isinstance(value, str) for value in found.flat):
             found = found.astype(str)

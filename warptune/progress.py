@@ -114,7 +114,7 @@ class Clock:
     def line(self, job: Job) -> str:
         """Return how far a job is, in one line."""
         if job["state"] == "queued":
-            return f"queued: waits for a worker{place_in_queue(job)}"
+            return f"queued: waits for a worker{place_in_queue({**job, 'needs_module': None})}"  # ours has it
         if job["state"] == "paused":
             return f"paused: warptune resume {job['id']} goes on with it"
         metric = str(job["spec"].get("objective", {}).get("metric", "val_loss"))

@@ -124,7 +124,7 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
     _merge(spec, "objective", metric=given["metric"])
     _merge(spec, "budget", trials_per_arm=given["trials"], steps=given["steps"])
     if minutes is not None:
-        _check_minutes(minutes, spec["budget"])
+        minutes = _checked_minutes(minutes, spec["budget"])
     progress = make_progress(quiet=quiet)
     if callable(data):
         others = {"y": y, "target": target, "model": model, "columns": columns, "split": split}
@@ -232,11 +232,14 @@ def _stop(client: Client, job_id: str) -> Job:
     return job
 
 
-def _check_minutes(minutes: object, budget: Mapping[str, object]) -> None:
+def _checked_minutes(minutes: object, budget: Mapping[str, object]) -> float:
+    if hasattr(minutes, "tolist"):  # a number of numpy
+        minutes = minutes.tolist()
     if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
         raise InvalidSpecError(FieldError("minutes", minutes, "must be a number above 0", code="out_of_range"))
     if "trials_per_arm" in budget:
         raise InvalidSpecError(FieldError("minutes", minutes, "must be left out if trials is given", code="conflict"))
+    return minutes
 
 
 def _plain(argument: str, value: object) -> Any:
@@ -276,12 +279,14 @@ def _merge(spec: dict[str, Any], part: str, **values: object) -> None:
         InvalidSpecError: A field is given twice.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    whole = dict(spec.get(part) or {})
+    whole = spec.get(part) or {}
+    if not isinstance(whole, Mapping):
+        raise InvalidSpecError(FieldError(part, whole, "must be a dict of fields"))
     for name in given.keys() & whole.keys():
         argument = next(argument for argument, field in FIELDS.items() if field == f"{part}.{name}")
         wrong = f"must be left out if {part} has {name}"
         raise InvalidSpecError(FieldError(argument, given[name], wrong, code="conflict"))
-    spec[part] = whole | given
+    spec[part] = {**whole, **given}
 
 
 def _model(model: str | Mapping[str, Any] | Callable[..., Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -130,7 +130,7 @@ class Race:
         for config, values in tried:
             on = ran.get(config, [split])
             behind, on_test = (
-                float(costs[config, on].mean() / costs[self.winner, on].mean() - 1) for costs in (table.val, table.test)
+                float(costs[config, on].mean() - costs[self.winner, on].mean()) for costs in (table.val, table.test)
             )
             place = -math.inf if config == self.winner else behind
             places.append((place, values, on_test if config in ran else max(0.0, behind)))

@@ -89,8 +89,7 @@ class AccessCheck:
 
     async def _access(self, request: Request, mark: Mark | None) -> keys.Access:
         """Return who sends a request."""
-        sender = request.client.host if request.client else None
-        shown = (request.headers.get("authorization"), request.cookies.get(COOKIE), sender)
+        shown = (request.headers.get("authorization"), request.cookies.get(COOKIE), _is_here(request))
         access = await self._known.get(shown, mark, partial(run_in_threadpool, find_access, request))
         assert access is not None  # find_access raises an error instead
         return access
@@ -137,8 +136,15 @@ def _holder(request: Request, db: Database) -> keys.Access:
 
 
 def _is_here(request: Request) -> bool:
-    """Return whether a request comes from this machine. What a proxy on it passes on has the address of its sender."""
-    return request.client is not None and is_loopback(request.client.host)
+    """Return whether a request comes from this machine, and was not passed on for another one.
+
+    uvicorn believes only the proxies that are trusted. This believes every header that says where a request is from.
+    """
+    headers = request.headers
+    passed_on_for = ",".join([*headers.getlist("x-forwarded-for"), *headers.getlist("x-real-ip")]).split(",")
+    senders = [address.strip() for address in passed_on_for if address.strip()]
+    is_here = request.client is not None and is_loopback(request.client.host)
+    return is_here and "forwarded" not in headers and all(map(is_loopback, senders))
 
 
 def _page(request: Request, error: UnauthorizedError | ScopeError) -> Response:

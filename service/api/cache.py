@@ -123,8 +123,11 @@ class CachedAnswers:
         self._cache: CommitCache[Answer] = CommitCache(MAX_BYTES, lambda answer: len(answer.body))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer from the cache, or pass the request on and keep its answer."""
-        if scope["type"] != "http" or scope["method"] != "GET" or not PATH.fullmatch(scope["path"]):
+        """Answer from the cache, or pass the request on and keep its answer.
+
+        Nobody waits for an answer to a request with a body: that may be long in coming.
+        """
+        if scope["type"] != "http" or scope["method"] != "GET" or not PATH.fullmatch(scope["path"]) or _has_body(scope):
             await self._app(scope, receive, send)
             return
 
@@ -159,6 +162,11 @@ class CachedAnswers:
         headers = MutableHeaders(raw=list(start["headers"]))
         headers["ETag"] = etag
         return Answer({**start, "headers": headers.raw}, bytes(body), etag, scope.get("route"))
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
 async def _send(answer: Answer, scope: Scope, send: Send) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from collections.abc import Mapping
+from typing import Annotated, Final, cast
 
 from annotated_types import Len
 from fastapi import APIRouter, Query
@@ -69,4 +70,5 @@ def _entry(db: Database, row: Job, result: JobResult | None) -> Entry:
         spec, task = dict(row.spec), None
     uploaded = datasets.find(db, row.dataset)
     data = f"{uploaded.name} ({uploaded.id})" if uploaded else row.dataset
-    return Entry(row.id, row.name, row.state, data, task, spec, result)
+    sources = cast("Mapping[str, str]", (row.dataset_info or {}).get("sources") or {})
+    return Entry(row.id, row.name, row.state, data, task, spec, result, sources)

@@ -59,6 +59,8 @@ class Dashboard:
         else:
             if self._app is None:
                 self._app = await run_in_threadpool(self._load)
+            if "accept-encoding" not in Headers(scope=scope):  # without it, its file server fails
+                scope = {**scope, "headers": [*scope["headers"], (b"accept-encoding", b"identity")]}
             await self._app(scope, receive, _styled(send) if path.startswith(PATH) else send)
             return
         await answer(scope, receive, send)

@@ -23,6 +23,7 @@ from service.api.deps import MAX_NUMBER, DatabaseDep, JobId, PageQuery
 from service.api.problems import responses
 from service.api.views import EventView, Page
 from service.db.session import Database
+from service.errors import DatabaseReplacedError
 from service.ledger import queries
 from service.ledger.jobs import find_job, require_job
 from service.states import ENDED_JOB
@@ -109,7 +110,7 @@ async def _events(
     while not is_stopping() and time.monotonic() - began < LONGEST_S:
         try:
             events, has_ended = await run_in_threadpool(_look, db, job_id, after)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, DatabaseReplacedError) as error:
             log.warning("a stream of events ends: the database does not answer", exc_info=error)
             return  # the client connects again
         if events:  # in one piece, so that a client that asks for the job after each piece asks once

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Len
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
 
@@ -64,9 +64,15 @@ class SubmitQuery(StrictQuery):
 
 
 async def _context(
-    db: DatabaseDep, artifacts: ArtifactsDep, user_code: UserCodeDep, readers: ReadersDep, settings: SettingsDep
+    request: Request,
+    db: DatabaseDep,
+    artifacts: ArtifactsDep,
+    user_code: UserCodeDep,
+    readers: ReadersDep,
+    settings: SettingsDep,
 ) -> Context:
-    return Context(db, artifacts, user_code, readers, settings)
+    is_private = bool(request.app.state.private_key)
+    return Context(db, artifacts, user_code, readers, settings, is_private)
 
 
 ContextDep = Annotated[Context, Depends(_context)]

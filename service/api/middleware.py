@@ -37,6 +37,8 @@ SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
 STRICT_HEADERS: Final = (*SAFE_HEADERS, (b"content-security-policy", STRICT_POLICY.encode()))
 LOOSE_HEADERS: Final = (*SAFE_HEADERS, (b"content-security-policy", LOOSE_POLICY.encode()))
 NO_STORE: Final = (b"cache-control", b"no-store")
+ASK_AGAIN: Final = (b"cache-control", b"no-cache")
+"""A browser keeps the answer and asks each time whether it is still the newest."""
 
 READS: Final = ("GET", "HEAD", "OPTIONS")
 
@@ -129,7 +131,7 @@ def _is_address(name: str) -> bool:
 
 
 class SafeHeaders:
-    """ASGI middleware that adds headers for browsers to every answer that does not have them. Only assets are cached.
+    """ASGI middleware that adds headers for browsers to every answer that does not have them. Only assets are kept.
 
     A page may load only what this service has, runs no script that is written into it, and is not shown in a frame of
     another page. ``loose`` are the beginnings of paths whose pages, not made by us, have scripts and styles in them.
@@ -144,8 +146,8 @@ class SafeHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 added = LOOSE_HEADERS if scope["path"].startswith(self._loose) else STRICT_HEADERS
-                if not scope["path"].startswith(("/assets/", "/static")):
-                    added = (*added, NO_STORE)
+                is_asset = scope["path"].startswith(("/assets/", "/static"))
+                added = (*added, ASK_AGAIN if is_asset else NO_STORE)
                 headers = list(message.get("headers", ()))
                 names = {name.lower() for name, _ in headers}
                 message["headers"] = headers + [header for header in added if header[0] not in names]

@@ -73,6 +73,11 @@ class JobSummary(View):
     cause: str | None = Field(description="Why it failed.")
     priority: int = 0
     queue_position: int | None = Field(None, description="Place in the queue, 1 for the next; null unless queued.")
+    needs_module: str | None = Field(
+        None,
+        description="Module that a worker must allow to take the job, which came from a Python call with code of its "
+        "own; null lets any worker take it.",
+    )
     cancel_requested: bool
     pause_requested: bool = False
     stop_requested: bool = Field(False, description="The search ends early, and the trials so far are judged.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from service.artifacts import ArtifactStore, copy_file, file_sha256, write_artifact
 from service.backup.tables import copy_rows, create_all, delete_studies, in_file, snapshot
@@ -31,6 +32,9 @@ from service.version import VERSION
 MANIFEST: Final = "manifest.json"
 LEDGER: Final = "ledger.db"
 FILES: Final = "artifacts"
+
+COUNTED: Final = {"jobs": Job, "trials": Trial, "datasets": DatasetRow}
+"""Tables whose rows the manifest counts."""
 
 FORMAT: Final = 1
 """Version of the form of a backup. One with a higher version cannot be read."""
@@ -98,13 +102,14 @@ def _copy(database: Database, store: ArtifactStore, part: Path) -> dict[str, Any
         "files": {LEDGER: file_sha256(str(part / LEDGER)), **sums},
     }
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    if wrong := _wrong_counts(part / LEDGER, manifest):
+        raise BackupError("\n  ".join(["the backup is not complete:", *wrong]))
     return manifest
 
 
 def _counts(database: Database) -> dict[str, int]:
-    tables = {"jobs": Job, "trials": Trial, "datasets": DatasetRow}
     with database.read() as session:
-        return {name: session.query(table).count() for name, table in tables.items()}
+        return {name: session.query(table).count() for name, table in COUNTED.items()}
 
 
 def _jobs(database: Database) -> dict[str, tuple[Any, ...]]:
@@ -140,7 +145,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         newer = manifest["format"] > FORMAT
-        _ = manifest["files"].items(), manifest["warptune"]
+        _ = manifest["files"].items(), manifest["warptune"], manifest["made_at"], *map(manifest.__getitem__, COUNTED)
     except FileNotFoundError:
         raise BackupError(f"{folder} is not a backup: it has no {MANIFEST}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -152,8 +157,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Return a line for each file of a backup that is missing, changed or not in its manifest."""
+def damage(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return a line for each thing in a backup that is missing, changed or not in its manifest."""
     wrong = []
     for name, digest in manifest["files"].items():
         try:
@@ -162,7 +167,25 @@ def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
         except OSError:
             wrong.append(f"{name} is missing or cannot be read")
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
-    return wrong + [f"{name} is not of the backup" for name in sorted(found - manifest["files"].keys() - {MANIFEST})]
+    wrong += [f"{name} is not of the backup" for name in sorted(found - manifest["files"].keys() - {MANIFEST})]
+    return wrong or _wrong_counts(folder / LEDGER, manifest)
+
+
+def _wrong_counts(ledger: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return a line for each table in the database of a backup that has more or fewer rows than its manifest says."""
+    try:
+        with closing(sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            counts = {
+                name: connection.execute(str(select(func.count()).select_from(table))).fetchone()[0]
+                for name, table in COUNTED.items()
+            }
+    except sqlite3.Error as error:
+        return [f"{ledger.name} cannot be read: {error}"]
+    return [
+        f"{ledger.name} has {count} {name}, not {manifest[name]} as the manifest says"
+        for name, count in counts.items()
+        if count != manifest[name]
+    ]
 
 
 def restore(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -177,7 +200,7 @@ def restore(settings: Settings, folder: Path) -> dict[str, Any]:
         SQLAlchemyError: The database cannot be written.
     """
     manifest = read_manifest(folder)
-    if wrong := changed_files(folder, manifest):
+    if wrong := damage(folder, manifest):
         raise BackupError("\n  ".join([f"{folder} is damaged:", *wrong[:10]]))
     store = ArtifactStore(settings.artifacts_url)
     create_all(settings.database_url)

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Integer, Table, delete, func, inspect, select
+from sqlalchemy import URL, Connection, Integer, Table, delete, func, inspect, select
 
 from service.db.models import Base, DatabaseIdentity
 from service.db.session import Database, create_schema
@@ -91,7 +91,7 @@ def delete_studies(database: Database, job_ids: Set[str]) -> None:
 @contextmanager
 def in_file(path: Path) -> Iterator[Database]:
     """Yield the SQLite database in a file. It is made if it is missing, and updated to this version if it is older."""
-    url = f"sqlite:///{path}"
+    url = URL.create("sqlite", database=str(path)).render_as_string()  # quotes what has a meaning in a URL
     create_all(url)
     with closing(Database(url)) as database:
         yield database

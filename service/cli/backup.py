@@ -66,10 +66,10 @@ def verify(
             found = compare(settings)
             what, wrong = f"{found.jobs} jobs, {found.datasets} datasets and {found.files} files", found.wrong
         else:
-            from service.backup.make import changed_files, read_manifest
+            from service.backup.make import damage, read_manifest
 
             manifest = read_manifest(folder)
-            what, wrong = _contents(manifest), changed_files(folder, manifest)
+            what, wrong = _contents(manifest), damage(folder, manifest)
     for line in wrong:
         say(line)
     if wrong:

@@ -192,7 +192,8 @@ def _ray(settings: Settings) -> Check:
 def _port(settings: Settings) -> Check:
     from service.client.rest import Client
 
-    name = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - it is not listened on
+    name = f"[{host}]" if ":" in host else host
     url = f"{'https' if settings.tls_certificate else 'http'}://{name}:{settings.port}"
     with Client(url, retry_s=0) as client:
         if client.is_up():

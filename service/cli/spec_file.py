@@ -16,8 +16,21 @@ import yaml
 
 from service.spec.base import SpecModel
 
-NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
-"""Numbers such as 1e-3, which YAML 1.1 reads as text because they have no point."""
+MEANINGS: Final = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "merge": (r"<<", "<"),
+}
+"""What a plain value is, and how it may begin: as in the core schema of YAML 1.2, and so as in JSON.
+
+YAML 1.1, which the library follows, also reads 010 as 8, 1:30 as 90, 1_000 as 1000, no and off as false, 2026-01-31 as
+a date, and 1e-3 as a text.
+"""
 
 
 class DuplicateFieldError(ValueError):
@@ -25,7 +38,7 @@ class DuplicateFieldError(ValueError):
 
 
 class _SpecLoader(yaml.SafeLoader):
-    """Reads 1e-3 as a number and 2026-01-31 as text, as YAML 1.2 and JSON do, and refuses duplicate fields."""
+    """Reads values as YAML 1.2 and JSON do, and refuses duplicate fields."""
 
     def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
         # before the mapping is constructed: afterwards, its keys include those that `<<` merges into it
@@ -35,11 +48,9 @@ class _SpecLoader(yaml.SafeLoader):
         return node
 
 
-_SpecLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_SpecLoader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
+_SpecLoader.yaml_implicit_resolvers = {}
+for kind, (pattern, first) in MEANINGS.items():
+    _SpecLoader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"(?:{pattern})$"), list(first))
 
 
 class _SpecDumper(yaml.SafeDumper):

@@ -52,6 +52,7 @@ class JobSummary(TypedDict):
     cause: str | None
     priority: int
     queue_position: int | None
+    needs_module: str | None
     cancel_requested: bool
     pause_requested: bool
     stop_requested: bool
@@ -75,9 +76,12 @@ def place_in_queue(job: Mapping[str, Any]) -> str:
 
     >>> place_in_queue({"state": "queued", "queue_position": 3})
     ', number 3 in the queue'
+    >>> place_in_queue({"state": "queued", "queue_position": 3, "needs_module": "train_0b1c"})
+    ', number 3 in the queue, needs a worker that allows train_0b1c'
     """
-    place = job.get("queue_position")
-    return f", number {place} in the queue" if place else ""
+    place, module = job.get("queue_position"), job.get("needs_module")
+    needs = f", needs a worker that allows {module}" if module else ""
+    return f", number {place} in the queue{needs}" if place else ""
 
 
 class Trial(TypedDict):

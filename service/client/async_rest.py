@@ -54,7 +54,10 @@ class AsyncClient:
         self._retry_s = retry_s
         try:
             self._http = httpx2.AsyncClient(
-                base_url=url.rstrip("/"), timeout=calls.TIMEOUT_S, headers=calls.key_header(api_key)
+                base_url=url.rstrip("/"),
+                timeout=calls.TIMEOUT_S,
+                headers=calls.key_header(api_key),
+                transport=httpx2.AsyncHTTPTransport() if calls.is_here(url) else None,  # with one, it takes no proxy
             )
         except httpx2.InvalidURL as error:
             raise calls.unreachable(self.url, error) from error

@@ -21,6 +21,7 @@ import httpx2
 
 from service.client.answers import Dataset, Estimate, Job, TrialDetail
 from service.errors import FieldError, ServiceError
+from service.settings import is_loopback
 
 if TYPE_CHECKING:
     from service.result.compared import JobComparison
@@ -90,6 +91,7 @@ class Call(Generic[Answer]):
         read: Makes the result of the answer.
         options: What else httpx2 is told: parameters, JSON, headers, time limit.
         file: A local file that is the body; None for no file.
+        repeatable: Whether sending it again has no second effect, although it is a POST without a key.
     """
 
     method: str
@@ -97,11 +99,12 @@ class Call(Generic[Answer]):
     read: Callable[[httpx2.Response], Answer]
     options: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
+    repeatable: bool = False
 
     @property
     def is_repeatable(self) -> bool:
         """Whether it may be sent again after its answer was lost, without a second effect."""
-        return self.method == "GET" or "Idempotency-Key" in self.options.get("headers", {})
+        return self.repeatable or self.method == "GET" or "Idempotency-Key" in self.options.get("headers", {})
 
 
 class Attempts:
@@ -139,7 +142,7 @@ def submit(spec: Mapping[str, object], idempotency_key: str | None) -> Call[Job]
 def estimate(spec: Mapping[str, object]) -> Call[Estimate]:
     """Ask what a job would do and cost."""
     options = {"json": spec, "params": {"dry_run": "true"}, "timeout": SUBMIT_TIMEOUT_S}
-    return Call("POST", "/v1/jobs", read_json, options)
+    return Call("POST", "/v1/jobs", read_json, options, repeatable=True)
 
 
 def extend(job_id: str, more: Mapping[str, object], idempotency_key: str | None) -> Call[Job]:
@@ -161,12 +164,12 @@ def job(job_id: str) -> Call[Job]:
 
 def cancel(job_id: str) -> Call[Job]:
     """Cancel a job."""
-    return Call("POST", f"{job_path(job_id)}/cancel", read_json)
+    return Call("POST", f"{job_path(job_id)}/cancel", read_json, repeatable=True)
 
 
 def ask(verb: Literal["stop", "pause", "resume"], job_id: str) -> Call[Job]:
-    """Stop, pause or resume a job. To send it again has no second effect."""
-    return Call("POST", f"{job_path(job_id)}/{verb}", read_json)
+    """Stop, pause or resume a job."""
+    return Call("POST", f"{job_path(job_id)}/{verb}", read_json, repeatable=True)
 
 
 def retry(job_id: str, idempotency_key: str | None) -> Call[Job]:
@@ -320,6 +323,15 @@ def key_header(api_key: str | None) -> dict[str, str]:
     if key and not re.fullmatch(r"[!-~]+", key):
         raise ApiError(0, f"the API key must be one word that begins with wt_; look at {API_KEY}")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def is_here(url: str) -> bool:
+    """Return whether a URL leads to this machine. No proxy could pass on a request to it, and none should see its key.
+
+    Raises:
+        httpx2.InvalidURL: It is not a URL.
+    """
+    return is_loopback(httpx2.URL(url).host)
 
 
 def stranger(response: httpx2.Response) -> ApiError:

@@ -49,6 +49,8 @@ class Client:
     growing pauses. If the answer says when (``Retry-After``), it is sent again then, for up to a minute. A request
     whose answer was lost is sent again if that has no second effect.
 
+    The proxies of the environment (``HTTPS_PROXY`` and its like) are used, but not for a service on this machine.
+
     Args:
         url: URL of the service, such as ``http://127.0.0.1:8000``.
         retry_s: Seconds for which a request is repeated; 0 sends it once.
@@ -60,7 +62,10 @@ class Client:
         self._retry_s = retry_s
         try:
             self._http = httpx2.Client(
-                base_url=url.rstrip("/"), timeout=calls.TIMEOUT_S, headers=calls.key_header(api_key)
+                base_url=url.rstrip("/"),
+                timeout=calls.TIMEOUT_S,
+                headers=calls.key_header(api_key),
+                transport=httpx2.HTTPTransport() if calls.is_here(url) else None,  # with one, it takes no proxy
             )
         except httpx2.InvalidURL as error:
             raise calls.unreachable(self.url, error) from error

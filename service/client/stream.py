@@ -78,7 +78,8 @@ class EventStream:
             self._away_since = self._away_since or now
             was_cut = isinstance(error.__cause__, (*calls.LOST, httpx2.TimeoutException))
             helps = was_cut or error.status in calls.BUSY
-            if not helps or now - self._away_since > calls.TIMEOUT_S:
+            limit_s = calls.LONGEST_WAIT_S if error.retry_after_s else calls.TIMEOUT_S
+            if not helps or now + error.retry_after_s - self._away_since > limit_s:
                 raise error
         pause = max(self._wait_s, error.retry_after_s if error else 0.0)
         self._wait_s = min(2 * pause, calls.WAITS_S[1])

@@ -6,6 +6,7 @@ Both can be memory-mapped. They are checked and written piece by piece, so ``x``
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,20 +60,38 @@ def _write_rows(x: AnyArray, target: Path) -> tuple[int, ...]:
         raise InvalidFileError(f"x has the shape {x.shape}; expected at least {MIN_ROWS} rows that are not empty")
     x = channels_first(x)
     rows, width = len(x), math.prod(x.shape[1:])
-    kept = np.uint8 if x.dtype in (np.uint8, np.bool_) else np.float32
-    flat = np.lib.format.open_memmap(target, mode="w+", dtype=kept, shape=(rows, width))
     count = max(1, PIECE_BYTES // (width * x.dtype.itemsize))
-    for start in range(0, rows, count):
-        piece = x[start : start + count]
-        with np.errstate(over="ignore"):
-            numbers = piece.reshape(len(piece), width).astype(kept)
-        if kept is np.float32 and not np.isfinite(numbers).all():
-            row, column = np.argwhere(~np.isfinite(numbers))[0].tolist()
-            wrong = f"x is {numbers[row, column]} in row {start + row + 1}, column {column + 1}"
+    pieces = [slice(start, start + count) for start in range(0, rows, count)]
+    kept = _kept_type(x, pieces)
+    flat = np.lib.format.open_memmap(target, mode="w+", dtype=kept, shape=(rows, width))
+    for piece in pieces:
+        numbers = x[piece].reshape(-1, width).astype(kept)
+        odd = ~is_finite(numbers)
+        if odd.any():
+            row, column = np.argwhere(odd)[0].tolist()
+            wrong = f"x is {numbers[row, column]} in row {piece.start + row + 1}, column {column + 1}"
             raise InvalidFileError(f"{wrong}; expected a finite number of 32 bits")
-        flat[start : start + count] = numbers
+        flat[piece] = numbers
     flat.flush()
     return (1, *x.shape[1:]) if x.ndim == 3 else tuple(x.shape[1:])
+
+
+def _kept_type(x: AnyArray, pieces: Sequence[slice]) -> type[np.generic]:
+    """Return the type that rows are kept in: 8 or 32 bits if no number is rounded by that, or else 64."""
+    if x.dtype in (np.uint8, np.bool_):
+        return np.uint8
+    if np.can_cast(x.dtype, np.float32):
+        return np.float32
+    with np.errstate(over="ignore"):
+        is_exact = all((x[piece].astype(np.float32) == x[piece]).all() for piece in pieces)
+    return np.float32 if is_exact else np.float64
+
+
+def is_finite(x: AnyArray) -> npt.NDArray[np.bool_]:
+    """Return which numbers are finite as floats of 32 bits, which features are."""
+    with np.errstate(over="ignore"):
+        finite: npt.NDArray[np.bool_] = np.isfinite(x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x)
+    return finite
 
 
 def channels_first(x: AnyArray) -> AnyArray:

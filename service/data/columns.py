@@ -28,15 +28,18 @@ from service.data.facts import MAX_LEVELS, TIMES, Column, ColumnKind, DatasetFac
 from service.data.forms import (
     CLOCK,
     MARKS,
+    ODD_SHARE,
     SAMPLE,
     SECONDS_PER_DAY,
     Numbers,
     Texts,
     date_form,
     number_form,
+    numbers_among,
     read_texts,
     units_of,
     whole_if_all_are,
+    without,
 )
 from service.data.spellings import (
     MOST_SPELLINGS,
@@ -52,9 +55,6 @@ from service.errors import FieldError, InvalidSpecError, shortened
 
 TABLE_FILE: Final = "table.parquet"
 """File of a dataset folder that the table is kept in."""
-
-ODD_SHARE: Final = 0.05
-"""Largest share of odd cells in a column that is taken for numbers or dates without being told so."""
 
 WANTED_ODD_SHARE: Final = 0.5
 """Largest share of odd cells in a column that a job takes for numbers or dates."""
@@ -199,10 +199,15 @@ def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> Foun
         return Found(words, None, (f"its dates may be {form.date} or {other}: {hint}",), may_be_id=False)
     if most >= texts.total * (1 - ODD_SHARE):
         kind = ColumnKind.NUMBER if form.date == CLOCK else kind
-        return Found(kind, form, warnings if kind is ColumnKind.NUMBER else ())
+        return _found(kind, form, reading, warnings if kind is ColumnKind.NUMBER else ())
     odd = f"{texts.total - most:,} of {texts.total:,} cells are not {kind}s, so all are taken for {words}"
     hint = f"say {kind} in dataset.columns to count these as missing"
     return Found(words, None, tuple(_numbers_in_words(texts)) or (f"{odd}: {hint}",), may_be_id=False)
+
+
+def _found(kind: ColumnKind, form: Form, reading: Reading, warnings: tuple[str, ...] = ()) -> Found:
+    """Return what texts hold that have a form; among numbers, some may stand for no value."""
+    return Found(kind, form if form.date else replace(form, missing=numbers_among(reading.na_values or ())), warnings)
 
 
 def _numbers_in_words(texts: Texts) -> Iterator[str]:
@@ -236,10 +241,10 @@ def _take(values: pa.Array, reading: Reading, wanted: str) -> Found:
         return Found(ColumnKind.BOOLEAN, None, tuple(boolean_notes(texts)))
     if wanted == ColumnKind.NUMBER:
         form, fitting, warnings = number_form(texts, reading)
-        found = Found(ColumnKind.NUMBER, form or Form(), warnings)
+        found = _found(ColumnKind.NUMBER, form or Form(), reading, warnings)
     else:
         form, fitting, _ = date_form(texts, day_first=wanted == "day_first_date")
-        found = Found(ColumnKind.DATE, form or Form(date="yyyy-mm-dd"))
+        found = _found(ColumnKind.DATE, form or Form(date="yyyy-mm-dd"), reading)
     if fitting < texts.total * (1 - WANTED_ODD_SHARE):
         assert found.form is not None
         odd = pc.and_(pc.is_valid(values), pc.is_null(read_texts(values, found.form)))
@@ -412,6 +417,8 @@ def _odd_cells(texts: pa.Array, column: Column) -> Iterator[str]:
     """Yield what became a missing value in a column that is taken for numbers, dates or booleans."""
     if not column.is_numeric:
         return
+    if column.form is not None:
+        texts = without(texts, column.form.missing, column.form)
     lost = pc.and_(pc.is_valid(texts), pc.is_null(values_of(column, texts)))
     if not pc.any(lost).as_py():
         return

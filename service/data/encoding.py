@@ -7,7 +7,7 @@ A script contains their source. They need numpy and pyarrow, and scikit-learn on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NotRequired, final
+from typing import Any, Final, NotRequired, final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ from typing_extensions import TypedDict
 
 from service.data.columns import date_part, read_as
 from service.data.facts import TEXT_FEATURES, ColumnKind, Form
-from service.data.forms import CLOCK, PLAIN, Numbers, read_texts
-from service.data.read_table import without
+from service.data.forms import CLOCK, PLAIN, Numbers, numbers_among, read_texts, without
+from service.data.spellings import read_booleans
 from service.errors import shortened
 
 VALUE: Final = "value"
@@ -48,7 +48,7 @@ class FittedColumn(TypedDict):
 
     name: str
     kind: str
-    form: dict[str, str]
+    form: dict[str, Any]
     was_numeric: bool
     parts: list[FittedPart]
     marks_missing: bool
@@ -169,7 +169,10 @@ def new_values(fitted: FittedTable, cells: Mapping[str, pa.Array]) -> tuple[dict
     for column in fitted["columns"]:
         name, given = column["name"], cells[column["name"]]
         if column["was_numeric"]:
-            given = without(given, fitted["missing"])
+            given = without(given, numbers_among(fitted["missing"]), PLAIN)
+        else:
+            form = Form(**column["form"])
+            given = without(given, form.missing, form)
         values[name] = value_of_new(column, given)
         unread = pc.and_(pc.is_valid(given), pc.is_null(values[name]))
         notes += note_about(name, given, unread, f"not {column['kind']}s, so they count as missing")
@@ -214,12 +217,16 @@ def value_of_new(column: FittedColumn, cells: pa.Array) -> pa.Array:
     """Return what training would have made of the cells of a column."""
     kind, form = ColumnKind(column["kind"]), Form(**column["form"])
     is_text = pa.types.is_string(cells.type)
-    if is_text and column["was_numeric"] and kind is not ColumnKind.BOOLEAN:
-        numbers = read_texts(cells, form)
-        if form.date == CLOCK:
-            numbers = pc.coalesce(numbers, read_texts(cells, PLAIN))  # a time that is given in seconds
+    if not column["was_numeric"]:
+        return read_as(kind, form if is_text else None, cells)
+    numbers = read_texts(cells, form) if is_text else cells
+    if is_text and form.date == CLOCK:
+        numbers = pc.coalesce(numbers, read_texts(cells, PLAIN))  # a time that is given in seconds
+    if kind is not ColumnKind.BOOLEAN:
         return read_as(kind, None, numbers)
-    return read_as(kind, form if is_text else None, cells)
+    is_known = pc.is_in(numbers, pa.array([0, 1], numbers.type))
+    numbers = pc.if_else(is_known, numbers, pa.scalar(None, numbers.type)).cast(pa.int64())
+    return pc.coalesce(numbers, read_booleans(cells)) if is_text else numbers
 
 
 def note_about(name: str, cells: pa.Array, which: pa.Array, what: str) -> list[str]:

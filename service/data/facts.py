@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -144,6 +144,7 @@ class Form:
         unit: What stands before or after each number, such as $ or %.
         date: Key of ``columns.DATES``; empty for numbers.
         spellings: ``merged`` for texts whose case, accents, spaces and dashes do not matter; empty for others.
+        missing: Numbers that stand for no value, as the user says.
     """
 
     decimal: str = "."
@@ -151,6 +152,7 @@ class Form:
     unit: str = ""
     date: str = ""
     spellings: str = ""
+    missing: Sequence[float] = ()
 
     def __str__(self) -> str:
         marks = [f"decimal {self.decimal}"] if self.decimal != "." else []

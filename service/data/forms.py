@@ -4,14 +4,15 @@
     "$1,200"  "$900"  "$12,000"     a unit, and thousands
     "31.12.2024"  "01.02.2025"      dd.mm.yyyy
 
-A form is one for a whole column: the one that most of its cells have. All work is done by pyarrow on whole columns.
+A form is one for a whole column, as a rule the one that most of its cells have. All work is done by pyarrow on whole
+columns.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,6 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.data.facts import EXACT, LARGEST, Form, Reading
+
+ODD_SHARE: Final = 0.05
+"""Largest share of odd cells in a column that is taken for numbers or dates without being told so."""
 
 SAMPLE: Final = 1000
 """Values that are looked at first, so that a column of long texts is not searched for numbers as a whole."""
@@ -66,7 +70,7 @@ _MONTHS: Final = (
 )
 """How the names of months begin: in English, German, and in other ways in German."""
 
-PLAIN: Final = Form(decimal=".", thousands="", unit="", date="")
+PLAIN: Final = Form(decimal=".", thousands="", unit="", date="", missing=())
 """The form of numbers as programs write them; complete, as the ``Form`` of a script has no defaults."""
 
 CLOCK: Final = "hh:mm"
@@ -143,32 +147,63 @@ class Texts:
 
 
 def number_form(texts: Texts, reading: Reading) -> tuple[Form | None, int, tuple[str, ...]]:
-    """Return the form that most cells have, how many have it, and a warning if they could be read in another way."""
+    """Return the form of a column, how many cells have it, and a warning if they could be read in another way.
+
+    It is the form that most cells have. But 1.013 may be 1013, so where forms differ in that, the decimal mark of the
+    file decides, unless over ``ODD_SHARE`` of the cells are against it, or one such as 1.234.567 shows thousands.
+    """
     tidy = replace(texts, values=_tidy(texts.values))
     head = tidy.head()
     unit = next((u for u in UNITS if 2 * head.count(pc.match_substring(head.values, u)) >= head.total > 0), "")
     unit = unit or next((u for u, cells in units_of(head).items() if 2 * cells >= head.total), "")
-    decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "", ".")
+    decimal = decimal_mark(reading) or PLAIN.decimal
     marks = (decimal, "," if decimal == "." else ".")
     forms = [Form(decimal=d, thousands=t, unit=unit) for d in marks for t in ("", *GROUPS) if t != d]
     likely = [form for form in forms if 2 * head.matching(number_pattern(form)) >= head.total > 0]
     counts = {form: tidy.matching(number_pattern(form)) for form in likely}
     if not counts or not max(counts.values()):
         return None, 0, ()
+    most = tidy.total * (1 - ODD_SHARE)
     best = max(counts, key=lambda form: counts[form])  # the first of equals
-    fitting = counts[best]
-    other = replace(best, decimal=best.thousands, thousands="")
-    if best.thousands and counts.get(other) == fitting:
-        word = "comma" if best.thousands == "," else "point"
-        read = read_texts(texts.values, best)
-        grouped = pc.match_substring(texts.values, best.thousands)
-        index = pc.index(pc.and_(grouped, pc.is_valid(read)), True).as_py()
-        example, number = texts.values[index].as_py(), read[index].as_py()
-        hint = f"upload the file again with decimal={best.thousands} if this is a decimal {word}"
-        return best, fitting, (f"{example!r} is read as {number:g}: {hint}",)
+    usual = max((form for form in counts if form.decimal == decimal), key=lambda form: counts[form], default=best)
+    if _clash(best, usual) and counts[usual] >= most and not _shows_thousands(tidy, best, usual):
+        best = usual
+    fitting, notes = counts[best], tuple[str, ...]()
+    other = max((form for form in counts if _clash(best, form)), key=lambda form: counts[form], default=best)
+    may_be_other = best.thousands or counts[other] > fitting  # 1.013 alone is no reason to doubt a decimal point
+    if may_be_other and (counts[other] >= most or best.decimal != decimal) and not _shows_thousands(tidy, best, other):
+        notes = tuple(_other_reading(texts.values, best, other))
     if not best.thousands and not pc.any(pc.match_substring(tidy.values, best.decimal)).as_py():
         best = replace(best, decimal=Form().decimal)  # whole numbers have no decimal mark
-    return best, fitting, ()
+    return best, fitting, notes
+
+
+def decimal_mark(reading: Reading) -> str | None:
+    """Return the decimal mark of a file if it is known, also from what separates thousands."""
+    return reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "")
+
+
+def _clash(one: Form, other: Form) -> bool:
+    """Return whether what separates thousands in one of two forms is the decimal mark of the other."""
+    return one.thousands == other.decimal or other.thousands == one.decimal
+
+
+def _shows_thousands(tidy: Texts, form: Form, other: Form) -> bool:
+    """Return whether a cell such as 1,234,567 or 1,234.5 has the thousands of a form, and cannot have another form."""
+    if not form.thousands:
+        return False
+    grouped = pc.match_substring_regex(tidy.values, GROUPS[form.thousands])
+    only_here = pc.and_not(have_form(tidy.values, form), have_form(tidy.values, other))
+    return bool(pc.any(pc.and_(grouped, only_here)).as_py())
+
+
+def _other_reading(texts: pa.Array, form: Form, other: Form) -> Iterator[str]:
+    """Quote the first number that two forms read in different ways, if there is one."""
+    numbers, others = (read_texts(texts, each).cast(pa.float64()) for each in (form, other))
+    index = pc.index(pc.not_equal(numbers, others), True).as_py()
+    if index >= 0:
+        read = f"{texts[index].as_py()!r} is read as {numbers[index].as_py():g}"
+        yield f"{read}: upload the file again with decimal={other.decimal} if it is {others[index].as_py():g}"
 
 
 def units_of(texts: Texts) -> dict[str, int]:
@@ -193,13 +228,18 @@ def number_pattern(form: Form) -> str:
     decimal = GROUPS[form.decimal]
     if form.thousands:
         groups = GROUPS[form.thousands]
-        number = rf"(?:\d{{1,3}}(?:{groups}\d{{3}})+|\d+)(?:{decimal}\d+)?"
+        number = rf"(?:[1-9]\d{{0,2}}(?:{groups}\d{{3}})+|\d+)(?:{decimal}\d+)?"
     else:
         number = rf"(?:\d+(?:{decimal}\d*)?|{decimal}\d+)(?:[eE][+-]?\d+)?"
     if not form.unit:
         return f"[+-]?{number}"
     unit = re.escape(form.unit)
     return f"[+-]?{unit}{SPACES}?[+-]?{number}|[+-]?{number}{SPACES}?{unit}"
+
+
+def have_form(texts: pa.Array, form: Form) -> pa.Array:
+    """Return which texts are numbers that have a form."""
+    return pc.fill_null(pc.match_substring_regex(texts, f"^(?:{number_pattern(form)})$"), False)
 
 
 def date_form(texts: Texts, day_first: bool | None) -> tuple[Form | None, int, str | None]:
@@ -225,16 +265,30 @@ def date_form(texts: Texts, day_first: bool | None) -> tuple[Form | None, int, s
 
 
 def read_texts(texts: pa.Array, form: Form) -> pa.Array:
-    """Return texts as numbers; a text that does not have the form becomes a missing value."""
+    """Return texts as numbers; a text that does not have the form, or stands for no value, becomes a missing value."""
     counted = texts.dictionary_encode()  # so that each text is read once, however often it is there
-    values = seconds_of(counted.dictionary, form.date) if form.date else _numbers_of(counted.dictionary, form)
+    texts = without(counted.dictionary, form.missing, form)
+    values = seconds_of(texts, form.date) if form.date else _numbers_of(texts, form)
     return values.take(counted.indices)
+
+
+def numbers_among(nulls: Iterable[str]) -> Sequence[float]:
+    """Return the numbers, such as -999, among the cells that stand for no value."""
+    return [float(mark) for mark in nulls if re.fullmatch(r"[+-]?\d+(\.\d+)?", mark)]
+
+
+def without(cells: pa.Array, marks: Sequence[float], form: Form) -> pa.Array:
+    """Return cells without the numbers that stand for no value, however texts write them: -999, -999.0 or -999,00 €."""
+    if not marks:
+        return cells
+    numbers = _numbers_of(cells, form) if pa.types.is_string(cells.type) else cells
+    is_mark = pc.is_in(numbers.cast(pa.float64(), safe=False), pa.array(marks, pa.float64()))
+    return pc.if_else(is_mark, pa.scalar(None, cells.type), cells)
 
 
 def _numbers_of(texts: pa.Array, form: Form) -> pa.Array:
     texts = _tidy(texts)
-    fits = pc.fill_null(pc.match_substring_regex(texts, f"^(?:{number_pattern(form)})$"), False)
-    texts = pc.if_else(fits, texts, pa.scalar(None, pa.string()))
+    texts = pc.if_else(have_form(texts, form), texts, pa.scalar(None, pa.string()))
     texts = pc.replace_substring(texts, form.unit, "") if form.unit else texts
     for separator in (SPACES, GROUPS.get(form.thousands)):
         texts = pc.replace_substring_regex(texts, separator, "") if separator else texts

@@ -25,9 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from service.data.columns import ID_NAMES, ROW_NAMES
 from service.data.contents import check_contents
 from service.data.facts import DatasetFacts, Reading
-from service.data.forms import UNITS
+from service.data.forms import ODD_SHARE, UNITS, decimal_mark
 from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_table import NULLS, RawColumn, check_names, keep, trimmed
 from service.data.read_text import CHUNK_BYTES
@@ -117,11 +118,19 @@ def read_columns(
         raise InvalidFileError("the file has no header: every line is empty")
     titles = title_rows(rows) if reading.header != "none" else 0
     rows, lines = rows[titles:], lines[titles:]
-    decimal = reading.decimal or {".": ",", ",": "."}.get(reading.thousands or "") or _decimal(rows[1:], delimiter)
+    decimal = decimal_mark(reading) or _decimal(rows[1:], delimiter)
     reading = replace(reading, encoding=encoding, delimiter=delimiter, decimal=decimal)
-    found = find_header(rows, reading)
+    found, row_names = find_header(rows, reading), tuple[str, ...]()
     if found.exists:
-        header, rows = _Header(header_names(rows), lines[0]), rows[1:]
+        try:
+            header = _Header(header_names(rows), lines[0])
+        except ValueError as error:
+            raise InvalidFileError(str(error)) from error
+        if len(header.names) > len(rows[0]) and header.names[-1]:
+            wrong = "name each column, and put quotes around cells with a separator in them, if that is wrong"
+            first = f"the first is taken as row names, such as {shortened(rows[1][0])!r}"
+            row_names = (f"the rows have one cell more than the header, so {first}: {wrong}",)
+        rows = rows[1:]
     else:
         names = [column_name(index + 1) for index in range(len(rows[0]))]
         header, reading = _Header(names, lines[0] - 1 if titles else 0), replace(reading, header="none")
@@ -137,7 +146,7 @@ def read_columns(
     if has_quotes and any(_has_lines(column) for column in columns):
         _check_quotes(source, reading, len(header.names))
     above = above_header(lines[0] - 1) if titles else ()
-    return columns, reading, (*_guessed_encoding(encoding, wanted, sample), *above, *found.notes)
+    return columns, reading, (*_guessed_encoding(encoding, wanted, sample), *above, *found.notes, *row_names)
 
 
 def _guessed_encoding(encoding: str, wanted: str | None, sample: str) -> tuple[str, ...]:
@@ -239,21 +248,42 @@ def _delimiter(sample: str) -> str:
 
 
 def header_names(rows: Rows) -> list[str]:
-    """Return the names of the columns. Rows that all have one cell more begin with a name, or end with a separator."""
-    names = [name.strip() for name in rows[0]]
-    if rows[1:] and all(len(row) == len(names) + 1 for row in rows[1:]):
-        names = [*names, ""] if not any(row[-1].strip() for row in rows[1:]) else ["", *names]
-    return names
+    """Return the names of the columns. Rows that all have one cell more begin with row names, or end with a separator.
+
+    Raises:
+        ValueError: They have one cell more for another reason.
+    """
+    names, below = [name.strip() for name in rows[0]], [[cell.strip() for cell in row] for row in rows[1:]]
+    if not below or any(len(row) != len(names) + 1 for row in below):
+        return names
+    firsts, seconds, lasts = ([row[index] for row in below] for index in (0, 1, -1))
+    if not any(lasts):
+        return [*names, ""]
+    has_ids = any(pattern.fullmatch(name) for pattern in (ID_NAMES, ROW_NAMES) for name in (names[0], names[0].lower()))
+    named = [firsts, seconds] if has_ids else [firsts]  # if rows have names, the ids are in the second column
+    if not all(firsts) or not all(lasts) or any(len(set(cells)) < len(below) for cells in named):
+        wrong = f"row 1 has {len(names) + 1} cells, the header {len(names)}"
+        raise ValueError(f"{wrong}: name each column, and put quotes around cells with a separator in them")
+    return ["", *names]
 
 
 def _decimal(rows: Rows, delimiter: str) -> str:
-    """Return the decimal mark that most numbers have. Numbers such as 1,234 say nothing, except between semicolons."""
-    cells = [cell.strip(AROUND_NUMBERS) for row in rows for cell in row]
+    """Return the decimal mark that most numbers have.
+
+    Numbers such as 1,234 say nothing: without others, the mark is the point, or between semicolons the comma. In a
+    column of such numbers, a few others may be slips, unless they have both marks.
+    """
+    columns = [[cell.strip(AROUND_NUMBERS) for cell in cells] for cells in itertools.zip_longest(*rows, fillvalue="")]
     marks = Counter[str]()
-    for mark, pattern in ((",", WITH_COMMA), (".", WITH_POINT)):
-        marks[mark] = sum(1 for cell in cells if pattern.fullmatch(cell) and not THOUSANDS.fullmatch(cell))
+    for cells in columns:
+        unclear = [cell for cell in cells if THOUSANDS.fullmatch(cell)]
+        points = [cell for cell in cells if WITH_POINT.fullmatch(cell) and not THOUSANDS.fullmatch(cell)]
+        commas = [cell for cell in cells if WITH_COMMA.fullmatch(cell) and not THOUSANDS.fullmatch(cell)]
+        clear = [*points, *commas]
+        if len(clear) > len(unclear) * ODD_SHARE or any("," in cell and "." in cell for cell in clear):
+            marks.update({".": len(points), ",": len(commas)})
     if not marks.total() and delimiter == ";":
-        return "," if any(WITH_COMMA.fullmatch(cell) for cell in cells) else "."
+        return "," if any(WITH_COMMA.fullmatch(cell) for cells in columns for cell in cells) else "."
     return "," if marks[","] > marks["."] else "."
 
 

@@ -27,7 +27,17 @@ import pyarrow.parquet
 from service.data.columns import TABLE_FILE, describe
 from service.data.contents import check_contents
 from service.data.facts import EXACT, LARGEST, MIN_ROWS, ColumnKind, DatasetFacts, Layout, Reading
-from service.data.forms import PLAIN, read_texts, whole_if_all_are
+from service.data.forms import (
+    PLAIN,
+    Texts,
+    decimal_mark,
+    have_form,
+    number_form,
+    numbers_among,
+    read_texts,
+    whole_if_all_are,
+    without,
+)
 from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_zip import open_zip
 from service.errors import InvalidFileError, shortened
@@ -152,12 +162,35 @@ def read_excel(source: Path, folder: Path, max_bytes: int, reading: Reading) -> 
     else:
         names, reading = [column_name(index + 1) for index in range(len(rows[0]))], replace(reading, header="none")
     cells = zip(*rows, strict=True) if rows else ((),) * len(names)
-    columns = [_excel_column(name, list(column)) for name, column in zip(names, cells, strict=True)]
+    columns, notes = list[RawColumn](), list[str]()
+    for name, column in zip(names, cells, strict=True):
+        same, found = _in_one_form(column, reading)
+        columns.append(_excel_column(name, same))
+        notes += [f"column {name!r}: {note}" for note in found]
     more = (f"the first of {len(book.sheet_names)} sheets is read",) if len(book.sheet_names) > 1 else ()
-    return keep(columns, folder, max_bytes, reading, (*more, *(above_header(titles) if titles else ()), *header.notes))
+    above = above_header(titles) if titles else ()
+    return keep(columns, folder, max_bytes, reading, (*more, *above, *header.notes, *notes))
 
 
-def _excel_column(name: str, cells: list[Any]) -> RawColumn:
+def _in_one_form(cells: Sequence[Any], reading: Reading) -> tuple[list[Any], tuple[str, ...]]:
+    """Return cells with numbers, and texts such as 7,5 among them, written with the same decimal mark; and notes.
+
+    How the texts are written is found from the texts alone, as Excel has said what the numbers are.
+    """
+    texts = pa.array([(cell.strip() or None) if isinstance(cell, str) else None for cell in cells], pa.string())
+    if texts.null_count == len(cells) or not any(type(cell) in (int, float) for cell in cells):
+        return list(cells), ()
+    plain = replace(PLAIN, decimal=decimal_mark(reading) or PLAIN.decimal)
+    form, _, notes = number_form(Texts.of(texts), reading)
+    if form is None or form.unit:  # the numbers may be of another unit
+        form, notes = plain, ()
+    is_other = pc.and_not(have_form(texts, form), have_form(texts, plain)).to_pylist()
+    numbers = read_texts(texts, form).to_pylist()
+    read = [number if other else cell for cell, number, other in zip(cells, numbers, is_other, strict=True)]
+    return [_text(cell).replace(".", plain.decimal) if type(cell) in (int, float) else cell for cell in read], notes
+
+
+def _excel_column(name: str, cells: Sequence[Any]) -> RawColumn:
     given = [None if cell == "" else cell for cell in cells]
     types = {type(cell) for cell in given if cell is not None}
     if types and types <= {int, float}:
@@ -313,7 +346,7 @@ def _clean(column: RawColumn, reading: Reading) -> pa.Array:
         raise InvalidFileError(f"{wrong}; convert it to numbers, texts, times or booleans")
     if pa.types.is_temporal(kind):
         values = times_as_seconds(values)
-    return without(_numbers(column.name, values), reading.na_values or ())
+    return without(_numbers(column.name, values), numbers_among(reading.na_values or ()), PLAIN)
 
 
 def _check_cells(name: str, values: pa.Array | pa.ChunkedArray) -> None:
@@ -344,16 +377,6 @@ def _numbers(name: str, values: pa.Array) -> pa.Array:
         found = f"{'infinite' if math.isinf(number) else f'{number:g}'} in row {wrong + 1}"
         raise InvalidFileError(f"column {name!r} is {found}; expected a finite number of 32 bits")
     return numbers
-
-
-def without(cells: pa.Array, nulls: Iterable[str]) -> pa.Array:
-    """Return cells without the numbers that stand for missing values, such as -999; texts may write it as -999.0."""
-    marks = [float(mark) for mark in nulls if re.fullmatch(r"[+-]?\d+(\.\d+)?", mark)]
-    if not marks:
-        return cells
-    numbers = read_texts(cells, PLAIN) if pa.types.is_string(cells.type) else cells
-    is_mark = pc.is_in(numbers.cast(pa.float64(), safe=False), pa.array(marks, pa.float64()))
-    return pc.if_else(is_mark, pa.scalar(None, cells.type), cells)
 
 
 def times_as_seconds(values: pa.Array) -> pa.Array:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import shutil
+import struct
 import tokenize
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from service.data.arrays import PIECE_BYTES, X_FILE, Y_FILE, AnyArray, write_arrays, write_labels
 from service.data.facts import MIN_ROWS, DatasetFacts, Layout, Reading
@@ -50,6 +52,16 @@ OVER_8_BITS: Final = {
 
 GREY: Final = ("1", "L", *OVER_8_BITS)
 """Pillow's modes of images with one channel. All others become RGB."""
+
+ON_ITS_SIDE: Final = (5, 6, 7, 8)
+"""EXIF orientations in which a camera was turned by a quarter, so that height and width change places."""
+
+PNG_EXIF: Final = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp"})
+"""Where Pillow has the EXIF data of a PNG, once it has read them."""
+
+TRANSPARENT: Final = "have transparent parts, which are read as white: put new images on white too"
+TURNED: Final = "are turned by their EXIF orientation: turn new images too"
+"""What is done to some images before their pixels are kept, as a note says it."""
 
 
 @contextmanager
@@ -140,8 +152,11 @@ def read_images(source: Path, folder: Path, max_bytes: int, reading: Reading) ->
                 f"{len(files)} images of {size} bytes each are too large; at most {max_bytes} bytes are allowed"
             )
         kept = np.lib.format.open_memmap(folder / X_FILE, mode="w+", dtype=pixel, shape=(len(files), width))
+        changed = Counter[str]()
         for row, entry in enumerate(files):
-            kept[row] = _use_image(archive, entry, partial(_pixels, common=common)).reshape(-1)
+            pixels, changes = _use_image(archive, entry, partial(_pixels, entry.filename, common=common))
+            kept[row] = pixels.reshape(-1)
+            changed.update(changes)
             if not np.isfinite(kept[row]).all():
                 raise InvalidFileError(f"{entry.filename!r} has a pixel that is not a finite number; replace it")
         kept.flush()
@@ -151,7 +166,7 @@ def read_images(source: Path, folder: Path, max_bytes: int, reading: Reading) ->
         columns=(label,),
         shape=common.shape,
         reading=reading,
-        warnings=common.notes,
+        warnings=(*common.notes, *(f"{count:,} of {len(files):,} images {what}" for what, count in changed.items())),
     )
 
 
@@ -161,11 +176,13 @@ class _Common(NamedTuple):
     Attributes:
         mode: Pillow's mode: L, RGB, or F for pixels with more than 8 bits.
         shape: Channels, height and width.
+        scaled: Whether images of another size are scaled to it.
         notes: What a person should know about that.
     """
 
     mode: str
     shape: tuple[int, int, int]
+    scaled: bool
     notes: tuple[str, ...]
 
 
@@ -181,7 +198,7 @@ def _common(archive: zipfile.ZipFile, files: Sequence[zipfile.ZipInfo], side: in
     pixels: dict[str, str] = {}
     grey = 0
     for entry in files:
-        size, mode = _use_image(archive, entry, lambda image: (image.size, image.mode))
+        size, mode = _use_image(archive, entry, lambda image: (_seen_size(image), image.mode))
         sizes.setdefault(size, entry.filename)
         pixels.setdefault(OVER_8_BITS.get(mode, "8 bits"), entry.filename)
         grey += mode in GREY
@@ -204,7 +221,24 @@ def _common(archive: zipfile.ZipFile, files: Sequence[zipfile.ZipInfo], side: in
     if "8 bits" not in pixels:
         mode = "F"
         notes.append("pixels have more than 8 bits and keep their values: give new images with the same ones")
-    return _Common(mode, (3 if mode == "RGB" else 1, height, width), tuple(notes))
+    return _Common(mode, (3 if mode == "RGB" else 1, height, width), side is not None, tuple(notes))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1, for upright, if it has none or broken EXIF data."""
+    try:
+        found: object = image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, struct.error, ValueError):  # what Pillow raises for broken data
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _seen_size(image: Image.Image) -> tuple[int, int]:
+    """Return the size of an image when it is upright, if its EXIF data are before the pixels."""
+    width, height = image.size
+    if image.format == "TIFF" or (image.format == "PNG" and not PNG_EXIF & image.info.keys()):
+        return width, height  # Pillow has turned a TIFF, and would decode such a PNG to look behind its pixels
+    return (height, width) if _orientation(image) in ON_ITS_SIDE else (width, height)
 
 
 def _hidden(name: str) -> bool:
@@ -221,14 +255,26 @@ def _classes(names: Sequence[str]) -> list[str]:
     return classes
 
 
-def _pixels(image: Image.Image, common: _Common) -> AnyArray:
-    """Return an image as an array, channels x height x width."""
-    channels, height, width = common.shape
+def _pixels(name: str, image: Image.Image, common: _Common) -> tuple[AnyArray, list[str]]:
+    """Return an image as viewers show it, as an array, channels x height x width, and what was done to it for that."""
+    (channels, height, width), changes = common.shape, list[str]()
+    image.load()
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+        changes.append(TURNED)
+    if image.has_transparency_data and common.mode != "F":
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            changes.append(TRANSPARENT)
     image = image.convert(common.mode)
     if image.size != (width, height):
+        if not common.scaled:
+            turned = f"{name!r} is {image.width} x {image.height} pixels when it is turned by its EXIF orientation"
+            raise InvalidFileError(f"{turned}, not {width} x {height}; give image_size to scale all images")
         image = ImageOps.fit(image, (width, height))
     pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return (pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))), changes
 
 
 def _use_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, use: Callable[[Image.Image], T]) -> T:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -43,6 +44,8 @@ MAX_COARSE: Final = 64
 BEYOND_CHANCE: Final = 4.0
 """How many times more pairs of identical rows than independent columns would have are copies of rows."""
 
+DIGEST_BYTES: Final = 16
+"""Bytes that stand for a wide row, so many that different rows never share them."""
 
 TRIES: Final = 100
 """How often a split is drawn at most, until no part is empty and the training part has every class."""
@@ -234,11 +237,16 @@ def identical_rows(columns: Iterable[AnyArray]) -> Rows | None:
 
 
 def identical_arrays(x: AnyArray) -> Rows | None:
-    """Return the same for rows x numbers. Rows as wide as images are not the same by chance."""
+    """Return the same for rows x numbers. Rows as wide as images are not the same by chance.
+
+    The numbers follow from the rows alone, unlike ``hash()``, so that every process draws the same split.
+    """
     if x.shape[1] <= MAX_COARSE:
         return identical_rows(x.T)
-    found = numbered(np.array([hash(row.tobytes()) for row in x]))
-    return found if MIN_UNITS <= int(found.max()) + 1 < len(x) else None
+    seen: dict[bytes, int] = {}
+    digests = (blake2b(row.tobytes(), digest_size=DIGEST_BYTES).digest() for row in x)
+    found = np.array([seen.setdefault(digest, len(seen)) for digest in digests])
+    return found if MIN_UNITS <= len(seen) < len(x) else None
 
 
 def _share_of_pairs(numbers: Rows) -> float:

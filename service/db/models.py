@@ -124,7 +124,8 @@ class Job(Owned, Base):
     ended the search of an arm early; NULL is all of them. ``request_id`` is the id of the
     request that queued it last, ``queued_at`` the time at which it was queued last, also by its worker.
     ``worker_seconds`` is the time that workers have had it, up to the last renewal of its lease. Once
-    ``delete_requested`` is set, it can only be deleted.
+    ``delete_requested`` is set, it can only be deleted. Only a worker that allows ``needs_module`` takes it; NULL lets
+    any worker take it.
     """
 
     __tablename__ = "jobs"
@@ -162,6 +163,7 @@ class Job(Owned, Base):
     claimed_s: Mapped[float | None]
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     worker_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    needs_module: Mapped[str | None] = mapped_column(Text)
 
     @validates("state")
     def _note_the_queue(self, _: str, state: JobState) -> JobState:

@@ -251,8 +251,8 @@ class Database:
         """Remember the id of the first database that has one; refuse every other one."""
         if self._identity and found != self._identity:
             raise DatabaseReplacedError(
-                f"the database {self.url.render_as_string()} is not the one that this process began with: it was "
-                "deleted or replaced. Put the old one back, or restart the service to begin with what is there now"
+                "the database (WARPTUNE_DATABASE_URL) is not the one that this process began with: it was deleted or "
+                "replaced. Put the old one back, or restart the service to begin with what is there now"
             )
         self._identity = found
 

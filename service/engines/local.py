@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import connection as mp_connection
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -63,6 +64,9 @@ IDLE_S: Final = 30.0
 
 LAST_WORDS_S: Final = 1.0
 """Time that a process whose pipe is closed gets to end by itself, so that its exit code is its own."""
+
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+"""Signals that reach slots when the worker is to stop, for example with Ctrl-C. The worker decides when slots stop."""
 
 
 class SlotReady(NamedTuple):
@@ -133,8 +137,9 @@ def serve(connection: mp_connection.Connection, train: Train, rules: SlotRules) 
     The slot sends :class:`SlotReady` once. For each run it then sends :class:`CurvePoint` messages, which the worker
     answers with whether to continue, and one :class:`Ended`.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches slots too, but the worker decides when they stop
+    os.setsid()  # the slot and what user code starts are one process group, which ends as a whole
+    _keep_to_this_process(connection)
+    _leave_stopping_to_the_worker()
     rules.apply()
     logs.configure(LogSettings())
     multiprocessing.set_start_method(None, force=True)  # user code starts processes as it would elsewhere, not as we do
@@ -145,6 +150,34 @@ def serve(connection: mp_connection.Connection, train: Train, rules: SlotRules) 
         connection.send(SlotReady(devices))
         while True:
             connection.send(_execute(connection, train, connection.recv()))
+    if os.getpid() == os.getsid(0):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)  # a process that user code has forked: it cannot send, and does no runs
+
+
+def _keep_to_this_process(connection: mp_connection.Connection) -> None:
+    """Let no process that user code starts have the connection: it could answer for us, and hide that we have died."""
+    os.set_inheritable(connection.fileno(), False)
+    os.register_at_fork(after_in_child=connection.close)
+
+
+def _leave_stopping_to_the_worker() -> None:
+    """Let SIGINT and SIGTERM do nothing in this process. In those that user code starts they do what they always do.
+
+    Such processes would inherit that a signal is ignored. They inherit a handler only through a fork, which undoes it.
+    """
+    defaults = {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
+
+    def undo() -> None:
+        for number, handler in defaults.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, STOP_SIGNALS),  # one that comes first must wait
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOP_SIGNALS),
+        after_in_child=undo,
+    )
 
 
 def _execute(connection: mp_connection.Connection, train: Train, task: SlotTask) -> Ended:
@@ -208,6 +241,10 @@ class _Slot:
         return how_it_ended(self.process.exitcode, self._oom_kills)
 
     def kill(self) -> None:
+        """End the process, and every one that user code has started in it."""
+        assert self.process.pid is not None, "it was started"
+        with suppress(ProcessLookupError, PermissionError):  # it is starting, or only processes of others are left
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.connection.close()

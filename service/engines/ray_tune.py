@@ -14,7 +14,8 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +45,12 @@ ENVIRONMENT: Final = {
 OBJECT_STORE_BYTES: Final = 128 << 20
 """Shared memory of the own Ray; runs put nothing in it."""
 
+CONNECT_S: Final = 300.0
+"""How long a job waits for a cluster that does not answer, perhaps because its head is being started again."""
+
+CLOSE_S: Final = 30.0
+"""How long closing waits for the thread of the connection. One that still tries to connect cannot be ended."""
+
 MEBIBYTE: Final = 1 << 20
 
 
@@ -56,11 +63,15 @@ class RaySession:
     def __init__(self, address: str | None) -> None:
         self._address = address
         self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._tried, self._closing = threading.Event(), threading.Event()
+        self._failure: BaseException | None = None
         self._own: list[psutil.Process] = []
 
-    def connect(self) -> None:
-        """Connect unless connected. Called from the worker's main thread before each run of an engine.
+    def connect(self, is_halted: Callable[[], bool] = lambda: False) -> bool:
+        """Connect unless connected; return False if ``is_halted`` says so meanwhile.
+
+        Called from the worker's main thread before each run of an engine. Ray itself waits for a cluster that does not
+        answer; the next call goes on with what an earlier one gave up.
 
         Raises:
             JobFailedError: Ray is not installed, or the cluster cannot be reached.
@@ -74,16 +85,25 @@ class RaySession:
             raise JobFailedError(
                 f"engine.name: ray needs the package ray on the worker: pip install 'warptune[ray]' ({error})"
             ) from error
-        if ray.is_initialized() and self.alive():
-            return
-        self.close()
-        started, failures = threading.Event(), list[BaseException]()
-        self._thread = threading.Thread(target=self._hold, args=(started, failures), name="ray", daemon=True)
-        self._thread.start()
-        started.wait()
-        if failures:
-            where = f"the Ray cluster at {self._address} (WARPTUNE_RAY_ADDRESS)" if self._address else "an own Ray"
-            raise JobFailedError(f"cannot connect to {where}: {failures[0]}") from failures[0]
+        is_trying = self._thread is not None and not self._tried.is_set()
+        if not is_trying:
+            if ray.is_initialized() and self.alive():
+                return True
+            self.close()
+            self._tried.clear()
+            self._failure = None
+            self._thread = threading.Thread(target=self._hold, name="ray", daemon=True)
+            self._thread.start()
+        where = f"the Ray cluster at {self._address} (WARPTUNE_RAY_ADDRESS)" if self._address else "an own Ray"
+        began = time.monotonic()
+        while not self._tried.wait(0.2):
+            if is_halted():
+                return False
+            if time.monotonic() - began > CONNECT_S:
+                raise JobFailedError(f"cannot connect to {where}: it did not answer within {CONNECT_S:g} seconds")
+        if self._failure is not None:
+            raise JobFailedError(f"cannot connect to {where}: {self._failure}") from self._failure
+        return True
 
     def alive(self) -> bool:
         """Return whether the node of the own Ray lives. Of a cluster, Ray itself knows which nodes do.
@@ -92,7 +112,7 @@ class RaySession:
         """
         return all(_is_alive(process) for process in self._own)
 
-    def _hold(self, started: threading.Event, failures: list[BaseException]) -> None:
+    def _hold(self) -> None:
         """Connect, and stay until :meth:`close`. Runs in a thread that lives as long as the connection.
 
         The kernel kills the processes of an own Ray when the thread that started them ends, so it must not be one that
@@ -112,12 +132,12 @@ class RaySession:
                     _node_ip_address="127.0.0.1",
                 )
         except Exception as error:  # noqa: BLE001 - connect() raises it in the main thread
-            failures.append(error)
+            self._failure = error
             return
         else:
             self._own = [] if self._address else _own_node()
         finally:
-            started.set()
+            self._tried.set()
         log.info("connected to ray", extra={"address": self._address or "own"})
         guard = None if self._address else _guard_agents(self._own)
         self._closing.wait()
@@ -129,7 +149,7 @@ class RaySession:
         """Disconnect, and end the own Ray. Called from the worker's main thread."""
         if self._thread is not None:
             self._closing.set()
-            self._thread.join()
+            self._thread.join(CLOSE_S)
             self._closing.clear()
             self._thread, self._own = None, []
 
@@ -231,7 +251,8 @@ class RayEngine:
         """
         if work.halted():
             return
-        self._session.connect()
+        if not self._session.connect(work.halted):
+            return
         from ray import tune
 
         from service.engines.ray_bridge import START_TRIES, Bridge, WorkSearcher, make_scheduler

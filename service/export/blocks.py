@@ -25,7 +25,7 @@ from service.training.best import BestWeights, Cost, is_out_of_patience
 from service.training.loop import report_steps
 from service.training.networks import Spec
 from service.training.run import EVALUATED_ROWS, Training
-from service.training.step import TrainingStep, compile_in_place, training_loss
+from service.training.step import TrainingStep, evaluating, training_loss
 from service.training.tasks import ACCURACY, Score, in_units
 
 MODEL: Spec = {}
@@ -115,8 +115,6 @@ def train(data: dict[str, Tensor], seed: int, p: Path | None = None) -> tuple[fl
     """Train as the job did and return the loss and the score on the test part."""
     torch.manual_seed(seed)
     model = make_model().to(DEVICE)
-    if TRAINING.compile:
-        compile_in_place(model, DEVICE)
     optimizer = make_optimizer(model, p)
     x, y = data["x_train"], data[f"{TARGET}_train"]
     loss = training_loss(plain_loss, TRAINING, y, SIZES[-1], DEVICE)
@@ -154,14 +152,12 @@ def evaluate(model: nn.Module, data: dict[str, Tensor], part: str) -> tuple[floa
     """Return the plain loss and the score on a part of the data; a score that is not defined is NaN."""
     x, y = data[f"x_{part}"], data[f"{TARGET}_{part}"]
     targets = data.get(f"target_{part}", y)
-    model.eval()
     loss, collected = 0.0, []
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for piece in torch.split(torch.arange(len(x), device=DEVICE), EVALUATED_ROWS):
-            output = model.forward(x[piece])
+            output = model(x[piece])
             loss += len(piece) / len(x) * plain_loss(output, y[piece]).item()
             collected.append(SCORE.collect(in_units(output, data), targets[piece]))
-    model.train()
     return loss, SCORE.compute(collected) if math.isfinite(loss) else math.nan
 
 

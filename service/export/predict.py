@@ -143,12 +143,13 @@ def _named(columns: Sequence[RawColumn], fitted: FittedTable) -> list[RawColumn]
 
 
 def _numeric(fitted: FittedTable | FittedArrays) -> Iterator[tuple[str, ColumnKind, Callable[[pa.Array], pa.Array]]]:
-    """Yield the columns that hold numbers or dates, and what reads them as they were written in training."""
+    """Yield the columns of numbers, dates and booleans as numbers, and what reads them as written in training."""
     if "columns" not in fitted:
         yield from ((name, ColumnKind.NUMBER, partial(read_texts, form=PLAIN)) for name in fitted["names"])
         return
     for column in fitted["columns"]:
-        if column["kind"] in (ColumnKind.NUMBER, ColumnKind.DATE):
+        is_numeric = column["kind"] == ColumnKind.BOOLEAN and column["was_numeric"]
+        if is_numeric or column["kind"] in (ColumnKind.NUMBER, ColumnKind.DATE):
             yield column["name"], ColumnKind(column["kind"]), partial(value_of_new, column)
 
 
@@ -159,7 +160,7 @@ def _other_form(
     texts = Texts.of(cells)
     if 2 * texts.count(pc.is_valid(read(texts.values))) >= texts.total:
         return None
-    if kind is ColumnKind.NUMBER:
+    if kind is not ColumnKind.DATE:
         return number_form(texts, reading)[0]
     found, _, either = date_form(texts, day_first=None)
     return None if either else found

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 from torch import nn
 
-from service.data.arrays import AnyArray, channels_first
+from service.data.arrays import AnyArray, channels_first, is_finite
 from service.data.encoding import (
     FittedArrays,
     FittedTable,
@@ -109,7 +109,7 @@ def load_array(path: Path) -> AnyArray:
 
 
 def flat_rows(x: AnyArray, fitted: FittedArrays, shape: tuple[int, ...]) -> AnyArray:
-    """Return an array as rows x features, in the precision that training kept."""
+    """Return an array as rows x features."""
     width = len(fitted["mean"])
     ordered = channels_first(x)
     known = {(width,), shape, shape[1:] if shape[:1] == (1,) else shape}
@@ -117,10 +117,9 @@ def flat_rows(x: AnyArray, fitted: FittedArrays, shape: tuple[int, ...]) -> AnyA
         expected = " x ".join(map(str, shape or (width,)))
         raise ValueError(f"the array is of {x.dtype} with the shape {x.shape}; expected numbers, rows x {expected}")
     flat = ordered.reshape(len(x), width)
-    if not fitted["names"] and x.dtype not in (np.uint8, np.bool_):
-        flat = flat.astype(np.float32)
-    if not np.isfinite(flat).all():
-        row, column = np.argwhere(~np.isfinite(flat))[0].tolist()
+    odd = ~is_finite(flat)
+    if odd.any():
+        row, column = np.argwhere(odd)[0].tolist()
         raise ValueError(
             f"the array is {flat[row, column]} in row {row + 1}, column {column + 1}; expected finite numbers"
         )
@@ -151,7 +150,7 @@ def predictions(model: nn.Module, x: npt.NDArray[np.float32], target: FittedTarg
     """
     rows = torch.from_numpy(x)
     with torch.no_grad():
-        output = model.forward(rows).double()
+        output = model(rows).double()
     if task == Task.CLASSIFICATION:
         classes, probabilities = target["classes"], output.softmax(1)
         chosen = [classes[index] for index in output.argmax(1).tolist()]

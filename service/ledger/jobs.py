@@ -55,7 +55,12 @@ def require_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
 
 
 def add(
-    session: Session, spec: JobSpec, arms: Sequence[str], info: DatasetInfo | None = None, job_id: str | None = None
+    session: Session,
+    spec: JobSpec,
+    arms: Sequence[str],
+    info: DatasetInfo | None = None,
+    job_id: str | None = None,
+    needs_module: str | None = None,
 ) -> Job:
     """Store a queued job with its arms.
 
@@ -65,6 +70,7 @@ def add(
         arms: Names of the arms, in the order in which they will run.
         info: Facts about uploaded data and user code; None if the job has neither.
         job_id: An id from :func:`new_id`; None for a job without files.
+        needs_module: Module that a worker must allow to take the job; None lets every worker take it.
 
     Raises:
         ConflictError: An uploaded dataset of the job was deleted.
@@ -78,6 +84,7 @@ def add(
         spec=spec.to_json(),
         priority=spec.priority,
         request_id=logs.request_id(),
+        needs_module=needs_module,
     )
     session.add(job)
     session.flush()
@@ -132,7 +139,7 @@ def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) ->
     datasets.lock_those_of(session, spec)
     job.spec = spec.to_json()
     job.state, job.finished_at, job.cancel_requested = JobState.QUEUED, None, False
-    job.request_id = logs.request_id()
+    job.request_id, job.needs_module = logs.request_id(), None
     if added.trials or added.max_seconds:
         job.stop_requested, job.counted_trials = False, None  # the arms are searched to their whole budget
         session.execute(update(Arm).where(Arm.job_id == job.id).values(state=ArmState.QUEUED))
@@ -155,7 +162,7 @@ def retry(session: Session, job: Job) -> None:
         return
     datasets.lock_those_of(session, JobSpec.from_json(job.spec))
     job.state, job.cause, job.finished_at, job.cancel_requested = JobState.QUEUED, None, None, False
-    job.request_id = logs.request_id()
+    job.request_id, job.needs_module = logs.request_id(), None
     completed = select(Trial.arm).where(Trial.job_id == job.id, Trial.state == TrialState.COMPLETE)
     is_open = or_(Arm.state != ArmState.COMPLETE, Arm.name.not_in(completed))
     session.execute(update(Arm).where(Arm.job_id == job.id, is_open).values(state=ArmState.QUEUED))
@@ -179,14 +186,16 @@ def _cut_off_by(state: JobState) -> str:
 
 
 def cancel(db: Database, job_id: str) -> Job:
-    """Cancel a job: at once if no worker runs it, otherwise by asking its worker.
+    """Cancel a job: at once if no worker runs it, otherwise by asking its worker. A cancelled one is left as it is.
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: The job has ended.
+        ConflictError: The job has ended otherwise.
     """
     with db.write() as session:
         job = require_job_for("cancel", session, job_id)
+        if job.state in VERBS["cancel"].already:
+            return job
         if _take_from_worker(session, job):
             close(session, job, JobState.CANCELLED)
         elif not job.cancel_requested:

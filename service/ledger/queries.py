@@ -85,15 +85,18 @@ def _shares() -> tuple[FromClause, ColumnElement[int], ColumnElement[float]]:
     return joined, func.coalesce(runs.c.count, 0), func.coalesce(last.c.claimed, 0.0)
 
 
-def next_in_queue() -> Select[int]:
-    """Select ``seq`` of the job that a worker takes next, and lock its row.
+def next_in_queue(modules: Iterable[str] = ()) -> Select[int]:
+    """Select ``seq`` of the job that a worker takes next, and lock its row. ``modules`` are those that it allows.
 
     The highest priority comes first; then the owner with the fewest running jobs; then the owner who has waited longest
     since a job of theirs was claimed; then the oldest job.
     """
     joined, running, claimed = _shares()
     turns = (Job.priority.desc(), running, claimed, Job.seq)
-    free = select(Job.seq).select_from(joined).where(is_free()).order_by(*turns).limit(1)
+    needed = Job.needs_module
+    allowed = (or_(needed == module, needed.startswith(f"{module}.", autoescape=True)) for module in modules)
+    may_take = or_(needed.is_(None), *allowed)
+    free = select(Job.seq).select_from(joined).where(is_free(), may_take).order_by(*turns).limit(1)
     return free.with_for_update(of=Job, skip_locked=True)
 
 
@@ -101,14 +104,15 @@ def must_give_way(session: Session, job_id: str, turn_s: float) -> bool:
     """Return whether a job that runs should go back to the queue, because an owner waits who was not served for long.
 
     That owner runs no job, and no job of theirs has run for ``turn_s`` seconds. The job that was claimed first gives
-    way, so that one worker changes and not all of them.
+    way, so that one worker changes and not all of them. No job gives way to one that needs a certain worker.
 
     Cost: a few milliseconds with 10,000 jobs that wait; a worker asks several times a second.
     """
     mine = session.execute(select(Job.owner, Job.priority).where(Job.id == job_id)).one_or_none()
     if mine is None:
         return False
-    waits = (Job.state == JobState.QUEUED, Job.owner != mine.owner, Job.priority >= mine.priority)
+    others = (Job.owner != mine.owner, Job.priority >= mine.priority)
+    waits = (Job.state == JobState.QUEUED, Job.needs_module.is_(None), *others)
     waiting = select(Job.owner, func.max(Job.priority).label("priority")).where(*waits).group_by(Job.owner).subquery().c
     runs = (Job.state.in_(ACTIVE_JOB), Job.lease_expires_s >= epoch_now())
     served = select(func.max(Job.claimed_s)).where(Job.owner == waiting.owner).scalar_subquery()

@@ -7,7 +7,7 @@ leases are those of the database's clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
@@ -42,8 +42,14 @@ _IN_SQL: Final = {"synchronize_session": False}
 Attempted = TypeVar("Attempted", bound=Trial | ConfirmRun)
 
 
-def claim(db: Database, worker: str, lease_s: float) -> RunLog | None:
+def claim(db: Database, worker: str, lease_s: float, modules: Iterable[str] = ()) -> RunLog | None:
     """Take the next job that is queued, or whose worker has been silent for longer than its lease.
+
+    Args:
+        db: The ledger's database.
+        worker: Name of the worker.
+        lease_s: Seconds that it keeps the job while it is silent.
+        modules: Modules whose functions it may use. It leaves jobs that need another one to others.
 
     Returns:
         The job, or None when there is nothing to do.
@@ -62,7 +68,7 @@ def claim(db: Database, worker: str, lease_s: float) -> RunLog | None:
         .execution_options(**_IN_SQL)
     )
     with db.write() as session:
-        seq = session.scalar(queries.next_in_queue())
+        seq = session.scalar(queries.next_in_queue(modules))
         if seq is None:
             return None
         was_lost = session.scalar(select(Job.state != JobState.QUEUED).where(Job.seq == seq))

@@ -35,7 +35,7 @@ class Traits:
         model: Name of the model.
         activation: Its activation; empty if it has its own.
         carried: Whether it starts from a P of an earlier job.
-        layers: Parameters with at least two axes.
+        layers: Parameters with at least two axes; a model of the user's may have none.
         parameters: Numbers in all parameters.
         rows: Rows to train on.
         batch_size: Rows of a batch.
@@ -73,8 +73,8 @@ class Traits:
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """The amounts and their ratios, as powers of two."""
-        amounts = (self.layers, self.parameters, self.rows, self.batch_size, self.steps)
+        """The amounts and their ratios, as powers of two; no layer counts as one."""
+        amounts = (max(1, self.layers), self.parameters, self.rows, self.batch_size, self.steps)
         ratios = (self.rows / self.parameters, self.steps * self.batch_size / self.rows)
         return tuple(math.log2(number) for number in (*amounts, *ratios))
 

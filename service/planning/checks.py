@@ -125,8 +125,10 @@ def _check_objective(spec: JobSpec, info: DatasetInfo | None) -> Iterable[FieldE
     if not timed and target is not None:
         hint = f"Only {' and '.join(TIMED)} have a target."
         yield conflict("objective.target", target, f"must be null with the metric {metric}", hint)
-    if isinstance(target, float) and target <= 0:
-        yield FieldError("objective.target", target, "must be above 0", "No loss is below 0.", "out_of_range")
+    positive = info is not None and not TASKS[spec.model.task(info)].negative_loss
+    if isinstance(target, float) and target <= 0 and positive:
+        hint = "The loss of this task is never below 0."
+        yield FieldError("objective.target", target, "must be above 0", hint, "out_of_range")
     if target == "baseline" and REFERENCE not in spec.baselines:
         hint = f"The target is the loss that {REFERENCE} ends with."
         yield conflict("objective.target", target, f"needs {REFERENCE} in baselines", hint)

@@ -166,6 +166,7 @@ class JobPlan:
             seed=seed,
             training=Training(**self.spec.training.model_dump()),
             best_by=self.best_by,
+            by_score=metric_of(self.spec.objective.metric) is not None,
             test=test,
             checkpoint_url=checkpoint_url,
             checkpoint_every_s=self.spec.resources.checkpoint_every_s,

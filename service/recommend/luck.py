@@ -23,7 +23,7 @@ class SearchLuck:
     """The best trial of a search and what would be in its place. Trials that are near each other count as one.
 
     Attributes:
-        penalties: How much higher the cost of each is than the winner's, as a share of the latter; the best by
+        penalties: How much higher the cost of each is than the winner's, in the unit of the cost; the best by
             validation first, so that the first is 0. One that is below 0 was better on test.
         chances: How likely another search would find each.
     """

@@ -99,10 +99,12 @@ def rank(contenders: Sequence[Trial], runs: Sequence[ConfirmRun], objective: Obj
 def why_blind(trials: Sequence[Trial], trivial: TrivialResult | None, objective: Objective) -> str | None:
     """Return why the search of an arm could not tell which trial is the best one; None if it could.
 
-    Either no completed trial is better than always predicting the same, or several completed and all cost the same, up
-    to rounding.
+    Either a single trial of several completed, or none is better than always predicting the same, or several completed
+    and all cost the same, up to rounding.
     """
     values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    if len(values) == 1 < len(trials):
+        return f"only one of its {len(trials)} trials completed"
     if values and trivial is not None and trivial.value is not None and not _is_lower(min(values), trivial.value):
         worth = worth_of(objective, trivial.val_loss, trivial.val_score)
         return f"none of its trials is better on validation than always predicting {trivial.predicts} ({worth})"
@@ -169,9 +171,10 @@ def search_luck(
 ) -> SearchLuck | None:
     """Return what an arm would lose if its search had missed its best trials; None if they did not race.
 
-    Trials that raced are compared with the winner on the seeds that both ran, the others as trials. Validation tells
-    which trial would have won instead. The winner was chosen on validation and looks better there than it is, so what
-    the other trial loses is read on test.
+    Trials that raced are compared with the winner on the seeds that both ran, the others as trials. One that did not
+    complete all its runs of the race would not have won it, and is left out. Validation tells which trial would have
+    won instead. The winner was chosen on validation and looks better there than it is, so what the other trial loses is
+    read on test.
 
     Args:
         plan: The job's plan.
@@ -180,16 +183,15 @@ def search_luck(
         races: Every run of the ``select`` phase.
         objective: What they are judged by.
     """
-    raced: dict[int, dict[int, ConfirmRun]] = {}
-    for run in races:
-        if run.arm == finalist.arm and run.state == TrialState.COMPLETE:
-            raced.setdefault(run.trial_number, {})[run.seed] = run
-    won = raced.get(finalist.number, {})
-    if not won or len(raced) == 1:
+    won = completed(races, finalist.number)
+    if not won:
         return None
+    failed = {run.trial_number for run in races if run.state != TrialState.COMPLETE} - {finalist.number}
     places = list[tuple[float, Mapping[str, Scalar], float]]()
     for trial in best_trials(trials, len(trials)):
-        pairs = [(run, won[seed]) for seed, run in raced.get(trial.number, {}).items() if seed in won]
+        if trial.number in failed:
+            continue
+        pairs = [(run, won[seed]) for seed, run in completed(races, trial.number).items() if seed in won]
         in_race = [(objective.cost(curve_of(run)), objective.cost(curve_of(best))) for run, best in pairs]
         on_test = [(_cost_on_test(run, objective), _cost_on_test(best, objective)) for run, best in pairs]
         behind = _behind(in_race or [(trial.value, finalist.value)]) or 0.0
@@ -201,12 +203,9 @@ def search_luck(
 
 
 def _behind(costs: Sequence[Costs]) -> float | None:
-    """Return how much higher the first costs are than the second ones, as a share of these; None if one is missing."""
-    whole = [(other, best) for other, best in costs if other is not None and best is not None]
-    if not whole or len(whole) < len(costs):
-        return None
-    other, best = (fmean(pair[side] for pair in whole) for side in (0, 1))
-    return (other - best) / (abs(best) or 1.0)
+    """Return how much higher the first costs are than the second ones, in the mean; None if one is missing."""
+    differences = [other - best for other, best in costs if other is not None and best is not None]
+    return fmean(differences) if differences and len(differences) == len(costs) else None
 
 
 def recommend(
@@ -249,6 +248,7 @@ def recommend(
         decided_by_outliers(objective.metric, transform, plan.info.target_outliers)
         or _learned_nothing(trivial, (baseline, challenger), runs, objective)
         or _blind((baseline.arm, challenger.arm), blind)
+        or _missed(pairs, objective)
         or _undefined(pairs, objective)
         or _incomplete(pairs, statistics, (baseline, challenger), runs)
         or _at_edge(statistics, baseline.arm, challenger.arm, edges)
@@ -320,15 +320,36 @@ def _blind(arms: Sequence[str], blind: Mapping[str, str]) -> str | None:
     return "; ".join(f"the search of {arm} was blind: {blind[arm]}" for arm in arms if arm in blind) or None
 
 
-def _undefined(pairs: Sequence[Pair], objective: Objective) -> str | None:
-    """Say that runs completed whose test part has no score."""
-    seeds = sum(pair.baseline is None and pair.baseline_test_loss is not None for pair in pairs)
-    if not seeds or objective.score is None:
+def _missed(pairs: Sequence[Pair], objective: Objective) -> str | None:
+    """Say that neither arm reached the target on half of the seeds or more, so that their times are not known."""
+    both = sum(len(pair.missed) == 2 for pair in pairs)
+    if not both or 2 * both < len(pairs):
         return None
     return (
-        f"the {objective.score.label} is not defined on the test part of {seeds} of {len(pairs)} seeds: a class has no "
-        "rows there, or all targets are the same"
+        f"neither arm reached the loss {objective.target:.4g} on {both} of {len(pairs)} seeds: ask for a "
+        "higher one in objective.target, or train for more steps"
     )
+
+
+def _undefined(pairs: Sequence[Pair], objective: Objective) -> str | None:
+    """Say that runs completed without the score that is judged."""
+    missing = [
+        pair
+        for pair in pairs
+        if (pair.baseline is None and pair.baseline_test_loss is not None)
+        or (pair.warpadam is None and pair.warpadam_test_loss is not None)
+    ]
+    if not missing or objective.score is None:
+        return None
+    label, seeds = objective.score.label, f"{len(missing)} of {len(pairs)} seeds"
+    if objective.part == "validation":
+        return f"the training loop yielded no finite {label} on {seeds}"
+    if all(pair.baseline is None and pair.warpadam is None for pair in missing):
+        return (
+            f"the {label} is not defined on the test part of {seeds}: a class has no rows there, or all targets are "
+            "the same"
+        )
+    return f"the {label} of one of the two runs is not a finite number on the test part of {seeds}"
 
 
 def _incomplete(

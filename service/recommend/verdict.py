@@ -76,7 +76,7 @@ def compare(
     alpha = level(look)
     p_helps, p_hurts = _sign_flip(gains, "greater"), _sign_flip(gains, "less")
     lower, upper = _t_interval(gains, 1 - 2 * alpha)
-    band = None if luck is None else luck_interval(gains, scale, luck, alpha)
+    band = None if luck is None else luck_interval(gains, luck, alpha)
     is_significant = (p_helps if mean > 0 else p_hurts) <= alpha
     is_luck = band is not None and band[0] <= 0 <= band[1]
     if is_significant and not is_luck and abs(mean) >= threshold:
@@ -100,7 +100,7 @@ def compare(
         luck=(mean - band[0] if mean > 0 else band[1] - mean) / scale if band and scale else None,
         alpha=alpha,
         look=look,
-        more_pairs=_more_pairs(gains, scale, threshold, luck, level(look + 1)) if word is Word.INCONCLUSIVE else None,
+        more_pairs=_more_pairs(gains, threshold, luck, level(look + 1)) if word is Word.INCONCLUSIVE else None,
         win_rate=float(((gains > 0) + 0.5 * (gains == 0)).mean()),
     )
 
@@ -199,9 +199,7 @@ def _t_interval(gains: Floats, level: float) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def luck_interval(
-    gains: Floats, scale: float, luck: tuple[SearchLuck, SearchLuck], alpha: float
-) -> tuple[float, float]:
+def luck_interval(gains: Floats, luck: tuple[SearchLuck, SearchLuck], alpha: float) -> tuple[float, float]:
     """Return the interval of the improvement with the luck of both searches in it.
 
     Another search may miss the best trial; then the next best that it finds takes its place. Each resample draws that
@@ -209,7 +207,6 @@ def luck_interval(
 
     Args:
         gains: Improvements, one for each pair.
-        scale: Mean loss of the baseline, which penalties are a share of.
         luck: Of the search of the baseline and of that of the challenger.
         alpha: Share of the resamples that is left out on each side.
     """
@@ -217,7 +214,7 @@ def luck_interval(
     deviation = 0.0 if _all_alike(gains) else float(gains.std(ddof=1)) / np.sqrt(len(gains))
     means = gains.mean() + deviation * rng.standard_t(len(gains) - 1, RESAMPLES)
     of_baseline, of_challenger = (_drawn_penalties(search, rng) for search in luck)
-    low, high = np.quantile(means + scale * (of_baseline - of_challenger), [alpha, 1 - alpha])
+    low, high = np.quantile(means + of_baseline - of_challenger, [alpha, 1 - alpha])
     return float(low), float(high)
 
 
@@ -231,7 +228,7 @@ def _drawn_penalties(search: SearchLuck, rng: np.random.Generator) -> Floats:
 
 
 def _more_pairs(
-    gains: Floats, scale: float, threshold: float, luck: tuple[SearchLuck, SearchLuck] | None, alpha: float
+    gains: Floats, threshold: float, luck: tuple[SearchLuck, SearchLuck] | None, alpha: float
 ) -> int | None:
     """Return how many further pairs Student's test needs for a clear word, if mean and spread stay as measured.
 
@@ -243,7 +240,7 @@ def _more_pairs(
     mean = abs(float(gains.mean()))
     beyond_luck = mean
     if luck is not None:
-        low, high = luck_interval(np.full_like(gains, gains.mean()), scale, luck, alpha)
+        low, high = luck_interval(np.full_like(gains, gains.mean()), luck, alpha)
         beyond_luck = low if gains.mean() > 0 else -high
     pairs = np.arange(len(gains) + 1, MAX_CONFIRM_SEEDS + 1)
     root = np.sqrt(pairs) / max(float(gains.std(ddof=1)), TIE * mean)

@@ -71,7 +71,8 @@ class JobComparison(Part):
     jobs: list[ComparedJob]
     """The jobs, in the order in which they were asked for."""
     comparable: bool
-    """Whether they have the same data, task and metric, so that one tested score may be called better."""
+    """Whether they have the same data, task and metric, so that one tested score may be called better. The code and the
+    arguments of a training loop count as data, as does the code of a dataset."""
     best: str | None
     """Id of the job with the best tested score; None if they are not comparable, or fewer than two have a score."""
     summary: str
@@ -88,6 +89,8 @@ class Entry(NamedTuple):
     task: str | None
     spec: Mapping[str, Any]
     result: JobResult | None
+    sources: Mapping[str, str]
+    """Entrypoint of user code -> SHA-256 of its module."""
 
 
 def compare_jobs(entries: Sequence[Entry]) -> JobComparison:
@@ -163,15 +166,14 @@ def _metric(spec: Mapping[str, Any]) -> str:
 
 def _obstacle(entries: Sequence[Entry]) -> str | None:
     """Return why the scores of the jobs cannot be compared; None if they can."""
-    data, tasks, metrics = ([*dict.fromkeys(values)] for values in zip(*map(_identity, entries), strict=True))
+    data, makers, tasks, metrics = ([*dict.fromkeys(values)] for values in zip(*map(_identity, entries), strict=True))
     labels = [*dict.fromkeys(entry.data for entry in entries)]
     if len(labels) > 1:
         return f"their data differ ({'; '.join(labels)})"
     if len(data) > 1:
-        parts = [json.loads(text) for text in data]
-        fields = [name for name in ("family", *DATA_FIELDS) if any(part[name] != parts[0][name] for part in parts)]
-        named = ", ".join(name if name == "family" else f"dataset.{name}" for name in fields)
-        return f"they use the same data in other ways ({named})"
+        return f"they use the same data in other ways ({_differing_in(data)})"
+    if len(makers) > 1:
+        return f"what makes their data is not the same ({_differing_in(makers)})"
     if len(tasks) > 1:
         return f"their models learn other things ({'; '.join(map(str, tasks))})"
     if len(metrics) > 1:
@@ -179,10 +181,18 @@ def _obstacle(entries: Sequence[Entry]) -> str | None:
     return None
 
 
-def _identity(entry: Entry) -> tuple[str, str | None, str]:
-    dataset = entry.spec.get("dataset") or {}
-    data = {"family": entry.spec.get("family"), **{name: dataset.get(name) for name in DATA_FIELDS}}
-    return json.dumps(data, sort_keys=True), entry.task, _metric(entry.spec)
+def _differing_in(parts: Sequence[str]) -> str:
+    return ", ".join(differing([json.loads(part) for part in parts]))
+
+
+def _identity(entry: Entry) -> tuple[str, str, str | None, str]:
+    """Return the data, as chosen and as made by user code, the task and the metric; the data as JSON."""
+    dataset, model = entry.spec.get("dataset") or {}, entry.spec.get("model") or {}
+    chosen = {"family": entry.spec.get("family"), **{f"dataset.{name}": dataset.get(name) for name in DATA_FIELDS}}
+    is_loop = model.get("name") == "loop"
+    maker = (model if is_loop else dataset).get("entrypoint") or ""
+    made = {"model.config": model.get("config") if is_loop else None, f"the code of {maker}": entry.sources.get(maker)}
+    return json.dumps(chosen, sort_keys=True), json.dumps(made, sort_keys=True), entry.task, _metric(entry.spec)
 
 
 def _judged(job: ComparedJob) -> Tested | None:

@@ -123,7 +123,8 @@ def prepare_data(
         if before not in (None, file.sha256):
             raise JobFailedError(
                 f"the data that this worker prepares has SHA-256 {file.sha256}, the trials so far were trained on "
-                f"{before}: the workers have different versions of numpy or scikit-learn"
+                f"{before}: another version of the service or its libraries prepares it differently; run the versions "
+                "that the job began with, or submit it again"
             )
         data = store_prepared(tools.artifacts, record.job_id, file)
         tools.artifacts.give(record.job_id, tools.account)  # slots leave checkpoints, P and weights there

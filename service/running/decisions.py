@@ -108,9 +108,9 @@ def _target(job: JobContext) -> float | None:
 def _more_steps(job: JobContext) -> int:
     """Return the steps that AdamW can do in the seconds of WarpAdam's best trial."""
     learned = [best_of_arm(job, arm.name, 1)[0] for arm in job.plan.arms if arm.role is Role.WARPADAM]
-    ratio = best_trials(learned, 1)[0].seconds / max(best_of_arm(job, REFERENCE, 1)[0].seconds, 1e-9)
-    steps = job.plan.spec.budget.steps
-    return min(MAX_STEPS, max(steps, round(steps * ratio)))
+    adamw = best_of_arm(job, REFERENCE, 1)[0]  # patience may have ended its run early
+    steps = adamw.last_step * best_trials(learned, 1)[0].seconds / max(adamw.seconds, 1e-9)
+    return min(MAX_STEPS, max(job.plan.spec.budget.steps, round(steps)))
 
 
 def final_objective(job: JobContext) -> Objective:
@@ -167,9 +167,7 @@ def make_result(
     races = job.record.confirm_runs("select")
     trials = {item.arm.name: item.trials for item in searched}
     luck = {
-        arm: NO_LUCK
-        if had_no_choice(plan, arm, trials[arm])
-        else search_luck(plan, trial, trials[arm], races, objective)
+        arm: NO_LUCK if plan.arm(arm).space.has_one_point else search_luck(plan, trial, trials[arm], races, objective)
         for arm, trial in {finalist.trial.arm: finalist.trial for finalist in finalists}.items()
     }
     trivial = find_trivial(plan, runs, objective)
@@ -186,11 +184,6 @@ def make_result(
         warm_start=find_transfer(plan, findings.comparisons),
         made_with=versions(),
     )
-
-
-def had_no_choice(plan: JobPlan, arm: str, trials: Sequence[Trial]) -> bool:
-    """Tell whether the trials of an arm that completed all have the same settings, so that no other could have won."""
-    return plan.arm(arm).space.has_one_point or (len(trials) > 1 and len(best_trials(trials, 2)) == 1)
 
 
 def _family_finding(

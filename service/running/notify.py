@@ -77,6 +77,9 @@ class Notifier:
             except (SQLAlchemyError, DatabaseReplacedError):
                 log.warning("cannot reach the ledger to notify", exc_info=True)
                 found = False
+            except Exception:
+                log.exception("cannot notify")
+                found = False
             if not found:
                 self._stopping.wait(LOOK_S)
 
@@ -95,8 +98,10 @@ class Notifier:
                 status = asyncio.run(self._post(message))
             except TimeoutError:
                 cause = f"no answer within {self._limit_s:g} seconds"
-            except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+            except Exception as error:
                 cause = f"{type(error).__name__}: {error}".removesuffix(": ")
+                if not isinstance(error, httpx2.HTTPError | httpx2.InvalidURL | OSError):  # such as a SOCKS proxy
+                    log.exception("cannot notify")
             else:
                 cause = None if 200 <= status < 300 else f"the receiver answered {status}"
                 pause_s = None if status == GONE else pause_s

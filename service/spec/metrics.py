@@ -5,6 +5,7 @@ To add one, list its entry here; outside of the service, call ``METRICS.register
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -26,6 +27,7 @@ class MetricEntry:
         title: How people write it; empty for the name.
         noun: What its distance to the best score is called, such as the error.
         best: The score of a perfect model.
+        worst: The score that no model can be worse than; None if there is none.
         higher_is_better: Whether a higher score is better.
         unit: ``percent`` for a share that is written in percent, ``target`` for a score in units of the target.
         trivial: What always predicts the same and is hard to beat by this metric; None for that of the task.
@@ -39,6 +41,7 @@ class MetricEntry:
     title: str = ""
     noun: str = "it"
     best: float = 1.0
+    worst: float | None = None
     higher_is_better: bool = True
     unit: Literal["percent", "target"] | None = None
     trivial: Trivial | None = None
@@ -60,6 +63,13 @@ class MetricEntry:
         """What the findings call its cost on the test part."""
         return f"{self.best:g} - test_{self.name}" if self.higher_is_better else f"test_{self.name}"
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest score that there can be."""
+        if self.higher_is_better:
+            return -math.inf if self.worst is None else self.worst, self.best
+        return self.best, math.inf if self.worst is None else self.worst
+
     def cost(self, score: float) -> float:
         """Return the distance to the best score, which a search minimises."""
         return self.best - score if self.higher_is_better else score - self.best
@@ -76,6 +86,7 @@ def _of_classes(name: str, title: str, noun: str, trivial: Trivial | None = None
         score=f"service.training.tasks:{name.upper()}",
         title=title,
         noun=noun,
+        worst=0.0,
         trivial=trivial,
         script_needs="scikit-learn",
     )
@@ -105,13 +116,14 @@ METRICS: Final = Registry[MetricEntry](
             tasks=(Task.CLASSIFICATION, Task.LANGUAGE),
             score="service.training.tasks:ACCURACY",
             noun="the error",
+            worst=0.0,
             unit="percent",
         ),
         replace(_of_classes("balanced_accuracy", "balanced accuracy", "the mean error of the classes"), unit="percent"),
         _of_classes("f1", "F1 (macro)", "1 - F1"),
         _of_classes("roc_auc", "ROC AUC", "1 - ROC AUC", FREQUENCIES),
         _of_classes("average_precision", "average precision", "1 - average precision", FREQUENCIES),
-        replace(_of_classes("log_loss", "log loss", "it", FREQUENCIES), best=0.0, higher_is_better=False),
+        replace(_of_classes("log_loss", "log loss", "it", FREQUENCIES), best=0.0, worst=None, higher_is_better=False),
         MetricEntry(
             name="r2",
             tasks=(Task.REGRESSION, Task.AUTOENCODING),

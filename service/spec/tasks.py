@@ -59,6 +59,7 @@ class TaskEntry:
         reconstructs: Whether the target is the input.
         user_models: Whether a model of the user's own code can be trained for it.
         splits_rows: Whether rows are split at random, so that another seed gives another split.
+        negative_loss: Whether its loss may be below 0, as minus a log-likelihood is.
         can_overfit: Whether validation may become worse while training goes on, so that runs are judged at their best
             point.
         trivial: What always predicts the same, to show beside the scores of models; None if there is no such thing.
@@ -73,6 +74,7 @@ class TaskEntry:
     reconstructs: bool = False
     user_models: bool = True
     splits_rows: bool = True
+    negative_loss: bool = False
     can_overfit: bool = True
     trivial: Trivial | None = None
 
@@ -145,7 +147,9 @@ TASKS: Final = Registry[TaskEntry](
             splits_rows=False,
             can_overfit=False,
         ),
-        TaskEntry(name=Task.LOOP, loss="", metric="", example="", user_models=False, splits_rows=False),
+        TaskEntry(
+            name=Task.LOOP, loss="", metric="", example="", user_models=False, splits_rows=False, negative_loss=True
+        ),
     ),
 )
 """Every task by its name. A loss is the mean over the rows (and columns) of targets as they are trained on."""

@@ -181,7 +181,8 @@ def _overrides(given: Mapping[str, Override], found: EarlierP) -> dict[str, Over
     if sized := SIZED_BY.get(str(fixed["structure"])):
         fixed[sized] = config[sized]
     if "rank" in fixed:  # P has no more columns than its largest tensor has rows
-        fixed["rank"] = min(int(fixed["rank"]), max(shape[0] for shape in found.shapes.values() if len(shape) > 1))
+        rows = max((shape[0] for shape in found.shapes.values() if len(shape) > 1), default=1)
+        fixed["rank"] = min(int(fixed["rank"]), rows)
     errors, chosen = [], dict(given)
     for name, value in fixed.items():
         fits = [value, "frozen"] if name == "learner" and value != "whitening" else [value]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from service.data.prepared_files import SPLIT_PARTS, TARGET_TRANSFORMS, load_arrays
 from service.spec.tasks import TASKS
 from service.training.run import EVALUATED_ROWS, Run, TrivialScores
+from service.training.step import evaluating
 from service.training.tasks import in_units, loss_of, score_of, trivial_model
 
 DEVICE_BYTES: Final = 1 << 30
@@ -91,24 +92,23 @@ class Batches:
 
         A score that is not defined is None: a part whose targets are all the same has no variance to explain.
 
-        It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. A compiled
-        model runs uncompiled here, as pieces of other sizes would each be compiled again.
+        It is the plain loss in float32, whatever is trained on, so that the losses of jobs can be compared. The model
+        is called with its hooks, as in training, but not compiled: pieces of other sizes would each be compiled again.
 
         Args:
             model: What the loss is measured of.
             part: Part of the split.
             scored: What the score is measured of, with outputs in the units of the target; None for ``model``.
         """
-        model.eval()
         loss, collected = torch.zeros((), dtype=torch.float64, device=self._device), list[Tensor]()
-        for start in range(0, len(self._x[part]), EVALUATED_ROWS):
-            piece = slice(start, start + EVALUATED_ROWS)
-            x, y = self._rows(part, piece)
-            output = model.forward(x)
-            loss += len(x) / len(self._x[part]) * self._loss(output, y).double()
-            found = in_units(output, self._transform) if scored is None else scored(x)
-            target = self._in_units[part][piece].to(self._device) if part in self._in_units else y
-            collected.append(self._score.collect(found, target))
-        model.train()
+        with evaluating(model):
+            for start in range(0, len(self._x[part]), EVALUATED_ROWS):
+                piece = slice(start, start + EVALUATED_ROWS)
+                x, y = self._rows(part, piece)
+                output = model(x)
+                loss += len(x) / len(self._x[part]) * self._loss(output, y).double()
+                found = in_units(output, self._transform) if scored is None else scored(x)
+                target = self._in_units[part][piece].to(self._device) if part in self._in_units else y
+                collected.append(self._score.collect(found, target))
         score = self._score.compute(collected) if loss.isfinite() else math.nan
         return loss.item(), score if math.isfinite(score) else None

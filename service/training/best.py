@@ -6,6 +6,7 @@ Points of equal cost, such as equal accuracy, are ranked by their loss.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,6 +69,11 @@ def is_out_of_patience(patience: int | None, steps: Sequence[int], costs: Sequen
     return patience is not None and steps[-1] - steps[best_index(costs)] >= patience
 
 
+def _copied(value: Any) -> Any:
+    """Return a copy of an entry of a state dict: a tensor, or what ``get_extra_state`` of a module returned."""
+    return value.detach().clone() if hasattr(value, "detach") else copy.deepcopy(value)
+
+
 class BestWeights:
     """Keeps the weights of a model at the best point so far, by the same rule as :func:`best_index`.
 
@@ -85,7 +91,7 @@ class BestWeights:
     def add(self, cost: Cost) -> None:
         """Add the point that the model is at now, with its cost and loss, which must be finite."""
         self._costs.append(cost)
-        self._recent.append({name: value.detach().clone() for name, value in self._model.state_dict().items()})
+        self._recent.append({name: _copied(value) for name, value in self._model.state_dict().items()})
         if len(self._recent) > NEIGHBOURS:
             self._judge(len(self._costs) - 1 - NEIGHBOURS)
 

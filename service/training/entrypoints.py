@@ -14,7 +14,8 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -174,6 +175,19 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
+@contextmanager
+def forks_end_here() -> Iterator[None]:
+    """Run user code. A process that it forks ends where it would come out, as at the end of a script."""
+    pid = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != pid:
+            left = sys.exception()
+            code = left.code if isinstance(left, SystemExit) else left
+            os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 def call(factory: Callable[..., Any], /, *args: object, **config: Any) -> Any:
     """Return what a factory returns.
 
@@ -181,7 +195,8 @@ def call(factory: Callable[..., Any], /, *args: object, **config: Any) -> Any:
         EntrypointError: It raised.
     """
     try:
-        return factory(*args, **config)
+        with forks_end_here():
+            return factory(*args, **config)
     except (Exception, SystemExit) as error:
         raise EntrypointError(f"the function raised {described(error)}") from error
 

@@ -79,7 +79,7 @@ def _arm(request: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float]
     optimizer = build_optimizer(arm["optimizer"], model, arm["config"])
     task = TASKS[request["task"]]
     x, y = import_object(task.example)(request["batch_size"], sizes[0], sizes[-1])
-    training = Training(**request["training"])
+    training = Training(**{**request["training"], "compile": False})  # compiling takes longer than all these steps
     loss = training_loss(import_object(task.loss), training, y, sizes[-1], "cpu")
     step = TrainingStep(model, optimizer, loss, training, training.warmup_steps + WARM_UP_STEPS + TIMED_STEPS, "cpu")
     began = 0.0

@@ -20,7 +20,7 @@ from service.training.checkpoint import Checkpoints
 from service.training.learned_p import apply_p, write_p
 from service.training.networks import build_network
 from service.training.run import CurvePoint, DivergedError, Run
-from service.training.step import TrainingStep, compile_in_place, training_loss
+from service.training.step import TrainingStep, training_loss
 from service.training.tasks import loss_of
 from service.training.weights import write_weights
 
@@ -76,8 +76,6 @@ class _State:
         self._run = run
         self._data = Batches(run)
         self.model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
-        if run.training.compile:
-            compile_in_place(self.model, run.device)
         self.optimizer = build_optimizer(run.arm, self.model, run.config)
         apply_p(self.optimizer, run)
         loss = training_loss(loss_of(run.task), run.training, self._data.targets, run.sizes[-1], run.device)

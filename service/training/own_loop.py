@@ -29,13 +29,16 @@ from search_spaces.errors import must_be_one_of
 from service.optimizers import build_optimizer
 from service.spec.metrics import METRICS, PREFIX
 from service.training.best import Cost, best_index, is_out_of_patience
-from service.training.entrypoints import EntrypointError, described, load_allowed
+from service.training.entrypoints import EntrypointError, described, forks_end_here, load_allowed
 from service.training.learned_p import apply_p, write_p
 from service.training.loop import report_steps
 from service.training.run import CurvePoint, DivergedError, Run
 
 LOSS: Final = "loss"
 """Key of the validation loss in a dict that a loop yields."""
+
+ROUNDING: Final = 1e-5
+"""How far a mean of 32-bit numbers may be beyond the best or the worst score."""
 
 WANTED: Final = 'expected the validation loss, or a dict such as {"loss": 0.3, "accuracy": 0.9}'
 
@@ -169,7 +172,8 @@ class OwnLoop:
         """Run a part of the loop and count its time."""
         self._resumed = time.perf_counter()
         try:
-            return part()
+            with forks_end_here():
+                return part()
         except _StopLoop:
             self.was_stopped = True
             return None
@@ -211,7 +215,7 @@ class OwnLoop:
                 raise EntrypointError(f"the training loop yielded {name!r}; the name {message}. {hint or ''}".strip())
         if LOSS not in value:
             raise EntrypointError(f'the training loop yielded a dict without "loss"; {WANTED}')
-        scores = {name: _number(score, name) for name, score in value.items() if name != LOSS}
+        scores = {name: _score(score, name) for name, score in value.items() if name != LOSS}
         return Evaluation(step, seconds, _number(value[LOSS], "a loss"), scores)
 
 
@@ -244,6 +248,22 @@ def _number(value: object, name: str) -> float:
     return float(found)
 
 
+def _score(value: object, name: str) -> float:
+    """Return a score. It may be NaN, but must not be beyond the limits of its metric, as an accuracy in percent is."""
+    score, (low, high) = _number(value, name), METRICS[name].limits
+    if low - ROUNDING <= score <= high + ROUNDING or math.isnan(score):
+        return score
+    if math.isinf(low):
+        wanted = f"at most {high:g}"
+    elif math.isinf(high):
+        wanted = f"at least {low:g}"
+    else:
+        wanted = f"a number from {low:g} to {high:g}"
+    if (low, high) == (0, 1) and 1 < score <= 100:
+        wanted += f": yield {score / 100:g}, not {score:g}"
+    raise EntrypointError(f"the training loop yielded {score:g} as {name}; expected {wanted}")
+
+
 def train_own_loop(run: Run) -> Iterator[CurvePoint]:
     """Run the training loop of the user's that a run names, yielding as many points as other runs have at most.
 
@@ -251,7 +271,7 @@ def train_own_loop(run: Run) -> Iterator[CurvePoint]:
     ``run.test`` the last point has the loss of the best point as its test loss: the loop has no other.
 
     Raises:
-        DivergedError: A loss is not finite.
+        DivergedError: A loss is not finite, or a score by which the run is judged.
         EntrypointError: The loop cannot be used.
     """
     assert run.model is not None, "it names the loop"
@@ -303,10 +323,12 @@ def _point(run: Run, evaluation: Evaluation) -> CurvePoint:
     step, seconds, loss, scores = evaluation
     if not math.isfinite(loss):
         raise DivergedError(f"the validation loss is {loss} after {step} of {run.steps} steps")
-    if run.best_by == "score" and run.metric not in scores:
+    if run.by_score and run.metric not in scores:
         yielded = ", ".join([LOSS, *scores])
         raise EntrypointError(
             f"objective.metric {PREFIX}{run.metric} needs {run.metric!r} in what the training loop yields ({yielded})"
         )
     score = scores.get(run.metric or "", math.nan)
+    if run.by_score and not math.isfinite(score):
+        raise DivergedError(f"the validation {run.metric} is {score} after {step} of {run.steps} steps")
     return CurvePoint(step, loss, loss, seconds, val_score=score if math.isfinite(score) else None)

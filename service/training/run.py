@@ -24,6 +24,7 @@ _NOT_IN_DIGEST: Final = (
     "p_url",
     "weights_url",
     "from_p_url",
+    "by_score",
 )
 """Fields of a run that :meth:`Run.digest` leaves out."""
 
@@ -76,6 +77,8 @@ class Run:
         threads: CPU threads.
         best_by: What the best point of the run is chosen by, whose weights are tested: the validation loss or the
             score of the metric. None to test the weights of the last step.
+        by_score: Whether the run is judged by the score of the metric, which a training loop of the user's then has to
+            yield each time.
         test: Whether the last point carries the test loss; with a family, whether it trains on the meta-test tasks.
         checkpoint_url: Folder for the checkpoints of this run alone; None to make none.
         checkpoint_every_s: Seconds between two checkpoints.
@@ -102,6 +105,7 @@ class Run:
     threads: int = 1
     device: str = "cpu"
     best_by: Literal["loss", "score"] | None = None
+    by_score: bool = False
     test: bool = False
     checkpoint_url: str | None = None
     checkpoint_every_s: float = 30.0
@@ -121,8 +125,9 @@ class Run:
     def digest(self) -> str:
         """Return a SHA-256 of what the result depends on: two runs with one digest may use each other's checkpoints.
 
-        It leaves out the fields of the checkpoint, the URL of the data (its hash is in), and threads and device, which
-        only change the last bits and may differ from one attempt to the next.
+        It leaves out the fields of the checkpoint, the URL of the data (its hash is in), threads and device, which only
+        change the last bits and may differ from one attempt to the next, and what only matters to a training loop of
+        the user's, which has no checkpoints.
         """
         fields = {name: value for name, value in asdict(self).items() if name not in _NOT_IN_DIGEST}
         fields["data"] = self.data.sha256

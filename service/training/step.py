@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,12 +25,17 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class TrainingStep:
-    """Makes training steps; ``steps`` is how many the whole run has."""
+    """Makes training steps; ``steps`` is how many the whole run has.
+
+    Only its own calls of the model are compiled, if ``training`` asks for it: elsewhere the model is called as it is.
+    """
 
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, loss: Loss, training: Training, steps: int, device: str
     ) -> None:
         self._model, self._optimizer, self._loss = model, optimizer, loss
+        self._call = compiled(model, device) if training.compile else model
+        to_training(model, frozen_parts(model))
         self._max_grad_norm = training.max_grad_norm
         self._device, self._dtype = torch.device(device).type, getattr(torch, training.precision)
         self._schedule = make_schedule(optimizer, training, steps)
@@ -50,9 +56,9 @@ class TrainingStep:
 
     def _forward(self, x: Tensor) -> Tensor:
         if self._dtype is torch.float32:
-            return self._model(x)  # type: ignore[no-any-return]
+            return self._call(x)
         with torch.autocast(self._device, self._dtype):
-            output: Tensor = self._model(x)
+            output = self._call(x)
         return output.float()
 
     def _scaled_step(self, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
@@ -81,14 +87,37 @@ class TrainingStep:
             self._scaler.load_state_dict(saved["scaler"])
 
 
-def compile_in_place(model: nn.Module, device: str) -> None:
-    """Compile a model; names and parameters stay what they are.
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and at the end back into training mode, but for its frozen parts."""
+    frozen = frozen_parts(model)
+    model.eval()
+    try:
+        yield
+    finally:
+        to_training(model, frozen)
+
+
+def frozen_parts(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of a model in training that are in evaluation mode, as its maker left them."""
+    return [module for module in model.modules() if not module.training]
+
+
+def to_training(model: nn.Module, frozen: Iterable[nn.Module]) -> None:
+    """Put a model into training mode, but for its frozen parts. A ``train()`` of the model's own is called."""
+    model.train()
+    for module in frozen:
+        module.training = False
+
+
+def compiled(model: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
+    """Return what calls a model compiled, with its hooks. The model itself stays as it is.
 
     A batch of another size gets a graph of its own, so that a run that is resumed has the same sums. On the CPU the
     layout of images stays: torch 2.13 writes past its buffers when it changes that of fewer than 8 channels.
     """
     on_cpu = torch.device(device).type == "cpu"
-    model.compile(dynamic=False, options={"layout_optimization": not on_cpu})
+    return torch.compile(model, dynamic=False, options={"layout_optimization": not on_cpu})
 
 
 def make_schedule(optimizer: Optimizer, training: Training, steps: int) -> LambdaLR:

@@ -176,16 +176,19 @@ def test_a_job_after_a_change_of_the_code_uses_the_new_code(
     code = tmp_path / "code"
     code.mkdir()
     monkeypatch.setenv("WARPTUNE_CODE", str(code))
-    worker = make_worker(default_train)
+    worker, ids = make_worker(default_train), list[str]()
     for steps in (3, 5):
         (code / "own_training.py").write_text(OWN.format(steps=steps))
         answer = api.post("/v1/jobs", json=job(spec, "own_training:train"))
         assert answer.status_code == 202, answer.text
         assert worker.run_next()
+        ids.append(answer.json()["id"])
         links = answer.json()["links"]
         assert api.get(links["self"]).json()["state"] == "succeeded", api.get(links["self"]).json()["cause"]
         trials = api.get(links["trials"]).json()["items"]
         assert {trial["last_step"] for trial in trials} == {steps}
+    compared = api.get("/v1/jobs/compare", params={"ids": ",".join(ids)}).json()
+    assert "what makes their data is not the same (the code of own_training:train)" in compared["summary"]
     assert str(code) not in sys.path
     missing = api.post("/v1/jobs", json=job(spec, "own_training.more:train"))
     (wrong,) = assert_problem(missing, 422, "invalid_spec")["errors"]

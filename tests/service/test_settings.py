@@ -30,3 +30,21 @@ def test_a_setting_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WARPTUNE_PORT", "8002")
     with pytest.raises(ValidationError, match="in both WARPTUNE_PORT and WARPTUNE_PORT_FILE"):
         Settings()
+
+
+@pytest.mark.parametrize("proxies", ["10.0.0.1/24", "proxy.example.org", "127.0.0.1;10.0.0.7", "10.0.0"])
+def test_a_proxy_that_nobody_could_be_is_refused(proxies: str) -> None:
+    with pytest.raises(ValidationError, match=r"must list addresses or networks, such as 10.0.0.7 or 10.0.0.0/24"):
+        Settings(trusted_proxies=proxies)
+    assert Settings(trusted_proxies="10.0.0.7, 10.1.0.0/16,::1").trusted_proxies
+    assert Settings(trusted_proxies="*").trusted_proxies
+
+
+def test_the_address_that_kubernetes_gives_for_a_service_of_our_name_is_no_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WARPTUNE_PORT", "tcp://10.0.0.1:8000")
+    assert Settings().port == 8000
+    monkeypatch.setenv("WARPTUNE_PORT", "tcp")
+    with pytest.raises(ValidationError, match="port"):
+        Settings()

@@ -90,6 +90,15 @@ def test_of_several_jobs_one_gives_way(db: Database, submit: Submit) -> None:
     assert [log.must_give_way(TURN_S) for log in logs] == [True, False, False]
 
 
+def test_no_job_gives_way_to_one_that_this_worker_may_not_take(db: Database, submit: Submit) -> None:
+    queue(db, submit, "many")
+    running = take(db)
+    waiting = queue(db, submit, "one")
+    with db.write() as session:
+        session.execute(update(Job).where(Job.id == waiting).values(needs_module="mine"))
+    assert not running.must_give_way(TURN_S)
+
+
 @sqlite_only
 @pytest.mark.slow
 @pytest.mark.timeout(400)

@@ -79,6 +79,20 @@ def test_targets_become_a_column_of_the_table(y: object, name: str, tmp_path: Pa
     assert (target, found[name]) == (name, [1, 2, 3])
 
 
+def test_a_table_of_targets_has_the_usual_name_whatever_its_column_is_called(tmp_path: Path) -> None:
+    found, target = table(FRAME, pd.DataFrame({"name": [1, 2, 3]}), None, tmp_path)
+    assert (target, found["target"]) == ("target", [1, 2, 3])
+
+
+def test_what_a_masked_array_masks_is_missing(tmp_path: Path) -> None:
+    x = np.ma.masked_equal(np.array([[1, -999], [-999, 2], [3, 4]]), -999)
+    missing = [[False, True], [True, False], [False, False]]
+    assert np.isnan(arrays(x, np.ma.masked_equal([1.0, -999.0, 2.0], -999.0), tmp_path)["x"]).tolist() == missing
+    assert np.isnan(arrays(x, np.ma.masked_equal([1.0, -999.0, 2.0], -999.0), tmp_path)["y"]).tolist() == [0, 1, 0]
+    assert np.isnan(np.load(as_rows(x, tmp_path))).tolist() == missing
+    assert arrays(np.ma.masked_equal(np.eye(2, dtype=int), 7), None, tmp_path)["x"].dtype == int
+
+
 def test_a_table_of_arrow_and_numbered_columns_are_read(tmp_path: Path) -> None:
     assert table(pa.table({"a": [1], "b": [2]}), None, "b", tmp_path)[0] == {"a": [1], "b": [2]}
     assert table(pd.DataFrame(X), None, "2", tmp_path)[0].keys() == {"0", "1", "2"}
@@ -119,6 +133,8 @@ REFUSED: dict[str, tuple[object, object, str | None, str]] = {
     "targets with a gap": (X, ["a", None, "b", "a"], None, "y: must be numbers or texts without gaps"),
     "one row": (np.arange(3.0), None, None, "data: must have two axes or more"),
     "texts": (np.array([["a"], ["b"]]), None, None, "data: must be a file, a URL, a table"),
+    "a huge number": (pd.DataFrame({"a": [2**70, 1], "c": [1, 2]}), None, "c", "data: must have columns of one type"),
+    "a huge target": (FRAME, np.array([1, 2, 2**63], np.uint64), None, r"y: must have whole numbers below 2\*\*63"),
     "something else": (object(), None, None, "data: must be a file, a URL, a table"),
     "rows of two lengths": ([[1], [1, 2]], None, None, "data: cannot be read as an array"),
     "a mixed column": (pd.DataFrame({"a": [1, "b"], "c": [1, 2]}), None, "c", "data: must have columns of one type"),
@@ -156,3 +172,5 @@ def test_new_rows_become_a_file_that_can_be_scored(tmp_path: Path) -> None:
     assert as_rows(__file__, tmp_path) == Path(__file__)
     with pytest.raises(InvalidSpecError, match="new_rows: must be a file that exists"):
         as_rows("gone.csv", tmp_path)
+    with pytest.raises(InvalidSpecError, match="new_rows: must have columns of numbers"):
+        as_rows(pa.table({"a": [{"b": 1}]}), tmp_path)

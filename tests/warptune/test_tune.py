@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from service.client.answers import Job
+from service.client.private import private_service
 from service.errors import ConflictError, InvalidSpecError
 from service.export.replay import BundleError
 from tests.conftest import SpecMaker
@@ -74,6 +75,8 @@ def with_a_lock(make_optimizer: Any, seed: int) -> Iterator[float]:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "trials and minutes": ({"trials": 2, "minutes": 1}, r"minutes: must be left out if trials is given \(got 1\)"),
+    "a dataset by name": ({"dataset": "wine"}, r"dataset: must be a dict of fields \(got 'wine'\)"),
+    "minutes of numpy": ({"minutes": np.int64(0)}, r"minutes: must be a number above 0 \(got 0\)"),
     "minutes": ({"minutes": -1}, r"minutes: must be a number above 0 \(got -1\)"),
     "minutes of text": ({"minutes": "5"}, r"minutes: must be a number above 0 \(got '5'\)"),
     "minutes and a budget": ({"minutes": 1, "budget": {"trials_per_arm": 3}}, "minutes: must be left out if trials"),
@@ -250,6 +253,14 @@ def test_a_training_loop_in_memory_comes_to_a_verdict_and_an_optimizer(
     assert b"make_optimizer" in result.export("best.py").read_bytes()
     assert Result.load(result.job_id).reason == result.reason
     assert [path.name for path in folder.iterdir() if path.name.startswith("fit_")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_worker_in_the_same_folder_leaves_a_loop_to_the_service_of_its_call(folder: Path) -> None:
+    with private_service(folder=folder):
+        result = tune(of_a_notebook(fit), trials=2, confirm={"seeds": 6}, quiet=True)
+    assert result.verdict is not None
 
 
 @pytest.mark.slow

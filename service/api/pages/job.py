@@ -10,7 +10,7 @@ from service.api.deps import DatabaseDep, ImportancesDep, JobId, MayChangeDep
 from service.api.pages import charts
 from service.api.pages.render import PageRoute, page_of
 from service.api.pages.search import NOT_COMPLETE, read_search
-from service.api.pages.standing import minutes_left, newest_event, progress_of
+from service.api.pages.standing import newest_event, standing_of
 from service.api.views import JobView
 from service.db.session import Database
 from service.errors import ConflictError
@@ -29,6 +29,7 @@ def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep, may_ch
     seen = newest_event(db, job_id)  # before the rest, so that the page shows at least what it led to
     job = jobs.get_job(job_id, db)
     result = _result(db, job)
+    progress, minutes_left = standing_of(db, job_id)
     metric = _metric(job)
     entry = metric_of(metric)
     value_label = entry.label if entry else "validation loss"
@@ -47,8 +48,8 @@ def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep, may_ch
         total=sum(sum(arm.trials.values()) for arm in job.arms),
         not_complete=sum(arm.trials.get(state, 0) for arm in job.arms for state in NOT_COMPLETE),
         count_ended=count_ended,
-        progress=progress_of(job),
-        minutes_left=minutes_left(job),
+        progress=progress,
+        minutes_left=minutes_left,
         value=lambda cost: search_figure(metric, cost, 4),
         value_label=value_label,
         loss=lambda loss: figure(loss, None),

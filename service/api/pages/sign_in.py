@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated, Final
 from urllib.parse import parse_qs
 
@@ -30,9 +31,9 @@ class SignInQuery(StrictQuery):
 
 @router.get(SIGN_IN)
 def sign_in_page(request: Request, wanted: Annotated[SignInQuery, Query()]) -> HTMLResponse:
-    """Show who is signed in, or where to enter a key."""
+    """Show who is signed in, or where to enter a key. A key in the header is not tried: nothing counts wrong ones."""
     try:
-        access = find_access(request)
+        access = None if "authorization" in request.headers else find_access(request)
     except UnauthorizedError:
         access = None
     return page_of("sign_in", access=access, next=wanted.next, wrong=None)
@@ -48,6 +49,7 @@ async def sign_in(request: Request) -> Response:
         token = await run_in_threadpool(keys.sign_in, db, key)
     except UnauthorizedError as error:
         return page_of("sign_in", status=401, access=None, next=following, wrong=str(error))
+    request.state.access = await run_in_threadpool(keys.signed_in, db, token)  # for the audit log
     await run_in_threadpool(keys.sign_out, db, request.cookies.get(COOKIE, ""))
     answer = RedirectResponse(following if OWN_PATH.fullmatch(following) else "/", 303)
     answer.set_cookie(
@@ -64,7 +66,10 @@ async def sign_in(request: Request) -> Response:
 @router.post("/sign-out")
 def sign_out(request: Request) -> Response:
     """Forget the cookie, here and in the browser."""
-    keys.sign_out(request.app.state.database, request.cookies.get(COOKIE, ""))
+    db, token = request.app.state.database, request.cookies.get(COOKIE, "")
+    with suppress(UnauthorizedError):
+        request.state.access = keys.signed_in(db, token)  # for the audit log
+    keys.sign_out(db, token)
     answer = RedirectResponse(SIGN_IN, 303)
     answer.delete_cookie(COOKIE, secure=request.url.scheme == "https", httponly=True, samesite="lax")
     return answer

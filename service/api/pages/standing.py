@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from service.api.views import ConfirmView, JobView
 from service.db.models import Job
 from service.db.session import Database
 from service.errors import OtherVersionError
 from service.ledger import queries
+from service.ledger.jobs import require_job
 from service.planning.plan import plan_of
-from service.states import ACTIVE_JOB, JobState, count_ended
+from service.states import ACTIVE_JOB, JobState
+
+LEAST_RUNS: Final = 3
+"""Runs after which their time tells how long the others take."""
 
 
 class Listed(NamedTuple):
@@ -35,51 +37,31 @@ def list_jobs(db: Database, limit: int, state: str | None, tags: Sequence[str]) 
     return [Listed(row, *_standing(row, counts.get(row.id)), answers.get(row.id), places.get(row.id)) for row in rows]
 
 
+def standing_of(db: Database, job_id: str) -> tuple[float, float | None]:
+    """Return how far a job that has not ended is, in percent, and the minutes that are left, if that can be told."""
+    with db.read() as session:
+        return _standing(require_job(session, job_id), queries.run_counts(session, [job_id])[job_id])
+
+
 def _standing(row: Job, counts: queries.RunCounts | None) -> tuple[float, float | None]:
-    """Return how far a job is in percent, and the minutes that are left."""
+    """Return how far a job is, in percent, and the minutes that are left, guessed from its time with a worker."""
     if counts is None:
         return 0.0, None
     try:
         plan = plan_of(row.spec, row.dataset_info)
     except OtherVersionError:
         return 0.0, None
-    cap = sum(map(plan.trials, plan.arms))
-    left = _minutes_left(row.state, row.started_at, *_runs(counts.trials, cap, counts.confirm))
-    return _share(counts.trials, cap, counts.confirm), left
-
-
-def progress_of(job: JobView) -> float:
-    """Return how far a job is, in percent."""
-    done, cap = _trials(job)
-    return 100.0 if job.state == JobState.SUCCEEDED else _share(done, cap, job.confirm)
+    trials, runs = counts.trials, counts.confirm
+    if row.state != JobState.VERIFYING:  # a search may end early
+        trials = sum(map(plan.trials, plan.arms))
+    fresh = sum(plan.spec.confirm.seeds + sum(plan.race_rounds(arm)) for arm in plan.arms)
+    done, planned = counts.trials + runs.done, trials + max(fresh, runs.planned)
+    left = max(0, planned - done)
+    minutes = row.worker_seconds / 60 * left / done if row.state in ACTIVE_JOB and done >= LEAST_RUNS else None
+    return 100 * done // (done + left), minutes
 
 
 def newest_event(db: Database, job_id: str) -> int:
     """Return the id of the newest event of a job, after which its page follows it; 0 without one."""
     with db.read() as session:
         return queries.newest_event(session, job_id)
-
-
-def minutes_left(job: JobView) -> float | None:
-    """Return a guess from the runs so far; None before there are some."""
-    return _minutes_left(job.state, job.started_at, *_runs(*_trials(job), job.confirm))
-
-
-def _minutes_left(state: str, started_at: datetime | None, done: int, planned: int) -> float | None:
-    if started_at is None or state not in ACTIVE_JOB or done < 3:
-        return None
-    return (datetime.now(UTC) - started_at).total_seconds() / 60 * max(0, planned - done) / done
-
-
-def _trials(job: JobView) -> tuple[int, int]:
-    return sum(count_ended(arm.trials) for arm in job.arms), sum(arm.trials_cap for arm in job.arms)
-
-
-def _share(trials: int, cap: int, confirm: queries.ConfirmCounts | ConfirmView) -> float:
-    done, planned = _runs(trials, cap, confirm)
-    return round(100 * min(1.0, done / planned)) if planned else 0.0
-
-
-def _runs(trials: int, cap: int, confirm: queries.ConfirmCounts | ConfirmView) -> tuple[int, int]:
-    """Return how many runs have ended, of how many; until the runs on fresh seeds are planned, as many as trials."""
-    return trials + confirm.done, cap + (confirm.planned or cap)

@@ -302,6 +302,11 @@ def test_a_service_without_keys_is_open_to_its_own_machine_only(settings: Settin
     for elsewhere in ("192.168.0.7", "2001:db8::1", "unknown", ""):
         assert status(client=(elsewhere, 1)) == 401
     assert status(host="0.0.0.0") == 401
+    for name in ("X-Forwarded-For", "X-Real-IP"):  # from a proxy that is not listed as a trusted one
+        for sender, expected in (("203.0.113.9", 401), ("127.0.0.1, 203.0.113.9", 401), ("::1", 200)):
+            passed_on: Any = {name: sender}
+            assert status(**passed_on) == expected
+    assert status(Forwarded="for=203.0.113.9") == 401
     key, row = keys.create(db, OWN, Scope.READ)
     assert status() == 401
     assert status(Authorization=f"Bearer {key}") == 200
@@ -429,6 +434,12 @@ def test_the_sign_in_leads_to_no_other_site(projects: Projects, where: str) -> N
     assert sign_in(projects, "read", where).headers["location"] == "/"
 
 
+@sqlite_only
+def test_keys_cannot_be_tried_at_the_page_of_the_sign_in(projects: Projects) -> None:
+    right, wrong = (projects.send(sender, "GET", "/sign-in") for sender in ("read", "wrong"))
+    assert (right.status_code, right.text) == (wrong.status_code, wrong.text)
+
+
 ENDS: Final[Mapping[str, Callable[[Projects], object]]] = {
     "its key is revoked": lambda found: keys.revoke(found.db, found.keys["read"].split("_")[1]),
     "its key expires": lambda found: change(found.db, found.keys["read"], expires_at=utc_now()),
@@ -486,7 +497,7 @@ def test_every_answer_has_the_headers_that_protect_browsers(projects: Projects, 
         has_own = path == "/dashboard" and sender == "admin"  # that of the package, which says nothing about frames
         assert ("frame-ancestors 'none'" in policy) != has_own
         assert ("unsafe" in policy) == (has_own or path == "/docs")
-        assert ("no-store" in headers.get("cache-control", "")) == (path != "/assets/page.css")
+        assert headers["cache-control"] == ("no-cache" if path == "/assets/page.css" else "no-store")
 
 
 @sqlite_only

@@ -91,6 +91,21 @@ def test_who_did_it_and_who_was_refused(client: TestClient, db: Database, spec: 
 
 
 @sqlite_only
+def test_who_signed_in_and_out(client: TestClient, db: Database) -> None:
+    reader, row = keys.create(db, "vision", keys.Scope.READ)
+    admin = {"Authorization": f"Bearer {keys.create(db, 'ops', keys.Scope.ADMIN)[0]}"}
+    client.post("/sign-in", data={"key": reader})
+    client.post("/sign-out")
+    client.cookies.clear()
+    client.post("/sign-out")
+    assert [(line["who"], line["project"], line["operation"]) for line in lines(client, headers=admin)] == [
+        (row.id, "vision", "sign_in"),
+        (row.id, "vision", "sign_out"),
+        ("nobody", "", "sign_out"),
+    ]
+
+
+@sqlite_only
 def test_a_refusal_is_written_down_again_after_a_minute(
     client: TestClient, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,3 +175,10 @@ def test_a_time_that_is_not_a_date_and_time_with_its_zone_is_refused(client: Tes
     assert wrong["message"] == "must be a date and time with its zone, such as 2026-11-29T17:30:00Z"
     for right in ("2026-11-29T17:30:00Z", "2026-11-29T17:30:00.5+01:00"):
         assert client.get("/v1/audit", params={name: right}).status_code == 200
+
+
+@sqlite_only
+@pytest.mark.parametrize("given", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_outside_of_what_a_database_can_hold_is_refused(client: TestClient, given: str) -> None:
+    (wrong,) = assert_problem(client.get("/v1/audit", params={"since": given}), 422, "invalid_spec")["errors"]
+    assert wrong["message"] == "must be in the years 1 to 9999, also in UTC"

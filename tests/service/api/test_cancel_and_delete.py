@@ -136,7 +136,18 @@ def test_checkpoints_of_a_job_that_no_worker_is_on_go_with_its_cancellation(
 
 
 @sqlite_only
-@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
+def test_to_cancel_a_job_again_changes_nothing(client: TestClient, submit: Submit, db: Database) -> None:
+    job_id = submit()["id"]
+    bring_to(db, "cancelled")
+    before = client.get(f"/v1/jobs/{job_id}").json()
+    events = client.get(f"/v1/jobs/{job_id}/events").json()
+    again = client.post(f"/v1/jobs/{job_id}/cancel")
+    assert (again.status_code, again.json()) == (202, before)
+    assert client.get(f"/v1/jobs/{job_id}/events").json() == events
+
+
+@sqlite_only
+@pytest.mark.parametrize("state", ["succeeded", "failed"])
 def test_ended_job_cannot_be_cancelled(client: TestClient, submit: Submit, db: Database, state: str) -> None:
     job_id = submit()["id"]
     bring_to(db, state)

@@ -31,6 +31,13 @@ def test_dashboard_lists_the_study_of_a_job(
     assert client.head("/dashboard").status_code == 200
 
 
+@sqlite_only
+def test_a_client_that_names_no_encoding_gets_the_files_too(client: TestClient) -> None:
+    request = client.build_request("GET", "/static/bundle.js")
+    del request.headers["Accept-Encoding"]
+    assert client.send(request).status_code == 200
+
+
 CHANGES = [
     ("POST", "/api/studies"),
     ("DELETE", "/api/studies/{id}"),

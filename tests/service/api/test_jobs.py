@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from service.api.app import create_app
 from service.db.session import Database
+from service.settings import Settings
 from service.states import JobState
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import (
@@ -233,3 +235,15 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_command_that_instal
     assert error["message"] == "needs the package ray, which is not installed here"
     assert error["hint"] == "Install it for the API and every worker: pip install 'warptune[ray]'."
     assert client.get(f"/v1/jobs/{job}").json()["arms"], "a job that is stored is still shown"
+
+
+@sqlite_only
+def test_only_a_private_service_keeps_jobs_with_user_code_for_its_own_worker(
+    settings: Settings, db: Database, spec: SpecMaker
+) -> None:
+    own = spec(model={"entrypoint": "examples.gated_mlp:make_model"})
+    with TestClient(create_app(settings.model_copy(update={"allowed_modules": "examples"}))) as client:
+        found = [client.post("/v1/jobs", json=own).json()["needs_module"]]
+        client.app.state.private_key = b"private"  # type: ignore[attr-defined]
+        found += [client.post("/v1/jobs", json=sent).json()["needs_module"] for sent in (own, spec())]
+    assert found == [None, "examples.gated_mlp", None]

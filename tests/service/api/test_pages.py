@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from search_spaces import get_preset
 from service.api.pages import charts
 from service.api.pages.importance import LEAST_TRIALS
 from service.api.pages.search import DRAWN_TRIALS, FAILED_TRIALS
+from service.db.models import utc_now
 from service.db.session import Database
 from service.export.snippet import optimizer_lines
 from service.ledger import keys, queries
@@ -74,6 +76,30 @@ def test_home_lists_jobs_and_files(client: TestClient, submit: Submit, db: Datab
     assert re.search(r"first succeeded helps 23.6 % better wine", words)
     assert "people.csv 40 rows" in words
     assert 'data-live="3000"' in page
+
+
+def test_the_time_left_is_guessed_from_the_time_with_a_worker(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit(budget={"trials_per_arm": 20, "steps": 10, "batch_size": 32}, confirm={"seeds": 6})
+    log = claim_job(db)
+    search(log, trials=5)
+    with db.write() as session:
+        row = require_job(session, job["id"])
+        row.started_at = utc_now() - timedelta(days=9)  # most of them paused, or before an extension
+        row.worker_seconds = 60.0 * queries.run_counts(session, [row.id])[row.id].trials
+        plan = plan_of(row.spec, row.dataset_info)
+    runs = sum(plan.trials(arm) + sum(plan.race_rounds(arm)) + 6 for arm in plan.arms)
+    for path in ("/", job["links"]["self"].removeprefix("/v1")):
+        assert f"about {runs - 11} minutes left" in text_of(client.get(path).text)
+
+
+def test_runs_that_an_extension_adds_are_to_come(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit(confirm={"seeds": 8})
+    succeed(claim_job(db), varies=True)
+    client.post(f"{job['links']['self']}/extend", json={"seeds": 24})
+    claim_job(db).verify()
+    for path in ("/", job["links"]["self"].removeprefix("/v1")):
+        (done,) = map(int, re.findall(r'<progress max="100" value="(\d+)"', client.get(path).text))
+        assert 20 < done < 40
 
 
 def test_a_new_job_shows_each_column_and_what_may_be_wrong(client: TestClient) -> None:

@@ -28,7 +28,7 @@ from service.settings import Settings
 from service.spec.job import TrainingSpec
 from service.states import JobState, TrialState
 from service.training.run import CurvePoint, Training
-from service.training.step import TrainingStep, compile_in_place, lr_factor, training_loss
+from service.training.step import TrainingStep, compiled, lr_factor, training_loss
 from service.version import VERSION
 from tests.service.api.conftest import Submit, assert_problem, claim_job, search, sqlite_only, succeed
 from warpadam import WarpAdamConfig
@@ -194,7 +194,7 @@ def test_script_has_the_schedule_of_the_job_and_compiles_with_every_option(
     assert vars(names["TRAINING"]) == asdict(chosen)
     factors = [names["lr_factor"](names["TRAINING"], names["STEPS"], step) for step in range(10)]
     assert factors == [lr_factor(chosen, 10, step) for step in range(10)]
-    for used in (TrainingStep, lr_factor, training_loss, compile_in_place):
+    for used in (TrainingStep, lr_factor, training_loss, compiled):
         assert COMMENTS.sub("", inspect.getsource(used)).rstrip() in script
 
 

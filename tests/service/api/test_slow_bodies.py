@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -101,3 +102,12 @@ def test_a_body_has_a_minute_and_more_as_long_as_it_comes(
     asyncio.run(middleware.BodyDeadline(app)({"type": "http", "method": "POST"}, receive, send))
     assert received == [piece] * taken
     assert [message["status"] for message in sent[:1]] == ([] if taken == 40 else [408])
+
+
+def test_a_read_with_a_body_that_stalls_holds_nobody_up(live: Live) -> None:
+    """Whoever asks for the same meanwhile shares one answer with others, but does not wait for this body."""
+    address = urlsplit(live.url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(f"GET /v1/jobs HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 5\r\n\r\n".encode())
+        time.sleep(0.5)  # the request is there, its body is not
+        assert httpx2.get(f"{live.url}/v1/jobs", timeout=middleware.GRACE_S / 2).status_code == 200

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from sqlalchemy import select
+from torch import nn
 
 from service.artifacts import START_P_FILE, ArtifactStore
 from service.db.models import Job, RecommendationRow
@@ -26,13 +27,13 @@ Learned = Callable[..., str]
 
 @pytest.fixture
 def learned(submit: Submit, db: Database, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Learned:
-    """Makes a job that recommends a P for a chain of linear layers, and returns its id."""
+    """Makes a job that recommends a P for a model, a chain of linear layers by default, and returns its id."""
 
-    def make(sizes: tuple[int, ...] = (13, 8, 3), **config: Any) -> str:
+    def make(sizes: tuple[int, ...] = (13, 8, 3), *, model: nn.Module | None = None, **config: Any) -> str:
         job_id = str(submit()["id"])
         succeed(claim_job(db))
         torch.manual_seed(0)
-        model = linear_layers(sizes, "relu")
+        model = model or linear_layers(sizes, "relu")
         file = tmp_path_factory.mktemp("p") / "p.safetensors"
         save_warp(file, Warp.of(WarpAdam(model.named_parameters(), **config)))
         content = file.read_bytes()
@@ -143,6 +144,14 @@ def test_a_p_for_other_tensors_is_refused_with_their_names_and_shapes(
     (error,) = refused(client, db, body)
     assert error["field"] == "warm_start.job"
     assert expected in error["message"]
+
+
+def test_a_p_of_a_model_without_a_matrix_is_refused_for_one_with_matrices(
+    client: TestClient, db: Database, learned: Learned, spec: SpecMaker
+) -> None:
+    job_id = learned(model=nn.LayerNorm(13), structure="low_rank", rank=2)
+    (error,) = refused(client, db, spec(warm_start={"job": job_id}))
+    assert "must name a job whose P fits the model: weight is (13,) in P" in error["message"]
 
 
 def test_a_p_of_more_layers_names_what_the_model_lacks(

@@ -18,7 +18,7 @@ from sqlalchemy import select, text
 from typer.testing import CliRunner, Result
 
 from service.api.app import create_app
-from service.artifacts import DATA_FILE, ArtifactStore, copy_file, write_artifact
+from service.artifacts import DATA_FILE, ArtifactStore, copy_file, file_sha256, write_artifact
 from service.backup import check, make
 from service.backup.check import compare
 from service.backup.tables import tables
@@ -103,7 +103,7 @@ def test_a_restored_service_answers_the_same_and_takes_more(
         assert answers(client, used) == before
     assert (manifest["jobs"], manifest["datasets"]) == (2, 1)
     assert not any("checkpoints" in name for name in manifest["files"])
-    assert make.changed_files(folder, make.read_manifest(folder)) == []
+    assert make.damage(folder, make.read_manifest(folder)) == []
     before_restore = identity(target)
     assert make.restore(target, folder) == manifest
     assert rows(target.database_url) == rows(settings.database_url)
@@ -174,7 +174,7 @@ def test_a_job_that_is_deleted_meanwhile_is_left_out(
     manifest = make.make(settings, folder)
     assert manifest["jobs"] == 1
     assert not any(name.startswith("artifacts/jobs/") for name in manifest["files"])
-    assert make.changed_files(folder, manifest) == []
+    assert make.damage(folder, manifest) == []
     make.restore(sqlite_target, folder)
     assert compare(sqlite_target).wrong == []
 
@@ -264,6 +264,40 @@ def test_a_damaged_backup_is_refused_and_named(
         make.restore(sqlite_target, folder)
     assert not Path(sqlite_target.artifacts_url).exists()
     assert not Path(sqlite_target.database_url.removeprefix("sqlite:///")).exists()
+
+
+@sqlite_only
+@pytest.mark.parametrize("name", ["what?", "a#b", "50%41 é", "{x}", "a::b", "~ @:;"])
+def test_a_folder_may_have_any_name(
+    used: list[str], settings: Settings, sqlite_target: Settings, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / name / "backup"
+    assert make.make(settings, folder)["jobs"] == 2
+    assert {file.name for file in folder.iterdir()} == {make.LEDGER, make.MANIFEST, make.FILES}
+    make.restore(sqlite_target, folder)
+    assert rows(sqlite_target.database_url) == rows(settings.database_url)
+
+
+@sqlite_only
+@pytest.mark.parametrize("how", ["empty", "other rows"])
+def test_a_backup_without_the_rows_that_it_should_have_is_refused(
+    used: list[str], settings: Settings, sqlite_target: Settings, folder: Path, how: str
+) -> None:
+    make.make(settings, folder)
+    ledger, manifest = folder / make.LEDGER, make.read_manifest(folder)
+    if how == "empty":
+        ledger.write_bytes(b"")
+    else:
+        with closing(sqlite3.connect(ledger)) as connection, connection:
+            connection.execute("DELETE FROM job_trials")
+    manifest["files"][make.LEDGER] = file_sha256(str(ledger))
+    (folder / make.MANIFEST).write_text(json.dumps(manifest))
+    expected = "ledger.db cannot be read: no such table: jobs" if how == "empty" else "ledger.db has 0 trials, not 5"
+    with pytest.raises(BackupError, match=expected):
+        make.restore(sqlite_target, folder)
+    assert not Path(sqlite_target.database_url.removeprefix("sqlite:///")).exists()
+    verified = run(settings, "verify", str(folder))
+    assert (verified.exit_code, expected in verified.stdout) == (1, True), verified.output
 
 
 @sqlite_only

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -181,6 +182,11 @@ def test_the_service_speaks_https_with_a_certificate_of_ones_own(
         assert browser.get("/", headers={"Accept": "text/html"}).status_code == 200
     with pytest.raises(httpx2.HTTPError):
         httpx2.get(plain)
+    health_check = [sys.executable, str(Path(__file__).parents[3] / "docker" / "ready.py")]
+    environment = {**service.environment, "WARPTUNE_PORT": str(urlsplit(service.url).port)}
+    subprocess.run(health_check, env=environment, check=True)
+    environment.pop("WARPTUNE_TLS_CERTIFICATE")
+    assert subprocess.run(health_check, env=environment, capture_output=True, check=False).returncode != 0
 
 
 def test_the_word_of_a_trusted_proxy_counts_and_of_nobody_else(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

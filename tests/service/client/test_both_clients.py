@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -293,3 +293,117 @@ def test_both_send_the_key_of_the_environment_or_the_one_that_they_are_given(
     with pytest.raises(ApiError, match="must be one word") as caught:
         connect(live.url, api_key="wt_ secret")
     assert "secret" not in str(caught.value)
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A proxy that answers itself, and tells what it was asked for."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"asked": self.path}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment with a proxy for everything."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    for name in ("http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_address[1]}")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST"])
+def test_no_proxy_sees_what_is_sent_to_this_machine(connect: Connect, live: Live, proxied: None, host: str) -> None:
+    with connect(live.url.replace("127.0.0.1", host)) as client:
+        assert client.catalog()["models"]
+
+
+def test_other_machines_are_reached_through_the_proxy_of_the_environment(connect: Connect, proxied: None) -> None:
+    with connect("http://tune.invalid") as client:
+        assert client.catalog() == {"asked": "http://tune.invalid/v1/catalog"}
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://127.8.0.1", True),
+        ("https://[::1]:8000", True),
+        ("https://user:word@localhost/prefix", True),
+        ("http://localhost.example.org", False),
+        ("http://10.0.0.1", False),
+        ("http://[2001:db8::1]", False),
+        ("http://example.org/127.0.0.1", False),
+    ],
+)
+def test_which_urls_lead_to_this_machine(url: str, here: bool) -> None:
+    assert calls.is_here(url) == here
+
+
+class Forgetful(BaseHTTPRequestHandler):
+    """A service whose first answer is lost."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.asked.append(self.path)
+        if len(self.asked) > 1:
+            self.send_response(202)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    do_DELETE = do_POST  # noqa: N815 - the name is http.server's
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+REPEATED: dict[str, list[Any]] = {
+    "submit": [{}],
+    "estimate": [{}],
+    "extend": ["job-1", {"seeds": 1}],
+    "retry": ["job-1"],
+    "cancel": ["job-1"],
+    "stop": ["job-1"],
+    "pause": ["job-1"],
+    "resume": ["job-1"],
+}
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a service whose first answer is lost."""
+    monkeypatch.setattr(Forgetful, "asked", [])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forgetful)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("method", REPEATED)
+def test_what_has_no_second_effect_is_sent_again_when_its_answer_was_lost(
+    connect: Connect, forgetful: str, method: str
+) -> None:
+    with connect(forgetful) as client:
+        assert getattr(client, method)(*REPEATED[method]) == {}
+    assert len(Forgetful.asked) == 2
+
+
+def test_a_deletion_is_not_sent_again_when_its_answer_was_lost(connect: Connect, forgetful: str) -> None:
+    with connect(forgetful) as client, pytest.raises(ApiError, match="cannot reach"):
+        client.delete("job-1")
+    assert len(Forgetful.asked) == 1

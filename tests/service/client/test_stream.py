@@ -59,6 +59,25 @@ def test_a_stream_is_not_opened_before_the_time_that_the_service_asks_for() -> N
     assert EventStream("job-1").pause(ApiError(429, "later", retry_after_s=9.0)) == 9.0
 
 
+@pytest.mark.parametrize("given", ["61", "86400", "9" * 400])
+def test_a_service_that_asks_to_wait_for_longer_than_a_minute_is_not_waited_for(given: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        calls.checked(httpx2.Response(503, headers={"Retry-After": given}))
+    with pytest.raises(ApiError) as again:
+        EventStream("job-1").pause(caught.value)
+    assert again.value is caught.value
+
+
+def test_all_waits_for_a_service_together_take_a_minute_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, now = EventStream("job-1"), [100.0]
+    monkeypatch.setattr("service.client.stream.time.monotonic", lambda: now[0])
+    later = ApiError(503, "later", retry_after_s=25.0)
+    for _ in range(2):
+        now[0] += seen.pause(later)
+    with pytest.raises(ApiError):
+        seen.pause(later)
+
+
 @pytest.mark.parametrize("refusal", [error(404, None), error(0, httpx2.UnsupportedProtocol("ftp"))])
 def test_what_would_fail_again_is_raised_at_once(refusal: ApiError) -> None:
     with pytest.raises(ApiError):

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +159,37 @@ def test_new_rows_are_read_with_a_header_unless_told_otherwise(tmp_path: Path) -
     file.write_bytes(as_csv(IRIS))
     columns, reading, notes = read_columns(file, 1 << 20, Reading(header="first"), as_texts=True)
     assert ([column.name for column in columns], reading.header, notes) == (IRIS[0], "first", ())
+
+
+def lines(header: str, row: Callable[[int], str]) -> bytes:
+    return "\n".join([header, *map(row, range(ROWS)), ""]).encode()
+
+
+SHIFTED: dict[str, bytes] = {
+    "decimal commas": lines("temp,label", lambda row: f"{20 + row % 9},{row % 10},ok"),
+    "decimal commas after ids": lines("id,temp,label", lambda row: f"{row},{20 + row % 9},{row % 10},ok"),
+    "decimal commas after numbers": lines("Nr,temp,label", lambda row: f"{row + 1},{20 + row % 9},{row % 10},ok"),
+    "remarks without a name": lines("age,id,label", lambda row: f"{20 + row % 40},{row},{row % 2},late"),
+    "remarks without a name in some rows": lines("name,age", lambda row: f"n{row},{row % 9},{'x' if row % 3 else ''}"),
+    "a row name that is empty": lines("a,b", lambda row: f"{row or ''},{row * 2},{row * 3}"),
+    "quotes within quotes": lines("t,b,y", lambda row: f'"he said \\"hi, {row}\\" ok",{row},{row % 2}'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHIFTED)
+def test_no_row_is_moved_under_the_names_of_others(tmp_path: Path, case: str) -> None:
+    with pytest.raises(InvalidFileError, match=r"^row 1 has [34] cells, the header [23]: name each column"):
+        read(SHIFTED[case], tmp_path)
+
+
+@pytest.mark.parametrize("header", ["size,label", "id,label"])
+def test_row_names_are_said(tmp_path: Path, header: str) -> None:
+    facts = read(lines(header, lambda row: f"r{row},{100 + row},{row % 2}"), tmp_path)
+    assert [column.name for column in facts.columns] == ["Unnamed: 0", *header.split(",")]
+    (note,) = facts.warnings
+    assert "one cell more than the header, so the first is taken as row names, such as 'r0': name each" in note
+
+
+def test_separators_at_the_end_of_rows_need_no_note(tmp_path: Path) -> None:
+    facts = read(lines("size,label", lambda row: f"{row % 7},{row % 2},"), tmp_path)
+    assert ([column.name for column in facts.columns], facts.warnings) == (["size", "label"], ())

@@ -16,10 +16,22 @@ from service.data.facts import ColumnRole, DatasetFacts, Reading, column_uses, d
 from service.data.sources import Table, stored_source
 from service.data.upload import FORMATS, Upload, format_of
 from service.errors import InvalidFileError, InvalidSpecError
-from service.spec.data import DatasetSpec
+from service.spec.data import ColumnChoice, DatasetSpec
 from service.spec.tasks import Task
 from tests.service.data import tables
-from tests.service.data.tables import CITIES, LABELS, NUMBERS, PLAIN, ROWS, TABLES, ZIPS, written
+from tests.service.data.tables import (
+    AMOUNTS,
+    CITIES,
+    LABELS,
+    NUMBERS,
+    PLAIN,
+    ROWS,
+    TABLES,
+    ZIPS,
+    excel,
+    replaced,
+    written,
+)
 
 LIMIT = 1 << 22
 
@@ -127,10 +139,10 @@ def column_x(values: Sequence[Any]) -> bytes:
     return written(["x", "label"], [values, LABELS]).encode()
 
 
-NAMIBIA = column_x(tables.replaced(CITIES, {0: "NA"}))
+NAMIBIA = column_x(replaced(CITIES, {0: "NA"}))
 POLISH = column_x(["Łódź", "Köln"] * 30).decode().encode("cp1250")
 CORRECTED: dict[str, tuple[bytes, dict[str, Any], tuple[str, int, Any]]] = {
-    "decimal": (column_x([f"{x:,.0f}" for x in tables.AMOUNTS]), {"decimal": ","}, ("number", 0, 1.234)),
+    "decimal": (column_x([f"{x:,.0f}" for x in AMOUNTS]), {"decimal": ","}, ("number", 0, 1.234)),
     "number for missing": (
         column_x([x if x > 0 else -999 for x in NUMBERS]),
         {"na_values": ("-999",)},
@@ -150,6 +162,130 @@ def test_how_a_file_is_read_can_be_corrected(tmp_path: Path, case: str) -> None:
     assert column is not None
     stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).column("x").combine_chunks()
     assert (column.kind, column.missing, values_of(column, stored)[0].as_py()) == right
+
+
+THREE = [f"{1.001 + row * 0.013:.3f}" for row in range(ROWS)]
+WHOLE = [f"{1001 + row * 13:,}" for row in range(ROWS)]
+SHARES = [f"{0.101 + row * 0.001:.3f}" for row in range(ROWS)]
+
+
+def swapped(texts: Sequence[str]) -> list[str]:
+    return [text.translate(str.maketrans(",.", ".,")) for text in texts]
+
+
+LONE: dict[str, tuple[Sequence[str], str, str, float, str]] = {
+    "comma among points": (THREE, "7,5", ",", 1.001, "decimal=, if it is 1001"),
+    "comma among points of tabs": (THREE, "7,5", "\t", 1.001, "decimal=, if it is 1001"),
+    "comma among shares": (SHARES, "7,5", ",", 0.101, ""),
+    "point among commas": (swapped(THREE), "7.5", ";", 1.001, "decimal=. if it is 1001"),
+    "comma among thousands": (WHOLE, "7,5", ",", 1001, "decimal=, if it is 1.001"),
+    "point among German thousands": (swapped(WHOLE), "7.5", ";", 1001, "decimal=. if it is 1.001"),
+}
+
+
+LONE_ALONE = [case for case in LONE if case != "point among German thousands"]  # which could be decimal points
+
+
+@pytest.mark.parametrize(("case", "has_others"), [*((case, True) for case in LONE), *((c, False) for c in LONE_ALONE)])
+def test_one_cell_does_not_change_what_the_marks_of_a_column_mean(tmp_path: Path, case: str, has_others: bool) -> None:
+    texts, lone, sep, first, note = LONE[case]
+    others = [f"{x:.1f}" for x in AMOUNTS] if has_others else LABELS
+    others = swapped(others) if sep == ";" else others
+    facts = read(written(["x", "other"], [replaced(texts, {50: lone}), others], sep).encode(), tmp_path)
+    column = facts.target("x")
+    assert column is not None
+    stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).column("x").combine_chunks()
+    assert (column.kind, values_of(column, stored)[0].as_py()) == ("number", first)
+    found = " ".join(column.warnings)
+    assert f"the first is {lone!r} in row 51" in found
+    assert (note in found) if note else "is read as" not in found
+
+
+SHOWN: dict[str, tuple[Sequence[str], float, float, str]] = {
+    "thousands of thousands": (replaced(swapped(WHOLE), {50: "1.234.567"}), 1001, 1_234_567, ""),
+    "thousands with a decimal comma": (replaced(swapped(WHOLE), {50: "1.234,5"}), 1001, 1234.5, ""),
+    "English thousands of thousands": (replaced(WHOLE, {50: "1,234,567"}), 1001, 1_234_567, ""),
+    "English thousands with a decimal point": (replaced(WHOLE, {50: "1,234.5"}), 1001, 1234.5, ""),
+    "commas among whole numbers": (["5", *map(str, range(100, 159))][:50] + ["7,5"] * 10, 5, 7.5, ""),
+    "one comma among whole numbers": (replaced([str(100 + row) for row in range(ROWS)], {50: "7,5"}), 100, 7.5, ""),
+    "one fraction among thousands": (replaced(WHOLE, {50: "7.5"}), 1001, 7.5, "decimal=, if it is 1.001"),
+    "one in three with a comma": (
+        [text if row % 3 else "7,5" for row, text in enumerate(swapped(WHOLE), 1)],
+        1001,
+        7.5,
+        "decimal=. if it is 1.001",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHOWN)
+def test_what_the_cells_of_a_column_show_is_read(tmp_path: Path, case: str) -> None:
+    texts, first, at_50, note = SHOWN[case]
+    facts = read(written(["x", "other"], [texts, [f"{x:.1f}" for x in AMOUNTS]]).encode(), tmp_path)
+    column = facts.target("x")
+    assert column is not None
+    stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).column("x").combine_chunks()
+    values = values_of(column, stored).to_pylist()
+    assert (column.kind, values[0], values[50]) == ("number", first, at_50)
+    found = " ".join(column.warnings)
+    assert (note in found) if note else "is read as" not in found
+
+
+@pytest.mark.parametrize("decimal", [None, ".", ","])
+@pytest.mark.parametrize("text", ["7,5", "1.234,5", "n/k"])
+@pytest.mark.parametrize("x", [1.013, 0.125, 1013, 1e-7])
+def test_a_text_does_not_change_the_numbers_of_an_excel_column(
+    tmp_path: Path, x: float, text: str, decimal: str | None
+) -> None:
+    rows = [[text if row == 50 else x + row, LABELS[row]] for row in range(ROWS)]
+    facts = read(excel([["x", "label"], *rows]), tmp_path, "table.xlsx", decimal=decimal)
+    column = facts.target("x")
+    assert column is not None
+    stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).column("x").combine_chunks()
+    values = values_of(column, stored).to_pylist()
+    right = {"7,5": 7.5, "1.234,5": 1234.5, "n/k": None}[text]
+    assert values == [right if row == 50 else pytest.approx(x + row) for row in range(ROWS)]
+    assert "is read as" not in " ".join((*facts.warnings, *column.warnings))
+
+
+def test_what_the_texts_of_an_excel_column_mean_is_said_and_codes_are_kept(tmp_path: Path) -> None:
+    rows = [["1,234", zip_, "5 g"] if row == 50 else [900.5 + row, 20_000 + row, row] for row, zip_ in enumerate(ZIPS)]
+    facts = read(excel([["x", "zip", "mass"], *rows]), tmp_path, "table.xlsx")
+    assert facts.warnings == (
+        "column 'x': '1,234' is read as 1234: upload the file again with decimal=, if it is 1.234",
+    )
+    stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE).to_pylist()[50]
+    assert stored == {"x": "1234", "zip": ZIPS[50], "mass": "5 g"}
+
+
+MARKED_AS = {
+    "decimal comma": ("-999,0", tables.german),
+    "unit": ("-999 EUR", lambda x: f"{x} EUR"),
+    "thousands": ("-9.999,00", lambda x: tables.german(1000 * x)),
+    "sign behind": ("999-", lambda x: f"{x}-" if x > 0 else str(-x)),
+    "odd cell": ("-999.0", lambda x: "soon" if x == NUMBERS[9] else x),
+}
+
+
+@pytest.mark.parametrize("case", MARKED_AS)
+def test_a_number_that_stands_for_no_value_does_so_however_the_column_is_written(tmp_path: Path, case: str) -> None:
+    mark, written_as = MARKED_AS[case]
+    marks = ("-999", "-9999", "n/a")
+    cells = [mark if row % 5 == 0 else "n/a" if row == 7 else written_as(x) for row, x in enumerate(NUMBERS)]
+    read(written(["x", "label"], [cells, LABELS], ";").encode(), tmp_path, na_values=marks).save(tmp_path / "kept")
+    choices: tuple[dict[str, ColumnChoice], ...] = ({}, {"x": "number"})
+    for columns in choices:
+        facts = retyped(DatasetFacts.load(tmp_path / "kept"), columns, tmp_path / "kept")
+        column = facts.target("x")
+        assert column is not None
+        assert (column.kind, column.missing) == ("number", 13 + (case == "odd cell"))
+        assert column.low is not None
+        assert column.low > -8000
+        said = ("not numbers, so read as missing: 1 of 60 cells, the first is 'soon' in row 10",)
+        assert column.warnings == (said if case == "odd cell" else ())
+        source = stored_source(tmp_path / "kept", DatasetSpec(id="ds-1", columns=columns), Task.AUTOENCODING)
+        assert isinstance(source, Table)
+        assert np.isnan(source.column("x")[::5]).all()
 
 
 def test_an_option_that_a_format_does_not_have_is_refused() -> None:

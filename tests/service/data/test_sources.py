@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
@@ -15,7 +16,7 @@ from service.data.families import prepare_family
 from service.data.read_csv import read_csv
 from service.data.read_zip import read_npz
 from service.data.sources import Arrays, Table, Target, bundled_source, stored_source
-from service.errors import InvalidSpecError, JobFailedError
+from service.errors import InvalidFileError, InvalidSpecError, JobFailedError
 from service.spec.data import DatasetSpec, FamilySpec
 from service.spec.tasks import Task
 from tests.service.data import files
@@ -148,3 +149,34 @@ def test_only_the_training_part_decides_the_scale_of_a_column() -> None:
     assert split.x_train[:, 0].mean() == pytest.approx(0, abs=1e-5)
     assert split.y_train.mean() == pytest.approx(0, abs=1e-5)
     assert abs(float(split.y_test.mean())) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("x", "kept"),
+    [
+        (1_700_000_000 + np.arange(120).reshape(60, 2), np.float64),
+        (1_700_000_000.25 + np.arange(120).reshape(60, 2), np.float64),
+        (np.arange(120).reshape(60, 2).astype(np.uint32), np.float32),
+        (np.arange(120).reshape(60, 2) / 8, np.float32),
+        ((np.arange(120).reshape(60, 2) / 7).astype(">f4"), np.float32),
+        (np.arange(120).reshape(60, 2).astype(np.uint8), np.uint8),
+    ],
+    ids=["large", "exact to fractions", "small", "fractions", "32 bits", "8 bits"],
+)
+def test_an_array_keeps_every_value(tmp_path: Path, x: npt.NDArray[Any], kept: type) -> None:
+    (tmp_path / "a.npz").write_bytes(files.npz(x=x, y=np.arange(60) % 2))
+    read_npz(tmp_path / "a.npz", tmp_path, 1 << 20).save(tmp_path)
+    source = stored_source(tmp_path, DatasetSpec(id="ds-1"), Task.CLASSIFICATION)
+    assert isinstance(source, Arrays)
+    assert source.x.dtype == kept
+    assert (source.x == x).all()
+    features = source.encoder(np.arange(40)).transform(np.arange(60)).astype(np.float32)
+    assert [len(np.unique(column)) for column in features.T] == [60, 60]
+
+
+def test_the_largest_number_of_an_array_is_one_of_32_bits(tmp_path: Path) -> None:
+    x = np.linspace(0, 1, 60)[:, None].repeat(2, 1)
+    x[6, 1] = 1e39
+    (tmp_path / "a.npz").write_bytes(files.npz(x=x))
+    with pytest.raises(InvalidFileError, match=r"x is 1e\+39 in row 7, column 2; expected a finite number of 32 bits"):
+        read_npz(tmp_path / "a.npz", tmp_path, 1 << 20)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -184,6 +188,32 @@ def test_copies_in_two_groups_join_the_groups(tmp_path: Path) -> None:
         together = [set(PATIENTS[rows]) for rows in parts_of(table, seed).values()]
         assert all(({0, 1} <= part or not {0, 1} & part) for part in together)
         assert all(({2, 3} <= part or not {2, 3} & part) for part in together)
+
+
+PRINTED_SPLIT = """
+import numpy as np
+from service.data.splits import RowSplit, identical_arrays
+x = np.random.default_rng(0).random((200, 100), np.float32)
+x[7] = x[3]
+parts = RowSplit(together=identical_arrays(x)).parts(200, 0, None)
+print({part: rows.tolist() for part, rows in parts.items()})
+"""
+
+
+def test_every_process_draws_the_same_split_of_wide_rows_with_copies() -> None:
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", PRINTED_SPLIT],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert found[0] == found[1]
+    parts = ast.literal_eval(found[0].decode())
+    assert sorted(row for rows in parts.values() for row in rows) == list(range(200))
+    assert sum({3, 7} <= set(rows) for rows in parts.values()) == 1
 
 
 def test_rows_that_are_the_same_by_chance_are_no_copies() -> None:

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.context import ForkProcess, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -17,7 +21,15 @@ from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
-from tests.service.engines.contract import SILENCE_S, EngineContract, Recorder, exit_at_once, report_pid
+from tests.service.engines.contract import (
+    SILENCE_S,
+    EngineContract,
+    HaltedAtAPoint,
+    Recorder,
+    exit_at_once,
+    is_alive,
+    report_pid,
+)
 from tests.service.faults import DiesWhileStarting
 
 Make = Callable[[Train], LocalEngine]
@@ -280,3 +292,116 @@ def test_a_cause_has_no_folder_of_the_machine() -> None:
 def raises_there(run: Run) -> Iterator[CurvePoint]:
     raise RuntimeError("it is broken")
     yield
+
+
+PROCESSES: dict[str, type[BaseProcess]] = {"fork": ForkProcess, "spawn": SpawnProcess}
+
+
+@pytest.mark.parametrize("name", [*PROCESSES, "command"])
+def test_a_run_can_end_the_processes_that_it_has_started(make_engine: Make, name: str) -> None:
+    work = Recorder(1)
+    make_engine(partial(ends_a_process, name)).run(work, ResourcesSpec(), SILENCE_S)
+    assert [point.train_loss for _, point in work.points] == [-signal.SIGTERM] * 3
+    assert work.ended[0].state == TrialState.COMPLETE
+
+
+def ends_a_process(name: str, run: Run) -> Iterator[CurvePoint]:
+    """Start a process, terminate it at once and report its exit code, three times; 0 if it goes on."""
+    for step in (1, 2, 3):
+        if name == "command":
+            command = subprocess.Popen(["sleep", "600"])
+            command.terminate()
+            exit_code = command.wait(60)
+        else:
+            process = PROCESSES[name](target=time.sleep, args=(600,))
+            process.start()
+            process.terminate()
+            process.join(60)
+            exit_code = process.exitcode or 0
+            process.kill()
+        yield CurvePoint(step, float(exit_code), 0.0, 0.0)
+
+
+def test_a_slot_leaves_the_signals_that_stop_it_to_the_worker(make_engine: Make) -> None:
+    work = Recorder(1)
+    make_engine(signals_itself).run(work, ResourcesSpec(), SILENCE_S)
+    assert work.begun == [0]
+    assert work.ended[0].state == TrialState.COMPLETE
+
+
+def signals_itself(run: Run) -> Iterator[CurvePoint]:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    yield from report_pid(run)
+
+
+def test_a_process_that_a_run_has_forked_does_not_answer_for_it(make_engine: Make) -> None:
+    work = Recorder(2)
+    make_engine(forks).run(work, ResourcesSpec(), SILENCE_S)
+    assert [(key, point.step) for key, point in work.points] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert {ended.state for ended in work.ended.values()} == {TrialState.COMPLETE}
+
+
+def forks(run: Run) -> Iterator[CurvePoint]:
+    """Fork a process that raises an error, wait for its end, and go on."""
+    yield CurvePoint(1, 0.0, 0.0, 0.0)
+    child = os.fork()
+    if not child:
+        raise RuntimeError("it is broken")
+    os.waitpid(child, 0)
+    yield CurvePoint(2, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", [*PROCESSES, "command"])
+def test_the_processes_of_a_run_do_not_hide_that_its_slot_has_died_and_end_with_it(
+    make_engine: Make, name: str
+) -> None:
+    work = Recorder(1, attempts=1)
+    make_engine(partial(starts_a_process, name, then=kill_this)).run(work, ResourcesSpec(), SILENCE_S)
+    assert "was killed" in str(work.ended[0].cause)
+    assert not is_alive(helper_of(work))
+
+
+@pytest.mark.parametrize("name", [*PROCESSES, "command"])
+def test_a_slot_that_is_killed_takes_its_processes_with_it(make_engine: Make, name: str) -> None:
+    work = HaltedAtAPoint(1)
+    make_engine(partial(starts_a_process, name, then=sleep)).run(work, ResourcesSpec(), SILENCE_S)
+    assert work.stopped == [0]
+    assert not is_alive(helper_of(work))
+
+
+def test_a_slot_whose_worker_is_gone_takes_its_processes_with_it(make_engine: Make) -> None:
+    engine, work = make_engine(partial(starts_a_process, "fork", then=go_on)), Recorder(1)
+    engine.run(work, ResourcesSpec(), SILENCE_S)
+    (slot,) = engine._slots
+    slot.connection.close()
+    assert not is_alive(helper_of(work))
+    assert not is_alive(engine.slot_pids[0])
+
+
+def helper_of(work: Recorder) -> int:
+    return int(work.points[0][1].train_loss)
+
+
+def starts_a_process(name: str, run: Run, then: Callable[[], None]) -> Iterator[CurvePoint]:
+    """One point: the id of a process that goes on. Then something happens to this one."""
+    if name == "command":
+        pid = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})  # it closes no files
+    else:
+        process = PROCESSES[name](target=time.sleep, args=(600,))
+        process.start()
+        pid = process.pid or 0
+    yield CurvePoint(1, float(pid), 0.0, 0.0)
+    then()
+
+
+def kill_this() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep() -> None:
+    time.sleep(600)
+
+
+def go_on() -> None:
+    pass

@@ -110,3 +110,15 @@ def test_when_the_own_ray_dies_the_run_is_not_to_blame_and_the_next_one_gets_ano
     done = subprocess.run(command, capture_output=True, env=environment, text=True, timeout=280)
     said = [line for line in done.stdout.splitlines() if line.startswith(("lost:", "ran"))]  # Ray writes there too
     assert said == ["lost: the worker's own Ray has died ended: 0", "ran complete"], done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_a_job_that_is_halted_does_not_wait_for_a_cluster_that_does_not_answer() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    command = [sys.executable, "-m", "tests.service.engines.absent_ray"]
+    done = subprocess.run(command, capture_output=True, env=environment, text=True, timeout=100)
+    said = [line for line in done.stdout.splitlines() if line.startswith(("halted", "failed", "closed"))]
+    where = "the Ray cluster at 127.0.0.1:1 (WARPTUNE_RAY_ADDRESS)"
+    failed = f"failed: cannot connect to {where}: it did not answer within 1 seconds"
+    assert said == ["halted, begun: 0", failed, "closed"], done.stderr

@@ -49,6 +49,7 @@ from tests.conftest import SpecMaker
 from tests.service.conftest import WorkerMaker
 from tests.service.data import files
 from tests.service.results import a_result
+from tests.service.user_code import models
 from warptune.data import as_rows
 
 Numbers = npt.NDArray[np.float64]
@@ -242,11 +243,16 @@ def diabetes() -> tuple[list[str], list[list[str]], Numbers]:
     return list(found.feature_names), [[repr(float(cell)) for cell in row] for row in found.data], found.target
 
 
-@pytest.mark.parametrize("name", ["bundled", "parquet"])
-def test_a_regression_predicts_in_the_units_of_the_target(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["bundled", "hooked", "parquet"])
+def test_a_regression_predicts_in_the_units_of_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     header, rows, target = diabetes()
-    if name == "bundled":
-        made = kept(tmp_path, spec_of(dataset={"name": "diabetes"}, model=MLP))
+    monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", models.__name__)
+    if name != "parquet":
+        own = {"name": "entrypoint", "entrypoint": f"{models.__name__}:hooked"}
+        spec = spec_of(dataset={"name": "diabetes"}, model=own if name == "hooked" else MLP)
+        made = kept(tmp_path, spec, UserCode(Settings()).info_for(spec, None))
         test = RowSplit().parts(len(rows), 0, None, keeps_draw_order=True)["test"]
     else:
         made = uploaded(tmp_path, "diabetes.parquet", files.parquet(), MLP, target="y")
@@ -564,6 +570,17 @@ def test_a_gap_in_data_that_had_none_is_refused(tmp_path: Path) -> None:
     assert "column 's6' is 'high' in row 2; expected a number" in made.refusal(file)
 
 
+def test_large_numbers_of_an_array_are_scored_with_every_digit(tmp_path: Path) -> None:
+    x = 1_700_000_000 + np.arange(80)[:, None]
+    made = uploaded(tmp_path, "a.npz", files.npz(x=x, y=np.arange(80) % 2), MLP)
+    test = RowSplit().parts(80, 0, np.arange(80) % 2)["test"]
+    np.save(tmp_path / "new.npy", x[test])
+    expected = softmax(made.outputs())[:, 1]
+    assert len(np.unique(expected)) == len(test)
+    for found, _ in (made.by_command(tmp_path / "new.npy"), made.by_script(tmp_path / "new.npy")):
+        assert numbers(found["probability_1"]) == pytest.approx(expected, abs=1e-6)
+
+
 def test_columns_of_an_uploaded_array_have_no_names(tmp_path: Path) -> None:
     made = uploaded(tmp_path, "digits.npz", files.digits_npz(), MLP)
     file = tmp_path / "new.csv"
@@ -601,6 +618,52 @@ def test_a_number_that_stands_for_a_missing_value_does_so_however_it_is_written(
     assert found[0][0] != pytest.approx(found[0][1])
 
 
+def test_a_number_that_stands_for_no_value_does_so_in_amounts_too(tmp_path: Path) -> None:
+    lines = [f"{-999 if row % 4 == 0 else row % 7},50 €;{'ab'[row % 2]}" for row in range(80)]
+    content = "\n".join(["x;y", *lines]).encode()
+    made = uploaded(tmp_path, "a.csv", content, MLP, Reading(na_values=("-999.5",)), target="y")
+    file = tmp_path / "new.csv"
+    file.write_text("".join(f"{cell};a\n" for cell in ("-999,50 €", "-999,5€", "", "1,50 €")).join(["x;y\n", ""]))
+    for result, notes in (made.by_command(file), made.by_script(file)):
+        assert "not numbers" not in notes
+        found = numbers(result["probability_a"])
+        assert found[:3] == pytest.approx(found[0])
+        assert found[0] != pytest.approx(found[3])
+    file.write_text("x,y\n$-999.5,a\n$1.5,b\n")
+    result, notes = made.by_command(file)
+    assert "column 'x' is written in another way than in training: read as $" in notes
+    assert numbers(result["probability_a"]) == pytest.approx(found[[0, 3]])
+
+
+@pytest.mark.parametrize("how", ["fractions", "whole numbers", "Parquet"])
+def test_a_boolean_that_was_kept_as_numbers_is_the_same_however_it_is_written(tmp_path: Path, how: str) -> None:
+    given = [None if row % 9 == 0 else row % 2 for row in range(80)]
+    labels = ["ab"[row * 5 % 7 % 2] for row in range(80)]
+    if how == "Parquet":
+        as_words = [None if cell is None else bool(cell) for cell in given]
+        made = uploaded(tmp_path, "a.parquet", files.table(b=as_words, y=labels), MLP, target="y")
+    else:
+        cells = ["" if cell is None else f"{cell:.1f}" if how == "fractions" else str(cell) for cell in given]
+        lines = [f"{cell},{label}" for cell, label in zip(cells, labels, strict=True)]
+        content = "\n".join(["b,y", *lines]).encode()
+        made = uploaded(tmp_path, "a.csv", content, MLP, target="y", columns={"b": "boolean"})
+    file = tmp_path / "new.csv"
+    true, false = ("1", "1.0", "1e0", "True", "yes"), ("0", "0.0", "0e0", "False", "no")
+    file.write_text("".join(f"{cell},a\n" for cell in ("b", *true, *false, "2.5", "")).replace("b,a", "b,y"))
+    for result, notes in (made.by_command(file), made.by_script(file)):
+        said = "column 'b': 1 of 12 cells are not booleans, so they count as missing; the first is '2.5' in row 11"
+        assert said in notes
+        found = numbers(result["probability_a"])
+        for start, count in ((0, 5), (5, 5), (10, 2)):
+            assert found[start : start + count] == pytest.approx(found[start])
+        assert len(set(found.round(6))) == 3
+    file.write_text("b;y\n1,0;a\n0,0;a\n2,5;a\n;a\n")
+    result, notes = made.by_command(file)
+    assert "column 'b' is written in another way than in training: read as decimal ,\n" in notes
+    assert "not booleans, so they count as missing; the first is '2.5' in row 3" in notes
+    assert numbers(result["probability_a"]) == pytest.approx(found[[0, 5, 10, 11]])
+
+
 def test_a_first_column_without_a_name_is_found_in_new_rows(tmp_path: Path) -> None:
     lines = [f"r{row % 3},{row * 7 % 13},{'ab'[row % 2]}" for row in range(80)]
     made = uploaded(tmp_path, "a.csv", "\n".join([",x,y", *lines]).encode(), MLP, target="y")
@@ -624,7 +687,7 @@ HEADS: dict[str, Any] = {
     "separator at the end": lambda text: text.replace("\n", ",\n").encode(),
     "separator at the end of rows": lambda text: text.replace("\n", ",\n").replace("y,\n", "y\n", 1).encode(),
     "row names": lambda text: "".join(
-        f"{'' if row == 0 else f'r{row % 3},'}{line}" for row, line in enumerate(text.splitlines(keepends=True))
+        f"{'' if row == 0 else f'r{row},'}{line}" for row, line in enumerate(text.splitlines(keepends=True))
     ).encode(),
     "gzip": lambda text: gzip.compress(text.encode()),
     "marked UTF-8": lambda text: text.encode("utf-8-sig"),

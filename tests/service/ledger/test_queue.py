@@ -118,3 +118,32 @@ def test_only_waiting_jobs_have_a_place(db: Database, submit: Submit) -> None:
     assert take(db).job_id == running
     jobs.pause(db, paused)
     assert places(db, [running, paused, queued]) == {queued: 1}
+
+
+@pytest.mark.parametrize("modules", [["mine"], ["other", "mine.loops"]])
+def test_a_job_that_needs_a_module_is_left_to_a_worker_that_allows_it(
+    db: Database, submit: Submit, modules: list[str]
+) -> None:
+    first, second = submit(), submit()
+    with db.write() as session:
+        jobs.require_job(session, first).needs_module = "mine.loops"
+    for other in ([], ["loops"], ["mine.loop"], ["min_", "m%"]):
+        assert queries_next(db, other) == second
+    assert queries_next(db, modules) == first
+    assert take(db).job_id == second
+    assert runs.claim(db, "another", LEASE_S) is None
+    taken = runs.claim(db, "its own", LEASE_S, modules)
+    assert taken is not None
+    assert taken.job_id == first
+    taken.release()
+    assert runs.claim(db, "another", LEASE_S) is None
+    assert end(runs.claim(db, "its own", LEASE_S, modules) or taken) == first
+    with db.write() as session:
+        jobs.retry(session, jobs.require_job(session, first))
+    assert take(db).job_id == first, "that its module is not allowed is then the cause why it fails"
+
+
+def queries_next(db: Database, modules: list[str]) -> str:
+    with db.write() as session:
+        seq = session.scalar(queries.next_in_queue(modules))
+        return session.query(Job).filter_by(seq=seq).one().id

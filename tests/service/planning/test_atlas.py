@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.data.catalog import BUNDLED
 from service.planning.atlas import AtlasJob, Traits, atlas, read, similar, similar_to, to_json
 from service.planning.plan import make_plan
 from service.spec.job import JobSpec
@@ -63,6 +64,13 @@ def test_the_traits_of_a_job() -> None:
     assert (found.task, found.model, found.layers, found.parameters) == ("regression", "mlp", 2, 10 * 8 + 8 + 8 + 1)
     assert found.batch_size == found.rows, "a batch has no more rows than there are to train on"
     assert not found.carried
+
+
+def test_a_model_of_the_users_without_a_matrix_has_neighbours() -> None:
+    spec = JobSpec.model_validate({"dataset": {"name": "wine"}, "model": {"name": "entrypoint", "entrypoint": "m:f"}})
+    vectors = make_plan(spec, replace(BUNDLED["wine"].info, tensors=((13,), (3,)), sources={"m:f": "0" * 64}))
+    matrix = make_plan(spec, replace(BUNDLED["wine"].info, tensors=((1, 13), (3,)), sources={"m:f": "0" * 64}))
+    assert similar_to(vectors) == similar_to(matrix) is not None
 
 
 def test_the_atlas_that_ships_can_be_read_and_compared_with() -> None:

@@ -16,7 +16,7 @@ from service.planning.arms import Role
 from service.planning.plan import WARP_PRESETS, JobPlan, make_plan, warp_space
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
-from service.spec.tasks import Task
+from service.spec.tasks import TASKS, Task
 from service.training.run import Training
 from tests.conftest import SpecMaker
 
@@ -459,6 +459,30 @@ def test_a_run_of_a_loop_names_its_source_and_the_score_that_it_yields() -> None
     assert without.score is None
     assert loop_plan(LOOP, objective={"at": "last"}).best_by is None
     assert loop_plan(LOOP, objective={"metric": "val_f1"}).best_by == "score"
+
+
+@pytest.mark.parametrize("at", ["best", "last"])
+def test_a_run_of_a_loop_knows_whether_its_score_is_judged(at: str) -> None:
+    for metric, judged in (("val_f1", True), ("val_loss", False)):
+        made = loop_plan(LOOP, objective={"metric": metric, "at": at})
+        run = made.run("adamw", made.arm("adamw").space.some_values(), DATA, seed=3, test=False)
+        assert (run.metric, run.by_score) == ("f1", judged)
+
+
+@pytest.mark.parametrize("metric", ["steps_to_target", "seconds_to_target"])
+def test_the_target_of_a_loop_may_be_below_0(metric: str) -> None:
+    """Its loss may be minus a log-likelihood."""
+    for target in (-2.5, 0.0):
+        made = loop_plan(LOOP, objective={"metric": metric, "target": target})
+        assert made.spec.objective.target == target
+
+
+def test_the_target_of_a_plug_in_whose_loss_may_be_negative_may_be_below_0(
+    spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS._entries, "regression", replace(TASKS["regression"], negative_loss=True))
+    made = plan(spec, dataset={"name": "diabetes"}, objective=TIMED | {"target": -2.5})
+    assert made.spec.objective.target == -2.5
 
 
 def test_a_loop_takes_no_dataset_and_nothing_that_it_decides_itself() -> None:

@@ -213,14 +213,14 @@ def test_the_luck_of_a_search_is_how_far_the_others_of_its_race_are_behind_on_th
         *runs("warpadam", [0.5, 0.7, 0.6], 0, "select"),
         *runs("warpadam", [0.8, 1.0], 1, "select"),
         *runs("warpadam", [0.4], 2, "select"),  # better on the only seed it ran on, so not behind
-        *runs("adamw", [9.0], 3, "select"),
+        *runs("adamw", [9.0], 4, "select"),
     ]
     points = plan.arm("warpadam").space.first_trials
     params = [*map(dict, points[:3]), {**points[0], "lr": 1e-4}]
-    trials = [trial(plan, number, 0.4 + number / 10, params=params[number]) for number in range(4)]
+    trials = [trial(plan, number, 0.4 + number * 0.11, params=params[number]) for number in range(4)]
     luck = search_luck(plan, trials[0], trials, races, LOSS)
     assert luck is not None
-    assert luck.penalties == pytest.approx([0.0, 0.0, 0.3 / 0.6, 0.3 / 0.4])  # the last one did not race
+    assert luck.penalties == pytest.approx([0.0, 0.0, 0.3, 0.33])  # the last one did not race
     assert luck.chances == [FIRST_FOUND] * 3 + [pytest.approx(1 - (3 / 4) ** 4)]
 
 
@@ -239,13 +239,36 @@ def test_what_others_would_lose_is_read_on_test_in_the_order_of_validation(plan:
     trials = [trial(plan, number, 0.4, params={"lr": 10.0**-number}) for number in range(3)]
     luck = search_luck(plan, trials[0], trials, races, LOSS)
     assert luck is not None
-    assert luck.penalties == pytest.approx([0.0, 0.5, -0.5])
+    assert luck.penalties == pytest.approx([0.0, 0.3, -0.3])
+
+
+def test_a_trial_that_diverged_in_the_race_would_not_have_won_it(plan: JobPlan) -> None:
+    races = [
+        *runs("warpadam", [0.5, 0.5], 0, "select"),
+        *runs("warpadam", [0.4, None], 1, "select"),  # better on the one seed that it completed
+        *runs("warpadam", [None], 2, "select"),  # it completed none, and was as good as the winner in the search
+        *runs("warpadam", [2.5], 3, "select"),
+    ]
+    trials = [trial(plan, number, 0.4, params={"lr": 10.0**-number}) for number in range(4)]
+    luck = search_luck(plan, trials[0], trials, races, LOSS)
+    assert luck is not None
+    assert luck.penalties == pytest.approx([0.0, 2.0])
+
+
+def test_behind_a_winner_without_errors_the_others_are_as_far_as_their_errors(plan: JobPlan) -> None:
+    races = [*runs("warpadam", [0.0], 0, "select"), *runs("warpadam", [0.03], 1, "select")]
+    trials = [trial(plan, number, 0.0, params={"lr": 10.0**-number}) for number in range(2)]
+    luck = search_luck(plan, trials[0], trials, races, LOSS)
+    assert luck is not None
+    assert luck.penalties == pytest.approx([0.0, 0.03])
 
 
 def test_without_a_race_nothing_is_known_about_luck(plan: JobPlan) -> None:
     alone = trial(plan, 0, 0.4)
     assert search_luck(plan, alone, [alone], [], LOSS) is None
-    assert search_luck(plan, alone, [alone], runs("warpadam", [0.5], 0, "select"), LOSS) is None
+    won = search_luck(plan, alone, [alone], runs("warpadam", [0.5], 0, "select"), LOSS)
+    assert won is not None
+    assert won.penalties == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -269,12 +292,18 @@ TRIVIAL = TrivialResult(
 )
 
 
+def test_a_search_of_which_one_trial_completed_is_blind(plan: JobPlan) -> None:
+    trials = [trial(plan, 0, 0.3), *(trial(plan, number, None, state=TrialState.DIVERGED) for number in (1, 2))]
+    assert why_blind(trials, None, LOSS) == "only one of its 3 trials completed"
+    assert why_blind(trials[:1], None, LOSS) is None  # nobody asked for more
+
+
 @pytest.mark.parametrize(
     ("values", "blind"),
     [
         ([0.02, 0.03], True),
         ([0.02 * (1 - 1e-9)], True),  # equal but for rounding
-        ([None, 0.05], True),
+        ([None, 0.05, 0.06], True),
         ([0.05, 0.01], False),
         ([None], False),
         ([], False),
@@ -490,6 +519,25 @@ def test_without_curves_or_with_a_time_as_objective_there_is_no_equal_time(plan:
     assert ("at equal time, on validation, too few pairs" in result.reason) is not objective.is_timed
 
 
+@pytest.mark.parametrize("metric", ["steps_to_target", "seconds_to_target"])
+@pytest.mark.parametrize(("both_missed", "doubtful"), [(8, True), (4, True), (3, False)])
+def test_a_target_that_neither_arm_reaches_is_no_proof_that_both_are_as_fast(
+    plan: JobPlan, metric: str, both_missed: int, doubtful: bool
+) -> None:
+    """Each missed run costs as much as the longest of all, so all pairs would cost the same."""
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [
+        timed(run, [1.0, 0.9, 0.95 if run.seed <= both_missed else 0.5], 1.0)
+        for arm in ARMS
+        for run, _ in with_noise(arm, 1.0)
+    ]
+    result = recommend(plan, finalists, found, replace(LOSS, metric=metric, target=0.6))
+    assert [len(pair.missed) == 2 for pair in result.pairs].count(True) == both_missed
+    assert result.verdict is (Word.INCONCLUSIVE if doubtful else Word.NO_DIFFERENCE)
+    said = f"neither arm reached the loss 0.6 on {both_missed} of 8 seeds: ask for a higher one in objective.target"
+    assert result.reason.startswith(said) is doubtful
+
+
 def test_validation_that_says_the_opposite_of_the_test_takes_the_word(plan: JobPlan) -> None:
     result = in_time(plan, [1.5, 1.4, 1.3], 1.0, test_loss=0.5)
     assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
@@ -524,15 +572,41 @@ def test_the_figures_never_say_another_word_than_the_verdict(plan: JobPlan, warp
         assert result.statistics.more_pairs is None
 
 
-def test_runs_whose_test_part_has_no_score_are_not_said_to_have_failed(plan: JobPlan) -> None:
-    objective = Objective(metric="val_roc_auc", target=None, steps=10, max_seconds=60.0)
+NOT_DEFINED = "the ROC AUC is not defined on the test part of 1 of 8 seeds: a class has no rows there, or all"
+ONE_SIDED = "the ROC AUC of one of the two runs is not a finite number on the test part of 1 of 8 seeds"
+OF_A_LOOP = "the training loop yielded no finite ROC AUC on 1 of 8 seeds"
+
+
+@pytest.mark.parametrize(
+    ("part", "arms", "reason"),
+    [
+        ("test", ["warpadam", "adamw"], NOT_DEFINED),
+        ("test", ["warpadam"], ONE_SIDED),
+        ("test", ["adamw"], ONE_SIDED),
+        ("validation", ["warpadam", "adamw"], OF_A_LOOP),
+        ("validation", ["warpadam"], OF_A_LOOP),
+        ("validation", ["adamw"], OF_A_LOOP),
+    ],
+)
+def test_runs_without_a_score_are_not_said_to_have_failed(
+    plan: JobPlan, part: Any, arms: list[str], reason: str
+) -> None:
+    objective = Objective(metric="val_roc_auc", target=None, steps=10, max_seconds=60.0, part=part)
     finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
     found = [*runs("warpadam", losses(0.5), 0), *runs("adamw", BASELINE, 1)]
     for run in found:
-        run.test_score = None if run.seed == 3 else run.test_score
+        run.test_score = None if run.seed == 3 and run.arm in arms else run.test_score
     result = recommend(plan, finalists, found, objective)
     assert (result.verdict, result.arm) == (Word.INCONCLUSIVE, "adamw")
-    assert result.reason.startswith("the ROC AUC is not defined on the test part of 1 of 8 seeds")
+    assert result.reason.startswith(reason)
+
+
+def test_a_run_that_failed_does_not_hide_why_the_other_one_has_no_score(plan: JobPlan) -> None:
+    objective = Objective(metric="val_roc_auc", target=None, steps=10, max_seconds=60.0)
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    found = [*runs("warpadam", [None, *losses(0.5)[1:]], 0), *runs("adamw", BASELINE, 1)]
+    found[8].test_score = None
+    assert recommend(plan, finalists, found, objective).reason.startswith(NOT_DEFINED)
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,13 @@ def test_the_luck_of_the_loser_takes_nothing_from_the_winner() -> None:
     assert compare(BASE, shifted(0.1), 0.01, luck=(LUCKY, SURE)).word is Word.HELPS
 
 
+def test_the_luck_of_the_winner_is_of_the_size_of_its_own_costs() -> None:
+    """Twice the cost of the winner is still far below the cost of the loser."""
+    behind = 0.01 * float(np.mean(BASE))
+    luck = (SURE, SearchLuck([0.0, behind], [0.64, 0.64]))
+    assert compare(BASE, [0.01 * loss for loss in BASE], 0.01, luck=luck).word is Word.HELPS
+
+
 def test_an_effect_beyond_all_luck_is_still_seen() -> None:
     assert compare(BASE, shifted(0.98), 0.01, luck=(SURE, LUCKY)).word is Word.HELPS
 
@@ -269,9 +276,9 @@ def test_an_effect_beyond_all_luck_is_still_seen() -> None:
 def test_the_second_best_takes_the_place_of_the_best_as_often_as_a_bootstrap_leaves_that_out() -> None:
     luck = (SURE, SearchLuck([0.0, 1.0], [0.64, 0.64]))
     gains = np.full(8, 0.5)
-    low, high = verdict_module.luck_interval(gains, 1.0, luck, 0.3)
+    low, high = verdict_module.luck_interval(gains, luck, 0.3)
     assert (low, high) == (-0.5, 0.5)  # left out with a chance of (1 - 1/20)^20 = 0.36
-    low, high = verdict_module.luck_interval(gains, 1.0, luck, 0.4)
+    low, high = verdict_module.luck_interval(gains, luck, 0.4)
     assert (low, high) == (0.5, 0.5)
 
 
@@ -294,7 +301,10 @@ def test_the_unit_of_the_losses_changes_no_word(
     verdicts: list[Verdict] = []
     for scale in (1.0, unit):
         base, other = ([scale * pair[side] for pair in pairs] for side in (0, 1))
-        verdicts.append(compare(base, other, min_effect, luck=luck))
+        of_base, of_other = (
+            SearchLuck([scale * penalty for penalty in search.penalties], search.chances) for search in luck
+        )
+        verdicts.append(compare(base, other, min_effect, luck=(of_base, of_other)))
     one, scaled = verdicts
     assert scaled.word is one.word
     assert scaled.relative_improvement == pytest.approx(one.relative_improvement)
@@ -328,7 +338,7 @@ def test_two_searches_for_the_same_optimizer_rarely_end_farther_apart_than_luck_
         for _ in range(2):
             found = costs[rng.random(len(costs)) < 0.64]
             found = found if len(found) else costs[-1:]
-            luck.append(SearchLuck((found / found[0] - 1).tolist(), [0.64] * len(found)))
+            luck.append(SearchLuck((found - found[0]).tolist(), [0.64] * len(found)))
             arms.append(found[0] + rng.normal(0.0, 0.02, 8))
         verdict = compare(arms[0].tolist(), arms[1].tolist(), 0.0, luck=(luck[0], luck[1]))
         assert verdict.relative_improvement is not None

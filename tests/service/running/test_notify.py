@@ -22,6 +22,7 @@ from service.spec.job import JobSpec
 from service.states import JobState
 from tests.conftest import SpecMaker
 from tests.service.conftest import queue_job
+from tests.service.test_takeover import wait_for
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -215,6 +216,54 @@ def test_nobody_listens(db: Database, allowing: Settings, spec: SpecMaker, recei
     assert data["cause"].startswith("ConnectError")
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "gopher://127.0.0.1:9", "http://127.0.0.1:0x1"])
+def test_a_proxy_that_cannot_be_used_ends_no_notifier(
+    db: Database,
+    allowing: Settings,
+    spec: SpecMaker,
+    receive: Callable[..., Receiver],
+    monkeypatch: pytest.MonkeyPatch,
+    proxy: str,
+) -> None:
+    for name in ("http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    receiver = receive(200)
+    with monkeypatch.context() as bad, Notifier(allowing, db, pauses_s=(300.0,)):
+        bad.setenv("ALL_PROXY", proxy)
+        job_id = end_job(db, spec, receiver.url)
+        wait_for(lambda: len(told(db, job_id)) == 1)
+        [(kind, data)] = told(db, job_id)
+        assert (kind, data["next_in_s"]) == ("notification_failed", 300.0)
+        assert data["cause"]
+        bad.undo()
+        make_due(db)
+        wait_for(lambda: len(told(db, job_id)) == 2)
+    assert told(db, job_id)[1] == ("notification_sent", {"attempt": 2})
+
+
+def test_an_error_of_the_service_ends_no_notifier(
+    db: Database,
+    allowing: Settings,
+    spec: SpecMaker,
+    receive: Callable[..., Receiver],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take, calls = outbox.take, []
+
+    def fail_once(*given: Any) -> Notification | None:
+        calls.append(given)
+        if len(calls) == 1:
+            raise RuntimeError("nobody has thought of this")
+        return take(*given)
+
+    monkeypatch.setattr(outbox, "take", fail_once)
+    job_id = end_job(db, spec, receive(200).url)
+    with Notifier(allowing, db):
+        wait_for(lambda: bool(told(db, job_id)))
+    assert told(db, job_id) == [("notification_sent", {"attempt": 1})]
+
+
 def test_a_host_that_is_no_longer_allowed_gets_nothing(
     db: Database, allowing: Settings, spec: SpecMaker, receive: Callable[..., Receiver]
 ) -> None:
@@ -238,11 +287,7 @@ def test_an_open_notifier_sends_by_itself_until_it_is_closed(
     db: Database, allowing: Settings, spec: SpecMaker, receive: Callable[..., Receiver]
 ) -> None:
     receiver = receive(200)
-    sent = threading.Event()
     with Notifier(allowing, db):
         job_id = end_job(db, spec, receiver.url)
-        for _ in range(300):
-            if told(db, job_id):
-                break
-            sent.wait(0.1)
+        wait_for(lambda: bool(told(db, job_id)))
     assert told(db, job_id) == [("notification_sent", {"attempt": 1})]

@@ -1,6 +1,7 @@
 # Which rows a run sees, and that a whole part, evaluated piece by piece, has the figures of the part at once.
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from service.training import batches as batches_module
 from service.training.batches import Batches
 from service.training.networks import build_network
 from service.training.run import Run, Training
+from service.training.step import TrainingStep
 from service.training.tasks import loss_of
 from tests.service.data.prepared import Split, read
 from tests.service.training.test_loop import MODELS, make_run
+from tests.service.user_code import models
 
 
 def split_of_run(run: Run) -> Split:
@@ -86,6 +89,30 @@ def test_a_part_piece_by_piece_has_the_loss_and_the_score_of_the_part_at_once(
             output = model(x)
             loss, score = loss_of(run.task)(output, y).item(), plain_score(run.task, output, y)
         assert Batches(run).evaluate(model, part) == pytest.approx((loss, score), rel=1e-5, abs=1e-6)
+
+
+def test_a_model_is_evaluated_with_its_hooks(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    model, split = models.hooked((13,), 3, run.task), split_of_run(run)
+    with torch.no_grad():
+        expected = loss_of(run.task)(model(torch.from_numpy(split.x_val)), torch.from_numpy(split.y_val)).item()
+    assert Batches(run).evaluate(model, "val")[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [models.partly_frozen, models.keeps_front_frozen])
+def test_a_part_in_evaluation_mode_stays_in_it_from_the_first_step_on(
+    tmp_path: Path, make: Callable[..., torch.nn.Module]
+) -> None:
+    run = make_run(tmp_path)
+    model = make((13,), 3, run.task)
+    batches, optimizer = Batches(run), torch.optim.SGD(model.parameters(), lr=0.1)
+    step = TrainingStep(model, optimizer, loss_of(run.task), run.training, 2, "cpu")
+    frozen = {name for name, _ in model.named_modules() if name.startswith("front")}
+    for _ in range(2):
+        step(*batches.next_batch())
+        assert {name for name, module in model.named_modules() if not module.training} == frozen
+        assert not model.state_dict()["front.1.num_batches_tracked"]
+        batches.evaluate(model, "val")
 
 
 def test_evaluating_leaves_a_model_in_training_with_its_running_means(tmp_path: Path) -> None:

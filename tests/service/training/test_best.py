@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from service.training.best import BestWeights, Cost, best_index, is_out_of_patience, smoothed
+from tests.service.user_code import models
 
 
 def by_loss(losses: list[float]) -> list[Cost]:
@@ -73,6 +74,17 @@ def test_a_copy_that_is_restored_half_way_keeps_the_same_weights() -> None:
         best.load_state_dict(saved)
     best.restore()
     assert model.weight.item() == best_index(costs)
+
+
+def test_what_a_module_keeps_besides_tensors_is_that_of_the_best_point() -> None:
+    model = models.Counting(1, 1)
+    best = BestWeights(model)
+    costs = by_loss([9.0, 5.0, 1.0, 1.0, 1.0, 5.0, 9.0])
+    for cost in costs:
+        model(torch.ones(1, 1))
+        best.add(cost)
+    best.restore()
+    assert model.counts == {"batches": best_index(costs) + 1}
 
 
 def test_patience_is_counted_in_steps_from_the_best_point() -> None:

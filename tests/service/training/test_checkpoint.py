@@ -2,6 +2,7 @@
 # torn, changed or another run's must never be used.
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from service.training.checkpoint import Checkpoints
 from service.training.loop import POINTS, train
 from service.training.run import CurvePoint, FamilyTraining, Run, Training
 from tests.service.training.test_loop import make_run, without_seconds
+from tests.service.user_code import models
 
 EVERY_STEP_S = 1e-9
 
@@ -164,6 +166,22 @@ def test_a_run_cut_short_twice_ends_bit_for_bit_like_an_uninterrupted_one(
     assert equal(end_of(run, points), end_of(whole, uninterrupted))
 
 
+@pytest.mark.parametrize("factory", [models.counting, models.keeps_front_frozen, models.partly_frozen])
+def test_a_run_of_a_users_own_model_goes_on_as_if_nothing_had_happened(
+    run: Run, monkeypatch: pytest.MonkeyPatch, factory: Callable[..., object]
+) -> None:
+    monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", models.__name__)
+    sha256 = hashlib.sha256(Path(str(models.__file__)).read_bytes()).hexdigest()
+    entrypoint = f"{models.__name__}:{factory.__name__}"
+    model = {"name": "entrypoint", "entrypoint": entrypoint, "sha256": sha256, "config": {}, "task": run.task}
+    run = replace(run, model=model, best_by="loss")
+    uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
+    cut_short(run, 31)  # between two points
+    points: list[CurvePoint] = []
+    assert steps_of(lambda: points.extend(train(run))) == 60 - 31
+    assert without_seconds(points) == uninterrupted
+
+
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 29, 59])
 def test_a_run_goes_on_from_any_step(run: Run, after: int) -> None:
     uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
@@ -280,6 +298,7 @@ SAME: dict[str, Any] = {
     "p_url": "file:///elsewhere/p",
     "weights_url": "file:///elsewhere/weights",
     "from_p_url": "file:///elsewhere/p",
+    "by_score": True,
 }
 
 

@@ -16,6 +16,7 @@ from search_spaces import get_preset
 from service.data.prepared import PreparedData
 from service.engines.base import default_train
 from service.optimizers import OPTIMIZERS, build_optimizer
+from service.spec.metrics import METRICS
 from service.spec.tasks import Task
 from service.training.entrypoints import EntrypointError
 from service.training.own_loop import Evaluation, OwnLoop, train_own_loop
@@ -110,6 +111,14 @@ def test_a_loop_is_left_after_a_step_although_it_catches_exceptions() -> None:
     assert (loop.steps, loop.was_stopped) == (5, True)
 
 
+@pytest.mark.parametrize(
+    ("how", "exit_code"),
+    [("returns", 0), ("yields", 0), ("raises", 1), ("done", 0), ("failed", 3), ("says why", 1)],
+)
+def test_a_process_that_a_loop_forks_ends_where_it_would_come_out(how: str, exit_code: int) -> None:
+    assert losses(loops.forks, how=how) == [exit_code]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_every_strategy_of_warpadam_trains_in_a_plain_loop(strategy: Any) -> None:
     """No learner needs a closure or a second batch, so a loop restricts no search space."""
@@ -167,7 +176,7 @@ def test_a_run_has_the_points_of_its_loop_and_ends_with_what_its_best_point_has(
     points = list(default_train(run))
     assert [point.step for point in points] == [2, 4, 6, 8, 10, 12]
     assert all(point.test_loss is None for point in points)
-    tested = list(default_train(replace(run, test=True, metric="accuracy", best_by="score")))
+    tested = list(default_train(replace(run, test=True, metric="accuracy", best_by="score", by_score=True)))
     assert [point.val_loss for point in tested] == [point.val_loss for point in points]
     assert all(point.test_loss is None for point in tested[:-1])
     assert tested[-1].test_loss in [point.val_loss for point in tested]
@@ -198,11 +207,68 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run: Run) -> None:
         list(train_own_loop(with_loop(run, "yields", what="nan")))
 
 
+SHARE = r"expected a number from 0 to 1"
+OUT_OF_RANGE = [
+    ("accuracy", 93.9, f"yielded 93.9 as accuracy; {SHARE}: yield 0.939, not 93.9"),
+    ("balanced_accuracy", 51, f"yielded 51 as balanced_accuracy; {SHARE}: yield 0.51, not 51"),
+    ("f1", 1.5, f"yielded 1.5 as f1; {SHARE}: yield 0.015, not 1.5"),
+    ("roc_auc", 939.0, f"yielded 939 as roc_auc; {SHARE}$"),
+    ("average_precision", -0.1, f"yielded -0.1 as average_precision; {SHARE}$"),
+    ("accuracy", float("inf"), f"yielded inf as accuracy; {SHARE}$"),
+    ("r2", 98.5, "yielded 98.5 as r2; expected at most 1$"),
+    ("closeness", 1.1, "yielded 1.1 as closeness; expected at most 1$"),
+    *((name, -0.5, f"yielded -0.5 as {name}; expected at least 0$") for name in ("mae", "rmse", "log_loss")),
+    ("median_absolute_error", -1, "yielded -1 as median_absolute_error; expected at least 0$"),
+]
+
+
+@pytest.mark.parametrize(("metric", "score", "reason"), OUT_OF_RANGE)
+def test_a_score_that_cannot_be_is_refused(metric: str, score: float, reason: str) -> None:
+    with pytest.raises(EntrypointError, match=reason):
+        evaluations(loops.yields_score, metric=metric, score=score)
+
+
+def test_every_metric_of_a_loop_has_a_limit() -> None:
+    assert {name for name, _, _ in OUT_OF_RANGE} == set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"),
+    [("accuracy", 0.0), ("accuracy", 1.0), ("f1", 1 + 1e-7), ("r2", -1e9), ("r2", 1), ("closeness", -3.0), ("mae", 0)],
+)
+def test_a_score_at_its_limit_is_taken(metric: str, score: float) -> None:
+    """With an error of rounding, as the mean of numbers of 32 bits has."""
+    (found,) = evaluations(loops.yields_score, metric=metric, score=score)
+    assert found.scores == {metric: score}
+
+
+@pytest.mark.parametrize("best_by", ["score", None])
+@pytest.mark.parametrize(
+    ("metric", "score"), [("rmse", "nan"), ("rmse", "inf"), ("accuracy", "nan"), ("r2", "-inf"), ("f1", "nan")]
+)
+def test_a_judged_score_that_is_not_finite_ends_the_run_as_diverged(
+    run: Run, metric: str, score: str, best_by: Any
+) -> None:
+    """The loss cannot stand in for it: it would be compared with the scores of other trials."""
+    judged = replace(with_loop(run, "yields_score", metric=metric, score=float(score)), metric=metric, by_score=True)
+    with pytest.raises(DivergedError, match=f"the validation {metric} is {score} after 1 of 12 steps"):
+        list(train_own_loop(replace(judged, best_by=best_by)))
+    shown = replace(judged, by_score=False, best_by=best_by and "loss")
+    assert [(point.val_loss, point.val_score) for point in train_own_loop(shown)] == [(0.5, None)]
+
+
+@pytest.mark.parametrize("best_by", ["score", None])
+def test_each_evaluation_has_the_score_that_is_judged(run: Run, best_by: Any) -> None:
+    once = replace(with_loop(run, "yields_score_once"), metric="accuracy", best_by=best_by, by_score=True)
+    with pytest.raises(EntrypointError, match=r"val_accuracy needs 'accuracy' in what .* \(loss\)"):
+        list(train_own_loop(once))
+
+
 def test_a_loop_without_a_loss_or_without_the_score_that_is_judged_fails(run: Run) -> None:
     with pytest.raises(EntrypointError, match="ended without a loss; expected"):
         list(train_own_loop(with_loop(run, "never_yields")))
     with pytest.raises(EntrypointError, match=r"objective.metric val_f1 needs 'f1' in what .* \(loss, accuracy\)"):
-        list(train_own_loop(replace(run, metric="f1", best_by="score")))
+        list(train_own_loop(replace(run, metric="f1", best_by="score", by_score=True)))
 
 
 def test_the_learned_p_is_kept_and_can_be_started_from(run: Run, tmp_path: Path) -> None:

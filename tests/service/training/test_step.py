@@ -17,7 +17,7 @@ from service.spec.job import TrainingSpec
 from service.training.loop import train
 from service.training.networks import build_network
 from service.training.run import Run, Training
-from service.training.step import TrainingStep, compile_in_place, lr_factor, training_loss
+from service.training.step import TrainingStep, lr_factor, training_loss
 from tests.service.training.test_loop import make_run, without_seconds
 
 
@@ -151,10 +151,8 @@ def test_a_compiled_resnet_trains_alike_however_narrow(width: int) -> None:
     for compile_it in (False, True):
         torch.manual_seed(0)
         model = build_network(spec, (1, 8, 8), (64, 10), "relu")
-        if compile_it:
-            compile_in_place(model, "cpu")
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        step = TrainingStep(model, optimizer, functional.cross_entropy, Training(), 20, "cpu")
+        step = TrainingStep(model, optimizer, functional.cross_entropy, Training(compile=compile_it), 20, "cpu")
         losses.append([step(x, y).item() for _ in range(20)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     assert losses[1][-1] < 0.7 * losses[1][0]

@@ -100,6 +100,15 @@ def dies(*args: Any, **config: Any) -> Any:
     os._exit(7)
 
 
+def forks(*args: Any, **config: Any) -> Any:
+    """Fork a process that has done its work and leaves, wait for it, and make a good dataset."""
+    child = os.fork()
+    if not child:
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0
+    return good_dataset(0)
+
+
 def hangs(*args: Any, **config: Any) -> Any:
     time.sleep(600)
 

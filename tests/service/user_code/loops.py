@@ -61,6 +61,20 @@ def yields(make_optimizer: Make, seed: int, *, what: str) -> Iterator[Any]:
     }[what]
 
 
+def yields_score(make_optimizer: Make, seed: int, *, metric: str, score: object) -> Iterator[Any]:
+    """Yield a score as it is given, beside a loss."""
+    started(make_optimizer)
+    yield {"loss": 0.5, metric: score}
+
+
+def yields_score_once(make_optimizer: Make, seed: int) -> Iterator[Any]:
+    """Yield an accuracy, and later a loss alone."""
+    model, optimizer = started(make_optimizer)
+    yield {"loss": 0.5, "accuracy": 0.5}
+    step_on(model, optimizer)
+    yield {"loss": 0.25}
+
+
 def yields_numbers_of_other_libraries(make_optimizer: Make, seed: int) -> Iterator[Any]:
     model, optimizer = started(make_optimizer)
     for value in (np.float32(0.5), np.array([0.25]), torch.tensor(0.125, requires_grad=True), 1):
@@ -206,3 +220,17 @@ def loads_in_processes(make_optimizer: Make, seed: int) -> Iterator[float]:
     for (_rows,) in DataLoader(TensorDataset(X), batch_size=6, num_workers=1):
         step_on(model, optimizer)
         yield loss_of(model).item()
+
+
+def forks(make_optimizer: Make, seed: int, *, how: str) -> Iterator[float]:
+    """Fork a process that leaves in some way, and yield its exit code."""
+    started(make_optimizer)
+    child = os.fork()
+    if child:
+        yield os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    elif how == "raises":
+        raise RuntimeError("it is broken")
+    elif how == "yields":
+        yield -1.0
+    elif how != "returns":
+        sys.exit({"done": None, "failed": 3, "says why": "it is broken"}[how])

@@ -96,6 +96,10 @@ def test_a_dataset_is_known_like_an_upload(
     assert DatasetFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
 
 
+def test_a_process_that_a_factory_forks_gives_no_answer(tmp_path: Path) -> None:
+    assert make_dataset(faulty.forks, 0, {}, tmp_path)[1].rows == 30
+
+
 def test_a_loop_is_described_by_its_steps_its_tensors_and_what_it_yields() -> None:
     info = try_loop(loops.fit, 0, {"steps": 6}, None, 60)
     assert (info.task, info.loop_steps, info.loop_scores) == (Task.LOOP, 6, ("accuracy",))

@@ -19,8 +19,18 @@ async function send(path, options) {
   return answer;
 }
 
-function post(path, body, headers = {}) {
-  return send(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } });
+/** Idempotency keys of requests that have not succeeded, by path and body. */
+const keys = new Map();
+
+/** Posts JSON. If the answer was lost, the same request has the same key, so it has one effect. */
+async function post(path, body) {
+  const text = JSON.stringify(body);
+  const request = `${path} ${text}`;
+  if (!keys.has(request)) keys.set(request, crypto.getRandomValues(new Uint32Array(4)).join("-"));
+  const headers = { "Content-Type": "application/json", "Idempotency-Key": keys.get(request) };
+  const answer = await send(path, { method: "POST", body: text, headers });
+  keys.delete(request);
+  return answer;
 }
 
 /** Returns a time as people say it, such as 25 hours. */
@@ -47,7 +57,9 @@ if (upload) {
       const dataset = await send(`/v1/datasets?${new URLSearchParams({ filename: file.name })}`, { method: "POST", body: file });
       location.href = `/new?id=${dataset.id}`;
     } catch (error) {
-      say(said, error.message, true);
+      const isThere = await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+      const changed = `${file.name} can no longer be read: it has changed, or it is a folder. Choose the file again.`;
+      say(said, isThere ? error.message : changed, true);
       input.value = "";
     }
   };
@@ -71,15 +83,24 @@ if (form) {
   const said = form.querySelector("#estimate");
   const button = form.querySelector("[type=submit]");
   const field = (name) => form.elements.namedItem(name);
-  const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
 
-  const task = () => data.task ?? field("target")?.selectedOptions[0]?.dataset.task;
+  const typeOf = (column) => form.querySelector(`[data-column="${CSS.escape(column)}"]`)?.value;
+  const target = () => `${typeOf(field("target")?.value ?? "")} ${field("target")?.value}`;
+  const told = new Map(); // the task of each target, as the service said it for one of this type
+
+  /** Returns the task and why it is that one; undefined until the service says it for a target of another type. */
+  const task = () => {
+    if (data.task) return [data.task];
+    const { value, dataset } = field("target").selectedOptions[0];
+    return told.get(target()) ?? (typeOf(value) ? undefined : [dataset.task, dataset.reason]);
+  };
 
   const showTask = () => {
-    const reason = field("target")?.selectedOptions[0]?.dataset.reason;
-    form.querySelector("#task").textContent = reason ? `This is a ${task()} task: ${reason}.` : "";
+    const [name, reason] = task() ?? [];
+    form.querySelector("#task").textContent = reason ? `This is a ${name} task: ${reason}.` : "";
+    if (!task()) return;
     for (const option of field("metric").options) {
-      option.hidden = option.disabled = Boolean(option.dataset.tasks) && !option.dataset.tasks.split(" ").includes(task());
+      option.hidden = option.disabled = Boolean(option.dataset.tasks) && !option.dataset.tasks.split(" ").includes(name);
       if (option.disabled && option.selected) field("metric").value = "val_loss";
     }
   };
@@ -101,14 +122,24 @@ if (form) {
     };
   };
 
+  const hint = said.textContent;
   let asked = 0;
   const estimate = async () => {
-    if (!form.checkValidity()) return;
     const mine = ++asked;
+    if (!form.checkValidity()) {
+      say(said, field("target")?.value === "" ? hint : "");
+      return;
+    }
     say(said, "Timing a few steps …");
     let text, isWrong = false;
     try {
-      const plan = await post("/v1/jobs?dry_run=true", spec());
+      const wanted = spec();
+      const about = target();
+      if (!task()) wanted.objective.metric = "val_loss"; // the one that fits every task
+      const plan = await post("/v1/jobs?dry_run=true", wanted);
+      const [name, ...reason] = plan.task.split(": ");
+      told.set(about, [name, reason.join(": ")]);
+      showTask();
       const count = (number) => number.toLocaleString("en");
       const runs = `${count(plan.trials)} trials and ${count(plan.confirm_runs)} runs on fresh seeds`;
       text = `${runs}, about ${duration(plan.seconds)}. ${plan.similar?.sentence ?? ""}`;
@@ -131,15 +162,29 @@ if (form) {
     button.disabled = true;
     say(said, "Starting …");
     try {
-      const job = await post("/v1/jobs", spec(), { "Idempotency-Key": `${key}-${asked}` });
+      const job = await post("/v1/jobs", spec());
       location.href = `/jobs/${job.id}`;
     } catch (error) {
       say(said, error.message, true);
       button.disabled = false;
     }
   });
-  showTask();
-  estimate();
+  addEventListener("pageshow", () => { // after a step back, the browser has filled in the form again only now
+    button.disabled = false;
+    showTask();
+    estimate();
+  });
+}
+
+/** Sends what a button asks for. If that fails, it says why, and the button works again. */
+async function press(button, request) {
+  button.disabled = true;
+  try {
+    await request();
+  } catch (error) {
+    alert(error.message);
+    button.disabled = false;
+  }
 }
 
 document.addEventListener("click", async (event) => {
@@ -155,13 +200,13 @@ document.addEventListener("click", async (event) => {
     }
   }
   if (cancel && confirm("Cancel this job? Its trials so far are kept.")) {
-    event.target.disabled = true;
-    await send(cancel, { method: "POST" }).catch((error) => alert(error.message));
+    await press(event.target, () => send(cancel, { method: "POST" }));
   }
   if (path) {
-    event.target.disabled = true;
-    const sent = body ? post(path, JSON.parse(body)) : send(path, { method: "POST" });
-    await sent.then(() => location.reload(), (error) => alert(error.message));
+    await press(event.target, async () => {
+      await (body ? post(path, JSON.parse(body)) : send(path, { method: "POST" }));
+      location.reload();
+    });
   }
 });
 
@@ -192,16 +237,23 @@ async function refresh() {
   const selected = getSelection();
   const isBusy = live.matches(":active") || (!selected.isCollapsed && live.contains(selected.anchorNode));
   if (document.hidden || isBusy) return;
-  let text;
+  let answer, text;
   try {
-    const answer = await fetch(location.href);
-    if (answer.status === 401) location.reload(); // it leads to the page to sign in
+    answer = await fetch(location.href);
     text = await answer.text();
   } catch {
     sayAway(live);
     return;
   }
   const page = new DOMParser().parseFromString(text, "text/html");
+  if ([401, 403].includes(answer.status)) {
+    location.reload(); // it leads to the page to sign in, or says what is not allowed
+    return;
+  }
+  if (!answer.ok && !(answer.status === 404 && page.getElementById("main"))) {
+    sayAway(live); // in a moment it may answer again; a 404 that is no page of ours is from a proxy
+    return;
+  }
   const fresh = page.getElementById(live.id);
   if (!fresh) {
     location.reload(); // the job is gone, or the last job of the list
@@ -237,11 +289,23 @@ function sayAway(live) {
 /** Keeps the page up to date while something in it moves: at each event of its job, and now and then. */
 async function follow() {
   let wake = () => {};
-  const { events } = livePart()?.dataset ?? {};
-  const stream = events ? new EventSource(events) : null;
-  stream?.addEventListener("message", () => wake());
-  document.addEventListener("visibilitychange", () => wake());
+  let stream = null;
+  const listen = () => {
+    const { events } = livePart()?.dataset ?? {};
+    if (!events || document.hidden) {
+      stream?.close(); // a browser has six connections to a service, and a stream holds one
+      stream = null;
+    } else if (!stream || stream.readyState === EventSource.CLOSED) {
+      stream = new EventSource(events);
+      stream.addEventListener("message", () => wake());
+    }
+  };
+  document.addEventListener("visibilitychange", () => {
+    listen();
+    wake();
+  });
   while (livePart()) {
+    listen();
     await new Promise((done) => setTimeout(done, 500)); // many events at once are one refresh
     await new Promise((done) => {
       wake = done;

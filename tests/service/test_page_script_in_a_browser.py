@@ -1,0 +1,225 @@
+# What the script of the pages does when things go wrong: a lost answer, a service that is away, a mistaken choice.
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from service.client.rest import Client
+from tests.conftest import SpecMaker
+from tests.service.api.conftest import claim_job, search, succeed
+from tests.service.data import files
+from tests.service.live import Live, serve
+from tests.service.test_pages_in_a_browser import page
+
+__all__ = ["page"]  # the fixture
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+WAIT_MS = 60_000
+
+
+@pytest.fixture
+def live(tmp_path: Path, page: Page) -> Iterator[Live]:
+    """A service without a worker. It ends before the browser, which would hold its streams open."""
+    page.set_default_timeout(WAIT_MS)
+    expect.set_options(timeout=WAIT_MS)
+    with serve(tmp_path) as running:
+        yield running
+        page.context.close()
+
+
+class LoseAnswers:
+    """Sends the first requests to the service, and loses their answers."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, route: Route) -> None:
+        """Lose the answer, or let it through."""
+        if self.count:
+            self.count -= 1
+            route.fetch()
+            route.abort()
+        else:
+            route.continue_()
+
+
+def test_a_start_pressed_again_after_a_lost_answer_starts_no_second_job(live: Live, page: Page) -> None:
+    page.route(re.compile("/v1/jobs$"), LoseAnswers(2))
+    start = page.get_by_role("button", name="Start")
+    page.goto(f"{live.url}/new?name=wine")
+    for _ in range(2):
+        start.click()
+        page.get_by_text("The service does not answer.").wait_for()
+    start.click()
+    page.wait_for_url("**/jobs/job-*")
+    with Client(live.url) as client:
+        assert len(list(client.jobs())) == 1
+        for count in (2, 3):  # the same job twice, if that is what the reader wants
+            page.goto(f"{live.url}/new?name=wine")
+            start.click()
+            page.wait_for_url("**/jobs/job-*")
+            assert len(list(client.jobs())) == count
+
+
+def test_more_seeds_asked_for_again_after_a_lost_answer_are_added_once(live: Live, page: Page, spec: SpecMaker) -> None:
+    with Client(live.url) as client:
+        job_id = client.submit(spec(confirm={"seeds": 8}))["id"]
+        succeed(claim_job(live.db), varies=True)
+        page.goto(f"{live.url}/jobs/{job_id}")
+        page.route("**/extend", LoseAnswers(1))
+        page.on("dialog", lambda dialog: dialog.dismiss())
+        add = page.get_by_role("button", name="Add 21 seeds")
+        add.click()
+        expect(add).to_be_enabled()
+        succeed(claim_job(live.db), varies=True)
+        add.click()
+        page.wait_for_url(f"**/jobs/{job_id}")
+        assert client.job(job_id)["spec"]["confirm"]["seeds"] == 8 + 21
+
+
+PROBLEM = '{"detail": "the database does not answer"}'
+
+
+@pytest.mark.parametrize(("name", "what"), [("Pause", "pause"), ("Cancel the job", "cancel")])
+def test_a_button_works_again_after_an_error(live: Live, page: Page, spec: SpecMaker, name: str, what: str) -> None:
+    with Client(live.url) as client:
+        job_id = client.submit(spec())["id"]
+        said: list[str] = []
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.accept()))
+        page.route(re.compile(f"/{what}$"), lambda route: route.fulfill(status=503, body=PROBLEM))
+        page.goto(f"{live.url}/jobs/{job_id}")
+        page.evaluate("document.querySelector('main').removeAttribute('data-live')")  # a refresh would make a new one
+        button = page.get_by_role("button", name=name)
+        button.click()
+        expect(button).to_be_enabled()
+        assert said[-1] == "the database does not answer"
+        page.unroute_all()
+        with page.expect_response(re.compile(f"/{what}$")) as answered:
+            button.click()
+        assert answered.value.status == 202
+
+
+@pytest.mark.parametrize("status", [404, 429, 502, 503])
+def test_a_watched_page_goes_on_after_a_proxy_or_the_database_was_away(
+    live: Live, page: Page, spec: SpecMaker, status: int
+) -> None:
+    with Client(live.url) as client:
+        job_id = client.submit(spec())["id"]
+    search(claim_job(live.db))
+    for path in (f"/jobs/{job_id}", "/"):
+        page.goto(live.url + path)
+        page.route(live.url + path, lambda route: route.fulfill(status=status, body="<h1>Bad Gateway</h1>"))
+        page.get_by_text("The service does not answer.").wait_for()
+        assert page.get_by_role("progressbar").count() == 1
+        page.unroute_all()
+        expect(page.locator("#away")).to_have_count(0)
+        expect(page.get_by_role("progressbar")).to_have_count(1)
+
+
+def test_a_watched_page_of_a_job_that_was_deleted_says_so(live: Live, page: Page, spec: SpecMaker) -> None:
+    with Client(live.url) as client:
+        job_id = client.submit(spec())["id"]
+        page.goto(f"{live.url}/jobs/{job_id}")
+        client.cancel(job_id)
+        page.get_by_role("heading", name="The job was cancelled").wait_for()
+        client.submit(spec())
+        page.goto(f"{live.url}/")
+        for job in list(client.jobs()):
+            if job["state"] != "cancelled":
+                client.cancel(job["id"])
+            client.delete(job["id"])
+    page.get_by_text("There are no jobs yet.").wait_for()
+
+
+HIDE = """(isHidden) => {
+    Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+"""A Chromium without a window shows every tab, so a test says which ones are hidden."""
+
+
+def test_many_jobs_can_be_watched_at_once(live: Live, page: Page, spec: SpecMaker) -> None:
+    with Client(live.url) as client:
+        job_id = client.submit(spec())["id"]
+    assert page.context.browser
+    with page.context.browser.new_context() as window:
+        window.set_default_timeout(WAIT_MS)
+        tabs = [window.new_page() for _ in range(8)]
+        for tab in tabs:
+            with tab.expect_request("**/events?*"):
+                tab.goto(f"{live.url}/jobs/{job_id}")
+            tab.evaluate(HIDE, arg=True)
+        with tabs[0].expect_request("**/events?*"):
+            tabs[0].evaluate(HIDE, arg=False)
+        search(claim_job(live.db))
+        tabs[0].get_by_role("heading", name="Searching").wait_for()
+        assert tabs[1].get_by_role("heading", name="Waiting for a worker").count() == 1
+
+
+ESTIMATED = re.compile("runs on fresh seeds, about")
+
+
+def upload_codes(live: Live, folder: Path) -> str:
+    """Upload a table whose column code has numbers that are names of classes; return the path of its form."""
+    table = files.csv(600, code=[str(100 + 7 * (row % 43)) for row in range(600)])
+    (folder / "codes.csv").write_bytes(table)
+    with Client(live.url) as client:
+        return f"/new?id={client.upload(folder / 'codes.csv')[0]['id']}"
+
+
+def test_a_target_of_another_type_is_judged_by_what_fits_it(live: Live, page: Page, tmp_path: Path) -> None:
+    metrics = page.locator("[name=metric] option:enabled")
+    page.goto(live.url + upload_codes(live, tmp_path))
+    page.get_by_label("Column to predict").select_option("code")
+    page.get_by_text("This is a regression task").wait_for()
+    assert "R2" in metrics.all_inner_texts()
+    assert "accuracy" not in metrics.all_inner_texts()
+    page.get_by_label("Judged by").select_option("R2")
+    page.get_by_label("code is taken for").select_option("category")
+    page.get_by_text("This is a classification task").wait_for()
+    expect(page.get_by_label("Judged by")).to_have_value("val_loss")
+    assert "accuracy" in metrics.all_inner_texts()
+    assert "R2" not in metrics.all_inner_texts()
+    page.get_by_label("Judged by").select_option("accuracy")
+    page.locator("#estimate", has_text=ESTIMATED).wait_for()
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url("**/jobs/job-*")
+
+    page.go_back()  # the browser fills in the form again
+    page.get_by_text("This is a classification task").wait_for()
+    page.locator("#estimate", has_text=ESTIMATED).wait_for()
+    expect(page.get_by_label("Judged by")).to_have_value("val_accuracy")
+    expect(page.get_by_role("button", name="Start")).to_be_enabled()
+
+
+def test_a_form_that_is_filled_in_wrongly_shows_no_estimate(live: Live, page: Page) -> None:
+    page.goto(f"{live.url}/new?name=wine")
+    estimate = page.locator("#estimate")
+    expect(estimate).to_contain_text(ESTIMATED)
+    page.get_by_label("Trials of each optimizer").fill("0")
+    expect(estimate).to_have_text("")
+    page.get_by_label("Trials of each optimizer").fill("3")
+    expect(estimate).to_contain_text(ESTIMATED)
+
+
+def test_a_file_that_changes_while_it_is_sent_is_asked_for_again(live: Live, page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "numbers.csv"
+    path.write_text("a,b\n" + "1,2\n" * 100_000)
+
+    def change(route: Route) -> None:
+        path.write_text("something else")
+        route.continue_()
+
+    page.goto(live.url)
+    page.route("**/v1/datasets*", change)
+    page.get_by_label("Drop a file here").set_input_files(path)
+    page.get_by_text("numbers.csv can no longer be read: it has changed").wait_for()
+    page.unroute_all()
+    path.write_bytes(files.csv(120))
+    page.get_by_label("Drop a file here").set_input_files(path)
+    page.get_by_role("heading", name="numbers.csv").wait_for()
