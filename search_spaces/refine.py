@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from search_spaces.domains import Choice, Domain, Scalar
+from search_spaces.domains import Choice, Domain, Scalar, is_number
 from search_spaces.space import SearchSpace
 
 REFINED: Final = ("lr", "weight_decay")
@@ -52,12 +52,19 @@ def refinement(
 def at_edge(space: SearchSpace, values: Mapping[str, Scalar]) -> str | None:
     """Return which end of its range the lr of an assignment is at, such as "lower" or "upper"; None if at neither.
 
+    The ends of a list are its lowest and its highest number. An lr with one value is fixed, and at neither.
+
     >>> from search_spaces import get_preset
     >>> at_edge(get_preset("sgd"), {"lr": 0.9, "momentum": 0.9, "weight_decay": 0.0})
     'upper'
     """
     domain = space["lr"].domain if "lr" in space else None
-    if domain is None or isinstance(domain, Choice) or domain.low == domain.high:
+    if isinstance(domain, Choice):
+        numbers = [value for value in domain.values if is_number(value)]
+        if len(numbers) < 2 or values["lr"] not in (min(numbers), max(numbers)):
+            return None
+        return "lower" if values["lr"] == min(numbers) else "upper"
+    if domain is None or domain.low == domain.high:
         return None
     place, low, high = (_position(domain, value) for value in (values["lr"], domain.low, domain.high))
     if place - low < 0.5:

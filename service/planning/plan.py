@@ -16,6 +16,7 @@ from service.data.prepared import PreparedData
 from service.errors import FieldError, InvalidSpecError, OtherVersionError
 from service.optimizers import OPTIMIZERS
 from service.planning.arms import (
+    MORE_STEPS,
     REFERENCE,
     ArmPlan,
     Start,
@@ -28,7 +29,7 @@ from service.planning.arms import (
 from service.planning.checks import CHECKS, check_rank
 from service.planning.family import bundled_info, task_info
 from service.spec.dataset_info import DatasetInfo
-from service.spec.job import MAX_CONFIRM_SEEDS, JobSpec, RangeOverride
+from service.spec.job import MAX_CONFIRM_SEEDS, MAX_TRIALS, JobSpec, RangeOverride
 from service.spec.metrics import METRICS, MetricEntry, metric_of
 from service.spec.models import UserCodeSpec
 from service.spec.tasks import TASKS, Task
@@ -113,6 +114,11 @@ class JobPlan:
         """Return how many trials an arm has at most. A space with one point needs one."""
         return 1 if arm.space.has_one_point else self.spec.budget.trials_per_arm
 
+    @property
+    def may_have_more_trials(self) -> bool:
+        """Whether trials can be added to the job once it has succeeded."""
+        return self.spec.budget.trials_per_arm < MAX_TRIALS and what_depends_on_other_arms(self.spec) is None
+
     def race_rounds(self, arm: ArmPlan) -> list[int]:
         """Return how many trials of an arm run in each round of its race.
 
@@ -175,6 +181,13 @@ class JobPlan:
             shuffle_seed=self.spec.seed if chosen.start is Start.SHUFFLED else None,
             family=FamilyTraining(learn_tasks, family.learn_steps) if family else None,
         )
+
+
+def what_depends_on_other_arms(spec: JobSpec) -> str | None:
+    """Return what of a job depends on the best trial of other arms, so that no trials can be added; None if nothing."""
+    if spec.objective.target == "baseline":
+        return "The target 'baseline'"
+    return f"The control {MORE_STEPS}" if MORE_STEPS in spec.controls else None
 
 
 def plan_of(stored: Mapping[str, object], info: Mapping[str, object] | None) -> JobPlan:

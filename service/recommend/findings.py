@@ -78,6 +78,10 @@ EARLY: Final = 0.6
 """Share of the steps: a best point before that means that the rest of the run was of no use."""
 
 
+OUT_OF_TIME: Final = "the arm reached budget.max_seconds"
+"""How the cause of a trial begins that was cut off because the time of its arm was up."""
+
+
 class Searched(NamedTuple):
     """An arm with its trials, and how well early losses rank those."""
 
@@ -248,6 +252,21 @@ def _left_out(searched: Sequence[Searched], by_arm: Mapping[str, Trial]) -> Iter
 
 
 def _pruning(plan: JobPlan, searched: Sequence[Searched]) -> str:
+    cut = sum(
+        trial.state == TrialState.PRUNED and (trial.cause or "").startswith(OUT_OF_TIME)
+        for item in searched
+        for trial in item.trials
+    )
+    if not cut:
+        return _trust(plan, searched)
+    counted = "1 trial that counts" if cut == 1 else f"{cut} trials that count"
+    return (
+        f"{_trust(plan, searched)}; {counted} as pruned {'was' if cut == 1 else 'were'} cut off by budget.max_seconds"
+    )
+
+
+def _trust(plan: JobPlan, searched: Sequence[Searched]) -> str:
+    """Say whether trials were pruned by their early losses."""
     if plan.spec.search.pruner == "none":
         return "no trial was pruned: the spec asks for no pruner"
     for item in searched:
@@ -313,7 +332,9 @@ def pareto(trials: Sequence[Trial]) -> list[ParetoPoint]:
     return front
 
 
-def find_transfer(plan: JobPlan, comparisons: Sequence[Comparison]) -> WarmStartOutcome | None:
+def find_transfer(
+    plan: JobPlan, comparisons: Sequence[Comparison], searched: Sequence[Searched]
+) -> WarmStartOutcome | None:
     """Return whether the P of a warm start transfers; None for a job without one.
 
     Transfer is claimed only if the two-sided p-value, Holm-adjusted with all comparisons of the job, is at most 0.05.
@@ -327,6 +348,8 @@ def find_transfer(plan: JobPlan, comparisons: Sequence[Comparison]) -> WarmStart
     item = next((item for item in comparisons if item.against == SHUFFLED_P), None)
     if item is None:
         reason = "transfer is unknown: too few seeds completed from P and from the same P in wrong coordinates"
+        if all(item.arm.name != SHUFFLED_P for item in searched):
+            reason = f"transfer is unknown: the job was stopped before it had searched {SHUFFLED_P}"
         return WarmStartOutcome(job=warm.job, sha256=warm.sha256, transfer=None, reason=reason)
     transfer = item.improvement > 0 and item.p_holm <= ALPHA
     better = item.relative_improvement

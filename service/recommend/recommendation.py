@@ -261,7 +261,7 @@ def recommend(
         assert statistics is not None, "without it there is a doubt"
         verdict = statistics.word
         split_seeds = [plan.split_seed(pair.seed) for pair in pairs]
-        reason = explain(statistics, at_equal_seconds, objective, split_seeds, plan.spec.budget.trials_per_arm)
+        reason = explain(statistics, at_equal_seconds, objective, split_seeds, plan.may_have_more_trials)
     arms = [_arm_result(plan, by_arm[arm.name], runs, objective) for arm in plan.arms if arm.name in by_arm]
     chosen = challenger if verdict == Word.HELPS else baseline
     if verdict != Word.HELPS:

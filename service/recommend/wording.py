@@ -9,7 +9,7 @@ from service.planning.arms import UNTUNED
 from service.planning.objective import Objective
 from service.result.effects import figure, percent
 from service.result.job_result import ArmResult, TrivialResult, Verdict, Word
-from service.spec.job import MAX_CONFIRM_SEEDS, MAX_TRIALS
+from service.spec.job import MAX_CONFIRM_SEEDS
 
 NOUNS: Final = {
     "val_loss": "loss",
@@ -26,7 +26,7 @@ def explain(
     at_equal_seconds: Verdict | None,
     objective: Objective,
     split_seeds: Sequence[int],
-    trials: int,
+    may_have_more_trials: bool,
 ) -> str:
     """Return the sentence of a verdict: the effect, where it was seen, what luck does, and what would tell more.
 
@@ -35,14 +35,14 @@ def explain(
         at_equal_seconds: The comparison at equal training time; None if too few pairs can be compared.
         objective: What both are judged by.
         split_seeds: Seed of the split of each pair.
-        trials: Trials of each arm.
+        may_have_more_trials: Whether trials can be added to the job.
     """
     effect = f"with P {_compared(verdict, objective)} {_change(verdict)}"
     clauses = [effect + ("" if objective.is_timed else " at equal steps") + _remark(verdict)]
     if not objective.is_timed:
         clauses.append(f"at equal time, on validation, {_at_equal_time(at_equal_seconds, verdict.word)}")
     clauses.append(f"seen {_where(split_seeds, objective)}{_footnote(verdict)}")
-    return "; ".join([*clauses, *_luck(verdict), *_advice(verdict, trials)])
+    return "; ".join([*clauses, *_luck(verdict), *_advice(verdict, may_have_more_trials)])
 
 
 def worth_of(objective: Objective, loss: float | None, score: float | None) -> str:
@@ -184,7 +184,7 @@ def _luck(verdict: Verdict) -> Iterator[str]:
         yield "chance alone does not explain that"
 
 
-def _advice(verdict: Verdict, trials: int) -> Iterator[str]:
+def _advice(verdict: Verdict, may_have_more_trials: bool) -> Iterator[str]:
     """Say what would settle an inconclusive comparison, within the limits of a spec."""
     if verdict.word is not Word.INCONCLUSIVE:
         return
@@ -192,6 +192,6 @@ def _advice(verdict: Verdict, trials: int) -> Iterator[str]:
         yield f"about {verdict.more_pairs} more seeds would be needed"
     elif not _is_inside_luck(verdict):
         yield f"even {MAX_CONFIRM_SEEDS} seeds, the most that a job can have, would probably not be enough"
-    elif trials < MAX_TRIALS:
+    elif may_have_more_trials:
         enough = _is_significant(verdict) or verdict.pairs == MAX_CONFIRM_SEEDS
         yield f"more trials for each arm{'' if enough else ', and more seeds,'} may tell"

@@ -14,6 +14,7 @@ from search_spaces.to_optuna import suggest
 from service.db.models import Trial
 from service.engines.base import Assignment, Pruning
 from service.planning.arms import ArmPlan
+from service.recommend.findings import OUT_OF_TIME
 from service.result.job_result import Fidelity
 from service.running.arm_study import NUMBER, ArmStudy, OpenTrial
 from service.running.context import JobContext
@@ -195,7 +196,7 @@ class ArmSearch:
     def _end_at_cap(self, trial_id: int) -> None:
         points = self._curve(trial_id)
         last = points[-1].val_loss if points else None
-        cause = f"the arm reached budget.max_seconds = {self._budget.max_seconds:g}"
+        cause = f"{OUT_OF_TIME} = {self._budget.max_seconds:g}"
         self._end(trial_id, Ended(TrialState.PRUNED, last, cause=cause))
 
     def _end(self, trial_id: int, ended: Ended) -> None:

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import optuna
 from optuna.study import StudyDirection
@@ -53,6 +53,14 @@ class OpenTrial:
     reported: int = 0
 
 
+class Told(NamedTuple):
+    """What Optuna is told of a trial."""
+
+    state: OptunaState
+    value: float | None = None
+    seconds: float = 0.0
+
+
 class ArmStudy:
     """The study of an arm. It has the arm's trials in the ledger, and those of an earlier job only in memory."""
 
@@ -81,6 +89,7 @@ class ArmStudy:
         self._memory_id = self._memory.get_study_id_from_name(name)
         self._stored_id = storage.get_study_id_from_name(name)
         self._stored_attrs: dict[str, object] = {}
+        self._complete_only = self._two or spec.search.sampler == "gp"  # only completed trials count for the sampler
         self._worst, self._slowest = -math.inf, 0.0
         tried = self._add_earlier(earlier) if earlier is not None else []
         self._align(rows)
@@ -100,7 +109,7 @@ class ArmStudy:
 
     def resume(self, row: Trial) -> OpenTrial:
         """Open a trial of the ledger that runs again."""
-        frozen = self._frozen(row, OptunaState.RUNNING, ())
+        frozen = self._frozen(row, Told(OptunaState.RUNNING), ())
         return OpenTrial(optuna.Trial(self.study, self._memory.create_new_trial(self._memory_id, frozen)))
 
     def ask(self, sampler: optuna.samplers.BaseSampler, *, refine: bool = False) -> optuna.Trial:
@@ -144,18 +153,14 @@ class ArmStudy:
         Of a diverged one we tell the worst finite loss so far, one step after its last point. Samplers rank stopped
         trials by how far they came, so at a later step it would look better than others.
         """
-        value, seconds = ended.val_loss if ended.value is None else ended.value, ended.seconds
-        self._compare(value, seconds)
-        if ended.state == TrialState.DIVERGED:
-            value, seconds = self._penalty(), self._slowest
-            if not self._two:
-                trial.asked.report(value, trial.reported + 1)
-        state = self._optuna_state(ended.state)
-        if state == OptunaState.COMPLETE:
-            assert value is not None, "a completed trial has a value"
-            self.study.tell(trial.asked, [value, seconds] if self._two else value)
+        told = self._told(ended.state, ended.val_loss if ended.value is None else ended.value, ended.seconds)
+        if ended.state == TrialState.DIVERGED and told.value is not None and not self._two:
+            trial.asked.report(told.value, trial.reported + 1)
+        if told.state == OptunaState.COMPLETE:
+            assert told.value is not None, "a completed trial has a value"
+            self.study.tell(trial.asked, [told.value, told.seconds] if self._two else told.value)
         else:
-            self.study.tell(trial.asked, state=state)
+            self.study.tell(trial.asked, state=told.state)
         self._store(self.study.get_trials(deepcopy=False)[trial.asked.number])
 
     def _store(self, trial: FrozenTrial) -> None:
@@ -167,18 +172,29 @@ class ArmStudy:
         """Raise LeaseLostError if this worker stood still, and another one has the job and writes to its studies."""
         self._job.record.requests()
 
-    def _compare(self, value: float | None, seconds: float) -> None:
-        """Remember the worst finite value and the longest run: a diverged trial gets these."""
-        if value is not None:
+    def _told(self, state: TrialState, value: float | None, seconds: float) -> Told:
+        """Return what samplers see of an ended trial. It is called once for each, in the order in which they ended.
+
+        A diverged one gets the worst finite value so far and the longest time. Where only completed trials count, it is
+        shown as completed with the worst value of those: its own loss may be far above all others, or no cost at all.
+        Before there is one, nothing can be said. A failed trial teaches nothing.
+        """
+        if value is not None and (state == TrialState.COMPLETE or not self._complete_only):
             self._worst = max(self._worst, value)
         self._slowest = max(self._slowest, seconds)
+        if state == TrialState.COMPLETE:
+            return Told(OptunaState.COMPLETE, value, seconds)
+        if state == TrialState.DIVERGED and not self._complete_only:
+            return Told(OptunaState.PRUNED, self._worst if math.isfinite(self._worst) else NO_LOSS)
+        if state == TrialState.DIVERGED and math.isfinite(self._worst):
+            return Told(OptunaState.COMPLETE, self._worst, self._slowest)
+        if state == TrialState.PRUNED and not self._two:
+            return Told(OptunaState.PRUNED, value)
+        return Told(OptunaState.FAIL)
 
     def drop(self, trial: OpenTrial) -> None:
         """Leave a trial to the next worker; the samplers of this one forget it."""
         self.study.tell(trial.asked, state=OptunaState.FAIL, skip_if_finished=True)
-
-    def _penalty(self) -> float:
-        return self._worst if math.isfinite(self._worst) else NO_LOSS
 
     def _align(self, rows: Sequence[Trial]) -> None:
         """Bring both studies in line with the ledger: add what ended there and is not stored.
@@ -188,18 +204,19 @@ class ArmStudy:
         ended at last.
         """
         ended = [row for row in rows if row.state in ENDED_TRIAL]
+        in_order = sorted(ended, key=lambda row: (row.finished_at or row.created_at, row.number))
+        outcomes = {row.id: self._told(row.state, row.value, row.seconds) for row in in_order}
         gc.disable()  # on the many objects of a large study the collector takes as long as reading them
         try:
             stored = {trial.user_attrs.get(NUMBER): trial for trial in self._stored.get_trials(deepcopy=False)}
         finally:
             gc.enable()
         told = {number: trial.state for number, trial in stored.items()}
-        missing = {row.id for row in ended if told.get(row.number) != self._optuna_state(row.state)}
+        missing = {row.id for row in ended if told.get(row.number) != outcomes[row.id].state}
         points = self._job.record.curves(missing)
-        for row in sorted(ended, key=lambda row: (row.finished_at or row.created_at, row.number)):
-            self._compare(row.value, row.seconds)
+        for row in in_order:
             if row.id in missing:
-                stored[row.number] = self._frozen(row, self._optuna_state(row.state), points[row.id])
+                stored[row.number] = self._frozen(row, outcomes[row.id], points[row.id])
                 self._store(stored[row.number])
         if missing:
             log.info("study brought in line", extra={"study": self.study.study_name, "added": len(missing)})
@@ -230,30 +247,17 @@ class ArmStudy:
             if values not in tried:
                 self.study.enqueue_trial(values)
 
-    def _optuna_state(self, state: TrialState) -> OptunaState:
-        """Return the state that samplers see for an ended trial; a failed one teaches them nothing."""
-        complete_only = self._two or self._spec.search.sampler == "gp"  # only completed trials count
-        if state == TrialState.COMPLETE or (state == TrialState.DIVERGED and complete_only):
-            return OptunaState.COMPLETE
-        if state == TrialState.DIVERGED or (state == TrialState.PRUNED and not self._two):
-            return OptunaState.PRUNED
-        return OptunaState.FAIL
-
-    def _frozen(self, row: Trial, state: OptunaState, points: Sequence[CurvePoint]) -> FrozenTrial:
+    def _frozen(self, row: Trial, told: Told, points: Sequence[CurvePoint]) -> FrozenTrial:
         """Return a trial of the ledger as Optuna has it: one that ended, or one that runs again."""
         signals = {}
         if not self._two:
             signals = {point.step: self._objective.signal(points[: i + 1]) for i, point in enumerate(points)}
-        value, seconds = row.value, row.seconds
-        if row.state == TrialState.DIVERGED:
-            value, seconds = self._penalty(), self._slowest
-            if not self._two:
-                signals[max(signals, default=0) + 1] = value
-        valued = state in (OptunaState.COMPLETE, OptunaState.PRUNED)
+        if row.state == TrialState.DIVERGED and told.value is not None and not self._two:
+            signals[max(signals, default=0) + 1] = told.value
         return create_trial(
-            state=state,
-            value=value if valued and not self._two else None,
-            values=[value, seconds] if valued and self._two and value is not None else None,
+            state=told.state,
+            value=None if self._two else told.value,
+            values=[told.value, told.seconds] if self._two and told.value is not None else None,
             params=dict(row.params),
             distributions=distributions(self._arm.space, row.params),
             intermediate_values=signals,

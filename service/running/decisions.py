@@ -181,7 +181,7 @@ def make_result(
         job_id=job.record.job_id,
         findings=findings,
         learned_p=None,
-        warm_start=find_transfer(plan, findings.comparisons),
+        warm_start=find_transfer(plan, findings.comparisons, searched),
         made_with=versions(),
     )
 

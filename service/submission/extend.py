@@ -8,8 +8,7 @@ from service.db.models import Job
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger import jobs, queries
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once
-from service.planning.arms import MORE_STEPS
-from service.planning.plan import plan_of
+from service.planning.plan import plan_of, what_depends_on_other_arms
 from service.settings import Settings
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec
 from service.states import ENDED_JOB
@@ -85,9 +84,12 @@ def extended(spec: JobSpec, more: ExtendSpec, settings: Settings) -> JobSpec:
     errors = []
     for name, (has, limit) in limits.items():
         if getattr(more, name) > limit - has:
-            message = f"must be at most {limit - has:g}: the job has {has:g} already, and the limit is {limit:g}"
+            room = max(0, limit - has)  # the limit may have been lowered
+            message = (
+                f"must be {f'at most {room:g}' if room else 0}: the job has {has:g} already, and the limit is {limit:g}"
+            )
             errors.append(FieldError(name, getattr(more, name), message, code="out_of_range"))
-    depends = _what_depends_on_other_arms(spec)
+    depends = what_depends_on_other_arms(spec)
     for name in ("trials", "max_seconds"):
         if depends is not None and getattr(more, name):
             hint = f"{depends} depends on the best trial of other arms, which more trials may change."
@@ -130,9 +132,3 @@ def _check_it_adds(session: Session, job: Job, larger: JobSpec, more: ExtendSpec
         message = f"must be above {used - had:.3g}: arm {arm} has used {used:.3g} of its {had:g} seconds"
         hint = "Without time it tries nothing more, and the other arms would get more trials than it."
         raise InvalidSpecError(conflict("max_seconds", more.max_seconds, message, hint))
-
-
-def _what_depends_on_other_arms(spec: JobSpec) -> str | None:
-    if spec.objective.target == "baseline":
-        return "The target 'baseline'"
-    return f"The control {MORE_STEPS}" if MORE_STEPS in spec.controls else None

@@ -119,10 +119,25 @@ def _wrong(job_id: str, message: str, hint: str | None = None, code: str = "conf
 
 
 def _check_split(session: Session, spec: JobSpec, job_id: str | None) -> None:
-    """Refuse a split in which rows that P was learned on, in this job or one before it, would judge."""
+    """Refuse a split in which rows that P was learned on, in this job or one before it, would judge.
+
+    What a deleted job before it was about is unknown. But the job that started from that one was submitted with the
+    same split of all data that both had, so its data is safe.
+    """
     if isinstance(spec.model, PinnSpec | TransformerSpec):
         return  # an equation has new points with each seed; a text is cut at the same place with every seed
-    while job_id is not None and (job := find_job(session, job_id)) is not None:
+    earlier: JobSpec | None = None
+    while job_id is not None:
+        job = find_job(session, job_id)
+        if job is None:
+            if earlier is None or not _sources(spec) <= _sources(earlier):
+                given = spec.warm_start and spec.warm_start.job
+                message = f"must name a job whose P can be followed back: it comes from {job_id}, which was deleted"
+                hint = (
+                    "The deleted job may have learned from the rows that judge. Only the data of the later job is safe."
+                )
+                raise InvalidSpecError(conflict("warm_start.job", given, message, hint))
+            return
         earlier = JobSpec.from_json(job.spec)
         there = _split_by(earlier) if _sources(spec) & _sources(earlier) else {}
         for name, value in _split_by(spec).items():

@@ -88,9 +88,14 @@ def test_an_lr_within_half_a_step_of_an_end_is_at_the_edge(lr: float, end: str |
     assert at_edge(SGD, sgd(lr)) == end
 
 
+@pytest.mark.parametrize(("lr", "end"), [(0.01, "lower"), (0.1, None), (0.2, "upper")])
+def test_the_ends_of_a_list_are_its_lowest_and_its_highest_lr(lr: float, end: str | None) -> None:
+    assert at_edge(apply_overrides(SGD, {"lr": [0.1, 0.01, 0.2]}), sgd(lr)) == end
+
+
 def test_an_lr_that_cannot_vary_is_at_no_edge() -> None:
     assert at_edge(apply_overrides(SGD, {"lr": 0.1}), sgd(0.1)) is None
-    assert at_edge(apply_overrides(SGD, {"lr": [0.1, 0.2]}), sgd(0.1)) is None
+    assert at_edge(apply_overrides(SGD, {"lr": [0.1]}), sgd(0.1)) is None
     assert (
         at_edge(SearchSpace(name="none", parameters=(Parameter(name="x", domain=Choice(values=(1,))),)), {"x": 1})
         is None

@@ -8,10 +8,15 @@ from fastapi.testclient import TestClient
 
 from service.db.models import Arm, RecommendationRow
 from service.db.session import Database
+from service.errors import InvalidSpecError
 from service.ledger import jobs
 from service.result.job_result import JobResult
+from service.settings import Settings
+from service.spec.job import ExtendSpec, JobSpec
 from service.states import JobState, TrialState
+from service.submission.extend import extended
 from service.training.run import Ended
+from tests.conftest import SpecMaker
 from tests.service.api.conftest import Submit, assert_problem, claim_job, count_rows, sqlite_only, succeed
 from tests.service.conftest import get_job
 
@@ -204,6 +209,14 @@ def test_failed_runs_are_run_again_and_diverged_ones_are_not(
         states = {run.seed: run.state for run in planned if run.trial_number == finalist.number and run.seed in ended}
         assert states == {**ended, 101: TrialState.QUEUED}
     assert log.looks() == 2
+
+
+@sqlite_only
+def test_a_limit_that_was_lowered_leaves_no_room_and_not_less(settings: Settings, spec: SpecMaker) -> None:
+    twenty = JobSpec.model_validate(spec(budget={"trials_per_arm": 20}))
+    with pytest.raises(InvalidSpecError) as caught:
+        extended(twenty, ExtendSpec(trials=5), settings.model_copy(update={"max_trials": 10}))
+    assert caught.value.errors[0].message == "must be 0: the job has 20 already, and the limit is 10"
 
 
 def test_no_such_job(client: TestClient) -> None:

@@ -285,16 +285,37 @@ def test_a_text_and_an_equation_are_split_alike_by_every_seed(
     assert answer.status_code == 202, answer.text
 
 
+def change_spec(db: Database, job_id: str, **parts: Any) -> None:
+    """Make it as if a job had been submitted with other parts."""
+    with db.write() as session:
+        row = session.scalars(select(Job).where(Job.id == job_id)).one()
+        row.spec = {**row.spec, **parts}
+
+
 def test_nor_those_of_a_job_that_the_earlier_one_started_from(
     client: TestClient, learned: Learned, db: Database, spec: SpecMaker
 ) -> None:
     first, second = learned(), learned()
-    with db.write() as session:  # as if the second were of another dataset and split, and had started from the first
-        row = session.scalars(select(Job).where(Job.id == second)).one()
-        row.spec = {**row.spec, "dataset": {"name": "iris"}, "seed": 7, "warm_start": {"job": first}}
+    change_spec(db, second, dataset={"name": "iris"}, seed=7, warm_start={"job": first})
     (error,) = refused(client, db, spec(warm_start={"job": second}, seed=7))
     assert error["message"].startswith(f"must be 0, the seed of {first}")
     assert client.post("/v1/jobs", json=spec(warm_start={"job": second})).status_code == 202
+
+
+def test_a_p_that_comes_from_a_deleted_job_is_good_for_the_data_of_the_later_one_only(
+    client: TestClient, learned: Learned, db: Database, spec: SpecMaker
+) -> None:
+    first, second = learned(), learned()
+    change_spec(db, second, dataset={"name": "iris"}, seed=7, warm_start={"job": first})
+    assert client.delete(f"/v1/jobs/{first}").status_code == 204
+    for seed in (0, 7):
+        (error,) = refused(client, db, spec(warm_start={"job": second}, seed=seed))
+        assert (error["field"], error["value"]) == ("warm_start.job", second)
+        assert error["message"].endswith(f"it comes from {first}, which was deleted")
+    change_spec(db, second, dataset={"name": "wine"})
+    (error,) = refused(client, db, spec(warm_start={"job": second}))
+    assert error["message"].startswith(f"must be 7, the seed of {second}")
+    assert client.post("/v1/jobs", json=spec(warm_start={"job": second}, seed=7)).status_code == 202
 
 
 def test_the_same_key_and_body_replay_and_leave_one_copy(

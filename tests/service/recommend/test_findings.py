@@ -17,7 +17,16 @@ from service.ledger.queries import stored_curve
 from service.planning.arms import ArmPlan, warpadam_arms
 from service.planning.objective import Objective
 from service.planning.plan import JobPlan, make_plan
-from service.recommend.findings import JUDGED, find_break_even, find_transfer, importances, make_findings
+from service.recommend.findings import (
+    JUDGED,
+    OUT_OF_TIME,
+    Searched,
+    _pruning,
+    find_break_even,
+    find_transfer,
+    importances,
+    make_findings,
+)
 from service.recommend.recommendation import Finalist, recommend
 from service.recommend.wording import NOUNS
 from service.result.job_result import BreakEven, Comparison, Word
@@ -170,14 +179,41 @@ def test_transfer_is_claimed_only_if_p_beats_the_same_p_shuffled(
     spec: SpecMaker, against: str, improvement: float, p_holm: float, transfer: bool | None, reason: str
 ) -> None:
     plan = make_plan(JobSpec.model_validate(spec(warm_start=WARM)))
-    warm = find_transfer(plan, against_control(against, improvement, p_holm))
+    warm = find_transfer(
+        plan, against_control(against, improvement, p_holm), [Searched(arm, [], None) for arm in plan.arms]
+    )
     assert warm is not None
     assert (warm.job, warm.sha256, warm.transfer) == ("job-1", "a" * 64, transfer)
     assert warm.reason.startswith(reason)
 
 
 def test_a_job_without_a_warm_start_says_nothing(spec: SpecMaker) -> None:
-    assert find_transfer(make_plan(JobSpec.model_validate(spec())), against_control("adamw", 1.0, 0.01)) is None
+    assert find_transfer(make_plan(JobSpec.model_validate(spec())), against_control("adamw", 1.0, 0.01), []) is None
+
+
+def test_a_stop_before_the_control_is_why_nothing_is_known_of_transfer(spec: SpecMaker) -> None:
+    plan = make_plan(JobSpec.model_validate(spec(warm_start=WARM)))
+    warm = find_transfer(plan, [], [Searched(plan.arm("warpadam"), [], None), Searched(plan.arm("adamw"), [], None)])
+    assert warm is not None
+    assert warm.reason == "transfer is unknown: the job was stopped before it had searched shuffled_p"
+
+
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        (0, ""),
+        (1, "; 1 trial that counts as pruned was cut off by budget.max_seconds"),
+        (2, "; 2 trials that count as pruned were cut off by budget.max_seconds"),
+    ],
+)
+def test_trials_that_were_cut_off_are_told_from_pruned_ones(spec: SpecMaker, arm: ArmPlan, cut: int, said: str) -> None:
+    plan = make_plan(JobSpec.model_validate(spec(search={"pruner": "none"})))
+    rows = searched(arm, [1.0, 2.0, 3.0, 4.0])
+    for row in rows[:cut]:
+        row.state, row.cause = TrialState.PRUNED, f"{OUT_OF_TIME} = 1.5"
+    rows[3].state, rows[3].cause = TrialState.PRUNED, "pruner asha"
+    sentence = _pruning(plan, [Searched(arm, rows, None)])
+    assert sentence == f"no trial was pruned: the spec asks for no pruner{said}"
 
 
 def test_runs_start_from_the_p_of_the_job_or_from_it_shuffled(spec: SpecMaker) -> None:

@@ -13,7 +13,7 @@ from service.ledger.queries import stored_curve
 from service.planning.objective import Objective, decided_by_outliers
 from service.planning.plan import JobPlan, make_plan
 from service.recommend.findings import make_findings
-from service.recommend.luck import FIRST_FOUND
+from service.recommend.luck import FIRST_FOUND, SearchLuck
 from service.recommend.recommendation import (
     Finalist,
     best_trials,
@@ -133,6 +133,28 @@ def test_the_reason_tells_runs_that_failed_from_those_that_diverged(plan: JobPla
         "2 of 8 pairs did not complete: adamw failed on 1 seed (no cause is known), which an extension runs again; "
         "warpadam diverged on 1 seed; warpadam failed on 1 seed (was killed (signal 9)), which an extension runs again"
     )
+
+
+@pytest.mark.parametrize(
+    ("parts", "more"),
+    [
+        ({}, True),
+        ({"objective": {"metric": "steps_to_target", "target": "baseline"}}, False),
+        ({"controls": ["adamw_more_steps"]}, False),
+        ({"budget": {"trials_per_arm": 10_000}}, False),
+    ],
+    ids=["plain", "target", "control", "limit"],
+)
+def test_more_trials_are_only_advised_where_a_job_may_have_them(
+    plan: JobPlan, parts: dict[str, Any], more: bool
+) -> None:
+    plan = make_plan(JobSpec.model_validate({**plan.spec.model_dump(mode="json"), **parts}))
+    finalists = [Finalist(trial(plan, 0, 0.4), 0.4), Finalist(trial(plan, 1, 0.5, "adamw"), 0.5)]
+    luck = SearchLuck(penalties=(0.0, 0.9), chances=(0.5, 1.0))
+    seen = [*runs("warpadam", losses(0.9), 0), *runs("adamw", BASELINE, 1)]
+    reason = recommend(plan, finalists, seen, LOSS, luck={"warpadam": luck, "adamw": luck}).reason
+    assert ("more trials for each arm" in reason) == more
+    assert "lies inside that" in reason
 
 
 def test_the_best_trials_are_completed_ones_by_validation_then_number(plan: JobPlan) -> None:

@@ -11,7 +11,7 @@ from service.recommend.luck import SearchLuck
 from service.recommend.verdict import compare
 from service.recommend.wording import explain, explain_disagreement
 from service.result.job_result import Verdict, Word
-from service.spec.job import MAX_CONFIRM_SEEDS, MAX_TRIALS
+from service.spec.job import MAX_CONFIRM_SEEDS
 from service.spec.metrics import METRICS
 from tests.service.recommend.test_verdict import BASE, LUCKY, SURE, shifted
 
@@ -33,9 +33,9 @@ def said(
     *,
     objective: Objective = LOSS,
     splits: Sequence[int] = EIGHT,
-    trials: int = 20,
+    more_trials: bool = True,
 ) -> list[str]:
-    clauses = explain(verdict, in_time, objective, splits, trials).split("; ")
+    clauses = explain(verdict, in_time, objective, splits, more_trials).split("; ")
     return [clause for clause in clauses if clause != NO_EQUAL_TIME]
 
 
@@ -69,8 +69,8 @@ def test_luck_that_is_larger_than_the_effect_takes_the_word_and_says_so() -> Non
 
 def test_no_more_trials_are_asked_for_than_an_arm_can_have() -> None:
     verdict = judged(0.1, luck=(SURE, LUCKY))
-    assert "more trials" in said(verdict, trials=MAX_TRIALS - 1)[-1]
-    assert "more" not in said(verdict, trials=MAX_TRIALS)[-1]
+    assert "more trials" in said(verdict)[-1]
+    assert "more" not in said(verdict, more_trials=False)[-1]
 
 
 def test_too_few_seeds_say_how_many_more_would_do() -> None:
@@ -141,7 +141,7 @@ def test_equal_time_stands_in_the_same_sentence(in_time: Verdict, clause: str) -
 
 
 def test_without_equal_time_the_sentence_says_so() -> None:
-    assert NO_EQUAL_TIME in explain(judged(0.3), None, LOSS, EIGHT, 20)
+    assert NO_EQUAL_TIME in explain(judged(0.3), None, LOSS, EIGHT, True)
 
 
 def test_p_that_hurts_in_steps_may_help_in_time() -> None:
@@ -166,7 +166,7 @@ def test_a_further_look_says_so() -> None:
 
 def test_a_time_to_a_target_is_not_at_equal_steps() -> None:
     timed = Objective(metric="steps_to_target", target=0.5, steps=10, max_seconds=60.0)
-    assert explain(judged(0.3), None, timed, EIGHT, 20).split("; ")[:2] == [
+    assert explain(judged(0.3), None, timed, EIGHT, True).split("; ")[:2] == [
         "with P the number of steps to the target is 28.7 % lower",
         OWN_SPLITS,
     ]

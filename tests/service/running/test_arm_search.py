@@ -270,6 +270,59 @@ def test_a_diverged_trial_is_told_as_the_worst_finite_loss_so_far(open_arm: Open
     assert told(search)[2] == (2, OptunaState.PRUNED, 3.5)
 
 
+@pytest.mark.parametrize(
+    ("parts", "penalties"),
+    [
+        ({"search": {"sampler": "gp", "pruner": "none"}}, [[0.5], [3.5]]),
+        ({"search": {"pruner": "none"}, "objective": {"trade_off": "seconds"}}, [[0.5, 0.3], [3.5, 0.3]]),
+        (
+            {"search": {"sampler": "gp", "pruner": "none"}, "objective": {"metric": "steps_to_target", "target": 0.6}},
+            [[5.0], [12.9]],  # 2.9 above the target at the end of ten steps
+        ),
+    ],
+    ids=["gp", "two objectives", "steps"],
+)
+def test_where_only_completed_trials_count_a_diverged_one_is_told_as_the_worst_of_them(
+    db: Database,
+    submit: Submit,
+    storage: optuna.storages.RDBStorage,
+    settings: Settings,
+    parts: dict[str, Any],
+    penalties: list[list[float]],
+) -> None:
+    job_id = submit(budget={"trials_per_arm": CAP, "steps": 10}, **parts)
+    log = runs.claim(db, "worker", 30.0)
+    assert log is not None
+    job = context(log, settings)
+
+    def reopen() -> ArmSearch:
+        return ArmSearch(job, job.plan.arm("adamw"), storage)
+
+    def diverge(search: ArmSearch) -> None:
+        assignment = take(search)
+        search.progress(assignment, CurvePoint(5, 1e25, 1e25, 0.3))
+        search.finished(assignment, Ended(TrialState.DIVERGED, 1e25, None, 0.3))
+
+    def seen(search: ArmSearch) -> dict[int, tuple[OptunaState, list[float] | None, dict[int, float]]]:
+        return {number: (t.state, t.values, t.intermediate_values) for number, t in finished(search.study).items()}
+
+    search = reopen()
+    diverge(search)
+    complete(search, 0.5)
+    diverge(search)
+    complete(search, 3.5)
+    diverge(search)
+    before = seen(search)
+    assert (before[0][0], before[0][1]) == (OptunaState.FAIL, None)  # nothing completed yet
+    assert [before[number][:2] for number in (2, 4)] == [(OptunaState.COMPLETE, values) for values in penalties]
+    search.close()
+
+    assert seen(reopen()) == before
+    assert len(optuna.load_study(study_name=study_name(job_id, "adamw"), storage=storage).trials) == 5
+    optuna.delete_study(study_name=study_name(job_id, "adamw"), storage=storage)
+    assert seen(reopen()) == before
+
+
 def test_a_study_that_was_lost_is_rebuilt_from_the_ledger(
     open_arm: Open, storage: optuna.storages.RDBStorage, log: RunLog
 ) -> None:

@@ -27,7 +27,9 @@ def job_with(patience: int | None, **best: tuple[float, int]) -> JobContext:
         )
     )
     trials = {
-        arm: [Trial(number=0, arm=arm, state=TrialState.COMPLETE, value=0.1, seconds=seconds, last_step=steps)]
+        arm: [
+            Trial(number=0, arm=arm, state=TrialState.COMPLETE, params={}, value=0.1, seconds=seconds, last_step=steps)
+        ]
         for arm, (seconds, steps) in best.items()
     }
     record = SimpleNamespace(trials=lambda arm: trials[arm], counted_trials=lambda: None)
