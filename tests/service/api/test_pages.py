@@ -9,7 +9,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from search_spaces import get_preset
+from search_spaces import Choice, get_preset
 from service.api.pages import charts
 from service.api.pages.importance import LEAST_TRIALS
 from service.api.pages.search import DRAWN_TRIALS, FAILED_TRIALS
@@ -278,6 +278,37 @@ def test_parallel_coordinates_show_settings_that_differ(client: TestClient) -> N
     assert found is not None
     assert [axis.name for axis in found.axes] == ["lr", "loss"]
     assert charts.parallel(space, [(first, 0.5), (first, 1.0)], "loss") is None
+
+
+def test_values_that_a_space_no_longer_has_are_drawn_below_the_others(
+    client: TestClient, submit: Submit, db: Database
+) -> None:
+    job = submit(budget={"trials_per_arm": 9, "steps": 10, "batch_size": 32})
+    log = claim_job(db)
+    space = make_plan(log.spec).arm("adamw").space
+    log.start_arm("adamw")
+    first = dict(space.first_trials[0])
+    assert isinstance(space["weight_decay"].domain, Choice)
+    for odd in ({}, {"weight_decay": 0.0123}, {"lr": 1e9}):
+        trial = log.add_trial("adamw", first | odd)
+        log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 0.5), 0.1)
+    page = client.get(f"/jobs/{job['id']}")
+    assert page.status_code == 200
+    assert "All 3 completed trials." in text_of(page.text)
+    for setting, value in (("weight_decay", 0.0123), ("weight_decay", "none"), ("lr", "fast")):
+        drawn = charts.parallel(space, [(first, 1.0), (first | {setting: value}, 2.0)], "loss")
+        assert drawn is not None
+        assert drawn.lines[0].startswith(f"8,{charts.AXIS_BOTTOM} ")
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 64])
+def test_the_mean_of_huge_losses_is_drawn(client: TestClient, runs: int) -> None:
+    found = charts.learning({"a": [[(1, 1.7e308), (10, 1.0)]] * runs})
+    assert found is not None
+    assert found.lines[0].last == 1.0
+    drawn = charts.learning({"a": [[(1, 1.0), (10, 1.7e308)]] * runs})
+    assert drawn is not None
+    assert drawn.top == pytest.approx(1.7e308)
 
 
 def test_a_page_of_many_trials_draws_the_best_of_them(client: TestClient, submit: Submit, db: Database) -> None:
