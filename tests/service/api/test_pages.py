@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from search_spaces import Choice, get_preset
 from service.api.pages import charts
-from service.api.pages.importance import LEAST_TRIALS
+from service.api.pages.importance import LEAST_TRIALS, Importances
 from service.api.pages.search import DRAWN_TRIALS, FAILED_TRIALS
 from service.db.models import utc_now
 from service.db.session import Database
@@ -24,6 +24,7 @@ from service.registry import import_object
 from service.states import JobState, TrialState
 from service.training.run import CurvePoint, Ended
 from tests.service.api.conftest import Submit, claim_job, search, sqlite_only, succeed
+from tests.service.cli.test_serve import wait_for
 from tests.service.data import files
 
 pytestmark = sqlite_only
@@ -269,6 +270,22 @@ def test_importances_come_with_enough_trials(client: TestClient, submit: Submit,
     words = text_of(client.get(f"/jobs/{job['id']}").text)
     assert "lr 100 %" in words
     assert "All 20 completed trials. Each line is a trial" in words
+
+
+def test_importances_come_after_the_database_was_away(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit(budget={"trials_per_arm": 2 * LEAST_TRIALS, "steps": 10, "batch_size": 32})
+    log = claim_job(db)
+    arm = make_plan(log.spec).arm("adamw")
+    log.start_arm("adamw")
+    for index in range(LEAST_TRIALS):
+        trial = log.add_trial("adamw", dict(arm.space.first_trials[0]) | {"lr": 0.001 * (1 + index)})
+        log.finish_trial(trial.id, Ended(TrialState.COMPLETE, abs(index - 7.5)), 0.1)
+    importances, away = Importances(), Database("sqlite:////no/such/folder/warptune.db")
+    assert importances.of(away, job["id"], arm, LEAST_TRIALS) is None
+    wait_for(lambda: importances.of(db, job["id"], arm, LEAST_TRIALS) is not None)
+    assert importances.of(db, job["id"], arm, LEAST_TRIALS) == {"lr": 1.0}
+    importances.close()
+    away.close()
 
 
 def test_parallel_coordinates_show_settings_that_differ(client: TestClient) -> None:
