@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -170,6 +170,21 @@ def test_an_address_without_a_page_is_a_page_too(client: TestClient, path: str) 
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "Back to all jobs" in answer.text
+
+
+def test_home_takes_as_many_tags_as_the_api(client: TestClient) -> None:
+    tags = [f"t{number}" for number in range(1100)]
+    assert client.get("/", params={"tag": tags[:10]}).status_code == 200
+    for count in (11, 1100):
+        page = client.get("/", params={"tag": tags[:count]})
+        assert page.status_code == 404
+        assert "Back to all jobs" in page.text
+
+
+def test_times_on_home_say_their_zone(client: TestClient, submit: Submit) -> None:
+    job = submit()
+    when = datetime.fromisoformat(job["created_at"]).strftime("%Y-%m-%d %H:%M UTC")
+    assert when in text_of(client.get("/").text)
 
 
 @pytest.mark.parametrize("gain", [0.25, -0.25])
