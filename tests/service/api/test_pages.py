@@ -18,7 +18,9 @@ from service.db.session import Database
 from service.export.snippet import optimizer_lines
 from service.ledger import keys, queries
 from service.ledger.jobs import require_job
+from service.ledger.runs import RunLog
 from service.optimizers import OPTIMIZERS
+from service.planning.arms import ArmPlan
 from service.planning.plan import make_plan, plan_of
 from service.registry import import_object
 from service.states import JobState, TrialState
@@ -266,19 +268,26 @@ def test_the_cause_of_a_failed_trial_is_one_click_away(client: TestClient, submi
     assert client.get(f"{job['links']['trials']}/19").json()["cause"] == f"{HOSTILE} 19"
 
 
-def test_importances_come_with_enough_trials(client: TestClient, submit: Submit, db: Database) -> None:
+def search_adamw(submit: Submit, db: Database) -> tuple[dict[str, Any], RunLog, ArmPlan]:
     job = submit(budget={"trials_per_arm": 2 * LEAST_TRIALS, "steps": 10, "batch_size": 32})
     log = claim_job(db)
-    arm = make_plan(log.spec).arm("adamw")
     log.start_arm("adamw")
+    return job, log, make_plan(log.spec).arm("adamw")
+
+
+def finish_trial(log: RunLog, arm: ArmPlan, index: int) -> None:
+    trial = log.add_trial(arm.name, dict(arm.space.first_trials[0]) | {"lr": 0.001 * (1 + index)})
+    log.finish_trial(trial.id, Ended(TrialState.COMPLETE, abs(index - 7.5)), 0.1)
+
+
+def test_importances_come_with_enough_trials(client: TestClient, submit: Submit, db: Database) -> None:
+    job, log, arm = search_adamw(submit, db)
     for index in range(LEAST_TRIALS):
         words = text_of(client.get(f"/jobs/{job['id']}").text)
         assert "is being computed" not in words
         if index > 1:
             assert f"from {LEAST_TRIALS} completed trials on. This optimizer has {index}." in words
-        values = dict(arm.space.first_trials[0]) | {"lr": 0.001 * (1 + index)}
-        trial = log.add_trial("adamw", values)
-        log.finish_trial(trial.id, Ended(TrialState.COMPLETE, abs(index - 7.5)), 0.1)
+        finish_trial(log, arm, index)
     importances = client.app.state.importances  # type: ignore[attr-defined]
     importances.of(db, job["id"], arm, LEAST_TRIALS)
     importances.close()
@@ -288,13 +297,9 @@ def test_importances_come_with_enough_trials(client: TestClient, submit: Submit,
 
 
 def test_importances_come_after_the_database_was_away(client: TestClient, submit: Submit, db: Database) -> None:
-    job = submit(budget={"trials_per_arm": 2 * LEAST_TRIALS, "steps": 10, "batch_size": 32})
-    log = claim_job(db)
-    arm = make_plan(log.spec).arm("adamw")
-    log.start_arm("adamw")
+    job, log, arm = search_adamw(submit, db)
     for index in range(LEAST_TRIALS):
-        trial = log.add_trial("adamw", dict(arm.space.first_trials[0]) | {"lr": 0.001 * (1 + index)})
-        log.finish_trial(trial.id, Ended(TrialState.COMPLETE, abs(index - 7.5)), 0.1)
+        finish_trial(log, arm, index)
     importances, away = Importances(), Database("sqlite:////no/such/folder/warptune.db")
     assert importances.of(away, job["id"], arm, LEAST_TRIALS) is None
     wait_for(lambda: importances.of(db, job["id"], arm, LEAST_TRIALS) is not None)
@@ -315,11 +320,8 @@ def test_parallel_coordinates_show_settings_that_differ(client: TestClient) -> N
 def test_values_that_a_space_no_longer_has_are_drawn_below_the_others(
     client: TestClient, submit: Submit, db: Database
 ) -> None:
-    job = submit(budget={"trials_per_arm": 9, "steps": 10, "batch_size": 32})
-    log = claim_job(db)
-    space = make_plan(log.spec).arm("adamw").space
-    log.start_arm("adamw")
-    first = dict(space.first_trials[0])
+    job, log, arm = search_adamw(submit, db)
+    space, first = arm.space, dict(arm.space.first_trials[0])
     assert isinstance(space["weight_decay"].domain, Choice)
     for odd in ({}, {"weight_decay": 0.0123}, {"lr": 1e9}):
         trial = log.add_trial("adamw", first | odd)
