@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Dialog, Page, Route, expect
 
 from service.client.rest import Client
+from service.ledger import keys
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.data import files
@@ -255,3 +256,15 @@ def test_a_file_that_changes_while_it_is_sent_is_asked_for_again(live: Live, pag
     path.write_bytes(files.csv(120))
     page.get_by_label("Drop a file here").set_input_files(path)
     page.get_by_role("heading", name="numbers.csv").wait_for()
+
+
+def test_a_watched_page_whose_key_is_revoked_leads_to_the_sign_in(live: Live, page: Page, spec: SpecMaker) -> None:
+    key, row = keys.create(live.db, "vision", keys.Scope.SUBMIT)
+    with Client(live.url, api_key=key) as client:
+        job_id = client.submit(spec())["id"]
+    page.goto(f"{live.url}/jobs/{job_id}")
+    page.get_by_label("API key", exact=True).fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Waiting for a worker").wait_for()
+    keys.revoke(live.db, row.id)
+    page.get_by_role("heading", name="Sign in").wait_for()
