@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Dialog, Page, Route, expect
 
 from service.client.rest import Client
+from service.ledger import keys
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.data import files
@@ -90,7 +91,12 @@ def test_a_button_works_again_after_an_error(live: Live, page: Page, spec: SpecM
     with Client(live.url) as client:
         job_id = client.submit(spec())["id"]
         said: list[str] = []
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.accept()))
+
+        def agree(dialog: Dialog) -> None:
+            said.append(dialog.message)
+            dialog.accept()
+
+        page.on("dialog", agree)
         page.route(re.compile(f"/{what}$"), lambda route: route.fulfill(status=503, body=PROBLEM))
         page.goto(f"{live.url}/jobs/{job_id}")
         page.evaluate("document.querySelector('main').removeAttribute('data-live')")  # a refresh would make a new one
@@ -111,10 +117,12 @@ def test_a_watched_page_goes_on_after_a_proxy_or_the_database_was_away(
     with Client(live.url) as client:
         job_id = client.submit(spec())["id"]
     search(claim_job(live.db))
+    page.context.new_cdp_session(page).send("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kathmandu"})
     for path in (f"/jobs/{job_id}", "/"):
         page.goto(live.url + path)
         page.route(live.url + path, lambda route: route.fulfill(status=status, body="<h1>Bad Gateway</h1>"))
         page.get_by_text("The service does not answer.").wait_for()
+        assert "GMT+5:45" in page.locator("#away").inner_text()
         assert page.get_by_role("progressbar").count() == 1
         page.unroute_all()
         expect(page.locator("#away")).to_have_count(0)
@@ -189,12 +197,37 @@ def test_a_target_of_another_type_is_judged_by_what_fits_it(live: Live, page: Pa
     page.locator("#estimate", has_text=ESTIMATED).wait_for()
     page.get_by_role("button", name="Start").click()
     page.wait_for_url("**/jobs/job-*")
-
-    page.go_back()  # the browser fills in the form again
+    page.go_back()
     page.get_by_text("This is a classification task").wait_for()
     page.locator("#estimate", has_text=ESTIMATED).wait_for()
     expect(page.get_by_label("Judged by")).to_have_value("val_accuracy")
     expect(page.get_by_role("button", name="Start")).to_be_enabled()
+
+
+def test_a_form_that_the_browser_fills_in_again_is_estimated(live: Live, page: Page, tmp_path: Path) -> None:
+    page.goto(live.url + upload_codes(live, tmp_path))
+    page.get_by_label("Column to predict").select_option("label")
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url("**/jobs/job-*")
+    page.go_back()
+    expect(page.get_by_label("Column to predict")).to_have_value("label")
+    page.get_by_text("This is a classification task").wait_for()
+    page.locator("#estimate", has_text=ESTIMATED).wait_for()
+
+
+def test_a_tag_that_no_job_can_have_is_refused_in_its_field(live: Live, page: Page, spec: SpecMaker) -> None:
+    with Client(live.url) as client:
+        client.submit(spec(tags=["v1.0_a-b"]))
+    page.goto(live.url)
+    show = page.get_by_role("button", name="Show", exact=True)
+    page.get_by_label("Tag").fill("My Tag")
+    show.click()
+    assert page.evaluate("document.activeElement.validationMessage")
+    assert page.url == f"{live.url}/"
+    page.get_by_label("Tag").fill("v1.0_a-b")
+    show.click()
+    page.get_by_role("link", name="all jobs").wait_for()
+    assert page.get_by_role("link", name="v1.0_a-b").count() == 1
 
 
 def test_a_form_that_is_filled_in_wrongly_shows_no_estimate(live: Live, page: Page) -> None:
@@ -223,3 +256,15 @@ def test_a_file_that_changes_while_it_is_sent_is_asked_for_again(live: Live, pag
     path.write_bytes(files.csv(120))
     page.get_by_label("Drop a file here").set_input_files(path)
     page.get_by_role("heading", name="numbers.csv").wait_for()
+
+
+def test_a_watched_page_whose_key_is_revoked_leads_to_the_sign_in(live: Live, page: Page, spec: SpecMaker) -> None:
+    key, row = keys.create(live.db, "vision", keys.Scope.SUBMIT)
+    with Client(live.url, api_key=key) as client:
+        job_id = client.submit(spec())["id"]
+    page.goto(f"{live.url}/jobs/{job_id}")
+    page.get_by_label("API key", exact=True).fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Waiting for a worker").wait_for()
+    keys.revoke(live.db, row.id)
+    page.get_by_role("heading", name="Sign in").wait_for()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from statistics import fmean
 from typing import Final, NamedTuple
 
 from search_spaces import Choice, Domain, Scalar, SearchSpace
@@ -147,7 +146,7 @@ def learning(
     if not ends:
         return None
     first, last = (edge(step for by_step in found.values() for step in by_step) for edge in (min, max))
-    shown = [fmean(at) for by_step in found.values() for step, at in by_step.items() if 10 * step > last]
+    shown = [_mean(at) for by_step in found.values() for step, at in by_step.items() if 10 * step > last]
     top, bottom = max(shown), min(min(losses) for losses in ends)
     scale = math.log if bottom > 0 else float
 
@@ -162,13 +161,18 @@ def learning(
     lines = []
     for index, (arm, by_step) in enumerate(found.items()):
         if by_step:
-            means = [(step, fmean(losses)) for step, losses in by_step.items()]
+            means = [(step, _mean(losses)) for step, losses in by_step.items()]
             highs = [(step, max(losses)) for step, losses in by_step.items()]
             lows = [(step, min(losses)) for step, losses in reversed(by_step.items())]
             band = line([*highs, *lows]) if len(curves[arm]) > 1 else ""
             marked = [place(*point) for point in means if best and point[0] == best.get(arm)]
             lines.append(Line(arm, index % COLOURS, line(means), means[-1][1], band, *marked[:1]))
     return Chart(lines, last, top, bottom)
+
+
+def _mean(losses: Sequence[float]) -> float:
+    """Return the mean. The sum of losses above 1e308 would overflow; that of their shares does not."""
+    return math.fsum(loss / len(losses) for loss in losses)
 
 
 def _by_step(runs: Sequence[Sequence[tuple[int, float]]]) -> dict[int, list[float]]:
@@ -222,7 +226,7 @@ def parallel(space: SearchSpace, trials: Sequence[tuple[Mapping[str, Scalar], fl
     """Return the settings of trials as parallel coordinates; None unless two trials differ in a setting.
 
     The last axis is the value of the trials, the best one at the top, logarithmic if all are above 0. A setting that a
-    trial does not have is drawn below the others.
+    trial does not have, or a choice that its space no longer has, is drawn below the others.
 
     Args:
         space: What the trials are from.
@@ -236,7 +240,7 @@ def parallel(space: SearchSpace, trials: Sequence[tuple[Mapping[str, Scalar], fl
     """
     found: list[tuple[str, list[Tick], list[float]]] = []
     for parameter in space:
-        values = [settings.get(parameter.name) for settings, _ in trials]
+        values = [_known(parameter.domain, settings.get(parameter.name)) for settings, _ in trials]
         if len(set(values)) > 1:
             ticks = _ticks(parameter.domain)
             if None in values:
@@ -266,6 +270,12 @@ def _ticks(domain: Domain) -> list[Tick]:
     return [Tick(_height(domain, value), f"{value:g}" if isinstance(value, float) else str(value)) for value in values]
 
 
+def _known(domain: Domain, value: Scalar | None) -> Scalar | None:
+    """Return the value of a domain that is drawn for a value; None for one that is no number, or not in a choice."""
+    has_place = domain.contains(value) if isinstance(domain, Choice) else isinstance(value, int | float)
+    return domain.nearest(value) if value is not None and has_place else None
+
+
 def _height(domain: Domain, value: Scalar | None) -> float:
     """Return the place of a value on its axis; None is at the lower end, below the values of the domain."""
     if value is None:
@@ -275,7 +285,7 @@ def _height(domain: Domain, value: Scalar | None) -> float:
     assert not isinstance(value, str)
     scale = math.log if domain.log else float
     low, high = scale(domain.low), scale(domain.high)
-    return _between(0.9 * (high - scale(domain.nearest(value))) / (high - low or 1.0))
+    return _between(0.9 * (high - scale(value)) / (high - low or 1.0))
 
 
 def _between(share: float) -> float:

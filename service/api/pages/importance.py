@@ -11,7 +11,8 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-from service.db.session import Database
+from service.db.session import AWAY, Database
+from service.errors import DatabaseReplacedError
 from service.ledger import queries
 from service.logs import tame_optuna
 from service.planning.arms import ArmPlan
@@ -67,6 +68,11 @@ class Importances:
         key, shares = (job_id, arm.name), dict[str, float]()
         try:
             shares = _importances(db, job_id, arm)
+        except (*AWAY, DatabaseReplacedError):
+            log.warning("no importances for now", extra={"job": job_id, "arm": arm.name}, exc_info=True)
+            with self._lock:
+                self._asked.discard(key)
+            return  # the next page asks again
         except Exception:
             log.exception("no importances", extra={"job": job_id, "arm": arm.name})
         with self._lock:

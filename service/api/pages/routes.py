@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
+from annotated_types import Len
 from fastapi import APIRouter, FastAPI, Query
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import BeforeValidator, Field
@@ -44,7 +45,7 @@ class HomeQuery(StrictQuery):
     """Which jobs to list."""
 
     state: Annotated[JobState | None, BeforeValidator(_given)] = None
-    tag: Annotated[list[TagWord], BeforeValidator(_given)] = Field([])
+    tag: Annotated[list[TagWord], Len(0, 10), BeforeValidator(_given)] = Field([])
 
 
 @router.get("/")

@@ -2,28 +2,31 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from search_spaces import get_preset
+from search_spaces import Choice, get_preset
 from service.api.pages import charts
-from service.api.pages.importance import LEAST_TRIALS
+from service.api.pages.importance import LEAST_TRIALS, Importances
 from service.api.pages.search import DRAWN_TRIALS, FAILED_TRIALS
 from service.db.models import utc_now
 from service.db.session import Database
 from service.export.snippet import optimizer_lines
 from service.ledger import keys, queries
 from service.ledger.jobs import require_job
+from service.ledger.runs import RunLog
 from service.optimizers import OPTIMIZERS
+from service.planning.arms import ArmPlan
 from service.planning.plan import make_plan, plan_of
 from service.registry import import_object
 from service.states import JobState, TrialState
 from service.training.run import CurvePoint, Ended
 from tests.service.api.conftest import Submit, claim_job, search, sqlite_only, succeed
+from tests.service.cli.test_serve import wait_for
 from tests.service.data import files
 
 pytestmark = sqlite_only
@@ -171,6 +174,21 @@ def test_an_address_without_a_page_is_a_page_too(client: TestClient, path: str) 
     assert "Back to all jobs" in answer.text
 
 
+def test_home_takes_as_many_tags_as_the_api(client: TestClient) -> None:
+    tags = [f"t{number}" for number in range(1100)]
+    assert client.get("/", params={"tag": tags[:10]}).status_code == 200
+    for count in (11, 1100):
+        page = client.get("/", params={"tag": tags[:count]})
+        assert page.status_code == 404
+        assert "Back to all jobs" in page.text
+
+
+def test_times_on_home_say_their_zone(client: TestClient, submit: Submit) -> None:
+    job = submit()
+    when = datetime.fromisoformat(job["created_at"]).strftime("%Y-%m-%d %H:%M UTC")
+    assert when in text_of(client.get("/").text)
+
+
 @pytest.mark.parametrize("gain", [0.25, -0.25])
 def test_the_lines_to_copy_make_the_recommended_optimizer(
     client: TestClient, submit: Submit, db: Database, gain: float
@@ -250,25 +268,44 @@ def test_the_cause_of_a_failed_trial_is_one_click_away(client: TestClient, submi
     assert client.get(f"{job['links']['trials']}/19").json()["cause"] == f"{HOSTILE} 19"
 
 
-def test_importances_come_with_enough_trials(client: TestClient, submit: Submit, db: Database) -> None:
+def search_adamw(submit: Submit, db: Database) -> tuple[dict[str, Any], RunLog, ArmPlan]:
     job = submit(budget={"trials_per_arm": 2 * LEAST_TRIALS, "steps": 10, "batch_size": 32})
     log = claim_job(db)
-    arm = make_plan(log.spec).arm("adamw")
     log.start_arm("adamw")
+    return job, log, make_plan(log.spec).arm("adamw")
+
+
+def finish_trial(log: RunLog, arm: ArmPlan, index: int) -> None:
+    trial = log.add_trial(arm.name, dict(arm.space.first_trials[0]) | {"lr": 0.001 * (1 + index)})
+    log.finish_trial(trial.id, Ended(TrialState.COMPLETE, abs(index - 7.5)), 0.1)
+
+
+def test_importances_come_with_enough_trials(client: TestClient, submit: Submit, db: Database) -> None:
+    job, log, arm = search_adamw(submit, db)
     for index in range(LEAST_TRIALS):
         words = text_of(client.get(f"/jobs/{job['id']}").text)
         assert "is being computed" not in words
         if index > 1:
             assert f"from {LEAST_TRIALS} completed trials on. This optimizer has {index}." in words
-        values = dict(arm.space.first_trials[0]) | {"lr": 0.001 * (1 + index)}
-        trial = log.add_trial("adamw", values)
-        log.finish_trial(trial.id, Ended(TrialState.COMPLETE, abs(index - 7.5)), 0.1)
+        finish_trial(log, arm, index)
     importances = client.app.state.importances  # type: ignore[attr-defined]
     importances.of(db, job["id"], arm, LEAST_TRIALS)
     importances.close()
     words = text_of(client.get(f"/jobs/{job['id']}").text)
     assert "lr 100 %" in words
     assert "All 20 completed trials. Each line is a trial" in words
+
+
+def test_importances_come_after_the_database_was_away(client: TestClient, submit: Submit, db: Database) -> None:
+    job, log, arm = search_adamw(submit, db)
+    for index in range(LEAST_TRIALS):
+        finish_trial(log, arm, index)
+    importances, away = Importances(), Database("sqlite:////no/such/folder/warptune.db")
+    assert importances.of(away, job["id"], arm, LEAST_TRIALS) is None
+    wait_for(lambda: importances.of(db, job["id"], arm, LEAST_TRIALS) is not None)
+    assert importances.of(db, job["id"], arm, LEAST_TRIALS) == {"lr": 1.0}
+    importances.close()
+    away.close()
 
 
 def test_parallel_coordinates_show_settings_that_differ(client: TestClient) -> None:
@@ -278,6 +315,34 @@ def test_parallel_coordinates_show_settings_that_differ(client: TestClient) -> N
     assert found is not None
     assert [axis.name for axis in found.axes] == ["lr", "loss"]
     assert charts.parallel(space, [(first, 0.5), (first, 1.0)], "loss") is None
+
+
+def test_values_that_a_space_no_longer_has_are_drawn_below_the_others(
+    client: TestClient, submit: Submit, db: Database
+) -> None:
+    job, log, arm = search_adamw(submit, db)
+    space, first = arm.space, dict(arm.space.first_trials[0])
+    assert isinstance(space["weight_decay"].domain, Choice)
+    for odd in ({}, {"weight_decay": 0.0123}, {"lr": 1e9}):
+        trial = log.add_trial("adamw", first | odd)
+        log.finish_trial(trial.id, Ended(TrialState.COMPLETE, 0.5), 0.1)
+    page = client.get(f"/jobs/{job['id']}")
+    assert page.status_code == 200
+    assert "All 3 completed trials." in text_of(page.text)
+    for setting, value in (("weight_decay", 0.0123), ("weight_decay", "none"), ("lr", "fast")):
+        drawn = charts.parallel(space, [(first, 1.0), (first | {setting: value}, 2.0)], "loss")
+        assert drawn is not None
+        assert drawn.lines[0].startswith(f"8,{charts.AXIS_BOTTOM} ")
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 64])
+def test_the_mean_of_huge_losses_is_drawn(client: TestClient, runs: int) -> None:
+    found = charts.learning({"a": [[(1, 1.7e308), (10, 1.0)]] * runs})
+    assert found is not None
+    assert found.lines[0].last == 1.0
+    drawn = charts.learning({"a": [[(1, 1.0), (10, 1.7e308)]] * runs})
+    assert drawn is not None
+    assert drawn.top == pytest.approx(1.7e308)
 
 
 def test_a_page_of_many_trials_draws_the_best_of_them(client: TestClient, submit: Submit, db: Database) -> None:

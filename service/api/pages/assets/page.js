@@ -282,7 +282,8 @@ function sayAway(live) {
   words.id = "away";
   words.className = "warning";
   words.setAttribute("role", "alert");
-  words.textContent = `The service does not answer. This was so at ${new Date().toLocaleTimeString()}.`;
+  const now = new Date().toLocaleTimeString([], { timeZoneName: "short" });
+  words.textContent = `The service does not answer. This was so at ${now}.`;
   live.prepend(words);
 }
 
