@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
 from service.client.answers import Estimate, Job
-from service.client.quick_spec import WARNING, describe, describe_cost, make_spec
+from service.client.quick_spec import describe, describe_cost, describe_earlier, make_spec
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.result.job_result import ANSWERS
@@ -198,14 +198,9 @@ def _run(
     connection: Connection,
 ) -> Result:
     """Queue a job that was described in a few lines, follow it to its end, and return its result."""
-    for line in described:
+    for line in (*described, *describe_earlier(client, spec, is_private=connection.url is None)):
         progress.say(line)
     clock = Clock(plan)
-    for state in ("running", "verifying", "queued"):
-        for other in client.jobs(state):
-            end_it = "" if connection.url else "warptune serve, then "
-            hint = f"To end it: {end_it}warptune cancel {other['id']}"
-            progress.say(f"{WARNING}the earlier job {other['name']} is {state} and may run first. {hint}")
     job = client.submit(spec)
     job_id = job["id"]
     try:
