@@ -18,6 +18,7 @@ from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.result.job_result import ANSWERS
 from service.states import ENDED_JOB
+from service.temporary import held_folder
 from warptune.budget import fit
 from warptune.connection import Connection
 from warptune.data import as_upload
@@ -157,10 +158,10 @@ def _tune_loop(
 ) -> Result:
     """Tune a training loop; the arguments are those of :func:`tune`."""
     name = name_of(loop)
-    with tempfile.TemporaryDirectory(prefix="warptune-loop-") as folder:
+    with held_folder() as folder:
         connection, settings = Connection.to(url), dict[str, str]()
         if connection.url is None:
-            entrypoint, settings = write_module(loop, Path(folder))
+            entrypoint, settings = write_module(loop, folder)
         else:
             entrypoint = importable("data", loop, "A service of yours takes no function, but imports it")
         spec = {"name": name, **spec, "model": {"name": "loop", "entrypoint": entrypoint}}
