@@ -21,6 +21,7 @@
     ├── EngineLostError                   the processes of an engine have died: another try needs new ones
     ├── LeaseLostError                    another worker owns the job now: write nothing
     ├── BackupError                       a backup cannot be made, read or restored
+    ├── DatabaseVersionError              the tables of the database are those of another version
     └── JobFailedError                    the job cannot continue; the message becomes its cause
 
 A ``code`` is stable, so clients may switch on it. api/problems.py decides which HTTP status an error has.
@@ -219,6 +220,12 @@ class BackupError(ServiceError):
     """A backup cannot be made, read or restored."""
 
     code = "backup"
+
+
+class DatabaseVersionError(ServiceError):
+    """The tables of the database are those of another version, and this one cannot use them as they are."""
+
+    code = "database_version"
 
 
 class JobFailedError(ServiceError):

@@ -24,7 +24,7 @@ PREFIX: Final = "warptune-process-"
 LOCK: Final = "lock"
 
 OURS: Final = re.compile(
-    r"warptune-(check|data|dataset|p|predict|question|ray|replay|slots|task|timed|upload|user-code)-\w{8}"
+    r"warptune-(check|data|dataset|p|predict|question|ray|replay|result|slots|task|timed|upload|user-code)-\w{8}"
 )
 """Folders of processes without a folder of their own, such as commands and Ray actors."""
 
@@ -44,19 +44,31 @@ def own_folder() -> Iterator[Path]:
     if parent.name.startswith(PREFIX):  # the process that started this one has set it
         parent = parent.parent
     sweep(parent)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     os.environ.setdefault("RAY_TMPDIR", str(parent))
+    with held_folder(parent) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        try:
+            yield folder
+        finally:
+            os.environ.pop("TMPDIR")
+            tempfile.tempdir = before[1]
+            if before[0] is not None:
+                os.environ["TMPDIR"] = before[0]
+
+
+@contextmanager
+def held_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Make a temporary folder, which is deleted at the end, or by the next :func:`sweep` after this process has died.
+
+    ``parent`` is where it is made; None is the common folder for temporary files.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     try:
         with FileLock(folder / f"new-{LOCK}", timeout=0) as lock:
             # It gets its name once it is held: for another process that starts now, one that is free is of a dead one.
             os.rename(lock.lock_file, folder / LOCK)
-            os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
             yield folder
     finally:
-        os.environ.pop("TMPDIR")
-        tempfile.tempdir = before[1]
-        if before[0] is not None:
-            os.environ["TMPDIR"] = before[0]
         if any(folder.glob("pymp-*")):  # multiprocessing deletes its own folder when this process ends
             Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=-200)
         else:

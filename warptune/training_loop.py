@@ -21,7 +21,7 @@ import cloudpickle
 _loop = cloudpickle.loads(Path(__file__).with_suffix(".pickle").read_bytes())
 
 
-def {name}(make_optimizer, seed):
+def train(make_optimizer, seed):
     return _loop(make_optimizer, seed)
 '''
 
@@ -32,9 +32,9 @@ Loop = Callable[..., Any]
 
 
 def name_of(loop: Loop) -> str:
-    """Return what to call a loop."""
+    """Return what to call a loop where people read it."""
     name = str(getattr(loop, "__name__", ""))
-    return name if name.isidentifier() else "train"
+    return name[:100] if name.isidentifier() else "train"
 
 
 def check_loop(loop: Loop, others: Mapping[str, object]) -> None:
@@ -66,22 +66,21 @@ def write_module(loop: Loop, folder: Path) -> tuple[str, dict[str, str]]:
     """
     import cloudpickle
 
-    name = name_of(loop)
     try:
         content = cloudpickle.dumps(loop)
     except Exception as error:  # whatever the objects that it uses raise
         hint = "Open files, connections and models inside the function."
         wrong = f"cannot be taken to the processes that run it: {type(error).__name__}: {error}"
-        raise InvalidSpecError(FieldError("data", name, wrong, hint)) from error
-    module = f"{name}_{hashlib.sha256(content).hexdigest()[:12]}"
+        raise InvalidSpecError(FieldError("data", name_of(loop), wrong, hint)) from error
+    module = f"train_{hashlib.sha256(content).hexdigest()[:12]}"
     (folder / f"{module}.pickle").write_bytes(content)
-    (folder / f"{module}.py").write_text(MODULE.format(name=name), encoding="utf-8")
+    (folder / f"{module}.py").write_text(MODULE, encoding="utf-8")
     settings = {
         "WARPTUNE_ALLOWED_MODULES": also_allowed(module),
         "WARPTUNE_CODE": str(folder),
         "WARPTUNE_USER_CODE_LIMIT_S": os.environ.get("WARPTUNE_USER_CODE_LIMIT_S", str(LIMIT_S)),
     }
-    return f"{module}:{name}", settings
+    return f"{module}:train", settings
 
 
 def also_allowed(module: str) -> str:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
 from service.client.answers import Estimate, Job
-from service.client.quick_spec import WARNING, describe, describe_cost, make_spec
+from service.client.quick_spec import describe, describe_cost, describe_earlier, make_spec
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.result.job_result import ANSWERS
 from service.states import ENDED_JOB
+from service.temporary import held_folder
 from warptune.budget import fit
 from warptune.connection import Connection
 from warptune.data import as_upload
@@ -157,10 +158,10 @@ def _tune_loop(
 ) -> Result:
     """Tune a training loop; the arguments are those of :func:`tune`."""
     name = name_of(loop)
-    with tempfile.TemporaryDirectory(prefix="warptune-loop-") as folder:
+    with held_folder() as folder:
         connection, settings = Connection.to(url), dict[str, str]()
         if connection.url is None:
-            entrypoint, settings = write_module(loop, Path(folder))
+            entrypoint, settings = write_module(loop, folder)
         else:
             entrypoint = importable("data", loop, "A service of yours takes no function, but imports it")
         spec = {"name": name, **spec, "model": {"name": "loop", "entrypoint": entrypoint}}
@@ -198,14 +199,9 @@ def _run(
     connection: Connection,
 ) -> Result:
     """Queue a job that was described in a few lines, follow it to its end, and return its result."""
-    for line in described:
+    for line in (*described, *describe_earlier(client, spec, is_private=connection.url is None)):
         progress.say(line)
     clock = Clock(plan)
-    for state in ("running", "verifying", "queued"):
-        for other in client.jobs(state):
-            end_it = "" if connection.url else "warptune serve, then "
-            hint = f"To end it: {end_it}warptune cancel {other['id']}"
-            progress.say(f"{WARNING}the earlier job {other['name']} is {state} and may run first. {hint}")
     job = client.submit(spec)
     job_id = job["id"]
     try:

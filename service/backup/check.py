@@ -11,7 +11,7 @@ from sqlalchemy import select
 from service.artifacts import DATA_FILE, PREPROCESSING_FILE, TASK_FILE, ArtifactStore
 from service.backup.tables import snapshot, studies_in
 from service.db.models import DatasetRow, Job, RecommendationRow
-from service.db.session import Database
+from service.db.session import Database, require_current_tables
 from service.errors import OtherVersionError
 from service.result.job_result import JobResult
 from service.settings import Settings
@@ -37,9 +37,14 @@ class Found(NamedTuple):
 
 
 def compare(settings: Settings) -> Found:
-    """Compare database and files of a service, which may go on meanwhile."""
+    """Compare database and files of a service, which may go on meanwhile.
+
+    Raises:
+        DatabaseVersionError: The database has the tables of another version.
+    """
     store = ArtifactStore(settings.artifacts_url)
     with closing(Database(settings.database_url)) as database:
+        require_current_tables(database)
         with snapshot(database) as connection:
             jobs = {row.id: row.data_sha256 for row in connection.execute(select(Job.id, Job.data_sha256))}
             datasets = set(connection.scalars(select(DatasetRow.id)))

@@ -22,7 +22,7 @@ from sqlalchemy import delete, func, select, update
 from service.artifacts import ArtifactStore, copy_file, file_sha256, write_artifact
 from service.backup.tables import copy_rows, create_all, delete_studies, in_file, snapshot
 from service.db.models import ApiKey, DatasetRow, Job, Trial
-from service.db.session import Database
+from service.db.session import Database, require_current_tables
 from service.errors import BackupError
 from service.ledger import audit
 from service.settings import Settings
@@ -51,6 +51,7 @@ def make(settings: Settings, folder: Path) -> dict[str, Any]:
 
     Raises:
         BackupError: The folder is there and not empty, or jobs that had ended went on again and again.
+        DatabaseVersionError: The database has the tables of another version.
         OSError: It cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -60,6 +61,7 @@ def make(settings: Settings, folder: Path) -> dict[str, Any]:
     store = ArtifactStore(settings.artifacts_url)
     try:
         with closing(Database(settings.database_url)) as database:
+            require_current_tables(database)
             for _ in range(ATTEMPTS):
                 part.mkdir()
                 manifest = _copy(database, store, part)
@@ -196,6 +198,7 @@ def restore(settings: Settings, folder: Path) -> dict[str, Any]:
 
     Raises:
         BackupError: The backup is damaged, or the database or the store is not empty. Nothing has been written then.
+        DatabaseVersionError: The database or the backup has the tables of a newer version.
         OSError: The store cannot be written. What was written is deleted, after this and any other error.
         SQLAlchemyError: The database cannot be written.
     """

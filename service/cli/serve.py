@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from service import logs
 from service.cli.console import failure
+from service.errors import DatabaseVersionError
 from service.settings import PRIVATE_KEY, Settings, child_environment
 
 log = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def process(**changes: Any) -> Iterator[Settings]:
         with own_folder():
             ArtifactStore(settings.artifacts_url).sweep()
             yield settings
-    except (OSError, SQLAlchemyError, ModuleNotFoundError) as error:  # the last: no driver for the database
+    except (OSError, SQLAlchemyError, DatabaseVersionError, ModuleNotFoundError) as error:  # the last: no driver
         raise failure(str(error).partition("\n")[0]) from None
 
 

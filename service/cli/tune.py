@@ -25,7 +25,7 @@ from service.cli.flags import in_flags, option_errors
 from service.cli.reading import with_reading
 from service.cli.remote import follow
 from service.client.answers import EXPORTS
-from service.client.quick_spec import WARNING, describe, make_spec
+from service.client.quick_spec import WARNING, describe, describe_earlier, make_spec
 
 if TYPE_CHECKING:
     from service.client.answers import Dataset
@@ -97,6 +97,7 @@ def tune(
             say(f"saved the spec to {save_spec}")
         if dry_run:
             return
+        _show(describe_earlier(client, spec, is_private=url is None))
         job = client.submit(spec)["id"]
         follow(client, job, is_ours=url is None)
         if output is not None:

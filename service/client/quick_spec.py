@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from service.client.answers import Dataset, Estimate
+
+if TYPE_CHECKING:
+    from service.client.rest import Client
 
 WARNING: Final = "  ! "
 """Beginning of a line about something that may have to be corrected."""
@@ -49,6 +52,20 @@ def describe(
     yield describe_cost(plan)
     if similar := plan.get("similar"):
         yield similar["sentence"]
+
+
+def describe_earlier(client: Client, spec: Mapping[str, Any], *, is_private: bool) -> Iterator[str]:
+    """Yield a line for each job that may run before one with this spec, which says how to end it.
+
+    ``is_private`` says that the service is one for this program alone, and ends with it.
+    """
+    end_it = "warptune serve, then " if is_private else ""
+    module = str(spec["model"].get("entrypoint", "")).partition(":")[0]
+    for state in ("running", "verifying", "queued"):
+        for job in client.jobs(state):
+            if job.get("needs_module") in (None, module):  # others are for other workers
+                hint = f"To end it: {end_it}warptune cancel {job['id']}"
+                yield f"{WARNING}the earlier job {job['name']} is {state} and may run first. {hint}"
 
 
 def describe_cost(plan: Estimate) -> str:

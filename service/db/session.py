@@ -36,8 +36,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from service.db.models import Base, DatabaseIdentity, Owned
-from service.errors import DatabaseReplacedError
+from service.errors import DatabaseReplacedError, DatabaseVersionError
 from service.settings import LOCAL_PROJECT
+from service.version import VERSION
 
 LOCK_TIMEOUT_S: Final = 60.0
 """Seconds to wait while another process writes or creates the schema."""
@@ -375,7 +376,48 @@ def schema_versions(database: Database) -> tuple[str | None, str | None]:
         return context.get_current_revision(), script.get_current_head()
 
 
+def require_known_tables(database: Database) -> None:
+    """Check that this version knows the tables of a database: they are its own, older ones, or none.
+
+    Raises:
+        DatabaseVersionError: A newer version has made or updated them.
+    """
+    current, latest = schema_versions(database)
+    with database.engine.connect() as connection:
+        script = ScriptDirectory.from_config(alembic_config(connection))
+    if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
+        raise DatabaseVersionError(
+            f"the database {database.url.render_as_string()} has tables {current} of a newer warptune; this one, "
+            f"{VERSION}, knows them up to {latest}: update warptune"
+        )
+
+
+def require_current_tables(database: Database) -> None:
+    """Check that a database has the tables of this version.
+
+    Raises:
+        DatabaseVersionError: It has others, or none.
+    """
+    require_known_tables(database)
+    current, latest = schema_versions(database)
+    if current is None:
+        raise DatabaseVersionError(
+            f"the database {database.url.render_as_string()} has no tables of warptune: check WARPTUNE_DATABASE_URL"
+        )
+    if current != latest:
+        raise DatabaseVersionError(
+            f"the database {database.url.render_as_string()} has tables {current} of an older warptune, and this one "
+            f"needs {latest}. Update them first: warptune migrate"
+        )
+
+
 def create_schema(url: str) -> None:
-    """Create our tables, or update them to this version. Several processes may do so at once."""
-    with schema_lock(url), closing(Database(url)) as database, database.engine.begin() as connection:
-        command.upgrade(alembic_config(connection), "head")
+    """Create our tables, or update them to this version. Several processes may do so at once.
+
+    Raises:
+        DatabaseVersionError: A newer version has updated them.
+    """
+    with schema_lock(url), closing(Database(url)) as database:
+        require_known_tables(database)
+        with database.engine.begin() as connection:
+            command.upgrade(alembic_config(connection), "head")

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 
 HOLD = """
 import tempfile
-from service.temporary import own_folder
-with own_folder() as folder:
-    open(tempfile.mkdtemp(prefix="warptune-upload-") + "/source", "w").write("rows")
+from service.temporary import held_folder, own_folder
+with {}() as folder:
+    open(tempfile.mkdtemp(prefix="warptune-upload-", dir=folder) + "/source", "w").write("rows")
     print(folder, flush=True)
     input()
 """
@@ -37,10 +37,10 @@ def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start() -> tuple[subprocess.Popen[str], Path]:
-    """Start a process with a folder of its own that has a file; return both."""
+def start(kind: str) -> tuple[subprocess.Popen[str], Path]:
+    """Start a process with a folder of this kind that has a file; return both."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", HOLD], stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-c", HOLD.format(kind)], stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
 
@@ -62,11 +62,13 @@ def test_a_process_takes_its_temporary_files_with_it(common: Path) -> None:
 
 
 @pytest.mark.kills
+@pytest.mark.parametrize("kind", ["own_folder", "held_folder"])
 def test_what_a_killed_process_left_is_deleted_at_the_next_start_and_what_a_living_one_uses_is_not(
-    common: Path,
+    common: Path, kind: str
 ) -> None:
-    dead, left = start()
-    alive, used = start()
+    dead, left = start(kind)
+    alive, used = start(kind)
+    age(used)
     dead.kill()
     dead.communicate()
     assert list(left.rglob("source"))
@@ -96,7 +98,8 @@ def test_folders_of_commands_are_deleted_by_age_and_those_of_others_are_not(comm
 def test_every_temporary_folder_of_the_service_is_one_that_is_deleted() -> None:
     prefixes = [
         prefix
-        for path in (ROOT / "service").rglob("*.py")
+        for package in ("service", "warptune")
+        for path in (ROOT / package).rglob("*.py")
         for prefix in re.findall(r'(?:TemporaryDirectory|mkdtemp)\(prefix="([^"]*)"', path.read_text())
     ]
     assert len(prefixes) > 10

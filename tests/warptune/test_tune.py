@@ -2,6 +2,7 @@
 # argument.
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 import types
@@ -13,17 +14,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from service.client.answers import Job
 from service.client.private import private_service
 from service.errors import ConflictError, InvalidSpecError
 from service.export.replay import BundleError
+from service.spec.base import Entrypoint
+from service.spec.job import JobSpec
 from tests.conftest import SpecMaker
 from tests.service.data import files
 from tests.service.live import serve
 from warptune import ApiError, Client, Result, tune
 from warptune.progress import Clock
+from warptune.training_loop import name_of, write_module
 
 X = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
@@ -230,6 +235,21 @@ def test_a_frame_with_a_model_of_ones_own_scores_frames(folder: Path, monkeypatc
         assert (result.predict(frame.head(3)) == scores).all().all()
 
 
+@pytest.mark.parametrize("name", ["fit", "_loop", "Path", "train", "entraîner", "a" * 150])
+def test_a_loop_may_have_any_name(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def loop(make_optimizer: Any, seed: int) -> Iterator[float]:
+        yield seed / 4
+
+    loop.__name__ = loop.__qualname__ = name
+    entrypoint, settings = write_module(loop, folder)
+    module, _, function = TypeAdapter(Entrypoint).validate_python(entrypoint).partition(":")
+    assert settings["WARPTUNE_ALLOWED_MODULES"] == module
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    assert list(getattr(importlib.import_module(module), function)(None, 3)) == [0.75]
+    JobSpec.model_validate({"name": name_of(loop), "model": {"name": "loop", "entrypoint": entrypoint}})
+
+
 def test_a_loop_of_a_notebook_is_not_sent_to_a_running_service(url: str) -> None:
     with pytest.raises(InvalidSpecError, match=r"data: must be a function at the top of a module .* takes no function"):
         tune(of_a_notebook(fit), url=url, quiet=True)
@@ -252,7 +272,7 @@ def test_a_training_loop_in_memory_comes_to_a_verdict_and_an_optimizer(
         result.predict(X)
     assert b"make_optimizer" in result.export("best.py").read_bytes()
     assert Result.load(result.job_id).reason == result.reason
-    assert [path.name for path in folder.iterdir() if path.name.startswith("fit_")] == []
+    assert [path.name for path in folder.iterdir() if path.name.startswith("train_")] == []
 
 
 @pytest.mark.slow

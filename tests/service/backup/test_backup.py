@@ -319,7 +319,7 @@ def test_a_backup_of_an_older_version_is_restored(settings: Settings, sqlite_tar
     with closing(Database(f"sqlite:///{ledger}")) as old, old.engine.begin() as connection:
         connection.execute(text("DROP TABLE totals"))
         connection.execute(text("DROP TABLE audit_log"))
-        for column in ("worker_seconds", "request_id", "queued_at", "delete_requested"):
+        for column in ("worker_seconds", "request_id", "queued_at", "delete_requested", "needs_module"):
             connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
         connection.execute(text("DROP INDEX ix_job_trials_live"))
         connection.execute(text("UPDATE warptune_version SET version_num = '0009_limits'"))

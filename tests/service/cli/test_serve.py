@@ -4,21 +4,27 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from service import logs
+from service.backup.make import make
+from service.cli.app import app
 from service.cli.serve import _forget_secrets, _listen, process
 from service.client.rest import Client
-from service.settings import child_environment
+from service.db.session import create_schema
+from service.settings import Settings, child_environment
 from tests.conftest import SpecMaker
 
 WAIT_S = 60.0
@@ -206,6 +212,30 @@ def test_a_user_for_the_slots_whom_nobody_knows_is_one_line(tmp_path: Path, comm
     assert done.returncode == 1
     wrong = "WARPTUNE_SLOT_USER names the user no-such-user, whom this machine does not have"
     assert _without_sweep(done.stderr) == f"error: {wrong}\n"
+
+
+COMMANDS = ("serve", "worker", "migrate", "keys list", "restore saved", "backup b", "verify")
+OTHER_VERSIONS = [(command, "0099_newer") for command in COMMANDS]
+OTHER_VERSIONS += [(command, "0009_limits") for command in COMMANDS[-2:]]  # the others update it
+
+
+@pytest.mark.parametrize(("command", "revision"), OTHER_VERSIONS)
+def test_a_database_of_another_version_is_one_line_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, revision: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = f"sqlite:///{tmp_path}/warptune.db"
+    monkeypatch.setenv("WARPTUNE_DATABASE_URL", url)
+    monkeypatch.setenv("WARPTUNE_ARTIFACTS_URL", str(tmp_path / "artifacts"))
+    create_schema(url)
+    make(Settings(), Path("saved"))
+    with closing(sqlite3.connect(tmp_path / "warptune.db")) as connection, connection:
+        connection.execute("UPDATE warptune_version SET version_num = ?", [revision])
+    done = CliRunner().invoke(app, command.split())
+    assert done.exit_code == 1, done.output
+    assert done.stderr.splitlines()[-1].startswith(f"error: the database {url} has tables {revision} of ")
+    assert done.stderr.strip().endswith("update warptune" if revision == "0099_newer" else "first: warptune migrate")
+    assert not Path("b").exists()
 
 
 def test_children_do_not_get_the_url_of_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
