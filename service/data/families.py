@@ -21,7 +21,7 @@ from service.data.catalog import MAX_VALUES, MIN_GROUP_ROWS, MIN_TASKS
 from service.data.facts import EXACT
 from service.data.prepared_files import FAMILY_PARTS, Array, Family, Rows
 from service.data.sources import RowSource, Target
-from service.data.splits import hold_out
+from service.data.splits import hold_out, hold_out_together
 from service.errors import JobFailedError
 from service.spec.data import ClassSubsetsSpec, FamilySpec
 from service.spec.dataset_info import HELD_OUT
@@ -78,7 +78,12 @@ def prepare_family(source: RowSource, spec: FamilySpec, seed: int) -> tuple[Fami
     if len(tasks) < MIN_TASKS:
         few = f"the family has {len(tasks)} tasks of at least {MIN_GROUP_ROWS} rows, but needs {MIN_TASKS}"
         raise JobFailedError(f"{few} ({groups.made_by}); left out: {', '.join(groups.left_out) or 'none'}")
-    held_out = _held_out(np.flatnonzero(groups.strata >= 0), source.rows, groups.strata, seed)
+    used = np.flatnonzero(groups.strata >= 0)
+    if source.split.together is None:
+        _, chosen = hold_out(used, HELD_OUT, seed, groups.strata)
+    else:
+        chosen = hold_out_together(used, HELD_OUT, seed, groups.strata, source.split.together)
+    held_out = _mask(chosen, source.rows)
     parts = _parts(len(tasks), spec.evaluate_tasks, rng)
     seen = np.unique(np.concatenate([task.rows for task, part in zip(tasks, parts, strict=True) if part == 0]))
     x, y = _encoded(source, seen[~held_out[seen]], without=spec.group_by)
@@ -99,7 +104,8 @@ def prepare_datasets(sources: Mapping[str, RowSource], spec: FamilySpec, seed: i
     start = 0
     for name, source in sources.items():
         every = np.arange(source.rows)
-        held_out = _held_out(every, source.rows, source.target.classes, seed)  # the test rows of a job on it alone
+        alone = source.split.parts(source.rows, seed, source.target.classes, source.target.labels)
+        held_out = _mask(alone["test"], source.rows)  # as in a job on it alone
         x, y = _encoded(source, every[~held_out])
         xs.append(x)
         ys.append(y)
@@ -149,10 +155,9 @@ def _summary(made_by: str, tasks: Sequence[Group], parts: Rows, left_out: list[s
     return FamilySummary(made_by=made_by, tasks=by_part, left_out=left_out)
 
 
-def _held_out(used: Rows, rows: int, strata: AnyArray | None, seed: int) -> npt.NDArray[np.bool_]:
-    """Return which rows are held out: a fifth of the ``used`` ones."""
+def _mask(chosen: Rows, rows: int) -> npt.NDArray[np.bool_]:
     mask = np.zeros(rows, dtype=np.bool_)
-    mask[hold_out(used, HELD_OUT, seed, strata)[1]] = True
+    mask[chosen] = True
     return mask
 
 

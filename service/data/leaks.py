@@ -11,7 +11,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from service.data.arrays import AnyArray
 from service.data.prepared_files import Rows
 from service.data.sources import RowSource, Table
-from service.data.splits import RowSplit, copies
+from service.data.splits import RowSplit, copies, torn_apart
+from service.spec.dataset_info import HELD_OUT
 
 MAX_ROWS: Final = 10_000
 """Rows of a part that are looked at."""
@@ -24,6 +25,9 @@ LEAVES: Final = 32
 
 CALLED: Final = {"train": "training", "val": "validation", "test": "test"}
 
+UNEVEN: Final = 0.03
+"""How far the share of the rows that are held out may be off without a note."""
+
 TELLTALE: Final = 0.02
 """Share of the trivial predictor's error that is left if one column holds the answer."""
 
@@ -35,10 +39,19 @@ def suspicions(source: RowSource, seed: int) -> Iterator[str]:
         sizes = (f"{name} has {_size(source.split, parts[part])}" for part, name in CALLED.items())
         yield f"the rows are split by {source.split.by}: {', '.join(sizes)}"
     if source.split.together is not None:
-        count = f"{copies(source.split.together):,} of {source.rows:,} rows"
-        yield f"{count} have another row with the same features; such rows are kept in one part"
+        count, torn = copies(source.split.together), torn_apart(source.split.together, parts)
+        but = f", but for {torn:,} that would make a part too large" if torn else ""
+        told = f"{count:,} of {source.rows:,} rows have another row with the same features"
+        yield f"{told}; such rows are kept in one part{but}"
+        if source.split.by == "random" and _are_uneven(parts, source.rows):
+            sizes = (f"{name} has {len(parts[part]):,} rows" for part, name in CALLED.items())
+            yield f"rows with the same features make the parts uneven: {', '.join(sizes)}"
     if isinstance(source, Table) and source.target.values is not None:
         yield from _telltale_columns(source, parts)
+
+
+def _are_uneven(parts: Mapping[str, Rows], rows: int) -> bool:
+    return any(abs(len(parts[part]) / rows - HELD_OUT) > UNEVEN for part in ("val", "test"))
 
 
 def _size(split: RowSplit, rows: Rows) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from service.artifacts import DATA_FILE, PREPROCESSING_FILE, TASK_FILE, ArtifactStore, local_folder, split_file
 from service.data.encoding import Preprocessing
 from service.data.equations import collocation
+from service.data.extremes import refuse_extremes
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
 from service.data.leaks import suspicions
 from service.data.prepared import PreparedData
@@ -73,7 +74,8 @@ def prepare_job_data(
             drawn here only to find out now whether they can be.
 
     Raises:
-        JobFailedError: The rows make too few tasks, a text is too short for a window, or a split leaves a class out.
+        JobFailedError: The rows make too few tasks, a text is too short for a window, a split leaves a class out, or a
+            few numbers are too far from all others.
 
     Cost: a table and the features of a family are in memory as a whole, arrays and other features piece by piece.
     """
@@ -87,6 +89,9 @@ def prepare_job_data(
             chosen.label: stack.enter_context(_opened(chosen, task, artifacts, write_dataset, made))
             for chosen in spec.datasets.values()
         }
+        tables = {label: source for label, source in sources.items() if isinstance(source, Table | Arrays)}
+        for table in tables.values():
+            refuse_extremes(table, spec.dataset.target_transform)
         if spec.family is None:
             source = sources[spec.dataset.label]
             write_split(source, spec.model, spec.seed, arrays, _kept_transform(spec))
@@ -97,7 +102,6 @@ def prepare_job_data(
                     source.split.parts(source.rows, seed, source.target.classes, source.target.labels)
             fitted, sha256 = arrays / PREPROCESSING_FILE, pack_arrays(arrays, split_arrays(arrays), file)
             return PreparedFile(file, sha256, notes=notes, preprocessing=fitted if fitted.exists() else None)
-        tables = {label: source for label, source in sources.items() if isinstance(source, Table | Arrays)}
         if spec.family.datasets is not None:
             family, summary = prepare_datasets(tables, spec.family, spec.seed)
         else:

@@ -5,7 +5,8 @@
     time      the oldest rows train, the newest test
     column    a column of the table says the part
 
-Rows that are the same in every feature also stay together, as a model would have seen a test row in training.
+Rows that are the same in every feature also stay together, as a model would have seen a test row in training, unless
+they are so many that they would make the parts uneven.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ BALANCED_GROUPS: Final = 2_000
 MIN_UNITS: Final = 30
 """Different rows from which on identical ones are kept together; fewer would make odd parts."""
 
+MAX_COPIES: Final = 0.05
+"""Share of the rows up to which copies of one row are kept together. More would decide how large the parts are, and a
+row that is so frequent is frequent among new rows, too."""
+
 MAX_COARSE: Final = 64
 """Columns of arrays up to which identical rows may be there by chance."""
 
@@ -66,7 +71,8 @@ class RowSplit:
     Attributes:
         by: As in the spec.
         values: Group, time or part of each row; None for random splits.
-        together: A number for each row; rows with the same number stay in one part. None if every row is on its own.
+        together: A number for each row; rows with the same number stay in one part, unless they are too many. None if
+            every row is on its own.
     """
 
     by: str = "random"
@@ -118,7 +124,7 @@ class RowSplit:
             assert self.values is not None, "it has the group of each row"
             return _by_group(_joined(numbered(self.values), self.together), seed, classes)
         if self.together is not None:
-            return _by_unit(self.together, seed, classes)
+            return _by_unit(_without_large(self.together, MAX_COPIES * rows), seed, classes)
         return _at_random(np.arange(rows), seed, classes)
 
 
@@ -135,6 +141,17 @@ def hold_out(rows: Rows, share: float, seed: int, strata: AnyArray | None) -> tu
     return left, held_out
 
 
+def hold_out_together(rows: Rows, share: float, seed: int, strata: AnyArray, together: Rows) -> Rows:
+    """Return the rows that are held out, with all of their copies among ``rows``, by their numbers in ``together``.
+
+    Copies that are more than ``share`` of the rows of a stratum are not kept together.
+    """
+    most = share * np.bincount(strata[rows])[strata[rows]]
+    number, of_units = _units(_without_large(together[rows], most), strata[rows])
+    _, held_out = hold_out(np.arange(number.max() + 1), share, seed, of_units)
+    return rows[np.isin(number, held_out)]
+
+
 def _at_random(rows: Rows, seed: int, classes: AnyArray | None) -> Parts:
     rest, test = hold_out(rows, HELD_OUT, seed, classes)
     train, val = hold_out(rest, HELD_OUT / (1 - HELD_OUT), seed, classes)
@@ -143,13 +160,25 @@ def _at_random(rows: Rows, seed: int, classes: AnyArray | None) -> Parts:
 
 def _by_unit(together: Rows, seed: int, classes: AnyArray | None) -> Parts:
     """Split units of rows at random, each by the class of its first row where every class has enough units."""
-    units, first = np.unique(together, return_index=True)
+    number, of_units = _units(together, classes)
+    drawn = _at_random(np.arange(number.max() + 1), seed, of_units)
+    return {part: np.flatnonzero(np.isin(number, chosen)) for part, chosen in drawn.items()}
+
+
+def _units(together: Rows, classes: AnyArray | None) -> tuple[Rows, AnyArray | None]:
+    """Return the unit of each row, counted from 0, and the class of each unit; None if a class has too few units."""
+    _, first, number = np.unique(together, return_index=True, return_inverse=True)
     of_units = None if classes is None else classes[first]
     if of_units is not None and np.bincount(of_units).min() < FOLDS:
         of_units = None
-    drawn = _at_random(np.arange(len(units)), seed, of_units)
-    number = np.searchsorted(units, together)
-    return {part: np.flatnonzero(np.isin(number, chosen)) for part, chosen in drawn.items()}
+    return number, of_units
+
+
+def _without_large(together: Rows, most: AnyArray | float) -> Rows:
+    """Return ``together`` with a number of its own for each row whose copies are more than ``most``."""
+    counts = np.bincount(together)
+    large = counts[together] > most
+    return numbered(np.where(large, len(counts) + np.arange(len(together)), together)) if large.any() else together
 
 
 def _by_group(groups: Rows, seed: int, classes: AnyArray | None) -> Parts:
@@ -203,12 +232,21 @@ def numbered(values: AnyArray) -> Rows:
 
 
 def _joined(groups: Rows, together: Rows | None) -> Rows:
-    """Return groups that also keep rows together that are in different ones, unless that leaves too few."""
+    """Return groups that also keep copies of rows together that are in different ones.
+
+    Groups stay as they are where so many would become one that it would be larger than a part that is held out, or that
+    there would be fewer groups than parts.
+    """
     if together is None:
         return groups
+    together = _without_large(together, MAX_COPIES * len(groups))
     size = int(groups.max() + together.max()) + 2
     edges = coo_array((np.ones(len(groups)), (groups, together + groups.max() + 1)), shape=(size, size))
-    joined = connected_components(edges, directed=False)[1][groups].astype(np.int64)
+    of_groups = connected_components(edges, directed=False)[1].astype(np.int64)[: groups.max() + 1]
+    joined = of_groups[groups]
+    large = (np.bincount(joined) > HELD_OUT * len(groups)) & (np.bincount(of_groups) > 1)
+    if large.any():
+        joined = numbered(np.where(large[joined], len(large) + groups, joined))
     return joined if len(np.unique(joined)) >= len(SPLIT_PARTS) else groups
 
 
@@ -260,3 +298,12 @@ def copies(together: Rows) -> int:
     """Return how many rows are the same as another one."""
     counts = np.bincount(together)
     return int(counts[counts > 1].sum())
+
+
+def torn_apart(together: Rows, parts: Parts) -> int:
+    """Return how many rows are the same as one in another part."""
+    part_of = np.empty(len(together), dtype=np.int64)
+    for index, rows in enumerate(parts.values()):
+        part_of[rows] = index
+    pairs = np.unique(np.stack([together, part_of]), axis=1)
+    return int((np.bincount(pairs[0])[together] > 1).sum())

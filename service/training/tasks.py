@@ -18,8 +18,8 @@ from service.spec.tasks import TASKS
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Of an output and its target: a mean over the rows."""
 
-ROUNDING: Final = 1e-12
-"""A variance below this share of the mean square is what rounding leaves of equal targets."""
+ROUNDING: Final = 1e-28
+"""A variance below this share of the squared mean is what rounding leaves of equal targets."""
 
 NEXT_TO: Final = 1e-7
 """Distance of a probability to 0 or 1 up to which scikit-learn's QuantileTransformer takes it for these."""
@@ -80,19 +80,24 @@ ACCURACY: Final = Score(_count_right, _accuracy)
 
 
 def _r2_sums(output: Tensor, y: Tensor) -> Tensor:
-    """Return rows, squared errors and squares of all columns together, then the sum of each column."""
+    """Return rows, squared errors and squared distances to the mean of the piece, then the mean of each column."""
     output, y = output.double(), y.double()
-    rows = torch.tensor([len(y)], dtype=torch.float64, device=y.device)
-    squares = torch.stack([(output - y).square().sum(), y.square().sum()])
-    return torch.cat([rows, squares, y.sum(0).flatten()])
+    rows, mean = torch.tensor([len(y)], dtype=torch.float64, device=y.device), y.mean(0)
+    squares = torch.stack([(output - y).square().sum(), (y - mean).square().sum()])
+    return torch.cat([rows, squares, mean.flatten()])
 
 
 def _r2(pieces: Sequence[Tensor]) -> float:
-    """Return 1 - squared errors / squared distances to the mean of each column."""
-    sums = _total(pieces)
-    rows, errors, squares, columns = sums[0], sums[1], sums[2], sums[3:]
-    total = squares - columns.square().sum() / rows
-    return float(1 - errors / total) if total > ROUNDING * squares else math.nan
+    """Return 1 - squared errors / squared distances to the mean of each column.
+
+    The distances are those within the pieces and those between their means. Squares of the targets themselves would
+    hide a spread that is small next to the mean.
+    """
+    sums = torch.stack(list(pieces))
+    rows, errors, within, means = sums[:, :1], sums[:, 1].sum(), sums[:, 2].sum(), sums[:, 3:]
+    mean = (rows * means).sum(0) / rows.sum()
+    total = within + (rows * (means - mean).square()).sum()
+    return float(1 - errors / total) if total > ROUNDING * rows.sum() * mean.square().sum() else math.nan
 
 
 R2_SCORE: Final = Score(_r2_sums, _r2)

@@ -15,7 +15,7 @@ from service.data.facts import Column, ColumnKind
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
 from service.data.prepared_files import FAMILY_PARTS, Family, load_family
 from service.data.sources import Arrays, Table, Target, bundled_source
-from service.data.splits import RowSplit
+from service.data.splits import RowSplit, identical_rows
 from service.errors import JobFailedError
 from service.spec.data import FamilySpec
 from service.spec.tasks import Task
@@ -120,6 +120,43 @@ def test_held_out_rows_are_the_test_part_whatever_subsets_are_drawn(tasks: int) 
     family, _ = prepared("digits", class_subsets={"ways": 2, "tasks": tasks})
     y = values_of("digits")
     assert np.flatnonzero(family.held_out).tolist() == RowSplit().parts(len(y), 0, y)["test"].tolist()
+
+
+@pytest.mark.parametrize("fields", [{"group_by": "group"}, {"class_subsets": {"ways": 2}}], ids=str)
+def test_no_task_holds_out_a_copy_of_a_row_that_it_trains_on(fields: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    x = np.repeat(np.column_stack([np.arange(90) % 3, rng.normal(size=(90, 2))]), 4, axis=0)
+    source = Arrays(
+        x,
+        Target.of(np.repeat(np.arange(90) // 3 % 3, 4), Task.CLASSIFICATION),
+        is_pixels=False,
+        names=("group", "a", "b"),
+        split=RowSplit(together=identical_rows(x.T)),
+    )
+    for seed in range(5):
+        family, _ = prepare_family(source, FamilySpec.model_validate(fields), seed)
+        for task in (task for part in FAMILY_PARTS for task in family.tasks(part)):
+            assert len(task.x_held_out) == pytest.approx(len(task.x_train) / 4, abs=4)
+            assert not {row.tobytes() for row in task.x_train} & {row.tobytes() for row in task.x_held_out}
+
+
+def test_a_row_that_is_most_of_a_task_is_held_out_like_any_other() -> None:
+    x = np.column_stack([np.arange(300) % 3, np.random.default_rng(0).normal(size=(300, 2))])
+    x[x[:, 0] == 0, 1:] = np.where(np.arange(100) < 70, 0.5, np.arange(100))[:, None]
+    target = Target.of(np.arange(300.0), Task.REGRESSION)
+    source = Arrays(x, target, False, ("group", "a", "b"), split=RowSplit(together=identical_rows(x.T)))
+    family, _ = prepare_family(source, FamilySpec(group_by="group"), 0)
+    assert [len(task.x_held_out) for part in FAMILY_PARTS for task in family.tasks(part)] == [20, 20, 20]
+
+
+def test_datasets_as_tasks_hold_out_no_copy_of_a_training_row() -> None:
+    x = np.repeat(np.random.default_rng(0).normal(size=(60, 2)), 4, axis=0)
+    target = Target.of(np.arange(240.0), Task.REGRESSION)
+    source = Arrays(x, target, is_pixels=False, split=RowSplit(together=identical_rows(x.T)))
+    family, _ = prepare_datasets(dict.fromkeys(("a", "b", "c"), source), FamilySpec(evaluate_tasks=1), 0)
+    for task in (task for part in FAMILY_PARTS for task in family.tasks(part)):
+        assert len(task.x_held_out) == 48
+        assert not {row.tobytes() for row in task.x_train} & {row.tobytes() for row in task.x_held_out}
 
 
 def test_the_seed_decides_which_tasks_judge() -> None:

@@ -190,6 +190,59 @@ def test_copies_in_two_groups_join_the_groups(tmp_path: Path) -> None:
         assert all(({2, 3} <= part or not {2, 3} & part) for part in together)
 
 
+def test_copies_of_one_row_that_are_many_do_not_decide_how_large_the_parts_are(tmp_path: Path) -> None:
+    measured = RNG.normal(size=(1000, 3)).round(4)
+    measured[:500], measured[500:520] = measured[0], measured[520:540]
+    table = opened(
+        csv(**{n: measured[:, i].tolist() for i, n in enumerate("abc")}, y=RNG.normal(size=1000).tolist()),
+        tmp_path,
+        task="regression",
+    )
+    for seed in range(5):
+        parts = parts_of(table, seed)
+        assert [len(rows) for rows in parts.values()] == pytest.approx([600, 200, 200], abs=20)
+        part_of = np.empty(1000)
+        for index, rows in enumerate(parts.values()):
+            part_of[rows] = index
+        assert (part_of[500:520] == part_of[520:540]).all()
+    assert list(suspicions(table, 0)) == [
+        "540 of 1,000 rows have another row with the same features; such rows are kept in one part, but for 500 that "
+        "would make a part too large"
+    ]
+
+
+def test_parts_that_copies_make_uneven_are_noted(tmp_path: Path) -> None:
+    measured = np.repeat(RNG.normal(size=(40, 3)).round(4), np.repeat([24, 1], [20, 20]), axis=0)
+    columns = {name: measured[:, index].tolist() for index, name in enumerate("abc")}
+    table = opened(csv(**columns, y=RNG.normal(size=500).tolist()), tmp_path, task="regression")
+    notes, sizes = [], []
+    for seed in range(5):
+        parts = parts_of(table, seed)
+        sizes.append([len(parts[part]) for part in ("train", "val", "test")])
+        notes.append(list(suspicions(table, seed))[1:])
+    uneven = [any(abs(size - 100) > 15 for size in held_out) for _, *held_out in sizes]
+    assert any(uneven)
+    for (train, val, test), expected, found in zip(sizes, uneven, notes, strict=True):
+        text = f"training has {train} rows, validation has {val} rows, test has {test} rows"
+        assert found == ([f"rows with the same features make the parts uneven: {text}"] if expected else [])
+
+
+def test_copies_do_not_join_so_many_groups_that_a_part_gets_too_large(tmp_path: Path) -> None:
+    measured, patients = RNG.normal(size=(2000, 3)).round(4), np.arange(2000) % 50
+    measured[:45] = measured[0]  # a row of 45 of the 50 patients
+    measured[45] = measured[46]  # of the other five, two share a row
+    columns = {name: measured[:, index].tolist() for index, name in enumerate("abc")}
+    content = csv(**columns, patient=patients, y=RNG.normal(size=2000).tolist())
+    table = opened(content, tmp_path, task="regression", by="group", column="patient")
+    for seed in range(5):
+        parts = parts_of(table, seed)
+        assert [len(rows) for rows in parts.values()] == pytest.approx([1200, 400, 400], abs=80)
+        together = [set(patients[rows].tolist()) for rows in parts.values()]
+        assert sum(map(len, together)) == 50
+        assert all(len({45, 46} & part) != 1 for part in together)
+    assert "but for 45 that would make a part too large" in list(suspicions(table, 0))[1]
+
+
 PRINTED_SPLIT = """
 import numpy as np
 from service.data.splits import RowSplit, identical_arrays

@@ -116,6 +116,14 @@ def test_a_score_of_numbers_is_that_of_scikit_learn(metric: str, data: st.DataOb
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize(("mean", "spread"), [(1e5, 0.5), (1e6, 0.5), (1.7e9, 3600.0), (-1e12, 0.5), (0.0, 1e-20)])
+def test_r2_of_targets_with_a_small_spread_is_that_of_scikit_learn(mean: float, spread: float) -> None:
+    y = mean + spread * numbers(500, 2, seed=0).double()
+    output = y + 0.1 * spread * numbers(500, 2, seed=1).double()
+    expected = metrics.r2_score(y, output, multioutput="variance_weighted")
+    assert in_pieces("r2", output, y, 64) == pytest.approx(expected, rel=1e-4)
+
+
 def test_accuracy_of_a_text_counts_every_token() -> None:
     output, y = numbers(5, 7, 9, seed=0), torch.randint(7, (5, 9), generator=torch.Generator().manual_seed(1))
     expected = metrics.accuracy_score(y.flatten(), output.argmax(1).flatten())
@@ -130,10 +138,11 @@ def test_a_score_of_many_outputs_keeps_sums_of_a_piece_only(metric: str) -> None
     assert score_of("", metric).collect(output, y).numel() <= 53
 
 
-@pytest.mark.parametrize("value", [0.0, 0.37, 1e6])
+@pytest.mark.parametrize("value", [0.0, 0.37, 1e6, 3e38])
 def test_there_is_no_r2_where_all_targets_are_the_same(value: float) -> None:
     y = torch.full((33, 2), value)
-    assert math.isnan(score_at_once(score_of(Task.REGRESSION), y + numbers(33, 2, seed=0), y))
+    for rows in (5, 33):
+        assert math.isnan(in_pieces("r2", y + numbers(33, 2, seed=0), y, rows))
 
 
 @pytest.mark.parametrize("name", METRICS)
