@@ -242,7 +242,10 @@ def _number(value: object, name: str) -> float:
     if isinstance(found, bool) or not isinstance(found, int | float):
         what = "None" if value is None else f"{value!r:.60} of type {type(value).__name__}"
         raise EntrypointError(f"the training loop yielded {what} as {name}; {WANTED}")
-    return float(found)
+    try:
+        return float(found)
+    except OverflowError:
+        return math.inf if found > 0 else -math.inf
 
 
 def train_own_loop(run: Run) -> Iterator[CurvePoint]:

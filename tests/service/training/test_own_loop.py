@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,10 @@ def test_a_loop_that_evaluates_all_the_time_has_as_many_points_as_other_runs(run
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run: Run) -> None:
     with pytest.raises(DivergedError, match="the validation loss is nan after 1 of 12 steps"):
         list(train_own_loop(with_loop(run, "yields", what="nan")))
+
+
+def test_an_integer_that_is_too_large_for_a_float_is_infinite() -> None:
+    assert losses(loops.yields, what="too large") == [-math.inf]
 
 
 def test_a_loop_without_a_loss_or_without_the_score_that_is_judged_fails(run: Run) -> None:

@@ -58,6 +58,7 @@ def yields(make_optimizer: Make, seed: int, *, what: str) -> Iterator[Any]:
         "a typo": {"loss": 0.5, "acuracy": 0.5},
         "a text in a dict": {"loss": 0.5, "accuracy": "high"},
         "a list": [0.1],
+        "too large": -(10**5000),
     }[what]
 
 
