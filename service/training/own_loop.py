@@ -115,7 +115,7 @@ class OwnLoop:
     def __iter__(self) -> Iterator[Evaluation]:
         """Run the loop; yield an evaluation for each loss that it yields after a step.
 
-        Losses that are returned as a list are spread evenly over the steps.
+        Losses that are returned as a list or an array are spread evenly over the steps.
 
         Raises:
             EntrypointError: It raised, or yields something else; the message says what would be right.
@@ -124,7 +124,8 @@ class OwnLoop:
             generator(self._seed)
         self._resumed = time.perf_counter()
         made = self._run(lambda: self._function(self._make_optimizer, self._seed, **self._config))
-        if isinstance(made, Iterable) and not isinstance(made, Sequence | Mapping | Tensor | np.ndarray | str):
+        made = made.tolist() if hasattr(made, "tolist") else made  # an array of numpy, torch or pandas
+        if isinstance(made, Iterable) and not isinstance(made, Sequence | Mapping | str):
             yield from self._evaluations(iter(made))
         elif not self.was_stopped:
             values = made if isinstance(made, Sequence) and not isinstance(made, str) else [made]

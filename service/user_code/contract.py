@@ -292,7 +292,9 @@ def _array(value: object, name: str) -> AnyArray:
     array = _numpy(value, name) if isinstance(value, Tensor) else value
     if not isinstance(array, np.ndarray):
         raise EntrypointError(f"{name} is {_kind(value)}; expected a numpy array")
-    return array
+    if np.ma.is_masked(array):
+        raise EntrypointError(f"{name} has masked values; give them a value, such as {name}.filled(0)")
+    return np.asarray(array)
 
 
 def _numpy(tensor: Tensor, name: str) -> AnyArray:

@@ -97,6 +97,11 @@ def test_losses_may_be_returned_as_any_iterable_and_those_of_a_list_are_spread_o
     assert [evaluation.step for evaluation in found] == [3, 5, 8, 10]
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas"])
+def test_an_array_that_a_loop_returns_is_a_list_of_losses(kind: str) -> None:
+    assert losses(loops.returns_an_array, kind=kind) == pytest.approx(losses(loops.returns_a_list))
+
+
 def test_a_loss_before_the_first_step_does_not_count() -> None:
     assert [found.step for found in evaluations(loops.evaluates_first)] == [1]
 

@@ -171,6 +171,8 @@ def dataset(seed: int, *, what: str) -> Any:
         "no y": (X, None, "regression"),
         "y too": (X, Y, "autoencoding"),
         "task": (X, Y, "ranking"),
+        "masked": (np.ma.masked_greater(X, 0.5), Y, "classification"),
+        "masked y": (X, np.ma.masked_equal(Y, 2), "classification"),
         "bfloat16": (torch.from_numpy(X).bfloat16(), Y, "classification"),
         "texts": (X, np.array(["a", "b", "c"])[Y], "regression"),
         "clock": (X + time.perf_counter() % 1, Y, "classification"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -84,6 +85,11 @@ def returns_a_number(make_optimizer: Make, seed: int) -> float:
 
 def returns_a_list(make_optimizer: Make, seed: int) -> list[float]:
     return [loss.item() for loss in fit(make_optimizer, seed, name="plain")]
+
+
+def returns_an_array(make_optimizer: Make, seed: int, *, kind: str) -> Any:
+    found = returns_a_list(make_optimizer, seed)
+    return {"numpy": np.array, "torch": torch.tensor, "pandas": pd.Series}[kind](found)
 
 
 def returns_many(make_optimizer: Make, seed: int, *, steps: int, count: int) -> list[float]:

@@ -63,6 +63,8 @@ BAD_DATASETS = {
     "two values": "returned a tuple of 2; expected three values: x, y and the task",
     "list": "x is a list of 30; expected a numpy array",
     "objects": "x is of object",
+    "masked": r"x has masked values; give them a value, such as x.filled\(0\)",
+    "masked y": r"y has masked values; give them a value, such as y.filled\(0\)",
     "bfloat16": "x is a tensor of torch.bfloat16, which numpy cannot hold; expected for example torch.float32",
     "few rows": "expected at least 10 rows",
     "nan": "x is nan in row 4, column 3; expected a finite number",
