@@ -18,6 +18,7 @@ import random
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
@@ -36,6 +37,16 @@ from service.training.run import CurvePoint, DivergedError, Run
 
 LOSS: Final = "loss"
 """Key of the validation loss in a dict that a loop yields."""
+
+MODES: Final[tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...]] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device, torch.set_default_device),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+)
+"""How to read and how to set what holds for all of torch in this process. A loop that is left at a yield may have
+changed it for an evaluation."""
 
 WANTED: Final = 'expected the validation loss, or a dict such as {"loss": 0.3, "accuracy": 0.9}'
 
@@ -115,11 +126,17 @@ class OwnLoop:
     def __iter__(self) -> Iterator[Evaluation]:
         """Run the loop; yield an evaluation for each loss that it yields after a step.
 
+        At the end, modes of torch and the working directory are what they were before.
+
         Losses that are returned as a list or an array are spread evenly over the steps.
 
         Raises:
             EntrypointError: It raised, or yields something else; the message says what would be right.
         """
+        with chdir("."), _keep_modes():
+            yield from self._once()
+
+    def _once(self) -> Iterator[Evaluation]:
         for generator in (random.seed, np.random.seed, torch.manual_seed):
             generator(self._seed)
         self._resumed = time.perf_counter()
@@ -219,6 +236,17 @@ class OwnLoop:
 
 class _StopLoop(BaseException):
     """Leaves a training loop after a step; no ``except Exception`` of the user's catches it."""
+
+
+@contextmanager
+def _keep_modes() -> Iterator[None]:
+    before = [read() for read, _ in MODES]
+    try:
+        yield
+    finally:
+        for (read, change), value in zip(MODES, before, strict=True):
+            if read() != value:
+                change(value)
 
 
 def _as_model(given: object) -> nn.Module:

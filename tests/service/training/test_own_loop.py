@@ -19,7 +19,7 @@ from service.engines.base import default_train
 from service.optimizers import OPTIMIZERS, build_optimizer
 from service.spec.tasks import Task
 from service.training.entrypoints import EntrypointError
-from service.training.own_loop import Evaluation, OwnLoop, train_own_loop
+from service.training.own_loop import MODES, Evaluation, OwnLoop, train_own_loop
 from service.training.run import CurvePoint, DivergedError, Run, Training
 from tests.service.user_code import loops
 from warpadam import WarpAdam, WarpAdamConfig, load_warp
@@ -122,6 +122,18 @@ def test_a_loop_is_left_after_a_step_although_it_catches_exceptions() -> None:
 )
 def test_a_process_that_a_loop_forks_ends_where_it_would_come_out(how: str, exit_code: int) -> None:
     assert losses(loops.forks, how=how) == [exit_code]
+
+
+def test_a_loop_that_is_left_leaves_nothing_changed_for_the_next_run() -> None:
+    def modes() -> list[object]:
+        return [Path.cwd(), *(read() for read, _ in MODES)]
+
+    before = modes()
+    running = iter(OwnLoop(loops.changes_modes, adamw, 0, {}))
+    next(running)
+    assert not any(now == then for now, then in zip(modes(), before, strict=True))
+    del running
+    assert modes() == before
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)

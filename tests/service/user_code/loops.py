@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -227,3 +228,24 @@ def forks(make_optimizer: Make, seed: int, *, how: str) -> Iterator[float]:
         yield -1.0
     elif how != "returns":
         sys.exit({"done": None, "failed": 3, "says why": "it is broken"}[how])
+
+
+def changes_modes(make_optimizer: Make, seed: int) -> Iterator[float]:
+    """Change what holds for the whole process, and change it back when it goes on."""
+    model, optimizer = started(make_optimizer)
+    here = Path.cwd()
+    while True:
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.use_deterministic_algorithms(True)
+        torch.autograd.set_detect_anomaly(True)
+        os.chdir("/")
+        yield 0.5
+        os.chdir(here)
+        torch.autograd.set_detect_anomaly(False)
+        torch.use_deterministic_algorithms(False)
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        step_on(model, optimizer)
