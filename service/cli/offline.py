@@ -225,8 +225,13 @@ def _model(
 
 
 def _difference(first: nn.Module, again: nn.Module) -> str | None:
-    """Return the first tensor in which two models differ."""
-    one, other = first.state_dict(), again.state_dict()
+    """Return the first tensor in which two models differ. What else they keep is not compared."""
+    from torch import Tensor
+
+    one, other = (
+        {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+        for model in (first, again)
+    )
     if one.keys() != other.keys():
         return next(iter(one.keys() ^ other.keys()))
     return next(

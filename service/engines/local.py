@@ -1,8 +1,9 @@
 """The engine for one machine, which does runs in slot processes.
 
 A slot is spawned when a run waits for one, and reused for all runs of all jobs, because a new process must load torch.
-One that had nothing to do for a while is ended. Slots keep no state between runs: one that dies or hangs costs one
-attempt at one run. :func:`serve` is the inside of a slot; everything else runs in the worker's main thread.
+One that had nothing to do for a while is ended. One that has run code of a user, which may change anything in its
+process, does no runs of other code. No run needs the state of its slot, so one that dies or hangs costs one attempt at
+one run. :func:`serve` is the inside of a slot; everything else runs in the worker's main thread.
 """
 
 from __future__ import annotations
@@ -199,7 +200,10 @@ def _attempt(connection: mp_connection.Connection, train: Train, run: Run) -> En
 
 
 class _Slot:
-    """The worker's side of one slot process. ``index`` says which devices are its own."""
+    """The worker's side of one slot process. ``index`` says which devices are its own.
+
+    ``user_code`` is what it has run; None if it has run no code of a user.
+    """
 
     def __init__(self, train: Train, index: int, rules: SlotRules) -> None:
         self.index, self._oom_kills = index, oom_kills()
@@ -211,6 +215,7 @@ class _Slot:
         theirs.close()  # only the slot holds that end now, so its death closes the pipe
         self.ready: SlotReady | None = None
         self.assignment: Assignment | None = None
+        self.user_code: tuple[str, str] | None = None
         self.heard = time.monotonic()
 
     def send(self, message: SlotTask | bool) -> bool:
@@ -360,7 +365,11 @@ class LocalEngine:
             device = _device(slot.index, resources, slot.ready.cuda_devices)
             if not self._waiting and not self._fetch(work):
                 return
-            assignment = self._waiting.pop(0)
+            user_code = _user_code(self._waiting[0].run)
+            if slot.user_code not in (None, user_code):
+                self._end([slot])
+                continue
+            slot.user_code, assignment = user_code, self._waiting.pop(0)
             run = replace(assignment.run, threads=resources.cpus_per_trial, device=device)
             slot.assignment = replace(assignment, run=run)
             work.started(slot.assignment)
@@ -435,6 +444,13 @@ def _stopped_by_itself(slot: _Slot) -> bool:
         return slot.send(False)
     slot.assignment = None
     return message is not None
+
+
+def _user_code(run: Run) -> tuple[str, str] | None:
+    """Return the name of the user's function that a run calls, and the SHA-256 of its source; None if it calls none."""
+    if run.model is None or "entrypoint" not in run.model:
+        return None
+    return run.model["entrypoint"], run.model["sha256"]
 
 
 def _device(index: int, resources: ResourcesSpec, cuda_devices: int) -> str:

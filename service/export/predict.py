@@ -92,7 +92,7 @@ def _model(bundle: Bundle) -> _Model:
             run["task"],
         )
         load_weights(model.module, bundle.files[WEIGHTS_FILE])
-    except (ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+    except (ValueError, LookupError, TypeError, RuntimeError, ImportError) as error:
         wrong = f"{type(error).__name__}: {error}"
         raise BundleError(f"the model that {MANIFEST} describes cannot be built here: {wrong}") from error
     return model

@@ -140,7 +140,7 @@ def replay(bundle: Bundle) -> Iterator[Replay]:
         for what, run, recorded, score in _runs(bundle, Path(folder)):
             try:
                 (*_, end) = default_train(run)
-            except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, ImportError) as error:
+            except (ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, ImportError) as error:
                 raise BundleError(f"the run cannot be repeated here: {type(error).__name__}: {error}") from error
             assert end.test_loss is not None, "a run with test=True ends with one"
             yield Replay(f"test loss{what}", end.test_loss, recorded)

@@ -18,6 +18,7 @@ import random
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
@@ -39,6 +40,16 @@ LOSS: Final = "loss"
 
 ROUNDING: Final = 1e-5
 """How far a mean of 32-bit numbers may be beyond the best or the worst score."""
+
+MODES: Final[tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...]] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device, torch.set_default_device),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+)
+"""How to read and how to set what holds for all of torch in this process. A loop that is left at a yield may have
+changed it for an evaluation."""
 
 WANTED: Final = 'expected the validation loss, or a dict such as {"loss": 0.3, "accuracy": 0.9}'
 
@@ -118,16 +129,23 @@ class OwnLoop:
     def __iter__(self) -> Iterator[Evaluation]:
         """Run the loop; yield an evaluation for each loss that it yields after a step.
 
-        Losses that are returned as a list are spread evenly over the steps.
+        At the end, modes of torch and the working directory are what they were before.
+
+        Losses that are returned as a list or an array are spread evenly over the steps.
 
         Raises:
             EntrypointError: It raised, or yields something else; the message says what would be right.
         """
+        with chdir("."), _keep_modes():
+            yield from self._once()
+
+    def _once(self) -> Iterator[Evaluation]:
         for generator in (random.seed, np.random.seed, torch.manual_seed):
             generator(self._seed)
         self._resumed = time.perf_counter()
         made = self._run(lambda: self._function(self._make_optimizer, self._seed, **self._config))
-        if isinstance(made, Iterable) and not isinstance(made, Sequence | Mapping | Tensor | np.ndarray | str):
+        made = made.tolist() if hasattr(made, "tolist") else made  # an array of numpy, torch or pandas
+        if isinstance(made, Iterable) and not isinstance(made, Sequence | Mapping | str):
             yield from self._evaluations(iter(made))
         elif not self.was_stopped:
             values = made if isinstance(made, Sequence) and not isinstance(made, str) else [made]
@@ -223,6 +241,17 @@ class _StopLoop(BaseException):
     """Leaves a training loop after a step; no ``except Exception`` of the user's catches it."""
 
 
+@contextmanager
+def _keep_modes() -> Iterator[None]:
+    before = [read() for read, _ in MODES]
+    try:
+        yield
+    finally:
+        for (read, change), value in zip(MODES, before, strict=True):
+            if read() != value:
+                change(value)
+
+
 def _as_model(given: object) -> nn.Module:
     """Return a model, or parameters in the form of one."""
     if isinstance(given, nn.Module):
@@ -245,7 +274,10 @@ def _number(value: object, name: str) -> float:
     if isinstance(found, bool) or not isinstance(found, int | float):
         what = "None" if value is None else f"{value!r:.60} of type {type(value).__name__}"
         raise EntrypointError(f"the training loop yielded {what} as {name}; {WANTED}")
-    return float(found)
+    try:
+        return float(found)
+    except OverflowError:
+        return math.inf if found > 0 else -math.inf
 
 
 def _score(value: object, name: str) -> float:

@@ -11,7 +11,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
@@ -56,6 +57,18 @@ TASKS: Final = (Task.CLASSIFICATION, Task.REGRESSION, Task.AUTOENCODING)
 """Tasks that user code may be for."""
 
 
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    """Turn every other error into an EntrypointError: what user code makes may raise wherever it is used."""
+    try:
+        yield
+    except EntrypointError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise EntrypointError(f"trying it raised {described(error)}") from error
+
+
+@_in_a_sentence()
 def make_model(
     factory: Callable[..., object], shape: tuple[int, ...], outputs: int, task: str, config: Mapping[str, object]
 ) -> nn.Module:
@@ -88,7 +101,7 @@ def make_model(
         raise EntrypointError(f"the loss of the untrained module is {loss.item()}; expected a finite number")
     try:
         loss.backward()  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
+    except Exception as error:
         raise EntrypointError(f"the loss cannot be differentiated: {described(error)}") from error
     _check_gradients(parameters)
     model.eval()
@@ -135,6 +148,10 @@ def _output(model: nn.Module, x: Tensor, outputs: int) -> Tensor:
         raise EntrypointError(f"forward raised {described(error)}") from error
     if not isinstance(output, Tensor):
         raise EntrypointError(f"forward returned a {type(output).__name__}; expected a tensor")
+    if output.layout != torch.strided:
+        raise EntrypointError(f"forward returned a tensor of {output.layout}; expected torch.strided")
+    if not output.is_floating_point():
+        raise EntrypointError(f"forward returned a tensor of {output.dtype}; expected torch.float32")
     if output.shape != (ROWS, outputs):
         raise EntrypointError(
             f"forward made {tuple(output.shape)} of a batch of {ROWS} rows; expected {(ROWS, outputs)}, (rows, outputs)"
@@ -144,6 +161,7 @@ def _output(model: nn.Module, x: Tensor, outputs: int) -> Tensor:
     return output
 
 
+@_in_a_sentence()
 def make_dataset(
     factory: Callable[..., object], seed: int, config: Mapping[str, object], folder: Path
 ) -> tuple[DatasetFacts, DatasetInfo]:
@@ -174,6 +192,7 @@ def make_dataset(
         raise EntrypointError(f"y does not fit the task {task}: it {wrong.message}") from error
 
 
+@_in_a_sentence()
 def try_loop(
     function: Callable[..., object], seed: int, config: Mapping[str, object], steps: int | None, limit_s: float
 ) -> DatasetInfo:
@@ -270,9 +289,22 @@ def _try_warpadam(
 
 
 def _array(value: object, name: str) -> AnyArray:
-    array = value.numpy(force=True) if isinstance(value, Tensor) else value
+    array = _numpy(value, name) if isinstance(value, Tensor) else value
     if not isinstance(array, np.ndarray):
         raise EntrypointError(f"{name} is {_kind(value)}; expected a numpy array")
+    if np.ma.is_masked(array):
+        raise EntrypointError(f"{name} has masked values; give them a value, such as {name}.filled(0)")
+    return np.asarray(array)
+
+
+def _numpy(tensor: Tensor, name: str) -> AnyArray:
+    try:
+        array: AnyArray = tensor.numpy(force=True)
+    except TypeError as error:
+        kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        raise EntrypointError(
+            f"{name} is a tensor of {kind}, which numpy cannot hold; expected for example torch.float32"
+        ) from error
     return array
 
 

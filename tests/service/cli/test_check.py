@@ -58,6 +58,11 @@ def test_a_training_loop_is_shown_with_its_steps_and_what_it_yields() -> None:
     assert "kronecker" in done.stdout
 
 
+def test_a_model_may_keep_more_than_tensors() -> None:
+    done = run(f"{FAULTY}:has_version", "--shape", "7")
+    assert done.exit_code == 0, done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -78,6 +83,7 @@ def test_a_training_loop_is_shown_with_its_steps_and_what_it_yields() -> None:
         ([f"{LOOPS}:fit"], "set model.name to loop (warptune check --kind loop)"),
         ([f"{LOOPS}:raises", "--kind", "loop"], "the training loop raised RuntimeError: no such table"),
         ([f"{FAULTY}:unseeded", "--shape", "7"], "two models made with the same seed differ in"),
+        ([f"{FAULTY}:broken", "--shape", "7", "--config", '{"how": "no eval"}'], "raised ValueError: it only trains"),
         ([f"{FAULTY}:raises"], "the function raised RuntimeError: no such table"),
         ([f"{FAULTY}:raises", "--kind", "dataset"], "the function raised RuntimeError: no such table"),
         (

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from multiprocessing.context import ForkProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
@@ -405,3 +406,24 @@ def sleep() -> None:
 
 def go_on() -> None:
     pass
+
+
+def test_a_slot_that_has_run_code_of_a_user_does_no_run_of_other_code(make_engine: Make) -> None:
+    engine = make_engine(report_pid)
+
+    def pids(count: int, sha256: str | None) -> set[int]:
+        work = Recorder(count)
+        model = None if sha256 is None else {"name": "loop", "entrypoint": "own:train", "sha256": sha256, "config": {}}
+        work.waiting = [replace(item, run=replace(item.run, model=model)) for item in work.waiting]
+        engine.run(work, ResourcesSpec(slots=2), SILENCE_S)
+        assert sorted(work.ended) == list(range(count))
+        assert {ended.state for ended in work.ended.values()} == {TrialState.COMPLETE}
+        return {int(point.train_loss) for _, point in work.points}
+
+    before = pids(1, None)
+    first = pids(1, "first")
+    assert before == first == pids(1, "first")
+    second = pids(6, "second")
+    assert not first & second
+    assert not (first | second) & pids(1, None)
+    assert not any(is_alive(pid) for pid in first | second)

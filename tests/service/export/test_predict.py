@@ -771,6 +771,7 @@ def test_a_bundle_that_does_not_describe_its_model_is_refused(of_people: Kept, t
     manifest = json.loads((of_people.folder / "manifest.json").read_text())
     for run, reason in (
         ({"model": None}, "cannot be built here: KeyError: 'shape'"),
+        ({**manifest["run"], "model": {"name": "convnet"}, "shape": []}, "cannot be built here: IndexError"),
         ({**manifest["run"], "sizes": [2, 3]}, "cannot be built here: RuntimeError: Error(s) in loading state_dict"),
     ):
         with zipfile.ZipFile(changed.zip, "w") as archive:

@@ -37,6 +37,15 @@ def refusal(path: Path) -> str:
 
 
 RUN = {"expected": {"seed": 1, "test_loss": 1.0}, "expected_from_p": None}
+NO_SIZES = {
+    "arm": "adamw",
+    "config": {},
+    "sizes": [],
+    "activation": "relu",
+    "task": "classification",
+    "steps": 1,
+    "batch_size": 1,
+}
 NO_MANIFEST_FORMAT = {"format": "something", "format_version": 1, "files": {}}
 
 
@@ -56,6 +65,7 @@ NO_MANIFEST_FORMAT = {"format": "something", "format_version": 1, "files": {}}
         (FILES, manifest(), "does not describe a run: 'expected'"),
         (FILES, manifest(**RUN, run={"arm": "adamw"}), "does not describe a run"),
         (FILES, manifest(**RUN, run={"p_url": "/tmp/x"}), "run names a file"),
+        (FILES, manifest(**RUN, run=NO_SIZES), "the run cannot be repeated here: IndexError"),
         (FILES, manifest(expected={"seed": 1, "test_loss": None}, expected_from_p=None), "nothing to compare with"),
     ],
 )

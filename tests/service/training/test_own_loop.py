@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from service.optimizers import OPTIMIZERS, build_optimizer
 from service.spec.metrics import METRICS
 from service.spec.tasks import Task
 from service.training.entrypoints import EntrypointError
-from service.training.own_loop import Evaluation, OwnLoop, train_own_loop
+from service.training.own_loop import MODES, Evaluation, OwnLoop, train_own_loop
 from service.training.run import CurvePoint, DivergedError, Run, Training
 from tests.service.user_code import loops
 from warpadam import WarpAdam, WarpAdamConfig, load_warp
@@ -97,6 +98,11 @@ def test_losses_may_be_returned_as_any_iterable_and_those_of_a_list_are_spread_o
     assert [evaluation.step for evaluation in found] == [3, 5, 8, 10]
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas"])
+def test_an_array_that_a_loop_returns_is_a_list_of_losses(kind: str) -> None:
+    assert losses(loops.returns_an_array, kind=kind) == pytest.approx(losses(loops.returns_a_list))
+
+
 def test_a_loss_before_the_first_step_does_not_count() -> None:
     assert [found.step for found in evaluations(loops.evaluates_first)] == [1]
 
@@ -117,6 +123,18 @@ def test_a_loop_is_left_after_a_step_although_it_catches_exceptions() -> None:
 )
 def test_a_process_that_a_loop_forks_ends_where_it_would_come_out(how: str, exit_code: int) -> None:
     assert losses(loops.forks, how=how) == [exit_code]
+
+
+def test_a_loop_that_is_left_leaves_nothing_changed_for_the_next_run() -> None:
+    def modes() -> list[object]:
+        return [Path.cwd(), *(read() for read, _ in MODES)]
+
+    before = modes()
+    running = iter(OwnLoop(loops.changes_modes, adamw, 0, {}))
+    next(running)
+    assert not any(now == then for now, then in zip(modes(), before, strict=True))
+    del running
+    assert modes() == before
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
@@ -205,6 +223,10 @@ def test_a_loop_that_evaluates_all_the_time_has_as_many_points_as_other_runs(run
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run: Run) -> None:
     with pytest.raises(DivergedError, match="the validation loss is nan after 1 of 12 steps"):
         list(train_own_loop(with_loop(run, "yields", what="nan")))
+
+
+def test_an_integer_that_is_too_large_for_a_float_is_infinite() -> None:
+    assert losses(loops.yields, what="too large") == [-math.inf]
 
 
 SHARE = r"expected a number from 0 to 1"

@@ -48,7 +48,36 @@ class Broken(nn.Module):
         y = self.linear(x)
         if self.how == "raises":
             return self.linear(y)
-        return {"wide": torch.cat([y, y], dim=1), "list": [y], "nan": y * float("nan"), "cut": y.detach()}[self.how]
+        return {
+            "wide": torch.cat([y, y], dim=1),
+            "list": [y],
+            "nan": y * float("nan"),
+            "cut": y.detach(),
+            "truths": y > 0,
+            "integers": y.long(),
+            "complex": y.to(torch.complex64),
+            "sparse": y.to_sparse(),
+            "without numbers": y.to("meta"),
+            "no backward": NoBackward.apply(y),  # type: ignore[no-untyped-call]
+            "no eval": y,
+        }[self.how]
+
+    def train(self, mode: bool = True) -> Broken:
+        if self.how == "no eval" and not mode:
+            raise ValueError("it only trains")
+        return super().train(mode)
+
+
+class NoBackward(torch.autograd.Function):
+    """Passes its input on, and has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise ValueError("no gradient")
 
 
 def broken(shape: tuple[int, ...], outputs: int, task: str, *, how: str) -> Any:
@@ -61,6 +90,20 @@ def no_module(shape: tuple[int, ...], outputs: int, task: str) -> Any:
 
 def no_parameters(shape: tuple[int, ...], outputs: int, task: str) -> Any:
     return nn.Flatten()
+
+
+class HasVersion(nn.Linear):
+    """Keeps more than tensors."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"version": 1}
+
+
+def has_version(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+    return HasVersion(shape[-1], outputs)
 
 
 def double(shape: tuple[int, ...], outputs: int, task: str) -> Any:
@@ -128,6 +171,9 @@ def dataset(seed: int, *, what: str) -> Any:
         "no y": (X, None, "regression"),
         "y too": (X, Y, "autoencoding"),
         "task": (X, Y, "ranking"),
+        "masked": (np.ma.masked_greater(X, 0.5), Y, "classification"),
+        "masked y": (X, np.ma.masked_equal(Y, 2), "classification"),
+        "bfloat16": (torch.from_numpy(X).bfloat16(), Y, "classification"),
         "texts": (X, np.array(["a", "b", "c"])[Y], "regression"),
         "clock": (X + time.perf_counter() % 1, Y, "classification"),
     }[what]

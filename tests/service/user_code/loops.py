@@ -5,9 +5,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -58,6 +60,7 @@ def yields(make_optimizer: Make, seed: int, *, what: str) -> Iterator[Any]:
         "a typo": {"loss": 0.5, "acuracy": 0.5},
         "a text in a dict": {"loss": 0.5, "accuracy": "high"},
         "a list": [0.1],
+        "too large": -(10**5000),
     }[what]
 
 
@@ -97,6 +100,11 @@ def returns_a_number(make_optimizer: Make, seed: int) -> float:
 
 def returns_a_list(make_optimizer: Make, seed: int) -> list[float]:
     return [loss.item() for loss in fit(make_optimizer, seed, name="plain")]
+
+
+def returns_an_array(make_optimizer: Make, seed: int, *, kind: str) -> Any:
+    found = returns_a_list(make_optimizer, seed)
+    return {"numpy": np.array, "torch": torch.tensor, "pandas": pd.Series}[kind](found)
 
 
 def returns_many(make_optimizer: Make, seed: int, *, steps: int, count: int) -> list[float]:
@@ -234,3 +242,24 @@ def forks(make_optimizer: Make, seed: int, *, how: str) -> Iterator[float]:
         yield -1.0
     elif how != "returns":
         sys.exit({"done": None, "failed": 3, "says why": "it is broken"}[how])
+
+
+def changes_modes(make_optimizer: Make, seed: int) -> Iterator[float]:
+    """Change what holds for the whole process, and change it back when it goes on."""
+    model, optimizer = started(make_optimizer)
+    here = Path.cwd()
+    while True:
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.use_deterministic_algorithms(True)
+        torch.autograd.set_detect_anomaly(True)
+        os.chdir("/")
+        yield 0.5
+        os.chdir(here)
+        torch.autograd.set_detect_anomaly(False)
+        torch.use_deterministic_algorithms(False)
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        step_on(model, optimizer)
