@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from service.data.arrays import find_outliers
-from service.data.facts import MAX_LEVELS, TIMES, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
+from service.data.facts import EXACT, MAX_LEVELS, TIMES, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
 from service.data.forms import (
     CLOCK,
     LAST_SHORT_YEAR,
@@ -155,8 +155,8 @@ def describe(
         found = _take(values, reading, wanted or given)
     column = Column(name=name, kind=found.kind, type=type_name, form=found.form, distinct=0)
     column = _with_statistics(column, values, may_be_unused=given is None and found.may_be_id)
-    odd = _odd_cells(values, column) if pa.types.is_string(values.type) else ()
-    column = replace(column, warnings=(*odd, *found.warnings, *_future_notes(column)))
+    read_notes = _notes_on_reading(values, column)
+    column = replace(column, warnings=(*read_notes, *found.warnings, *_future_notes(column)))
     return column if wanted is not None else _with_doubts(column, values)
 
 
@@ -415,6 +415,21 @@ def _gap_notes(column: Column, values: pa.Array) -> Iterator[str]:
         if np.abs(others - end).min() > 2 * np.ptp(others) and len(numbers) - len(others) > 1:
             count = f"{len(numbers) - len(others):,} of {len(values):,} cells are {end:g}"
             yield f"{count}, far from all others: upload the file again with na_values={end:g} if that means no value"
+
+
+def _notes_on_reading(values: pa.Array, column: Column) -> Iterator[str]:
+    """Say which cells are read as something else than they may be."""
+    if pa.types.is_string(values.type):
+        yield from _odd_cells(values, column)
+        is_grade = pc.match_substring_regex(values, r"^\d-$")
+        if column.kind is ColumnKind.NUMBER and column.form is not None and pc.any(is_grade).as_py():
+            row = pc.index(is_grade, True).as_py()
+            grade = values[row].as_py()
+            what = f"{grade!r} in row {row + 1} is read as -{grade[0]}"
+            yield f"{what}: say category in dataset.columns if these are grades"
+    elif column.type in ("int64", "uint64") and (pc.max(pc.abs(values)).as_py() or 0) > EXACT:
+        rounded = "whole numbers over 2^53 are rounded, so that neighbours become equal"
+        yield f"{rounded}: put a letter before each if they are ids"
 
 
 def _future_notes(column: Column) -> Iterator[str]:
