@@ -12,7 +12,9 @@ so that a worker reads a table as the API did.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +26,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from service.data.arrays import find_outliers
-from service.data.facts import MAX_LEVELS, TIMES, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
+from service.data.facts import EXACT, MAX_LEVELS, TIMES, Column, ColumnKind, DatasetFacts, Form, Reading, Unused
 from service.data.forms import (
     CLOCK,
+    LAST_SHORT_YEAR,
     MARKS,
     ODD_SHARE,
     SAMPLE,
@@ -152,8 +155,8 @@ def describe(
         found = _take(values, reading, wanted or given)
     column = Column(name=name, kind=found.kind, type=type_name, form=found.form, distinct=0)
     column = _with_statistics(column, values, may_be_unused=given is None and found.may_be_id)
-    odd = _odd_cells(values, column) if pa.types.is_string(values.type) else ()
-    column = replace(column, warnings=(*odd, *found.warnings))
+    read_notes = _notes_on_reading(values, column)
+    column = replace(column, warnings=(*read_notes, *found.warnings, *_future_notes(column)))
     return column if wanted is not None else _with_doubts(column, values)
 
 
@@ -188,15 +191,16 @@ def look(values: pa.Array, reading: Reading) -> Found:
 def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> Found:
     """Find out whether texts hold numbers or dates; if not, they are ``words``."""
     number, numbers, warnings = number_form(texts, reading)
-    date, dates, other = date_form(texts, day_first=None)
+    date, dates, others = date_form(texts, day_first=None)
     most, form, kind = max(
         (dates, date, ColumnKind.DATE), (numbers, number, ColumnKind.NUMBER), key=lambda item: item[0]
     )
     if form is None or most < texts.total * (1 - WANTED_ODD_SHARE):
         return Found(words, None, tuple(_numbers_in_words(texts)))
-    if kind is ColumnKind.DATE and other is not None:
-        hint = "say date or day_first_date in dataset.columns to use them as dates"
-        return Found(words, None, (f"its dates may be {form.date} or {other}: {hint}",), may_be_id=False)
+    if kind is ColumnKind.DATE and others:
+        hint = "say date (the first) or day_first_date (the last) in dataset.columns to use them as dates"
+        may_be = " or ".join((form.date, *others))
+        return Found(words, None, (f"its dates may be {may_be}: {hint}",), may_be_id=False)
     if most >= texts.total * (1 - ODD_SHARE):
         kind = ColumnKind.NUMBER if form.date == CLOCK else kind
         return _found(kind, form, reading, warnings if kind is ColumnKind.NUMBER else ())
@@ -411,6 +415,30 @@ def _gap_notes(column: Column, values: pa.Array) -> Iterator[str]:
         if np.abs(others - end).min() > 2 * np.ptp(others) and len(numbers) - len(others) > 1:
             count = f"{len(numbers) - len(others):,} of {len(values):,} cells are {end:g}"
             yield f"{count}, far from all others: upload the file again with na_values={end:g} if that means no value"
+
+
+def _notes_on_reading(values: pa.Array, column: Column) -> Iterator[str]:
+    """Say which cells are read as something else than they may be."""
+    if pa.types.is_string(values.type):
+        yield from _odd_cells(values, column)
+        is_grade = pc.match_substring_regex(values, r"^\d-$")
+        if column.kind is ColumnKind.NUMBER and column.form is not None and pc.any(is_grade).as_py():
+            row = pc.index(is_grade, True).as_py()
+            grade = values[row].as_py()
+            what = f"{grade!r} in row {row + 1} is read as -{grade[0]}"
+            yield f"{what}: say category in dataset.columns if these are grades"
+    elif column.type in ("int64", "uint64") and (pc.max(pc.abs(values)).as_py() or 0) > EXACT:
+        rounded = "whole numbers over 2^53 are rounded, so that neighbours become equal"
+        yield f"{rounded}: put a letter before each if they are ids"
+
+
+def _future_notes(column: Column) -> Iterator[str]:
+    """Say if years of two digits make dates in the future."""
+    short = column.form is not None and re.search(r"\byy\b", column.form.date)
+    if short and column.high is not None and column.high > time.time():
+        last = dt.datetime.fromtimestamp(column.high, dt.UTC).date()
+        century = f"years 00 to {LAST_SHORT_YEAR} are taken for 2000 to 20{LAST_SHORT_YEAR}"
+        yield f"dates up to {last}, as {century}: write years with four digits if some are not in the future"
 
 
 def _odd_cells(texts: pa.Array, column: Column) -> Iterator[str]:

@@ -540,6 +540,8 @@ def _problem_with_target(task: str, target: Column, warnings: tuple[str, ...]) -
         return f"must have at most {MAX_LEVELS} classes, not {target.distinct}", hint
     level, count = min(target.levels.items(), key=lambda item: item[1])
     if count < MIN_CLASS_ROWS:
-        hint = " ".join(f"{note}." for note in target.warnings) or None
-        return f"must have at least {MIN_CLASS_ROWS} rows of every class; {level!r} has {count}", hint
+        hints = [f"{note}." for note in target.warnings]
+        hints += ["Set dataset.task to regression to predict a number."] if target.kind is ColumnKind.NUMBER else []
+        few = f"must have at least {MIN_CLASS_ROWS} rows of every class; {level!r} has {count}"
+        return few, " ".join(hints) or None
     return None

@@ -81,10 +81,12 @@ DATES: Final[Mapping[str, str]] = {
     "yyyy/mm/dd": r"(?P<y>\d{4})/(?P<m>\d{1,2})/(?P<d>\d{1,2})" + _TIME,
     "yyyy.mm.dd": r"(?P<y>\d{4})\.(?P<m>\d{1,2})\.(?P<d>\d{1,2})" + _TIME,
     "dd.mm.yyyy": _WEEKDAY + r"(?P<d>\d{1,2})\. ?(?P<m>\d{1,2})\. ?(?P<y>\d{4})" + _TIME,
+    "yy.mm.dd": r"(?P<y>\d{2})\.(?P<m>\d{2})\.(?P<d>\d{2})" + _TIME,
     "dd.mm.yy": r"(?P<d>\d{2})\.(?P<m>\d{2})\.(?P<y>\d{2})" + _TIME,
     "mm/dd/yyyy": r"(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<y>\d{4})" + _TIME,
     "dd/mm/yyyy": r"(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<y>\d{4})" + _TIME,
     "mm/dd/yy": r"(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<y>\d{2})" + _TIME,
+    "yy/mm/dd": r"(?P<y>\d{2})/(?P<m>\d{1,2})/(?P<d>\d{1,2})" + _TIME,
     "dd/mm/yy": r"(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<y>\d{2})" + _TIME,
     "mm-dd-yyyy": r"(?P<m>\d{1,2})-(?P<d>\d{1,2})-(?P<y>\d{4})" + _TIME,
     "dd-mm-yyyy": r"(?P<d>\d{1,2})-(?P<m>\d{1,2})-(?P<y>\d{4})" + _TIME,
@@ -102,8 +104,20 @@ DATES: Final[Mapping[str, str]] = {
 }
 """Forms of dates and times of day -> their regular expression."""
 
-DAY_FIRST: Final = {"mm/dd/yyyy": "dd/mm/yyyy", "mm/dd/yy": "dd/mm/yy", "mm-dd-yyyy": "dd-mm-yyyy"}
-"""Forms with the month first -> those with the day first, which fit the same texts up to the 12th of a month."""
+LOOK_ALIKE: Final = (
+    ("mm/dd/yyyy", "dd/mm/yyyy"),
+    ("mm-dd-yyyy", "dd-mm-yyyy"),
+    ("mm/dd/yy", "yy/mm/dd", "dd/mm/yy"),
+    ("yy.mm.dd", "dd.mm.yy"),
+)
+"""Forms that fit the same texts if no part shows what it is: 03/04/2025, 18.01.20."""
+
+LATE_DAY: Final = 28
+MANY_DAYS: Final = 13
+"""Days of a month that show that a part is one, if the other part that may be has at most half as many values."""
+
+LAST_SHORT_YEAR: Final = 68
+"""Years of two digits up to here are after 2000, the others before, as in C and Python."""
 
 WANTED_ONLY: Final = ("yyyymmdd",)
 """Forms of dates that are used only where a job says that a column holds dates."""
@@ -242,26 +256,39 @@ def have_form(texts: pa.Array, form: Form) -> pa.Array:
     return pc.fill_null(pc.match_substring_regex(texts, f"^(?:{number_pattern(form)})$"), False)
 
 
-def date_form(texts: Texts, day_first: bool | None) -> tuple[Form | None, int, str | None]:
-    """Return the form that most cells have, how many have it, and another form that as many have.
+def date_form(texts: Texts, day_first: bool | None) -> tuple[Form | None, int, tuple[str, ...]]:
+    """Return the form that most cells have, how many have it, and other forms that they may have as well.
 
-    ``day_first`` chooses between the two; None chooses none.
+    ``day_first`` chooses one of them: that with the day first, or the first of the others. None chooses none.
     """
-    best, most = None, 0
+    counts = dict[str, int]()
     head = texts.head()
     for key, pattern in DATES.items():
         if (key in WANTED_ONLY and day_first is None) or 2 * head.matching(pattern) < head.total:
             continue
-        fitting = texts.count(pc.is_valid(seconds_of(texts.values, key)))
-        if fitting > most:
-            best, most = key, fitting
-    if best is None:
-        return None, 0, None
-    second = DAY_FIRST.get(best)
-    is_open = second is not None and texts.count(pc.is_valid(seconds_of(texts.values, second))) == most
-    if is_open and second is not None and day_first is not None:
-        return Form(date=second if day_first else best), most, None
-    return Form(date=best), most, second if is_open else None
+        counts[key] = texts.count(pc.is_valid(seconds_of(texts.values, key)))
+    best = max(counts, key=lambda key: counts[key], default="")  # the first of equals
+    most = counts.get(best, 0)
+    if not most:
+        return None, 0, ()
+    alike = next((keys for keys in LOOK_ALIKE if best in keys), (best,))
+    fitting = [key for key in alike if counts.get(key) == most]
+    likely = _likely(texts, fitting) if len(fitting) > 1 else fitting
+    if day_first is None:
+        return Form(date=likely[0]), most, tuple(likely[1:])
+    days_first = [key for key in fitting if key.startswith("dd")]
+    return Form(date=days_first[0] if day_first and days_first else likely[0]), most, ()
+
+
+def _likely(texts: Texts, keys: Sequence[str]) -> list[str]:
+    """Return forms without those that take a year of two digits for a day, as far as the days tell."""
+    days = {key: pc.struct_field(_parts(texts.values, key), "d").drop_null().unique().to_pylist() for key in keys}
+
+    def shows(key: str, other: str) -> bool:
+        found = days[key]
+        return max(map(int, found)) >= LATE_DAY and len(found) >= max(MANY_DAYS, 2 * len(days[other]))
+
+    return [key for key in keys if not any(shows(other, key) for other in keys)]
 
 
 def read_texts(texts: pa.Array, form: Form) -> pa.Array:
@@ -305,7 +332,7 @@ def whole_if_all_are(numbers: pa.Array) -> pa.Array:
 
 def seconds_of(texts: pa.Array, key: str) -> pa.Array:
     """Return dates as seconds since 1970, and times of day as seconds since midnight."""
-    parts = pc.extract_regex(texts, f"^(?:{DATES[key]})$")
+    parts = _parts(texts, key)
     fields = {field.name for field in parts.type}
     fits = pc.is_valid(parts).to_numpy(zero_copy_only=False)
 
@@ -332,6 +359,11 @@ def seconds_of(texts: pa.Array, key: str) -> pa.Array:
     return pa.array(seconds, pa.float64(), mask=~fits)
 
 
+def _parts(texts: pa.Array, key: str) -> pa.Array:
+    """Return the parts of dates, null where a text does not have the form."""
+    return pc.extract_regex(texts, f"^(?:{DATES[key]})$")
+
+
 def _month(parts: pa.Array, fields: Iterable[str], number: Callable[[str], Numbers]) -> Numbers:
     if "name" not in fields:
         return number("m")
@@ -343,7 +375,7 @@ def _month(parts: pa.Array, fields: Iterable[str], number: Callable[[str], Numbe
 
 def _days(year: Numbers, month: Numbers, day: Numbers) -> tuple[Numbers, npt.NDArray[np.bool_]]:
     """Return days since 1970, and whether there is such a day."""
-    year = np.where(year < 100, year + np.where(year < 69, 2000, 1900), year)
+    year = np.where(year < 100, year + np.where(year <= LAST_SHORT_YEAR, 2000, 1900), year)
     months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
     days = months.astype("datetime64[D]") + (day - 1).astype("timedelta64[D]")
     is_real = (month >= 1) & (month <= 12) & (day >= 1) & (days.astype("datetime64[M]") == months)

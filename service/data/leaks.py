@@ -11,7 +11,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from service.data.arrays import AnyArray
 from service.data.prepared_files import Rows
 from service.data.sources import RowSource, Table
-from service.data.splits import RowSplit, copies, torn_apart
+from service.data.splits import RowSplit, copies, identical_rows, torn_apart
 from service.spec.dataset_info import HELD_OUT
 
 MAX_ROWS: Final = 10_000
@@ -46,8 +46,10 @@ def suspicions(source: RowSource, seed: int) -> Iterator[str]:
         if source.split.by == "random" and _are_uneven(parts, source.rows):
             sizes = (f"{name} has {len(parts[part]):,} rows" for part, name in CALLED.items())
             yield f"rows with the same features make the parts uneven: {', '.join(sizes)}"
-    if isinstance(source, Table) and source.target.values is not None:
-        yield from _telltale_columns(source, parts)
+    if isinstance(source, Table):
+        yield from _copies_of_training(source, parts)
+        if source.target.values is not None:
+            yield from _telltale_columns(source, parts)
 
 
 def _are_uneven(parts: Mapping[str, Rows], rows: int) -> bool:
@@ -60,6 +62,20 @@ def _size(split: RowSplit, rows: Rows) -> str:
     if split.by == "group":
         return f"{size} of {len(np.unique(values)):,} groups"
     return size
+
+
+def _copies_of_training(table: Table, parts: Mapping[str, Rows]) -> Iterator[str]:
+    """Count the rows of other parts that copy a training row, if the user has said which rows are in which part."""
+    if table.split.by not in ("time", "column"):
+        return
+    numbers = identical_rows(table.column(column.name) for column in table.columns if column.width)
+    if numbers is None:
+        return
+    held_out = np.concatenate([parts["val"], parts["test"]])
+    count = int(np.isin(numbers[held_out], numbers[parts["train"]]).sum())
+    if count:
+        same = f"{count:,} of {len(held_out):,} rows for validation and test have the same features as a training row"
+        yield f"{same}, so a model that remembers it looks better than it is"
 
 
 def _telltale_columns(table: Table, parts: Mapping[str, Rows]) -> Iterator[str]:

@@ -169,7 +169,10 @@ def read_excel(source: Path, folder: Path, max_bytes: int, reading: Reading) -> 
         notes += [f"column {name!r}: {note}" for note in found]
     more = (f"the first of {len(book.sheet_names)} sheets is read",) if len(book.sheet_names) > 1 else ()
     above = above_header(titles) if titles else ()
-    return keep(columns, folder, max_bytes, reading, (*more, *above, *header.notes, *notes))
+    try:
+        return keep(columns, folder, max_bytes, reading, (*more, *above, *header.notes, *notes))
+    except InvalidFileError as error:
+        raise InvalidFileError("; ".join((str(error), *more))) from None
 
 
 def _in_one_form(cells: Sequence[Any], reading: Reading) -> tuple[list[Any], tuple[str, ...]]:

@@ -69,7 +69,7 @@ def open_zip(source: Path, max_bytes: int) -> Iterator[tuple[zipfile.ZipFile, li
     """Open an archive and yield it with its files, which may have ``max_bytes`` together, unpacked."""
     try:
         with zipfile.ZipFile(source) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
+            entries = [entry for entry in archive.infolist() if not entry.filename.endswith(("/", "\\"))]
             _check_names(entries, max_bytes)
             yield archive, entries
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, UnicodeDecodeError) as error:
@@ -83,7 +83,7 @@ def _check_names(entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
     seen: set[str] = set()
     for entry in entries:
         name = repr(shortened(entry.filename))
-        path = PurePosixPath(entry.filename.replace("\\", "/"))
+        path = _path(entry.filename)
         if not path.parts:
             raise InvalidFileError(f"a file in the archive has the name {name}; give it a name")
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
@@ -241,14 +241,19 @@ def _seen_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if _orientation(image) in ON_ITS_SIDE else (width, height)
 
 
+def _path(name: str) -> PurePosixPath:
+    """Return the path of a file in an archive; some programs for Windows write backslashes."""
+    return PurePosixPath(name.replace("\\", "/"))
+
+
 def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+    return any(part.startswith((".", "__MACOSX")) for part in _path(name).parts)
 
 
 def _classes(names: Sequence[str]) -> list[str]:
     classes = []
     for name in names:
-        folder = PurePosixPath(name).parent
+        folder = _path(name).parent
         if not folder.name:
             raise InvalidFileError(f"{name!r} is not in a folder; put every image into a folder named after its class")
         classes.append(folder.name)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from multiprocessing import connection as mp_connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,9 @@ from service.spec.data import DatasetSpec
 
 TICK_S: Final = 0.02
 """Pause between two looks at a child, in which it can take some 50 MB."""
+
+STARTS: Final = 5
+"""How often the start of a child is tried."""
 
 BYTES_PER_S: Final = 1 << 20
 """A file of this many bytes may take a second longer."""
@@ -115,7 +119,7 @@ class Readers:
         killed_before = oom_kills()
         ours, theirs = self._context.Pipe(duplex=False)
         child = self._context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
-        child.start()
+        _start(child)
         theirs.close()  # only the child holds that end now, so its death closes the pipe
         try:
             self._wait(child.pid, ours, limit_s, stop)
@@ -145,6 +149,16 @@ class Readers:
             if time.monotonic() - started > limit_s:
                 wrong = f"reading the file takes over {limit_s:.0f} seconds, the limit for a file of its size"
                 raise InvalidFileError(f"{wrong}. {ADVICE} WARPTUNE_READER_LIMIT_S")
+
+
+def _start(child: ForkServerProcess) -> None:
+    """Start a child. If the fork server died just now, which only a start finds out, the next one makes another."""
+    for _ in range(STARTS - 1):
+        try:
+            return child.start()
+        except (EOFError, ConnectionError):
+            time.sleep(TICK_S)
+    return child.start()
 
 
 def _facts(answer: dict[str, Any]) -> DatasetFacts:

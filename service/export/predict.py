@@ -162,5 +162,5 @@ def _other_form(
         return None
     if kind is not ColumnKind.DATE:
         return number_form(texts, reading)[0]
-    found, _, either = date_form(texts, day_first=None)
-    return None if either else found
+    found, _, others = date_form(texts, day_first=None)
+    return None if others else found

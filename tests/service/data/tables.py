@@ -69,8 +69,8 @@ def german(number: float) -> str:
     return f"{number:,.2f}".translate(str.maketrans(",.", ".,"))
 
 
-def excel(rows: Sequence[Sequence[Any]]) -> bytes:
-    """An Excel file with one sheet of texts, numbers, booleans and points in time."""
+def excel(rows: Sequence[Sequence[Any]], sheets: int = 1) -> bytes:
+    """An Excel file with one sheet of texts, numbers, booleans and points in time, or several that are the same."""
 
     def cell(value: Any) -> str:
         if isinstance(value, bool):
@@ -84,6 +84,7 @@ def excel(rows: Sequence[Sequence[Any]]) -> bytes:
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
     package = "http://schemas.openxmlformats.org/package/2006"
+    listed = "".join(f'<sheet name="s{n}" sheetId="{n}" r:id="r1"/>' for n in range(1, sheets + 1))
     body = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
     kind = "application/vnd.openxmlformats-officedocument.spreadsheetml"
     parts = {
@@ -94,8 +95,7 @@ def excel(rows: Sequence[Sequence[Any]]) -> bytes:
         f'<Override PartName="/xl/worksheets/sheet1.xml" ContentType="{kind}.worksheet+xml"/></Types>',
         "_rels/.rels": f'<Relationships xmlns="{package}/relationships">'
         f'<Relationship Id="r1" Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'
-        '<sheet name="one" sheetId="1" r:id="r1"/></sheets></workbook>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>{listed}</sheets></workbook>',
         "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships">'
         f'<Relationship Id="r1" Type="{office}/worksheet" Target="worksheets/sheet1.xml"/>'
         f'<Relationship Id="r2" Type="{office}/styles" Target="styles.xml"/></Relationships>',

@@ -216,3 +216,9 @@ def test_exif_data_that_cannot_be_read_say_nothing(tmp_path: Path) -> None:
     start = broken.index(b"EXIF") + 8
     broken = broken[:start] + b"nonsense" + broken[start + 8 :]
     assert opened([broken] * 20, tmp_path).shape == (3, 6, 8)
+
+
+def test_names_with_backslashes_have_folders_too(tmp_path: Path) -> None:
+    images = {name.replace("/", "\\"): image for name, image in files.images().items()}
+    facts = read(files.archive({"digits\\": b"", **images}), tmp_path, "t.zip")
+    assert facts.columns[0].levels == {"0": 21, "1": 19, "2": 20}

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -134,6 +135,17 @@ def test_a_reader_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> Non
     api.wait()
     psutil.wait_procs([reader], timeout=60)
     assert not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.kills
+def test_a_fork_server_that_dies_at_a_start_is_replaced() -> None:
+    read("a.csv", files.csv())
+    (server,) = (child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline()))
+    server.suspend()
+    killer = threading.Timer(0.5, server.kill)  # while the start waits for it
+    killer.start()
+    assert read("a.csv", files.csv()).rows == 40
+    killer.join()
 
 
 SMALL = [

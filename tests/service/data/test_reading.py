@@ -402,6 +402,46 @@ def test_the_task_follows_from_the_target_and_says_why(
     assert len(source.target.labels) == (outputs if task == "classification" else 0)
 
 
+def test_counts_with_rare_values_are_refused_as_classes_with_what_to_do(tmp_path: Path) -> None:
+    facts = read(written(["x", "y"], [range(60), [0, 1, 2, 3] * 14 + [4, 5, 6, 7]]).encode(), tmp_path)
+    with pytest.raises(InvalidSpecError) as caught:
+        dataset_info(facts, DatasetSpec(id="ds-1", target="y"))
+    assert caught.value.errors[0].hint == "Set dataset.task to regression to predict a number."
+
+
+@pytest.mark.parametrize("columns", [{}, {"x": "category"}, {"x": "number"}])
+def test_whole_numbers_that_are_rounded_are_named(tmp_path: Path, columns: dict[str, str]) -> None:
+    ids = [1_234_567_890_123_456_789 + row // 6 for row in range(ROWS)]
+    facts = read(written(["x", "label"], [ids, LABELS]).encode(), tmp_path)
+    column = retyped(facts, columns, tmp_path / "kept").target("x")
+    assert column is not None
+    said = (
+        "whole numbers over 2^53 are rounded, so that neighbours become equal: put a letter before each if they are ids"
+    )
+    assert said in column.warnings
+    small = read(written(["x", "label"], [range(2**53 - 59, 2**53 + 1), LABELS]).encode(), tmp_path / "small").target(
+        "x"
+    )
+    assert small is not None
+    assert not any("rounded" in note for note in small.warnings)
+
+
+def test_a_sign_behind_a_digit_is_named(tmp_path: Path) -> None:
+    grades = [("1", "2-", "2", "3-")[row % 4] for row in range(ROWS)]
+    column = read(written(["x", "label"], [grades, LABELS]).encode(), tmp_path).target("x")
+    assert column is not None
+    assert column.warnings == ("'2-' in row 2 is read as -2: say category in dataset.columns if these are grades",)
+    amounts = [f"{row + 10}-" for row in range(ROWS)]
+    column = read(written(["x", "label"], [amounts, LABELS]).encode(), tmp_path / "amounts").target("x")
+    assert column is not None
+    assert (column.low, column.warnings) == (-69.0, ())
+
+
+def test_a_refused_excel_file_says_that_its_first_sheet_was_read(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFileError, match=r"has 2 rows .*; the first of 2 sheets is read"):
+        read(tables.excel([["Read me"], ["first"], ["second"]], sheets=2), tmp_path, "table.xlsx")
+
+
 def test_the_classes_of_a_boolean_target_are_its_words(tmp_path: Path) -> None:
     read(PLAIN.encode(), tmp_path).save(tmp_path / "kept")
     source = stored_source(tmp_path / "kept", DatasetSpec(id="ds-1", target="label"), Task.CLASSIFICATION)

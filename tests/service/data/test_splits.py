@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -173,6 +173,25 @@ def test_copies_of_rows_stay_in_one_part_and_are_counted(tmp_path: Path) -> None
         assert sum(len(set(original[rows])) for rows in parts.values()) == ROWS
     assert list(suspicions(table, 0)) == [
         "150 of 340 rows have another row with the same features; such rows are kept in one part"
+    ]
+
+
+@pytest.mark.parametrize("by", ["time", "column"])
+def test_copies_of_training_rows_in_other_parts_of_a_given_split_are_counted(
+    tmp_path: Path, by: Literal["time", "column"]
+) -> None:
+    names = {n: np.tile(MEASURED[:120, i], 2).tolist() for i, n in enumerate("abc")}
+    part = ["train"] * 150 + ["val"] * 40 + ["test"] * 50 if by == "column" else [row // 10 for row in range(ROWS)]
+    content = csv(**names, part=part, y=[f"class {label}" for label in LABELS])
+    read(content, tmp_path)
+    exclude = ["part"] if by == "time" else []
+    chosen = DatasetSpec(id="ds-1", target="y", exclude=exclude, split=SplitSpec(by=by, column="part"))
+    table = stored_source(tmp_path / "kept", chosen, "classification")
+    assert isinstance(table, Table)
+    count = 90 if by == "column" else 100
+    assert list(suspicions(table, 0))[1:] == [
+        f"{count} of {count} rows for validation and test have the same features as a training row, so a model that "
+        "remembers it looks better than it is"
     ]
 
 
