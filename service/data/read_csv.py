@@ -12,6 +12,7 @@ import gzip
 import io
 import itertools
 import re
+import statistics
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -29,13 +30,13 @@ from service.data.columns import ID_NAMES, ROW_NAMES
 from service.data.contents import check_contents
 from service.data.facts import DatasetFacts, Reading
 from service.data.forms import ODD_SHARE, UNITS, decimal_mark
-from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
+from service.data.header import NUMBER, SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_table import NULLS, RawColumn, check_names, keep, trimmed
 from service.data.read_text import CHUNK_BYTES
 from service.errors import InvalidFileError, shortened
 
-DELIMITERS: Final = ",;\t|"
-"""What may separate the cells of a row, unless the user says it."""
+DELIMITERS: Final = "\t;|,"
+"""What may separate the cells of a row, unless the user says it; the last is the one that texts have most often."""
 
 SAMPLE_BYTES: Final = 1 << 18
 """Bytes in which separator, header and decimal mark are looked for."""
@@ -233,18 +234,25 @@ def _rows(sample: str, delimiter: str) -> tuple[Rows, list[int]]:
 def _delimiter(sample: str) -> str:
     """Return what separates the cells: what gives the most rows as many cells as the header.
 
-    ``csv.Sniffer`` finds the same, but takes time that grows with the square of the quotes.
+    Of equals it is the one with the fewest lines above the header, as a header without it looks like a title; then the
+    one that gives the most numbers; then the first of ``DELIMITERS``. ``csv.Sniffer`` takes time that grows with the
+    square of the quotes.
     """
 
-    def agreement(mark: str) -> tuple[float, int]:
+    def agreement(mark: str) -> tuple[float, int, float]:
         rows, _ = _rows(sample, mark)
-        rows = rows[title_rows(rows) :]
+        titles = title_rows(rows)
+        rows = rows[titles:]
         width = len(rows[0]) if rows else 0
         if width < 2 or len(rows) < 2:
-            return 0.0, 0
-        return sum(len(row) in (width, width + 1) for row in rows[1:]) / (len(rows) - 1), width
+            return -1.0, 0, 0.0
+        same = statistics.fmean(len(row) in (width, width + 1) for row in rows[1:])
+        numbers = statistics.fmean(NUMBER.fullmatch(cell.strip()) is not None for row in rows[1:] for cell in row)
+        return same, -titles, numbers
 
-    return max(DELIMITERS, key=agreement)
+    found = {mark: agreement(mark) for mark in DELIMITERS}
+    best = max(found, key=lambda mark: found[mark])
+    return best if found[best][0] >= 0 else ","  # a file of one column, or of one line
 
 
 def header_names(rows: Rows) -> list[str]:

@@ -288,6 +288,43 @@ def test_a_number_that_stands_for_no_value_does_so_however_the_column_is_written
         assert np.isnan(source.column("x")[::5]).all()
 
 
+PLACES = [("Paris, France", "Rome, Italy", "Bern, Switzerland")[row % 3] for row in range(ROWS)]
+STREETS = [f"Road {row}, {8000 + row} Bern, CH" for row in range(ROWS)]
+SHIRTS = [f"Shirt, {('red', 'blue')[row % 2]}, XL, cotton" for row in range(ROWS)]
+REVIEWS = [f"I liked it, number {row}" for row in range(ROWS)]
+GERMAN_NUMBERS = [f"{50 + row},{row % 9}" for row in range(ROWS)]
+SEPARATED: dict[str, tuple[str, list[str], list[Sequence[Any]]]] = {
+    "a place of two words": ("\t", ["place", "value"], [PLACES, NUMBERS]),
+    "a place between semicolons": (";", ["place", "value"], [PLACES, range(ROWS)]),
+    "a place between bars": ("|", ["place", "value"], [PLACES, NUMBERS]),
+    "an address of as many parts as columns": ("\t", ["address", "price", "rooms"], [STREETS, NUMBERS, range(ROWS)]),
+    "a product of more parts than columns": (";", ["product", "price", "class"], [SHIRTS, range(ROWS), LABELS]),
+    "a review": ("\t", ["review", "label"], [REVIEWS, LABELS]),
+    "a comma in a name": ("\t", ["review, text", "label"], [REVIEWS, LABELS]),
+    "a unit in a name": (";", ["Gewicht, kg", "Klasse"], [GERMAN_NUMBERS, LABELS]),
+    "units in all names": (";", ["Gewicht, kg", "Höhe, cm"], [GERMAN_NUMBERS, GERMAN_NUMBERS[::-1]]),
+    "a semicolon in a text": (",", ["place", "value"], [[f"a; b{row % 3}" for row in range(ROWS)], NUMBERS]),
+    "a bar in a text and a name": (",", ["id", "a|b", "c"], [range(ROWS), [f"{city}|x" for city in CITIES], LABELS]),
+    "a bar in a text": (",", ["genres", "year", "label"], [["Action|Drama"] * ROWS, range(1990, 2050), LABELS]),
+}
+
+
+def test_a_file_of_one_column_has_commas(tmp_path: Path) -> None:
+    assert read(written(["x"], [NUMBERS]).encode(), tmp_path).reading.delimiter == ","
+
+
+@pytest.mark.parametrize("case", SEPARATED)
+def test_what_stands_in_texts_is_not_taken_for_the_separator(tmp_path: Path, case: str) -> None:
+    sep, names, columns = SEPARATED[case]
+    rows = [sep.join(map(str, row)) for row in zip(*columns, strict=True)]  # without quotes
+    for number, title in enumerate(("", "Cities of 2024\n")):
+        content = title + "\n".join([sep.join(names), *rows, ""])
+        facts = read(content.encode(), tmp_path / str(number))
+        assert (facts.reading.delimiter, [column.name for column in facts.columns]) == (sep, names)
+        assert facts.rows == ROWS
+        assert len(facts.warnings) == number
+
+
 def test_an_option_that_a_format_does_not_have_is_refused() -> None:
     with pytest.raises(InvalidSpecError, match="delimiter: must be left out for a file of format parquet"):
         Upload(format_of("a.parquet") or next(iter(FORMATS)), LIMIT, Reading(delimiter=";"))
