@@ -62,9 +62,6 @@ BOMS: Final = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", code
 WIDE: Final = {"utf-16-le": re.compile(rb"([^\0]\0){4}"), "utf-16-be": re.compile(rb"(\0[^\0]){4}")}
 """How a file of UTF-16 begins that does not say so."""
 
-ODD_WORD: Final = re.compile(r"\w*[^\W\x00-\x7f]\w*")
-"""A word with a letter that is not in ASCII."""
-
 ENCODINGS: Final = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "euc_kr")
 """Encodings of other alphabets than the Latin one."""
 
@@ -153,8 +150,8 @@ def read_columns(
 def _guessed_encoding(encoding: str, wanted: str | None, sample: str) -> tuple[str, ...]:
     if encoding == wanted or encoding.startswith("utf"):
         return ()
-    word = ODD_WORD.search(sample)
-    seen = f", with words such as {shortened(word[0])!r}" if word else ""
+    word = next((found[0] for found in re.finditer(r"\w+", sample) if not found[0].isascii()), None)
+    seen = f", with words such as {shortened(word)!r}" if word else ""
     return (f"the file is not UTF-8, so it is read as {encoding}{seen}: give the encoding if that is wrong",)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,14 @@ def test_a_row_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.M
 def test_a_wrong_encoding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError, match="Row #2: CSV conversion error to string: invalid UTF8"):
         read(("a,b\n" + "é,1\n" * 20).encode("cp1252"), tmp_path, encoding="utf-8")
+
+
+def test_long_words_take_no_longer_than_others_to_find_one_of_another_encoding(tmp_path: Path) -> None:
+    content = written(["x", "label"], [["A" * 200_000, *["René"] * (ROWS - 1)], LABELS]).encode("cp1252")
+    start = time.process_time()
+    facts = read(content, tmp_path)
+    assert time.process_time() - start < 20  # with the square of the letters, it would be minutes
+    assert "words such as 'René'" in facts.warnings[0]
 
 
 def column_x(values: Sequence[Any]) -> bytes:
