@@ -96,7 +96,7 @@ NEWEST_DAY: Final = 21001231
 DATE_PARTS: Final = ("seconds", "month", "weekday", "hour")
 """What a date becomes: seconds since 1970, month 1 to 12, day of the week 0 (Monday) to 6, hour 0 to 23."""
 
-INDEX_NAMES: Final = re.compile(r"|unnamed: ?\d+|__index_level_\d+__|index|level_0", re.IGNORECASE)
+INDEX_NAMES: Final = re.compile(r"|unnamed: ?\d+(\.\d+)?|__index_level_\d+__|index|level_0", re.IGNORECASE)
 """Names that libraries give to the index of a table."""
 
 ROW_NAMES: Final = re.compile(r"row|row[ _.]?(id|nr|no|num|number|names?)|#|n[ro]\.?", re.IGNORECASE)

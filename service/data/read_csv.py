@@ -12,6 +12,7 @@ import gzip
 import io
 import itertools
 import re
+import statistics
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -29,13 +30,13 @@ from service.data.columns import ID_NAMES, ROW_NAMES
 from service.data.contents import check_contents
 from service.data.facts import DatasetFacts, Reading
 from service.data.forms import ODD_SHARE, UNITS, decimal_mark
-from service.data.header import SAMPLE_ROWS, above_header, column_name, find_header, title_rows
+from service.data.header import NUMBER, SAMPLE_ROWS, above_header, column_name, find_header, title_rows
 from service.data.read_table import NULLS, RawColumn, check_names, keep, trimmed
 from service.data.read_text import CHUNK_BYTES
 from service.errors import InvalidFileError, shortened
 
-DELIMITERS: Final = ",;\t|"
-"""What may separate the cells of a row, unless the user says it."""
+DELIMITERS: Final = "\t;|,"
+"""What may separate the cells of a row, unless the user says it; the last is the one that texts have most often."""
 
 SAMPLE_BYTES: Final = 1 << 18
 """Bytes in which separator, header and decimal mark are looked for."""
@@ -60,9 +61,6 @@ BOMS: Final = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", code
 
 WIDE: Final = {"utf-16-le": re.compile(rb"([^\0]\0){4}"), "utf-16-be": re.compile(rb"(\0[^\0]){4}")}
 """How a file of UTF-16 begins that does not say so."""
-
-ODD_WORD: Final = re.compile(r"\w*[^\W\x00-\x7f]\w*")
-"""A word with a letter that is not in ASCII."""
 
 ENCODINGS: Final = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "euc_kr")
 """Encodings of other alphabets than the Latin one."""
@@ -152,8 +150,8 @@ def read_columns(
 def _guessed_encoding(encoding: str, wanted: str | None, sample: str) -> tuple[str, ...]:
     if encoding == wanted or encoding.startswith("utf"):
         return ()
-    word = ODD_WORD.search(sample)
-    seen = f", with words such as {shortened(word[0])!r}" if word else ""
+    word = next((found[0] for found in re.finditer(r"\w+", sample) if not found[0].isascii()), None)
+    seen = f", with words such as {shortened(word)!r}" if word else ""
     return (f"the file is not UTF-8, so it is read as {encoding}{seen}: give the encoding if that is wrong",)
 
 
@@ -233,18 +231,25 @@ def _rows(sample: str, delimiter: str) -> tuple[Rows, list[int]]:
 def _delimiter(sample: str) -> str:
     """Return what separates the cells: what gives the most rows as many cells as the header.
 
-    ``csv.Sniffer`` finds the same, but takes time that grows with the square of the quotes.
+    Of equals it is the one with the fewest lines above the header, as a header without it looks like a title; then the
+    one that gives the most numbers; then the first of ``DELIMITERS``. ``csv.Sniffer`` takes time that grows with the
+    square of the quotes.
     """
 
-    def agreement(mark: str) -> tuple[float, int]:
+    def agreement(mark: str) -> tuple[float, int, float]:
         rows, _ = _rows(sample, mark)
-        rows = rows[title_rows(rows) :]
+        titles = title_rows(rows)
+        rows = rows[titles:]
         width = len(rows[0]) if rows else 0
         if width < 2 or len(rows) < 2:
-            return 0.0, 0
-        return sum(len(row) in (width, width + 1) for row in rows[1:]) / (len(rows) - 1), width
+            return -1.0, 0, 0.0
+        same = statistics.fmean(len(row) in (width, width + 1) for row in rows[1:])
+        numbers = statistics.fmean(NUMBER.fullmatch(cell.strip()) is not None for row in rows[1:] for cell in row)
+        return same, -titles, numbers
 
-    return max(DELIMITERS, key=agreement)
+    found = {mark: agreement(mark) for mark in DELIMITERS}
+    best = max(found, key=lambda mark: found[mark])
+    return best if found[best][0] >= 0 else ","  # a file of one column, or of one line
 
 
 def header_names(rows: Rows) -> list[str]:

@@ -276,17 +276,18 @@ def keep(
 
 
 def with_index_name(names: Sequence[str]) -> list[str]:
-    """Return the names of columns of new rows, with the one that training gives to a first column without a name."""
-    return [name or (INDEX_NAME if index == 0 else "") for index, name in enumerate(names)]
+    """Return the names of columns, with one for a first column without a name: ``INDEX_NAME``, or as pandas another."""
+    others = (f"{INDEX_NAME}.{number}" for number in itertools.count(1))
+    free = next(name for name in itertools.chain([INDEX_NAME], others) if name not in names)
+    return [name or (free if index == 0 else "") for index, name in enumerate(names)]
 
 
 def _named(columns: Sequence[RawColumn], rows: int) -> Iterator[RawColumn]:
     """Yield columns that have a name, with one for the first. Empty ones without a name come of separators."""
-    for index, column in enumerate(columns, 1):
-        if column.name:
-            yield column
-        elif index == 1:
-            yield replace(column, name=INDEX_NAME)
+    names = with_index_name([column.name for column in columns])
+    for index, (name, column) in enumerate(zip(names, columns, strict=True), 1):
+        if name:
+            yield replace(column, name=name)
         elif column.values.null_count < rows:
             raise InvalidFileError(f"column {index} has no name; add one to the header")
 

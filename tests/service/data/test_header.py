@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
-from service.data.facts import Reading
+from service.data.columns import TABLE_FILE
+from service.data.facts import Reading, Unused
 from service.data.header import find_header
 from service.data.read_csv import read_columns
 from service.errors import InvalidFileError
@@ -193,3 +195,14 @@ def test_row_names_are_said(tmp_path: Path, header: str) -> None:
 def test_separators_at_the_end_of_rows_need_no_note(tmp_path: Path) -> None:
     facts = read(lines("size,label", lambda row: f"{row % 7},{row % 2},"), tmp_path)
     assert ([column.name for column in facts.columns], facts.warnings) == (["size", "label"], ())
+
+
+@pytest.mark.parametrize("others", [["Unnamed: 0"], ["Unnamed: 0.1", "Unnamed: 0"]])
+def test_a_first_column_without_a_name_keeps_its_values_next_to_any_other(tmp_path: Path, others: list[str]) -> None:
+    header = ["", *others, "a"]
+    facts = read(lines(",".join(header), lambda row: ",".join(f"{row * 10 + n}" for n in range(len(header)))), tmp_path)
+    stored = pyarrow.parquet.read_table(tmp_path / "kept" / TABLE_FILE)
+    name = f"Unnamed: 0.{len(others)}"
+    assert [column.name for column in facts.columns] == stored.column_names == [name, *others, "a"]
+    assert stored.column(name).to_pylist() == [row * 10 for row in range(ROWS)]
+    assert facts.columns[0].unused == Unused.INDEX

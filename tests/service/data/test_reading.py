@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,14 @@ def test_a_row_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.M
 def test_a_wrong_encoding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError, match="Row #2: CSV conversion error to string: invalid UTF8"):
         read(("a,b\n" + "é,1\n" * 20).encode("cp1252"), tmp_path, encoding="utf-8")
+
+
+def test_long_words_take_no_longer_than_others_to_find_one_of_another_encoding(tmp_path: Path) -> None:
+    content = written(["x", "label"], [["A" * 200_000, *["René"] * (ROWS - 1)], LABELS]).encode("cp1252")
+    start = time.process_time()
+    facts = read(content, tmp_path)
+    assert time.process_time() - start < 20  # with the square of the letters, it would be minutes
+    assert "words such as 'René'" in facts.warnings[0]
 
 
 def column_x(values: Sequence[Any]) -> bytes:
@@ -286,6 +295,43 @@ def test_a_number_that_stands_for_no_value_does_so_however_the_column_is_written
         source = stored_source(tmp_path / "kept", DatasetSpec(id="ds-1", columns=columns), Task.AUTOENCODING)
         assert isinstance(source, Table)
         assert np.isnan(source.column("x")[::5]).all()
+
+
+PLACES = [("Paris, France", "Rome, Italy", "Bern, Switzerland")[row % 3] for row in range(ROWS)]
+STREETS = [f"Road {row}, {8000 + row} Bern, CH" for row in range(ROWS)]
+SHIRTS = [f"Shirt, {('red', 'blue')[row % 2]}, XL, cotton" for row in range(ROWS)]
+REVIEWS = [f"I liked it, number {row}" for row in range(ROWS)]
+GERMAN_NUMBERS = [f"{50 + row},{row % 9}" for row in range(ROWS)]
+SEPARATED: dict[str, tuple[str, list[str], list[Sequence[Any]]]] = {
+    "a place of two words": ("\t", ["place", "value"], [PLACES, NUMBERS]),
+    "a place between semicolons": (";", ["place", "value"], [PLACES, range(ROWS)]),
+    "a place between bars": ("|", ["place", "value"], [PLACES, NUMBERS]),
+    "an address of as many parts as columns": ("\t", ["address", "price", "rooms"], [STREETS, NUMBERS, range(ROWS)]),
+    "a product of more parts than columns": (";", ["product", "price", "class"], [SHIRTS, range(ROWS), LABELS]),
+    "a review": ("\t", ["review", "label"], [REVIEWS, LABELS]),
+    "a comma in a name": ("\t", ["review, text", "label"], [REVIEWS, LABELS]),
+    "a unit in a name": (";", ["Gewicht, kg", "Klasse"], [GERMAN_NUMBERS, LABELS]),
+    "units in all names": (";", ["Gewicht, kg", "Höhe, cm"], [GERMAN_NUMBERS, GERMAN_NUMBERS[::-1]]),
+    "a semicolon in a text": (",", ["place", "value"], [[f"a; b{row % 3}" for row in range(ROWS)], NUMBERS]),
+    "a bar in a text and a name": (",", ["id", "a|b", "c"], [range(ROWS), [f"{city}|x" for city in CITIES], LABELS]),
+    "a bar in a text": (",", ["genres", "year", "label"], [["Action|Drama"] * ROWS, range(1990, 2050), LABELS]),
+}
+
+
+def test_a_file_of_one_column_has_commas(tmp_path: Path) -> None:
+    assert read(written(["x"], [NUMBERS]).encode(), tmp_path).reading.delimiter == ","
+
+
+@pytest.mark.parametrize("case", SEPARATED)
+def test_what_stands_in_texts_is_not_taken_for_the_separator(tmp_path: Path, case: str) -> None:
+    sep, names, columns = SEPARATED[case]
+    rows = [sep.join(map(str, row)) for row in zip(*columns, strict=True)]  # without quotes
+    for number, title in enumerate(("", "Cities of 2024\n")):
+        content = title + "\n".join([sep.join(names), *rows, ""])
+        facts = read(content.encode(), tmp_path / str(number))
+        assert (facts.reading.delimiter, [column.name for column in facts.columns]) == (sep, names)
+        assert facts.rows == ROWS
+        assert len(facts.warnings) == number
 
 
 def test_an_option_that_a_format_does_not_have_is_refused() -> None:
