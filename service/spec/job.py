@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator,
 from service.spec.base import PRINTABLE, Name, SpecModel, read_stored
 from service.spec.data import DatasetSpec, FamilySpec
 from service.spec.metrics import METRICS
-from service.spec.models import MODELS, LoopSpec, ModelSpec
+from service.spec.models import MODELS, LoopSpec, ModelSpec, UserCodeSpec
 
 Scalar = Name | bool | int | float
 
@@ -329,6 +329,11 @@ class JobSpec(SpecModel):
             sizes.append(left)
             left = min(left - 1, math.ceil(left * 2 / 3))
         return sizes + [2] * (MIN_ROUNDS - len(sizes)) if sizes else []
+
+    @property
+    def user_module(self) -> str | None:
+        """Module that the user's model or training loop is in; None for a model of the service."""
+        return self.model.entrypoint.partition(":")[0] if isinstance(self.model, UserCodeSpec) else None
 
     @property
     def datasets(self) -> dict[str, DatasetSpec]:

@@ -22,7 +22,6 @@ from service.planning.checks import check_engine
 from service.planning.plan import JobPlan
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
-from service.spec.models import UserCodeSpec
 from service.submission import Context, admission
 from service.submission.datasets import find_columns, find_info
 from service.submission.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
@@ -65,13 +64,12 @@ def submit(context: Context, spec: JobSpec, render: Render, key: str | None = No
     prepared = _prepare(context, spec)
     plan, job_id, was_committing = prepared.plan, jobs.new_id(), False
     admission.require_time(context.settings, plan)
-    model = plan.spec.model
-    needs_module = model.entrypoint.partition(":")[0] if isinstance(model, UserCodeSpec) else None
+    needs_module = plan.spec.user_module if context.is_private else None
 
     def add(session: Session) -> Job:
         admission.require_place(context, session)
         arms = [arm.name for arm in plan.arms]
-        return jobs.add(session, plan.spec, arms, prepared.info, job_id, needs_module if context.is_private else None)
+        return jobs.add(session, plan.spec, arms, prepared.info, job_id, needs_module)
 
     def render_last(session: Session, job: Job) -> dict[str, JsonValue]:
         nonlocal was_committing
