@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Annotated, Any, Final
@@ -122,7 +122,6 @@ def worker(
         _forget_secrets()
         from service.db.session import Database, create_schema
         from service.db.studies import Studies
-        from service.engines.base import Engine
         from service.engines.local import LocalEngine, SlotRules
         from service.engines.ray_tune import RayEngine
         from service.worker import Worker
@@ -131,7 +130,7 @@ def worker(
         rules = SlotRules.of(settings)
         create_schema(settings.database_url)
         db = Database(settings.database_url)
-        engines: dict[str, Engine] = {
+        engines: Mapping[str, LocalEngine | RayEngine] = {
             "optuna": LocalEngine(rules=rules),
             "ray": RayEngine(settings.ray_address),
         }
