@@ -146,7 +146,7 @@ def test_a_paused_job_can_be_cancelled_and_retried(client: TestClient, submit: S
 
 
 @sqlite_only
-@pytest.mark.parametrize(("more", "goes_on"), [({"trials": 2}, True), ({"seeds": 2}, False)])
+@pytest.mark.parametrize(("more", "goes_on"), [({"trials": 4}, True), ({"seeds": 2}, False)])
 def test_more_trials_end_a_stop_and_more_seeds_do_not(
     client: TestClient, submit: Submit, db: Database, more: dict[str, int], goes_on: bool
 ) -> None:
