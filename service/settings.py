@@ -323,11 +323,10 @@ class Settings(LogSettings):
     def _check_proxies(cls, proxies: str) -> str:
         for one in _split_at_commas(proxies):
             try:
-                is_network = one == "*" or bool(ip_network(one))
+                _ = one == "*" or ip_network(one)
             except ValueError:
-                is_network = False
-            if not is_network:
-                raise ValueError(f"must list addresses or networks, such as 10.0.0.7 or 10.0.0.0/24, and not {one!r}")
+                wrong = f"must list addresses or networks, such as 10.0.0.7 or 10.0.0.0/24, and not {one!r}"
+                raise ValueError(wrong) from None
         return proxies
 
     @field_validator("read_rate", "write_rate", "sign_in_rate")

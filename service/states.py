@@ -14,7 +14,7 @@ The values are stored in the database: add some, never rename one::
     trial:  queued -> running -> complete | pruned | diverged | failed      (a confirmation run too)
                       running -> queued                      its process or its worker died
                       failed | pruned -> queued              its job was retried; pruned only by the end of the job
-                      failed -> planned anew                 a confirmation run whose job was extended
+                      failed -> deleted, and run again       a confirmation run whose job was extended
 
 ``VERBS`` says in which states of a job its user may do what.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Len
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Field, JsonValue
 from sqlalchemy.orm import Session
@@ -29,7 +28,7 @@ from service.db.session import Database
 from service.ledger import jobs as ledger
 from service.ledger import queries, removal
 from service.ledger.idempotency import Answer
-from service.spec.job import ExtendSpec, JobSpec, TagWord
+from service.spec.job import ExtendSpec, JobSpec, Tags
 from service.states import JobState
 from service.submission import Context
 from service.submission import submit as submission
@@ -54,7 +53,7 @@ class JobQuery(PageQuery):
     state: JobState | None = None
     dataset: Text | None = None
     name: Text | None = None
-    tag: Annotated[list[TagWord], Len(0, 10)] = Field([], description="Only jobs with this tag; with several, all.")
+    tag: Tags = Field([], description="Only jobs with this tag; with several, all.")
 
 
 class SubmitQuery(StrictQuery):

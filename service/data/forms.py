@@ -184,7 +184,7 @@ def number_form(texts: Texts, reading: Reading) -> tuple[Form | None, int, tuple
         best = usual
     fitting, notes = counts[best], tuple[str, ...]()
     other = max((form for form in counts if _clash(best, form)), key=lambda form: counts[form], default=best)
-    may_be_other = best.thousands or counts[other] > fitting  # 1.013 alone is no reason to doubt a decimal point
+    may_be_other = best.thousands or counts[other] > fitting  # a decimal point in 1.013 needs no note
     if may_be_other and (counts[other] >= most or best.decimal != decimal) and not _shows_thousands(tidy, best, other):
         notes = tuple(_other_reading(texts.values, best, other))
     if not best.thousands and not pc.any(pc.match_substring(tidy.values, best.decimal)).as_py():

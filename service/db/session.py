@@ -368,28 +368,33 @@ def schema_lock(url: str) -> Iterator[None]:
         yield
 
 
-def schema_versions(database: Database) -> tuple[str | None, str | None]:
-    """Return the revision that the tables of a database have, None without tables, and the one of this version."""
+def _revisions(database: Database) -> tuple[str | None, ScriptDirectory]:
+    """Return the revision that the tables of a database have, None without tables, and all that this version knows."""
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        script = ScriptDirectory.from_config(alembic_config(connection))
-        return context.get_current_revision(), script.get_current_head()
+        return context.get_current_revision(), ScriptDirectory.from_config(alembic_config(connection))
 
 
-def require_known_tables(database: Database) -> None:
-    """Check that this version knows the tables of a database: they are its own, older ones, or none.
+def schema_versions(database: Database) -> tuple[str | None, str | None]:
+    """Return the revision that the tables of a database have, None without tables, and the one of this version."""
+    current, known = _revisions(database)
+    return current, known.get_current_head()
+
+
+def require_known_tables(database: Database) -> tuple[str | None, str | None]:
+    """Return the same as :func:`schema_versions` of a database whose tables are of this version, older ones, or none.
 
     Raises:
         DatabaseVersionError: A newer version has made or updated them.
     """
-    current, latest = schema_versions(database)
-    with database.engine.connect() as connection:
-        script = ScriptDirectory.from_config(alembic_config(connection))
-    if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
+    current, known = _revisions(database)
+    latest = known.get_current_head()
+    if current is not None and current not in {revision.revision for revision in known.walk_revisions()}:
         raise DatabaseVersionError(
             f"the database {database.url.render_as_string()} has tables {current} of a newer warptune; this one, "
             f"{VERSION}, knows them up to {latest}: update warptune"
         )
+    return current, latest
 
 
 def require_current_tables(database: Database) -> None:
@@ -398,8 +403,7 @@ def require_current_tables(database: Database) -> None:
     Raises:
         DatabaseVersionError: It has others, or none.
     """
-    require_known_tables(database)
-    current, latest = schema_versions(database)
+    current, latest = require_known_tables(database)
     if current is None:
         raise DatabaseVersionError(
             f"the database {database.url.render_as_string()} has no tables of warptune: check WARPTUNE_DATABASE_URL"

@@ -129,7 +129,7 @@ def require_job_for(verb: str, session: Session, job_id: str) -> Job:
 def queue_again(session: Session, job: Job, spec: JobSpec, added: ExtendSpec) -> None:
     """Queue a job that has succeeded with a larger spec. Its recommendation stays until there is a new one.
 
-    Failed runs are planned anew by its worker, as if they had not been. Diverged ones would diverge again.
+    Failed confirmation runs are deleted, so that its worker runs them again. Diverged ones would only diverge again.
 
     ``session`` holds the lock of the job's row; ``added`` says what is larger in the spec.
 

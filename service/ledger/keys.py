@@ -158,8 +158,8 @@ def authenticate(db: Database, key: str) -> Access:
     return _access(db, row)
 
 
-def sign_in(db: Database, key: str) -> str:
-    """Return the text for the cookie of a browser that signs in with a key.
+def sign_in(db: Database, key: str) -> tuple[Access, str]:
+    """Return who signs in with a key, and the text for the cookie of their browser.
 
     Raises:
         UnauthorizedError: The key is wrong, expired or revoked.
@@ -169,7 +169,7 @@ def sign_in(db: Database, key: str) -> str:
         session.execute(delete(BrowserSession).where(BrowserSession.expires_at < utc_now()))
         row = BrowserSession(sha256=_sha256(token), key_id=access.key_id, expires_at=utc_now() + SESSION)
         session.add(row)
-    return token
+    return access, token
 
 
 def signed_in(db: Database, token: str) -> Access:

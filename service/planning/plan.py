@@ -184,7 +184,7 @@ class JobPlan:
 
 
 def what_depends_on_other_arms(spec: JobSpec) -> str | None:
-    """Return what of a job depends on the best trial of other arms, so that no trials can be added; None if nothing."""
+    """Return the part of a spec that depends on the best trials of other arms, so that none can be added; or None."""
     if spec.objective.target == "baseline":
         return "The target 'baseline'"
     return f"The control {MORE_STEPS}" if MORE_STEPS in spec.controls else None

@@ -183,7 +183,8 @@ def search_luck(
         races: Every run of the ``select`` phase.
         objective: What they are judged by.
     """
-    won = completed(races, finalist.number)
+    raced = {number: completed(races, number) for number in {run.trial_number for run in races}}
+    won = raced.get(finalist.number)
     if not won:
         return None
     failed = {run.trial_number for run in races if run.state != TrialState.COMPLETE} - {finalist.number}
@@ -191,7 +192,7 @@ def search_luck(
     for trial in best_trials(trials, len(trials)):
         if trial.number in failed:
             continue
-        pairs = [(run, won[seed]) for seed, run in completed(races, trial.number).items() if seed in won]
+        pairs = [(run, won[seed]) for seed, run in raced.get(trial.number, {}).items() if seed in won]
         in_race = [(objective.cost(curve_of(run)), objective.cost(curve_of(best))) for run, best in pairs]
         on_test = [(_cost_on_test(run, objective), _cost_on_test(best, objective)) for run, best in pairs]
         behind = _behind(in_race or [(trial.value, finalist.value)]) or 0.0

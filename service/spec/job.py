@@ -203,6 +203,8 @@ TagWord = Annotated[
     ),
 ]
 
+Tags = Annotated[list[TagWord], Len(0, 10)]
+
 
 def _different(words: list[str]) -> list[str]:
     if len(set(words)) < len(words):
@@ -283,7 +285,7 @@ class JobSpec(SpecModel):
     )
 
     name: str = Field("untitled", min_length=1, max_length=100, pattern=PRINTABLE)
-    tags: Annotated[list[TagWord], Len(0, 10), AfterValidator(_different)] = Field([], examples=[["churn", "baseline"]])
+    tags: Annotated[Tags, AfterValidator(_different)] = Field([], examples=[["churn", "baseline"]])
     """Words to find the job by in lists."""
     priority: Annotated[int, Ge(-MAX_PRIORITY), Le(MAX_PRIORITY)] = 0
     """Jobs with a higher one are taken from the queue first; those with the same one in turn between their owners."""

@@ -271,7 +271,7 @@ def _ticks(domain: Domain) -> list[Tick]:
 
 
 def _known(domain: Domain, value: Scalar | None) -> Scalar | None:
-    """Return the value of a domain that is drawn for a value; None for one that is no number, or not in a choice."""
+    """Return where a domain draws a value: at its nearest one. None if the domain has no place for it."""
     has_place = domain.contains(value) if isinstance(domain, Choice) else isinstance(value, int | float)
     return domain.nearest(value) if value is not None and has_place else None
 

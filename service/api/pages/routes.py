@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from annotated_types import Len
 from fastapi import APIRouter, FastAPI, Query
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import BeforeValidator, Field
@@ -17,7 +16,7 @@ from service.api.pages.standing import list_jobs
 from service.data.catalog import BUNDLED
 from service.errors import NotFoundError
 from service.result.compared import table
-from service.spec.job import TagWord
+from service.spec.job import Tags
 from service.spec.metrics import METRICS
 from service.states import ENDED_JOB, JobState
 
@@ -45,7 +44,7 @@ class HomeQuery(StrictQuery):
     """Which jobs to list."""
 
     state: Annotated[JobState | None, BeforeValidator(_given)] = None
-    tag: Annotated[list[TagWord], Len(0, 10), BeforeValidator(_given)] = Field([])
+    tag: Annotated[Tags, BeforeValidator(_given)] = Field([])
 
 
 @router.get("/")

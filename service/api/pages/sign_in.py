@@ -46,10 +46,9 @@ async def sign_in(request: Request) -> Response:
     key, following = (form.get(name, [""])[0].strip() for name in ("key", "next"))
     db = request.app.state.database
     try:
-        token = await run_in_threadpool(keys.sign_in, db, key)
+        request.state.access, token = await run_in_threadpool(keys.sign_in, db, key)  # the audit log says who it was
     except UnauthorizedError as error:
         return page_of("sign_in", status=401, access=None, next=following, wrong=str(error))
-    request.state.access = await run_in_threadpool(keys.signed_in, db, token)  # for the audit log
     await run_in_threadpool(keys.sign_out, db, request.cookies.get(COOKIE, ""))
     answer = RedirectResponse(following if OWN_PATH.fullmatch(following) else "/", 303)
     answer.set_cookie(
@@ -68,7 +67,7 @@ def sign_out(request: Request) -> Response:
     """Forget the cookie, here and in the browser."""
     db, token = request.app.state.database, request.cookies.get(COOKIE, "")
     with suppress(UnauthorizedError):
-        request.state.access = keys.signed_in(db, token)  # for the audit log
+        request.state.access = keys.signed_in(db, token)  # the audit log says who it was
     keys.sign_out(db, token)
     answer = RedirectResponse(SIGN_IN, 303)
     answer.delete_cookie(COOKIE, secure=request.url.scheme == "https", httponly=True, samesite="lax")
