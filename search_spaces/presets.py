@@ -160,9 +160,9 @@ def _muon_point(lr: float, momentum: float, adamw_lr: float, output: str, decay:
     return {**tuned, "adamw_lr": adamw_lr, "output_layer": output}
 
 
-# Muon for matrices, AdamW for the rest. Its step is matched to AdamW's in size, so its lr is AdamW's or a little more;
-# the rest has an lr of its own in AdamW's range. Momentum as beta1. The output layer is a matrix that its authors leave
-# to AdamW; in a small network it may be better off with Muon.
+# Muon for hidden weights, AdamW for the rest. Its step is matched to AdamW's in size, so its lr is AdamW's or a little
+# more; the rest has an lr of its own in AdamW's range. Momentum as beta1. Its authors leave the output layer to AdamW;
+# in a small network it may be better off with Muon.
 MUON: Final = _baseline(
     "muon",
     {

@@ -62,8 +62,18 @@ def read_lines(path: Path, encoding: str, delimiter: str) -> list[tuple[int, lis
         content = gzip.decompress(content) if content.startswith(GZIP) else content
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"it cannot be read as gzip: {error}") from error
-    reader = csv.reader(io.StringIO(content.decode(encoding), newline=""), delimiter=delimiter)
-    return [(reader.line_num, row) for row in reader]
+    csv.field_size_limit(2**31 - 1)  # else a text of more than 131,072 characters is an error
+    text = content.decode(encoding)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    lines = [(reader.line_num, row) for row in reader]
+    if any("\n" in cell for _, row in lines for cell in row):
+        strict, end = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), 0
+        try:
+            for _ in strict:
+                end = strict.line_num
+        except csv.Error as error:
+            raise ValueError(f"line {end + 1} opens a quote that is not closed; close or remove it") from error
+    return lines
 
 
 def filled_rows(rows: Sequence[tuple[int, list[str]]], width: int) -> list[tuple[int, list[str]]]:

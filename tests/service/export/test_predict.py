@@ -414,6 +414,14 @@ def test_spaces_around_cells_mean_nothing(of_people: Kept, tmp_path: Path) -> No
         assert predicted(spaced) == predicted(plain)
 
 
+def test_long_texts_and_text_behind_a_quote_are_read(of_people: Kept, tmp_path: Path) -> None:
+    rows = [row for row in people() if row[1] != "n/k"][:40]
+    rows[3][6] = "word " * 40_000
+    file = tmp_path / "long.csv"
+    file.write_text(written(HEADER, rows, ";").replace("Oslo", '"Os"lo'))
+    assert of_people.by_script(file, ("pyarrow", "sklearn", "scipy"))[0] == of_people.by_command(file)[0]
+
+
 def test_one_word_in_the_alphabet_of_the_training_file_is_read(tmp_path: Path) -> None:
     cities = ("Москва", "Казань", "Тверь")
     lines = [f"{row % 7};{cities[row % 3]};{'ab'[row % 2]}" for row in range(80)]
@@ -535,6 +543,7 @@ def test_the_script_says_what_does_not_fit(of_people: Kept, tmp_path: Path) -> N
         ("age;city\n3\n", f"line 2 of {file} has 1 cells, the header 2; separator: ';'"),
         ("age;city\n", f"{file} has no rows below a header"),
         (gzip.compress(b"age;city\n3;Rome\n")[:-9], "it cannot be read as gzip: "),
+        ('age;city\n3;Rome\n4;"Oslo\n' + "5;Rome\n" * 30_000, "line 3 opens a quote that is not closed"),
     ):
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         status, found, error = of_people.run_script(file, ["pyarrow"])

@@ -196,18 +196,67 @@ def test_muon_with_adamw_steps_as_its_parts_do() -> None:
     assert all(torch.equal(a, b) for a, b in zip(together.parameters(), apart.parameters(), strict=True))
 
 
+MUON: dict[str, JsonValue] = {
+    "lr": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "adamw_lr": 0.01,
+    "output_layer": "adamw",
+}
+
+
+def stepped_by_muon(model: nn.Module, output: str = "adamw") -> set[str]:
+    optimizer = build_optimizer("muon", model, {**MUON, "output_layer": output})
+    params = set(optimizer.param_groups[0]["params"])
+    assert params.isdisjoint(optimizer.param_groups[1]["params"])
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    return {name for name, param in model.named_parameters() if param in params}
+
+
 def test_muon_leaves_the_output_layer_to_adamw_where_it_is_told_to() -> None:
     model = linear_layers((6, 8, 2), "tanh")
-    for output, count in (("adamw", 1), ("muon", 2)):
-        config: dict[str, JsonValue] = {
-            "lr": 0.01,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "adamw_lr": 0.01,
-            "output_layer": output,
-        }
-        optimizer = build_optimizer("muon", model, config)
-        assert len(optimizer.param_groups[0]["params"]) == count
+    assert stepped_by_muon(model) == {"0.weight"}
+    assert stepped_by_muon(model, "muon") == {"0.weight", "2.weight"}
+    assert stepped_by_muon(nn.Linear(6, 2)) == {"weight"}  # else the lr that is tuned would be that of nothing
+
+
+def test_muon_steps_convolutions_but_no_tables() -> None:
+    def image_net() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(24, 5))
+
+    assert stepped_by_muon(image_net()) == {"0.weight", "2.weight"}
+    assert stepped_by_muon(image_net(), "muon") == {"0.weight", "2.weight", "4.weight"}
+
+    language_net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 8), nn.Linear(8, 4), nn.Linear(4, 9))
+    language_net.positions = nn.Parameter(torch.zeros(1, 7, 4))
+    assert stepped_by_muon(language_net) == {"1.weight", "2.weight"}
+    language_net[3].weight = language_net[0].weight  # the output layer is tied to the table
+    assert stepped_by_muon(language_net) == {"1.weight", "2.weight"}
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_muon_steps_a_convolution_as_the_matrix_of_its_filters(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    first, head = nn.Conv2d(3, 4, 2), nn.Linear(4, 2)
+    first.weight.data = first.weight.data.to(memory_format=memory_format)
+    matrix = nn.Parameter(first.weight.detach().flatten(1).clone())
+    optimizer = build_optimizer("muon", nn.Sequential(first, head), MUON)
+    alone = torch.optim.Muon([matrix], lr=0.01, momentum=0.9, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        first.weight.grad = grad = torch.randn_like(first.weight)
+        matrix.grad = grad.flatten(1).clone()
+        optimizer.step()
+        alone.step()  # type: ignore[no-untyped-call]
+        assert first.weight.grad is grad
+        torch.testing.assert_close(first.weight.detach().flatten(1), matrix.detach())
+    assert first.weight.is_contiguous(memory_format=memory_format)
+    copied = copy.deepcopy(first)
+    again = build_optimizer("muon", nn.Sequential(copied, head), MUON)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for conv, stepped in ((first, optimizer), (copied, again)):
+        conv.weight.grad = torch.ones_like(conv.weight)
+        stepped.step()
+    assert torch.equal(first.weight, copied.weight)
 
 
 def test_a_random_p_has_the_norm_of_the_identity_and_differs_from_seed_to_seed() -> None:
