@@ -105,6 +105,8 @@ def _change(verdict: Verdict) -> str:
         return "is the same"
     if verdict.word is Word.NO_DIFFERENCE and not _is_real(verdict):
         return f"differs by less than {percent(verdict.min_effect)}"
+    if verdict.relative_improvement is not None and verdict.relative_improvement < -1:
+        return f"is {1 - verdict.relative_improvement:.2g} times as high"
     return f"is {_size(verdict)} {'lower' if verdict.improvement > 0 else 'higher'}"
 
 

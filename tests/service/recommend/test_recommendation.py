@@ -508,6 +508,11 @@ def test_p_that_helps_at_equal_steps_and_hurts_at_equal_time_says_so_in_the_sent
     assert time == "at equal time, on validation, P hurts: 87.5 % higher"
 
 
+def test_a_loss_of_more_than_twice_is_said_as_a_multiple(plan: JobPlan) -> None:
+    result = in_time(plan, [8.0, 1.0, 0.4], 2.0)
+    assert "at equal time, on validation, P hurts: 10 times as high" in result.reason
+
+
 def test_p_that_is_as_fast_is_read_at_its_end(plan: JobPlan) -> None:
     result = in_time(plan, [1.5, 1.0, 0.4], 1.0)
     assert result.at_equal_seconds.word is Word.HELPS
