@@ -248,6 +248,12 @@ class Database:
         """
         self._recognise(session.scalar(IDENTITY) or "")
 
+    def identity(self) -> str:
+        """Return the random id of the database that the process began with."""
+        if not self._identity:  # nothing has connected yet
+            self.ping()
+        return self._identity
+
     def _recognise(self, found: str) -> None:
         """Remember the id of the first database that has one; refuse every other one."""
         if self._identity and found != self._identity:
