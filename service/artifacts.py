@@ -322,6 +322,13 @@ def write_artifact(url: str, content: bytes | Path) -> None:
         raise
 
 
+def is_stored(url: str) -> bool:
+    """Return whether there is a file at a URL of the store."""
+    fs, path = fsspec.url_to_fs(url)
+    fs.invalidate_cache()
+    return bool(fs.exists(path))
+
+
 def read_artifact(url: str) -> bytes:
     """Return the content of a file in the store."""
     with _opened(*fsspec.url_to_fs(url)) as file:

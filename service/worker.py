@@ -31,6 +31,7 @@ from service.errors import (
     OtherVersionError,
     StorageFullError,
 )
+from service.ledger.removal import remove_late_files
 from service.ledger.runs import RunLog, claim
 from service.running.context import Tools, note_size
 from service.running.job_run import run_job
@@ -225,6 +226,7 @@ class Worker:
             except LeaseLostError:
                 self._left = record.job_id, record.token  # perhaps there is none: an outage lets it run out, too
                 log.warning("job lost to another worker")
+                remove_late_files(self._db, self._tools.artifacts, record.job_id)
             except LEDGER_AWAY:
                 self._left = record.job_id, record.token
                 raise

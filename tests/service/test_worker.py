@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from sqlalchemy.exc import OperationalError
 from service import processes
 from service import worker as worker_module
 from service.api.pages.report import make_report
-from service.artifacts import DATA_FILE, ArtifactStore, split_file, write_artifact
+from service.artifacts import DATA_FILE, PREPROCESSING_FILE, ArtifactStore, split_file, write_artifact
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
+from service.db.studies import delete_studies
 from service.engines.base import Assignment, Work
 from service.engines.local import LocalEngine
 from service.errors import EngineLostError, StorageFullError
 from service.ledger import jobs, queries, runs
+from service.ledger.removal import remove_job
 from service.ledger.runs import MAX_WORKER_DEATHS, RunLog
 from service.result.job_result import JobResult
 from service.running.arm_study import NO_LOSS
@@ -327,6 +330,34 @@ def test_a_worker_that_lost_its_lease_stops_and_writes_nothing_more(
     assert get_job(db, job_id).state == JobState.RUNNING
     assert get_job(db, job_id).lease_worker == "another"
     assert [(t.state, t.last_step) for t in get_trials(db, job_id)] == before
+
+
+@pytest.mark.parametrize("name", [PREPROCESSING_FILE, DATA_FILE, split_file(3)])
+def test_a_worker_that_wakes_up_after_its_job_was_deleted_leaves_no_file(
+    db: Database,
+    storage: optuna.storages.RDBStorage,
+    submit: Submit,
+    make_worker: WorkerMaker,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    job_id = submit()
+    put, late = ArtifactStore.put, list[str]()
+
+    def put_late(store: ArtifactStore, owner: str, file: str, content: Any) -> str:
+        if file == name and not late:
+            with db.write() as session:
+                jobs.require_job(session, job_id).lease_expires_s = 0.0
+            jobs.cancel(db, job_id)
+            remove_job(db, store, partial(delete_studies, storage), job_id)
+            late.append(name)
+        return put(store, owner, file, content)
+
+    monkeypatch.setattr(ArtifactStore, "put", put_late)
+    assert make_worker().run_next()
+    assert late == [name]
+    assert ArtifactStore(settings.artifacts_url).files() == []
 
 
 def test_workers_side_by_side_share_out_the_jobs(
