@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from service import processes
 from service import worker as worker_module
@@ -472,6 +472,35 @@ def test_a_ledger_that_is_away_for_a_moment_costs_no_job(
     assert [trial.attempts for trial in get_trials(db, job_id)] == [2, 1, 1, 1, 1]
 
 
+def of_optuna(cause: Exception) -> Exception:
+    error = optuna.exceptions.StorageInternalError("An exception is raised during the commit")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, of_optuna])
+@pytest.mark.parametrize("kind", [OperationalError, IntegrityError])
+def test_a_job_whose_write_the_ledger_refuses_each_time_fails_at_once(
+    db: Database,
+    submit: Submit,
+    make_worker: WorkerMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[DBAPIError],
+    wrap: Callable[[Exception], Exception],
+) -> None:
+    def refused(*_: Any) -> None:
+        original = sqlite3.OperationalError("too many SQL variables")
+        original.sqlite_errorcode = sqlite3.SQLITE_ERROR
+        raise wrap(kind("INSERT", {}, original))
+
+    job_id = submit()
+    monkeypatch.setattr(RunLog, "finish_trial", refused)
+    assert make_worker().run_next()
+    job = get_job(db, job_id)
+    assert job.state == JobState.FAILED
+    assert (job.cause or "").startswith("internal error: ")
+
+
 def test_a_run_is_not_to_blame_for_a_ledger_that_is_away_again_and_again(
     db: Database, submit: Submit, make_worker: WorkerMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,9 +650,7 @@ def test_a_full_disk_of_the_database_gives_the_job_back_too(
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
     error = OperationalError("UPDATE job_trials", {}, full)
-    of_optuna = optuna.exceptions.StorageInternalError("An exception is raised during the commit")
-    of_optuna.__cause__ = error
-    for raised in (error, of_optuna):
+    for raised in (error, of_optuna(error)):
 
         def finish(*_: object, raised: Exception = raised) -> None:
             raise raised
