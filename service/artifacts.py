@@ -190,6 +190,38 @@ class ArtifactStore:
         """Delete all files of a dataset, if it has any."""
         self._delete(f"{self._root}/datasets/{dataset_id}")
 
+    @contextmanager
+    def taken_dataset(self, dataset_id: str) -> Iterator[Callable[[], None]]:
+        """Yield what takes the files of a dataset out of its folder. Call it while nobody else changes the dataset.
+
+        That takes a moment. At the end the files are deleted, which may take long, or put back on an exception. If the
+        process is killed before, :meth:`sweep` deletes them.
+        """
+        home, token = f"{self._root}/datasets/{dataset_id}", secrets.token_hex(4)
+        taken: dict[str, str] = {}
+
+        def take() -> None:
+            self._fs.invalidate_cache()
+            for path in self._fs.ls(home, detail=False) if self._fs.exists(home) else ():
+                part = f"{home}.{token}.{str(path).rpartition('/')[2]}.part"
+                self._fs.mv(path, part)
+                taken[part] = path
+            self._delete(home)
+
+        try:
+            yield take
+        except BaseException:
+            if taken:
+                self._fs.makedirs(home, exist_ok=True)
+            for part, path in taken.items():
+                self._fs.mv(part, path)
+            raise
+        for part in taken:
+            try:
+                self._fs.rm_file(part)
+            except Exception:  # each kind of store raises its own errors
+                log.warning("a file of a deleted dataset is left behind", extra={"file": part}, exc_info=True)
+
     def _delete(self, folder: str) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             self._fs.invalidate_cache()
@@ -288,6 +320,13 @@ def write_artifact(url: str, content: bytes | Path) -> None:
         with suppress(Exception):
             fs.rm_file(part)
         raise
+
+
+def is_stored(url: str) -> bool:
+    """Return whether there is a file at a URL of the store."""
+    fs, path = fsspec.url_to_fs(url)
+    fs.invalidate_cache()
+    return bool(fs.exists(path))
 
 
 def read_artifact(url: str) -> bytes:

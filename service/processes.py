@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from service.errors import UnavailableError
 
@@ -151,6 +152,17 @@ def how_it_ended(exit_code: int | None, oom_kills_before: int | None) -> str:
     if now is None or oom_kills_before is None:
         return "was killed (signal 9); often out of memory"
     return "was killed because memory ran out (signal 9)" if now > oom_kills_before else "was killed (signal 9)"
+
+
+@contextmanager
+def process_group(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Start a child as ``subprocess.Popen`` does. At the end it is killed, and with it every process of its group."""
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class Turns:

@@ -20,7 +20,7 @@ from typing import Final
 import optuna
 
 from service import logs
-from service.db.session import AWAY, Database
+from service.db.session import AWAY, Database, is_away
 from service.disk import is_full, require_room
 from service.engines.base import Engine
 from service.errors import (
@@ -31,6 +31,7 @@ from service.errors import (
     OtherVersionError,
     StorageFullError,
 )
+from service.ledger.removal import remove_late_files
 from service.ledger.runs import RunLog, claim
 from service.running.context import Tools, note_size
 from service.running.job_run import run_job
@@ -45,7 +46,7 @@ HEARTBEATS: Final = 5
 """Renewals within one lease: four may fail in a row."""
 
 LEDGER_AWAY: Final = (*AWAY, DatabaseReplacedError, optuna.exceptions.StorageInternalError)
-"""What is raised while the database cannot be reached. The job is not to blame then."""
+"""What is raised while the database cannot be reached; :func:`_is_away` tells other causes apart."""
 
 OVERTIME: Final = 2
 """At its limit of seconds the search of a job ends; at so many times the limit the whole job does."""
@@ -55,6 +56,13 @@ AWAY_PAUSE_S: Final = 1.0
 
 FULL_PAUSE_S: Final = 5.0
 """Pause before the next look whether a full disk has room."""
+
+
+def _is_away(error: Exception) -> bool:
+    """Return whether an error says that the database cannot be reached. Any other would come again each time."""
+    if isinstance(error, optuna.exceptions.StorageInternalError):  # Optuna wraps every error of the database in it
+        return error.__cause__ is None or is_away(error.__cause__)
+    return isinstance(error, DatabaseReplacedError) or is_away(error)
 
 
 class HaltedError(Exception):
@@ -225,6 +233,7 @@ class Worker:
             except LeaseLostError:
                 self._left = record.job_id, record.token  # perhaps there is none: an outage lets it run out, too
                 log.warning("job lost to another worker")
+                remove_late_files(self._db, self._tools.artifacts, record.job_id)
             except LEDGER_AWAY:
                 self._left = record.job_id, record.token
                 raise
@@ -258,7 +267,7 @@ class Worker:
                 with suppress(LeaseLostError, *LEDGER_AWAY):  # if the ledger is full too, the lease runs out
                     record.release()
                 raise StorageFullError(f"a disk is full: {error}") from error
-            if isinstance(error, LEDGER_AWAY):
+            if _is_away(error):  # the job is not to blame
                 raise
             log.exception("job failed on an error of the service")
             record.end(JobState.FAILED, f"internal error: {type(error).__name__}: {error}")

@@ -29,7 +29,6 @@ from service.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
 
-COOKIE: Final = "warptune_session"
 SIGN_IN: Final = "/sign-in"
 
 OPEN: Final = (
@@ -45,6 +44,15 @@ NOBODY: Final = keys.Access("", keys.Scope.READ)
 
 MAX_KNOWN: Final = 1_000
 """How many keys and cookies are remembered while nothing is committed."""
+
+
+def cookie_name(db: Database) -> str:
+    """Return the name of the cookie of a browser that signed in.
+
+    It has part of the database's id, because browsers send the cookies of a host to every port of it: services with
+    databases of their own do not take each other's, and those that share a database share it.
+    """
+    return f"warptune_session_{db.identity()[:8]}"
 
 
 class AccessCheck:
@@ -89,7 +97,7 @@ class AccessCheck:
 
     async def _access(self, request: Request, mark: Mark | None) -> keys.Access:
         """Return who sends a request."""
-        shown = (request.headers.get("authorization"), request.cookies.get(COOKIE), _is_here(request))
+        shown = (request.headers.get("authorization"), request.headers.get("cookie"), _is_here(request))
         access = await self._known.get(shown, mark, partial(run_in_threadpool, find_access, request))
         assert access is not None  # find_access raises an error instead
         return access
@@ -129,7 +137,7 @@ def _holder(request: Request, db: Database) -> keys.Access:
         if private_key and hmac.compare_digest(key.encode(), private_key):
             return keys.EVERYBODY
         return keys.authenticate(db, key.strip())
-    if token := request.cookies.get(COOKIE):
+    if token := request.cookies.get(cookie_name(db)):
         return keys.signed_in(db, token)
     advice = "set WARPTUNE_API_KEY, or send `Authorization: Bearer KEY`; the operator makes one: warptune keys create"
     raise UnauthorizedError(f"this service needs an API key: {advice}")

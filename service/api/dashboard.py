@@ -10,14 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from fastapi.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from service.api.deps import MAX_NUMBER
 from service.api.pages.render import page_of
 from service.api.problems import problem
 from service.db.studies import Studies
+from service.errors import FieldError, InvalidSpecError
 
 if TYPE_CHECKING:
     import optuna
@@ -46,7 +48,12 @@ class Dashboard:
             return
         path: str = scope["path"]
         steps = path.replace("\\", "/").split("/")  # its file server fails for a path that leads out of its folder
-        if ".." in steps or (path != PATH and not path.startswith((f"{PATH}/", *PREFIXES[1:]))):
+        after = QueryParams(scope["query_string"]).get("after", "0")
+        if (
+            ".." in steps
+            or any(map(_is_too_large, steps))
+            or (path != PATH and not path.startswith((f"{PATH}/", *PREFIXES[1:])))
+        ):
             if "text/html" in Headers(scope=scope).get("accept", ""):
                 answer: Response = page_of(
                     "error", status=404, title="There is nothing at this address", details=[path]
@@ -56,6 +63,9 @@ class Dashboard:
         elif scope["method"] not in ("GET", "HEAD"):
             detail = "the dashboard is read-only: use the pages, or warptune, to start, cancel or delete a job"
             answer = problem(405, "read_only", detail, headers={"Allow": "GET, HEAD"})
+        elif not after.isdecimal() or _is_too_large(after):
+            wrong = FieldError("after", after, f"must be a whole number from 0 to {MAX_NUMBER}")
+            answer = problem(422, InvalidSpecError.code, str(wrong), [wrong])
         else:
             if self._app is None:
                 self._app = await run_in_threadpool(self._load)
@@ -77,7 +87,7 @@ class Dashboard:
 
 
 class _NamedStudies:
-    """A storage whose list of studies begins each name with the name of its job."""
+    """A storage whose list of studies begins each name with the name of its job. An unknown study is a 404."""
 
     def __init__(self, storage: optuna.storages.RDBStorage) -> None:
         self._storage = storage
@@ -85,12 +95,26 @@ class _NamedStudies:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
+    def get_study_name_from_id(self, study_id: int) -> str:
+        from bottle import HTTPError
+
+        try:
+            return self._storage.get_study_name_from_id(study_id)
+        except KeyError:
+            raise HTTPError(404, f"there is no study {study_id}") from None
+
     def get_all_studies(self) -> list[FrozenStudy]:
         studies = sorted(self._storage.get_all_studies(), key=lambda study: study._study_id)
         for study in studies:
             if "job" in study.user_attrs:
                 study.study_name = f"{study.user_attrs['job']}: {study.study_name}"
         return studies
+
+
+def _is_too_large(step: str) -> bool:
+    """Return whether part of a path is a number that no study can have. The databases refuse it with an error."""
+    digits = step.removeprefix("-")
+    return digits.isdecimal() and (len(digits) > len(str(MAX_NUMBER)) or int(digits) > MAX_NUMBER)
 
 
 def _styled(send: Send) -> Send:

@@ -306,4 +306,4 @@ def get_dataset(dataset_id: DatasetId, db: DatabaseDep) -> UploadedDataset:
 @router.delete("/{dataset_id}", status_code=204, responses=responses(404, 409, 422))
 def remove_dataset(dataset_id: DatasetId, db: DatabaseDep, artifacts: ArtifactsDep) -> None:
     """Delete an uploaded dataset. Refused while a job that has not ended uses it."""
-    ledger.delete(db, dataset_id, artifacts.delete_dataset)
+    ledger.delete(db, dataset_id, artifacts.taken_dataset)

@@ -175,7 +175,10 @@ class TrialView(View):
     arm: str
     state: TrialState
     params: dict[str, JsonValue] = Field(description="What the search chose.")
-    config: dict[str, JsonValue] = Field(description="The optimizer's hyper-parameters.")
+    config: dict[str, JsonValue] = Field(
+        description="The optimizer's hyper-parameters. If another version of the service stored params that this one's "
+        "optimizer refuses: the params."
+    )
     value: float | None = Field(
         description="What the search minimises: the validation loss, or the cost of the score that is judged, such as "
         "1 - accuracy, or the time to the target. A miss costs the cap plus the loss that was left."
@@ -192,8 +195,12 @@ class TrialView(View):
     def of(cls, row: Trial, plan: JobPlan) -> TrialView:
         """Return the view of a trial."""
         arm: ArmPlan = plan.arm(row.arm)
+        try:
+            config = arm.config(row.params)
+        except (LookupError, TypeError, ValueError):  # the trial is shown all the same
+            config = dict(row.params)
         names = set(cls.model_fields) - {"config"}
-        return cls(**{name: getattr(row, name) for name in names}, config=arm.config(row.params))
+        return cls(**{name: getattr(row, name) for name in names}, config=config)
 
 
 class PointView(View):

@@ -55,6 +55,9 @@ READ_ONLY: Final = "25006"
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
 """What is raised while the database cannot be used, and nobody but its operator is to blame."""
 
+OVER_A_LIMIT: Final = "54"
+"""Class of the SQLSTATEs of PostgreSQL for a statement that is over one of its limits. SQLite has SQLITE_ERROR."""
+
 VANISHED: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 """After a minute without a sign of life from its host, libpq gives a connection up, also in the middle of a query."""
 
@@ -72,6 +75,19 @@ VERSION_TABLE: Final = "warptune_version"
 
 LONE_SURROGATE: Final = re.compile("[\\ud800-\\udfff]")
 """Half of a character. Python reads a byte of a file name that is not UTF-8 as one."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether an error says that the database cannot be used for now.
+
+    The drivers raise the same kinds of errors for statements that they would refuse each time.
+    """
+    if not isinstance(error, AWAY):
+        return False
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR
+    return not (getattr(cause, "sqlstate", None) or "").startswith(OVER_A_LIMIT)
 
 
 def storable(text: str) -> str:
@@ -247,6 +263,12 @@ class Database:
             DatabaseReplacedError: It is another one.
         """
         self._recognise(session.scalar(IDENTITY) or "")
+
+    def identity(self) -> str:
+        """Return the random id of the database that the process began with."""
+        if not self._identity:  # nothing has connected yet
+            self.ping()
+        return self._identity
 
     def _recognise(self, found: str) -> None:
         """Remember the id of the first database that has one; refuse every other one."""

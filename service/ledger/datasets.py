@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Final
 
@@ -75,14 +76,24 @@ def page(session: Session, limit: int, before: int | None) -> Sequence[DatasetRo
     return session.scalars(query if before is None else query.where(DatasetRow.seq < before)).all()
 
 
-def delete(db: Database, dataset_id: str, delete_files: Callable[[str], None]) -> None:
-    """Delete a dataset with its files. If this is cut short, it can be repeated.
+def delete(
+    db: Database, dataset_id: str, taken_files: Callable[[str], AbstractContextManager[Callable[[], None]]]
+) -> None:
+    """Delete a dataset with its files.
+
+    The files are taken out of their folder in the transaction, so that another upload of the same content puts its own
+    there. They are deleted after it, because that may take long; if it fails, they are put back.
+
+    Args:
+        db: The ledger.
+        dataset_id: The dataset.
+        taken_files: ``ArtifactStore.taken_dataset``.
 
     Raises:
         NotFoundError: There is none.
         ConflictError: A job that has not ended uses it.
     """
-    with db.write() as session:
+    with taken_files(dataset_id) as take, db.write() as session:
         row = session.scalars(select(DatasetRow).where(DatasetRow.id == dataset_id).with_for_update()).one_or_none()
         if row is None:
             raise NotFoundError(f"there is no dataset {dataset_id!r}")
@@ -93,7 +104,7 @@ def delete(db: Database, dataset_id: str, delete_files: Callable[[str], None]) -
             raise ConflictError(f"job {job_id} uses dataset {dataset_id} and has not ended: cancel it first")
         session.delete(row)
         session.flush()  # fails, if it does, while the files are there
-        delete_files(dataset_id)
+        take()
 
 
 def unused(session: Session, before: datetime) -> list[str]:

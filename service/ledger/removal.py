@@ -1,13 +1,16 @@
-"""Removes a job with everything that belongs to it."""
+"""Removes a job with everything that belongs to it, and what comes too late."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from service.artifacts import ArtifactStore
 from service.db.session import Database
 from service.db.studies import study_name
 from service.ledger import jobs, queries
+
+log = logging.getLogger(__name__)
 
 
 def remove_job(db: Database, artifacts: ArtifactStore, delete_studies: Callable[[set[str]], None], job_id: str) -> None:
@@ -29,3 +32,17 @@ def remove_job(db: Database, artifacts: ArtifactStore, delete_studies: Callable[
     delete_studies(names)
     artifacts.delete_job(job_id)
     jobs.delete_row(db, job_id)  # comes last, so that a deletion that was cut short can be repeated
+
+
+def remove_late_files(db: Database, artifacts: ArtifactStore, job_id: str) -> None:
+    """Delete what a worker that stood still has written to a job since that was deleted, if it was.
+
+    If the store cannot be reached, this only logs a warning.
+    """
+    with db.read() as session:
+        job = jobs.find_job(session, job_id)
+    if job is None or job.delete_requested:
+        try:
+            artifacts.delete_job(job_id)
+        except Exception:  # each kind of store raises its own errors
+            log.warning("files of a deleted job are left behind", extra={"job": job_id}, exc_info=True)

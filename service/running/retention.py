@@ -107,4 +107,4 @@ class Retention:
         remove_job(self._db, self._artifacts, self._delete_studies, job_id)
 
     def _remove_dataset(self, dataset_id: str) -> None:
-        datasets.delete(self._db, dataset_id, self._artifacts.delete_dataset)
+        datasets.delete(self._db, dataset_id, self._artifacts.taken_dataset)

@@ -23,7 +23,7 @@ from service.planning.atlas import Similar, similar_to
 from service.planning.limits import too_large_for_this_machine
 from service.planning.objective import decided_by_outliers
 from service.planning.plan import JobPlan
-from service.processes import Turns
+from service.processes import Turns, process_group
 from service.settings import Settings
 from service.spec.tasks import Task
 from service.submission import warm_start
@@ -201,22 +201,22 @@ def _measure(plan: JobPlan, settings: Settings) -> dict[str, _Footprint]:
         with (
             _turns.take("other jobs were timed", TIMEOUT_S),
             tempfile.TemporaryDirectory(prefix="warptune-timed-") as folder,
-        ):
-            done = subprocess.run(
+            process_group(
                 command,
-                input=json.dumps(request),
-                capture_output=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
-                timeout=limit_s,
-                check=False,
                 **user_code_popen(settings, [Path(folder)]),
-            )
+            ) as process,
+        ):
+            answer, errors = process.communicate(json.dumps(request), limit_s)
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"the steps of the arms were not timed within {limit_s:g} seconds") from error
-    if done.returncode:
-        last = done.stderr.strip().rsplit("\n", 1)[-1]
-        if done.returncode < 0:  # for instance because the machine is out of memory
-            last = f"their process was killed by the signal {-done.returncode}"
+    if process.returncode:
+        last = errors.strip().rsplit("\n", 1)[-1]
+        if process.returncode < 0:  # for instance because the machine is out of memory
+            last = f"their process was killed by the signal {-process.returncode}"
         raise UnavailableError(f"the steps of the arms could not be timed: {last}")
-    found: dict[str, _Footprint] = json.loads(done.stdout)
+    found: dict[str, _Footprint] = json.loads(answer)
     return found

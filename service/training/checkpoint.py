@@ -15,7 +15,7 @@ from typing import Any, Final
 import fsspec
 import torch
 
-from service.artifacts import checkpoint_steps, read_artifact, write_artifact
+from service.artifacts import checkpoint_steps, is_stored, read_artifact, write_artifact
 from service.training.run import Run
 from service.version import VERSION
 
@@ -73,8 +73,7 @@ class Checkpoints:
         """
         assert self._url is not None, "only called when due"
         try:
-            fs, data = fsspec.url_to_fs(self._data_url)
-            if not fs.exists(data):
+            if not is_stored(self._data_url):
                 log.warning("no checkpoint: the data of the run is gone", extra={"url": self._data_url})
             else:
                 write_artifact(self._file(step), self._encode(content))

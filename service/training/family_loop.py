@@ -45,7 +45,7 @@ def train_family(run: Run) -> Iterator[CurvePoint]:
     if run.family.learn_tasks:
         warp, learning_seconds = _learn_p(run, run.family, warp)
         if run.p_url is not None:
-            write_warp(warp, run.p_url)
+            write_warp(warp, run.p_url, run.data.url)
     tasks = family.tasks("meta_test" if run.test else "meta_validation")
     networks = _SideBySide(run, tasks)
     optimizer = _optimizer_for_all(run, networks.models)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch.optim import Optimizer
 
-from service.artifacts import read_artifact, write_artifact
+from service.artifacts import is_stored, read_artifact, write_artifact
 from service.training.run import Run
 from warpadam import Learner, Warp, WarpAdam, load_warp, save_warp
 
@@ -21,18 +21,22 @@ def write_p(optimizer: Optimizer, run: Run) -> None:
     if run.p_url is None or not isinstance(optimizer, WarpAdam):
         return
     if optimizer.defaults["learner"] != Learner.FROZEN or run.from_p_url is not None:
-        write_warp(Warp.of(optimizer), run.p_url)
+        write_warp(Warp.of(optimizer), run.p_url, run.data.url)
 
 
-def write_warp(warp: Warp, url: str) -> None:
+def write_warp(warp: Warp, url: str, data_url: str) -> None:
     """Write P if it is finite.
 
-    If the store does not take it, a warning is logged and the run continues.
+    If the store does not take it, a warning is logged and the run continues. Nothing is written once the data of the
+    run, at ``data_url``, is gone, as its job has been deleted.
     """
     if not warp.is_finite():
         log.warning("P is not finite and is not kept", extra={"url": url})
         return
     try:
+        if not is_stored(data_url):
+            log.warning("no P: the data of the run is gone", extra={"url": data_url})
+            return
         with tempfile.TemporaryDirectory(prefix="warptune-p-") as folder:
             path = Path(folder, "p.safetensors")
             save_warp(path, warp)

@@ -7,7 +7,7 @@ import logging
 from safetensors.torch import load, save
 from torch import nn
 
-from service.artifacts import write_artifact
+from service.artifacts import is_stored, write_artifact
 from service.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -16,11 +16,16 @@ log = logging.getLogger(__name__)
 def write_weights(model: nn.Module, run: Run) -> None:
     """Write the weights that a run ends with, if they are kept: where it is tested, those that were tested.
 
-    If they cannot be written, a warning is logged and the run continues.
+    If they cannot be written, a warning is logged and the run continues. Nothing is written once the data of the run is
+    gone, as its job has been deleted.
     """
     if run.weights_url is None:
         return
-    try:  # a tensor is copied, because no two in a file may share memory
+    try:
+        if not is_stored(run.data.url):
+            log.warning("no weights: the data of the run is gone", extra={"url": run.data.url})
+            return
+        # a tensor is copied, because no two in a file may share memory
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
         write_artifact(run.weights_url, save(tensors))
     except Exception:  # stores raise what they like, and a user's model may keep other things than tensors

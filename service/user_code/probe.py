@@ -6,8 +6,6 @@ The code itself runs in a child process (contract.py) with a time limit. It is n
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +19,7 @@ from typing import Final, TypedDict
 from service.accounts import user_code_popen
 from service.data.catalog import BUNDLED
 from service.errors import FieldError, ForbiddenError, InvalidSpecError, JobFailedError
-from service.processes import Turns, machine_memory_bytes, memory_bytes, require_cpus
+from service.processes import Turns, machine_memory_bytes, memory_bytes, process_group, require_cpus
 from service.settings import Settings
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
@@ -146,24 +144,14 @@ class UserCode:
 def _run(arguments: list[str], settings: Settings, folders: Iterable[Path]) -> str:
     """Run the child to its end or to the limit; return what went wrong, for a child that leaves no answer."""
     command = [sys.executable, "-P", "-m", "service.user_code.contract", *arguments]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        **user_code_popen(settings, folders),
-    )
+    nothing = subprocess.DEVNULL
     limit_bytes = settings.slot_memory_bytes or machine_memory_bytes() * MOST_OF_THE_MEMORY
-    deadline = time.monotonic() + settings.user_code_limit_s
-    try:
+    popen = user_code_popen(settings, folders)
+    with process_group(command, stdin=nothing, stdout=nothing, stderr=nothing, **popen) as process:
+        deadline = time.monotonic() + settings.user_code_limit_s
         while time.monotonic() < deadline:
             with suppress(subprocess.TimeoutExpired):
                 return f"its process ended with exit code {process.wait(TICK_S)} before it had an answer"
             if memory_bytes(process.pid) > limit_bytes:
                 return f"it took more than {limit_bytes / 2**30:.1f} GiB of memory (WARPTUNE_SLOT_MEMORY_BYTES)"
         return f"it was not done within {settings.user_code_limit_s:g} seconds (WARPTUNE_USER_CODE_LIMIT_S)"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # and every process that it has started
-        process.wait()

@@ -7,23 +7,26 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from service import processes
 from service import worker as worker_module
 from service.api.pages.report import make_report
-from service.artifacts import DATA_FILE, ArtifactStore, split_file, write_artifact
+from service.artifacts import DATA_FILE, PREPROCESSING_FILE, ArtifactStore, split_file, write_artifact
 from service.db.models import ConfirmRun, Event, RecommendationRow, TrialPoint
 from service.db.session import Database
+from service.db.studies import delete_studies
 from service.engines.base import Assignment, Work
 from service.engines.local import LocalEngine
 from service.errors import EngineLostError, StorageFullError
 from service.ledger import jobs, queries, runs
+from service.ledger.removal import remove_job
 from service.ledger.runs import MAX_WORKER_DEATHS, RunLog
 from service.result.job_result import JobResult
 from service.running.arm_study import NO_LOSS
@@ -329,6 +332,34 @@ def test_a_worker_that_lost_its_lease_stops_and_writes_nothing_more(
     assert [(t.state, t.last_step) for t in get_trials(db, job_id)] == before
 
 
+@pytest.mark.parametrize("name", [PREPROCESSING_FILE, DATA_FILE, split_file(3)])
+def test_a_worker_that_wakes_up_after_its_job_was_deleted_leaves_no_file(
+    db: Database,
+    storage: optuna.storages.RDBStorage,
+    submit: Submit,
+    make_worker: WorkerMaker,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    job_id = submit()
+    put, late = ArtifactStore.put, list[str]()
+
+    def put_late(store: ArtifactStore, owner: str, file: str, content: Any) -> str:
+        if file == name and not late:
+            with db.write() as session:
+                jobs.require_job(session, job_id).lease_expires_s = 0.0
+            jobs.cancel(db, job_id)
+            remove_job(db, store, partial(delete_studies, storage), job_id)
+            late.append(name)
+        return put(store, owner, file, content)
+
+    monkeypatch.setattr(ArtifactStore, "put", put_late)
+    assert make_worker().run_next()
+    assert late == [name]
+    assert ArtifactStore(settings.artifacts_url).files() == []
+
+
 def test_workers_side_by_side_share_out_the_jobs(
     settings: Settings,
     db: Database,
@@ -439,6 +470,35 @@ def test_a_ledger_that_is_away_for_a_moment_costs_no_job(
     assert worker.run_next()
     assert get_job(db, job_id).state == JobState.SUCCEEDED
     assert [trial.attempts for trial in get_trials(db, job_id)] == [2, 1, 1, 1, 1]
+
+
+def of_optuna(cause: Exception) -> Exception:
+    error = optuna.exceptions.StorageInternalError("An exception is raised during the commit")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, of_optuna])
+@pytest.mark.parametrize("kind", [OperationalError, IntegrityError])
+def test_a_job_whose_write_the_ledger_refuses_each_time_fails_at_once(
+    db: Database,
+    submit: Submit,
+    make_worker: WorkerMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[DBAPIError],
+    wrap: Callable[[Exception], Exception],
+) -> None:
+    def refused(*_: Any) -> None:
+        original = sqlite3.OperationalError("too many SQL variables")
+        original.sqlite_errorcode = sqlite3.SQLITE_ERROR
+        raise wrap(kind("INSERT", {}, original))
+
+    job_id = submit()
+    monkeypatch.setattr(RunLog, "finish_trial", refused)
+    assert make_worker().run_next()
+    job = get_job(db, job_id)
+    assert job.state == JobState.FAILED
+    assert (job.cause or "").startswith("internal error: ")
 
 
 def test_a_run_is_not_to_blame_for_a_ledger_that_is_away_again_and_again(
@@ -590,9 +650,7 @@ def test_a_full_disk_of_the_database_gives_the_job_back_too(
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
     error = OperationalError("UPDATE job_trials", {}, full)
-    of_optuna = optuna.exceptions.StorageInternalError("An exception is raised during the commit")
-    of_optuna.__cause__ = error
-    for raised in (error, of_optuna):
+    for raised in (error, of_optuna(error)):
 
         def finish(*_: object, raised: Exception = raised) -> None:
             raise raised

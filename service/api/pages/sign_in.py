@@ -11,9 +11,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from service.api.access import COOKIE, SIGN_IN, find_access
+from service.api.access import SIGN_IN, cookie_name, find_access
 from service.api.deps import StrictQuery
 from service.api.pages.render import PageRoute, page_of
+from service.db.session import Database
 from service.errors import UnauthorizedError
 from service.ledger import keys
 
@@ -49,10 +50,11 @@ async def sign_in(request: Request) -> Response:
         request.state.access, token = await run_in_threadpool(keys.sign_in, db, key)  # the audit log says who it was
     except UnauthorizedError as error:
         return page_of("sign_in", status=401, access=None, next=following, wrong=str(error))
-    await run_in_threadpool(keys.sign_out, db, request.cookies.get(COOKIE, ""))
+    name = await run_in_threadpool(cookie_name, db)
+    await run_in_threadpool(keys.sign_out, db, request.cookies.get(name, ""))
     answer = RedirectResponse(following if OWN_PATH.fullmatch(following) else "/", 303)
     answer.set_cookie(
-        COOKIE,
+        name,
         token,
         max_age=int(keys.SESSION.total_seconds()),
         secure=request.url.scheme == "https",
@@ -65,10 +67,12 @@ async def sign_in(request: Request) -> Response:
 @router.post("/sign-out")
 def sign_out(request: Request) -> Response:
     """Forget the cookie, here and in the browser."""
-    db, token = request.app.state.database, request.cookies.get(COOKIE, "")
+    db: Database = request.app.state.database
+    name = cookie_name(db)
+    token = request.cookies.get(name, "")
     with suppress(UnauthorizedError):
         request.state.access = keys.signed_in(db, token)  # the audit log says who it was
     keys.sign_out(db, token)
     answer = RedirectResponse(SIGN_IN, 303)
-    answer.delete_cookie(COOKIE, secure=request.url.scheme == "https", httponly=True, samesite="lax")
+    answer.delete_cookie(name, secure=request.url.scheme == "https", httponly=True, samesite="lax")
     return answer

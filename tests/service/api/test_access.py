@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -12,11 +14,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
 from service.api import events
-from service.api.access import COOKIE
+from service.api.access import cookie_name
 from service.api.app import create_app
 from service.api.dashboard import PREFIXES
 from service.db.models import ApiKey, Base, BrowserSession, utc_now
-from service.db.session import Database
+from service.db.session import Database, create_schema
 from service.ledger import keys
 from service.ledger.keys import Scope
 from service.logs import TextFormatter
@@ -355,7 +357,7 @@ def test_the_last_use_of_a_key_is_noted_once_an_hour(projects: Projects) -> None
 
 @sqlite_only
 def test_the_database_holds_no_secret(projects: Projects) -> None:
-    token = sign_in(projects, "read").cookies[COOKIE]
+    token = sign_in(projects, "read").cookies[cookie_name(projects.db)]
     with projects.db.read() as session:
         stored = "".join(
             str(row) for table in Base.metadata.sorted_tables for row in session.execute(select(table)).all()
@@ -440,6 +442,27 @@ def test_keys_cannot_be_tried_at_the_page_of_the_sign_in(projects: Projects) -> 
     assert (right.status_code, right.text) == (wrong.status_code, wrong.text)
 
 
+@sqlite_only
+def test_a_browser_is_signed_in_at_two_services_on_one_host(projects: Projects, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    settings = Settings(
+        database_url=f"sqlite:///{folder}/warptune.db", artifacts_url=str(folder / "a"), allowed_hosts="testserver"
+    )
+    create_schema(settings.database_url)
+    with (
+        closing(Database(settings.database_url)) as db,
+        TestClient(create_app(settings), base_url="http://testserver:8001") as other,
+    ):
+        key = make_key(db, "there", Scope.READ)
+        sign_in(projects, "read")
+        assert other.post("/sign-in", data={"key": key}, follow_redirects=False).status_code == 303
+        projects.client.cookies.update(other.cookies)  # a browser has one set of cookies for all ports
+        other.cookies.update(projects.client.cookies)
+        assert [client.get("/v1/jobs").status_code for client in (projects.client, other)] == [200, 200]
+        other.post("/sign-out")
+        assert [client.get("/v1/jobs").status_code for client in (projects.client, other)] == [200, 401]
+
+
 ENDS: Final[Mapping[str, Callable[[Projects], object]]] = {
     "its key is revoked": lambda found: keys.revoke(found.db, found.keys["read"].split("_")[1]),
     "its key expires": lambda found: change(found.db, found.keys["read"], expires_at=utc_now()),
@@ -457,11 +480,11 @@ def _expire_sessions(db: Database) -> None:
 @sqlite_only
 @pytest.mark.parametrize("end", ENDS)
 def test_a_session_ends_when(projects: Projects, end: str) -> None:
-    token = sign_in(projects, "read").cookies[COOKIE]
+    token = sign_in(projects, "read").cookies[cookie_name(projects.db)]
     assert projects.client.get("/v1/jobs").status_code == 200
     ENDS[end](projects)
     projects.client.cookies.clear()
-    assert projects.client.get("/v1/jobs", headers={"Cookie": f"{COOKIE}={token}"}).status_code == 401
+    assert projects.client.get("/v1/jobs", headers={"Cookie": f"{cookie_name(projects.db)}={token}"}).status_code == 401
 
 
 @sqlite_only

@@ -38,6 +38,34 @@ def test_a_client_that_names_no_encoding_gets_the_files_too(client: TestClient) 
     assert client.send(request).status_code == 200
 
 
+@pytest.mark.parametrize("number", ["0", "99", "-1", str(2**31), str(2**63), f"-{2**63 + 1}", "9" * 30, "9" * 5000])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/studies/{}",
+        "/api/studies/{}?after=1",
+        "/api/studies/{}/param_importances",
+        "/api/studies/{}/plot/slice",
+        "/csv/{}",
+        "/csv/{}?trial_ids=1",
+    ],
+)
+def test_a_study_that_there_cannot_be_is_not_found(client: TestClient, path: str, number: str) -> None:
+    assert client.get(path.format(number)).status_code == 404
+
+
+@sqlite_only
+@pytest.mark.parametrize("after", ["x", "1.5", "9" * 5000, "-1"])
+def test_a_trial_to_begin_after_must_be_a_number(
+    client: TestClient, storage: optuna.storages.RDBStorage, after: str
+) -> None:
+    study = optuna.create_study(storage=storage, study_name="known")
+    problem = assert_problem(client.get(f"/api/studies/{study._study_id}?after={after}"), 422, "invalid_spec")
+    assert [error["field"] for error in problem["errors"]] == ["after"]
+    for number in (0, 2**31 - 1):
+        assert client.get(f"/api/studies/{study._study_id}", params={"after": number}).status_code == 200
+
+
 CHANGES = [
     ("POST", "/api/studies"),
     ("DELETE", "/api/studies/{id}"),

@@ -16,6 +16,7 @@ from service.training.networks import linear_layers
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows
 from tests.service.data.prepared import split_of
+from tests.service.engines.contract import is_alive
 from warpadam import WarpAdamConfig, estimate_memory
 
 DRY = "/v1/jobs?dry_run=true"
@@ -87,6 +88,18 @@ def test_figures_that_cannot_be_found_are_no_figures(
     monkeypatch.setattr(estimate_module, "TIMEOUT_S", 0.01)
     problem = assert_problem(shared_client.post(DRY, json=spec()), 503, "unavailable")
     assert "not timed within 0.01 seconds" in problem["detail"]
+
+
+def test_the_processes_that_a_timed_one_has_started_end_with_it(
+    shared_client: TestClient, spec: SpecMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/helper\nwait\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(estimate_module, "TIMEOUT_S", 5.0)
+    assert_problem(shared_client.post(DRY, json=spec()), 503, "unavailable")
+    assert not is_alive(int((tmp_path / "helper").read_text()))
 
 
 def test_a_dry_run_waits_for_others_no_longer_than_it_may_take_itself(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.db.models import ConfirmRun, DatasetRow, Job, RecommendationRow
+from service.db.models import ConfirmRun, DatasetRow, Job, RecommendationRow, Trial
 from service.db.session import Database
 from service.ledger.jobs import require_job
 from tests.conftest import SpecMaker
@@ -84,6 +84,34 @@ def test_a_job_without_a_field_that_came_later_has_its_default(
     assert [arm["seconds_cap"] for arm in answer["arms"]] == [600.0, 600.0, 600.0]
     for path in (*SHOWN, *NEEDS_THE_PLAN[:3]):
         assert client.get(f"{job['links']['self']}/{path}").status_code == 200, path
+
+
+@pytest.mark.parametrize(
+    ("number", "stored"),
+    [
+        (0, {"strategy": "gone/pre/gone", "lr": 0.01}),
+        (0, {"shiny": 1}),
+        (0, {"lr": "fast"}),
+        (2, {"lr": -1.0}),
+        (2, {"beta1": 0.9, "beta2": None}),
+        (4, {"lr": 0.1}),
+        (4, {"momentum": "much"}),
+        (4, {"momentum": None}),
+    ],
+)
+def test_a_trial_with_values_that_its_optimizer_refuses_shows_them_as_they_were_stored(
+    client: TestClient, submit: Submit, db: Database, number: int, stored: Stored
+) -> None:
+    job = submit(baselines=["adamw", "sgd"])
+    succeed(claim_job(db))
+    with db.write() as session:
+        session.query(Trial).filter(Trial.number == number).update({"params": stored})
+    shown = client.get(f"{job['links']['trials']}/{number}")
+    assert shown.status_code == 200, shown.text
+    assert (shown.json()["params"], shown.json()["config"]) == (stored, stored)
+    assert shown.json().items() >= client.get(job["links"]["trials"]).json()["items"][number].items()
+    page = client.get(f"/jobs/{job['id']}")
+    assert page.status_code == 200, page.text
 
 
 def test_a_job_that_cannot_be_followed_is_neither_extended_nor_taken_over(

@@ -11,7 +11,7 @@ import pytest
 from fastapi import Request
 from fastapi.testclient import TestClient
 
-from service.api.access import COOKIE
+from service.api.access import cookie_name
 from service.api.app import create_app
 from service.api.rate_limits import FORGET_EVERY_S, Counts, RateLimits
 from service.db.session import Database
@@ -121,7 +121,7 @@ def test_the_form_with_a_key_is_limited_by_address(serve: Serve, db: Database) -
 def test_a_browser_with_an_old_cookie_can_still_sign_in(serve: Serve, db: Database) -> None:
     client = serve(sign_in_rate="1/hour", read_rate="100/hour")
     key = make_key(db)["Authorization"].removeprefix("Bearer ")
-    client.cookies.set(COOKIE, "old")
+    client.cookies.set(cookie_name(db), "old")
     assert {client.get("/v1/jobs").status_code for _ in range(5)} == {401}
     assert client.post("/sign-in", data={"key": key}, follow_redirects=False).status_code == 303
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.db.models import Base, Job
@@ -23,6 +25,7 @@ from service.db.session import (
     alembic_config,
     create_schema,
     epoch_now,
+    is_away,
     is_ours,
     postgresql_arguments,
 )
@@ -96,6 +99,26 @@ def test_a_database_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
         missing.ping()
     missing.close()
     assert not os.path.exists(tmp_path / "nowhere")
+
+
+def test_a_statement_that_the_database_never_takes_is_no_outage(db: Database) -> None:
+    too_large = {
+        "sqlite": "SELECT 1 FROM " + ", ".join(f"jobs AS j{i}" for i in range(100)),
+        "postgresql": "SELECT lpad('', 2147483647)",
+    }
+    with db.read() as session, pytest.raises(OperationalError) as refused:
+        session.execute(text(too_large[db.url.get_backend_name()]))
+    assert not is_away(refused.value)
+
+
+def test_a_database_that_is_locked_is_away(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/warptune.db"
+    create_schema(url)
+    with closing(Database(url, wait_s=0.1)) as locked, closing(sqlite3.connect(tmp_path / "warptune.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with locked.read() as session, pytest.raises(OperationalError) as refused:
+            session.execute(text("DELETE FROM jobs"))
+    assert is_away(refused.value)
 
 
 def test_a_database_is_known_by_its_id_and_one_without_tables_is_another(db: Database) -> None:

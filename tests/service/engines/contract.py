@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -84,6 +85,25 @@ def truncated(run: Run) -> Iterator[CurvePoint]:
 def then_sleep_for_ever(run: Run) -> Iterator[CurvePoint]:
     yield CurvePoint(1, float(os.getpid()), 0.0, 0.1)
     time.sleep(600)
+
+
+def starts_a_command(run: Run, then: Callable[[], None]) -> Iterator[CurvePoint]:
+    """One point: the id of a process that goes on. Then something happens to this one."""
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})  # it closes no files
+    yield CurvePoint(1, float(pid), 0.0, 0.0)
+    then()
+
+
+def kill_this() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep() -> None:
+    time.sleep(600)
+
+
+def helper_of(work: Recorder) -> int:
+    return int(work.points[0][1].train_loss)
 
 
 def is_alive(pid: int) -> bool:
@@ -270,6 +290,14 @@ class EngineContract:
         make_engine(then_sleep_for_ever).run(work, self.at_once(1), 0.5)
         assert work.begun == [0, 0, 0]  # the first attempt came further than any before, so it does not count
         assert work.ended == {0: Ended(TrialState.FAILED, cause="it made no progress for 0.5 seconds")}
+
+    def test_a_run_whose_process_is_killed_or_dies_leaves_no_other_process(self, make_engine: Make) -> None:
+        halted, dying = HaltedAtAPoint(1), Recorder(1, attempts=1)
+        make_engine(partial(starts_a_command, then=sleep)).run(halted, self.at_once(1), SILENCE_S)
+        make_engine(partial(starts_a_command, then=kill_this)).run(dying, self.at_once(1), SILENCE_S)
+        assert (halted.stopped, dying.ended[0].state) == ([0], TrialState.FAILED)
+        assert not is_alive(helper_of(halted))
+        assert not is_alive(helper_of(dying))
 
     @pytest.mark.parametrize("method", ["started", "progress", "finished"])
     def test_what_the_work_raises_leaves_no_process_busy_with_it(

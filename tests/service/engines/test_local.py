@@ -28,8 +28,11 @@ from tests.service.engines.contract import (
     HaltedAtAPoint,
     Recorder,
     exit_at_once,
+    helper_of,
     is_alive,
+    kill_this,
     report_pid,
+    sleep,
 )
 from tests.service.faults import DiesWhileStarting
 
@@ -353,7 +356,7 @@ def forks(run: Run) -> Iterator[CurvePoint]:
     yield CurvePoint(2, 0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("name", [*PROCESSES, "command"])
+@pytest.mark.parametrize("name", PROCESSES)
 def test_the_processes_of_a_run_do_not_hide_that_its_slot_has_died_and_end_with_it(
     make_engine: Make, name: str
 ) -> None:
@@ -363,7 +366,7 @@ def test_the_processes_of_a_run_do_not_hide_that_its_slot_has_died_and_end_with_
     assert not is_alive(helper_of(work))
 
 
-@pytest.mark.parametrize("name", [*PROCESSES, "command"])
+@pytest.mark.parametrize("name", PROCESSES)
 def test_a_slot_that_is_killed_takes_its_processes_with_it(make_engine: Make, name: str) -> None:
     work = HaltedAtAPoint(1)
     make_engine(partial(starts_a_process, name, then=sleep)).run(work, ResourcesSpec(), SILENCE_S)
@@ -380,28 +383,12 @@ def test_a_slot_whose_worker_is_gone_takes_its_processes_with_it(make_engine: Ma
     assert not is_alive(engine.slot_pids[0])
 
 
-def helper_of(work: Recorder) -> int:
-    return int(work.points[0][1].train_loss)
-
-
 def starts_a_process(name: str, run: Run, then: Callable[[], None]) -> Iterator[CurvePoint]:
     """One point: the id of a process that goes on. Then something happens to this one."""
-    if name == "command":
-        pid = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})  # it closes no files
-    else:
-        process = PROCESSES[name](target=time.sleep, args=(600,))
-        process.start()
-        pid = process.pid or 0
-    yield CurvePoint(1, float(pid), 0.0, 0.0)
+    process = PROCESSES[name](target=time.sleep, args=(600,))
+    process.start()
+    yield CurvePoint(1, float(process.pid or 0), 0.0, 0.0)
     then()
-
-
-def kill_this() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def sleep() -> None:
-    time.sleep(600)
 
 
 def go_on() -> None:

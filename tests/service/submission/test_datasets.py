@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from service.artifacts import ArtifactStore
+from service.backup.check import compare
 from service.data.facts import DatasetFacts
 from service.data.upload import FileFormat, ReadFile, Upload, read_file
 from service.db.models import DatasetRow
@@ -101,7 +103,7 @@ def test_an_upload_whose_write_fails_leaves_nothing(
 def test_an_upload_during_which_the_dataset_comes_and_goes_stores_it(db: Database, store: ArtifactStore) -> None:
     def come_and_go() -> None:
         row, _ = upload(db, store)
-        ledger.delete(db, row.id, store.delete_dataset)
+        ledger.delete(db, row.id, store.taken_dataset)
 
     assert_new(db, store, come_and_go)
 
@@ -112,7 +114,7 @@ def test_a_dataset_that_is_deleted_between_files_and_row_is_stored(
     add = ledger.add
 
     def add_late(*arguments: Any) -> tuple[DatasetRow, bool]:
-        ledger.delete(db, arguments[1].id, store.delete_dataset)
+        ledger.delete(db, arguments[1].id, store.taken_dataset)
         return add(*arguments)
 
     def first() -> None:
@@ -135,7 +137,7 @@ def test_a_row_is_not_seen_before_its_files_are_in_their_place(
     monkeypatch.setattr(store._fs, "mv", look)
     row, _ = upload(db, store)
     assert seen == [None, None]
-    ledger.delete(db, row.id, store.delete_dataset)
+    ledger.delete(db, row.id, store.taken_dataset)
     assert files(store) == []
 
 
@@ -158,19 +160,54 @@ def test_the_same_file_again_is_not_read_while_its_files_are_there(db: Database,
         upload(db, store, meanwhile(lambda: pytest.fail("it was read")))
 
 
-def test_a_deletion_that_the_database_refuses_leaves_the_files(db: Database, store: ArtifactStore) -> None:
-    from sqlalchemy import event
-
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "commit"])
+def test_a_deletion_that_the_database_refuses_leaves_the_files(db: Database, store: ArtifactStore, moment: str) -> None:
     row, _ = upload(db, store)
 
     def refuse(*arguments: Any) -> None:
-        if arguments[2].startswith("DELETE"):
+        if moment == "commit" or arguments[2].startswith("DELETE"):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    event.listen(db.engine, "before_cursor_execute", refuse)
+    event.listen(db.engine, moment, refuse)
     try:
         with pytest.raises(OSError, match="No space left"):
-            ledger.delete(db, row.id, store.delete_dataset)
+            ledger.delete(db, row.id, store.taken_dataset)
     finally:
-        event.remove(db.engine, "before_cursor_execute", refuse)
+        event.remove(db.engine, moment, refuse)
     assert_stored(db, store)
+
+
+def test_the_files_of_a_deleted_dataset_are_deleted_after_the_commit(
+    db: Database, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, _ = upload(db, store)
+    delete, found = store._fs.rm_file, list[DatasetRow | None]()
+
+    def look(*arguments: Any) -> None:
+        if not found:  # the same file comes again while its old ones are deleted: the database is not locked
+            found.append(ledger.find(db, row.id))
+            assert upload(db, store)[1]
+        delete(*arguments)
+
+    monkeypatch.setattr(store._fs, "rm_file", look)
+    ledger.delete(db, row.id, store.taken_dataset)
+    assert found == [None]
+    assert_stored(db, store)
+
+
+def test_what_a_killed_deletion_leaves_is_swept(
+    db: Database, settings: Settings, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, _ = upload(db, store)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._fs, "rm_file", die)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.delete(db, row.id, store.taken_dataset)
+    assert len(files(store)) == 2
+    assert compare(settings).wrong == []
+    monkeypatch.setattr("service.artifacts.KEPT_S", -1.0)
+    store.sweep()
+    assert files(store) == []

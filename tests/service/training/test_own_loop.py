@@ -294,7 +294,9 @@ def test_a_loop_without_a_loss_or_without_the_score_that_is_judged_fails(run: Ru
 
 
 def test_the_learned_p_is_kept_and_can_be_started_from(run: Run, tmp_path: Path) -> None:
-    learns = replace(run, arm="warpadam", config=WarpAdamConfig(lr=0.01).to_dict(), p_url=str(tmp_path / "p"))
+    (tmp_path / "data.npz").touch()
+    data, config = PreparedData(str(tmp_path / "data.npz"), ""), WarpAdamConfig(lr=0.01).to_dict()
+    learns = replace(run, arm="warpadam", config=config, data=data, p_url=str(tmp_path / "p"))
     first = last_of(learns)
     warp, digest = load_warp(tmp_path / "p"), hashlib.sha256((tmp_path / "p").read_bytes()).hexdigest()
     assert warp.is_finite()

@@ -57,6 +57,17 @@ def test_weights_that_two_layers_share_are_kept(tmp_path: Path) -> None:
     assert models[0](x).equal(models[1](x))
 
 
+def test_no_weights_and_no_p_are_kept_for_a_job_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = make_run(tmp_path, p_url=f"file://{tmp_path}/job/p", weights_url=f"file://{tmp_path}/job/weights")
+    points = train(run)
+    next(points)
+    Path(run.data.url.removeprefix("file://")).unlink()
+    list(points)
+    assert not (tmp_path / "job").exists()
+    messages = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert messages == ["no P: the data of the run is gone", "no weights: the data of the run is gone"]
+
+
 def test_a_store_that_takes_no_weights_costs_a_warning_and_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
