@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final, overload
@@ -36,7 +37,7 @@ from warpadam.settings import (
 )
 from warpadam.splits import PartOf, Split, SplitTensor, check_used, parts_of, splits_of
 from warpadam.stacks import GroupNumbers, SteppedParameter, StepPlan
-from warpadam.state import complete_state, known_entries, misfits, recomputed, restored, state_dtype
+from warpadam.state import complete_state, known_entries, misfits, recomputed, required_entries, restored, state_dtype
 from warpadam.structures import Distortion
 
 if TYPE_CHECKING:
@@ -378,14 +379,28 @@ class WarpAdam(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state as ``torch.optim`` does. Settings that are numbers of numpy become numbers of Python.
 
-        If ranks share parameters, call this on all of them: each gets the whole state.
+        Where P was told to learn since the last step, it has what the next step will add for that. If ranks share
+        parameters, call this on all of them: each gets the whole state.
         """
         saved = super().state_dict()
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True) if self._owners else ():
             for param, key in zip(group["params"], packed["params"], strict=True):
                 if param in self.state:
                     saved["state"][key] = dict(self._owners.state_of(param, self.state[param]))
+        for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
+            with suppress(InvalidConfigError):  # the next step refuses such a setting; the state can be saved
+                self._add_what_learning_needs(group, packed["params"], saved["state"])
         return {**saved, "param_groups": [plain_numbers(group) for group in saved["param_groups"]]}
+
+    def _add_what_learning_needs(self, group: Mapping[str, Any], keys: list[Any], states: dict[Any, Any]) -> None:
+        """Add the entries that the next step will add to let P learn to the states that are saved under ``keys``."""
+        config, dtype = config_of(group), momentum_dtype_of(group)
+        for param, key in zip(group["params"], keys, strict=True) if config.p_lr > 0 else ():
+            for part in parts_of(param, self._splits.get(param)) if key in states else ():
+                entries, rule = part.entries(states[key]), _rule_of(part.like, config)
+                if required_entries(*rule, False).keys() <= entries.keys():
+                    complete_state(entries, part.like, *rule, True, dtype)
+                    states[key] = {**states[key], **part.named(entries)}
 
     def compact_state_dict(self) -> dict[str, Any]:
         """Return :meth:`state_dict` without what :meth:`load_state_dict` can compute again: the factors of whitenings.
