@@ -47,14 +47,14 @@ _DEFAULT: Final = WarpAdamConfig()
 
 _LAYOUT: Final = itemgetter(*LAYOUT_FIELDS)
 
-_VALUES: Final = itemgetter(*(name for name in CONFIG_FIELDS if name != "lr"))
+_VALUES: Final = itemgetter(*(name for name in CONFIG_FIELDS if name != "lr"), "split")
 
 
 class _Checked(NamedTuple):
     """The settings of a group at its last check.
 
     Attributes:
-        values: All but lr, as they are in the group. A list is left out: it can change in place.
+        values: All but lr, as they are in the group, and its split. A list is left out: it can change in place.
         config: The same as a config.
         settings: The numbers that a rule needs.
         layout: Those in ``LAYOUT_FIELDS``, and whether ``p_lr`` is more than 0. They decide what a state looks like.
@@ -456,7 +456,8 @@ class WarpAdam(Optimizer):
                 "an optimizer that shares parameters with other ranks can be neither copied nor pickled: this rank has "
                 "the state of its own parameters only. Save optimizer.state_dict() instead"
             )
-        return {**super().__getstate__(), "_lr_follows_learner": self._lr_follows_learner}
+        own = {"_lr_follows_learner": self._lr_follows_learner, "_splits": self._splits}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -468,7 +469,8 @@ class WarpAdam(Optimizer):
                 group.setdefault(name, self.defaults[name])
             group.setdefault("momentum_dtype", None)
             group.setdefault("split", None)
-        self._splits = {param: split for group in self.param_groups for param, split in splits_of(group).items()}
+        if not hasattr(self, "_splits"):  # saved by an older version
+            self._splits = {param: split for group in self.param_groups for param, split in splits_of(group).items()}
 
     def _forget_plans(self) -> None:
         self._plan: StepPlan | None = None
@@ -553,12 +555,20 @@ class WarpAdam(Optimizer):
         known = self._checked.get(index)
         if known is None or not all(map(is_, known.values, values)):
             config = config_of(group)
+            if known is None or known.values[-1] is not values[-1]:
+                self._check_split(group)
             values = tuple(None if isinstance(value, list) else value for value in values)
             settings = StepSettings(
                 *config.betas, config.eps, config.p_lr, config.meta_every, config.p_decay, config.cov_beta
             )
             known = self._checked[index] = _Checked(values, config, settings, (*_LAYOUT(group), config.p_lr > 0))
         return known
+
+    def _check_split(self, group: Mapping[str, Any]) -> None:
+        made = {param: self._splits[param] for param in group["params"] if param in self._splits}
+        if splits_of(group) != made:
+            message = "cannot change: the optimizer was made with another"
+            raise InvalidConfigError("split", group["split"], message, "Make a new optimizer.")
 
     def _prepare(self, param: Tensor, group_index: int, known: _Checked) -> tuple[SteppedParameter, ...]:
         """Return the parts of a parameter with their rules, and with every entry in its state that a step needs."""
