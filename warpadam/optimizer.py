@@ -585,8 +585,9 @@ class WarpAdam(Optimizer):
             if made and "exp_avg" in entries:
                 self._check_switch(made.members[index], group_index, (rule, distortion), (made.layout, known.layout))
             complete_state(entries, part.like, rule, distortion, learns, dtype)
-            where = _described_part(self._name(param, group_index), part)
-            wrong += [f"parameter {where} {line}" for line in misfits(entries, part.like, rule, distortion, learns)]
+            if found := list(misfits(entries, part.like, rule, distortion, learns)):
+                where = _described_part(self._name(param, group_index), part)  # a search: only for an error
+                wrong += [f"parameter {where} {line}" for line in found]
             state.update(part.named(entries))
         if wrong:
             raise WarpMismatchError(tuple(wrong), "state")
@@ -689,7 +690,7 @@ def _described_strategy(config: WarpAdamConfig) -> str:
 
 
 def _describe(group: Mapping[str, Any], group_index: int, index: int) -> str:
-    if "param_names" in group:
+    if index < len(group.get("param_names", ())):  # not if a parameter was appended by hand
         return repr(group["param_names"][index])
     return f"{index} of group {group_index}"
 

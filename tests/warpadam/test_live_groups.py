@@ -120,6 +120,30 @@ def test_a_split_that_changes_is_refused_also_in_a_copy_and_after_loading(
         assert ("0.step" in own.state[own_model.get_parameter("0.weight")]) == (made is not None)
 
 
+def test_a_parameter_that_was_appended_by_hand_is_stepped_and_called_by_its_place() -> None:
+    model = _model()
+    optimizer = WarpAdam(model.named_parameters(), 0.003)
+    extra = nn.Parameter(torch.ones(3, 3))
+    optimizer.param_groups[0]["params"].append(extra)
+    extra.grad = torch.ones(3, 3)
+    optimizer.step()
+    assert (extra != 1).all()
+    optimizer.state[extra]["exp_avg"] = torch.zeros(2)
+    with pytest.raises(WarpMismatchError, match=r"parameter 4 of group 0 has exp_avg of shape \(2,\)"):
+        optimizer.step()
+
+
+def test_a_step_looks_for_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name is a linear search, so the first step of many tensors was quadratic."""
+
+    def refuse(*_: Any) -> str:
+        raise AssertionError("a step without an error looked for a name")
+
+    monkeypatch.setattr(WarpAdam, "_name", refuse)
+    model = _model()
+    _train(model, WarpAdam(model.named_parameters(), split={"0.weight": 2}), 3)
+
+
 @pytest.mark.parametrize("learner", ["whitening", "rotation", "hypergradient"])
 def test_p_lr_may_be_switched_off_and_on(learner: str) -> None:
     model = _model()
