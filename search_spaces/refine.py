@@ -31,6 +31,8 @@ def refinement(
 ) -> dict[str, Scalar] | None:
     """Return a point next to one of the best that is unlike all that were tried; None if there is none left.
 
+    An lr of 0 trains nothing and is left out.
+
     Args:
         space: The space of all of them.
         best_first: The assignments of completed trials, best first.
@@ -44,7 +46,7 @@ def refinement(
     """
     for values in best_first[:BEST]:
         for near in _neighbours(space, values):
-            if not any(_alike(space, near, other) for other in tried):
+            if near.get("lr") != 0 and not any(_alike(space, near, other) for other in tried):
                 return near
     return None
 

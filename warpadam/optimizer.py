@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, final, overload
@@ -36,7 +37,7 @@ from warpadam.settings import (
 )
 from warpadam.splits import PartOf, Split, SplitTensor, check_used, parts_of, splits_of
 from warpadam.stacks import GroupNumbers, SteppedParameter, StepPlan
-from warpadam.state import complete_state, known_entries, misfits, recomputed, restored, state_dtype
+from warpadam.state import complete_state, known_entries, misfits, recomputed, required_entries, restored, state_dtype
 from warpadam.structures import Distortion
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ _DEFAULT: Final = WarpAdamConfig()
 
 _LAYOUT: Final = itemgetter(*LAYOUT_FIELDS)
 
-_VALUES: Final = itemgetter(*(name for name in CONFIG_FIELDS if name != "lr"))
+_VALUES: Final = itemgetter(*(name for name in CONFIG_FIELDS if name != "lr"), "split")
 
 
 class _Checked(NamedTuple):
     """The settings of a group at its last check.
 
     Attributes:
-        values: All but lr, as they are in the group. A list is left out: it can change in place.
+        values: All but lr, as they are in the group, and its split. A list is left out: it can change in place.
         config: The same as a config.
         settings: The numbers that a rule needs.
         layout: Those in ``LAYOUT_FIELDS``, and whether ``p_lr`` is more than 0. They decide what a state looks like.
@@ -378,14 +379,28 @@ class WarpAdam(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state as ``torch.optim`` does. Settings that are numbers of numpy become numbers of Python.
 
-        If ranks share parameters, call this on all of them: each gets the whole state.
+        Where P was told to learn since the last step, it has what the next step will add for that. If ranks share
+        parameters, call this on all of them: each gets the whole state.
         """
         saved = super().state_dict()
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True) if self._owners else ():
             for param, key in zip(group["params"], packed["params"], strict=True):
                 if param in self.state:
                     saved["state"][key] = dict(self._owners.state_of(param, self.state[param]))
+        for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
+            with suppress(InvalidConfigError):  # the next step refuses such a setting; the state can be saved
+                self._add_what_learning_needs(group, packed["params"], saved["state"])
         return {**saved, "param_groups": [plain_numbers(group) for group in saved["param_groups"]]}
+
+    def _add_what_learning_needs(self, group: Mapping[str, Any], keys: list[Any], states: dict[Any, Any]) -> None:
+        """Add the entries that the next step will add to let P learn to the states that are saved under ``keys``."""
+        config, dtype = config_of(group), momentum_dtype_of(group)
+        for param, key in zip(group["params"], keys, strict=True) if config.p_lr > 0 else ():
+            for part in parts_of(param, self._splits.get(param)) if key in states else ():
+                entries, rule = part.entries(states[key]), _rule_of(part.like, config)
+                if required_entries(*rule, False).keys() <= entries.keys():
+                    complete_state(entries, part.like, *rule, True, dtype)
+                    states[key] = {**states[key], **part.named(entries)}
 
     def compact_state_dict(self) -> dict[str, Any]:
         """Return :meth:`state_dict` without what :meth:`load_state_dict` can compute again: the factors of whitenings.
@@ -441,7 +456,8 @@ class WarpAdam(Optimizer):
                 "an optimizer that shares parameters with other ranks can be neither copied nor pickled: this rank has "
                 "the state of its own parameters only. Save optimizer.state_dict() instead"
             )
-        return {**super().__getstate__(), "_lr_follows_learner": self._lr_follows_learner}
+        own = {"_lr_follows_learner": self._lr_follows_learner, "_splits": self._splits}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -453,7 +469,8 @@ class WarpAdam(Optimizer):
                 group.setdefault(name, self.defaults[name])
             group.setdefault("momentum_dtype", None)
             group.setdefault("split", None)
-        self._splits = {param: split for group in self.param_groups for param, split in splits_of(group).items()}
+        if not hasattr(self, "_splits"):  # saved by an older version
+            self._splits = {param: split for group in self.param_groups for param, split in splits_of(group).items()}
 
     def _forget_plans(self) -> None:
         self._plan: StepPlan | None = None
@@ -538,12 +555,20 @@ class WarpAdam(Optimizer):
         known = self._checked.get(index)
         if known is None or not all(map(is_, known.values, values)):
             config = config_of(group)
+            if known is None or known.values[-1] is not values[-1]:
+                self._check_split(group)
             values = tuple(None if isinstance(value, list) else value for value in values)
             settings = StepSettings(
                 *config.betas, config.eps, config.p_lr, config.meta_every, config.p_decay, config.cov_beta
             )
             known = self._checked[index] = _Checked(values, config, settings, (*_LAYOUT(group), config.p_lr > 0))
         return known
+
+    def _check_split(self, group: Mapping[str, Any]) -> None:
+        made = {param: self._splits[param] for param in group["params"] if param in self._splits}
+        if splits_of(group) != made:
+            message = "cannot change: the optimizer was made with another"
+            raise InvalidConfigError("split", group["split"], message, "Make a new optimizer.")
 
     def _prepare(self, param: Tensor, group_index: int, known: _Checked) -> tuple[SteppedParameter, ...]:
         """Return the parts of a parameter with their rules, and with every entry in its state that a step needs."""
@@ -560,8 +585,9 @@ class WarpAdam(Optimizer):
             if made and "exp_avg" in entries:
                 self._check_switch(made.members[index], group_index, (rule, distortion), (made.layout, known.layout))
             complete_state(entries, part.like, rule, distortion, learns, dtype)
-            where = _described_part(self._name(param, group_index), part)
-            wrong += [f"parameter {where} {line}" for line in misfits(entries, part.like, rule, distortion, learns)]
+            if found := list(misfits(entries, part.like, rule, distortion, learns)):
+                where = _described_part(self._name(param, group_index), part)  # a search: only for an error
+                wrong += [f"parameter {where} {line}" for line in found]
             state.update(part.named(entries))
         if wrong:
             raise WarpMismatchError(tuple(wrong), "state")
@@ -664,7 +690,7 @@ def _described_strategy(config: WarpAdamConfig) -> str:
 
 
 def _describe(group: Mapping[str, Any], group_index: int, index: int) -> str:
-    if "param_names" in group:
+    if index < len(group.get("param_names", ())):  # not if a parameter was appended by hand
         return repr(group["param_names"][index])
     return f"{index} of group {group_index}"
 

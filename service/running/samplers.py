@@ -19,8 +19,11 @@ REDUCTION: Final = 2
 """One in this many of the trials at a rung goes on (asha, hyperband)."""
 
 STARTUP_TRIALS: Final = 6
-"""Trials after which TPE learns from what was tried: as many as the presets have first trials, which span the lr, so
-that none of the few others is drawn at random."""
+"""Trials of an arm after which TPE learns from what was tried; those before are drawn at random.
+
+The first trials of a preset count. Most presets have eight, so none is random. After the three of ``quick`` and
+``paper``, three are.
+"""
 
 STARTUP_RUNS: Final = 5
 """Trials of an arm before which none is stopped (median)."""

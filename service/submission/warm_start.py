@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from service.db.models import RecommendationRow
 from service.errors import FieldError, InvalidSpecError, conflict
 from service.ledger.jobs import find_job
+from service.planning.family import KINDS
 from service.planning.plan import JobPlan, make_plan
 from service.result.job_result import JobResult
 from service.spec.dataset_info import DatasetInfo
@@ -139,13 +140,30 @@ def _check_split(session: Session, spec: JobSpec, job_id: str | None) -> None:
                 raise InvalidSpecError(conflict("warm_start.job", given, message, hint))
             return
         earlier = JobSpec.from_json(job.spec)
-        there = _split_by(earlier) if _sources(spec) & _sources(earlier) else {}
-        for name, value in _split_by(spec).items():
-            if there.get(name, value) != value:
-                message = f"must be {there[name]!r}, the {name} of {job_id}"
-                hint = "With another split, the P of that job may have seen the rows that judge."
-                raise InvalidSpecError(conflict(name, value, message, hint))
+        if _sources(spec) & _sources(earlier):
+            _check_alike(spec, earlier, job_id)
         job_id = earlier.warm_start.job if earlier.warm_start is not None else None
+
+
+def _check_alike(spec: JobSpec, earlier: JobSpec, job_id: str) -> None:
+    """Refuse a job that divides the data that it shares with an earlier one in another way."""
+    kind, needed = _kind(spec), _kind(earlier)
+    if kind != needed:
+        message = f"must have {needed}, as that of {job_id}" if needed else f"must be null: {job_id} has none"
+        hint = (
+            "Each way to make tasks holds out other rows, and the P of that job may have seen the rows that judge here."
+        )
+        raise InvalidSpecError(conflict("family", kind, message, hint))
+    hint = "With another split, the P of that job may have seen the rows that judge."
+    there = _split_by(earlier)
+    for name, value in _split_by(spec).items():
+        if there.get(name, value) != value:  # a spec with two kinds is refused later, and has more names
+            raise InvalidSpecError(conflict(name, value, f"must be {there[name]!r}, the {name} of {job_id}", hint))
+
+
+def _kind(spec: JobSpec) -> str | None:
+    """Return what the tasks of a job's family are made by; None for a job without a family."""
+    return next((kind for kind in KINDS if spec.family is not None and getattr(spec.family, kind) is not None), None)
 
 
 def _split_by(spec: JobSpec) -> dict[str, Scalar | None]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,16 @@ def test_nothing_is_left_of_a_space_without_freedom() -> None:
     fixed = apply_overrides(SGD, {"lr": 0.1, "weight_decay": 0.0})
     assert refinement(fixed, [sgd(0.1)], [sgd(0.1)]) is None
     assert refinement(SGD, [], []) is None
+
+
+@pytest.mark.parametrize("lr", [{"low": 0, "high": 0.1, "log": False}, Choice(values=(0.0, 0.02, 0.04))])
+def test_an_lr_of_zero_is_not_tried(lr: Any) -> None:
+    domain = lr if isinstance(lr, Choice) else apply_overrides(SGD, {"lr": lr})["lr"].domain
+    decay = Parameter(name="weight_decay", domain=Float(low=0.0, high=0.1))
+    space = SearchSpace(name="mine", parameters=(Parameter(name="lr", domain=domain), decay))
+    found = all_refinements(space, {"lr": 0.02, "weight_decay": 0.02})
+    assert {values["lr"] for values in found} == {0.02, 0.045 if not isinstance(lr, Choice) else 0.04}
+    assert {values["weight_decay"] for values in found} == {0.02, 0.045, 0.0}
 
 
 def test_a_linear_range_and_a_range_of_whole_numbers_are_refined_too() -> None:

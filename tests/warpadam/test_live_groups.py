@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -91,6 +92,56 @@ def test_a_parameter_whose_state_was_deleted_starts_again_under_the_new_settings
     optimizer.param_groups[0].update(structure="diagonal", learner="frozen")
     _train(model, optimizer, 5)
     assert {int(state["step"]) for state in optimizer.state.values()} == {5}
+
+
+@pytest.mark.parametrize(
+    ("made", "changed"),
+    [(None, {"0.weight": 2}), ({"0.weight": 2}, None), ({"0.weight": 2}, {"0.weight": 4}), ({"0.weight": 2}, {"2": 3})],
+)
+@pytest.mark.parametrize("steps", [None, 3])
+def test_a_split_that_changes_is_refused_also_in_a_copy_and_after_loading(
+    made: Any, changed: Any, steps: int | None
+) -> None:
+    model = _model()
+    optimizer = WarpAdam(model.named_parameters(), 0.003, split=made)
+    if steps:
+        _train(model, optimizer, steps)
+    optimizer.param_groups[0]["split"] = changed
+    copied, copied_optimizer = copy.deepcopy((model, optimizer))
+    start = [param.detach().clone() for param in model.parameters()]
+    for own_model, own in ((model, optimizer), (copied, copied_optimizer)):
+        for _ in range(2):
+            with pytest.raises(InvalidConfigError, match="split: cannot change: the optimizer was made with another"):
+                _train(own_model, own, 1)
+            own.load_state_dict(own.state_dict())
+        assert all(torch.equal(now, then) for now, then in zip(own_model.parameters(), start, strict=True))
+        own.param_groups[0]["split"] = made
+        _train(own_model, own, 2)
+        assert ("0.step" in own.state[own_model.get_parameter("0.weight")]) == (made is not None)
+
+
+def test_a_parameter_that_was_appended_by_hand_is_stepped_and_called_by_its_place() -> None:
+    model = _model()
+    optimizer = WarpAdam(model.named_parameters(), 0.003)
+    extra = nn.Parameter(torch.ones(3, 3))
+    optimizer.param_groups[0]["params"].append(extra)
+    extra.grad = torch.ones(3, 3)
+    optimizer.step()
+    assert (extra != 1).all()
+    optimizer.state[extra]["exp_avg"] = torch.zeros(2)
+    with pytest.raises(WarpMismatchError, match=r"parameter 4 of group 0 has exp_avg of shape \(2,\)"):
+        optimizer.step()
+
+
+def test_a_step_looks_for_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name is a linear search, so the first step of many tensors was quadratic."""
+
+    def refuse(*_: Any) -> str:
+        raise AssertionError("a step without an error looked for a name")
+
+    monkeypatch.setattr(WarpAdam, "_name", refuse)
+    model = _model()
+    _train(model, WarpAdam(model.named_parameters(), split={"0.weight": 2}), 3)
 
 
 @pytest.mark.parametrize("learner", ["whitening", "rotation", "hypergradient"])

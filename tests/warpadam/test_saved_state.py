@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from warpadam import STRATEGIES, Strategy, WarpAdam, WarpMismatchError
+from warpadam import STRATEGIES, Learner, Strategy, WarpAdam, WarpMismatchError
 from warpadam.errors import InvalidConfigError
 
 SHAPES: list[tuple[int, ...]] = [(6, 4), (5,), (3, 2, 2), (9, 10), ()]
@@ -280,6 +280,7 @@ def test_a_setting_that_is_not_legal_is_refused_by_the_step_and_by_loading(
         _train(params, optimizer, range(3, 4))
     assert caught.value.field == name
     assert all(torch.equal(now, then) for now, then in zip(params, before, strict=True))
+    assert optimizer.state_dict()["state"].keys() == saved["state"].keys()  # it can be saved all the same
     saved["param_groups"][0][name] = value
     with pytest.raises(InvalidConfigError) as caught:
         _make([(6, 4), (5,)], strategy)[1].load_state_dict(saved)
@@ -294,6 +295,48 @@ def test_a_p_lr_that_was_switched_on_asks_for_its_entries() -> None:
     saved["param_groups"][0]["p_lr"] = 0.1
     with pytest.raises(WarpMismatchError, match="'p0' has no log_scale"):
         optimizer.load_state_dict(saved)
+
+
+def _goes_on_alike(
+    params: list[nn.Parameter], optimizer: WarpAdam, others: list[nn.Parameter], other: WarpAdam
+) -> None:
+    """Check that an optimizer which loads the state of another goes on as that one does."""
+    other.load_state_dict(_through_a_file(optimizer.state_dict()))
+    for one, two in zip(others, params, strict=True):
+        one.data.copy_(two.data)
+    _train(params, optimizer, range(10, 15))
+    _train(others, other, range(10, 15))
+    assert all(torch.equal(one, two) for one, two in zip(params, others, strict=True))
+
+
+@pytest.mark.parametrize("p_lr", [0.0, 0.02])
+@each_strategy
+def test_what_is_saved_between_the_change_to_a_p_that_learns_and_the_next_step_can_be_loaded(
+    strategy: Strategy, p_lr: float
+) -> None:
+    settings: dict[str, Any] = {"split": {"p3": 3}, "momentum_dtype": torch.bfloat16}
+    params, optimizer = _make(SHAPES, strategy, p_lr=0.0, **settings)
+    _train(params, optimizer, range(4))
+    optimizer.param_groups[0]["p_lr"] = 0.02
+    params[0].grad = params[3].grad = None  # these have no gradient for a while, so they wait with the change
+    optimizer.step()
+    _goes_on_alike(params, optimizer, *_make(SHAPES, strategy, p_lr=p_lr, **settings))
+
+
+@pytest.mark.parametrize("learning", [own for own in STRATEGIES if own.learner == Learner.HYPERGRADIENT], ids=str)
+def test_a_frozen_p_that_was_told_to_learn_can_be_saved_at_once(learning: Strategy) -> None:
+    params, optimizer = _make(SHAPES, learning._replace(learner=Learner.FROZEN))
+    _train(params, optimizer, range(4))
+    optimizer.param_groups[0]["learner"] = "hypergradient"
+    _goes_on_alike(params, optimizer, *_make(SHAPES, learning))
+
+
+def test_a_carried_scale_that_was_told_to_learn_can_be_saved_at_once() -> None:
+    params, optimizer = _make([(6, 4)], ROTATION, p_lr=0.0)
+    optimizer.set_distortion(params[0], {"log_scale": torch.full((10,), 0.1)})
+    _train(params, optimizer, range(4))
+    optimizer.param_groups[0]["p_lr"] = 0.02
+    _goes_on_alike(params, optimizer, *_make([(6, 4)], ROTATION))
 
 
 @each_strategy

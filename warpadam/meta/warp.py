@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from warpadam.errors import InvalidConfigError, WarpMismatchError
 from warpadam.learners.scale import LOG_SCALE
 from warpadam.optimizer import WarpAdam
 from warpadam.structures.base import matrix_shape
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @final
@@ -74,7 +77,17 @@ class Warp:
         }
         return cls(config, parameters)
 
-    def optimizer(self, params: nn.Module | ParamsT, *, learn: bool = False, **settings: Any) -> WarpAdam:
+    def optimizer(
+        self,
+        params: nn.Module | ParamsT,
+        *,
+        learn: bool = False,
+        split: Any = None,
+        maximize: bool = False,
+        momentum_dtype: torch.dtype | None = None,
+        process_group: ProcessGroup | None = None,
+        **settings: Any,
+    ) -> WarpAdam:
         """Make an optimizer that starts from this P.
 
         Args:
@@ -83,6 +96,10 @@ class Warp:
             learn: Whether to continue learning P by meta-gradients. If not, ``p_lr`` is 0: the factors of
                 ``hypergradient`` and every learned scale stay as they are. The factors of ``rotation`` and
                 ``whitening`` follow the gradient covariances of the new run in both cases.
+            split: As for :class:`~warpadam.WarpAdam`: that of the optimizer that has learned P.
+            maximize: As for :class:`~warpadam.WarpAdam`.
+            momentum_dtype: As for :class:`~warpadam.WarpAdam`.
+            process_group: As for :class:`~warpadam.WarpAdam`.
             settings: Fields of :class:`~warpadam.WarpAdamConfig` that differ from ``config``.
 
         Raises:
@@ -93,7 +110,14 @@ class Warp:
         if not isinstance(params, nn.Module):
             kept: dict[str, Any] = {} if learn else {"p_lr": config.p_lr}
             params = [{**item, **kept} if isinstance(item, dict) else item for item in params]  # type: ignore[assignment]
-        optimizer = WarpAdam.from_config(params, config)
+        optimizer = WarpAdam.from_config(
+            params,
+            config,
+            split=split,
+            maximize=maximize,
+            momentum_dtype=momentum_dtype,
+            process_group=process_group,
+        )
         self.apply(optimizer)
         return optimizer
 
@@ -105,7 +129,8 @@ class Warp:
 
         Args:
             optimizer: Made from ``named_parameters()``.
-            strict: Whether every P and every parameter must fit. If not, only the P that fit are taken.
+            strict: Whether every P and every parameter must fit. If not, only the P that fit are taken. In both cases
+                a frozen parameter needs no P.
 
         Returns:
             One line for each thing that does not fit. Empty if strict.
@@ -120,7 +145,8 @@ class Warp:
         for name, param, strategy in list(_named(optimizer)):
             source = unseen.pop(name, None)
             if source is None:
-                mismatches.append(f"missing: {name!r} of shape {tuple(param.shape)} has no P")
+                if param.requires_grad:  # a frozen parameter is not stepped
+                    mismatches.append(f"missing: {name!r} of shape {tuple(param.shape)} has no P")
                 continue
             wrong = list(_misfits(name, source, param, strategy)) or _give(optimizer, name, param, source)
             if wrong:

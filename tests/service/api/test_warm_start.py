@@ -130,7 +130,10 @@ MODELS: list[tuple[dict[str, Any], str]] = [
     ({"model.hidden": [8, 8]}, "2.weight is (3, 8) in P and (8, 8) in the model; 2.bias"),
     ({"model.hidden": [8, 8, 8, 8]}, "a tensor of shape (8, 8) has no P"),
     ({"dataset.name": "breast_cancer"}, "0.weight is (8, 13) in P and (8, 30) in the model"),
-    ({"family": {"group_by": "ash"}}, "0.weight is (8, 13) in P and (8, 12) in the model"),
+    (
+        {"dataset.name": "breast_cancer", "family": {"group_by": "mean radius"}},
+        "0.weight is (8, 13) in P and (8, 29) in the model",
+    ),
 ]
 
 
@@ -266,6 +269,64 @@ def test_nor_may_subsets_of_classes_that_were_learned_on(
     assert error["message"].startswith("must be 200, ")
     body["family"]["class_subsets"]["tasks"] = 200
     assert client.post("/v1/jobs", json=body).status_code == 202
+
+
+OF_CLASSES: dict[str, Any] = {"dataset": {"name": "wine"}, "family": {"class_subsets": {"ways": 3}}}
+OF_GROUPS: dict[str, Any] = {"dataset": {"name": "wine"}, "family": {"group_by": "alcohol"}}
+OF_DATASETS: dict[str, Any] = {
+    "dataset": {},
+    "family": {"datasets": [{"name": "wine"}, {"name": "iris"}, {"name": "wine"}]},
+}
+PLAIN: dict[str, Any] = {"dataset": {"name": "wine"}, "family": None}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "kind", "expected"),
+    [
+        (OF_CLASSES, PLAIN, None, "must have class_subsets, as that of job-"),
+        (OF_GROUPS, PLAIN, None, "must have group_by, as that of job-"),
+        (OF_DATASETS, PLAIN, None, "must have datasets, as that of job-"),
+        (PLAIN, OF_CLASSES, "class_subsets", "must be null: job-"),
+        (PLAIN, OF_GROUPS, "group_by", "must be null: job-"),
+        (PLAIN, OF_DATASETS, "datasets", "must be null: job-"),
+        (OF_CLASSES, OF_GROUPS, "group_by", "must have class_subsets, as that of job-"),
+        (OF_GROUPS, OF_DATASETS, "datasets", "must have group_by, as that of job-"),
+    ],
+)
+def test_nor_may_rows_that_another_kind_of_job_held_out(
+    client: TestClient,
+    learned: Learned,
+    db: Database,
+    spec: SpecMaker,
+    earlier: dict[str, Any],
+    later: dict[str, Any],
+    kind: str | None,
+    expected: str,
+) -> None:
+    source = learned((12 if later is OF_GROUPS else 13, 8, 3))
+    change_spec(db, source, **earlier)
+    (error,) = refused(client, db, spec(warm_start={"job": source}, **later))
+    assert (error["field"], error["value"]) == ("family", kind)
+    assert error["message"].startswith(expected)
+
+
+def test_two_kinds_at_once_are_refused_as_without_a_warm_start(
+    client: TestClient, learned: Learned, db: Database, spec: SpecMaker
+) -> None:
+    source = learned()
+    change_spec(db, source, **OF_CLASSES)
+    both = {**OF_CLASSES["family"], **OF_GROUPS["family"]}
+    (error,) = refused(client, db, spec(warm_start={"job": source}, family=both))
+    assert (error["field"], error["value"]) == ("family", "class_subsets and group_by")
+
+
+def test_another_kind_of_job_on_other_data_may_start_from_p(
+    client: TestClient, learned: Learned, db: Database, spec: SpecMaker
+) -> None:
+    source = learned()
+    change_spec(db, source, **{**OF_CLASSES, "dataset": {"name": "iris"}})
+    answer = client.post("/v1/jobs", json=spec(warm_start={"job": source}))
+    assert answer.status_code == 202, answer.text
 
 
 def test_a_text_and_an_equation_are_split_alike_by_every_seed(

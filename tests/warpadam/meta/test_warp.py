@@ -214,3 +214,38 @@ def test_given_groups_learn_only_if_asked(*, learn: bool) -> None:
     warp = Warp.of(WarpAdam(param_groups(model)))
     optimizer = warp.optimizer(param_groups(model), learn=learn)
     assert all((group["p_lr"] > 0) == learn for group in optimizer.param_groups)
+
+
+def test_a_frozen_parameter_needs_no_p() -> None:
+    model = _model()
+    model.get_parameter("1.bias").requires_grad_(False)
+    first = WarpAdam(model, **ROTATION._asdict())
+    _train(model, first, range(3))
+    warp = Warp.of(first)
+    assert "1.bias" not in warp.parameters
+    optimizer = warp.optimizer(model.named_parameters())
+    taken = optimizer.get_distortion(model.get_parameter("1.weight"))
+    assert torch.equal(taken["row_factor"], warp.parameters["1.weight"].tensors["row_factor"])
+    _train(model, optimizer, range(3))
+    with pytest.raises(WarpMismatchError, match=r"missing: '1.bias' of shape \(2,\) has no P"):
+        warp.optimizer(_model().named_parameters())
+
+
+@pytest.mark.parametrize("as_model", [False, True])
+def test_p_of_a_split_model_is_taken_by_one_with_the_same_split(*, as_model: bool) -> None:
+    model, again = _model(), _model()
+    split = {"1.weight": 2}
+    first = WarpAdam(model if as_model else model.named_parameters(), split=split)
+    _train(model, first, range(3))
+    warp = Warp.of(first)
+    optimizer = warp.optimizer(
+        again if as_model else again.named_parameters(), split=split, momentum_dtype=torch.bfloat16, maximize=True
+    )
+    taken = optimizer.get_distortion(again.get_parameter("1.weight"))
+    assert torch.equal(taken["1.row_factor"], warp.parameters["1.weight"].tensors["1.row_factor"])
+    before = again.get_parameter("0.weight").detach().clone()
+    _train(again, optimizer, range(1))
+    weight = again.get_parameter("0.weight")
+    assert weight.grad is not None
+    assert ((weight - before) * weight.grad).sum() > 0
+    assert optimizer.state[weight]["exp_avg"].dtype == torch.bfloat16
