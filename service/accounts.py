@@ -102,9 +102,10 @@ def user_code_popen(settings: Settings, folders: Iterable[Path]) -> dict[str, An
     Raises:
         OSError: The machine does not have this user.
     """
-    environment = {**child_environment(), "WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""}
+    changes = {"WARPTUNE_ALLOWED_MODULES": settings.allowed_modules or ""}
     if settings.slot_cpus is not None:
-        environment["WARPTUNE_SLOT_CPUS"] = settings.slot_cpus
+        changes["WARPTUNE_SLOT_CPUS"] = settings.slot_cpus
+    environment = child_environment(changes)
     account = Account.of_children(settings.slot_user)
     if account is None:
         return {"env": environment}

@@ -11,7 +11,6 @@ when it first reads a registry; child processes inherit the environment and so h
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -21,9 +20,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from search_spaces.errors import must_be_one_of
 from service.errors import ServiceError
+from service.settings import PluginSettings
 from warpadam.errors import field_text
 
-PLUGINS_VARIABLE: Final = "WARPTUNE_PLUGINS"
 GROUP: Final = "warptune.plugins"
 
 
@@ -108,9 +107,9 @@ def load_plugins() -> None:
         if _state["loaded"]:
             return
         _state["loaded"] = True  # a plug-in may read a registry while it is imported
-        modules = filter(None, map(str.strip, os.environ.get(PLUGINS_VARIABLE, "").split(",")))
+        modules = filter(None, map(str.strip, (PluginSettings().plugins or "").split(",")))
         plugins: list[tuple[str, Callable[[], object], str]] = [
-            (module, partial(importlib.import_module, module), f"{PLUGINS_VARIABLE} names it") for module in modules
+            (module, partial(importlib.import_module, module), "WARPTUNE_PLUGINS names it") for module in modules
         ]
         plugins += [(point.value, point.load, "an installed package names it") for point in entry_points(group=GROUP)]
         for name, load, origin in plugins:

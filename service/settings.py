@@ -10,7 +10,7 @@ import binascii
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -59,13 +59,10 @@ RATE: Final = re.compile(r"off|[1-9][0-9]{0,6}/(second|minute|hour|day)")
 """A number of requests and a time."""
 
 
-class LogSettings(BaseSettings):
-    """How a process logs. Those that train need no other setting."""
+class _FromEnvironment(BaseSettings):
+    """Settings from the environment, or from the files that it names. Arguments come before both."""
 
     model_config = SettingsConfigDict(env_prefix="WARPTUNE_", frozen=True)
-
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
-    log_format: Literal["text", "json"] = Field("text", description="Format of a log line on standard error.")
 
     @model_validator(mode="before")
     @classmethod
@@ -76,8 +73,10 @@ class LogSettings(BaseSettings):
             file = os.environ.get(variable)
             if not file:
                 continue
+            if (plain := variable.removesuffix("_FILE")) in os.environ:
+                raise ValueError(f"must not be in both {plain} and {variable}; remove one")
             if name in given:
-                raise ValueError(f"must not be in both {variable.removesuffix('_FILE')} and {variable}; remove one")
+                continue  # an argument
             try:
                 given[name] = Path(file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeError) as error:
@@ -85,7 +84,22 @@ class LogSettings(BaseSettings):
         return given
 
 
-class Settings(LogSettings):
+class LogSettings(_FromEnvironment):
+    """How a process logs. Those that train need no other setting."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Format of a log line on standard error.")
+
+
+class PluginSettings(_FromEnvironment):
+    """The plug-ins of a process, which it loads before it reads its other settings."""
+
+    plugins: str | None = Field(
+        None, description="Modules that register your own optimizers, models or metrics, separated by commas."
+    )
+
+
+class Settings(LogSettings, PluginSettings):
     """Settings of one process, read from ``WARPTUNE_*`` environment variables."""
 
     database_url: str = Field(
@@ -254,9 +268,6 @@ class Settings(LogSettings):
     poll_s: Annotated[float, Gt(0), Le(1)] = Field(
         0.3, description="Seconds between two looks for a queued job, or a request to cancel, pause or stop."
     )
-    plugins: str | None = Field(
-        None, description="Modules that register your own optimizers, models or metrics, separated by commas."
-    )
 
     @property
     def modules(self) -> list[str]:
@@ -409,9 +420,15 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def child_environment() -> dict[str, str]:
-    """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+def child_environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for a child started with ``-P``, so that it finds the modules that this process finds.
+
+    Args:
+        settings: Settings of the child by their names in the environment. They replace ours, those in files too.
+    """
+    settings = settings or {}
+    ours = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in settings}
+    return {**ours, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path), **settings}
 
 
 def read_cpus(text: str) -> frozenset[int]:

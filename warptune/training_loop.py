@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from service.errors import FieldError, InvalidSpecError
+from service.settings import Settings
 
 MODULE: Final = '''\
 """A training loop that was given to warptune.tune. It is deleted when the call ends."""
@@ -75,17 +75,20 @@ def write_module(loop: Loop, folder: Path) -> tuple[str, dict[str, str]]:
     module = f"train_{hashlib.sha256(content).hexdigest()[:12]}"
     (folder / f"{module}.pickle").write_bytes(content)
     (folder / f"{module}.py").write_text(MODULE, encoding="utf-8")
+    ours = Settings()
     settings = {
         "WARPTUNE_ALLOWED_MODULES": also_allowed(module),
         "WARPTUNE_CODE": str(folder),
-        "WARPTUNE_USER_CODE_LIMIT_S": os.environ.get("WARPTUNE_USER_CODE_LIMIT_S", str(LIMIT_S)),
+        "WARPTUNE_USER_CODE_LIMIT_S": str(
+            ours.user_code_limit_s if "user_code_limit_s" in ours.model_fields_set else LIMIT_S
+        ),
     }
     return f"{module}:train", settings
 
 
 def also_allowed(module: str) -> str:
-    """Return the allowed modules of this environment with another one."""
-    return ",".join(filter(None, [os.environ.get("WARPTUNE_ALLOWED_MODULES", ""), module]))
+    """Return the modules that the settings of this process allow, with another one."""
+    return ",".join(filter(None, [Settings().allowed_modules, module]))
 
 
 def importable(argument: str, function: Callable[..., Any], why: str) -> str:

@@ -241,14 +241,14 @@ class _WorkerKeeper(threading.Thread):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="worker-keeper", daemon=True)
-        self._environment = {
-            **child_environment(),
+        changes = {
             "WARPTUNE_DATABASE_URL": settings.database_url,
             "WARPTUNE_ARTIFACTS_URL": settings.artifacts_url,
             "WARPTUNE_PUBLIC_URL": settings.pages_url,
         }
         if settings.notify_secret is not None:
-            self._environment["WARPTUNE_NOTIFY_SECRET"] = settings.notify_secret.get_secret_value()
+            changes["WARPTUNE_NOTIFY_SECRET"] = settings.notify_secret.get_secret_value()
+        self._environment = child_environment(changes)
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 

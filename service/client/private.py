@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import subprocess
@@ -21,6 +22,14 @@ START_S: Final = 60.0
 
 class NotStartedError(RuntimeError):
     """The private service did not start; it has printed why."""
+
+
+def private_environment(settings: Mapping[str, str], key: str) -> dict[str, str]:
+    """Return the environment of a private service with these settings and a key."""
+    own = {PRIVATE_KEY: key, "WARPTUNE_TLS_CERTIFICATE": "", "WARPTUNE_TLS_KEY": ""}
+    if not {"WARPTUNE_LOG_LEVEL", "WARPTUNE_LOG_LEVEL_FILE"} & os.environ.keys():
+        own["WARPTUNE_LOG_LEVEL"] = "WARNING"
+    return child_environment({**settings, **own})
 
 
 @contextmanager
@@ -45,8 +54,7 @@ def private_service(
     command = [sys.executable, "-P", "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--with-parent"] if worker else ["--with-parent", "--no-worker"]
     key = secrets.token_urlsafe(32)
-    own = {PRIVATE_KEY: key, "WARPTUNE_TLS_CERTIFICATE": "", "WARPTUNE_TLS_KEY": ""}
-    environment = {"WARPTUNE_LOG_LEVEL": "WARNING", **child_environment(), **(settings or {}), **own}
+    environment = private_environment(settings or {}, key)
     with (
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder) as server,
         Client(f"http://127.0.0.1:{port}", api_key=key) as client,

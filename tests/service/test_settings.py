@@ -1,12 +1,22 @@
 # Settings from files, as secrets are passed.
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
 
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.accounts import user_code_popen
+from service.cli.serve import _WorkerKeeper
+from service.client.private import private_environment
+from service.settings import Settings, child_environment
+from warptune.training_loop import write_module
 
 URL = "postgresql+psycopg://warptune:0123456789@db/warptune"
 
@@ -48,3 +58,83 @@ def test_the_address_that_kubernetes_gives_for_a_service_of_our_name_is_no_port(
     monkeypatch.setenv("WARPTUNE_PORT", "tcp")
     with pytest.raises(ValidationError, match="port"):
         Settings()
+
+
+VALUES: Final = dict.fromkeys(Settings.model_fields, "300000000") | {
+    "log_level": "DEBUG",
+    "log_format": "json",
+    "database_url": "sqlite:///other.db",
+    "host": "127.0.0.2",
+    "allowed_hosts": "tune.example.org",
+    "trusted_proxies": "10.0.0.7",
+    "port": "8001",
+    "tls_certificate": __file__,
+    "tls_key": __file__,
+    "read_rate": "5/second",
+    "write_rate": "5/second",
+    "sign_in_rate": "5/second",
+    "slot_nice": "1",
+    "slot_cpus": "0",
+    "slot_user": "nobody",
+    "allowed_modules": "models",
+    "code": str(Path(__file__).parent),
+    "notify_secret": "whsec_" + "A" * 32,
+    "notify_hosts": "hooks.example.org",
+    "public_url": "https://tune.example.org",
+    "poll_s": "0.5",
+    "plugins": "tests.service.toy_plugin",
+}
+"""A value of each setting; the number is one that all others take."""
+
+
+@pytest.fixture
+def in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Settings]:
+    """Puts a setting, and one that it needs, into files, and reads it."""
+
+    def put(field: str) -> Settings:
+        needed = {"tls_certificate": "tls_key", "tls_key": "tls_certificate", "notify_hosts": "notify_secret"}
+        for name in filter(None, (field, needed.get(field))):
+            (tmp_path / name).write_text(f"{VALUES[name]}\n")
+            monkeypatch.delenv(f"WARPTUNE_{name.upper()}", raising=False)
+            monkeypatch.setenv(f"WARPTUNE_{name.upper()}_FILE", str(tmp_path / name))
+        return Settings()
+
+    return put
+
+
+def settings_in(environment: dict[str, str], **arguments: Any) -> Settings:
+    with patch.dict(os.environ, environment, clear=True):
+        return Settings(**arguments)
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_any_setting_can_be_in_a_file_for_the_children_too(field: str, in_files: Callable[[str], Settings]) -> None:
+    ours = in_files(field)
+    assert field in ours.model_fields_set
+    assert getattr(ours, field) != Settings.model_fields[field].default
+    worker = settings_in(_WorkerKeeper(ours)._environment)
+    assert worker.model_copy(update={"public_url": ours.public_url}) == ours
+    assert worker.pages_url == ours.pages_url
+    assert settings_in(user_code_popen(ours, [])["env"]).cpus_of_slots == ours.cpus_of_slots
+    private = settings_in(private_environment({"WARPTUNE_USER_CODE_LIMIT_S": "5"}, "key"), host="127.0.0.1", port=1)
+    changed = {"host", "port", "tls_certificate", "tls_key", "user_code_limit_s"}
+    changed |= {"log_level"} - {field}
+    assert private.model_dump(exclude=changed) == ours.model_dump(exclude=changed)
+    assert (private.port, private.tls_certificate, private.user_code_limit_s) == (1, None, 5)
+
+
+def test_plug_ins_can_be_named_in_a_file(in_files: Callable[[str], Settings]) -> None:
+    in_files("plugins")
+    code = "from service.optimizers import baselines; print(list(baselines())[-1])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=child_environment(), capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("rprop\n", "")
+
+
+def test_a_loop_gets_the_allowed_modules_and_the_limit_that_are_in_files(
+    tmp_path: Path, in_files: Callable[[str], Settings]
+) -> None:
+    in_files("allowed_modules")
+    in_files("user_code_limit_s")
+    entrypoint, settings = write_module(lambda make_optimizer, seed: iter(()), tmp_path)
+    assert settings["WARPTUNE_ALLOWED_MODULES"] == f"models,{entrypoint.partition(':')[0]}"
+    assert float(settings["WARPTUNE_USER_CODE_LIMIT_S"]) == 3e8

@@ -185,7 +185,7 @@ def test_the_service_speaks_https_with_a_certificate_of_ones_own(
     health_check = [sys.executable, str(Path(__file__).parents[3] / "docker" / "ready.py")]
     environment = {**service.environment, "WARPTUNE_PORT": str(urlsplit(service.url).port)}
     subprocess.run(health_check, env=environment, check=True)
-    environment.pop("WARPTUNE_TLS_CERTIFICATE")
+    del environment["WARPTUNE_TLS_CERTIFICATE"], environment["WARPTUNE_TLS_KEY"]
     assert subprocess.run(health_check, env=environment, capture_output=True, check=False).returncode != 0
 
 
