@@ -35,8 +35,11 @@ def examples(
 
     Example: warptune examples
     """
+    packed = files("warptune") / "examples"
+    if not packed.is_dir():
+        raise failure("this installation has no examples; they are in the folder examples of the source")
     try:
-        with as_file(files("warptune") / "examples") as source:
+        with as_file(packed) as source:
             shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
     except FileExistsError:
         raise failure(f"{folder} exists; choose another folder: warptune examples my-examples", 2) from None

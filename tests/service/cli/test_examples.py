@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -46,11 +47,28 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert "cannot write" in output
 
 
+def test_an_installation_without_examples_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.cli.offline.files", lambda package: tmp_path)
+    code, output = _run(str(tmp_path / "new"))
+    assert code == 1
+    assert "this installation has no examples" in output
+
+
+COPIED = {
+    source
+    for line in re.findall(r"^COPY (?!--)(.*)$", (ROOT / "docker/Dockerfile").read_text(), re.MULTILINE)
+    for source in line.split()[:-1]
+}
+
+
 @pytest.mark.slow
-def test_the_wheel_contains_the_examples(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_the_image", [False, True])
+def test_the_wheel_contains_the_examples_and_the_license(tmp_path: Path, of_the_image: bool) -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     source = tmp_path / "source"
     for name in filter(None, tracked.split("\0")):  # a build leaves files beside what it builds
+        if of_the_image and not {name, name.partition("/")[0]} & COPIED:
+            continue
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_symlink():
@@ -63,4 +81,5 @@ def test_the_wheel_contains_the_examples(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     packed = zipfile.ZipFile(wheel).namelist()
     assert {f"warptune/examples/{name}" for name in NAMES} <= set(packed)
+    assert [name for name in packed if name.endswith("/licenses/LICENSE")]
     assert not [name for name in packed if name.startswith(("tests/", "benchmarks/", "examples/"))]
