@@ -41,6 +41,8 @@ def in_flags(note: str, column: str) -> str:
     'a code: say --column zip=category'
     >>> in_flags("if it is data, upload the file again with header=none", "")
     'if it is data, say --header none'
+    >>> in_flags("upload the file again with na_values=-999 if that means no value", "age")
+    'say --na-value -999 if that means no value'
     """
 
     def takes(kind: str) -> str:
@@ -55,7 +57,8 @@ def in_flags(note: str, column: str) -> str:
     note = re.sub(r"(?<=[Ss]ay )(\w+) in dataset\.columns", lambda found: takes(found[1]), note)
     note = note.replace("say what it is with the parameter format", "upload it with warptune upload --format")
     note = note.replace("Set dataset.task to regression", f"Say {takes('number')}")
-    return re.sub(r"(?:upload the file again|read the file) with (\w+)=(\S+)", r"say --\1 \2", note)
+    read = r"(?:upload the file again|read the file) with (\w+)=(\S+)"
+    return re.sub(read, lambda found: f"say {FLAGS[found[1]]} {found[2]}", note)
 
 
 def option_errors(errors: Iterable[FieldError], target: str | None) -> list[str] | None:

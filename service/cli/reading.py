@@ -21,7 +21,7 @@ OPTIONS: Final = {
     "decimal": _option(str | None, "Decimal mark of a table: . or , Default: found."),
     "thousands": _option(str | None, "What separates thousands. Default: found."),
     "na_values": _option(
-        list[str] | None, "Cell without a value; may be repeated. Default: NA, null and others.", "--na-value"
+        list[str] | None, "Cell without a value, instead of NA, null and others; may be repeated.", "--na-value"
     ),
 }
 """Parameter of an upload -> the option for it."""

@@ -1,0 +1,24 @@
+# What notes about a file say in options is what the commands take.
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import typer
+
+from service.cli.app import app
+from service.cli.flags import in_flags
+from service.cli.reading import OPTIONS
+
+
+@pytest.mark.parametrize("command", ["tune", "init", "upload"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_of_a_note_exists(command: str, name: str) -> None:
+    advice = in_flags(f"upload the file again with {name}=-999 if that is right", "age")
+    said = re.fullmatch(r"say (.*) if that is right", advice)
+    assert said is not None
+    option, value = shlex.split(said[1])
+    found = [one for one in typer.main.get_command(app).commands[command].params if option in one.opts]  # type: ignore[attr-defined]
+    assert [one.name for one in found] == [name]
+    assert value == "-999"
