@@ -21,6 +21,7 @@ COMPOSE = read_compose(SECRETS)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = sorted(set(SERVICES) - {"postgres"})
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
+CLUSTER = yaml.safe_load((ROOT / "docker/kuberay.yaml").read_text())["spec"]
 REQUIRED = tuple(SECRETS)
 
 needs_compose = pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
@@ -69,6 +70,27 @@ def test_every_command_exists(name: str) -> None:
         (script,) = INSTALLED_AS[program]
         assert os.access(script, os.X_OK)
         assert f"docker/worker.sh /opt/warptune/bin/{program}\n" in DOCKERFILE
+
+
+@pytest.mark.parametrize(("name", "port"), [("headGroupSpec", "port"), ("workerGroupSpecs", "node-manager-port")])
+def test_the_nodes_of_kuberay_are_those_of_compose_and_probed_at_a_port_that_ray_listens_on(
+    name: str, port: str
+) -> None:
+    from ray.scripts.scripts import start
+
+    group = CLUSTER[name] if name == "headGroupSpec" else CLUSTER[name][0]
+    options = {option for parameter in start.params for option in parameter.opts}
+    assert {f"--{option}" for option in group["rayStartParams"]} <= options
+    listens = int(group["rayStartParams"].get(port, 6379))
+    (container,) = group["template"]["spec"]["containers"]
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert container[probe]["tcpSocket"] == {"port": listens}, "KubeRay's own probes ask the dashboard"
+    assert {one["name"] for one in container["env"]} == set(SERVICES["ray-worker"]["environment"])
+    assert container["image"] == SERVICES["ray-gpu"]["image"]
+
+
+def test_the_operator_of_kuberay_knows_the_version_of_ray() -> None:
+    assert f"ray=={CLUSTER['rayVersion']}" in (ROOT / "constraints.txt").read_text().split()
 
 
 @pytest.mark.parametrize("name", OURS)
