@@ -83,6 +83,13 @@ class _FromEnvironment(BaseSettings):
                 raise ValueError(f"must have a file of text in {variable}, and {file!r} cannot be read") from error
         return given
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _take_nothing_as_none(cls, value: object, info: ValidationInfo) -> object:
+        """Take an empty variable as one that is not set, as ``${NAME:-}`` in a compose file makes it."""
+        is_optional = cls.model_fields[str(info.field_name)].default is None
+        return None if value == "" and is_optional else value
+
 
 class LogSettings(_FromEnvironment):
     """How a process logs. Those that train need no other setting."""

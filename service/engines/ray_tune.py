@@ -77,7 +77,7 @@ class RaySession:
             JobFailedError: Ray is not installed, or the cluster cannot be reached.
         """
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-        if self._address is None:
+        if not self._address:
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # makes it listen only on loopback
         try:
             import ray

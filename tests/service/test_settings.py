@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from service.accounts import user_code_popen
 from service.cli.serve import _WorkerKeeper
 from service.client.private import private_environment
+from service.engines.ray_tune import RaySession
 from service.settings import Settings, child_environment
 from warptune.training_loop import write_module
 
@@ -40,6 +41,25 @@ def test_a_setting_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WARPTUNE_PORT", "8002")
     with pytest.raises(ValidationError, match="in both WARPTUNE_PORT and WARPTUNE_PORT_FILE"):
         Settings()
+
+
+OPTIONAL: Final = [name for name, field in Settings.model_fields.items() if field.default is None]
+
+
+@pytest.mark.parametrize("field", OPTIONAL)
+def test_an_empty_variable_is_none(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"WARPTUNE_{field.upper()}", "")
+    assert getattr(Settings(), field) is None
+
+
+def test_an_empty_address_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the own Ray listens on loopback only."""
+    monkeypatch.setattr("ray.init", lambda **_: None)
+    session = RaySession("")
+    with patch.dict(os.environ, {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}):
+        assert session.connect()
+        session.close()
+        assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
 
 
 @pytest.mark.parametrize("proxies", ["10.0.0.1/24", "proxy.example.org", "127.0.0.1;10.0.0.7", "10.0.0"])
