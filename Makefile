@@ -61,7 +61,7 @@ atlas: install ## run the scenarios of docs/atlas.md that have no result yet, an
 	$(BIN)/python -m benchmarks.atlas report
 
 gpu-check: ## test and time the optimizer on this machine's CUDA device, in nine minutes; needs torch, safetensors, pytest
-	$(PYTHON) -m benchmarks.gpu
+	$(or $(if $(filter file,$(origin PYTHON)),$(wildcard $(BIN)/python)),$(PYTHON)) -m benchmarks.gpu
 
 compose-check: install ## check docker-compose.yml, then run its services without containers
 	$(BIN)/python -m pytest -m "" tests/docker
