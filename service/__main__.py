@@ -23,7 +23,7 @@ def _run() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("service", "search_spaces", "warpadam"):
             raise
-        sys.exit(f"error: warptune needs {error.name}; install the service: pip install 'warptune[service]'")
+        sys.exit(f"error: warptune needs {error.name}; install the service: pip install '.[service]' in your clone")
     app(prog_name="warptune")
 
 

@@ -37,7 +37,8 @@ def test_the_command_without_the_extra_says_what_to_install() -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert re.fullmatch(
-        r"error: warptune needs \w+; install the service: pip install 'warptune\[service\]'\n", done.stderr
+        r"error: warptune needs \w+; install the service: pip install '\.\[service\]' in your clone\n",
+        done.stderr,
     )
 
 
@@ -45,4 +46,4 @@ def test_the_python_face_without_the_extra_says_what_to_install() -> None:
     done = run_bare("import warptune")
     assert done.returncode == 1
     last = done.stderr.strip().rsplit("\n", 1)[-1]
-    assert re.fullmatch(r"ImportError: warptune needs \w+; install .*: pip install 'warptune\[service\]'", last)
+    assert re.fullmatch(r"ImportError: warptune needs \w+; install .*: pip install '\.\[service\]' in your clone", last)

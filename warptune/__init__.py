@@ -20,7 +20,9 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] in ("service", "search_spaces", "warpadam", "warptune"):
         raise
-    raise ImportError(f"warptune needs {error.name}; install the service: pip install 'warptune[service]'") from error
+    raise ImportError(
+        f"warptune needs {error.name}; install the service: pip install '.[service]' in your clone"
+    ) from error
 
 __all__ = [
     "ApiError",

@@ -102,13 +102,13 @@ def _packages() -> Iterator[Check]:
     """Check the packages that the metadata of this project asks for, extra by extra."""
     needed = [requirement for extra in NEEDED for requirement in _requirements(extra)]
     if wrong := list(filter(None, map(_wrong, needed))):
-        yield Check("packages", "bad", "; ".join(wrong), "Run: pip install --upgrade 'warptune[service]'")
+        yield Check("packages", "bad", "; ".join(wrong), "Run: pip install --upgrade '.[service]' in your clone")
     else:
         shown = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "optuna", "fastapi"))
         yield Check("packages", "ok", f"all {len(needed)} in the right versions ({shown}, ...)")
     for extra, purpose in OPTIONAL.items():
         if wrong := list(filter(None, map(_wrong, _requirements(extra)))):
-            advice = f"Only if you want {purpose}: pip install 'warptune[{extra}]'"
+            advice = f"Only if you want {purpose}: pip install '.[{extra}]' in your clone"
             yield Check(f"extra {extra}", "note", "; ".join(wrong), advice)
         else:
             yield Check(f"extra {extra}", "ok", f"installed, for {purpose}")
@@ -181,7 +181,7 @@ def _ray(settings: Settings) -> Check:
         version = importlib.metadata.version("ray")
     except importlib.metadata.PackageNotFoundError:
         state: Literal["bad", "note"] = "bad" if settings.ray_address else "note"
-        return Check("ray", state, "not installed", "For the engine ray: pip install 'warptune[ray]'")
+        return Check("ray", state, "not installed", "For the engine ray: pip install '.[ray]' in your clone")
     if settings.ray_address is None:
         return Check("ray", "ok", f"{version}; a worker starts its own Ray when a job needs it")
     host, _, port = settings.ray_address.rpartition(":")

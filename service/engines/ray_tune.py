@@ -83,7 +83,7 @@ class RaySession:
             import ray
         except ImportError as error:
             raise JobFailedError(
-                f"engine.name: ray needs the package ray on the worker: pip install 'warptune[ray]' ({error})"
+                f"engine.name: ray needs the package ray on the worker: pip install '.[ray]' in your clone ({error})"
             ) from error
         is_trying = self._thread is not None and not self._tried.is_set()
         if not is_trying:

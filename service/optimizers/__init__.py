@@ -111,7 +111,7 @@ OPTIMIZERS: Final = Registry[OptimizerEntry](
             library="warpadam.WarpAdam",
             learns_p=True,
             has_p=True,
-            script_needs="torch, numpy and warpadam (pip install warptune)",
+            script_needs="torch, numpy and warpadam (pip install . in a clone of warptune)",
         ),
         OptimizerEntry(
             name="adamw",
@@ -133,7 +133,7 @@ OPTIMIZERS: Final = Registry[OptimizerEntry](
             config=joined_betas,
             library="pytorch_optimizer.SOAP",
             space=get_preset("soap"),
-            requires=("pytorch_optimizer", "pip install 'warptune[soap]'"),
+            requires=("pytorch_optimizer", "pip install '.[soap]' in your clone"),
             script_needs="torch, numpy and pytorch-optimizer (SOAP is its own: pip install pytorch-optimizer)",
         ),
         OptimizerEntry(

@@ -24,7 +24,7 @@ from service.spec.metrics import METRICS, MetricEntry, metric_of
 from service.spec.models import MODELS, EntrypointSpec
 from service.spec.tasks import TASKS, Task
 
-RAY: Final = ("ray", "pip install 'warptune[ray]'")
+RAY: Final = ("ray", "pip install '.[ray]' in your clone")
 """The module that the engine ray needs, and how to install it."""
 
 RAY_RESOURCES: Final = {

@@ -233,7 +233,7 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_command_that_instal
     [error] = refused(client, db, spec(engine={"name": "ray"}))
     assert (error["field"], error["code"]) == ("engine.name", "not_allowed")
     assert error["message"] == "needs the package ray, which is not installed here"
-    assert error["hint"] == "Install it for the API and every worker: pip install 'warptune[ray]'."
+    assert error["hint"] == "Install it for the API and every worker: pip install '.[ray]' in your clone."
     assert client.get(f"/v1/jobs/{job}").json()["arms"], "a job that is stored is still shown"
 
 

@@ -80,7 +80,8 @@ def test_close_ends_an_embedded_ray(embedded: subprocess.Popen[str]) -> None:
 def test_without_the_package_a_job_for_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        JobFailedError, match=r"engine.name: ray needs the package ray .* pip install 'warptune\[ray\]'"
+        JobFailedError,
+        match=r"engine.name: ray needs the package ray .* pip install '\.\[ray\]' in your clone",
     ):
         RaySession(None).connect()
 
