@@ -111,7 +111,7 @@ def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip exp
             done.append(run)
             say(f"{run.what} {run.found:.8f}, recorded {run.recorded:.8f}")
     except OSError as error:
-        raise failure(f"cannot read {bundle}: {error.strerror}") from None
+        raise failure(f"cannot read {bundle}: {error.strerror}", 2) from None
     except BundleError as error:
         raise failure(str(error)) from None
     if not all(run.agrees for run in done):
@@ -140,7 +140,7 @@ def predict(
         content = read_bundle(bundle)
         found, notes = score(content, file)
     except OSError as error:
-        raise failure(f"cannot read {error.filename or bundle}: {error.strerror or error}") from None
+        raise failure(f"cannot read {error.filename or bundle}: {error.strerror or error}", 2) from None
     except BundleError as error:
         raise failure(str(error)) from None
     except ValueError as error:
@@ -159,17 +159,17 @@ def _parsed(entrypoint: str, config: str) -> tuple[str, Mapping[str, object]]:
         hint = (
             "; warptune init FILE says what the columns of a table are taken for" if Path(entrypoint).exists() else ""
         )
-        raise ValueError(f"{entrypoint!r} must have the form package.module:function{hint}") from None
+        raise failure(f"{entrypoint!r} must have the form package.module:function{hint}", 2) from None
     try:
         return name, TypeAdapter(UserConfig).validate_json(config)
     except ValidationError as error:
-        raise ValueError(f"--config must be a JSON object (got {config!r}): {error.errors()[0]['msg']}") from None
+        raise failure(f"--config must be a JSON object (got {config!r}): {error.errors()[0]['msg']}", 2) from None
 
 
 def _shape(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if len(parts) not in (1, 3) or not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(f"--shape must be a number of features, or channels,height,width (got {text!r})")
+        raise failure(f"--shape must be a number of features, or channels,height,width (got {text!r})", 2)
     return tuple(map(int, parts))
 
 
@@ -184,7 +184,7 @@ def _info(dataset: str, target: str | None) -> DatasetInfo:
         return BUNDLED[dataset].info
     file, fmt = Path(dataset), format_of(dataset)
     if not file.is_file() or fmt is None:
-        raise ValueError(f"--dataset must be a file, or one of {', '.join(BUNDLED)} (got {dataset!r})")
+        raise failure(f"--dataset must be a file, or one of {', '.join(BUNDLED)} (got {dataset!r})", 2)
     with Upload(fmt, Settings().max_dataset_bytes) as upload:
         upload.write(file.read_bytes())
         return dataset_info(upload.unpack()[0], DatasetSpec(target=target))
@@ -209,7 +209,7 @@ def _model(
     from service.user_code.contract import TASKS, make_model
 
     if task not in TASKS:
-        raise ValueError(f"the task must be one of {', '.join(TASKS)}, it is {task}")
+        raise failure(f"the task must be one of {', '.join(TASKS)}, it is {task}", 2)
     if task == Task.AUTOENCODING:
         outputs = math.prod(shape)
     factory = load(entrypoint)

@@ -28,9 +28,9 @@ def write(path: Path, files: dict[str, bytes], said: object) -> Path:
     return path
 
 
-def refusal(path: Path) -> str:
-    done = CliRunner().invoke(app, ["replay", str(path)])
-    assert done.exit_code == 1
+def refusal(path: Path, command: str = "replay", code: int = 1) -> str:
+    done = CliRunner().invoke(app, [command, str(path), *(["new.csv"] if command == "predict" else [])])
+    assert done.exit_code == code
     assert isinstance(done.exception, SystemExit)
     assert done.stderr.startswith("error: ")
     return done.stderr
@@ -91,5 +91,6 @@ def test_zip_with_a_flipped_byte_is_refused(tmp_path: Path) -> None:
     assert "Bad CRC-32" in refusal(path)
 
 
-def test_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    assert "cannot read" in refusal(tmp_path / "none.zip")
+@pytest.mark.parametrize("command", ["replay", "predict"])
+def test_file_that_is_not_there_is_one_line(tmp_path: Path, command: str) -> None:
+    assert "none.zip" in refusal(tmp_path / "none.zip", command, 2)
