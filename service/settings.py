@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from annotated_types import Ge, Gt, Le
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
@@ -256,8 +256,8 @@ class Settings(LogSettings, PluginSettings):
     )
     public_url: str | None = Field(
         None,
-        description="URL at which people reach the pages, for the links in notifications. Default: http:// with "
-        "WARPTUNE_HOST and WARPTUNE_PORT.",
+        description="URL at which people reach the pages, for the links in notifications. Default: http://, or with a "
+        "certificate https://, with WARPTUNE_HOST and WARPTUNE_PORT.",
     )
     keep_jobs_days: Annotated[float, Gt(0)] | None = Field(
         None, description="Days after which a job that has ended is deleted with its files. Default: never."
@@ -413,8 +413,10 @@ class Settings(LogSettings, PluginSettings):
         """Refuse a URL of another database and a well-known password; a URL without a password is allowed."""
         if not DATABASE_URL.match(url):
             raise ValueError("must be a URL such as sqlite:///warptune.db or postgresql+psycopg://user@host/name")
-        authority = urlsplit(url).netloc.rpartition("@")[0]
-        if unquote(authority.partition(":")[2]).lower() in WELL_KNOWN_PASSWORDS:
+        parts = urlsplit(url)
+        before_host = parts.netloc.rpartition("@")[0].partition(":")[2]
+        passwords = [unquote(before_host), *parse_qs(parts.query).get("password", [])]
+        if any(password.lower() in WELL_KNOWN_PASSWORDS for password in passwords):
             raise ValueError("must not have a well-known password. Make one with: openssl rand -hex 24")
         return url
 

@@ -43,6 +43,12 @@ def test_a_setting_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Settings()
 
 
+@pytest.mark.parametrize("rest", ["warptune:Postgres@db/warptune", "db/warptune?user=warptune&password=p%61ssword"])
+def test_a_well_known_password_is_refused_wherever_the_url_has_it(rest: str) -> None:
+    with pytest.raises(ValidationError, match="must not have a well-known password"):
+        Settings(database_url=f"postgresql+psycopg://{rest}")
+
+
 OPTIONAL: Final = [name for name, field in Settings.model_fields.items() if field.default is None]
 
 
