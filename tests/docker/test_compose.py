@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,10 +28,10 @@ REQUIRED = tuple(SECRETS)
 needs_compose = pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
 
 
-def config(**secrets: str) -> subprocess.CompletedProcess[str]:
+def config(*more: str, **secrets: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key not in REQUIRED}
     return subprocess.run(
-        ["docker-compose", "-f", str(ROOT / "docker-compose.yml"), "config"],
+        ["docker-compose", "-f", str(ROOT / "docker-compose.yml"), *more, "config"],
         capture_output=True,
         text=True,
         env=environment | secrets,
@@ -43,6 +44,23 @@ def test_docker_compose_takes_the_file() -> None:
     done = config(**SECRETS)
     assert done.returncode == 0, done.stderr
     assert set(yaml.safe_load(done.stdout)["services"]) >= set(SERVICES) - {"ray-gpu"}
+
+
+@needs_compose
+def test_the_settings_of_the_page_about_scaling_reach_their_services(tmp_path: Path) -> None:
+    page = (ROOT / "docs/scaling.md").read_text()
+    (block,) = re.findall(r"^```yaml\n# docker-compose.override.yml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "more.yml").write_text(block)
+    done = config("-f", str(tmp_path / "more.yml"), NOTIFY_SECRET="whsec_1f0c3a", **SECRETS)
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    known = {f"WARPTUNE_{field.upper()}" for field in Settings.model_fields}
+    for name in ("api", "worker"):
+        environment = services[name]["environment"]
+        assert set(SERVICES[name]["environment"]) < set(environment)
+        assert environment["WARPTUNE_NOTIFY_SECRET"] == "whsec_1f0c3a"
+        assert {variable for variable in environment if variable.startswith("WARPTUNE_")} <= known
+        assert set(services[name]["networks"]) == {"backend", "outside"}
 
 
 @needs_compose
