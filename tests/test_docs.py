@@ -61,11 +61,21 @@ def read(name: str) -> str:
     return (ROOT / name).read_text()
 
 
+def range_of(field: str) -> str:
+    whole = Settings.model_json_schema()["properties"][field]
+    limits = {name: limit for part in (whole, *whole.get("anyOf", ())) for name, limit in part.items()}
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+    shown = [f"{word} {limits[name]:.10g}" for name, word in words.items() if name in limits]
+    return ", ".join([*shown, *(f"`{choice}`" for choice in limits.get("enum", ()))])
+
+
 @pytest.mark.parametrize("field", Settings.model_fields)
-def test_every_setting_is_documented_with_its_default(field: str) -> None:
+def test_every_setting_is_documented_with_its_default_and_range(field: str) -> None:
     default = Settings.model_fields[field].default
     shown = f"{default:g}" if isinstance(default, float) else str(default)
-    assert f"| `WARPTUNE_{field.upper()}` | `{shown}` |" in read("docs/settings.md")
+    assert f"| `WARPTUNE_{field.upper()}` | `{shown}` | {range_of(field)} | ".replace("|  |", "| |") in read(
+        "docs/settings.md"
+    )
 
 
 def test_every_documented_setting_exists() -> None:
