@@ -107,6 +107,26 @@ def test_the_nodes_of_kuberay_are_those_of_compose_and_probed_at_a_port_that_ray
     assert container["image"] == SERVICES["ray-gpu"]["image"]
 
 
+@pytest.mark.parametrize("variable", ["WARPTUNE_RAY_ADDRESS", "WARPTUNE_RAY_ADDRESS_FILE"])
+def test_a_worker_joins_the_cluster_that_a_variable_or_a_file_names(tmp_path: Path, variable: str) -> None:
+    for name in ("ray", "warptune"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$0" "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "address").write_text("head:6379\n")
+    value = str(tmp_path / "address") if variable.endswith("_FILE") else "head:6379"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", variable: value}
+    command = ["sh", str(ROOT / "docker/worker.sh")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        f"{tmp_path}/ray start --address=head:6379 --num-cpus=0 --num-gpus=0 --disable-usage-stats",
+        f"{tmp_path}/warptune worker",
+    ]
+    del environment[variable]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode != 0, done.stdout) == (True, "")
+    assert "or WARPTUNE_RAY_ADDRESS must be set" in done.stderr
+
+
 def test_the_operator_of_kuberay_knows_the_version_of_ray() -> None:
     assert f"ray=={CLUSTER['rayVersion']}" in (ROOT / "constraints.txt").read_text().split()
 
