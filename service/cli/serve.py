@@ -38,8 +38,10 @@ SECRETS: Final = (
     "WARPTUNE_ARTIFACTS_URL_FILE",
     "WARPTUNE_NOTIFY_SECRET",
     "WARPTUNE_NOTIFY_SECRET_FILE",
+    "WARPTUNE_NOTIFY_HOSTS",  # without the secret, they are not valid
+    "WARPTUNE_NOTIFY_HOSTS_FILE",
 )
-"""Variables that the children of a process do not get; a worker gets the URLs and the secret themselves."""
+"""Variables that the children of a process do not get; a worker gets the URLs, the hosts and the secret themselves."""
 
 STOP_S: Final = 10.0
 """Time that the worker gets to give its job back before it is killed."""
@@ -248,6 +250,7 @@ class _WorkerKeeper(threading.Thread):
         }
         if settings.notify_secret is not None:
             changes["WARPTUNE_NOTIFY_SECRET"] = settings.notify_secret.get_secret_value()
+            changes["WARPTUNE_NOTIFY_HOSTS"] = settings.notify_hosts or ""
         self._environment = child_environment(changes)
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None

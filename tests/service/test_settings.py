@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.accounts import user_code_popen
-from service.cli.serve import _WorkerKeeper
+from service.cli.serve import _forget_secrets, _WorkerKeeper
 from service.client.private import private_environment
 from service.engines.ray_tune import RaySession
 from service.settings import Settings, child_environment
@@ -138,10 +138,13 @@ def test_any_setting_can_be_in_a_file_for_the_children_too(field: str, in_files:
     ours = in_files(field)
     assert field in ours.model_fields_set
     assert getattr(ours, field) != Settings.model_fields[field].default
-    worker = settings_in(_WorkerKeeper(ours)._environment)
+    with patch.dict(os.environ):
+        _forget_secrets()
+        worker = settings_in(_WorkerKeeper(ours)._environment)
+        user_code = settings_in(user_code_popen(ours, [])["env"])
+        assert settings_in(child_environment()).cpus_of_slots == user_code.cpus_of_slots == ours.cpus_of_slots
     assert worker.model_copy(update={"public_url": ours.public_url}) == ours
     assert worker.pages_url == ours.pages_url
-    assert settings_in(user_code_popen(ours, [])["env"]).cpus_of_slots == ours.cpus_of_slots
     private = settings_in(private_environment({"WARPTUNE_USER_CODE_LIMIT_S": "5"}, "key"), host="127.0.0.1", port=1)
     changed = {"host", "port", "tls_certificate", "tls_key", "user_code_limit_s"}
     changed |= {"log_level"} - {field}
