@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
+from service.client import calls
 from service.client.answers import Estimate, Job
 from service.client.quick_spec import describe, describe_cost, describe_earlier, make_spec
 from service.client.rest import ApiError, Client
@@ -146,7 +147,7 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
             if uploaded["layout"] == "table" and target is None:
                 names = ", ".join(column["name"] for column in uploaded["columns"])
                 raise InvalidSpecError(FieldError("target", None, f"must name the column to predict, one of: {names}"))
-            name = str(spec.pop("name", file if isinstance(file, str) else file.name))
+            name = str(spec.pop("name", file if isinstance(file, str) else calls.name_of(file)))
             dataset = {**spec.pop("dataset"), "target": target}
             spec = make_spec(uploaded, name.rpartition("/")[2], dataset, **spec)
             plan = _plan(client, spec, minutes)

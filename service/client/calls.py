@@ -211,12 +211,22 @@ def upload(file: str | Path, fmt: str | None, reading: Mapping[str, object] | No
     """Upload a dataset."""
     query: dict[str, Any] = {**(reading or {}), **({"format": fmt} if fmt else {})}
     local = None if isinstance(file, str) and "://" in file else Path(file)
-    query |= {"url": file} if local is None else {"filename": local.name[-100:]}
+    query |= {"url": file} if local is None else {"filename": name_of(local)[-100:]}
 
     def read(answer: httpx2.Response) -> tuple[Dataset, bool]:
         return read_json(answer), answer.status_code == HTTPStatus.CREATED
 
     return Call("POST", "/v1/datasets", read, {"params": query, "timeout": None}, local)
+
+
+def name_of(file: str | Path) -> str:
+    r"""Return the name of a file as text, also where the locale does not know its characters.
+
+    >>> import os
+    >>> name_of("data/" + os.fsdecode(b"caf\xe9.csv"))
+    'caf\ufffd.csv'
+    """
+    return os.fsencode(Path(file).name).decode(errors="replace")
 
 
 def dataset(dataset_id: str) -> Call[Dataset]:
@@ -352,6 +362,12 @@ def unreachable(url: str, error: Exception) -> ApiError:
     """Return the error of a request that got no answer; the caller raises it from the error of httpx2."""
     why = re.sub(r"\[Errno -?\d+\] ", "", str(error)).rstrip(". ")
     return ApiError(0, f"cannot reach {url}: {why or type(error).__name__}")
+
+
+def not_set_up(url: str, error: ImportError | ValueError | OSError) -> ApiError:
+    """Return the error of a client that httpx2 cannot make, because the environment names a wrong proxy or file."""
+    names = "SSL_CERT_FILE and SSL_CERT_DIR" if isinstance(error, OSError) else "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+    return ApiError(0, f"{unreachable(url, error)}; look at {names}")
 
 
 def checked(response: httpx2.Response) -> httpx2.Response:
