@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from service.client.quick_spec import describe, describe_cost, describe_earlier,
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.result.job_result import ANSWERS
+from service.spec.job import MAX_SECONDS
 from service.states import ENDED_JOB
 from service.temporary import held_folder
 from warptune.budget import fit
@@ -30,6 +30,9 @@ from warptune.training_loop import also_allowed, check_loop, importable, name_of
 TRIALS: Final = 20
 STEPS: Final = 400
 """Trials of each arm and steps of each run unless the caller says otherwise."""
+
+MOST_MINUTES: Final = MAX_SECONDS / 60
+"""Longest time for a job: that of one arm, which is a week."""
 
 FIELDS: Final = {
     "target": "dataset.target",
@@ -232,8 +235,9 @@ def _stop(client: Client, job_id: str) -> Job:
 def _checked_minutes(minutes: object, budget: Mapping[str, object]) -> float:
     if hasattr(minutes, "tolist"):  # a number of numpy
         minutes = minutes.tolist()
-    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
-        raise InvalidSpecError(FieldError("minutes", minutes, "must be a number above 0", code="out_of_range"))
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes <= MOST_MINUTES:
+        wrong = f"must be a number above 0, at most {MOST_MINUTES:.0f}"
+        raise InvalidSpecError(FieldError("minutes", minutes, wrong, code="out_of_range"))
     if "trials_per_arm" in budget:
         raise InvalidSpecError(FieldError("minutes", minutes, "must be left out if trials is given", code="conflict"))
     return minutes
