@@ -13,7 +13,7 @@ from typing import Any, Final, TypedDict, Unpack
 
 from service.client import calls
 from service.client.answers import Estimate, Job
-from service.client.quick_spec import describe, describe_cost, describe_earlier, make_spec
+from service.client.quick_spec import called, describe, describe_cost, describe_earlier, make_spec
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.result.job_result import ANSWERS
@@ -154,7 +154,7 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
             dataset = {**spec.pop("dataset"), "target": target}
             spec = make_spec(uploaded, name.rpartition("/")[2], dataset, **spec)
             plan = _plan(client, spec, minutes)
-            return _run(client, spec, plan, describe(uploaded, plan), progress, connection)
+            return _run(client, spec, plan, describe(called(uploaded, file), plan), progress, connection)
 
 
 def _tune_loop(

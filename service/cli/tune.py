@@ -26,7 +26,7 @@ from service.cli.reading import with_reading
 from service.cli.remote import follow
 from service.client.answers import EXPORTS
 from service.client.calls import name_of
-from service.client.quick_spec import WARNING, describe, describe_earlier, make_spec
+from service.client.quick_spec import WARNING, called, describe, describe_earlier, make_spec
 
 if TYPE_CHECKING:
     from service.client.answers import Dataset
@@ -170,7 +170,7 @@ def _uploaded(
         if uploaded["layout"] == "table" and target is None:
             names = ", ".join(column["name"] for column in uploaded["columns"])
             raise failure(f"--target must name the column to predict, one of: {names}", 2)
-        yield client, uploaded, dataset
+        yield client, called(uploaded, data), dataset
 
 
 @contextmanager

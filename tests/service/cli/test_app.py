@@ -688,13 +688,26 @@ def test_database_that_cannot_be_used_is_one_line(command: str, database_url: st
     assert "w7Qz-x" not in result.stderr
 
 
+def test_a_file_is_called_as_it_is_though_another_has_its_content(run: Run, tmp_path: Path) -> None:
+    for name in ("first.csv", "second.csv"):
+        (tmp_path / name).write_bytes(files.csv(57))
+    uploaded = run("upload", tmp_path / "first.csv").stdout
+    again = run("upload", tmp_path / "second.csv")
+    assert (again.stdout, again.stderr) == (uploaded, "the same file was uploaded before, as first.csv\n")
+    arguments = ("--target", "label", "--save-spec", tmp_path / "spec.yaml", "--dry-run")
+    told = run("tune", tmp_path / "second.csv", *arguments).stdout
+    assert told.startswith("second.csv (uploaded before as first.csv)  57 rows")
+    assert read_spec(tmp_path / "spec.yaml")["name"] == "second.csv"
+    assert run("tune", tmp_path / "first.csv", *arguments).stdout.startswith("first.csv  57 rows")
+
+
 def test_upload_prints_the_id_which_datasets_lists(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "numbers.csv"
     path.write_text("a,b\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
     first, again = run("upload", path), run("upload", path)
     assert (first.exit_code, first.stderr) == (0, "")
     assert again.stdout == first.stdout
-    assert again.stderr == "the same file was uploaded before\n"
+    assert again.stderr == "the same file was uploaded before, as numbers.csv\n"
     (line,) = [line for line in run("datasets").stdout.splitlines() if line.startswith(first.stdout.strip())]
     assert line.split()[1:] == ["20", "rows", "csv", "numbers.csv"]
 
