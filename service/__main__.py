@@ -5,16 +5,38 @@ The base install has only the optimizer. Without the extra ``service``, this say
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import signal
 import sys
+from typing import Final
+
+AROUND: Final = 20
+"""Characters before and after a wrong one that an error shows."""
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What no command expects of files, names and outputs becomes one line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a name need not fit its encoding
     try:
-        _run()
+        try:
+            _run()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # an output that is full is noticed here, not when Python ends
     except KeyboardInterrupt:  # while the command line loads; afterwards, typer handles it
         sys.exit(128 + signal.SIGINT)
+    except UnicodeEncodeError as error:
+        part = error.object[max(0, error.start - AROUND) : error.end + AROUND]
+        advice = "in a terminal, a UTF-8 locale may help, such as LC_ALL=C.UTF-8"
+        sys.exit(f"error: {part!r} cannot be sent or stored: it is not {error.encoding} text; {advice}")
+    except OSError as error:
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would write the rest once more
+        where = "" if error.filename is None else f"{error.filename}: "
+        sys.exit(1 if error.errno == errno.EPIPE else f"error: {where}{error.strerror or error}")
 
 
 def _run() -> None:

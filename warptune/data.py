@@ -92,7 +92,11 @@ def is_table(data: object) -> bool:
 def _existing(file: str | Path, argument: str = "data") -> str | Path:
     if isinstance(file, str) and "://" in file and argument == "data":
         return file
-    if not Path(file).is_file():
+    try:
+        exists = Path(file).is_file()
+    except OSError:  # the name is too long
+        exists = False
+    if not exists:
         raise _wrong(argument, str(file), "must be a file that exists")
     return Path(file)
 
@@ -109,8 +113,8 @@ def _write_table(data: object, y: object, target: str | None, folder: Path) -> t
             raise _wrong("y", target, "must have a name that is not that of a column", hint)
         try:
             table = table.append_column(target, [_targets(y, len(table)).tolist()])
-        except OverflowError as error:
-            raise _wrong("y", None, f"must have whole numbers below 2**63: {error}") from error
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise _wrong("y", None, f"must have whole numbers below 2**63, or texts of Unicode: {error}") from error
     elif target is None:
         raise _wrong("target", None, "must name the column to predict", f"The columns are {_list(table.column_names)}.")
     elif target not in table.column_names:
@@ -166,15 +170,15 @@ def _array(values: Any, argument: str, *, texts: bool = False) -> npt.NDArray[An
     """
     import numpy as np
 
-    if hasattr(values, "detach"):  # a tensor of torch
-        values = values.detach().cpu()
     try:
+        if hasattr(values, "detach"):  # a tensor of torch
+            values = values.detach().cpu()
         if np.ma.is_masked(values):
             values = values.astype(np.float64).filled(np.nan)
         found = np.asarray(values)
         if found.dtype.kind in "OT" and texts and all(isinstance(value, str) for value in found.flat):
             found = found.astype(str)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # the last: of torch
         raise _wrong(argument, type(values).__name__, f"cannot be read as an array: {error}") from error
     if found.dtype.kind not in ("buifU" if texts else "buif") or not found.ndim:
         kinds = "must be numbers or texts without gaps, one for each row" if texts else KINDS

@@ -147,5 +147,6 @@ class Clock:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # one in memory has none
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()

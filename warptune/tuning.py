@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +11,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
+from service.client import calls
 from service.client.answers import Estimate, Job
-from service.client.quick_spec import describe, describe_cost, describe_earlier, make_spec
+from service.client.quick_spec import called, describe, describe_cost, describe_earlier, make_spec
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.result.job_result import ANSWERS
+from service.spec.job import MAX_SECONDS
 from service.states import ENDED_JOB
 from service.temporary import held_folder
 from warptune.budget import fit
@@ -29,6 +30,9 @@ from warptune.training_loop import also_allowed, check_loop, importable, name_of
 TRIALS: Final = 20
 STEPS: Final = 400
 """Trials of each arm and steps of each run unless the caller says otherwise."""
+
+MOST_MINUTES: Final = MAX_SECONDS / 60
+"""Longest time for a job: that of one arm, which is a week."""
 
 FIELDS: Final = {
     "target": "dataset.target",
@@ -146,11 +150,11 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
             if uploaded["layout"] == "table" and target is None:
                 names = ", ".join(column["name"] for column in uploaded["columns"])
                 raise InvalidSpecError(FieldError("target", None, f"must name the column to predict, one of: {names}"))
-            name = str(spec.pop("name", file if isinstance(file, str) else file.name))
+            name = str(spec.pop("name", file if isinstance(file, str) else calls.name_of(file)))
             dataset = {**spec.pop("dataset"), "target": target}
             spec = make_spec(uploaded, name.rpartition("/")[2], dataset, **spec)
             plan = _plan(client, spec, minutes)
-            return _run(client, spec, plan, describe(uploaded, plan), progress, connection)
+            return _run(client, spec, plan, describe(called(uploaded, file), plan), progress, connection)
 
 
 def _tune_loop(
@@ -231,8 +235,9 @@ def _stop(client: Client, job_id: str) -> Job:
 def _checked_minutes(minutes: object, budget: Mapping[str, object]) -> float:
     if hasattr(minutes, "tolist"):  # a number of numpy
         minutes = minutes.tolist()
-    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
-        raise InvalidSpecError(FieldError("minutes", minutes, "must be a number above 0", code="out_of_range"))
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes <= MOST_MINUTES:
+        wrong = f"must be a number above 0, at most {MOST_MINUTES:.0f}"
+        raise InvalidSpecError(FieldError("minutes", minutes, wrong, code="out_of_range"))
     if "trials_per_arm" in budget:
         raise InvalidSpecError(FieldError("minutes", minutes, "must be left out if trials is given", code="conflict"))
     return minutes

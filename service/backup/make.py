@@ -7,6 +7,7 @@ manifest with the hash of each. Nothing has to stop while it is made, and it is 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import sqlite3
@@ -50,10 +51,14 @@ def make(settings: Settings, folder: Path) -> dict[str, Any]:
     right; a job that was extended or tried again meanwhile would not fit its files, so the backup is begun again.
 
     Raises:
-        BackupError: The folder is there and not empty, or jobs that had ended went on again and again.
+        BackupError: The folder cannot be replaced or is not empty, or jobs that had ended went on again and again.
         DatabaseVersionError: The database has the tables of another version.
         OSError: It cannot be written.
     """
+    folder = Path(os.path.realpath(folder))  # the copy takes its place, and cannot take that of a link
+    for what, is_so in (("the current folder", folder == Path.cwd()), ("a mount point", folder.is_mount())):
+        if is_so:
+            raise BackupError(f"{folder} is {what}: name a new folder in it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BackupError(f"{folder} is there already, and not an empty folder: name a new one")
     folder.parent.mkdir(parents=True, exist_ok=True)

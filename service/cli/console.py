@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ def failure(message: str, code: int = 1) -> typer.Exit:
 
 def say_json(answer: object) -> None:
     """Print an answer of the service as JSON."""
-    say(json.dumps(answer, indent=2, ensure_ascii=False))
+    say(json.dumps(answer, indent=2, ensure_ascii=out.encoding != "utf-8"))
 
 
 def check_file(path: str | Path) -> None:
@@ -107,11 +108,13 @@ def reported() -> Iterator[None]:
 
 def check_output(output: Path | None) -> None:
     """End the command if a file could not be written. It is called before the work that the file is for."""
-    if output is None or (output.exists() and not output.is_file() and not output.is_dir()):
-        return  # standard output, a device or a pipe
-    if output.is_dir():
-        raise failure(f"cannot write {output}: it is a folder", 2)
+    if output is None:
+        return
     try:
+        if output.is_dir():
+            raise failure(f"cannot write {output}: it is a folder", 2)
+        if output.exists() and not output.is_file():
+            return  # a device or a pipe
         with tempfile.TemporaryFile(dir=output.parent):
             pass
     except FileNotFoundError:
@@ -126,7 +129,7 @@ def write_output(content: bytes, output: Path | None) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
         return
-    part = output.parent / f".{output.name}.part"
+    part = output.parent / f".{secrets.token_hex(4)}.part"  # of any length, the name alone may be as long as allowed
     try:
         if output.exists() and not output.is_file():  # a device or a pipe
             output.write_bytes(content)

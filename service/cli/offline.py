@@ -18,7 +18,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from service.cli.console import check_output, err, failure, say, write_output
-from service.settings import Settings
+from service.cli.serve import read_settings
 from service.spec.base import Entrypoint, UserConfig
 from service.spec.tasks import Task
 
@@ -79,14 +79,15 @@ def check(
 
     Example: warptune check examples.gated_mlp:make_model --dataset digits
     """
+    settings = read_settings()
     try:
         name, arguments = _parsed(entrypoint, config)
         if kind == "loop":
-            lines = _loop(name, arguments, seed)
+            lines = _loop(name, arguments, seed, settings.user_code_limit_s)
         elif kind == "dataset":
             lines = _dataset(name, arguments, seed)
         elif dataset is not None:
-            info = _info(dataset, target)
+            info = _info(dataset, target, settings.max_dataset_bytes)
             lines = _model(name, arguments, info.row_shape, info.outputs, info.task)
         else:
             lines = _model(name, arguments, _shape(shape), outputs, task)
@@ -94,7 +95,7 @@ def check(
             say(line)
     except ValueError as error:
         raise failure(str(error)) from None
-    refusal = Settings().refusal(name)
+    refusal = settings.refusal(name)
     say("ready to use" + (f", but {refusal}" if refusal else ""))
 
 
@@ -173,7 +174,7 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _info(dataset: str, target: str | None) -> DatasetInfo:
+def _info(dataset: str, target: str | None, max_bytes: int) -> DatasetInfo:
     """Return the facts about a bundled dataset, or about a file as the service would read it."""
     from service.data.catalog import BUNDLED
     from service.data.facts import dataset_info
@@ -185,18 +186,18 @@ def _info(dataset: str, target: str | None) -> DatasetInfo:
     file, fmt = Path(dataset), format_of(dataset)
     if not file.is_file() or fmt is None:
         raise failure(f"--dataset must be a file, or one of {', '.join(BUNDLED)} (got {dataset!r})", 2)
-    with Upload(fmt, Settings().max_dataset_bytes) as upload:
+    with Upload(fmt, max_bytes) as upload:
         upload.write(file.read_bytes())
         return dataset_info(upload.unpack()[0], DatasetSpec(target=target))
 
 
-def _loop(entrypoint: str, config: Mapping[str, object], seed: int) -> Iterator[str]:
+def _loop(entrypoint: str, config: Mapping[str, object], seed: int, limit_s: float) -> Iterator[str]:
     from service.training.entrypoints import load, loaded_sha256
     from service.user_code.contract import MOST_OF_THE_LIMIT, try_loop
 
     loop = load(entrypoint)
     yield f"imported {entrypoint}; the SHA-256 of its source is {loaded_sha256(entrypoint)}"
-    info = try_loop(loop, seed, config, None, MOST_OF_THE_LIMIT * Settings().user_code_limit_s)
+    info = try_loop(loop, seed, config, None, MOST_OF_THE_LIMIT * limit_s)
     yield f"a run with AdamW: {info.task_reason}"
     yield f"{sum(map(math.prod, info.tensors))} parameters in {len(info.tensors)} tensors"
     yield from _memory({str(index): shape for index, shape in enumerate(info.tensors)})

@@ -376,7 +376,8 @@ def upload(
             raise failure(f"cannot read {file}: {error.strerror or error}", 2) from None
     say(dataset["id"])
     if not is_new:
-        err.print("the same file was uploaded before")
+        known_as = dataset["name"]
+        err.print(f"the same file was uploaded before, as {known_as}", highlight=False, markup=False, soft_wrap=True)
     if dataset["layout"] == "table" and out.is_terminal:  # a script gets the id alone
         show_columns(out, dataset["columns"], dataset["warnings"])
 

@@ -68,6 +68,8 @@ def serve(
     """
     with process(host=host, port=port) as settings:
         _forget_secrets()
+        # for the children: those of the environment may be others, and wrong
+        os.environ.update(WARPTUNE_HOST=settings.host, WARPTUNE_PORT=str(settings.port))
         import uvicorn
 
         from service.api.app import create_app
@@ -97,8 +99,6 @@ def serve(
             threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
         app = create_app(settings, on_startup)
         app.state.private_key = private_key
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)  # after its shutdown, uvicorn raises the signal again
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -108,6 +108,8 @@ def serve(
             ssl_keyfile=settings.tls_key,
         )
         server = uvicorn.Server(config)
+        for number in (signal.SIGINT, signal.SIGTERM):  # before uvicorn does it, and when it raises them at its end
+            signal.signal(number, server.handle_exit)
         app.state.is_stopping = lambda: server.should_exit
         try:
             server.run(sockets=[listener])
@@ -165,6 +167,14 @@ def migrate() -> None:
         log.info("the database is ready")
 
 
+def read_settings(**changes: Any) -> Settings:
+    """Return the settings of the environment, with those changes that are not None. End the command if one is wrong."""
+    try:
+        return Settings(**{name: value for name, value in changes.items() if value is not None})
+    except ValidationError as error:
+        raise failure("\n".join(["a setting is not valid", *wrong_settings(error)]), 2) from None
+
+
 @contextmanager
 def process(**changes: Any) -> Iterator[Settings]:
     """Yield the settings of a process. Report in one line why it could not start or continue."""
@@ -173,10 +183,7 @@ def process(**changes: Any) -> Iterator[Settings]:
     from service.artifacts import ArtifactStore
     from service.temporary import own_folder
 
-    try:
-        settings = Settings(**{name: value for name, value in changes.items() if value is not None})
-    except ValidationError as error:
-        raise failure("\n".join(["a setting is not valid", *wrong_settings(error)]), 2) from None
+    settings = read_settings(**changes)
     logs.configure(settings)
     try:
         with own_folder():

@@ -25,7 +25,8 @@ from service.cli.flags import in_flags, option_errors
 from service.cli.reading import with_reading
 from service.cli.remote import follow
 from service.client.answers import EXPORTS
-from service.client.quick_spec import WARNING, describe, describe_earlier, make_spec
+from service.client.calls import name_of
+from service.client.quick_spec import WARNING, called, describe, describe_earlier, make_spec
 
 if TYPE_CHECKING:
     from service.client.answers import Dataset
@@ -88,7 +89,7 @@ def tune(
     check_output(save_spec)
     fields = _fields(metric, trials, steps, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
-        spec = make_spec(uploaded, Path(data).name, dataset, **fields)
+        spec = make_spec(uploaded, name_of(data), dataset, **fields)
         plan = client.estimate(spec)
         about = list(describe(uploaded, plan))
         _show(describe(uploaded, plan, in_flags))
@@ -131,7 +132,7 @@ def init(
     check_output(output)
     fields = _fields(metric, trials, steps, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
-        spec = make_spec(uploaded, Path(data).name, dataset, **fields)
+        spec = make_spec(uploaded, name_of(data), dataset, **fields)
         plan = client.estimate(spec)
         about = list(describe(uploaded, plan))
         _show(describe(uploaded, plan, in_flags))
@@ -169,7 +170,7 @@ def _uploaded(
         if uploaded["layout"] == "table" and target is None:
             names = ", ".join(column["name"] for column in uploaded["columns"])
             raise failure(f"--target must name the column to predict, one of: {names}", 2)
-        yield client, uploaded, dataset
+        yield client, called(uploaded, data), dataset
 
 
 @contextmanager
@@ -229,7 +230,7 @@ def _as_yaml(spec: Mapping[str, Any], about: Iterable[str], output: Path) -> byt
     from service.cli.spec_file import write_spec
 
     lines = ("A job that tunes WarpAdam and AdamW:", *about, f"Start it with: warptune submit {output} --watch")
-    return write_spec(spec, lines).encode()
+    return write_spec(spec, lines).encode(errors="replace")  # the name of the file may be no text
 
 
 def _say_next(job: str, output: Path | None, *, is_private: bool) -> None:

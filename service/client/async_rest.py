@@ -61,6 +61,8 @@ class AsyncClient:
             )
         except httpx2.InvalidURL as error:
             raise calls.unreachable(self.url, error) from error
+        except (ImportError, ValueError, OSError) as error:
+            raise calls.not_set_up(self.url, error) from None
 
     async def __aenter__(self) -> Self:
         return self

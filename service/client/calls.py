@@ -136,13 +136,13 @@ class Attempts:
 def submit(spec: Mapping[str, object], idempotency_key: str | None) -> Call[Job]:
     """Queue a job."""
     options = {"json": spec, "headers": _key(idempotency_key), "timeout": SUBMIT_TIMEOUT_S}
-    return Call("POST", "/v1/jobs", read_json, options)
+    return Call("POST", "/v1/jobs", _read_item, options)
 
 
 def estimate(spec: Mapping[str, object]) -> Call[Estimate]:
     """Ask what a job would do and cost."""
     options = {"json": spec, "params": {"dry_run": "true"}, "timeout": SUBMIT_TIMEOUT_S}
-    return Call("POST", "/v1/jobs", read_json, options, repeatable=True)
+    return Call("POST", "/v1/jobs", lambda answer: read_json(answer, "arms"), options, repeatable=True)
 
 
 def extend(job_id: str, more: Mapping[str, object], idempotency_key: str | None) -> Call[Job]:
@@ -154,27 +154,27 @@ def extend(job_id: str, more: Mapping[str, object], idempotency_key: str | None)
     ]
     if wrong:
         raise ApiError(0, "a number is not finite", wrong)
-    return Call("POST", f"{job_path(job_id)}/extend", read_json, {"json": more, "headers": _key(idempotency_key)})
+    return Call("POST", f"{job_path(job_id)}/extend", _read_item, {"json": more, "headers": _key(idempotency_key)})
 
 
 def job(job_id: str) -> Call[Job]:
     """Ask for a job."""
-    return Call("GET", job_path(job_id), read_json)
+    return Call("GET", job_path(job_id), _read_item)
 
 
 def cancel(job_id: str) -> Call[Job]:
     """Cancel a job."""
-    return Call("POST", f"{job_path(job_id)}/cancel", read_json, repeatable=True)
+    return Call("POST", f"{job_path(job_id)}/cancel", _read_item, repeatable=True)
 
 
 def ask(verb: Literal["stop", "pause", "resume"], job_id: str) -> Call[Job]:
     """Stop, pause or resume a job."""
-    return Call("POST", f"{job_path(job_id)}/{verb}", read_json, repeatable=True)
+    return Call("POST", f"{job_path(job_id)}/{verb}", _read_item, repeatable=True)
 
 
 def retry(job_id: str, idempotency_key: str | None) -> Call[Job]:
     """Run a failed or cancelled job again."""
-    return Call("POST", f"{job_path(job_id)}/retry", read_json, {"headers": _key(idempotency_key)})
+    return Call("POST", f"{job_path(job_id)}/retry", _read_item, {"headers": _key(idempotency_key)})
 
 
 def delete(job_id: str) -> Call[None]:
@@ -193,8 +193,10 @@ def compare(job_ids: Sequence[str]) -> Call[JobComparison]:
     """Ask how jobs compare."""
     from service.result.compared import JobComparison
 
-    options = {"params": {"ids": ",".join(job_ids)}}
-    return Call("GET", "/v1/jobs/compare", lambda answer: JobComparison.model_validate(read_json(answer)), options)
+    def read(answer: httpx2.Response) -> JobComparison:
+        return JobComparison.model_validate(read_json(answer, "jobs"))
+
+    return Call("GET", "/v1/jobs/compare", read, {"params": {"ids": ",".join(job_ids)}})
 
 
 def export(job_id: str, fmt: str) -> Call[bytes]:
@@ -211,17 +213,27 @@ def upload(file: str | Path, fmt: str | None, reading: Mapping[str, object] | No
     """Upload a dataset."""
     query: dict[str, Any] = {**(reading or {}), **({"format": fmt} if fmt else {})}
     local = None if isinstance(file, str) and "://" in file else Path(file)
-    query |= {"url": file} if local is None else {"filename": local.name[-100:]}
+    query |= {"url": file} if local is None else {"filename": name_of(local)[-100:]}
 
     def read(answer: httpx2.Response) -> tuple[Dataset, bool]:
-        return read_json(answer), answer.status_code == HTTPStatus.CREATED
+        return _read_item(answer), answer.status_code == HTTPStatus.CREATED
 
     return Call("POST", "/v1/datasets", read, {"params": query, "timeout": None}, local)
 
 
+def name_of(file: str | Path) -> str:
+    r"""Return the name of a file as text, also where the locale does not know its characters.
+
+    >>> import os
+    >>> name_of("data/" + os.fsdecode(b"caf\xe9.csv"))
+    'caf\ufffd.csv'
+    """
+    return os.fsencode(Path(file).name).decode(errors="replace")
+
+
 def dataset(dataset_id: str) -> Call[Dataset]:
     """Ask for an uploaded dataset."""
-    return Call("GET", _path(dataset_id, "datasets"), read_json)
+    return Call("GET", _path(dataset_id, "datasets"), _read_item)
 
 
 def delete_dataset(dataset_id: str) -> Call[None]:
@@ -271,7 +283,10 @@ def audit(**wanted: str | None) -> Call[ItemPage]:
 
 
 def _listed(path: str, params: Mapping[str, object] | None = None) -> Call[ItemPage]:
-    return Call("GET", path, read_json, {"params": {**(params or {}), "limit": 200}})
+    def read(answer: httpx2.Response) -> Any:
+        return read_json(answer, "items", "next_cursor")
+
+    return Call("GET", path, read, {"params": {**(params or {}), "limit": 200}})
 
 
 def page_after(call: Call[ItemPage], page: ItemPage) -> Call[ItemPage] | None:
@@ -301,14 +316,18 @@ def _key(idempotency_key: str | None) -> dict[str, str]:
     return {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
 
 
-def read_json(response: httpx2.Response) -> Any:
+def _read_item(response: httpx2.Response) -> Any:
+    return read_json(response, "id")
+
+
+def read_json(response: httpx2.Response, *names: str) -> Any:
     """Return the JSON object of an answer.
 
     Raises:
-        ApiError: It has none, so another server answered.
+        ApiError: It has none, or lacks one of the names that it must have, so another server answered.
     """
     answer = _object_in(response)
-    if answer is None:
+    if answer is None or not answer.keys() >= set(names):
         raise stranger(response)
     return answer
 
@@ -341,6 +360,8 @@ def stranger(response: httpx2.Response) -> ApiError:
 
 
 def _read_bytes(response: httpx2.Response) -> bytes:
+    if "X-Request-Id" not in response.headers:  # such as the page of a proxy that asks for a password
+        raise stranger(response)
     return response.content
 
 
@@ -352,6 +373,12 @@ def unreachable(url: str, error: Exception) -> ApiError:
     """Return the error of a request that got no answer; the caller raises it from the error of httpx2."""
     why = re.sub(r"\[Errno -?\d+\] ", "", str(error)).rstrip(". ")
     return ApiError(0, f"cannot reach {url}: {why or type(error).__name__}")
+
+
+def not_set_up(url: str, error: ImportError | ValueError | OSError) -> ApiError:
+    """Return the error of a client that httpx2 cannot make, because the environment names a wrong proxy or file."""
+    names = "SSL_CERT_FILE and SSL_CERT_DIR" if isinstance(error, OSError) else "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+    return ApiError(0, f"{unreachable(url, error)}; look at {names}")
 
 
 def checked(response: httpx2.Response) -> httpx2.Response:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from service.client.answers import Dataset, Estimate
+from service.client.calls import name_of
 
 if TYPE_CHECKING:
     from service.client.rest import Client
@@ -30,6 +32,14 @@ def make_spec(uploaded: Dataset, name: str, dataset: Mapping[str, object], **fie
         "model": uploaded["model"],
         **fields,
     }
+
+
+def called(uploaded: Dataset, file: str | Path) -> Dataset:
+    """Return a dataset under the name of its file. The service keeps the name of the first file with this content."""
+    name, known_as = name_of(file), uploaded["name"]
+    if "://" in str(file) or name[-100:] == known_as:
+        return uploaded
+    return {**uploaded, "name": f"{name} (uploaded before as {known_as})"}
 
 
 def describe(

@@ -69,6 +69,8 @@ class Client:
             )
         except httpx2.InvalidURL as error:
             raise calls.unreachable(self.url, error) from error
+        except (ImportError, ValueError, OSError) as error:
+            raise calls.not_set_up(self.url, error) from None
 
     def __enter__(self) -> Self:
         return self

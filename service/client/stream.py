@@ -34,6 +34,7 @@ class EventStream:
         self.path = f"{calls.job_path(job_id)}/events"
         self.ended = False
         self._last_id = after
+        self._opened: httpx2.Response
         self._rest = b""
         self._wait_s = calls.WAITS_S[0]
         self._away_since: float | None = None
@@ -50,15 +51,20 @@ class EventStream:
             ApiError: It refuses, or is another server.
         """
         calls.checked(response)
+        self._opened = response
         self._rest, self._away_since = b"", None
         self.ended = response.status_code == HTTPStatus.NO_CONTENT
         if not self.ended and not response.headers.get("Content-Type", "").startswith(MEDIA_TYPE):
             raise calls.stranger(response)
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """Return the events that are complete with these bytes."""
+        """Return the events that are complete with these bytes.
+
+        Raises:
+            ApiError: They are not events, so another server has sent them.
+        """
         *blocks, self._rest = (self._rest + chunk.replace(b"\r", b"")).split(b"\n\n")
-        found = [event for block in blocks if (event := _event(block)) is not None]
+        found = [event for block in blocks if (event := self._event(block)) is not None]
         if found:
             self._last_id, self._wait_s = found[-1]["id"], calls.WAITS_S[0]
         return found
@@ -85,11 +91,14 @@ class EventStream:
         self._wait_s = min(2 * pause, calls.WAITS_S[1])
         return pause
 
-
-def _event(block: bytes) -> Event | None:
-    """Return the event of a block; None for a comment."""
-    lines = [line.removeprefix(b"data:") for line in block.split(b"\n") if line.startswith(b"data:")]
-    if not lines:
-        return None
-    event: Event = json.loads(b"\n".join(lines))
-    return event
+    def _event(self, block: bytes) -> Event | None:
+        """Return the event of a block; None for a comment."""
+        lines = [line.removeprefix(b"data:") for line in block.split(b"\n") if line.startswith(b"data:")]
+        if not lines:
+            return None
+        try:
+            event: Event = json.loads(b"\n".join(lines))
+            int(event["id"])
+        except (ValueError, TypeError, KeyError):
+            raise calls.stranger(self._opened) from None
+        return event

@@ -58,6 +58,18 @@ def test_a_pipe_gets_a_line_for_each_stage(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == "searching: 1/4\nverifying: 1/9\n"
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "gr\\xf6\\xdfe"), ("utf-8", "größe"), (None, "größe")])
+def test_an_output_that_lacks_a_character_gets_its_code(
+    monkeypatch: pytest.MonkeyPatch, encoding: str | None, shown: str
+) -> None:
+    bytes_out = io.BytesIO()
+    output = io.StringIO() if encoding is None else io.TextIOWrapper(bytes_out, encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    make_progress(quiet=False).say("größe.csv  60 rows")
+    found = output.getvalue() if isinstance(output, io.StringIO) else bytes_out.getvalue().decode()
+    assert found == f"{shown}.csv  60 rows\n"
+
+
 def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     progress = make_progress(quiet=True)
     assert isinstance(progress, Silent)

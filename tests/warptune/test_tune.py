@@ -81,9 +81,10 @@ def with_a_lock(make_optimizer: Any, seed: int) -> Iterator[float]:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "trials and minutes": ({"trials": 2, "minutes": 1}, r"minutes: must be left out if trials is given \(got 1\)"),
     "a dataset by name": ({"dataset": "wine"}, r"dataset: must be a dict of fields \(got 'wine'\)"),
-    "minutes of numpy": ({"minutes": np.int64(0)}, r"minutes: must be a number above 0 \(got 0\)"),
-    "minutes": ({"minutes": -1}, r"minutes: must be a number above 0 \(got -1\)"),
-    "minutes of text": ({"minutes": "5"}, r"minutes: must be a number above 0 \(got '5'\)"),
+    "minutes of numpy": ({"minutes": np.int64(0)}, r"minutes: must be a number above 0, at most 10080 \(got 0\)"),
+    "minutes of more than a week": ({"minutes": 1e308}, r"minutes: must be a number above 0, at most 10080 \(got 1e"),
+    "minutes": ({"minutes": -1}, r"minutes: must be a number above 0, at most 10080 \(got -1\)"),
+    "minutes of text": ({"minutes": "5"}, r"minutes: must be a number above 0, at most 10080 \(got '5'\)"),
     "minutes and a budget": ({"minutes": 1, "budget": {"trials_per_arm": 3}}, "minutes: must be left out if trials"),
     "what JSON does not have": ({"training": {"max_grad_norm": np.nan}}, "training: must consist of finite numbers"),
     "an object": ({"columns": {"a": object()}}, "columns: must consist of .*: object is none of these"),

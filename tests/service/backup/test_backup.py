@@ -279,6 +279,35 @@ def test_a_folder_may_have_any_name(
 
 
 @sqlite_only
+def test_an_empty_folder_may_be_named_by_a_link(used: list[str], settings: Settings, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder.parent / "link").symlink_to(folder)
+    make.make(settings, folder.parent / "link")
+    assert {file.name for file in folder.iterdir()} == {make.LEDGER, make.MANIFEST, make.FILES}
+
+
+@sqlite_only
+@pytest.mark.parametrize("name", [".", "", "../empty"])
+def test_the_folder_in_which_one_is_is_not_replaced(
+    used: list[str], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(BackupError, match="is the current folder: name a new folder in it"):
+        make.make(settings, Path(name))
+
+
+@sqlite_only
+def test_a_mount_point_is_refused_before_anything_is_copied(
+    used: list[str], settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == folder)
+    with pytest.raises(BackupError, match="is a mount point: name a new folder in it"):
+        make.make(settings, folder)
+
+
+@sqlite_only
 @pytest.mark.parametrize("how", ["empty", "other rows"])
 def test_a_backup_without_the_rows_that_it_should_have_is_refused(
     used: list[str], settings: Settings, sqlite_target: Settings, folder: Path, how: str

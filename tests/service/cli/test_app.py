@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from service.cli import app as cli
 from service.cli.console import out
+from service.cli.spec_file import read_spec
 from service.ledger import jobs, queries
 from service.ledger.runs import RunLog, claim
 from service.spec.job import JobSpec
@@ -146,6 +148,86 @@ __main__.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+def command(*arguments: str | bytes, stdout: Any = subprocess.PIPE, **environment: str) -> tuple[int, str, str]:
+    """Run `warptune` in a process of its own; return its exit status and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        timeout=60,
+    )
+    return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
+
+
+PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""A locale that knows ASCII only."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "locale"),
+    [
+        (("show", "größe"), PLAIN),
+        (("jobs", "--tag", b"\xff"), {}),
+        (("tune", "rows.csv", "--dry-run", "--target", b"\xff"), {}),
+    ],
+    ids=["show", "jobs", "tune"],
+)
+def test_an_argument_that_is_not_text_is_one_line(
+    live: Live,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str | bytes, ...],
+    locale: dict[str, str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_bytes(files.csv())
+    code, printed, said = command(*arguments, WARPTUNE_URL=live.url, **locale)
+    assert (code, printed) == (1, "")
+    assert re.fullmatch(r"error: '.*\\udc.*' cannot be sent or stored: .*; .* LC_ALL=C.UTF-8\n", said)
+
+
+@pytest.mark.parametrize(("name", "known_as"), [("größe.csv".encode(), "größe.csv"), (b"caf\xe9.csv", "caf\ufffd.csv")])
+def test_a_file_may_have_any_name_in_any_locale(
+    live: Live, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes, known_as: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(os.fsdecode(name)).write_bytes(files.csv(40 + len(name)))
+    code, _, said = command("init", name, "--target", "label", "-o", name + b".yaml", WARPTUNE_URL=live.url, **PLAIN)
+    assert (code, said) == (0, "")
+    assert known_as in run("datasets").stdout
+    assert read_spec(Path(os.fsdecode(name + b".yaml")))["name"] == known_as
+    code, printed, said = command("datasets", WARPTUNE_URL=live.url, **PLAIN)
+    assert (code, said) == (0, "")
+    assert known_as.encode("ascii", "backslashreplace").decode() in printed
+
+
+def test_json_is_json_whatever_the_encoding_of_the_output(live: Live, spec: SpecMaker) -> None:
+    job = queue_job(live.db, JobSpec.model_validate(spec(name="größe")))
+    code, printed, _ = command("show", job, "--json", WARPTUNE_URL=live.url, PYTHONIOENCODING="ascii")
+    jobs.cancel(live.db, job)
+    assert (code, json.loads(printed)["name"]) == (0, "größe")
+
+
+@pytest.mark.parametrize("arguments", [("catalog",), ("catalog", "--json"), ("--help",), ("trials",), ("export",)])
+def test_an_output_that_is_full_is_one_line(live: Live, succeeded: str, arguments: tuple[str, ...]) -> None:
+    more = {"trials": (succeeded, "--csv"), "export": (succeeded,)}.get(arguments[0], ())
+    with open("/dev/full", "wb") as full:
+        code, _, said = command(*arguments, *more, stdout=full, WARPTUNE_URL=live.url)
+    assert (code, said) == (1, "error: No space left on device\n")
+
+
+def test_a_name_that_is_too_long_is_one_line(run: Run, succeeded: str, tmp_path: Path) -> None:
+    longest = tmp_path / (251 * "x" + ".txt")
+    assert run("export", succeeded, "-o", longest).exit_code == 0
+    assert [file.name for file in tmp_path.iterdir()] == [longest.name]
+    fails(run("export", succeeded, "-o", tmp_path / (256 * "x")), 2, "File name too long")
+    code, _, said = command("predict", str(tmp_path / (256 * "x")), "rows.csv")
+    assert (code, said) == (1, f"error: cannot read {tmp_path / (256 * 'x')}: File name too long\n")
+    code, _, said = command("submit", str(tmp_path / (256 * "x")))
+    assert (code, said) == (1, f"error: {tmp_path / (256 * 'x')}: File name too long\n")
 
 
 def test_cancel_stops_a_job(run: Run, spec_file: Path) -> None:
@@ -606,13 +688,26 @@ def test_database_that_cannot_be_used_is_one_line(command: str, database_url: st
     assert "w7Qz-x" not in result.stderr
 
 
+def test_a_file_is_called_as_it_is_though_another_has_its_content(run: Run, tmp_path: Path) -> None:
+    for name in ("first.csv", "second.csv"):
+        (tmp_path / name).write_bytes(files.csv(57))
+    uploaded = run("upload", tmp_path / "first.csv").stdout
+    again = run("upload", tmp_path / "second.csv")
+    assert (again.stdout, again.stderr) == (uploaded, "the same file was uploaded before, as first.csv\n")
+    arguments = ("--target", "label", "--save-spec", tmp_path / "spec.yaml", "--dry-run")
+    told = run("tune", tmp_path / "second.csv", *arguments).stdout
+    assert told.startswith("second.csv (uploaded before as first.csv)  57 rows")
+    assert read_spec(tmp_path / "spec.yaml")["name"] == "second.csv"
+    assert run("tune", tmp_path / "first.csv", *arguments).stdout.startswith("first.csv  57 rows")
+
+
 def test_upload_prints_the_id_which_datasets_lists(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "numbers.csv"
     path.write_text("a,b\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
     first, again = run("upload", path), run("upload", path)
     assert (first.exit_code, first.stderr) == (0, "")
     assert again.stdout == first.stdout
-    assert again.stderr == "the same file was uploaded before\n"
+    assert again.stderr == "the same file was uploaded before, as numbers.csv\n"
     (line,) = [line for line in run("datasets").stdout.splitlines() if line.startswith(first.stdout.strip())]
     assert line.split()[1:] == ["20", "rows", "csv", "numbers.csv"]
 

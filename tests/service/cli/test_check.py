@@ -28,6 +28,18 @@ def test_a_model_is_shown_with_its_tensors_and_the_memory_of_p() -> None:
     assert "WARPTUNE_ALLOWED_MODULES is empty" in done.stdout
 
 
+@pytest.mark.parametrize("dataset", [(), ("--dataset", "digits")])
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, dataset: tuple[str, ...]) -> None:
+    monkeypatch.setenv("WARPTUNE_LEASE_S", "0")
+    done = run("examples.gated_mlp:make_model", *dataset)
+    assert (done.exit_code, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert lines == [
+        "error: a setting is not valid",
+        "  lease_s (WARPTUNE_LEASE_S): must be greater than or equal to 1 (got '0')",
+    ]
+
+
 @pytest.mark.slow
 def test_a_model_is_tried_on_the_rows_that_are_asked_for() -> None:
     done = run("examples.gated_mlp:make_model", "--shape", "7", "--outputs", "1", "--task", "regression")

@@ -165,6 +165,29 @@ def _without_sweep(log: str) -> str:
     return "".join(line for line in log.splitlines(keepends=True) if " service.temporary: " not in line)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_uvicorn_has_its_handlers_stops_the_service(tmp_path: Path, number: signal.Signals) -> None:
+    code = f"""
+import signal, sys, uvicorn
+run = uvicorn.Server.run
+def late(server, **options):
+    print("signalled", flush=True)
+    signal.raise_signal({int(number)})
+    run(server, **options)
+uvicorn.Server.run = late
+from service.cli.app import app
+app(["serve", "--port", "0", "--no-worker"])
+"""
+    settings = {
+        "WARPTUNE_DATABASE_URL": f"sqlite:///{tmp_path}/x.db",
+        "WARPTUNE_ARTIFACTS_URL": str(tmp_path / "files"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **settings}, capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert (done.returncode, done.stdout) == (0, "signalled\n"), done.stderr
+
+
 def test_a_port_that_is_taken_is_one_line(start: Start) -> None:
     service = start("--no-worker")
     assert service.worker() is None

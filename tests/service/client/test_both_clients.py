@@ -335,6 +335,24 @@ def test_other_machines_are_reached_through_the_proxy_of_the_environment(connect
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "Using SOCKS proxy.*; look at HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"),
+        ("HTTPS_PROXY", "foo://127.0.0.1:9", "Unknown scheme for proxy.*; look at HTTP_PROXY, HTTPS_PROXY"),
+        ("SSL_CERT_FILE", "/no/such/file", "No such file or directory; look at SSL_CERT_FILE and SSL_CERT_DIR"),
+        ("SSL_CERT_FILE", __file__, ".*; look at SSL_CERT_FILE and SSL_CERT_DIR"),
+    ],
+)
+def test_an_environment_that_allows_no_connection_is_named(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ApiError, match=f"cannot reach https://tune.invalid: {message}") as caught:
+        connect("https://tune.invalid").__enter__()
+    assert caught.value.__cause__ is None  # or the command line would advise to start a service
+
+
+@pytest.mark.parametrize(
     ("url", "here"),
     [
         ("http://127.0.0.1:8000", True),
@@ -361,9 +379,10 @@ class Forgetful(BaseHTTPRequestHandler):
         self.asked.append(self.path)
         if len(self.asked) > 1:
             self.send_response(202)
-            self.send_header("Content-Length", "2")
+            body = json.dumps({"id": "job-1", "arms": []}).encode()
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(body)
 
     do_DELETE = do_POST  # noqa: N815 - the name is http.server's
 
@@ -399,7 +418,7 @@ def test_what_has_no_second_effect_is_sent_again_when_its_answer_was_lost(
     connect: Connect, forgetful: str, method: str
 ) -> None:
     with connect(forgetful) as client:
-        assert getattr(client, method)(*REPEATED[method]) == {}
+        assert getattr(client, method)(*REPEATED[method])["id"] == "job-1"
     assert len(Forgetful.asked) == 2
 
 

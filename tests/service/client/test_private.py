@@ -9,6 +9,17 @@ from service.client.private import private_service
 from tests.conftest import SpecMaker
 
 
+def test_an_address_of_the_environment_that_it_does_not_use_may_be_wrong(tmp_path: Path, spec: SpecMaker) -> None:
+    settings = {
+        "WARPTUNE_DATABASE_URL": "sqlite:///own.db",
+        "WARPTUNE_ARTIFACTS_URL": "artifacts",
+        "WARPTUNE_HOST": "not a host",
+        "WARPTUNE_PORT": "abc",
+    }
+    with private_service(settings, folder=tmp_path, worker=False) as client:
+        assert client.estimate(spec())["arms"]  # in a process of its own
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_folder_of_the_user_that_is_called_as_ours_takes_nobodys_place(tmp_path: Path, spec: SpecMaker) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -72,7 +72,7 @@ def test_an_export_may_take_as_long_as_packing_a_large_dataset_does(monkeypatch:
 
     def request(method: str, path: str, **options: Any) -> httpx2.Response:
         asked.append(options)
-        return httpx2.Response(200, content=b"zip")
+        return httpx2.Response(200, content=b"zip", headers={"X-Request-Id": "1"})
 
     with Client(NOBODY) as client:
         monkeypatch.setattr(client._http, "request", request)
@@ -163,9 +163,13 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
+            if self.headers["Accept"] == "text/event-stream":
+                self.send_header("Content-Type", "text/event-stream")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text.encode())
+
+        do_POST = do_GET  # noqa: N815 - the name is http.server's
 
         def log_message(self, *message: object) -> None:
             pass
@@ -197,6 +201,39 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_what_is_no_answer_of_ours_is_an_error(stranger: str, message: str) -> None:
     with Client(f"{stranger}/") as client, pytest.raises(ApiError, match=message):
         client.job("job-0")
+
+
+ASKED: dict[str, Callable[[Client], object]] = {
+    "submit": lambda client: client.submit({}),
+    "estimate": lambda client: client.estimate({}),
+    "job": lambda client: client.job("job-0"),
+    "jobs": lambda client: list(client.jobs()),
+    "dataset": lambda client: client.dataset("ds-0"),
+    "upload": lambda client: client.upload("http://tune.invalid/rows.csv"),
+    "compare": lambda client: client.compare(["job-0", "job-1"]),
+    "export": lambda client: client.export("job-0", "zip"),
+    "report": lambda client: client.report("job-0"),
+    "wait": lambda client: client.wait("job-0"),
+    "follow": lambda client: list(client.follow("job-0")),
+}
+
+
+@pytest.mark.parametrize("stranger", [(200, "{}"), (200, "<html>sign in</html>")], indirect=True, ids=["JSON", "page"])
+@pytest.mark.parametrize("asked", [name for name in ASKED if name != "follow"])
+def test_an_answer_without_what_it_must_have_is_not_of_the_service(stranger: str, asked: str) -> None:
+    with Client(stranger, retry_s=0) as client, pytest.raises(ApiError, match="is not this service"):
+        ASKED[asked](client)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [(200, f"data: {text}\n\n") for text in ("{", "[1]", "3", '{"at": 1}', '{"id": "x"}')],
+    indirect=True,
+    ids=str,
+)
+def test_an_event_that_cannot_be_read_is_not_of_the_service(stranger: str) -> None:
+    with Client(stranger, retry_s=0) as client, pytest.raises(ApiError, match="is not this service"):
+        ASKED["follow"](client)
 
 
 @pytest.mark.parametrize(
