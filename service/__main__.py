@@ -42,11 +42,15 @@ def main() -> None:
 def _run() -> None:
     try:
         from service.cli.app import app
+        from service.registry import PluginError
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("service", "search_spaces", "warpadam"):
             raise
         sys.exit(f"error: warptune needs {error.name}; install the service: pip install '.[service]' in your clone")
-    app(prog_name="warptune")
+    try:
+        app(prog_name="warptune")
+    except PluginError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

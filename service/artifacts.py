@@ -61,6 +61,15 @@ ATTEMPTS: Final = 5
 """How often a folder is deleted while other processes delete it too, or write to it."""
 
 
+@contextmanager
+def _logged(what: str, file: str) -> Iterator[None]:
+    """Log an error of a store and go on; each kind of store raises its own errors."""
+    try:
+        yield
+    except Exception:
+        log.exception(what, extra={"file": file})
+
+
 class ArtifactStore:
     """The files of jobs and datasets: one folder for each, below a URL such as ``s3://bucket/prefix``."""
 
@@ -194,8 +203,8 @@ class ArtifactStore:
     def taken_dataset(self, dataset_id: str) -> Iterator[Callable[[], None]]:
         """Yield what takes the files of a dataset out of its folder. Call it while nobody else changes the dataset.
 
-        That takes a moment. At the end the files are deleted, which may take long, or put back on an exception. If the
-        process is killed before, :meth:`sweep` deletes them.
+        That takes a moment, or in an object store a copy. At the end the files are deleted, which may take long, or put
+        back on an exception. If the process is killed before, :meth:`sweep` deletes them from a local store.
         """
         home, token = f"{self._root}/datasets/{dataset_id}", secrets.token_hex(4)
         taken: dict[str, str] = {}
@@ -206,6 +215,8 @@ class ArtifactStore:
                 part = f"{home}.{token}.{str(path).rpartition('/')[2]}.part"
                 self._fs.mv(path, part)
                 taken[part] = path
+                if isinstance(self._fs, LocalFileSystem):
+                    os.utime(part)  # else another process takes an old file for one that is left over
             self._delete(home)
 
         try:
@@ -214,13 +225,12 @@ class ArtifactStore:
             if taken:
                 self._fs.makedirs(home, exist_ok=True)
             for part, path in taken.items():
-                self._fs.mv(part, path)
+                with _logged("a file of a dataset that was not deleted is lost", part):
+                    self._fs.mv(part, path)
             raise
         for part in taken:
-            try:
+            with _logged("a file of a deleted dataset is left behind", part):
                 self._fs.rm_file(part)
-            except Exception:  # each kind of store raises its own errors
-                log.warning("a file of a deleted dataset is left behind", extra={"file": part}, exc_info=True)
 
     def _delete(self, folder: str) -> None:
         for attempt in range(1, ATTEMPTS + 1):

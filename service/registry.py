@@ -18,6 +18,8 @@ from importlib.metadata import entry_points
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
+from pydantic import ValidationError
+
 from search_spaces.errors import must_be_one_of
 from service.errors import ServiceError
 from service.settings import PluginSettings
@@ -106,8 +108,13 @@ def load_plugins() -> None:
     with _lock:
         if _state["loaded"]:
             return
+        try:
+            named = PluginSettings().plugins or ""
+        except ValidationError as error:  # the file that names them cannot be read
+            wrong = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise PluginError(f"a setting is not valid: WARPTUNE_PLUGINS {wrong}") from error
         _state["loaded"] = True  # a plug-in may read a registry while it is imported
-        modules = filter(None, map(str.strip, (PluginSettings().plugins or "").split(",")))
+        modules = filter(None, map(str.strip, named.split(",")))
         plugins: list[tuple[str, Callable[[], object], str]] = [
             (module, partial(importlib.import_module, module), "WARPTUNE_PLUGINS names it") for module in modules
         ]

@@ -73,9 +73,9 @@ class _FromEnvironment(BaseSettings):
             file = os.environ.get(variable)
             if not file:
                 continue
-            if (plain := variable.removesuffix("_FILE")) in os.environ:
+            if os.environ.get(plain := variable.removesuffix("_FILE")):
                 raise ValueError(f"must not be in both {plain} and {variable}; remove one")
-            if name in given:
+            if given.get(name, "") != "":
                 continue  # an argument
             try:
                 given[name] = Path(file).read_text(encoding="utf-8").strip()
@@ -106,7 +106,22 @@ class PluginSettings(_FromEnvironment):
     )
 
 
-class Settings(LogSettings, PluginSettings):
+class UserCodeSettings(_FromEnvironment):
+    """What a process needs to know that only hands code to a service of its own."""
+
+    allowed_modules: str | None = Field(
+        None,
+        description="Modules whose functions a job may use as its model, training loop or dataset, separated by "
+        "commas. Their submodules are allowed too. Default: no user code runs.",
+    )
+    user_code_limit_s: Annotated[float, Gt(0)] = Field(
+        60.0,
+        description="Seconds that user code may take to make a dataset, or to try a model or a training loop, import "
+        "included.",
+    )
+
+
+class Settings(LogSettings, PluginSettings, UserCodeSettings):
     """Settings of one process, read from ``WARPTUNE_*`` environment variables."""
 
     database_url: str = Field(
@@ -224,20 +239,10 @@ class Settings(LogSettings, PluginSettings):
         description="User that slot processes of the engine optuna run as, if the worker runs as root. Default: the "
         "user of the worker.",
     )
-    allowed_modules: str | None = Field(
-        None,
-        description="Modules whose functions a job may use as its model, training loop or dataset, separated by "
-        "commas. Their submodules are allowed too. Default: no user code runs.",
-    )
     code: str | None = Field(
         None,
         description="Folder with your own modules. It comes last among the folders that Python looks in. Default: only "
         "installed modules and those on PYTHONPATH are found.",
-    )
-    user_code_limit_s: Annotated[float, Gt(0)] = Field(
-        60.0,
-        description="Seconds that user code may take to make a dataset, or to try a model or a training loop, import "
-        "included.",
     )
     dataset_url_prefixes: str | None = Field(
         None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.errors import FieldError, InvalidSpecError
-from service.settings import Settings
+from service.settings import UserCodeSettings
 
 MODULE: Final = '''\
 """A training loop that was given to warptune.tune. It is deleted when the call ends."""
@@ -75,7 +75,7 @@ def write_module(loop: Loop, folder: Path) -> tuple[str, dict[str, str]]:
     module = f"train_{hashlib.sha256(content).hexdigest()[:12]}"
     (folder / f"{module}.pickle").write_bytes(content)
     (folder / f"{module}.py").write_text(MODULE, encoding="utf-8")
-    ours = Settings()
+    ours = UserCodeSettings()
     settings = {
         "WARPTUNE_ALLOWED_MODULES": also_allowed(module),
         "WARPTUNE_CODE": str(folder),
@@ -88,7 +88,7 @@ def write_module(loop: Loop, folder: Path) -> tuple[str, dict[str, str]]:
 
 def also_allowed(module: str) -> str:
     """Return the modules that the settings of this process allow, with another one."""
-    return ",".join(filter(None, [Settings().allowed_modules, module]))
+    return ",".join(filter(None, [UserCodeSettings().allowed_modules, module]))
 
 
 def importable(argument: str, function: Callable[..., Any], why: str) -> str:

@@ -97,7 +97,8 @@ class AccessCheck:
 
     async def _access(self, request: Request, mark: Mark | None) -> keys.Access:
         """Return who sends a request."""
-        shown = (request.headers.get("authorization"), request.headers.get("cookie"), _is_here(request))
+        cookies = tuple(request.headers.getlist("cookie"))  # a proxy may pass them on as several headers
+        shown = (request.headers.get("authorization"), cookies, _is_here(request))
         access = await self._known.get(shown, mark, partial(run_in_threadpool, find_access, request))
         assert access is not None  # find_access raises an error instead
         return access

@@ -69,6 +69,8 @@ def serve(
     with process(host=host, port=port) as settings:
         _forget_secrets()
         # for the children: those of the environment may be others, and wrong
+        for variable in ("WARPTUNE_HOST_FILE", "WARPTUNE_PORT_FILE"):
+            os.environ.pop(variable, None)
         os.environ.update(WARPTUNE_HOST=settings.host, WARPTUNE_PORT=str(settings.port))
         import uvicorn
 

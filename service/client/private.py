@@ -27,9 +27,12 @@ class NotStartedError(RuntimeError):
 def private_environment(settings: Mapping[str, str], key: str) -> dict[str, str]:
     """Return the environment of a private service with these settings and a key."""
     own = {PRIVATE_KEY: key, "WARPTUNE_TLS_CERTIFICATE": "", "WARPTUNE_TLS_KEY": ""}
-    if not {"WARPTUNE_LOG_LEVEL", "WARPTUNE_LOG_LEVEL_FILE"} & os.environ.keys():
-        own["WARPTUNE_LOG_LEVEL"] = "WARNING"
-    return child_environment({**settings, **own})
+    quiet = (
+        {}
+        if {"WARPTUNE_LOG_LEVEL", "WARPTUNE_LOG_LEVEL_FILE"} & os.environ.keys()
+        else {"WARPTUNE_LOG_LEVEL": "WARNING"}
+    )
+    return child_environment({**quiet, **settings, **own})
 
 
 @contextmanager

@@ -36,8 +36,10 @@ def make_spec(uploaded: Dataset, name: str, dataset: Mapping[str, object], **fie
 
 def called(uploaded: Dataset, file: str | Path) -> Dataset:
     """Return a dataset under the name of its file. The service keeps the name of the first file with this content."""
+    if "://" in str(file):
+        return uploaded
     name, known_as = name_of(file), uploaded["name"]
-    if "://" in str(file) or name[-100:] == known_as:
+    if name[-100:] == known_as:
         return uploaded
     return {**uploaded, "name": f"{name} (uploaded before as {known_as})"}
 

@@ -415,7 +415,8 @@ def _gap_notes(column: Column, values: pa.Array) -> Iterator[str]:
         if np.abs(others - end).min() > 2 * np.ptp(others) and len(numbers) - len(others) > 1:
             count = f"{len(numbers) - len(others):,} of {len(values):,} cells are {end:g}"
             remedy = f"upload the file again with na_values={end:g} if that means no value"
-            yield f"{count}, far from all others: {remedy}; NA and null are then values, unless you name them too"
+            others_too = "then NA and null count as values: list them as well if they mean no value"
+            yield f"{count}, far from all others: {remedy}; {others_too}"
 
 
 def _notes_on_reading(values: pa.Array, column: Column) -> Iterator[str]:

@@ -68,11 +68,10 @@ def as_matrices(params: Iterable[nn.Parameter]) -> Iterator[None]:
 def build_muon(model: nn.Module, config: Config) -> Optimizer:
     """Return Muon for the weights of the hidden layers of a model, and AdamW for all other parameters.
 
-    The others are biases and norms, embeddings, tensors whose first axis has length 1, such as positions, and, with
-    ``output_layer: adamw``, the last weight, unless it is the only one.
+    The others are biases and norms, embeddings, tensors of more than two axes whose first has length 1, such as
+    positions, and, with ``output_layer: adamw``, the last weight, unless it is the only one.
     """
     tables = {param for module in model.modules() if isinstance(module, nn.Embedding) for param in module.parameters()}
-    named = [param for _, param in model.named_parameters(remove_duplicate=False) if param.ndim >= 2]
     hidden = [
         param
         for param in model.parameters()
@@ -80,7 +79,8 @@ def build_muon(model: nn.Module, config: Config) -> Optimizer:
         if param not in tables
     ]
     if config["output_layer"] == "adamw" and len(hidden) > 1:
-        hidden = [param for param in hidden if param is not named[-1]]  # a head tied to an embedding is not in `hidden`
+        *_, (_, last) = (item for item in model.named_parameters(remove_duplicate=False) if item[1].ndim >= 2)
+        hidden = [param for param in hidden if param is not last]  # a head that is tied to a table is not in it anyway
     decay = config["weight_decay"]
     with as_matrices(hidden):
         muon = torch.optim.Muon(

@@ -7,7 +7,7 @@ from typing import Final
 
 from service.planning.arms import UNTUNED
 from service.planning.objective import Objective
-from service.result.effects import figure, percent
+from service.result.effects import figure, percent, times
 from service.result.job_result import ArmResult, TrivialResult, Verdict, Word
 from service.spec.job import MAX_CONFIRM_SEEDS
 
@@ -106,7 +106,7 @@ def _change(verdict: Verdict) -> str:
     if verdict.word is Word.NO_DIFFERENCE and not _is_real(verdict):
         return f"differs by less than {percent(verdict.min_effect)}"
     if verdict.relative_improvement is not None and verdict.relative_improvement < -1:
-        return f"is {1 - verdict.relative_improvement:.2g} times as high"
+        return f"is {times(1 - verdict.relative_improvement)} as high"
     return f"is {_size(verdict)} {'lower' if verdict.improvement > 0 else 'higher'}"
 
 

@@ -62,6 +62,15 @@ def percent(share: float) -> str:
     return f"{text} %"
 
 
+def times(ratio: float) -> str:
+    """Return a multiple as text.
+
+    >>> times(2.41), times(14.8), times(1234.5)
+    ('2.4 times', '15 times', '1,234 times')
+    """
+    return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:,.0f} times"
+
+
 def difference(share: float) -> str:
     """Return an improvement, as a share of what it is compared with, as people say it.
 
@@ -69,7 +78,7 @@ def difference(share: float) -> str:
     ('10 % better', '5 % worse', '6.9 times worse', 'equal')
     """
     if share < -1:
-        return f"{1 - share:.2g} times worse"
+        return f"{times(1 - share)} worse"
     return f"{percent(abs(share))} {'better' if share > 0 else 'worse'}" if share else "equal"
 
 
@@ -81,7 +90,7 @@ def change(found: Comparison) -> str:
     if "seconds" in found.metric:
         return times_slower(1 - share)
     if "steps" in found.metric and share:
-        return f"{1 - share:.2g} times as many steps" if share <= -1 else f"{_more(share, 'fewer')} steps"
+        return f"{times(1 - share)} as many steps" if share <= -1 else f"{_more(share, 'fewer')} steps"
     return difference(share)
 
 
@@ -92,9 +101,9 @@ def times_slower(ratio: float) -> str:
     ('3.9 times slower', '20 % more time', '10 % less time', '4 times faster', 'equal')
     """
     if ratio >= 2:
-        return f"{ratio:.2g} times slower"
+        return f"{times(ratio)} slower"
     if 0 < ratio <= 0.5:
-        return f"{1 / ratio:.2g} times faster"
+        return f"{times(1 / ratio)} faster"
     return f"{_more(1 - ratio, 'less')} time" if ratio != 1 else "equal"
 
 

@@ -116,3 +116,21 @@ def test_a_plug_in_that_cannot_be_imported_is_an_error_with_its_name() -> None:
     assert done.returncode == 1
     assert "PluginError: the plug-in tests.service.no_such_plugin cannot be imported: ModuleNotFound" in done.stderr
     assert "(WARPTUNE_PLUGINS names it)" in done.stderr
+
+
+def test_the_command_line_says_what_is_wrong_with_a_plug_in_in_one_line() -> None:
+    command = [sys.executable, "-m", "service", "check", "examples.gated_mlp:make_model", "--dataset", "digits"]
+    environment = {**os.environ, "WARPTUNE_PLUGINS": "tests.service.no_such_plugin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the plug-in tests.service.no_such_plugin cannot be imported: ModuleNotFound")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_of_plug_ins_that_cannot_be_read_is_an_error_that_names_it() -> None:
+    done = python("import service.spec.job", WARPTUNE_PLUGINS_FILE="/no/such/file")
+    assert done.returncode == 1
+    assert (
+        "PluginError: a setting is not valid: WARPTUNE_PLUGINS must have a file of text in WARPTUNE_PLUGINS_FILE"
+        in (done.stderr)
+    )

@@ -152,6 +152,21 @@ def test_any_setting_can_be_in_a_file_for_the_children_too(field: str, in_files:
     assert (private.port, private.tls_certificate, private.user_code_limit_s) == (1, None, 5)
 
 
+def test_an_empty_variable_beside_a_file_is_not_set(
+    in_files: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARPTUNE_NOTIFY_SECRET", "")
+    secret = in_files("notify_secret").notify_secret
+    assert secret is not None
+    monkeypatch.setenv("WARPTUNE_NOTIFY_SECRET", "")
+    assert Settings().notify_secret == secret
+
+
+def test_a_private_service_logs_what_it_is_told_to() -> None:
+    for told, level in (({}, "WARNING"), ({"WARPTUNE_LOG_LEVEL": "ERROR"}, "ERROR")):
+        assert settings_in(private_environment(told, "key")).log_level == level
+
+
 def test_plug_ins_can_be_named_in_a_file(in_files: Callable[[str], Settings]) -> None:
     in_files("plugins")
     code = "from service.optimizers import baselines; print(list(baselines())[-1])"

@@ -463,6 +463,17 @@ def test_a_browser_is_signed_in_at_two_services_on_one_host(projects: Projects, 
         assert [client.get("/v1/jobs").status_code for client in (projects.client, other)] == [200, 401]
 
 
+@sqlite_only
+def test_a_stranger_with_another_cookie_of_a_signed_in_browser_is_not_let_in(projects: Projects) -> None:
+    name = cookie_name(projects.db)
+    token = sign_in(projects, "admin").cookies[name]
+    projects.client.cookies.clear()
+    theme, session = ("Cookie", "theme=dark"), ("Cookie", f"{name}={token}")
+    for cookies in ([theme, session], [session, theme]):  # two headers, as a proxy may make them of one
+        assert projects.client.get("/v1/audit", headers=cookies).status_code == 200
+        assert projects.client.get("/v1/audit", headers=[theme]).status_code == 401
+
+
 ENDS: Final[Mapping[str, Callable[[Projects], object]]] = {
     "its key is revoked": lambda found: keys.revoke(found.db, found.keys["read"].split("_")[1]),
     "its key expires": lambda found: change(found.db, found.keys["read"], expires_at=utc_now()),

@@ -225,7 +225,7 @@ def test_a_name_that_is_too_long_is_one_line(run: Run, succeeded: str, tmp_path:
     assert [file.name for file in tmp_path.iterdir()] == [longest.name]
     fails(run("export", succeeded, "-o", tmp_path / (256 * "x")), 2, "File name too long")
     code, _, said = command("predict", str(tmp_path / (256 * "x")), "rows.csv")
-    assert (code, said) == (1, f"error: cannot read {tmp_path / (256 * 'x')}: File name too long\n")
+    assert (code, said) == (2, f"error: cannot read {tmp_path / (256 * 'x')}: File name too long\n")
     code, _, said = command("submit", str(tmp_path / (256 * "x")))
     assert (code, said) == (1, f"error: {tmp_path / (256 * 'x')}: File name too long\n")
 

@@ -22,6 +22,20 @@ def test_an_address_of_the_environment_that_it_does_not_use_may_be_wrong(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_its_worker_starts_where_the_address_of_the_environment_is_in_files(
+    tmp_path: Path, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "port").write_text("8001")
+    monkeypatch.setenv("WARPTUNE_PORT_FILE", str(tmp_path / "port"))
+    settings = {"WARPTUNE_DATABASE_URL": "sqlite:///own.db", "WARPTUNE_ARTIFACTS_URL": "artifacts"}
+    with private_service(settings, folder=tmp_path) as client:
+        job = client.submit(spec(budget={"trials_per_arm": 1, "steps": 2}))
+        *_, ended = client.watch(job["id"])
+    assert ended["state"] == "succeeded", ended["cause"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_folder_of_the_user_that_is_called_as_ours_takes_nobodys_place(tmp_path: Path, spec: SpecMaker) -> None:
     (tmp_path / "service").mkdir()
     (tmp_path / "service" / "__init__.py").write_text("raise AssertionError('not this one')\n")

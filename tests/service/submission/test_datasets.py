@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,26 @@ def test_the_files_of_a_deleted_dataset_are_deleted_after_the_commit(
     monkeypatch.setattr(store._fs, "rm_file", look)
     ledger.delete(db, row.id, store.taken_dataset)
     assert found == [None]
+    assert_stored(db, store)
+
+
+def test_another_process_that_starts_meanwhile_leaves_the_files_of_an_old_dataset(
+    db: Database, store: ArtifactStore
+) -> None:
+    row, _ = upload(db, store)
+    for file in Path(store.url_of("datasets").removeprefix("file://")).rglob("*.*"):
+        os.utime(file, (0, 0))
+
+    def refuse(_: Any) -> None:
+        store.sweep()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    event.listen(db.engine, "commit", refuse)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            ledger.delete(db, row.id, store.taken_dataset)
+    finally:
+        event.remove(db.engine, "commit", refuse)
     assert_stored(db, store)
 
 
