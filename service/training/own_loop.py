@@ -76,13 +76,17 @@ class Parameters:
     def __init__(self, named: Mapping[str, Tensor]) -> None:
         self._named = named
 
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+    def named_parameters(self, **_: bool) -> Iterator[tuple[str, Tensor]]:
         """Yield each parameter with its name."""
         yield from self._named.items()
 
     def parameters(self) -> Iterator[Tensor]:
         """Yield each parameter."""
         yield from self._named.values()
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield nothing: which modules have the parameters is unknown."""
+        yield from ()
 
 
 class OwnLoop:

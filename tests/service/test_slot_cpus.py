@@ -154,7 +154,7 @@ def test_a_list_is_read_as_taskset_reads_it(text: str, cpus: set[int]) -> None:
     assert read_cpus(text) == cpus
 
 
-@pytest.mark.parametrize("text", ["", " ", "2-", "3-1", "a", "0,,1", "0-4:0", "-1", "1.5", "1000000"])
+@pytest.mark.parametrize("text", [" ", "2-", "3-1", "a", "0,,1", "0-4:0", "-1", "1.5", "1000000"])
 def test_a_list_that_names_no_cpus_is_refused(text: str) -> None:
     with pytest.raises(
         ValidationError, match=r"must list CPUs such as 2-15 or 0,4-7, and '.*' is not a CPU or a range"

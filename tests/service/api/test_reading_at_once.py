@@ -110,7 +110,7 @@ def test_dry_runs_that_wait_take_no_thread_of_other_requests(
     def dry_run(_: int) -> httpx.Response:
         return httpx.post(f"{live.url}/v1/jobs?dry_run=true", json=spec(), timeout=100)
 
-    monkeypatch.setattr(subprocess, "run", measure)
+    monkeypatch.setattr(subprocess.Popen, "communicate", measure)
     with ThreadPoolExecutor(UPLOADS) as threads:
         answers = [threads.submit(dry_run, number) for number in range(UPLOADS)]
         try:
