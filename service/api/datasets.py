@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import codecs
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -17,7 +18,7 @@ from pathlib import PurePath
 from typing import Annotated, Final, Literal
 
 from annotated_types import Len
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field, JsonValue
 from starlette.concurrency import run_in_threadpool
@@ -244,7 +245,7 @@ async def upload_dataset(
         if filename.lower().endswith(OTHER_SHEETS):
             hint = "Save it as .xlsx or .csv."
         raise InvalidSpecError(FieldError("filename", filename, f"must end with {endings}", hint))
-    with Upload(fmt, settings.max_dataset_bytes, wanted.reading) as upload:
+    async with _temporary(Upload(fmt, settings.max_dataset_bytes, wanted.reading)) as upload:
         async for piece in request.stream():
             if piece and wanted.url is not None:
                 wrong = "must be left out if the body has a file"
@@ -275,6 +276,17 @@ async def upload_dataset(
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{PATH}/{row.id}"
     return _view(row)
+
+
+@asynccontextmanager
+async def _temporary(upload: Upload) -> AsyncIterator[Upload]:
+    """Enter an upload, and leave it in a thread: a file may unpack to gigabytes, and to delete them takes a while."""
+    upload.__enter__()
+    try:
+        yield upload
+    finally:
+        with CancelScope(shield=True):  # also if the request is given up
+            await to_thread.run_sync(upload.__exit__, None, None, None)
 
 
 async def _set_when_gone(request: Request, gone: threading.Event) -> None:

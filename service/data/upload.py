@@ -137,8 +137,10 @@ class Upload:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        shutil.rmtree(self._folder)
+        try:
+            self._file.close()
+        finally:
+            shutil.rmtree(self._folder)
 
     def write(self, piece: bytes) -> None:
         """Add a piece.

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -65,13 +66,14 @@ def wait_until(is_true: Any) -> None:
         time.sleep(0.01)
 
 
-def test_files_that_wait_for_a_reader_take_no_thread_of_other_requests(live: Live, held: Held) -> None:
-    def upload(number: int) -> int:
-        content = files.csv() + b"\n1,Rome,x,yes" * number
-        return httpx.post(f"{live.url}/v1/datasets?filename=a.csv", content=content, timeout=100).status_code
+def upload(live: Live, number: int) -> int:
+    content = files.csv() + b"\n1,Rome,x,yes" * number
+    return httpx.post(f"{live.url}/v1/datasets?filename=a.csv", content=content, timeout=100).status_code
 
+
+def test_files_that_wait_for_a_reader_take_no_thread_of_other_requests(live: Live, held: Held) -> None:
     with ThreadPoolExecutor(UPLOADS) as threads:
-        statuses = [threads.submit(upload, number) for number in range(UPLOADS)]
+        statuses = [threads.submit(upload, live, number) for number in range(UPLOADS)]
         wait_until(lambda: held.begun == 2)
         for path in ("/healthz", "/v1/jobs", "/v1/datasets", "/readyz"):
             assert httpx.get(f"{live.url}{path}", timeout=100).status_code == 200
@@ -79,6 +81,24 @@ def test_files_that_wait_for_a_reader_take_no_thread_of_other_requests(live: Liv
         held.released.set()
         assert {status.result() for status in statuses} == {201}
     assert (held.begun, held.at_once) == (UPLOADS, 2)
+
+
+@pytest.mark.timeout(60)
+def test_files_of_an_upload_are_deleted_while_others_are_answered(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleting, answered, delete = threading.Event(), threading.Event(), shutil.rmtree
+
+    def delete_late(*arguments: Any) -> None:
+        deleting.set()
+        assert answered.wait(30), "nobody is answered while gigabytes are deleted"
+        delete(*arguments)
+
+    monkeypatch.setattr(shutil, "rmtree", delete_late)
+    with ThreadPoolExecutor(1) as threads:
+        status = threads.submit(upload, live, UPLOADS)  # its content is that of no other test
+        deleting.wait()
+        assert httpx.get(f"{live.url}/healthz", timeout=20).status_code == 200
+        answered.set()
+        assert status.result() == 201
 
 
 def test_an_upload_whose_client_goes_away_ends_and_leaves_nothing(
