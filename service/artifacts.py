@@ -332,11 +332,17 @@ def write_artifact(url: str, content: bytes | Path) -> None:
         raise
 
 
-def is_stored(url: str) -> bool:
-    """Return whether there is a file at a URL of the store."""
+def is_data_gone(url: str, kept: str) -> bool:
+    """Return whether the data of a run, at this URL, is gone, as its job has been deleted.
+
+    If so, a warning says that ``kept``, which the run would write now, is not kept.
+    """
     fs, path = fsspec.url_to_fs(url)
     fs.invalidate_cache()
-    return bool(fs.exists(path))
+    if fs.exists(path):
+        return False
+    log.warning(f"no {kept}: the data of the run is gone", extra={"url": url})
+    return True
 
 
 def read_artifact(url: str) -> bytes:

@@ -66,7 +66,7 @@ class _FromEnvironment(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_secrets(cls, given: Any) -> Any:
+    def _read_files(cls, given: Any) -> Any:
         """Take a setting from the file that ``WARPTUNE_<name>_FILE`` names, as secrets of Docker are passed."""
         for name in cls.model_fields:
             variable = f"WARPTUNE_{name.upper()}_FILE"

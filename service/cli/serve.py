@@ -69,9 +69,9 @@ def serve(
     with process(host=host, port=port) as settings:
         _forget_secrets()
         # for the children: those of the environment may be others, and wrong
-        for variable in ("WARPTUNE_HOST_FILE", "WARPTUNE_PORT_FILE"):
-            os.environ.pop(variable, None)
-        os.environ.update(WARPTUNE_HOST=settings.host, WARPTUNE_PORT=str(settings.port))
+        for variable, value in (("WARPTUNE_HOST", settings.host), ("WARPTUNE_PORT", str(settings.port))):
+            os.environ.pop(f"{variable}_FILE", None)
+            os.environ[variable] = value
         import uvicorn
 
         from service.api.app import create_app

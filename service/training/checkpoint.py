@@ -15,7 +15,7 @@ from typing import Any, Final
 import fsspec
 import torch
 
-from service.artifacts import checkpoint_steps, is_stored, read_artifact, write_artifact
+from service.artifacts import checkpoint_steps, is_data_gone, read_artifact, write_artifact
 from service.training.run import Run
 from service.version import VERSION
 
@@ -73,9 +73,7 @@ class Checkpoints:
         """
         assert self._url is not None, "only called when due"
         try:
-            if not is_stored(self._data_url):
-                log.warning("no checkpoint: the data of the run is gone", extra={"url": self._data_url})
-            else:
+            if not is_data_gone(self._data_url, "checkpoint"):
                 write_artifact(self._file(step), self._encode(content))
                 self._read(step)
                 self._delete_older(step)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch.optim import Optimizer
 
-from service.artifacts import is_stored, read_artifact, write_artifact
+from service.artifacts import is_data_gone, read_artifact, write_artifact
 from service.training.run import Run
 from warpadam import Learner, Warp, WarpAdam, load_warp, save_warp
 
@@ -34,8 +34,7 @@ def write_warp(warp: Warp, url: str, data_url: str) -> None:
         log.warning("P is not finite and is not kept", extra={"url": url})
         return
     try:
-        if not is_stored(data_url):
-            log.warning("no P: the data of the run is gone", extra={"url": data_url})
+        if is_data_gone(data_url, "P"):
             return
         with tempfile.TemporaryDirectory(prefix="warptune-p-") as folder:
             path = Path(folder, "p.safetensors")

@@ -7,7 +7,7 @@ import logging
 from safetensors.torch import load, save
 from torch import nn
 
-from service.artifacts import is_stored, write_artifact
+from service.artifacts import is_data_gone, write_artifact
 from service.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,7 @@ def write_weights(model: nn.Module, run: Run) -> None:
     if run.weights_url is None:
         return
     try:
-        if not is_stored(run.data.url):
-            log.warning("no weights: the data of the run is gone", extra={"url": run.data.url})
+        if is_data_gone(run.data.url, "weights"):
             return
         # a tensor is copied, because no two in a file may share memory
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
