@@ -77,8 +77,8 @@ MOMENTS: Final = {
         Moment("when a worker takes a job", "worker", (f"{_RUNS}.recover_trials",)),
         Moment("before Optuna is asked", "worker", ("service.running.arm_study:ArmStudy.ask",), 5),
         Moment("at the start of a trial", "worker", ("service.running.arm_search:ArmSearch.started",), 5),
-        Moment("in the middle of a trial", "worker", ("service.running.arm_search:ArmSearch.progress",), 90),
-        Moment("in a step", "slot", ("step",), 300),
+        Moment("in the middle of a trial", "worker", ("service.running.arm_search:ArmSearch.progress",), 45),
+        Moment("in a step", "slot", ("step",), 150),
         Moment("in a checkpoint", "slot", ("fsspec.implementations.local:LocalFileSystem.mv",), 15),
         Moment("before the end of a trial is stored", "worker", (f"{_RUNS}.finish_trial",), 5),
         Moment("before Optuna is told of it", "worker", ("service.running.arm_study:ArmStudy.tell",), 5),
@@ -87,7 +87,7 @@ MOMENTS: Final = {
         Moment("while a zip is sent", "api", ("service.api.results:_pieces",), when="half"),
     )
 }
-"""By name, in the order in which a job comes to them. ``calls`` are those of five trials of twenty points, and more
+"""By name, in the order in which a job comes to them. ``calls`` are those of five trials of ten points, and more
 runs after them."""
 
 MOMENTS_OF_REQUESTS: Final = {

@@ -37,7 +37,7 @@ SPEC: Final[dict[str, Any]] = {
     "model": {"name": "mlp", "hidden": [8]},
     "search_space": {"preset": "quick"},
     "search": {"sampler": "tpe", "pruner": "none"},
-    "budget": {"trials_per_arm": 2, "steps": 20, "batch_size": 32},
+    "budget": {"trials_per_arm": 2, "steps": 10, "batch_size": 32},
     "resources": {"slots": 1, "max_attempts": 2, "checkpoint_every_s": 0.01},
     "confirm": {"seeds": 6, "top_k": 2},
 }
