@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 KINDS: Final = (
     "must be a file, a URL, a table of pandas, polars or pyarrow, an array of numbers with rows first, or a torch "
-    "TensorDataset"
+    "Dataset that knows its length"
 )
 
 PLAIN: Final = "columns of numbers, texts, booleans or times"
@@ -28,7 +28,8 @@ def as_upload(data: object, y: object, target: str | None, folder: Path) -> tupl
     """Return a file or URL with the data, and the column to predict.
 
     Args:
-        data: A path, a URL, a table, an array, or a torch ``TensorDataset`` of rows and, if there are any, targets.
+        data: A path, a URL, a table, an array, or a torch ``Dataset`` with a length, of rows or of pairs of a row and a
+            target.
         y: One target for each row of a table or array; None if ``data`` has it, or if there is none.
         target: Column of a table or file to predict.
         folder: Where to write.
@@ -89,6 +90,11 @@ def is_table(data: object) -> bool:
     return hasattr(data, "columns") and (hasattr(data, "__arrow_c_stream__") or _is_pandas(data))
 
 
+def index_of(rows: object) -> Any:
+    """Return the index of a frame of pandas; None for other rows."""
+    return getattr(rows, "index", None) if _is_pandas(rows) else None
+
+
 def _existing(file: str | Path, argument: str = "data") -> str | Path:
     if isinstance(file, str) and "://" in file and argument == "data":
         return file
@@ -129,11 +135,10 @@ def _write_table(data: object, y: object, target: str | None, folder: Path) -> t
 def _write_arrays(data: object, y: object, folder: Path) -> Path:
     import numpy as np
 
-    tensors = getattr(data, "tensors", None)
-    if isinstance(tensors, tuple):
-        if y is not None or not 1 <= len(tensors) <= 2:
-            raise _wrong("data", len(tensors), "must be a TensorDataset of rows, or of rows and targets, without y")
-        data, y = (*tensors, None)[:2]
+    if _is_dataset(data):
+        if y is not None:
+            raise _wrong("y", type(y).__name__, "must be left out for a Dataset, which has the targets itself")
+        data, y = _columns(data)
     x = _array(data, "data")
     if x.ndim < 2:
         raise _wrong("data", x.shape, "must have two axes or more, rows first")
@@ -156,6 +161,33 @@ def _arrow(data: Any, argument: str) -> pa.Table:
         raise _wrong(argument, None, f"must have columns of one type each, with different names: {reason}") from error
 
 
+def _is_dataset(data: object) -> bool:
+    """Return whether data is a ``torch.utils.data.Dataset`` that knows its length."""
+    datasets = sys.modules.get("torch.utils.data")
+    return datasets is not None and isinstance(data, datasets.Dataset) and hasattr(data, "__len__")
+
+
+def _columns(dataset: Any) -> tuple[object, object]:
+    """Return all rows of a ``Dataset``, and all targets; None if it has none."""
+    import numpy as np
+
+    columns: Any = getattr(dataset, "tensors", None)  # of a TensorDataset
+    try:
+        if columns is None:
+            # Each is asked for by its number, because nothing says where a Dataset ends that is only iterated.
+            items = (dataset[index] for index in range(len(dataset)))
+            fields = zip(*(item if isinstance(item, tuple) else (item,) for item in items), strict=True)
+            columns = [
+                np.stack([np.asarray(cell.detach().cpu() if hasattr(cell, "detach") else cell) for cell in field])
+                for field in fields
+            ]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _wrong("data", type(dataset).__name__, f"must have items of one shape: {error}") from error
+    if not 1 <= len(columns) <= 2:
+        raise _wrong("data", len(columns), "must be a Dataset of rows, or of pairs of a row and a target")
+    return (*columns, None)[0], (*columns, None)[1]
+
+
 def _targets(y: object, rows: int) -> npt.NDArray[Any]:
     found = _array(y, "y", texts=True)
     if found.shape not in ((rows,), (rows, 1)):
@@ -175,6 +207,8 @@ def _array(values: Any, argument: str, *, texts: bool = False) -> npt.NDArray[An
             values = values.detach().cpu()
         if np.ma.is_masked(values):
             values = values.astype(np.float64).filled(np.nan)
+        if not (hasattr(values, "__array__") or isinstance(values, Sequence)):
+            raise _wrong(argument, type(values).__name__, KINDS)  # numpy would ask it for items, if need be for ever
         found = np.asarray(values)
         if found.dtype.kind in "OT" and texts and all(isinstance(value, str) for value in found.flat):
             found = found.astype(str)

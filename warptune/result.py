@@ -20,7 +20,7 @@ from service.result.effects import search_figure
 from service.result.job_result import ANSWERS, JobResult, Word
 from service.states import count_ended
 from warptune.connection import Connection
-from warptune.data import as_rows
+from warptune.data import as_rows, index_of
 from warptune.progress import CARD
 
 if TYPE_CHECKING:
@@ -134,8 +134,9 @@ class Result:
             new_rows: A table with the columns of the training data, an array, a CSV file, or a ``.npy`` file.
 
         Returns:
-            One row for each: the prediction and, for classes, the probability of each class. A pandas DataFrame, or a
-            dict of lists if pandas is not installed. What a person should know of the rows is a warning.
+            One row for each: the prediction and, for classes, the probability of each class. A pandas DataFrame with
+            the index that ``new_rows`` has, or a dict of lists if pandas is not installed. What a person should know
+            of the rows is a warning.
 
         Raises:
             ConflictError: The job was stopped.
@@ -149,7 +150,7 @@ class Result:
             found, notes = predict(self._bundle, as_rows(new_rows, Path(folder)))
         for note in notes:
             warnings.warn(note, stacklevel=2)
-        return _frame({name: list(values) for name, values in found.items()})
+        return _frame({name: list(values) for name, values in found.items()}, index_of(new_rows))
 
     def report(self, path: str | Path) -> Path:
         """Save a page with figures that works offline, and return where it is.
@@ -240,9 +241,9 @@ def _cell(value: object) -> str:
     return f"<td>{html.escape(shown)}</td>"
 
 
-def _frame(rows: Any) -> Any:
+def _frame(rows: Any, index: Any = None) -> Any:
     if find_spec("pandas") is None:
         return rows
     import pandas as pd
 
-    return pd.DataFrame(rows or {name: [] for name in COLUMNS})
+    return pd.DataFrame(rows or {name: [] for name in COLUMNS}, index=index)

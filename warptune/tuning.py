@@ -89,8 +89,8 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
 
     Args:
         data: Path or URL of a file, a table of pandas, polars or pyarrow, an array with rows first (images as rows x
-            height x width, channels first or last), or a torch ``TensorDataset``. The index of a pandas table is not
-            used. Or a training loop of your own: a generator function that is called with ``make_optimizer`` and
+            height x width, channels first or last), or a torch ``Dataset`` with a length. The index of a pandas table
+            is not used. Or a training loop of your own: a generator function that is called with ``make_optimizer`` and
             ``seed``, trains a model with the optimizer that ``make_optimizer(model)`` returns, and yields its
             validation loss now and then, or a dict such as ``{"loss": 0.3, "accuracy": 0.9}``.
         y: One target for each row of a table or an array: numbers or texts.

@@ -1,6 +1,8 @@
 # From what a caller has in memory to a file for the service; and what is refused, by the name of the argument.
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from service.errors import InvalidSpecError
 from warptune.data import as_rows, as_upload
@@ -65,6 +67,43 @@ def test_a_dataset_of_torch_may_have_targets(tmp_path: Path) -> None:
     found = arrays(data, None, tmp_path)
     assert found["x"].dtype == np.float32
     assert found["y"].tolist() == [0, 1, 1, 0]
+
+
+class Own(Dataset[Any]):
+    """A dataset as people write them: it knows its length, and never raises IndexError."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index % len(self)]
+
+
+class Endless(IterableDataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return torch.zeros(2), 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(self[0])
+
+
+def test_the_items_of_an_own_dataset_are_rows_or_rows_with_targets(tmp_path: Path) -> None:
+    pairs = Own(*((torch.tensor(row), label) for row, label in zip(X, ["a", "b", "b", "a"], strict=True)))
+    found = arrays(pairs, None, tmp_path)
+    assert (found["x"] == X).all()
+    assert found["y"].tolist() == ["a", "b", "b", "a"]
+    part = arrays(Subset(pairs, [2, 0]), None, tmp_path)
+    assert (part["x"] == X[[2, 0]]).all()
+    assert part["y"].tolist() == ["b", "a"]
+    images = arrays(Own(*np.ones((3, 5, 5), np.uint8)), None, tmp_path)
+    assert images.keys() == {"x"}
+    assert images["x"].shape == (3, 5, 5)
+    assert images["x"].dtype == np.uint8
+    targets = arrays(Own(*((row, torch.tensor(0.5)) for row in X)), None, tmp_path)["y"]
+    assert targets.tolist() == [0.5] * 4
 
 
 def test_a_frame_becomes_a_table_without_its_index(tmp_path: Path) -> None:
@@ -142,7 +181,19 @@ REFUSED: dict[str, tuple[object, object, str | None, str]] = {
     "rows of two lengths": ([[1], [1, 2]], None, None, "data: cannot be read as an array"),
     "a mixed column": (pd.DataFrame({"a": [1, "b"], "c": [1, 2]}), None, "c", "data: must have columns of one type"),
     "a column of structures": (pa.table({"a": [{}, {}], "b": [1, 2]}), None, "b", "data: must have columns of numbers"),
-    "a dataset of three": (TensorDataset(*[torch.zeros(4, 1)] * 3), None, None, "data: must be a TensorDataset"),
+    "a dataset of three": (TensorDataset(*[torch.zeros(4, 1)] * 3), None, None, "data: must be a Dataset of rows"),
+    "a dataset with targets and y": (
+        TensorDataset(torch.ones(2, 1)),
+        [1, 2],
+        None,
+        "y: must be left out for a Dataset",
+    ),
+    "a dataset without items": (Own(), None, None, "data: must be a Dataset of rows"),
+    "a dataset of dicts": (Own({"x": 1}), None, None, "data: must be a file, a URL, a table"),
+    "a dataset of rows of two lengths": (Own([1], [1, 2]), None, None, "data: must have items of one shape"),
+    "a dataset with targets now and then": (Own(([1], 1), [1]), None, None, "data: must have items of one shape"),
+    "a dataset without an end": (Endless(), None, None, "data: must be a file, a URL, a table"),
+    "a loader": (DataLoader(Own(X)), None, None, "data: must be a file, a URL, a table"),
 }
 
 

@@ -232,6 +232,9 @@ def test_a_frame_with_a_model_of_ones_own_scores_frames(folder: Path, monkeypatc
     monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", "own_model")
     scores = result.predict(frame.drop(columns="label").head(3))
     assert set(scores["prediction"]) <= {"true", "false"}
+    shuffled = result.predict(frame.drop(columns="label").loc[[2, 0, 1]])
+    assert list(shuffled.index) == [2, 0, 1], "a column that is made of it would go to other rows"
+    assert shuffled.sort_index().equals(scores)
     with pytest.warns(UserWarning, match=r"columns that are not used: 'label' \(the target\)"):
         assert (result.predict(frame.head(3)) == scores).all().all()
 
