@@ -12,8 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.api.deps import ArtifactsDep, DatabaseDep, MetricsDep
 from service.api.problems import problem, responses
 from service.api.views import Health, Ready
+from service.db.studies import require_known_studies
 from service.disk import require_room
-from service.errors import StorageFullError, UnavailableError
+from service.errors import DatabaseVersionError, StorageFullError, UnavailableError
 from service.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,10 @@ def readyz(request: Request, db: DatabaseDep, artifacts: ArtifactsDep) -> Ready 
     """Tell whether the database and the artifact store can be used, and whether the disks have room."""
     try:
         db.ping()
+        require_known_studies(db)
         require_room(request.app.state.settings)
         artifacts.check()
-    except (UnavailableError, StorageFullError) as error:
+    except (UnavailableError, DatabaseVersionError, StorageFullError) as error:
         return problem(503, error.code, str(error))
     except (SQLAlchemyError, OSError) as error:
         log.warning("not ready", exc_info=error)

@@ -25,6 +25,7 @@ from service.db.session import AWAY
 from service.disk import is_full
 from service.errors import (
     ConflictError,
+    DatabaseVersionError,
     FieldError,
     FileTooLargeError,
     ForbiddenError,
@@ -62,6 +63,7 @@ STATUS: Final[Mapping[type[ServiceError], HTTPStatus]] = {
     TooManyRequestsError: HTTPStatus.TOO_MANY_REQUESTS,
     QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DatabaseVersionError: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
     QuotaExceededError: HTTPStatus.INSUFFICIENT_STORAGE,
     SlowBodyError: HTTPStatus.REQUEST_TIMEOUT,

@@ -12,6 +12,7 @@ from service.artifacts import DATA_FILE, PREPROCESSING_FILE, TASK_FILE, Artifact
 from service.backup.tables import snapshot, studies_in
 from service.db.models import DatasetRow, Job, RecommendationRow
 from service.db.session import Database, require_current_tables
+from service.db.studies import require_current_studies
 from service.errors import OtherVersionError
 from service.result.job_result import JobResult
 from service.settings import Settings
@@ -45,6 +46,7 @@ def compare(settings: Settings) -> Found:
     store = ArtifactStore(settings.artifacts_url)
     with closing(Database(settings.database_url)) as database:
         require_current_tables(database)
+        require_current_studies(database)
         with snapshot(database) as connection:
             jobs = {row.id: row.data_sha256 for row in connection.execute(select(Job.id, Job.data_sha256))}
             datasets = set(connection.scalars(select(DatasetRow.id)))

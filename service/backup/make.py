@@ -24,6 +24,7 @@ from service.artifacts import ArtifactStore, copy_file, file_sha256, write_artif
 from service.backup.tables import copy_rows, create_all, delete_studies, in_file, snapshot
 from service.db.models import ApiKey, DatasetRow, Job, Trial
 from service.db.session import Database, require_current_tables
+from service.db.studies import require_current_studies
 from service.errors import BackupError
 from service.ledger import audit
 from service.settings import Settings
@@ -67,6 +68,7 @@ def make(settings: Settings, folder: Path) -> dict[str, Any]:
     try:
         with closing(Database(settings.database_url)) as database:
             require_current_tables(database)
+            require_current_studies(database)
             for _ in range(ATTEMPTS):
                 part.mkdir()
                 manifest = _copy(database, store, part)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from service.cli.console import out, say_json
 from service.cli.serve import wrong_settings
+from service.errors import DatabaseVersionError
 from service.settings import Settings
 from service.version import VERSION
 
@@ -132,7 +133,8 @@ def _wrong(requirement: Requirement) -> str | None:
 
 def _database(settings: Settings) -> Check:
     from service.client.rest import without_password
-    from service.db.session import Database, schema_versions
+    from service.db.session import Database, require_known_tables
+    from service.db.studies import require_current_studies
 
     url = without_password(settings.database_url)
     with closing(Database(settings.database_url)) as database:
@@ -140,11 +142,14 @@ def _database(settings: Settings) -> Check:
         if file and not Path(file).exists():
             _probe(Path(file).parent)
             return Check("database", "note", f"{url} is not there yet", "Nothing to do: warptune serve makes it.")
-        current, latest = schema_versions(database)
+        try:
+            current, latest = require_known_tables(database)
+            require_current_studies(database)
+        except DatabaseVersionError as error:  # it says what to do
+            return Check("database", "bad", str(error))
     if current == latest:
         return Check("database", "ok", f"{url} answers, tables {latest}")
-    advice = "Run: warptune migrate. If it then names a revision that it does not know, update warptune first."
-    return Check("database", "bad", f"{url} has tables {current or '(none)'}, not {latest}", advice)
+    return Check("database", "bad", f"{url} has tables {current or '(none)'}, not {latest}", "Run: warptune migrate")
 
 
 def _probe(folder: Path) -> None:

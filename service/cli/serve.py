@@ -75,7 +75,8 @@ def serve(
         import uvicorn
 
         from service.api.app import create_app
-        from service.db.session import create_schema
+        from service.db.session import Database, create_schema
+        from service.db.studies import require_known_studies
 
         if worker and settings.slot_user is not None:
             from service.engines.local import SlotRules
@@ -83,6 +84,8 @@ def serve(
             SlotRules.of(settings)  # if that fails, the worker would fail again and again
         private_key = os.environ.pop(PRIVATE_KEY, "").encode()  # not for the worker, which runs the code of users
         create_schema(settings.database_url)
+        with closing(Database(settings.database_url)) as database:
+            require_known_studies(database)  # no worker could start
         _require_key(settings)
         listener = _listen(settings.host, settings.port)  # first, so that no worker is started if the port is taken
         keeper = _WorkerKeeper(settings) if worker else None

@@ -72,6 +72,8 @@ SCHEMA_LOCK: Final = 0x57617270
 VERSION_TABLE: Final = "warptune_version"
 """Alembic's table for our migrations. The default name is taken by Optuna's table in the same database."""
 
+NUMBERED: Final = re.compile(r"\d{4}_")
+"""How the revisions of our tables begin, the later ones with higher numbers."""
 
 LONE_SURROGATE: Final = re.compile("[\\ud800-\\udfff]")
 """Half of a character. Python reads a byte of a file name that is not UTF-8 as one."""
@@ -397,24 +399,24 @@ def _revisions(database: Database) -> tuple[str | None, ScriptDirectory]:
         return context.get_current_revision(), ScriptDirectory.from_config(alembic_config(connection))
 
 
-def schema_versions(database: Database) -> tuple[str | None, str | None]:
-    """Return the revision that the tables of a database have, None without tables, and the one of this version."""
-    current, known = _revisions(database)
-    return current, known.get_current_head()
-
-
 def require_known_tables(database: Database) -> tuple[str | None, str | None]:
-    """Return the same as :func:`schema_versions` of a database whose tables are of this version, older ones, or none.
+    """Return the revision that the tables of a database have, None without tables, and the one of this version.
 
     Raises:
-        DatabaseVersionError: A newer version has made or updated them.
+        DatabaseVersionError: This version does not know them: a newer one, an early development version or another
+            branch has made or updated them.
     """
     current, known = _revisions(database)
     latest = known.get_current_head()
     if current is not None and current not in {revision.revision for revision in known.walk_revisions()}:
+        has = f"the database {database.url.render_as_string()} has tables {current} of"
+        if NUMBERED.match(current) and current[:4] > str(latest)[:4]:
+            raise DatabaseVersionError(
+                f"{has} a newer warptune; this one, {VERSION}, knows them up to {latest}: update warptune"
+            )
         raise DatabaseVersionError(
-            f"the database {database.url.render_as_string()} has tables {current} of a newer warptune; this one, "
-            f"{VERSION}, knows them up to {latest}: update warptune"
+            f"{has} a development version before {VERSION}, or of another branch. This one, {VERSION}, cannot read or "
+            "update them: use the warptune that made them, or another database (WARPTUNE_DATABASE_URL)"
         )
     return current, latest
 
@@ -441,7 +443,7 @@ def create_schema(url: str) -> None:
     """Create our tables, or update them to this version. Several processes may do so at once.
 
     Raises:
-        DatabaseVersionError: A newer version has updated them.
+        DatabaseVersionError: This version does not know them.
     """
     with schema_lock(url), closing(Database(url)) as database:
         require_known_tables(database)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from service.backup.tables import create_all
 from service.cli import doctor
 from service.cli.app import app
 from service.db.session import create_schema
@@ -47,6 +48,26 @@ def test_a_database_is_named_with_its_tables(place: Path) -> None:
     found = checks()["database"]
     assert (found.state, "warptune migrate" in found.advice) == ("bad", True)
     assert "has tables 0001_tables, not 0" in found.found
+
+
+@pytest.mark.parametrize(
+    ("table", "version", "expected"),
+    [
+        ("warptune_version", "0099_newer", "of a newer warptune"),
+        ("warptune_version", "0003", "of a development version"),
+        ("alembic_version", "v9.0.0", "of a newer Optuna"),
+        ("alembic_version", "v3.0.0.d", "of an older Optuna"),
+    ],
+)
+def test_tables_of_another_version_are_bad_and_say_what_to_do(
+    place: Path, table: str, version: str, expected: str
+) -> None:
+    create_all(f"sqlite:///{place}/data/w.db")
+    assert checks()["database"].state == "ok"
+    with sqlite3.connect(place / "data/w.db") as connection:
+        connection.execute(f"UPDATE {table} SET version_num = ?", [version])
+    found = checks()["database"]
+    assert (found.state, f"has tables {version} {expected}" in found.found, found.advice) == ("bad", True, "")
 
 
 def test_a_database_that_does_not_answer_is_bad_and_keeps_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

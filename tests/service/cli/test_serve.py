@@ -20,10 +20,12 @@ from typer.testing import CliRunner
 
 from service import logs
 from service.backup.make import make
+from service.backup.tables import create_all
 from service.cli.app import app
 from service.cli.serve import _forget_secrets, _listen, process
 from service.client.rest import Client
-from service.db.session import create_schema
+from service.db.session import Database
+from service.db.studies import require_current_studies
 from service.settings import Settings, child_environment
 from tests.conftest import SpecMaker
 
@@ -238,27 +240,51 @@ def test_a_user_for_the_slots_whom_nobody_knows_is_one_line(tmp_path: Path, comm
 
 
 COMMANDS = ("serve", "worker", "migrate", "keys list", "restore saved", "backup b", "verify")
-OTHER_VERSIONS = [(command, "0099_newer") for command in COMMANDS]
-OTHER_VERSIONS += [(command, "0009_limits") for command in COMMANDS[-2:]]  # the others update it
+OURS, OPTUNAS = "warptune_version", "alembic_version"
+OTHER_VERSIONS = [(command, OURS, "0099_newer", "update warptune") for command in COMMANDS]
+FROM_ELSEWHERE = [(command, "0003") for command in COMMANDS] + [("migrate", "0014_of_a_branch"), ("migrate", "f00d")]
+OTHER_VERSIONS += [
+    (command, OURS, revision, "or another database (WARPTUNE_DATABASE_URL)") for command, revision in FROM_ELSEWHERE
+]
+OTHER_VERSIONS += [(command, OURS, "0009_limits", "warptune migrate") for command in COMMANDS[-2:]]  # others update it
+OTHER_VERSIONS += [
+    (command, OPTUNAS, "v9.0.0", "pip install --upgrade optuna") for command in COMMANDS if command != "keys list"
+]
+OTHER_VERSIONS += [(command, OPTUNAS, "v3.0.0.d", "warptune migrate") for command in COMMANDS[-2:]]
 
 
-@pytest.mark.parametrize(("command", "revision"), OTHER_VERSIONS)
+@pytest.mark.parametrize(("command", "table", "version", "advice"), OTHER_VERSIONS)
 def test_a_database_of_another_version_is_one_line_that_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, revision: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, table: str, version: str, advice: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     url = f"sqlite:///{tmp_path}/warptune.db"
     monkeypatch.setenv("WARPTUNE_DATABASE_URL", url)
     monkeypatch.setenv("WARPTUNE_ARTIFACTS_URL", str(tmp_path / "artifacts"))
-    create_schema(url)
+    create_all(url)
     make(Settings(), Path("saved"))
     with closing(sqlite3.connect(tmp_path / "warptune.db")) as connection, connection:
-        connection.execute("UPDATE warptune_version SET version_num = ?", [revision])
+        connection.execute(f"UPDATE {table} SET version_num = ?", [version])
     done = CliRunner().invoke(app, command.split())
     assert done.exit_code == 1, done.output
-    assert done.stderr.splitlines()[-1].startswith(f"error: the database {url} has tables {revision} of ")
-    assert done.stderr.strip().endswith("update warptune" if revision == "0099_newer" else "first: warptune migrate")
+    line = done.stderr.splitlines()[-1]
+    where = url if table == OURS else "(WARPTUNE_DATABASE_URL)"
+    assert line.startswith(f"error: the database {where} has tables {version} of ")
+    assert line.endswith(advice)
     assert not Path("b").exists()
+
+
+def test_migrate_brings_the_tables_of_optuna_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/warptune.db"
+    monkeypatch.setenv("WARPTUNE_DATABASE_URL", url)
+    monkeypatch.setenv("WARPTUNE_ARTIFACTS_URL", str(tmp_path / "artifacts"))
+    create_all(url)
+    with closing(sqlite3.connect(tmp_path / "warptune.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v3.0.0.d'")
+    done = CliRunner().invoke(app, ["migrate"])
+    assert done.exit_code == 0, done.output
+    with closing(Database(url)) as database:
+        require_current_studies(database)
 
 
 def test_children_do_not_get_the_url_of_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
