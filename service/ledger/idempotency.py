@@ -36,19 +36,35 @@ class KeyedRequest:
     """A request with an Idempotency-Key. Requests with the same key must have the same body.
 
     Attributes:
+        body_sha256: Of the body without what is equal to a default, so that a new field does not change it.
+        full_sha256: Of the body with every default. Earlier versions have stored this one.
         kept_s: Seconds after which its key is forgotten.
     """
 
     key: str
     body_sha256: str
+    full_sha256: str
     kept_s: float
 
     @classmethod
-    def of(cls, key: str | None, body: Mapping[str, object], kept_s: float) -> KeyedRequest | None:
-        """Return a request with this JSON body; None if it has no key."""
+    def of(
+        cls, key: str | None, body: Mapping[str, object], kept_s: float, full: Mapping[str, object] | None = None
+    ) -> KeyedRequest | None:
+        """Return a request with this JSON body; None if it has no key.
+
+        Args:
+            key: The Idempotency-Key.
+            body: What it asks for, without what is equal to a default.
+            kept_s: Seconds after which the key is forgotten.
+            full: The same with every default; None if there are no defaults.
+        """
         if key is None:
             return None
-        return cls(key, hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(), kept_s)
+        return cls(key, _sha256(body), _sha256(body if full is None else full), kept_s)
+
+
+def _sha256(body: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +145,7 @@ def _sweep(session: Session, owner: str, request: KeyedRequest) -> None:
 
 
 def _replay(stored: IdempotencyKey, request: KeyedRequest) -> Answer:
-    if stored.spec_sha256 != request.body_sha256:
+    if stored.spec_sha256 not in (request.body_sha256, request.full_sha256):
         raise IdempotencyConflictError(
             f"Idempotency-Key {request.key!r} was used before, with another body; send this one with a new key"
         )

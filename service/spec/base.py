@@ -24,6 +24,13 @@ class SpecModel(BaseModel):
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    def without_defaults(self) -> dict[str, JsonValue]:
+        """Return the fields that differ from their defaults, as plain JSON values.
+
+        A later version, with more fields, returns the same.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True)
+
 
 PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 """Text on one line, without control characters."""

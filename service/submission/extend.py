@@ -38,8 +38,8 @@ def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key:
         jobs.queue_again(session, job, larger, more)
         return job
 
-    body = {"job": job_id, "more": more.model_dump()}
-    request = KeyedRequest.of(key, body, context.settings.idempotency_key_s)
+    body, full = ({"job": job_id, "more": added} for added in (more.without_defaults(), more.model_dump()))
+    request = KeyedRequest.of(key, body, context.settings.idempotency_key_s, full)
     return answer_once(context.db, request, queue_again, render)
 
 

@@ -56,7 +56,8 @@ def submit(context: Context, spec: JobSpec, render: Render, key: str | None = No
         ConflictError: An uploaded dataset was deleted, or another version stored what the spec refers to.
         IdempotencyConflictError: The key was used with another spec.
     """
-    request = KeyedRequest.of(key, spec.to_json(), context.settings.idempotency_key_s)
+    body = {"spec": spec.without_defaults(), "model": spec.model.name}  # the name of a model is its default
+    request = KeyedRequest.of(key, body, context.settings.idempotency_key_s, spec.to_json())
     if request is not None:  # before any check: the earlier job or dataset that the spec names may be gone by now
         earlier = find_answer(context.db, request)
         if earlier is not None:

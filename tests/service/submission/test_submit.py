@@ -1,25 +1,30 @@
 # From a request to a queued job: the files of a job are there before it is, and go again if it does not come to be.
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
-from service.db.models import Job
+from service.db.models import IdempotencyKey, Job
 from service.db.session import Database
 from service.errors import IdempotencyConflictError, InvalidSpecError
 from service.ledger.idempotency import KeyedRequest, answer_once
 from service.settings import Settings
-from service.spec.job import JobSpec
+from service.spec.job import BudgetSpec, ExtendSpec, JobSpec
 from service.submission import Context
 from service.submission import submit as submission
 from service.submission.earlier_trials import EARLIER_TRIALS_FILE
+from service.submission.extend import extend
 from tests.conftest import SpecMaker
+from tests.service.api.conftest import claim_job, succeed
 from tests.service.conftest import Submit, get_job
 from tests.service.submission.test_earlier_trials import earlier_job
 
@@ -155,6 +160,60 @@ def test_a_replay_needs_nothing_that_the_job_was_made_from(context: Context, wan
     assert submission.submit(context, wanted, render, "key").body == first.body
     with pytest.raises(InvalidSpecError, match="names no job"):
         submission.submit(context, wanted, render, "another key")
+
+
+class LaterBudget(BudgetSpec):
+    added: int = 3
+
+
+class LaterSpec(JobSpec):
+    """A spec of a later version, which has more fields."""
+
+    budget: LaterBudget = LaterBudget()
+    also_added: str = "as before"
+
+
+class LaterExtendSpec(ExtendSpec):
+    also_added: str = "as before"
+
+
+def test_the_same_body_is_the_same_to_a_version_with_more_fields(
+    context: Context, spec: SpecMaker, db: Database
+) -> None:
+    first = submission.submit(context, JobSpec.model_validate(spec()), render, "key")
+    again = submission.submit(context, LaterSpec.model_validate(spec()), render, "key")
+    assert (again.replayed, again.body, jobs_in(db)) == (True, first.body, 1)
+    for other in ({"also_added": "not as before"}, {"budget": {"added": 4}}):
+        with pytest.raises(IdempotencyConflictError):
+            submission.submit(context, LaterSpec.model_validate(spec(**other)), render, "key")
+
+
+def test_the_same_extension_is_the_same_to_a_version_with_more_fields(
+    context: Context, spec: SpecMaker, db: Database
+) -> None:
+    job_id = str(submission.submit(context, JobSpec.model_validate(spec()), render).body["id"])
+    succeed(claim_job(db))
+    more: dict[str, Any] = {"seeds": 2}
+    extend(context, job_id, ExtendSpec.model_validate(more), render, "key")
+    assert extend(context, job_id, LaterExtendSpec.model_validate(more), render, "key").replayed
+
+
+def test_only_the_same_model_is_the_same_if_all_else_is_a_default(context: Context, spec: SpecMaker) -> None:
+    mlp, autoencoder = (JobSpec.model_validate(spec(model={"name": name})) for name in ("mlp", "autoencoder"))
+    submission.submit(context, mlp, render, "key")
+    with pytest.raises(IdempotencyConflictError):
+        submission.submit(context, autoencoder, render, "key")
+
+
+def test_a_key_that_an_earlier_version_has_stored_is_known(context: Context, spec: SpecMaker, db: Database) -> None:
+    wanted = JobSpec.model_validate(spec())
+    first = submission.submit(context, wanted, render, "key")
+    full = hashlib.sha256(json.dumps(wanted.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    with db.write() as session:
+        session.execute(update(IdempotencyKey).values(spec_sha256=full))
+    assert submission.submit(context, wanted, render, "key").body == first.body
+    with pytest.raises(IdempotencyConflictError):
+        submission.submit(context, JobSpec.model_validate(spec(seed=1)), render, "key")
 
 
 def test_an_answer_without_a_key_is_never_a_replay(db: Database, submit: Submit) -> None:
