@@ -17,7 +17,7 @@ from service.api.views import Page, PointView, TrialDetail, TrialView
 from service.db.models import Job
 from service.db.session import Database
 from service.errors import OtherVersionError
-from service.export.files import PIECE_BYTES, ExportFormat, write
+from service.export.files import PIECE_BYTES, ExportFormat, formats_of, write
 from service.export.snippet import optimizer_lines
 from service.ledger import queries
 from service.ledger.jobs import require_job
@@ -77,6 +77,20 @@ def optimizer_code(job_id: str, db: Database) -> str | None:
     with db.read() as session:
         job = require_job(session, job_id)
         return _optimizer_code(job, queries.result(session, job))
+
+
+def export_formats(job_id: str, db: Database) -> list[ExportFormat]:
+    """Return the formats in which the result of a job can be exported."""
+    with db.read() as session:
+        job = require_job(session, job_id)
+        return _export_formats(job, queries.result(session, job))
+
+
+def _export_formats(job: Job, result: JobResult) -> list[ExportFormat]:
+    try:
+        return formats_of(plan_of(job.spec, job.dataset_info).spec, result)
+    except OtherVersionError:
+        return []
 
 
 def _optimizer_code(job: Job, result: JobResult) -> str | None:
@@ -147,5 +161,5 @@ def report(job_id: JobId, db: DatabaseDep) -> Response:
         job = require_job(session, job_id)
         result = queries.result(session, job)
         runs = queries.confirm_runs(session, job_id)
-        code = _optimizer_code(job, result)
-    return Response(make_report(job, result, runs, code), media_type="text/html", headers=REPORT_HEADERS)
+        code, formats = _optimizer_code(job, result), _export_formats(job, result)
+    return Response(make_report(job, result, runs, code, formats), media_type="text/html", headers=REPORT_HEADERS)

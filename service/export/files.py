@@ -21,6 +21,7 @@ from service.export.script import make_predict_script, make_script, replayed_run
 from service.optimizers import OPTIMIZERS
 from service.planning.plan import JobPlan, plan_of
 from service.result.job_result import JobResult
+from service.spec.job import JobSpec
 from service.version import VERSION
 
 MANIFEST: Final = "manifest.json"
@@ -70,6 +71,14 @@ MAX_UNPACKED_BYTES: Final = 64 << 20
 """Up to this size we pack the data to see whether it fits into a script. Larger data hardly shrinks to a sixteenth."""
 
 
+def formats_of(spec: JobSpec, result: JobResult) -> list[ExportFormat]:
+    """Return the formats that a result can be exported in. Files that they need may have been deleted since."""
+    is_learned = result.learned_p is not None
+    trains_one = spec.family is None or (result.learned_p is not None and result.learned_p.data_sha256 is not None)
+    needs = {ExportFormat.SAFETENSORS: is_learned, ExportFormat.PYTHON: trains_one, ExportFormat.ZIP: trains_one}
+    return [fmt for fmt in ExportFormat if needs.get(fmt, True)]
+
+
 def write(job: Job, result: JobResult, fmt: ExportFormat, artifacts: ArtifactStore, target: IO[bytes]) -> None:
     """Write an export to a seekable file. Data, which may be large, is copied piece by piece.
 
@@ -81,7 +90,7 @@ def write(job: Job, result: JobResult, fmt: ExportFormat, artifacts: ArtifactSto
     # for a family that is the split of one task, which the run from the learned P trained on
     one_task = result.learned_p.data_sha256 if result.learned_p else None
     name, digest = (TASK_FILE, one_task) if one_task else (DATA_FILE, job.data_sha256)
-    if fmt in (ExportFormat.PYTHON, ExportFormat.ZIP) and plan.spec.family and not one_task:
+    if fmt in (ExportFormat.PYTHON, ExportFormat.ZIP) and fmt not in formats_of(plan.spec, result):
         raise ConflictError(
             f"a job on a family of tasks has a script only if it recommends a learned P, and this one recommends "
             f"{result.arm}. Its config is in the formats json, yaml and toml"

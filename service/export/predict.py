@@ -67,8 +67,10 @@ def predict(bundle: Bundle, file: Path) -> tuple[Predictions, list[str]]:
 
 def _preprocessing(bundle: Bundle) -> Preprocessing:
     if WEIGHTS_FILE not in bundle.files:
-        why = "the job is on a family or a training loop, or its first confirmation run did not complete"
-        raise BundleError(f"the bundle has no trained model: {why}")
+        raise BundleError(
+            "the bundle has no trained model: the job is on a family or a training loop, its first confirmation run "
+            "did not complete, the disk had no room for the model, or an older version, which kept no models, ran it"
+        )
     if PREPROCESSING_FILE not in bundle.files:
         raise BundleError("the model was trained on a text or an equation, which have no rows to predict for")
     try:

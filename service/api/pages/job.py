@@ -43,6 +43,7 @@ def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep, may_ch
         result=result,
         reasons=_clauses(result) if result else [],
         code=results.optimizer_code(job_id, db) if result else None,
+        formats=results.export_formats(job_id, db) if result else [],
         forest=charts.forest(result) if result else None,
         search=search,
         total=sum(sum(arm.trials.values()) for arm in job.arms),

@@ -12,6 +12,7 @@ from service.api.pages import charts
 from service.api.pages.render import FOLDER, fill
 from service.api.pages.words import answer_of, extension_of, name_of
 from service.db.models import ConfirmRun, Job
+from service.export.files import ExportFormat
 from service.ledger.queries import curve_of
 from service.result.effects import change, figure, percent, read_comparison, score_label, search_figure, times_slower
 from service.result.job_result import ArmResult, JobResult
@@ -19,7 +20,13 @@ from service.spec.metrics import METRICS, metric_of
 from service.states import TrialState
 
 
-def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun], code: str | None = None) -> str:
+def make_report(
+    job: Job,
+    result: JobResult,
+    runs: Sequence[ConfirmRun],
+    code: str | None = None,
+    formats: Sequence[ExportFormat] = (),
+) -> str:
     """Return the report of a job as HTML.
 
     Args:
@@ -27,6 +34,7 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun], code: s
         result: What it found.
         runs: Its confirmation runs.
         code: Lines of Python that make the recommended optimizer; None if a call is not enough.
+        formats: Formats in which the result can be exported.
     """
     arms = [found.arm for found in result.findings.arms] or [found.arm for found in result.finalists]
     trials = {found.trial for found in result.finalists}  # an arm may have had another finalist before an extension
@@ -42,6 +50,7 @@ def make_report(job: Job, result: JobResult, runs: Sequence[ConfirmRun], code: s
         findings=result.findings,
         arms=arms,
         code=code,
+        formats=formats,
         answer=answer_of(result),
         recommended=name_of(result.arm),
         against=name_of(result.baseline),

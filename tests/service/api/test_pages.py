@@ -13,7 +13,7 @@ from search_spaces import Choice, get_preset
 from service.api.pages import charts
 from service.api.pages.importance import LEAST_TRIALS, Importances
 from service.api.pages.search import DRAWN_TRIALS, FAILED_TRIALS
-from service.db.models import utc_now
+from service.db.models import RecommendationRow, utc_now
 from service.db.session import Database
 from service.export.snippet import optimizer_lines
 from service.ledger import keys, queries
@@ -143,6 +143,55 @@ def test_a_job_page_begins_with_the_answer(client: TestClient, submit: Submit, d
     assert "23.6 % better" in words
     assert f"{job['links']['export']}?format=zip" in page
     assert "data-live" not in page
+
+
+@pytest.mark.parametrize(
+    ("parts", "gain", "formats"),
+    [
+        ({}, 0.25, {"zip", "python", "json"}),
+        ({"family": {"class_subsets": {"ways": 2}}}, -0.25, {"json"}),
+    ],
+)
+def test_a_job_page_and_its_report_offer_only_what_can_be_exported(
+    client: TestClient, submit: Submit, db: Database, parts: dict[str, Any], gain: float, formats: set[str]
+) -> None:
+    job = submit(**parts)
+    succeed(claim_job(db), gain=gain)
+    page, report = client.get(f"/jobs/{job['id']}").text, client.get(job["links"]["report"]).text
+    assert set(re.findall(r"\?format=(\w+)", page)) == formats
+    assert formats >= set(re.findall(r"--format (\w+)", report))
+    refused = {form for form in ("zip", "python", "json") if export_status(client, job, form) == 409}
+    assert refused == {"zip", "python", "json"} - formats
+
+
+def test_a_model_is_offered_only_if_it_was_kept(client: TestClient, submit: Submit, db: Database) -> None:
+    job = submit()
+    succeed(claim_job(db))
+    words = text_of(client.get(f"/jobs/{job['id']}").text)
+    assert "Config and script (zip)" in words
+    assert "trained model" not in client.get(job["links"]["report"]).text
+    weights = {"file": "w", "sha256": "0", "preprocessing_sha256": "0", "seed": 1, "test_loss": 0.5}
+    with db.write() as session:
+        row = session.get_one(RecommendationRow, job["id"])
+        row.data = {**row.data, "weights": weights}
+    assert "Model and config (zip)" in text_of(client.get(f"/jobs/{job['id']}").text)
+    assert "trained model" in client.get(job["links"]["report"]).text
+
+
+def test_a_job_page_offers_no_file_of_a_job_that_this_version_cannot_read(
+    client: TestClient, submit: Submit, db: Database
+) -> None:
+    job = submit()
+    succeed(claim_job(db))
+    with db.write() as session:
+        row = require_job(session, job["id"])
+        row.spec = {**row.spec, "model": {"name": "of another version"}}
+    assert export_status(client, job, "json") == 409
+    assert "?format=" not in client.get(f"/jobs/{job['id']}").text
+
+
+def export_status(client: TestClient, job: dict[str, Any], form: str) -> int:
+    return int(client.get(job["links"]["export"], params={"format": form}).status_code)
 
 
 def test_a_job_page_follows_the_job_until_it_ends(client: TestClient, submit: Submit, db: Database) -> None:

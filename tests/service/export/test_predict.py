@@ -764,7 +764,7 @@ def test_spellings_that_training_merged_are_one_value_in_new_rows(tmp_path: Path
 def test_a_bundle_without_weights_says_why(of_people: Kept, tmp_path: Path) -> None:
     manifest = json.loads((of_people.folder / "manifest.json").read_text())
     for names, reason in (
-        (["weights.safetensors", "preprocessing.json", "predict.py"], "the bundle has no trained model: the job"),
+        (["weights.safetensors", "preprocessing.json", "predict.py"], "the bundle has no trained model: the job is on"),
         (["preprocessing.json", "predict.py"], "the model was trained on a text or an equation"),
     ):
         sums = {name: digest for name, digest in manifest["files"].items() if name not in names}
