@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from service.backup.tables import copy_rows, create_all, delete_studies, in_file
 from service.db.models import ApiKey, DatasetRow, Job, Trial
 from service.db.session import Database, require_current_tables
 from service.db.studies import require_current_studies
-from service.errors import BackupError
+from service.errors import BackupError, DatabaseVersionError
 from service.ledger import audit
 from service.settings import Settings
 from service.states import ACTIVE_JOB, ENDED_JOB
@@ -204,8 +204,9 @@ def restore(settings: Settings, folder: Path) -> dict[str, Any]:
     jobs are over: a worker goes on with them at once.
 
     Raises:
-        BackupError: The backup is damaged, or the database or the store is not empty. Nothing has been written then.
-        DatabaseVersionError: The database or the backup has the tables of a newer version.
+        BackupError: The backup is damaged or of a newer version, or the database or the store is not empty. Nothing
+            has been written then.
+        DatabaseVersionError: The database has tables that this version does not know.
         OSError: The store cannot be written. What was written is deleted, after this and any other error.
         SQLAlchemyError: The database cannot be written.
     """
@@ -213,21 +214,26 @@ def restore(settings: Settings, folder: Path) -> dict[str, Any]:
     if wrong := damage(folder, manifest):
         raise BackupError("\n  ".join([f"{folder} is damaged:", *wrong[:10]]))
     store = ArtifactStore(settings.artifacts_url)
-    create_all(settings.database_url)
-    with (
-        closing(Database(settings.database_url)) as database,
-        tempfile.TemporaryDirectory(prefix="warptune-data-") as scratch,
-    ):
-        _require_empty(settings, database, store)
+    with tempfile.TemporaryDirectory(prefix="warptune-data-") as scratch, ExitStack() as opened:
         ledger = Path(scratch) / LEDGER  # a copy: an older one is updated to this version
         shutil.copyfile(folder / LEDGER, ledger)
+        try:
+            copy = opened.enter_context(in_file(ledger))
+        except DatabaseVersionError:  # it would name the copy
+            raise BackupError(
+                f"{folder} was made by warptune {manifest['warptune']}, and this one, {VERSION}, cannot read its "
+                "tables: restore it with the versions of warptune and Optuna that made it, or with newer ones"
+            ) from None
+        create_all(settings.database_url)
+        database = opened.enter_context(closing(Database(settings.database_url)))
+        _require_empty(settings, database, store)
         written: list[str] = []
         try:
             for name in manifest["files"]:
                 if name != LEDGER:
                     written.append(name.removeprefix(f"{FILES}/"))
                     write_artifact(store.url_of(written[-1]), folder / name)
-            with in_file(ledger) as copy, copy.engine.connect() as source, database.engine.begin() as target:
+            with copy.engine.connect() as source, database.engine.begin() as target:
                 copy_rows(source, target)
                 target.execute(update(Job).where(Job.state.in_(ACTIVE_JOB)).values(lease_expires_s=0.0))
         except BaseException:

@@ -435,7 +435,7 @@ def require_current_tables(database: Database) -> None:
     if current != latest:
         raise DatabaseVersionError(
             f"the database {database.url.render_as_string()} has tables {current} of an older warptune, and this one "
-            f"needs {latest}. Update them first: warptune migrate"
+            f"needs {latest}. Back them up with the older one, then update them: warptune migrate"
         )
 
 

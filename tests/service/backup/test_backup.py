@@ -342,6 +342,26 @@ def test_nothing_is_overwritten(used: list[str], settings: Settings, sqlite_targ
 
 
 @sqlite_only
+@pytest.mark.parametrize(
+    ("table", "version"), [("warptune_version", "0099_newer"), ("warptune_version", "0003"), ("alembic_version", "v9")]
+)
+def test_a_backup_of_a_version_that_is_not_known_is_named_and_leaves_nothing(
+    used: list[str], settings: Settings, sqlite_target: Settings, folder: Path, table: str, version: str
+) -> None:
+    manifest = make.make(settings, folder)
+    with closing(sqlite3.connect(folder / make.LEDGER)) as connection, connection:
+        connection.execute(f"UPDATE {table} SET version_num = ?", [version])
+    manifest["files"][make.LEDGER] = file_sha256(str(folder / make.LEDGER))
+    (folder / make.MANIFEST).write_text(json.dumps(manifest | {"warptune": "0.3.0"}))
+    done = run(sqlite_target, "restore", str(folder))
+    assert done.exit_code == 1
+    assert f"error: {folder} was made by warptune 0.3.0, and this one, " in done.stderr
+    assert "warptune-data-" not in done.stderr, "no temporary file is named"
+    assert not Path(sqlite_target.artifacts_url, "jobs").exists()
+    assert not Path(sqlite_target.database_url.removeprefix("sqlite:///")).exists()
+
+
+@sqlite_only
 def test_a_backup_of_an_older_version_is_restored(settings: Settings, sqlite_target: Settings, folder: Path) -> None:
     make.make(settings, folder)
     ledger = folder / make.LEDGER
