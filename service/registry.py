@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import entry_points
 from operator import attrgetter
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from search_spaces.errors import must_be_one_of
 from service.errors import ServiceError
 from service.settings import PluginSettings
+from service.version import PLUGINS
 from warpadam.errors import field_text
-
-GROUP: Final = "warptune.plugins"
 
 
 class PluginError(ServiceError):
@@ -118,7 +117,7 @@ def load_plugins() -> None:
         plugins: list[tuple[str, Callable[[], object], str]] = [
             (module, partial(importlib.import_module, module), "WARPTUNE_PLUGINS names it") for module in modules
         ]
-        plugins += [(point.value, point.load, "an installed package names it") for point in entry_points(group=GROUP)]
+        plugins += [(point.value, point.load, "an installed package names it") for point in entry_points(group=PLUGINS)]
         for name, load, origin in plugins:
             try:
                 load()

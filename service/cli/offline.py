@@ -101,7 +101,7 @@ def check(
 
 def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip export.")]) -> None:
     """Check a zip export: verify its hashes, train its recommendation again and compare the losses."""
-    from service.export.replay import TOLERANCE, BundleError, read_bundle
+    from service.export.replay import TOLERANCE, BundleError, read_bundle, why_they_differ
     from service.export.replay import replay as train_again
 
     try:
@@ -116,8 +116,7 @@ def replay(bundle: Annotated[Path, typer.Argument(metavar="ZIP", help="A zip exp
     except BundleError as error:
         raise failure(str(error)) from None
     if not all(run.agrees for run in done):
-        versions = ", ".join(f"{name} {number}" for name, number in content.manifest.get("versions", {}).items())
-        raise failure(f"the losses differ by more than {TOLERANCE:g}; they were recorded with {versions}")
+        raise failure(f"the losses differ by more than {TOLERANCE:g}; {why_they_differ(content)}")
     say("replayed: the losses agree")
 
 

@@ -32,7 +32,7 @@ from service.export.files import (
     WEIGHTS_FILE,
 )
 from service.training.run import Run
-from service.version import VERSION
+from service.version import VERSION, differences, versions
 
 NAMES: Final = frozenset({MANIFEST, SCRIPT, DOCUMENT, DATA_FILE})
 """What every bundle holds."""
@@ -146,6 +146,14 @@ def replay(bundle: Bundle) -> Iterator[Replay]:
             yield Replay(f"test loss{what}", end.test_loss, recorded)
             if score is not None and end.test_score is not None:
                 yield Replay(f"test {run.metric}{what}", end.test_score, score)
+
+
+def why_they_differ(bundle: Bundle) -> str:
+    """Return which versions differ between the recorded runs and this process, as a clause."""
+    found = differences(bundle.manifest.get("versions") or {}, versions())
+    if found:
+        return f"they were recorded with {found}"
+    return "no version differs, so another machine or number of threads may have recorded them"
 
 
 def _runs(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Run, float, float | None]]:

@@ -9,19 +9,21 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import fsspec
 import torch
 
 from service.artifacts import checkpoint_steps, is_data_gone, read_artifact, write_artifact
 from service.training.run import Run
-from service.version import VERSION
+from service.version import versions
 
 log = logging.getLogger(__name__)
 
 _DIGEST_BYTES: Final = 32
+
+State = TypeVar("State")
 
 
 class Checkpoints:
@@ -29,7 +31,7 @@ class Checkpoints:
 
     def __init__(self, run: Run) -> None:
         self._url, self._every_s = run.checkpoint_url, run.checkpoint_every_s
-        self._owner = {"version": VERSION, "run": run.digest()}
+        self._owner = {"versions": versions(), "run": run.digest()}
         self._data_url = run.data.url
         self._proven: int | None = None
         self._last = time.monotonic()
@@ -38,13 +40,17 @@ class Checkpoints:
         """Return whether it is time for the next one."""
         return self._url is not None and time.monotonic() - self._last >= self._every_s
 
-    def newest(self) -> Mapping[str, Any] | None:
-        """Return the content of the newest checkpoint that can be used, on the CPU; None when there is none.
+    def resume(self, start: Callable[[Mapping[str, Any] | None], State]) -> State:
+        """Return what ``start`` makes of the content of the newest checkpoint that can be used, or of None without one.
 
-        Unusable ones are skipped with a warning in the log.
+        Those that cannot be read, that belong to another run or to other versions, and those that ``start`` refuses
+        are skipped with a warning in the log.
+
+        Args:
+            start: Makes the state of a run, on the CPU. It is called again if it raises.
         """
         if self._url is None:
-            return None
+            return start(None)
         steps: list[int] = []
         try:
             steps = sorted(self._steps(), reverse=True)
@@ -52,16 +58,16 @@ class Checkpoints:
             log.warning("cannot list checkpoints, the run starts again", extra={"url": self._url}, exc_info=True)
         for step in steps:
             try:
-                content = self._read(step)
+                state = start(self._read(step))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, the one before it is next
                 log.warning("unusable checkpoint", extra={"url": self._file(step), "cause": str(error)})
             else:
                 self._proven = step
                 log.info("run resumed", extra={"url": self._url, "step": step})
-                return content
+                return state
         if steps:
             log.warning("no usable checkpoint, the run starts again", extra={"url": self._url})
-        return None
+        return start(None)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
         """Write a checkpoint, prove that it can be read, and delete all older ones but the last that was proven.

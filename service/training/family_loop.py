@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,17 +106,21 @@ def _evaluate(
 def _learn_p(run: Run, how: FamilyTraining, start: Warp | None) -> tuple[Warp, float]:
     """Return P after all tasks, learned from ``start`` on, and the seconds that this took."""
     tasks = load_family(run.data.url, run.data.sha256).tasks("meta_train")
-    trainer = MetaTrainer(
-        [_FamilyTask(run, task) for task in tasks],
-        WarpAdamConfig.from_dict(run.config),
-        MetaConfig(steps=how.learn_steps, seed=run.seed),
-        start=start,
-    )
-    checkpoints = Checkpoints(run)
-    saved, done, seconds = checkpoints.newest(), 0, 0.0
-    if saved is not None:
+
+    def resumed(saved: Mapping[str, Any] | None) -> tuple[MetaTrainer, int, float]:
+        trainer = MetaTrainer(
+            [_FamilyTask(run, task) for task in tasks],
+            WarpAdamConfig.from_dict(run.config),
+            MetaConfig(steps=how.learn_steps, seed=run.seed),
+            start=start,
+        )
+        if saved is None:
+            return trainer, 0, 0.0
         trainer.load_state_dict(saved["trainer"])
-        done, seconds = saved["tasks"], saved["seconds"]
+        return trainer, saved["tasks"], saved["seconds"]
+
+    checkpoints = Checkpoints(run)
+    trainer, done, seconds = checkpoints.resume(resumed)
     while done < how.learn_tasks:
         started = time.perf_counter()
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -39,12 +40,8 @@ def train(run: Run) -> Iterator[CurvePoint]:
         DivergedError: The training or validation loss is not finite.
     """
     torch.set_num_threads(run.threads)
-    torch.manual_seed(run.seed)
-    state = _State(run)
     checkpoints = Checkpoints(run)
-    saved = checkpoints.newest()
-    if saved is not None:
-        state.restore(saved)
+    state = checkpoints.resume(partial(_State, run))
     yield from list(state.points)
     for step in report_steps(run.steps)[len(state.points) :]:
         started = time.perf_counter()
@@ -72,7 +69,8 @@ def report_steps(steps: int) -> list[int]:
 class _State:
     """Everything that changes in a run: what a checkpoint holds."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, saved: Mapping[str, Any] | None = None) -> None:
+        torch.manual_seed(run.seed)
         self._run = run
         self._data = Batches(run)
         self.model = build_network(run.model, run.shape, run.sizes, run.activation).to(run.device)
@@ -84,6 +82,8 @@ class _State:
         self._best = BestWeights(self.model) if run.best_by and run.test else None
         self.step, self.seconds = 0, 0.0
         self.points: list[CurvePoint] = []
+        if saved is not None:
+            self._restore(saved)
 
     def train_step(self) -> None:
         self._total_loss += self._step(*self._data.next_batch())
@@ -140,7 +140,7 @@ class _State:
             "cuda_rng": torch.cuda.get_rng_state(self._run.device) if cuda else None,
         }
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
+    def _restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to where :meth:`to_dict` was called."""
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.points = [CurvePoint(*point) for point in saved["points"]]

@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.app import app
+from service.export.replay import Bundle, why_they_differ
+from service.version import versions
 
 FILES = {"recommended.py": b"raise SystemExit('ran')", "recommended.json": b"{}", "data.npz": b"0" * 5000}
 
@@ -94,3 +96,19 @@ def test_zip_with_a_flipped_byte_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["replay", "predict"])
 def test_file_that_is_not_there_is_one_line(tmp_path: Path, command: str) -> None:
     assert "none.zip" in refusal(tmp_path / "none.zip", command, 2)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        (versions(), "no version differs, so another machine or number of threads may have recorded them"),
+        (
+            versions() | {"torch": "0.1", "code": "0" * 12},
+            f"they were recorded with code 000000000000 instead of {versions()['code']}, "
+            f"torch 0.1 instead of {versions()['torch']}",
+        ),
+        ({}, "they were recorded with versions that were not recorded"),
+    ],
+)
+def test_only_versions_that_differ_explain_a_difference(recorded: dict[str, str], said: str) -> None:
+    assert why_they_differ(Bundle({"versions": recorded}, {})) == said

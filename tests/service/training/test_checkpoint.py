@@ -26,6 +26,7 @@ from service.training import checkpoint as checkpoint_module
 from service.training.checkpoint import Checkpoints
 from service.training.loop import POINTS, train
 from service.training.run import CurvePoint, FamilyTraining, Run, Training
+from service.version import versions
 from tests.service.training.test_loop import make_run, without_seconds
 from tests.service.user_code import models
 
@@ -96,9 +97,14 @@ def steps_of(action: Callable[[], object]) -> int:
     return steps.count
 
 
+def newest(run: Run) -> Mapping[str, Any] | None:
+    """Return the content of the newest checkpoint of a run that can be used."""
+    return Checkpoints(run).resume(lambda saved: saved)
+
+
 def end_of(run: Run, points: list[CurvePoint]) -> dict[str, Any]:
     """Return the whole state after the last step, without what depends on the clock."""
-    saved = Checkpoints(run).newest()
+    saved = newest(run)
     assert saved is not None
     assert saved["step"] == run.steps == points[-1].step
     return {name: value for name, value in saved.items() if name not in ("seconds", "points")}
@@ -330,11 +336,39 @@ def test_the_checkpoint_of_another_run_or_version_is_never_used(
     run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut_short(run, 20)
-    assert Checkpoints(replace(run, seed=6)).newest() is None
+    assert newest(replace(run, seed=6)) is None
     assert "it belongs to" in caplog.records[0].cause  # type: ignore[attr-defined]
-    assert Checkpoints(run).newest() is not None
-    monkeypatch.setattr(checkpoint_module, "VERSION", "0.0.1")
-    assert Checkpoints(run).newest() is None
+    assert newest(run) is not None
+    others = versions() | {"code": "0" * 12}
+    monkeypatch.setattr(checkpoint_module, "versions", lambda: others)
+    assert newest(run) is None
+    assert "no usable checkpoint, the run starts again" in warnings_in(caplog)
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer", "training_step", "rng"])
+def test_a_run_starts_again_if_no_state_fits(run: Run, part: str, caplog: pytest.LogCaptureFixture) -> None:
+    uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
+    cut_short(run, 20)
+    checkpoints = Checkpoints(run)
+    checkpoints._proven = 19
+    for step in (19, 20):
+        content = dict(checkpoints._read(step))
+        checkpoints.save(step, content | {part: {"param_groups": [], "state": {}, "of": "another plug-in"}})
+    points: list[CurvePoint] = []
+    assert steps_of(lambda: points.extend(train(run))) == run.steps
+    assert without_seconds(points) == uninterrupted
+    assert warnings_in(caplog)[:3] == [*["unusable checkpoint"] * 2, "no usable checkpoint, the run starts again"]
+
+
+def test_a_run_goes_on_from_the_newest_state_that_fits(run: Run) -> None:
+    uninterrupted = without_seconds(list(train(replace(run, checkpoint_url=None))))
+    cut_short(run, 20)
+    checkpoints = Checkpoints(run)
+    checkpoints._proven = 19
+    checkpoints.save(20, {**checkpoints._read(20), "optimizer": {}})
+    points: list[CurvePoint] = []
+    assert steps_of(lambda: points.extend(train(run))) == run.steps - 19
+    assert without_seconds(points) == uninterrupted
 
 
 def test_a_store_that_takes_no_checkpoint_costs_a_warning_and_not_the_run(
@@ -355,7 +389,7 @@ def test_a_checkpoint_that_cannot_be_read_back_leaves_the_one_before_it(
     list(train(replace(run)))
     assert set(warnings_in(caplog)) == {"a checkpoint could not be written"}
     monkeypatch.undo()
-    saved = Checkpoints(run).newest()
+    saved = newest(run)
     assert saved is not None
     assert saved["step"] == 20
 
@@ -363,7 +397,7 @@ def test_a_checkpoint_that_cannot_be_read_back_leaves_the_one_before_it(
 def test_an_orphaned_process_that_is_ahead_keeps_its_checkpoints(run: Run) -> None:
     cut_short(run, 20)
     behind = Checkpoints(run)
-    content = behind.newest()
+    content = behind.resume(lambda saved: saved)
     assert content is not None
     cut_short(run, 10)  # another process, which went on to step 30
     behind.save(21, content)
