@@ -212,7 +212,7 @@ def _best(session: Session, job_id: str, arms: Sequence[str]) -> dict[str, Trial
     if not arms:
         return {}
     complete = select(Trial.id).where(Trial.job_id == job_id, Trial.state == TrialState.COMPLETE)
-    first = complete.order_by(Trial.value, Trial.val_loss, Trial.number).limit(1)
+    first = complete.order_by(Trial.value, Trial.val_loss.nulls_last(), Trial.number).limit(1)
     ids = union_all(*(select(first.where(Trial.arm == arm).subquery()) for arm in arms))
     return {trial.arm: trial for trial in session.scalars(select(Trial).where(Trial.id.in_(ids)))}
 

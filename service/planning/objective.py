@@ -6,6 +6,7 @@ Optuna.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -18,6 +19,14 @@ from service.training.run import CurvePoint
 
 TIMED: Final = ("seconds_to_target", "steps_to_target")
 """Metrics that ask when a validation loss is reached."""
+
+
+def or_worst(loss: float | None) -> float:
+    """Return a loss to rank by: infinity where none was stored, so that such a trial wins no tie.
+
+    Services from before the column of the loss did not store it.
+    """
+    return math.inf if loss is None else loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

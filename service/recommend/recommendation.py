@@ -14,7 +14,7 @@ from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.ledger.queries import curve_of
 from service.planning.arms import Role
-from service.planning.objective import TIMED, Objective, decided_by_outliers
+from service.planning.objective import TIMED, Objective, decided_by_outliers, or_worst
 from service.planning.plan import JobPlan
 from service.recommend.luck import SearchLuck, luck_of
 from service.recommend.verdict import compare, mean_interval
@@ -69,7 +69,7 @@ def best_trials(trials: Sequence[Trial], count: int) -> list[Trial]:
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     different: dict[frozenset[tuple[str, Scalar]], Trial] = {}
-    for trial in sorted(complete, key=lambda trial: (trial.value, trial.val_loss or 0.0, trial.number)):
+    for trial in sorted(complete, key=lambda trial: (trial.value, or_worst(trial.val_loss), trial.number)):
         different.setdefault(frozenset(trial.params.items()), trial)
     return list(different.values())[:count]
 

@@ -6,8 +6,8 @@ on with it, and when the earlier job is deleted. They never enter the ledger's t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pydantic import TypeAdapter
@@ -19,11 +19,13 @@ from service.db.models import Trial
 from service.db.session import Database
 from service.errors import FieldError, InvalidSpecError
 from service.ledger.jobs import find_job
+from service.ledger.made_with import Versions, made_with
 from service.planning.arms import MORE_STEPS
-from service.planning.objective import TIMED
+from service.planning.objective import TIMED, or_worst
 from service.planning.plan import JobPlan, plan_of
 from service.spec.job import JobSpec
 from service.states import ENDED_JOB, TrialState
+from service.version import versions
 
 EARLIER_TRIALS_FILE: Final = "earlier-trials.json"
 """Name of the artifact with the trials that seed a job's samplers."""
@@ -37,13 +39,16 @@ TRIED_AGAIN: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierTrial:
-    """A completed trial of an earlier job: its number, parameters, cost, training time and validation loss there."""
+    """A completed trial of an earlier job: its number, parameters, cost, training time and validation loss there.
+
+    The loss is None if the service that ran it did not store one.
+    """
 
     number: int
     params: dict[str, Scalar]
     value: float
     seconds: float
-    val_loss: float = 0.0
+    val_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +59,17 @@ class EarlierTrials:
         job_id: The earlier job.
         comparable: Whether the values of its trials can be compared with those of this job.
         trials: The trials.
+        made_with: The versions that all of them were made with; empty if they are not known, or not the same.
     """
 
     job_id: str
     comparable: bool
     trials: tuple[EarlierTrial, ...]
+    made_with: dict[str, str] = field(default_factory=dict)
 
     def best(self) -> list[dict[str, Scalar]]:
         """Return the configs to try first: the best ones, if their values cannot be taken over."""
-        ranked = sorted(self.trials, key=lambda trial: (trial.value, trial.val_loss, trial.number))
+        ranked = sorted(self.trials, key=lambda trial: (trial.value, or_worst(trial.val_loss), trial.number))
         return [] if self.comparable else [trial.params for trial in ranked[:TRIED_AGAIN]]
 
 
@@ -71,9 +78,15 @@ _FILE: Final = TypeAdapter(dict[str, EarlierTrials])
 
 
 def read_earlier_trials(artifacts: ArtifactStore, job_id: str, arm: str) -> EarlierTrials | None:
-    """Return what an arm of a job takes over; None if there is nothing."""
+    """Return what an arm of a job takes over; None if there is nothing.
+
+    Values can be compared only with those of a worker that has the same versions as this process.
+    """
     content = artifacts.get(job_id, EARLIER_TRIALS_FILE)
-    return None if content is None else _FILE.validate_json(content).get(arm)
+    found = None if content is None else _FILE.validate_json(content).get(arm)
+    if found is None or found.made_with == versions():
+        return found
+    return replace(found, comparable=False)
 
 
 def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
@@ -90,6 +103,7 @@ def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
         job = find_job(session, job_id)
         complete = (Trial.job_id == job_id, Trial.state == TrialState.COMPLETE, Trial.value.is_not(None))
         rows = session.scalars(select(Trial).where(*complete).order_by(Trial.number)).all()
+        made = made_with(session, job_id).trials
     if job is None:
         raise _wrong(job_id, "names no job", "GET /v1/jobs lists the jobs.", "unknown_name")
     if job.state not in ENDED_JOB:
@@ -106,16 +120,24 @@ def find_earlier_trials(db: Database, plan: JobPlan) -> bytes | None:
         raise _wrong(job_id, "must name a job with completed trials; this one has none")
     by_arm: dict[str, list[EarlierTrial]] = {}
     for row in rows:
-        costs = {"value": row.value or 0.0, "seconds": row.seconds, "val_loss": row.val_loss or 0.0}
-        trial = EarlierTrial(number=row.number, params=dict(row.params), **costs)
+        costs = {"value": row.value or 0.0, "seconds": row.seconds}
+        trial = EarlierTrial(number=row.number, params=dict(row.params), val_loss=row.val_loss, **costs)
         by_arm.setdefault(row.arm, []).append(trial)
     taken = {
         name: EarlierTrials(
-            job_id=job_id, comparable=_comparable(earlier, plan, name), trials=tuple(trials[:MOST_TRIALS])
+            job_id=job_id,
+            comparable=_comparable(earlier, plan, name),
+            trials=tuple(trials[:MOST_TRIALS]),
+            made_with=_common([made.get(trial.number, {}) for trial in trials[:MOST_TRIALS]]),
         )
         for name, trials in by_arm.items()
     }
     return _FILE.dump_json(taken)
+
+
+def _common(made: Sequence[Versions]) -> dict[str, str]:
+    """Return the versions of all trials of an arm; empty if they are not the same."""
+    return dict(made[0]) if all(one == made[0] for one in made) else {}
 
 
 def _wrong(job_id: str, message: str, hint: str | None = None, code: str = "conflict") -> InvalidSpecError:

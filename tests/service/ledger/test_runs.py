@@ -205,6 +205,12 @@ def test_arm_summaries_count_states_and_find_the_best_completed_trial(log: RunLo
     assert warp.best is not None
     assert (warp.best.number, warp.best.value, warp.arm.seconds_used) == (2, 0.3, 1.5)
     assert (adamw.counts, adamw.best) == (untuned.counts, untuned.best) == ({}, None)
+    with db.write() as session:
+        session.get_one(Trial, warp.best.id).val_loss = None  # of a service that did not store it
+    with db.read() as session:
+        best = queries.arm_summaries(session, log.job_id)[0].best
+    assert best is not None
+    assert best.number == 3
 
 
 def test_an_arm_that_came_after_a_job_was_made_is_added_to_it(log: RunLog, db: Database) -> None:

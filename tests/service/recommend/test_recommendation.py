@@ -183,6 +183,8 @@ def test_the_loss_decides_between_trials_of_an_equal_score(plan: JobPlan) -> Non
         for number, loss in enumerate([0.4, 0.1, 0.3, 0.2])
     ]
     assert [row.number for row in best_trials(rows, 3)] == [1, 3, 2]
+    rows[0].val_loss = None  # of a service that did not store it
+    assert [row.number for row in best_trials(rows, 4)] == [1, 3, 2, 0]
 
 
 def test_the_loss_decides_between_contenders_and_baselines_of_an_equal_score(plan: JobPlan) -> None:

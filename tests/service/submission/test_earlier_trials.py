@@ -24,8 +24,16 @@ from service.running.context import JobContext
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.states import JobState, TrialState
-from service.submission.earlier_trials import EARLIER_TRIALS_FILE, TRIED_AGAIN, find_earlier_trials, read_earlier_trials
+from service.submission.earlier_trials import (
+    EARLIER_TRIALS_FILE,
+    TRIED_AGAIN,
+    EarlierTrial,
+    EarlierTrials,
+    find_earlier_trials,
+    read_earlier_trials,
+)
 from service.training.run import CurvePoint, Ended
+from service.version import versions
 from tests.conftest import SpecMaker
 from tests.service.conftest import Submit, get_trials, queue_job
 
@@ -131,6 +139,57 @@ def test_of_other_work_the_best_configs_are_tried_first_and_no_value_is_taken(
     assert lrs[:TRIED_AGAIN] == LRS[:TRIED_AGAIN]
     assert asked[-1] is not None
     assert asked[-1].run.config["lr"] == 0.01  # then the preset's own, without the two that were tried
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["other versions", "versions that were not recorded"])
+def test_of_other_versions_the_best_configs_are_tried_first_and_no_value_is_taken(
+    db: Database,
+    submit: Submit,
+    storage: optuna.storages.RDBStorage,
+    settings: Settings,
+    spec: SpecMaker,
+    known: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(runs, "versions", lambda: versions() | {"code": "0" * 12} if known else {})
+        job_id = earlier_job(db, submit)
+    search = open_search(db, storage, settings, spec(search={"sampler": "tpe", "pruner": "none", "from_job": job_id}))
+    assert not [trial for trial in search.study.trials if trial.state == OptunaState.COMPLETE]
+    first = search.next()
+    assert first is not None
+    assert first.run.config["lr"] == LRS[0]
+
+
+def test_one_trial_of_another_version_makes_the_values_of_its_arm_no_longer_comparable(
+    db: Database, submit: Submit, settings: Settings, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    with monkeypatch.context() as before:
+        before.setattr(runs, "versions", lambda: versions() | {"code": "0" * 12})
+        first = runs.claim(db, "worker", 30.0)
+        assert first is not None
+        row = first.add_trial("adamw", adamw(0.5), running=True)
+        first.finish_trial(row.id, Ended(TrialState.COMPLETE, 0.5, None, 0.1), 0.1)
+        first.release()
+    fill(db, job_id)
+    content = find_earlier_trials(db, make_plan(JobSpec.model_validate(spec(search={"from_job": job_id}))))
+    assert content is not None
+    store = ArtifactStore(settings.artifacts_url)
+    store.put("job-new", EARLIER_TRIALS_FILE, content)
+    comparable = {arm: read_earlier_trials(store, "job-new", arm) for arm in ("warpadam", "adamw")}
+    assert {arm: found and found.comparable for arm, found in comparable.items()} == {"warpadam": True, "adamw": False}
+
+
+@pytest.mark.usefixtures("db")
+def test_a_trial_without_a_stored_loss_wins_no_tie() -> None:
+    losses = {0: None, 1: 0.2, 2: 0.1}
+    trials = tuple(
+        EarlierTrial(number=number, params={"lr": number}, value=0.5, seconds=1.0, val_loss=loss)
+        for number, loss in losses.items()
+    )
+    found = EarlierTrials(job_id="job-0", comparable=False, trials=trials)
+    assert found.best() == [{"lr": 2}, {"lr": 1}, {"lr": 0}]
 
 
 @pytest.mark.parametrize("seed", [0, 1], ids=["comparable", "not comparable"])
