@@ -176,6 +176,8 @@ def show_comparison(console: Console, compared: JobComparison) -> None:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{name} {_short(item)}' for name, item in value.items())})"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -21,11 +21,13 @@ from service.db.session import Database, epoch_now
 from service.errors import LeaseLostError
 from service.ledger import queries, totals
 from service.ledger.jobs import close, pause_now, record_event, request_stop, require_job
+from service.ledger.made_with import MadeWith, key_of, made_with
 from service.ledger.totals import Count, Name
 from service.result.job_result import JobResult
 from service.spec.job import JobSpec, Scalar
 from service.states import ArmState, JobState, TrialState
 from service.training.run import CurvePoint, Ended
+from service.version import differences, versions
 
 IDS_OF_A_QUERY: Final = 500
 """Ids that one query asks for: databases limit the parameters of a statement."""
@@ -73,7 +75,7 @@ def claim(db: Database, worker: str, lease_s: float, modules: Iterable[str] = ()
             return None
         was_lost = session.scalar(select(Job.state != JobState.QUEUED).where(Job.seq == seq))
         row = session.execute(statement.where(Job.seq == seq)).one()
-        record_event(session, row.id, "claimed", worker=worker, token=row.lease_token)
+        record_event(session, row.id, "claimed", worker=worker, token=row.lease_token, versions=dict(versions()))
         if was_lost:
             totals.add(session, row.id, [Count(Name.LEASE_LOSSES)])
     return RunLog(db, row.id, row.lease_token, lease_s, row.spec, row.dataset_info, row.request_id)
@@ -390,9 +392,18 @@ class RunLog:
     def plan_confirm_runs(self, phase: str, finalists: Sequence[Trial], seeds: Sequence[int]) -> Sequence[ConfirmRun]:
         """Store a queued run of every finalist on every seed that has none yet; return all runs of the phase.
 
-        If the job has a verdict already, its next one on new runs of ``confirm`` is a further look.
+        Runs that a worker with other versions has made are deleted first, so that a verdict compares runs of one
+        version. If the job has a verdict already, its next one on new runs of ``confirm`` is a further look.
         """
         with self._fenced() as session:
+            runs, made = queries.confirm_runs(session, self.job_id, phase), made_with(session, self.job_id)
+            if old := made.to_repeat(runs):
+                for run in old:
+                    session.delete(run)
+                session.flush()
+                others = {differences(made.runs.get(key_of(run), {}), made.worker) for run in old}
+                cause = f"made with {' or '.join(sorted(others))}"
+                record_event(session, self.job_id, "runs_dropped", phase=phase, runs=len(old), cause=cause)
             planned = {(run.trial_number, run.seed) for run in queries.confirm_runs(session, self.job_id, phase)}
             new = [(seed, t) for seed in seeds for t in finalists if (t.number, seed) not in planned]
             if new:
@@ -417,6 +428,11 @@ class RunLog:
         """Return the runs of a phase, in the order in which they were planned."""
         with self.db.read() as session:
             return queries.confirm_runs(session, self.job_id, phase)
+
+    def made_with(self) -> MadeWith:
+        """Return which versions made the trials and runs that have ended."""
+        with self.db.read() as session:
+            return made_with(session, self.job_id)
 
     def start_confirm_run(self, run_id: int) -> int:
         """Count one more attempt of a confirmation run and return the number of attempts."""

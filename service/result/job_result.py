@@ -393,7 +393,8 @@ class JobResult(Recommendation):
     warm_start: WarmStartOutcome | None
     """Whether the P that the job started from transfers; None for a job without a warm start."""
     made_with: dict[str, str]
-    """Versions of the worker that wrote the result."""
+    """Versions that the first confirmation run of the recommended config was made with: that of `weights`. All other
+    runs on fresh seeds were made with the same ones, unless `findings.advice` says otherwise."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the result as plain JSON values."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from service.db.models import ConfirmRun, Trial
 from service.errors import JobFailedError
 from service.planning.arms import MORE_STEPS, REFERENCE, ArmPlan, Role
-from service.planning.objective import Objective, make_objective
+from service.planning.objective import Objective, make_objective, or_worst
 from service.planning.plan import JobPlan
 from service.recommend.fidelity import UNPRUNED, measure
 from service.recommend.findings import Searched, find_break_even, find_transfer, make_findings
+from service.recommend.mixed import about_versions
 from service.recommend.recommendation import (
     NO_LUCK,
     Finalist,
@@ -29,7 +30,6 @@ from service.running.context import JobContext
 from service.running.samplers import first_rung
 from service.spec.job import MAX_STEPS
 from service.spec.tasks import Task
-from service.version import versions
 
 if TYPE_CHECKING:
     from service.data.families import FamilySummary
@@ -150,7 +150,7 @@ def finalists_by_search(job: JobContext, best: list[Trial], objective: Objective
     curves = job.record.curves([trial.id for trial in best])
     costs = [objective.cost(curves[trial.id]) for trial in best]
     return [
-        Finalist(trial, (trial.value or 0.0) if cost is None else cost, trial.val_loss or 0.0)
+        Finalist(trial, (trial.value or 0.0) if cost is None else cost, or_worst(trial.val_loss))
         for trial, cost in zip(best, costs, strict=True)
     ]
 
@@ -175,14 +175,16 @@ def make_result(
     edges = {finalist.trial.arm: edge_of_range(plan, finalist.trial) for finalist in finalists}
     recommended = recommend(plan, finalists, runs, objective, job.record.looks(), luck, blind, edges)
     tasks = None if family is None else _family_finding(plan, recommended, finalists, runs, family)
-    findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks, job.notes)
+    made = job.record.made_with()
+    notes = (*about_versions(made, searched, finalists, [*races, *runs]), *job.notes)
+    findings = make_findings(plan, recommended, finalists, searched, runs, objective, tasks, notes)
     return JobResult(
         **vars(recommended),
         job_id=job.record.job_id,
         findings=findings,
         learned_p=None,
         warm_start=find_transfer(plan, findings.comparisons, searched),
-        made_with=versions(),
+        made_with=dict(made.runs.get(("confirm", recommended.trial, min(run.seed for run in runs)), made.worker)),
     )
 
 

@@ -13,6 +13,7 @@ from service.ledger import jobs, runs
 from service.ledger.runs import RunLog
 from service.states import JobState, TrialState
 from service.training.run import CurvePoint, Ended
+from service.version import versions
 from tests.service.conftest import Submit, get_job, get_trials
 from tests.service.results import a_result
 
@@ -174,7 +175,7 @@ def test_every_change_of_a_job_is_an_event(db: Database, submit: Submit) -> None
         events = [(e.kind, e.data) for e in session.query(Event).filter(Event.job_id == job_id).order_by(Event.id)]
     assert events == [
         ("submitted", {}),
-        ("claimed", {"worker": "me", "token": 1}),
+        ("claimed", {"worker": "me", "token": 1, "versions": versions()}),
         ("arm_started", {"arm": "warpadam"}),
         ("arm_finished", {"arm": "warpadam", "reason": "trials_per_arm", "seconds": 2.5}),
         ("verifying", {}),
