@@ -19,6 +19,7 @@
     ├── StorageFullError                  a disk of the service has no room
     ├── QuotaExceededError                the project stores as many bytes as it may
     ├── EngineLostError                   the processes of an engine have died: another try needs new ones
+    ├── OutdatedWorkerError               the service was updated while a worker ran: only a new worker can go on
     ├── LeaseLostError                    another worker owns the job now: write nothing
     ├── BackupError                       a backup cannot be made, read or restored
     ├── DatabaseVersionError              the tables of the database are those of another version
@@ -208,6 +209,12 @@ class EngineLostError(ServiceError):
     """Processes that an engine needs for all of its runs have died. It starts new ones when it is used again."""
 
     code = "engine_lost"
+
+
+class OutdatedWorkerError(ServiceError):
+    """The service or its libraries were updated while a worker ran, so its slots have other versions than it."""
+
+    code = "outdated_worker"
 
 
 class LeaseLostError(ServiceError):

@@ -29,6 +29,7 @@ from service.errors import (
     JobFailedError,
     LeaseLostError,
     OtherVersionError,
+    OutdatedWorkerError,
     StorageFullError,
 )
 from service.ledger.removal import remove_late_files
@@ -39,6 +40,7 @@ from service.running.notify import Notifier
 from service.running.retention import Retention
 from service.settings import Settings
 from service.states import JobState
+from service.version import versions
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +164,7 @@ class Worker:
     def __init__(
         self, settings: Settings, db: Database, storage: optuna.storages.BaseStorage, engines: Mapping[str, Engine]
     ) -> None:
+        versions()  # finds them before an update on the disk can change them
         self._settings, self._db = settings, db
         self._tools = Tools.of(settings, engines, storage)
         self._stopping = threading.Event()
@@ -173,7 +176,11 @@ class Worker:
         self._stopping.set()
 
     def run_forever(self) -> None:
-        """Run jobs until :meth:`stop` is called. While the ledger cannot be reached or a disk is full, keep trying."""
+        """Run jobs until :meth:`stop` is called. While the ledger cannot be reached or a disk is full, keep trying.
+
+        Raises:
+            OutdatedWorkerError: The service was updated while this worker ran.
+        """
         tools = self._tools
         with (
             Notifier(self._settings, self._db),
@@ -216,6 +223,7 @@ class Worker:
                 or another continues the job.
             StorageFullError: A disk is full. The job goes back to the queue.
             EngineLostError: The engine of the job has died. When the lease has run out, it is continued.
+            OutdatedWorkerError: The service was updated while this worker ran. The job goes back to the queue.
         """
         record = claim(self._db, self.name, self._settings.lease_s, self._settings.modules)
         if record is None:
@@ -234,6 +242,9 @@ class Worker:
                 self._left = record.job_id, record.token  # perhaps there is none: an outage lets it run out, too
                 log.warning("job lost to another worker")
                 remove_late_files(self._db, self._tools.artifacts, record.job_id)
+            except OutdatedWorkerError:
+                record.release()
+                raise
             except LEDGER_AWAY:
                 self._left = record.job_id, record.token
                 raise
@@ -260,7 +271,7 @@ class Worker:
         except (JobFailedError, OtherVersionError) as error:
             record.end(JobState.FAILED, str(error))
             log.warning("job failed", extra={"cause": str(error)})
-        except (LeaseLostError, EngineLostError):
+        except (LeaseLostError, EngineLostError, OutdatedWorkerError):
             raise
         except Exception as error:
             if is_full(error) or is_full(error.__cause__):  # Optuna wraps the errors of the database

@@ -85,7 +85,7 @@ def test_every_documented_setting_exists() -> None:
 
 def codes() -> set[str]:
     raised = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)}
-    internal = {"service_error", "engine_lost", "lease_lost", "job_failed"}
+    internal = {"service_error", "engine_lost", "outdated_worker", "lease_lost", "job_failed"}
     api = "".join(path.read_text() for path in (ROOT / "service/api").glob("*.py"))
     literal = set(re.findall(r'problem\(\s*[\w.]+,\s*"(\w+)"', api))
     assert literal

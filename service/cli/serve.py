@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from service import logs
 from service.cli.console import failure
-from service.errors import DatabaseVersionError
+from service.errors import DatabaseVersionError, OutdatedWorkerError
 from service.settings import PRIVATE_KEY, Settings, child_environment
 
 log = logging.getLogger(__name__)
@@ -180,6 +180,9 @@ def read_settings(**changes: Any) -> Settings:
         raise failure("\n".join(["a setting is not valid", *wrong_settings(error)]), 2) from None
 
 
+_OF_VERSIONS: Final = (DatabaseVersionError, OutdatedWorkerError)
+
+
 @contextmanager
 def process(**changes: Any) -> Iterator[Settings]:
     """Yield the settings of a process. Report in one line why it could not start or continue."""
@@ -194,7 +197,7 @@ def process(**changes: Any) -> Iterator[Settings]:
         with own_folder():
             ArtifactStore(settings.artifacts_url).sweep()
             yield settings
-    except (OSError, SQLAlchemyError, DatabaseVersionError, ModuleNotFoundError) as error:  # the last: no driver
+    except (OSError, SQLAlchemyError, ModuleNotFoundError, *_OF_VERSIONS) as error:  # without a driver, none is found
         raise failure(str(error).partition("\n")[0]) from None
 
 

@@ -38,12 +38,13 @@ from service.engines.base import (
     runs_per_gpu,
     silence,
 )
-from service.errors import JobFailedError
+from service.errors import JobFailedError, OutdatedWorkerError
 from service.processes import how_it_ended, memory_bytes, oom_kills, require_cpus, run_on
 from service.settings import LogSettings, Settings
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
+from service.version import differences, versions
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +72,10 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class SlotReady(NamedTuple):
-    """The first message of a slot: it has loaded torch and waits for a run."""
+    """The first message of a slot: it has loaded torch and waits for a run. ``versions`` are those that it has."""
 
     cuda_devices: int
+    versions: Mapping[str, str]
 
 
 class SlotTask(NamedTuple):
@@ -148,7 +150,7 @@ def serve(connection: mp_connection.Connection, train: Train, rules: SlotRules) 
 
     devices = torch.cuda.device_count()
     with suppress(EOFError, OSError):  # of the connection: the worker has gone. attempt() lets no error of a run out.
-        connection.send(SlotReady(devices))
+        connection.send(SlotReady(devices, versions()))
         while True:
             connection.send(_execute(connection, train, connection.recv()))
     if os.getpid() == os.getsid(0):
@@ -280,6 +282,7 @@ class LocalEngine:
 
         Raises:
             JobFailedError: The GPUs are not available, or slot processes cannot start again and again.
+            OutdatedWorkerError: A new slot has other versions than this process.
         """
         self._failed_starts, self._start_after = 0, 0.0
         try:
@@ -381,6 +384,8 @@ class LocalEngine:
         if message is None:
             self._replace(slot, work)
         elif isinstance(message, SlotReady):
+            if others := differences(message.versions, versions()):
+                raise OutdatedWorkerError(f"the service was updated while this worker ran: a new slot has {others}")
             slot.ready, self._failed_starts, self._start_after = message, 0, 0.0
         else:
             assert slot.assignment is not None, "a slot without a run sends nothing"

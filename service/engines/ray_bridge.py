@@ -29,6 +29,7 @@ from service.errors import EngineLostError, JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended
+from service.version import versions
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -100,7 +101,8 @@ class Bridge(tune.Stopper, tune.Callback):
         device = "cuda:0" if self._resources.gpus_per_trial else "cpu"  # the only one that the actor can see
         run = replace(assignment.run, threads=self._resources.cpus_per_trial, device=device)
         self._open[trial_id] = _OpenRun(replace(assignment, run=run))
-        return {RUN: ActorRun(self._train, run, self._work.pruning, assignment.prunable, assignment.facts)}
+        facts = assignment.facts
+        return {RUN: ActorRun(self._train, run, self._work.pruning, assignment.prunable, facts, versions())}
 
     # --- as a stopper
 

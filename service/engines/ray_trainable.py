@@ -16,7 +16,9 @@ from ray import tune
 from service import logs
 from service.engines.base import Pruning, Train, attempt, warm_up
 from service.settings import LogSettings
+from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
+from service.version import differences, versions
 
 RUN: Final = "run"
 """The one key of a Tune trial's config; its value is an :class:`ActorRun`."""
@@ -33,13 +35,14 @@ SIGNAL: Final = "signal"
 
 @dataclass(frozen=True, slots=True)
 class ActorRun:
-    """A run for an actor, and how to do it."""
+    """A run for an actor, and how to do it. ``versions`` are those of the worker, which the actor must have too."""
 
     train: Train
     run: Run
     pruning: Pruning | None
     prunable: bool
     facts: Mapping[str, object]
+    versions: Mapping[str, str]
 
     def __str__(self) -> str:
         return self.run.arm  # Ray uses it in names
@@ -61,7 +64,10 @@ class RunActor(tune.Trainable):
 
     def _begin(self, work: ActorRun) -> None:
         self._work, self._points = work, list[CurvePoint]()
-        self._events: Iterator[CurvePoint | Ended] = attempt(work.train, work.run)
+        others = differences(versions(), work.versions)
+        cause = f"a node of the Ray cluster has {others}: install the versions of the worker there"
+        refused = [Ended(TrialState.FAILED, cause=cause)]
+        self._events: Iterator[CurvePoint | Ended] = iter(refused) if others else attempt(work.train, work.run)
 
     def step(self) -> dict[str, object]:
         """Train to the next point and return it. The last point and the end come in one result."""
