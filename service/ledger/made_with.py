@@ -14,8 +14,8 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.db.models import ConfirmRun, Event
-from service.states import ENDED_TRIAL
+from service.db.models import ConfirmRun, Event, Trial
+from service.states import ENDED_TRIAL, TrialState
 
 Versions = Mapping[str, str]
 """Name of a distribution -> its version; empty for a worker that noted none."""
@@ -43,16 +43,21 @@ class MadeWith:
     ends: Mapping[RunKey, int] = field(default_factory=dict)
 
     def to_repeat(self, runs: Sequence[ConfirmRun]) -> list[ConfirmRun]:
-        """Return the ended runs that were made with other versions than those of the worker.
+        """Return the judged runs that were made with other versions than those of the worker.
 
         A run is repeated once. Otherwise, two workers with different versions that take turns would never end the job.
         """
-        ended = [run for run in runs if run.state in ENDED_TRIAL]
-        return [run for run in ended if self.is_of_others(run) and self.ends.get(key_of(run), 0) <= 1]
+        judged = [run for run in runs if is_judged(run)]
+        return [run for run in judged if self.of(run) != self.worker and self.ends.get(key_of(run), 0) <= 1]
 
-    def is_of_others(self, run: ConfirmRun) -> bool:
-        """Tell whether a run that has ended was made with other versions than those of the worker."""
-        return self.runs.get(key_of(run), {}) != self.worker
+    def of(self, row: Trial | ConfirmRun) -> Versions:
+        """Return the versions that a trial or a run was made with; empty if they are not known."""
+        return self.trials.get(row.number, {}) if isinstance(row, Trial) else self.runs.get(key_of(row), {})
+
+
+def is_judged(row: Trial | ConfirmRun) -> bool:
+    """Tell whether a trial or a run has ended with figures. A failed one has none, such as one that killed workers."""
+    return row.state in ENDED_TRIAL and row.state != TrialState.FAILED
 
 
 def key_of(run: ConfirmRun) -> RunKey:

@@ -21,7 +21,7 @@ from service.db.session import Database, epoch_now
 from service.errors import LeaseLostError
 from service.ledger import queries, totals
 from service.ledger.jobs import close, pause_now, record_event, request_stop, require_job
-from service.ledger.made_with import MadeWith, key_of, made_with
+from service.ledger.made_with import MadeWith, made_with
 from service.ledger.totals import Count, Name
 from service.result.job_result import JobResult
 from service.spec.job import JobSpec, Scalar
@@ -401,7 +401,7 @@ class RunLog:
                 for run in old:
                     session.delete(run)
                 session.flush()
-                others = {differences(made.runs.get(key_of(run), {}), made.worker) for run in old}
+                others = {differences(made.of(run), made.worker) for run in old}
                 cause = f"made with {' or '.join(sorted(others))}"
                 record_event(session, self.job_id, "runs_dropped", phase=phase, runs=len(old), cause=cause)
             planned = {(run.trial_number, run.seed) for run in queries.confirm_runs(session, self.job_id, phase)}

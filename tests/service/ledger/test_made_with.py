@@ -69,7 +69,7 @@ def test_what_ends_was_made_with_the_versions_of_the_last_claim(db: Database, su
     assert len(get_trials(db, second.job_id)) == 2
 
 
-@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.DIVERGED, TrialState.FAILED])
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.DIVERGED])
 def test_runs_of_other_versions_are_made_again(db: Database, submit: Submit, claim: Claim, state: TrialState) -> None:
     submit()
     first = claim(OLD)
@@ -90,6 +90,20 @@ def test_runs_of_the_same_versions_are_kept(db: Database, submit: Submit, claim:
     finish(first, 1)
     first.release()
     assert finish(claim(OLD)) == 1
+    assert dropped(db) == []
+
+
+def test_a_run_that_has_killed_its_workers_is_not_repeated(db: Database, submit: Submit, claim: Claim) -> None:
+    submit()
+    log = claim(OLD)
+    add_finalist(log)
+    (run, _) = log.plan_confirm_runs("confirm", log.trials("adamw"), SEEDS)
+    for _ in range(runs.MAX_WORKER_DEATHS):
+        log.start_confirm_run(run.id)
+        log.recover_trials()
+    assert log.confirm_runs("confirm")[0].state == TrialState.FAILED
+    log.release()
+    assert finish(claim(NEW)) == 1
     assert dropped(db) == []
 
 
