@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from numbers import Integral
 from typing import Any, Final, NamedTuple, final
 
 import torch
@@ -136,7 +137,8 @@ def values_by_name(split: Any, names: Iterable[str]) -> dict[str, Any]:
     """Return the value of ``split`` for each name that it matches.
 
     Raises:
-        InvalidConfigError: Two patterns with different values match the same name.
+        InvalidConfigError: Two patterns with different values match the same name, or one of these values has another
+            form.
     """
     if split is None:
         return {}
@@ -146,7 +148,7 @@ def values_by_name(split: Any, names: Iterable[str]) -> dict[str, Any]:
     for name in names:
         for pattern, value in split.items():
             if _matches(pattern, name):
-                if name in found and found[name] != value:
+                if name in found and _form_of(found[name]) != _form_of(value):
                     raise InvalidConfigError("split", pattern, f"matches {name!r}, and so does another of its names")
                 found[name] = value
     return found
@@ -179,28 +181,39 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _fitted(value: Any, param: Tensor, name: str) -> Split:
     """Return the split of one parameter."""
+    parts, dim = _form_of(value)
+    shape = tuple(param.shape)
+    where = f"parameter {name!r} of shape {shape}"
+    if isinstance(dim, bool) or not isinstance(dim, Integral) or not -len(shape) <= int(dim) < len(shape):
+        raise InvalidConfigError("split", value, f"does not go with {where}: it has no axis {dim!r}")
+    dim = int(dim)
+    length = shape[dim]
+    if isinstance(parts, str):
+        return Split(dim, (1,) * length, each=True)
+    if isinstance(parts, int):
+        if length % parts:
+            hint = "Give a list of sizes if the parts are not equal."
+            raise InvalidConfigError("split", value, f"does not divide axis {dim} of {where}", hint)
+        return Split(dim, (length // parts,) * parts, each=False)
+    if sum(parts) != length:
+        raise InvalidConfigError(
+            "split", value, f"must add up to {length}, the length of axis {dim} of {where}, not to {sum(parts)}"
+        )
+    return Split(dim, parts, each=False)
+
+
+def _form_of(value: Any) -> tuple[int | str | tuple[int, ...], Any]:
+    """Return the parts that a value asks for: a number, ``EACH`` or sizes; and the axis, which is not checked."""
     parts: Any = value
     dim: Any = 0
     if isinstance(value, Mapping):
         if "parts" not in value or not value.keys() <= {"parts", "dim"}:
             raise InvalidConfigError("split", value, _FORM)
         parts, dim = value["parts"], value.get("dim", 0)
-    shape = tuple(param.shape)
-    where = f"parameter {name!r} of shape {shape}"
-    if isinstance(dim, bool) or not isinstance(dim, int) or not -len(shape) <= dim < len(shape):
-        raise InvalidConfigError("split", value, f"does not go with {where}: it has no axis {dim!r}")
-    length = shape[dim]
-    if parts == EACH:
-        return Split(dim, (1,) * length, each=True)
+    if isinstance(parts, str) and parts == EACH:
+        return EACH, dim
     if _COUNT.allows(parts):
-        if length % parts:
-            hint = "Give a list of sizes if the parts are not equal."
-            raise InvalidConfigError("split", value, f"does not divide axis {dim} of {where}", hint)
-        return Split(dim, (length // int(parts),) * int(parts), each=False)
-    if not isinstance(parts, list | tuple) or not parts or not all(map(_COUNT.allows, parts)):
-        raise InvalidConfigError("split", value, _FORM)
-    if sum(parts) != length:
-        raise InvalidConfigError(
-            "split", value, f"must add up to {length}, the length of axis {dim} of {where}, not to {sum(parts)}"
-        )
-    return Split(dim, tuple(map(int, parts)), each=False)
+        return int(parts), dim
+    if isinstance(parts, list | tuple) and parts and all(map(_COUNT.allows, parts)):
+        return tuple(map(int, parts)), dim
+    raise InvalidConfigError("split", value, _FORM)

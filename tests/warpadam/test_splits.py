@@ -6,6 +6,7 @@ import copy
 import io
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -156,6 +157,9 @@ def test_a_pattern_is_part_of_a_dotted_name(pattern: str) -> None:
         ({"qkv": 0}, "must be a number of equal parts"),
         ({"qkv": "all"}, "must be a number of equal parts"),
         ({"qkv": [6, 0]}, "must be a number of equal parts"),
+        ({"qkv": numpy.array([4, 2])}, "must be a number of equal parts"),
+        ({"qkv": torch.tensor([4, 2])}, "must be a number of equal parts"),
+        ({"qkv": numpy.array([4, 2]), "qkv.weight": numpy.array([4, 2])}, "must be a number of equal parts"),
         ({"qkv": 3, "qkv.weight": 2}, "matches 'qkv.weight', and so does another"),
     ],
 )
@@ -167,6 +171,14 @@ def test_a_split_that_does_not_fit_is_refused(split: Any, message: str) -> None:
         WarpAdam([{"params": list(model.named_parameters()), "split": split}])
     with pytest.raises(InvalidConfigError, match=message):
         param_groups(model, split=split)
+
+
+def test_two_names_may_ask_for_the_same_in_other_words() -> None:
+    model = nn.ModuleDict({"qkv": nn.Linear(4, 6, bias=False)})
+    optimizer = WarpAdam(
+        model.named_parameters(), split={"qkv": [2, 2, 2], "weight": {"parts": (2, 2, numpy.int64(2))}}
+    )
+    assert [row.shape for row in diagnose(optimizer)] == [(2, 4)] * 3
 
 
 def test_a_split_by_name_needs_names() -> None:
