@@ -32,11 +32,11 @@ from warpadam.settings import (
     checked_start,
     config_of,
     momentum_dtype_of,
-    plain_numbers,
+    plain_group,
     rate_of,
 )
 from warpadam.splits import PartOf, Split, SplitTensor, check_used, parts_of, splits_of
-from warpadam.stacks import GroupNumbers, SteppedParameter, StepPlan
+from warpadam.stacks import GroupNumbers, SteppedParameter, StepPlan, compacted
 from warpadam.state import complete_state, known_entries, misfits, recomputed, required_entries, restored, state_dtype
 from warpadam.structures import Distortion
 
@@ -377,7 +377,11 @@ class WarpAdam(Optimizer):
             state[name] = value.detach().to(dtype=state_dtype(param), device=param.device, copy=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as ``torch.optim`` does. Settings that are numbers of numpy become numbers of Python.
+        """Return the state as ``torch.optim`` does, in a form that every way to save it takes.
+
+        Each tensor is contiguous and shares no memory with another one. Where the optimizer holds the tensor in another
+        form, it is a copy. Settings that are numbers of numpy, or names of an enum, become numbers and strings of
+        Python, and ``momentum_dtype`` becomes ``"bfloat16"``.
 
         Where P was told to learn since the last step, it has what the next step will add for that. If ranks share
         parameters, call this on all of them: each gets the whole state.
@@ -390,7 +394,9 @@ class WarpAdam(Optimizer):
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
             with suppress(InvalidConfigError):  # the next step refuses such a setting; the state can be saved
                 self._add_what_learning_needs(group, packed["params"], saved["state"])
-        return {**saved, "param_groups": [plain_numbers(group) for group in saved["param_groups"]]}
+            for key in saved["state"].keys() & packed["params"]:
+                saved["state"][key] = {name: _to_save(value) for name, value in saved["state"][key].items()}
+        return {**saved, "param_groups": [plain_group(group) for group in saved["param_groups"]]}
 
     def _add_what_learning_needs(self, group: Mapping[str, Any], keys: list[Any], states: dict[Any, Any]) -> None:
         """Add the entries that the next step will add to let P learn to the states that are saved under ``keys``."""
@@ -405,8 +411,9 @@ class WarpAdam(Optimizer):
     def compact_state_dict(self) -> dict[str, Any]:
         """Return :meth:`state_dict` without what :meth:`load_state_dict` can compute again: the factors of whitenings.
 
-        For a square matrix that is two fifths of the state. A run that continues from it differs a little from one that
-        was not interrupted, unless P was updated in the last step: the new factors are those of all gradients so far.
+        For a square matrix that is a third of the state, or two fifths without a learned scale (``p_lr=0``). A run that
+        continues from it differs a little from one that was not interrupted, unless P was updated in the last step: the
+        new factors are those of all gradients so far.
         """
         saved = self.state_dict()
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
@@ -654,6 +661,14 @@ class WarpAdam(Optimizer):
                     continue  # any placement can be gathered
                 if grad is not None and (type(grad) is not Tensor or grad.layout != torch.strided or grad.is_complex()):
                     _check_tensor(grad, "gradient of parameter", _describe(group, group_index, index))
+
+
+def _to_save(value: Any) -> Any:
+    """Return an entry of a state; a tensor that is a view of a stack as a copy.
+
+    ``torch.distributed`` sends the memory of a tensor as it lies, so only a contiguous one arrives as it was.
+    """
+    return compacted(value) if type(value) is Tensor and value.layout == torch.strided else value
 
 
 def _refuse_capture() -> None:

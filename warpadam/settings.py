@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Final
 
 import numpy
@@ -88,12 +88,26 @@ def check_names(group: Mapping[str, Any]) -> None:
             raise InvalidConfigError(name, group[name], "is not a setting of a group", f"Did you mean {meant!r}?")
 
 
-def plain_numbers(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group with Python's numbers instead of numpy's, which ``torch.load`` would refuse."""
-    return {name: _plain(value) for name, value in group.items()}
+def plain_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group to save, with values that torch reads back everywhere.
+
+    ``torch.load`` refuses numbers of numpy and enums, so they become Python's numbers and strings.
+    ``torch.distributed.checkpoint`` refuses a dtype, so that of the momentum becomes ``"bfloat16"``.
+    """
+    dtype = group.get("momentum_dtype")
+    plain = {name: _plain(value) for name, value in group.items()}
+    return plain if dtype is None else {**plain, "momentum_dtype": str(dtype).removeprefix("torch.")}
 
 
 def _plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(_plain, value))
-    return value.item() if isinstance(value, numpy.generic) else value
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(own) for key, own in value.items()}
+    if isinstance(value, numpy.generic):
+        return value.item()
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enum, its value
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, Integral) else as_float(value)
+    return value

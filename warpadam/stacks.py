@@ -280,7 +280,7 @@ class Stack:
         """Give every parameter's state its own memory, unless another stack has taken it over."""
         for state, name, view in zip(self._owners, self._names, self._views, strict=True):
             if state.get(name) is view:
-                state[name] = _compact(view)
+                state[name] = compacted(view)
 
     def _split_like_params(self, stacked: Tensor) -> list[Tensor]:
         """Return each parameter's part of a tensor in the layout, as a view of the parameter's shape."""
@@ -299,7 +299,7 @@ class Stack:
             for member, entry in zip(self._members, known, strict=True)
             for value in (member.state[member.prefix + name],)
         ]
-        joined = _joined(values) if len(values) > 1 else _compact(values[0])
+        joined = _joined(values) if len(values) > 1 else compacted(values[0])
         self.state[name] = joined
         self._shapes[name] = shapes = [tuple(value.shape) for value in values]
         views = self._split_like_params(joined) if known[0].elementwise else self._split(joined, shapes)
@@ -402,6 +402,9 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return joined
 
 
-def _compact(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a copy if it is a view of a larger storage."""
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+def compacted(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a contiguous copy if it is not contiguous or a view of a larger storage."""
+    fills_its_storage = tensor.untyped_storage().nbytes() == tensor.nbytes
+    if fills_its_storage and tensor.is_contiguous():
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)

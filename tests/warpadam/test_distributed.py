@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -178,6 +185,44 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one_two_and_four(split: dict[str
     run_ranks(_save, 2, tmp_path, split)
     for world in (1, 2, 4):
         run_ranks(_go_on, world, tmp_path, split)
+
+
+def _parallel(kind: str, strategy: Strategy, **settings: Any) -> tuple[nn.Module, WarpAdam]:
+    if kind == "sharded":
+        model: nn.Module = make_sharded_model()
+    else:
+        model = DistributedDataParallel(make_model())
+    group = distributed.group.WORLD if kind == "shared" else None
+    return model, make_optimizer(model, strategy, process_group=group, **settings)
+
+
+def _send_from_rank_0(folder: Path, strategies: list[Strategy]) -> None:
+    """As torch's documentation loads a checkpoint: rank 0 has the whole state, the others get it from there."""
+    for strategy, kind, dtype in product(strategies, ("copied", "shared", "sharded"), (None, torch.bfloat16)):
+        model, optimizer = _parallel(kind, strategy, momentum_dtype=dtype)
+        train(model, optimizer, range(5))
+        to_save = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        saved = get_optimizer_state_dict(model, optimizer, options=to_save)
+        assert bool(saved) == (distributed.get_rank() == 0)
+        other, resumed = _parallel(kind, strategy, momentum_dtype=dtype)
+        to_load = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_optimizer_state_dict(other, resumed, saved, options=to_load)
+        before, after = optimizer.state_dict()["state"], resumed.state_dict()["state"]
+        for index, (name, _) in enumerate(model.named_parameters()):
+            assert before[index].keys() == after[index].keys()
+            for entry, value in before[index].items():
+                assert torch.equal(after[index][entry], value), f"{strategy} {kind}: {entry} of {name}"
+
+
+@pytest.mark.timeout(300)
+def test_two_ranks_load_the_state_that_rank_0_has(tmp_path: Path) -> None:
+    run_ranks(_send_from_rank_0, 2, tmp_path, [WHITENING])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_ranks_load_the_state_that_rank_0_has_with_every_strategy(tmp_path: Path) -> None:
+    run_ranks(_send_from_rank_0, 2, tmp_path, list(STRATEGIES))
 
 
 def _use_the_whole_surface(folder: Path) -> None:

@@ -94,6 +94,22 @@ def test_a_loaded_momentum_has_the_dtype_of_the_optimizer(
     assert _dtypes(other)["exp_avg"] == {own or torch.float32}
 
 
+@pytest.mark.parametrize("saved", [BF16, "bfloat16", None], ids=str)
+@pytest.mark.parametrize("own", [BF16, None], ids=str)
+def test_the_dtype_is_saved_by_name_and_each_form_is_loaded(saved: Any, own: torch.dtype | None) -> None:
+    """Older versions saved the dtype itself."""
+    model, optimizer = _trained(STRATEGIES[0], BF16, 3)
+    state = copy.deepcopy(optimizer.state_dict())
+    assert {group["momentum_dtype"] for group in state["param_groups"]} == {"bfloat16"}
+    for group in state["param_groups"]:
+        group["momentum_dtype"] = saved
+    other = make_optimizer(model, STRATEGIES[0], momentum_dtype=own)
+    other.load_state_dict(state)
+    assert other.param_groups[0]["momentum_dtype"] == own
+    _train(model, other, range(3, 6))
+    assert _dtypes(other)["exp_avg"] == {own or torch.float32}
+
+
 def test_a_copy_of_the_optimizer_goes_on_the_same() -> None:
     model, optimizer = _trained(STRATEGIES[0], BF16, 4)
     model, optimizer = copy.deepcopy((model, optimizer))
