@@ -95,6 +95,10 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NEED_TORCH, "__version__"})
+
+
 def _version() -> str:
     """Return the version of the installed distribution; ``0+unknown`` if the source tree is used without one."""
     from importlib.metadata import PackageNotFoundError, version

@@ -183,8 +183,9 @@ class WarpAdamConfig:
         p_lr: Step size of the meta-gradient that learns P. 0 switches the meta-gradient off.
         meta_every: Steps between two updates of P. For ``rotation`` and ``whitening``: between two updates of the
             factors; their learned scale is updated every step.
-        p_decay: Pull of P towards the identity at each update: P += p_decay (I - P). For ``rotation`` and
-            ``whitening``: pull of the learned scale towards 1.
+        p_decay: Pull of P towards the identity at each update: P += p_decay (I - P). For ``kronecker`` each factor is
+            pulled so, and P, their product, about twice as far. For ``rotation`` and ``whitening``: pull of the
+            learned scale towards 1.
         cov_beta: Decay rate of the running gradient covariances of ``rotation`` and ``whitening``.
 
     If you leave structure, placement or learner open, the config fills them in: ``kronecker``, ``pre`` and

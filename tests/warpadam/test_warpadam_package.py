@@ -38,6 +38,12 @@ def test_every_exported_name_resolves(name: str) -> None:
     assert getattr(warpadam, name) is not None
 
 
+def test_dir_has_every_name_that_can_be_used() -> None:
+    assert {*warpadam.__all__, "__version__", "__doc__"} <= set(dir(warpadam))
+    check = "import sys, warpadam; dir(warpadam); raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
 def test_the_version_is_that_of_the_distribution() -> None:
     assert warpadam.__version__ == importlib.metadata.version("warptune")
 
