@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.console import err, failure, say
+from service.cli.console import failure, say, say_err
 from service.cli.serve import process
 from service.errors import BackupError, DatabaseReplacedError
 
@@ -32,7 +32,7 @@ def backup(folder: Folder) -> None:
 
         manifest = make(settings, folder)
     say(f"{folder}  {_contents(manifest)}")
-    err.print(f"next: warptune verify {folder}", highlight=False, soft_wrap=True)
+    say_err(f"next: warptune verify {folder}")
 
 
 def restore(folder: Folder) -> None:
@@ -47,7 +47,7 @@ def restore(folder: Folder) -> None:
 
         manifest = put_back(settings, folder)
         say(f"restored from {manifest['made_at']}: {_contents(manifest)}")
-    err.print("next: warptune serve", highlight=False)
+    say_err("next: warptune serve")
 
 
 def verify(

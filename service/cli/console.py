@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -19,8 +19,17 @@ from rich.text import Text
 if TYPE_CHECKING:
     from service.client.rest import Client
 
-out: Final = Console()
-err: Final = Console(stderr=True)
+
+def plain_console(**options: Any) -> Console:
+    """Return a console that prints texts as they are: with ``:fire:`` and ``[red]``, without colours of its own choice.
+
+    ``options`` are those of rich's ``Console``.
+    """
+    return Console(emoji=False, markup=False, highlight=False, **options)
+
+
+out: Final = plain_console()
+err: Final = plain_console(stderr=True)
 
 Url = Annotated[str, typer.Option(envvar="WARPTUNE_URL", help="URL of the service.")]
 LATEST: Final = "@latest"
@@ -37,7 +46,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer
 
 def say(text: str) -> None:
     """Print a line as it is, however long."""
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
+    out.print(text, soft_wrap=True)
+
+
+def say_err(text: str) -> None:
+    """Print a line for people, which is not part of the answer, on standard error."""
+    err.print(text, soft_wrap=True)
 
 
 def failure(message: str, code: int = 1) -> typer.Exit:
@@ -47,8 +61,8 @@ def failure(message: str, code: int = 1) -> typer.Exit:
 
 
 def say_json(answer: object) -> None:
-    """Print an answer of the service as JSON."""
-    say(json.dumps(answer, indent=2, ensure_ascii=out.encoding != "utf-8"))
+    """Print an answer of the service as JSON, byte for byte: a program may read it."""
+    sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=out.encoding != "utf-8") + "\n")
 
 
 def check_file(path: str | Path) -> None:

@@ -35,11 +35,11 @@ Answer = Mapping[str, Any]
 def watch(console: Console, jobs: Iterable[Answer]) -> Answer:
     """Show a progress bar for each arm, and one for the verification, until the job has ended; return it."""
     columns = (
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     job: Answer = {}
     with Progress(*columns, console=console) as progress:
@@ -273,15 +273,14 @@ def show_recommendation(console: Console, result: JobResult) -> None:
                 f"95 % interval {low:.5g} to {high:.5g}, one-sided p {min(statistics.p_helps, statistics.p_hurts):.4f}"
             )
         )
-    console.print(
-        Panel(Group(*lines), title=f"Does P help? {result.challenger} against {result.baseline}", expand=False)
-    )
+    question = Text(f"Does P help? {result.challenger} against {result.baseline}")
+    console.print(Panel(Group(*lines), title=question, expand=False))
     for line in draw_forest(result, console.width, ascii_only=console.options.ascii_only):
         console.print(Text(line), no_wrap=True)
     if result.warm_start:
         console.print(Text(result.warm_start.reason))
     _show_findings(console, result.findings, result.part)
-    console.print(f"[bold]Recommended: {result.arm}[/] (trial {result.trial})")
+    console.print(Text.assemble((f"Recommended: {result.arm}", "bold"), f" (trial {result.trial})"))
     console.print_json(json.dumps(result.config))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from service.cli.console import err, failure, say
+from service.cli.console import failure, say, say_err
 from service.cli.serve import process
 from service.errors import InvalidSpecError, NotFoundError
 
@@ -49,9 +49,9 @@ def create(
         audit.record_command(db, "keys create", f"key {row.id}, scope {scope}", project)
     say(key)
     until = "until it is revoked" if row.expires_at is None else f"until {_time(row.expires_at)}"
-    err.print(f"key {row.id} of project {project}, scope {scope}, valid {until}; it is not shown again", soft_wrap=True)
+    say_err(f"key {row.id} of project {project}, scope {scope}, valid {until}; it is not shown again")
     if is_first:
-        err.print("it is the first key: from now on, the service asks everybody for one")
+        say_err("it is the first key: from now on, the service asks everybody for one")
 
 
 @app.command("list")
@@ -68,7 +68,7 @@ def list_keys() -> None:
             state = keys.standing(row, utc_now())
             say(f"{row.id}  {state:<7}  {row.scope:<6}  {row.project}  made {_time(row.created_at)}, {used}{until}")
     if not found:
-        err.print("There are no keys. Make one: warptune keys create --project NAME --scope admin")
+        say_err("There are no keys. Make one: warptune keys create --project NAME --scope admin")
 
 
 @app.command()

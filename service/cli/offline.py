@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from service.cli.console import check_output, err, failure, say, write_output
+from service.cli.console import check_output, failure, say, say_err, write_output
 from service.cli.serve import read_settings
 from service.spec.base import Entrypoint, UserConfig
 from service.spec.tasks import Task
@@ -149,7 +149,7 @@ def predict(
     write_predictions(found, text)
     write_output(text.getvalue().encode(), output)
     for note in (*notes, f"{len(next(iter(found.values()))):,} rows scored"):
-        err.print(note, highlight=False, markup=False, soft_wrap=True)
+        say_err(note)
 
 
 def _parsed(entrypoint: str, config: str) -> tuple[str, Mapping[str, object]]:

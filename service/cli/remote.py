@@ -20,11 +20,11 @@ from service.cli.console import (
     check_file,
     check_output,
     connected,
-    err,
     failure,
     job_id,
     out,
     say,
+    say_err,
     say_json,
     write_output,
 )
@@ -116,7 +116,7 @@ def jobs(
             )
     if not found:
         wanted = " ".join(filter(None, [state, "jobs", *(f"with the tag {word}" for word in tag or [])]))
-        err.print(f"There are no {wanted}." + ("" if state or tag else " Queue one: warptune submit SPEC"))
+        say_err(f"There are no {wanted}." + ("" if state or tag else " Queue one: warptune submit SPEC"))
 
 
 def stop(job: JobArgument, watch: WatchOption = False, url: Url = DEFAULT_URL) -> None:
@@ -377,7 +377,7 @@ def upload(
     say(dataset["id"])
     if not is_new:
         known_as = dataset["name"]
-        err.print(f"the same file was uploaded before, as {known_as}", highlight=False, markup=False, soft_wrap=True)
+        say_err(f"the same file was uploaded before, as {known_as}")
     if dataset["layout"] == "table" and out.is_terminal:  # a script gets the id alone
         show_columns(out, dataset["columns"], dataset["warnings"])
 
@@ -400,7 +400,7 @@ def datasets(
         for item in found:
             say(f"{item['id']}  {item['rows']:>9} rows  {item['format']:<8} {item['name']}")
     if not found:
-        err.print("There are no datasets. Upload one: warptune upload FILE")
+        say_err("There are no datasets. Upload one: warptune upload FILE")
 
 
 def _show_dataset(dataset: Mapping[str, Any]) -> None:
@@ -466,9 +466,9 @@ def follow(client: Client, job: str, *, is_ours: bool = False) -> None:
     except KeyboardInterrupt:
         if is_ours:
             client.cancel(job)
-            err.print(f"stopped; the trials of {job} so far are kept")
+            say_err(f"stopped; the trials of {job} so far are kept")
         else:
-            err.print(f"stopped watching; the job still runs. Show it: warptune show {job}")
+            say_err(f"stopped watching; the job still runs. Show it: warptune show {job}")
         raise typer.Exit(128 + signal.SIGINT) from None
     if ended["state"] != "succeeded":
         raise failure(f"the job {ended['state']}" + (f": {ended['cause']}" if ended["cause"] else ""))

@@ -9,14 +9,23 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from service.cli.display import show_job, show_recommendation, watch
+from service.cli.console import plain_console
+from service.cli.display import (
+    show_catalog,
+    show_columns,
+    show_estimate,
+    show_job,
+    show_recommendation,
+    show_trials,
+    watch,
+)
 from service.result.job_result import BreakEven, FamilyFinding, WarmStartOutcome, Word
 from tests.service.results import NO_FINDINGS, TRIVIAL, a_comparison, a_result, an_arm
 
 
 @pytest.fixture
 def console() -> Console:
-    return Console(file=io.StringIO(), width=160, force_terminal=False)
+    return plain_console(file=io.StringIO(), width=160, force_terminal=False)
 
 
 def drawn(console: Console) -> str:
@@ -80,12 +89,73 @@ def test_job_that_fails_early_is_drawn_too(console: Console) -> None:
     assert "no space" in drawn(console)
 
 
-@pytest.mark.parametrize("name", ["[/bold]", "[red]x[/red]", ":smile:", "[link=x]", "\\[", "größer 🚀"])
+ODD = ("[/bold]", "[red]x[/red]", "lr:fire:x", ":100: done", "[link=x]", "\\[", "größer 🚀")
+"""Names that rich would read as markup or as an emoji."""
+
+
+@pytest.mark.parametrize("name", ODD)
 def test_texts_are_drawn_as_they_are(console: Console, name: str) -> None:
     show_job(console, job("failed", arm("warpadam"), name=name, cause=f"because {name}"))
     lines = drawn(console).splitlines()
     assert lines[0] == f"{name}  job-0  failed"
     assert lines[1] == f"because {name}"
+
+
+def estimated(name: str) -> dict[str, Any]:
+    counts = {"trials": 2, "confirm_runs": 6, "seconds_a_run": 0.1, "seconds": 1.0, "p_bytes": 8}
+    column = {"name": name, "kind": name, "role": name, "features": 1, "missing": 0, "distinct": 2, "reason": name}
+    plan = {"arms": [{"name": name, **counts}], "note": name, "task": name, "similar": {"sentence": name}}
+    return {**plan, **counts, "columns": [{**column, "read_as": "", "warnings": [name]}]}
+
+
+def a_trial(name: str) -> Any:
+    return {
+        "number": 1,
+        "arm": name,
+        "state": name,
+        "value": 0.1,
+        "last_step": 2,
+        "seconds": 1.0,
+        "params": {name: name},
+    }
+
+
+def catalog(name: str) -> dict[str, Any]:
+    known: dict[str, Any] = {part: [] for part in ("datasets", "optimizers", "metrics")}
+    return {**known, "models": {name: {"description": name}}, "presets": {}, "learners": {name: [name]}}
+
+
+DRAWN: dict[str, Any] = {
+    "a job": (lambda console, name: show_job(console, job("running", arm(name, state=name, trials={name: 1}))), 3),
+    "bars": (lambda console, name: watch(console, iter([job("running", arm(name))])), 1),
+    "an estimate": (lambda console, name: show_estimate(console, estimated(name)), 9),
+    "columns": (lambda console, name: show_columns(console, estimated(name)["columns"], [name]), 6),
+    "trials": (lambda console, name: show_trials(console, [a_trial(name)]), 4),
+    "a catalog": (lambda console, name: show_catalog(console, catalog(name)), 4),
+    "a result": (
+        lambda console, name: show_recommendation(
+            console,
+            a_result(
+                arm=name,
+                challenger=name,
+                baseline=name,
+                reason=name,
+                summary=name,
+                finalists=[an_arm(name)],
+                findings=NO_FINDINGS.model_copy(update={"comparisons": [a_comparison(arm=name, against=name)]}),
+            ),
+        ),
+        10,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DRAWN)
+@pytest.mark.parametrize("name", ODD)
+def test_every_name_in_every_drawing_is_as_it_is(console: Console, what: str, name: str) -> None:
+    draw, least = DRAWN[what]
+    draw(console, name)
+    assert drawn(console).count(name) >= least, drawn(console)
 
 
 def test_recommendation_shows_the_figures_behind_it(console: Console) -> None:
