@@ -132,8 +132,9 @@ class Clock:
         """Return how long the rest takes; nothing while little is done."""
         ended = {arm["name"]: count_ended(arm["trials"]) for arm in job["arms"]}
         seconds = {arm["name"]: arm["seconds_a_run"] for arm in self._plan["arms"]}
-        whole = sum(arm["seconds_a_run"] * (arm["trials"] + arm["confirm_runs"]) for arm in self._plan["arms"])
-        mean = whole / (self._plan["trials"] + self._plan["confirm_runs"])
+        runs = [arm.get("trials_in_time", arm["trials"]) + arm["confirm_runs"] for arm in self._plan["arms"]]
+        whole = sum(arm["seconds_a_run"] * count for arm, count in zip(self._plan["arms"], runs, strict=True))
+        mean = whole / sum(runs)
         done = sum(seconds.get(name, mean) * count for name, count in ended.items()) + mean * job["confirm"]["done"]
         share = done / whole if whole else 0.0
         if not share:

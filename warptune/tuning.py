@@ -172,7 +172,7 @@ def _tune_loop(
         progress.update("starting: runs the training loop once and times a few steps")
         with Connection.to(url, settings).open(worker=True) as client:
             plan = _plan(client, spec, minutes)
-            described = [f"{name}  {plan['task']}", describe_cost(plan)]
+            described = [f"{name}  {plan['task']}", *describe_cost(plan)]
             return _run(client, spec, plan, described, progress, connection)
 
 

@@ -16,6 +16,7 @@ FLAGS: Final = {
     "objective.metric": "--metric",
     "budget.trials_per_arm": "--trials",
     "budget.steps": "--steps",
+    "budget.max_seconds": "--max-seconds",
     "seed": "--seed",
     "filename": "the name of the file",
     **{name: f"--{name.removesuffix('s') if name == 'na_values' else name}".replace("_", "-") for name in OPTIONS},
@@ -56,6 +57,7 @@ def in_flags(note: str, column: str) -> str:
     note = re.sub(r"(?<=[Ss]ay )(\w+) or (\w+) in dataset\.columns", lambda m: f"{takes(m[1])} or {takes(m[2])}", note)
     note = re.sub(r"(?<=[Ss]ay )(\w+) in dataset\.columns", lambda found: takes(found[1]), note)
     note = note.replace("say what it is with the parameter format", "upload it with warptune upload --format")
+    note = note.replace("budget.max_seconds", FLAGS["budget.max_seconds"])
     note = note.replace("Set dataset.task to regression", f"Say {takes('number')}")
     read = r"(?:upload the file again|read the file) with (\w+)=(\S+)"
     return re.sub(read, lambda found: f"say {FLAGS[found[1]]} {found[2]}", note)

@@ -52,6 +52,7 @@ Split = Annotated[
 Metric = Annotated[str, typer.Option(help="What is judged, such as val_roc_auc or val_mae.")]
 Trials = Annotated[int, typer.Option(min=1, help="Trials of each optimizer.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps of each run.")]
+MaxSeconds = Annotated[float, typer.Option(help="Seconds after which the search of an optimizer ends.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 OptionalUrl = Annotated[
     str | None, typer.Option(envvar="WARPTUNE_URL", help="URL of a service. Default: one for this command alone.")
@@ -69,6 +70,7 @@ def tune(
     metric: Metric = "val_loss",
     trials: Trials = 20,
     steps: Steps = 400,
+    max_seconds: MaxSeconds = 600,
     seed: Seed = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the recommendation: .py, .zip, .json, .yaml or .toml.")
@@ -87,7 +89,7 @@ def tune(
         raise failure(f"--output must end in one of {', '.join(EXPORTS)}, not in {output.suffix!r}", 2)
     check_output(output)
     check_output(save_spec)
-    fields = _fields(metric, trials, steps, seed)
+    fields = _fields(metric, trials, steps, max_seconds, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, name_of(data), dataset, **fields)
         plan = client.estimate(spec)
@@ -116,6 +118,7 @@ def init(
     metric: Metric = "val_loss",
     trials: Trials = 20,
     steps: Steps = 400,
+    max_seconds: MaxSeconds = 600,
     seed: Seed = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.")] = Path("spec.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
@@ -130,7 +133,7 @@ def init(
     if output.exists() and not force:
         raise failure(f"{output} exists; choose another file with -o, or replace it with --force", 2)
     check_output(output)
-    fields = _fields(metric, trials, steps, seed)
+    fields = _fields(metric, trials, steps, max_seconds, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, name_of(data), dataset, **fields)
         plan = client.estimate(spec)
@@ -141,8 +144,9 @@ def init(
     say(f"wrote {output}; next: {serve}warptune submit {output} --watch")
 
 
-def _fields(metric: str, trials: int, steps: int, seed: int) -> dict[str, object]:
-    return {"objective": {"metric": metric}, "budget": {"trials_per_arm": trials, "steps": steps}, "seed": seed}
+def _fields(metric: str, trials: int, steps: int, max_seconds: float, seed: int) -> dict[str, object]:
+    budget = {"trials_per_arm": trials, "steps": steps, "max_seconds": max_seconds}
+    return {"objective": {"metric": metric}, "budget": budget, "seed": seed}
 
 
 @contextmanager

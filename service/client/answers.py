@@ -125,8 +125,10 @@ class ArmEstimate(TypedDict):
     optimizer: str
     parameters: list[str]
     trials: int
+    trials_in_time: int
     confirm_runs: int
     seconds_a_run: float
+    search_seconds: float
     seconds: float
     p_bytes: int
 
@@ -136,6 +138,7 @@ class Estimate(TypedDict):
 
     arms: list[ArmEstimate]
     trials: int
+    trials_in_time: int
     confirm_runs: int
     seconds: float
     p_bytes: int

@@ -61,7 +61,7 @@ def describe(
         notes = column["warnings"] if not left_out or column["kind"] == "id" else []
         yield from (f"{WARNING}{column['name']}: {word(note, column['name'])}" for note in (*left_out, *notes))
     yield from (f"{WARNING}{word(note, '')}" for note in uploaded["warnings"])
-    yield describe_cost(plan)
+    yield from describe_cost(plan, word)
     if similar := plan.get("similar"):
         yield similar["sentence"]
 
@@ -80,6 +80,15 @@ def describe_earlier(client: Client, spec: Mapping[str, Any], *, is_private: boo
                 yield f"{WARNING}the earlier job {job['name']} is {state} and may run first. {hint}"
 
 
-def describe_cost(plan: Estimate) -> str:
-    """Return a line that says what a job costs."""
-    return f"{plan['trials']} trials and {plan['confirm_runs']} more runs, about {plan['seconds']:.0f} s"
+def describe_cost(plan: Estimate, word: Callable[[str, str], str] = lambda note, _: note) -> Iterator[str]:
+    """Yield a line that says what a job costs, and one about trials for which its time limit is too short."""
+    trials = plan["trials"]
+    in_time = plan.get("trials_in_time", trials)  # a service of another version does not say it
+    counted = f"{trials:,}" if in_time == trials else f"about {in_time:,} of {trials:,}"
+    yield f"{counted} trials and {plan['confirm_runs']} more runs, about {plan['seconds']:.0f} s"
+    if in_time == trials:
+        return
+    short = [arm for arm in plan["arms"] if arm["trials_in_time"] < arm["trials"]]
+    fit = " and ".join(f"about {arm['trials_in_time']:,} of {arm['trials']:,} trials of {arm['name']}" for arm in short)
+    needed = float(f"{max(arm['search_seconds'] for arm in short) * 1.1:.2g}")
+    yield f"{WARNING}{word(f'only {fit} fit into budget.max_seconds; for all, it must be about {needed:.0f}', '')}"

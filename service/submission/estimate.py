@@ -40,6 +40,7 @@ NOTE: Final = (
 )
 MORE_STEPS_NOTE: Final = f"{MORE_STEPS} is counted with the steps of the others"
 LOOP_NOTE: Final = "the seconds of a training loop include its validation"
+LIMIT_NOTE: Final = "trials_in_time counts those that begin before budget.max_seconds ends the search of their arm"
 FAMILY_NOTE: Final = "the networks of a run on a family are counted as if they trained one after the other"
 
 _turns: Final = Turns()
@@ -53,8 +54,10 @@ class ArmEstimate:
     Attributes:
         parameters: What it tunes.
         trials: Its cap on trials.
+        trials_in_time: About as many of them fit into ``budget.max_seconds``, which ends the search of an arm.
         confirm_runs: Runs on fresh seeds.
         seconds_a_run: Training time of one run of its first trial.
+        search_seconds: Training time of all its trials, as if there were no ``budget.max_seconds``.
         seconds: Training time of all trials and runs, its trials capped at ``budget.max_seconds``.
         p_bytes: Memory of P, of the first trial.
     """
@@ -64,8 +67,10 @@ class ArmEstimate:
     optimizer: str
     parameters: tuple[str, ...]
     trials: int
+    trials_in_time: int
     confirm_runs: int
     seconds_a_run: float
+    search_seconds: float
     seconds: float
     p_bytes: int
 
@@ -76,6 +81,8 @@ class JobEstimate:
 
     Attributes:
         arms: In the order in which they would run.
+        trials: Of all arms.
+        trials_in_time: About as many of them fit into ``budget.max_seconds`` of their arm.
         seconds: Training time of all trials and runs on fresh seeds, divided by the slots.
         p_bytes: The largest memory of P of a run.
         steps: Steps of a run.
@@ -88,6 +95,7 @@ class JobEstimate:
 
     arms: tuple[ArmEstimate, ...]
     trials: int
+    trials_in_time: int
     confirm_runs: int
     seconds: float
     p_bytes: int
@@ -130,9 +138,12 @@ def estimate(plan: JobPlan, settings: Settings, columns: tuple[ColumnUse, ...] =
     if odd := decided_by_outliers(spec.objective.metric, spec.dataset.target_transform, plan.info.target_outliers):
         notes.append(f"{odd}; the verdict would be inconclusive")
     arms = tuple(_arm_estimate(plan, arm, measured[arm.name]) for arm in plan.arms)
+    if any(arm.trials_in_time < arm.trials for arm in arms):
+        notes.append(LIMIT_NOTE)
     return JobEstimate(
         arms=arms,
         trials=sum(arm.trials for arm in arms),
+        trials_in_time=sum(arm.trials_in_time for arm in arms),
         confirm_runs=sum(arm.confirm_runs for arm in arms),
         seconds=sum(arm.seconds for arm in arms),
         p_bytes=max(arm.p_bytes for arm in arms),
@@ -155,16 +166,19 @@ def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstim
     budget, confirm, slots = plan.spec.budget, plan.spec.confirm, plan.spec.resources.slots
     trials, runs = plan.trials(arm), confirm.seeds + sum(plan.race_rounds(arm))
     seconds_a_run = measured["seconds_a_step"] * _steps_of_a_run(plan, arm)
-    search = min(seconds_a_run * trials / slots, budget.max_seconds)
+    search_seconds = seconds_a_run * trials / slots
+    fits = search_seconds <= budget.max_seconds
     return ArmEstimate(
         name=arm.name,
         role=arm.role,
         optimizer=arm.optimizer,
         parameters=arm.space.names,
         trials=trials,
+        trials_in_time=trials if fits else int(trials * budget.max_seconds / search_seconds),
         confirm_runs=runs,
         seconds_a_run=seconds_a_run,
-        seconds=search + runs * seconds_a_run / slots,
+        search_seconds=search_seconds,
+        seconds=min(search_seconds, budget.max_seconds) + runs * seconds_a_run / slots,
         p_bytes=int(measured["p_bytes"]),
     )
 

@@ -15,8 +15,10 @@ def arm(name: str, seconds_a_run: float, trials: int, confirm_runs: int) -> ArmE
         "optimizer": name,
         "parameters": [],
         "trials": trials,
+        "trials_in_time": trials,
         "confirm_runs": confirm_runs,
         "seconds_a_run": seconds_a_run,
+        "search_seconds": seconds_a_run * trials,
         "seconds": seconds_a_run * (trials + confirm_runs),
         "p_bytes": 0,
     }
@@ -28,6 +30,7 @@ def plan() -> Estimate:
     return {
         "arms": arms,
         "trials": 41,
+        "trials_in_time": 41,
         "confirm_runs": 49,
         "seconds": 130.0,
         "p_bytes": 0,

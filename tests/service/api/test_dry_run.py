@@ -74,6 +74,35 @@ def test_seconds_of_an_arm_are_capped_as_its_search_is(shared_client: TestClient
         assert arm["seconds"] == pytest.approx(1.0 + runs * arm["seconds_a_run"])
 
 
+@pytest.mark.parametrize(
+    ("max_seconds", "slots", "fit"), [(10.0, 1, (10, 10, 1)), (10.0, 2, (20, 20, 1)), (0.5, 1, (0, 0, 0))]
+)
+def test_a_limit_in_seconds_says_how_many_trials_fit(
+    shared_client: TestClient,
+    spec: SpecMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    max_seconds: float,
+    slots: int,
+    fit: tuple[int, ...],
+) -> None:
+    a_second_a_run = {"seconds_a_step": 0.01, "p_bytes": 0.0}
+    monkeypatch.setattr(estimate_module, "_measure", lambda plan, _: {arm.name: a_second_a_run for arm in plan.arms})
+
+    def planned(limit: float) -> dict[str, Any]:
+        budget = {"trials_per_arm": 40, "steps": 100, "max_seconds": limit}
+        plan: dict[str, Any] = shared_client.post(DRY, json=spec(budget=budget, resources={"slots": slots})).json()
+        return plan
+
+    plan = planned(max_seconds)
+    assert tuple(arm["trials_in_time"] for arm in plan["arms"]) == fit
+    assert (plan["trials"], plan["trials_in_time"]) == (81, sum(fit))
+    assert max(arm["search_seconds"] for arm in plan["arms"]) == pytest.approx(40 / slots)
+    assert "budget.max_seconds ends the search" in plan["note"]
+    enough = planned(40.0)
+    assert enough["trials_in_time"] == enough["trials"] == 81
+    assert "max_seconds" not in enough["note"]
+
+
 def test_a_spec_that_is_wrong_is_refused_as_it_would_be(shared_client: TestClient, spec: SpecMaker) -> None:
     assert_problem(shared_client.post(DRY, json=spec(dataset={"name": "mnist"})), 422, "invalid_spec")
     assert_problem(shared_client.post("/v1/jobs?dry_run=maybe", json=spec()), 422, "invalid_spec")

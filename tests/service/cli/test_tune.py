@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,6 +102,18 @@ def test_a_dry_run_shows_what_is_used_and_saves_a_spec(folder: Path) -> None:
     )
     assert not done.stderr
     assert not processes_of(folder)
+
+
+def test_a_limit_in_seconds_is_named_where_it_is_too_short(folder: Path) -> None:
+    people, spec = str(folder / "people.csv"), folder / "spec.yaml"
+    limited = ["--trials", "10000", "--max-seconds", "30", "--dry-run", "--save-spec", str(spec)]
+    done = tune(folder, people, "--target", "label", *limited)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"about [\d,]+ of 20,001 trials and 54 more runs", done.stdout)
+    assert re.search(r"! only about [\d,]+ of 10,000 trials of warpadam .*fit into --max-seconds; for all", done.stdout)
+    assert yaml.safe_load(spec.read_text())["budget"]["max_seconds"] == 30
+    wrong = tune(folder, people, "--target", "label", "--max-seconds", "0", "--dry-run")
+    assert (wrong.returncode, "--max-seconds must be greater than 0 (got 0" in wrong.stderr) == (2, True), wrong.stderr
 
 
 def test_a_table_needs_a_target_and_a_wrong_one_is_named(folder: Path) -> None:

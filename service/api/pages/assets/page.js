@@ -41,6 +41,24 @@ function duration(seconds) {
   return `${count.toLocaleString("en")} ${unit}${count > 1 ? "s" : ""}`;
 }
 
+const count = (number) => number.toLocaleString("en");
+
+/** Says what a job costs. */
+function cost(plan) {
+  const all = count(plan.trials);
+  const trials = plan.trials_in_time < plan.trials ? `About ${count(plan.trials_in_time)} of ${all}` : all;
+  return `${trials} trials and ${count(plan.confirm_runs)} runs on fresh seeds, about ${duration(plan.seconds)}.`;
+}
+
+/** Says for which trials the minutes of an optimizer are too few; nothing if all fit. */
+function shortage(plan) {
+  const short = plan.arms.filter((arm) => arm.trials_in_time < arm.trials);
+  if (!short.length) return "";
+  const fit = short.map((arm) => `about ${count(arm.trials_in_time)} of ${count(arm.trials)} trials of ${arm.name}`);
+  const needed = Math.ceil(1.1 * Math.max(...short.map((arm) => arm.search_seconds)) / 60);
+  return `Only ${fit.join(" and ")} fit into the minutes for each optimizer; for all, give about ${count(needed)}.`;
+}
+
 function say(place, text, isWrong = false) {
   place.textContent = text;
   place.classList.toggle("wrong", isWrong);
@@ -118,7 +136,11 @@ if (form) {
       },
       model: data.model,
       objective: { metric: field("metric").value },
-      budget: { trials_per_arm: Number(field("trials").value), steps: Number(field("steps").value) },
+      budget: {
+        trials_per_arm: Number(field("trials").value),
+        steps: Number(field("steps").value),
+        max_seconds: 60 * Number(field("minutes").value),
+      },
     };
   };
 
@@ -140,9 +162,7 @@ if (form) {
       const [name, ...reason] = plan.task.split(": ");
       told.set(about, [name, reason.join(": ")]);
       showTask();
-      const count = (number) => number.toLocaleString("en");
-      const runs = `${count(plan.trials)} trials and ${count(plan.confirm_runs)} runs on fresh seeds`;
-      text = `${runs}, about ${duration(plan.seconds)}. ${plan.similar?.sentence ?? ""}`;
+      text = [cost(plan), shortage(plan), plan.similar?.sentence].filter(Boolean).join(" ");
     } catch (error) {
       [text, isWrong] = [error.message, true];
     }
