@@ -240,8 +240,9 @@ async def upload_dataset(
     filename = wanted.filename or PurePath(wanted.url or "").name[-100:]
     fmt = wanted.format or format_of(filename)
     if fmt is None:
-        endings = ", ".join(known.suffixes[0] for known in FORMATS.values())
-        hint = "Rename the file, or say what it is with the parameter format."
+        endings = ", ".join(suffix for known in FORMATS.values() for suffix in known.suffixes)
+        what_else = "say what it is with the parameter format" if wanted.url else "rename it"
+        hint = f"Save its data as .csv or .xlsx. If it is one of these formats under another name, {what_else}."
         if filename.lower().endswith(OTHER_SHEETS):
             hint = "Save it as .xlsx or .csv."
         raise InvalidSpecError(FieldError("filename", filename, f"must end with {endings}", hint))

@@ -38,6 +38,9 @@ METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 BAD_HEADER: Final = (ValueError, OSError, EOFError, TypeError, SyntaxError, tokenize.TokenError, RecursionError)
 """What numpy raises for a bad header, which it parses as Python."""
 
+TABLES: Final = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx", ".parquet", ".feather", ".arrow", ".npz")
+"""Endings of files that are data themselves, and that people pack into a zip."""
+
 MAX_SIDE: Final = 1024
 """Most pixels of a side of an image."""
 
@@ -251,6 +254,8 @@ def _hidden(name: str) -> bool:
 
 
 def _classes(names: Sequence[str]) -> list[str]:
+    if table := next((name for name in names if name.lower().endswith(TABLES)), None):
+        raise InvalidFileError(f"a zip is read as images, and this one has {table!r}; unpack it, and give that file")
     classes = []
     for name in names:
         folder = _path(name).parent

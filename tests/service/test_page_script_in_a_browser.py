@@ -14,7 +14,7 @@ from tests.conftest import SpecMaker
 from tests.service.api.conftest import claim_job, search, succeed
 from tests.service.data import files
 from tests.service.live import Live, serve
-from tests.service.test_pages_in_a_browser import page
+from tests.service.test_pages_in_a_browser import PHONE, check_page, page
 
 __all__ = ["page"]  # the fixture
 
@@ -235,9 +235,139 @@ def test_a_form_that_is_filled_in_wrongly_shows_no_estimate(live: Live, page: Pa
     estimate = page.locator("#estimate")
     expect(estimate).to_contain_text(ESTIMATED)
     page.get_by_label("Trials of each optimizer").fill("0")
-    expect(estimate).to_have_text("")
+    expect(estimate).to_contain_text("Trials of each optimizer: ")
+    expect(estimate).not_to_contain_text(ESTIMATED)
     page.get_by_label("Trials of each optimizer").fill("3")
     expect(estimate).to_contain_text(ESTIMATED)
+
+
+def test_a_limit_in_minutes_says_how_many_trials_fit_and_can_be_raised(live: Live, page: Page) -> None:
+    page.goto(f"{live.url}/new?name=wine")
+    estimate = page.locator("#estimate")
+    expect(estimate).to_contain_text(ESTIMATED)
+    page.get_by_label("Trials of each optimizer").fill("10000")
+    page.get_by_label("Minutes for each optimizer").fill("0.5")
+    expect(estimate).to_contain_text(re.compile(r"About [\d,]+ of 20,001 trials and .* fit into the minutes for each"))
+    page.get_by_label("Minutes for each optimizer").fill("10080")
+    expect(estimate).to_contain_text(re.compile(r"^20,001 trials and"))
+    page.get_by_label("Minutes for each optimizer").fill("30")
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url("**/jobs/job-*")
+    with Client(live.url) as client:
+        (job,) = client.jobs()
+        assert client.job(job["id"])["spec"]["budget"]["max_seconds"] == 1800
+
+
+def test_a_field_that_the_service_refuses_is_marked_and_called_as_on_the_page(
+    live: Live, page: Page, tmp_path: Path
+) -> None:
+    page.goto(live.url + upload_codes(live, tmp_path))
+    page.get_by_label("Column to predict").select_option("label")
+    split = page.get_by_label("Rows to test on")
+    split.select_option("group:label")
+    estimate = page.locator("#estimate")
+    expect(estimate).to_contain_text("Rows to test on: must be another column than the target.")
+    expect(split).to_have_attribute("aria-invalid", "true")
+    page.get_by_role("button", name="Start").click()
+    expect(split).to_be_focused()
+    split.select_option("")
+    expect(estimate).to_contain_text(ESTIMATED)
+    expect(split).not_to_have_attribute("aria-invalid", "true")
+    page.get_by_label("city is taken for").select_option("date")
+    expect(estimate).to_contain_text("Column city: must be a kind that the values have")
+    with Client(live.url) as client:
+        (dataset,) = client.datasets()
+        client.delete_dataset(dataset["id"])
+    page.get_by_role("button", name="Start").click()
+    expect(estimate).to_have_text("This file was deleted. Go to the page Jobs and choose it again.")
+
+
+def test_a_file_can_be_chosen_again_after_a_step_back(live: Live, page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_bytes(files.csv(120))
+    page.goto(live.url)
+    page.get_by_label("Drop a file here").set_input_files(path)
+    page.wait_for_url("**/new*")
+    page.go_back()
+    file = page.get_by_label("Drop a file here")
+    expect(file).to_have_value("")  # a browser calls nothing a change that chooses the same file
+    expect(page.locator("#upload .said")).to_have_text("")
+
+
+REFUSED = {
+    "notes.docx": (b"PK", "The file's name must end with .csv, .tsv, .*Save its data as .csv or .xlsx."),
+    "tables.zip": (files.archive({"tables/a.csv": files.csv(60)}), "this one has 'tables/a.csv'; unpack it, and give"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_of_another_kind_is_refused_in_words_for_the_page(
+    live: Live, page: Page, tmp_path: Path, name: str
+) -> None:
+    content, said = REFUSED[name]
+    (tmp_path / name).write_bytes(content)
+    page.goto(live.url)
+    page.get_by_label("Drop a file here").set_input_files(tmp_path / name)
+    expect(page.locator("#upload .said")).to_contain_text(re.compile(said))
+    assert "parameter" not in page.locator("#upload .said").inner_text()
+
+
+def test_a_file_may_have_a_name_that_is_longer_than_the_service_keeps(live: Live, page: Page, tmp_path: Path) -> None:
+    path = tmp_path / f"{'n' * 230}.csv"
+    path.write_bytes(files.csv(120))
+    page.goto(live.url)
+    page.get_by_label("Drop a file here").set_input_files(path)
+    page.get_by_role("heading", name=f"{'n' * 96}.csv").wait_for()
+
+
+def test_a_session_that_has_ended_leads_to_a_new_one_and_the_form_stays(live: Live, page: Page) -> None:
+    key, _ = keys.create(live.db, "local", keys.Scope.SUBMIT)
+    page.goto(f"{live.url}/new?name=wine")
+    page.get_by_label("API key", exact=True).fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    estimate = page.locator("#estimate")
+    expect(estimate).to_contain_text(ESTIMATED)
+    expect(page.get_by_role("link", name="API key")).to_have_attribute(
+        "href", f"{live.url}/sign-in?next=%2Fnew%3Fname%3Dwine"
+    )
+    page.context.clear_cookies()
+    page.get_by_label("Trials of each optimizer").fill("3")
+    page.get_by_role("button", name="Start").click()
+    expect(estimate).to_contain_text("Sign in again in a new tab, then press Start here.")
+    with page.context.expect_page() as opened:
+        estimate.get_by_role("link").click()
+    opened.value.get_by_label("API key", exact=True).fill(key)
+    opened.value.get_by_role("button", name="Sign in").click()
+    opened.value.wait_for_url("**/new?name=wine")
+    expect(page.get_by_label("Trials of each optimizer")).to_have_value("3")
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url("**/jobs/job-*")
+
+
+LONG = "SehrLangerNameOhneLeerzeichen_"
+ZOOMED = (640, 450)
+"""A window of 1280 x 900 at 200 %."""
+
+
+def test_no_name_makes_a_page_wider_than_its_window(live: Live, page: Page, spec: SpecMaker, tmp_path: Path) -> None:
+    path = tmp_path / f"{LONG * 3}.csv"
+    path.write_bytes(files.csv(120).replace(b"city", f"{LONG * 2}Spalte".encode(), 1))
+    with Client(live.url) as client:
+        pages = [f"/new?id={client.upload(path)[0]['id']}", "/"]
+        jobs = []
+        for name in (f"{LONG * 3}1", f"{LONG * 3}2"):
+            jobs.append(client.submit(spec(name=name, tags=[LONG[:30].lower().rstrip("_")]))["id"])
+            succeed(claim_job(live.db))
+    pages += [f"/compare?ids={jobs[0]}&ids={jobs[1]}", f"/jobs/{jobs[0]}"]
+    for path_of_page in pages:
+        page.goto(live.url + path_of_page)
+        check_page(page)
+        for width, height in (PHONE, ZOOMED):
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path_of_page
+            for box in (cell.bounding_box() for cell in page.locator("#jobs tbody td.line").all()):
+                assert box is not None
+                assert box["x"] + box["width"] <= width, "a tag hides how the jobs stand"
 
 
 def test_a_file_that_changes_while_it_is_sent_is_asked_for_again(live: Live, page: Page, tmp_path: Path) -> None:

@@ -1,6 +1,14 @@
 "use strict";
 
-/** Sends a request to the API. Throws an Error whose message says what is wrong. */
+/** What the service has against a request: its status, and the fields that are wrong. */
+class Refused extends Error {
+  constructor(message, status, errors) {
+    super(message);
+    Object.assign(this, { status, errors });
+  }
+}
+
+/** Sends a request to the API. Throws an Error whose message says what is wrong; one of the service is Refused. */
 async function send(path, options) {
   let response;
   try {
@@ -15,7 +23,8 @@ async function send(path, options) {
   } catch {
     // not JSON: a proxy between here and the service answered
   }
-  if (!response.ok) throw new Error(answer?.detail ?? `The service answered with status ${response.status}.`);
+  const { status } = response;
+  if (!response.ok) throw new Refused(answer?.detail ?? `The service answered with status ${status}.`, status, answer?.errors ?? []);
   return answer;
 }
 
@@ -41,6 +50,22 @@ function duration(seconds) {
   return `${count.toLocaleString("en")} ${unit}${count > 1 ? "s" : ""}`;
 }
 
+/** Says why a request failed. Where the session has ended, a link leads to a new one in another tab. */
+function sayError(place, error, next) {
+  const [text, isWrong] = [error.message, true];
+  if (error.status !== 401) return say(place, text, isWrong);
+  say(place, "You are not signed in any more. ", isWrong);
+  const link = document.createElement("a");
+  Object.assign(link, { href: `/sign-in?${new URLSearchParams({ next: location.pathname + location.search })}`, target: "_blank" });
+  link.textContent = "Sign in again in a new tab";
+  place.append(link, `, then ${next} here.`);
+}
+
+const signIn = document.querySelector('header a[href="/sign-in"]');
+if (signIn && location.pathname !== "/sign-in") {
+  signIn.href += `?${new URLSearchParams({ next: location.pathname + location.search })}`;
+}
+
 const count = (number) => number.toLocaleString("en");
 
 /** Says what a job costs. */
@@ -59,6 +84,11 @@ function shortage(plan) {
   return `Only ${fit.join(" and ")} fit into the minutes for each optimizer; for all, give about ${count(needed)}.`;
 }
 
+/** Returns what is wrong with a field as a sentence without its name. Hints about the API are left out. */
+function sentence({ message, hint }, name = "The file's name") {
+  return [`${name} ${message}.`, /\/v1\/|[a-z]\.[a-z]/.test(hint ?? "") ? "" : hint].filter(Boolean).join(" ");
+}
+
 function say(place, text, isWrong = false) {
   place.textContent = text;
   place.classList.toggle("wrong", isWrong);
@@ -68,17 +98,24 @@ const upload = document.querySelector("#upload");
 if (upload) {
   const input = upload.querySelector("input");
   const said = upload.querySelector(".said");
+  const clear = () => { // a file that is chosen again would be no change
+    input.value = "";
+    say(said, "");
+  };
+  addEventListener("pageshow", clear); // after a step back, the browser has filled in the file again
   const take = async (file) => {
     if (!file) return;
     say(said, `Reading ${file.name} …`);
     try {
-      const dataset = await send(`/v1/datasets?${new URLSearchParams({ filename: file.name })}`, { method: "POST", body: file });
+      const filename = [...file.name].slice(-100).join(""); // the service keeps no more
+      const dataset = await send(`/v1/datasets?${new URLSearchParams({ filename })}`, { method: "POST", body: file });
       location.href = `/new?id=${dataset.id}`;
     } catch (error) {
       const isThere = await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
       const changed = `${file.name} can no longer be read: it has changed, or it is a folder. Choose the file again.`;
-      say(said, isThere ? error.message : changed, true);
       input.value = "";
+      if (!isThere) say(said, changed, true);
+      else sayError(said, error.errors?.length ? new Error(error.errors.map((one) => sentence(one)).join(" ")) : error, "choose the file again");
     }
   };
   input.addEventListener("change", () => take(input.files[0]));
@@ -144,16 +181,54 @@ if (form) {
     };
   };
 
+  const FIELDS = {
+    "dataset.target": "target",
+    "dataset.split": "split",
+    "objective.metric": "metric",
+    "budget.trials_per_arm": "trials",
+    "budget.steps": "steps",
+    "budget.max_seconds": "minutes",
+    name: "name",
+  };
+  const COLUMN = "dataset.columns.";
+
+  /** Returns the control of a field of the spec; undefined if the form has none. */
+  const control = (path) => path.startsWith(COLUMN)
+    ? form.querySelector(`[data-column="${CSS.escape(path.slice(COLUMN.length))}"]`)
+    : field(FIELDS[path] ?? FIELDS[path.replace(/\.\w+$/, "")] ?? "");
+
+  /** Returns what a control is called on the page. */
+  const nameOf = (one) => one.dataset.column ? `Column ${one.dataset.column}` : one.labels[0].firstChild.textContent.trim();
+
+  /** Marks the controls that are wrong, and says what is wrong with each. */
+  const refuse = (error, next) => {
+    const wrong = (error.errors ?? []).map((one) => [one, control(one.field)]);
+    for (const [, one] of wrong) one?.setAttribute("aria-invalid", "true");
+    if (wrong.length && wrong.every(([, one]) => one)) {
+      say(said, wrong.map(([problem, one]) => sentence(problem, `${nameOf(one)}:`)).join(" "), true);
+    } else if (wrong.some(([{ field }]) => field === "dataset.id")) {
+      say(said, "This file was deleted. Go to the page Jobs and choose it again.", true);
+    } else {
+      sayError(said, error, next);
+    }
+    return wrong[0]?.[1];
+  };
+
+  const settle = () => {
+    for (const one of form.querySelectorAll("[aria-invalid]")) one.removeAttribute("aria-invalid");
+  };
+
   const hint = said.textContent;
   let asked = 0;
   const estimate = async () => {
     const mine = ++asked;
+    settle();
     if (!form.checkValidity()) {
-      say(said, field("target")?.value === "" ? hint : "");
+      const wrong = form.querySelector(":is(input, select):invalid");
+      say(said, wrong.name === "target" ? hint : `${nameOf(wrong)}: ${wrong.validationMessage}`, wrong.name !== "target");
       return;
     }
     say(said, "Timing a few steps …");
-    let text, isWrong = false;
     try {
       const wanted = spec();
       const about = target();
@@ -162,11 +237,10 @@ if (form) {
       const [name, ...reason] = plan.task.split(": ");
       told.set(about, [name, reason.join(": ")]);
       showTask();
-      text = [cost(plan), shortage(plan), plan.similar?.sentence].filter(Boolean).join(" ");
+      if (mine === asked) say(said, [cost(plan), shortage(plan), plan.similar?.sentence].filter(Boolean).join(" "));
     } catch (error) {
-      [text, isWrong] = [error.message, true];
+      if (mine === asked) refuse(error, "change a field");
     }
-    if (mine === asked) say(said, text, isWrong);
   };
 
   let timer;
@@ -180,12 +254,13 @@ if (form) {
     clearTimeout(timer);
     asked += 1;
     button.disabled = true;
+    settle();
     say(said, "Starting …");
     try {
       const job = await post("/v1/jobs", spec());
       location.href = `/jobs/${job.id}`;
     } catch (error) {
-      say(said, error.message, true);
+      refuse(error, "press Start")?.focus();
       button.disabled = false;
     }
   });
