@@ -7,21 +7,24 @@ import json
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from service.client.answers import EXPORTS, Job, Trial
-from service.client.rest import Client
+from service.client.quick_spec import describe_earlier
+from service.client.rest import ApiError, Client
 from service.errors import ConflictError, FieldError, InvalidSpecError, JobFailedError
 from service.result.effects import search_figure
 from service.result.job_result import ANSWERS, JobResult, Word
-from service.states import count_ended
+from service.states import ENDED_JOB, count_ended
 from warptune.connection import Connection
 from warptune.data import as_rows, index_of
-from warptune.progress import CARD
+from warptune.progress import CARD, Clock, Progress, make_progress
+from warptune.training_loop import also_allowed, is_temporary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +34,12 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = ("number", "arm", "state", "value", "seconds", "last_step", "cause")
 """What the table of trials has besides the settings."""
+
+
+LOST_LOOP: Final = (
+    "the code of its training loop was deleted when tune ended. A loop in a module, tuned with a service of yours, can "
+    "go on (docs/own-loop.md)"
+)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -181,6 +190,39 @@ class Result:
             Path(path).write_bytes(client.export(self.job_id, form))
         return Path(path)
 
+    def resume(self, *, quiet: bool = False) -> Result:
+        """Go on with a job that was stopped, and return its result. Its trials are kept. An interrupt stops it again.
+
+        In another session: ``Result.load(job_id).resume()``, in the same folder. A training loop that was given to
+        ``tune`` without a service of yours cannot go on, as its code is deleted when the call ends.
+
+        Args:
+            quiet: Whether to show nothing.
+
+        Raises:
+            ConflictError: The job was not stopped, or is on such a training loop.
+            ApiError: The service refused it, for instance because the dataset was deleted.
+            JobFailedError: The job failed.
+            NotStartedError: The service of this call did not start.
+
+        Cost: what is left of the job.
+        """
+        if self.recommendation is not None:
+            raise ConflictError(f"the job {self.job_id} has its result; only a job that was stopped can go on")
+        if self._has_lost_its_loop:
+            raise ConflictError(f"the job {self.job_id} cannot go on: {LOST_LOOP}")
+        spec, connection = self.job["spec"], self._connection
+        if entrypoint := spec["model"].get("entrypoint"):
+            allowed = {"WARPTUNE_ALLOWED_MODULES": also_allowed(entrypoint.partition(":")[0])}
+            connection = replace(connection, settings={**connection.settings, **allowed})
+        progress = make_progress(quiet=quiet)
+        progress.update("starting: reads the data and times a few steps")
+        with connection.open(worker=True) as client:
+            clock = Clock(client.estimate(spec))
+            for line in describe_earlier(client, spec, is_private=connection.url is None):
+                progress.say(line)
+            return follow(client, client.retry(self.job_id), clock, progress, connection)
+
     def __repr__(self) -> str:
         found = self.recommendation
         if found is None:
@@ -214,11 +256,19 @@ class Result:
         best = [(arm["best"]["value"], arm["best"]["number"], arm["name"]) for arm in self.job["arms"] if arm["best"]]
         count = sum(count_ended(arm["trials"]) for arm in self.job["arms"])
         text = f"stopped before the verdict; {count} trials are kept"
-        if not best:
-            return text
-        value, number, arm = min(best)
-        metric = str(self.job["spec"].get("objective", {}).get("metric", "val_loss"))
-        return f"{text}, the best is trial {number} of {arm} ({search_figure(metric, value, 4)})"
+        if best:
+            value, number, arm = min(best)
+            metric = str(self.job["spec"].get("objective", {}).get("metric", "val_loss"))
+            text += f", the best is trial {number} of {arm} ({search_figure(metric, value, 4)})"
+        if self._has_lost_its_loop:
+            return f"{text}. The job cannot go on: {LOST_LOOP}"
+        where = repr(self.job_id) if self._connection.url is None else f"{self.job_id!r}, {self._connection.url!r}"
+        return f"{text}. To go on: Result.load({where}).resume()"
+
+    @property
+    def _has_lost_its_loop(self) -> bool:
+        """Whether the job is on a training loop whose code was deleted when the call of ``tune`` ended."""
+        return is_temporary(str(self.job["spec"]["model"].get("entrypoint", "")))
 
     def _complete(self) -> JobResult:
         if self.recommendation is None:
@@ -234,6 +284,37 @@ class Result:
         with tempfile.TemporaryDirectory(prefix="warptune-result-") as folder:
             bundle = read_bundle(self.export(Path(folder, "job.zip")))
         return Bundle(bundle.manifest, {name: content for name, content in bundle.files.items() if name != DATA_FILE})
+
+
+def follow(client: Client, queued: Job, clock: Clock, progress: Progress, connection: Connection) -> Result:
+    """Follow a job to its end, show how far it is, and return its result. An interrupt stops the job.
+
+    Raises:
+        JobFailedError: The job failed.
+    """
+    job = queued
+    try:
+        for job in client.watch(queued["id"]):
+            if job["state"] not in ENDED_JOB:
+                progress.update(clock.line(job))
+    except KeyboardInterrupt:
+        progress.update("stopping the job; its trials are kept")
+        job = _stop(client, queued["id"])
+    result = Result.read(client, job, connection)
+    text = result.reason if result.verdict is None else f"{ANSWERS[result.verdict]} ({result.verdict}): {result.reason}"
+    progress.end(text, result._repr_html_())
+    return result
+
+
+def _stop(client: Client, job_id: str) -> Job:
+    """Cancel a job and return it when it has ended."""
+    try:
+        client.cancel(job_id)
+    except ApiError as error:
+        if error.status != HTTPStatus.CONFLICT:  # otherwise it ended at this moment
+            raise
+    *_, job = client.watch(job_id)
+    return job
 
 
 def _cell(value: object) -> str:

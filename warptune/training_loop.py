@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,9 @@ _loop = cloudpickle.loads(Path(__file__).with_suffix(".pickle").read_bytes())
 def train(make_optimizer, seed):
     return _loop(make_optimizer, seed)
 '''
+
+TEMPORARY: Final = re.compile(r"train_[0-9a-f]{12}:train")
+"""Entrypoint in a module with a loop that a caller has in memory."""
 
 LIMIT_S: Final = 100
 """Seconds that a loop may take when it is tried, unless the environment says otherwise: nobody else waits for it."""
@@ -84,6 +88,11 @@ def write_module(loop: Loop, folder: Path) -> tuple[str, dict[str, str]]:
         ),
     }
     return f"{module}:train", settings
+
+
+def is_temporary(entrypoint: str) -> bool:
+    """Return whether an entrypoint is in a module of :func:`write_module`, which is deleted when its call ends."""
+    return TEMPORARY.fullmatch(entrypoint) is not None
 
 
 def also_allowed(module: str) -> str:

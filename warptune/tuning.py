@@ -7,24 +7,21 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
 from service.client import calls
-from service.client.answers import Estimate, Job
+from service.client.answers import Estimate
 from service.client.quick_spec import called, describe, describe_cost, describe_earlier, make_spec
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
-from service.result.job_result import ANSWERS
 from service.spec.job import MAX_SECONDS
-from service.states import ENDED_JOB
 from service.temporary import held_folder
 from warptune.budget import fit
 from warptune.connection import Connection
 from warptune.data import as_upload
 from warptune.progress import Clock, Progress, make_progress
-from warptune.result import Result
+from warptune.result import Result, follow
 from warptune.training_loop import also_allowed, check_loop, importable, name_of, write_module
 
 TRIALS: Final = 20
@@ -85,7 +82,8 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
 ) -> Result:
     """Find out whether P helps on your data or in your training loop: tune WarpAdam and AdamW and compare them.
 
-    An interrupt stops the job and returns a result with the trials so far, whose verdict is None.
+    An interrupt stops the job and returns a result with the trials so far, whose verdict is None. Its ``resume`` goes
+    on with the job.
 
     Args:
         data: Path or URL of a file, a table of pandas, polars or pyarrow, an array with rows first (images as rows x
@@ -206,30 +204,7 @@ def _run(
     for line in (*described, *describe_earlier(client, spec, is_private=connection.url is None)):
         progress.say(line)
     clock = Clock(plan)
-    job = client.submit(spec)
-    job_id = job["id"]
-    try:
-        for job in client.watch(job_id):
-            if job["state"] not in ENDED_JOB:
-                progress.update(clock.line(job))
-    except KeyboardInterrupt:
-        progress.update("stopping the job; its trials are kept")
-        job = _stop(client, job_id)
-    result = Result.read(client, job, connection)
-    text = result.reason if result.verdict is None else f"{ANSWERS[result.verdict]} ({result.verdict}): {result.reason}"
-    progress.end(text, result._repr_html_())
-    return result
-
-
-def _stop(client: Client, job_id: str) -> Job:
-    """Cancel a job and return it when it has ended."""
-    try:
-        client.cancel(job_id)
-    except ApiError as error:
-        if error.status != HTTPStatus.CONFLICT:  # otherwise it ended at this moment
-            raise
-    *_, job = client.watch(job_id)
-    return job
+    return follow(client, client.submit(spec), clock, progress, connection)
 
 
 def _checked_minutes(minutes: object, budget: Mapping[str, object]) -> float:

@@ -466,7 +466,9 @@ def follow(client: Client, job: str, *, is_ours: bool = False) -> None:
     except KeyboardInterrupt:
         if is_ours:
             client.cancel(job)
-            say_err(f"stopped; the trials of {job} so far are kept")
+            say_err(
+                f"stopped; the trials of {job} so far are kept. To go on: warptune serve, then warptune retry {job}"
+            )
         else:
             say_err(f"stopped watching; the job still runs. Show it: warptune show {job}")
         raise typer.Exit(128 + signal.SIGINT) from None

@@ -324,3 +324,23 @@ def test_an_interrupt_stops_the_job_and_keeps_its_trials(
     ):
         with pytest.raises(ConflictError, match="has no recommendation: it was stopped"):
             use()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_job_that_was_interrupted_goes_on_in_a_service_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line(clock: Clock, job: Job) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Clock, "line", line)
+        stopped = tune(X, Y, **TINY)
+    how = f"To go on: Result.load('{stopped.job_id}').resume()"
+    assert how in stopped.reason
+    assert how in capsys.readouterr().out
+    result = Result.load(stopped.job_id).resume()
+    assert result.job_id == stopped.job_id
+    assert result.verdict in ("helps", "hurts", "no_difference", "inconclusive")
+    assert f"({result.verdict}): {result.reason}" in capsys.readouterr().out
