@@ -7,6 +7,7 @@ those of a user's training loop in the loop; the memory is the optimizer's own e
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -100,4 +101,6 @@ def _p_bytes(arm: Mapping[str, Any], model: nn.Module) -> float:
 
 if __name__ == "__main__":
     run_on(Settings().cpus_of_slots)
-    json.dump(footprint(json.load(sys.stdin)), sys.stdout)
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answer:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what user code prints is no part of the answer
+        json.dump(footprint(json.load(sys.stdin)), answer)

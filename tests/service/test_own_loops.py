@@ -110,6 +110,13 @@ def test_a_loop_that_fails_is_an_error_of_its_entrypoint(api: TestClient, spec: 
         assert reason in wrong["message"]
 
 
+@pytest.mark.usefixtures("allowed")
+def test_a_loop_that_prints_is_timed_like_another(api: TestClient, spec: SpecMaker) -> None:
+    answer = api.post("/v1/jobs", json=job(spec, f"{loops.__name__}:prints"), params={"dry_run": True})
+    assert answer.status_code == 200, answer.text
+    assert all(arm["seconds_a_run"] > 0 for arm in answer.json()["arms"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("allowed")

@@ -1,6 +1,7 @@
 # Training loops, good ones and one for each way to break the contract.
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -46,6 +47,15 @@ def started(make: Make) -> tuple[nn.Module, torch.optim.Optimizer]:
     optimizer = make(model)
     step_on(model, optimizer)
     return model, optimizer
+
+
+def prints(make_optimizer: Make, seed: int) -> Iterator[Any]:
+    """Tell the terminal how it goes, as most loops do, also past Python and at the end of the process."""
+    atexit.register(print, "done")
+    for step, loss in enumerate(fit(make_optimizer, seed)):
+        print("epoch", step)
+        os.write(1, b"from a library in C\n")
+        yield loss
 
 
 def yields(make_optimizer: Make, seed: int, *, what: str) -> Iterator[Any]:
