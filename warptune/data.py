@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,20 +20,23 @@ KINDS: Final = (
     "Dataset that knows its length"
 )
 
+UNREADABLE: Final = (TypeError, ValueError, NotImplementedError, OverflowError)
+"""What Arrow raises for values that it cannot take; its own errors are among them."""
+
 PLAIN: Final = "columns of numbers, texts, booleans or times"
 
 TARGET: Final = "target"
 """Name of the column that ``y`` becomes if it has none."""
 
 
-def as_upload(data: object, y: object, target: str | None, folder: Path) -> tuple[str | Path, str | None]:
+def as_upload(data: object, y: object, target: object, folder: Path) -> tuple[str | Path, str | None]:
     """Return a file or URL with the data, and the column to predict.
 
     Args:
         data: A path, a URL, a table, an array, or a torch ``Dataset`` with a length, of rows or of pairs of a row and a
             target.
         y: One target for each row of a table or array; None if ``data`` has it, or if there is none.
-        target: Column of a table or file to predict.
+        target: Column of a table or file to predict: its name, or a key that names one column of a pandas table.
         folder: Where to write.
 
     Raises:
@@ -42,9 +47,10 @@ def as_upload(data: object, y: object, target: str | None, folder: Path) -> tupl
     if isinstance(data, str | Path):
         if y is not None:
             raise _wrong("y", type(y).__name__, "must be left out for a file", "Name the column to predict: target=...")
-        return _existing(data), target
+        return _existing(data), None if target is None else str(target)
     if is_table(data):
         return _write_table(data, y, target, folder)
+    _refuse_other(data, "data")
     if target is not None:
         raise _wrong("target", target, "must be left out for arrays, whose columns have no names", "Give y instead.")
     return _write_arrays(data, y, folder), None
@@ -61,6 +67,7 @@ def as_rows(rows: object, folder: Path) -> Path:
     if not is_table(rows):
         import numpy as np
 
+        _refuse_other(rows, "new_rows")
         np.save(folder / "rows.npy", _array(rows, "new_rows"), allow_pickle=False)
         return folder / "rows.npy"
     import pyarrow as pa
@@ -81,13 +88,43 @@ def as_rows(rows: object, folder: Path) -> Path:
             table = table.set_column(0, table.column_names[0], table.column(0).cast(pa.string()).fill_null(""))
         write_csv(table, folder / "rows.csv")
     except pa.ArrowException as error:
-        raise _wrong("new_rows", None, f"must have {PLAIN}: {error}") from error
+        raise _unusable(
+            "new_rows", table, lambda name: write_csv(table.select([name]), pa.BufferOutputStream())
+        ) from error
     return folder / "rows.csv"
 
 
 def is_table(data: object) -> bool:
     """Return whether data has named columns: a frame of pandas or polars, or a table of pyarrow."""
-    return hasattr(data, "columns") and (hasattr(data, "__arrow_c_stream__") or _is_pandas(data))
+    return _is_pandas(data) or (hasattr(data, "__arrow_c_stream__") and hasattr(data, "columns"))
+
+
+def column_name(table: Any, key: object) -> str | None:
+    """Return the name that a column of a table has in the file; None if the key names no column, or several.
+
+    Args:
+        table: A table of pandas, polars or pyarrow.
+        key: A name, or a key by which pandas finds one column: a number, a tuple, or the first part of a tuple.
+    """
+    names = _names(table)
+    if _is_pandas(table):
+        import numpy as np
+        from pandas.errors import InvalidIndexError
+
+        try:
+            found = np.array(names, object)[table.columns.get_loc(key)]
+        except (KeyError, TypeError, InvalidIndexError):  # the last two: a list is no key
+            found = ()
+        if isinstance(found, str):
+            return found
+        if len(found) == 1:
+            return str(found[0])
+    return str(key) if str(key) in names else None
+
+
+def _names(table: Any) -> list[str]:
+    """Return the names of the columns as they are in the file."""
+    return [str(name) for name in getattr(table, "column_names", table.columns)]
 
 
 def index_of(rows: object) -> Any:
@@ -99,37 +136,67 @@ def _existing(file: str | Path, argument: str = "data") -> str | Path:
     if isinstance(file, str) and "://" in file and argument == "data":
         return file
     try:
-        exists = Path(file).is_file()
-    except OSError:  # the name is too long
+        path = Path(file).expanduser()
+        exists = path.is_file()
+    except (OSError, RuntimeError):  # the name is too long; nobody has this home folder
         exists = False
     if not exists:
         raise _wrong(argument, str(file), "must be a file that exists")
-    return Path(file)
+    return path
 
 
-def _write_table(data: object, y: object, target: str | None, folder: Path) -> tuple[Path, str]:
+def _refuse_other(data: object, argument: str) -> None:
+    """Refuse what is neither a table nor an array nor a Dataset, with the way to make it one if there is one.
+
+    Raises:
+        InvalidSpecError: As said.
+    """
+    hint = None
+    if hasattr(data, "collect"):  # a LazyFrame of polars
+        hint = f"Give a table: {argument}.collect()."
+    elif hasattr(data, "toarray"):  # a sparse matrix of scipy
+        hint = f"Give an array: {argument}.toarray()."
+    elif isinstance(data, Mapping) or getattr(getattr(data, "dtype", None), "names", None) or _has_mappings(data):
+        hint = f"Give a table: pandas.DataFrame({argument})."
+    elif hasattr(data, "__array__") or isinstance(data, Sequence) or _is_dataset(data):
+        return
+    raise _wrong(argument, type(data).__name__, KINDS, hint)
+
+
+def _has_mappings(data: object) -> bool:
+    return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], Mapping)
+
+
+def _write_table(data: object, y: object, target: object, folder: Path) -> tuple[Path, str]:
     import pyarrow as pa
     import pyarrow.parquet
 
     table = _arrow(data, "data")
+    if isinstance(y, str):
+        hint = f"To predict the column {y!r}, give target={y!r}."
+        raise _wrong("y", y, "must be one value for each row", hint if y in table.column_names else None)
     if y is not None:
-        target = str((None if is_table(y) else getattr(y, "name", None)) or TARGET)
-        if target in table.column_names:
-            hint = f"Leave y out and give target={target!r}, or give y another name."
-            raise _wrong("y", target, "must have a name that is not that of a column", hint)
+        named = str((None if is_table(y) else getattr(y, "name", None)) or TARGET)
+        if named in table.column_names:
+            hint = f"Leave y out and give target={named!r}, or give y another name."
+            raise _wrong("y", named, "must have a name that is not that of a column", hint)
         try:
-            table = table.append_column(target, [_targets(y, len(table)).tolist()])
+            table = table.append_column(named, [_targets(y, len(table)).tolist()])
         except (OverflowError, UnicodeEncodeError) as error:
             raise _wrong("y", None, f"must have whole numbers below 2**63, or texts of Unicode: {error}") from error
     elif target is None:
         raise _wrong("target", None, "must name the column to predict", f"The columns are {_list(table.column_names)}.")
-    elif target not in table.column_names:
+    elif (found := column_name(data, target)) is None:
         raise _wrong("target", target, f"must be one of {_list(table.column_names)}")
+    else:
+        named = found
     try:
         pyarrow.parquet.write_table(table, folder / "data.parquet")
     except pa.ArrowException as error:
-        raise _wrong("data", None, f"must have {PLAIN}: {error}") from error
-    return folder / "data.parquet", target
+        raise _unusable(
+            "data", table, lambda name: pyarrow.parquet.write_table(table.select([name]), pa.BufferOutputStream())
+        ) from error
+    return folder / "data.parquet", named
 
 
 def _write_arrays(data: object, y: object, folder: Path) -> Path:
@@ -148,17 +215,48 @@ def _write_arrays(data: object, y: object, folder: Path) -> Path:
 
 
 def _arrow(data: Any, argument: str) -> pa.Table:
-    """Return a table as Arrow has it, without the index of pandas."""
+    """Return a table as Arrow has it, without the index of pandas. Sparse columns of pandas become dense."""
     import pyarrow as pa
 
-    try:
-        if _is_pandas(data):
-            named = data.set_axis([str(name) for name in data.columns], axis=1)
-            return pa.Table.from_pandas(named, preserve_index=False).replace_schema_metadata()
+    names = _names(data)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise _wrong(argument, None, f"must have columns with different names; several are called {_list(twice)}")
+    if not _is_pandas(data):
         return pa.table(data.to_arrow() if hasattr(data, "to_arrow") else data)  # polars: texts as files have them
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        reason = "; ".join(map(str, error.args))
-        raise _wrong(argument, None, f"must have columns of one type each, with different names: {reason}") from error
+    named = _plain_columns(data.set_axis(names, axis=1))
+    try:
+        return pa.Table.from_pandas(named, preserve_index=False).replace_schema_metadata()
+    except UNREADABLE as error:
+        raise _unusable(
+            argument, data, lambda name: pa.Table.from_pandas(named[[name]], preserve_index=False)
+        ) from error
+
+
+def _plain_columns(frame: Any) -> Any:
+    """Return a frame of pandas whose sparse columns are dense, and whose periods and intervals are texts."""
+    from pandas import IntervalDtype, PeriodDtype, SparseDtype
+
+    changed = {}
+    for name, column in frame.items():
+        kind = getattr(getattr(column.dtype, "categories", None), "dtype", column.dtype)
+        if isinstance(kind, SparseDtype):
+            changed[name] = column.sparse.to_dense()
+        elif isinstance(kind, PeriodDtype | IntervalDtype):
+            changed[name] = column.map(str, na_action="ignore")
+    return frame.assign(**changed)
+
+
+def _unusable(argument: str, data: object, read: Callable[[str], object]) -> InvalidSpecError:
+    """Return the refusal of the first column of a table that ``read`` cannot use."""
+    for name in _names(data):
+        try:
+            read(name)
+        except UNREADABLE as error:
+            reason = str(error.args[0]).partition("\n")[0]
+            convert = f" with {argument}[{name!r}].astype(str)" if _is_pandas(data) else ""
+            hint = f"Convert the column {name!r}, for example to texts{convert}, or leave it out."
+            return _wrong(argument, None, f"must have {PLAIN}, of one kind each: {reason}", hint)
+    raise AssertionError("one column of a table that cannot be read cannot be read")
 
 
 def _is_dataset(data: object) -> bool:
@@ -202,22 +300,45 @@ def _array(values: Any, argument: str, *, texts: bool = False) -> npt.NDArray[An
     """
     import numpy as np
 
+    if not (hasattr(values, "__array__") or isinstance(values, Sequence)):
+        raise _wrong(argument, type(values).__name__, KINDS)  # numpy would ask it for items, if need be for ever
     try:
         if hasattr(values, "detach"):  # a tensor of torch
             values = values.detach().cpu()
         if np.ma.is_masked(values):
             values = values.astype(np.float64).filled(np.nan)
-        if not (hasattr(values, "__array__") or isinstance(values, Sequence)):
-            raise _wrong(argument, type(values).__name__, KINDS)  # numpy would ask it for items, if need be for ever
         found = np.asarray(values)
-        if found.dtype.kind in "OT" and texts and all(isinstance(value, str) for value in found.flat):
-            found = found.astype(str)
+        if found.dtype.kind == "U" and isinstance(values, Sequence):
+            found = np.asarray(values, object)  # otherwise numpy makes a text of each: "nan" of a missing value
     except (TypeError, ValueError, RuntimeError) as error:  # the last: of torch
         raise _wrong(argument, type(values).__name__, f"cannot be read as an array: {error}") from error
+    if found.dtype.kind in "OT" and texts:
+        found = _of_one_kind(found, argument)
     if found.dtype.kind not in ("buifU" if texts else "buif") or not found.ndim:
-        kinds = "must be numbers or texts without gaps, one for each row" if texts else KINDS
+        kinds = "must be numbers or texts, one for each row" if texts else KINDS
         raise _wrong(argument, f"{type(values).__name__} of {found.dtype}", kinds)
     return found
+
+
+def _of_one_kind(found: npt.NDArray[Any], argument: str) -> npt.NDArray[Any]:
+    """Return an array of objects as numbers or as texts.
+
+    Raises:
+        InvalidSpecError: One is missing, or they are of several kinds, or of another one.
+    """
+    import numpy as np
+
+    for place, value in enumerate(found.flat):
+        is_nan = isinstance(value, float) and math.isnan(value)
+        if value is None or is_nan or type(value).__name__ in ("NAType", "NaTType"):  # the last two: of pandas
+            hint = f"Leave out the rows without one, which pandas.isna({argument}) finds."
+            raise _wrong(argument, None, f"must have a value for each row; {argument}[{place}] has none", hint)
+    kinds = {next((kind for kind in (str, Real) if isinstance(value, kind)), object) for value in found.flat}
+    if kinds <= {str}:
+        return found.astype(str)
+    if kinds == {Real}:
+        return np.array(found.tolist()).reshape(found.shape)
+    raise _wrong(argument, sorted({type(value).__name__ for value in found.flat}), "must be all numbers or all texts")
 
 
 def _is_pandas(data: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
@@ -19,7 +19,7 @@ from service.spec.job import MAX_SECONDS
 from service.temporary import held_folder
 from warptune.budget import fit
 from warptune.connection import Connection
-from warptune.data import as_upload
+from warptune.data import as_upload, column_name, is_table
 from warptune.progress import Clock, Progress, make_progress
 from warptune.result import Result, follow
 from warptune.training_loop import also_allowed, check_loop, importable, name_of, write_module
@@ -67,14 +67,14 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
     data: object,
     y: object = None,
     *,
-    target: str | None = None,
+    target: Hashable | None = None,
     model: str | Mapping[str, Any] | Callable[..., Any] | None = None,
     minutes: float | None = None,
     trials: int | None = None,
     steps: int | None = None,
     metric: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    split: Mapping[str, str] | None = None,
+    columns: Mapping[Hashable, str] | None = None,
+    split: Mapping[str, Hashable] | None = None,
     seed: int = 0,
     url: str | None = None,
     quiet: bool = False,
@@ -92,7 +92,8 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
             ``seed``, trains a model with the optimizer that ``make_optimizer(model)`` returns, and yields its
             validation loss now and then, or a dict such as ``{"loss": 0.3, "accuracy": 0.9}``.
         y: One target for each row of a table or an array: numbers or texts.
-        target: Column of a table to predict, instead of ``y``.
+        target: Column of a table to predict, instead of ``y``: its name, or by what pandas finds it, such as ``2`` or
+            ``("price", "mean")``. The same holds for the columns in ``columns`` and ``split``.
         model: Name of a model (``"mlp"``), its fields (``{"name": "mlp", "hidden": [64]}``), ``"module:factory"`` or
             the factory itself. Default: one that suits the data.
         minutes: About how long the job may take; chooses ``trials``, and fewer ``steps`` if it must and may. Those of
@@ -120,6 +121,8 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
     Cost: trains dozens of models; two to ten minutes for a small table with the defaults.
     """
     _refuse_unknown(fields)
+    if is_table(data):
+        target, columns, split = _named_columns(data, target, columns, split)
     given = {"target": target, "columns": columns, "split": split, "metric": metric, "trials": trials, "steps": steps}
     given = {name: _plain(name, value) for name, value in given.items()}
     spec: dict[str, Any] = {name: _plain(name, value) for name, value in {**fields, "seed": seed}.items()}
@@ -153,6 +156,25 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
             spec = make_spec(uploaded, name.rpartition("/")[2], dataset, **spec)
             plan = _plan(client, spec, minutes)
             return _run(client, spec, plan, describe(called(uploaded, file), plan), progress, connection)
+
+
+def _named_columns(
+    table: object,
+    target: Hashable | None,
+    columns: Mapping[Hashable, str] | None,
+    split: Mapping[str, Hashable] | None,
+) -> tuple[Hashable | None, Mapping[Hashable, str] | None, Mapping[str, Hashable] | None]:
+    """Return the arguments with the names that the columns of a table have in its file. What names none stays."""
+
+    def named(key: Hashable) -> Hashable:
+        found = column_name(table, key)
+        return key if found is None else found
+
+    if isinstance(columns, Mapping):
+        columns = {named(key): kind for key, kind in columns.items()}
+    if isinstance(split, Mapping) and "column" in split:
+        split = {**split, "column": named(split["column"])}
+    return None if target is None else named(target), columns, split
 
 
 def _tune_loop(

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import scipy.sparse
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
@@ -29,7 +30,7 @@ def arrays(data: object, y: object, folder: Path) -> dict[str, Any]:
         return dict(found)
 
 
-def table(data: object, y: object, target: str | None, folder: Path) -> tuple[dict[str, Any], str | None]:
+def table(data: object, y: object, target: object, folder: Path) -> tuple[dict[str, Any], str | None]:
     file, target = as_upload(data, y, target, folder)
     return pyarrow.parquet.read_table(file).to_pydict(), target
 
@@ -137,6 +138,76 @@ def test_a_table_of_arrow_and_numbered_columns_are_read(tmp_path: Path) -> None:
     assert table(pd.DataFrame(X), None, "2", tmp_path)[0].keys() == {"0", "1", "2"}
 
 
+TUPLES = pd.MultiIndex.from_tuples([("x", "mean"), ("x", "std"), ("y", "")])
+DATES = pd.date_range("2024-01-01", periods=3)
+
+
+@pytest.mark.parametrize(
+    ("names", "key", "name"),
+    [
+        ([0, 1, 2], 2, "2"),
+        ([0, 1, 2], np.int64(2), "2"),
+        ([0, 1, 2], "2", "2"),
+        ([0.5, 1.5, 2.5], 2.5, "2.5"),
+        (TUPLES, ("y", ""), "('y', '')"),
+        (TUPLES, ("x", "std"), "('x', 'std')"),
+        (TUPLES, "y", "('y', '')"),
+        (TUPLES, "('y', '')", "('y', '')"),
+        (DATES, DATES[2], "2024-01-03 00:00:00"),
+        (DATES, "2024-01-03", "2024-01-03 00:00:00"),
+    ],
+)
+def test_a_target_is_what_pandas_finds_one_column_by(names: Any, key: object, name: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame(X, columns=names)
+    found, target = table(frame, None, key, tmp_path)
+    assert target == name
+    assert found[name] == X[:, [str(column) for column in frame].index(name)].tolist()
+
+
+@pytest.mark.parametrize("key", ["x", ("x",), ("x", "max"), ["y"], slice(1), {}, 2])
+def test_a_target_that_names_no_column_or_several_is_refused(key: object, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSpecError, match="target: must be one of"):
+        as_upload(pd.DataFrame(X, columns=TUPLES), None, key, tmp_path)
+
+
+def test_what_pandas_makes_of_numbers_is_read_like_what_it_was_made_of(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "sparse": pd.arrays.SparseArray([0, 1, 0, 2]),
+            "flag": pd.arrays.SparseArray([0.0, np.nan, 1.0, 0.0]),
+            "band": pd.cut(pd.Series([1.0, 2.0, np.nan, 4.0]), [0, 2, 4]),
+            "range": pd.arrays.IntervalArray.from_breaks(range(5)),
+            "month": pd.period_range("2024-01", periods=4, freq="M"),
+        }
+    )
+    expected: dict[str, list[Any]] = {
+        "sparse": [0, 1, 0, 2],
+        "flag": [0.0, None, 1.0, 0.0],
+        "band": ["(0, 2]", "(0, 2]", None, "(2, 4]"],
+        "range": ["(0, 1]", "(1, 2]", "(2, 3]", "(3, 4]"],
+        "month": ["2024-01", "2024-02", "2024-03", "2024-04"],
+    }
+    assert table(frame, None, "sparse", tmp_path)[0] == expected
+    found = pyarrow.parquet.read_schema(tmp_path / "data.parquet").field("band").type
+    assert pa.types.is_dictionary(found), "a category stays one"
+    assert pa.csv.read_csv(as_rows(frame.drop(columns="month"), tmp_path)).to_pydict() == {
+        name: ["" if cell is None and name == "band" else cell for cell in cells]
+        for name, cells in expected.items()
+        if name != "month"
+    }
+
+
+def test_numbers_that_pandas_keeps_as_objects_are_numbers(tmp_path: Path) -> None:
+    assert arrays(X, pd.Series([1, 2.5, True, np.int64(3)], dtype=object), tmp_path)["y"].tolist() == [1, 2.5, 1, 3]
+
+
+def test_a_file_in_the_home_folder_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "people.csv").touch()
+    assert as_upload("~/people.csv", None, "age", tmp_path) == (tmp_path / "people.csv", "age")
+    assert as_rows("~/people.csv", tmp_path) == tmp_path / "people.csv"
+
+
 class Frame:
     """A table as polars has it, which tells Arrow of texts in a form that Parquet does not have."""
 
@@ -160,6 +231,15 @@ def test_a_file_and_a_url_stay_where_they_are(tmp_path: Path) -> None:
     assert as_upload("s3://lake/people.csv", None, "age", tmp_path) == ("s3://lake/people.csv", "age")
 
 
+class Lazy:
+    """A table that polars has not made yet."""
+
+    columns = ("a", "b")
+
+    def collect(self) -> pa.Table:
+        return pa.table({"a": [1], "b": [2]})
+
+
 REFUSED: dict[str, tuple[object, object, str | None, str]] = {
     "no file": ("gone.csv", None, "age", r"data: must be a file that exists \(got 'gone.csv'\)"),
     "y of a file": (Path(__file__), [1], None, "y: must be left out for a file"),
@@ -169,17 +249,56 @@ REFUSED: dict[str, tuple[object, object, str | None, str]] = {
     "a target of arrays": (X, None, "age", "target: must be left out for arrays"),
     "a target with a taken name": (FRAME, pd.Series([1, 2, 3], name="age"), None, "y: must have a name that is not"),
     "too few targets": (X, [1, 2], None, r"y: must have one value for each of the 4 rows \(got .*2"),
-    "targets with a gap": (X, ["a", None, "b", "a"], None, "y: must be numbers or texts without gaps"),
+    "targets with a gap": (
+        X,
+        ["a", None, "b", "a"],
+        None,
+        r"y: must have a value for each row; y\[1\] has none. Leave",
+    ),
+    "booleans with a gap": (X, pd.Series([True, pd.NA] * 2, dtype="boolean"), None, r"y: must have .* y\[1\] has none"),
+    "texts with a gap of numpy": (X, ["a", "b", np.nan, "a"], None, r"y: must have .* y\[2\] has none"),
+    "targets of two kinds": (X, pd.Series(["a", 1] * 2), None, r"y: must be all numbers .* \(got \['int', 'str'\]\)"),
+    "times as targets": (X, pd.Series(pd.date_range("2024", periods=4)), None, "y: must be numbers or texts, one for"),
+    "a name as y": (
+        FRAME,
+        "city",
+        None,
+        "y: must be one value for each row .* To predict the column 'city', give targ",
+    ),
+    "a text as y": (X, "city", None, "y: must be numbers or texts, one for each row"),
     "one row": (np.arange(3.0), None, None, "data: must have two axes or more"),
     "texts": (np.array([["a"], ["b"]]), None, None, "data: must be a file, a URL, a table"),
-    "a huge number": (pd.DataFrame({"a": [2**70, 1], "c": [1, 2]}), None, "c", "data: must have columns of one type"),
+    "a huge number": (pd.DataFrame({"a": [2**70, 1], "c": [1, 2]}), None, "c", "data: must have columns of .* 'a'"),
     "a huge target": (FRAME, np.array([1, 2, 2**63], np.uint64), None, r"y: must have whole numbers below 2\*\*63"),
     "something else": (object(), None, None, "data: must be a file, a URL, a table"),
     "a name that is too long": (300 * "x", None, "a", r"data: must be a file that exists \(got 'xxx"),
     "a tensor without values": (torch.ones(3, 2, device="meta"), None, None, "data: cannot be read as an array"),
     "targets that are not text": (FRAME, ["\udcff", "a", "a"], None, "y: must have .* texts of Unicode: .* surrogates"),
     "rows of two lengths": ([[1], [1, 2]], None, None, "data: cannot be read as an array"),
-    "a mixed column": (pd.DataFrame({"a": [1, "b"], "c": [1, 2]}), None, "c", "data: must have columns of one type"),
+    "a mixed column": (
+        pd.DataFrame({"a": [1, "b"], "c": [1, 2]}),
+        None,
+        "c",
+        r"data: must have columns of .* Convert the column 'a', for example to texts with data\['a'\].astype\(str\)",
+    ),
+    "two columns of one name": (pd.DataFrame(X, columns=["a", "a", "y"]), None, "y", "different names; several .* 'a'"),
+    "a number and its text": (pd.DataFrame(X, columns=[1, "1", "y"]), None, "y", "different names; several are .* '1'"),
+    "a dict of columns": ({"a": [1, 2]}, None, "a", r"data: must be a file, .* Give a table: pandas.DataFrame\(data\)"),
+    "a list of dicts": ([{"a": 1}], None, "a", r"data: must be a file, .* Give a table: pandas.DataFrame\(data\)"),
+    "a structured array": (
+        np.zeros(2, [("a", "f4")]),
+        None,
+        "a",
+        r"data: must be .* a table: pandas.DataFrame\(data\)",
+    ),
+    "what is not collected": (Lazy(), None, "a", r"data: must be a file, .* Give a table: data.collect\(\)"),
+    "a sparse matrix": (
+        scipy.sparse.eye(2, format="csr"),
+        [1, 2],
+        None,
+        r"data: must be .* an array: data.toarray\(\)",
+    ),
+    "groups": (FRAME.groupby("city", observed=True), None, "age", "data: must be a file, a URL, a table"),
     "a column of structures": (pa.table({"a": [{}, {}], "b": [1, 2]}), None, "b", "data: must have columns of numbers"),
     "a dataset of three": (TensorDataset(*[torch.zeros(4, 1)] * 3), None, None, "data: must be a Dataset of rows"),
     "a dataset with targets and y": (

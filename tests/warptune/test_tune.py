@@ -160,6 +160,14 @@ def test_a_table_in_a_file_needs_a_target_and_a_broken_one_is_explained(url: str
         tune("people.npz", url=url, quiet=True)
 
 
+def test_columns_are_named_as_pandas_names_them(url: str) -> None:
+    frame = pd.DataFrame(np.c_[X[:, :2], Y], columns=pd.MultiIndex.from_tuples([("x", 0), ("x", 1), ("y", "")]))
+    with pytest.raises(InvalidSpecError, match=r"^columns.\('x', 1\): must be a kind that the values have"):
+        tune(frame, target="y", columns={("x", 1): "date", ("x", 0): "number"}, url=url, quiet=True)
+    with pytest.raises(InvalidSpecError, match=r"^split.column: must be another column than the target .*\('y', ''\)"):
+        tune(frame, target=("y", ""), split={"by": "group", "column": "y"}, url=url, quiet=True)
+
+
 def test_a_job_that_was_left_in_the_queue_is_named(
     url: str, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
