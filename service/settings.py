@@ -10,6 +10,7 @@ import binascii
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -34,6 +35,9 @@ WELL_KNOWN_PASSWORDS: Final = (
     "warptune",
 )
 """Database passwords that appear in examples and images, and that the service refuses."""
+
+DATA_FOLDER: Final = "warptune-data"
+"""Where a service keeps its jobs by default, in its working directory."""
 
 LOCAL_PROJECT: Final = "local"
 """The project of whoever uses a service without API keys, and of what was stored before the first key."""
@@ -125,10 +129,10 @@ class Settings(LogSettings, PluginSettings, UserCodeSettings):
     """Settings of one process, read from ``WARPTUNE_*`` environment variables."""
 
     database_url: str = Field(
-        "sqlite:///warptune-data/warptune.db",
+        f"sqlite:///{DATA_FOLDER}/warptune.db",
         description="SQLAlchemy URL of the database: SQLite or PostgreSQL.",
     )
-    artifacts_url: str = Field("warptune-data/artifacts", description="fsspec URL of the folder for artifacts.")
+    artifacts_url: str = Field(f"{DATA_FOLDER}/artifacts", description="fsspec URL of the folder for artifacts.")
     ray_address: str | None = Field(
         None,
         description="host:port of the Ray cluster for jobs with engine ray. Default: the worker starts its own Ray.",
@@ -432,6 +436,23 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def require_folder(folder: Path) -> None:
+    """Make a folder for jobs if it does not exist, and check that files can be written there.
+
+    Raises:
+        OSError: It cannot be made or written. The message names it, and the settings for another one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the folder {folder.absolute()}, which is for jobs: {error.strerror}. Start in another "
+            "folder, or set WARPTUNE_DATABASE_URL and WARPTUNE_ARTIFACTS_URL"
+        ) from error
 
 
 def child_environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,6 +16,7 @@ from service.cli.console import (
     check_file,
     check_output,
     connected,
+    err,
     failure,
     out,
     reported,
@@ -92,7 +94,8 @@ def tune(
     fields = _fields(metric, trials, steps, max_seconds, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, name_of(data), dataset, **fields)
-        plan = client.estimate(spec)
+        with _before_the_job():
+            plan = client.estimate(spec)
         about = list(describe(uploaded, plan))
         _show(describe(uploaded, plan, in_flags))
         if save_spec is not None:
@@ -136,7 +139,8 @@ def init(
     fields = _fields(metric, trials, steps, max_seconds, seed)
     with _uploaded(url, data, target, column, split, reading) as (client, uploaded, dataset):
         spec = make_spec(uploaded, name_of(data), dataset, **fields)
-        plan = client.estimate(spec)
+        with _before_the_job():
+            plan = client.estimate(spec)
         about = list(describe(uploaded, plan))
         _show(describe(uploaded, plan, in_flags))
     write_output(_as_yaml(spec, about, output), output)
@@ -166,15 +170,29 @@ def _uploaded(
     }
     if "://" not in data:
         check_file(data)
-    with _service(url) as client, _in_flags(target):
-        try:
-            uploaded, _ = client.upload(data, reading=reading)
-        except OSError as error:
-            raise failure(f"cannot read {data}: {error.strerror or error}", 2) from None
+    with ExitStack() as opened:
+        with _before_the_job():
+            err.print("starting: reads the data and times a few steps")
+            client = opened.enter_context(_service(url))
+            opened.enter_context(_in_flags(target))
+            try:
+                uploaded, _ = client.upload(data, reading=reading)
+            except OSError as error:
+                raise failure(f"cannot read {data}: {error.strerror or error}", 2) from None
         if uploaded["layout"] == "table" and target is None:
             names = ", ".join(column["name"] for column in uploaded["columns"])
             raise failure(f"--target must name the column to predict, one of: {names}", 2)
         yield client, called(uploaded, data), dataset
+
+
+@contextmanager
+def _before_the_job() -> Iterator[None]:
+    """Say after Ctrl-C that no job was started, and end the command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("stopped; no job was started")
+        raise typer.Exit(128 + signal.SIGINT) from None
 
 
 @contextmanager

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from service.client.rest import Client
-from service.settings import PRIVATE_KEY, child_environment
+from service.settings import DATA_FOLDER, PRIVATE_KEY, child_environment, require_folder
 
 START_S: Final = 60.0
 """Longest time that the service may take to start."""
 
 
 class NotStartedError(RuntimeError):
-    """The private service did not start; it has printed why."""
+    """The private service did not start. The message says why, or the service has printed it."""
 
 
 def private_environment(settings: Mapping[str, str], key: str) -> dict[str, str]:
@@ -49,15 +49,19 @@ def private_service(
         worker: Whether there is a worker. Without one, results can be read, but no job runs.
 
     Raises:
-        NotStartedError: It does not answer.
+        NotStartedError: It does not answer, or its jobs cannot be kept in the folder.
     """
+    environment = private_environment(settings or {}, key := secrets.token_urlsafe(32))
+    if not {"WARPTUNE_DATABASE_URL", "WARPTUNE_DATABASE_URL_FILE"} & environment.keys():
+        try:  # here, because what the process prints is not seen in a notebook
+            require_folder((folder or Path.cwd()) / DATA_FOLDER)
+        except OSError as error:
+            raise NotStartedError(str(error)) from error
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-P", "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--with-parent"] if worker else ["--with-parent", "--no-worker"]
-    key = secrets.token_urlsafe(32)
-    environment = private_environment(settings or {}, key)
     with (
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder) as server,
         Client(f"http://127.0.0.1:{port}", api_key=key) as client,

@@ -37,7 +37,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from service.db.models import Base, DatabaseIdentity, Owned
 from service.errors import DatabaseReplacedError, DatabaseVersionError
-from service.settings import LOCAL_PROJECT
+from service.settings import LOCAL_PROJECT, require_folder
 from service.version import VERSION
 
 LOCK_TIMEOUT_S: Final = 60.0
@@ -382,7 +382,7 @@ def schema_lock(url: str) -> Iterator[None]:
     """Hold the lock under which all processes create tables. Makes the folder of a SQLite file."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        require_folder(Path(parsed.database).parent)
         with FileLock(f"{parsed.database}.lock", timeout=LOCK_TIMEOUT_S):
             yield
         return

@@ -20,6 +20,7 @@ from tests.service.data import files
 
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 100
+STARTING = "starting: reads the data and times a few steps\n"
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_a_dry_run_shows_what_is_used_and_saves_a_spec(folder: Path) -> None:
         {"note": "ignore"},
         "mlp",
     )
-    assert not done.stderr
+    assert done.stderr == STARTING
     assert not processes_of(folder)
 
 
@@ -120,6 +121,7 @@ def test_a_table_needs_a_target_and_a_wrong_one_is_named(folder: Path) -> None:
     people = str(folder / "people.csv")
     without = tune(folder, people)
     assert (without.returncode, without.stdout) == (2, "")
+    assert without.stderr.startswith(STARTING)
     assert "--target must name the column to predict, one of: code, age, city, note, label" in without.stderr
     wrong = tune(folder, people, "--target", "lable")
     assert wrong.returncode == 2
@@ -138,12 +140,42 @@ def test_one_command_answers_and_saves_what_it_recommends(folder: Path) -> None:
     assert not processes_of(folder)
 
 
+def started(folder: Path, command: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "service", command, str(folder / "people.csv"), "--target", "label"]
+    return subprocess.Popen(
+        words, env=environment(folder), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("command", ["tune", "init"])
+def test_ctrl_c_before_there_is_a_job_says_so(folder: Path, command: str) -> None:
+    process = started(folder, command)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == STARTING
+        process.send_signal(signal.SIGINT)
+        shown, errors = process.communicate(timeout=LIMIT_S)
+    finally:
+        process.kill()
+    assert (process.returncode, shown) == (128 + signal.SIGINT, "")
+    assert errors.endswith("stopped; no job was started\n")
+    assert not processes_of(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(folder: Path) -> None:
+    (folder / "warptune-data").touch()
+    env = {name: value for name, value in environment(folder).items() if not name.startswith("WARPTUNE_")}
+    command = [sys.executable, "-m", "service", "tune", "people.csv", "--target", "label"]
+    env["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"error: cannot write to the folder {folder}/warptune-data" in done.stderr
+    assert "set WARPTUNE_DATABASE_URL and WARPTUNE_ARTIFACTS_URL" in done.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_the_job_and_every_process(folder: Path) -> None:
-    command = [sys.executable, "-m", "service", "tune", str(folder / "people.csv"), "--target", "label"]
-    process = subprocess.Popen(
-        command, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = started(folder, "tune")
     try:
         assert process.stdout is not None
         while "more runs, about" not in (line := process.stdout.readline()) and line:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.client.private import private_service
+from service.client.private import NotStartedError, private_service
 from tests.conftest import SpecMaker
 
 
@@ -18,6 +18,14 @@ def test_an_address_of_the_environment_that_it_does_not_use_may_be_wrong(tmp_pat
     }
     with private_service(settings, folder=tmp_path, worker=False) as client:
         assert client.estimate(spec())["arms"]  # in a process of its own
+
+
+def test_a_folder_that_cannot_be_written_is_named_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WARPTUNE_DATABASE_URL", raising=False)
+    (tmp_path / "warptune-data").touch()
+    message = f"cannot write to the folder {tmp_path}/warptune-data, .* set WARPTUNE_DATABASE_URL and WARPTUNE_ARTIFACT"
+    with pytest.raises(NotStartedError, match=message), private_service(folder=tmp_path):
+        raise AssertionError
 
 
 @pytest.mark.slow
