@@ -42,7 +42,7 @@ from service.db.models import DatasetRow
 from service.errors import FieldError, InvalidSpecError, UnavailableError, conflict
 from service.ledger import datasets as ledger
 from service.settings import LOCAL_PROJECT
-from service.spec.base import PRINTABLE
+from service.spec.base import ID, PRINTABLE
 from service.spec.data import DatasetSpec
 from service.spec.tasks import TaskName
 from service.submission.datasets import store_upload
@@ -78,7 +78,7 @@ class UploadQuery(StrictQuery):
     )
     format: FileFormat | None = Field(None, description="Format of the file; null lets the ending of the name decide.")
     encoding: str | None = Field(
-        None, max_length=40, pattern=r"^[\w-]+$", description="Encoding of a CSV file, such as utf-8 or cp1252."
+        None, max_length=40, pattern=ID, description="Encoding of a CSV file, such as utf-8 or cp1252."
     )
     delimiter: str | None = Field(None, max_length=3, description="What separates its cells: one character, or tab.")
     header: Literal["first", "none"] | None = Field(

@@ -6,6 +6,7 @@ repeats the value, and says what would be right as a clause that follows the fie
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,13 +17,14 @@ from pydantic_core import ErrorDetails
 
 from search_spaces.errors import must_be_one_of, unknown_name
 from service.errors import FieldError
-from service.spec.base import PRINTABLE
+from service.spec.base import ENTRYPOINT, ID, PRINTABLE, TAG
 from service.spec.job import JobSpec, RangeOverride
 from service.spec.metrics import likely_metric
 from service.spec.models import MODELS
 
 REQUIRED: Final = "is required"
 OBJECT: Final = "must be a JSON object"
+BOOLEAN: Final = "must be true or false"
 SEND_JSON: Final = "Send a JSON body with the header Content-Type: application/json."
 
 MESSAGES: Final = {
@@ -32,8 +34,31 @@ MESSAGES: Final = {
     "dict_type": OBJECT,
     "list_type": "must be a list",
     "string_unicode": "must be text without half a surrogate pair",
+    "bool_type": BOOLEAN,
+    "bool_parsing": BOOLEAN,
 }
 """What we say where pydantic's own message speaks of Python, by its type of error."""
+
+PATTERNS: Final = {
+    PRINTABLE: "must be text on one line, without control characters",
+    ID: "must have only letters, digits, _ and -",
+    TAG: "must begin with a letter or a digit, and have only these, dots, _ and -",
+    ENTRYPOINT: "must be a module and a function, such as package.module:function",
+    r"^[^\x00]*$": "must be text without the character NUL",
+}
+"""What we say where a text does not match a pattern, by the pattern."""
+
+MAIN_FIELDS: Final = {
+    "dataset": "name",
+    "model": "name",
+    "engine": "name",
+    "family": "name",
+    "objective": "metric",
+    "search_space": "preset",
+    "search": "sampler",
+    "warm_start": "job",
+}
+"""Part of a spec -> the field that is meant by a text in place of the part."""
 
 SUBJECT: Final = re.compile(r"^(Input|String|List|Dictionary) should ")
 """How most of pydantic's messages begin; the field's name takes the place of the subject."""
@@ -94,13 +119,14 @@ def field_error(field: str, item: ErrorDetails) -> FieldError:
     """Turn one of pydantic's errors into ours, without a look at unions and unknown fields."""
     kind = item["type"]
     message = MESSAGES.get(kind) or SUBJECT.sub("must ", item["msg"].replace(" after validation", ""))
-    if item.get("ctx", {}).get("pattern") == PRINTABLE:
-        message = "must be text on one line, without control characters"
+    message = PATTERNS.get(item.get("ctx", {}).get("pattern", ""), message)
     value, hint = None if kind == "missing" else item["input"], None
     if kind in UNKNOWN_NAME:
         likely = likely_metric(str(value)) if field == "objective.metric" else None
         known = re.findall(r"'([^']*)'", item["ctx"]["expected"])
         hint = f"Did you mean {likely!r}?" if likely else must_be_one_of(value, known)[1]
+    elif message == OBJECT and isinstance(value, str) and field in MAIN_FIELDS:
+        hint = f"Write {json.dumps({MAIN_FIELDS[field]: value}, ensure_ascii=False)}."
     return FieldError(field, value, message.removeprefix("Value error, "), hint, code=_code(kind))
 
 

@@ -65,10 +65,12 @@ def read_spec(path: Path) -> dict[str, object]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is neither JSON nor YAML, or has something other than fields with JSON values.
+        ValueError: The file is not UTF-8, neither JSON nor YAML, or has something other than fields with JSON values.
     """
     try:
         body = _parse(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}. Save it with the encoding UTF-8") from error
     except DuplicateFieldError as error:
         raise DuplicateFieldError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -35,6 +35,13 @@ class SpecModel(BaseModel):
 PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 """Text on one line, without control characters."""
 
+ID: Final = r"^[\w-]+$"
+"""An id, or the name of an encoding."""
+
+TAG: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+ENTRYPOINT: Final = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+
 Name = Annotated[str, Field(max_length=100, pattern=PRINTABLE)]
 ColumnName = Annotated[str, Field(max_length=200, pattern=PRINTABLE)]
 
@@ -57,7 +64,7 @@ Entrypoint = Annotated[
     str,
     Field(
         max_length=100,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
+        pattern=ENTRYPOINT,
         description="package.module:function, in a module that the operator has allowed.",
         examples=["examples.gated_mlp:make_model"],
     ),

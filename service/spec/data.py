@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from annotated_types import Ge, Le, Len
 from pydantic import Field
 
-from service.spec.base import ColumnName, Entrypoint, Name, SpecModel, UserConfig
+from service.spec.base import ID, ColumnName, Entrypoint, Name, SpecModel, UserConfig
 
 ColumnChoice = Literal["number", "category", "merged_category", "boolean", "date", "day_first_date", "text", "ignore"]
 """What a job may take a column for. Only in a date such as 03/04/2025 it matters whether the day comes first.
@@ -40,7 +40,7 @@ class DatasetSpec(SpecModel):
 
     name: Name | None = None
     """Name of a bundled dataset; `GET /v1/catalog` lists them."""
-    id: str | None = Field(None, max_length=40, pattern=r"^[\w-]+$")
+    id: str | None = Field(None, max_length=40, pattern=ID)
     """Id of an uploaded dataset; `GET /v1/datasets` lists them."""
     target: ColumnName | None = None
     """Column of an uploaded dataset to predict; arrays have one at most."""

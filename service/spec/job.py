@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from service.spec.base import PRINTABLE, Name, SpecModel, read_stored
+from service.spec.base import ID, PRINTABLE, TAG, Name, SpecModel, read_stored
 from service.spec.data import DatasetSpec, FamilySpec
 from service.spec.metrics import METRICS
 from service.spec.models import MODELS, LoopSpec, ModelSpec, UserCodeSpec
@@ -135,14 +135,14 @@ class SearchSpec(SpecModel):
     refine: Annotated[float, Ge(0), Le(1)] = 0.25
     """Share of an arm's trials, its last ones, that try points next to the best so far; 0 leaves all to the sampler.
     Without effect if there are two objectives."""
-    from_job: str | None = Field(None, max_length=40, pattern=r"^[\w-]+$")
+    from_job: str | None = Field(None, max_length=40, pattern=ID)
     """An earlier job with the same arms and search spaces, whose completed trials the sampler knows."""
 
 
 class WarmStartSpec(SpecModel):
     """The learned P of an earlier job, which the arms that learn P start from."""
 
-    job: str = Field(max_length=40, pattern=r"^[\w-]+$")
+    job: str = Field(max_length=40, pattern=ID)
     """A job that has succeeded and recommends a P that it learned."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """Of the file of that P; null takes the one that the job has, and is filled in."""
@@ -197,7 +197,7 @@ TagWord = Annotated[
     str,
     Field(
         max_length=30,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=TAG,
         description="A word of letters, digits, and . _ - in between.",
         examples=["churn"],
     ),

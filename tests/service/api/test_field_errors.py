@@ -41,7 +41,7 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     ("training.class_weights", "inverse", "training.class_weights", "inverse", "'balanced'"),
     ("training.last_batch", "pad", "training.last_batch", "pad", "'drop' or 'keep'"),
     ("training.precision", "float16", "training.precision", "float16", "bfloat16 or float32 without a GPU"),
-    ("training.compile", "yes", "training.compile", "yes", "a valid boolean"),
+    ("training.compile", "yes", "training.compile", "yes", "must be true or false"),
     ("training.clip", 1, "training.clip", 1, "The names are schedule"),
     ("baselines", ["lion"], "baselines[0]", "lion", "one of adamw, muon, soap, sgd"),
     ("baselines", ["adamw", "warpadam"], "baselines[1]", "warpadam", "one of adamw"),
@@ -58,6 +58,11 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     ("model", MISSING, "model", None, "is required"),
     ("model", {}, "model.name", None, "is required"),
     ("model", [], "model", [], "a JSON object"),
+    ("dataset", "wine", "dataset", "wine", 'Write {"name": "wine"}.'),
+    ("search_space", "quick", "search_space", "quick", 'Write {"preset": "quick"}.'),
+    ("objective", "val_accuracy", "objective", "val_accuracy", 'Write {"metric": "val_accuracy"}.'),
+    ("dataset", {"id": "ds-1f0c..."}, "dataset.id", "ds-1f0c...", "must have only letters, digits, _ and -"),
+    ("tags", ["two words"], "tags[0]", "two words", "must begin with a letter or a digit"),
     ("model", None, "model", None, "a JSON object"),
     ("name", None, "name", None, "a valid string"),
     ("seed", None, "seed", None, "a valid integer"),
@@ -75,8 +80,8 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     ("dataset.path", "/etc/passwd", "dataset.path", "/etc/passwd", "The names are name"),
     ("search_space.override", {}, "search_space.override", {}, "Did you mean 'overrides'?"),
     # --- user code
-    ("model", {"entrypoint": "os.system"}, "model.entrypoint", "os.system", "must match pattern"),
-    ("model", {"entrypoint": "../a:b"}, "model.entrypoint", "../a:b", "must match pattern"),
+    ("model", {"entrypoint": "os.system"}, "model.entrypoint", "os.system", "must be a module and a function"),
+    ("model", {"entrypoint": "../a:b"}, "model.entrypoint", "../a:b", "such as package.module:function"),
     ("model", {"entrypoint": "a:b" * 40}, "model.entrypoint", "a:b" * 40, "at most 100 characters"),
     ("model", {"entrypoint": None}, "model.entrypoint", None, "a valid string"),
     ("model", {"name": "entrypoint"}, "model.entrypoint", None, "is required"),
@@ -91,7 +96,7 @@ WRONG: list[tuple[str, object, str, object, str]] = [
         {"x": ["?"]},
         "half a surrogate pair",
     ),
-    ("dataset", {"entrypoint": "a"}, "dataset.entrypoint", "a", "must match pattern"),
+    ("dataset", {"entrypoint": "a"}, "dataset.entrypoint", "a", "must be a module and a function"),
     (
         "dataset",
         {"name": "wine", "config": {"x": 1}},
@@ -175,7 +180,7 @@ WRONG: list[tuple[str, object, str, object, str]] = [
     (f"{OVERRIDES}.p_lr", {"low": 0.1}, f"{OVERRIDES}.p_lr.high", None, "is required"),
     (f"{OVERRIDES}.p_lr", {"low": 0.2, "high": 0.1}, f"{OVERRIDES}.p_lr.low", 0.2, "at most the high end, 0.1"),
     (f"{OVERRIDES}.p_lr", {"low": 0, "high": 1, "log": True}, f"{OVERRIDES}.p_lr.low", 0, "above 0"),
-    (f"{OVERRIDES}.p_lr", {"low": 0, "high": 1, "log": 1}, f"{OVERRIDES}.p_lr.log", 1, "a valid boolean"),
+    (f"{OVERRIDES}.p_lr", {"low": 0, "high": 1, "log": 1}, f"{OVERRIDES}.p_lr.log", 1, "true or false"),
     (f"{OVERRIDES}.p_lr", {"low": "a", "high": 1}, f"{OVERRIDES}.p_lr.low", "a", "a valid number"),
     (f"{OVERRIDES}.p_lr", {"low": 0.1, "high": math.inf}, f"{OVERRIDES}.p_lr.high", "Infinity", "a finite number"),
     (f"{OVERRIDES}.p_lr", {"low": 0.1, "high": 1, "q": 2}, f"{OVERRIDES}.p_lr.q", 2, "The names are low, high, log"),
@@ -255,7 +260,7 @@ def test_fields_beside_one_that_is_called_like_a_member_of_a_union_keep_their_na
 def test_field_of_a_union_is_named_once(shared_client: TestClient, shared_db: Database, spec: SpecMaker) -> None:
     errors = refused(shared_client, shared_db, spec(search_space={"overrides": {"lr": None}}))
     assert [error["field"] for error in errors] == ["search_space.overrides.lr"]
-    assert errors[0]["message"] == "must be a valid string or a valid boolean or a valid integer or a valid number"
+    assert errors[0]["message"] == "must be a valid string or true or false or a valid integer or a valid number"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_unknown_trial_is_not_found(client: TestClient, log: RunLog, number: int
         ("?limit=201", "limit", "less than or equal to 200"),
         (f"?cursor={2**63}", "cursor", "less than or equal to 2147483647"),
         ("?state=done", "state", "'queued', 'running', 'complete'"),
-        ("?arm=%00", "arm", "must match pattern"),
+        ("?arm=%00", "arm", "without the character NUL"),
         ("?arms=adamw", "arms", "Did you mean 'arm'?"),
     ],
 )

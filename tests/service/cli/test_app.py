@@ -777,7 +777,7 @@ def test_jobs_are_shown_side_by_side(run: Run, live: Live, tmp_path: Path, spec:
     listed = run("jobs", "--tag", "side", "--state", "succeeded").stdout.splitlines()
     assert [line.split("  ")[-2:] for line in listed] == [["long one", "#side"], ["short one", "#side"]]
     assert "There are no failed jobs with the tag side." in run("jobs", "--tag", "side", "--state", "failed").stderr
-    fails(run("jobs", "--tag", "two words"), 1, "tag.0: must match pattern")
+    fails(run("jobs", "--tag", "two words"), 1, "tag.0: must begin with a letter or a digit")
 
 
 def test_logs_tell_what_happened_and_why_trials_failed(run: Run, live: Live, spec_file: Path) -> None:
