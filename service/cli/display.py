@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from service.cli.forest import draw_forest
@@ -89,9 +89,14 @@ def _arm_note(arm: Answer, metric: str) -> str:
     return "  ".join([best, *others]).strip()
 
 
+def _table(*headers: str) -> Table:
+    """Return a table whose cells continue in the next line where the terminal is narrow, so that none is cut."""
+    return Table(*(Column(header, overflow="fold") for header in headers))
+
+
 def show_estimate(console: Console, plan: Answer) -> None:
     """Print what a job would do and cost."""
-    table = Table("arm", "trials", "runs on fresh seeds", "seconds a run", "seconds", "memory of P")
+    table = _table("arm", "trials", "runs on fresh seeds", "seconds a run", "seconds", "memory of P")
     for arm in plan["arms"]:
         counts = (str(arm["trials"]), str(arm["confirm_runs"]))
         seconds = (f"{arm['seconds_a_run']:.3g}", f"{arm['seconds']:.3g}")
@@ -110,7 +115,7 @@ def show_estimate(console: Console, plan: Answer) -> None:
 
 def show_columns(console: Console, columns: Sequence[Answer], warnings: Sequence[str] = ()) -> None:
     """Print what the columns of a table are taken for, and what may have to be corrected."""
-    table = Table("column", "kind", "role", "features", "missing", "distinct", "note")
+    table = _table("column", "kind", "role", "features", "missing", "distinct", "note")
     for column in columns:
         notes = [column["reason"], column["read_as"], *column["warnings"]]
         counts = (f"{column[name]:,}" for name in ("features", "missing", "distinct"))
@@ -128,7 +133,7 @@ def show_job(console: Console, job: Answer) -> None:
     console.print(Text.assemble((job["name"], "bold"), f"  {job['id']}  {job['state']}{place_in_queue(job)}"))
     if job["cause"]:
         console.print(Text(job["cause"], style="red"))
-    table = Table("arm", "state", "trials", "best value", "trial", "seconds")
+    table = _table("arm", "state", "trials", "best value", "trial", "seconds")
     for arm in job["arms"]:
         best = arm["best"]
         trials = ", ".join(f"{count} {state}" for state, count in arm["trials"].items())
@@ -145,7 +150,7 @@ def show_job(console: Console, job: Answer) -> None:
 
 def show_trials(console: Console, trials: Sequence[Trial]) -> None:
     """Print trials, the best first, with the settings that the search chose."""
-    table = Table("trial", "arm", "state", "value", "steps", "seconds", "settings")
+    table = _table("trial", "arm", "state", "value", "steps", "seconds", "settings")
     for trial in sorted(trials, key=lambda trial: (trial["value"] is None, trial["value"] or 0.0, trial["number"])):
         settings = ", ".join(f"{name} {_short(value)}" for name, value in trial["params"].items())
         figures = (_figure(trial["value"], ".5g"), str(trial["last_step"]), f"{trial['seconds']:.2f}")

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     exists,
     func,
     or_,
@@ -36,7 +37,7 @@ from service.db.models import (
 from service.db.session import EVERY_PROJECT, epoch_now
 from service.errors import ConflictError, NotFoundError, OtherVersionError
 from service.result.job_result import JobResult
-from service.states import ACTIVE_JOB, ENDED_JOB, JobState, TrialState, count_ended
+from service.states import ACTIVE_JOB, ENDED_JOB, ENDED_TRIAL, JobState, TrialState, count_ended
 from service.training.run import CurvePoint, TrivialScores
 
 
@@ -161,10 +162,11 @@ def trials_page(session: Session, job_id: str, limit: int, after: int | None, **
     return session.scalars(query if after is None else query.where(Trial.number > after)).all()
 
 
-def trial_values(session: Session, job_id: str) -> list[tuple[str, float]]:
-    """Return arm and value of each complete or pruned trial, in the order of their numbers."""
-    query = select(Trial.arm, Trial.value).where(Trial.job_id == job_id, _is_judged(), Trial.value.is_not(None))
-    return [(arm, value) for arm, value in session.execute(query.order_by(Trial.number)) if value is not None]
+def trial_values(session: Session, job_id: str) -> list[tuple[str, float | None]]:
+    """Return arm and value of each trial that has ended, by number; None for one that diverged or failed."""
+    value = case((_is_judged(), Trial.value))
+    query = select(Trial.arm, value).where(Trial.job_id == job_id, Trial.state.in_(ENDED_TRIAL))
+    return [(arm, value) for arm, value in session.execute(query.order_by(Trial.number))]
 
 
 def best_trials(session: Session, job_id: str, limit: int, **equals: str | None) -> Sequence[Trial]:

@@ -93,12 +93,12 @@ def forest(result: JobResult) -> Forest | None:
     return Forest(rows, (place(-small), place(small)), percent(round(end, 2) if end > 1 else end), result.baseline)
 
 
-def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: bool) -> Chart | None:
-    """Return the best value so far of each arm.
+def search(arms: Sequence[str], values: Iterable[tuple[str, float | None]], *, rises: bool) -> Chart | None:
+    """Return the best value so far of each arm, from its first trial with a value on; None without any.
 
     Args:
         arms: Names of the arms, in their order.
-        values: Arm and value of every trial that has one, in the order of the trials. Lower is better.
+        values: Arm and value of every trial, in the order of the trials; None for one without. Lower is better.
         rises: Whether a better value is drawn higher, as for an accuracy.
 
     >>> search(["a"], [("a", 2.0), ("a", 1.0)], rises=False).lines[0].points
@@ -107,12 +107,13 @@ def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: b
     best: dict[str, list[float]] = {arm: [] for arm in arms}
     for arm, value in values:
         so_far = best.setdefault(arm, [])
-        so_far.append(min(value, so_far[-1]) if so_far else value)
-    trials = max(map(len, best.values()), default=0)
-    if not trials:
+        so_far.append(min([math.inf if value is None else value, *so_far[-1:]]))
+    drawn = {arm: column for arm, column in best.items() if column and column[-1] < math.inf}
+    if not drawn:
         return None
-    lasts = [column[-1] for column in best.values() if column]
-    firsts = sorted(column[0] for column in best.values() if column)
+    trials = max(map(len, best.values()))
+    lasts = [column[-1] for column in drawn.values()]
+    firsts = sorted(max(value for value in column if value < math.inf) for column in drawn.values())
     lowest, highest = (
         min(lasts),
         max(firsts[len(firsts) // 2], *lasts),
@@ -121,7 +122,7 @@ def search(arms: Sequence[str], values: Iterable[tuple[str, float]], *, rises: b
     lines = [
         Line(arm, index % COLOURS, _stairs(column, trials, top, bottom), column[-1])
         for index, (arm, column) in enumerate(best.items())
-        if column
+        if arm in drawn
     ]
     return Chart(lines, trials, top, bottom)
 
@@ -184,18 +185,23 @@ def _by_step(runs: Sequence[Sequence[tuple[int, float]]]) -> dict[int, list[floa
 
 
 def _stairs(column: Sequence[float], trials: int, top: float, bottom: float) -> str:
-    """Return a line with a step wherever the value changes. Values beyond an end of the axis are drawn at that end."""
+    """Return a line with a step wherever the value changes, from the first value that is not infinite on.
+
+    Values beyond an end of the axis are drawn at that end.
+    """
 
     def y(value: float) -> float:
         return round(100 * min(1.0, max(0.0, (top - value) / (top - bottom))), 2) if top != bottom else 50.0
 
-    width = max(trials - 1, 1)
-    points = [(0.0, y(column[0]))]
-    for index, (before, value) in enumerate(pairwise(column), start=1):
+    def x(index: int) -> float:
+        return round(100 * index / max(trials - 1, 1), 2)
+
+    first = column.count(math.inf)
+    points = [(x(first), y(column[first]))]
+    for index, (before, value) in enumerate(pairwise(column[first:]), start=first + 1):
         if value != before:
-            x = round(100 * index / width, 2)
-            points += [(x, y(before)), (x, y(value))]
-    points.append((round(100 * (len(column) - 1) / width, 2), y(column[-1])))
+            points += [(x(index), y(before)), (x(index), y(value))]
+    points.append((x(len(column) - 1), y(column[-1])))
     return " ".join(f"{x:g},{height:g}" for x, height in dict.fromkeys(points))
 
 

@@ -266,6 +266,18 @@ def test_a_page_of_ten_thousand_trials_is_as_small_as_one_of_many(client: TestCl
     assert found.lines[0].points.count(" ") < 12
 
 
+def test_trials_without_a_value_have_their_place_on_the_axis(client: TestClient) -> None:
+    values = [("a", None), ("a", 2.0), ("a", None), ("a", 1.0), ("a", None), ("none", None), ("late", None)]
+    found = charts.search(["a", "none", "late"], [*values, ("late", None), ("late", 2.0)], rises=False)
+    assert found is not None
+    assert found.length == 5
+    assert [(line.arm, line.colour, line.points) for line in found.lines] == [
+        ("a", 0, "25,0 75,0 75,100 100,100"),
+        ("late", 2, "50,0"),
+    ]
+    assert charts.search(["none"], [("none", None)], rises=False) is None
+
+
 @pytest.mark.parametrize("rises", [False, True])
 def test_the_best_of_each_arm_lies_within_the_chart(client: TestClient, rises: bool) -> None:
     values = [("far", 9.0), ("far", 8.0), ("near", 0.5), ("near", 0.25), ("middle", 0.75)]
@@ -315,6 +327,21 @@ def test_the_cause_of_a_failed_trial_is_one_click_away(client: TestClient, submi
     assert "&lt;/script&gt; 20" not in page
     assert "The first 20 of 25." in text_of(page)
     assert client.get(f"{job['links']['trials']}/19").json()["cause"] == f"{HOSTILE} 19"
+
+
+def test_the_axis_of_the_search_counts_the_trials_of_the_table(
+    client: TestClient, submit: Submit, db: Database
+) -> None:
+    job = submit(budget={"trials_per_arm": 3, "steps": 10, "batch_size": 32})
+    log = claim_job(db)
+    space = make_plan(log.spec).arm("warpadam").space
+    log.start_arm("warpadam")
+    for state in (TrialState.COMPLETE, TrialState.DIVERGED, TrialState.FAILED):
+        trial = log.add_trial("warpadam", space.first_trials[0])
+        log.finish_trial(trial.id, Ended(state, 0.5, None, 0.1), 0.1)
+    words = text_of(client.get(f"/jobs/{job['id']}").text)
+    assert "3 of 3" in words
+    assert "1 3 trials" in " ".join(words.split())
 
 
 def search_adamw(submit: Submit, db: Database) -> tuple[dict[str, Any], RunLog, ArmPlan]:

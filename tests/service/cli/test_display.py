@@ -193,6 +193,32 @@ def test_a_job_that_is_judged_by_a_score_shows_scores_and_no_costs(console: Cons
         assert re.search(rf"adamw .*{best_value} .*1", drawn(console))
 
 
+@pytest.mark.parametrize("width", [50, 60, 70, 80])
+def test_a_narrow_terminal_cuts_no_name_and_no_figure(width: int) -> None:
+    names = ["warpadam_kronecker_pre", "warpadam_low_rank_pre"]
+    trial = {"number": 7, "state": "complete", "value": 0.0123456, "last_step": 400, "seconds": 1.25, "params": {}}
+    cost = {"trials": 20, "confirm_runs": 18, "seconds_a_run": 0.0123, "seconds": 12.3, "p_bytes": 123_456_789}
+    plan = {
+        "trials": 40,
+        "confirm_runs": 36,
+        "seconds": 25.0,
+        "note": "a note",
+        "task": "classification: 2 values",
+        "arms": [{"name": name, **cost} for name in names],
+        "columns": [],
+    }
+    done = [arm(name, state="complete", trials={"complete": 18, "diverged": 3}, best=BEST) for name in names]
+    trials: list[Any] = [{**trial, "arm": name} for name in names]
+    for show, answer in ((show_estimate, plan), (show_job, job("running", *done)), (show_trials, trials)):
+        console = Console(file=io.StringIO(), width=width, force_terminal=False)
+        show(console, answer)
+        text = drawn(console)
+        assert "…" not in text
+        rows = [[cell.strip() for cell in line.split("│")] for line in text.splitlines() if "│" in line]
+        columns = ["".join(cells) for cells in zip(*rows, strict=True)]
+        assert "".join(names) in columns, text
+
+
 def test_a_narrow_terminal_shows_the_arms_whole() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=False)
     arms = [an_arm(name, value=0.045592) for name in ("warpadam-kronecker", "adamw_default", "adamw_more_steps")]
