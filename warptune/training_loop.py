@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,20 @@ def name_of(loop: Loop) -> str:
     """Return what to call a loop where people read it."""
     name = str(getattr(loop, "__name__", ""))
     return name[:100] if name.isidentifier() else "train"
+
+
+def refuse_model(data: object) -> None:
+    """Refuse a model of torch where data or a training loop should be, as both can be called.
+
+    Raises:
+        InvalidSpecError: It is one, or a class of models.
+    """
+    networks = sys.modules.get("torch.nn")
+    kind = data if isinstance(data, type) else type(data)
+    if networks is None or not issubclass(kind, networks.Module):
+        return
+    hint = "Give the rows first, and as model a function or class that makes a fresh model for each run."
+    raise InvalidSpecError(FieldError("data", kind.__name__, "must be rows or a training loop, not a model", hint))
 
 
 def check_loop(loop: Loop, others: Mapping[str, object]) -> None:
@@ -109,6 +124,8 @@ def importable(argument: str, function: Callable[..., Any], why: str) -> str:
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
     if module == "__main__" or not name.isidentifier():
         hint = f"{why}, so write it to a .py file and import it from there."
+        if not name:  # an object that can be called, such as a model
+            hint = f"{why}, and makes a fresh model for each run: give the function or class that makes it."
         shown = name or type(function).__name__
         raise InvalidSpecError(FieldError(argument, shown, "must be a function at the top of a module", hint))
     return f"{module}:{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from warptune.connection import Connection
 from warptune.data import as_upload, column_name, is_table
 from warptune.progress import Clock, Progress, make_progress
 from warptune.result import Result, follow
-from warptune.training_loop import also_allowed, check_loop, importable, name_of, write_module
+from warptune.training_loop import also_allowed, check_loop, importable, name_of, refuse_model, write_module
 
 TRIALS: Final = 20
 STEPS: Final = 400
@@ -133,6 +134,7 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
         minutes = _checked_minutes(minutes, spec["budget"])
     progress = make_progress(quiet=quiet)
     if callable(data):
+        refuse_model(data)
         others = {"y": y, "target": target, "model": model, "columns": columns, "split": split}
         check_loop(data, others | {name: fields.get(name) for name in ("dataset", "family", "warm_start")})
         del spec["dataset"]
@@ -289,8 +291,13 @@ def _merge(spec: dict[str, Any], part: str, **values: object) -> None:
 
 def _model(model: str | Mapping[str, Any] | Callable[..., Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the model of a spec, and the settings that let a service of our own import it."""
+    if isinstance(model, functools.partial) and not model.args:
+        model = {"entrypoint": model.func, "config": model.keywords}
+    why = "The service imports it in processes of its own"
     if callable(model):
-        model = importable("model", model, "The service imports it in processes of its own")
+        model = importable("model", model, why)
+    if isinstance(model, Mapping) and callable(model.get("entrypoint")):
+        model = {**model, "entrypoint": importable("model", model["entrypoint"], why)}
     if isinstance(model, str):
         model = {"entrypoint": model} if ":" in model else {"name": model}
     if not isinstance(model, Mapping):

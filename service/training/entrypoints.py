@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -207,8 +208,13 @@ def build_module(
     """Return the module of a factory, with a layer before it that gives flat rows the shape of images.
 
     Raises:
-        EntrypointError: The factory raised, or returned something else.
+        EntrypointError: The factory takes other arguments, raised, or returned something else.
     """
+    try:
+        with suppress(ValueError):  # what is written in C may not say what it takes
+            inspect.signature(factory).bind(shape, outputs, task, **config)
+    except TypeError as error:
+        raise EntrypointError(f"the function must take shape, outputs, task and what config has: {error}") from error
     model = call(factory, shape, outputs, task, **config)
     if not isinstance(model, nn.Module):
         raise EntrypointError(

@@ -7,6 +7,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.service.live import serve
 from warptune import ApiError, Client, Result, tune
 from warptune.progress import Clock
 from warptune.training_loop import name_of, write_module
+from warptune.tuning import _model
 
 X = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
@@ -90,6 +92,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an object": ({"columns": {"a": object()}}, "columns: must consist of .*: object is none of these"),
     "steps twice": ({"steps": 20, "budget": {"steps": 30}}, "steps: must be left out if budget has steps"),
     "a model of the notebook": ({"model": factory}, "model: must be a function at the top of a module .*.py file"),
+    "a model itself": (
+        {"model": nn.Linear(3, 2)},
+        r"model: must be .*\(got 'Linear'\).* a fresh model for each run",
+    ),
+    "a part of a function of the notebook": ({"model": partial(factory, task="loop")}, r"model: .* \(got 'factory'\)"),
+    "a part of an argument": ({"model": partial(factory, (3,))}, r"model: must be .* \(got 'partial'\)"),
+    "a model in place of rows": ({"data": nn.Linear(3, 2), "y": None}, r"data: .* not a model \(got 'Linear'\)"),
+    "a class of models in place of rows": ({"data": nn.Linear}, r"data: must be rows .* not a model \(got 'Linear'\)"),
     "a model of numbers": ({"model": 3}, r"model: must be a name, a dict or a function \(got 3\)"),
     "a loop and a target": ({"data": fit, "y": None, "target": "a"}, r"target: must be left out with a training loop"),
     "a loop and rows": ({"data": fit}, r"y: must be left out with a training loop, .* \(got 'ndarray'\)"),
@@ -133,6 +143,15 @@ BY_THE_SERVICE: dict[str, tuple[dict[str, Any], str]] = {
     "the dataset": ({"dataset": {"target_transform": "log"}}, "^dataset.target_transform: must be"),
     "target": ({"target": "lable"}, "^target: must be one of .*'label'"),
 }
+
+
+@pytest.mark.parametrize(
+    "model", [partial(fit, seed=8), {"entrypoint": fit, "config": {"seed": 8}}], ids=["partial", "function"]
+)
+def test_a_function_of_a_model_may_come_with_its_arguments(model: Any) -> None:
+    found, settings = _model(model)
+    assert found == {"entrypoint": f"{__name__}:fit", "config": {"seed": 8}}
+    assert settings["WARPTUNE_ALLOWED_MODULES"].endswith(__name__)
 
 
 @pytest.fixture(scope="module")

@@ -208,8 +208,9 @@ def test_a_narrow_terminal_cuts_no_name_and_no_figure(width: int) -> None:
         "columns": [],
     }
     done = [arm(name, state="complete", trials={"complete": 18, "diverged": 3}, best=BEST) for name in names]
-    trials: list[Any] = [{**trial, "arm": name} for name in names]
-    for show, answer in ((show_estimate, plan), (show_job, job("running", *done)), (show_trials, trials)):
+    trials = [{**trial, "arm": name} for name in names]
+    shown: list[tuple[Any, Any]] = [(show_estimate, plan), (show_job, job("running", *done)), (show_trials, trials)]
+    for show, answer in shown:
         console = Console(file=io.StringIO(), width=width, force_terminal=False)
         show(console, answer)
         text = drawn(console)

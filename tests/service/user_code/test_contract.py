@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 from service.data.facts import DatasetFacts
 from service.spec.tasks import Task
@@ -21,6 +22,7 @@ BAD_MODELS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "raises in torch": (faulty.good_model, {"width": "4"}, r"TypeError: .* \(faulty.py, line \d+\)"),
     "leaves": (faulty.leaves, {}, "the function raised SystemExit: gone"),
     "wrong config": (faulty.good_model, {"widht": 3}, "unexpected keyword argument 'widht'"),
+    "other arguments": (nn.ReLU, {}, "the function must take shape, outputs, task and what config has: too many"),
     "no module": (faulty.no_module, {}, "returned a value of type list, expected a torch.nn.Module"),
     "no parameters": (faulty.no_parameters, {}, "no parameters to train"),
     "double": (faulty.double, {}, "parameter weight is of torch.float64; expected torch.float32"),
