@@ -792,6 +792,7 @@ def test_logs_tell_what_happened_and_why_trials_failed(run: Run, live: Live, spe
     kinds = [line.split()[2] for line in events.splitlines()]
     assert kinds == ["submitted", "claimed", "trial_finished", "failed"]
     assert "trial 0, arm warpadam, state failed" in events
+    assert ", token 1, versions (python " in events
     assert failures == "ValueError: no\n    File x.py, line 1, in train\n"
     found = json.loads(run("logs", job, "--json").stdout)
     assert [event["kind"] for event in found["events"]] == kinds

@@ -10,12 +10,14 @@ from typing import Literal
 
 import pytest
 
+from service.engines import ray_bridge
 from service.engines.base import Assignment, Pruning
 from service.engines.ray_tune import RayEngine
 from service.errors import JobFailedError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Run
+from service.version import versions
 from tests.service.engines.contract import SILENCE_S, EngineContract, Make, Recorder, make_run, report_pid
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("shared_ray")]
@@ -140,3 +142,15 @@ def test_rays_scheduler_compares_runs_by_the_objective_and_not_by_their_loss() -
     RayEngine(train=scored_against_its_loss).run(work, ResourcesSpec(max_concurrent=1), SILENCE_S)
     states = [work.ended[key].state for key in range(count)]
     assert states == [TrialState.COMPLETE] + [TrialState.PRUNED] * (count - 1)
+
+
+def test_an_actor_with_other_versions_than_the_worker_fails_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_bridge, "versions", lambda: versions() | {"code": "0" * 12})
+    work = Recorder(1)
+    RayEngine(train=report_pid).run(work, ResourcesSpec(), SILENCE_S)
+    (ended,) = work.ended.values()
+    assert ended.state == TrialState.FAILED
+    assert ended.cause == (
+        f"a node of the Ray cluster has code {versions()['code']} instead of 000000000000: install the versions of the "
+        "worker there"
+    )
