@@ -12,6 +12,7 @@ from service.api.app import create_app
 from service.db.session import Database
 from service.settings import Settings
 from service.states import JobState
+from service.version import versions
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import (
     Submit,
@@ -206,7 +207,7 @@ def test_events_tell_the_story_in_order_and_in_pages(client: TestClient, submit:
     assert [event["kind"] for event in events] == kinds
     assert [event["id"] for event in events] == sorted({event["id"] for event in events})
     assert all(datetime.fromisoformat(event["at"]).utcoffset() == timedelta(0) for event in events)
-    assert events[1]["data"] == {"worker": "a worker of the tests", "token": 1}
+    assert events[1]["data"] == {"worker": "a worker of the tests", "token": 1, "versions": versions()}
 
 
 @sqlite_only
