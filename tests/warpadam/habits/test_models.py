@@ -145,6 +145,28 @@ def test_hooks_run_around_every_step_and_may_change_gradients() -> None:
     assert all(torch.equal(now, start[name]) for name, now in model.state_dict().items())
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_an_optimizer_for_each_parameter_may_step_during_the_backward_pass(strategy: Strategy) -> None:
+    """A common way to hold one gradient at a time."""
+    model, other = make_model(torch.float64), make_model(torch.float64)
+    together = make_optimizer(model, strategy)
+    params = [param for param in other.parameters() if param.requires_grad]
+    each = {param: WarpAdam([param], **{**together.defaults, "split": None}) for param in params}
+
+    def step_at_once(param: nn.Parameter) -> None:
+        each[param].step()
+        each[param].zero_grad()
+
+    for param in params:
+        param.register_post_accumulate_grad_hook(step_at_once)  # type: ignore[no-untyped-call]
+    for step in range(8):
+        train(model, together, [step])
+        loss_of(other, tokens(step)).backward()  # type: ignore[no-untyped-call]
+        assert all(param.grad is None for param in params)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_a_moving_average_of_the_model_follows_it() -> None:
     model = make_model()
     optimizer = make_optimizer(model, ROTATION)
