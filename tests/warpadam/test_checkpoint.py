@@ -73,6 +73,35 @@ def test_a_resumed_run_equals_an_uninterrupted_one(strategy: Strategy, dtype: to
         assert torch.equal(our, their)
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("shape", "limits"), [((1, 9), {"block_size": 6}), ((11, 13), {}), ((9, 7), {"max_dim": 4})])
+@pytest.mark.parametrize("structure", ["full", "kronecker"])
+def test_blocks_with_padding_are_saved_whole_after_every_step(
+    structure: str, shape: tuple[int, ...], limits: dict[str, int], dtype: torch.dtype, rank: int
+) -> None:
+    """Neither a moment nor a direction of the basis may be in the padding, which is not saved."""
+    settings = {"structure": structure, "learner": "rotation", "block_size": 50, "meta_every": 3, **limits}
+
+    def step(optimizer: WarpAdam, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(number)
+        (param,) = optimizer.param_groups[0]["params"]
+        left, right = (torch.randn(length, rank, dtype=dtype, generator=generator) for length in shape)
+        param.grad = left @ right.mT
+        optimizer.step()
+        value: Tensor = param.detach().clone()
+        return value
+
+    for stop in range(1, 6):
+        whole = WarpAdam([nn.Parameter(torch.zeros(shape, dtype=dtype))], **settings)
+        for number in range(stop):
+            value = step(whole, number)
+        resumed = WarpAdam([nn.Parameter(value)], **settings)
+        resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+        for number in range(stop, stop + 3):
+            assert torch.equal(step(resumed, number), step(whole, number))
+
+
 @pytest.mark.parametrize("strategy", [SANDWICH, ROTATION], ids=str)
 def test_p_of_a_bf16_parameter_comes_back_in_fp32(strategy: Strategy) -> None:
     model = _model(torch.bfloat16)

@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from warpadam.learners.silent import silent_coordinates
 from warpadam.precision import in_full_precision
 
 DAMPING: Final = 1e-5
@@ -69,6 +70,7 @@ def root_by_eigenvectors(scaled: Tensor) -> Tensor:
     Args:
         scaled: L with no element over 1. Overwritten.
     """
+    silent = silent_coordinates(scaled)
     # LAPACK fails on some exactly singular matrices, for example of an embedding with tokens that no batch had
     scaled.diagonal(dim1=-2, dim2=-1).add_(torch.finfo(scaled.dtype).eps)
     values, vectors = _eigh(scaled)
@@ -76,6 +78,10 @@ def root_by_eigenvectors(scaled: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(values, 4, dim=-1, keepdim=True)
     roots = (values / norm).add_(DAMPING).rsqrt_()
     root: Tensor = (vectors * roots.unsqueeze(-2)) @ vectors.mT
+    if silent is not None:  # products keep the zeros
+        own = root.diagonal(dim1=-2, dim2=-1).clone()
+        root.masked_fill_(silent.unsqueeze(-1) | silent.unsqueeze(-2), 0.0)
+        root.diagonal(dim1=-2, dim2=-1).copy_(own)
     return root
 
 

@@ -34,6 +34,7 @@ from warpadam.learners.scale import (
     reorder_scale,
     scaled_direction,
 )
+from warpadam.learners.silent import silent_coordinates
 from warpadam.structures import Distortion, Factors
 
 _FIRST_TURNS: Final = 5
@@ -123,9 +124,9 @@ def start(part: Part, cov_beta: float) -> Tensor:
     distortion.follow(state, part.grad, cov_beta)
     refresh(distortion, state)
     for side, covariance in distortion.sides.items():
-        turned = state[side]
+        turned, silent = state[side], silent_coordinates(state[covariance])
         for _ in range(_FIRST_TURNS - 1):  # not sorted again: rounding would sort the directions without a gradient
-            turned = _orthogonal(_grown(turned, state[covariance]))
+            turned = _orthogonal(_grown(turned, state[covariance]), silent)
         state[side].copy_(torch.where(_viewed(is_new, turned.ndim) > 0, turned, state[side]))
     return _viewed(is_new, part.grad.ndim)
 
@@ -161,6 +162,9 @@ def refresh(distortion: Distortion, state: State) -> None:
 def turn_basis(basis: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Move an orthogonal basis towards the eigenvectors of a covariance, largest eigenvalue first.
 
+    Coordinates without a gradient have basis vectors of their own. These come last and keep their order, so those of
+    padding stay at the end, where they are cut off when the state is saved.
+
     Args:
         basis: length x length; its rows are the basis vectors. May have more dimensions in front.
         covariance: Symmetric, same shape.
@@ -170,9 +174,17 @@ def turn_basis(basis: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
 
     Cost: one matrix product and one QR decomposition of the length.
     """
-    grown = _grown(basis, covariance)
-    order = torch.linalg.vecdot(basis, grown).argsort(dim=-1, descending=True, stable=True)
-    return _orthogonal(grown.gather(-2, order[..., None].expand_as(grown))), order
+    silent = silent_coordinates(covariance)
+    if silent is None:
+        grown = _grown(basis, covariance)
+        order = torch.linalg.vecdot(basis, grown).argsort(dim=-1, descending=True, stable=True)
+    else:
+        own = (basis.square() @ silent.unsqueeze(-1).to(basis.dtype)).squeeze(-1) > 0.5  # which rows are theirs
+        basis = basis.masked_fill(own.unsqueeze(-1) != silent.unsqueeze(-2), 0.0)
+        grown = _grown(basis, covariance.masked_fill(silent.unsqueeze(-1) | silent.unsqueeze(-2), 0.0))
+        sizes = torch.linalg.vecdot(basis, grown).masked_fill_(own, -torch.inf)
+        order = sizes.argsort(dim=-1, descending=True, stable=True)
+    return _orthogonal(grown.gather(-2, order[..., None].expand_as(grown)), silent), order
 
 
 def _grown(basis: Tensor, covariance: Tensor) -> Tensor:
@@ -180,6 +192,16 @@ def _grown(basis: Tensor, covariance: Tensor) -> Tensor:
     return (basis @ covariance).add_(basis * shift[..., None, None])
 
 
-def _orthogonal(rows: Tensor) -> Tensor:
-    basis: Tensor = torch.linalg.qr(rows.mT)[0]
-    return basis.mT
+def _orthogonal(rows: Tensor, silent: Tensor | None) -> Tensor:
+    """Orthonormalise the rows, one after the other.
+
+    If silent coordinates have rows of their own, and these are the last, the result has exact zeros where the rows
+    have. For this the coordinates are moved to the last places too. Anywhere else, the reflections of the QR
+    decomposition would mix them with others by rounding.
+    """
+    if silent is None:
+        basis: Tensor = torch.linalg.qr(rows.mT)[0].mT
+        return basis
+    places = silent.to(torch.uint8).argsort(dim=-1, stable=True).unsqueeze(-2).expand_as(rows)
+    arranged: Tensor = torch.linalg.qr(rows.gather(-1, places).mT)[0].mT
+    return torch.empty_like(rows).scatter_(-1, places, arranged)
