@@ -522,8 +522,7 @@ class WarpAdam(Optimizer):
     def _step_groups(self) -> None:
         checked = [self._check_settings(index, group) for index, group in enumerate(self.param_groups)]
         numbers = [
-            GroupNumbers(known.settings, rate_of(group), known.config.weight_decay, bool(group["maximize"]))
-            for group, known in zip(self.param_groups, checked, strict=True)
+            _numbers_of(group, known, rate_of(group)) for group, known in zip(self.param_groups, checked, strict=True)
         ]
         stepped = [self._own_params_with_gradient(group) for group in self.param_groups]
         params = [param for own in stepped for param in own]
@@ -680,10 +679,22 @@ def _refuse_capture() -> None:
         )
 
 
+def _numbers_of(group: Mapping[str, Any], known: _Checked, lr: float | Tensor) -> GroupNumbers:
+    """Return the numbers of a group in one step.
+
+    P does not learn from a step whose lr is 0 or less. Reading an lr that is on another device than the CPU would wait,
+    so it counts as positive.
+    """
+    is_judged = lr > 0 if not isinstance(lr, Tensor) else not lr.is_cpu or lr.item() > 0
+    settings = known.settings if is_judged else known.settings._replace(is_judged=False)
+    return GroupNumbers(settings, lr, known.config.weight_decay, bool(group["maximize"]))
+
+
 def _alike(numbers: list[GroupNumbers]) -> list[int]:
     """Return for each group the index of the first one that may be stepped with it.
 
-    Their lr and weight decay may differ. A group with a tensor as its lr is stepped alone.
+    Their lr and weight decay may differ, but not whether P learns from the step. A group with a tensor as its lr is
+    stepped alone.
     """
     first: dict[Hashable, int] = {}
     return [

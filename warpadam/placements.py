@@ -70,7 +70,8 @@ def meta_gradient(
         moments: The moments of this tensor at that step, after its warped gradient was folded in; in the layout.
         grad: The gradient g of that step, in the layout.
         next_grad: The gradient g' of the next step, in the layout.
-        lr: Step size of that step. It is a constant factor, so a learner that normalises can leave it at 1.
+        lr: Step size of that step. It is a constant factor, so a learner that normalises can leave it at 1 if it is
+            positive.
 
     Cost: one or two applications of P and one or two pullbacks.
     """

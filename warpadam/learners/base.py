@@ -36,7 +36,11 @@ kept. 0 before there is one."""
 
 
 class StepSettings(NamedTuple):
-    """The numbers of a parameter group that a rule needs in one step; see :class:`~warpadam.WarpAdamConfig`."""
+    """What a rule needs to know of a parameter group in one step; see :class:`~warpadam.WarpAdamConfig`.
+
+    ``is_judged`` tells whether P, or its scale, learns from how this step changes the next gradient. It is False at an
+    lr of 0, when nothing moves, and below.
+    """
 
     beta1: float
     beta2: float
@@ -45,6 +49,7 @@ class StepSettings(NamedTuple):
     meta_every: int
     p_decay: float
     cov_beta: float
+    is_judged: bool = True
 
 
 class Padding(NamedTuple):

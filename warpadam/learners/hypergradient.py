@@ -72,7 +72,7 @@ class HypergradientRule(UpdateRule):
         if settings.p_lr > 0:
             if are_kept(part, steps)[0]:
                 _learn(placed, part, step, settings)
-            if step >= _FIRST_STEP and step % settings.meta_every == 0:
+            if settings.is_judged and step >= _FIRST_STEP and step % settings.meta_every == 0:
                 keep(part, _PREV_GRAD, part.grad)
         moments = moments_of(part, step, settings)
         update_moments(moments, warp_gradient(placed, part.grad))

@@ -98,7 +98,7 @@ class RotationRule(UpdateRule):
         if is_new is not None:
             moments = moments._replace(exp_avg_sq=_at_least_the_mean(part, is_new))
         update = scaled_direction(part, direction(moments))
-        if settings.p_lr > 0:
+        if settings.p_lr > 0 and settings.is_judged:
             # in a new basis the sign of most elements is that of a rounding error, which must not teach the scale
             remember(part, update if is_new is None else update * (1 - is_new))
         if step > 1:

@@ -117,7 +117,7 @@ class WhiteningRule(UpdateRule):
         if any(due):
             refresh(part, due)
         update = scaled_direction(part, _direction(part, part.each(steps, 2), settings))
-        if settings.p_lr > 0:
+        if settings.p_lr > 0 and settings.is_judged:
             remember(part, update)
         return update
 
