@@ -81,7 +81,13 @@ def test_blocks_with_padding_are_saved_whole_after_every_step(
     structure: str, shape: tuple[int, ...], limits: dict[str, int], dtype: torch.dtype, rank: int
 ) -> None:
     """Neither a moment nor a direction of the basis may be in the padding, which is not saved."""
-    settings = {"structure": structure, "learner": "rotation", "block_size": 50, "meta_every": 3, **limits}
+    settings: dict[str, Any] = {
+        "structure": structure,
+        "learner": "rotation",
+        "block_size": 50,
+        "meta_every": 3,
+        **limits,
+    }
 
     def step(optimizer: WarpAdam, number: int) -> Tensor:
         generator = torch.Generator().manual_seed(number)
