@@ -74,6 +74,12 @@ CHOICES: Final = {"day_first_date": ColumnKind.DATE, "merged_category": ColumnKi
 MOST_UNITS: Final = 5
 """Different units up to which a column seems to hold numbers."""
 
+FEW_WORDS: Final = 20
+"""Different values up to which numbers with different units are taken for the names of sizes, as 500 ml and 1 l are."""
+
+NO_UNITS: Final = re.compile(r"st|nd|rd|th|er|re|e|[eè]me|[ºª]|[QHW]\d", re.IGNORECASE)
+"""What stands after numbers and is no unit, as in 1st and 2023Q1."""
+
 TWO_NUMBERS: Final = r"\d+(?:[.,]\d+)? ?(?:[/x\x{d7}*']|h|m|ft) ?\d+(?:[.,]\d+)? ?(?:min|s|cm|mm|m|in|\"|'')?"
 """Cells such as 120/80, 1920x1080, 1h 20min and 5'11"."""
 
@@ -196,7 +202,7 @@ def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> Foun
         (dates, date, ColumnKind.DATE), (numbers, number, ColumnKind.NUMBER), key=lambda item: item[0]
     )
     if form is None or most < texts.total * (1 - WANTED_ODD_SHARE):
-        return Found(words, None, tuple(_numbers_in_words(texts)))
+        return Found(words, None, () if _are_labels(texts, words) else tuple(_numbers_in_words(texts)))
     if kind is ColumnKind.DATE and others:
         hint = "say date (the first) or day_first_date (the last) in dataset.columns to use them as dates"
         may_be = " or ".join((form.date, *others))
@@ -204,6 +210,8 @@ def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> Foun
     if most >= texts.total * (1 - ODD_SHARE):
         kind = ColumnKind.NUMBER if form.date == CLOCK else kind
         return _found(kind, form, reading, warnings if kind is ColumnKind.NUMBER else ())
+    if _are_labels(texts, words):
+        return Found(words)
     odd = f"{texts.total - most:,} of {texts.total:,} cells are not {kind}s, so all are taken for {words}"
     hint = f"say {kind} in dataset.columns to count these as missing"
     return Found(words, None, tuple(_numbers_in_words(texts)) or (f"{odd}: {hint}",), may_be_id=False)
@@ -212,6 +220,16 @@ def _look_for_numbers(texts: Texts, reading: Reading, words: ColumnKind) -> Foun
 def _found(kind: ColumnKind, form: Form, reading: Reading, warnings: tuple[str, ...] = ()) -> Found:
     """Return what texts hold that have a form; among numbers, some may stand for no value."""
     return Found(kind, form if form.date else replace(form, missing=numbers_among(reading.na_values or ())), warnings)
+
+
+def _are_labels(texts: Texts, words: ColumnKind) -> bool:
+    """Return whether texts begin with numbers but are names, such as 1st, 2nd and 3rd, or a few sizes."""
+    head = texts.head()
+    units = units_of(head)
+    if len(units) < 2 or sum(units.values()) < head.total * (1 - ODD_SHARE):
+        return False
+    is_few = words is ColumnKind.CATEGORY and len(texts.values) <= FEW_WORDS
+    return is_few or all(NO_UNITS.fullmatch(unit) for unit in units)
 
 
 def _numbers_in_words(texts: Texts) -> Iterator[str]:

@@ -45,7 +45,7 @@ UNITS: Final = (
 
 _SIGN: Final = r"[^\d\s.,;:/()+\-*&<>\[\]~!?^]"
 AFTER_NUMBER: Final = (
-    r"[+-]?\p{Sc}?\d[\d.,]*[ \x{a0}\x{2009}\x{202f}]?"
+    r"[+-]?(?:\p{Sc}[ \x{a0}\x{2009}\x{202f}]?)?\d[\d.,]*[ \x{a0}\x{2009}\x{202f}]?"
     rf"(?P<unit>{_SIGN}{{1,3}}\d?|{_SIGN}{{4,9}}\.?|\pL{{1,5}}\.|\pL+/\pL+)"
 )
 """A number and its unit, such as 5 kg, 36.6°C, 12 Stk. or 80 km/h."""
@@ -56,9 +56,13 @@ SPACES: Final = "[ \u00a0\u2009\u202f]"
 GROUPS: Final = {",": ",", ".": r"\.", " ": SPACES, "'": "['\u2019]"}
 """What separates thousands -> its regular expression."""
 
+_HALF: Final = r"[ \x{a0}\x{2009}\x{202f}]?(?P<half>[AaPp])\.? ?[Mm]\.?"
+"""AM or PM, also as a.m. and p.m."""
+
 _TIME: Final = (
     r"(?:(?:[T ] *|, *|:)(?P<h>\d{1,2})(?::(?P<min>\d{2})(?::(?P<s>\d{2}(?:[.,]\d+)?))?)?(?: Uhr)?"
-    r"(?: ?(?P<half>[AaPp])[Mm])?(?: ?(?:Z|(?:UTC|GMT)?(?P<zh>[+-]\d{1,2}):?(?P<zm>\d{2})?|UTC|GMT))?"
+    rf"(?:{_HALF})?"
+    r"(?: ?(?:Z|(?:UTC|GMT)?(?P<zh>[+-]\d{1,2}):?(?P<zm>\d{2})?|UTC|GMT))?"
     r"(?:\[[\w/+-]+\])?)?"
 )
 _WEEKDAY: Final = r"(?:[A-Za-z]{2,10}\.?,? +)?"
@@ -74,7 +78,7 @@ PLAIN: Final = Form(decimal=".", thousands="", unit="", date="", missing=())
 """The form of numbers as programs write them; complete, as the ``Form`` of a script has no defaults."""
 
 CLOCK: Final = "hh:mm"
-"""Form of times of day and durations, with seconds or without."""
+"""Form of times of day, also as 3:05 PM and 3 PM, and of durations; with seconds or without."""
 
 DATES: Final[Mapping[str, str]] = {
     "yyyy-mm-dd": r"(?P<y>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})" + _TIME,
@@ -100,7 +104,10 @@ DATES: Final[Mapping[str, str]] = {
     "mm/yyyy": r"(?P<m>\d{2})/(?P<y>[12]\d{3})",
     "mon yyyy": _NAME + r"\.?[ -](?P<y>[12]\d{3})",
     "yyyymmdd": r"(?P<y>[12]\d{3})(?P<m>\d{2})(?P<d>\d{2})",
-    CLOCK: r"(?P<h>\d{1,3}):(?P<min>\d{2})(?::(?P<s>\d{2}(?:\.\d+)?))?",
+    CLOCK: (
+        rf"(?P<h>\d{{1,3}}):(?P<min>\d{{2}})(?::(?P<s>\d{{2}}(?:\.\d+)?))?(?:{_HALF})?"
+        rf"|(?P<h12>\d{{1,2}}){_HALF.replace('half', 'half12')}"
+    ),
 }
 """Forms of dates and times of day -> their regular expression."""
 
@@ -169,7 +176,8 @@ def number_form(texts: Texts, reading: Reading) -> tuple[Form | None, int, tuple
     tidy = replace(texts, values=_tidy(texts.values))
     head = tidy.head()
     unit = next((u for u in UNITS if 2 * head.count(pc.match_substring(head.values, u)) >= head.total > 0), "")
-    unit = unit or next((u for u, cells in units_of(head).items() if 2 * cells >= head.total), "")
+    behind = next((u for u, cells in units_of(head).items() if 2 * cells >= head.total > 0), "")
+    unit = behind if unit in behind else f"{unit} {behind}".strip()  # "$ k" for $12.3k
     decimal = decimal_mark(reading) or PLAIN.decimal
     marks = (decimal, "," if decimal == "." else ".")
     forms = [Form(decimal=d, thousands=t, unit=unit) for d in marks for t in ("", *GROUPS) if t != d]
@@ -247,6 +255,9 @@ def number_pattern(form: Form) -> str:
         number = rf"(?:\d+(?:{decimal}\d*)?|{decimal}\d+)(?:[eE][+-]?\d+)?"
     if not form.unit:
         return f"[+-]?{number}"
+    if " " in form.unit:
+        before, behind = map(re.escape, form.unit.split(" "))
+        return f"[+-]?{before}{SPACES}?[+-]?{number}{SPACES}?{behind}"
     unit = re.escape(form.unit)
     return f"[+-]?{unit}{SPACES}?[+-]?{number}|[+-]?{number}{SPACES}?{unit}"
 
@@ -316,7 +327,8 @@ def without(cells: pa.Array, marks: Sequence[float], form: Form) -> pa.Array:
 def _numbers_of(texts: pa.Array, form: Form) -> pa.Array:
     texts = _tidy(texts)
     texts = pc.if_else(have_form(texts, form), texts, pa.scalar(None, pa.string()))
-    texts = pc.replace_substring(texts, form.unit, "") if form.unit else texts
+    for unit in filter(None, form.unit.split(" ")):
+        texts = pc.replace_substring(texts, unit, "")
     for separator in (SPACES, GROUPS.get(form.thousands)):
         texts = pc.replace_substring_regex(texts, separator, "") if separator else texts
     numbers = pc.replace_substring(texts, form.decimal, ".").cast(pa.float64())
@@ -344,9 +356,12 @@ def seconds_of(texts: pa.Array, key: str) -> pa.Array:
         found: Numbers = digits.cast(pa.float64()).fill_null(0.0).to_numpy()
         return found
 
-    hour, zone_hour = number("h"), number("zh")
-    if "half" in fields:
-        half = pc.utf8_lower(pc.struct_field(parts, "half")).fill_null("").to_numpy(zero_copy_only=False)
+    hour, zone_hour = number("h") + number("h12"), number("zh")
+    halves = [pc.struct_field(parts, name) for name in ("half", "half12") if name in fields]
+    if halves:
+        joined = pc.binary_join_element_wise(*halves, "", null_handling="replace")
+        half = pc.utf8_lower(joined).to_numpy(zero_copy_only=False)
+        fits &= (half == "") | (hour < 24)
         hour = np.where(half == "", hour, hour % 12 + 12 * (half == "p"))
     zone = zone_hour * 3600 + np.copysign(number("zm"), zone_hour) * 60
     seconds = hour * 3600 + number("min") * 60 + number("s") - zone

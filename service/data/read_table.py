@@ -379,7 +379,10 @@ def _numbers(name: str, values: pa.Array) -> pa.Array:
     if wrong >= 0:
         number = numbers[wrong].as_py()
         found = f"{'infinite' if math.isinf(number) else f'{number:g}'} in row {wrong + 1}"
-        raise InvalidFileError(f"column {name!r} is {found}; expected a finite number of 32 bits")
+        wrong = f"column {name!r} is {found}; expected a finite number of 32 bits"
+        cell = f"{number:g}"  # as most files write it
+        remedy = f"a CSV file has it as {cell}, upload the file again with na_values={cell} if that means no value"
+        raise InvalidFileError(f"{wrong}: replace it in the file; or if {remedy}")
     return numbers
 
 

@@ -27,6 +27,7 @@ DAYS = [(1 + row % 12, 1 + row % 28, 2020 + row % 3) for row in range(ROWS)]
 """Month, day and year: the first is January 1, 2020."""
 JAN_1 = 1_577_836_800.0
 JANUARY = dt.datetime(2020, 1, 1)
+MOMENTS = [JANUARY + dt.timedelta(hours=18 + 7 * row, minutes=30) for row in range(ROWS)]
 
 
 class Right(NamedTuple):
@@ -120,6 +121,7 @@ def dates(form: str, values: Sequence[tuple[int, int, int]] = DAYS) -> list[str]
     return [form.format(m=month, d=day, y=year) for month, day, year in values]
 
 
+AT_SIX, AT_SIX_THIRTY = Right("number", 64_800.0), Right("number", 66_600.0)
 PLAIN = written(["x", "city", "label"], [NUMBERS, CITIES, LABELS])
 PLAIN_RIGHT = {"x": Right("number", -3.0), "city": Right("category", "Köln")}
 ZIPS = [f"{1000 + row % 20 * 37:05d}" for row in range(ROWS)]
@@ -129,7 +131,6 @@ UNITS = Right("text", warning="different units, so not read as numbers: 'k' (40)
 COMMAS = Right("text", "1234.50", warning="30 of 60 cells are not numbers")
 COMMA_OR_POINT = [f"{x:.2f}".replace(".", ".,"[row % 2]) for row, x in enumerate(AMOUNTS)]
 THOUSANDS = [f"{round(x):,}" for x in AMOUNTS]
-LEFT_OUT = UNITS._replace(kind="id")
 SHARP = {"#x": NUMBER, "city": Right("category", "Köln")}
 SPARSE = [
     CITIES,
@@ -174,6 +175,10 @@ TABLES = [
     one("euros", [f"{german(x)} €" for x in AMOUNTS], Right("number", 1234.5)),
     one("EUR", [f"EUR {x:.2f}" for x in AMOUNTS], Right("number", 1234.5)),
     one("per cent", [f"{x}%" for x in NUMBERS], NUMBER),
+    one("dollars in thousands", [f"${x:.1f}k" for x in AMOUNTS], Right("number", 1234.5)),
+    one("losses in millions", [f"(€{x:,.1f} M)" for x in AMOUNTS], Right("number", -1234.5)),
+    one("thousands of euros", [f"{german(x)} k€" for x in AMOUNTS], Right("number", 1234.5), sep=";"),
+    one("dollars, and their code", [f"$ {x:,.2f} USD" for x in AMOUNTS], Right("number", 1234.5)),
     one("kilograms", [f"{x} kg" for x in NUMBERS], NUMBER),
     one("milliseconds", [f"{x:.1f}ms" for x in AMOUNTS], Right("number", 1234.5)),
     one("degrees", [f"{x}\u00b0C" for x in NUMBERS], NUMBER),
@@ -185,7 +190,7 @@ TABLES = [
     one("points and commas", COMMA_OR_POINT, COMMAS, "x", ";"),
     one("remarks behind", [f"{row % 9} (est.)" for row in range(ROWS)], Right("category", "0 (est.)", 0, "a remark")),
     one("several units", [f"{x:.1f}{'kM'[row % 3 == 0]}" for row, x in enumerate(AMOUNTS)], UNITS),
-    one("dollars in k and M", [f"${x:.1f}{'kM'[row % 3 == 0]}" for row, x in enumerate(AMOUNTS)], LEFT_OUT),
+    one("dollars in k and M", [f"${x:.1f}{'kM'[row % 3 == 0]}" for row, x in enumerate(AMOUNTS)], UNITS),
     one("blood pressures", [f"{120 + row}/{80 + row % 20}" for row in range(ROWS)], Right("id", warning="'120/80'")),
     one("durations", [f"{row % 9}h {row}min" for row in range(ROWS)], Right("text", warning="two numbers in a cell")),
     one("-999 for missing", replaced(NUMBERS, {4: "-999", 9: "-999"}), Right("number", -3.0, warning="2 of 60")),
@@ -229,6 +234,11 @@ TABLES = [
     one("dates with names", [f"{d:02d}-Jan-{y}" for _, d, y in DAYS], DATE),
     one("dates with odd cells", replaced(dates("{d}.{m}.{y}"), {3: "31.02.2020", 5: "soon"}), Right("date", JAN_1, 2)),
     one("times of day", [f"{row % 24}:{row % 60:02d}" for row in range(ROWS)], Right("number", 0.0)),
+    one("times of a 12-hour clock", [f"{t:%I:%M %p}".lstrip("0") for t in MOMENTS], AT_SIX_THIRTY, "start_time"),
+    one("times of a 12-hour clock with seconds", [f"{t:%I:%M:%S\u202f%p}" for t in MOMENTS], AT_SIX_THIRTY),
+    one("times with a.m. and p.m.", [f"{t.hour % 12 or 12}:30 {'ap'[t.hour > 11]}.m." for t in MOMENTS], AT_SIX_THIRTY),
+    one("hours of a 12-hour clock", [f"{t.hour % 12 or 12}{'ap'[t.hour > 11]}m" for t in MOMENTS], AT_SIX),
+    one("midnight and noon", ["12:00 AM", "12:00 PM", *["1:00 PM"] * 58], Right("number", 0.0)),
     Table("tabs", PLAIN.replace(",", "\t").encode(), PLAIN_RIGHT, "table.tsv"),
     Table("bars", PLAIN.replace(",", "|").encode(), PLAIN_RIGHT),
     Table("semicolons", PLAIN.replace(",", ";").encode(), PLAIN_RIGHT),

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,35 @@ def test_a_job_gets_as_many_finite_features_as_its_plan_says(tmp_path: Path, cas
     x = np.asarray(encoder.transform(np.arange(ROWS)), dtype=np.float64)
     assert x.shape == (ROWS, dataset_info(facts, spec).features)
     assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("cell", ["inf", "-inf", "1e+39"])
+def test_a_number_that_is_not_finite_is_refused_with_what_makes_it_missing(tmp_path: Path, cell: str) -> None:
+    content = written(["x", "y"], [replaced(NUMBERS, {7: cell}), NUMBERS]).encode()
+    with pytest.raises(InvalidFileError, match=re.escape(f"upload the file again with na_values={cell} if")):
+        read(content, tmp_path)
+    column = read(content, tmp_path, na_values=(cell,)).target("x")
+    assert column is not None
+    assert (column.kind, column.missing) == ("number", 1)
+
+
+LABELS_WITH_NUMBERS: dict[str, Sequence[str]] = {
+    "ordinals": ["1st", "2nd", "3rd", "3rd", "3rd"],
+    "many ordinals": [f"{n}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th') }" for n in range(21, 61)],
+    "quarters": [f"{2000 + n // 4}Q{n % 4 + 1}" for n in range(60)],
+    "two quarters": ["2023Q1", "2023Q2"],
+    "a few sizes": ["500 ml", "1 l", "2 l", "2 l"],
+}
+
+
+@pytest.mark.parametrize("case", LABELS_WITH_NUMBERS)
+def test_names_that_begin_with_numbers_get_no_advice_on_units(tmp_path: Path, case: str) -> None:
+    names = LABELS_WITH_NUMBERS[case]
+    cells = [names[row * 7 % len(names)] for row in range(ROWS)]
+    column = read(written(["x", "y"], [cells, NUMBERS]).encode(), tmp_path).target("x")
+    assert column is not None
+    assert column.warnings == ()
+    assert not column.is_numeric
 
 
 def test_the_last_row_is_named_if_it_adds_up_the_others(tmp_path: Path) -> None:

@@ -644,6 +644,22 @@ def test_a_number_that_stands_for_no_value_does_so_in_amounts_too(tmp_path: Path
     assert numbers(result["probability_a"]) == pytest.approx(found[[0, 3]])
 
 
+def test_times_of_a_12_hour_clock_and_amounts_in_thousands_are_scored_as_in_training(tmp_path: Path) -> None:
+    moments = [datetime.datetime(2024, 1, 1) + datetime.timedelta(minutes=row * 97) for row in range(80)]
+    cells = [[f"{at:%I:%M %p}", f"${row * 13 % 37}.5k", "ab"[row % 2]] for row, at in enumerate(moments)]
+    made = uploaded(tmp_path, "a.csv", written(["at", "fare", "y"], cells).encode(), MLP, target="y")
+    assert [column["kind"] for column in made.fitted["features"]["columns"]] == ["number", "number"]
+    test = RowSplit().parts(80, 0, np.array([row % 2 for row in range(80)]))["test"]
+    expected, file = softmax(made.outputs())[:, 0], tmp_path / "new.csv"
+    file.write_text(written(["at", "fare", "y"], [cells[row] for row in test]))
+    on_24_hours = tmp_path / "other.csv"
+    on_24_hours.write_text(written(["at", "fare", "y"], [[f"{moments[row]:%H:%M}", *cells[row][1:]] for row in test]))
+    for given in (file, on_24_hours):
+        for found, notes in (made.by_command(given), made.by_script(given)):
+            assert numbers(found["probability_a"]) == pytest.approx(expected, abs=1e-6)
+            assert "not numbers" not in notes
+
+
 @pytest.mark.parametrize("how", ["fractions", "whole numbers", "Parquet"])
 def test_a_boolean_that_was_kept_as_numbers_is_the_same_however_it_is_written(tmp_path: Path, how: str) -> None:
     given = [None if row % 9 == 0 else row % 2 for row in range(80)]
