@@ -97,9 +97,9 @@ BIRTHS: Final = re.compile(r"birth|born|dob|geburt", re.IGNORECASE)
 """Names of dates that are not times of rows."""
 
 OWNERS: Final = re.compile(
-    r"(?i:(.*[^a-z])?(uuid|guid|id|(patient|subject|person|participant|proband|user|customer|client|kunden?|member|student"
+    r"(?i:(.*[^a-z])?(uuid|guid|id|(?P<thing>patient|subject|person|participant|proband|user|customer|client|kunden?|member|student"
     r"|pupil|employee|household|family|session|visit|device|ger(ae|ä)t|machine|sensor|hospital|clinic|donor|animal|mouse)"
-    r"([^a-z]*(id|nr|no|num|nummer|number|code|key|name))?))|.*[a-z](ID|Id)"
+    r"(?P<number>[^a-z]*(id|nr|no|num|nummer|number|code|key|name))?))|.*[a-z](ID|Id)"
 )
 """Names of what several rows may belong to."""
 
@@ -141,7 +141,7 @@ class Form:
     Attributes:
         decimal: The decimal mark.
         thousands: What separates groups of three digits; empty for nothing.
-        unit: What stands before or after each number, such as $ or %.
+        unit: What stands before or after each number, such as $ or %; "$ k" for $ before it and k after it.
         date: Key of ``columns.DATES``; empty for numbers.
         spellings: ``merged`` for texts whose case, accents, spaces and dashes do not matter; empty for others.
         missing: Numbers that stand for no value, as the user says.
@@ -375,7 +375,9 @@ def _split_hint(column: Column, rows: int) -> tuple[str, ...]:
             return (f"{what}: {say.format('time', name)} to test on the newest, if that is what the model is for",)
     repeats = 2 * column.distinct <= rows - column.missing and column.distinct >= MIN_OWNERS
     is_whole = column.kind is not ColumnKind.NUMBER or column.whole
-    if repeats and is_whole and column.kind is not ColumnKind.DATE and OWNERS.fullmatch(name):
+    owner = OWNERS.fullmatch(name)
+    is_count = column.low == 0 and column.distinct <= FEW_NUMBERS and owner and owner["thing"] and not owner["number"]
+    if owner and repeats and is_whole and column.kind is not ColumnKind.DATE and not is_count:
         what = f"{column.distinct:,} values in {rows:,} rows"
         return (f"{what}: {say.format('group', name)} to keep the rows of each together, as those of one patient",)
     return ()

@@ -48,12 +48,19 @@ GROUPED: Final = (
 """What else to do about a column of which each value has one target."""
 
 
+FEW_ROWS: Final = 20
+"""Rows of validation or test below which luck decides much of the answer."""
+
+
 def suspicions(source: RowSource, seed: int) -> Iterator[str]:
     """Say what may be wrong with the rows and columns of a job, one sentence each."""
     parts = source.split.parts(source.rows, seed, source.target.classes, source.target.labels)
     if source.split.values is not None:
         sizes = (f"{name} has {_size(source.split, parts[part])}" for part, name in CALLED.items())
         yield f"the rows are split by {source.split.by}: {', '.join(sizes)}"
+    if min(len(parts["val"]), len(parts["test"])) < FEW_ROWS:
+        few = f"validation has {len(parts['val'])} rows and test has {len(parts['test'])}"
+        yield f"{few}: with so few, luck decides much of the answer, and more rows would tell more"
     if source.split.together is not None:
         count, torn = copies(source.split.together), torn_apart(source.split.together, parts)
         but = f", but for {torn:,} that would make a part too large" if torn else ""

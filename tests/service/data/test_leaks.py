@@ -86,3 +86,10 @@ HELPFUL: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.parametrize("case", HELPFUL)
 def test_a_column_that_only_helps_is_not_named(tmp_path: Path, case: str) -> None:
     assert notes(tmp_path, *HELPFUL[case]) == []
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(100, []), (40, ["validation has 8 rows and test has 8: with so few"])])
+def test_parts_of_a_few_rows_are_said(tmp_path: Path, rows: int, expected: list[str]) -> None:
+    content = csv(x=RNG.normal(size=rows).round(4).tolist(), y=NORMAL[:rows].tolist())
+    found = list(suspicions(opened(content, tmp_path, task="regression"), 0))
+    assert [note[: len(text)] for note, text in zip(found, expected, strict=True)] == expected

@@ -64,6 +64,8 @@ NEITHER: dict[str, tuple[str, Sequence[Any]]] = {
     "ids of one row": ("patient_id", range(ROWS)),
     "few groups": ("site_id", [row % 3 for row in range(ROWS)]),
     "the same cities": ("city", [f"city {row % 12}" for row in range(ROWS)]),
+    "numbers of stays": ("hospital", [row % 9 for row in range(ROWS)]),
+    "numbers of visits": ("n_visit", [row * 7 % 6 for row in range(ROWS)]),
     "fractions": ("customer_id", [row % 7 + 0.5 for row in range(ROWS)]),
 }
 
@@ -81,6 +83,8 @@ def test_other_columns_give_no_hint(tmp_path: Path, case: str) -> None:
         ("Patient", PATIENTS),
         ("customerID", [70_000 + row // 4 for row in range(ROWS)]),
         ("subject", [f"{row % 12} {row % 12}" for row in range(ROWS)]),
+        ("member_nr", [row % 9 for row in range(ROWS)]),
+        ("subject", [1 + row % 9 for row in range(ROWS)]),
         ("Kunde", [f"{row % 15:04d}" for row in range(ROWS)]),
     ],
 )
