@@ -64,6 +64,15 @@ def _code(root: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def without_builds(found: Mapping[str, str]) -> dict[str, str]:
+    """Return versions without the part that names a build: that of torch says whether it is for a CPU or a GPU.
+
+    >>> without_builds({"torch": "2.13.0+cu130"})
+    {'torch': '2.13.0'}
+    """
+    return {name: version.partition("+")[0] for name, version in found.items()}
+
+
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
     """Say which versions differ; empty if none does.
 

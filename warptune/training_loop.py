@@ -68,7 +68,7 @@ def check_loop(loop: Loop, others: Mapping[str, object]) -> None:
             wrong = "must be left out with a training loop, which has its own data and model"
             raise InvalidSpecError(FieldError(argument, shown, wrong, code="conflict"))
     try:
-        inspect.signature(loop).bind(None, 0)
+        inspect.signature(loop, follow_wrapped=False).bind(None, 0)
     except (TypeError, ValueError) as error:
         wrong = f"must be a function that takes make_optimizer and seed: {error}"
         raise InvalidSpecError(FieldError("data", name_of(loop), wrong)) from error

@@ -87,9 +87,10 @@ def revoke(
 @contextmanager
 def _database() -> Iterator[Database]:
     with process() as settings:
-        from service.db.session import Database, create_schema
+        from service.db.session import Database
+        from service.db.studies import create_tables
 
-        create_schema(settings.database_url)
+        create_tables(settings.database_url)
         try:
             with closing(Database(settings.database_url)) as db:
                 yield db

@@ -75,17 +75,14 @@ def serve(
         import uvicorn
 
         from service.api.app import create_app
-        from service.db.session import Database, create_schema
-        from service.db.studies import require_known_studies
+        from service.db.studies import create_tables
 
         if worker and settings.slot_user is not None:
             from service.engines.local import SlotRules
 
             SlotRules.of(settings)  # if that fails, the worker would fail again and again
         private_key = os.environ.pop(PRIVATE_KEY, "").encode()  # not for the worker, which runs the code of users
-        create_schema(settings.database_url)
-        with closing(Database(settings.database_url)) as database:
-            require_known_studies(database)  # no worker could start
+        create_tables(settings.database_url)
         _require_key(settings)
         listener = _listen(settings.host, settings.port)  # first, so that no worker is started if the port is taken
         keeper = _WorkerKeeper(settings) if worker else None
@@ -129,15 +126,15 @@ def worker(
     """Start a worker: it runs the queued jobs of the database, one at a time, until you stop it."""
     with process() as settings:
         _forget_secrets()
-        from service.db.session import Database, create_schema
-        from service.db.studies import Studies
+        from service.db.session import Database
+        from service.db.studies import Studies, create_tables
         from service.engines.local import LocalEngine, SlotRules
         from service.engines.ray_tune import RayEngine
         from service.worker import Worker
 
         logs.tame_optuna()
         rules = SlotRules.of(settings)
-        create_schema(settings.database_url)
+        create_tables(settings.database_url)
         db = Database(settings.database_url)
         engines: Mapping[str, LocalEngine | RayEngine] = {
             "optuna": LocalEngine(rules=rules),
@@ -162,10 +159,9 @@ def worker(
 def migrate() -> None:
     """Create the database tables, or update them to this version. serve and worker also do this."""
     with process() as settings:
-        from service.db.session import create_schema
-        from service.db.studies import Studies
+        from service.db.studies import Studies, create_tables
 
-        create_schema(settings.database_url)
+        create_tables(settings.database_url)
         studies = Studies(settings.database_url)
         studies.open()
         studies.close()

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import event, inspect, text
 from sqlalchemy.engine import make_url
 
-from service.db.session import LOCK_TIMEOUT_S, Database, leave_a_standby, postgresql_arguments, schema_lock
+from service.db.session import (
+    LOCK_TIMEOUT_S,
+    Database,
+    create_schema,
+    leave_a_standby,
+    postgresql_arguments,
+    schema_lock,
+)
 from service.errors import DatabaseVersionError
 
 if TYPE_CHECKING:
@@ -71,6 +78,17 @@ class Studies:
                 self._storage.remove_session()
                 self._storage.engine.dispose()
                 self._storage = None
+
+
+def create_tables(url: str) -> None:
+    """Create our tables, or update them to this version; change nothing if a newer Optuna has made its own.
+
+    Raises:
+        DatabaseVersionError: This version does not know our tables, or this Optuna does not know its own.
+    """
+    with closing(Database(url)) as database:
+        require_known_studies(database)
+    create_schema(url)
 
 
 def delete_studies(storage: optuna.storages.BaseStorage, names: Iterable[str]) -> None:

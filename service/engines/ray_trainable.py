@@ -18,7 +18,7 @@ from service.engines.base import Pruning, Train, attempt, warm_up
 from service.settings import LogSettings
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
-from service.version import differences, versions
+from service.version import differences, versions, without_builds
 
 RUN: Final = "run"
 """The one key of a Tune trial's config; its value is an :class:`ActorRun`."""
@@ -35,7 +35,10 @@ SIGNAL: Final = "signal"
 
 @dataclass(frozen=True, slots=True)
 class ActorRun:
-    """A run for an actor, and how to do it. ``versions`` are those of the worker, which the actor must have too."""
+    """A run for an actor, and how to do it.
+
+    ``versions`` are those of the worker, which the actor must have too, in any build.
+    """
 
     train: Train
     run: Run
@@ -64,7 +67,7 @@ class RunActor(tune.Trainable):
 
     def _begin(self, work: ActorRun) -> None:
         self._work, self._points = work, list[CurvePoint]()
-        others = differences(versions(), work.versions)
+        others = differences(without_builds(versions()), without_builds(work.versions))
         cause = f"a node of the Ray cluster has {others}: install the versions of the worker there"
         refused = [Ended(TrialState.FAILED, cause=cause)]
         self._events: Iterator[CurvePoint | Ended] = iter(refused) if others else attempt(work.train, work.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -287,6 +288,15 @@ def answers(session: Session, job_ids: Sequence[str]) -> dict[str, Answer]:
     query = select(RecommendationRow.job_id, RecommendationRow.verdict, improvement)
     rows = session.execute(query.where(RecommendationRow.job_id.in_(job_ids)))
     return {job_id: Answer(verdict, share) for job_id, verdict, share in rows}
+
+
+def planned_since_the_verdict(session: Session, job_id: str) -> bool:
+    """Return whether runs of ``confirm`` were planned since the job succeeded last."""
+    kinds = ("succeeded", "runs_planned")
+    wanted = select(Event.kind, Event.data).where(Event.job_id == job_id, Event.kind.in_(kinds))
+    events = session.execute(wanted.order_by(Event.id.desc()))
+    newest = itertools.takewhile(lambda event: event.kind == "runs_planned", events)
+    return any(event.data["phase"] == "confirm" for event in newest)
 
 
 def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Sequence[ConfirmRun]:

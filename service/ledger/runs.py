@@ -393,7 +393,8 @@ class RunLog:
         """Store a queued run of every finalist on every seed that has none yet; return all runs of the phase.
 
         Runs that a worker with other versions has made are deleted first, so that a verdict compares runs of one
-        version. If the job has a verdict already, its next one on new runs of ``confirm`` is a further look.
+        version. If the job has a verdict already, its next one on new runs of ``confirm`` is a further look,
+        however often they are planned.
         """
         with self._fenced() as session:
             runs, made = queries.confirm_runs(session, self.job_id, phase), made_with(session, self.job_id)
@@ -406,6 +407,7 @@ class RunLog:
                 record_event(session, self.job_id, "runs_dropped", phase=phase, runs=len(old), cause=cause)
             planned = {(run.trial_number, run.seed) for run in queries.confirm_runs(session, self.job_id, phase)}
             new = [(seed, t) for seed in seeds for t in finalists if (t.number, seed) not in planned]
+            was_planned = queries.planned_since_the_verdict(session, self.job_id)
             if new:
                 session.add_all(
                     ConfirmRun(
@@ -420,7 +422,7 @@ class RunLog:
                 )
                 session.flush()
                 record_event(session, self.job_id, "runs_planned", phase=phase, runs=len(new))
-                if phase == "confirm" and session.get(RecommendationRow, self.job_id) is not None:
+                if phase == "confirm" and not was_planned and session.get(RecommendationRow, self.job_id) is not None:
                     require_job(session, self.job_id).looks += 1
             return queries.confirm_runs(session, self.job_id, phase)
 

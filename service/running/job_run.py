@@ -168,7 +168,7 @@ def _try_p(phases: _Phases, trial: Trial, steps: Mapping[str, int]) -> LearnedP 
     if job.plan.arm(trial.arm).role is not Role.WARPADAM:
         return None
     content = job.artifacts.get(job.record.job_id, p_file(trial.number))
-    if content is None:
+    if content is None or _first_run(job, trial).state != TrialState.COMPLETE:  # the file may be of an earlier version
         return None
     family = job.plan.spec.family
     data = job.data if family is None else prepare_one_task(job)
@@ -183,14 +183,18 @@ def _try_p(phases: _Phases, trial: Trial, steps: Mapping[str, int]) -> LearnedP 
     )
 
 
-def _kept_weights(job: JobContext, trial: Trial) -> KeptWeights | None:
-    """Return the weights that the first confirmation run of the recommended config left; None if it left none."""
-    job_id, name = job.record.job_id, weights_file(trial.number)
+def _first_run(job: JobContext, trial: Trial) -> ConfirmRun:
+    """Return the confirmation run of a trial that keeps its P and its weights."""
     seed, *_ = fresh_seeds(job.plan.spec, "confirm")
     runs = job.record.confirm_runs("confirm")
-    run = next(run for run in runs if (run.trial_number, run.seed) == (trial.number, seed))
+    return next(run for run in runs if (run.trial_number, run.seed) == (trial.number, seed))
+
+
+def _kept_weights(job: JobContext, trial: Trial) -> KeptWeights | None:
+    """Return the weights that the first confirmation run of the recommended config left; None if it left none."""
+    job_id, name, run = job.record.job_id, weights_file(trial.number), _first_run(job, trial)
     digest = job.artifacts.sha256(job_id, name) if run.state == TrialState.COMPLETE else None
     if digest is None or run.test_loss is None:
         return None
     fitted = job.artifacts.sha256(job_id, PREPROCESSING_FILE)
-    return KeptWeights(file=name, sha256=digest, preprocessing_sha256=fitted, seed=seed, test_loss=run.test_loss)
+    return KeptWeights(file=name, sha256=digest, preprocessing_sha256=fitted, seed=run.seed, test_loss=run.test_loss)

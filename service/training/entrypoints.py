@@ -212,7 +212,7 @@ def build_module(
     """
     try:
         with suppress(ValueError):  # what is written in C may not say what it takes
-            inspect.signature(factory).bind(shape, outputs, task, **config)
+            inspect.signature(factory, follow_wrapped=False).bind(shape, outputs, task, **config)
     except TypeError as error:
         raise EntrypointError(f"the function must take shape, outputs, task and what config has: {error}") from error
     model = call(factory, shape, outputs, task, **config)

@@ -125,7 +125,7 @@ class OwnLoop:
         self.steps, self.seconds, self.setup_seconds, self.was_stopped = 0, 0.0, 0.0, False
         self._resumed = 0.0
         try:
-            inspect.signature(function).bind(self._make_optimizer, seed, **config)
+            inspect.signature(function, follow_wrapped=False).bind(self._make_optimizer, seed, **config)
         except (TypeError, ValueError) as error:
             given = ", ".join(["make_optimizer", "seed", *(f"{name}=..." for name in config)])
             raise EntrypointError(f"the training loop must take ({given}): {error}") from error

@@ -1,6 +1,7 @@
 # A job that goes on after an update of the service or its libraries: its verdict compares runs of one version.
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +12,15 @@ from service.engines import local
 from service.engines.base import default_train
 from service.errors import OutdatedWorkerError
 from service.ledger import jobs, runs
+from service.planning.plan import JobPlan
+from service.recommend.recommendation import Finalist, recommend
+from service.result.job_result import Recommendation
+from service.running import decisions
 from service.settings import Settings
 from service.spec.job import ExtendSpec, JobSpec
 from service.states import JobState, TrialState
 from service.submission.extend import extended
+from service.training.run import CurvePoint, Run
 from service.version import versions
 from tests.service.conftest import Submit, WorkerMaker, get_job, get_trials
 
@@ -59,6 +65,33 @@ def test_an_extended_job_is_judged_again_by_runs_of_the_new_version_alone(
     with db.read() as session:
         dropped = [event.data["phase"] for event in session.query(Event).filter_by(kind="runs_dropped")]
     assert set(dropped) >= {"select", "confirm"}
+
+
+def fails_where_p_is_kept(run: Run) -> Iterator[CurvePoint]:
+    if run.p_url is not None:
+        raise MemoryError("it does not fit any more")
+    yield from default_train(run)
+
+
+@pytest.mark.timeout(300)
+def test_the_p_of_another_version_is_not_exported_if_its_run_fails_now(
+    db: Database, submit: Submit, make_worker: WorkerMaker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warpadam(plan: JobPlan, finalists: Sequence[Finalist], *others: Any) -> Recommendation:
+        trial = next(finalist.trial for finalist in finalists if finalist.trial.arm == "warpadam")
+        return recommend(plan, finalists, *others).model_copy(update={"arm": "warpadam", "trial": trial.number})
+
+    monkeypatch.setattr(decisions, "recommend", warpadam)
+    job_id = submit()
+    with monkeypatch.context() as before:
+        before.setattr(runs, "versions", lambda: OLD)
+        assert make_worker().run_next()
+    assert result_of(db, job_id)["learned_p"]
+    extend(db, job_id, ExtendSpec(seeds=2), settings)
+    assert make_worker(fails_where_p_is_kept).run_next()
+    result = result_of(db, job_id)
+    assert get_job(db, job_id).state == JobState.SUCCEEDED
+    assert (result["learned_p"], result["weights"]) == (None, None)
 
 
 @pytest.mark.timeout(300)

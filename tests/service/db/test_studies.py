@@ -7,11 +7,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from alembic import command
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from service.db.session import Database, create_schema
-from service.db.studies import Studies, require_current_studies, require_known_studies
+from service.db.session import Database, alembic_config, create_schema, require_known_tables
+from service.db.studies import Studies, create_tables, require_current_studies, require_known_studies
 from service.errors import DatabaseVersionError
 from service.settings import Settings
 from tests.service.servers import postgresql_only
@@ -78,6 +79,21 @@ def test_tables_of_a_newer_optuna_are_left_as_they_are(settings: Settings, db: D
         studies.open()
     with db.read() as session:
         assert session.scalar(text("SELECT version_num FROM alembic_version")) == "v9.0.0"
+
+
+def test_our_tables_are_not_updated_beside_those_of_a_newer_optuna(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/warptune.db"
+    create_tables(url)
+    with closing(Studies(url)) as studies:
+        studies.open()
+    with closing(Database(url)) as db:
+        revision = require_known_tables(db)[0]
+        with db.engine.begin() as connection:
+            command.stamp(alembic_config(connection), "0013_deletion")
+        set_version(db, "v9.0.0")
+        with pytest.raises(DatabaseVersionError, match="of a newer Optuna"):
+            create_tables(url)
+        assert require_known_tables(db)[0] == "0013_deletion" != revision
 
 
 def test_a_database_without_tables_of_optuna_is_fine(tmp_path: Path) -> None:

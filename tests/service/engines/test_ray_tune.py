@@ -154,3 +154,11 @@ def test_an_actor_with_other_versions_than_the_worker_fails_its_run(monkeypatch:
         f"a node of the Ray cluster has code {versions()['code']} instead of 000000000000: install the versions of the "
         "worker there"
     )
+
+
+def test_an_actor_may_have_another_build_of_torch_as_on_a_node_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = versions() | {"torch": versions()["torch"].partition("+")[0] + "+cu130"}
+    monkeypatch.setattr(ray_bridge, "versions", lambda: other)
+    work = Recorder(1)
+    RayEngine(train=report_pid).run(work, ResourcesSpec(), SILENCE_S)
+    assert [ended.state for ended in work.ended.values()] == [TrialState.COMPLETE]

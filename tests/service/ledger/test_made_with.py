@@ -152,3 +152,27 @@ def test_an_extension_makes_the_runs_of_other_versions_again_and_is_one_more_loo
         log = claim(versions)
         assert finish(log) == again
         assert get_job(db, job_id).looks == looks
+
+
+def test_an_extension_is_one_look_however_often_its_runs_are_planned(
+    db: Database, submit: Submit, claim: Claim
+) -> None:
+    job_id = submit()
+    log = claim(OLD)
+    add_finalist(log)
+    finish(log)
+    for looks in (2, 3):
+        with db.write() as session:
+            session.merge(RecommendationRow(job_id=job_id, verdict="inconclusive", arm="adamw", data={"reason": ""}))
+        log.end(JobState.SUCCEEDED, None)
+        with db.write() as session:
+            job = jobs.require_job(session, job_id)
+            jobs.queue_again(session, job, JobSpec.from_json(job.spec), ExtendSpec(seeds=1))
+        for versions in (NEW, OLD | {"code": "b"}, OLD | {"code": str(looks)}):  # workers that take turns
+            log = claim(versions)
+            finish(log, 1)
+            assert get_job(db, job_id).looks == looks
+            log.release()
+        log = claim(OLD)
+        finish(log)
+        assert get_job(db, job_id).looks == looks

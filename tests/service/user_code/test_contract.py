@@ -1,6 +1,7 @@
 # User code that breaks its contract is refused in a sentence that says in what.
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,15 @@ def test_a_model_that_breaks_its_contract_is_refused(case: str) -> None:
 def test_a_model_that_keeps_to_it_is_returned(shape: tuple[int, ...], outputs: int, task: str) -> None:
     shapes = [tuple(p.shape) for p in make_model(faulty.good_model, shape, outputs, task, {}).parameters()]
     assert shapes == [(4, 5), (4,), (outputs, 4), (outputs,)]
+
+
+def test_a_model_may_be_wrapped_by_a_decorator_that_changes_what_it_takes() -> None:
+    @functools.wraps(faulty.good_model)
+    def adapted(*args: Any, size: int) -> nn.Module:
+        return faulty.good_model(*args, width=size)
+
+    first, *_ = make_model(adapted, (5,), 3, Task.CLASSIFICATION, {"size": 2}).parameters()
+    assert first.shape == (2, 5)
 
 
 BAD_DATASETS = {
