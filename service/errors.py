@@ -212,9 +212,16 @@ class EngineLostError(ServiceError):
 
 
 class OutdatedWorkerError(ServiceError):
-    """The service or its libraries were updated while a worker ran, so its slots have other versions than it."""
+    """The service or its libraries were updated while a worker ran.
+
+    Args:
+        others: The versions that a new slot has instead of those of the worker.
+    """
 
     code = "outdated_worker"
+
+    def __init__(self, others: str) -> None:
+        super().__init__(f"the service was updated while this worker ran, and has {others}: start the worker again")
 
 
 class LeaseLostError(ServiceError):

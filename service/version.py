@@ -25,8 +25,10 @@ SOURCES: Final = (
     "service/data/arrays.py",
     "service/data/prepared_files.py",
     "service/optimizers",
+    "service/planning/objective.py",
     "service/planning/plan.py",
     "service/spec/metrics.py",
+    "service/spec/models.py",
     "service/spec/tasks.py",
     "service/training",
 )
@@ -44,14 +46,23 @@ def versions() -> dict[str, str]:
     return dict(_versions())
 
 
+def was_updated() -> bool:
+    """Return whether the files have changed since this process found its versions: new processes have others."""
+    return dict(_find()) != versions()
+
+
 @cache
 def _versions() -> Mapping[str, str]:
+    return _find()
+
+
+def _find() -> Mapping[str, str]:
     found = {"python": platform.python_version(), "warptune": VERSION, "code": _code(Path(__file__).parents[1])}
     for name in FIGURES_DEPEND_ON:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     plugins = (point.dist for point in entry_points(group=PLUGINS))
-    return found | {plugin.name: plugin.version for plugin in plugins if plugin is not None}
+    return found | {plugin.name: plugin.version or "unknown" for plugin in plugins if plugin is not None}
 
 
 def _code(root: Path) -> str:
@@ -60,6 +71,8 @@ def _code(root: Path) -> str:
     for source in SOURCES:
         path = root / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            if file.name.startswith("."):  # of an editor: no module
+                continue
             digest.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:12]
 
@@ -78,10 +91,18 @@ def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
 
     >>> differences({"python": "3.11.7", "torch": "2.13.0"}, {"python": "3.11.7", "torch": "2.14.0"})
     'torch 2.13.0 instead of 2.14.0'
+    >>> differences({"code": "ff96a39f12e4"}, {"code": "377ac70e73b2"})
+    'other code of warptune (ff96a39f12e4 instead of 377ac70e73b2)'
     >>> differences({}, {"torch": "2.14.0"})
     'versions that were not recorded'
     """
     if not there and here:
         return "versions that were not recorded"
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    return ", ".join(f"{name} {there.get(name, 'unknown')} instead of {here.get(name, 'none')}" for name in names)
+    return ", ".join(_difference(name, there.get(name, "unknown"), here.get(name, "none")) for name in names)
+
+
+def _difference(name: str, there: str, here: str) -> str:
+    if name == "code":
+        return f"other code of warptune ({there} instead of {here})"
+    return f"{name} {there} instead of {here}"

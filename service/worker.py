@@ -243,7 +243,8 @@ class Worker:
                 log.warning("job lost to another worker")
                 remove_late_files(self._db, self._tools.artifacts, record.job_id)
             except OutdatedWorkerError:
-                record.release()
+                with suppress(LeaseLostError):
+                    record.release()
                 raise
             except LEDGER_AWAY:
                 self._left = record.job_id, record.token

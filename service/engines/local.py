@@ -385,7 +385,7 @@ class LocalEngine:
             self._replace(slot, work)
         elif isinstance(message, SlotReady):
             if others := differences(message.versions, versions()):
-                raise OutdatedWorkerError(f"the service was updated while this worker ran: a new slot has {others}")
+                raise OutdatedWorkerError(others)
             slot.ready, self._failed_starts, self._start_after = message, 0, 0.0
         else:
             assert slot.assignment is not None, "a slot without a run sends nothing"

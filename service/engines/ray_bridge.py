@@ -23,13 +23,13 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from service.engines.base import Assignment, Pruning, Train, Work, ended_at, silence
-from service.engines.ray_trainable import ENDED, POINT, RUN, RUNGS, SIGNAL, STEP, ActorRun
+from service.engines.ray_trainable import ENDED, OTHERS, POINT, RUN, RUNGS, SIGNAL, STEP, ActorRun
 from service.engines.ray_tune import capacity
-from service.errors import EngineLostError, JobFailedError
+from service.errors import EngineLostError, JobFailedError, OutdatedWorkerError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Ended
-from service.version import versions
+from service.version import versions, was_updated
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -65,6 +65,13 @@ class _OpenRun:
     def came_further(self) -> bool:
         """Whether this attempt has come further than earlier ones."""
         return self.last is not None and self.last.step > self.assignment.furthest_step
+
+
+def _refusal(others: str) -> OutdatedWorkerError | JobFailedError:
+    """Return the error for an actor that has other versions: this process may be the old one, or the node another."""
+    if was_updated():
+        return OutdatedWorkerError(others)
+    return JobFailedError(f"a node of the Ray cluster has {others}: install the versions of the worker there")
 
 
 class Bridge(tune.Stopper, tune.Callback):
@@ -110,6 +117,9 @@ class Bridge(tune.Stopper, tune.Callback):
         """Take a result of an actor; return whether to stop its run."""
         item = self._open.get(trial_id)
         if item is None:
+            return False
+        if OTHERS in result:
+            self._error = self._error or _refusal(str(result[OTHERS]))
             return False
         point, ended = result.get(POINT), result.get(ENDED)
         item.heard, item.ended = time.monotonic(), ended if isinstance(ended, Ended) else None

@@ -16,7 +16,6 @@ from ray import tune
 from service import logs
 from service.engines.base import Pruning, Train, attempt, warm_up
 from service.settings import LogSettings
-from service.states import TrialState
 from service.training.run import CurvePoint, Ended, Run
 from service.version import differences, versions, without_builds
 
@@ -29,6 +28,9 @@ ENDED: Final = "ended"
 
 STEP: Final = "step"
 RUNGS: Final = "rungs"
+OTHERS: Final = "others"
+"""Key of a result that has no point: which versions the actor has instead of those of the worker."""
+
 SIGNAL: Final = "signal"
 """Keys of a result that Ray's schedulers read. Rungs are steps in units of the first rung."""
 
@@ -67,10 +69,8 @@ class RunActor(tune.Trainable):
 
     def _begin(self, work: ActorRun) -> None:
         self._work, self._points = work, list[CurvePoint]()
-        others = differences(without_builds(versions()), without_builds(work.versions))
-        cause = f"a node of the Ray cluster has {others}: install the versions of the worker there"
-        refused = [Ended(TrialState.FAILED, cause=cause)]
-        self._events: Iterator[CurvePoint | Ended] = iter(refused) if others else attempt(work.train, work.run)
+        self._others = differences(without_builds(versions()), without_builds(work.versions))
+        self._events: Iterator[CurvePoint | Ended] = attempt(work.train, work.run)
 
     def step(self) -> dict[str, object]:
         """Train to the next point and return it. The last point and the end come in one result."""
@@ -78,6 +78,8 @@ class RunActor(tune.Trainable):
             return self._next()
 
     def _next(self) -> dict[str, object]:
+        if self._others:
+            return {OTHERS: self._others, "done": True}
         event = next(self._events)
         if isinstance(event, Ended):
             return {ENDED: event, "done": True}

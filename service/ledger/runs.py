@@ -397,7 +397,8 @@ class RunLog:
         however often they are planned.
         """
         with self._fenced() as session:
-            runs, made = queries.confirm_runs(session, self.job_id, phase), made_with(session, self.job_id)
+            runs = queries.confirm_runs(session, self.job_id, phase)
+            made = made_with(session, self.job_id) if runs else MadeWith()
             if old := made.to_repeat(runs):
                 for run in old:
                     session.delete(run)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from service.engines import ray_bridge
 from service.engines.base import Assignment, Pruning
 from service.engines.ray_tune import RayEngine
-from service.errors import JobFailedError
+from service.errors import JobFailedError, OutdatedWorkerError
 from service.spec.job import ResourcesSpec
 from service.states import TrialState
 from service.training.run import CurvePoint, Run
@@ -144,16 +145,23 @@ def test_rays_scheduler_compares_runs_by_the_objective_and_not_by_their_loss() -
     assert states == [TrialState.COMPLETE] + [TrialState.PRUNED] * (count - 1)
 
 
-def test_an_actor_with_other_versions_than_the_worker_fails_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("updated", "error", "sentence"),
+    [
+        (False, JobFailedError, "a node of the Ray cluster has {}: install the versions of the worker there"),
+        (True, OutdatedWorkerError, "the service was updated while this worker ran, and has {}: start the worker .*"),
+    ],
+)
+def test_an_actor_with_other_versions_than_the_worker_does_no_run(
+    monkeypatch: pytest.MonkeyPatch, updated: bool, error: type[Exception], sentence: str
+) -> None:
     monkeypatch.setattr(ray_bridge, "versions", lambda: versions() | {"code": "0" * 12})
+    monkeypatch.setattr(ray_bridge, "was_updated", lambda: updated)
     work = Recorder(1)
-    RayEngine(train=report_pid).run(work, ResourcesSpec(), SILENCE_S)
-    (ended,) = work.ended.values()
-    assert ended.state == TrialState.FAILED
-    assert ended.cause == (
-        f"a node of the Ray cluster has code {versions()['code']} instead of 000000000000: install the versions of the "
-        "worker there"
-    )
+    other = f"other code of warptune ({versions()['code']} instead of 000000000000)"
+    with pytest.raises(error, match=f"^{sentence.format(re.escape(other))}$"):
+        RayEngine(train=report_pid).run(work, ResourcesSpec(), SILENCE_S)
+    assert work.ended == {}
 
 
 def test_an_actor_may_have_another_build_of_torch_as_on_a_node_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

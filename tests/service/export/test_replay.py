@@ -104,7 +104,7 @@ def test_file_that_is_not_there_is_one_line(tmp_path: Path, command: str) -> Non
         (versions(), "no version differs, so another machine or number of threads may have recorded them"),
         (
             versions() | {"torch": "0.1", "code": "0" * 12},
-            f"they were recorded with code 000000000000 instead of {versions()['code']}, "
+            f"they were recorded with other code of warptune (000000000000 instead of {versions()['code']}), "
             f"torch 0.1 instead of {versions()['torch']}",
         ),
         ({}, "they were recorded with versions that were not recorded"),
