@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 KINDS: Final = (
     "must be a file, a URL, a table of pandas, polars or pyarrow, an array of numbers with rows first, or a torch "
-    "Dataset that knows its length"
+    "Dataset with a length, whose items have numbers"
 )
+
+NEW_KINDS: Final = "must be a file, a table of pandas, polars or pyarrow, or an array of numbers with rows first"
 
 UNREADABLE: Final = (TypeError, ValueError, NotImplementedError, OverflowError)
 """What Arrow raises for values that it cannot take; its own errors are among them."""
@@ -124,7 +126,8 @@ def column_name(table: Any, key: object) -> str | None:
 
 def _names(table: Any) -> list[str]:
     """Return the names of the columns as they are in the file."""
-    return [str(name) for name in getattr(table, "column_names", table.columns)]
+    names = table.columns if _is_pandas(table) else getattr(table, "column_names", table.columns)
+    return [str(name) for name in names]
 
 
 def index_of(rows: object) -> Any:
@@ -158,9 +161,13 @@ def _refuse_other(data: object, argument: str) -> None:
         hint = f"Give an array: {argument}.toarray()."
     elif isinstance(data, Mapping) or getattr(getattr(data, "dtype", None), "names", None) or _has_mappings(data):
         hint = f"Give a table: pandas.DataFrame({argument})."
-    elif hasattr(data, "__array__") or isinstance(data, Sequence) or _is_dataset(data):
+    elif hasattr(data, "__array__") or isinstance(data, Sequence) or (argument == "data" and _is_dataset(data)):
         return
-    raise _wrong(argument, type(data).__name__, KINDS, hint)
+    raise _wrong(argument, type(data).__name__, _kinds(argument), hint)
+
+
+def _kinds(argument: str) -> str:
+    return NEW_KINDS if argument == "new_rows" else KINDS
 
 
 def _has_mappings(data: object) -> bool:
@@ -236,14 +243,14 @@ def _plain_columns(frame: Any) -> Any:
     """Return a frame of pandas whose sparse columns are dense, and whose periods and intervals are texts."""
     from pandas import IntervalDtype, PeriodDtype, SparseDtype
 
-    changed = {}
+    plain = frame.copy(deep=False)
     for name, column in frame.items():
         kind = getattr(getattr(column.dtype, "categories", None), "dtype", column.dtype)
         if isinstance(kind, SparseDtype):
-            changed[name] = column.sparse.to_dense()
+            plain[name] = column.sparse.to_dense()
         elif isinstance(kind, PeriodDtype | IntervalDtype):
-            changed[name] = column.map(str, na_action="ignore")
-    return frame.assign(**changed)
+            plain[name] = column.map(str, na_action="ignore")
+    return plain
 
 
 def _unusable(argument: str, data: object, read: Callable[[str], object]) -> InvalidSpecError:
@@ -260,30 +267,43 @@ def _unusable(argument: str, data: object, read: Callable[[str], object]) -> Inv
 
 
 def _is_dataset(data: object) -> bool:
-    """Return whether data is a ``torch.utils.data.Dataset`` that knows its length."""
+    """Return whether data is a ``torch.utils.data.Dataset`` with a length, whose items have numbers."""
     datasets = sys.modules.get("torch.utils.data")
-    return datasets is not None and isinstance(data, datasets.Dataset) and hasattr(data, "__len__")
+    if datasets is None or isinstance(data, datasets.IterableDataset):
+        return False
+    return isinstance(data, datasets.Dataset) and hasattr(data, "__len__")
 
 
 def _columns(dataset: Any) -> tuple[object, object]:
     """Return all rows of a ``Dataset``, and all targets; None if it has none."""
+    from torch.utils.data import TensorDataset
+
+    if type(dataset) is TensorDataset:
+        fields: list[object] = list(dataset.tensors)
+    else:
+        # Each is asked for by its number, because nothing says where a Dataset ends that is only iterated.
+        items = [dataset[index] for index in range(len(dataset))]
+        try:
+            cells = zip(*(item if isinstance(item, tuple | list) else (item,) for item in items), strict=True)
+            fields = [_stacked(field) for field in cells]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _wrong("data", type(dataset).__name__, f"must have items of one shape: {error}") from error
+        if items and isinstance(items[0], Mapping):
+            raise _wrong(
+                "data", type(dataset).__name__, "must have items that are rows, or pairs of a row and a target"
+            )
+    if not 1 <= len(fields) <= 2:
+        raise _wrong("data", len(fields), "must be a Dataset of rows, or of pairs of a row and a target")
+    return (*fields, None)[0], (*fields, None)[1]
+
+
+def _stacked(cells: Sequence[Any]) -> object:
+    """Return the cells of all items as one array; texts as they are, because numpy would make a text of each."""
     import numpy as np
 
-    columns: Any = getattr(dataset, "tensors", None)  # of a TensorDataset
-    try:
-        if columns is None:
-            # Each is asked for by its number, because nothing says where a Dataset ends that is only iterated.
-            items = (dataset[index] for index in range(len(dataset)))
-            fields = zip(*(item if isinstance(item, tuple) else (item,) for item in items), strict=True)
-            columns = [
-                np.stack([np.asarray(cell.detach().cpu() if hasattr(cell, "detach") else cell) for cell in field])
-                for field in fields
-            ]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _wrong("data", type(dataset).__name__, f"must have items of one shape: {error}") from error
-    if not 1 <= len(columns) <= 2:
-        raise _wrong("data", len(columns), "must be a Dataset of rows, or of pairs of a row and a target")
-    return (*columns, None)[0], (*columns, None)[1]
+    if any(isinstance(cell, str) for cell in cells):
+        return cells
+    return np.stack([np.asarray(cell.detach().cpu() if hasattr(cell, "detach") else cell) for cell in cells])
 
 
 def _targets(y: object, rows: int) -> npt.NDArray[Any]:
@@ -301,7 +321,9 @@ def _array(values: Any, argument: str, *, texts: bool = False) -> npt.NDArray[An
     import numpy as np
 
     if not (hasattr(values, "__array__") or isinstance(values, Sequence)):
-        raise _wrong(argument, type(values).__name__, KINDS)  # numpy would ask it for items, if need be for ever
+        raise _wrong(
+            argument, type(values).__name__, _kinds(argument)
+        )  # numpy would ask it for items, if need be for ever
     try:
         if hasattr(values, "detach"):  # a tensor of torch
             values = values.detach().cpu()
@@ -315,8 +337,9 @@ def _array(values: Any, argument: str, *, texts: bool = False) -> npt.NDArray[An
     if found.dtype.kind in "OT" and texts:
         found = _of_one_kind(found, argument)
     if found.dtype.kind not in ("buifU" if texts else "buif") or not found.ndim:
-        kinds = "must be numbers or texts, one for each row" if texts else KINDS
-        raise _wrong(argument, f"{type(values).__name__} of {found.dtype}", kinds)
+        kinds = "must be numbers or texts, one for each row" if texts else _kinds(argument)
+        hint = "Give one row as a table: rows.iloc[[0]]." if hasattr(values, "to_frame") and not texts else None
+        raise _wrong(argument, f"{type(values).__name__} of {found.dtype}", kinds, hint)
     return found
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from service.client.answers import EXPORTS, Job, Trial
+from service.client.calls import without_password
 from service.client.quick_spec import describe_earlier
 from service.client.rest import ApiError, Client
 from service.errors import ConflictError, FieldError, InvalidSpecError, JobFailedError
@@ -262,7 +263,8 @@ class Result:
             text += f", the best is trial {number} of {arm} ({search_figure(metric, value, 4)})"
         if self._has_lost_its_loop:
             return f"{text}. The job cannot go on: {LOST_LOOP}"
-        where = repr(self.job_id) if self._connection.url is None else f"{self.job_id!r}, {self._connection.url!r}"
+        url = self._connection.url
+        where = repr(self.job_id) if url is None else f"{self.job_id!r}, {without_password(url)!r}"
         return f"{text}. To go on: Result.load({where}).resume()"
 
     @property

@@ -157,7 +157,9 @@ def resume_job(job_id: JobId, db: DatabaseDep) -> JobView:
     return _view(db, job_id)
 
 
-@router.post("/{job_id}/retry", status_code=202, dependencies=NEEDS_ROOM, responses=responses(404, 409, 422, 507))
+@router.post(
+    "/{job_id}/retry", status_code=202, dependencies=NEEDS_ROOM, responses=responses(403, 404, 409, 422, 503, 507)
+)
 def retry_job(job_id: JobId, response: Response, context: ContextDep, idempotency_key: KeyHeader = None) -> JobView:
     """Run a failed or cancelled job again, from where it stood. Its finished trials are kept.
 
@@ -167,7 +169,10 @@ def retry_job(job_id: JobId, response: Response, context: ContextDep, idempotenc
 
 
 @router.post(
-    "/{job_id}/extend", status_code=202, dependencies=NEEDS_ROOM, responses=responses(400, 404, 409, 413, 422, 507)
+    "/{job_id}/extend",
+    status_code=202,
+    dependencies=NEEDS_ROOM,
+    responses=responses(400, 403, 404, 409, 413, 422, 503, 507),
 )
 def extend_job(
     job_id: JobId, more: ExtendSpec, response: Response, context: ContextDep, idempotency_key: KeyHeader = None

@@ -5,14 +5,16 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from service.db.models import Job
-from service.errors import FieldError, InvalidSpecError, conflict
+from service.errors import ConflictError, FieldError, InvalidSpecError, conflict
 from service.ledger import jobs, queries
 from service.ledger.idempotency import Answer, KeyedRequest, Render, answer_once
 from service.planning.plan import plan_of, what_depends_on_other_arms
 from service.settings import Settings
+from service.spec.dataset_info import DatasetInfo
 from service.spec.job import MAX_CONFIRM_SEEDS, MAX_SECONDS, MAX_TRIALS, ExtendSpec, JobSpec
 from service.states import ENDED_JOB
 from service.submission import Context, admission
+from service.submission.datasets import find_info
 
 
 def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key: str | None = None) -> Answer:
@@ -23,7 +25,8 @@ def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key:
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: The job has not succeeded, its dataset was deleted, or another version stored it.
+        ConflictError: The job has not succeeded, its dataset was deleted, its user code has changed, or another version
+            stored it.
         InvalidSpecError: With the fields that cannot be added to, or that would add nothing.
         QueueFullError: As many jobs wait as may.
         QuotaExceededError: The project stores as many bytes as it may.
@@ -38,6 +41,7 @@ def extend(context: Context, job_id: str, more: ExtendSpec, render: Render, key:
         jobs.queue_again(session, job, larger, more)
         return job
 
+    _require_same_code(context, job_id)
     body, full = ({"job": job_id, "more": added} for added in (more.without_defaults(), more.model_dump()))
     request = KeyedRequest.of(key, body, context.settings.idempotency_key_s, full)
     return answer_once(context.db, request, queue_again, render)
@@ -50,8 +54,8 @@ def retry(context: Context, job_id: str, render: Render, key: str | None = None)
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: The job has succeeded or is being cancelled, its dataset was deleted, or another version stored
-            it.
+        ConflictError: The job has succeeded or is being cancelled, its dataset was deleted, its user code has changed,
+            or another version stored it.
         QueueFullError: As many jobs wait as may.
         QuotaExceededError: The project stores as many bytes as it may.
         IdempotencyConflictError: The key was used with another body.
@@ -64,8 +68,35 @@ def retry(context: Context, job_id: str, render: Render, key: str | None = None)
         jobs.retry(session, job)
         return job
 
+    _require_same_code(context, job_id)
     request = KeyedRequest.of(key, {"retry": job_id}, context.settings.idempotency_key_s)
     return answer_once(context.db, request, queue_again, render)
+
+
+def _require_same_code(context: Context, job_id: str) -> None:
+    """Check that the user code of a job that has ended is what it was: its other runs would fail.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The source has changed.
+        InvalidSpecError: The code cannot be used any more.
+
+    Cost: tries the code, as a submission does; nothing for jobs without user code.
+    """
+    with context.db.read() as session:
+        job = jobs.require_job(session, job_id)
+        has_ended, stored = job.state in ENDED_JOB, job.dataset_info
+    sources = {} if stored is None else DatasetInfo.from_json(stored).sources
+    if not has_ended or not sources:
+        return
+    found = find_info(context, JobSpec.from_json(job.spec))
+    now = {} if found is None else found.sources
+    changed = {entrypoint.partition(":")[0] for entrypoint, sha256 in sources.items() if now.get(entrypoint) != sha256}
+    if changed:
+        raise ConflictError(
+            f"the source of {' and '.join(sorted(changed))} has changed since job {job_id} was submitted: put the old "
+            "source back, or submit the job again"
+        )
 
 
 def extended(spec: JobSpec, more: ExtendSpec, settings: Settings) -> JobSpec:

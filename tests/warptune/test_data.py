@@ -103,6 +103,9 @@ def test_the_items_of_an_own_dataset_are_rows_or_rows_with_targets(tmp_path: Pat
     assert images.keys() == {"x"}
     assert images["x"].shape == (3, 5, 5)
     assert images["x"].dtype == np.uint8
+    changed = Own([torch.zeros(2), "a"], [torch.ones(2), "b"])
+    changed.tensors = (torch.full((2, 2), 9.0),)  # type: ignore[attr-defined]
+    assert arrays(changed, None, tmp_path)["x"].tolist() == [[0, 0], [1, 1]], "transforms are of the items"
     targets = arrays(Own(*((row, torch.tensor(0.5)) for row in X)), None, tmp_path)["y"]
     assert targets.tolist() == [0.5] * 4
 
@@ -117,6 +120,13 @@ def test_a_frame_becomes_a_table_without_its_index(tmp_path: Path) -> None:
 def test_targets_become_a_column_of_the_table(y: object, name: str, tmp_path: Path) -> None:
     found, target = table(FRAME, y, None, tmp_path)
     assert (target, found[name]) == (name, [1, 2, 3])
+
+
+def test_a_column_may_have_the_name_of_an_attribute(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"column_names": ["p", "q"], "self": pd.arrays.SparseArray([0, 1]), "y": [1, 2]})
+    found, target = table(frame, None, "y", tmp_path)
+    assert (found, target) == ({"column_names": ["p", "q"], "self": [0, 1], "y": [1, 2]}, "y")
+    assert pa.csv.read_csv(as_rows(frame, tmp_path)).to_pydict() == found
 
 
 def test_a_table_of_targets_has_the_usual_name_whatever_its_column_is_called(tmp_path: Path) -> None:
@@ -308,7 +318,9 @@ REFUSED: dict[str, tuple[object, object, str | None, str]] = {
         "y: must be left out for a Dataset",
     ),
     "a dataset without items": (Own(), None, None, "data: must be a Dataset of rows"),
-    "a dataset of dicts": (Own({"x": 1}), None, None, "data: must be a file, a URL, a table"),
+    "a dataset of dicts": (Own({"x": 1}), None, None, "data: must have items that are rows, or pairs"),
+    "a dataset with a gap": (Own(([1], "a"), ([2], float("nan"))), None, None, "y: must have a value for each row"),
+    "a dataset with two kinds": (Own(([1], "a"), ([2], 3)), None, None, "y: must be all numbers or all texts"),
     "a dataset of rows of two lengths": (Own([1], [1, 2]), None, None, "data: must have items of one shape"),
     "a dataset with targets now and then": (Own(([1], 1), [1]), None, None, "data: must have items of one shape"),
     "a dataset without an end": (Endless(), None, None, "data: must be a file, a URL, a table"),
@@ -345,5 +357,9 @@ def test_new_rows_become_a_file_that_can_be_scored(tmp_path: Path) -> None:
     assert as_rows(__file__, tmp_path) == Path(__file__)
     with pytest.raises(InvalidSpecError, match="new_rows: must be a file that exists"):
         as_rows("gone.csv", tmp_path)
+    with pytest.raises(InvalidSpecError, match=r"new_rows: must be a file, a table .* or an array"):
+        as_rows(TensorDataset(torch.tensor(X)), tmp_path)
+    with pytest.raises(InvalidSpecError, match=r"Give one row as a table: rows.iloc\[\[0\]\]"):
+        as_rows(FRAME.iloc[0], tmp_path)
     with pytest.raises(InvalidSpecError, match="new_rows: must have columns of numbers"):
         as_rows(pa.table({"a": [{"b": 1}]}), tmp_path)

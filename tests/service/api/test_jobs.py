@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,6 +237,30 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_command_that_instal
     assert error["message"] == "needs the package ray, which is not installed here"
     assert error["hint"] == "Install it for the API and every worker: pip install '.[ray]' in your clone."
     assert client.get(f"/v1/jobs/{job}").json()["arms"], "a job that is stored is still shown"
+
+
+@sqlite_only
+def test_a_job_whose_user_code_has_changed_is_not_queued_again(
+    settings: Settings, db: Database, spec: SpecMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "own_net.py"
+    module.write_text(
+        "from torch import nn\n\n\ndef make(shape, outputs, task):\n    return nn.Linear(shape[-1], outputs)\n"
+    )
+    monkeypatch.setenv("WARPTUNE_CODE", str(tmp_path))
+    monkeypatch.setenv("WARPTUNE_ALLOWED_MODULES", "own_net")
+    with TestClient(create_app(settings.model_copy(update={"allowed_modules": "own_net"}))) as client:
+        job = client.post("/v1/jobs", json=spec(model={"entrypoint": "own_net:make"})).json()["id"]
+        client.post(f"/v1/jobs/{job}/cancel")
+        code = module.read_text()
+        module.write_text(f"{code}# changed\n")
+        problem = assert_problem(client.post(f"/v1/jobs/{job}/retry"), 409, "conflict")
+        assert (
+            f"the source of own_net has changed since job {job} was submitted: put the old source" in problem["detail"]
+        )
+        assert client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled"
+        module.write_text(code)
+        assert client.post(f"/v1/jobs/{job}/retry").json()["state"] == "queued"
 
 
 @sqlite_only
