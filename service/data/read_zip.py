@@ -253,9 +253,15 @@ def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in _path(name).parts)
 
 
+def _is_image(name: str) -> bool:
+    """Return whether a file has the ending of an image that is read."""
+    return Image.registered_extensions().get(_path(name).suffix.lower()) in IMAGE_FORMATS
+
+
 def _classes(names: Sequence[str]) -> list[str]:
     if table := next((name for name in names if name.lower().endswith(TABLES)), None):
-        raise InvalidFileError(f"a zip is read as images, and this one has {table!r}; unpack it, and give that file")
+        do = "leave tables out of it" if any(map(_is_image, names)) else "unpack it, and give that file"
+        raise InvalidFileError(f"a zip is read as images, and this one has {table!r}; {do}")
     classes = []
     for name in names:
         folder = _path(name).parent

@@ -222,3 +222,13 @@ def test_names_with_backslashes_have_folders_too(tmp_path: Path) -> None:
     images = {name.replace("/", "\\"): image for name, image in files.images().items()}
     facts = read(files.archive({"digits\\": b"", **images}), tmp_path, "t.zip")
     assert facts.columns[0].levels == {"0": 21, "1": 19, "2": 20}
+
+
+@pytest.mark.parametrize(
+    ("others", "do"),
+    [({"notes.txt": b""}, "unpack it, and give that file"), ({"a/0.PNG": grey(6, 6)}, "leave tables out of it")],
+)
+def test_a_table_in_a_zip_is_named_with_what_to_do(tmp_path: Path, others: dict[str, bytes], do: str) -> None:
+    with pytest.raises(InvalidFileError) as caught:
+        read(files.archive({"labels.csv": b"a,b", **others}), tmp_path, "t.zip")
+    assert str(caught.value) == f"a zip is read as images, and this one has 'labels.csv'; {do}"
