@@ -10,7 +10,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -135,26 +135,42 @@ class Attempts:
 
 def submit(spec: Mapping[str, object], idempotency_key: str | None) -> Call[Job]:
     """Queue a job."""
-    options = {"json": spec, "headers": _key(idempotency_key), "timeout": SUBMIT_TIMEOUT_S}
+    options = {"json": _finite(spec), "headers": _key(idempotency_key), "timeout": SUBMIT_TIMEOUT_S}
     return Call("POST", "/v1/jobs", _read_item, options)
 
 
 def estimate(spec: Mapping[str, object]) -> Call[Estimate]:
     """Ask what a job would do and cost."""
-    options = {"json": spec, "params": {"dry_run": "true"}, "timeout": SUBMIT_TIMEOUT_S}
+    options = {"json": _finite(spec), "params": {"dry_run": "true"}, "timeout": SUBMIT_TIMEOUT_S}
     return Call("POST", "/v1/jobs", lambda answer: read_json(answer, "arms"), options, repeatable=True)
 
 
 def extend(job_id: str, more: Mapping[str, object], idempotency_key: str | None) -> Call[Job]:
     """Add to a job that has succeeded."""
-    wrong = [
-        FieldError(name, value, "must be a finite number", code="out_of_range")
-        for name, value in more.items()
-        if isinstance(value, float) and not math.isfinite(value)  # JSON has no such number
-    ]
-    if wrong:
+    options = {"json": _finite(more), "headers": _key(idempotency_key)}
+    return Call("POST", f"{job_path(job_id)}/extend", _read_item, options)
+
+
+def _finite(body: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a body whose numbers JSON can hold.
+
+    Raises:
+        ApiError: One is infinite or not a number. It names the field.
+    """
+    if wrong := [*_not_finite(body, "")]:
         raise ApiError(0, "a number is not finite", wrong)
-    return Call("POST", f"{job_path(job_id)}/extend", _read_item, {"json": more, "headers": _key(idempotency_key)})
+    return body
+
+
+def _not_finite(value: object, field: str) -> Iterator[FieldError]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _not_finite(item, f"{field}.{name}" if field else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{field}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield FieldError(field, value, "must be a finite number", code="out_of_range")
 
 
 def job(job_id: str) -> Call[Job]:

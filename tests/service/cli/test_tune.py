@@ -113,8 +113,9 @@ def test_a_limit_in_seconds_is_named_where_it_is_too_short(folder: Path) -> None
     assert re.search(r"about [\d,]+ of 20,001 trials and 54 more runs", done.stdout)
     assert re.search(r"! only about [\d,]+ of 10,000 trials of warpadam .*fit into --max-seconds; for all", done.stdout)
     assert yaml.safe_load(spec.read_text())["budget"]["max_seconds"] == 30
-    wrong = tune(folder, people, "--target", "label", "--max-seconds", "0", "--dry-run")
-    assert (wrong.returncode, "--max-seconds must be greater than 0 (got 0" in wrong.stderr) == (2, True), wrong.stderr
+    for given, why in (("0", "must be greater than 0 (got 0"), ("inf", "must be a finite number (got inf")):
+        wrong = tune(folder, people, "--target", "label", "--max-seconds", given, "--dry-run")
+        assert (wrong.returncode, f"--max-seconds {why}" in wrong.stderr) == (2, True), wrong.stderr
 
 
 def test_a_table_needs_a_target_and_a_wrong_one_is_named(folder: Path) -> None:

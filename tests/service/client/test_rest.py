@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from service.api import datasets, views
-from service.client import answers
+from service.client import answers, calls
 from service.client.answers import Job
 from service.client.rest import ApiError, Client
 from service.errors import FieldError
@@ -386,3 +386,17 @@ def test_the_types_of_an_estimate_have_its_fields(typed: type, made: type) -> No
 def test_a_cancelled_job_is_retried(client: Client, job: Job) -> None:
     assert client.cancel(job["id"])["state"] == "cancelled"
     assert [client.retry(job["id"])["state"] for _ in range(2)] == ["queued", "queued"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"budget": {"max_seconds": float("inf")}}, "budget.max_seconds"),
+        ({"search_space": {"overrides": {"lr": [0.1, float("nan")]}}}, "search_space.overrides.lr[1]"),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_named(spec: dict[str, object], field: str) -> None:
+    for ask in (calls.estimate, lambda spec: calls.submit(spec, None)):
+        with pytest.raises(ApiError) as caught:
+            ask(spec)
+        assert [(error.field, error.message) for error in caught.value.errors] == [(field, "must be a finite number")]
