@@ -15,7 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from service.cli.forest import draw_forest
-from service.client.answers import AuditLine, Event, Trial, place_in_queue
+from service.client.answers import AuditLine, Estimate, Event, Trial, place_in_queue
+from service.client.quick_spec import WARNING, describe_cost
 from service.result.compared import JobComparison, table
 from service.result.effects import change, figure, percent, read_comparison, score_label, search_figure
 from service.result.job_result import ANSWERS, Comparison, Findings, JobResult
@@ -94,7 +95,7 @@ def _table(*headers: str) -> Table:
     return Table(*(Column(header, overflow="fold") for header in headers))
 
 
-def show_estimate(console: Console, plan: Answer) -> None:
+def show_estimate(console: Console, plan: Estimate) -> None:
     """Print what a job would do and cost."""
     table = _table("arm", "trials", "runs on fresh seeds", "seconds a run", "seconds", "memory of P")
     for arm in plan["arms"]:
@@ -102,9 +103,8 @@ def show_estimate(console: Console, plan: Answer) -> None:
         seconds = (f"{arm['seconds_a_run']:.3g}", f"{arm['seconds']:.3g}")
         table.add_row(arm["name"], *counts, *seconds, f"{arm['p_bytes']:,} B")
     console.print(table)
-    console.print(
-        f"{plan['trials']} trials and {plan['confirm_runs']} confirmation runs, about {plan['seconds']:.3g} s"
-    )
+    for line in describe_cost(plan):
+        console.print(Text(line, style="yellow" if line.startswith(WARNING) else ""))
     console.print(Text(plan["note"]))
     console.print(Text(plan["task"]))
     if (similar := plan.get("similar")) is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from service.client.answers import Dataset, Estimate
+from service.client.answers import ArmEstimate, Dataset, Estimate
 from service.client.calls import name_of
 
 if TYPE_CHECKING:
@@ -81,14 +82,47 @@ def describe_earlier(client: Client, spec: Mapping[str, Any], *, is_private: boo
 
 
 def describe_cost(plan: Estimate, word: Callable[[str, str], str] = lambda note, _: note) -> Iterator[str]:
-    """Yield a line that says what a job costs, and one about trials for which its time limit is too short."""
+    """Yield a line that says what a job costs, and one about trials for which its time limit is too short.
+
+    Where that leaves a tuned arm without any trial, there is no cost to tell: the job would fail.
+    """
     trials = plan["trials"]
     in_time = plan.get("trials_in_time", trials)  # a service of another version does not say it
-    counted = f"{trials:,}" if in_time == trials else f"about {in_time:,} of {trials:,}"
-    yield f"{counted} trials and {plan['confirm_runs']} more runs, about {plan['seconds']:.0f} s"
-    if in_time == trials:
+    short = [] if in_time == trials else [arm for arm in plan["arms"] if arm["trials_in_time"] < arm["trials"]]
+    without = [arm for arm in short if not arm["trials_in_time"]]
+    if any(arm["role"] != "untuned" for arm in without):
+        none = _listed(arm["name"] for arm in without)
+        why = f"no trial of {none} would be done within budget.max_seconds"
+        yield f"{WARNING}{word(f'the job would probably fail: {why}; {_enough(short)}', '')}"
         return
-    short = [arm for arm in plan["arms"] if arm["trials_in_time"] < arm["trials"]]
-    fit = " and ".join(f"about {arm['trials_in_time']:,} of {arm['trials']:,} trials of {arm['name']}" for arm in short)
-    needed = float(f"{max(arm['search_seconds'] for arm in short) * 1.1:.2g}")
-    yield f"{WARNING}{word(f'only {fit} fit into budget.max_seconds; for all, it must be about {needed:.0f}', '')}"
+    counted = f"{trials:,}" if in_time == trials else f"about {in_time:,} of {trials:,}"
+    seconds = f"{plan['seconds']:.0f}" if plan["seconds"] >= 10 else f"{plan['seconds']:.2g}"
+    yield f"{counted} trials and {plan['confirm_runs']} more runs, about {seconds} s"
+    fit = _listed(
+        f"about {arm['trials_in_time']:,} of {arm['trials']:,} trials of {arm['name']}"
+        for arm in short
+        if arm["trials_in_time"]
+    )
+    if fit:
+        yield f"{WARNING}{word(f'only {fit} fit into budget.max_seconds; {_enough(short)}', '')}"
+    elif without:
+        none = _listed(arm["name"] for arm in without)
+        yield f"{WARNING}{word(f'no trial of {none} fits into budget.max_seconds; {_enough(short)}', '')}"
+
+
+def _listed(items: Iterable[str]) -> str:
+    """Return items as they are listed in a sentence: "a, b and c"."""
+    *others, last = [*items] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _enough(short: Sequence[ArmEstimate]) -> str:
+    """Return what to do so that all trials of arms fit into the limit."""
+    from service.spec.job import MAX_SECONDS  # only here: its import would make every command start later
+
+    longest = max(arm["search_seconds"] for arm in short)
+    rounded = float(f"{longest * 1.1:.2g}")
+    if longest > MAX_SECONDS:
+        allowed = f"at most {MAX_SECONDS:,} are allowed"
+        return f"all would take about {rounded:,.0f} s, and {allowed}: give fewer trials or steps"
+    return f"for all, it must be about {min(math.ceil(rounded), MAX_SECONDS)}"

@@ -7,6 +7,7 @@ those of the API's machine.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ NOTE: Final = (
 )
 MORE_STEPS_NOTE: Final = f"{MORE_STEPS} is counted with the steps of the others"
 LOOP_NOTE: Final = "the seconds of a training loop include its validation"
-LIMIT_NOTE: Final = "trials_in_time counts those that begin before budget.max_seconds ends the search of their arm"
+LIMIT_NOTE: Final = "trials_in_time counts those that are done before budget.max_seconds ends the search of their arm"
 FAMILY_NOTE: Final = "the networks of a run on a family are counted as if they trained one after the other"
 
 _turns: Final = Turns()
@@ -54,7 +55,7 @@ class ArmEstimate:
     Attributes:
         parameters: What it tunes.
         trials: Its cap on trials.
-        trials_in_time: About as many of them fit into ``budget.max_seconds``, which ends the search of an arm.
+        trials_in_time: About as many of them are done before ``budget.max_seconds`` ends the search of the arm.
         confirm_runs: Runs on fresh seeds.
         seconds_a_run: Training time of one run of its first trial.
         search_seconds: Training time of all its trials, as if there were no ``budget.max_seconds``.
@@ -82,7 +83,7 @@ class JobEstimate:
     Attributes:
         arms: In the order in which they would run.
         trials: Of all arms.
-        trials_in_time: About as many of them fit into ``budget.max_seconds`` of their arm.
+        trials_in_time: About as many of them are done before ``budget.max_seconds`` ends the search of their arm.
         seconds: Training time of all trials and runs on fresh seeds, divided by the slots.
         p_bytes: The largest memory of P of a run.
         steps: Steps of a run.
@@ -166,7 +167,7 @@ def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstim
     budget, confirm, slots = plan.spec.budget, plan.spec.confirm, plan.spec.resources.slots
     trials, runs = plan.trials(arm), confirm.seeds + sum(plan.race_rounds(arm))
     seconds_a_run = measured["seconds_a_step"] * _steps_of_a_run(plan, arm)
-    search_seconds = seconds_a_run * trials / slots
+    search_seconds = seconds_a_run * math.ceil(trials / slots)
     fits = search_seconds <= budget.max_seconds
     return ArmEstimate(
         name=arm.name,
@@ -174,7 +175,7 @@ def _arm_estimate(plan: JobPlan, arm: ArmPlan, measured: _Footprint) -> ArmEstim
         optimizer=arm.optimizer,
         parameters=arm.space.names,
         trials=trials,
-        trials_in_time=trials if fits else int(trials * budget.max_seconds / search_seconds),
+        trials_in_time=trials if fits else min(trials, slots * int(budget.max_seconds / seconds_a_run)),
         confirm_runs=runs,
         seconds_a_run=seconds_a_run,
         search_seconds=search_seconds,

@@ -75,7 +75,8 @@ def test_seconds_of_an_arm_are_capped_as_its_search_is(shared_client: TestClient
 
 
 @pytest.mark.parametrize(
-    ("max_seconds", "slots", "fit"), [(10.0, 1, (10, 10, 1)), (10.0, 2, (20, 20, 1)), (0.5, 1, (0, 0, 0))]
+    ("max_seconds", "slots", "fit"),
+    [(10.0, 1, (10, 10, 1)), (10.0, 2, (20, 20, 1)), (0.5, 1, (0, 0, 0)), (1.9, 2, (2, 2, 1)), (0.5, 2, (0, 0, 0))],
 )
 def test_a_limit_in_seconds_says_how_many_trials_fit(
     shared_client: TestClient,
@@ -97,7 +98,7 @@ def test_a_limit_in_seconds_says_how_many_trials_fit(
     assert tuple(arm["trials_in_time"] for arm in plan["arms"]) == fit
     assert (plan["trials"], plan["trials_in_time"]) == (81, sum(fit))
     assert max(arm["search_seconds"] for arm in plan["arms"]) == pytest.approx(40 / slots)
-    assert "budget.max_seconds ends the search" in plan["note"]
+    assert "those that are done before budget.max_seconds ends the search" in plan["note"]
     enough = planned(40.0)
     assert enough["trials_in_time"] == enough["trials"] == 81
     assert "max_seconds" not in enough["note"]

@@ -113,7 +113,7 @@ def test_a_dry_run_tells_the_plan_and_queues_nothing(run: Run, live: Live, spec_
     result = run("submit", spec_file, "--dry-run")
     assert result.exit_code == 0, result.stderr
     assert "warpadam" in result.stdout
-    assert "confirmation runs, about" in result.stdout
+    assert "more runs, about" in result.stdout
     with live.db.read() as session:
         assert [job.id for job in queries.jobs_page(session, 10, None)] == before
 

@@ -101,7 +101,7 @@ def test_texts_are_drawn_as_they_are(console: Console, name: str) -> None:
     assert lines[1] == f"because {name}"
 
 
-def estimated(name: str) -> dict[str, Any]:
+def estimated(name: str) -> Any:
     counts = {"trials": 2, "confirm_runs": 6, "seconds_a_run": 0.1, "seconds": 1.0, "p_bytes": 8}
     column = {"name": name, "kind": name, "role": name, "features": 1, "missing": 0, "distinct": 2, "reason": name}
     plan = {"arms": [{"name": name, **counts}], "note": name, "task": name, "similar": {"sentence": name}}
@@ -191,6 +191,15 @@ def test_a_job_that_is_judged_by_a_score_shows_scores_and_no_costs(console: Cons
     for spec, best_value in (({"objective": {"metric": "val_accuracy"}}, "72.5 %"), ({}, "0.275")):
         show_job(console, job | {"spec": spec})
         assert re.search(rf"adamw .*{best_value} .*1", drawn(console))
+
+
+def test_an_estimate_says_for_which_trials_the_limit_is_too_short(console: Console) -> None:
+    plan = estimated("warpadam") | {"trials": 40, "trials_in_time": 1}
+    plan["arms"] = [plan["arms"][0] | {"trials": 40, "trials_in_time": 1, "search_seconds": 90.0, "role": "warpadam"}]
+    show_estimate(console, plan)
+    text = drawn(console)
+    assert "about 1 of 40 trials and 6 more runs, about 1 s" in text
+    assert "only about 1 of 40 trials of warpadam fit into budget.max_seconds; for all, it must be about 99" in text
 
 
 @pytest.mark.parametrize("width", [50, 60, 70, 80])

@@ -68,20 +68,34 @@ if (signIn && location.pathname !== "/sign-in") {
 
 const count = (number) => number.toLocaleString("en");
 
-/** Says what a job costs. */
+const LONGEST_MIN = 10080; // most minutes that the service allows for an optimizer
+
+const listed = (items) => new Intl.ListFormat("en-GB").format(items);
+
+/** Says what a job costs, and for which trials the minutes of an optimizer are too few. */
 function cost(plan) {
+  const short = plan.arms.filter((arm) => arm.trials_in_time < arm.trials);
+  const without = short.filter((arm) => !arm.trials_in_time);
+  const none = `o trial of ${listed(without.map((arm) => arm.name))}`;
+  if (without.some((arm) => arm.role !== "untuned")) {
+    return `The job would probably fail: n${none} would be done within the minutes for each optimizer; ${enough(short)}.`;
+  }
   const all = count(plan.trials);
-  const trials = plan.trials_in_time < plan.trials ? `About ${count(plan.trials_in_time)} of ${all}` : all;
-  return `${trials} trials and ${count(plan.confirm_runs)} runs on fresh seeds, about ${duration(plan.seconds)}.`;
+  const trials = short.length ? `About ${count(plan.trials_in_time)} of ${all}` : all;
+  const sentence = `${trials} trials and ${count(plan.confirm_runs)} runs on fresh seeds, about ${duration(plan.seconds)}.`;
+  const fit = short.filter((arm) => arm.trials_in_time)
+    .map((arm) => `about ${count(arm.trials_in_time)} of ${count(arm.trials)} trials of ${arm.name}`);
+  if (fit.length) return `${sentence} Only ${listed(fit)} fit into the minutes for each optimizer; ${enough(short)}.`;
+  return without.length ? `${sentence} N${none} fits into the minutes for each optimizer; ${enough(short)}.` : sentence;
 }
 
-/** Says for which trials the minutes of an optimizer are too few; nothing if all fit. */
-function shortage(plan) {
-  const short = plan.arms.filter((arm) => arm.trials_in_time < arm.trials);
-  if (!short.length) return "";
-  const fit = short.map((arm) => `about ${count(arm.trials_in_time)} of ${count(arm.trials)} trials of ${arm.name}`);
-  const needed = Math.ceil(1.1 * Math.max(...short.map((arm) => arm.search_seconds)) / 60);
-  return `Only ${fit.join(" and ")} fit into the minutes for each optimizer; for all, give about ${count(needed)}.`;
+/** Says what to do so that all trials fit into the minutes. */
+function enough(short) {
+  const longest = Math.max(...short.map((arm) => arm.search_seconds)) / 60;
+  if (longest > LONGEST_MIN) {
+    return `all would take about ${count(Math.ceil(longest))}, and at most ${count(LONGEST_MIN)} are allowed: give fewer trials or steps`;
+  }
+  return `for all, give about ${count(Math.min(Math.ceil(1.1 * longest), LONGEST_MIN))}`;
 }
 
 /** Returns what is wrong with a field as a sentence without its name. Hints about the API are left out. */
@@ -237,7 +251,7 @@ if (form) {
       const [name, ...reason] = plan.task.split(": ");
       told.set(about, [name, reason.join(": ")]);
       showTask();
-      if (mine === asked) say(said, [cost(plan), shortage(plan), plan.similar?.sentence].filter(Boolean).join(" "));
+      if (mine === asked) say(said, [cost(plan), plan.similar?.sentence].filter(Boolean).join(" "));
     } catch (error) {
       if (mine === asked) refuse(error, "change a field");
     }
