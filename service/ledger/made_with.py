@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.db.models import ConfirmRun, Event, Trial
-from service.states import ENDED_TRIAL, TrialState
+from service.states import TrialState
 
 Versions = Mapping[str, str]
 """Name of a distribution -> its version; empty for a worker that noted none."""
@@ -56,8 +56,11 @@ class MadeWith:
 
 
 def is_judged(row: Trial | ConfirmRun) -> bool:
-    """Tell whether a trial or a run has ended with figures. A failed one has none, such as one that killed workers."""
-    return row.state in ENDED_TRIAL and row.state != TrialState.FAILED
+    """Tell whether a trial or a run has ended with figures.
+
+    A failed one has none, such as one that killed workers; nor has a run that the end of its job has cut off.
+    """
+    return row.state in (TrialState.COMPLETE, TrialState.DIVERGED, *[TrialState.PRUNED] * isinstance(row, Trial))
 
 
 def key_of(run: ConfirmRun) -> RunKey:
