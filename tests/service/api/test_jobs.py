@@ -260,7 +260,12 @@ def test_a_job_whose_user_code_has_changed_is_not_queued_again(
         )
         assert client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled"
         module.write_text(code)
-        assert client.post(f"/v1/jobs/{job}/retry").json()["state"] == "queued"
+        keyed = {"Idempotency-Key": "again"}
+        assert client.post(f"/v1/jobs/{job}/retry", headers=keyed).json()["state"] == "queued"
+        client.post(f"/v1/jobs/{job}/cancel")
+        module.write_text(f"{code}# changed\n")
+        repeated = client.post(f"/v1/jobs/{job}/retry", headers=keyed)
+        assert (repeated.status_code, repeated.headers["Idempotent-Replayed"]) == (202, "true")
 
 
 @sqlite_only
