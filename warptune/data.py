@@ -294,7 +294,8 @@ def _columns(dataset: Any) -> tuple[object, object]:
             )
     if not 1 <= len(fields) <= 2:
         raise _wrong("data", len(fields), "must be a Dataset of rows, or of pairs of a row and a target")
-    return (*fields, None)[0], (*fields, None)[1]
+    rows, *targets = fields
+    return rows, targets[0] if targets else None
 
 
 def _stacked(cells: Sequence[Any]) -> object:
@@ -321,9 +322,8 @@ def _array(values: Any, argument: str, *, texts: bool = False) -> npt.NDArray[An
     import numpy as np
 
     if not (hasattr(values, "__array__") or isinstance(values, Sequence)):
-        raise _wrong(
-            argument, type(values).__name__, _kinds(argument)
-        )  # numpy would ask it for items, if need be for ever
+        # numpy would ask it for items, if need be for ever
+        raise _wrong(argument, type(values).__name__, _kinds(argument))
     try:
         if hasattr(values, "detach"):  # a tensor of torch
             values = values.detach().cpu()

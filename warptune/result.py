@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from service.client.answers import EXPORTS, Job, Trial
 from service.client.calls import without_password
-from service.client.quick_spec import describe_earlier
+from service.client.quick_spec import STARTING, describe_earlier
 from service.client.rest import ApiError, Client
 from service.errors import ConflictError, FieldError, InvalidSpecError, JobFailedError
 from service.result.effects import search_figure
@@ -217,7 +217,7 @@ class Result:
             allowed = {"WARPTUNE_ALLOWED_MODULES": also_allowed(entrypoint.partition(":")[0])}
             connection = replace(connection, settings={**connection.settings, **allowed})
         progress = make_progress(quiet=quiet)
-        progress.update("starting: reads the data and times a few steps")
+        progress.update(STARTING)
         with connection.open(worker=True) as client:
             clock = Clock(client.estimate(spec))
             for line in describe_earlier(client, spec, is_private=connection.url is None):

@@ -13,7 +13,7 @@ from typing import Any, Final, TypedDict, Unpack
 
 from service.client import calls
 from service.client.answers import Estimate
-from service.client.quick_spec import called, describe, describe_cost, describe_earlier, make_spec
+from service.client.quick_spec import STARTING, called, describe, describe_cost, describe_earlier, make_spec
 from service.client.rest import ApiError, Client
 from service.errors import FieldError, InvalidSpecError
 from service.spec.job import MAX_SECONDS
@@ -147,7 +147,7 @@ def tune(  # noqa: PLR0913 - every argument is optional and given by name
         file, target = as_upload(data, y, target, Path(folder))
         connection = Connection.to(url, settings)
         given["y"] = None if y is None else "given"
-        progress.update("starting: reads the data and times a few steps")
+        progress.update(STARTING)
         with connection.open(worker=True) as client, _named_as_given(given):
             uploaded, _ = client.upload(file)
             if uploaded["layout"] == "table" and target is None:

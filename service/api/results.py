@@ -72,32 +72,23 @@ def get_trial(job_id: JobId, number: Number, db: DatabaseDep) -> TrialDetail:
     return TrialDetail(**TrialView.of(row, plan).model_dump(), curve=curve)
 
 
-def optimizer_code(job_id: str, db: Database) -> str | None:
-    """Return the lines of Python that make the recommended optimizer; None if a call is not enough."""
+def code_and_formats(job_id: str, db: Database) -> tuple[str | None, list[ExportFormat]]:
+    """Return what a person can take from a result.
+
+    Returns:
+        The lines of Python that make the recommended optimizer, None if a call is not enough; the formats of export.
+    """
     with db.read() as session:
         job = require_job(session, job_id)
-        return _optimizer_code(job, queries.result(session, job))
+        return _code_and_formats(job, queries.result(session, job))
 
 
-def export_formats(job_id: str, db: Database) -> list[ExportFormat]:
-    """Return the formats in which the result of a job can be exported."""
-    with db.read() as session:
-        job = require_job(session, job_id)
-        return _export_formats(job, queries.result(session, job))
-
-
-def _export_formats(job: Job, result: JobResult) -> list[ExportFormat]:
+def _code_and_formats(job: Job, result: JobResult) -> tuple[str | None, list[ExportFormat]]:
     try:
-        return formats_of(plan_of(job.spec, job.dataset_info).spec, result)
+        plan = plan_of(job.spec, job.dataset_info)
+        return optimizer_lines(plan, result), formats_of(plan.spec, result)
     except OtherVersionError:
-        return []
-
-
-def _optimizer_code(job: Job, result: JobResult) -> str | None:
-    try:
-        return optimizer_lines(plan_of(job.spec, job.dataset_info), result)
-    except OtherVersionError:
-        return None
+        return None, []
 
 
 class ExportQuery(StrictQuery):
@@ -161,5 +152,5 @@ def report(job_id: JobId, db: DatabaseDep) -> Response:
         job = require_job(session, job_id)
         result = queries.result(session, job)
         runs = queries.confirm_runs(session, job_id)
-        code, formats = _optimizer_code(job, result), _export_formats(job, result)
+        code, formats = _code_and_formats(job, result)
     return Response(make_report(job, result, runs, code, formats), media_type="text/html", headers=REPORT_HEADERS)

@@ -176,9 +176,6 @@ def read_settings(**changes: Any) -> Settings:
         raise failure("\n".join(["a setting is not valid", *wrong_settings(error)]), 2) from None
 
 
-_OF_VERSIONS: Final = (DatabaseVersionError, OutdatedWorkerError)
-
-
 @contextmanager
 def process(**changes: Any) -> Iterator[Settings]:
     """Yield the settings of a process. Report in one line why it could not start or continue."""
@@ -193,7 +190,13 @@ def process(**changes: Any) -> Iterator[Settings]:
         with own_folder():
             ArtifactStore(settings.artifacts_url).sweep()
             yield settings
-    except (OSError, SQLAlchemyError, ModuleNotFoundError, *_OF_VERSIONS) as error:  # without a driver, none is found
+    except (
+        OSError,
+        SQLAlchemyError,
+        DatabaseVersionError,
+        OutdatedWorkerError,
+        ModuleNotFoundError,  # there is no driver for the database
+    ) as error:
         raise failure(str(error).partition("\n")[0]) from None
 
 

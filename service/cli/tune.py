@@ -16,11 +16,11 @@ from service.cli.console import (
     check_file,
     check_output,
     connected,
-    err,
     failure,
     out,
     reported,
     say,
+    say_err,
     write_output,
 )
 from service.cli.flags import in_flags, option_errors
@@ -28,7 +28,7 @@ from service.cli.reading import with_reading
 from service.cli.remote import follow
 from service.client.answers import EXPORTS
 from service.client.calls import name_of
-from service.client.quick_spec import WARNING, called, describe, describe_earlier, make_spec
+from service.client.quick_spec import STARTING, WARNING, called, describe, describe_earlier, make_spec
 
 if TYPE_CHECKING:
     from service.client.answers import Dataset
@@ -172,7 +172,7 @@ def _uploaded(
         check_file(data)
     with ExitStack() as opened:
         with _before_the_job():
-            err.print("starting: reads the data and times a few steps")
+            say_err(STARTING)
             client = opened.enter_context(_service(url))
             opened.enter_context(_in_flags(target))
             try:
@@ -191,7 +191,7 @@ def _before_the_job() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        err.print("stopped; no job was started")
+        say_err("stopped; no job was started")
         raise typer.Exit(128 + signal.SIGINT) from None
 
 

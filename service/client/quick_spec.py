@@ -14,6 +14,9 @@ from service.client.calls import name_of
 if TYPE_CHECKING:
     from service.client.rest import Client
 
+STARTING: Final = "starting: reads the data and times a few steps"
+"""What is said before the cost of a job is known."""
+
 WARNING: Final = "  ! "
 """Beginning of a line about something that may have to be corrected."""
 
@@ -84,15 +87,15 @@ def describe_earlier(client: Client, spec: Mapping[str, Any], *, is_private: boo
 def describe_cost(plan: Estimate, word: Callable[[str, str], str] = lambda note, _: note) -> Iterator[str]:
     """Yield a line that says what a job costs, and one about trials for which its time limit is too short.
 
-    Where that leaves a tuned arm without any trial, there is no cost to tell: the job would fail.
+    If a tuned arm would get no trial at all, the only line says that the job would fail.
     """
     trials = plan["trials"]
     in_time = plan.get("trials_in_time", trials)  # a service of another version does not say it
     short = [] if in_time == trials else [arm for arm in plan["arms"] if arm["trials_in_time"] < arm["trials"]]
     without = [arm for arm in short if not arm["trials_in_time"]]
+    none = f"no trial of {_listed(arm['name'] for arm in without)}"
     if any(arm["role"] != "untuned" for arm in without):
-        none = _listed(arm["name"] for arm in without)
-        why = f"no trial of {none} would be done within budget.max_seconds"
+        why = f"{none} would be done within budget.max_seconds"
         yield f"{WARNING}{word(f'the job would probably fail: {why}; {_enough(short)}', '')}"
         return
     counted = f"{trials:,}" if in_time == trials else f"about {in_time:,} of {trials:,}"
@@ -106,8 +109,7 @@ def describe_cost(plan: Estimate, word: Callable[[str, str], str] = lambda note,
     if fit:
         yield f"{WARNING}{word(f'only {fit} fit into budget.max_seconds; {_enough(short)}', '')}"
     elif without:
-        none = _listed(arm["name"] for arm in without)
-        yield f"{WARNING}{word(f'no trial of {none} fits into budget.max_seconds; {_enough(short)}', '')}"
+        yield f"{WARNING}{word(f'{none} fits into budget.max_seconds; {_enough(short)}', '')}"
 
 
 def _listed(items: Iterable[str]) -> str:

@@ -26,11 +26,11 @@ POINT: Final = "point"
 ENDED: Final = "ended"
 """Keys of a result: a point of the run, how the run ended, or both for the last point."""
 
-STEP: Final = "step"
-RUNGS: Final = "rungs"
 OTHERS: Final = "others"
 """Key of a result that has no point: which versions the actor has instead of those of the worker."""
 
+STEP: Final = "step"
+RUNGS: Final = "rungs"
 SIGNAL: Final = "signal"
 """Keys of a result that Ray's schedulers read. Rungs are steps in units of the first rung."""
 

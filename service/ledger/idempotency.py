@@ -56,7 +56,7 @@ class KeyedRequest:
             key: The Idempotency-Key.
             body: What it asks for, without what is equal to a default.
             kept_s: Seconds after which the key is forgotten.
-            full: The same with every default; None if there are no defaults.
+            full: ``body`` with every default filled in; None if no field has a default.
         """
         if key is None:
             return None

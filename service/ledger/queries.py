@@ -290,13 +290,15 @@ def answers(session: Session, job_ids: Sequence[str]) -> dict[str, Answer]:
     return {job_id: Answer(verdict, share) for job_id, verdict, share in rows}
 
 
-def planned_since_the_verdict(session: Session, job_id: str) -> bool:
-    """Return whether runs of ``confirm`` were planned since the job succeeded last."""
+def is_judged_anew(session: Session, job_id: str) -> bool:
+    """Return whether a job has a verdict, and no runs of ``confirm`` were planned since it succeeded last."""
+    if session.get(RecommendationRow, job_id) is None:
+        return False
     kinds = ("succeeded", "runs_planned")
     wanted = select(Event.kind, Event.data).where(Event.job_id == job_id, Event.kind.in_(kinds))
     events = session.execute(wanted.order_by(Event.id.desc()))
     newest = itertools.takewhile(lambda event: event.kind == "runs_planned", events)
-    return any(event.data["phase"] == "confirm" for event in newest)
+    return all(event.data["phase"] != "confirm" for event in newest)
 
 
 def confirm_runs(session: Session, job_id: str, phase: str = "confirm") -> Sequence[ConfirmRun]:

@@ -408,8 +408,9 @@ class RunLog:
                 record_event(session, self.job_id, "runs_dropped", phase=phase, runs=len(old), cause=cause)
             planned = {(run.trial_number, run.seed) for run in queries.confirm_runs(session, self.job_id, phase)}
             new = [(seed, t) for seed in seeds for t in finalists if (t.number, seed) not in planned]
-            was_planned = queries.planned_since_the_verdict(session, self.job_id)
             if new:
+                if phase == "confirm" and queries.is_judged_anew(session, self.job_id):
+                    require_job(session, self.job_id).looks += 1
                 session.add_all(
                     ConfirmRun(
                         job_id=self.job_id,
@@ -423,8 +424,6 @@ class RunLog:
                 )
                 session.flush()
                 record_event(session, self.job_id, "runs_planned", phase=phase, runs=len(new))
-                if phase == "confirm" and not was_planned and session.get(RecommendationRow, self.job_id) is not None:
-                    require_job(session, self.job_id).looks += 1
             return queries.confirm_runs(session, self.job_id, phase)
 
     def confirm_runs(self, phase: str) -> Sequence[ConfirmRun]:

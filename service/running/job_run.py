@@ -70,8 +70,11 @@ def run_job(record: RunLog, stop: StopSignal, tools: Tools) -> None:
     phases.confirm("confirm", [finalist.trial for finalist in finalists], steps)
     result = make_result(job, finalists, searched, objective, prepared.family)
     chosen = next(finalist.trial for finalist in finalists if finalist.trial.number == result.trial)
-    weights = _kept_weights(job, chosen)
-    record.succeed(result.model_copy(update={"learned_p": _try_p(phases, chosen, steps), "weights": weights}))
+    first = _first_run(job, chosen)
+    if first.state == TrialState.COMPLETE:  # otherwise, files that are there may be of an earlier version
+        weights = _kept_weights(job, first)
+        result = result.model_copy(update={"learned_p": _try_p(phases, chosen, steps), "weights": weights})
+    record.succeed(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,7 @@ def _try_p(phases: _Phases, trial: Trial, steps: Mapping[str, int]) -> LearnedP 
     if job.plan.arm(trial.arm).role is not Role.WARPADAM:
         return None
     content = job.artifacts.get(job.record.job_id, p_file(trial.number))
-    if content is None or _first_run(job, trial).state != TrialState.COMPLETE:  # the file may be of an earlier version
+    if content is None:
         return None
     family = job.plan.spec.family
     data = job.data if family is None else prepare_one_task(job)
@@ -190,10 +193,10 @@ def _first_run(job: JobContext, trial: Trial) -> ConfirmRun:
     return next(run for run in runs if (run.trial_number, run.seed) == (trial.number, seed))
 
 
-def _kept_weights(job: JobContext, trial: Trial) -> KeptWeights | None:
+def _kept_weights(job: JobContext, run: ConfirmRun) -> KeptWeights | None:
     """Return the weights that the first confirmation run of the recommended config left; None if it left none."""
-    job_id, name, run = job.record.job_id, weights_file(trial.number), _first_run(job, trial)
-    digest = job.artifacts.sha256(job_id, name) if run.state == TrialState.COMPLETE else None
+    job_id, name = job.record.job_id, weights_file(run.trial_number)
+    digest = job.artifacts.sha256(job_id, name)
     if digest is None or run.test_loss is None:
         return None
     fitted = job.artifacts.sha256(job_id, PREPROCESSING_FILE)

@@ -102,5 +102,5 @@ def _p_bytes(arm: Mapping[str, Any], model: nn.Module) -> float:
 if __name__ == "__main__":
     run_on(Settings().cpus_of_slots)
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answer:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what user code prints is no part of the answer
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what user code prints must not get into the answer
         json.dump(footprint(json.load(sys.stdin)), answer)

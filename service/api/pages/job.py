@@ -34,6 +34,7 @@ def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep, may_ch
     entry = metric_of(metric)
     value_label = entry.label if entry else "validation loss"
     search = read_search(db, job, importances, value_label)
+    code, formats = results.code_and_formats(job_id, db) if result else (None, [])
     return page_of(
         "job",
         job=job,
@@ -42,8 +43,8 @@ def show_job(job_id: JobId, db: DatabaseDep, importances: ImportancesDep, may_ch
         ended=job.state in ENDED_JOB,
         result=result,
         reasons=_clauses(result) if result else [],
-        code=results.optimizer_code(job_id, db) if result else None,
-        formats=results.export_formats(job_id, db) if result else [],
+        code=code,
+        formats=formats,
         forest=charts.forest(result) if result else None,
         search=search,
         total=sum(sum(arm.trials.values()) for arm in job.arms),
