@@ -187,11 +187,16 @@ class Plan:
 
     def happened(self) -> bool:
         """Return whether it has happened in this turn."""
-        return self._note(self.turn()[0]).exists()
+        return self.when() is not None
 
-    def happened_at(self) -> float:
-        """Return when it happened in this turn, in seconds since 1970."""
-        return float(self._note(self.turn()[0]).read_text())
+    def when(self) -> tuple[int, float] | None:
+        """Return this turn and when it happened in it, in seconds since 1970; None if it has not happened.
+
+        The turn is read once, as another thread may begin the next one.
+        """
+        turn, _ = self.turn()
+        note = self._note(turn)
+        return (turn, float(note.read_text())) if note.exists() else None
 
     def _note(self, turn: int) -> Path:
         return Path(self.folder) / f"{HAPPENED}{turn}"

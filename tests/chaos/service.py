@@ -182,14 +182,14 @@ class Service:
                 for role in self._roles:
                     if all(process.poll() is not None for process in self._processes[role]):
                         self._start(role)
-                if self._plan and self._plan.happened():
-                    self._recover(self._plan)
+                if self._plan and (when := self._plan.when()):
+                    self._recover(self._plan, *when)
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._error.append(error)
 
-    def _recover(self, plan: Plan) -> None:
+    def _recover(self, plan: Plan, turn: int, at: float) -> None:
         """Start PostgreSQL again when it was killed a lease ago, and let go on what was stopped two leases ago."""
-        turn, for_s = plan.turn()[0], time.time() - plan.happened_at()
+        for_s = time.time() - at
         if self._postgres and self._kills_postgres and turn not in self._started_postgres_in and for_s > LEASE_S:
             wait_until(self._postgres.keep_running)
             self._started_postgres_in.add(turn)
@@ -209,12 +209,15 @@ class Service:
         """Return the notes of the processes that are stopped."""
         return list(self.folder.glob(f"{STOPPED}*"))
 
-    def settle(self, plan: Plan) -> None:
-        """Wait until everything runs again to which something happened in this turn."""
-        assert plan.happened(), "nothing happened"
+    def settle(self, plan: Plan) -> float:
+        """Wait until everything runs again to which something happened in this turn; return when it happened."""
+        when = plan.when()
+        assert when is not None, "nothing happened"
+        turn, at = when
         self._wait_until(
-            lambda: not self._stopped() and (not self._kills_postgres or plan.turn()[0] in self._started_postgres_in)
+            lambda: not self._stopped() and (not self._kills_postgres or turn in self._started_postgres_in)
         )
+        return at
 
     def claims(self) -> int:
         """Return how often a worker has taken the newest job; 0 if the database does not answer."""

@@ -100,13 +100,13 @@ def strike_at(
             service.begin()
             job_id = service.run(ON_RAY if cell.engine == "ray" else SPEC)
             assert set(service.export(job_id)) == undisturbed[1]
-            service.settle(plan)
+            happened_at = service.settle(plan)
             lines[job_id] = {
                 "cell": str(cell),
                 "seed": SEED,
                 "turn": turn,
                 "nth": nth,
-                "to_end_s": seconds_to_the_end(service, job_id, plan.happened_at()),
+                "to_end_s": seconds_to_the_end(service, job_id, happened_at),
                 "claims": service.claims(),
                 "s": time.monotonic() - began,
             }
