@@ -78,7 +78,7 @@ FEW_WORDS: Final = 20
 """Different values up to which numbers with different units are taken for the names of sizes, as 500 ml and 1 l are."""
 
 NO_UNITS: Final = re.compile(r"st|nd|rd|th|er|re|e|[eè]me|[ºª]|[QHW]\d", re.IGNORECASE)
-"""What may stand after a number without being a unit, as in 1st and 2023Q1."""
+"""What may stand after a number without being a unit, as in 1st and 2023H1."""
 
 TWO_NUMBERS: Final = r"\d+(?:[.,]\d+)? ?(?:[/x\x{d7}*']|h|m|ft) ?\d+(?:[.,]\d+)? ?(?:min|s|cm|mm|m|in|\"|'')?"
 """Cells such as 120/80, 1920x1080, 1h 20min and 5'11"."""

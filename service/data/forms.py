@@ -103,6 +103,9 @@ DATES: Final[Mapping[str, str]] = {
     "yyyy-mm": r"(?P<y>[12]\d{3})[-/](?P<m>\d{2})",
     "mm/yyyy": r"(?P<m>\d{2})/(?P<y>[12]\d{3})",
     "mon yyyy": _NAME + r"\.?[ -](?P<y>[12]\d{3})",
+    "yyyy-Qn": r"(?P<y>(?:19|20)\d{2})[ -]?[Qq](?P<q>[1-4])",
+    "Qn yyyy": r"[Qq](?P<q>[1-4])[ /-](?P<y>(?:19|20)\d{2})",
+    "yyyy-Wnn": r"(?P<y>(?:19|20)\d{2})[ -][Ww](?P<w>\d{2})(?:-(?P<wd>[1-7]))?",
     "yyyymmdd": r"(?P<y>[12]\d{3})(?P<m>\d{2})(?P<d>\d{2})",
     CLOCK: (
         rf"(?P<h>\d{{1,3}}):(?P<min>\d{{2}})(?::(?P<s>\d{{2}}(?:\.\d+)?))?(?:{_HALF})?"
@@ -365,7 +368,11 @@ def seconds_of(texts: pa.Array, key: str) -> pa.Array:
         hour = np.where(half == "", hour, hour % 12 + 12 * (half == "p"))
     zone = zone_hour * 3600 + np.copysign(number("zm"), zone_hour) * 60
     seconds = hour * 3600 + number("min") * 60 + number("s") - zone
-    if "y" in fields:
+    if "w" in fields:
+        days, is_real = _days_of_weeks(number("y"), number("w"), np.maximum(number("wd"), 1.0))
+        fits &= is_real
+        seconds += days * SECONDS_PER_DAY
+    elif "y" in fields:
         day = number("d") if "d" in fields else np.ones(len(texts))  # a month begins on its first day
         days, is_real = _days(number("y"), _month(parts, fields, number), day)
         fits &= is_real & (hour < 24)
@@ -380,6 +387,8 @@ def _parts(texts: pa.Array, key: str) -> pa.Array:
 
 
 def _month(parts: pa.Array, fields: Iterable[str], number: Callable[[str], Numbers]) -> Numbers:
+    if "q" in fields:
+        return 3 * number("q") - 2
     if "name" not in fields:
         return number("m")
     names = pc.utf8_slice_codeunits(pc.utf8_lower(pc.struct_field(parts, "name")), 0, 3)
@@ -395,3 +404,14 @@ def _days(year: Numbers, month: Numbers, day: Numbers) -> tuple[Numbers, npt.NDA
     days = months.astype("datetime64[D]") + (day - 1).astype("timedelta64[D]")
     is_real = (month >= 1) & (month <= 12) & (day >= 1) & (days.astype("datetime64[M]") == months)
     return days.astype(np.float64), is_real
+
+
+def _days_of_weeks(year: Numbers, week: Numbers, weekday: Numbers) -> tuple[Numbers, npt.NDArray[np.bool_]]:
+    """Return days since 1970 of the weeks of ISO 8601, from Monday, 1, and whether a year has such a week."""
+
+    def first_monday(year: Numbers) -> Numbers:
+        fourth, _ = _days(year, np.ones(len(year)), np.full(len(year), 4.0))  # it is always in the first week
+        return fourth - (fourth + 3) % 7  # the first day of 1970 was a Thursday
+
+    days = first_monday(year) + 7 * (week - 1) + weekday - 1
+    return days, (week >= 1) & (days < first_monday(year + 1))

@@ -31,7 +31,20 @@ WEEKDAYS = ["Mo", "Di", "Mi", "Do", "Fr", "Sa", "So"]
 DAY, MINUTE, HOUR, MONTH = "%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H", "%Y-%m"
 """What is left of a moment, by the form."""
 
-FORMS: dict[str, tuple[Callable[[dt.datetime], str] | str, str | None]] = {
+
+def quarter(moment: dt.datetime) -> int:
+    return (moment.month + 2) // 3
+
+
+def first_of_quarter(moment: dt.datetime) -> dt.datetime:
+    return dt.datetime(moment.year, 3 * quarter(moment) - 2, 1)
+
+
+def monday(moment: dt.datetime) -> dt.datetime:
+    return dt.datetime.combine(moment.date() - dt.timedelta(days=moment.weekday()), dt.time())
+
+
+FORMS: dict[str, tuple[Callable[[dt.datetime], str] | str, Callable[[dt.datetime], dt.datetime] | str | None]] = {
     "ISO": ("%Y-%m-%dT%H:%M:%S", None),
     "a log": ("%Y-%m-%d %H:%M:%S,000", None),
     "ISO to the hour": ("%Y-%m-%d %H", HOUR),
@@ -50,6 +63,11 @@ FORMS: dict[str, tuple[Callable[[dt.datetime], str] | str, str | None]] = {
     "months": ("%Y-%m", MONTH),
     "months first": ("%m/%Y", MONTH),
     "names of months": ("%b %Y", MONTH),
+    "quarters": (lambda d: f"{d.year}Q{quarter(d)}", first_of_quarter),
+    "quarters after a hyphen": (lambda d: f"{d.year}-Q{quarter(d)}", first_of_quarter),
+    "quarters first": (lambda d: f"Q{quarter(d)} {d.year}", first_of_quarter),
+    "weeks of ISO": ("%G-W%V", monday),
+    "days of weeks of ISO": ("%G-W%V-%u", DAY),
 }
 
 
@@ -59,13 +77,35 @@ def test_a_moment_is_read_as_what_it_is(case: str) -> None:
     texts = pa.array([moment.strftime(written) if isinstance(written, str) else written(moment) for moment in MOMENTS])
     form, fitting, other = date_form(Texts.of(texts), day_first=None)
     assert (fitting, other) == (len(MOMENTS), ())
-    expected = [dt.datetime.strptime(m.strftime(kept), kept) if kept else m for m in MOMENTS]
+    if isinstance(kept, str):
+        expected = [dt.datetime.strptime(moment.strftime(kept), kept) for moment in MOMENTS]
+    else:
+        expected = [*map(kept, MOMENTS)] if kept else MOMENTS
     seconds = [moment.replace(tzinfo=dt.UTC).timestamp() for moment in expected]
     assert read_texts(texts, form or Form()).to_pylist() == seconds
 
 
 @pytest.mark.parametrize(
-    "cells", [["1234-45"], ["1.2.3"], ["Rome 2024"], ["13/2024"], ["20241301 120000"], ["2024-13"], ["1001-12-x"]]
+    "cells",
+    [
+        ["1234-45"],
+        ["1.2.3"],
+        ["Rome 2024"],
+        ["13/2024"],
+        ["20241301 120000"],
+        ["2024-13"],
+        ["1001-12-x"],
+        ["2024-Q5"],
+        ["Q0 2024"],
+        ["2024-W53"],
+        ["2024-W00"],
+        ["2024-W01-8"],
+        [f"Q1{number}" for number in range(2000, 2020)],
+        [f"{number}Q1" for number in range(1000, 1020)],
+        [f"Q1-{number}" for number in range(1000, 1020)],
+        [f"{number}-W01" for number in range(1000, 1020)],
+        [f"2024W{number}" for number in range(10, 30)],
+    ],
 )
 def test_what_is_no_date_is_not_read_as_one(cells: list[str]) -> None:
     assert date_form(Texts.of(pa.array(cells * 20)), day_first=None)[1] == 0

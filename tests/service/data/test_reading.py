@@ -100,8 +100,8 @@ def test_a_number_that_is_not_finite_is_refused_with_what_makes_it_missing(tmp_p
 LABELS_WITH_NUMBERS: dict[str, Sequence[str]] = {
     "ordinals": ["1st", "2nd", "3rd", "3rd", "3rd"],
     "many ordinals": [f"{n}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th') }" for n in range(21, 61)],
-    "quarters": [f"{2000 + n // 4}Q{n % 4 + 1}" for n in range(60)],
-    "two quarters": ["2023Q1", "2023Q2"],
+    "halves": [f"{2000 + n // 2}H{n % 2 + 1}" for n in range(60)],
+    "two halves": ["2023H1", "2023H2"],
     "a few sizes": ["500 ml", "1 l", "2 l", "2 l"],
 }
 
