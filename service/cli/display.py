@@ -111,6 +111,8 @@ def show_estimate(console: Console, plan: Estimate) -> None:
         console.print(Text(similar["sentence"]))
     if plan["columns"]:
         show_columns(console, plan["columns"])
+    for warning in plan.get("warnings", ()):  # a service of another version may send none
+        console.print(Text(f"{WARNING}{warning}", style="yellow"))
 
 
 def show_columns(console: Console, columns: Sequence[Answer], warnings: Sequence[str] = ()) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterable
@@ -24,6 +25,10 @@ FLAGS: Final = {
 """Field or parameter -> option."""
 
 
+NAMED: Final = re.compile(r"""column ('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") """)
+"""The start of a note that names a column, as ``repr`` writes it."""
+
+
 def flag_of(field: str) -> str | None:
     """Return the option that sets a field; None if there is none.
 
@@ -44,7 +49,11 @@ def in_flags(note: str, column: str) -> str:
     'if it is data, say --header none'
     >>> in_flags("upload the file again with na_values=-999 if that means no value", "age")
     'say --na-value -999 if that means no value'
+    >>> in_flags("column 'fee' tells the target: say ignore in dataset.columns", "")
+    "column 'fee' tells the target: say --column fee=ignore"
     """
+    if named := NAMED.match(note):
+        column = ast.literal_eval(named[1])
 
     def takes(kind: str) -> str:
         return f"--column {shlex.quote(f'{column}={kind}')}"
@@ -56,6 +65,8 @@ def in_flags(note: str, column: str) -> str:
     )
     note = re.sub(r"(?<=[Ss]ay )(\w+) or (\w+) in dataset\.columns", lambda m: f"{takes(m[1])} or {takes(m[2])}", note)
     note = re.sub(r"(?<=[Ss]ay )(\w+) in dataset\.columns", lambda found: takes(found[1]), note)
+    note = note.replace("split by group (dataset.split)", f"say --split {shlex.quote(f'group={column}')}")
+    note = note.replace("name it in na_values at the upload", f"name it with {FLAGS['na_values']}")
     note = note.replace("say what it is with the parameter format", "upload it with warptune upload --format")
     note = note.replace("budget.max_seconds", FLAGS["budget.max_seconds"])
     note = note.replace("Set dataset.task to regression", f"Say {takes('number')}")

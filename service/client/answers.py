@@ -147,6 +147,7 @@ class Estimate(TypedDict):
     note: str
     task: str
     columns: list[dict[str, Any]]
+    warnings: list[str]
     similar: dict[str, Any] | None
 
 

@@ -64,7 +64,8 @@ def describe(
         left_out = [f"left out, {column['reason']}"] if column["role"] == "left out" else []
         notes = column["warnings"] if not left_out or column["kind"] == "id" else []
         yield from (f"{WARNING}{column['name']}: {word(note, column['name'])}" for note in (*left_out, *notes))
-    yield from (f"{WARNING}{word(note, '')}" for note in uploaded["warnings"])
+    # a service of another version may send no warnings
+    yield from (f"{WARNING}{word(note, '')}" for note in (*uploaded["warnings"], *plan.get("warnings", ())))
     yield from describe_cost(plan, word)
     if similar := plan.get("similar"):
         yield similar["sentence"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from service.data.arrays import AnyArray
 from service.data.facts import Column
 from service.data.prepared_files import Rows
 from service.data.sources import RowSource, Table
-from service.data.splits import RowSplit, copies, identical_rows, torn_apart
+from service.data.splits import Parts, RowSplit, copies, identical_rows, torn_apart
 from service.spec.dataset_info import HELD_OUT
 
 MAX_ROWS: Final = 10_000
@@ -52,15 +52,26 @@ FEW_ROWS: Final = 20
 """Rows of validation or test below which luck decides much of the answer."""
 
 
+def notes_about_rows(source: RowSource, seed: int) -> Iterator[str]:
+    """Say how the rows of a job are split, and what may be wrong with them, one sentence each."""
+    parts = _parts(source, seed)
+    yield from _about_split(source, parts)
+    yield from _suspicions(source, parts)
+
+
 def suspicions(source: RowSource, seed: int) -> Iterator[str]:
     """Say what may be wrong with the rows and columns of a job, one sentence each."""
-    parts = source.split.parts(source.rows, seed, source.target.classes, source.target.labels)
+    return _suspicions(source, _parts(source, seed))
+
+
+def _parts(source: RowSource, seed: int) -> Parts:
+    return source.split.parts(source.rows, seed, source.target.classes, source.target.labels)
+
+
+def _about_split(source: RowSource, parts: Parts) -> Iterator[str]:
     if source.split.values is not None:
         sizes = (f"{name} has {_size(source.split, parts[part])}" for part, name in CALLED.items())
         yield f"the rows are split by {source.split.by}: {', '.join(sizes)}"
-    if min(len(parts["val"]), len(parts["test"])) < FEW_ROWS:
-        few = f"validation has {len(parts['val'])} rows and test has {len(parts['test'])}"
-        yield f"{few}: with so few, luck decides much of the answer, and more rows would tell more"
     if source.split.together is not None:
         count, torn = copies(source.split.together), torn_apart(source.split.together, parts)
         but = f", but for {torn:,} that would make a part too large" if torn else ""
@@ -69,13 +80,19 @@ def suspicions(source: RowSource, seed: int) -> Iterator[str]:
         if source.split.by == "random" and _are_uneven(parts, source.rows):
             sizes = (f"{name} has {len(parts[part]):,} rows" for part, name in CALLED.items())
             yield f"rows with the same features make the parts uneven: {', '.join(sizes)}"
+
+
+def _suspicions(source: RowSource, parts: Parts) -> Iterator[str]:
+    if min(len(parts["val"]), len(parts["test"])) < FEW_ROWS:
+        few = f"validation has {len(parts['val'])} rows and test has {len(parts['test'])}"
+        yield f"{few}: with so few, luck decides much of the answer, and more rows would tell more"
     if isinstance(source, Table):
         yield from _copies_of_training(source, parts)
         if source.target.values is not None:
             yield from _telltale_columns(source, parts)
 
 
-def _are_uneven(parts: Mapping[str, Rows], rows: int) -> bool:
+def _are_uneven(parts: Parts, rows: int) -> bool:
     return any(abs(len(parts[part]) / rows - HELD_OUT) > UNEVEN for part in ("val", "test"))
 
 
@@ -87,7 +104,7 @@ def _size(split: RowSplit, rows: Rows) -> str:
     return size
 
 
-def _copies_of_training(table: Table, parts: Mapping[str, Rows]) -> Iterator[str]:
+def _copies_of_training(table: Table, parts: Parts) -> Iterator[str]:
     """Count the rows of other parts that copy a training row, if the user has said which rows are in which part."""
     if table.split.by not in ("time", "column"):
         return
@@ -101,7 +118,7 @@ def _copies_of_training(table: Table, parts: Mapping[str, Rows]) -> Iterator[str
         yield f"{same}, so a model that remembers it looks better than it is"
 
 
-def _telltale_columns(table: Table, parts: Mapping[str, Rows]) -> Iterator[str]:
+def _telltale_columns(table: Table, parts: Parts) -> Iterator[str]:
     """Name the columns that predict the target nearly perfectly on their own."""
     target = table.target
     assert target.values is not None, "autoencoding has no target"
@@ -118,7 +135,7 @@ def _telltale_columns(table: Table, parts: Mapping[str, Rows]) -> Iterator[str]:
             told = _told(x[some], y[some], x[some_val], y[some_val], classes, column)
         if told:
             what = "alone tells the target nearly perfectly"
-            remedy = "exclude it (dataset.exclude) unless it is known when the model is used"
+            remedy = "say ignore in dataset.columns unless it is known when the model is used"
             yield f"column {column.name!r} {what}: {remedy}{GROUPED if told == 'by value' else ''}"
 
 

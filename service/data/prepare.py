@@ -16,7 +16,7 @@ from service.data.encoding import Preprocessing
 from service.data.equations import collocation
 from service.data.extremes import refuse_extremes
 from service.data.families import FamilySummary, prepare_datasets, prepare_family
-from service.data.leaks import suspicions
+from service.data.leaks import notes_about_rows, suspicions
 from service.data.prepared import PreparedData
 from service.data.prepared_files import (
     SPLIT_ARRAYS,
@@ -97,7 +97,7 @@ def prepare_job_data(
             write_split(source, spec.model, spec.seed, arrays, _kept_transform(spec))
             notes: tuple[str, ...] = ()
             if isinstance(source, Table | Arrays):
-                notes = tuple(suspicions(source, spec.seed))
+                notes = tuple(notes_about_rows(source, spec.seed))
                 for seed in other_seeds:
                     source.split.parts(source.rows, seed, source.target.classes, source.target.labels)
             fitted, sha256 = arrays / PREPROCESSING_FILE, pack_arrays(arrays, split_arrays(arrays), file)
@@ -107,6 +107,24 @@ def prepare_job_data(
         else:
             family, summary = prepare_family(tables[spec.dataset.label], spec.family, spec.seed)
     return PreparedFile(file, family.pack(arrays, file), summary)
+
+
+def look_at_rows(spec: JobSpec, task: str, folder: Path) -> tuple[str, ...]:
+    """Return what may be wrong with the rows of an uploaded dataset; :func:`prepare_job_data` would note it too.
+
+    Args:
+        spec: The spec of a job without a family.
+        task: What its data is for.
+        folder: The folder of its dataset.
+
+    Raises:
+        JobFailedError: A split leaves a class out, or a few numbers are too far from all others.
+    """
+    source = stored_source(folder, spec.dataset, task)
+    if isinstance(source, Text):
+        return ()
+    refuse_extremes(source, spec.dataset.target_transform)
+    return tuple(suspicions(source, spec.seed))
 
 
 def prepare_splits(

@@ -25,10 +25,11 @@ from typing import Any, Final
 
 from service.data.facts import DatasetFacts, Reading
 from service.data.upload import FORMATS, FileFormat, read_file
-from service.errors import FieldError, InvalidFileError, InvalidSpecError, UnavailableError
+from service.errors import FieldError, InvalidFileError, InvalidSpecError, JobFailedError, UnavailableError
 from service.processes import Turns, how_it_ended, memory_bytes, oom_kills
 from service.settings import Settings
 from service.spec.data import DatasetSpec
+from service.spec.job import JobSpec
 
 TICK_S: Final = 0.02
 """Pause between two looks at a child, in which it can take some 50 MB."""
@@ -41,6 +42,12 @@ BYTES_PER_S: Final = 1 << 20
 
 LOADING_S: Final = 30.0
 """Longest time to load scikit-learn and to draw a split, on a busy machine."""
+
+LOOKING_S: Final = 30.0
+"""Longest time to look for what may be wrong with the rows of a job, however many there are."""
+
+KEPT_LOOKS: Final = 256
+"""Newest looks at rows whose answers are kept, as a page asks again after each change of a form."""
 
 THREADS: Final = 2
 """Most threads of a child. Each keeps memory of its own: with 64, a CSV file of 200 MB took 1.1 GB, with two 0.4 GB."""
@@ -64,6 +71,7 @@ class Readers:
         self._settings = settings
         self._context = multiprocessing.get_context("forkserver")
         self._turns = Turns(settings.readers)
+        self._looked: dict[str, tuple[str, ...]] = {}
         self._context.set_forkserver_preload([__name__, *PRELOADED])
 
     def read(
@@ -78,7 +86,7 @@ class Readers:
             RuntimeError: The reader has a bug.
         """
         limit_s = self._settings.reader_limit_s + source.stat().st_size / BYTES_PER_S
-        return self._ask(read_file, (fmt, source, folder, max_bytes, reading), limit_s, stop)
+        return DatasetFacts.from_json(self._ask(_read, (fmt, source, folder, max_bytes, reading), limit_s, stop))
 
     def retype(self, facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> DatasetFacts:
         """Do ``columns.retyped`` in a child.
@@ -88,7 +96,7 @@ class Readers:
             InvalidFileError: It takes more memory or time than it may.
             UnavailableError: Too many others wait for the same.
         """
-        return self._look(_retyped, (facts, dict(wanted), folder), folder)
+        return DatasetFacts.from_json(self._look(_retyped, (facts, dict(wanted), folder), folder))
 
     def check_split(self, facts: DatasetFacts, chosen: DatasetSpec, folder: Path, seed: int) -> None:
         """Do ``sources.check_split`` in a child.
@@ -100,22 +108,33 @@ class Readers:
         """
         self._look(_split, (facts, chosen, folder, seed), folder, LOADING_S)
 
+    def look_at_rows(self, spec: JobSpec, task: str, folder: Path) -> tuple[str, ...]:
+        """Do ``prepare.look_at_rows`` in a child, or return what it found before.
+
+        Raises:
+            JobFailedError: The job would fail with this message.
+            InvalidFileError: It takes more memory or time than it may.
+            UnavailableError: Too many others wait for the same.
+        """
+        key = json.dumps([spec.dataset.model_dump(mode="json"), task, spec.seed])  # a dataset with an id never changes
+        if key not in self._looked:
+            found = tuple(self._in_turn(_rows, (spec, task, folder), LOOKING_S))
+            self._looked = dict([*self._looked.items(), (key, found)][-KEPT_LOOKS:])
+        return self._looked[key]
+
     def _look(
-        self,
-        function: Callable[..., DatasetFacts],
-        arguments: tuple[object, ...],
-        folder: Path,
-        more_s: float = 0.0,
-    ) -> DatasetFacts:
+        self, function: Callable[..., Any], arguments: tuple[object, ...], folder: Path, more_s: float = 0.0
+    ) -> Any:
         """Look at stored columns in a child, which may take ``more_s`` seconds more than to read them."""
         size_bytes = sum(file.stat().st_size for file in folder.iterdir())
-        limit_s = self._settings.reader_limit_s + size_bytes / BYTES_PER_S + more_s
+        return self._in_turn(function, arguments, self._settings.reader_limit_s + size_bytes / BYTES_PER_S + more_s)
+
+    def _in_turn(self, function: Callable[..., Any], arguments: tuple[object, ...], limit_s: float) -> Any:
         with self._turns.take("columns of other jobs were read", limit_s):
             return self._ask(function, arguments, limit_s, lambda: False)
 
-    def _ask(
-        self, function: Callable[..., DatasetFacts], arguments: tuple[object, ...], limit_s: float, stop: Stop
-    ) -> DatasetFacts:
+    def _ask(self, function: Callable[..., Any], arguments: tuple[object, ...], limit_s: float, stop: Stop) -> Any:
+        """Run a function in a child and return its result, which must be JSON."""
         killed_before = oom_kills()
         ours, theirs = self._context.Pipe(duplex=False)
         child = self._context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
@@ -135,7 +154,7 @@ class Readers:
             child.kill()
             child.join()
             ours.close()
-        return _facts(answer)
+        return _value(answer)
 
     def _wait(self, pid: int | None, answer: mp_connection.Connection, limit_s: float, stop: Stop) -> None:
         """Wait for the answer of a child."""
@@ -161,18 +180,20 @@ def _start(child: ForkServerProcess) -> None:
     return child.start()
 
 
-def _facts(answer: dict[str, Any]) -> DatasetFacts:
-    """Return the facts in an answer, or raise the error in it."""
+def _value(answer: dict[str, Any]) -> Any:
+    """Return the value in an answer, or raise the error in it."""
     if "fields" in answer:
         raise InvalidSpecError(*(FieldError(**field) for field in answer["fields"]))
     if "file" in answer:
         raise InvalidFileError(answer["file"])
+    if "job" in answer:
+        raise JobFailedError(answer["job"])
     if "system" in answer:
         raise OSError(*answer["system"])
-    return DatasetFacts.from_json(answer["facts"])
+    return answer["value"]
 
 
-def _answer(connection: mp_connection.Connection, function: Callable[..., DatasetFacts], arguments: Any) -> None:
+def _answer(connection: mp_connection.Connection, function: Callable[..., Any], arguments: Any) -> None:
     """Call a function and send its answer: the main function of a child."""
     import pyarrow as pa  # the fork server has it loaded; the API does without it
 
@@ -182,11 +203,13 @@ def _answer(connection: mp_connection.Connection, function: Callable[..., Datase
     pa.set_cpu_count(min(THREADS, pa.cpu_count()))
     answer: dict[str, object]
     try:
-        answer = {"facts": function(*arguments).to_json()}
+        answer = {"value": function(*arguments)}
     except InvalidSpecError as error:
         answer = {"fields": [asdict(field) for field in error.errors]}
     except InvalidFileError as error:
         answer = {"file": str(error)}
+    except JobFailedError as error:
+        answer = {"job": str(error)}
     except MemoryError:
         answer = {"file": "reading the file takes more memory than the machine has. Give a file with less in it"}
     except OSError as error:
@@ -198,17 +221,26 @@ def _answer(connection: mp_connection.Connection, function: Callable[..., Datase
     connection.send_bytes(content)
 
 
-def _retyped(facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> DatasetFacts:
+def _read(fmt: FileFormat, source: Path, folder: Path, max_bytes: int, reading: Reading) -> dict[str, Any]:
+    return read_file(fmt, source, folder, max_bytes, reading).to_json()
+
+
+def _retyped(facts: DatasetFacts, wanted: Mapping[str, str], folder: Path) -> dict[str, Any]:
     from service.data.columns import retyped  # it imports numpy, which the API does without
 
-    return retyped(facts, wanted, folder)
+    return retyped(facts, wanted, folder).to_json()
 
 
-def _split(facts: DatasetFacts, chosen: DatasetSpec, folder: Path, seed: int) -> DatasetFacts:
+def _split(facts: DatasetFacts, chosen: DatasetSpec, folder: Path, seed: int) -> None:
     from service.data.sources import check_split  # it imports scikit-learn, which other children do without
 
     check_split(facts, chosen, folder, seed)
-    return facts
+
+
+def _rows(spec: JobSpec, task: str, folder: Path) -> tuple[str, ...]:
+    from service.data.prepare import look_at_rows  # it imports scikit-learn
+
+    return look_at_rows(spec, task, folder)
 
 
 def _end_with_parent() -> None:

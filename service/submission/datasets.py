@@ -13,7 +13,7 @@ from service.data.facts import ColumnUse, DatasetFacts, Layout, column_uses, dat
 from service.data.upload import ReadFile, Upload
 from service.db.models import DatasetRow
 from service.db.session import Database
-from service.errors import FieldError, InvalidSpecError
+from service.errors import FieldError, InvalidFileError, InvalidSpecError, JobFailedError, UnavailableError
 from service.ledger import datasets as ledger
 from service.ledger import usage
 from service.planning.family import FamilyDataset, check_groups, common_info
@@ -90,6 +90,29 @@ def find_columns(context: Context, spec: JobSpec) -> tuple[ColumnUse, ...]:
     if spec.dataset.id is None:
         return ()
     return column_uses(_facts(context, spec.dataset, spec.dataset.id), spec.dataset)
+
+
+def warnings_about_rows(context: Context, spec: JobSpec, task: str) -> tuple[str, ...]:
+    """Return what may be wrong with the rows of an uploaded dataset, such as a column that holds the answer.
+
+    Empty for bundled and user-made data, texts and families. If the job would fail because of extreme numbers or of the
+    split of its search, the only line says so; another one says if the rows could not be looked at.
+    """
+    chosen = spec.dataset
+    if chosen.id is None or spec.family is not None or task == Task.LANGUAGE:
+        return ()
+    try:
+        with local_folder(context.artifacts.dataset_url(chosen.id)) as folder:
+            return context.readers.look_at_rows(spec, task, folder)
+    except JobFailedError as error:
+        return (f"the job would fail: {error}",)
+    except InvalidFileError:
+        why = "that takes too much time or memory"
+    except UnavailableError:
+        why = "too many others are being looked at"
+    except OSError:
+        why = "its files cannot be read now"
+    return (f"the rows were not checked, as {why}; the job may run in spite of that",)
 
 
 def _uploaded_info(context: Context, spec: JobSpec) -> DatasetInfo | None:

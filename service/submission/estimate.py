@@ -91,6 +91,7 @@ class JobEstimate:
         note: How the seconds were found.
         task: What the model is trained for, and why.
         columns: What the job does with each column of an uploaded table.
+        warnings: What may be wrong with the rows of an uploaded dataset, such as a column that holds the answer.
         similar: The jobs of the atlas that are most like it; None for a training loop of the user's.
     """
 
@@ -105,6 +106,7 @@ class JobEstimate:
     note: str
     task: str
     columns: tuple[ColumnUse, ...]
+    warnings: tuple[str, ...]
     similar: Similar | None
 
 
@@ -115,8 +117,10 @@ class _Footprint(TypedDict):
     p_bytes: float
 
 
-def estimate(plan: JobPlan, settings: Settings, columns: tuple[ColumnUse, ...] = ()) -> JobEstimate:
-    """Return what a job would do and cost. ``columns`` is what it does with those of its table.
+def estimate(
+    plan: JobPlan, settings: Settings, columns: tuple[ColumnUse, ...] = (), warnings: tuple[str, ...] = ()
+) -> JobEstimate:
+    """Return what a job would do and cost; ``columns`` and ``warnings`` about its data are put into the answer.
 
     Its steps, which may be code of users, are timed where the ``settings`` of the operator let slots run.
 
@@ -153,6 +157,7 @@ def estimate(plan: JobPlan, settings: Settings, columns: tuple[ColumnUse, ...] =
         note="; ".join(notes),
         task=f"{plan.task}: {reason}" if (reason := plan.info.task_reason) else plan.task,
         columns=columns,
+        warnings=warnings,
         similar=similar_to(plan),
     )
 

@@ -23,7 +23,7 @@ from service.planning.plan import JobPlan
 from service.spec.dataset_info import DatasetInfo
 from service.spec.job import JobSpec
 from service.submission import Context, admission
-from service.submission.datasets import find_columns, find_info
+from service.submission.datasets import find_columns, find_info, warnings_about_rows
 from service.submission.earlier_trials import EARLIER_TRIALS_FILE, find_earlier_trials
 from service.submission.estimate import JobEstimate, estimate
 from service.submission.warm_start import plan_warm_start
@@ -101,7 +101,8 @@ def dry_run(context: Context, spec: JobSpec) -> JobEstimate:
         ConflictError: Another version stored what the spec refers to.
     """
     plan = _prepare(context, spec).plan
-    found = estimate(plan, context.settings, find_columns(context, spec))
+    columns = find_columns(context, spec)
+    found = estimate(plan, context.settings, columns, warnings_about_rows(context, plan.spec, plan.task))
     admission.require_time(context.settings, plan, found)
     return found
 

@@ -204,6 +204,21 @@ def test_a_target_of_another_type_is_judged_by_what_fits_it(live: Live, page: Pa
     expect(page.get_by_role("button", name="Start")).to_be_enabled()
 
 
+def test_a_column_that_holds_the_answer_is_named_before_the_start(live: Live, page: Page, tmp_path: Path) -> None:
+    (tmp_path / "fees.csv").write_bytes(files.csv(200, fee=[str(row % 2) for row in range(200)]))
+    with Client(live.url) as client:
+        dataset, _ = client.upload(tmp_path / "fees.csv")
+    page.goto(f"{live.url}/new?id={dataset['id']}")
+    page.get_by_label("Column to predict").select_option("label")
+    expect(page.locator("#estimate")).to_contain_text(
+        "Note: column 'fee' alone tells the target nearly perfectly: choose ignore below unless it is known when"
+    )
+    with page.expect_response(lambda answer: "dry_run" in answer.url):
+        page.get_by_label("fee is taken for").select_option("ignore")
+    expect(page.locator("#estimate")).to_contain_text(ESTIMATED)
+    expect(page.locator("#estimate")).not_to_contain_text("fee")
+
+
 def test_a_form_that_the_browser_fills_in_again_is_estimated(live: Live, page: Page, tmp_path: Path) -> None:
     page.goto(live.url + upload_codes(live, tmp_path))
     page.get_by_label("Column to predict").select_option("label")

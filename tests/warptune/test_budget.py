@@ -39,6 +39,7 @@ def plan() -> Estimate:
         "note": "",
         "task": "",
         "columns": [],
+        "warnings": [],
         "similar": None,
     }
 

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from service.data import reader
 from service.data.catalog import BUNDLED
 from service.db.session import Database
 from service.spec.models import MlpSpec
@@ -15,11 +17,19 @@ from service.submission import estimate as estimate_module
 from service.training.networks import linear_layers
 from tests.conftest import SpecMaker
 from tests.service.api.conftest import assert_problem, count_rows
+from tests.service.data import files
 from tests.service.data.prepared import split_of
 from tests.service.engines.contract import is_alive
 from warpadam import WarpAdamConfig, estimate_memory
 
 DRY = "/v1/jobs?dry_run=true"
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run takes no steps; each is said to last 0.01 seconds."""
+    measured = {"seconds_a_step": 0.01, "p_bytes": 0.0}
+    monkeypatch.setattr(estimate_module, "_measure", lambda plan, _: {arm.name: measured for arm in plan.arms})
 
 
 @pytest.mark.slow
@@ -74,6 +84,7 @@ def test_seconds_of_an_arm_are_capped_as_its_search_is(shared_client: TestClient
         assert arm["seconds"] == pytest.approx(1.0 + runs * arm["seconds_a_run"])
 
 
+@pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize(
     ("max_seconds", "slots", "fit"),
     [(10.0, 1, (10, 10, 1)), (10.0, 2, (20, 20, 1)), (0.5, 1, (0, 0, 0)), (1.9, 2, (2, 2, 1)), (0.5, 2, (0, 0, 0))],
@@ -81,14 +92,10 @@ def test_seconds_of_an_arm_are_capped_as_its_search_is(shared_client: TestClient
 def test_a_limit_in_seconds_says_how_many_trials_fit(
     shared_client: TestClient,
     spec: SpecMaker,
-    monkeypatch: pytest.MonkeyPatch,
     max_seconds: float,
     slots: int,
     fit: tuple[int, ...],
 ) -> None:
-    a_second_a_run = {"seconds_a_step": 0.01, "p_bytes": 0.0}
-    monkeypatch.setattr(estimate_module, "_measure", lambda plan, _: {arm.name: a_second_a_run for arm in plan.arms})
-
     def planned(limit: float) -> dict[str, Any]:
         budget = {"trials_per_arm": 40, "steps": 100, "max_seconds": limit}
         plan: dict[str, Any] = shared_client.post(DRY, json=spec(budget=budget, resources={"slots": slots})).json()
@@ -102,6 +109,84 @@ def test_a_limit_in_seconds_says_how_many_trials_fit(
     enough = planned(40.0)
     assert enough["trials_in_time"] == enough["trials"] == 81
     assert "max_seconds" not in enough["note"]
+
+
+X = np.random.default_rng(0).normal(size=120).round(4)
+
+LEAK = (
+    "column 'fee' alone tells the target nearly perfectly: say ignore in dataset.columns unless it is known when the "
+    "model is used"
+)
+
+
+def warnings_of(client: TestClient, spec: SpecMaker, table: dict[str, Any], **dataset: Any) -> list[str]:
+    """Upload a table with two classes, the signs of X, and return what a dry run says about its rows."""
+    rows = zip(*table.values(), ["low" if x < 0 else "high" for x in X], strict=False)
+    content = "\n".join(",".join(map(str, row)) for row in [(*table, "y"), *rows])
+    uploaded = client.post("/v1/datasets", params={"filename": "a.csv"}, content=content.encode()).json()
+    plan = client.post(DRY, json=spec(dataset={"id": uploaded["id"], "target": "y", **dataset})).json()
+    found: list[str] = plan["warnings"]
+    return found
+
+
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.parametrize(
+    ("columns", "warning"),
+    [
+        ({"x": np.roll(X, 1), "fee": (X < 0).astype(int)}, LEAK),
+        ({"x": np.roll(X, 1)[:60]}, "validation has 12 rows and test has 12: with so few, luck decides much"),
+        ({"x": [-3.4e38, *np.roll(X, 1)[1:]]}, "the job would fail: column 'x' has -3.4e+38 in row 1"),
+        ({"x": np.roll(X, 1)}, None),
+    ],
+    ids=["leak", "few rows", "extreme", "nothing"],
+)
+def test_a_dry_run_says_what_may_be_wrong_with_the_rows(
+    shared_client: TestClient, spec: SpecMaker, columns: dict[str, Any], warning: str | None
+) -> None:
+    found = warnings_of(shared_client, spec, columns)
+    assert len(found) == (warning is not None)
+    assert warning is None or found[0].startswith(warning)
+
+
+@pytest.mark.usefixtures("untimed")
+def test_a_dry_run_says_that_there_was_no_time_to_look_at_the_rows(
+    shared_client: TestClient, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "LOOKING_S", 0.001)
+    (warning,) = warnings_of(shared_client, spec, {"x": X})
+    assert warning == (
+        "the rows were not checked, as that takes too much time or memory; the job may run in spite of that"
+    )
+
+
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.parametrize(
+    ("name", "content", "body"),
+    [
+        ("digits.npz", files.digits_npz(), {}),
+        ("digits.npz", files.digits_npz(), {"model": {"name": "autoencoder", "hidden": [8]}}),
+        ("text.txt", b"a text of many words. " * 400, {"model": {"name": "transformer", "context": 16}}),
+    ],
+    ids=["arrays", "autoencoder", "text"],
+)
+def test_a_dry_run_has_no_warning_for_data_without_faults(
+    shared_client: TestClient, spec: SpecMaker, name: str, content: bytes, body: dict[str, Any]
+) -> None:
+    dataset = shared_client.post("/v1/datasets", params={"filename": name}, content=content).json()
+    plan = shared_client.post(DRY, json=spec(dataset={"id": dataset["id"]}, **body)).json()
+    assert plan["warnings"] == []
+
+
+@pytest.mark.usefixtures("untimed")
+def test_rows_are_looked_at_once_for_one_choice_of_columns(
+    shared_client: TestClient, spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"x": np.roll(X, 3), "fee": (X < 0).astype(int)}
+    assert warnings_of(shared_client, spec, columns) == [LEAK]
+    monkeypatch.setattr(reader, "LOOKING_S", 0.001)
+    assert warnings_of(shared_client, spec, columns) == [LEAK]
+    (other,) = warnings_of(shared_client, spec, columns, columns={"x": "ignore"})
+    assert other != LEAK
 
 
 def test_a_spec_that_is_wrong_is_refused_as_it_would_be(shared_client: TestClient, spec: SpecMaker) -> None:

@@ -105,7 +105,7 @@ def estimated(name: str) -> Any:
     counts = {"trials": 2, "confirm_runs": 6, "seconds_a_run": 0.1, "seconds": 1.0, "p_bytes": 8}
     column = {"name": name, "kind": name, "role": name, "features": 1, "missing": 0, "distinct": 2, "reason": name}
     plan = {"arms": [{"name": name, **counts}], "note": name, "task": name, "similar": {"sentence": name}}
-    return {**plan, **counts, "columns": [{**column, "read_as": "", "warnings": [name]}]}
+    return {**plan, **counts, "columns": [{**column, "read_as": "", "warnings": [name]}], "warnings": [name]}
 
 
 def a_trial(name: str) -> Any:
@@ -128,7 +128,7 @@ def catalog(name: str) -> dict[str, Any]:
 DRAWN: dict[str, Any] = {
     "a job": (lambda console, name: show_job(console, job("running", arm(name, state=name, trials={name: 1}))), 3),
     "bars": (lambda console, name: watch(console, iter([job("running", arm(name))])), 1),
-    "an estimate": (lambda console, name: show_estimate(console, estimated(name)), 9),
+    "an estimate": (lambda console, name: show_estimate(console, estimated(name)), 10),
     "columns": (lambda console, name: show_columns(console, estimated(name)["columns"], [name]), 6),
     "trials": (lambda console, name: show_trials(console, [a_trial(name)]), 4),
     "a catalog": (lambda console, name: show_catalog(console, catalog(name)), 4),

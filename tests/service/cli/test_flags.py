@@ -22,3 +22,12 @@ def test_every_option_of_a_note_exists(command: str, name: str) -> None:
     found = [one for one in typer.main.get_command(app).commands[command].params if option in one.opts]  # type: ignore[attr-defined]
     assert [one.name for one in found] == [name]
     assert value == "-999"
+
+
+@pytest.mark.parametrize("name", ["fee", "the fee", "patient's fee", 'a "fee"', 'it\'s "a" fee', "a\\b"])
+def test_a_note_that_names_a_column_is_about_this_one(name: str) -> None:
+    note = f"column {name!r} tells the target: say ignore in dataset.columns, or split by group (dataset.split)"
+    said = re.fullmatch(r"column .* tells the target: say (--column .*), or say (--split .*)", in_flags(note, ""))
+    assert said is not None
+    assert shlex.split(said[1]) == ["--column", f"{name}=ignore"]
+    assert shlex.split(said[2]) == ["--split", f"group={name}"]

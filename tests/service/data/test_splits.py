@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from service.data.facts import dataset_info
-from service.data.leaks import suspicions
+from service.data.leaks import notes_about_rows
 from service.data.sources import Table, Target, stored_source
 from service.data.splits import RowSplit, copies, identical_rows
 from service.errors import InvalidSpecError, JobFailedError
@@ -171,7 +171,7 @@ def test_copies_of_rows_stay_in_one_part_and_are_counted(tmp_path: Path) -> None
         parts = parts_of(table, seed)
         assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(copied)))
         assert sum(len(set(original[rows])) for rows in parts.values()) == ROWS
-    assert list(suspicions(table, 0)) == [
+    assert list(notes_about_rows(table, 0)) == [
         "150 of 340 rows have another row with the same features; such rows are kept in one part"
     ]
 
@@ -189,7 +189,7 @@ def test_copies_of_training_rows_in_other_parts_of_a_given_split_are_counted(
     table = stored_source(tmp_path / "kept", chosen, "classification")
     assert isinstance(table, Table)
     count = 90 if by == "column" else 100
-    assert list(suspicions(table, 0))[1:] == [
+    assert list(notes_about_rows(table, 0))[1:] == [
         f"{count} of {count} rows for validation and test have the same features as a training row, so a model that "
         "remembers it looks better than it is"
     ]
@@ -224,7 +224,7 @@ def test_copies_of_one_row_that_are_many_do_not_decide_how_large_the_parts_are(t
         for index, rows in enumerate(parts.values()):
             part_of[rows] = index
         assert (part_of[500:520] == part_of[520:540]).all()
-    assert list(suspicions(table, 0)) == [
+    assert list(notes_about_rows(table, 0)) == [
         "540 of 1,000 rows have another row with the same features; such rows are kept in one part, but for 500 that "
         "would make a part too large"
     ]
@@ -238,7 +238,7 @@ def test_parts_that_copies_make_uneven_are_noted(tmp_path: Path) -> None:
     for seed in range(5):
         parts = parts_of(table, seed)
         sizes.append([len(parts[part]) for part in ("train", "val", "test")])
-        notes.append(list(suspicions(table, seed))[1:])
+        notes.append(list(notes_about_rows(table, seed))[1:])
     uneven = [any(abs(size - 100) > 15 for size in held_out) for _, *held_out in sizes]
     assert any(uneven)
     for (train, val, test), expected, found in zip(sizes, uneven, notes, strict=True):
@@ -259,7 +259,7 @@ def test_copies_do_not_join_so_many_groups_that_a_part_gets_too_large(tmp_path: 
         together = [set(patients[rows].tolist()) for rows in parts.values()]
         assert sum(map(len, together)) == 50
         assert all(len({45, 46} & part) != 1 for part in together)
-    assert "but for 45 that would make a part too large" in list(suspicions(table, 0))[1]
+    assert "but for 45 that would make a part too large" in list(notes_about_rows(table, 0))[1]
 
 
 PRINTED_SPLIT = """
@@ -307,7 +307,7 @@ def test_a_table_without_copies_is_split_as_it_always_was(tmp_path: Path) -> Non
 
 def test_a_column_that_holds_the_answer_is_named(tmp_path: Path) -> None:
     told = [f"{'ab'[label]}{row % 3}" for row, label in enumerate(LABELS.tolist())]
-    notes = list(suspicions(opened(visits(told=told), tmp_path), 0))
+    notes = list(notes_about_rows(opened(visits(told=told), tmp_path), 0))
     assert len(notes) == 1
     assert notes[0].startswith("column 'told' alone tells the target nearly perfectly")
 
@@ -318,7 +318,7 @@ def test_an_outlier_in_training_makes_no_column_suspect(tmp_path: Path) -> None:
     source = opened(content, tmp_path, task="regression")
     source = replace(source, target=Target.of(target, Task.REGRESSION))
     target[source.split.parts(ROWS, 0, None)["train"][5]] = 1e5
-    assert list(suspicions(source, 0)) == []
+    assert list(notes_about_rows(source, 0)) == []
 
 
 @pytest.mark.parametrize("load", ["load_iris", "load_wine", "load_breast_cancer"])
@@ -327,7 +327,7 @@ def test_ordinary_tables_are_not_suspected(tmp_path: Path, load: str) -> None:
 
     x, y = getattr(datasets, load)(return_X_y=True)
     content = csv(**{f"x{i}": x[:, i].tolist() for i in range(x.shape[1])}, y=[f"class {label}" for label in y])
-    assert not [note for note in suspicions(opened(content, tmp_path), 0) if "alone tells" in note]
+    assert not [note for note in notes_about_rows(opened(content, tmp_path), 0) if "alone tells" in note]
 
 
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

@@ -251,7 +251,11 @@ if (form) {
       const [name, ...reason] = plan.task.split(": ");
       told.set(about, [name, reason.join(": ")]);
       showTask();
-      if (mine === asked) say(said, [cost(plan), plan.similar?.sentence].filter(Boolean).join(" "));
+      const fails = plan.warnings.some((one) => one.startsWith("the job would fail"));
+      const warnings = plan.warnings.map(
+        (one) => `Note: ${one.replace("say ignore in dataset.columns", "choose ignore below").replace(" (dataset.split)", "")}.`
+      );
+      if (mine === asked) say(said, [cost(plan), ...warnings, plan.similar?.sentence].filter(Boolean).join(" "), fails);
     } catch (error) {
       if (mine === asked) refuse(error, "change a field");
     }
