@@ -77,10 +77,11 @@ def compare(
     p_helps, p_hurts = _sign_flip(gains, "greater"), _sign_flip(gains, "less")
     lower, upper = _t_interval(gains, 1 - 2 * alpha)
     band = None if luck is None else luck_interval(gains, luck, alpha)
-    is_significant = (p_helps if mean > 0 else p_hurts) <= alpha
+    is_better = mean > TIE * float(abs(gains).sum())  # not by rounding alone, which depends on the unit
+    is_significant = (p_helps if is_better else p_hurts) <= alpha
     is_luck = band is not None and band[0] <= 0 <= band[1]
     if is_significant and not is_luck and abs(mean) >= threshold:
-        word = Word.HELPS if mean > 0 else Word.HURTS
+        word = Word.HELPS if is_better else Word.HURTS
     elif -threshold <= lower and upper <= threshold:
         word = Word.NO_DIFFERENCE
     else:
@@ -97,7 +98,7 @@ def compare(
         p_helps=p_helps,
         p_hurts=p_hurts,
         luck_interval=band,
-        luck=(mean - band[0] if mean > 0 else band[1] - mean) / scale if band and scale else None,
+        luck=(mean - band[0] if is_better else band[1] - mean) / scale if band and scale else None,
         alpha=alpha,
         look=look,
         more_pairs=_more_pairs(gains, threshold, luck, level(look + 1)) if word is Word.INCONCLUSIVE else None,

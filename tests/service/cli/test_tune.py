@@ -158,6 +158,7 @@ def test_ctrl_c_before_there_is_a_job_says_so(folder: Path, command: str) -> Non
         shown, errors = process.communicate(timeout=LIMIT_S)
     finally:
         process.kill()
+        process.wait()
     assert (process.returncode, shown) == (128 + signal.SIGINT, "")
     assert errors.endswith("stopped; no job was started\n")
     assert not processes_of(folder)
@@ -186,6 +187,7 @@ def test_ctrl_c_stops_the_job_and_every_process(folder: Path) -> None:
         _, errors = process.communicate(timeout=LIMIT_S)
     finally:
         process.kill()
+        process.wait()
     assert process.returncode == 128 + signal.SIGINT, errors
     assert re.search(r"stopped; the trials of (job-\S+) so far are kept. To go on: .* warptune retry \1\n", errors)
     assert not processes_of(folder)
