@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from multiprocessing import connection as mp_connection
 from multiprocessing.context import ForkServerProcess
@@ -108,8 +109,10 @@ class Readers:
         """
         self._look(_split, (facts, chosen, folder, seed), folder, LOADING_S)
 
-    def look_at_rows(self, spec: JobSpec, task: str, folder: Path) -> tuple[str, ...]:
+    def look_at_rows(self, spec: JobSpec, task: str, stored: AbstractContextManager[Path]) -> tuple[str, ...]:
         """Do ``prepare.look_at_rows`` in a child, or return what it found before.
+
+        ``stored`` opens the folder of the dataset; it is entered only if nothing was found before.
 
         Raises:
             JobFailedError: The job would fail with this message.
@@ -118,7 +121,8 @@ class Readers:
         """
         key = json.dumps([spec.dataset.model_dump(mode="json"), task, spec.seed])  # a dataset with an id never changes
         if key not in self._looked:
-            found = tuple(self._in_turn(_rows, (spec, task, folder), LOOKING_S))
+            with stored as folder:
+                found = tuple(self._in_turn(_rows, (spec, task, folder), LOOKING_S))
             self._looked = dict([*self._looked.items(), (key, found)][-KEPT_LOOKS:])
         return self._looked[key]
 

@@ -102,8 +102,7 @@ def warnings_about_rows(context: Context, spec: JobSpec, task: str) -> tuple[str
     if chosen.id is None or spec.family is not None or task == Task.LANGUAGE:
         return ()
     try:
-        with local_folder(context.artifacts.dataset_url(chosen.id)) as folder:
-            return context.readers.look_at_rows(spec, task, folder)
+        return context.readers.look_at_rows(spec, task, local_folder(context.artifacts.dataset_url(chosen.id)))
     except JobFailedError as error:
         return (f"the job would fail: {error}",)
     except InvalidFileError:
